@@ -1,0 +1,1 @@
+"""Per-host Prometheus exporter: host load and memory, and per-domain CPU, wait and network use."""

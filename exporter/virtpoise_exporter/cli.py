@@ -1,0 +1,5 @@
+"""The command `virtpoise-exporter`."""
+
+
+def main() -> None:
+    raise SystemExit("not yet")

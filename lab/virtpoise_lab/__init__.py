@@ -1,0 +1,1 @@
+"""Real libvirt hosts on one machine, for the demo and the integration tests."""
