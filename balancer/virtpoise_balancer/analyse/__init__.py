@@ -1,0 +1,1 @@
+"""What the readings mean. Pure: no clock, no chance, no I/O."""

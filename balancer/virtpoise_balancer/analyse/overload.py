@@ -1,0 +1,47 @@
+"""Which hosts have been overloaded N times in a row.
+
+Source: thesis §4.4.4. Every step a host's load is at or above the threshold counts; one below it starts again from 0.
+"""
+
+from __future__ import annotations
+
+from virtpoise_balancer.model import Host, HostState, Overload, Policy, Snapshot, Trigger
+
+
+def consecutive(host: Host, trigger: Trigger, snapshot: Snapshot) -> int:
+    """How many of the host's newest readings in a row are at or above the threshold and count.
+
+    A reading covers the step that ends with it; it counts when that whole step lies after ``counted_from``.
+    """
+    count = 0
+    for age, ratio in enumerate(reversed(host.cpu_ratio)):
+        begins = snapshot.time - (age + 1) * snapshot.step_seconds
+        if ratio < trigger.threshold or (host.counted_from is not None and begins < host.counted_from):
+            break
+        count += 1
+    return count
+
+
+def overloaded(snapshot: Snapshot, policy: Policy) -> tuple[Overload, ...]:
+    """The active hosts with at least N readings in a row, the most loaded first; ties by name."""
+    found = [
+        Overload(host=host.name, ratio=host.load, consecutive=count)
+        for host in snapshot.hosts
+        if host.known
+        and host.state is HostState.ACTIVE
+        and (count := consecutive(host, policy.cpu, snapshot)) >= policy.cpu.consecutive
+    ]
+    return tuple(sorted(found, key=lambda overload: (-overload.ratio, overload.host)))
+
+
+def company_since(snapshot: Snapshot, name: str) -> float | None:
+    """From when on the host has had company: the start of the oldest reading of any other active host; None while alone.
+
+    Source: thesis §4.4.4, §5 case 1. While a host is alone its readings lead to nothing; after another joins it needs N new ones.
+    """
+    lengths = [
+        len(host.cpu_ratio)
+        for host in snapshot.hosts
+        if host.name != name and host.known and host.state is HostState.ACTIVE
+    ]
+    return snapshot.time - max(lengths) * snapshot.step_seconds if lengths else None

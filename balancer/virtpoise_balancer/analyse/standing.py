@@ -1,0 +1,77 @@
+"""A host's standing: from when its readings count, and the penalty after attempts that did not solve its problem.
+
+Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``; every further failed attempt
+adds ``step_seconds``; one reading below the threshold cancels the penalty, and the next one is of the initial length again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from virtpoise_balancer.analyse.overload import company_since
+from virtpoise_balancer.model import Host, HostState, Penalty, Policy, Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What must be remembered of a host between cycles. Times in Unix seconds; ``failures`` in a row, without a reading below."""
+
+    host: str
+    counted_from: float | None = None
+    penalty_from: float | None = None
+    penalty_until: float | None = None
+    failures: int = 0
+    draining: bool = False
+
+
+def after_attempt(standing: Standing, *, solved: bool, now: float, penalty: Penalty) -> Standing:
+    """The standing when an attempt has ended: N is counted afresh, and an unsolved problem earns a penalty."""
+    if solved:
+        return replace(standing, counted_from=now)
+    length = penalty.initial_seconds + standing.failures * penalty.step_seconds
+    return replace(
+        standing, counted_from=now, penalty_from=now, penalty_until=now + length, failures=standing.failures + 1
+    )
+
+
+def relieved(standing: Standing, host: Host, snapshot: Snapshot, policy: Policy) -> Standing:
+    """The standing after a look at the readings: one below the threshold since the penalty began cancels it.
+
+    A draining host's penalty has nothing to do with its own load, so only time ends it.
+    """
+    if standing.penalty_from is None or host.state is HostState.DRAINING:
+        return standing
+    newest = len(host.cpu_ratio) - 1
+    dipped = any(
+        ratio < policy.cpu.threshold
+        and snapshot.time - (newest - i + 1) * snapshot.step_seconds >= standing.penalty_from
+        for i, ratio in enumerate(host.cpu_ratio)
+    )
+    return replace(standing, penalty_from=None, penalty_until=None, failures=0) if dipped else standing
+
+
+def with_standing(snapshot: Snapshot, standings: dict[str, Standing]) -> Snapshot:
+    """The snapshot with what is remembered of each host, so that it alone decides the plan (and a saved one replays it)."""
+    return replace(snapshot, hosts=tuple(_placed(host, standings.get(host.name), snapshot) for host in snapshot.hosts))
+
+
+def draining(snapshot: Snapshot, standings: dict[str, Standing]) -> Snapshot:
+    """The snapshot with the hosts that are told to drain marked so; an unknown host stays unknown."""
+    return replace(
+        snapshot,
+        hosts=tuple(
+            replace(host, state=HostState.DRAINING)
+            if host.state is HostState.ACTIVE and host.name in standings and standings[host.name].draining
+            else host
+            for host in snapshot.hosts
+        ),
+    )
+
+
+def _placed(host: Host, standing: Standing | None, snapshot: Snapshot) -> Host:
+    starts = (standing.counted_from if standing else None, company_since(snapshot, host.name))
+    return replace(
+        host,
+        counted_from=max((start for start in starts if start is not None), default=None),
+        penalty_until=standing.penalty_until if standing else None,
+    )

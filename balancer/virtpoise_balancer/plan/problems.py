@@ -1,0 +1,58 @@
+"""Which hosts have a problem that may be attempted now, and what keeps the others back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from virtpoise_balancer.analyse.overload import overloaded
+from virtpoise_balancer.model import DomainState, Host, HostState, Overload, Policy, Problem, Reason, Refusal, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Problems:
+    """``attempt``: what to work on, in this order (drains are orders, so they come first); ``held``: why the rest must wait."""
+
+    overloaded: tuple[Overload, ...]
+    attempt: tuple[tuple[Host, Problem], ...]
+    held: tuple[Refusal, ...]
+
+
+def find(snapshot: Snapshot, policy: Policy) -> Problems:
+    hosts = {host.name: host for host in snapshot.hosts}
+    found = overloaded(snapshot, policy)
+    occupied = {domain.host for domain in snapshot.domains if domain.state is not DomainState.SHUTOFF}
+    drains = sorted(
+        host.name
+        for host in snapshot.hosts
+        if host.state is HostState.DRAINING and host.known and host.name in occupied
+    )
+    wanted = [(hosts[name], Problem.DRAIN) for name in drains] + [(hosts[o.host], Problem.OVERLOAD) for o in found]
+    attempt: list[tuple[Host, Problem]] = []
+    held: list[Refusal] = []
+    for host, problem in wanted:
+        refusal = _held_back(host, snapshot)
+        if refusal:
+            held.append(refusal)
+        else:
+            attempt.append((host, problem))
+    return Problems(found, tuple(attempt), tuple(held))
+
+
+def _held_back(host: Host, snapshot: Snapshot) -> Refusal | None:
+    if not any(other.state is HostState.ACTIVE and other.known and other.name != host.name for other in snapshot.hosts):
+        return Refusal(host=host.name, reason=Reason.ALONE)
+    if host.penalty_until is not None and host.penalty_until > snapshot.time:
+        left = host.penalty_until - snapshot.time
+        return Refusal(host=host.name, reason=Reason.PENALTY, detail={"seconds_left": round(left, 3)})
+    return None
+
+
+def no_destination(host: Host) -> Refusal | None:
+    """Why the host can take no domain at all, or None."""
+    if not host.known:
+        return Refusal(host=host.name, reason=Reason.HOST_UNKNOWN)
+    if host.state is HostState.DRAINING:
+        return Refusal(host=host.name, reason=Reason.HOST_DRAINING)
+    if host.state in (HostState.STANDBY, HostState.WAKING):
+        return Refusal(host=host.name, reason=Reason.HOST_STANDBY)
+    return None
