@@ -1,0 +1,1 @@
+"""One topic a file: read (I/O), parse (pure), emit (families)."""

@@ -1,0 +1,48 @@
+"""Whether libvirt answers, what the host is, and which domains libvirt knows in which state."""
+
+from virtpoise_exporter import metrics
+from virtpoise_exporter.exposition import Family, escape
+from virtpoise_exporter.virt.link import Link
+from virtpoise_exporter.virt.model import Domain, Inventory, state_words
+
+
+class LibvirtCollector:
+    """Reads the last inventory. What libvirt does not stand behind any more is left out."""
+
+    name = "libvirt"
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def collect(self) -> list[Family]:
+        inventory = self._link.inventory()
+        up = Family(metrics.LIBVIRT_UP)
+        up.add(0 if inventory is None else 1)
+        return [up, *_host(self._link.last_inventory()), *(_domains(inventory.domains) if inventory else ())]
+
+
+def _host(inventory: Inventory | None) -> list[Family]:
+    """What the host is does not age: it stays when libvirt goes."""
+    info = Family(metrics.HOST_INFO)
+    if inventory is not None:
+        host = inventory.host
+        info.add(1, host.hostname, host.host_uuid, host.cpu_model, host.arch, host.hypervisor, host.libvirt_version)
+    return [info]
+
+
+def _domains(domains: tuple[Domain, ...]) -> list[Family]:
+    counts = Family(metrics.DOMAINS)
+    active = sum(domain.active for domain in domains)
+    counts.add(active, "active")
+    counts.add(len(domains) - active, "inactive")
+    info, running, states = Family(metrics.DOMAIN_INFO), Family(metrics.DOMAIN_RUNNING), Family(metrics.DOMAIN_STATE)
+    vcpus, memory = Family(metrics.DOMAIN_VCPUS), Family(metrics.DOMAIN_MEMORY)
+    for domain in domains:
+        word, reason = state_words(domain.state, domain.reason)
+        info.samples.append((domain.block, 1))
+        running.samples.append((domain.block, 1 if domain.running else 0))
+        states.samples.append((f'{domain.block},state="{escape(word)}",reason="{escape(reason)}"', 1))
+        if domain.facts.vcpus:
+            vcpus.samples.append((domain.block, domain.facts.vcpus))
+            memory.samples.append((domain.block, domain.facts.memory_bytes))
+    return [counts, info, running, states, vcpus, memory]

@@ -1,0 +1,68 @@
+"""Prometheus' text format 0.0.4, written by hand.
+
+prometheus_client builds a dictionary, sorts its labels and escapes them again for every sample of every scrape, which
+costs 0.2 s for a thousand domains. Here a domain's label block is escaped once and then reused by all its series.
+
+Format: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Kind = Literal["counter", "gauge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a metric is called, means and is labelled with; docs/metrics.md is written from these."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Family:
+    """One metric with its samples: pairs of a label block (as `labels()` writes it) and a value."""
+
+    metric: Metric
+    samples: list[tuple[str, float]] = field(default_factory=list)
+
+    def add(self, value: float, *label_values: str) -> None:
+        """Adds a sample; the label values stand in the order of the metric's labels."""
+        self.samples.append((labels(self.metric.labels, label_values), value))
+
+
+def labels(names: Sequence[str], values: Sequence[str]) -> str:
+    """The text between the braces, escaped: `domain="web \\"1\\"",uuid="..."`."""
+    return ",".join([f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)])
+
+
+def escape(value: str) -> str:
+    r"""A label value with backslash, double quote and line feed escaped, and lone surrogates replaced.
+
+    libvirt hands names over as bytes that need not be UTF-8; Python keeps such bytes as lone surrogates.
+    """
+    if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
+        return value
+    printable = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return printable.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def render(families: Iterable[Family]) -> bytes:
+    """The exposition of all families that have samples, in the order given."""
+    lines: list[str] = []
+    for family in families:
+        if not family.samples:
+            continue
+        name = family.metric.name
+        help_text = family.metric.help.replace("\\", r"\\").replace("\n", r"\n")
+        lines.append(f"# HELP {name} {help_text}\n# TYPE {name} {family.metric.kind}\n")
+        lines += [
+            f"{name}{{{block}}} {value!r}\n" if block else f"{name} {value!r}\n" for block, value in family.samples
+        ]
+    return "".join(lines).encode("utf-8", "replace")

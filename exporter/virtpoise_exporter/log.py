@@ -1,0 +1,42 @@
+"""Log lines in the exporters' idiom, `ts=... level=... msg="..."` or the same as JSON, on standard error."""
+
+import json
+import logging
+import sys
+import time
+from typing import Final, Literal
+
+LEVELS: Final = ("debug", "info", "warn", "error")
+FORMATS: Final = ("logfmt", "json")
+
+log = logging.getLogger("virtpoise_exporter")
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, style: Literal["logfmt", "json"]) -> None:
+        super().__init__()
+        self._json = style == "json"
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "warn" if record.levelno == logging.WARNING else record.levelname.lower()
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields = {"ts": f"{seconds}.{int(record.msecs):03d}Z", "level": level, "msg": record.getMessage()}
+        if record.exc_info:
+            fields["error"] = self.formatException(record.exc_info)
+        if self._json:
+            return json.dumps(fields, ensure_ascii=False)
+        return " ".join(f"{key}={_logfmt(value)}" for key, value in fields.items())
+
+
+def _logfmt(value: str) -> str:
+    plain = value.isprintable() and not any(character in value for character in ' "=\\')
+    return value if plain and value else json.dumps(value, ensure_ascii=False)
+
+
+def configure(level: str, style: Literal["logfmt", "json"]) -> None:
+    """Sends the exporter's log lines from `level` upwards to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(style))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel("WARNING" if level == "warn" else level.upper())

@@ -1,0 +1,137 @@
+"""Every metric of the exporter. docs/metrics.md is generated from this table."""
+
+from typing import Final
+
+from virtpoise_exporter.exposition import Kind, Metric
+
+DOMAIN: Final = ("domain", "uuid")
+
+
+def _metric(name: str, kind: Kind, help_text: str, *labels: str) -> Metric:
+    return Metric(f"virtpoise_{name}", kind, help_text, labels)
+
+
+# Host
+HOST_CPU_SECONDS = _metric(
+    "host_cpu_seconds_total",
+    "counter",
+    "Seconds all CPUs of the host together spent in each mode. The modes add up to all CPU time; "
+    "the time that guests ran is in user and nice.",
+    "mode",
+)
+HOST_CPUS = _metric("host_cpus", "gauge", "CPUs online on the host.")
+HOST_MEMORY_TOTAL = _metric("host_memory_total_bytes", "gauge", "Memory of the host.")
+HOST_MEMORY_AVAILABLE = _metric(
+    "host_memory_available_bytes",
+    "gauge",
+    "Memory that could be given to programs without swapping: free memory and what the kernel could reclaim.",
+)
+HOST_MEMORY_FREE = _metric("host_memory_free_bytes", "gauge", "Memory that nothing uses, not even as a cache.")
+HOST_NETWORK_RECEIVE = _metric(
+    "host_network_receive_bytes_total", "counter", "Bytes an uplink of the host received.", "device"
+)
+HOST_NETWORK_TRANSMIT = _metric(
+    "host_network_transmit_bytes_total", "counter", "Bytes an uplink of the host sent.", "device"
+)
+HOST_NETWORK_SPEED = _metric(
+    "host_network_speed_bytes",
+    "gauge",
+    "Bytes per second an uplink of the host can carry in each direction. Absent where the device has no speed and none is configured.",
+    "device",
+)
+HOST_PRESSURE = _metric(
+    "host_pressure_seconds_total",
+    "counter",
+    "Seconds in which some (kind=some) or all (kind=full) runnable tasks waited for a resource (the kernel's pressure stall information).",
+    "resource",
+    "kind",
+)
+HOST_INFO = _metric(
+    "host_info",
+    "gauge",
+    "1, labelled with what the host is.",
+    "hostname",
+    "host_uuid",
+    "cpu_model",
+    "arch",
+    "hypervisor",
+    "libvirt_version",
+)
+
+# libvirt
+LIBVIRT_UP = _metric("libvirt_up", "gauge", "1 if libvirt on this host answers, 0 if it does not.")
+DOMAINS = _metric("domains", "gauge", "Domains that libvirt on this host knows, active or inactive.", "state")
+
+# Domains
+DOMAIN_INFO = _metric(
+    "domain_info", "gauge", "1 for every domain that libvirt on this host knows, active or not.", *DOMAIN
+)
+DOMAIN_RUNNING = _metric(
+    "domain_running",
+    "gauge",
+    "1 where the domain runs; 0 where it is shut off, paused, or arriving or leaving by a migration. Over all hosts at most one is 1.",
+    *DOMAIN,
+)
+DOMAIN_STATE = _metric(
+    "domain_state",
+    "gauge",
+    "1 for the state the domain is in, in libvirt's words, and libvirt's reason for it; its other states are absent.",
+    *DOMAIN,
+    "state",
+    "reason",
+)
+DOMAIN_CPU_SECONDS = _metric(
+    "domain_cpu_seconds_total",
+    "counter",
+    "CPU time of the domain's whole process: vCPUs, emulator and I/O threads. "
+    "Restarts with the process, so also on the host a domain migrates to.",
+    *DOMAIN,
+)
+DOMAIN_CPU_DELAY = _metric(
+    "domain_cpu_delay_seconds_total",
+    "counter",
+    "Seconds the domain's vCPUs were ready to run and waited for a CPU of the host; the guest sees them as steal. "
+    "Restarts with the process.",
+    *DOMAIN,
+)
+DOMAIN_VCPUS = _metric("domain_vcpus", "gauge", "vCPUs the domain has now.", *DOMAIN)
+DOMAIN_MEMORY = _metric(
+    "domain_memory_bytes", "gauge", "Memory assigned to the domain now (its balloon's size).", *DOMAIN
+)
+DOMAIN_MEMORY_RESIDENT = _metric(
+    "domain_memory_resident_bytes", "gauge", "Memory of the host that the domain's process holds.", *DOMAIN
+)
+DOMAIN_NETWORK_RECEIVE = _metric(
+    "domain_network_receive_bytes_total",
+    "counter",
+    "Bytes the domain received on a network device; uplink is the host's interface behind it, empty if the traffic stays on the host.",
+    *DOMAIN,
+    "device",
+    "uplink",
+)
+DOMAIN_NETWORK_TRANSMIT = _metric(
+    "domain_network_transmit_bytes_total",
+    "counter",
+    "Bytes the domain sent on a network device; uplink is the host's interface behind it, empty if the traffic stays on the host.",
+    *DOMAIN,
+    "device",
+    "uplink",
+)
+DOMAIN_BLOCK_READ = _metric(
+    "domain_block_read_bytes_total", "counter", "Bytes the domain read from a disk.", *DOMAIN, "device"
+)
+DOMAIN_BLOCK_WRITTEN = _metric(
+    "domain_block_written_bytes_total", "counter", "Bytes the domain wrote to a disk.", *DOMAIN, "device"
+)
+
+# The exporter itself
+COLLECTOR_SUCCESS = _metric(
+    "exporter_collector_success",
+    "gauge",
+    "1 if the collector answered within the scrape's deadline, 0 if not.",
+    "collector",
+)
+COLLECTOR_DURATION = _metric(
+    "exporter_collector_duration_seconds", "gauge", "How long the collector took for this scrape.", "collector"
+)
+BUILD_INFO = _metric("exporter_build_info", "gauge", "1, labelled with the exporter's version.", "version")

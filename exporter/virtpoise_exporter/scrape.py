@@ -1,0 +1,90 @@
+"""One scrape: every collector in a lane of its own, whoever is late is left out."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol
+
+from virtpoise_exporter import __version__, metrics
+from virtpoise_exporter.exposition import Family, render
+from virtpoise_exporter.log import log
+
+
+class Collector(Protocol):
+    """Reads one topic. It holds no lock across a read, keeps no time of its own, and raises if it could not read."""
+
+    @property
+    def name(self) -> str:
+        """The collector's name in flags and labels."""
+
+    def collect(self) -> list[Family]:
+        """Fresh families."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    families: Sequence[Family]
+    success: bool
+    seconds: float
+
+
+class _Lane:
+    """A thread that runs one collector at a time; while it hangs, scrapes go on without that collector."""
+
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
+        self._queue: SimpleQueue[Future[_Result]] = SimpleQueue()
+        threading.Thread(target=self._run, name=f"collect-{collector.name}", daemon=True).start()
+
+    def ask(self) -> Future[_Result]:
+        future: Future[_Result] = Future()
+        self._queue.put(future)
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future = self._queue.get()
+            if future.set_running_or_notify_cancel():
+                future.set_result(_collect(self.collector))
+
+
+class Scraper:
+    """Runs all collectors at once and renders what came in time. `extra` are expositions of other origin."""
+
+    def __init__(self, collectors: Iterable[Collector], extra: Callable[[], bytes] = bytes) -> None:
+        self._lanes = tuple(_Lane(collector) for collector in collectors)
+        self._extra = extra
+
+    def scrape(self, seconds: float) -> bytes:
+        """The exposition, after at most `seconds`."""
+        began = time.monotonic()
+        asked = [(lane.collector.name, lane.ask()) for lane in self._lanes]
+        wait([future for _, future in asked], timeout=seconds)
+        families: list[Family] = []
+        success, duration = Family(metrics.COLLECTOR_SUCCESS), Family(metrics.COLLECTOR_DURATION)
+        for name, future in asked:
+            if future.done():
+                result = future.result()
+            else:
+                future.cancel()  # if it has not begun: a lane that hangs gathers no queue
+                log.warning("collector %s did not answer within %.1f s", name, seconds)
+                result = _Result((), success=False, seconds=time.monotonic() - began)
+            families += result.families
+            success.add(1 if result.success else 0, name)
+            duration.add(result.seconds, name)
+        build = Family(metrics.BUILD_INFO)
+        build.add(1, __version__)
+        return render([*families, success, duration, build]) + self._extra()
+
+
+def _collect(collector: Collector) -> _Result:
+    began = time.monotonic()
+    try:
+        families, success = collector.collect(), True
+    except Exception:  # a failing collector never breaks the scrape
+        log.exception("collector %s failed", collector.name)
+        families, success = [], False
+    return _Result(families, success, time.monotonic() - began)

@@ -1,0 +1,1 @@
+"""What libvirt knows: the host, its domains and their states."""

@@ -1,0 +1,135 @@
+"""What is known of a host and its domains at one moment. Frozen values; nothing here talks to libvirt."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+from virtpoise_exporter.exposition import labels
+from virtpoise_exporter.metrics import DOMAIN
+
+RUNNING: Final = 1
+
+# virDomainState and the reasons of each state, in the words of virsh (libvirt-domain.h)
+STATES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("no state", ("unknown",)),
+    (
+        "running",
+        (
+            "unknown",
+            "booted",
+            "migrated",
+            "restored",
+            "from snapshot",
+            "unpaused",
+            "migration canceled",
+            "save canceled",
+            "event wakeup",
+            "crashed",
+            "post-copy",
+            "post-copy failed",
+        ),
+    ),
+    ("blocked", ("unknown",)),
+    (
+        "paused",
+        (
+            "unknown",
+            "user",
+            "migrating",
+            "saving",
+            "dumping",
+            "I/O error",
+            "watchdog",
+            "from snapshot",
+            "shutting down",
+            "creating snapshot",
+            "crashed",
+            "starting up",
+            "post-copy",
+            "post-copy failed",
+            "API error",
+        ),
+    ),
+    ("shutdown", ("unknown", "user")),
+    (
+        "shutoff",
+        ("unknown", "shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot", "daemon"),
+    ),
+    ("crashed", ("unknown", "panicked")),
+    ("suspended", ("unknown",)),
+)
+
+
+def state_words(state: int, reason: int) -> tuple[str, str]:
+    """libvirt's words for a state and its reason; a number this version does not know stays a number."""
+    if not 0 <= state < len(STATES):
+        return str(state), str(reason)
+    word, reasons = STATES[state]
+    return word, reasons[reason] if 0 <= reason < len(reasons) else str(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A network device of a domain. `device` is its end on the host; what carries it on is a bridge or a lower device."""
+
+    device: str
+    kind: str
+    bridge: str = ""
+    lower: str = ""
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the domain's XML says: slow to change, and read again when an event says that it did."""
+
+    vcpus: int = 0
+    memory_bytes: int = 0
+    nics: tuple[Nic, ...] = ()
+    disks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain on this host. `id` is -1 while it is inactive and changes with every start."""
+
+    uuid: str
+    name: str
+    id: int
+    state: int
+    reason: int
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def active(self) -> bool:
+        return self.id != -1
+
+    @property
+    def running(self) -> bool:
+        return self.state == RUNNING
+
+    @cached_property
+    def block(self) -> str:
+        """The label block that all series of the domain share."""
+        return labels(DOMAIN, (self.name, self.uuid))
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What does not change while libvirtd runs."""
+
+    hostname: str
+    host_uuid: str
+    cpu_model: str
+    arch: str
+    hypervisor: str
+    libvirt_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All domains of the host as libvirt listed them at `taken_at` (monotonic seconds)."""
+
+    host: HostFacts
+    domains: tuple[Domain, ...]
+    taken_at: float

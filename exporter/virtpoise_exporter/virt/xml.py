@@ -1,0 +1,70 @@
+"""What libvirt's XML says of a domain and of a host. Pure.
+
+The XML comes from libvirtd, which wrote it itself from its own model: no document type, no entities.
+Formats: https://libvirt.org/formatdomain.html, https://libvirt.org/formatcaps.html
+"""
+
+from xml.etree import ElementTree
+
+from virtpoise_exporter.virt.model import Facts, Nic
+
+_UNITS = {
+    "bytes": 1,
+    "b": 1,
+    "KB": 1000,
+    "KiB": 1024,
+    "k": 1024,
+    "MB": 10**6,
+    "MiB": 2**20,
+    "M": 2**20,
+    "GiB": 2**30,
+    "G": 2**30,
+}
+
+
+def domain_facts(xml: str) -> Facts:
+    """The facts of a domain; what the XML does not say is 0 or empty."""
+    root = ElementTree.fromstring(xml)  # noqa: S314
+    return Facts(
+        vcpus=_vcpus(root.find("vcpu")),
+        memory_bytes=_memory(root.find("currentMemory")) or _memory(root.find("memory")),
+        nics=tuple(nic for element in root.iterfind("devices/interface") if (nic := _nic(element))),
+        disks=tuple(target.get("dev", "") for target in root.iterfind("devices/disk/target") if target.get("dev")),
+    )
+
+
+def host_cpu(capabilities: str) -> tuple[str, str, str]:
+    """The host's uuid, CPU model and architecture from the capabilities; empty where they are not told."""
+    root = ElementTree.fromstring(capabilities)  # noqa: S314
+    return (
+        (root.findtext("host/uuid") or "").strip(),
+        (root.findtext("host/cpu/model") or "").strip(),
+        (root.findtext("host/cpu/arch") or "").strip(),
+    )
+
+
+def _vcpus(element: ElementTree.Element | None) -> int:
+    if element is None:
+        return 0
+    return int(element.get("current") or element.text or 0)
+
+
+def _memory(element: ElementTree.Element | None) -> int:
+    if element is None:
+        return 0
+    return int(element.text or 0) * _UNITS.get(element.get("unit", "KiB"), 1024)
+
+
+def _nic(element: ElementTree.Element) -> Nic | None:
+    target, source = element.find("target"), element.find("source")
+    device = target.get("dev", "") if target is not None else ""
+    if not device:  # user mode networking and passed-through devices have no end on the host
+        return None
+    attributes = source.attrib if source is not None else {}
+    return Nic(
+        device=device,
+        kind=element.get("type", ""),
+        bridge=attributes.get("bridge", ""),
+        lower=attributes.get("dev", ""),
+        network=attributes.get("network", ""),
+    )
