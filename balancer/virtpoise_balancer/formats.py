@@ -15,15 +15,19 @@ _PLAN = TypeAdapter(Plan)
 
 def first_problem(error: ValidationError) -> str:
     """The first problem of a validation, as ``path.to.field: what was expected, got what``; how many more there are, if any."""
-    problems = error.errors(include_url=False)
+    # A misspelt key shows as an unknown and a missing one: the unknown one is the mistake.
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] not in unknown)
     first = problems[0]
     path = ".".join(str(part) for part in first["loc"]) or "(top)"
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if first["type"] in unknown:
         line = f"{path}: unknown key"
     elif first["type"] == "json_invalid":
         line = f"expected JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
     elif first["type"] == "missing":
         line = f"{path}: missing"
+    elif first["type"] == "value_error" and not first["loc"]:  # of the whole: it names its field itself
+        line = first["msg"].removeprefix("Value error, ")
     else:
         message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         line = f"{path}: expected {message}, got {_shown(first['input'])}"

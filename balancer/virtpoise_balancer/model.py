@@ -150,13 +150,20 @@ class Trigger:
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
-    threshold: Threshold
+    threshold: Threshold = 0.8
     consecutive: Count = 3
     recovery: Threshold | None = None
 
     @property
     def recovery_ratio(self) -> float:
         return max(self.threshold - 0.05, 0.0) if self.recovery is None else self.recovery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceTrigger(Trigger):
+    """For memory and uplinks, which bear being nearly full better than CPUs do."""
+
+    threshold: Threshold = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,9 +211,9 @@ class Policy:
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     strategy: Literal["default", "thesis"] = "default"
-    cpu: Trigger = Trigger(threshold=0.8)
-    memory: Trigger = Trigger(threshold=0.9)
-    network: Trigger = Trigger(threshold=0.9)
+    cpu: Trigger = Trigger()
+    memory: SpaceTrigger = SpaceTrigger()
+    network: SpaceTrigger = SpaceTrigger()
     penalty: Penalty = Penalty()
     weights: Weights = Weights()
     rest_seconds: Amount = 1800.0

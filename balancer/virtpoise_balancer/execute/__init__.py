@@ -1,0 +1,1 @@
+"""Carries plans out. The only place that changes the world."""

@@ -1,0 +1,1 @@
+"""Asks Prometheus how the group is. The only place that knows PromQL."""

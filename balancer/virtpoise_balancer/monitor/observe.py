@@ -1,0 +1,226 @@
+"""Builds the Snapshot of one moment from Prometheus.
+
+Prometheus is not trusted (law 3): each sample's labels, finiteness, range and age are checked. A host whose figures are
+missing, stale or out of range is listed as unknown, so that nothing is moved from or to it; a domain whose figures are
+missing is listed, but not as running, so that it counts and stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from virtpoise_balancer.model import (
+    RATIO_TOLERANCE,
+    Domain,
+    DomainState,
+    Host,
+    HostState,
+    Snapshot,
+    check_consistent,
+)
+from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+
+# Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
+_READINGS = 30
+# A sample older than this many scrapes is no longer what is.
+_STALE_SCRAPES = 3.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """A snapshot, how old its oldest sample is, what Prometheus warned of, and the domains seen running twice (by uuid)."""
+
+    snapshot: Snapshot
+    age_seconds: float
+    warnings: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observer:
+    """Looks at the group. ``step_seconds``: between two readings; ``consecutive``: the N that the domains' figures are averaged over."""
+
+    client: PrometheusClient
+    step_seconds: float
+    scrape_interval_seconds: float
+    consecutive: int
+    queries: Mapping[str, str]
+
+    @property
+    def ranges(self) -> Ranges:
+        return Ranges.of(
+            step_seconds=self.step_seconds,
+            scrape_interval_seconds=self.scrape_interval_seconds,
+            consecutive=self.consecutive,
+        )
+
+    @property
+    def reach_back_seconds(self) -> float:
+        """How far before its step a reading may reach, since ``rate()`` needs two scrapes."""
+        return self.ranges.reading - self.step_seconds
+
+    def _query(self, name: str) -> str:
+        return render(self.queries.get(name, QUERIES[name]), self.ranges)
+
+    def observe(self, now: float) -> Observation:
+        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
+        at = math.floor(now / self.step_seconds) * self.step_seconds
+        self.client.warnings.clear()
+        answers = {name: self.client.instant(self._query(name), at) for name in QUERIES if name != "host_cpu_ratio"}
+        start = at - (max(_READINGS, self.consecutive) - 1) * self.step_seconds
+        readings = self.client.range(self._query("host_cpu_ratio"), start, at, self.step_seconds)
+        hosts, age = _hosts(answers, _trailing(readings, at, self.step_seconds), at, self._stale_seconds)
+        domains, duplicates = _domains(answers, hosts)
+        snapshot = Snapshot(
+            time=at, step_seconds=self.step_seconds, hosts=tuple(hosts.values()), domains=tuple(domains)
+        )
+        check_consistent(snapshot)
+        return Observation(
+            snapshot=snapshot,
+            age_seconds=age,
+            warnings=tuple(dict.fromkeys(self.client.warnings)),
+            duplicates=tuple(duplicates),
+        )
+
+    @property
+    def _stale_seconds(self) -> float:
+        return _STALE_SCRAPES * self.scrape_interval_seconds
+
+    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
+        """The host's readings from ``start`` to ``end`` as (Unix seconds, ratio). MonitorError."""
+        first = math.ceil(start / self.step_seconds) * self.step_seconds
+        readings = self.client.range(self._query("host_cpu_ratio"), first, max(end, first), self.step_seconds)
+        return next((series.samples for series in readings if _host(series) == host), ())
+
+
+def _host(series: Series) -> str:
+    """The host's name: the target's instance without its port."""
+    instance = series.labels.get("instance", "")
+    name, separator, port = instance.rpartition(":")
+    return name.strip("[]") if separator and port.isdigit() else instance
+
+
+def _by_host(answer: Sequence[Series]) -> dict[str, float]:
+    return {name: series.value for series in answer if (name := _host(series))}
+
+
+def _trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, tuple[float, ...]]:
+    """By host, the readings that end at ``at`` without a gap or a figure out of range, oldest first."""
+    trailing: dict[str, tuple[float, ...]] = {}
+    for series in readings:
+        run: list[float] = []
+        for back, (time, ratio) in enumerate(reversed(series.samples)):
+            if abs(time - (at - back * step)) > step / 2 or not _is_ratio(ratio):
+                break
+            run.append(max(ratio, 0.0))
+        trailing[_host(series)] = tuple(reversed(run))
+    return trailing
+
+
+def _is_ratio(value: float) -> bool:
+    return 1 - RATIO_TOLERANCE <= value <= RATIO_TOLERANCE
+
+
+def _hosts(
+    answers: Mapping[str, Sequence[Series]], readings: Mapping[str, tuple[float, ...]], at: float, stale_seconds: float
+) -> tuple[dict[str, Host], float]:
+    cpus, memory, sampled, available, speed, rx, tx = (
+        _by_host(answers[name])
+        for name in (
+            "host_cpus",
+            "host_memory_bytes",
+            "host_sample_time",
+            "host_memory_available_bytes",
+            "host_cpu_speed",
+            "host_rx_ratio",
+            "host_tx_ratio",
+        )
+    )
+    hosts: dict[str, Host] = {}
+    ages = [0.0]
+    for name in sorted(cpus.keys() & memory.keys()):
+        if cpus[name] < 1 or memory[name] < 1:
+            continue  # no host is like this: another exporter's metric under this name
+        age = at - sampled.get(name, -math.inf)
+        free = available.get(name, -1.0)
+        known = age <= stale_seconds and 0 <= free <= memory[name] and bool(readings.get(name))
+        if known:
+            ages.append(age)
+        hosts[name] = Host(
+            name=name,
+            state=HostState.ACTIVE if known else HostState.UNKNOWN,
+            cpus=int(cpus[name]),
+            cpu_speed=speed.get(name, 0.0) or 1.0,
+            cpu_ratio=readings[name] if known else (),
+            memory_bytes=int(memory[name]),
+            memory_used_bytes=int(memory[name] - free) if known else 0,
+            rx_ratio=max(rx.get(name, 0.0), 0.0),
+            tx_ratio=max(tx.get(name, 0.0), 0.0),
+        )
+    return hosts, max(ages)
+
+
+def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]) -> tuple[list[Domain], list[str]]:
+    figures = {
+        name.removeprefix("domain_"): {(_host(s), s.labels.get("uuid", "")): s.value for s in answer}
+        for name, answer in answers.items()
+        if name.startswith("domain_")
+    }
+    listed: dict[str, list[tuple[str, str]]] = {}  # uuid -> (host, name), where it runs before where it is only defined
+    running: dict[str, int] = {}
+    for series in sorted(answers["domain_running"], key=lambda s: (-s.value, _host(s))):
+        host, uuid, name = _host(series), series.labels.get("uuid", ""), series.labels.get("domain", "")
+        if host in hosts and hosts[host].known and uuid and name:
+            listed.setdefault(uuid, []).append((host, name))
+            running[uuid] = running.get(uuid, 0) + (series.value == 1)
+    domains = [
+        domain
+        for uuid, places in listed.items()
+        if (domain := _domain(uuid, *places[0], figures, running=running[uuid])) is not None
+    ]
+    duplicates = sorted(uuid for uuid, count in running.items() if count > 1)
+    return sorted(domains, key=lambda domain: (domain.name, domain.uuid)), duplicates
+
+
+def _domain(
+    uuid: str, host: str, name: str, figures: Mapping[str, Mapping[tuple[str, str], float]], *, running: int
+) -> Domain | None:
+    """The domain where it runs. Running twice, it is between two hosts: paused as far as planning goes."""
+    key = (host, uuid)
+    if running == 0:
+        state = DomainState.PAUSED if key in figures["paused"] else DomainState.SHUTOFF
+        return Domain(
+            name=name, uuid=uuid, host=host, state=state, memory_bytes=_whole(figures["memory_bytes"].get(key))
+        )
+    cores = figures["cpu_cores"].get(key)
+    memory = figures["memory_bytes"].get(key)
+    vcpus = figures["vcpus"].get(key)
+    if cores is None or memory is None or vcpus is None or min(cores, memory, vcpus - 1) < 0:
+        state = DomainState.PAUSED  # it is there and counts, but nothing is known of it to decide on
+    else:
+        state = DomainState.RUNNING if running == 1 else DomainState.PAUSED
+    return Domain(
+        name=name,
+        uuid=uuid,
+        host=host,
+        state=state,
+        vcpus=max(_whole(vcpus), 1),
+        cpu_cores=_amount(cores),
+        cpu_delay_cores=_amount(figures["cpu_delay_cores"].get(key)),
+        memory_bytes=_whole(memory),
+        rx_bytes_per_second=_amount(figures["rx_bytes_per_second"].get(key)),
+        tx_bytes_per_second=_amount(figures["tx_bytes_per_second"].get(key)),
+        rx_ratio=_amount(figures["rx_ratio"].get(key)),
+        tx_ratio=_amount(figures["tx_ratio"].get(key)),
+    )
+
+
+def _amount(value: float | None) -> float:
+    return max(value or 0.0, 0.0)
+
+
+def _whole(value: float | None) -> int:
+    return int(_amount(value))
