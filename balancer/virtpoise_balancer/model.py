@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 # Read by the border's validator: unknown keys, NaN and infinities are refused.
 STRICT: Mapping[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
@@ -44,7 +44,9 @@ class DomainState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One host. ``cpu_ratio`` holds the last readings without a gap, one a step, newest last.
+    """One host. ``cpu_ratio`` holds the last readings without a gap, one a step, newest last; so do the other windows, where known.
+
+    ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks count as equal.
 
     ``counted_from``: readings whose step began earlier do not count towards N (an attempt ended then, or the host was alone).
     ``penalty_until``: until then the host makes no attempt.
@@ -60,6 +62,10 @@ class Host:
     memory_used_bytes: Bytes = 0
     rx_ratio: Amount = 0.0
     tx_ratio: Amount = 0.0
+    memory_ratio_window: tuple[Ratio, ...] = ()
+    rx_ratio_window: tuple[Amount, ...] = ()
+    tx_ratio_window: tuple[Amount, ...] = ()
+    uplink_bytes_per_second: Annotated[float, Gt(0)] | None = None
     counted_from: float | None = None
     penalty_until: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -80,8 +86,27 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What a domain's own metadata asks for: names of groups to be kept together or apart, hosts (shell patterns) to be on or not."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    together: tuple[Name, ...] = ()
+    apart: tuple[Name, ...] = ()
+    only_on: tuple[Name, ...] = ()
+    never_on: tuple[Name, ...] = ()
+    prefer: tuple[Name, ...] = ()
+    ignore: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """One domain, listed once, on the host where it runs (or, shut off, where it is defined)."""
+    """One domain, listed once, on the host where it runs (or, shut off, where it is defined).
+
+    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two with
+    ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None: there were none.
+    ``memory_resident_bytes``: what its process holds of ``memory_bytes``; ``migrating_to``: the destination of a migration under way;
+    ``recent_moves``: how often it was moved in the time that is remembered.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     name: Name
@@ -91,19 +116,51 @@ class Domain:
     vcpus: Count = 1
     cpu_cores: Amount = 0.0
     cpu_delay_cores: Amount = 0.0
+    cpu_cores_unsaturated: Amount | None = None
+    cpu_delay_cores_unsaturated: Amount | None = None
     memory_bytes: Bytes = 0
+    memory_resident_bytes: Bytes | None = None
     rx_bytes_per_second: Amount = 0.0
     tx_bytes_per_second: Amount = 0.0
     dirty_bytes_per_second: Amount | None = None
     rx_ratio: Amount = 0.0
     tx_ratio: Amount = 0.0
     last_moved: float | None = None
+    recent_moves: Annotated[int, Ge(0)] = 0
+    migrating_to: Name | None = None
+    placement: Placement | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Role(StrEnum):
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """How far one earlier prediction of a host's CPU load was off: measured less predicted, and the spread it was predicted with."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    role: Role
+    saturated: bool
+    error_ratio: float
+    spread_ratio: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How fast earlier migrations between two hosts went."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    source: Name
+    destination: Name
+    bytes_per_second: Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The group at one moment."""
+    """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions and the speed of ``links``."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     format: Literal["virtpoise/snapshot/1"] = "virtpoise/snapshot/1"
@@ -111,6 +168,8 @@ class Snapshot:
     step_seconds: Annotated[float, Gt(0)] = 10.0
     hosts: tuple[Host, ...]
     domains: tuple[Domain, ...]
+    residuals: tuple[Residual, ...] = ()
+    links: tuple[Link, ...] = ()
 
     def host(self, name: str) -> Host | None:
         return next((host for host in self.hosts if host.name == name), None)
@@ -205,9 +264,78 @@ class Weights:
     domain: DomainWeights = DomainWeights()
 
 
+class RuleKind(StrEnum):
+    TOGETHER = "together"
+    APART = "apart"
+    ONLY_ON = "only_on"
+    NEVER_ON = "never_on"
+    PREFER = "prefer"
+    IGNORE = "ignore"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Where domains may be. ``domains`` and ``hosts`` are names or shell patterns; a domain's uuid fits as well.
+
+    ``hard``: never broken by a move. A soft rule is kept wherever that costs no move and leaves no overload.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    name: Name
+    kind: RuleKind
+    domains: Annotated[tuple[Name, ...], MinLen(1)]
+    hosts: tuple[Name, ...] = ()
+    hard: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many migrations may be under way at once: from one host, to one host, in all."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    per_source: Count = 1
+    per_destination: Count = 1
+    total: Count = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationCost:
+    """What a migration is taken to cost where nothing was learned of the two hosts yet.
+
+    ``overhead_ratio``: how much more than the domain's memory its destination needs while it arrives.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    bytes_per_second: Annotated[float, Gt(0)] = 100e6
+    overhead_ratio: Amount = 0.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imbalance:
+    """Also move while the standard deviation of the hosts' CPU load is above ``deviation_ratio`` and a move lowers it by the gain."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    deviation_ratio: Annotated[float, Gt(0), Lt(1)] = 0.15
+    least_gain_ratio: Annotated[float, Gt(0), Lt(1)] = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """How many steps ahead a host's load is forecast from its readings; 0: none. Used only where it did better than the last reading."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    steps: Annotated[int, Ge(0), Le(60)] = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the administrator wants; the section ``policy`` of the configuration."""
+    """What the administrator wants; the section ``policy`` of the configuration.
+
+    ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each further move of it
+    that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off its source's load at least.
+    ``saturation_ratio``: from this load on a host hides demand. ``coverage``: the share of predictions that their intervals hold.
+    ``repair_rules``: also move domains only because a rule is broken.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     strategy: Literal["default", "thesis"] = "default"
@@ -217,6 +345,17 @@ class Policy:
     penalty: Penalty = Penalty()
     weights: Weights = Weights()
     rest_seconds: Amount = 1800.0
+    rest_growth: Annotated[float, Ge(1)] = 2.0
+    rest_max_seconds: Amount = 86400.0
+    least_gain_ratio: Annotated[float, Ge(0), Lt(1)] = 0.01
+    saturation_ratio: Threshold = 0.9
+    coverage: Annotated[float, Gt(0), Lt(1)] = 0.9
+    limits: Limits = Limits()
+    migration: MigrationCost = MigrationCost()
+    rules: tuple[Rule, ...] = ()
+    repair_rules: bool = False
+    imbalance: Imbalance | None = None
+    trend: Trend = Trend()
 
 
 class InconsistentPolicy(ValueError):
@@ -243,13 +382,30 @@ class Reason(StrEnum):
     HOST_UNKNOWN = "host_unknown"
     HOST_DRAINING = "host_draining"
     HOST_STANDBY = "host_standby"
+    HOST_OVERLOADED = "host_overloaded"
     # a domain on a destination
     DESTINATION_CPU = "destination_cpu"
+    DESTINATION_CPUS = "destination_cpus"
     DESTINATION_MEMORY = "destination_memory"
+    DESTINATION_NETWORK = "destination_network"
     NAME_TAKEN = "name_taken"
+    RULE_TOGETHER = "rule_together"
+    RULE_APART = "rule_apart"
+    RULE_ONLY_ON = "rule_only_on"
+    RULE_NEVER_ON = "rule_never_on"
     # a domain by itself
     NOT_RUNNING = "not_running"
     NOT_NEEDED = "not_needed"
+    MIGRATING = "migrating"
+    RESTING = "resting"
+    LEAST_GAIN = "least_gain"
+    RULE_IGNORE = "rule_ignore"
+    RULE_CONFLICT = "rule_conflict"
+    RULE_BROKEN = "rule_broken"
+    NO_DESTINATION = "no_destination"
+    COSTLIER = "costlier"
+    # a host that the plan does not relieve
+    UNSOLVED = "unsolved"
 
 
 Detail = Mapping[str, float | int | str | None]
@@ -277,12 +433,26 @@ class Overload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The load of one host after a move, with the interval that the strategy vouches for."""
+    """The load of one host after a move, with the interval that the strategy vouches for.
+
+    ``cpu_spread_ratio``: how unsure the strategy is of itself, before earlier errors widen or narrow the interval; ``saturated``: the
+    source hid demand when this was predicted. Both go into the Residual that the prediction will leave.
+    """
 
     cpu_ratio: float
     cpu_ratio_lower: float
     cpu_ratio_upper: float
+    cpu_spread_ratio: float | None = None
+    saturated: bool | None = None
     memory_ratio: float | None = None
+    memory_ratio_lower: float | None = None
+    memory_ratio_upper: float | None = None
+    rx_ratio: float | None = None
+    rx_ratio_lower: float | None = None
+    rx_ratio_upper: float | None = None
+    tx_ratio: float | None = None
+    tx_ratio_lower: float | None = None
+    tx_ratio_upper: float | None = None
 
     @classmethod
     def exact(cls, cpu_ratio: float, memory_ratio: float | None = None) -> Prediction:
@@ -300,16 +470,27 @@ class PredictedLoads:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
+    """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it in words.
+
+    ``cost_bytes``: what it is expected to transfer. Moves with the same ``bundle`` belong together: all of them or none.
+    """
+
     domain: str
     uuid: str
     source: str
     destination: str
     predicted: PredictedLoads
+    wave: int = 0
+    why: str = ""
+    cost_bytes: int | None = None
+    bundle: str | None = None
 
 
 class Problem(StrEnum):
     OVERLOAD = "overload"
     DRAIN = "drain"
+    RULE = "rule"
+    IMBALANCE = "imbalance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
