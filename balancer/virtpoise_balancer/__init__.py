@@ -1,1 +1,3 @@
 """Balances libvirt/KVM hosts: monitor (Prometheus), analyse, plan, execute (live migration), over a knowledge store."""
+
+__version__ = "0.1.0"

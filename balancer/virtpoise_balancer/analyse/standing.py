@@ -6,10 +6,11 @@ adds ``step_seconds``; one reading below the threshold cancels the penalty, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from virtpoise_balancer.analyse.overload import company_since
-from virtpoise_balancer.model import Host, HostState, Penalty, Policy, Snapshot
+from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Result, Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +25,48 @@ class Standing:
     draining: bool = False
 
 
-def after_attempt(standing: Standing, *, solved: bool, now: float, penalty: Penalty) -> Standing:
+def after_attempt(standing: Standing, *, solved: bool, now: float, counted_from: float, penalty: Penalty) -> Standing:
     """The standing when an attempt has ended: N is counted afresh, and an unsolved problem earns a penalty."""
     if solved:
-        return replace(standing, counted_from=now)
+        return replace(standing, counted_from=counted_from)
     length = penalty.initial_seconds + standing.failures * penalty.step_seconds
     return replace(
-        standing, counted_from=now, penalty_from=now, penalty_until=now + length, failures=standing.failures + 1
+        standing,
+        counted_from=counted_from,
+        penalty_from=now,
+        penalty_until=now + length,
+        failures=standing.failures + 1,
     )
+
+
+def after_plan(
+    standings: Mapping[str, Standing],
+    hosts: Iterable[str],
+    plan: Plan,
+    results: Sequence[Result],
+    *,
+    ended: float,
+    counted_from: float,
+    penalty: Penalty,
+) -> dict[str, Standing]:
+    """The standings that change when a plan has been carried out; ``results`` of its moves, in order.
+
+    A host whose problem is not solved, by the plan or by how its moves went, gets its penalty from ``ended`` on. Where
+    anything was moved, all hosts count afresh from ``counted_from`` on, since while one solves its problem the others do
+    not judge themselves.
+    """
+    undone = {move.source for move, result in zip(plan.moves, results, strict=True) if result is not Result.DONE}
+    changed: dict[str, Standing] = {}
+    if results:
+        for name in hosts:
+            changed[name] = replace(standings.get(name, Standing(host=name)), counted_from=counted_from)
+    for attempt in plan.attempts:
+        standing = changed.get(attempt.host) or standings.get(attempt.host, Standing(host=attempt.host))
+        solved = attempt.solved and attempt.host not in undone
+        changed[attempt.host] = after_attempt(
+            standing, solved=solved, now=ended, counted_from=counted_from, penalty=penalty
+        )
+    return changed
 
 
 def relieved(standing: Standing, host: Host, snapshot: Snapshot, policy: Policy) -> Standing:
@@ -50,12 +85,12 @@ def relieved(standing: Standing, host: Host, snapshot: Snapshot, policy: Policy)
     return replace(standing, penalty_from=None, penalty_until=None, failures=0) if dipped else standing
 
 
-def with_standing(snapshot: Snapshot, standings: dict[str, Standing]) -> Snapshot:
+def with_standing(snapshot: Snapshot, standings: Mapping[str, Standing]) -> Snapshot:
     """The snapshot with what is remembered of each host, so that it alone decides the plan (and a saved one replays it)."""
     return replace(snapshot, hosts=tuple(_placed(host, standings.get(host.name), snapshot) for host in snapshot.hosts))
 
 
-def draining(snapshot: Snapshot, standings: dict[str, Standing]) -> Snapshot:
+def draining(snapshot: Snapshot, standings: Mapping[str, Standing]) -> Snapshot:
     """The snapshot with the hosts that are told to drain marked so; an unknown host stays unknown."""
     return replace(
         snapshot,

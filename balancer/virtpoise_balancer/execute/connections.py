@@ -22,7 +22,7 @@ _running = False
 
 def _run_events() -> None:
     """libvirt's event loop, which keepalive needs; one for the process, as libvirt wants it."""
-    global _running  # noqa: PLW0603
+    global _running
     with _started:
         if _running:
             return
@@ -50,7 +50,7 @@ def within(seconds: float, call: Callable[[], _T], what: str) -> _T:
     def run() -> None:
         try:
             answer.put((call(), None))
-        except BaseException as error:  # noqa: BLE001 - handed to the caller
+        except BaseException as error:
             answer.put((None, error))
 
     threading.Thread(target=run, name=f"libvirt {what}", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Carries a plan's moves out one after another, beside the cycles: each is journalled before it starts and when it has ended."""
+"""Carries journalled moves out one after another, beside the cycles; the start and the end of each are written down."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import structlog
+
 from virtpoise_balancer.execute.migrate import Migrator, Watch
 from virtpoise_balancer.model import Move, Outcome, Progress, Result
+
+log = structlog.get_logger()
 
 _RETRY_SECONDS = 5.0
 _T = TypeVar("_T")
@@ -17,7 +21,7 @@ _T = TypeVar("_T")
 class Journal(Protocol):
     """Where migrations are written down (knowledge keeps it)."""
 
-    def begin(self, plan_id: int, move: Move) -> int: ...
+    def begin(self, migration_id: int) -> None: ...
 
     def end(self, migration_id: int, outcome: Outcome) -> None: ...
 
@@ -30,6 +34,8 @@ class InFlight:
     progress: Progress | None = None
 
 
+# Moves by their ids in the journal.
+Entries = Sequence[tuple[int, Move]]
 # Looks at the world again before a move: why it must not be made now, or None.
 Recheck = Callable[[Move], str | None]
 
@@ -43,9 +49,12 @@ class Executor(Protocol):
     @property
     def busy(self) -> bool: ...
 
-    def carry_out(self, plan_id: int, moves: Sequence[Move], recheck: Recheck) -> str:
-        """Take the moves on; what becomes of them, in one word: ``moved`` or ``recommended``."""
+    @property
+    def acts(self) -> bool:
+        """Whether moves are made, not only recommended."""
         ...
+
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
 
 
 @dataclass(slots=True)
@@ -54,6 +63,7 @@ class LibvirtExecutor:
 
     migrator: Migrator
     journal: Journal
+    on_end: Callable[[Move, Outcome], None]
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: InFlight | None = None
     _thread: threading.Thread | None = None
@@ -67,11 +77,14 @@ class LibvirtExecutor:
     def busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def carry_out(self, plan_id: int, moves: Sequence[Move], recheck: Recheck) -> str:
-        self._start(lambda: self._make(plan_id, tuple(moves), recheck))
-        return "moved"
+    @property
+    def acts(self) -> bool:
+        return True
 
-    def adopt(self, unfinished: Sequence[tuple[int, Move]]) -> None:
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None:
+        self._start(lambda: self._make(tuple(entries), recheck))
+
+    def adopt(self, unfinished: Entries) -> None:
         """Wait for the migrations that an earlier process journalled and did not see the end of, and journal their ends."""
         if unfinished:
             self._start(lambda: self._settle(tuple(unfinished)))
@@ -88,24 +101,34 @@ class LibvirtExecutor:
         self._thread = threading.Thread(target=work, name="executor")
         self._thread.start()
 
-    def _make(self, plan_id: int, moves: Sequence[Move], recheck: Recheck) -> None:
-        # All are journalled first: whoever comes after this process knows what was meant to be.
-        entries = [(self.journal.begin(plan_id, move), move) for move in moves]
+    def _make(self, entries: Entries, recheck: Recheck) -> None:
         for migration_id, move in entries:
             if self.stop.is_set():
                 outcome = Outcome(result=Result.SKIPPED, why="told to stop")
-            elif why := recheck(move):
-                outcome = Outcome(result=Result.SKIPPED, why=why)
             else:
-                outcome = self._watched(move, self.migrator.migrate)
-            self.journal.end(migration_id, outcome)
+                self.journal.begin(migration_id)
+                outcome = self._move(move, recheck)
+            self._end(migration_id, move, outcome)
 
-    def _settle(self, unfinished: Sequence[tuple[int, Move]]) -> None:
+    def _end(self, migration_id: int, move: Move, outcome: Outcome) -> None:
+        self.journal.end(migration_id, outcome)
+        self.on_end(move, outcome)
+
+    def _move(self, move: Move, recheck: Recheck) -> Outcome:
+        try:
+            if why := recheck(move):
+                return Outcome(result=Result.SKIPPED, why=why)
+            return self._watched(move, self.migrator.migrate)
+        except Exception as error:  # a mistake of ours must not leave the journal open
+            log.exception("a move failed in an unforeseen way", domain=move.domain)
+            return Outcome(result=Result.FAILED, why=f"unforeseen: {type(error).__name__}: {error}")
+
+    def _settle(self, unfinished: Entries) -> None:
         for migration_id, move in unfinished:
             while not self.stop.is_set():
                 outcome = self._watched(move, self.migrator.settle)
                 if outcome is not None:
-                    self.journal.end(migration_id, outcome)
+                    self._end(migration_id, move, outcome)
                     break
                 self.stop.wait(_RETRY_SECONDS)
 
@@ -127,6 +150,7 @@ class RecommendingExecutor:
 
     in_flight: tuple[InFlight, ...] = ()
     busy: bool = False
+    acts: bool = False
 
-    def carry_out(self, plan_id: int, moves: Sequence[Move], recheck: Recheck) -> str:  # noqa: ARG002
-        return "recommended"
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None:
+        """Nothing to do: what is recommended is in the store."""

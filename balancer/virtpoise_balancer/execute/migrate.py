@@ -1,14 +1,15 @@
 """One live migration: looked at again before, watched while it runs, bounded in time, and its end read from both hosts.
 
-Peer-to-peer, so that the source's daemon drives it and it goes on when the balancer dies; persistent on the destination and undefined on the
-source, so that no stale definition stays behind (https://libvirt.org/migration.html).
+Peer-to-peer, so that the source's daemon drives it and it goes on when the balancer dies; persistent on the destination and
+undefined on the source, so that no stale definition stays behind (https://libvirt.org/migration.html).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 
@@ -29,6 +30,7 @@ _WATCH_SECONDS = 0.5
 # What libvirt may take to end an aborted migration, and to answer a question while one runs (calls wait for the job's lock).
 _ABORT_SECONDS = 60.0
 _ANSWER_SECONDS = 30.0
+_ASK_AT_ONCE = 32
 
 Watch = Callable[[Progress], None]
 
@@ -62,8 +64,8 @@ class Migrator:
             if why := self._obstacle(move, source, destination):
                 return Outcome(result=Result.SKIPPED, why=why)
             began = time.monotonic()
-            error = self._run(move, source, watch, stop, began)
-            return self._verified(move, source, destination, time.monotonic() - began, error)
+            wrong = self._run(move, source, watch, stop, began)
+            return self._verified(move, source, destination, time.monotonic() - began, wrong)
         except LibvirtError as error:
             return Outcome(result=Result.FAILED, why=str(error))
         finally:
@@ -87,6 +89,20 @@ class Migrator:
             return None
         finally:
             _close(source, destination)
+
+    def unreachable(self, hosts: Sequence[str]) -> dict[str, str]:
+        """The hosts whose daemon does not answer, each with why; all are asked at once."""
+
+        def ask(host: str) -> str | None:
+            try:
+                _close(self._connect(host))
+            except LibvirtError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(max_workers=_ASK_AT_ONCE) as pool:
+            answers = dict(zip(hosts, pool.map(ask, hosts), strict=True))
+        return {host: why for host, why in answers.items() if why is not None}
 
     def _connect(self, host: str) -> libvirt.virConnect:
         return connect(self.uri_of(host), self.connect_timeout_seconds)
@@ -148,7 +164,7 @@ class Migrator:
         source: libvirt.virConnect,
         destination: libvirt.virConnect,
         seconds: float | None,
-        error: str | None,
+        wrong: str | None,
     ) -> Outcome:
         """The outcome as both hosts tell it, whatever the call said: a failed call may have moved the domain after all."""
         here = self._presence_afresh(source, move, move.source)
@@ -160,7 +176,7 @@ class Migrator:
             # The domain moved, but its old definition stayed; left behind it could be started a second time.
             within(_ANSWER_SECONDS, lambda: source.lookupByUUIDString(move.uuid).undefine(), "undefine")
             return _done(destination, move.uuid, seconds)
-        return Outcome(result=Result.FAILED, why=f"{error or 'the migration ended'}: {places}", seconds=seconds)
+        return Outcome(result=Result.FAILED, why=f"{wrong or 'the migration ended'}: {places}", seconds=seconds)
 
     def _presence_afresh(self, connection: libvirt.virConnect, move: Move, host: str) -> Presence:
         """What the host says, asked over a new connection if the old one died meanwhile."""

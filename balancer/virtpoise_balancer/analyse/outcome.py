@@ -1,0 +1,80 @@
+"""How a prediction came out.
+
+Source: thesis §5.3.3, §5.10. A least-squares line is fitted to the load measured after the migration, in a window free of
+other disturbance; the error is the distance of the line from the prediction, taken at the window's middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["source", "destination"]
+_FEWEST_READINGS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuePrediction:
+    """A prediction of a finished migration. ``migrated``: when it ended; ``disturbed_from``: when the host's next migration began."""
+
+    id: int
+    host: str
+    role: Role
+    predicted: float
+    lower: float
+    upper: float
+    migrated: float
+    disturbed_from: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """``verdict``: measured, disturbed or no_data; ``ratio`` and ``error`` (ratio - predicted) only when measured."""
+
+    verdict: Literal["measured", "disturbed", "no_data"]
+    window: tuple[float, float] | None = None
+    ratio: float | None = None
+    error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``value(t) = at_mean + slope * (t - mean)``: a least-squares line, in the form that stays exact for Unix times."""
+
+    mean: float
+    at_mean: float
+    slope: float
+
+    def value(self, at: float) -> float:
+        return self.at_mean + self.slope * (at - self.mean)
+
+
+def fit(samples: Sequence[tuple[float, float]]) -> Line:
+    """The least-squares line through (time, value) samples; level when they are all of one time."""
+    mean = sum(t for t, _ in samples) / len(samples)
+    level = sum(v for _, v in samples) / len(samples)
+    spread = sum((t - mean) ** 2 for t, _ in samples)
+    slope = sum((t - mean) * (v - level) for t, v in samples) / spread if spread else 0.0
+    return Line(mean, level, slope)
+
+
+def window(due: DuePrediction, settle_seconds: float, window_seconds: float) -> tuple[float, float]:
+    """The window (Unix seconds) in which the prediction is to be measured; it ends early where the next migration begins."""
+    start = due.migrated + settle_seconds
+    end = start + window_seconds
+    return start, end if due.disturbed_from is None else min(end, due.disturbed_from)
+
+
+def measure(
+    due: DuePrediction, window: tuple[float, float], samples: Sequence[tuple[float, float]], step_seconds: float
+) -> Measured:
+    """The verdict on a prediction, from the host's readings within the window."""
+    start, end = window
+    inside = [(t, ratio) for t, ratio in samples if start <= t <= end]
+    if due.disturbed_from is not None and end - start < (_FEWEST_READINGS - 1) * step_seconds:
+        return Measured(verdict="disturbed")
+    if len(inside) < _FEWEST_READINGS:
+        return Measured(verdict="no_data", window=window)
+    ratio = fit(inside).value((start + end) / 2)
+    return Measured(verdict="measured", window=window, ratio=ratio, error=ratio - due.predicted)

@@ -1,0 +1,183 @@
+"""One turn of the loop, as a function of the time: look, weigh, plan, hand over. Says in one sentence what it did and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol
+
+from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, measure, window
+from virtpoise_balancer.analyse.standing import Standing, after_plan, draining, relieved, with_standing
+from virtpoise_balancer.config import Measurement
+from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.execute.executor import Executor, InFlight
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import HostState, Move, Plan, Policy, Snapshot
+from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.plan import plan as make_plan
+from virtpoise_balancer.plan.recheck import obstacle
+
+Clock = Callable[[], float]
+
+
+class CycleResult(StrEnum):
+    IDLE = "idle"
+    RECOMMENDED = "recommended"
+    MOVED = "moved"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a cycle saw and did. Without an observation (it failed, or another balancer acts) the rest is empty."""
+
+    result: CycleResult
+    sentence: str
+    observation: Observation | None = None
+    plan: Plan | None = None
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    measured: tuple[tuple[DuePrediction, Measured], ...] = ()
+
+
+class Observer(Protocol):
+    """Where a cycle looks (monitor does it)."""
+
+    @property
+    def reach_back_seconds(self) -> float: ...
+
+    def observe(self, now: float) -> Observation: ...
+
+    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Cycle:
+    """The loop's parts. What it remembers from one turn to the next is in the store alone."""
+
+    observer: Observer
+    store: Store
+    executor: Executor
+    policy: Policy
+    measurement: Measurement
+    step_seconds: float
+
+    def run(self, now: float, clock: Clock) -> Report:
+        """One turn. ``clock`` is for looks at the group that come later, before each move."""
+        try:
+            seen = self.observer.observe(now)
+        except MonitorError as error:
+            return Report(result=CycleResult.FAILED, sentence=f"nothing is done: {error}")
+        standings = self._brought_up_to_date(seen.snapshot)
+        seen = replace(
+            seen, snapshot=placed(seen.snapshot, standings, self.store.last_moved(now - self.policy.rest_seconds))
+        )
+        measured = self._measure(now)
+        if self.executor.busy:
+            return Report(
+                result=CycleResult.WAITING,
+                sentence=_under_way(self.executor.in_flight),
+                observation=seen,
+                standings=standings,
+                measured=measured,
+            )
+        plan = make_plan(seen.snapshot, self.policy)
+        result = CycleResult.IDLE
+        if plan.attempts:
+            acted = self.executor.acts or not plan.moves
+            entries = self.store.record_plan(plan, now, acted=acted)
+            if entries:
+                self.executor.carry_out(entries, lambda move: self._obstacle(move, clock))
+            if plan.moves:
+                result = CycleResult.MOVED if acted else CycleResult.RECOMMENDED
+        elif not plan.solved:
+            result = CycleResult.WAITING
+        return Report(
+            result=result,
+            sentence=_with_unknown(plan.summary, seen.snapshot),
+            observation=seen,
+            plan=plan,
+            standings=standings,
+            measured=measured,
+        )
+
+    def _brought_up_to_date(self, snapshot: Snapshot) -> dict[str, Standing]:
+        """The standings after the plans that ended and the readings since."""
+        for ended in self.store.ended_plans():
+            self.store.settle(
+                ended.id,
+                after_plan(
+                    self.store.standings(),
+                    [host.name for host in snapshot.hosts],
+                    ended.plan,
+                    ended.results,
+                    ended=ended.ended,
+                    counted_from=ended.ended + self.observer.reach_back_seconds,
+                    penalty=self.policy.penalty,
+                ),
+            )
+        standings = self.store.standings()
+        relief = {
+            host.name: after
+            for host in draining(snapshot, standings).hosts
+            if (before := standings.get(host.name))
+            and (after := relieved(before, host, snapshot, self.policy)) != before
+        }
+        self.store.save_standings(relief.values())
+        return standings | relief
+
+    def _measure(self, now: float) -> tuple[tuple[DuePrediction, Measured], ...]:
+        """Hold the predictions whose window has passed against what was measured in it."""
+        verdicts = []
+        for due in self.store.due_predictions(now - self.measurement.settle_seconds):
+            start, end = window(due, self.measurement.settle_seconds, self.measurement.window_seconds)
+            if end > now:
+                continue
+            try:
+                samples = self.observer.load_between(due.host, start, end)
+            except MonitorError:
+                continue  # asked again in the next cycle
+            verdict = measure(due, (start, end), samples, self.step_seconds)
+            self.store.record_verdict(due.id, verdict)
+            verdicts.append((due, verdict))
+        return tuple(verdicts)
+
+    def _obstacle(self, move: Move, clock: Clock) -> str | None:
+        try:
+            snapshot = self.observer.observe(clock()).snapshot
+        except MonitorError as error:
+            return str(error)
+        return obstacle(move, draining(snapshot, self.store.standings()))
+
+
+def placed(snapshot: Snapshot, standings: Mapping[str, Standing], last_moved: Mapping[str, float]) -> Snapshot:
+    """The snapshot with all that is remembered of its hosts and domains, so that it alone decides the plan."""
+    known = with_standing(draining(snapshot, standings), standings)
+    return replace(
+        known,
+        domains=tuple(
+            replace(domain, last_moved=last_moved[domain.uuid]) if domain.uuid in last_moved else domain
+            for domain in known.domains
+        ),
+    )
+
+
+def _under_way(in_flight: tuple[InFlight, ...]) -> str:
+    if not in_flight:
+        return "moves are being made: nothing else is judged meanwhile"
+    parts = []
+    for flight in in_flight:
+        text = f"{flight.move.domain} is moving from {flight.move.source} to {flight.move.destination}"
+        if flight.progress and flight.progress.total_bytes:
+            done = 1 - flight.progress.remaining_bytes / flight.progress.total_bytes
+            text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s)"
+        parts.append(text)
+    return f"{', '.join(parts)}: nothing else is judged meanwhile"
+
+
+def _with_unknown(sentence: str, snapshot: Snapshot) -> str:
+    unknown = [host.name for host in snapshot.hosts if host.state is HostState.UNKNOWN]
+    if not snapshot.hosts:
+        return "no host is scraped: nothing to do"
+    return f"{sentence}; unknown: {', '.join(unknown)}" if unknown else sentence

@@ -1,0 +1,271 @@
+"""The daemon: a cycle at every step of the clock, signals, reload, systemd. Never dies of a bad cycle and never hides one."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import structlog
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from virtpoise_balancer import wiring
+from virtpoise_balancer.config import read_config
+from virtpoise_balancer.cycle import CycleResult, Report
+from virtpoise_balancer.errors import BadInput, VirtpoiseError
+from virtpoise_balancer.execute.executor import LibvirtExecutor
+from virtpoise_balancer.model import HostState, Move, Outcome, Result
+from virtpoise_balancer.systemd import notify
+from virtpoise_balancer.web.app import WebServer, make_app
+from virtpoise_balancer.web.board import Board, State
+from virtpoise_balancer.web.metrics import Metrics
+
+log = structlog.get_logger()
+
+_JOB = "cycle"
+_FORGET_EVERY = 1000  # cycles
+# Read only when the daemon starts: what listens and what is open cannot be changed under way.
+_FIXED = ("state", "web", "log", "mode")
+
+
+class Daemon:
+    """One balancer. ``run()`` returns when it was told to stop and all that ran has ended."""
+
+    def __init__(self, config_path: Path) -> None:
+        self._path = config_path
+        self._config = read_config(config_path)
+        self._stop = threading.Event()
+        self._reload = threading.Event()
+        self._cycles = 0
+        self._board = Board(self._first_state(leader=False))
+        self._metrics = Metrics(self._board)
+        self._leadership = wiring.make_leadership(self._config)
+        self._store = wiring.make_store(self._config)
+        self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
+        self._board.in_flight = lambda: self._executor.in_flight
+        self._cycle = wiring.make_cycle(self._config, self._store, self._executor)
+        self._web = WebServer(make_app(self._board, self._metrics, self._reload.set), self._config.web.listen_address)
+        self._scheduler = BackgroundScheduler(timezone=UTC)
+
+    def run(self) -> None:
+        """Serve, and run cycles until SIGTERM or SIGINT. BadInput when nothing the configuration names answers."""
+        self._check_reachable()
+        with self._signals():
+            self._web.start()
+            self._schedule()
+            self._scheduler.add_listener(self._missed, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
+            self._scheduler.start()
+            log.info(
+                "virtpoise runs",
+                mode=self._config.mode,
+                strategy=self._config.policy.strategy,
+                interval_seconds=self._config.interval_seconds,
+                listen=self._config.web.listen_address,
+            )
+            notify("READY=1")
+            self._stop.wait()
+            self._end()
+
+    def _end(self) -> None:
+        notify("STOPPING=1")
+        if self._executor.in_flight:
+            log.info("stopping: waits for the migration under way", seconds=self._config.migration.stop_grace_seconds)
+        self._scheduler.shutdown(wait=True)
+        if isinstance(self._executor, LibvirtExecutor):
+            self._executor.close()
+        self._web.stop()
+        self._store.close()
+        self._leadership.release()
+        log.info("virtpoise has stopped")
+
+    # --- the schedule -------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        """A cycle at whole multiples of the interval, so that a balancer started anew looks at the same moments."""
+        step = self._config.interval_seconds
+        first = datetime.fromtimestamp(math.ceil(time.time() / step) * step, UTC)
+        self._scheduler.add_job(
+            self._turn,
+            IntervalTrigger(seconds=step, start_date=first),
+            id=_JOB,
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=max(1, int(step)),
+            replace_existing=True,
+        )
+
+    def _missed(self, _event: JobEvent) -> None:
+        self._metrics.cycle_overrun()
+        log.warning(
+            "a cycle was left out: the one before had not ended", interval_seconds=self._config.interval_seconds
+        )
+
+    def _turn(self) -> None:
+        began = time.monotonic()
+        now = time.time()
+        try:
+            if self._reload.is_set():
+                self._reload.clear()
+                self._read_again()
+            report = self._one(now)
+        except Exception as error:
+            log.exception("a cycle failed in an unforeseen way")
+            report = Report(result=CycleResult.FAILED, sentence=f"unforeseen: {type(error).__name__}: {error}")
+        try:
+            self._tell(report, now, time.monotonic() - began)
+        except Exception:
+            log.exception("what a cycle did could not be written down")
+        notify("WATCHDOG=1")
+
+    def _one(self, now: float) -> Report:
+        if not self._lead():
+            return Report(
+                result=CycleResult.WAITING, sentence=f"another balancer acts and holds {self._leadership.path}: waits"
+            )
+        return self._cycle.run(now, time.time)
+
+    def _lead(self) -> bool:
+        """Whether this balancer acts; on coming to lead it takes on what an earlier one left unfinished."""
+        if self._leadership.held:
+            return True
+        if not self._leadership.take():
+            return False
+        begun, not_begun = self._store.unfinished()
+        for migration_id in not_begun:
+            self._store.end(
+                migration_id, Outcome(result=Result.SKIPPED, why="the balancer ended before the migration began")
+            )
+        if begun and isinstance(self._executor, LibvirtExecutor):
+            log.warning("takes on migrations that an earlier balancer left", domains=[move.domain for _, move in begun])
+            self._executor.adopt(begun)
+        return True
+
+    # --- what is told -------------------------------------------------------------------------------------------------
+
+    def _tell(self, report: Report, now: float, seconds: float) -> None:
+        level = log.error if report.result is CycleResult.FAILED else log.info
+        level(report.sentence, result=report.result.value, seconds=round(seconds, 3))
+        for warning in report.observation.warnings if report.observation else ():
+            log.warning("Prometheus warns", warning=warning)
+        for due, measured in report.measured:
+            self._metrics.prediction_measured(due.role, due.lower, due.upper, measured)
+            log.info(
+                "a prediction was measured",
+                host=due.host,
+                role=due.role,
+                predicted=round(due.predicted, 3),
+                measured=None if measured.ratio is None else round(measured.ratio, 3),
+                verdict=measured.verdict,
+            )
+        self._metrics.cycle_ended(report.result.value, seconds)
+        self._board.state = replace(
+            self._first_state(leader=self._leadership.held),
+            cycle_at=now,
+            result=report.result.value,
+            sentence=report.sentence,
+            observation=report.observation,
+            plan=report.plan,
+            standings=report.standings,
+            predictions=self._store.open_predictions(),
+        )
+        self._remember(report, now, seconds)
+
+    def _remember(self, report: Report, now: float, seconds: float) -> None:
+        self._store.record_cycle(
+            started=now,
+            seconds=seconds,
+            mode=self._config.mode,
+            result=report.result.value,
+            sentence=report.sentence,
+        )
+        self._cycles += 1
+        if self._cycles % _FORGET_EVERY == 0:
+            self._store.forget(now)
+
+    def _migration_ended(self, move: Move, outcome: Outcome) -> None:
+        self._metrics.migration_ended(move, outcome)
+        figures = {
+            "domain": move.domain,
+            "source": move.source,
+            "destination": move.destination,
+            "seconds": None if outcome.seconds is None else round(outcome.seconds, 2),
+            "downtime_seconds": outcome.downtime_seconds,
+        }
+        if outcome.result is Result.DONE:
+            log.info("a domain was migrated", **figures)
+        else:
+            log.warning(f"a migration was {outcome.result.value}", why=outcome.why, **figures)
+
+    def _first_state(self, *, leader: bool) -> State:
+        return State(
+            mode=self._config.mode,
+            leader=leader,
+            policy=self._config.policy,
+            interval_seconds=self._config.interval_seconds,
+        )
+
+    # --- signals and reload -------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            self._stop.set()
+
+        def reload(_signal: int, _frame: FrameType | None) -> None:
+            self._reload.set()
+
+        before = {
+            number: signal.signal(number, handler)
+            for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload))
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _read_again(self) -> None:
+        """Take the file's new content, or keep what is if it cannot be taken."""
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = read_config(self._path)
+        except BadInput as error:
+            log.warning("the configuration is kept as it was", error=str(error))
+        else:
+            fixed = [name for name in _FIXED if getattr(config, name) != getattr(self._config, name)]
+            if fixed:
+                log.warning("these sections take effect only after a restart", sections=fixed)
+            config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
+            rescheduled = config.interval_seconds != self._config.interval_seconds
+            self._config = config
+            self._cycle = wiring.make_cycle(config, self._store, self._executor)
+            if rescheduled:
+                self._schedule()
+            log.info("the configuration was read again")
+        notify("READY=1")
+
+    # --- at the start -------------------------------------------------------------------------------------------------
+
+    def _check_reachable(self) -> None:
+        """A wrong address is told at once, not by a loop that fails for ever: BadInput."""
+        try:
+            seen = wiring.make_observer(self._config).observe(time.time())
+        except VirtpoiseError as error:
+            raise BadInput(f"prometheus.url: {error}") from None
+        hosts = [host.name for host in seen.snapshot.hosts if host.state is not HostState.UNKNOWN]
+        if not isinstance(self._executor, LibvirtExecutor) or not hosts:
+            return
+        deaf = self._executor.migrator.unreachable(hosts)
+        if len(deaf) == len(hosts):
+            raise BadInput(f"libvirt.uri: no host answers; {deaf[hosts[0]]}")
+        for host, why in deaf.items():
+            log.warning("a host's libvirt does not answer", host=host, why=why)

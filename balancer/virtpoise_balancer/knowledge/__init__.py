@@ -1,0 +1,1 @@
+"""What the balancer remembers: cycles, plans, migrations, predictions and how they came out."""

@@ -1,0 +1,80 @@
+"""The tables. Times are Unix seconds; a ratio is 0..1."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+cycles = Table(
+    "cycles",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("started", Float, nullable=False, index=True),
+    Column("seconds", Float, nullable=False),
+    Column("mode", String, nullable=False),
+    Column("result", String, nullable=False),
+    Column("sentence", Text, nullable=False),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("made", Float, nullable=False, index=True),
+    Column("strategy", String, nullable=False),
+    Column("solved", Boolean, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("document", Text, nullable=False),  # the plan as its file format has it
+    Column("acted", Boolean, nullable=False),  # whether its moves were made, not only recommended
+    Column("settled", Boolean, nullable=False, index=True),  # whether its end has been drawn into the standings
+)
+
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("plan_id", ForeignKey("plans.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("position", Integer, nullable=False),  # of the move in its plan
+    Column("domain", String, nullable=False),
+    Column("uuid", String, nullable=False, index=True),
+    Column("source", String, nullable=False),
+    Column("destination", String, nullable=False),
+    Column("began", Float),  # null until it really starts
+    Column("ended", Float),
+    Column("result", String),  # null while it is not known
+    Column("why", Text, nullable=False, server_default=""),
+    Column("seconds", Float),
+    Column("downtime_seconds", Float),
+    Column("transferred_bytes", Integer),
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("migration_id", ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("host", String, nullable=False, index=True),
+    Column("role", String, nullable=False),  # source, destination
+    Column("resource", String, nullable=False),
+    Column("made", Float, nullable=False),
+    Column("predicted", Float, nullable=False),
+    Column("lower", Float, nullable=False),
+    Column("upper", Float, nullable=False),
+    Column("window_start", Float),
+    Column("window_end", Float),
+    Column("measured", Float),
+    Column("error", Float),
+    Column("verdict", String, index=True),  # null: not yet due; else measured, disturbed, no_data, not_moved
+)
+
+standings = Table(
+    "standings",
+    metadata,
+    Column("host", String, primary_key=True),
+    Column("counted_from", Float),
+    Column("penalty_from", Float),
+    Column("penalty_until", Float),
+    Column("failures", Integer, nullable=False),
+    Column("draining", Boolean, nullable=False),
+)

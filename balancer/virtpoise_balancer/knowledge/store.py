@@ -1,0 +1,380 @@
+"""The store: SQLite by default, any database that SQLAlchemy knows. Safe to use from several threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    Table,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, Role
+from virtpoise_balancer.analyse.standing import Standing
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.formats import read_plan, write_plan
+from virtpoise_balancer.knowledge.schema import cycles, migrations, plans, predictions, standings
+from virtpoise_balancer.model import Move, Outcome, Plan, Prediction, Result
+
+_ROLES: tuple[Role, ...] = ("source", "destination")
+_DAY_SECONDS = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedPlan:
+    """A plan whose moves have all ended, how each did, and when the last did."""
+
+    id: int
+    plan: Plan
+    results: tuple[Result, ...]
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionRecord:
+    """A prediction and, once it has a ``verdict`` (measured, disturbed, no_data, not_moved), how it came out."""
+
+    host: str
+    role: Role
+    resource: str
+    made: float
+    predicted: float
+    lower: float
+    upper: float
+    measured: float | None
+    error: float | None
+    verdict: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationRecord:
+    """A migration as the history shows it; ``began`` and ``result`` are None until it has begun and ended."""
+
+    id: int
+    domain: str
+    uuid: str
+    source: str
+    destination: str
+    began: float | None
+    ended: float | None
+    result: str | None
+    why: str
+    seconds: float | None
+    downtime_seconds: float | None
+    transferred_bytes: int | None
+    predictions: tuple[PredictionRecord, ...]
+
+
+class Store:
+    """The balancer's memory. ``url``: a database address as SQLAlchemy takes it."""
+
+    def __init__(self, url: str, keep_days: int = 90) -> None:
+        self.keep_days = keep_days
+        self._engine = _engine(url)
+
+    @classmethod
+    def open(cls, url: str, keep_days: int = 90) -> Store:
+        """The store at ``url``, its tables brought up to date. BadInput when it cannot be opened."""
+        store = cls(url, keep_days)
+        try:
+            with store._engine.begin() as connection:
+                _upgrade(connection)
+        except (SQLAlchemyError, OSError) as error:
+            reason = getattr(error, "orig", None) or error
+            raise BadInput(f"state.url: {url}: cannot be opened: {str(reason).splitlines()[0]}") from None
+        return store
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # --- cycles -------------------------------------------------------------------------------------------------------
+
+    def record_cycle(self, *, started: float, seconds: float, mode: str, result: str, sentence: str) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(
+                insert(cycles).values(started=started, seconds=seconds, mode=mode, result=result, sentence=sentence)
+            )
+
+    def forget(self, now: float) -> None:
+        """Drop what is older than ``keep_days``."""
+        before = now - self.keep_days * _DAY_SECONDS
+        with self._engine.begin() as connection:
+            connection.execute(delete(cycles).where(cycles.c.started < before))
+            connection.execute(delete(plans).where(plans.c.made < before, plans.c.settled))
+
+    # --- plans and migrations -----------------------------------------------------------------------------------------
+
+    def record_plan(self, plan: Plan, now: float, *, acted: bool) -> tuple[tuple[int, Move], ...]:
+        """Write a plan down; if it is acted on, with its migrations and predictions, which are returned by their ids.
+
+        A recommendation that has not changed since the last one is not written again.
+        """
+        with self._engine.begin() as connection:
+            if not acted and _newest_recommendation(connection) == plan.moves:
+                return ()
+            values = {"strategy": plan.strategy, "solved": plan.solved, "summary": plan.summary}
+            plan_id = _new_id(
+                connection,
+                plans,
+                values | {"made": now, "document": write_plan(plan), "acted": acted, "settled": not acted},
+            )
+            if not acted:
+                return ()
+            return tuple((_journal(connection, plan_id, i, move, now), move) for i, move in enumerate(plan.moves))
+
+    def begin(self, migration_id: int) -> None:
+        """A journalled migration starts now."""
+        self._write(update(migrations).where(migrations.c.id == migration_id).values(began=time.time()))
+
+    def end(self, migration_id: int, outcome: Outcome) -> None:
+        """A journalled migration has ended now."""
+        self._write(
+            update(migrations)
+            .where(migrations.c.id == migration_id)
+            .values(
+                ended=time.time(),
+                result=outcome.result.value,
+                why=outcome.why,
+                seconds=outcome.seconds,
+                downtime_seconds=outcome.downtime_seconds,
+                transferred_bytes=outcome.transferred_bytes,
+            )
+        )
+        if outcome.result is not Result.DONE:
+            self._write(
+                update(predictions).where(predictions.c.migration_id == migration_id).values(verdict="not_moved")
+            )
+
+    def unfinished(self) -> tuple[tuple[tuple[int, Move], ...], tuple[int, ...]]:
+        """Journalled migrations without an end: those that had begun, and the ids of those that had not."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(migrations).where(migrations.c.result.is_(None))).all()
+            begun = tuple((int(row.id), _move(connection, row)) for row in rows if row.began is not None)
+        return begun, tuple(int(row.id) for row in rows if row.began is None)
+
+    def ended_plans(self) -> tuple[EndedPlan, ...]:
+        """The plans that were acted on, whose moves have all ended, and that are not settled yet; oldest first."""
+        ended = []
+        with self._engine.connect() as connection:
+            for row in connection.execute(select(plans).where(plans.c.settled.is_(False)).order_by(plans.c.id)):
+                moves = connection.execute(
+                    select(migrations.c.result, migrations.c.ended)
+                    .where(migrations.c.plan_id == row.id)
+                    .order_by(migrations.c.position)
+                ).all()
+                if any(move.result is None for move in moves):
+                    continue
+                ended.append(
+                    EndedPlan(
+                        id=row.id,
+                        plan=read_plan(row.document, "store"),
+                        results=tuple(Result(move.result) for move in moves),
+                        ended=max((move.ended for move in moves), default=row.made),
+                    )
+                )
+        return tuple(ended)
+
+    def settle(self, plan_id: int, standings_after: Mapping[str, Standing]) -> None:
+        """Draw a plan's end into the standings, in one transaction."""
+        with self._engine.begin() as connection:
+            _save_standings(connection, standings_after.values())
+            connection.execute(update(plans).where(plans.c.id == plan_id).values(settled=True))
+
+    def last_moved(self, since: float) -> dict[str, float]:
+        """By uuid, when a domain was last moved, after ``since``."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(migrations.c.uuid, func.max(migrations.c.ended).label("ended"))
+                .where(migrations.c.result == Result.DONE.value, migrations.c.ended > since)
+                .group_by(migrations.c.uuid)
+            )
+            return {row.uuid: row.ended for row in rows}
+
+    # --- predictions --------------------------------------------------------------------------------------------------
+
+    def due_predictions(self, before: float) -> tuple[DuePrediction, ...]:
+        """Predictions without a verdict whose migration was done before ``before``."""
+        later = migrations.alias("later")
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(predictions, migrations.c.ended, migrations.c.began)
+                .join(migrations, predictions.c.migration_id == migrations.c.id)
+                .where(
+                    predictions.c.verdict.is_(None),
+                    migrations.c.result == Result.DONE.value,
+                    migrations.c.ended < before,
+                )
+                .order_by(predictions.c.id)
+            ).all()
+            due = []
+            for row in rows:
+                disturbed = connection.execute(
+                    select(func.min(later.c.began)).where(
+                        later.c.id != row.migration_id,
+                        later.c.began > row.began,
+                        (later.c.source == row.host) | (later.c.destination == row.host),
+                    )
+                ).scalar_one()
+                due.append(
+                    DuePrediction(
+                        id=row.id,
+                        host=row.host,
+                        role=row.role,
+                        predicted=row.predicted,
+                        lower=row.lower,
+                        upper=row.upper,
+                        migrated=row.ended,
+                        disturbed_from=disturbed,
+                    )
+                )
+        return tuple(due)
+
+    def record_verdict(self, prediction_id: int, measured: Measured) -> None:
+        start, end = measured.window or (None, None)
+        self._write(
+            update(predictions)
+            .where(predictions.c.id == prediction_id)
+            .values(
+                verdict=measured.verdict,
+                window_start=start,
+                window_end=end,
+                measured=measured.ratio,
+                error=measured.error,
+            )
+        )
+
+    def open_predictions(self) -> tuple[PredictionRecord, ...]:
+        """The predictions of acted plans that still wait for their verdict; a host's newest last."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(predictions).where(predictions.c.verdict.is_(None)).order_by(predictions.c.id)
+            )
+            return tuple(_prediction(row) for row in rows)
+
+    # --- history ------------------------------------------------------------------------------------------------------
+
+    def history(self, limit: int) -> tuple[MigrationRecord, ...]:
+        """The newest migrations, newest first, each with its predictions."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(migrations).order_by(migrations.c.id.desc()).limit(limit)).all()
+            return tuple(_migration(connection, row) for row in rows)
+
+    # --- standings ----------------------------------------------------------------------------------------------------
+
+    def standings(self) -> dict[str, Standing]:
+        with self._engine.connect() as connection:
+            return {row.host: Standing(**row._mapping) for row in connection.execute(select(standings))}
+
+    def save_standings(self, changed: Iterable[Standing]) -> None:
+        with self._engine.begin() as connection:
+            _save_standings(connection, changed)
+
+    def set_draining(self, host: str, *, draining: bool) -> bool:
+        """Order a drain or take the order back; whether that changed anything. The host's penalty and count start afresh."""
+        with self._engine.begin() as connection:
+            row = connection.execute(select(standings.c.draining).where(standings.c.host == host)).first()
+            if bool(row and row.draining) == draining:
+                return False
+            _save_standings(connection, [Standing(host=host, draining=draining)])
+            return True
+
+    def _write(self, statement: Executable) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(statement)
+
+
+def _engine(url: str) -> Engine:
+    address = make_url(url)
+    engine = create_engine(address, connect_args={"timeout": 30} if address.get_backend_name() == "sqlite" else {})
+    if address.get_backend_name() == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _prepare(connection: Any, _record: Any) -> None:
+            # Readers (history, status) must not hold the balancer up, nor it them.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+
+    return engine
+
+
+def _upgrade(connection: Connection) -> None:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _new_id(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
+    return int(connection.execute(insert(table).values(values).returning(table.c.id)).scalar_one())
+
+
+def _newest_recommendation(connection: Connection) -> tuple[Move, ...] | None:
+    newest = connection.execute(select(plans.c.acted, plans.c.document).order_by(plans.c.id.desc()).limit(1)).first()
+    return read_plan(newest.document, "store").moves if newest and not newest.acted else None
+
+
+def _journal(connection: Connection, plan_id: int, position: int, move: Move, now: float) -> int:
+    """Write a move down with its predictions; its id."""
+    values = {"domain": move.domain, "uuid": move.uuid, "source": move.source, "destination": move.destination}
+    migration_id = _new_id(connection, migrations, values | {"plan_id": plan_id, "position": position})
+    for role in _ROLES:
+        predicted: Prediction = getattr(move.predicted, role)
+        _new_id(
+            connection,
+            predictions,
+            {
+                "migration_id": migration_id,
+                "host": getattr(move, role),
+                "role": role,
+                "resource": "cpu",
+                "made": now,
+                "predicted": predicted.cpu_ratio,
+                "lower": predicted.cpu_ratio_lower,
+                "upper": predicted.cpu_ratio_upper,
+            },
+        )
+    return migration_id
+
+
+def _move(connection: Connection, row: Row[Any]) -> Move:
+    document = connection.execute(select(plans.c.document).where(plans.c.id == row.plan_id)).scalar_one()
+    move: Move = read_plan(document, "store").moves[row.position]
+    return move
+
+
+def _prediction(row: Row[Any]) -> PredictionRecord:
+    return PredictionRecord(
+        **{name: row._mapping[name] for name in PredictionRecord.__slots__}  # the columns have the fields' names
+    )
+
+
+def _migration(connection: Connection, row: Row[Any]) -> MigrationRecord:
+    rows = connection.execute(
+        select(predictions).where(predictions.c.migration_id == row.id).order_by(predictions.c.id)
+    )
+    values = {name: row._mapping[name] for name in MigrationRecord.__slots__ if name != "predictions"}
+    return MigrationRecord(**values, predictions=tuple(_prediction(prediction) for prediction in rows))
+
+
+def _save_standings(connection: Connection, changed: Iterable[Standing]) -> None:
+    for standing in changed:
+        connection.execute(delete(standings).where(standings.c.host == standing.host))
+        connection.execute(insert(standings).values(asdict(standing)))

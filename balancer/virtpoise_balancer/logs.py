@@ -1,0 +1,40 @@
+"""How the daemon logs: one line an event, logfmt or JSON, on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+
+def set_up(level: str, style: Literal["logfmt", "json"]) -> None:
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
+        if style == "json"
+        else structlog.processors.LogfmtRenderer(key_order=["ts", "level", "msg"])
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("msg"),
+            _one_line,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    # Libraries speak up only when something is wrong; what they skip on purpose we log ourselves.
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="level=%(levelname)s logger=%(name)s msg=%(message)s"
+    )
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+
+
+def _one_line(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A name or a message of another program must not begin a line of its own."""
+    return {key: value.replace("\n", "\\n") if isinstance(value, str) else value for key, value in event.items()}

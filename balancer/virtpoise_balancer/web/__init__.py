@@ -1,0 +1,1 @@
+"""What the balancer tells of itself over HTTP: metrics, health, status."""

@@ -1,0 +1,216 @@
+"""The balancer's own metrics: gauges made from the board at each scrape, and counters of what has happened."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from virtpoise_balancer import __version__
+from virtpoise_balancer.analyse.outcome import Measured
+from virtpoise_balancer.knowledge.store import PredictionRecord
+from virtpoise_balancer.model import HostState, Move, Outcome, Result
+from virtpoise_balancer.web.board import Board, host_status
+
+_ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
+_DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_DOWNTIME_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
+_CYCLE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_MODES = ("recommend", "automatic")
+
+
+class Metrics:
+    """All metrics of one balancer, in a registry of their own."""
+
+    def __init__(self, board: Board) -> None:
+        self.registry = CollectorRegistry()
+        build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=self.registry)
+        build.labels(__version__).set(1)
+        self._cycles = Counter(
+            "virtpoise_cycles_total", "Cycles by what they came to.", ["result"], registry=self.registry
+        )
+        for result in ("idle", "recommended", "moved", "waiting", "failed"):
+            self._cycles.labels(result)
+        self._cycle_seconds = Histogram(
+            "virtpoise_cycle_duration_seconds",
+            "How long a cycle took, without its migrations.",
+            buckets=_CYCLE_BUCKETS,
+            registry=self.registry,
+        )
+        self._overruns = Counter(
+            "virtpoise_cycle_overruns_total",
+            "Cycles that were left out because the one before had not ended.",
+            registry=self.registry,
+        )
+        self._migrations = Counter(
+            "virtpoise_migrations_total",
+            "Migrations by their ends and how they ended: done, skipped or failed.",
+            ["source", "destination", "result"],
+            registry=self.registry,
+        )
+        self._migration_seconds = Histogram(
+            "virtpoise_migration_duration_seconds",
+            "How long done migrations took.",
+            buckets=_DURATION_BUCKETS,
+            registry=self.registry,
+        )
+        self._downtime_seconds = Histogram(
+            "virtpoise_migration_downtime_seconds",
+            "How long domains stood still in done migrations.",
+            buckets=_DOWNTIME_BUCKETS,
+            registry=self.registry,
+        )
+        self._errors = Histogram(
+            "virtpoise_prediction_error_ratio",
+            "Distance of the measured from the predicted host CPU ratio after a migration.",
+            ["role"],
+            buckets=_ERROR_BUCKETS,
+            registry=self.registry,
+        )
+        self._measured = Counter(
+            "virtpoise_predictions_measured_total",
+            "Predictions that were held against a measurement.",
+            ["role"],
+            registry=self.registry,
+        )
+        self._within = Counter(
+            "virtpoise_prediction_within_interval_total",
+            "Measured predictions whose measurement lay within their interval.",
+            ["role"],
+            registry=self.registry,
+        )
+        for role in ("source", "destination"):
+            for metric in (self._errors, self._measured, self._within):
+                metric.labels(role)
+        self.registry.register(_BoardCollector(board))
+
+    def cycle_ended(self, result: str, seconds: float) -> None:
+        self._cycles.labels(result).inc()
+        self._cycle_seconds.observe(seconds)
+
+    def cycle_overrun(self) -> None:
+        self._overruns.inc()
+
+    def migration_ended(self, move: Move, outcome: Outcome) -> None:
+        self._migrations.labels(move.source, move.destination, outcome.result.value).inc()
+        if outcome.result is Result.DONE:
+            if outcome.seconds is not None:
+                self._migration_seconds.observe(outcome.seconds)
+            if outcome.downtime_seconds is not None:
+                self._downtime_seconds.observe(outcome.downtime_seconds)
+
+    def prediction_measured(self, role: str, lower: float, upper: float, measured: Measured) -> None:
+        if measured.ratio is None or measured.error is None:
+            return
+        self._errors.labels(role).observe(abs(measured.error))
+        self._measured.labels(role).inc()
+        if lower <= measured.ratio <= upper:
+            self._within.labels(role).inc()
+
+    def exposition(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class _BoardCollector(Collector):
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._board.state
+        yield _single("virtpoise_leader", "1 on the balancer that acts.", float(state.leader))
+        mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode that is set.", labels=["mode"])
+        for name in _MODES:
+            mode.add_metric([name], float(name == state.mode))
+        yield mode
+        in_flight = self._board.in_flight()
+        yield _single("virtpoise_migrations_in_flight", "Migrations under way.", len(in_flight))
+        if state.cycle_at is not None:
+            yield _single(
+                "virtpoise_last_cycle_timestamp_seconds", "When the newest cycle ran, in Unix time.", state.cycle_at
+            )
+        yield from self._hosts()
+        yield from self._plan()
+        yield from _predictions(state.predictions)
+
+    def _hosts(self) -> Iterator[Metric]:
+        state = self._board.state
+        if state.observation is None:
+            return
+        yield _single(
+            "virtpoise_snapshot_age_seconds",
+            "Age of the oldest sample behind the newest snapshot.",
+            state.observation.age_seconds,
+        )
+        yield _single(
+            "virtpoise_domain_duplicates",
+            "Domains seen running on more than one host.",
+            len(state.observation.duplicates),
+        )
+        load = _by_host("virtpoise_host_cpu_load_ratio", "Newest CPU use of the host, as the balancer sees it.")
+        threshold = _by_host("virtpoise_host_cpu_threshold_ratio", "CPU use from which the host counts as overloaded.")
+        memory = _by_host("virtpoise_host_memory_ratio", "Memory in use on the host.")
+        count = _by_host("virtpoise_overload_consecutive", "Readings in a row at or above the threshold that count.")
+        penalty = _by_host("virtpoise_penalty_seconds", "How long the host still waits after an attempt that failed.")
+        states = GaugeMetricFamily("virtpoise_host_state", "1 for the host's state.", labels=["host", "state"])
+        for host in state.observation.snapshot.hosts:
+            figures = host_status(state, host)
+            for kind in HostState:
+                states.add_metric([host.name, kind.value], float(kind is host.state))
+            threshold.add_metric([host.name], state.policy.cpu.threshold)
+            count.add_metric([host.name], figures["consecutive"])
+            if host.known:
+                load.add_metric([host.name], host.load)
+                memory.add_metric([host.name], host.memory_ratio)
+            if figures["penalty_seconds"]:
+                penalty.add_metric([host.name], figures["penalty_seconds"])
+        yield from (load, threshold, memory, count, penalty, states)
+
+    def _plan(self) -> Iterator[Metric]:
+        plan = self._board.state.plan
+        if plan is None:
+            return
+        yield _single(
+            "virtpoise_plan_unsolved", "1 while a problem stands that the plan does not solve.", not plan.solved
+        )
+        yield _single("virtpoise_plan_moves", "Moves in the newest plan.", len(plan.moves))
+        refusals = GaugeMetricFamily(
+            "virtpoise_refusals", "Hosts and domains refused in the newest plan, by reason.", labels=["reason"]
+        )
+        for reason, number in sorted(Tally(refusal.reason.value for refusal in plan.refusals).items()):
+            refusals.add_metric([reason], number)
+        yield refusals
+
+
+def _predictions(records: tuple[PredictionRecord, ...]) -> Iterator[Metric]:
+    """The predictions that wait for their measurement; of several of one host the newest holds."""
+    newest = {(record.host, record.role, record.resource): record for record in records}
+    labels = ["host", "role", "resource"]
+    families = {
+        "predicted": GaugeMetricFamily(
+            "virtpoise_prediction_ratio", "Predicted use of the host after the newest migration.", labels=labels
+        ),
+        "lower": GaugeMetricFamily(
+            "virtpoise_prediction_lower_ratio", "Lower end of the prediction's interval.", labels=labels
+        ),
+        "upper": GaugeMetricFamily(
+            "virtpoise_prediction_upper_ratio", "Upper end of the prediction's interval.", labels=labels
+        ),
+    }
+    for key, record in sorted(newest.items()):
+        for field, family in families.items():
+            family.add_metric(list(key), getattr(record, field))
+    yield from families.values()
+
+
+def _single(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _by_host(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=["host"])

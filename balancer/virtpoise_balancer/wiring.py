@@ -1,0 +1,76 @@
+"""Makes the parts that a configuration describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from virtpoise_balancer.config import Config
+from virtpoise_balancer.cycle import Cycle
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor, RecommendingExecutor
+from virtpoise_balancer.execute.migrate import Migrator
+from virtpoise_balancer.knowledge.leader import Leadership
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import Move, Outcome
+from virtpoise_balancer.monitor.client import PrometheusClient
+from virtpoise_balancer.monitor.observe import Observer
+
+
+def make_observer(config: Config) -> Observer:
+    client = PrometheusClient(
+        url=config.prometheus.url,
+        timeout_seconds=config.prometheus.timeout_seconds,
+        token_file=config.prometheus.token_file,
+        ca_file=config.prometheus.ca_file,
+    )
+    return Observer(
+        client=client,
+        step_seconds=config.interval_seconds,
+        scrape_interval_seconds=config.scrape_interval_seconds,
+        consecutive=config.policy.cpu.consecutive,
+        queries=config.prometheus.queries,
+    )
+
+
+def make_store(config: Config) -> Store:
+    return Store.open(config.state.url, config.state.keep_days)
+
+
+def make_leadership(config: Config) -> Leadership:
+    return Leadership(Path(f"{_database_file(config)}.lock"))
+
+
+def make_migrator(config: Config) -> Migrator:
+    return Migrator(
+        uri_of=config.libvirt.uri_of,
+        connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
+        timeout_seconds=config.migration.timeout_seconds,
+        stop_grace_seconds=config.migration.stop_grace_seconds,
+    )
+
+
+def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome], None]) -> Executor:
+    if config.mode == "automatic":
+        return LibvirtExecutor(make_migrator(config), store, on_end)
+    return RecommendingExecutor()
+
+
+def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:
+    return Cycle(
+        observer=make_observer(config),
+        store=store,
+        executor=executor,
+        policy=config.policy,
+        measurement=config.measurement,
+        step_seconds=config.interval_seconds,
+    )
+
+
+def _database_file(config: Config) -> str:
+    database = make_url(config.state.url).database
+    if not database or database == ":memory:":
+        raise BadInput(f"state.url: expected a file that outlives the balancer, got {config.state.url!r}")
+    return database
