@@ -1,0 +1,174 @@
+"""What domains want of the CPU, which is more than they get where their host is saturated.
+
+A domain's vCPUs run for ``r`` cores and wait for a CPU for ``d`` cores (run-queue delay, the guest's steal time). Its demand lies in
+[r, r + d]: nobody wants less than it gets, and what neither runs nor waits wants nothing. Where in it depends on what the guest does
+with time that it did not get, and two kinds of guests mark the ends (docs/scoring.md has the measurements):
+
+- *on and off*: what is not run is lost. Its vCPUs are runnable for r + d of the time, with or without company.
+- *catching up*: what is not run is run later. It runs for r cores wherever there is room; alone it would not wait.
+
+``on_off`` weighs the two for each domain, by whether its history fits the one or the other and by whether its host is as busy as
+independent on-off vCPUs would make it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtpoise_balancer.model import Domain
+
+Floats = NDArray[np.float64]
+
+# A vCPU on a saturated host that is runnable for less than this gets all it wants; one that always is may want much more.
+_STARVED_FROM = 0.6
+# How far the same domain's cores differ from one window to the next when nothing has changed, per vCPU.
+_JITTER_CORES = 0.05
+# Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: 1 for on-off guests (0.97 to 1.02 measured), 0.63
+# to 0.67 for those that catch up. Below the first and above the last they are no on-off guests, between the middle two they are.
+_ON_OFF_RATIOS = (0.72, 0.92, 1.1, 1.3)
+# An idle share smaller than this tells nothing: everybody fills a host that is full.
+_LEAST_IDLE_RATIO = 0.01
+# Less waiting than this, per CPU, is no sign of anything.
+_DELAY_NOISE_CORES = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """One entry a domain, in cores of the host where it runs.
+
+    ``lower``, ``cores``, ``upper``: what it would run alone if it catches up; ``runnable``: the share of time a vCPU of it is runnable if
+    it is on and off; ``on_off``: how far it is taken for the latter, 0..1.
+    """
+
+    used: Floats
+    lower: Floats
+    cores: Floats
+    upper: Floats
+    runnable: Floats
+    vcpus: NDArray[np.int64]
+    on_off: Floats
+
+    def __len__(self) -> int:
+        return len(self.used)
+
+    def at_speed(self, factor: float) -> Demands:
+        """The demand where a CPU is ``factor`` times as fast. Work shrinks with it; the time that a vCPU is runnable does not."""
+        most = self.vcpus.astype(np.float64)
+        lower, cores, upper = (np.minimum(cores / factor, most) for cores in (self.lower, self.cores, self.upper))
+        return Demands(self.used, lower, cores, upper, self.runnable, self.vcpus, self.on_off)
+
+    def joined(self, other: Demands) -> Demands:
+        return Demands(
+            np.concatenate((self.used, other.used)),
+            np.concatenate((self.lower, other.lower)),
+            np.concatenate((self.cores, other.cores)),
+            np.concatenate((self.upper, other.upper)),
+            np.concatenate((self.runnable, other.runnable)),
+            np.concatenate((self.vcpus, other.vcpus)),
+            np.concatenate((self.on_off, other.on_off)),
+        )
+
+    def only(self, rows: Sequence[int]) -> Demands:
+        index = np.array(rows, dtype=np.intp)
+        return Demands(
+            self.used[index],
+            self.lower[index],
+            self.cores[index],
+            self.upper[index],
+            self.runnable[index],
+            self.vcpus[index],
+            self.on_off[index],
+        )
+
+
+def estimate(domains: Sequence[Domain], *, cpus: int, load: float, saturated: bool) -> Demands:
+    """The demand of all running domains of one host, with its CPUs and its present load (0..1)."""
+    run = np.array([domain.cpu_cores for domain in domains], dtype=np.float64)
+    delay = np.array([domain.cpu_delay_cores for domain in domains], dtype=np.float64)
+    vcpus = np.array([domain.vcpus for domain in domains], dtype=np.int64)
+    past_run = np.array([_or_nan(domain.cpu_cores_unsaturated) for domain in domains], dtype=np.float64)
+    past_delay = np.array([domain.cpu_delay_cores_unsaturated or 0.0 for domain in domains], dtype=np.float64)
+
+    most = np.maximum(run, np.minimum(run + delay, vcpus))
+    runnable = np.minimum((run + delay) / vcpus, 1.0)
+    if saturated:
+        starved = np.clip((runnable - _STARVED_FROM) / (1 - _STARVED_FROM), 0.0, 1.0)
+        upper = run + starved * (most - run)
+        remembered = past_run >= run - _JITTER_CORES * vcpus  # False for NaN; one that now runs more than then wants more than then
+        alone = np.clip(np.where(remembered, past_run, run), run, most)
+        lower = np.where(remembered, (run + alone) / 2, run)
+        upper = np.where(remembered, (alone + np.maximum(alone, upper)) / 2, upper)
+        cores = np.where(remembered, alone, (lower + upper) / 2)
+    else:
+        lower, cores, upper = run, run, run
+    prior = _on_off_host(cpus, load, runnable, vcpus, delay)
+    on_off = _on_off(prior, run, delay, past_run, past_delay, vcpus, saturated=saturated)
+    return Demands(run, lower, cores, upper, runnable, vcpus, on_off)
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _on_off_host(cpus: int, load: float, runnable: Floats, vcpus: NDArray[np.int64], delay: Floats) -> float:
+    """How far the host is as busy as independent on-off vCPUs would make it, 0..1; 0 where nothing can be told."""
+    waiting = float(delay.sum())
+    if not waiting:
+        return 0.0
+    idle = 1 - load
+    expected = 1 - float(busy_cpus(cpus, runnable[np.newaxis], vcpus)[0]) / cpus
+    if min(idle, expected) < _LEAST_IDLE_RATIO:
+        return 0.0
+    ratio = np.log(idle) / np.log(expected)
+    kind = float(np.interp(ratio, _ON_OFF_RATIOS, (0.0, 1.0, 1.0, 0.0)))
+    return kind * waiting / (waiting + _DELAY_NOISE_CORES * cpus)
+
+
+def _on_off(
+    prior: float,
+    run: Floats,
+    delay: Floats,
+    past_run: Floats,
+    past_delay: Floats,
+    vcpus: NDArray[np.int64],
+    *,
+    saturated: bool,
+) -> Floats:
+    """For each domain, which kind its history fits: run + delay stayed put (on and off), or run did (catching up)."""
+    sigma = _JITTER_CORES * vcpus
+    moved = (run + delay - past_run - past_delay) / sigma
+    # On a saturated host one that catches up runs less than it did, and that is no sign against it.
+    changed = (np.maximum(run - past_run, 0.0) if saturated else run - past_run) / sigma
+    on_off = prior * np.exp(-(moved**2) / 2)
+    catching_up = (1 - prior) * np.exp(-(changed**2) / 2)
+    both = on_off + catching_up
+    told = both > 1e-4  # False for NaN: no history
+    return np.where(told, on_off / np.where(told, both, 1.0), prior)
+
+
+def busy_cpus(cpus: int, probability: Floats, vcpus: NDArray[np.int64]) -> Floats:
+    """E[min(CPUs, N)], N the number of runnable vCPUs: Poisson binomial, each of a domain's vCPUs runnable with its probability.
+
+    ``probability`` has one row a case and one column a domain; the result one entry a case. Exact, by the recurrence over vCPUs;
+    only the chances of fewer than ``cpus`` runnable ones are needed.
+    """
+    columns = np.flatnonzero(probability.any(axis=0))
+    mean: Floats = probability[:, columns] @ vcpus[columns].astype(np.float64)
+    if int(vcpus[columns].sum()) <= cpus:
+        return mean
+    chance = np.zeros((cpus, len(probability)))
+    chance[0] = 1.0
+    for column in columns:
+        on = probability[:, column]
+        off = 1 - on
+        for _ in range(int(vcpus[column])):
+            shifted = chance[:-1] * on
+            chance *= off
+            chance[1:] += shifted
+    free = np.arange(cpus, 0, -1, dtype=np.float64)
+    busy: Floats = cpus - free @ chance
+    return busy

@@ -1,0 +1,41 @@
+"""Predictions against measurements: the thesis' least-squares line."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtpoise_balancer.analyse.outcome import DuePrediction, fit, measure, window
+
+DUE = DuePrediction(
+    id=1, host="h1", role="source", predicted=0.5, lower=0.4, upper=0.6, migrated=1000.0, disturbed_from=None
+)
+
+
+def test_the_window_begins_after_the_dust_has_settled_and_ends_before_the_next_migration() -> None:
+    assert window(DUE, 20, 60) == (1020.0, 1080.0)
+    assert window(replace(DUE, disturbed_from=1050.0), 20, 60) == (1020.0, 1050.0)
+
+
+def test_the_error_is_the_distance_of_the_line_from_the_prediction_in_the_middle_of_the_window() -> None:
+    rising = [(1020.0 + 10 * i, 0.5 + 0.01 * i) for i in range(7)]
+    verdict = measure(DUE, (1020.0, 1080.0), rising, 10)
+    assert (verdict.verdict, verdict.ratio, verdict.error) == ("measured", pytest.approx(0.53), pytest.approx(0.03))
+
+
+def test_a_migration_that_follows_at_once_leaves_nothing_to_measure() -> None:
+    assert measure(replace(DUE, disturbed_from=1030.0), (1020.0, 1030.0), [(1020.0, 0.5)], 10).verdict == "disturbed"
+    assert measure(replace(DUE, disturbed_from=1005.0), (1020.0, 1005.0), [], 10).verdict == "disturbed"
+
+
+def test_too_few_readings_are_no_measurement() -> None:
+    assert measure(DUE, (1020.0, 1080.0), [(1020.0, 0.5), (1030.0, 0.5), (5000.0, 0.5)], 10).verdict == "no_data"
+
+
+@given(st.lists(st.tuples(st.integers(0, 600), st.floats(0, 1)), min_size=2, max_size=30, unique_by=lambda s: s[0]))
+def test_the_line_is_the_least_squares_line(samples: list[tuple[int, float]]) -> None:
+    line = fit([(1.7e9 + t, v) for t, v in samples])
+    slope, intercept = np.polyfit([t for t, _ in samples], [v for _, v in samples], 1)
+    assert line.value(1.7e9 + 300) == pytest.approx(slope * 300 + intercept, abs=1e-5)

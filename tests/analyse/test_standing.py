@@ -1,0 +1,84 @@
+"""Penalties: 190 s, 10 s more for each further failure, cancelled by one reading below the threshold."""
+
+from dataclasses import replace
+
+from builders import domain, group, host, thesis_policy
+
+from virtpoise_balancer.analyse.standing import Standing, after_attempt, after_plan, draining, relieved, with_standing
+from virtpoise_balancer.model import HostState, Penalty, Result
+from virtpoise_balancer.plan import plan
+
+PENALTY = Penalty(initial_seconds=190, step_seconds=10)
+POLICY = thesis_policy()
+
+
+def failed(standing: Standing, now: float) -> Standing:
+    return after_attempt(standing, solved=False, now=now, counted_from=now, penalty=PENALTY)
+
+
+def test_penalties_grow_by_a_step_with_each_failure() -> None:
+    standing = Standing(host="h1")
+    lengths = []
+    for now in (1000.0, 2000.0, 3000.0):
+        standing = failed(standing, now)
+        lengths.append((standing.penalty_until or 0) - now)
+    assert lengths == [190, 200, 210]
+
+
+def test_one_reading_below_cancels_the_penalty_and_its_growth() -> None:
+    standing = failed(failed(Standing(host="h1"), 700.0), 960.0)
+    seen = host("h1", 0.9, 0.9, 0.5, 0.9)
+    after = relieved(standing, seen, group(seen), POLICY)
+    assert (after.penalty_until, after.failures) == (None, 0)
+    assert (failed(after, 1000.0).penalty_until or 0) - 1000.0 == 190
+
+
+def test_a_reading_below_from_before_the_penalty_cancels_nothing() -> None:
+    """Time 1000, step 10: the low reading covers 970-980, the penalty began at 975."""
+    standing = failed(Standing(host="h1"), 975.0)
+    seen = host("h1", 0.5, 0.9, 0.9)
+    assert relieved(standing, seen, group(seen), POLICY) == standing
+
+
+def test_a_draining_hosts_low_load_does_not_cancel_its_penalty() -> None:
+    standing = replace(failed(Standing(host="h1"), 960.0), draining=True)
+    seen = host("h1", 0.1, 0.1, state=HostState.DRAINING)
+    assert relieved(standing, seen, group(seen), POLICY) == standing
+
+
+def test_after_a_plan_with_moves_all_hosts_count_afresh_and_only_the_unsolved_is_penalised() -> None:
+    snapshot = group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
+    made = plan(snapshot, POLICY)
+    assert made.solved
+    for results, penalised in (((Result.DONE,), False), ((Result.FAILED,), True), ((Result.SKIPPED,), True)):
+        after = after_plan({}, ["h1", "h2"], made, results, ended=1010.0, counted_from=1015.0, penalty=PENALTY)
+        assert {name: standing.counted_from for name, standing in after.items()} == {"h1": 1015.0, "h2": 1015.0}
+        assert (after["h1"].penalty_until == 1200.0) is penalised
+        assert after["h2"].penalty_until is None
+
+
+def test_a_plan_without_moves_penalises_its_host_and_leaves_the_others_alone() -> None:
+    made = plan(group(host("h1", 0.9, 0.9), host("h2", 0.55, 0.55), domain("a", "h1", 3.0)), POLICY)
+    after = after_plan({}, ["h1", "h2"], made, (), ended=1000.0, counted_from=1005.0, penalty=PENALTY)
+    assert list(after) == ["h1"]
+    assert after["h1"].penalty_until == 1190.0
+
+
+def test_what_is_remembered_goes_into_the_snapshot_so_that_it_alone_decides() -> None:
+    snapshot = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
+    assert plan(with_standing(snapshot, {}), POLICY).moves
+    standing = Standing(host="h1", counted_from=985.0)
+    assert not plan(with_standing(snapshot, {"h1": standing}), POLICY).attempts
+
+
+def test_readings_from_before_the_group_had_a_second_host_do_not_count() -> None:
+    newcomer = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1), domain("a", "h1", 3.0))
+    assert not plan(with_standing(newcomer, {}), POLICY).attempts
+    later = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
+    assert plan(with_standing(later, {}), POLICY).moves
+
+
+def test_only_an_active_host_is_marked_draining() -> None:
+    orders = {name: Standing(host=name, draining=True) for name in ("h1", "h2")}
+    seen = draining(group(host("h1", 0.1), host("h2", state=HostState.UNKNOWN), host("h3", 0.1)), orders)
+    assert [h.state for h in seen.hosts] == [HostState.DRAINING, HostState.UNKNOWN, HostState.ACTIVE]

@@ -1,0 +1,33 @@
+"""Short ways to write a group down."""
+
+from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Snapshot, Trigger
+
+GIB = 2**30
+
+
+def host(name: str, *loads: float, cpus: int = 8, memory_ratio: float = 0.5, **more: object) -> Host:
+    memory = 8 * GIB
+    values = {"memory_bytes": memory, "memory_used_bytes": int(memory * memory_ratio)} | more
+    return Host(name=name, cpus=cpus, cpu_ratio=loads, **values)  # type: ignore[arg-type]
+
+
+def domain(name: str, on: str, cores: float = 0.0, **more: object) -> Domain:
+    values = {"uuid": f"uuid-of-{name}", "memory_bytes": GIB // 4} | more
+    return Domain(name=name, host=on, cpu_cores=cores, **values)  # type: ignore[arg-type]
+
+
+def shut_off(name: str, on: str) -> Domain:
+    return domain(name, on, state=DomainState.SHUTOFF)
+
+
+def group(*members: Host | Domain, time: float = 1000.0, step: float = 10.0) -> Snapshot:
+    return Snapshot(
+        time=time,
+        step_seconds=step,
+        hosts=tuple(member for member in members if isinstance(member, Host)),
+        domains=tuple(member for member in members if isinstance(member, Domain)),
+    )
+
+
+def thesis_policy(threshold: float = 0.6, consecutive: int = 2) -> Policy:
+    return Policy(strategy="thesis", cpu=Trigger(threshold=threshold, consecutive=consecutive))
