@@ -1,0 +1,87 @@
+"""What a guest boots: the packaged kernel and an initramfs that holds nothing but our own init and the network driver."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from virtpoise_lab.errors import LabError
+
+CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab"))
+
+# Of the network card and what it stands on, in the order in which they need each other.
+MODULES = (
+    "virtio/virtio_ring.ko",
+    "virtio/virtio.ko",
+    "virtio/virtio_pci_legacy_dev.ko",
+    "virtio/virtio_pci_modern_dev.ko",
+    "virtio/virtio_pci.ko",
+    "../net/core/failover.ko",
+    "net/net_failover.ko",
+    "net/virtio_net.ko",
+)
+
+
+def kernel() -> Path:
+    """The guests' kernel; raises LabError if it was not unpacked."""
+    return _only(CACHE / "linux-image-cloud-amd64" / "boot", "vmlinuz-*")
+
+
+def initramfs() -> Path:
+    """The guests' initramfs, built when its source, its compiler flags or the kernel's modules are new."""
+    source = files("virtpoise_lab").joinpath("guest", "init.c").read_bytes()
+    drivers = _only(CACHE / "linux-image-cloud-amd64" / "lib" / "modules", "*") / "kernel" / "drivers"
+    compile_ = ["gcc", "-static", "-O2", "-pthread", "-s", "-x", "c", "-", "-o"]
+    key = hashlib.sha256(b"\0".join([source, str(drivers).encode(), repr((compile_, MODULES)).encode()])).hexdigest()[
+        :16
+    ]
+    image = CACHE / "guest" / f"initramfs-{key}"
+    if image.exists():
+        return image
+    image.parent.mkdir(parents=True, exist_ok=True)
+    init = image.with_name(f"init-{key}-{os.getpid()}")
+    result = subprocess.run([*compile_, str(init)], input=source, capture_output=True, check=False)
+    if result.returncode:
+        raise LabError(f"gcc cannot compile the guests' init: {result.stderr.decode().strip()}")
+    partial = image.with_name(f"{image.name}-{os.getpid()}")
+    partial.write_bytes(b"".join(_cpio(init.read_bytes(), drivers)))
+    init.unlink()
+    partial.replace(image)
+    return image
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise LabError(f"{folder}/{pattern} is missing: run scripts/setup")
+    return found[-1]
+
+
+def _cpio(init: bytes, drivers: Path) -> Iterator[bytes]:
+    """An archive in the kernel's `newc` format (Documentation/driver-api/early-userspace/buffer-format.rst).
+
+    Written here since cpio(1) packs device nodes only where they exist, and the kernel wants /dev/console at once.
+    """
+    directory, character_device, file = 0o040755, 0o020600, 0o100755
+    yield _entry("dev", directory)
+    yield _entry("dev/console", character_device, device=(5, 1))
+    yield _entry("modules", directory)
+    for number, module in enumerate(MODULES):
+        path = drivers / module
+        yield _entry(f"modules/{number}-{path.name}", file, path.read_bytes())
+    yield _entry("init", file, init)
+    yield _entry("TRAILER!!!", 0)
+
+
+def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
+    path = name.encode() + b"\0"
+    # inode, mode, uid, gid, links, mtime, size, device's and special file's major and minor, name's length, checksum
+    fields = (0, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(path), 0)
+    header = b"070701" + b"".join(b"%08X" % field for field in fields)
+    return _padded(header + path) + _padded(data)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)

@@ -1,0 +1,164 @@
+"""A control group per host: what it may use, and which processes are its own. Both versions of the interface.
+
+With version 1 a group is one folder per controller; with version 2 it is one folder. A hybrid machine (version 1 with an
+empty version 2 beside it) gets both, since only version 2 measures pressure per group.
+"""
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtpoise_lab.errors import LabError
+from virtpoise_lab.processes import signal_pid, wait_until
+
+CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory")
+TOP = "virtpoise-lab"
+_PERIOD = 100_000  # µs, the kernel's own default
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchies:
+    """Where the machine mounts control groups: one folder per version 1 controller, and version 2's."""
+
+    v1: tuple[tuple[str, Path], ...]
+    v2: Path | None
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Each mount once (version 1 may mount cpu and cpuacct together)."""
+        roots = dict.fromkeys(path for _, path in self.v1)
+        return (*roots, *((self.v2,) if self.v2 else ()))
+
+
+def hierarchies(mountinfo: str) -> Hierarchies:
+    """Reads /proc/self/mountinfo; raises LabError if the controllers a host needs are not there."""
+    v1: dict[str, Path] = {}
+    v2 = None
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        path = Path(before.split()[4])
+        if kind == "cgroup2":
+            v2 = path
+        elif kind == "cgroup":
+            v1.update({option: path for option in options.split(",") if option in CONTROLLERS})
+    if v1 and set(v1) != set(CONTROLLERS):
+        raise LabError(f"cgroup controllers missing: {', '.join(sorted(set(CONTROLLERS) - set(v1)))}")
+    if not v1 and v2 is None:
+        raise LabError("no cgroups are mounted on this machine")
+    return Hierarchies(tuple(sorted(v1.items())), v2)
+
+
+def mounted() -> Hierarchies:
+    return hierarchies(Path("/proc/self/mountinfo").read_text())
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One group below the lab's own; made by `create`, gone with `remove_all`."""
+
+    mounts: Hierarchies
+    name: str
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return tuple(root / TOP / self.name for root in self.mounts.roots)
+
+    @property
+    def pressure(self) -> Path | None:
+        """The folder with this group's *.pressure files; None where the kernel does not measure them."""
+        if self.mounts.v2 is None:
+            return None
+        folder = self.mounts.v2 / TOP / self.name
+        return folder if (folder / "cpu.pressure").exists() else None
+
+    def create(self) -> None:
+        for root in self.mounts.roots:
+            (root / TOP / self.name).mkdir(parents=True, exist_ok=True)
+        if self.mounts.v1:
+            top = dict(self.mounts.v1)["cpuset"] / TOP
+            for folder in (top, top / self.name):  # an empty cpuset takes no process
+                for file in ("cpuset.cpus", "cpuset.mems"):
+                    (folder / file).write_text((folder.parent / file).read_text())
+        elif self.mounts.v2:
+            for folder in (self.mounts.v2, self.mounts.v2 / TOP):
+                try:
+                    (folder / "cgroup.subtree_control").write_text("+cpu +cpuset +memory")
+                except OSError as error:
+                    raise LabError(
+                        f"{folder}: the cpu, cpuset and memory controllers cannot be used: {error}"
+                    ) from None
+
+    def limit_cpus(self, cpus: str, share: float) -> None:
+        """cpus: the list of CPUs to run on ("0" or "0-3"). share: CPU time per time; 0 does not bound it."""
+        quota = round(share * _PERIOD)
+        if self.mounts.v1:
+            folders = {name: path / TOP / self.name for name, path in self.mounts.v1}
+            (folders["cpuset"] / "cpuset.cpus").write_text(cpus)
+            (folders["cpu"] / "cpu.cfs_period_us").write_text(str(_PERIOD))
+            (folders["cpu"] / "cpu.cfs_quota_us").write_text(str(quota or -1))
+        elif self.mounts.v2:
+            folder = self.mounts.v2 / TOP / self.name
+            (folder / "cpuset.cpus").write_text(cpus)
+            (folder / "cpu.max").write_text(f"{quota or 'max'} {_PERIOD}")
+
+    def limit_memory(self, size: int) -> None:
+        if self.mounts.v1:
+            (dict(self.mounts.v1)["memory"] / TOP / self.name / "memory.limit_in_bytes").write_text(str(size))
+        elif self.mounts.v2:
+            (self.mounts.v2 / TOP / self.name / "memory.max").write_text(str(size))
+
+    def joining(self, command: list[str]) -> list[str]:
+        """The command that joins the group and then becomes `command`."""
+        joins = "".join(f"echo 0 >{folder}/cgroup.procs; " for folder in self.folders)
+        return ["/bin/sh", "-ec", f'{joins}exec "$@"', "sh", *command]
+
+    def pids(self) -> list[int]:
+        pids: set[int] = set()
+        for folder in self.folders:
+            try:
+                pids.update(int(line) for line in (folder / "cgroup.procs").read_text().split())
+            except FileNotFoundError:
+                continue
+        return sorted(pids)
+
+    def signal(self, number: signal.Signals) -> None:
+        for pid in self.pids():
+            signal_pid(pid, number)
+
+    def kill(self, seconds: float = 10) -> None:
+        """Kills every process of the group, those born meanwhile too, and waits for their end."""
+
+        def empty() -> bool:
+            self.signal(signal.SIGKILL)
+            return not self.pids()
+
+        wait_until(empty, seconds, f"the end of the processes of {self.name}")
+
+
+def groups(mounts: Hierarchies) -> list[Group]:
+    """The lab's groups that are there now."""
+    names = {folder.name for root in mounts.roots for folder in (root / TOP).glob("*/")}
+    return [Group(mounts, name) for name in sorted(names)]
+
+
+def remove_all(mounts: Hierarchies) -> None:
+    """Removes the lab's groups, which must be empty."""
+    for group in groups(mounts):
+        for folder in group.folders:
+            _remove(folder)
+    for root in mounts.roots:
+        _remove(root / TOP)
+
+
+def _remove(folder: Path) -> None:
+    def gone() -> bool:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:  # the last process is just leaving
+            return False
+        return True
+
+    wait_until(gone, 5, f"removal of {folder}")

@@ -1,0 +1,70 @@
+"""Talks to a guest over its serial console, a Unix socket that QEMU keeps on whichever host the guest runs on."""
+
+import itertools
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from virtpoise_lab.errors import LabError
+from virtpoise_lab.model import Load
+
+# QEMU's own thread takes about this part of what a guest computes when it is emulated: timers, mostly. The guest
+# computes that much less, so that the host measures what was asked for.
+TCG_OWN = 0.02
+
+_ids = itertools.count(os.getpid() * 1000)
+
+
+def words(load: Load, share: float, emulated: bool) -> tuple[str, int, int, int]:
+    """KIND CPU DIRTY TRAFFIC as the guest's init takes them: thousandths of a CPU, KiB/s, KiB/s.
+
+    share: how much of a CPU the host has; the load is percent of that.
+    """
+    cpu = load.cpu * 10 * share * (1 - TCG_OWN if emulated else 1)
+    return load.kind, round(cpu), round(load.dirty * 1e6 / 1024), round(load.traffic * 1e6 / 1024)
+
+
+def command_line(load: Load, share: float, emulated: bool) -> str:
+    """The kernel command line of a guest that starts with this load."""
+    kind, cpu, dirty, traffic = words(load, share, emulated)
+    # tsc: the only clock that costs no trip out of the emulated machine. No IPv6: an idle guest stays idle.
+    base = "console=ttyS0 quiet panic=-1 clocksource=tsc tsc=reliable ipv6.disable=1"
+    return f"{base} vp_kind={kind} vp_cpu={cpu} vp_dirty={dirty} vp_traffic={traffic}"
+
+
+def tell(socket_of: Callable[[], Path], what: tuple[str, int, int, int], seconds: float) -> None:
+    """Tells a guest its load and waits until it has said that it took it; raises LabError if it does not in time.
+
+    socket_of: finds the console, and is asked again for each try, since the guest may be starting or migrating.
+    A command says the whole load, so it may be sent again.
+    """
+    end = time.monotonic() + seconds
+    told = " ".join(map(str, what))
+    problem = "no console"
+    while time.monotonic() < end:
+        number = next(_ids)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
+                console.settimeout(0.5)
+                console.connect(str(socket_of()))
+                console.sendall(f"load {number} {told}\n".encode())
+                _read_until(console, f"ok {number} {told}".encode())
+                return
+        except TimeoutError:
+            problem = "no answer"
+        except (OSError, LabError) as error:
+            problem = str(error)
+            time.sleep(0.1)
+    raise LabError(f"the guest did not take its load within {seconds:g} s: {problem}")
+
+
+def _read_until(console: socket.socket, line: bytes) -> None:
+    """Reads until that line came; raises TimeoutError after a silence."""
+    text = b""
+    while line not in text.splitlines():
+        part = console.recv(4096)
+        if not part:
+            raise TimeoutError
+        text += part

@@ -1,0 +1,53 @@
+"""The XML of a lab's domains (https://libvirt.org/formatdomain.html)."""
+
+from hashlib import sha256
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from virtpoise_lab.console import command_line
+from virtpoise_lab.model import DomainSpec
+
+# Where every host has the same files for its guests, so that a guest may move to any of them.
+BOOT = "/var/lib/libvirt/boot"
+CONSOLES = "/run/consoles"
+BRIDGE = "br0"
+
+
+def xml(spec: DomainSpec, acceleration: str, share: float) -> str:
+    """A domain that boots the lab's own guest; a paused one has no kernel, 16 MiB and never runs."""
+    domain = Element("domain", type="kvm" if acceleration == "kvm" else "qemu")
+    _texts(domain, name=spec.name, uuid=spec.uuid)
+    SubElement(domain, "memory", unit="MiB").text = str(16 if spec.paused else spec.memory_mib)
+    SubElement(domain, "vcpu").text = str(spec.vcpus)
+    system = SubElement(domain, "os")
+    SubElement(system, "type", arch="x86_64", machine="pc").text = "hvm"
+    if not spec.paused:
+        line = command_line(spec.load, share, acceleration == "tcg")
+        _texts(system, kernel=f"{BOOT}/vmlinuz", initrd=f"{BOOT}/initramfs", cmdline=line)
+    features = SubElement(domain, "features")
+    SubElement(features, "acpi")
+    if acceleration == "kvm":
+        SubElement(domain, "cpu", mode="host-model")
+    else:  # the cache of translated code would otherwise grow up to a quarter of the machine's memory
+        SubElement(SubElement(features, "tcg"), "tb-cache", unit="MiB").text = "32"
+    _texts(domain, on_crash="destroy")
+    devices = SubElement(domain, "devices")
+    SubElement(devices, "controller", type="usb", model="none")
+    interface = SubElement(devices, "interface", type="bridge")
+    SubElement(interface, "mac", address=_mac(spec.name))
+    SubElement(interface, "source", bridge=BRIDGE)
+    SubElement(interface, "model", type="virtio")
+    SubElement(interface, "rom", enabled="no")
+    if not spec.paused:
+        serial = SubElement(devices, "serial", type="unix")
+        SubElement(serial, "source", mode="bind", path=f"{CONSOLES}/{spec.name}")
+    return tostring(domain, encoding="unicode")
+
+
+def _texts(parent: Element, **texts: str) -> None:
+    for name, text in texts.items():
+        SubElement(parent, name).text = text
+
+
+def _mac(name: str) -> str:
+    digest = sha256(name.encode()).hexdigest()
+    return f"52:54:00:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
