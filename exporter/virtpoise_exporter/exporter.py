@@ -1,57 +1,108 @@
-"""Puts the exporter together."""
+"""Puts the exporter together and runs it."""
 
-from pathlib import Path
+import asyncio
+import signal
+import socket
 
 import psutil
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from virtpoise_exporter import __version__
-from virtpoise_exporter.cli import Options
+from virtpoise_exporter.choice import SourceChoice
+from virtpoise_exporter.collectors.block import BlockCollector
 from virtpoise_exporter.collectors.cpu import CpuCollector
 from virtpoise_exporter.collectors.domains import DomainsCollector
 from virtpoise_exporter.collectors.libvirt import LibvirtCollector
 from virtpoise_exporter.collectors.memory import MemoryCollector
 from virtpoise_exporter.collectors.network import NetworkCollector
+from virtpoise_exporter.collectors.numa import NumaCollector
 from virtpoise_exporter.collectors.pressure import PressureCollector
+from virtpoise_exporter.collectors.speed import SpeedCollector
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.kernel.domains import KernelSource
 from virtpoise_exporter.kernel.process import state_folder
+from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.log import log
+from virtpoise_exporter.options import Options
 from virtpoise_exporter.scrape import Collector, Scraper
-from virtpoise_exporter.server import serve
+from virtpoise_exporter.systemd import notify, watchdog_seconds
 from virtpoise_exporter.virt.link import Link, start_event_loop
+from virtpoise_exporter.virt.source import LibvirtSource
+from virtpoise_exporter.web.config import Watched
+from virtpoise_exporter.web.server import Server, open_socket
+
+FIRST_LIST_SECONDS = 3.0
 
 
 class Exporter:
-    """The exporter's parts, wired."""
+    """The exporter's parts, wired. Nothing is read, opened or started before `run`."""
 
     def __init__(self, options: Options) -> None:
-        psutil.PROCFS_PATH = str(options.procfs)
         self._options = options
-        self._link = Link(options.uri)
-        source = KernelSource(options.procfs, state_folder(options.uri) or Path("/nonexistent"))
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        available: dict[str, Collector] = {
-            collector.name: collector
-            for collector in (
-                CpuCollector(),
-                MemoryCollector(),
-                NetworkCollector(options.procfs, options.sysfs),
-                PressureCollector(options.procfs),
-                LibvirtCollector(self._link),
-                DomainsCollector(self._link, source, options.procfs, options.sysfs),
-            )
-        }
-        self._scraper = Scraper((available[name] for name in options.collectors), lambda: generate_latest(registry))
+        self._watched = Watched(options.web_config)
+        psutil.PROCFS_PATH = str(options.procfs)
+        folder = state_folder(options.uri)
+        self._link = Link(options.uri, lambda domains: choice.follow(domains))
+        choice = SourceChoice(KernelSource(options.procfs, folder) if folder else None, LibvirtSource(self._link))
+        self._topology = TopologyKeeper(options.procfs, options.sysfs, options.speeds)
+        self._speed = SpeedCollector(options.cpu_speed, options.procfs, options.state)
+        self._block = BlockCollector(self._link)
+        every: tuple[Collector, ...] = (
+            CpuCollector(),
+            MemoryCollector(),
+            NetworkCollector(self._topology, options.procfs),
+            PressureCollector(options.procfs),
+            NumaCollector(options.sysfs),
+            self._speed,
+            LibvirtCollector(self._link),
+            DomainsCollector(self._link, choice, self._topology),
+            self._block,
+        )
+        self._collectors = [collector for collector in every if collector.name in options.collectors]
 
-    def start(self) -> None:
-        """Opens the addresses, then connects to libvirt in the background. Raises UsageError."""
-        for host, port in self._options.addresses:
-            try:
-                serve(host, port, self._scraper.scrape)
-            except OSError as error:
-                raise UsageError(f"--web.listen-address {host}:{port}: {error.strerror or error}") from None
-            log.info("version %s serves http://%s:%d/metrics of %s", __version__, host, port, self._options.uri)
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Raises UsageError if an address cannot be had."""
+        listening = [self._open(host, port) for host, port in self._options.addresses]
+        self._topology.start()
         start_event_loop()
         self._link.start()
+        for collector in self._collectors:
+            if isinstance(collector, (BlockCollector, SpeedCollector)):
+                collector.start()
+        self._link.wait_for_first(FIRST_LIST_SECONDS)
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        server = Server(Scraper(self._collectors, lambda: generate_latest(registry)).scrape, self._watched)
+        asyncio.run(_serve(server, listening))
+
+    def _open(self, host: str, port: int) -> socket.socket:
+        try:
+            listening = open_socket(host, port)
+        except OSError as error:
+            raise UsageError(f"--web.listen-address {host}:{port}: {error.strerror or error}") from None
+        scheme = "https" if self._watched.current().tls else "http"
+        bound = listening.getsockname()
+        log.info("version %s serves %s of %s on %s port %d", __version__, scheme, self._options.uri, bound[0], bound[1])
+        return listening
+
+
+async def _serve(server: Server, listening: list[socket.socket]) -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    tasks = [loop.create_task(server.serve(one)) for one in listening]
+    tasks.append(loop.create_task(_pat_watchdog()))
+    notify("READY=1")
+    await ended.wait()
+    notify("STOPPING=1")
+    log.info("stopping")
+    for task in tasks:
+        task.cancel()
+
+
+async def _pat_watchdog() -> None:
+    """Tells systemd that the event loop turns."""
+    seconds = watchdog_seconds()
+    while seconds:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(seconds)

@@ -54,15 +54,15 @@ def escape(value: str) -> str:
 
 
 def render(families: Iterable[Family]) -> bytes:
-    """The exposition of all families that have samples, in the order given."""
-    lines: list[str] = []
+    """The exposition of all samples. A metric that stands in several families is written once, with all its samples."""
+    merged: dict[Metric, list[tuple[str, float]]] = {}
     for family in families:
-        if not family.samples:
-            continue
-        name = family.metric.name
-        help_text = family.metric.help.replace("\\", r"\\").replace("\n", r"\n")
-        lines.append(f"# HELP {name} {help_text}\n# TYPE {name} {family.metric.kind}\n")
-        lines += [
-            f"{name}{{{block}}} {value!r}\n" if block else f"{name} {value!r}\n" for block, value in family.samples
-        ]
+        if family.samples:
+            merged.setdefault(family.metric, []).extend(family.samples)
+    lines: list[str] = []
+    for metric, samples in merged.items():
+        name = metric.name
+        help_text = metric.help.replace("\\", r"\\").replace("\n", r"\n")
+        lines.append(f"# HELP {name} {help_text}\n# TYPE {name} {metric.kind}\n")
+        lines += [f"{name}{{{block}}} {value!r}\n" if block else f"{name} {value!r}\n" for block, value in samples]
     return "".join(lines).encode("utf-8", "replace")

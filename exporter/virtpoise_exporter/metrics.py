@@ -58,6 +58,18 @@ HOST_INFO = _metric(
     "libvirt_version",
 )
 
+HOST_NUMA_CPUS = _metric("host_numa_cpus", "gauge", "CPUs of a NUMA node.", "node")
+HOST_NUMA_MEMORY_TOTAL = _metric("host_numa_memory_total_bytes", "gauge", "Memory of a NUMA node.", "node")
+HOST_NUMA_MEMORY_FREE = _metric(
+    "host_numa_memory_free_bytes", "gauge", "Memory of a NUMA node that nothing uses, not even as a cache.", "node"
+)
+HOST_CPU_SPEED = _metric(
+    "host_cpu_speed_ratio",
+    "gauge",
+    "How fast one CPU of the host computes, against a reference that is the same for all hosts (1 = the reference). "
+    "Measured once at first start and kept, or configured; absent until then.",
+)
+
 # libvirt
 LIBVIRT_UP = _metric("libvirt_up", "gauge", "1 if libvirt on this host answers, 0 if it does not.")
 DOMAINS = _metric("domains", "gauge", "Domains that libvirt on this host knows, active or inactive.", "state")
@@ -124,7 +136,35 @@ DOMAIN_BLOCK_WRITTEN = _metric(
     "domain_block_written_bytes_total", "counter", "Bytes the domain wrote to a disk.", *DOMAIN, "device"
 )
 
+DOMAIN_STALE = _metric(
+    "domain_stale_seconds",
+    "gauge",
+    "Age of the last figures of a domain that a collector had to leave out of this scrape because none are fresh; "
+    "absent for a domain whose figures are all here.",
+    *DOMAIN,
+    "collector",
+)
+
 # The exporter itself
+SOURCE_INFO = _metric(
+    "exporter_source_info",
+    "gauge",
+    "1, labelled with where the domains' figures come from (kernel or libvirt) and why.",
+    "source",
+    "reason",
+)
+STALE_DOMAINS = _metric(
+    "exporter_stale_domains",
+    "gauge",
+    "Active domains that a collector had to leave out of this scrape because their figures are not fresh.",
+    "collector",
+)
+DATA_AGE = _metric(
+    "exporter_collector_data_age_seconds",
+    "gauge",
+    "Age of what a collector shows from beside the scrape path: libvirt's list of domains, the disks' counters.",
+    "collector",
+)
 COLLECTOR_SUCCESS = _metric(
     "exporter_collector_success",
     "gauge",

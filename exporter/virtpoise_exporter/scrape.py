@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Final, Protocol
 
 from virtpoise_exporter import __version__, metrics
 from virtpoise_exporter.exposition import Family, render
 from virtpoise_exporter.log import log
+
+_COLLECTORS_SHARE: Final = 0.9  # of the deadline, so that a collector that keeps its own time is in the scrape
 
 
 class Collector(Protocol):
@@ -20,8 +22,8 @@ class Collector(Protocol):
     def name(self) -> str:
         """The collector's name in flags and labels."""
 
-    def collect(self) -> list[Family]:
-        """Fresh families."""
+    def collect(self, seconds: float, /) -> list[Family]:
+        """Fresh families, after at most `seconds` if it can be helped: a scrape waits no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +38,19 @@ class _Lane:
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
-        self._queue: SimpleQueue[Future[_Result]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Future[_Result], float]] = SimpleQueue()
         threading.Thread(target=self._run, name=f"collect-{collector.name}", daemon=True).start()
 
-    def ask(self) -> Future[_Result]:
+    def ask(self, until: float) -> Future[_Result]:
         future: Future[_Result] = Future()
-        self._queue.put(future)
+        self._queue.put((future, until))
         return future
 
     def _run(self) -> None:
         while True:
-            future = self._queue.get()
+            future, until = self._queue.get()
             if future.set_running_or_notify_cancel():
-                future.set_result(_collect(self.collector))
+                future.set_result(_collect(self.collector, until))
 
 
 class Scraper:
@@ -61,7 +63,7 @@ class Scraper:
     def scrape(self, seconds: float) -> bytes:
         """The exposition, after at most `seconds`."""
         began = time.monotonic()
-        asked = [(lane.collector.name, lane.ask()) for lane in self._lanes]
+        asked = [(lane.collector.name, lane.ask(began + seconds * _COLLECTORS_SHARE)) for lane in self._lanes]
         wait([future for _, future in asked], timeout=seconds)
         families: list[Family] = []
         success, duration = Family(metrics.COLLECTOR_SUCCESS), Family(metrics.COLLECTOR_DURATION)
@@ -80,10 +82,10 @@ class Scraper:
         return render([*families, success, duration, build]) + self._extra()
 
 
-def _collect(collector: Collector) -> _Result:
+def _collect(collector: Collector, until: float) -> _Result:
     began = time.monotonic()
     try:
-        families, success = collector.collect(), True
+        families, success = collector.collect(max(0.0, until - began)), True
     except Exception:  # a failing collector never breaks the scrape
         log.exception("collector %s failed", collector.name)
         families, success = [], False

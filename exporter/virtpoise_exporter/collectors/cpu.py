@@ -14,7 +14,7 @@ class CpuCollector:
 
     name = "cpu"
 
-    def collect(self) -> list[Family]:
+    def collect(self, _seconds: float) -> list[Family]:
         seconds, cpus = Family(metrics.HOST_CPU_SECONDS), Family(metrics.HOST_CPUS)
         times = psutil.cpu_times()
         for mode in _MODES:

@@ -1,5 +1,7 @@
 """Whether libvirt answers, what the host is, and which domains libvirt knows in which state."""
 
+import time
+
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family, escape
 from virtpoise_exporter.virt.link import Link
@@ -14,11 +16,14 @@ class LibvirtCollector:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def collect(self) -> list[Family]:
+    def collect(self, _seconds: float) -> list[Family]:
         inventory = self._link.inventory()
-        up = Family(metrics.LIBVIRT_UP)
+        last = self._link.last_inventory()
+        up, age = Family(metrics.LIBVIRT_UP), Family(metrics.DATA_AGE)
         up.add(0 if inventory is None else 1)
-        return [up, *_host(self._link.last_inventory()), *(_domains(inventory.domains) if inventory else ())]
+        if last is not None:
+            age.add(time.monotonic() - last.taken_at, self.name)
+        return [up, age, *_host(last), *(_domains(inventory.domains) if inventory else ())]
 
 
 def _host(inventory: Inventory | None) -> list[Family]:

@@ -11,7 +11,7 @@ class MemoryCollector:
 
     name = "memory"
 
-    def collect(self) -> list[Family]:
+    def collect(self, _seconds: float) -> list[Family]:
         memory = psutil.virtual_memory()
         families = []
         for metric, value in (

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family
-from virtpoise_exporter.kernel.netdev import parse_netdev, read_links, uplinks
+from virtpoise_exporter.kernel.netdev import parse_netdev
+from virtpoise_exporter.kernel.topology import TopologyKeeper
 
 
 class NetworkCollector:
@@ -12,21 +13,23 @@ class NetworkCollector:
 
     name = "network"
 
-    def __init__(self, procfs: Path, sysfs: Path) -> None:
+    def __init__(self, keeper: TopologyKeeper, procfs: Path) -> None:
+        self._keeper = keeper
         self._netdev = procfs / "net/dev"
-        self._sysfs = sysfs
 
-    def collect(self) -> list[Family]:
+    def collect(self, _seconds: float) -> list[Family]:
+        topology = self._keeper.topology()
+        if topology is None:
+            raise TimeoutError("the network devices below the sys root cannot be read")
         received, sent = Family(metrics.HOST_NETWORK_RECEIVE), Family(metrics.HOST_NETWORK_TRANSMIT)
         speed = Family(metrics.HOST_NETWORK_SPEED)
         counters = parse_netdev(self._netdev.read_text())
-        links = read_links(self._sysfs)
-        for device in uplinks(links):
+        for device in topology.uplinks():
             if device not in counters:
                 continue
             received.add(counters[device].received, device)
             sent.add(counters[device].sent, device)
-            bytes_per_second = links[device].speed_bytes
+            bytes_per_second = topology.links[device].speed_bytes
             if bytes_per_second is not None:
                 speed.add(bytes_per_second, device)
         return [received, sent, speed]

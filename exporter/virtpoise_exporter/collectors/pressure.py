@@ -17,7 +17,7 @@ class PressureCollector:
     def __init__(self, procfs: Path) -> None:
         self._folder = procfs / "pressure"
 
-    def collect(self) -> list[Family]:
+    def collect(self, _seconds: float) -> list[Family]:
         family = Family(metrics.HOST_PRESSURE)
         for resource in _RESOURCES:
             try:

@@ -1,113 +1,141 @@
-"""The kernel source: what the domains on this host used, read from their processes without asking QEMU anything."""
+"""The kernel source: what the domains of this host used, read from their processes without asking QEMU anything."""
 
 import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from virtpoise_exporter.kernel.netdev import Counters, parse_netdev
 from virtpoise_exporter.kernel.process import ProcessStat, is_vcpu, parse_schedstat, parse_stat, uuid_of
-from virtpoise_exporter.virt.model import Domain
+from virtpoise_exporter.source import DelaySum, Traffic, Usage
+from virtpoise_exporter.virt.model import Domain, Nic
 
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What one domain used since its process began."""
-
-    cpu_seconds: float
-    cpu_delay_seconds: float
-    resident_bytes: int
+_ENDED: Final = (FileNotFoundError, ProcessLookupError)
 
 
 @dataclass(slots=True)
 class _Process:
-    """An open door to one process: `folder` is a descriptor of /proc/PID, which never leads to another process."""
+    """An open door to one process: `folder` is a descriptor of /proc/PID, which never leads to another process.
+
+    It is closed with its last reference, so never under a scrape that still reads through it.
+    """
 
     folder: int
-    started_ticks: int
     threads: int = -1
-    vcpus: dict[int, int] = field(default_factory=dict)  # thread id -> its run-queue delay at the last reading
-    retired_delay: int = 0  # of vCPU threads that have ended: without it the sum would go backwards
+    vcpus: frozenset[str] = frozenset()  # the threads that run vCPUs
+    delay: DelaySum = field(default_factory=DelaySum)
+
+    def __del__(self) -> None:
+        os.close(self.folder)
 
 
 class KernelSource:
-    """Reads the domains' processes. `find` is for the thread that keeps the inventory, `read` for the scrape."""
+    """Reads processes, each over a descriptor that stays open.
+
+    `follow` finds them; it belongs to the thread that lists the domains, for a process's command line lies in its own
+    memory and may be slow to read. `read` belongs to the scrape and only reads what the kernel keeps itself.
+    """
+
+    name = "kernel"
 
     def __init__(self, procfs: Path, state: Path) -> None:
         self._procfs = procfs
         self._state = state
-        self._processes: dict[tuple[str, int], _Process] = {}
+        self._processes: Mapping[tuple[str, int], _Process] = {}
+        self._reading = threading.Lock()
 
-    def read(self, domain: Domain) -> Usage | None:
-        """What the domain used; None if its process cannot be read."""
-        key = (domain.uuid, domain.id)
-        process = self._processes.get(key) or self._open(key, domain.name)
-        if process is None:
-            return None
-        try:
-            stat = parse_stat(_read(process.folder, "stat"))
-            if stat.threads != process.threads:
-                self._find_vcpus(process, stat)
-            return Usage(stat.cpu_seconds, self._delay(process) / 1e9, stat.resident_bytes)
-        except OSError:
-            self._close(key)
-            return None
+    def follow(self, domains: Iterable[Domain]) -> None:
+        """Opens the processes of domains that have started and lets go of those that have ended."""
+        found = {}
+        for domain in domains:
+            if domain.active:
+                key = (domain.uuid, domain.id)
+                process = self._processes.get(key) or self._open(domain)
+                if process is not None:
+                    found[key] = process
+        self._processes = found
 
-    def keep(self, living: set[tuple[str, int]]) -> None:
-        """Forgets the processes of domains that are gone: `living` holds uuid and id of the others."""
-        for key in self._processes.keys() - living:
-            self._close(key)
+    def reads(self, domain: Domain) -> bool:
+        """Whether the domain's process is open."""
+        return (domain.uuid, domain.id) in self._processes
 
-    def _open(self, key: tuple[str, int], name: str) -> _Process | None:
-        pid = self._pid(name)
-        if pid is None:
-            return None
-        try:
-            folder = os.open(self._procfs / str(pid), os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            return None
-        try:
-            if uuid_of(_read(folder, "cmdline")) != key[0]:
-                raise ProcessLookupError(pid)
-            process = _Process(folder, parse_stat(_read(folder, "stat")).started_ticks)
-        except OSError:
-            os.close(folder)
-            return None
-        self._processes[key] = process
-        return process
+    def read(self, domains: Sequence[Domain], _seconds: float) -> Mapping[str, Usage]:
+        """See Source. Nothing here waits for anyone but the kernel, so no time is kept."""
+        processes, usages = self._processes, {}
+        counters = self._counters() if any(domain.facts.nics for domain in domains) else {}
+        with self._reading:
+            for domain in domains:
+                process = processes.get((domain.uuid, domain.id))
+                if process is None:
+                    continue
+                try:
+                    stat = parse_stat(_read(process.folder, "stat"))
+                    delay = self._delay(process, stat)
+                except OSError:  # it ended between the list and now
+                    continue
+                usages[domain.uuid] = Usage(
+                    cpu_seconds=stat.cpu_seconds,
+                    cpu_delay_seconds=None if delay is None else delay / 1e9,
+                    resident_bytes=stat.resident_bytes,
+                    traffic=_traffic(domain.facts.nics, counters),
+                )
+        return usages
 
-    def _pid(self, name: str) -> int | None:
-        """libvirt's pid file names the process. During a migration, or on a machine that plays several hosts, /proc
-        shows processes of other hosts with the same uuid: the pid file, in this host's own /run, never does."""
+    def _open(self, domain: Domain) -> _Process | None:
+        """The process that libvirt's pid file names, if its command line carries the domain's uuid.
+
+        During a migration, or on a machine that plays several hosts, /proc also shows processes of other hosts with
+        the same uuid. The pid file lies in this host's own /run and names none of those.
+        """
         try:
-            return int((self._state / f"{name}.pid").read_text())
+            pid = int((self._state / f"{domain.name}.pid").read_text())
+            process = _Process(os.open(self._procfs / str(pid), os.O_RDONLY | os.O_DIRECTORY))
+            return process if uuid_of(_read(process.folder, "cmdline")) == domain.uuid else None
         except (OSError, ValueError):
             return None
 
-    def _find_vcpus(self, process: _Process, stat: ProcessStat) -> None:
-        tasks = os.open("task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=process.folder)
-        try:
-            living = {int(name) for name in os.listdir(tasks)}  # noqa: PTH208 - a descriptor, not a path
-            new = {
-                thread: 0
-                for thread in living - process.vcpus.keys()
-                if is_vcpu(_read(tasks, f"{thread}/comm").decode("utf-8", "replace"))
-            }
-        finally:
-            os.close(tasks)
-        for thread in process.vcpus.keys() - living:
-            process.retired_delay += process.vcpus.pop(thread)
-        process.vcpus |= new
-        process.threads = stat.threads
-
-    def _delay(self, process: _Process) -> int:
+    def _delay(self, process: _Process, stat: ProcessStat) -> int | None:
+        if stat.threads != process.threads:
+            process.vcpus, process.threads = _vcpu_threads(process.folder), stat.threads
+        delays = {}
         for thread in process.vcpus:
             try:
-                process.vcpus[thread] = parse_schedstat(_read(process.folder, f"task/{thread}/schedstat"))[1]
-            except FileNotFoundError:  # unplugged a moment ago: its last figure stays in the sum
+                delays[thread] = parse_schedstat(_read(process.folder, f"task/{thread}/schedstat"))[1]
+            except _ENDED:  # unplugged a moment ago
                 process.threads = -1
-        return process.retired_delay + sum(process.vcpus.values())
+        return process.delay.add(delays) if process.vcpus else None
 
-    def _close(self, key: tuple[str, int]) -> None:
-        os.close(self._processes.pop(key).folder)
+    def _counters(self) -> Mapping[str, Counters]:
+        return parse_netdev((self._procfs / "net/dev").read_text())
+
+
+def _vcpu_threads(folder: int) -> frozenset[str]:
+    tasks = os.open("task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+    vcpus = set()
+    try:
+        for thread in os.listdir(tasks):  # noqa: PTH208 - a descriptor, not a path
+            try:
+                if is_vcpu(_read(tasks, f"{thread}/comm").decode("utf-8", "replace")):
+                    vcpus.add(thread)
+            except _ENDED:
+                continue
+    finally:
+        os.close(tasks)
+    return frozenset(vcpus)
+
+
+def _traffic(nics: Iterable[Nic], counters: Mapping[str, Counters]) -> dict[str, Traffic]:
+    """A tap is the other end of the guest's cable, so its directions are swapped; a macvtap shares the guest's view."""
+    traffic = {}
+    for nic in nics:
+        host = counters.get(nic.device)
+        if host is not None:
+            traffic[nic.device] = (
+                Traffic(host.received, host.sent) if nic.kind == "direct" else Traffic(host.sent, host.received)
+            )
+    return traffic
 
 
 def _read(folder: int, name: str) -> bytes:

@@ -1,21 +1,24 @@
 """The one long-lived, read-only connection to libvirt, kept by a thread of its own.
 
-The thread lists the domains when an event says that something changed, and every few seconds in case an event was
-lost. A scrape only ever reads the last list: whatever hangs in libvirt hangs this thread and no scrape.
+The thread lists the domains when an event says that something changed, and every few seconds in case an event was lost.
+A scrape only ever looks at the last list: whatever hangs in libvirt hangs this thread and no scrape. It asks only what
+libvirt knows itself (states and XML), never QEMU.
 """
 
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import libvirt
 
 from virtpoise_exporter.log import log
-from virtpoise_exporter.virt.model import Domain, Facts, HostFacts, Inventory
-from virtpoise_exporter.virt.xml import domain_facts, host_cpu
+from virtpoise_exporter.virt.model import Domain, Facts, Forward, HostFacts, Inventory
+from virtpoise_exporter.virt.xml import domain_facts, host_cpu, network_forward
 
 RELIST_SECONDS: Final = 5.0
-FRESH_SECONDS: Final = 2 * RELIST_SECONDS
+FRESH_SECONDS: Final = RELIST_SECONDS + 3.0
 FACTS_SECONDS: Final = 60.0
 RECONNECT_SECONDS: Final = 1.0
 KEEPALIVE: Final = (5, 3)  # a libvirtd that is silent for 5 s three times is gone
@@ -41,25 +44,24 @@ def start_event_loop() -> None:
 
 
 class Link:
-    """Keeps an `Inventory` fresh. `inventory()` never blocks."""
+    """Keeps an `Inventory` fresh. `listed` is called by the link's thread with the domains of every new list."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, listed: Callable[[Sequence[Domain]], None]) -> None:
         self.uri = uri
+        self._listed = listed
         self._inventory: Inventory | None = None
-        self._facts: dict[str, tuple[tuple[str, int], float, Facts]] = {}
-        self._changed: set[str] = set()
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self._handles: Mapping[str, Any] = {}
         self._lost = threading.Event()
+        self._first = threading.Event()
         self._complained = ""
-        self._thread = threading.Thread(target=self._run, name="libvirt-link", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        """Begins to connect, and to connect again whenever the connection is lost."""
+        threading.Thread(target=self._run, name="libvirt-link", daemon=True).start()
 
-    def stop(self) -> None:
-        self._stopping.set()
-        self._wake.set()
+    def wait_for_first(self, seconds: float) -> None:
+        """Waits for the first list, but not longer than `seconds`."""
+        self._first.wait(seconds)
 
     def last_inventory(self) -> Inventory | None:
         """The last list, however old it is."""
@@ -72,77 +74,112 @@ class Link:
             return None
         return last
 
+    def handles(self, uuids: Iterable[str]) -> list[Any]:
+        """libvirt's handles of the domains that were in the last list."""
+        handles = self._handles
+        return [handles[uuid] for uuid in uuids if uuid in handles]
+
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while True:
             try:
-                self._session()
+                _Session(self.uri, self._take, self._lost.set).run()
             except libvirt.libvirtError as error:
-                message = f"libvirt does not answer at {self.uri}: {error.get_error_message() or error}"
-                if message != self._complained:
-                    log.warning("%s", message)
-                    self._complained = message
+                reason = error.get_error_message() or str(error)
+            except Exception:  # nothing that libvirt says may end this thread
+                log.exception("the list of domains failed")
+                reason = "see the error above"
+            else:
+                reason = "it closed the connection"
             self._lost.set()
-            self._stopping.wait(RECONNECT_SECONDS)
+            self._handles = {}
+            if reason != self._complained:
+                log.warning("libvirt at %s is gone, trying again: %s", self.uri, reason)
+                self._complained = reason
+            time.sleep(RECONNECT_SECONDS)
 
-    def _session(self) -> None:
-        """One connection from its opening to its end."""
-        connection = libvirt.openReadOnly(self.uri)
+    def _take(self, inventory: Inventory, handles: Mapping[str, Any]) -> None:
+        self._handles = handles
+        self._inventory = inventory
+        self._listed(inventory.domains)
+        self._lost.clear()
+        self._first.set()
+        if self._complained:
+            log.info("libvirt at %s answers", self.uri)
+            self._complained = ""
+
+
+class _Session:
+    """One connection from its opening to its end."""
+
+    def __init__(
+        self, uri: str, take: Callable[[Inventory, Mapping[str, Any]], None], lost: Callable[[], None]
+    ) -> None:
+        self._take = take
+        self._lost = lost
+        self._facts: dict[str, tuple[tuple[str, int], float, Facts]] = {}
+        self._networks: dict[str, tuple[float, Forward]] = {}
+        self._closed = False
+        self._changed: SimpleQueue[str] = SimpleQueue()  # uuids; empty when the connection is lost
+        self._connection = libvirt.openReadOnly(uri)
+
+    def run(self) -> None:
+        """Lists and lists again until the connection is lost."""
         registered: list[int] = []
-        closed = threading.Event()
-
-        def on_close(_connection: Any, _reason: int, _opaque: Any) -> None:
-            closed.set()
-            self._lost.set()
-            self._wake.set()
-
-        def on_event(_connection: Any, domain: Any, *_details: Any) -> None:
-            self._changed.add(domain.UUIDString())
-            self._wake.set()
-
         try:
-            watching = self._watch(connection, on_close)
-            for event in _EVENTS if watching else ():
-                try:
-                    registered.append(connection.domainEventRegisterAny(None, event, on_event, None))
-                except libvirt.libvirtError as error:
-                    log.debug("no events of kind %s: %s", event, error)
-            host = _host_facts(connection)
-            self._facts.clear()
-            self._lost.clear()
-            while not closed.is_set() and not self._stopping.is_set():
-                self._wake.clear()
-                self._inventory = self._list(connection, host)
-                if self._lost.is_set() and not closed.is_set():
-                    self._lost.clear()
-                if self._complained:
-                    log.info("libvirt answers again at %s", self.uri)
-                    self._complained = ""
-                self._wake.wait(RELIST_SECONDS)
+            self._watch(registered)
+            host = _host_facts(self._connection)
+            changed: set[str] = set()
+            while not self._closed:
+                self._list(host, changed)
+                changed = self._await_change()
         finally:
             for identifier in registered:
-                _quietly(connection.domainEventDeregisterAny, identifier)
-            _quietly(connection.unregisterCloseCallback)
-            _quietly(connection.close)
+                _quietly(self._connection.domainEventDeregisterAny, identifier)
+            _quietly(self._connection.unregisterCloseCallback)
+            _quietly(self._connection.close)
 
-    @staticmethod
-    def _watch(connection: Any, on_close: Any) -> bool:
-        """Asks to be told of a lost connection; False for drivers that are no connection (test, embedded)."""
+    def _watch(self, registered: list[int]) -> None:
+        """Asks to be told of changes and of the end; drivers without a daemon (test, embedded) cannot end."""
         try:
-            connection.registerCloseCallback(on_close, None)
-            connection.setKeepAlive(*KEEPALIVE)
+            self._connection.registerCloseCallback(self._on_close, None)
+            self._connection.setKeepAlive(*KEEPALIVE)
         except libvirt.libvirtError as error:
-            log.debug("no keepalive at %s: %s", connection, error)
-        return True
+            log.debug("no keepalive: %s", error)
+        for event in _EVENTS:
+            try:
+                registered.append(self._connection.domainEventRegisterAny(None, event, self._on_event, None))
+            except libvirt.libvirtError as error:
+                log.debug("no events of kind %s: %s", event, error)
 
-    def _list(self, connection: Any, host: HostFacts) -> Inventory:
-        changed, self._changed = self._changed, set()
+    def _on_close(self, _connection: Any, _reason: int, _opaque: Any) -> None:
+        self._closed = True
+        self._lost()
+        self._changed.put("")
+
+    def _on_event(self, _connection: Any, domain: Any, *_details: Any) -> None:
+        self._changed.put(domain.UUIDString())
+
+    def _await_change(self) -> set[str]:
+        """The uuids of domains that changed; after a while nothing, for an event may have been lost."""
+        try:
+            changed = {self._changed.get(timeout=RELIST_SECONDS)}
+        except Empty:
+            return set()
+        while True:
+            try:
+                changed.add(self._changed.get_nowait())
+            except Empty:
+                return changed
+
+    def _list(self, host: HostFacts, changed: set[str]) -> None:
         now = time.monotonic()
-        listed = connection.getAllDomainStats(
+        listed = self._connection.getAllDomainStats(
             libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         )
-        domains = []
+        domains, handles = [], {}
         for handle, stats in listed:
             uuid, name, identifier = handle.UUIDString(), handle.name(), handle.ID()
+            handles[uuid] = handle
             domains.append(
                 Domain(
                     uuid=uuid,
@@ -153,10 +190,9 @@ class Link:
                     facts=self._facts_of(handle, uuid, (name, identifier), now, again=uuid in changed),
                 )
             )
-        known = {domain.uuid for domain in domains}
-        for uuid in self._facts.keys() - known:
-            del self._facts[uuid]
-        return Inventory(host, tuple(sorted(domains, key=lambda domain: (domain.name, domain.uuid))), now)
+        self._facts = {uuid: facts for uuid, facts in self._facts.items() if uuid in handles}
+        domains.sort(key=lambda domain: (domain.name, domain.uuid))
+        self._take(Inventory(host, tuple(domains), self._forwards(domains, now), now), handles)
 
     def _facts_of(self, handle: Any, uuid: str, life: tuple[str, int], now: float, *, again: bool) -> Facts:
         known = self._facts.get(uuid)
@@ -169,6 +205,18 @@ class Link:
             return known[2] if known and known[0] == life else Facts()
         self._facts[uuid] = (life, now, facts)
         return facts
+
+    def _forwards(self, domains: Sequence[Domain], now: float) -> dict[str, Forward]:
+        names = {nic.network for domain in domains for nic in domain.facts.nics if nic.network}
+        for name in names:
+            if name not in self._networks or now - self._networks[name][0] > FACTS_SECONDS:
+                try:
+                    forward = network_forward(self._connection.networkLookupByName(name).XMLDesc(0))
+                except libvirt.libvirtError as error:
+                    log.debug("no XML of network %s: %s", name, error)
+                    forward = Forward()
+                self._networks[name] = (now, forward)
+        return {name: self._networks[name][1] for name in names}
 
 
 def _host_facts(connection: Any) -> HostFacts:
@@ -188,7 +236,7 @@ def _version(number: int) -> str:
     return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 
 
-def _quietly(action: Any, *arguments: Any) -> None:
+def _quietly(action: Callable[..., Any], *arguments: Any) -> None:
     """Does what frees a connection that may be dead already."""
     try:
         action(*arguments)

@@ -1,5 +1,6 @@
 """What is known of a host and its domains at one moment. Frozen values; nothing here talks to libvirt."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -127,9 +128,18 @@ class HostFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Forward:
+    """How a libvirt network leaves the host: `mode` as in its XML, empty if it does not; `device` if one is named."""
+
+    mode: str = ""
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
-    """All domains of the host as libvirt listed them at `taken_at` (monotonic seconds)."""
+    """All domains of the host as libvirt listed them at `taken_at` (monotonic seconds), and the networks they use."""
 
     host: HostFacts
     domains: tuple[Domain, ...]
+    networks: Mapping[str, Forward]
     taken_at: float

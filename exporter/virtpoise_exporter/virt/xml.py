@@ -6,7 +6,7 @@ Formats: https://libvirt.org/formatdomain.html, https://libvirt.org/formatcaps.h
 
 from xml.etree import ElementTree
 
-from virtpoise_exporter.virt.model import Facts, Nic
+from virtpoise_exporter.virt.model import Facts, Forward, Nic
 
 _UNITS = {
     "bytes": 1,
@@ -40,6 +40,18 @@ def host_cpu(capabilities: str) -> tuple[str, str, str]:
         (root.findtext("host/uuid") or "").strip(),
         (root.findtext("host/cpu/model") or "").strip(),
         (root.findtext("host/cpu/arch") or "").strip(),
+    )
+
+
+def network_forward(xml: str) -> Forward:
+    """How a libvirt network leaves the host (https://libvirt.org/formatnetwork.html#connectivity)."""
+    forward = ElementTree.fromstring(xml).find("forward")  # noqa: S314
+    if forward is None:
+        return Forward()
+    interface = forward.find("interface")
+    return Forward(
+        mode=forward.get("mode", "nat"),
+        device=forward.get("dev", "") or (interface.get("dev", "") if interface is not None else ""),
     )
 
 

@@ -1,0 +1,45 @@
+"""Which source tells what the domains use: the kernel where it can, else libvirt."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from virtpoise_exporter.kernel.domains import KernelSource
+from virtpoise_exporter.log import log
+from virtpoise_exporter.source import Source
+from virtpoise_exporter.virt.model import Domain
+
+TRIES: Final = 3  # a domain may be listed a moment before its process can be found
+
+
+class SourceChoice:
+    """Decides once, when there are domains to try: two sources in turn would make counters jump."""
+
+    def __init__(self, kernel: KernelSource | None, libvirt: Source) -> None:
+        """`kernel` is None if the domains do not run on this machine."""
+        self._kernel = kernel
+        self._libvirt = libvirt
+        self._failures = 0
+        self._decided = kernel is None
+        self.source: Source = kernel or libvirt
+        self.reason = "no domain has been seen yet" if kernel else "libvirt is on another machine"
+
+    def follow(self, domains: Sequence[Domain]) -> None:
+        """Takes a new list of domains; belongs to the thread that lists them."""
+        if self._kernel is None:
+            return
+        if self.source is self._kernel:
+            self._kernel.follow(domains)
+        active = [domain for domain in domains if domain.active]
+        if self._decided or not active:
+            return
+        if any(self._kernel.reads(domain) for domain in active):
+            self._decide(self._kernel, "the domains' processes can be read")
+        elif self._failures + 1 < TRIES:
+            self._failures += 1
+        else:
+            self._kernel.follow(())
+            self._decide(self._libvirt, "the domains' processes cannot be found below the proc root")
+
+    def _decide(self, source: Source, reason: str) -> None:
+        self.source, self.reason, self._decided = source, reason, True
+        log.info("what domains use comes from %s: %s", "the kernel" if source is self._kernel else "libvirt", reason)

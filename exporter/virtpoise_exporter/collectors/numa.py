@@ -1,0 +1,59 @@
+"""CPUs and memory of the NUMA nodes (Documentation/admin-guide/mm/numaperf.rst, Documentation/ABI/stable/sysfs-devices-node)."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from virtpoise_exporter import metrics
+from virtpoise_exporter.exposition import Family
+
+_NODE: Final = re.compile(r"node(\d+)")
+
+
+class NumaCollector:
+    """`/sys/devices/system/node`; nothing, and no failure, on a kernel without NUMA."""
+
+    name = "numa"
+
+    def __init__(self, sysfs: Path) -> None:
+        self._folder = sysfs / "devices/system/node"
+
+    def collect(self, _seconds: float) -> list[Family]:
+        cpus, total, free = (
+            Family(metrics.HOST_NUMA_CPUS),
+            Family(metrics.HOST_NUMA_MEMORY_TOTAL),
+            Family(metrics.HOST_NUMA_MEMORY_FREE),
+        )
+        for node, folder in _nodes(self._folder):
+            memory = parse_meminfo((folder / "meminfo").read_text())
+            cpus.add(count_cpus((folder / "cpulist").read_text()), node)
+            total.add(memory["MemTotal"], node)
+            free.add(memory["MemFree"], node)
+        return [cpus, total, free]
+
+
+def _nodes(folder: Path) -> list[tuple[str, Path]]:
+    if not folder.is_dir():
+        return []
+    numbered = [(match[1], path) for path in folder.iterdir() if (match := _NODE.fullmatch(path.name))]
+    return sorted(numbered, key=lambda node: int(node[0]))
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """Bytes by name from a node's meminfo, e.g. `Node 0 MemTotal:  24682144 kB`."""
+    sizes = {}
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) == 5 and fields[4] == "kB":
+            sizes[fields[2].removesuffix(":")] = int(fields[3]) * 1024
+    return sizes
+
+
+def count_cpus(cpulist: str) -> int:
+    """How many CPUs a list such as `0-3,8-11` names; a node may have none."""
+    count = 0
+    for part in cpulist.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            count += int(last or first) - int(first) + 1
+    return count

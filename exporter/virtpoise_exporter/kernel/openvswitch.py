@@ -1,0 +1,85 @@
+"""The ports of Open vSwitch bridges, which sysfs does not tell: asked of OVSDB where it runs.
+
+Protocol: RFC 7047, JSON-RPC over a Unix socket. Schema: ovs-vswitchd.conf.db(5).
+"""
+
+import json
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from virtpoise_exporter.log import log
+
+SOCKET: Final = Path("/run/openvswitch/db.sock")
+TIMEOUT_SECONDS: Final = 2.0
+_MOST_BYTES: Final = 16 * 1024 * 1024
+_TABLES: Final = {
+    "Bridge": ["name", "ports"],
+    "Port": ["_uuid", "interfaces"],
+    "Interface": ["_uuid", "name", "type", "options"],
+}
+
+
+def bridge_ports(path: Path = SOCKET) -> dict[str, tuple[str, ...]]:
+    """The devices behind each bridge; empty where no Open vSwitch runs or it does not answer."""
+    if not path.exists():
+        return {}
+    try:
+        return parse_tables(_ask(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("Open vSwitch does not tell its bridges at %s: %s", path, error)
+        return {}
+
+
+def parse_tables(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, tuple[str, ...]]:
+    """Bridges and their devices from the rows of the tables Bridge, Port and Interface.
+
+    A patch port leads to the bridge that holds its peer, which stands in the result in its place.
+    """
+    interfaces = {row["_uuid"][1]: row for row in rows["Interface"]}
+    ports = {row["_uuid"][1]: [interfaces[uuid] for uuid in _uuids(row["interfaces"])] for row in rows["Port"]}
+    bridges = {
+        row["name"]: [interface for uuid in _uuids(row["ports"]) for interface in ports[uuid]] for row in rows["Bridge"]
+    }
+    holder = {interface["name"]: bridge for bridge, members in bridges.items() for interface in members}
+    return {
+        bridge: tuple(
+            sorted(
+                holder.get(dict(member["options"][1]).get("peer", ""), "")
+                if member["type"] == "patch"
+                else member["name"]
+                for member in members
+                if member["name"] != bridge
+            )
+        )
+        for bridge, members in bridges.items()
+    }
+
+
+def _uuids(value: list[Any]) -> list[str]:
+    """OVSDB writes a set of one as its member: `["uuid", x]` or `["set", [["uuid", x], ...]]`."""
+    return [value[1]] if value[0] == "uuid" else [member[1] for member in value[1]]
+
+
+def _ask(path: Path) -> dict[str, list[dict[str, Any]]]:
+    operations = [
+        {"op": "select", "table": table, "where": [], "columns": columns} for table, columns in _TABLES.items()
+    ]
+    question = {"method": "transact", "params": ["Open_vSwitch", *operations], "id": 0}
+    received = b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_SECONDS)
+        connection.connect(str(path))
+        connection.sendall(json.dumps(question).encode())
+        while len(received) < _MOST_BYTES:
+            part = connection.recv(_MOST_BYTES)
+            if not part:
+                raise ConnectionError("it closed the connection")
+            received += part
+            try:
+                answer = json.loads(received)
+            except ValueError:  # not all of it yet
+                continue
+            return {table: result["rows"] for table, result in zip(_TABLES, answer["result"], strict=True)}
+    raise ValueError("its answer is too long")

@@ -1,0 +1,167 @@
+"""Which network devices lead out of the host, and which of them is behind each domain's own device.
+
+`/sys/class/net` (Documentation/ABI/testing/sysfs-class-net) tells what stands on what: `lower_X` are a bridge's ports, a
+bond's members, a VLAN's or a macvtap's base. Some of its files wait for the kernel's network lock, which a stuck driver
+may hold; so a thread of its own reads them, and a scrape looks at what that thread saw last.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from virtpoise_exporter.kernel.netdev import parse_default_route
+from virtpoise_exporter.kernel.openvswitch import bridge_ports
+from virtpoise_exporter.log import log
+from virtpoise_exporter.virt.model import Forward, Nic
+
+REFRESH_SECONDS: Final = 15.0
+_BYTES_PER_MEGABIT: Final = 1_000_000 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device. `lowers` are the devices it stands on."""
+
+    name: str
+    lowers: tuple[str, ...] = ()
+    physical: bool = False
+    bond: bool = False
+    tap: bool = False
+    outside: bool = False  # its other end is in another network namespace, as of a container's or a lab host's veth
+    speed_bytes: float | None = None  # a second and direction; None if the device has no speed
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The host's network devices at one moment."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    default_route: str = ""
+
+    def uplinks(self) -> tuple[str, ...]:
+        """The devices by which traffic leaves the host, none counted twice: bonds instead of their members, neither
+        bridges nor VLANs. A host without hardware of its own (a container, a lab host) leaves by its veth devices."""
+        members = {lower for link in self.links.values() if link.bond for lower in link.lowers}
+        real = {link.name for link in self.links.values() if link.physical or link.bond} - members
+        outside = {link.name for link in self.links.values() if link.outside and not link.lowers and not link.tap}
+        return tuple(sorted(real or outside))
+
+    def uplink_of(self, nic: Nic, forward: Forward | None) -> str:
+        """The uplink behind a domain's device, empty if there is none.
+
+        Below its bridge or macvtap; for a libvirt network that routes or translates, by the device that the network
+        names or else by the default route.
+        """
+        below = self._below(nic.lower or nic.bridge)
+        if not below and forward is not None and forward.mode in ("nat", "route", "open"):
+            below = self._below(forward.device or self.default_route)
+        return below
+
+    def _below(self, device: str) -> str:
+        uplinks, seen, todo = set(self.uplinks()), set(), [device]
+        while todo:
+            name = todo.pop(0)
+            if name in uplinks:
+                return name
+            if name not in seen and name in self.links:
+                seen.add(name)
+                todo.extend(self.links[name].lowers)
+        return ""
+
+
+def read_topology(procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> Topology:
+    """The devices below `sysfs`; `speeds` (bytes per second) stand in for what the devices say."""
+    links = dict(_read_links(sysfs / "class/net", speeds))
+    for bridge, ports in bridge_ports().items():
+        if bridge in links:
+            links[bridge] = Link(bridge, lowers=ports)
+    try:
+        route = parse_default_route((procfs / "net/route").read_text())
+    except OSError:  # a kernel without IPv4
+        route = ""
+    return Topology(links, route)
+
+
+def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[tuple[str, Link]]:
+    for name in os.listdir(folder):  # noqa: PTH208 - with hundreds of taps, paths cost more than the reads
+        try:
+            entries = frozenset(os.listdir(folder / name))  # noqa: PTH208
+        except OSError:  # bonding_masters is a file; a device may be gone by now
+            continue
+        lowers = tuple(sorted(entry.removeprefix("lower_") for entry in entries if entry.startswith("lower_")))
+        if "tun_flags" in entries or "macvtap" in entries:
+            yield name, Link(name, lowers, tap=True)
+            continue
+        yield (
+            name,
+            Link(
+                name=name,
+                lowers=lowers,
+                physical="device" in entries,
+                bond="bonding" in entries,
+                outside=_text(folder / name / "iflink") != _text(folder / name / "ifindex"),
+                speed_bytes=speeds.get(name) or _speed(_text(folder / name / "speed")),
+            ),
+        )
+
+
+def _speed(text: str) -> float | None:
+    """Bytes per second; the kernel says -1, or refuses to say, for a device without speed."""
+    try:
+        megabits = int(text)
+    except ValueError:
+        return None
+    return megabits * _BYTES_PER_MEGABIT if megabits > 0 else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+class TopologyKeeper:
+    """Reads the topology again and again in a thread of its own."""
+
+    def __init__(self, procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> None:
+        self._procfs = procfs
+        self._sysfs = sysfs
+        self._speeds = speeds
+        self._wanted = threading.Event()
+        self._topology = Topology()
+        self._read_at = float("-inf")
+
+    def start(self) -> None:
+        """Reads once, then goes on in the background."""
+        self._read()
+        threading.Thread(target=self._run, name="topology", daemon=True).start()
+
+    def topology(self) -> Topology | None:
+        """What was read last; None if that is too long ago because reading hangs."""
+        fresh = time.monotonic() - self._read_at <= 2 * REFRESH_SECONDS
+        return self._topology if fresh else None
+
+    def want(self) -> None:
+        """Asks for a new reading soon: a device has been seen that is not in the topology."""
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait(REFRESH_SECONDS)
+            self._wanted.clear()
+            self._read()
+            time.sleep(0.2)  # domains that start one after the other bring a device each
+
+    def _read(self) -> None:
+        began = time.monotonic()
+        try:
+            self._topology = read_topology(self._procfs, self._sysfs, self._speeds)
+        except OSError as error:
+            log.warning("the network devices cannot be read: %s", error)
+        else:
+            self._read_at = began

@@ -1,0 +1,142 @@
+"""The exporter's flags, in the exporters' idiom, checked before anything starts."""
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from virtpoise_exporter import __version__
+from virtpoise_exporter.errors import UsageError
+from virtpoise_exporter.log import FORMATS, LEVELS
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:9807"
+HOST_COLLECTORS: Final = ("cpu", "memory", "network", "pressure", "numa", "speed")
+COLLECTORS: Final = (*HOST_COLLECTORS, "libvirt", "domains", "block")
+_BYTES_PER_MEGABIT: Final = 1_000_000 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The flags. `speeds` are bytes per second of a device; `cpu_speed` is None if it is to be measured."""
+
+    addresses: tuple[tuple[str, int], ...]
+    web_config: Path | None
+    uri: str
+    procfs: Path
+    sysfs: Path
+    state: Path
+    collectors: tuple[str, ...]
+    speeds: Mapping[str, float]
+    cpu_speed: float | None
+    log_level: str
+    log_format: Literal["logfmt", "json"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+def parse_options(arguments: list[str]) -> Options:
+    """The options for `arguments`. Raises UsageError."""
+    given = vars(_parser().parse_args(arguments))
+    off = {name for name in COLLECTORS if given[f"no_collector.{name}"]}
+    if given["no_collector.host"]:
+        off.update(HOST_COLLECTORS)
+    return Options(
+        addresses=tuple(_address(text) for text in given["web.listen_address"] or [DEFAULT_ADDRESS]),
+        web_config=Path(given["web.config.file"]) if given["web.config.file"] else None,
+        uri=given["libvirt.uri"],
+        procfs=_root("--path.procfs", given["path.procfs"], "stat"),
+        sysfs=_root("--path.sysfs", given["path.sysfs"], "class/net"),
+        state=Path(given["path.state"]),
+        collectors=tuple(name for name in COLLECTORS if name not in off),
+        speeds=dict(_device_speed(text) for text in given["network.speed"]),
+        cpu_speed=_ratio(given["cpu.speed"]),
+        log_level=given["log.level"],
+        log_format="json" if given["log.format"] == "json" else "logfmt",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="virtpoise-exporter",
+        description="Prometheus exporter for a libvirt host and its domains.",
+        allow_abbrev=False,
+    )
+    flag = parser.add_argument
+    flag(
+        "--web.listen-address",
+        action="append",
+        metavar="ADDRESS",
+        help=f"host:port to serve on, or :port for all addresses; repeatable (default {DEFAULT_ADDRESS})",
+    )
+    flag("--web.config.file", metavar="FILE", help="TLS and basic authentication, as exporter-toolkit has them")
+    flag("--libvirt.uri", default="qemu:///system", metavar="URI", help="which libvirt to ask (default %(default)s)")
+    flag("--path.procfs", default="/proc", metavar="FOLDER", help="where /proc is (default %(default)s)")
+    flag("--path.sysfs", default="/sys", metavar="FOLDER", help="where /sys is (default %(default)s)")
+    flag(
+        "--path.state",
+        default="/var/lib/virtpoise-exporter",
+        metavar="FOLDER",
+        help="where the measured speed of the CPU is kept (default %(default)s)",
+    )
+    flag(
+        "--network.speed",
+        action="append",
+        default=[],
+        metavar="DEVICE=MEGABITS",
+        help="speed of an uplink that does not know its own, in Mbit/s; repeatable",
+    )
+    flag("--cpu.speed", metavar="RATIO", help="speed of a CPU against the group's reference, instead of measuring it")
+    flag(
+        "--no-collector.host",
+        action="store_true",
+        help=f"the same as --no-collector.X for {', '.join(HOST_COLLECTORS)}",
+    )
+    for name in COLLECTORS:
+        flag(f"--no-collector.{name}", action="store_true", help=f"leave out the collector {name}")
+    flag("--log.level", default="info", choices=LEVELS, help="least level to log (default %(default)s)")
+    flag("--log.format", default="logfmt", choices=FORMATS, help="form of a log line (default %(default)s)")
+    flag("--version", action="version", version=f"virtpoise-exporter {__version__}")
+    return parser
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not bracketed):
+        raise UsageError(f"--web.listen-address {text!r}: expected host:port or :port, e.g. {DEFAULT_ADDRESS}")
+    return host[1:-1] if bracketed else host, int(port)
+
+
+def _root(flag: str, text: str, within: str) -> Path:
+    path = Path(text)
+    if not (path / within).exists():
+        raise UsageError(f"{flag} {text!r}: expected a folder that holds {within}")
+    return path
+
+
+def _device_speed(text: str) -> tuple[str, float]:
+    device, equals, megabits = text.partition("=")
+    if not device or not equals or not _positive(megabits):
+        raise UsageError(f"--network.speed {text!r}: expected DEVICE=MEGABITS, e.g. eth0=10000")
+    return device, float(megabits) * _BYTES_PER_MEGABIT
+
+
+def _ratio(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not _positive(text):
+        raise UsageError(f"--cpu.speed {text!r}: expected a number above 0, e.g. 1.25")
+    return float(text)
+
+
+def _positive(text: str) -> bool:
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return math.isfinite(number) and number > 0

@@ -1,0 +1,57 @@
+"""The libvirt source: what domains used as libvirt tells it, for where the kernel cannot be read."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import libvirt
+
+from virtpoise_exporter.source import DelaySum, Traffic, Usage
+from virtpoise_exporter.virt.link import Link
+from virtpoise_exporter.virt.model import Domain
+from virtpoise_exporter.virt.stats import Stats
+
+GROUPS: Final = (
+    libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
+    | libvirt.VIR_DOMAIN_STATS_VCPU
+    | libvirt.VIR_DOMAIN_STATS_BALLOON
+    | libvirt.VIR_DOMAIN_STATS_INTERFACE
+)
+
+
+class LibvirtSource:
+    """Asks libvirt in bulk at every scrape."""
+
+    name = "libvirt"
+
+    def __init__(self, link: Link) -> None:
+        self._stats = Stats(link, GROUPS)
+        self._delays: dict[tuple[str, int], DelaySum] = {}
+        self._summing = threading.Lock()
+
+    def read(self, domains: Sequence[Domain], seconds: float) -> Mapping[str, Usage]:
+        """See Source."""
+        answer = self._stats.ask(domains, seconds)
+        with self._summing:
+            lives = [(domain.uuid, domain.id) for domain in domains]
+            self._delays = {life: self._delays.get(life) or DelaySum() for life in lives}
+            return {uuid: usage(answer[uuid], self._delays[uuid, life]) for uuid, life in lives if uuid in answer}
+
+
+def usage(stats: Mapping[str, Any], delay: DelaySum) -> Usage:
+    """A domain's usage from libvirt's keys. Keys that are missing, as they are while a domain is busy, give None.
+
+    `vcpu.N.delay` and `cpu.time` are nanoseconds, whatever the manual says; `balloon.rss` is in KiB.
+    """
+    delays = {key: value for key, value in stats.items() if key.startswith("vcpu.") and key.endswith(".delay")}
+    cpu, resident = stats.get("cpu.time"), stats.get("balloon.rss")
+    return Usage(
+        cpu_seconds=None if cpu is None else cpu / 1e9,
+        cpu_delay_seconds=delay.add(delays) / 1e9 if delays else None,
+        resident_bytes=None if resident is None else resident * 1024,
+        traffic={
+            name: Traffic(stats[f"net.{index}.rx.bytes"], stats[f"net.{index}.tx.bytes"])
+            for index in range(stats.get("net.count", 0))
+            if (name := stats.get(f"net.{index}.name")) and f"net.{index}.tx.bytes" in stats
+        },
+    )

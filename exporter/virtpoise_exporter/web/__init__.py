@@ -1,0 +1,1 @@
+"""The exporter's own HTTP(S) server: no client, however slow or silent, holds up another."""

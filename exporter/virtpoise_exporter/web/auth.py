@@ -1,0 +1,64 @@
+"""Basic authentication against bcrypt hashes (RFC 7617)."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from typing import Final
+
+# the hash of nothing anybody knows: an unknown user takes as long as a wrong password
+_NOBODY: Final = b"$2b$10$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
+_MOST_REMEMBERED: Final = 128
+
+
+class Gate:
+    """Says who may come in. What it has verified it remembers as a keyed digest, for bcrypt is slow by design."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._verified: dict[bytes, bool] = {}
+
+    def remembers(self, users: Mapping[str, str], authorization: str) -> bool | None:
+        """The verdict, if it is known already."""
+        credentials = parse_basic(authorization)
+        if credentials is None:
+            return False
+        return self._verified.get(self._digest(users, *credentials))
+
+    def verify(self, users: Mapping[str, str], authorization: str) -> bool:
+        """Whether the header carries a user of `users` and the password to its hash. Takes up to a second."""
+        import bcrypt
+
+        credentials = parse_basic(authorization)
+        if credentials is None:
+            return False
+        user, password = credentials
+        expected = users.get(user)
+        try:
+            matches = bcrypt.checkpw(password[:72], expected.encode() if expected else _NOBODY)
+        except ValueError:
+            matches = False
+        verdict = matches and expected is not None
+        if len(self._verified) >= _MOST_REMEMBERED:
+            self._verified.clear()
+        self._verified[self._digest(users, user, password)] = verdict
+        return verdict
+
+    def _digest(self, users: Mapping[str, str], user: str, password: bytes) -> bytes:
+        parts = (user.encode("utf-8", "replace"), users.get(user, "").encode(), password)
+        message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        return hmac.new(self._key, message, hashlib.sha256).digest()
+
+
+def parse_basic(authorization: str) -> tuple[str, bytes] | None:
+    """User and password of an Authorization header; None if it carries none."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return None
+    return (user.decode("utf-8", "replace"), password) if colon else None
