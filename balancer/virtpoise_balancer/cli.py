@@ -241,7 +241,3 @@ def main() -> None:
     except BrokenPipeError:  # `virtpoise history | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-
-
-if __name__ == "__main__":
-    main()

@@ -62,7 +62,7 @@ def _cells(*values: object) -> list[Text]:
 
 def plan(made: Plan) -> None:
     console = Console()
-    console.print(Text(made.summary[:1].upper() + made.summary[1:] + "."))
+    console.print(Text(made.summary))
     if made.moves:
         table = _table("domain", "from", "to", "predicted source", "predicted destination")
         for move in made.moves:

@@ -1,9 +1,9 @@
 """N in a row: what counts, and what does not."""
 
-from builders import group, host, thesis_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import group, host, thesis_policy
 from virtpoise_balancer.analyse.overload import company_since, consecutive, overloaded
 from virtpoise_balancer.model import HostState, Trigger
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from builders import domain, group, host, thesis_policy
-
 from virtpoise_balancer.analyse.standing import Standing, after_attempt, after_plan, draining, relieved, with_standing
 from virtpoise_balancer.model import HostState, Penalty, Result
 from virtpoise_balancer.plan import plan

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from builders import domain, group, host, shut_off, thesis_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import domain, group, host, shut_off, thesis_policy
 from virtpoise_balancer.model import HostState, Problem, Reason, Snapshot
 from virtpoise_balancer.plan import plan
 

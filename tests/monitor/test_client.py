@@ -1,0 +1,118 @@
+"""The client against an HTTP server: what is asked, what is borne, and what is refused in one line."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from virtpoise_balancer.errors import MonitorBadReply, MonitorError
+from virtpoise_balancer.monitor.client import PrometheusClient
+
+
+def vector(*series: tuple[dict[str, str], str], **more: object) -> str:
+    result = [{"metric": labels, "value": [1000.0, value]} for labels, value in series]
+    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}} | more)
+
+
+@pytest.fixture
+def client(httpserver: HTTPServer) -> Iterator[PrometheusClient]:
+    made = PrometheusClient(url=httpserver.url_for("").rstrip("/"), timeout_seconds=2.0)
+    yield made
+    made.session.close()
+
+
+def test_asks_by_post_with_the_time_and_reads_the_vector(httpserver: HTTPServer, client: PrometheusClient) -> None:
+    def answer(request: Request) -> Response:
+        assert request.form["query"] == "up"
+        assert request.form["time"] == "1000.000"
+        return Response(vector(({"instance": "h1:9807"}, "1.5")))
+
+    httpserver.expect_request("/api/v1/query", method="POST").respond_with_handler(answer)
+    (series,) = client.instant("up", 1000.0)
+    assert (series.labels, series.value) == ({"instance": "h1:9807"}, 1.5)
+    httpserver.check_assertions()
+
+
+def test_reads_a_range(httpserver: HTTPServer, client: PrometheusClient) -> None:
+    result = [{"metric": {"instance": "h1"}, "values": [[990, "0.5"], [1000, "0.6"]]}]
+    httpserver.expect_request("/api/v1/query_range").respond_with_json(
+        {"status": "success", "data": {"resultType": "matrix", "result": result}}
+    )
+    (series,) = client.range("load", 990, 1000, 10)
+    assert series.samples == ((990.0, 0.5), (1000.0, 0.6))
+
+
+def test_values_that_are_not_finite_are_left_out(httpserver: HTTPServer, client: PrometheusClient) -> None:
+    found = [({"instance": name}, value) for name, value in (("a", "NaN"), ("b", "+Inf"), ("c", "-Inf"), ("d", "2"))]
+    httpserver.expect_request("/api/v1/query").respond_with_data(vector(*found))
+    assert [series.labels["instance"] for series in client.instant("x", 0)] == ["d"]
+
+
+def test_warnings_are_kept(httpserver: HTTPServer, client: PrometheusClient) -> None:
+    httpserver.expect_request("/api/v1/query").respond_with_data(vector(warnings=["a store did not answer"]))
+    client.instant("x", 0)
+    assert client.warnings == ["a store did not answer"]
+
+
+def test_asks_again_while_the_server_is_busy(httpserver: HTTPServer, client: PrometheusClient) -> None:
+    httpserver.expect_ordered_request("/api/v1/query").respond_with_data("busy", 503)
+    httpserver.expect_ordered_request("/api/v1/query").respond_with_data(vector())
+    assert client.instant("x", 0) == []
+
+
+def test_gives_up_at_the_deadline(httpserver: HTTPServer, client: PrometheusClient) -> None:
+    httpserver.expect_request("/api/v1/query").respond_with_data("busy", 503)
+    client.timeout_seconds = 0.5
+    began = time.monotonic()
+    with pytest.raises(MonitorError, match="answered 503"):
+        client.instant("x", 0)
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ("<!DOCTYPE html><html>", 200, "does not answer as Prometheus does .*expected JSON"),
+        ("{}", 200, "status: missing"),
+        ('{"status": "success", "data": {"resultType": "scalar", "result": [1, "1"]}}', 200, "data: expected"),
+        ('{"status": "error", "error": "parse error: unexpected end"}', 400, "refused 'x': parse error"),
+        (vector(({}, "one")), 200, "expected a number as a sample's value, got 'one'"),
+        (json.dumps({"status": "success", "data": {"resultType": "matrix", "result": []}}), 200, "expected a vector"),
+    ],
+)
+def test_what_is_no_prometheus_is_refused_at_once(
+    httpserver: HTTPServer, client: PrometheusClient, body: str, status: int, says: str
+) -> None:
+    httpserver.expect_ordered_request("/api/v1/query").respond_with_data(body, status)
+    with pytest.raises(MonitorBadReply, match=says) as refused:
+        client.instant("x", 0)
+    assert "\n" not in str(refused.value)
+
+
+def test_nobody_there_is_told_in_one_line() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(MonitorError, match=rf"Prometheus at {url} cannot be asked: .*refused") as refused:
+        PrometheusClient(url=url, timeout_seconds=0.3).instant("x", 0)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_token_is_sent_and_read_anew(httpserver: HTTPServer, client: PrometheusClient, tmp_path: object) -> None:
+    seen: list[str] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request.headers["Authorization"])
+        return Response(vector())
+
+    httpserver.expect_request("/api/v1/query").respond_with_handler(answer)
+    token = tmp_path / "token"  # type: ignore[operator]
+    client.token_file = token
+    for value in ("first", "second"):
+        token.write_text(f"{value}\n")
+        client.instant("x", 0)
+    assert seen == ["Bearer first", "Bearer second"]

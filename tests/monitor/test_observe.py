@@ -1,0 +1,164 @@
+"""The snapshot that is made of Prometheus' answers: nothing in them is trusted."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtpoise_balancer.model import DomainState, HostState
+from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.observe import Observation, Observer
+from virtpoise_balancer.monitor.queries import QUERIES
+
+NOW = 1000.0
+GIB = 2**30
+Samples = Sequence[tuple[float, float]]
+
+
+class Answers(PrometheusClient):
+    """A Prometheus whose answers are given by the query's name."""
+
+    def __init__(self, instants: dict[str, list[Series]], readings: list[Series]) -> None:
+        super().__init__(url="http://answers", timeout_seconds=1)
+        self._instants, self._readings = instants, readings
+        self._names = {query: name for name, query in QUERIES.items()}
+
+    def instant(self, query: str, at: float) -> list[Series]:
+        return self._instants.get(query, [])
+
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> list[Series]:
+        return self._readings
+
+
+def one(value: float, **labels: str) -> Series:
+    return Series(labels, ((NOW, value),))
+
+
+def observe(instants: dict[str, list[Series]], readings: dict[str, Samples], now: float = NOW) -> Observation:
+    """Each query is replaced by its own name, so that answers can be given by name."""
+    client = Answers(instants, [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()])
+    names = {name: name for name in QUERIES}
+    return Observer(client=client, step_seconds=10, scrape_interval_seconds=10, consecutive=3, queries=names).observe(
+        now
+    )
+
+
+def host_figures(instance: str, age: float = 2.0, cpus: float = 2, free: float = GIB) -> dict[str, list[Series]]:
+    return {
+        "host_cpus": [one(cpus, instance=instance)],
+        "host_memory_bytes": [one(2 * GIB, instance=instance)],
+        "host_sample_time": [one(NOW - age, instance=instance)],
+        "host_memory_available_bytes": [one(free, instance=instance)],
+    }
+
+
+def merged(*figures: dict[str, list[Series]]) -> dict[str, list[Series]]:
+    return {name: [series for part in figures for series in part.get(name, [])] for name in QUERIES}
+
+
+def domain_figures(instance: str, uuid: str, running: float = 1, **values: float) -> dict[str, list[Series]]:
+    defaults = {"domain_vcpus": 1.0, "domain_memory_bytes": 1e8, "domain_cpu_cores": 0.5} | values
+    labels = {"instance": instance, "uuid": uuid}
+    figures = {name: [one(value, **labels)] for name, value in defaults.items()}
+    return figures | {"domain_running": [one(running, domain=f"name-{uuid}", **labels)]}
+
+
+READINGS = [(980.0, 0.5), (990.0, 0.6), (1000.0, 0.7)]
+
+
+def test_a_host_is_its_targets_instance_without_the_port() -> None:
+    for instance, name in (
+        ("h1:9807", "h1"),
+        ("h1", "h1"),
+        ("[2001:db8::1]:9807", "2001:db8::1"),
+        ("h1.example:1", "h1.example"),
+    ):
+        seen = observe(host_figures(instance), {instance: READINGS})
+        assert [host.name for host in seen.snapshot.hosts] == [name]
+
+
+def test_a_known_host_carries_its_figures() -> None:
+    (host,) = observe(host_figures("h1:1"), {"h1:1": READINGS}).snapshot.hosts
+    assert host.state is HostState.ACTIVE
+    assert (host.cpus, host.cpu_ratio, host.memory_bytes, host.memory_used_bytes) == (2, (0.5, 0.6, 0.7), 2 * GIB, GIB)
+
+
+def test_readings_before_a_gap_are_dropped() -> None:
+    gap = [(960.0, 0.9), (970.0, 0.9), (990.0, 0.6), (1000.0, 0.7)]
+    (host,) = observe(host_figures("h1"), {"h1": gap}).snapshot.hosts
+    assert host.cpu_ratio == (0.6, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("figures", "readings"),
+    [
+        (host_figures("h1", age=60), READINGS),  # stale
+        (host_figures("h1"), READINGS[:-1]),  # no reading now
+        (host_figures("h1"), [(1000.0, 1.4)]),  # out of range
+        (host_figures("h1"), [(1000.0, -0.4)]),
+        (host_figures("h1", free=3 * GIB), READINGS),  # more memory free than there is
+        (host_figures("h1") | {"host_memory_available_bytes": []}, READINGS),
+        (host_figures("h1") | {"host_sample_time": []}, READINGS),  # the exporter has gone
+    ],
+)
+def test_a_host_whose_figures_cannot_be_trusted_is_unknown(figures: dict[str, list[Series]], readings: Samples) -> None:
+    (host,) = observe(figures, {"h1": readings}).snapshot.hosts
+    assert (host.state, host.cpu_ratio) == (HostState.UNKNOWN, ())
+
+
+def test_domains_of_an_unknown_host_are_not_listed() -> None:
+    seen = observe(merged(host_figures("h1", age=60), domain_figures("h1", "u1")), {"h1": READINGS})
+    assert seen.snapshot.domains == ()
+
+
+def test_the_age_is_that_of_the_oldest_sample_of_a_known_host() -> None:
+    figures = merged(host_figures("h1", age=2), host_figures("h2", age=7), host_figures("h3", age=500))
+    assert observe(figures, dict.fromkeys(("h1", "h2", "h3"), READINGS)).age_seconds == 7
+
+
+def test_a_domain_counts_where_it_runs_and_shut_off_only_where_it_runs_nowhere() -> None:
+    figures = merged(
+        host_figures("h1"),
+        host_figures("h2"),
+        domain_figures("h1", "moved", running=0),
+        domain_figures("h2", "moved"),
+        domain_figures("h1", "off", running=0),
+        domain_figures("h2", "off", running=0),
+    )
+    seen = observe(figures, {"h1": READINGS, "h2": READINGS})
+    assert [(d.uuid, d.host, d.state) for d in seen.snapshot.domains] == [
+        ("moved", "h2", DomainState.RUNNING),
+        ("off", "h1", DomainState.SHUTOFF),
+    ]
+
+
+def test_a_domain_seen_running_twice_is_told_of_and_not_moved() -> None:
+    figures = merged(host_figures("h1"), host_figures("h2"), domain_figures("h1", "u"), domain_figures("h2", "u"))
+    seen = observe(figures, {"h1": READINGS, "h2": READINGS})
+    assert seen.duplicates == ("u",)
+    assert [d.state for d in seen.snapshot.domains] == [DomainState.PAUSED]
+
+
+@pytest.mark.parametrize("broken", [{"domain_cpu_cores": -1.0}, {"domain_memory_bytes": -5.0}, {"domain_vcpus": 0.0}])
+def test_a_domain_without_sound_figures_counts_and_stays(broken: dict[str, float]) -> None:
+    seen = observe(merged(host_figures("h1"), domain_figures("h1", "u", **broken)), {"h1": READINGS})
+    assert [d.state for d in seen.snapshot.domains] == [DomainState.PAUSED]
+
+
+def test_looks_at_whole_steps_so_that_every_balancer_sees_the_same_readings() -> None:
+    for now in (1000.0, 1003.7, 1009.999):
+        assert observe(host_figures("h1"), {"h1": READINGS}, now=now).snapshot.time == 1000.0
+
+
+values = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(QUERIES)), values), st.lists(values, max_size=5))
+def test_whatever_prometheus_says_there_is_a_consistent_snapshot(figures: dict[str, float], loads: list[float]) -> None:
+    answers = {
+        name: [one(value, instance="h1:1", uuid="u", domain="d", state="paused")] for name, value in figures.items()
+    }
+    readings = [(NOW - 10 * i, load) for i, load in reversed(list(enumerate(loads)))]
+    for host in observe(answers, {"h1:1": readings}).snapshot.hosts:
+        assert host.state is HostState.UNKNOWN or all(0 <= ratio <= 1.05 for ratio in host.cpu_ratio)
