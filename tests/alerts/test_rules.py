@@ -1,0 +1,110 @@
+"""The rules, run by promtool; and what promtool does not demand: that each alert is tested both ways and has a runbook."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ALERTS = Path(__file__).parents[2] / "alerts"
+RULE_FILES = (ALERTS / "recording.rules.yml", ALERTS / "alerts.rules.yml")
+TEST_FILES = sorted((ALERTS / "tests").glob("*.yml"))
+PROMTOOL = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "prometheus/usr/bin/promtool"
+HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
+# Gone, renamed or experimental between Prometheus 2.42 and 3.x
+NOT_PORTABLE = re.compile(
+    r"\b(holt_winters|double_exponential_smoothing|limitk|limit_ratio|info|sort_by_label|sort_by_label_desc|mad_over_time)\s*\("
+)
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    found = [rule for path in RULE_FILES for group in read(path)["groups"] for rule in group["rules"]]
+    return [rule for rule in found if kind in rule]
+
+
+ALERT_RULES = {rule["alert"]: rule for rule in rules("alert")}
+
+
+def promtool(*arguments: str | Path) -> None:
+    ran = subprocess.run([PROMTOOL, *arguments], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_promtool_accepts_the_rules() -> None:
+    promtool("check", "rules", "--lint=all", "--lint-fatal", *RULE_FILES)
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
+def test_promtool_unit_tests(path: Path) -> None:
+    promtool("test", "rules", path)
+
+
+@pytest.mark.parametrize("alert", ALERT_RULES)
+def test_each_alert_is_tested_for_firing_and_for_silence(alert: str) -> None:
+    groups = read(ALERTS / "tests" / f"{alert}.yml")["tests"]
+    fires = [group for group in groups if group["name"].startswith("fires: ")]
+    silent = [group for group in groups if group["name"].startswith("silent: ")]
+    assert fires
+    assert silent
+    assert len(fires) + len(silent) == len(groups)
+    for group in fires:
+        assert any(case["alertname"] == alert and case.get("exp_alerts") for case in group["alert_rule_test"])
+    for group in silent:
+        assert group["alert_rule_test"]
+        assert all(case["alertname"] == alert and not case.get("exp_alerts") for case in group["alert_rule_test"])
+
+
+@pytest.mark.parametrize("alert", ALERT_RULES)
+def test_each_alert_has_a_runbook_and_links_to_it(alert: str) -> None:
+    rule = ALERT_RULES[alert]
+    assert rule["annotations"]["runbook_url"].endswith(f"/alerts/runbooks/{alert}.md")
+    lines = (ALERTS / "runbooks" / f"{alert}.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == f"# {alert}"
+    headings = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+    assert headings == HEADINGS
+    for heading, following in zip(headings, [*headings[1:], None], strict=True):
+        start = lines.index(f"## {heading}") + 1
+        end = lines.index(f"## {following}") if following else len(lines)
+        assert any(line.strip() for line in lines[start:end]), f"{heading} is empty"
+
+
+def test_no_runbook_or_test_is_left_of_an_alert_that_is_gone() -> None:
+    assert {path.stem for path in (ALERTS / "runbooks").glob("*.md")} == set(ALERT_RULES)
+    assert {path.stem for path in TEST_FILES} == {*ALERT_RULES, "recording"}
+
+
+def test_links_between_runbooks_lead_somewhere() -> None:
+    for path in (ALERTS / "runbooks").glob("*.md"):
+        for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).is_file(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("alert", ALERT_RULES)
+def test_each_alert_says_how_bad_and_what(alert: str) -> None:
+    rule = ALERT_RULES[alert]
+    assert re.fullmatch(r"Virtpoise[A-Z][A-Za-z]+", alert)
+    assert rule["labels"] == {"severity": rule["labels"]["severity"]}
+    assert rule["labels"]["severity"] in ("critical", "warning", "info")
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+
+
+@pytest.mark.parametrize("rule", rules("record"), ids=lambda rule: rule["record"])
+def test_recorded_series_are_named_and_aggregated_as_the_field_does(rule: dict[str, Any]) -> None:
+    assert re.fullmatch(r"[a-z_]+:virtpoise_[a-z_]+:[a-z0-9_]+", rule["record"])
+    assert not re.search(r"\bby\s*\(", rule["expr"]), "say what goes with without(), so that labels of the target stay"
+
+
+@pytest.mark.parametrize(
+    "rule", [*rules("record"), *rules("alert")], ids=lambda rule: rule.get("record") or rule["alert"]
+)
+def test_rules_are_read_alike_by_prometheus_2_and_3(rule: dict[str, Any]) -> None:
+    assert not NOT_PORTABLE.search(rule["expr"])
