@@ -34,7 +34,7 @@ migrations = Table(
     "migrations",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("plan_id", ForeignKey("plans.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("plan_id", Integer, ForeignKey("plans.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("position", Integer, nullable=False),  # of the move in its plan
     Column("domain", String, nullable=False),
     Column("uuid", String, nullable=False, index=True),
@@ -53,7 +53,7 @@ predictions = Table(
     "predictions",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("migration_id", ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("migration_id", Integer, ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("host", String, nullable=False, index=True),
     Column("role", String, nullable=False),  # source, destination
     Column("resource", String, nullable=False),

@@ -33,7 +33,7 @@ def upgrade() -> None:
     op.create_table(
         "migrations",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("plan_id", sa.ForeignKey("plans.id", ondelete="CASCADE"), nullable=False, index=True),
+        sa.Column("plan_id", sa.Integer, sa.ForeignKey("plans.id", ondelete="CASCADE"), nullable=False, index=True),
         sa.Column("position", sa.Integer, nullable=False),
         sa.Column("domain", sa.String, nullable=False),
         sa.Column("uuid", sa.String, nullable=False, index=True),
@@ -50,7 +50,7 @@ def upgrade() -> None:
     op.create_table(
         "predictions",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("migration_id", sa.ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False, index=True),
+        sa.Column("migration_id", sa.Integer, sa.ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False, index=True),
         sa.Column("host", sa.String, nullable=False, index=True),
         sa.Column("role", sa.String, nullable=False),
         sa.Column("resource", sa.String, nullable=False),

@@ -1,0 +1,175 @@
+"""The store: what is written down survives, and what an earlier process left behind is found."""
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from builders import domain, group, host, thesis_policy
+from virtpoise_balancer.analyse.outcome import Measured
+from virtpoise_balancer.analyse.standing import Standing
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.knowledge.leader import Leadership
+from virtpoise_balancer.knowledge.schema import metadata
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import Move, Outcome, Plan, Result
+from virtpoise_balancer.plan import plan
+
+DONE = Outcome(result=Result.DONE, seconds=5.9, downtime_seconds=0.14, transferred_bytes=1000)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/state.db"
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    return Store.open(url)
+
+
+def made_plan() -> Plan:
+    made = plan(
+        group(
+            host("h1", 1.0, 1.0),
+            host("h2", 0.05, 0.05),
+            domain("a", "h1", 1.2),
+            domain("b", "h1", 1.2),
+            domain("c", "h1", 1.2),
+        ),
+        thesis_policy(),
+    )
+    assert len(made.moves) == 3
+    return made
+
+
+def entries(store: Store, now: float = 1000.0) -> tuple[tuple[int, Move], ...]:
+    return store.record_plan(made_plan(), now, acted=True)
+
+
+def test_the_tables_are_those_of_the_schema(store: Store, url: str) -> None:
+    with create_engine(url).connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_plan_is_journalled_with_its_moves_and_predictions_before_any_begins(store: Store) -> None:
+    made = made_plan()
+    written = entries(store)
+    assert [move for _, move in written] == list(made.moves)
+    records = store.history(10)
+    assert [(r.domain, r.began, r.result) for r in reversed(records)] == [(m.domain, None, None) for m in made.moves]
+    assert records[-1].predictions[0].predicted == pytest.approx(made.moves[0].predicted.source.cpu_ratio)
+
+
+def test_history_outlives_the_process(store: Store, url: str) -> None:
+    (first, *_) = entries(store)
+    store.begin(first[0])
+    store.end(first[0], DONE)
+    store.close()
+    (record,) = [record for record in Store.open(url).history(10) if record.result]
+    assert (record.result, record.seconds, record.downtime_seconds) == ("done", 5.9, 0.14)
+
+
+def test_what_an_earlier_process_left_is_found_begun_and_not_begun_apart(store: Store, url: str) -> None:
+    first, second, third = entries(store)
+    store.begin(first[0])
+    store.end(first[0], DONE)
+    store.begin(second[0])
+    store.close()
+    begun, not_begun = Store.open(url).unfinished()
+    assert begun == (second,)
+    assert not_begun == (third[0],)
+
+
+def test_a_plan_has_ended_when_all_its_moves_have_and_is_settled_once(store: Store) -> None:
+    ids = [migration_id for migration_id, _ in entries(store)]
+    for migration_id in ids[:-1]:
+        store.end(migration_id, DONE)
+    assert store.ended_plans() == ()
+    store.end(ids[-1], Outcome(result=Result.FAILED, why="refused"))
+    (ended,) = store.ended_plans()
+    assert ended.results == (Result.DONE, Result.DONE, Result.FAILED)
+    assert ended.plan == made_plan()
+    standing = Standing(host="h1", penalty_until=5.0, failures=1)
+    store.settle(ended.id, {"h1": standing})
+    assert store.ended_plans() == ()
+    assert store.standings() == {"h1": standing}
+
+
+def test_a_plan_without_moves_has_ended_when_it_was_made(store: Store) -> None:
+    stuck = plan(group(host("h1", 0.9, 0.9), host("h2", 0.5, 0.5), domain("a", "h1", 4.0)), thesis_policy())
+    assert store.record_plan(stuck, 1234.0, acted=True) == ()
+    assert [(ended.plan, ended.ended) for ended in store.ended_plans()] == [(stuck, 1234.0)]
+
+
+def test_a_recommendation_is_written_once_while_it_stays_the_same_and_never_journalled(store: Store) -> None:
+    for now in (1000.0, 1010.0):
+        assert store.record_plan(made_plan(), now, acted=False) == ()
+    with store._engine.connect() as connection:
+        assert connection.exec_driver_sql("select count(*) from plans").scalar() == 1
+    assert (store.history(10), store.ended_plans()) == ((), ())
+
+
+def test_a_prediction_is_due_after_its_migration_and_gone_once_it_has_a_verdict(store: Store) -> None:
+    (first, second, _) = entries(store)
+    store.begin(first[0])
+    store.end(first[0], DONE)
+    store.begin(second[0])
+    source, destination = store.due_predictions(before=9e9)
+    assert (source.role, destination.role) == ("source", "destination")
+    assert source.disturbed_from is not None  # by the second migration of the same two hosts
+    verdict = Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1)
+    store.record_verdict(source.id, verdict)
+    assert [due.id for due in store.due_predictions(before=9e9)] == [destination.id]
+    (record,) = [record for record in store.history(10) if record.id == first[0]]
+    assert (record.predictions[0].measured, record.predictions[0].error) == (0.5, 0.1)
+
+
+def test_a_move_that_was_not_made_has_no_prediction_to_measure(store: Store) -> None:
+    for migration_id, _ in entries(store):
+        store.end(migration_id, Outcome(result=Result.SKIPPED, why="gone"))
+    assert store.due_predictions(before=9e9) == ()
+    assert store.open_predictions() == ()
+
+
+def test_last_moved_tells_of_done_migrations_alone(store: Store) -> None:
+    (first, second, _) = entries(store)
+    store.end(first[0], DONE)
+    store.end(second[0], Outcome(result=Result.FAILED, why="refused"))
+    assert list(store.last_moved(since=0)) == [first[1].uuid]
+
+
+def test_draining_is_an_order_that_can_be_taken_back(store: Store) -> None:
+    assert store.set_draining("h1", draining=True)
+    assert not store.set_draining("h1", draining=True)
+    assert store.standings()["h1"].draining
+    assert store.set_draining("h1", draining=False)
+    assert not store.standings()["h1"].draining
+    assert not store.set_draining("h2", draining=False)
+
+
+def test_what_is_old_is_forgotten_with_all_that_hangs_on_it(store: Store) -> None:
+    for migration_id, _ in entries(store, now=0.0):
+        store.end(migration_id, DONE)
+    (ended,) = store.ended_plans()
+    store.settle(ended.id, {})
+    store.record_cycle(started=0.0, seconds=0.1, mode="automatic", result="moved", sentence="x")
+    store.forget(now=91 * 86400.0)
+    assert store.history(10) == ()
+
+
+def test_a_place_that_cannot_be_had_is_named_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"state.url: sqlite:///.*/missing/x.db: cannot be opened: .*unable to open"):
+        Store.open(f"sqlite:///{tmp_path}/missing/x.db")
+
+
+def test_only_one_leads_until_it_lets_go(tmp_path: Path) -> None:
+    first, second = Leadership(tmp_path / "lock"), Leadership(tmp_path / "lock")
+    assert first.take()
+    assert first.take()
+    assert not second.take()
+    first.release()
+    assert second.take()
+    second.release()
