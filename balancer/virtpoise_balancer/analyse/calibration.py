@@ -20,7 +20,9 @@ Widths = Mapping[tuple[Role, bool], float]
 
 def widths(residuals: Iterable[Residual], coverage: float) -> Widths:
     """By role and whether the source is saturated, how many spreads the interval reaches to either side."""
-    errors: dict[tuple[Role, bool], list[float]] = {(role, saturated): [] for role in Role for saturated in (False, True)}
+    errors: dict[tuple[Role, bool], list[float]] = {
+        (role, saturated): [] for role in Role for saturated in (False, True)
+    }
     for residual in residuals:
         errors[residual.role, residual.saturated].append(abs(residual.error_ratio) / residual.spread_ratio)
     return {regime: _width(sorted(scaled), coverage) for regime, scaled in errors.items()}

@@ -13,6 +13,7 @@ independent on-off vCPUs would make it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,15 +99,17 @@ def estimate(domains: Sequence[Domain], *, cpus: int, load: float, saturated: bo
     if saturated:
         starved = np.clip((runnable - _STARVED_FROM) / (1 - _STARVED_FROM), 0.0, 1.0)
         upper = run + starved * (most - run)
-        remembered = past_run >= run - _JITTER_CORES * vcpus  # False for NaN; one that now runs more than then wants more than then
+        remembered = (
+            past_run >= run - _JITTER_CORES * vcpus
+        )  # False for NaN; one that now runs more than then wants more than then
         alone = np.clip(np.where(remembered, past_run, run), run, most)
         lower = np.where(remembered, (run + alone) / 2, run)
         upper = np.where(remembered, (alone + np.maximum(alone, upper)) / 2, upper)
         cores = np.where(remembered, alone, (lower + upper) / 2)
     else:
         lower, cores, upper = run, run, run
-    prior = _on_off_host(cpus, load, runnable, vcpus, delay)
-    on_off = _on_off(prior, run, delay, past_run, past_delay, vcpus, saturated=saturated)
+    host = _on_off_host(cpus, load, runnable, vcpus, delay)
+    on_off = _on_off(host, run, delay, past_run, past_delay, vcpus, saturated=saturated)
     return Demands(run, lower, cores, upper, runnable, vcpus, on_off)
 
 
@@ -114,22 +117,20 @@ def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _on_off_host(cpus: int, load: float, runnable: Floats, vcpus: NDArray[np.int64], delay: Floats) -> float:
-    """How far the host is as busy as independent on-off vCPUs would make it, 0..1; 0 where nothing can be told."""
+def _on_off_host(cpus: int, load: float, runnable: Floats, vcpus: NDArray[np.int64], delay: Floats) -> float | None:
+    """How far the host is as busy as independent on-off vCPUs would make it, 0..1; None where nothing can be told."""
     waiting = float(delay.sum())
-    if not waiting:
-        return 0.0
     idle = 1 - load
     expected = 1 - float(busy_cpus(cpus, runnable[np.newaxis], vcpus)[0]) / cpus
-    if min(idle, expected) < _LEAST_IDLE_RATIO:
-        return 0.0
-    ratio = np.log(idle) / np.log(expected)
+    if min(idle, expected) < _LEAST_IDLE_RATIO or expected > 1 - _LEAST_IDLE_RATIO:
+        return None
+    ratio = math.log(idle) / math.log(expected)
     kind = float(np.interp(ratio, _ON_OFF_RATIOS, (0.0, 1.0, 1.0, 0.0)))
     return kind * waiting / (waiting + _DELAY_NOISE_CORES * cpus)
 
 
 def _on_off(
-    prior: float,
+    host: float | None,
     run: Floats,
     delay: Floats,
     past_run: Floats,
@@ -138,16 +139,23 @@ def _on_off(
     *,
     saturated: bool,
 ) -> Floats:
-    """For each domain, which kind its history fits: run + delay stayed put (on and off), or run did (catching up)."""
+    """For each domain, which kind its history fits: run + delay stayed put (on and off), or run did (catching up).
+
+    Without a history its host decides; where that tells nothing either it counts as one that catches up, as real work does.
+    """
+    known, prior = (0.0, 0.5) if host is None else (host, min(max(host, 0.1), 0.9))
     sigma = _JITTER_CORES * vcpus
     moved = (run + delay - past_run - past_delay) / sigma
-    # On a saturated host one that catches up runs less than it did, and that is no sign against it.
-    changed = (np.maximum(run - past_run, 0.0) if saturated else run - past_run) / sigma
+    changed = (run - past_run) / sigma
+    if saturated:
+        # One that catches up may run less than it did, but then it has work left over and is always runnable.
+        idle = np.maximum(vcpus - run - delay, 0.0) / (2 * sigma)
+        changed = np.where(changed < -1, np.minimum(idle, -changed), np.maximum(changed, 0.0))
     on_off = prior * np.exp(-(moved**2) / 2)
     catching_up = (1 - prior) * np.exp(-(changed**2) / 2)
     both = on_off + catching_up
     told = both > 1e-4  # False for NaN: no history
-    return np.where(told, on_off / np.where(told, both, 1.0), prior)
+    return np.where(told, on_off / np.where(told, both, 1.0), known)
 
 
 def busy_cpus(cpus: int, probability: Floats, vcpus: NDArray[np.int64]) -> Floats:

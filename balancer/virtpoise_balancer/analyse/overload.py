@@ -5,16 +5,18 @@ Source: thesis §4.4.4. Every step a host's load is at or above the threshold co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from virtpoise_balancer.model import Host, HostState, Overload, Policy, Snapshot, Trigger
 
 
-def consecutive(host: Host, trigger: Trigger, snapshot: Snapshot) -> int:
-    """How many of the host's newest readings in a row are at or above the threshold and count.
+def consecutive(host: Host, trigger: Trigger, snapshot: Snapshot, readings: Sequence[float] | None = None) -> int:
+    """How many of the host's newest readings in a row (of its CPU, unless others are given) are at or above the threshold and count.
 
     A reading covers the step that ends with it; it counts when that whole step lies after ``counted_from``.
     """
     count = 0
-    for age, ratio in enumerate(reversed(host.cpu_ratio)):
+    for age, ratio in enumerate(reversed(host.cpu_ratio if readings is None else readings)):
         begins = snapshot.time - (age + 1) * snapshot.step_seconds
         if ratio < trigger.threshold or (host.counted_from is not None and begins < host.counted_from):
             break

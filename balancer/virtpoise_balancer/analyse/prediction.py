@@ -20,7 +20,7 @@ NOISE_RATIO = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Predicted loads, one entry a case: ``ratio`` 0..1, ``spread``: how unsure it is, ``wanted``: the cores wanted over those there are."""
+    """Predicted loads, one entry a case: ``ratio`` 0..1, ``spread``: how unsure it is, ``wanted``: cores wanted over cores there."""
 
     ratio: Floats
     spread: Floats

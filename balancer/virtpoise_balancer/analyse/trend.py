@@ -1,0 +1,50 @@
+"""Where a host's load is going, if its readings tell.
+
+A straight line through the newer half of the readings, against the mean of the last few: both forecast the later half of the window
+from what came before, and the line is believed only where it was clearly the better one. On loads that jump about (PlanetLab's) that
+is nearly never, on ramps nearly always (docs/scoring.md has both, judged on days that the bound was not chosen on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from virtpoise_balancer.analyse.demand import Floats
+
+# Fewer readings than this say nothing about a direction.
+_LEAST_READINGS = 16
+_MOST_READINGS = 60
+# The line's mean error in the window, over the mean's, from which on it is not believed.
+_BELIEVED_BELOW = 0.6
+
+
+def forecast(windows: Sequence[Sequence[float]], *, steps: int, level_readings: int) -> Floats:
+    """For each window of readings (newest last) the load ``steps`` later, at least 0; NaN where no trend can be told."""
+    result = np.full(len(windows), np.nan)
+    if steps <= 0:
+        return result
+    lengths = np.array([min(len(window), _MOST_READINGS) for window in windows], dtype=np.int64)
+    for length in np.unique(lengths[lengths >= max(_LEAST_READINGS, 2 * steps + 2, 2 * level_readings)]):
+        rows = np.flatnonzero(lengths == length).tolist()
+        readings = np.array([windows[row][-int(length) :] for row in rows], dtype=np.float64)
+        result[rows] = _forecast(readings, steps, level_readings)
+    return result
+
+
+def _forecast(readings: Floats, steps: int, level_readings: int) -> Floats:
+    """``readings``: hosts x readings, all of one length."""
+    half = readings.shape[1] // 2
+    times = np.arange(half) - (half - 1) / 2
+    # Least squares over ``half`` readings, evaluated ``steps`` after the last of them, is this weighted sum of them.
+    weights = 1 / half + times * ((half - 1) / 2 + steps) / (times @ times)
+    line = sliding_window_view(readings, half, axis=1) @ weights
+    level = sliding_window_view(readings, level_readings, axis=1).mean(axis=2)[:, half - level_readings :]
+    truth = readings[:, half - 1 + steps :]
+    judged = truth.shape[1]
+    line_error = np.abs(line[:, :judged] - truth).mean(axis=1)
+    level_error = np.abs(level[:, :judged] - truth).mean(axis=1)
+    believed = line_error < _BELIEVED_BELOW * level_error
+    return np.where(believed, np.maximum(line[:, -1], 0.0), np.nan)

@@ -1,0 +1,124 @@
+"""Demand: laws that hold for any readings, and what was measured on real domains (docs/scoring.md)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtpoise_balancer.analyse.demand import busy_cpus, estimate
+from virtpoise_balancer.model import Domain
+
+
+def domain(
+    name: str, run: float, delay: float, *, vcpus: int = 1, past: float | None = None, past_delay: float | None = None
+) -> Domain:
+    return Domain(
+        name=name,
+        uuid=name,
+        host="h1",
+        vcpus=vcpus,
+        cpu_cores=run,
+        cpu_delay_cores=delay,
+        cpu_cores_unsaturated=past,
+        cpu_delay_cores_unsaturated=past_delay,
+    )
+
+
+@st.composite
+def readings(draw: st.DrawFn) -> list[Domain]:
+    domains = []
+    for i in range(draw(st.integers(1, 6))):
+        vcpus = draw(st.integers(1, 4))
+        domains.append(
+            domain(
+                f"vm{i}",
+                draw(st.floats(0, vcpus)),
+                draw(st.floats(0, vcpus)),
+                vcpus=vcpus,
+                past=draw(st.none() | st.floats(0, vcpus)),
+                past_delay=draw(st.floats(0, vcpus)),
+            )
+        )
+    return domains
+
+
+@given(readings(), st.integers(1, 8), st.floats(0, 1), st.booleans())
+def test_demand_lies_between_what_is_run_and_what_is_run_or_waited_for(
+    domains: list[Domain], cpus: int, load: float, saturated: bool
+) -> None:
+    demands = estimate(domains, cpus=cpus, load=load, saturated=saturated)
+    for i, one in enumerate(domains):
+        assert one.cpu_cores <= demands.lower[i] + 1e-9
+        assert demands.lower[i] <= demands.cores[i] + 1e-9
+        assert demands.cores[i] <= demands.upper[i] + 1e-9
+        assert demands.upper[i] <= max(one.cpu_cores, min(one.cpu_cores + one.cpu_delay_cores, one.vcpus)) + 1e-9
+        assert 0 <= demands.on_off[i] <= 1
+        assert 0 <= demands.runnable[i] <= 1
+
+
+@given(st.floats(0, 4), st.floats(0, 1), st.booleans())
+def test_a_domain_that_never_waits_wants_what_it_gets(run: float, load: float, saturated: bool) -> None:
+    demands = estimate([domain("vm1", run, 0.0, vcpus=4)], cpus=4, load=load, saturated=saturated)
+    assert demands.lower[0] == demands.cores[0] == demands.upper[0] == run
+
+
+def test_a_vcpu_that_is_always_runnable_may_want_all_its_time() -> None:
+    demands = estimate([domain("vm1", 0.35, 0.65), domain("vm2", 0.35, 0.65)], cpus=1, load=1.0, saturated=True)
+    assert demands.upper[0] == pytest.approx(1.0)
+    assert 0.35 < demands.cores[0] < 1.0
+
+
+def test_history_on_an_unsaturated_host_tells_what_a_starved_domain_wants() -> None:
+    starved = domain("vm1", 0.35, 0.65, past=0.5, past_delay=0.01)
+    demands = estimate([starved, domain("vm2", 0.65, 0.35)], cpus=1, load=1.0, saturated=True)
+    assert demands.cores[0] == pytest.approx(0.5)
+
+
+def test_a_domain_that_outgrew_its_history_is_not_held_to_it() -> None:
+    grown = domain("vm1", 0.5, 0.5, past=0.1, past_delay=0.0)
+    demands = estimate([grown, domain("vm2", 0.5, 0.5)], cpus=1, load=1.0, saturated=True)
+    assert demands.upper[0] == pytest.approx(1.0)
+
+
+def brute_force(cpus: int, probabilities: list[float]) -> float:
+    total = 0.0
+    for states in itertools.product((0, 1), repeat=len(probabilities)):
+        chance = math.prod(p if on else 1 - p for p, on in zip(probabilities, states, strict=True))
+        total += chance * min(cpus, sum(states))
+    return total
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 3)), min_size=1, max_size=4), st.integers(1, 6))
+def test_busy_cpus_is_the_expectation_over_all_states(domains: list[tuple[float, int]], cpus: int) -> None:
+    probability = np.array([[p for p, _ in domains]])
+    vcpus = np.array([n for _, n in domains])
+    expected = brute_force(cpus, [p for p, n in domains for _ in range(n)])
+    assert busy_cpus(cpus, probability, vcpus)[0] == pytest.approx(expected, abs=1e-12)
+
+
+# Measured on real one-vCPU domains on a host of one CPU: cores of the process, waited for, and the host's load.
+ON_OFF = ([domain("a", 0.409, 0.440), domain("b", 0.326, 0.397), domain("c", 0.281, 0.368)], 0.981)
+CATCHING_UP = ([domain("a", 0.363, 0.485), domain("b", 0.339, 0.472), domain("c", 0.244, 0.410)], 0.945)
+
+
+def test_the_two_kinds_of_guests_are_told_apart_by_how_busy_their_host_is() -> None:
+    domains, load = ON_OFF
+    assert estimate(domains, cpus=1, load=load, saturated=True).on_off.min() > 0.9
+    domains, load = CATCHING_UP
+    assert estimate(domains, cpus=1, load=load, saturated=True).on_off.max() < 0.1
+
+
+def test_history_tells_the_kind_where_the_host_does_not() -> None:
+    # A full host: nothing idle is left to tell by. vm1 was as runnable when it had less company, vm2 ran as much and never waited.
+    steady = domain("vm1", 0.4, 0.4, past=0.7, past_delay=0.1)
+    owed = domain("vm2", 0.3, 0.7, past=0.3, past_delay=0.0)
+    unknown = domain("vm3", 0.3, 0.7)
+    demands = estimate([steady, owed, unknown], cpus=1, load=1.0, saturated=True)
+    assert demands.on_off[0] > 0.8
+    assert demands.on_off[1] < 0.1
+    assert demands.on_off[2] == 0
