@@ -164,7 +164,11 @@ def parse_config(text: str, source: str) -> Config:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise BadInput(f"{source}: expected YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise BadInput(f"{source}: expected sections such as `policy:`, got {values!r}"[:200])
     try:
-        return Config.model_validate({} if values is None else values)
+        return Config.model_validate(values)
     except ValidationError as error:
         raise BadInput(f"{source}: {first_problem(error)}") from None

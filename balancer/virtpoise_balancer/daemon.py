@@ -53,7 +53,9 @@ class Daemon:
         self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
         self._board.in_flight = lambda: self._executor.in_flight
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor)
-        self._web = WebServer(make_app(self._board, self._metrics, self._reload.set), self._config.web.listen_address)
+        self._web = WebServer(
+            make_app(self._board, self._metrics, self._store, self._reload.set), self._config.web.listen_address
+        )
         self._scheduler = BackgroundScheduler(timezone=UTC)
 
     def run(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,13 +15,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.web.board import Board, status
 from virtpoise_balancer.web.metrics import Metrics
 
 _LOOPBACK = ("127.0.0.1", "::1")
+_MOST_HISTORY = 1000
 
 
-def make_app(board: Board, metrics: Metrics, reload: Callable[[], None]) -> Starlette:
+def make_app(board: Board, metrics: Metrics, store: Store, reload: Callable[[], None]) -> Starlette:
     def healthy(_request: Request) -> Response:
         return PlainTextResponse("virtpoise is healthy.\n")
 
@@ -42,6 +45,12 @@ def make_app(board: Board, metrics: Metrics, reload: Callable[[], None]) -> Star
     def show_status(_request: Request) -> Response:
         return JSONResponse(status(board))
 
+    def show_history(request: Request) -> Response:
+        limit = request.query_params.get("limit", "20")
+        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= _MOST_HISTORY:
+            return JSONResponse({"error": f"limit: expected 1 to {_MOST_HISTORY}, got {limit!r}"}, 400)
+        return JSONResponse([asdict(record) for record in store.history(int(limit))])
+
     return Starlette(
         routes=[
             Route("/-/healthy", healthy),
@@ -49,6 +58,7 @@ def make_app(board: Board, metrics: Metrics, reload: Callable[[], None]) -> Star
             Route("/-/reload", do_reload, methods=["POST"]),
             Route("/metrics", show_metrics),
             Route("/api/v1/status", show_status),
+            Route("/api/v1/history", show_history),
         ]
     )
 
@@ -63,6 +73,7 @@ class WebServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host.strip("[]"), int(port)))
+            self._socket.listen()
         except OSError as error:
             self._socket.close()
             raise BadInput(f"web.listen_address: {listen_address}: {error.strerror}") from None

@@ -1,0 +1,123 @@
+"""What happens in the demo: a host gets too busy, and the balancer does something about it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import requests
+
+from virtpoise_lab.balancer import Balancer
+from virtpoise_lab.demo.screen import View, result_table
+from virtpoise_lab.errors import LabError
+from virtpoise_lab.lab import Lab
+from virtpoise_lab.model import DomainSpec, Load
+from virtpoise_lab.stack import Stack
+
+THRESHOLD = 0.6
+CONSECUTIVE = 3
+INTERVAL_SECONDS = 4
+SCRAPE_SECONDS = 2
+# h1 begins at 45 %; when vm1 gets busy it is at 75 %, and vm1 itself fits nowhere: the next one has to go.
+DOMAINS = (
+    ("vm1", "h1", 10),
+    ("vm2", "h1", 20),
+    ("vm3", "h1", 10),
+    ("vm4", "h1", 5),
+    ("vm5", "h2", 15),
+    ("vm6", "h2", 10),
+)
+BUSY = ("vm1", 40)
+
+
+def run(view: View, *, keep: bool) -> int:
+    """Tell the whole story; 0 when both hosts end below the threshold and every prediction was measured."""
+    view.say("starting two libvirt hosts with three to four QEMU domains each")
+    lab = Lab.up(
+        hosts=2, domains=[DomainSpec(name, host, Load(cpu=load)) for name, host, load in DOMAINS], say=view.say
+    )
+    done = False
+    try:
+        stack = Stack.start(lab, scrape_seconds=SCRAPE_SECONDS, balancer=True)
+        view.say(f"an exporter on each host, and Prometheus at {stack.url}")
+        balancer = Balancer(lab)
+        balancer.configure(
+            stack.url,
+            prometheus={"scrape_interval_seconds": SCRAPE_SECONDS},
+            interval_seconds=INTERVAL_SECONDS,
+            policy={"strategy": "default", "cpu": {"threshold": THRESHOLD, "consecutive": CONSECUTIVE}},
+            measurement={"settle_seconds": 8, "window_seconds": 24},
+        )
+        balancer.start()
+        view.say(f"the balancer runs: {THRESHOLD:.0%} is too much when it is read {CONSECUTIVE} times in a row")
+        ended = _play(view, lab, stack, balancer)
+        if keep:
+            done = True
+            _print_addresses(view, stack, balancer)
+        return 0 if ended else 1
+    finally:
+        if not done:
+            lab.down()
+
+
+def _play(view: View, lab: Lab, stack: Stack, balancer: Balancer) -> bool:
+    _watch(view, balancer, "a first reading of both hosts", lambda status: len(_loads(status)) == 2)
+    name, load = BUSY
+    lab.load(name, load)
+    view.say(f"{name} gets busy: {load} % of a CPU from now on")
+    _watch(view, balancer, "a migration", lambda _: _began(balancer) is not None)
+    began = _began(balancer) or 0.0
+    view.say(f"from the scrape that made {CONSECUTIVE} to the start of the migration: {_reaction(stack, began):.1f} s")
+    _watch(view, balancer, "the end of the migration", lambda _: all(r["result"] for r in balancer.history()))
+    view.say("the migration has ended; measuring what it left, while the loads stay as they are")
+    _watch(view, balancer, "a verdict on each prediction", lambda _: _judged(balancer))
+    records = balancer.history()
+    loads = _loads(balancer.status() or {"hosts": []})
+    below = len(loads) == 2 and all(load < THRESHOLD for load in loads.values())
+    told = ", ".join(f"{name} at {load:.0%}" for name, load in loads.items())
+    words = [f"Both hosts are below {THRESHOLD:.0%}: {told}." if below else f"Not solved: {told}."]
+    view.finish(result_table(records), words)
+    return below and all(record["result"] == "done" for record in records)
+
+
+def _watch(view: View, balancer: Balancer, what: str, reached: Any, seconds: float = 90) -> None:
+    """Show the balancer's status until it is as wanted."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        status = balancer.wait_for("answer", lambda _status: True)
+        view.show(status)
+        if reached(status):
+            return
+        time.sleep(0.25)
+    raise LabError(f"no {what} within {seconds:g} s; the balancer's last words:\n{balancer.last_words()}")
+
+
+def _loads(status: Any) -> dict[str, float]:
+    return {host["name"]: host["cpu_ratio"] for host in status["hosts"] if host["cpu_ratio"] is not None}
+
+
+def _began(balancer: Balancer) -> float | None:
+    return next((record["began"] for record in balancer.history() if record["began"]), None)
+
+
+def _judged(balancer: Balancer) -> bool:
+    return all(end["verdict"] for record in balancer.history() for end in record["predictions"])
+
+
+def _reaction(stack: Stack, began: float) -> float:
+    """Seconds from the newest scrape of h1 that the deciding cycle could see to the migration's start."""
+    looked = began // INTERVAL_SECONDS * INTERVAL_SECONDS
+    query = {"query": 'timestamp(virtpoise_host_cpus{instance=~"h1:.*"})', "time": str(looked)}
+    found = requests.post(f"{stack.url}/api/v1/query", data=query, timeout=5).json()
+    return began - float(found["data"]["result"][0]["value"][1])
+
+
+def _print_addresses(view: View, stack: Stack, balancer: Balancer) -> None:
+    for text in (
+        f"Prometheus: {stack.url}",
+        f"balancer: http://{balancer.address}/metrics and /api/v1/status",
+        f"its configuration, for commands: export VIRTPOISE_CONFIG={balancer.config}",
+        "change a load: .venv/bin/python -m virtpoise_lab load vm1 70",
+        "end it all: .venv/bin/python -m virtpoise_lab down",
+    ):
+        view.say(text)

@@ -1,0 +1,82 @@
+"""The configuration: its promised defaults, and one line for each mistake."""
+
+import pytest
+
+from virtpoise_balancer.config import Config, parse_config
+from virtpoise_balancer.errors import BadInput
+
+
+def test_promised_defaults() -> None:
+    config = parse_config("", "x")
+    assert config == Config()
+    assert config.prometheus.url == "http://127.0.0.1:9090"
+    assert config.libvirt.uri == "qemu+ssh://{host}/system"
+    assert config.state.url == "sqlite:////var/lib/virtpoise/virtpoise.db"
+    assert (config.mode, config.interval_seconds) == ("recommend", 10)
+    policy = config.policy
+    assert policy.strategy == "default"
+    for trigger, threshold, recovery in (
+        (policy.cpu, 0.8, 0.75),
+        (policy.memory, 0.9, 0.85),
+        (policy.network, 0.9, 0.85),
+    ):
+        assert (trigger.threshold, trigger.consecutive) == (threshold, 3)
+        assert trigger.recovery_ratio == pytest.approx(recovery)
+    assert (policy.penalty.initial_seconds, policy.penalty.step_seconds) == (190, 10)
+    assert policy.rest_seconds == 1800
+
+
+def test_a_part_of_a_section_leaves_the_rest_at_its_defaults() -> None:
+    config = parse_config("policy: {cpu: {consecutive: 5}, memory: {consecutive: 2}}", "x")
+    assert (config.policy.cpu.threshold, config.policy.cpu.consecutive) == (0.8, 5)
+    assert (config.policy.memory.threshold, config.policy.memory.consecutive) == (0.9, 2)
+
+
+def test_the_recovery_level_follows_the_threshold() -> None:
+    assert parse_config("policy: {cpu: {threshold: 0.6}}", "x").policy.cpu.recovery_ratio == pytest.approx(0.55)
+
+
+def test_a_host_may_have_an_address_of_its_own() -> None:
+    libvirt = parse_config(
+        'libvirt: {uri: "qemu+tls://{host}/system", hosts: {h2: "qemu+tcp://10.0.0.2/system"}}', "x"
+    ).libvirt
+    assert (libvirt.uri_of("h1"), libvirt.uri_of("h2")) == ("qemu+tls://h1/system", "qemu+tcp://10.0.0.2/system")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("polcy: {}", "x.yml: polcy: unknown key"),
+        ("policy: {cpu: {treshold: 0.6}}", "x.yml: policy.cpu.treshold: unknown key"),
+        ("policy: {cpu: {threshold: 1.4}}", "x.yml: policy.cpu.threshold: expected less than or equal to 1, got 1.4"),
+        ("policy: {cpu: {threshold: 0}}", "x.yml: policy.cpu.threshold: expected greater than 0, got 0"),
+        (
+            "policy: {cpu: {consecutive: 0}}",
+            "x.yml: policy.cpu.consecutive: expected greater than or equal to 1, got 0",
+        ),
+        (
+            "policy: {cpu: {threshold: 0.5, recovery: 0.6}}",
+            "x.yml: policy.cpu.recovery: expected at most the threshold",
+        ),
+        ("policy: {strategy: best}", "x.yml: policy.strategy: expected 'default' or 'thesis', got 'best'"),
+        ("mode: auto", "x.yml: mode: expected 'recommend' or 'automatic', got 'auto'"),
+        ("interval_seconds: .nan", "x.yml: interval_seconds: expected a finite number, got nan"),
+        ("interval_seconds: -1", "x.yml: interval_seconds: expected greater than 0, got -1"),
+        (
+            "interval_seconds: 5\nprometheus: {scrape_interval_seconds: 10}",
+            "x.yml: interval_seconds: expected at least",
+        ),
+        ("prometheus: {url: ftp://x}", "x.yml: prometheus.url: expected an address like http://127.0.0.1:9090"),
+        ("prometheus: {queries: {host_cpu: up}}", "x.yml: prometheus.queries: expected names of queries"),
+        ("libvirt: {uri: qemu:///system}", "x.yml: libvirt.uri: expected a libvirt address with {host} in it once"),
+        ("state: {url: virtpoise.db}", "x.yml: state.url: expected a database address"),
+        ("web: {listen_address: localhost}", "x.yml: web.listen_address: expected an address and a port"),
+        ("- a", "x.yml: expected"),
+        ("a: [", "x.yml: expected YAML: "),
+    ],
+)
+def test_each_mistake_is_one_line_that_names_the_key(text: str, says: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        parse_config(text, "x.yml")
+    assert str(refused.value).startswith(says)
+    assert "\n" not in str(refused.value)
