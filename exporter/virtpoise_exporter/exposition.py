@@ -17,10 +17,11 @@ Kind = Literal["counter", "gauge"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a metric is called, means and is labelled with; docs/metrics.md is written from these."""
+    """What a metric is called, means and is labelled with, and which collector serves it (empty: more than one)."""
 
     name: str
     kind: Kind
+    collector: str
     help: str
     labels: tuple[str, ...] = ()
 

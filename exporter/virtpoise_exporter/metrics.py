@@ -7,39 +7,45 @@ from virtpoise_exporter.exposition import Kind, Metric
 DOMAIN: Final = ("domain", "uuid")
 
 
-def _metric(name: str, kind: Kind, help_text: str, *labels: str) -> Metric:
-    return Metric(f"virtpoise_{name}", kind, help_text, labels)
+def _metric(collector: str, name: str, kind: Kind, help_text: str, *labels: str) -> Metric:
+    return Metric(f"virtpoise_{name}", kind, collector, help_text, labels)
 
 
 # Host
 HOST_CPU_SECONDS = _metric(
+    "cpu",
     "host_cpu_seconds_total",
     "counter",
     "Seconds all CPUs of the host together spent in each mode. The modes add up to all CPU time; "
     "the time that guests ran is in user and nice.",
     "mode",
 )
-HOST_CPUS = _metric("host_cpus", "gauge", "CPUs online on the host.")
-HOST_MEMORY_TOTAL = _metric("host_memory_total_bytes", "gauge", "Memory of the host.")
+HOST_CPUS = _metric("cpu", "host_cpus", "gauge", "CPUs online on the host.")
+HOST_MEMORY_TOTAL = _metric("memory", "host_memory_total_bytes", "gauge", "Memory of the host.")
 HOST_MEMORY_AVAILABLE = _metric(
+    "memory",
     "host_memory_available_bytes",
     "gauge",
     "Memory that could be given to programs without swapping: free memory and what the kernel could reclaim.",
 )
-HOST_MEMORY_FREE = _metric("host_memory_free_bytes", "gauge", "Memory that nothing uses, not even as a cache.")
+HOST_MEMORY_FREE = _metric(
+    "memory", "host_memory_free_bytes", "gauge", "Memory that nothing uses, not even as a cache."
+)
 HOST_NETWORK_RECEIVE = _metric(
-    "host_network_receive_bytes_total", "counter", "Bytes an uplink of the host received.", "device"
+    "network", "host_network_receive_bytes_total", "counter", "Bytes an uplink of the host received.", "device"
 )
 HOST_NETWORK_TRANSMIT = _metric(
-    "host_network_transmit_bytes_total", "counter", "Bytes an uplink of the host sent.", "device"
+    "network", "host_network_transmit_bytes_total", "counter", "Bytes an uplink of the host sent.", "device"
 )
 HOST_NETWORK_SPEED = _metric(
+    "network",
     "host_network_speed_bytes",
     "gauge",
     "Bytes per second an uplink of the host can carry in each direction. Absent where the device has no speed and none is configured.",
     "device",
 )
 HOST_PRESSURE = _metric(
+    "pressure",
     "host_pressure_seconds_total",
     "counter",
     "Seconds in which some (kind=some) or all (kind=full) runnable tasks waited for a resource (the kernel's pressure stall information).",
@@ -47,6 +53,7 @@ HOST_PRESSURE = _metric(
     "kind",
 )
 HOST_INFO = _metric(
+    "libvirt",
     "host_info",
     "gauge",
     "1, labelled with what the host is.",
@@ -58,12 +65,17 @@ HOST_INFO = _metric(
     "libvirt_version",
 )
 
-HOST_NUMA_CPUS = _metric("host_numa_cpus", "gauge", "CPUs of a NUMA node.", "node")
-HOST_NUMA_MEMORY_TOTAL = _metric("host_numa_memory_total_bytes", "gauge", "Memory of a NUMA node.", "node")
+HOST_NUMA_CPUS = _metric("numa", "host_numa_cpus", "gauge", "CPUs of a NUMA node.", "node")
+HOST_NUMA_MEMORY_TOTAL = _metric("numa", "host_numa_memory_total_bytes", "gauge", "Memory of a NUMA node.", "node")
 HOST_NUMA_MEMORY_FREE = _metric(
-    "host_numa_memory_free_bytes", "gauge", "Memory of a NUMA node that nothing uses, not even as a cache.", "node"
+    "numa",
+    "host_numa_memory_free_bytes",
+    "gauge",
+    "Memory of a NUMA node that nothing uses, not even as a cache.",
+    "node",
 )
 HOST_CPU_SPEED = _metric(
+    "speed",
     "host_cpu_speed_ratio",
     "gauge",
     "How fast one CPU of the host computes, against a reference that is the same for all hosts (1 = the reference). "
@@ -71,20 +83,24 @@ HOST_CPU_SPEED = _metric(
 )
 
 # libvirt
-LIBVIRT_UP = _metric("libvirt_up", "gauge", "1 if libvirt on this host answers, 0 if it does not.")
-DOMAINS = _metric("domains", "gauge", "Domains that libvirt on this host knows, active or inactive.", "state")
+LIBVIRT_UP = _metric("libvirt", "libvirt_up", "gauge", "1 if libvirt on this host answers, 0 if it does not.")
+DOMAINS = _metric(
+    "libvirt", "domains", "gauge", "Domains that libvirt on this host knows, active or inactive.", "state"
+)
 
 # Domains
 DOMAIN_INFO = _metric(
-    "domain_info", "gauge", "1 for every domain that libvirt on this host knows, active or not.", *DOMAIN
+    "libvirt", "domain_info", "gauge", "1 for every domain that libvirt on this host knows, active or not.", *DOMAIN
 )
 DOMAIN_RUNNING = _metric(
+    "libvirt",
     "domain_running",
     "gauge",
     "1 where the domain runs; 0 where it is shut off, paused, or arriving or leaving by a migration. Over all hosts at most one is 1.",
     *DOMAIN,
 )
 DOMAIN_STATE = _metric(
+    "libvirt",
     "domain_state",
     "gauge",
     "1 for the state the domain is in, in libvirt's words, and libvirt's reason for it; its other states are absent.",
@@ -93,6 +109,7 @@ DOMAIN_STATE = _metric(
     "reason",
 )
 DOMAIN_CPU_SECONDS = _metric(
+    "domains",
     "domain_cpu_seconds_total",
     "counter",
     "CPU time of the domain's whole process: vCPUs, emulator and I/O threads. "
@@ -100,20 +117,22 @@ DOMAIN_CPU_SECONDS = _metric(
     *DOMAIN,
 )
 DOMAIN_CPU_DELAY = _metric(
+    "domains",
     "domain_cpu_delay_seconds_total",
     "counter",
     "Seconds the domain's vCPUs were ready to run and waited for a CPU of the host; the guest sees them as steal. "
     "Restarts with the process.",
     *DOMAIN,
 )
-DOMAIN_VCPUS = _metric("domain_vcpus", "gauge", "vCPUs the domain has now.", *DOMAIN)
+DOMAIN_VCPUS = _metric("libvirt", "domain_vcpus", "gauge", "vCPUs the domain has now.", *DOMAIN)
 DOMAIN_MEMORY = _metric(
-    "domain_memory_bytes", "gauge", "Memory assigned to the domain now (its balloon's size).", *DOMAIN
+    "libvirt", "domain_memory_bytes", "gauge", "Memory assigned to the domain now (its balloon's size).", *DOMAIN
 )
 DOMAIN_MEMORY_RESIDENT = _metric(
-    "domain_memory_resident_bytes", "gauge", "Memory of the host that the domain's process holds.", *DOMAIN
+    "domains", "domain_memory_resident_bytes", "gauge", "Memory of the host that the domain's process holds.", *DOMAIN
 )
 DOMAIN_NETWORK_RECEIVE = _metric(
+    "domains",
     "domain_network_receive_bytes_total",
     "counter",
     "Bytes the domain received on a network device; uplink is the host's interface behind it, empty if the traffic stays on the host.",
@@ -122,6 +141,7 @@ DOMAIN_NETWORK_RECEIVE = _metric(
     "uplink",
 )
 DOMAIN_NETWORK_TRANSMIT = _metric(
+    "domains",
     "domain_network_transmit_bytes_total",
     "counter",
     "Bytes the domain sent on a network device; uplink is the host's interface behind it, empty if the traffic stays on the host.",
@@ -130,13 +150,14 @@ DOMAIN_NETWORK_TRANSMIT = _metric(
     "uplink",
 )
 DOMAIN_BLOCK_READ = _metric(
-    "domain_block_read_bytes_total", "counter", "Bytes the domain read from a disk.", *DOMAIN, "device"
+    "block", "domain_block_read_bytes_total", "counter", "Bytes the domain read from a disk.", *DOMAIN, "device"
 )
 DOMAIN_BLOCK_WRITTEN = _metric(
-    "domain_block_written_bytes_total", "counter", "Bytes the domain wrote to a disk.", *DOMAIN, "device"
+    "block", "domain_block_written_bytes_total", "counter", "Bytes the domain wrote to a disk.", *DOMAIN, "device"
 )
 
 DOMAIN_STALE = _metric(
+    "",
     "domain_stale_seconds",
     "gauge",
     "Age of the last figures of a domain that a collector had to leave out of this scrape because none are fresh; "
@@ -147,6 +168,7 @@ DOMAIN_STALE = _metric(
 
 # The exporter itself
 SOURCE_INFO = _metric(
+    "domains",
     "exporter_source_info",
     "gauge",
     "1, labelled with where the domains' figures come from (kernel or libvirt) and why.",
@@ -154,24 +176,29 @@ SOURCE_INFO = _metric(
     "reason",
 )
 STALE_DOMAINS = _metric(
+    "",
     "exporter_stale_domains",
     "gauge",
     "Active domains that a collector had to leave out of this scrape because their figures are not fresh.",
     "collector",
 )
 DATA_AGE = _metric(
+    "",
     "exporter_collector_data_age_seconds",
     "gauge",
     "Age of what a collector shows from beside the scrape path: libvirt's list of domains, the disks' counters.",
     "collector",
 )
 COLLECTOR_SUCCESS = _metric(
+    "",
     "exporter_collector_success",
     "gauge",
     "1 if the collector answered within the scrape's deadline, 0 if not.",
     "collector",
 )
 COLLECTOR_DURATION = _metric(
-    "exporter_collector_duration_seconds", "gauge", "How long the collector took for this scrape.", "collector"
+    "", "exporter_collector_duration_seconds", "gauge", "How long the collector took for this scrape.", "collector"
 )
-BUILD_INFO = _metric("exporter_build_info", "gauge", "1, labelled with the exporter's version.", "version")
+BUILD_INFO = _metric("", "exporter_build_info", "gauge", "1, labelled with the exporter's version.", "version")
+
+ALL: Final = tuple(value for value in globals().values() if isinstance(value, Metric))
