@@ -1,0 +1,294 @@
+"""What the balancer does, decides and refuses."""
+
+from __future__ import annotations
+
+from virtpoise_dashboards import promql
+from virtpoise_dashboards.fleet import STATES, THRESHOLD_LINE
+from virtpoise_dashboards.model import (
+    BAD_IF_ANY,
+    GREEN,
+    Dashboard,
+    Heatmap,
+    Query,
+    Row,
+    Stat,
+    StateTimeline,
+    Step,
+    Style,
+    Table,
+    TimeSeries,
+    Variable,
+)
+from virtpoise_dashboards.promql import BALANCER, THRESHOLD, ended
+
+BY_HOST = f'{BALANCER}, host=~"$host"'
+RESULTS = (
+    Style("^idle$", "blue"),
+    Style("^recommended$", "purple"),
+    Style("^(moved|done)$", "green"),
+    Style("^(waiting|skipped)$", "yellow"),
+    Style("^failed$", "red"),
+)
+
+
+def _quantile(quantile: float, metric: str) -> str:
+    return (
+        f"histogram_quantile({quantile}, sum by (le) (rate(virtpoise_{metric}_bucket{{{BALANCER}}}[$__rate_interval])))"
+    )
+
+
+def _distribution(title: str, description: str, metric: str) -> Heatmap:
+    return Heatmap(
+        title=title,
+        description=description,
+        queries=(
+            Query(
+                f"sum by (le) (increase(virtpoise_{metric}_bucket{{{BALANCER}}}[$__rate_interval]))",
+                "{{le}}",
+                format="heatmap",
+            ),
+        ),
+        unit="s",
+    )
+
+
+def _number(title: str, description: str, expr: str, unit: str, steps: tuple[Step, ...]) -> Stat:
+    return Stat(
+        title=title,
+        description=description,
+        queries=(Query(expr, title, instant=True),),
+        unit=unit,
+        steps=steps,
+        width=3,
+    )
+
+
+NOW = Row(
+    "Now",
+    (
+        Stat(
+            title="Mode",
+            description="automatic: the balancer migrates by itself. recommend: it waits for a person.",
+            queries=(Query(f"max by (mode) (virtpoise_mode{{{BALANCER}}}) == 1", "{{mode}}", instant=True),),
+            unit="none",
+            names=True,
+            steps=GREEN,
+            width=3,
+        ),
+        Stat(
+            title="Who acts",
+            description="Of several balancers one acts, the others wait.",
+            queries=(Query(f"max by (instance) (virtpoise_leader{{{BALANCER}}}) == 1", "{{instance}}", instant=True),),
+            unit="none",
+            names=True,
+            steps=GREEN,
+            width=3,
+        ),
+        _number(
+            "Last cycle",
+            "Time since the last cycle ended. A cycle that migrates lasts as long as its migrations.",
+            f"time() - max(virtpoise_last_cycle_timestamp_seconds{{{BALANCER}}})",
+            "s",
+            (Step(None, "green"), Step(60, "yellow"), Step(300, "red")),
+        ),
+        _number(
+            "Age of the figures",
+            "Age of the newest figures that the balancer decides on.",
+            f"max(virtpoise_snapshot_age_seconds{{{BALANCER}}})",
+            "s",
+            (Step(None, "green"), Step(30, "yellow"), Step(120, "red")),
+        ),
+        _number(
+            "Moves in the plan",
+            "Migrations in the newest plan.",
+            f"max(virtpoise_plan_moves{{{BALANCER}}})",
+            "none",
+            (Step(None, "blue"),),
+        ),
+        _number(
+            "Unsolved",
+            "1 while a problem stands that the plan does not solve.",
+            f"max(virtpoise_plan_unsolved{{{BALANCER}}})",
+            "none",
+            BAD_IF_ANY,
+        ),
+        _number(
+            "Domains twice",
+            "Domains seen running on more than one host at the newest look. One in the moment after its migration is no harm.",
+            f"max(virtpoise_domain_duplicates{{{BALANCER}}})",
+            "none",
+            (Step(None, "green"), Step(1, "yellow")),
+        ),
+        _number(
+            "Domains vanished",
+            "Domains that a migration left on neither host, not seen since.",
+            f"max(virtpoise_domain_vanished{{{BALANCER}}})",
+            "none",
+            BAD_IF_ANY,
+        ),
+    ),
+)
+
+CYCLES = Row(
+    "Cycles",
+    (
+        TimeSeries(
+            title="Cycles by result",
+            description="How cycles ended: nothing to do, recommended, moved, waiting (for N in a row, a penalty, a person), failed.",
+            queries=(
+                Query(
+                    f"sum by (result) (increase(virtpoise_cycles_total{{{BALANCER}}}[$__rate_interval]))", "{{result}}"
+                ),
+            ),
+            unit="none",
+            minimum=0,
+            stacked=True,
+            styles=RESULTS,
+        ),
+        TimeSeries(
+            title="Duration of a cycle",
+            description="Half of the cycles, and 99 of 100, took at most this long.",
+            queries=(
+                Query(_quantile(0.5, "cycle_duration_seconds"), "half"),
+                Query(_quantile(0.99, "cycle_duration_seconds"), "99 of 100"),
+            ),
+            unit="s",
+            minimum=0,
+        ),
+        TimeSeries(
+            title="Cycles that ran late",
+            description="Cycles that took longer than the interval.",
+            queries=(Query(f"sum(increase(virtpoise_cycle_overruns_total{{{BALANCER}}}[$__rate_interval]))", "late"),),
+            unit="none",
+            minimum=0,
+            bars=True,
+            height=6,
+        ),
+        TimeSeries(
+            title="Age of the figures",
+            description="Age of the newest figures that the balancer decides on. It grows while Prometheus does not answer.",
+            queries=(Query(f"max(virtpoise_snapshot_age_seconds{{{BALANCER}}})", "age"),),
+            unit="s",
+            minimum=0,
+            height=6,
+        ),
+    ),
+)
+
+DECISIONS = Row(
+    "Decisions",
+    (
+        TimeSeries(
+            title="Load that it sees",
+            description="CPU load of each host as the balancer saw it, and the threshold.",
+            queries=(
+                Query(f"max by (host) (virtpoise_host_cpu_load_ratio{{{BY_HOST}}})", "{{host}}"),
+                Query(THRESHOLD, "threshold"),
+            ),
+            unit="percentunit",
+            minimum=0,
+            maximum=1,
+            styles=(THRESHOLD_LINE,),
+        ),
+        TimeSeries(
+            title="Readings in a row over the threshold",
+            description="How many readings in a row each host has been at or above its threshold. At N the balancer acts.",
+            queries=(Query(f"max by (host) (virtpoise_overload_consecutive{{{BY_HOST}}})", "{{host}}"),),
+            unit="none",
+            decimals=0,
+            minimum=0,
+        ),
+        StateTimeline(
+            title="State of each host",
+            description="As the balancer sees it: only active hosts give and take domains.",
+            queries=(Query(promql.host_state(BY_HOST), "{{host}}"),),
+            unit="none",
+            values=STATES,
+        ),
+        TimeSeries(
+            title="Penalties",
+            description="How long each host still has to wait after an attempt that did not solve its problem. "
+            "One reading below the threshold cancels it.",
+            queries=(Query(f"max by (host) (virtpoise_penalty_seconds{{{BY_HOST}}})", "{{host}}"),),
+            unit="s",
+            minimum=0,
+        ),
+        TimeSeries(
+            title="Refusals by reason",
+            description="Why domains were not moved and hosts were no destination, in the newest plan.",
+            queries=(Query(f"sum by (reason) (virtpoise_refusals{{{BALANCER}}})", "{{reason}}"),),
+            unit="none",
+            decimals=0,
+            minimum=0,
+            stacked=True,
+        ),
+        TimeSeries(
+            title="Moves in the plan",
+            description="Migrations in the newest plan; and 1 while a problem stands that it does not solve.",
+            queries=(
+                Query(f"max(virtpoise_plan_moves{{{BALANCER}}})", "moves"),
+                Query(f"max(virtpoise_plan_unsolved{{{BALANCER}}})", "unsolved"),
+            ),
+            unit="none",
+            decimals=0,
+            minimum=0,
+            styles=(Style("^moves$", "blue"), Style("^unsolved$", "red", dashed=True)),
+        ),
+    ),
+)
+
+MIGRATIONS = Row(
+    "Migrations",
+    (
+        TimeSeries(
+            title="Migrations in flight",
+            description="Live migrations under way.",
+            queries=(Query(f"max(virtpoise_migrations_in_flight{{{BALANCER}}})", "in flight"),),
+            unit="none",
+            decimals=0,
+            minimum=0,
+        ),
+        TimeSeries(
+            title="Migrations by result",
+            description="Migrations that ended. Skipped: the world had changed before the start. Failed: the domain stayed where it was.",
+            queries=(Query(ended("result", "$__rate_interval"), "{{result}}"),),
+            unit="none",
+            minimum=0,
+            bars=True,
+            stacked=True,
+            styles=RESULTS,
+        ),
+        _distribution(
+            "Duration of migrations", "How long migrations took, counted over time.", "migration_duration_seconds"
+        ),
+        _distribution(
+            "Downtime of migrations",
+            "How long domains stood still at the end of their migration, as libvirt measured it.",
+            "migration_downtime_seconds",
+        ),
+        Table(
+            title="Migrations by pair of hosts",
+            description="Migrations that ended in this time range.",
+            queries=(Query(f"{ended('source, destination, result', '$__range')} > 0", instant=True, format="table"),),
+            unit="none",
+            decimals=0,
+            columns={"source": "From", "destination": "To", "result": "Result", "Value": "Migrations"},
+            column_units={"Migrations": "none"},
+            width=24,
+        ),
+    ),
+)
+
+BALANCER_DASHBOARD = Dashboard(
+    uid="virtpoise-balancer",
+    title="Virtpoise / Balancer",
+    description="Cycles, decisions, refusals, penalties and migrations of the balancer.",
+    variables=(
+        promql.BALANCER_VARIABLE,
+        Variable(
+            name="host", label="Host", query='label_values(virtpoise_host_cpu_load_ratio{job=~"$balancer"}, host)'
+        ),
+    ),
+    annotations=promql.ANNOTATIONS,
+    rows=(NOW, CYCLES, DECISIONS, MIGRATIONS),
+)
