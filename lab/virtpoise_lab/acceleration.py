@@ -25,7 +25,7 @@ def _runs(seconds: float = 10) -> bool:
         socket = Path(folder) / "console"
         machine = "-machine pc -accel kvm -cpu host -m 96 -nodefaults -display none -no-reboot -serial chardev:c"
         boot = ["-kernel", str(artefacts.kernel()), "-initrd", str(artefacts.initramfs())]
-        line = ["-append", console.command_line(Load(), 1, emulated=False)]
+        line = ["-append", console.command_line(Load(), 1)]
         port = ["-chardev", f"socket,id=c,path={socket},server=on,wait=off"]
         guest = subprocess.Popen(
             ["qemu-system-x86_64", *machine.split(), *boot, *line, *port],
@@ -37,7 +37,7 @@ def _runs(seconds: float = 10) -> bool:
             end = time.monotonic() + seconds
             while guest.poll() is None and time.monotonic() < end:
                 try:
-                    console.tell(lambda: socket, console.words(Load(), 1, emulated=False), 0.6)
+                    console.tell(lambda: socket, console.words(Load(), 1), 0.6)
                 except LabError:
                     continue
                 return True

@@ -89,17 +89,17 @@ class Group:
                         f"{folder}: the cpu, cpuset and memory controllers cannot be used: {error}"
                     ) from None
 
-    def limit_cpus(self, cpus: str, share: float) -> None:
-        """cpus: the list of CPUs to run on ("0" or "0-3"). share: CPU time per time; 0 does not bound it."""
-        quota = round(share * _PERIOD)
+    def limit_cpu(self, cpu: int, share: float | None) -> None:
+        """Runs the group on this CPU only, for at most that part of its time; None for all of it."""
+        quota = None if share is None else round(share * _PERIOD)
         if self.mounts.v1:
             folders = {name: path / TOP / self.name for name, path in self.mounts.v1}
-            (folders["cpuset"] / "cpuset.cpus").write_text(cpus)
+            (folders["cpuset"] / "cpuset.cpus").write_text(str(cpu))
             (folders["cpu"] / "cpu.cfs_period_us").write_text(str(_PERIOD))
             (folders["cpu"] / "cpu.cfs_quota_us").write_text(str(quota or -1))
         elif self.mounts.v2:
             folder = self.mounts.v2 / TOP / self.name
-            (folder / "cpuset.cpus").write_text(cpus)
+            (folder / "cpuset.cpus").write_text(str(cpu))
             (folder / "cpu.max").write_text(f"{quota or 'max'} {_PERIOD}")
 
     def limit_memory(self, size: int) -> None:
@@ -134,6 +134,17 @@ class Group:
             return not self.pids()
 
         wait_until(empty, seconds, f"the end of the processes of {self.name}")
+
+
+def weigh(mounts: Hierarchies, cpus: int) -> None:
+    """Lets the lab as a whole count as four busy processes on each CPU, against whatever else runs on this machine.
+
+    A host's CPU is then almost its own, and the machine stays usable.
+    """
+    if mounts.v1:
+        (dict(mounts.v1)["cpu"] / TOP / "cpu.shares").write_text(str(1024 * 4 * cpus))  # one process has 1024
+    elif mounts.v2:
+        (mounts.v2 / TOP / "cpu.weight").write_text(str(min(10_000, 100 * 4 * cpus)))  # one process has 100
 
 
 def groups(mounts: Hierarchies) -> list[Group]:

@@ -10,25 +10,20 @@ from pathlib import Path
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.model import Load
 
-# QEMU's own thread takes about this part of what a guest computes when it is emulated: timers, mostly. The guest
-# computes that much less, so that the host measures what was asked for.
-TCG_OWN = 0.02
-
 _ids = itertools.count(os.getpid() * 1000)
 
 
-def words(load: Load, share: float, emulated: bool) -> tuple[str, int, int, int]:
+def words(load: Load, share: float) -> tuple[str, int, int, int]:
     """KIND CPU DIRTY TRAFFIC as the guest's init takes them: thousandths of a CPU, KiB/s, KiB/s.
 
     share: how much of a CPU the host has; the load is percent of that.
     """
-    cpu = load.cpu * 10 * share * (1 - TCG_OWN if emulated else 1)
-    return load.kind, round(cpu), round(load.dirty * 1e6 / 1024), round(load.traffic * 1e6 / 1024)
+    return load.kind, round(load.cpu * 10 * share), round(load.dirty * 1e6 / 1024), round(load.traffic * 1e6 / 1024)
 
 
-def command_line(load: Load, share: float, emulated: bool) -> str:
+def command_line(load: Load, share: float) -> str:
     """The kernel command line of a guest that starts with this load."""
-    kind, cpu, dirty, traffic = words(load, share, emulated)
+    kind, cpu, dirty, traffic = words(load, share)
     # tsc: the only clock that costs no trip out of the emulated machine. No IPv6: an idle guest stays idle.
     base = "console=ttyS0 quiet panic=-1 clocksource=tsc tsc=reliable ipv6.disable=1"
     return f"{base} vp_kind={kind} vp_cpu={cpu} vp_dirty={dirty} vp_traffic={traffic}"

@@ -21,7 +21,7 @@ def xml(spec: DomainSpec, acceleration: str, share: float) -> str:
     system = SubElement(domain, "os")
     SubElement(system, "type", arch="x86_64", machine="pc").text = "hvm"
     if not spec.paused:
-        line = command_line(spec.load, share, acceleration == "tcg")
+        line = command_line(spec.load, share)
         _texts(system, kernel=f"{BOOT}/vmlinuz", initrd=f"{BOOT}/initramfs", cmdline=line)
     features = SubElement(domain, "features")
     SubElement(features, "acpi")

@@ -1,5 +1,6 @@
 """The lab as a whole: `Lab.up` starts it, `Lab.attach` finds it again, `down` ends it."""
 
+import math
 import os
 import shutil
 import signal
@@ -277,6 +278,7 @@ class Lab:
             Path(folder).mkdir(parents=True)
         for name in (_BASE, _MANAGER):
             Group(self._mounts, name).create()
+        cgroups.weigh(self._mounts, len(os.sched_getaffinity(0)))
         all_hosts = [HostSpec(number) for number in range(1, count + 1)]
         self._write_names(all_hosts)
         with ThreadPoolExecutor(8) as pool:
@@ -332,10 +334,8 @@ class Lab:
 
     def _limit(self, spec: HostSpec) -> None:
         cpus, share = _divided(self.state.capacity)
-        if share == 1:
-            Group(self._mounts, spec.name).limit_cpus(str(cpus[spec.number - 1]), 0)
-        else:
-            Group(self._mounts, spec.name).limit_cpus(",".join(map(str, cpus)), share)
+        # One CPU, never parts of several: lxcfs counts what a host uses per CPU, and loses track of one that wanders.
+        Group(self._mounts, spec.name).limit_cpu(cpus[(spec.number - 1) % len(cpus)], share if share < 1 else None)
 
     def _start_domain(self, spec: DomainSpec) -> None:
         assert spec.host is not None
@@ -357,7 +357,7 @@ class Lab:
                 raise LabError("it runs nowhere")
             return self.host(host).console(spec.name)
 
-        words = console.words(load, now.share, now.acceleration == "tcg")
+        words = console.words(load, now.share)
         try:
             console.tell(socket, words, seconds)
         except LabError as error:
@@ -461,9 +461,9 @@ def _libvirt_folders() -> tuple[Path, ...]:
 
 
 def _divided(capacity: int) -> tuple[list[int], float]:
-    """The CPUs this machine has, and how much of one each host gets: a whole one, or its part of all of them."""
+    """The CPUs this machine has, and the part of one that each host gets: the same for all, so that guests may move."""
     cpus = sorted(os.sched_getaffinity(0))
-    return cpus, min(1.0, len(cpus) / capacity)
+    return cpus, 1 / math.ceil(capacity / len(cpus))
 
 
 def _memory_for(specs: tuple[DomainSpec, ...]) -> int:
