@@ -28,7 +28,7 @@ global:
   evaluation_interval: {interval}
 rule_files: [{rules}]
 scrape_configs:
-  - job_name: virtpoise
+  - job_name: virtpoise-exporter
     file_sd_configs: [{{files: [{targets}], refresh_interval: 1s}}]
   - job_name: virtpoise-balancer
     static_configs: [{{targets: [{balancer}]}}]
@@ -118,7 +118,7 @@ class Stack:
     def health(self) -> dict[str, str]:
         """Of each exporter Prometheus knows ("h1:9807"): "up", "down" or "unknown" (not scraped yet)."""
         targets = self._get("/api/v1/targets", state="active")["activeTargets"]
-        return {t["labels"]["instance"]: t["health"] for t in targets if t["labels"]["job"] == "virtpoise"}
+        return {t["labels"]["instance"]: t["health"] for t in targets if t["labels"]["job"] == "virtpoise-exporter"}
 
     def wait_up(self, *hosts: str, seconds: float = 30) -> None:
         """Waits until Prometheus has scraped these hosts successfully; raises LabError that names those it has not."""
