@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from virtpoise_exporter import __version__
 from virtpoise_exporter.choice import SourceChoice
+from virtpoise_exporter.collectors import block
 from virtpoise_exporter.collectors.block import BlockCollector
 from virtpoise_exporter.collectors.cpu import CpuCollector
 from virtpoise_exporter.collectors.domains import DomainsCollector
@@ -26,8 +27,10 @@ from virtpoise_exporter.log import log
 from virtpoise_exporter.options import Options
 from virtpoise_exporter.scrape import Collector, Scraper
 from virtpoise_exporter.systemd import notify, watchdog_seconds
+from virtpoise_exporter.virt import source as libvirt_source
 from virtpoise_exporter.virt.link import Link, start_event_loop
 from virtpoise_exporter.virt.source import LibvirtSource
+from virtpoise_exporter.virt.stats import Stats
 from virtpoise_exporter.web.config import Watched
 from virtpoise_exporter.web.server import Server, open_socket
 
@@ -43,10 +46,13 @@ class Exporter:
         psutil.PROCFS_PATH = str(options.procfs)
         folder = state_folder(options.uri)
         self._link = Link(options.uri, lambda domains: choice.follow(domains))
-        choice = SourceChoice(KernelSource(options.procfs, folder) if folder else None, LibvirtSource(self._link))
+        choice = SourceChoice(
+            KernelSource(options.procfs, folder) if folder else None,
+            LibvirtSource(Stats(self._link, libvirt_source.GROUPS).ask),
+        )
         self._topology = TopologyKeeper(options.procfs, options.sysfs, options.speeds)
         self._speed = SpeedCollector(options.cpu_speed, options.procfs, options.state)
-        self._block = BlockCollector(self._link)
+        self._block = BlockCollector(self._link, Stats(self._link, block.GROUPS).ask)
         every: tuple[Collector, ...] = (
             CpuCollector(),
             MemoryCollector(),

@@ -13,9 +13,11 @@ from virtpoise_exporter.exposition import Family, escape
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
-from virtpoise_exporter.virt.stats import Answer, Stats
+from virtpoise_exporter.virt.stats import Ask
 
+GROUPS: Final = libvirt.VIR_DOMAIN_STATS_BLOCK
 LEAST_PACE_SECONDS: Final = 15.0
+RETRY_SECONDS: Final = 1.0
 PACE_PER_SECOND: Final = 50  # asking takes at most 2 % of the time, however many disks there are
 
 
@@ -24,9 +26,10 @@ class BlockCollector:
 
     name = "block"
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, ask: Ask) -> None:
+        """`ask` gives libvirt's statistics of the group GROUPS."""
         self._link = link
-        self._stats = Stats(link, libvirt.VIR_DOMAIN_STATS_BLOCK)
+        self._ask = ask
         self._last: tuple[float, Mapping[tuple[str, int], Mapping[str, tuple[int, int]]]] = (float("-inf"), {})
         self._pace = LEAST_PACE_SECONDS
         self._staleness = Staleness(self.name)
@@ -53,35 +56,41 @@ class BlockCollector:
             age.add(now - asked_at, self.name)
         fresh = set()
         for domain in with_disks:
-            for device, (read_bytes, written_bytes) in counters.get((domain.uuid, domain.id), {}).items():
+            for device, (read_bytes, written_bytes) in counters.get(_life(domain), {}).items():
                 fresh.add(domain.uuid)
                 block = f'{domain.block},device="{escape(device)}"'
                 read.samples.append((block, read_bytes))
                 written.samples.append((block, written_bytes))
         return [read, written, age, *self._staleness.judge(with_disks, fresh, now)]
 
+    def refresh(self) -> bool:
+        """Asks for the counters once; False if libvirt is not there to be asked."""
+        inventory = self._link.inventory()
+        if inventory is None:
+            return False
+        began = time.monotonic()
+        domains = _with_disks(inventory.domains)
+        answer = self._ask(domains, LEAST_PACE_SECONDS)
+        self._pace = max(LEAST_PACE_SECONDS, PACE_PER_SECOND * (time.monotonic() - began))
+        self._last = (began, {_life(domain): block_bytes(answer.get(domain.uuid, {})) for domain in domains})
+        return True
+
     def _run(self) -> None:
         while True:
-            began = time.monotonic()
-            inventory = self._link.inventory()
-            if inventory is not None:
-                try:
-                    domains = _with_disks(inventory.domains)
-                    answer = self._stats.ask(domains, LEAST_PACE_SECONDS)
-                    took = time.monotonic() - began
-                    self._pace = max(LEAST_PACE_SECONDS, PACE_PER_SECOND * took)
-                    self._last = (began, _by_life(domains, answer))
-                except Exception:  # the next round tries again
-                    log.exception("the disks' counters cannot be read")
-            time.sleep(self._pace if inventory is not None else 1.0)
+            try:
+                asked = self.refresh()
+            except Exception:  # the next round tries again
+                log.exception("the disks' counters cannot be read")
+                asked = True
+            time.sleep(self._pace if asked else RETRY_SECONDS)
 
 
 def _with_disks(domains: Sequence[Domain]) -> list[Domain]:
     return [domain for domain in domains if domain.active and domain.facts.disks]
 
 
-def _by_life(domains: Sequence[Domain], answer: Answer) -> dict[tuple[str, int], dict[str, tuple[int, int]]]:
-    return {(domain.uuid, domain.id): block_bytes(answer.get(domain.uuid, {})) for domain in domains}
+def _life(domain: Domain) -> tuple[str, int]:
+    return domain.uuid, domain.id
 
 
 def block_bytes(stats: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

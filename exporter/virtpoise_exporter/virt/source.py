@@ -7,9 +7,8 @@ from typing import Any, Final
 import libvirt
 
 from virtpoise_exporter.source import DelaySum, Traffic, Usage
-from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
-from virtpoise_exporter.virt.stats import Stats
+from virtpoise_exporter.virt.stats import Ask
 
 GROUPS: Final = (
     libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
@@ -24,14 +23,15 @@ class LibvirtSource:
 
     name = "libvirt"
 
-    def __init__(self, link: Link) -> None:
-        self._stats = Stats(link, GROUPS)
+    def __init__(self, ask: Ask) -> None:
+        """`ask` gives libvirt's statistics of the groups GROUPS."""
+        self._ask = ask
         self._delays: dict[tuple[str, int], DelaySum] = {}
         self._summing = threading.Lock()
 
     def read(self, domains: Sequence[Domain], seconds: float) -> Mapping[str, Usage]:
         """See Source."""
-        answer = self._stats.ask(domains, seconds)
+        answer = self._ask(domains, seconds)
         with self._summing:
             lives = [(domain.uuid, domain.id) for domain in domains]
             self._delays = {life: self._delays.get(life) or DelaySum() for life in lives}

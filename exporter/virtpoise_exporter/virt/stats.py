@@ -8,7 +8,7 @@ But whoever hangs holds that domain's job, so the same question asked again step
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final
@@ -25,6 +25,10 @@ MOST_HANGING: Final = 8
 
 Answer = Mapping[str, Mapping[str, Any]]
 """By uuid: libvirt's keys and values, e.g. `{"cpu.time": 540000000, ...}`."""
+
+
+Ask = Callable[[Sequence[Domain], float], Answer]
+"""Asks for some domains, for at most so many seconds; those that were not answered for are left out."""
 
 
 class Stats:

@@ -1,0 +1,49 @@
+"""The text format: what goes in comes out of Prometheus' own parser."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from virtpoise_exporter.exposition import Family, Metric, escape, render
+
+GAUGE = Metric("virtpoise_test", "gauge", "", "A test.", ("domain", "uuid"))
+
+
+@given(st.text(st.characters(codec="utf-8")), st.floats(allow_nan=False, allow_infinity=False))
+def test_any_name_and_any_value_survive(name, value):
+    family = Family(GAUGE)
+    family.add(value, name, "178a5bcc")
+    (parsed,) = text_string_to_metric_families(render([family]).decode())
+    (sample,) = parsed.samples
+    assert sample.labels == {"domain": name, "uuid": "178a5bcc"}
+    assert sample.value == value
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_an_escaped_name_never_ends_its_line_or_its_quotes(name):
+    escaped = escape(name)
+    assert "\n" not in escaped
+    assert '"' not in escaped.replace('\\"', "")
+
+
+@given(st.binary())
+def test_bytes_that_are_no_text_do_not_break_the_page(raw):
+    family = Family(GAUGE)
+    family.add(1, raw.decode("utf-8", "surrogateescape"), "u")
+    assert len(list(text_string_to_metric_families(render([family]).decode("utf-8")))) == 1
+
+
+def test_a_metric_of_two_collectors_is_written_once():
+    first, second = Family(GAUGE), Family(GAUGE)
+    first.add(1, "a", "1")
+    second.add(2, "b", "2")
+    assert render([first, second]).decode() == (
+        "# HELP virtpoise_test A test.\n"
+        "# TYPE virtpoise_test gauge\n"
+        'virtpoise_test{domain="a",uuid="1"} 1\n'
+        'virtpoise_test{domain="b",uuid="2"} 2\n'
+    )
+
+
+def test_a_family_without_samples_leaves_no_trace():
+    assert render([Family(GAUGE)]) == b""

@@ -1,0 +1,199 @@
+"""The kernel source: the right process, and counters that only grow."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtpoise_exporter.choice import SourceChoice
+from virtpoise_exporter.kernel.domains import KernelSource
+from virtpoise_exporter.kernel.netdev import parse_default_route, parse_netdev
+from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, state_folder, uuid_of
+from virtpoise_exporter.source import DelaySum, Traffic
+from virtpoise_exporter.virt.source import LibvirtSource
+
+
+@pytest.fixture
+def procfs(recorded, tmp_path) -> Path:
+    return Path(shutil.copytree(recorded.procfs, tmp_path / "proc"))
+
+
+@pytest.fixture
+def source(recorded, procfs) -> KernelSource:
+    source = KernelSource(procfs, recorded.run)
+    source.follow(recorded.inventory.domains)
+    return source
+
+
+def read(source, domain):
+    return source.read([domain], 1.0).get(domain.uuid)
+
+
+def test_a_domain_is_read_from_its_process(recorded, source):
+    usage = read(source, recorded.domain("web"))
+    assert usage.cpu_seconds == pytest.approx(12.14)
+    assert usage.cpu_delay_seconds == pytest.approx(2.0)  # of both vCPUs, and of no other thread
+    assert usage.resident_bytes == 10324 * 4096
+    assert usage.traffic == {"vnet0": Traffic(received_bytes=7654321, sent_bytes=1234567)}
+
+
+def test_a_macvtap_shows_the_traffic_as_the_guest_sees_it(recorded, source):
+    assert read(source, recorded.domain("arriving")).traffic == {"macvtap0": Traffic(333333, 444444)}
+
+
+def test_of_two_processes_with_one_uuid_the_one_of_this_host_is_read(recorded, source):
+    """The other is process 1402, whose figures are a thousand times as high."""
+    assert read(source, recorded.domain('büro "1" \\ eins')).cpu_seconds == pytest.approx(0.75)
+
+
+def test_a_pid_file_that_names_a_stranger_is_not_believed(recorded, procfs, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "web.pid").write_text("1302")
+    source = KernelSource(procfs, tmp_path / "run")
+    source.follow(recorded.inventory.domains)
+    assert read(source, recorded.domain("web")) is None
+
+
+def test_a_domain_whose_process_has_ended_is_left_out_and_the_others_are_not(recorded, source, procfs):
+    shutil.rmtree(procfs / "1201")
+    assert read(source, recorded.domain("web")) is None
+    assert read(source, recorded.domain("arriving")) is not None
+
+
+def test_a_vcpu_that_is_unplugged_stays_in_the_sum(recorded, source, procfs):
+    domain = recorded.domain("web")
+    before = read(source, domain).cpu_delay_seconds
+    shutil.rmtree(procfs / "1201" / "task" / "1208")
+    assert read(source, domain).cpu_delay_seconds == before
+    _change_thread_count(procfs / "1201" / "stat", -1)
+    assert read(source, domain).cpu_delay_seconds == before
+
+
+def test_a_vcpu_that_is_plugged_in_is_counted(recorded, source, procfs):
+    domain = recorded.domain("web")
+    before = read(source, domain).cpu_delay_seconds
+    shutil.copytree(procfs / "1201" / "task" / "1208", procfs / "1201" / "task" / "1299")
+    _change_thread_count(procfs / "1201" / "stat", 1)
+    assert read(source, domain).cpu_delay_seconds == pytest.approx(before + 0.576645280)
+
+
+def _change_thread_count(stat: Path, by: int) -> None:
+    head, _, rest = stat.read_text().rpartition(")")
+    fields = rest.split()
+    fields[17] = str(int(fields[17]) + by)
+    stat.write_text(f"{head}) {' '.join(fields)}\n")
+
+
+def test_descriptors_are_let_go_with_their_domains(recorded, source):
+    def open_here() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = open_here()
+    source.follow(())
+    assert open_here() == before - 3
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("0123"), st.integers(0, 10**15), max_size=4), max_size=20))
+def test_the_sum_of_delays_never_goes_backwards(readings):
+    delay, last = DelaySum(), 0
+    for reading in readings:
+        now = delay.add(reading)
+        assert now >= last
+        last = now
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=9), st.integers(1, 20))
+def test_the_sum_of_delays_is_the_plain_sum_while_no_vcpu_goes(first, steps):
+    delay = DelaySum()
+    for step in range(steps):
+        reading = {str(vcpu): value + step for vcpu, value in enumerate(first)}
+        assert delay.add(reading) == sum(reading.values())
+
+
+@given(st.text(st.characters(blacklist_characters="\0", codec="utf-8"), max_size=15))
+def test_a_command_may_be_called_anything(name):
+    fields = ["S", *["0"] * 10, "150", "50", *["0"] * 4, "3", "0", "777", "0", "10", *["0"] * 28]
+    stat = parse_stat(f"42 ({name}) {' '.join(fields)}\n".encode())
+    assert (stat.cpu_seconds, stat.threads, stat.started_ticks, stat.resident_bytes) == (2.0, 3, 777, 10 * 4096)
+
+
+@pytest.mark.parametrize(
+    ("name", "vcpu"),
+    [
+        ("CPU 0/KVM", True),
+        ("CPU 12/TCG", True),
+        ("ALL CPUs/TCG", True),
+        ("CPU", False),
+        ("worker", False),
+        ("IO mon_iothread", False),
+    ],
+)
+def test_vcpu_threads_are_known_by_their_names(name, vcpu):
+    assert is_vcpu(name) is vcpu
+
+
+def test_small_parsers():
+    assert parse_schedstat(b"7990000000 1423354720 77\n") == (7990000000, 1423354720)
+    assert uuid_of(b"qemu\0-uuid\x00178a5bcc\0-S\0") == "178a5bcc"
+    assert uuid_of(b"qemu\0-name\0-uuid") == ""
+    assert parse_netdev("h\nh\n  eth0:1 0 0 0 0 0 0 0 2 0\n")["eth0"].sent == 2
+    assert parse_default_route("Iface Destination\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("qemu:///system", "/run/libvirt/qemu"),
+        ("qemu+unix:///system?socket=/run/x.sock", "/run/libvirt/qemu"),
+        ("qemu:///embed?root=/srv/vms", "/srv/vms/run/qemu"),
+        ("qemu+ssh://host/system", None),
+        ("qemu+tcp://10.77.0.1/system", None),
+        ("test:///default", None),
+        ("xen:///system", None),
+    ],
+)
+def test_only_domains_of_this_machine_are_looked_for_in_proc(uri, folder):
+    assert state_folder(uri) == (Path(folder) if folder else None)
+
+
+class TestChoice:
+    """Which source tells what the domains use."""
+
+    def choice(self, recorded, procfs):
+        kernel = KernelSource(procfs, recorded.run) if procfs else None
+        return SourceChoice(kernel, LibvirtSource(recorded.ask))
+
+    def test_the_kernel_where_processes_can_be_read(self, recorded, procfs):
+        choice = self.choice(recorded, procfs)
+        choice.follow(recorded.inventory.domains)
+        assert choice.source.name == "kernel"
+
+    def test_libvirt_where_proc_is_hidden(self, recorded, tmp_path):
+        choice = self.choice(recorded, tmp_path)
+        for _ in range(3):
+            choice.follow(recorded.inventory.domains)
+        assert choice.source.name == "libvirt"
+        assert "proc root" in choice.reason
+
+    def test_libvirt_for_another_machine(self, recorded):
+        choice = self.choice(recorded, None)
+        choice.follow(recorded.inventory.domains)
+        assert choice.source.name == "libvirt"
+
+    def test_a_process_that_is_found_late_is_waited_for(self, recorded, procfs, tmp_path):
+        hidden = procfs.rename(tmp_path / "hidden")
+        choice = self.choice(recorded, procfs)
+        choice.follow(recorded.inventory.domains)
+        hidden.rename(procfs)
+        choice.follow(recorded.inventory.domains)
+        assert choice.source.name == "kernel"
+
+    def test_once_chosen_it_stays(self, recorded, procfs):
+        choice = self.choice(recorded, procfs)
+        choice.follow(recorded.inventory.domains)
+        shutil.rmtree(procfs)
+        for _ in range(5):
+            choice.follow(recorded.inventory.domains)
+        assert choice.source.name == "kernel"
