@@ -113,7 +113,7 @@ class PrometheusClient:
         try:
             response = self.session.post(
                 self.url + path,
-                data={**form, "timeout": f"{left:.3f}s"},
+                data={**form, "timeout": f"{max(1, round(left * 1000))}ms"},
                 headers=self._authorization(),
                 timeout=left,
                 verify=str(self.ca_file) if self.ca_file else True,

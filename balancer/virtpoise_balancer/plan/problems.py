@@ -26,9 +26,20 @@ def find(snapshot: Snapshot, policy: Policy) -> Problems:
         for host in snapshot.hosts
         if host.state is HostState.DRAINING and host.known and host.name in occupied
     )
+    # One in penalty may have too few new readings to count as overloaded; why nothing happens is told all the same.
+    counted = {overload.host for overload in found}
+    waiting = sorted(
+        host.name
+        for host in snapshot.hosts
+        if host.known
+        and host.state is HostState.ACTIVE
+        and host.name not in counted
+        and host.load >= policy.cpu.threshold
+        and _in_penalty(host, snapshot)
+    )
     wanted = [(hosts[name], Problem.DRAIN) for name in drains] + [(hosts[o.host], Problem.OVERLOAD) for o in found]
     attempt: list[tuple[Host, Problem]] = []
-    held: list[Refusal] = []
+    held = [_penalty(hosts[name], snapshot) for name in waiting]
     for host, problem in wanted:
         refusal = _held_back(host, snapshot)
         if refusal:
@@ -41,10 +52,16 @@ def find(snapshot: Snapshot, policy: Policy) -> Problems:
 def _held_back(host: Host, snapshot: Snapshot) -> Refusal | None:
     if not any(other.state is HostState.ACTIVE and other.known and other.name != host.name for other in snapshot.hosts):
         return Refusal(host=host.name, reason=Reason.ALONE)
-    if host.penalty_until is not None and host.penalty_until > snapshot.time:
-        left = host.penalty_until - snapshot.time
-        return Refusal(host=host.name, reason=Reason.PENALTY, detail={"seconds_left": round(left, 3)})
-    return None
+    return _penalty(host, snapshot) if _in_penalty(host, snapshot) else None
+
+
+def _in_penalty(host: Host, snapshot: Snapshot) -> bool:
+    return host.penalty_until is not None and host.penalty_until > snapshot.time
+
+
+def _penalty(host: Host, snapshot: Snapshot) -> Refusal:
+    left = (host.penalty_until or snapshot.time) - snapshot.time
+    return Refusal(host=host.name, reason=Reason.PENALTY, detail={"seconds_left": round(left, 3)})
 
 
 def no_destination(host: Host) -> Refusal | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from virtpoise_balancer.model import Attempt, Move, Overload, Policy, Problem, Reason, Refusal
 
@@ -24,14 +24,14 @@ def summarise(
     return "; ".join(parts)
 
 
-def _problem(host: str, overloads: dict[str, Overload]) -> str:
+def _problem(host: str, overloads: Mapping[str, Overload]) -> str:
     overload = overloads.get(host)
     if overload is None:
         return f"{host} is draining"
     return f"{host} is overloaded ({overload.resource} {overload.ratio:.0%}, {overload.consecutive} times in a row)"
 
 
-def _attempt(attempt: Attempt, overloads: dict[str, Overload], moves: Sequence[Move]) -> str:
+def _attempt(attempt: Attempt, overloads: Mapping[str, Overload], moves: Sequence[Move]) -> str:
     problem = f"{attempt.host} is draining" if attempt.problem is Problem.DRAIN else _problem(attempt.host, overloads)
     if not moves:
         return f"{problem} and no domain can be moved to another host"
@@ -42,10 +42,8 @@ def _attempt(attempt: Attempt, overloads: dict[str, Overload], moves: Sequence[M
     return f"{problem}: move {listed}{more} ({attempt.host} is predicted at {last:.0%}{unsolved})"
 
 
-def _held(refusal: Refusal, overloads: dict[str, Overload]) -> str:
-    problem = _problem(str(refusal.host), overloads)
+def _held(refusal: Refusal, overloads: Mapping[str, Overload]) -> str:
+    host = str(refusal.host)
     if refusal.reason is Reason.ALONE:
-        return f"{problem} and has no other host to move to"
-    if refusal.reason is Reason.PENALTY:
-        return f"{problem} and waits {refusal.detail['seconds_left']} s more after an attempt that did not solve it"
-    return f"{problem}: {refusal.reason}"
+        return f"{_problem(host, overloads)} and has no other host to move to"
+    return f"{host} waits {refusal.detail['seconds_left']:.0f} s more after an attempt that did not solve its problem"

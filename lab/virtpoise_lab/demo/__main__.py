@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from virtpoise_lab.demo.screen import Lines, Live
+from virtpoise_lab.demo.screen import Lines, Live, View
 from virtpoise_lab.demo.story import run
 from virtpoise_lab.errors import LabError
 
@@ -23,7 +23,7 @@ def main() -> int:
         "--keep", action="store_true", help="leave everything running at the end and print the addresses to open"
     )
     arguments = parser.parse_args()
-    view = Lines() if arguments.headless or not sys.stdout.isatty() else Live()
+    view: View = Lines() if arguments.headless or not sys.stdout.isatty() else Live()
     try:
         with view:
             return run(view, keep=arguments.keep)

@@ -26,7 +26,9 @@ class View(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
     def say(self, text: str) -> None:
         """Something happened."""
@@ -49,7 +51,7 @@ def _readings(host: Status, wanted: int) -> Text:
 def _share_done(progress: Status | None) -> float:
     if not progress or not progress["total_bytes"]:
         return 0.0
-    return 1 - progress["remaining_bytes"] / progress["total_bytes"]
+    return 1.0 - float(progress["remaining_bytes"]) / float(progress["total_bytes"])
 
 
 class Lines:
@@ -63,7 +65,9 @@ class Lines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def say(self, text: str) -> None:

@@ -1,0 +1,238 @@
+"""One turn of the loop: what it does, what it says, what it remembers."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from builders import domain, group, host, thesis_policy
+from virtpoise_balancer.config import Measurement
+from virtpoise_balancer.cycle import Cycle, CycleResult, Report
+from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import HostState, Outcome, Progress, Reason, Result, Snapshot
+from virtpoise_balancer.monitor.observe import Observation
+
+STEP = 10.0
+DONE = Outcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1)
+BUSY = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
+STUCK = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.5, 0.5, 0.5), domain("a", "h1", 3.0))
+
+
+@dataclass
+class Watching:
+    """An observer that sees what it is told to."""
+
+    seen: Snapshot
+    failure: str | None = None
+    measured: tuple[tuple[float, float], ...] = ()
+    reach_back_seconds: float = 0.0
+
+    def observe(self, now: float) -> Observation:
+        if self.failure:
+            raise MonitorError(self.failure)
+        return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
+
+    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
+        return tuple((t, v) for t, v in self.measured if start <= t <= end)
+
+
+@dataclass
+class Acting:
+    """An executor that only takes note, as if its moves went on until the test ends them."""
+
+    acts: bool = True
+    busy: bool = False
+    in_flight: tuple[InFlight, ...] = ()
+    taken: list[tuple[Entries, Recheck]] = field(default_factory=list)
+
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None:
+        self.taken.append((entries, recheck))
+        self.busy = True
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(f"sqlite:///{tmp_path}/state.db")
+
+
+def make(store: Store, *members: object, executor: object = None) -> tuple[Cycle, Watching, Acting]:
+    watching, acting = Watching(group(*members)), Acting()  # type: ignore[arg-type]
+    cycle = Cycle(
+        observer=watching,
+        store=store,
+        executor=executor or acting,  # type: ignore[arg-type]
+        policy=thesis_policy(),
+        measurement=Measurement(settle_seconds=20, window_seconds=60),
+        step_seconds=STEP,
+    )
+    return cycle, watching, acting
+
+
+def run(cycle: Cycle, now: float) -> Report:
+    return cycle.run(now, lambda: now)
+
+
+def test_a_calm_group_is_left_alone(store: Store) -> None:
+    cycle, _, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
+    report = run(cycle, 1000.0)
+    assert (report.result, acting.taken) == (CycleResult.IDLE, [])
+    assert report.sentence == "no host is at or above 60% 2 times in a row: nothing to do"
+
+
+def test_an_overload_is_journalled_and_handed_over_with_a_sentence_that_says_why(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    report = run(cycle, 1000.0)
+    assert report.result is CycleResult.MOVED
+    assert report.sentence == "h1 is overloaded (cpu 90%, 3 times in a row): move a to h2 (h1 is predicted at 56%)"
+    ((entries, _),) = acting.taken
+    assert [move.domain for _, move in entries] == ["a"]
+    assert [record.result for record in store.history(5)] == [None]
+
+
+def test_while_a_migration_runs_nothing_else_is_judged(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ((entries, _),) = acting.taken
+    acting.in_flight = (
+        InFlight(entries[0][1], Progress(elapsed_seconds=3, total_bytes=100, processed_bytes=47, remaining_bytes=53)),
+    )
+    report = run(cycle, 1010.0)
+    assert (report.result, len(acting.taken)) == (CycleResult.WAITING, 1)
+    assert report.sentence == "a is moving from h1 to h2 (47%, 3 s): nothing else is judged meanwhile"
+
+
+def test_after_a_migration_n_readings_are_counted_afresh(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1012.0, monkeypatch)
+    acting.busy = False
+    results = [run(cycle, now).result for now in (1020.0, 1030.0, 1040.0)]
+    assert results == [CycleResult.IDLE, CycleResult.IDLE, CycleResult.MOVED]
+
+
+def ended(store: Store, acting: Acting, at: float, monkeypatch: pytest.MonkeyPatch, outcome: Outcome = DONE) -> None:
+    monkeypatch.setattr("virtpoise_balancer.knowledge.store.time.time", lambda: at)
+    for migration_id, _ in acting.taken[-1][0]:
+        store.begin(migration_id)
+        store.end(migration_id, outcome)
+
+
+def test_an_attempt_that_solves_nothing_earns_190_seconds_and_then_200(store: Store) -> None:
+    cycle, _, acting = make(store, *STUCK)
+    assert run(cycle, 1000.0).result is CycleResult.IDLE
+    attempts = []
+    for now in range(1010, 1500, 10):
+        report = run(cycle, float(now))
+        if report.plan and report.plan.attempts:
+            attempts.append(now)
+        else:
+            assert [r.reason for r in report.plan.refusals if r.host == "h1"] == [Reason.PENALTY]  # type: ignore[union-attr]
+            assert report.result is CycleResult.WAITING
+    assert attempts == [1190, 1390]
+    assert acting.taken == []
+
+
+def test_a_reading_below_cancels_the_penalty(store: Store) -> None:
+    cycle, watching, _ = make(store, *STUCK)
+    run(cycle, 1000.0)
+    assert run(cycle, 1010.0).standings["h1"].penalty_until == 1190.0
+    watching.seen = group(host("h1", 0.9, 0.9, 0.5), *STUCK[1:])
+    assert run(cycle, 1020.0).standings["h1"].penalty_until is None
+    watching.seen = group(*STUCK)
+    assert run(cycle, 1050.0).plan.attempts  # type: ignore[union-attr]
+
+
+def test_a_migration_that_failed_earns_a_penalty(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0, monkeypatch, Outcome(result=Result.FAILED, why="refused"))
+    acting.busy = False
+    assert run(cycle, 1010.0).standings["h1"].penalty_until == 1195.0
+
+
+def test_a_new_process_over_the_same_store_goes_on_where_the_old_one_was(store: Store) -> None:
+    first, _, _ = make(store, *STUCK)
+    run(first, 1000.0)
+    second, _, _ = make(store, *STUCK)
+    assert run(second, 1010.0).result is CycleResult.WAITING  # the penalty stands
+    assert run(second, 1190.0).plan.attempts  # type: ignore[union-attr]
+
+
+def test_recommending_journals_nothing_and_goes_on_recommending(store: Store) -> None:
+    cycle, _, _ = make(store, *BUSY, executor=RecommendingExecutor())
+    for now in (1000.0, 1010.0, 1020.0):
+        report = run(cycle, now)
+        assert report.result is CycleResult.RECOMMENDED
+        assert [move.domain for move in report.plan.moves] == ["a"]  # type: ignore[union-attr]
+    assert store.history(5) == ()
+
+
+def test_without_prometheus_nothing_is_done_and_it_is_said(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    watching.failure = "Prometheus at http://x cannot be asked: Connection refused"
+    report = run(cycle, 1000.0)
+    assert (report.result, acting.taken) == (CycleResult.FAILED, [])
+    assert report.sentence == "nothing is done: Prometheus at http://x cannot be asked: Connection refused"
+
+
+def test_an_unknown_host_is_named(store: Store) -> None:
+    cycle, _, _ = make(store, host("h1", 0.1), host("h2", state=HostState.UNKNOWN))
+    assert run(cycle, 1000.0).sentence.endswith("; unknown: h2")
+
+
+@pytest.mark.parametrize(
+    ("now_seen", "why"),
+    [
+        (BUSY, None),
+        ((BUSY[0], BUSY[1]), "a is no longer seen running on h1"),
+        ((BUSY[0], BUSY[1], domain("a", "h2", 3.0)), "a is no longer seen running on h1"),
+        ((BUSY[0], BUSY[2]), "h2 has left the group"),
+        ((BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]), "h2 takes no domains: host_unknown"),
+        ((host("h1", state=HostState.UNKNOWN), BUSY[1]), "h1 is unknown: Prometheus has no fresh figures of it"),
+    ],
+)
+def test_the_world_is_looked_at_again_before_each_move(
+    store: Store, now_seen: tuple[object, ...], why: str | None
+) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    watching.seen = group(*now_seen)  # type: ignore[arg-type]
+    assert recheck(entries[0][1]) == why
+
+
+def test_a_destination_that_has_begun_to_drain_takes_nothing_more(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    store.set_draining("h2", draining=True)
+    assert recheck(entries[0][1]) == "h2 takes no domains: host_draining"
+
+
+def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1006.0, monkeypatch)
+    acting.busy = False
+    watching.seen = group(host("h1", 0.5), host("h2", 0.4), domain("a", "h2", 3.0))
+    watching.measured = tuple((1000.0 + 10 * i, 0.5) for i in range(20))
+    assert run(cycle, 1080.0).measured == ()
+    verdicts = {due.role: verdict for due, verdict in run(cycle, 1090.0).measured}
+    assert verdicts["source"].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
+    assert run(cycle, 1100.0).measured == ()
+
+
+def test_a_draining_host_is_emptied_and_stays_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
+    store.set_draining("h1", draining=True)
+    assert run(cycle, 1000.0).sentence == "h1 is draining: move a to h2 (h1 is predicted at 26%)"
+    ended(store, acting, 1004.0, monkeypatch)
+    acting.busy = False
+    watching.seen = group(host("h1", 0.0, 0.0), host("h2", 0.9, 0.9), domain("a", "h2", 7.0))
+    later = run(cycle, 1100.0)
+    assert later.plan.moves == ()  # type: ignore[union-attr]
+    assert later.observation.snapshot.hosts[0].state is HostState.DRAINING  # type: ignore[union-attr]
