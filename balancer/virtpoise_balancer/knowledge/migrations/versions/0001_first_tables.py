@@ -50,7 +50,9 @@ def upgrade() -> None:
     op.create_table(
         "predictions",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("migration_id", sa.Integer, sa.ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False, index=True),
+        sa.Column(
+            "migration_id", sa.Integer, sa.ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False, index=True
+        ),
         sa.Column("host", sa.String, nullable=False, index=True),
         sa.Column("role", sa.String, nullable=False),
         sa.Column("resource", sa.String, nullable=False),
