@@ -17,9 +17,10 @@ from virtpoise_dashboards.model import (
     Style,
     Table,
     TimeSeries,
+    Value,
     Variable,
 )
-from virtpoise_dashboards.promql import BALANCER, THRESHOLD, ended
+from virtpoise_dashboards.promql import BALANCER, EVENTS_STEP, THRESHOLD, ended
 
 BY_HOST = f'{BALANCER}, host=~"$host"'
 RESULTS = (
@@ -46,19 +47,23 @@ def _distribution(title: str, description: str, metric: str) -> Heatmap:
                 f"sum by (le) (increase(virtpoise_{metric}_bucket{{{BALANCER}}}[$__rate_interval]))",
                 "{{le}}",
                 format="heatmap",
+                min_step=EVENTS_STEP,
             ),
         ),
         unit="s",
     )
 
 
-def _number(title: str, description: str, expr: str, unit: str, steps: tuple[Step, ...]) -> Stat:
+def _number(
+    title: str, description: str, expr: str, unit: str, steps: tuple[Step, ...], values: tuple[Value, ...] = ()
+) -> Stat:
     return Stat(
         title=title,
         description=description,
         queries=(Query(expr, title, instant=True),),
         unit=unit,
         steps=steps,
+        values=values,
         width=3,
     )
 
@@ -107,10 +112,11 @@ NOW = Row(
         ),
         _number(
             "Unsolved",
-            "1 while a problem stands that the plan does not solve.",
+            "Whether a problem stands that the plan does not solve.",
             f"max(virtpoise_plan_unsolved{{{BALANCER}}})",
             "none",
             BAD_IF_ANY,
+            (Value(0, "no", "green"), Value(1, "yes", "red")),
         ),
         _number(
             "Domains twice",
@@ -137,7 +143,9 @@ CYCLES = Row(
             description="How cycles ended: nothing to do, recommended, moved, waiting (for N in a row, a penalty, a person), failed.",
             queries=(
                 Query(
-                    f"sum by (result) (increase(virtpoise_cycles_total{{{BALANCER}}}[$__rate_interval]))", "{{result}}"
+                    f"sum by (result) (increase(virtpoise_cycles_total{{{BALANCER}}}[$__rate_interval]))",
+                    "{{result}}",
+                    min_step=EVENTS_STEP,
                 ),
             ),
             unit="none",
@@ -158,7 +166,13 @@ CYCLES = Row(
         TimeSeries(
             title="Cycles that ran late",
             description="Cycles that took longer than the interval.",
-            queries=(Query(f"sum(increase(virtpoise_cycle_overruns_total{{{BALANCER}}}[$__rate_interval]))", "late"),),
+            queries=(
+                Query(
+                    f"sum(increase(virtpoise_cycle_overruns_total{{{BALANCER}}}[$__rate_interval]))",
+                    "late",
+                    min_step=EVENTS_STEP,
+                ),
+            ),
             unit="none",
             minimum=0,
             bars=True,
@@ -251,7 +265,7 @@ MIGRATIONS = Row(
         TimeSeries(
             title="Migrations by result",
             description="Migrations that ended. Skipped: the world had changed before the start. Failed: the domain stayed where it was.",
-            queries=(Query(ended("result", "$__rate_interval"), "{{result}}"),),
+            queries=(Query(ended("result", "$__rate_interval"), "{{result}}", min_step=EVENTS_STEP),),
             unit="none",
             minimum=0,
             bars=True,

@@ -22,15 +22,19 @@ Format = Literal["time_series", "table", "heatmap"]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One PromQL query. ``legend`` may name labels of the result, as ``{{host}}``; ``instant`` asks for the newest value alone."""
+    """One PromQL query. ``legend`` may name labels of the result, as ``{{host}}``; ``instant`` asks for the newest value alone.
+
+    ``min_step``: at least this far apart, so that events that are counted per step show once and not at each of many steps.
+    """
 
     expr: str
     legend: str = ""
     instant: bool = False
     format: Format = "time_series"
+    min_step: str | None = None
 
     def to_json(self, ref: str) -> Json:
-        return {
+        target: Json = {
             "refId": ref,
             "datasource": DATASOURCE,
             "editorMode": "code",
@@ -40,6 +44,7 @@ class Query:
             "instant": self.instant,
             "range": not self.instant,
         }
+        return target if self.min_step is None else target | {"interval": self.min_step}
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,13 +367,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A choice at the top of the page: the values of ``query``, of which ``regex`` may cut out a part."""
+    """A choice at the top of the page: the values of ``query``, of which ``regex`` may cut out a part.
+
+    ``anything``: "All" stands for whatever there is, not for a list of all values (which may be a thousand hosts).
+    """
 
     name: str
     label: str
     query: str
     regex: str = ""
     multi: bool = True
+    anything: bool = True
 
     def to_json(self) -> Json:
         variable: Json = {
@@ -387,11 +396,10 @@ class Variable:
             "includeAll": self.multi,
             "options": [],
         }
-        if self.multi:
-            variable |= {"allValue": ".*", "current": {"selected": True, "text": ["All"], "value": ["$__all"]}}
-        else:
-            variable["current"] = {}
-        return variable
+        if self.multi and self.anything:
+            variable["allValue"] = ".*"
+        all_of_it: Json = {"selected": True, "text": ["All"], "value": ["$__all"]}
+        return variable | {"current": all_of_it if self.multi else {}}
 
 
 DATASOURCE_VARIABLE: Json = {

@@ -15,7 +15,7 @@ from virtpoise_dashboards.model import (
     TimeSeries,
     Variable,
 )
-from virtpoise_dashboards.promql import BALANCER, THRESHOLD
+from virtpoise_dashboards.promql import BALANCER, EVENTS_STEP, THRESHOLD
 
 SOURCE_COLOR = "orange"
 DESTINATION_COLOR = "green"
@@ -154,6 +154,7 @@ ERRORS = Row(
                     f"sum by (le) (increase(virtpoise_prediction_error_ratio_bucket{{{BALANCER}}}[$__rate_interval]))",
                     "{{le}}",
                     format="heatmap",
+                    min_step=EVENTS_STEP,
                 ),
             ),
             unit="percentunit",

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from virtpoise_dashboards.model import Annotation, Variable
 
+EVENTS_STEP = "30s"
+
 HOST = 'job=~"$job", instance=~"$host(:[0-9]+)?"'
 DOMAIN = 'job=~"$job", domain=~"$domain"'
 BALANCER = 'job=~"$balancer"'
 
-JOB_VARIABLE = Variable(name="job", label="Exporter job", query="label_values(virtpoise_host_cpus, job)")
-BALANCER_VARIABLE = Variable(name="balancer", label="Balancer job", query="label_values(virtpoise_leader, job)")
+JOB_VARIABLE = Variable(
+    name="job", label="Exporter job", query="label_values(virtpoise_host_cpus, job)", anything=False
+)
+BALANCER_VARIABLE = Variable(
+    name="balancer", label="Balancer job", query="label_values(virtpoise_leader, job)", anything=False
+)
 
 
 def host_variable(*, multi: bool) -> Variable:
