@@ -1,6 +1,7 @@
 """Puts the exporter together and runs it."""
 
 import asyncio
+import os
 import signal
 import socket
 
@@ -85,7 +86,9 @@ class Exporter:
         try:
             listening = open_socket(host, port)
         except OSError as error:
-            raise UsageError(f"--web.listen-address {host}:{port}: {error.strerror or error}") from None
+            number = error.errno or 0  # below 0: a name that cannot be resolved
+            reason = os.strerror(number) if number > 0 else error.strerror
+            raise UsageError(f"--web.listen-address {host}:{port}: {reason}") from None
         scheme = "https" if self._watched.current().tls else "http"
         bound = listening.getsockname()
         log.info("version %s serves %s of %s on %s port %d", __version__, scheme, self._options.uri, bound[0], bound[1])

@@ -71,10 +71,9 @@ class Server:
         self._gate = Gate()
         self._bucket = _Bucket()
         self._threads = ThreadPoolExecutor(MOST_SCRAPES, thread_name_prefix="scrape")
-        self._waiting: dict[
-            asyncio.Task[None], None
-        ] = {}  # the longest waiting first, as dictionaries keep their order
         self._connections: set[asyncio.Task[None]] = set()
+        # who waits for a request, and who takes how many bytes; the longest first, as dictionaries keep their order
+        self._waiting: dict[asyncio.Task[None], int] = {}
         self._untaken: dict[asyncio.Task[None], int] = {}
 
     async def serve(self, listening: socket.socket) -> None:
@@ -93,18 +92,21 @@ class Server:
             task = loop.create_task(self._converse(connection))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
+            await asyncio.sleep(0)  # lets it begin: a flood of connections would keep this loop to itself
 
     def _evict(self) -> None:
         """Ends the connection that has been silent for longest; if all are busy, the one that takes its answer slowest."""
-        victim = next(iter(self._waiting), None) or next(iter(self._untaken), None)
-        if victim is not None:
-            victim.cancel()
+        for some in (self._waiting, self._untaken):
+            for victim in some:
+                del some[victim]
+                victim.cancel()
+                return
 
     async def _converse(self, connection: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: this is a task
         writer: asyncio.StreamWriter | None = None
-        self._waiting[task] = None
+        self._waiting[task] = 0
         try:
             config = self._watched.current()
             reader = asyncio.StreamReader(MOST_HEAD_BYTES)
@@ -143,7 +145,7 @@ class Server:
         patience = HEAD_SECONDS
         keep_alive = True
         while keep_alive:
-            self._waiting[task] = None
+            self._waiting[task] = 0
             async with asyncio.timeout(patience):
                 first = await reader.readexactly(1)
             keep_alive = with_body = False

@@ -1,0 +1,111 @@
+"""Wrong flags: one line that names the flag and says what was expected, exit status 2."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from virtpoise_exporter import __version__
+from virtpoise_exporter.errors import UsageError
+from virtpoise_exporter.options import HOST_COLLECTORS, parse_options
+
+
+def test_the_defaults_are_a_promise():
+    options = parse_options([])
+    assert options.addresses == (("127.0.0.1", 9807),)
+    assert options.uri == "qemu:///system"
+    assert (str(options.procfs), str(options.sysfs)) == ("/proc", "/sys")
+    assert str(options.state) == "/var/lib/virtpoise-exporter"
+    assert options.web_config is None
+    assert options.cpu_speed is None
+    assert options.speeds == {}
+    assert (options.log_level, options.log_format) == ("info", "logfmt")
+
+
+def test_the_version_is_the_packages():
+    from importlib.metadata import version
+
+    assert __version__ == version("virtpoise")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":9807", ("", 9807)),
+        ("10.0.0.1:80", ("10.0.0.1", 80)),
+        ("[::1]:9807", ("::1", 9807)),
+        ("localhost:0", ("localhost", 0)),
+    ],
+)
+def test_addresses(text, address):
+    assert parse_options(["--web.listen-address", text]).addresses == (address,)
+
+
+def test_several_addresses():
+    flags = ["--web.listen-address", ":1", "--web.listen-address=[::1]:2"]
+    assert parse_options(flags).addresses == (("", 1), ("::1", 2))
+
+
+def test_a_host_with_node_exporter_leaves_out_all_of_the_host():
+    assert not set(HOST_COLLECTORS) & set(parse_options(["--no-collector.host"]).collectors)
+
+
+def test_one_collector_is_left_out():
+    assert "block" not in parse_options(["--no-collector.block"]).collectors
+
+
+def test_a_speed_is_given_in_megabits():
+    assert parse_options(["--network.speed", "eth0=10000"]).speeds == {"eth0": 1.25e9}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--nonsense"],
+        ["--web.listen", ":1"],  # no abbreviations: they break when a flag is added
+        ["--web.listen-address", "9807"],
+        ["--web.listen-address", "host:http"],
+        ["--web.listen-address", "host:70000"],
+        ["--web.listen-address", "::1:9807"],
+        ["--path.procfs", "/nonexistent"],
+        ["--path.sysfs", "/proc"],
+        ["--network.speed", "eth0"],
+        ["--network.speed", "eth0=fast"],
+        ["--network.speed", "eth0=0"],
+        ["--cpu.speed", "nan"],
+        ["--cpu.speed", "-1"],
+        ["--log.level", "loud"],
+    ],
+)
+def test_a_wrong_flag_is_named(flags):
+    with pytest.raises(UsageError) as raised:
+        parse_options(flags)
+    assert flags[0] in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "virtpoise_exporter", "--libvirt.uri=test:///default", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_port_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("--web.listen-address", f"127.0.0.1:{port}", "--log.level=error")
+    assert ended.returncode == 2
+    assert ended.stderr == f"virtpoise-exporter: --web.listen-address 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_an_unreadable_web_configuration(tmp_path):
+    ended = run("--web.config.file", str(tmp_path / "web.yml"))
+    assert ended.returncode == 2
+    assert ended.stderr == f"virtpoise-exporter: --web.config.file {tmp_path}/web.yml: No such file or directory\n"
+
+
+def test_a_wrong_flag_on_the_command_line():
+    ended = run("--nonsense")
+    assert ended.returncode == 2
+    assert ended.stderr == "virtpoise-exporter: unrecognized arguments: --nonsense (see --help)\n"
+    assert ended.stdout == ""

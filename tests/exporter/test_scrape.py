@@ -1,0 +1,86 @@
+"""A scrape: whoever fails or hangs is left out, said to be, and does no harm to the others."""
+
+import threading
+import time
+
+import pytest
+
+from virtpoise_exporter import metrics
+from virtpoise_exporter.exposition import Family
+from virtpoise_exporter.scrape import Scraper
+
+
+class Good:
+    name = "good"
+
+    def collect(self, _seconds: float) -> list[Family]:
+        family = Family(metrics.LIBVIRT_UP)
+        family.add(1)
+        return [family]
+
+
+class Broken:
+    name = "broken"
+
+    def collect(self, _seconds: float) -> list[Family]:
+        raise OSError("the disk is gone")
+
+
+class Hanging:
+    name = "hanging"
+
+    def __init__(self) -> None:
+        self.entered = 0
+        self.go_on = threading.Event()
+
+    def collect(self, _seconds: float) -> list[Family]:
+        self.entered += 1
+        self.go_on.wait(30)
+        return []
+
+
+def success(text: str, name: str) -> bool:
+    return f'virtpoise_exporter_collector_success{{collector="{name}"}} 1\n' in text
+
+
+@pytest.fixture
+def hanging():
+    collector = Hanging()
+    yield collector
+    collector.go_on.set()
+
+
+def test_a_broken_collector_is_told_and_the_others_are_there():
+    text = Scraper([Good(), Broken()]).scrape(5.0).decode()
+    assert "virtpoise_libvirt_up 1\n" in text
+    assert success(text, "good")
+    assert not success(text, "broken")
+
+
+def test_a_hanging_collector_costs_the_deadline_and_no_more(hanging):
+    scraper = Scraper([Good(), hanging])
+    began = time.monotonic()
+    text = scraper.scrape(0.3).decode()
+    assert time.monotonic() - began < 0.6
+    assert "virtpoise_libvirt_up 1\n" in text
+    assert not success(text, "hanging")
+
+
+def test_scrapes_that_a_collector_missed_are_not_made_up_for(hanging):
+    scraper = Scraper([hanging])
+    for _ in range(5):
+        scraper.scrape(0.05)
+    hanging.go_on.set()
+    assert success(scraper.scrape(5.0).decode(), "hanging")
+    assert hanging.entered == 2
+
+
+def test_a_scrape_through_many_threads_is_whole():
+    scraper, texts = Scraper([Good()]), []
+    threads = [threading.Thread(target=lambda: texts.append(scraper.scrape(5.0).decode())) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(texts) == 20
+    assert all("virtpoise_libvirt_up 1\n" in text for text in texts)
