@@ -179,7 +179,7 @@ CYCLES = Row(
             height=6,
         ),
         TimeSeries(
-            title="Age of the figures",
+            title="Age of the figures over time",
             description="Age of the newest figures that the balancer decides on. It grows while Prometheus does not answer.",
             queries=(Query(f"max(virtpoise_snapshot_age_seconds{{{BALANCER}}})", "age"),),
             unit="s",
@@ -237,7 +237,7 @@ DECISIONS = Row(
             stacked=True,
         ),
         TimeSeries(
-            title="Moves in the plan",
+            title="Moves in the plan over time",
             description="Migrations in the newest plan; and 1 while a problem stands that it does not solve.",
             queries=(
                 Query(f"max(virtpoise_plan_moves{{{BALANCER}}})", "moves"),

@@ -98,8 +98,8 @@ CPU = Row(
             title="Disks",
             description="Bytes per second read from and written to each disk.",
             queries=(
-                Query(_rate("block_read_bytes_total", "instance, device"), "{{device}} read"),
-                Query(_rate("block_written_bytes_total", "instance, device"), "{{device}} written"),
+                Query(_rate("block_read_bytes_total", "instance, device"), "{{device}} read, on {{host}}"),
+                Query(_rate("block_written_bytes_total", "instance, device"), "{{device}} written, on {{host}}"),
             ),
             unit="Bps",
             minimum=0,

@@ -149,7 +149,7 @@ OVER_TIME = Row(
     "Over time",
     (
         TimeSeries(
-            title="CPU load",
+            title="CPU over time",
             description="CPU load of each host, and the threshold (the highest, where hosts have their own).",
             queries=(Query(CPU_LOAD, "{{host}}"), Query(THRESHOLD, "threshold")),
             unit="percentunit",
@@ -162,7 +162,7 @@ OVER_TIME = Row(
             link=TO_HOST,
         ),
         TimeSeries(
-            title="Memory in use",
+            title="Memory over time",
             description="Share of memory in use on each host.",
             queries=(Query(MEMORY_LOAD, "{{host}}"),),
             unit="percentunit",
@@ -171,7 +171,7 @@ OVER_TIME = Row(
             link=TO_HOST,
         ),
         TimeSeries(
-            title="Fullest uplink",
+            title="Fullest uplink over time",
             description="Share of the speed in use, of each host's fullest uplink. Migrations show as peaks.",
             queries=(Query(FULLEST_UPLINK, "{{host}}"),),
             unit="percentunit",

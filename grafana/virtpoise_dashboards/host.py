@@ -86,7 +86,7 @@ CPU = Row(
     "CPU",
     (
         TimeSeries(
-            title="CPU load",
+            title="CPU load over time",
             description="Share of CPU time in use, as measured here and as the balancer saw it, and the host's threshold.",
             queries=(
                 Query(CPU_LOAD, "load"),

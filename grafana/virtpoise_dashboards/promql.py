@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from virtpoise_dashboards.model import Annotation, Variable
 
-EVENTS_STEP = "30s"
+EVENTS_STEP = "60s"
 
 HOST = 'job=~"$job", instance=~"$host(:[0-9]+)?"'
 DOMAIN = 'job=~"$job", domain=~"$domain"'
