@@ -78,3 +78,27 @@ standings = Table(
     Column("failures", Integer, nullable=False),
     Column("draining", Boolean, nullable=False),
 )
+
+# What a person has set, over what the configuration says.
+steering = Table(
+    "steering",
+    metadata,
+    Column("name", String, primary_key=True),  # paused, mode
+    Column("value", String, nullable=False),
+    Column("instead_of", String, nullable=False),  # what the configuration said then
+    Column("at", Float, nullable=False),
+    Column("who", String, nullable=False),
+)
+
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("who", String, nullable=False),
+    Column("origin", String, nullable=False),  # "command", or the address it came from
+    Column("action", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("accepted", Boolean, nullable=False),
+    Column("answer", Text, nullable=False),
+)

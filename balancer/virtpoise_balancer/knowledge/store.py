@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
@@ -31,7 +31,8 @@ from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, Role
 from virtpoise_balancer.analyse.standing import Standing
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import read_plan, write_plan
-from virtpoise_balancer.knowledge.schema import cycles, migrations, plans, predictions, standings
+from virtpoise_balancer.knowledge.schema import actions, cycles, migrations, plans, predictions, standings, steering
+from virtpoise_balancer.knowledge.steering import Action, Setting, Steering
 from virtpoise_balancer.model import Move, Outcome, Plan, Prediction, Result
 
 _ROLES: tuple[Role, ...] = ("source", "destination")
@@ -119,6 +120,7 @@ class Store:
         with self._engine.begin() as connection:
             connection.execute(delete(cycles).where(cycles.c.started < before))
             connection.execute(delete(plans).where(plans.c.made < before, plans.c.settled))
+            connection.execute(delete(actions).where(actions.c.at < before))
 
     # --- plans and migrations -----------------------------------------------------------------------------------------
 
@@ -296,6 +298,29 @@ class Store:
             _save_standings(connection, [Standing(host=host, draining=draining)])
             return True
 
+    # --- orders -------------------------------------------------------------------------------------------------------
+
+    def steering(self) -> Steering:
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(steering)).all()
+        return Steering(**{row.name: Setting(**_fields(row, Setting)) for row in rows})
+
+    def set_steering(self, name: Literal["paused", "mode"], setting: Setting | None) -> None:
+        """Set it, or with None take it back."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(steering).where(steering.c.name == name))
+            if setting is not None:
+                connection.execute(insert(steering).values(asdict(setting) | {"name": name}))
+
+    def record_action(self, action: Action) -> None:
+        self._write(insert(actions).values(asdict(action)))
+
+    def actions(self, limit: int) -> tuple[Action, ...]:
+        """The newest orders, newest first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(actions).order_by(actions.c.id.desc()).limit(limit))
+            return tuple(Action(**_fields(row, Action)) for row in rows)
+
     def _write(self, statement: Executable) -> None:
         with self._engine.begin() as connection:
             connection.execute(statement)
@@ -361,9 +386,7 @@ def _move(connection: Connection, row: Row[Any]) -> Move:
 
 
 def _prediction(row: Row[Any]) -> PredictionRecord:
-    return PredictionRecord(
-        **{name: row._mapping[name] for name in PredictionRecord.__slots__}  # the columns have the fields' names
-    )
+    return PredictionRecord(**_fields(row, PredictionRecord))
 
 
 def _migration(connection: Connection, row: Row[Any]) -> MigrationRecord:
@@ -372,6 +395,11 @@ def _migration(connection: Connection, row: Row[Any]) -> MigrationRecord:
     )
     values = {name: row._mapping[name] for name in MigrationRecord.__slots__ if name != "predictions"}
     return MigrationRecord(**values, predictions=tuple(_prediction(prediction) for prediction in rows))
+
+
+def _fields(row: Row[Any], kind: type) -> dict[str, Any]:
+    """The row's columns that are fields of the dataclass."""
+    return {field.name: row._mapping[field.name] for field in fields(kind)}
 
 
 def _save_standings(connection: Connection, changed: Iterable[Standing]) -> None:

@@ -75,3 +75,22 @@ def upgrade() -> None:
         sa.Column("failures", sa.Integer, nullable=False),
         sa.Column("draining", sa.Boolean, nullable=False),
     )
+    op.create_table(
+        "steering",
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("value", sa.String, nullable=False),
+        sa.Column("instead_of", sa.String, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("who", sa.String, nullable=False),
+    )
+    op.create_table(
+        "actions",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("at", sa.Float, nullable=False, index=True),
+        sa.Column("who", sa.String, nullable=False),
+        sa.Column("origin", sa.String, nullable=False),
+        sa.Column("action", sa.String, nullable=False),
+        sa.Column("target", sa.String, nullable=False),
+        sa.Column("accepted", sa.Boolean, nullable=False),
+        sa.Column("answer", sa.Text, nullable=False),
+    )
