@@ -94,6 +94,9 @@ class Migration(Section):
     """The bounds of one live migration."""
 
     timeout_seconds: Seconds = Field(600.0, description="a migration that takes longer is aborted; its domain stays")
+    bandwidth_mib_per_second: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="the most that one migration may send; copying costs CPU on both hosts, and less so when slow"
+    )
     stop_grace_seconds: Seconds = Field(
         60.0, description="how long a running migration may still take when the balancer is told to stop"
     )
@@ -107,9 +110,24 @@ class Measurement(Section):
 
 
 class Web(Section):
-    """Metrics, health and status over HTTP."""
+    """The page, the API, metrics and health over HTTP."""
 
     listen_address: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:9808"
+    external_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        None, description="the address by which browsers reach the page, where a proxy stands in between"
+    )
+    token_file: Path | None = Field(
+        None, description="who may change something: a line NAME:TOKEN each; without it, nobody"
+    )
+    cert_file: Path | None = Field(None, description="a certificate, to be served over TLS")
+    key_file: Path | None = Field(None, description="the certificate's key")
+
+    @model_validator(mode="after")
+    def _both(self) -> Web:
+        if (self.cert_file is None) != (self.key_file is None):
+            missing = "key_file" if self.key_file is None else "cert_file"
+            raise ValueError(f"both cert_file and key_file; {missing} is missing")
+        return self
 
 
 class Log(Section):

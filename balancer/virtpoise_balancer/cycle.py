@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
@@ -10,12 +10,13 @@ from typing import Protocol
 from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, measure, window
 from virtpoise_balancer.analyse.standing import Standing, after_plan, draining, relieved, with_standing
 from virtpoise_balancer.config import Measurement
-from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Executor, InFlight
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Move, Plan, Policy, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan as make_plan
+from virtpoise_balancer.plan.part import Choice, choice, needs, part
 from virtpoise_balancer.plan.recheck import obstacle
 
 Clock = Callable[[], float]
@@ -70,9 +71,7 @@ class Cycle:
         except MonitorError as error:
             return Report(result=CycleResult.FAILED, sentence=f"nothing is done: {error}")
         standings = self._brought_up_to_date(seen.snapshot)
-        seen = replace(
-            seen, snapshot=placed(seen.snapshot, standings, self.store.last_moved(now - self.policy.rest_seconds))
-        )
+        seen = replace(seen, snapshot=self._placed(seen.snapshot, standings, now))
         measured = self._measure(now)
         if self.executor.busy:
             return Report(
@@ -101,6 +100,26 @@ class Cycle:
             standings=standings,
             measured=measured,
         )
+
+    def apply(self, wanted: Set[Choice], now: float, clock: Clock) -> Plan:
+        """Make these moves of the plan, as it is on a fresh look; what is begun. Refused when they are not (all) in it any more."""
+        if self.executor.busy:
+            raise Refused(_under_way(self.executor.in_flight))
+        snapshot = self.observer.observe(now).snapshot
+        plan = make_plan(self._placed(snapshot, self._brought_up_to_date(snapshot), now), self.policy)
+        gone = wanted - {choice(move) for move in plan.moves}
+        if gone:
+            raise Refused(f"out of date: {_no_longer(gone, snapshot)}; now {plan.summary}")
+        if why := needs(plan, wanted):
+            raise Refused(f"only together: {why}")
+        chosen = part(plan, wanted)
+        self.executor.carry_out(
+            self.store.record_plan(chosen, now, acted=True), lambda move: self._obstacle(move, clock)
+        )
+        return chosen
+
+    def _placed(self, snapshot: Snapshot, standings: Mapping[str, Standing], now: float) -> Snapshot:
+        return placed(snapshot, standings, self.store.last_moved(now - self.policy.rest_seconds))
 
     def _brought_up_to_date(self, snapshot: Snapshot) -> dict[str, Standing]:
         """The standings after the plans that ended and the readings since."""
@@ -144,6 +163,8 @@ class Cycle:
         return tuple(verdicts)
 
     def _obstacle(self, move: Move, clock: Clock) -> str | None:
+        if pause := self.store.steering().paused:
+            return f"paused by {pause.who}"
         try:
             snapshot = self.observer.observe(clock()).snapshot
         except MonitorError as error:
@@ -161,6 +182,12 @@ def placed(snapshot: Snapshot, standings: Mapping[str, Standing], last_moved: Ma
             for domain in known.domains
         ),
     )
+
+
+def _no_longer(gone: Set[Choice], snapshot: Snapshot) -> str:
+    names = {domain.uuid: domain.name for domain in snapshot.domains}
+    told = sorted(f"{names.get(uuid, uuid)} to {destination}" for uuid, destination in gone)
+    return f"the plan no longer has {', '.join(told)}"
 
 
 def _under_way(in_flight: tuple[InFlight, ...]) -> str:

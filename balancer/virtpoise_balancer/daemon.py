@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,11 @@ from apscheduler.triggers.interval import IntervalTrigger
 from virtpoise_balancer import wiring
 from virtpoise_balancer.config import read_config
 from virtpoise_balancer.cycle import CycleResult, Report
-from virtpoise_balancer.errors import BadInput, VirtpoiseError
-from virtpoise_balancer.execute.executor import LibvirtExecutor
-from virtpoise_balancer.model import HostState, Move, Outcome, Result
+from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
+from virtpoise_balancer.execute.executor import RecommendingExecutor
+from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot
+from virtpoise_balancer.orders import Orders
+from virtpoise_balancer.plan.part import Choice
 from virtpoise_balancer.systemd import notify
 from virtpoise_balancer.web.app import WebServer, make_app
 from virtpoise_balancer.web.board import Board, State
@@ -34,7 +36,9 @@ log = structlog.get_logger()
 _JOB = "cycle"
 _FORGET_EVERY = 1000  # cycles
 # Read only when the daemon starts: what listens and what is open cannot be changed under way.
-_FIXED = ("state", "web", "log", "mode")
+_FIXED = ("state", "web", "log")
+# A cycle waits for Prometheus at most; an order that came meanwhile waits for the cycle.
+_ORDER_SECONDS = 30.0
 
 
 class Daemon:
@@ -52,7 +56,12 @@ class Daemon:
         self._store = wiring.make_store(self._config)
         self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
         self._board.in_flight = lambda: self._executor.in_flight
+        self._board.steering = self._store.steering
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor)
+        self._turning = threading.Lock()  # one at a time decides: a cycle, or a person who applies a plan
+        self._orders = Orders(
+            store=self._store, look=self._look, mode=lambda: self._config.mode, carry_out=self._carry_out_by_order
+        )
         self._web = WebServer(
             make_app(self._board, self._metrics, self._store, self._reload.set), self._config.web.listen_address
         )
@@ -82,8 +91,7 @@ class Daemon:
         if self._executor.in_flight:
             log.info("stopping: waits for the migration under way", seconds=self._config.migration.stop_grace_seconds)
         self._scheduler.shutdown(wait=True)
-        if isinstance(self._executor, LibvirtExecutor):
-            self._executor.close()
+        self._executor.close()
         self._web.stop()
         self._store.close()
         self._leadership.release()
@@ -115,10 +123,11 @@ class Daemon:
         began = time.monotonic()
         now = time.time()
         try:
-            if self._reload.is_set():
-                self._reload.clear()
-                self._read_again()
-            report = self._one(now)
+            with self._turning:
+                if self._reload.is_set():
+                    self._reload.clear()
+                    self._read_again()
+                report = self._one(now)
         except Exception as error:
             log.exception("a cycle failed in an unforeseen way")
             report = Report(result=CycleResult.FAILED, sentence=f"unforeseen: {type(error).__name__}: {error}")
@@ -133,7 +142,26 @@ class Daemon:
             return Report(
                 result=CycleResult.WAITING, sentence=f"another balancer acts and holds {self._leadership.path}: waits"
             )
-        return self._cycle.run(now, time.time)
+        steering = self._store.steering()
+        acts = steering.paused is None and steering.mode_over(self._config.mode) == "automatic"
+        cycle = self._cycle if acts else replace(self._cycle, executor=RecommendingExecutor(self._executor))
+        report = cycle.run(now, time.time)
+        if steering.paused is None:
+            return report
+        return replace(report, sentence=f"paused by {steering.paused.who}: {report.sentence}")
+
+    def _look(self) -> Snapshot:
+        return wiring.make_observer(self._config).observe(time.time()).snapshot  # its own: cycles use theirs meanwhile
+
+    def _carry_out_by_order(self, wanted: Set[Choice]) -> Plan:
+        if not self._turning.acquire(timeout=_ORDER_SECONDS):
+            raise Refused("a cycle is taking long: try again")
+        try:
+            if not self._leadership.held:
+                raise Refused("another balancer acts: ask that one")
+            return self._cycle.apply(wanted, time.time(), time.time)
+        finally:
+            self._turning.release()
 
     def _lead(self) -> bool:
         """Whether this balancer acts; on coming to lead it takes on what an earlier one left unfinished."""
@@ -146,7 +174,7 @@ class Daemon:
             self._store.end(
                 migration_id, Outcome(result=Result.SKIPPED, why="the balancer ended before the migration began")
             )
-        if begun and isinstance(self._executor, LibvirtExecutor):
+        if begun:
             log.warning("takes on migrations that an earlier balancer left", domains=[move.domain for _, move in begun])
             self._executor.adopt(begun)
         return True
@@ -185,7 +213,7 @@ class Daemon:
         self._store.record_cycle(
             started=now,
             seconds=seconds,
-            mode=self._config.mode,
+            mode=self._board.mode,
             result=report.result.value,
             sentence=report.sentence,
         )
@@ -249,6 +277,7 @@ class Daemon:
             config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
+            self._executor.migrator = wiring.make_migrator(config)
             self._cycle = wiring.make_cycle(config, self._store, self._executor)
             if rescheduled:
                 self._schedule()
@@ -264,7 +293,7 @@ class Daemon:
         except VirtpoiseError as error:
             raise BadInput(f"prometheus.url: {error}") from None
         hosts = [host.name for host in seen.snapshot.hosts if host.state is not HostState.UNKNOWN]
-        if not isinstance(self._executor, LibvirtExecutor) or not hosts:
+        if self._board.mode != "automatic" or not hosts:
             return
         deaf = self._executor.migrator.unreachable(hosts)
         if len(deaf) == len(hosts):

@@ -9,6 +9,14 @@ class BadInput(VirtpoiseError):
     """An argument, a file or a reply is not what was expected; the message names the field. Exit status 2."""
 
 
+class NotKnown(BadInput):
+    """A host or a domain is named that there is not."""
+
+
+class Refused(VirtpoiseError):
+    """An order that cannot be followed now; nothing was changed. Exit status 1."""
+
+
 class MonitorError(VirtpoiseError):
     """Prometheus could not be asked, or its answer cannot be used."""
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.cycle import Cycle
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor, RecommendingExecutor
+from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.store import Store
@@ -49,13 +49,12 @@ def make_migrator(config: Config) -> Migrator:
         connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
         timeout_seconds=config.migration.timeout_seconds,
         stop_grace_seconds=config.migration.stop_grace_seconds,
+        bandwidth_mib_per_second=config.migration.bandwidth_mib_per_second,
     )
 
 
-def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome], None]) -> Executor:
-    if config.mode == "automatic":
-        return LibvirtExecutor(make_migrator(config), store, on_end)
-    return RecommendingExecutor()
+def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome], None]) -> LibvirtExecutor:
+    return LibvirtExecutor(make_migrator(config), store, on_end)
 
 
 def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:

@@ -8,8 +8,9 @@ import pytest
 from builders import domain, group, host, thesis_policy
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.cycle import Cycle, CycleResult, Report
-from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
+from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Outcome, Progress, Reason, Result, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
@@ -161,7 +162,7 @@ def test_a_new_process_over_the_same_store_goes_on_where_the_old_one_was(store: 
 
 
 def test_recommending_journals_nothing_and_goes_on_recommending(store: Store) -> None:
-    cycle, _, _ = make(store, *BUSY, executor=RecommendingExecutor())
+    cycle, _, _ = make(store, *BUSY, executor=RecommendingExecutor(Acting()))
     for now in (1000.0, 1010.0, 1020.0):
         report = run(cycle, now)
         assert report.result is CycleResult.RECOMMENDED
@@ -236,3 +237,55 @@ def test_a_draining_host_is_emptied_and_stays_out(store: Store, monkeypatch: pyt
     later = run(cycle, 1100.0)
     assert later.plan.moves == ()  # type: ignore[union-attr]
     assert later.observation.snapshot.hosts[0].state is HostState.DRAINING  # type: ignore[union-attr]
+
+
+TWO = (
+    host("h1", 1.0, 1.0),
+    host("h2", 0.05, 0.05),
+    domain("a", "h1", 1.2),
+    domain("b", "h1", 1.2),
+    domain("c", "h1", 1.2),
+)
+
+
+def test_a_person_applies_a_plan_which_is_made_again_on_a_fresh_look(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    begun = cycle.apply({("uuid-of-a", "h2")}, 1000.0, lambda: 1000.0)
+    assert [move.domain for move in begun.moves] == ["a"]
+    ((entries, _),) = acting.taken
+    assert [record.id for record in store.history(5)] == [entries[0][0]]
+
+
+def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    watching.seen = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
+    with pytest.raises(Refused, match="out of date: the plan no longer has a to h2; now no host is at or above 60%"):
+        cycle.apply({("uuid-of-a", "h2")}, 1000.0, lambda: 1000.0)
+    assert (acting.taken, store.history(5)) == ([], ())
+
+
+def test_a_part_of_a_plan_can_be_applied_when_it_does_not_count_on_the_rest(store: Store) -> None:
+    cycle, _, acting = make(store, *TWO)
+    plan = run(replace(cycle, executor=RecommendingExecutor(acting)), 1000.0).plan
+    assert plan is not None
+    first, second, _ = plan.moves
+    with pytest.raises(Refused, match=f"{second.domain} to h2 counts on {first.domain} to h2, which comes before it"):
+        cycle.apply({(second.uuid, "h2")}, 1000.0, lambda: 1000.0)
+    assert cycle.apply({(first.uuid, "h2")}, 1000.0, lambda: 1000.0).moves == (first,)
+
+
+def test_while_a_migration_runs_no_plan_can_be_applied(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    with pytest.raises(Refused, match="moves are being made"):
+        cycle.apply({("uuid-of-a", "h2")}, 1010.0, lambda: 1010.0)
+    assert len(acting.taken) == 1
+
+
+def test_a_pause_stops_the_moves_that_have_not_begun(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    assert recheck(entries[0][1]) is None
+    store.set_steering("paused", Setting(value="yes", instead_of="no", at=1001.0, who="alice"))
+    assert recheck(entries[0][1]) == "paused by alice"

@@ -146,11 +146,21 @@ class LibvirtExecutor:
 
 @dataclass(frozen=True, slots=True)
 class RecommendingExecutor:
-    """Makes no move: the plan stays a recommendation."""
+    """Makes no move: the plan stays a recommendation. ``other``: makes those that a person has taken from one."""
 
-    in_flight: tuple[InFlight, ...] = ()
-    busy: bool = False
-    acts: bool = False
+    other: Executor
+
+    @property
+    def in_flight(self) -> tuple[InFlight, ...]:
+        return self.other.in_flight
+
+    @property
+    def busy(self) -> bool:
+        return self.other.busy
+
+    @property
+    def acts(self) -> bool:
+        return False
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         """Nothing to do: what is recommended is in the store."""

@@ -52,6 +52,7 @@ class Migrator:
     connect_timeout_seconds: float
     timeout_seconds: float
     stop_grace_seconds: float
+    bandwidth_mib_per_second: int | None = None
 
     def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome:
         """Carry out one move. Never raises for what libvirt says or does not say: the outcome tells."""
@@ -125,12 +126,14 @@ class Migrator:
         """Start the migration and wait for its end; what went wrong, or None."""
         domain = source.lookupByUUIDString(move.uuid)
         target = self.uri_of(move.destination)
+        bandwidth = self.bandwidth_mib_per_second
+        parameters = {} if bandwidth is None else {libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: bandwidth}
         ended = threading.Event()
         said_at_end: list[str | None] = []
 
         def run() -> None:
             try:
-                domain.migrateToURI3(target, {}, _FLAGS)
+                domain.migrateToURI3(target, parameters, _FLAGS)
                 said_at_end.append(None)
             except libvirt.libvirtError as error:
                 said_at_end.append(said(error))

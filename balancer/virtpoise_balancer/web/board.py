@@ -9,6 +9,7 @@ from typing import Any
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.standing import Standing
 from virtpoise_balancer.execute.executor import InFlight
+from virtpoise_balancer.knowledge.steering import Mode, Steering
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import Host, Plan, Policy
 from virtpoise_balancer.monitor.observe import Observation
@@ -16,9 +17,11 @@ from virtpoise_balancer.monitor.observe import Observation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Replaced as a whole after each cycle. ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first."""
+    """Replaced as a whole after each cycle. ``mode``: what the configuration says; ``cycle_at``: when the newest cycle ran (Unix
+    seconds), None before the first.
+    """
 
-    mode: str
+    mode: Mode
     leader: bool
     policy: Policy
     interval_seconds: float
@@ -33,10 +36,16 @@ class State:
 
 @dataclass(slots=True)
 class Board:
-    """``in_flight`` is asked at each look, since a migration goes on between cycles."""
+    """``in_flight`` and ``steering`` are asked at each look, since migrations and orders do not wait for a cycle."""
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
+    steering: Callable[[], Steering] = Steering
+
+    @property
+    def mode(self) -> Mode:
+        """The mode that holds."""
+        return self.steering().mode_over(self.state.mode)
 
 
 def host_status(state: State, host: Host) -> dict[str, Any]:
@@ -65,9 +74,12 @@ def host_status(state: State, host: Host) -> dict[str, Any]:
 def status(board: Board) -> dict[str, Any]:
     """The balancer's status as plain values, for ``/api/v1/status``."""
     state = board.state
+    steering = board.steering()
     trigger = state.policy.cpu
     return {
-        "mode": state.mode,
+        "mode": steering.mode_over(state.mode),
+        "mode_set": asdict(steering.mode) if steering.mode else None,
+        "paused": asdict(steering.paused) if steering.paused else None,
         "leader": state.leader,
         "interval_seconds": state.interval_seconds,
         "strategy": state.policy.strategy,

@@ -126,8 +126,9 @@ class _BoardCollector(Collector):
         yield _single("virtpoise_leader", "1 on the balancer that acts.", float(state.leader))
         mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode that is set.", labels=["mode"])
         for name in _MODES:
-            mode.add_metric([name], float(name == state.mode))
+            mode.add_metric([name], float(name == self._board.mode))
         yield mode
+        yield _single("virtpoise_paused", "1 while a person has paused it.", self._board.steering().paused is not None)
         in_flight = self._board.in_flight()
         yield _single("virtpoise_migrations_in_flight", "Migrations under way.", len(in_flight))
         if state.cycle_at is not None:

@@ -1,0 +1,143 @@
+"""What a person may order: drain, undrain, pause, resume, mode, apply. Each order is journalled, whether it is followed or refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+
+from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
+from virtpoise_balancer.knowledge.steering import Action, Mode, Setting
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import Host, HostState, Plan, Snapshot
+from virtpoise_balancer.plan.part import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who orders, and from where: "command", or an address."""
+
+    who: str
+    origin: str
+
+
+def no_carrier(_wanted: Set[Choice]) -> Plan:
+    raise Refused("only a running balancer makes moves")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """Takes orders. ``look``: a fresh look at the group; ``mode``: what the configuration says; ``carry_out``: makes moves of the plan.
+
+    Every method returns the answer in words, and raises Refused or NotKnown, with nothing changed, where it cannot be followed.
+    """
+
+    store: Store
+    look: Callable[[], Snapshot]
+    mode: Callable[[], Mode]
+    carry_out: Callable[[Set[Choice]], Plan] = no_carrier
+
+    def drain(self, host: str, by: By) -> str:
+        return self._journalled("drain", host, by, lambda: self._drain(host))
+
+    def undrain(self, host: str, by: By) -> str:
+        return self._journalled("undrain", host, by, lambda: self._undrain(host))
+
+    def pause(self, by: By) -> str:
+        return self._journalled("pause", "", by, lambda: self._pause(by))
+
+    def resume(self, by: By) -> str:
+        return self._journalled("resume", "", by, self._resume)
+
+    def set_mode(self, mode: Mode, by: By) -> str:
+        return self._journalled("mode", mode, by, lambda: self._set_mode(mode, by))
+
+    def apply(self, wanted: Set[Choice], by: By) -> str:
+        target = ", ".join(f"{uuid} to {destination}" for uuid, destination in sorted(wanted))
+        return self._journalled("apply", target, by, lambda: self._apply(wanted))
+
+    def refuse(self, action: str, target: str, by: By, why: str) -> None:
+        """Journal an order that was refused before it came here."""
+        self._journal(action, target, by, accepted=False, answer=why)
+
+    def _journalled(self, action: str, target: str, by: By, follow: Callable[[], str]) -> str:
+        try:
+            answer = follow()
+        except VirtpoiseError as error:
+            self._journal(action, target, by, accepted=False, answer=str(error))
+            raise
+        self._journal(action, target, by, accepted=True, answer=answer)
+        return answer
+
+    def _journal(self, action: str, target: str, by: By, *, accepted: bool, answer: str) -> None:
+        self.store.record_action(
+            Action(
+                at=time.time(),
+                who=by.who,
+                origin=by.origin,
+                action=action,
+                target=target,
+                accepted=accepted,
+                answer=answer,
+            )
+        )
+
+    def _drain(self, name: str) -> str:
+        group = self.look()
+        host = _known(group, name)
+        if host.state is HostState.UNKNOWN:
+            raise Refused(f"{name}: Prometheus has no fresh figures of it, so nothing can be moved off it")
+        if not any(other.state is HostState.ACTIVE and other.name != name for other in group.hosts):
+            raise Refused(f"{name}: it is the last host of the group, there is nowhere to move its domains")
+        if not self.store.set_draining(name, draining=True):
+            return f"{name} is draining already."
+        hint = "" if self._acts() else " Its moves are only recommended now: see the plan."
+        return f"{name} drains from the next cycle on.{hint}"
+
+    def _undrain(self, name: str) -> str:
+        if self.store.set_draining(name, draining=False):
+            return f"{name} is back in the group."
+        _known(self.look(), name)
+        return f"{name} is not draining."
+
+    def _pause(self, by: By) -> str:
+        if pause := self.store.steering().paused:
+            return f"Paused already, by {pause.who}."
+        self.store.set_steering("paused", Setting(value="yes", instead_of="no", at=time.time(), who=by.who))
+        return "Paused: no migration begins until it is resumed; one under way goes on."
+
+    def _resume(self) -> str:
+        if self.store.steering().paused is None:
+            return "It is not paused."
+        self.store.set_steering("paused", None)
+        return "Resumed."
+
+    def _set_mode(self, mode: Mode, by: By) -> str:
+        configured = self.mode()
+        if self.store.steering().mode_over(configured) == mode:
+            return f"The mode is {mode} already."
+        setting = Setting(value=mode, instead_of=configured, at=time.time(), who=by.who)
+        self.store.set_steering("mode", None if mode == configured else setting)
+        return f"The mode is {mode} from the next cycle on."
+
+    def _apply(self, wanted: Set[Choice]) -> str:
+        if not wanted:
+            raise Refused("no move was chosen")
+        if pause := self.store.steering().paused:
+            raise Refused(f"paused by {pause.who}: resume first")
+        plan = self.carry_out(wanted)
+        moves = ", ".join(f"{move.domain} from {move.source} to {move.destination}" for move in plan.moves)
+        return f"Begun: {moves}."
+
+    def _acts(self) -> bool:
+        steering = self.store.steering()
+        return steering.paused is None and steering.mode_over(self.mode()) == "automatic"
+
+
+def _known(group: Snapshot, name: str) -> Host:
+    host = group.host(name)
+    if host is None:
+        names = ", ".join(host.name for host in group.hosts[:20]) or "none"
+        more = f" and {len(group.hosts) - 20} more" if len(group.hosts) > 20 else ""
+        raise NotKnown(f"{name}: no such host is scraped; there are: {names}{more}")
+    return host
