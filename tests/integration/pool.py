@@ -1,0 +1,120 @@
+"""A whole group for a test: real hosts and domains, exporters, Prometheus, and the balancer as its user runs it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import requests
+
+from virtpoise_lab.balancer import Balancer
+from virtpoise_lab.errors import LabError
+from virtpoise_lab.lab import Lab
+from virtpoise_lab.model import DomainSpec, Kind, Load
+from virtpoise_lab.stack import Stack
+
+# The thesis reads every 10 s; here it is every 2 s, and Prometheus scrapes every second.
+STEP = 2.0
+# Its penalties of 190 s and 10 s more are a tenth and a fifth of that here.
+PENALTY = {"initial_seconds": 19, "step_seconds": 2}
+PORT = 19090
+
+Loads = Mapping[str, Mapping[str, float]]
+
+
+class Pool:
+    """A running group. ``loads``: by host, by domain, percent of one CPU."""
+
+    def __init__(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> None:
+        domains = [
+            DomainSpec(name, host, Load(cpu=load, kind=kind, dirty=dirty))
+            for host, here in loads.items()
+            for name, load in here.items()
+        ]
+        self.lab = Lab.up(hosts=len(loads), domains=domains)
+        self.stack = Stack.start(self.lab, port=PORT)
+        self.balancer = Balancer(self.lab)
+
+    def configure(self, threshold: float = 0.6, consecutive: int = 2, **sections: Any) -> None:
+        policy = {
+            "strategy": "thesis",
+            "cpu": {"threshold": threshold, "consecutive": consecutive},
+            "penalty": PENALTY,
+        }
+        self.balancer.configure(self.stack.url, interval_seconds=STEP, policy=policy, **sections)
+
+    def start(self, threshold: float = 0.6, consecutive: int = 2, **sections: Any) -> None:
+        self.configure(threshold, consecutive, **sections)
+        self.balancer.start()
+
+    def close(self) -> None:
+        self.lab.down()
+
+    # --- what is seen
+
+    def readings(self, host: str, since: float) -> list[tuple[float, float]]:
+        """The host's load at each step since a time, as Prometheus has it: (Unix seconds, ratio)."""
+        start = math.ceil(since / STEP) * STEP
+        end = math.floor(time.time() / STEP) * STEP
+        query = (
+            f'1 - sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*",mode="idle"}}[3500ms]))'
+            f' / sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*"}}[3500ms]))'
+        )
+        form = {"query": query, "start": str(start), "end": str(max(start, end)), "step": str(STEP)}
+        found = requests.post(f"{self.stack.url}/api/v1/query_range", data=form, timeout=10).json()["data"]["result"]
+        return [(float(t), float(v)) for t, v in found[0]["values"]] if found else []
+
+    def moves(self) -> list[tuple[str, str, str]]:
+        """The migrations that were done: domain, source, destination; oldest first."""
+        return [(r["domain"], r["source"], r["destination"]) for r in self.balancer.history() if r["result"] == "done"]
+
+    # --- waiting for what must happen
+
+    def wait(self, what: str, reached: Callable[[dict[str, Any]], object], seconds: float = 60) -> dict[str, Any]:
+        return self.balancer.wait_for(what, reached, seconds)
+
+    def wait_moves(self, count: int, seconds: float = 60) -> list[tuple[str, str, str]]:
+        """Wait until that many migrations are done and none runs."""
+        self.wait(
+            f"{count} migrations",
+            lambda status: len(self.moves()) >= count and not status["in_flight"] and not self._open(),
+            seconds,
+        )
+        return self.moves()
+
+    def wait_settled(self, threshold: float = 0.6, steps: int = 4, seconds: float = 60) -> float:
+        """Wait until no host has had a reading at or above the threshold for some steps; the time when that began."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            since = time.time() - (steps + 1) * STEP
+            newest = {host.name: self.readings(host.name, since) for host in self.lab.hosts}
+            if not self._open() and all(
+                len(here) >= steps and all(load < threshold for _, load in here) for here in newest.values()
+            ):
+                return since
+            self.wait_next_cycle()
+        raise LabError(
+            f"no {steps} readings below {threshold:.0%} within {seconds:g} s:\n{self.balancer.last_words(30)}"
+        )
+
+    def wait_next_cycle(self, count: int = 1) -> dict[str, Any]:
+        for _ in range(count):
+            before = (self.balancer.status() or {}).get("cycle_at")
+            status = self.wait("next cycle", lambda now, before=before: now["cycle_at"] != before, 30)
+        return status
+
+    def wait_readings(self, host: str, reached: Callable[[float], bool], seconds: float = 60) -> float:
+        """Wait until the balancer's newest reading of the host is as wanted; the reading."""
+
+        def newest(status: dict[str, Any]) -> float | None:
+            return next((h["cpu_ratio"] for h in status["hosts"] if h["name"] == host), None)
+
+        status = self.wait(
+            f"such a reading of {host}", lambda now: (r := newest(now)) is not None and reached(r), seconds
+        )
+        return float(newest(status) or 0.0)
+
+    def _open(self) -> bool:
+        return any(record["result"] is None for record in self.balancer.history())

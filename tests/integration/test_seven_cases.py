@@ -1,0 +1,171 @@
+"""The thesis' seven test cases (section 5) on real hosts, each held to its column "must happen".
+
+How they are scaled. The thesis has two servers of 8 CPUs, here are two hosts of one CPU; what its algorithm weighs are
+ratios (load, share of the host's CPUs), which mean the same on both. Readings come every 2 s instead of 10 s; penalties of
+190 s and 10 s more are 19 s and 2 s more. Thresholds and N are the thesis' own (60 %, N = 2) unless a test says otherwise.
+Guests that make "work" catch up on what they could not run, so that their loads add up as those of the thesis' servers do;
+each test says why its loads are still the case.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from pool import STEP, Pool
+
+pytestmark = pytest.mark.lab
+MakePool = Callable[..., Pool]
+
+
+def test_case_1_nothing_while_alone_and_one_domain_moves_after_another_host_has_joined(pool: MakePool) -> None:
+    """Server 1 just above 60 %, alone; later server 2, idle, joins: after 2 further readings one VM moves, both end below."""
+    group = pool({"h1": {"vm1": 28, "vm2": 20, "vm3": 16}, "h2": {}})
+    group.stack.leave("h2")
+    group.start()
+    status = group.wait("overload", lambda now: "has no other host to move to" in now["sentence"])
+    assert status["hosts"][0]["consecutive"] >= 2
+    group.wait_next_cycle(3)
+    assert group.balancer.history() == []
+
+    before = time.time()
+    group.stack.join("h2")
+    (move,) = group.wait_moves(1)
+    assert move == ("vm1", "h1", "h2")
+    first_of_h2 = group.readings("h2", before)[0][0]
+    assert group.balancer.history()[0]["began"] >= first_of_h2 + STEP  # the second reading in company
+    group.wait_settled()
+    assert group.moves() == [move]
+
+
+def test_case_2_a_saturated_source_needs_a_second_round(pool: MakePool) -> None:
+    """Server 1 well above 70 %, server 2 idle: the first prediction is wrong, since the VMs that stay take the CPU that was freed.
+
+    Guests busy for a share of the time: together they want more than the host gives them at the same moments, and get more when one leaves.
+    """
+    loads = {"a": 26, "b": 22, "c": 18, "d": 18, "e": 18, "f": 14, "g": 14}
+    group = pool({"h1": loads, "h2": {}}, kind="share")
+    group.start()
+    group.wait("first round", lambda now: any(r["result"] == "done" for r in group.balancer.history()))
+    first = group.balancer.history()
+    predicted = next(end["predicted"] for end in first[-1]["predictions"] if end["role"] == "source")
+    assert predicted < 0.6
+    group.wait("second round", lambda now: len(group.balancer.history()) > len(first), 90)
+    assert len(group.wait_moves(len(first) + 1)) > 2 or len(first) == 1
+    group.wait_settled()
+    second = group.balancer.history()[len(first)]
+    wrong = group.readings("h1", second["began"] - STEP)[0][1]
+    assert wrong > predicted + 0.02  # the load that made the second round necessary
+
+
+def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(pool: MakePool) -> None:
+    """Server 1 above 70 %, server 2 idle: three VMs move. Then server 2 is raised and cannot move without overloading 1."""
+    loads = {"a": 14, "b": 14, "c": 12, "d": 12, "e": 10, "f": 9, "g": 9, "i": 8}
+    group = pool({"h1": loads, "h2": {}})
+    group.start()
+    moved = [domain for domain, _, _ in group.wait_moves(3)]
+    group.wait_settled()
+    assert len(group.moves()) == 3
+    assert set(moved) <= {"a", "b", "c", "d"}
+
+    big = moved[0]
+    group.lab.load(big, 55)
+    status = group.wait("penalty of h2", lambda now: group.balancer.host("h2").get("failures") == 1)
+    attempted = time.monotonic()
+    assert 0 < group.balancer.host("h2")["penalty_seconds"] <= 19
+    assert "waits" in group.wait("waiting", lambda now: "h2 waits" in now["sentence"])["sentence"]
+    assert len(group.moves()) == 3, status["sentence"]
+
+    group.lab.load(big, loads[big])  # the dip
+    group.wait("end of the penalty", lambda now: group.balancer.host("h2")["failures"] == 0)
+    group.lab.load(big, 55)
+    group.wait("second attempt", lambda now: group.balancer.host("h2")["failures"] == 1)
+    assert time.monotonic() - attempted < 19, "the penalty was served although a reading lay below the threshold"
+
+    for domain in moved[1:]:
+        group.lab.migrate(domain, "h1")
+    group.wait("penalty of h1", lambda now: group.balancer.host("h1").get("failures") == 1, 90)
+    assert set(moved[1:]) <= set(group.balancer.host("h1")["domains"])
+    assert len(group.moves()) == 3
+
+
+def test_case_4_one_domain_each_way(pool: MakePool) -> None:
+    """Server 1 is raised above 60 % and settles; then server 2 is raised: one VM each way, both end below."""
+    group = pool({"h1": {"a": 12, "b": 7, "c": 6, "d": 18}, "h2": {"e": 6}})
+    group.start()
+    group.wait_settled()
+    group.lab.load("a", 47)
+    assert group.wait_moves(1) == [("a", "h1", "h2")]
+    group.wait_settled()
+    group.lab.load("e", 20)
+    assert group.wait_moves(2)[1:] == [("e", "h2", "h1")]
+    group.wait_settled()
+    assert len(group.moves()) == 2
+
+
+def test_case_5_then_only_a_nearly_idle_domain_can_move(pool: MakePool) -> None:
+    """Server 1 well above, server 2 half full; after it settles server 1 is raised again: nothing fits but a VM that is nearly idle.
+
+    75 % and 40 % are 69 % and 31 % here: on one CPU each domain is a larger part, and these leave both hosts as close below
+    the threshold, for the domains that are there, as 52 % and 58 % did.
+    """
+    group = pool({"h1": {"a": 21, "b": 6, "c": 20, "d": 18, "idle": 0}, "h2": {"e": 30}})
+    group.start()
+    assert group.wait_moves(1) == [("a", "h1", "h2")]
+    group.wait_settled()
+    group.lab.load("b", 33)
+    assert group.wait_moves(2)[1:] == [("idle", "h1", "h2")]
+    # A plan that is carried out in part has not solved the problem: the host has its penalty.
+    group.wait("penalty of h1", lambda now: group.balancer.host("h1")["failures"] == 1)
+    assert len(group.moves()) == 2
+
+
+def test_case_6_a_host_at_half_load_drains(pool: MakePool) -> None:
+    """Server 1 drains: six VMs move, the receiver stays below 60 % all the time, and the host is out of the group.
+
+    About 50 % are 35 % here: what receiving costs by itself (a QEMU to start, memory to write) is eight times the part of a
+    one-CPU host. The thesis' migrations took 70 s each, so these are not made at full speed either.
+    """
+    loads = {"a": 8, "b": 7, "c": 5, "d": 4, "e": 3, "f": 3}
+    group = pool({"h1": loads, "h2": {"own": 2}})
+    group.start(migration={"bandwidth_mib_per_second": 16})
+    group.wait_settled(steps=2)
+    began = time.time()
+    done = group.balancer.run("drain", "h1", "--wait")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "h1 is empty.")
+    assert sorted(group.wait_moves(6)) == [(name, "h1", "h2") for name in loads]
+    group.wait_settled()
+    assert max(load for _, load in group.readings("h2", began)) < 0.6
+    host = group.balancer.host("h1")
+    assert (host["state"], host["domains"]) == ("draining", [])
+
+    last = group.balancer.run("drain", "h2")
+    assert (last.returncode, last.stderr) == (
+        2,
+        "virtpoise: h2: it is the last host of the group, there is nowhere to move its domains\n",
+    )
+
+
+def test_case_7_penalties_of_the_initial_length_and_then_one_step_more(pool: MakePool) -> None:
+    """Both servers above the threshold: both fail, with penalties of 190 s and 200 s; when one falls, the other moves one VM.
+
+    The thesis takes a threshold of 20 % because it could not make more load; on one CPU a domain is a larger part of it, so
+    it is 40 % here.
+    """
+    group = pool({"h1": {"a": 29, "b": 16}, "h2": {"c": 30, "d": 15}})
+    group.start(threshold=0.4)
+    for failures, longest in ((1, 19), (2, 21)):
+        for name in ("h1", "h2"):
+            group.wait(
+                f"failure {failures} of {name}",
+                lambda now, n=name, f=failures: group.balancer.host(n).get("failures") == f,
+            )
+            assert longest - 3 < group.balancer.host(name)["penalty_seconds"] <= longest
+    assert group.balancer.history() == []
+
+    group.lab.load("c", 2)
+    group.lab.load("d", 0)
+    assert group.wait_moves(1) == [("a", "h1", "h2")]
+    group.wait_settled(threshold=0.4)
+    assert len(group.moves()) == 1
