@@ -1,5 +1,7 @@
 """`python -m virtpoise_balancer` is the command `virtpoise`."""
 
+import sys
+
 from virtpoise_balancer.cli import main
 
-main()
+sys.exit(main())

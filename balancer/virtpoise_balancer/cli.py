@@ -1,35 +1,39 @@
-"""The command `virtpoise`."""
+"""The command `virtpoise`. Only what a command needs is imported, when it runs: help and mistakes must come at once."""
 
 from __future__ import annotations
 
-import os
 import sys
-import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import requests
 import typer
 
-from virtpoise_balancer import __version__, show, wiring
-from virtpoise_balancer.config import Config, read_config
-from virtpoise_balancer.cycle import placed
-from virtpoise_balancer.errors import BadInput, VirtpoiseError
-from virtpoise_balancer.formats import read_snapshot, write_plan, write_snapshot
-from virtpoise_balancer.model import DomainState, HostState, Policy, Snapshot
-from virtpoise_balancer.plan import plan as make_plan
+from virtpoise_balancer import __version__
+from virtpoise_balancer.errors import BadInput, NotKnown, Refused, VirtpoiseError
+
+if TYPE_CHECKING:
+    from virtpoise_balancer.config import Config
+    from virtpoise_balancer.model import Move, Policy, Snapshot
+    from virtpoise_balancer.orders import By, Orders
 
 DEFAULT_CONFIG = Path("/etc/virtpoise/virtpoise.yml")
 
-EXIT_UNSOLVED = 1
+EXIT_NO = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+# What the parser raises for a wrong option or argument; typer exports only its descendants.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
-    help="Keeps plain libvirt/KVM hosts in balance, driven by Prometheus.",
+    help="Keeps plain libvirt/KVM hosts in balance, driven by Prometheus.\n\n"
+    "Exit status of every command: 0 done; 1 the answer is no (a problem stands, a check failed, an order was refused); "
+    "2 bad input, or something could not be reached, which one line on standard error tells; 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -39,123 +43,252 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class ModeName(StrEnum):
+    RECOMMEND = "recommend"
+    AUTOMATIC = "automatic"
+
+
+def _hosts(incomplete: str) -> list[str]:
+    return [name for name in _names("hosts") if name.startswith(incomplete)]
+
+
+def _hosts_and_domains(incomplete: str) -> list[str]:
+    return [name for name in _names("hosts") + _names("domains") if name.startswith(incomplete)]
+
+
+def _names(kind: str) -> list[str]:
+    """The running balancer's hosts or domains, for the shell to complete; none when it does not answer at once."""
+    import os
+
+    from virtpoise_balancer import ask
+    from virtpoise_balancer.config import read_config
+
+    try:
+        config = read_config(Path(os.environ.get("VIRTPOISE_CONFIG", str(DEFAULT_CONFIG))))
+        return [one["name"] for one in ask.get(config, kind, timeout_seconds=1.0)]
+    except VirtpoiseError:
+        return []
+
+
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", envvar="VIRTPOISE_CONFIG", help="The configuration file.", show_default=True)
 ]
+OptionalConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", envvar="VIRTPOISE_CONFIG", help="The configuration file; with --snapshot optional."),
+]
+SnapshotOption = Annotated[
+    Path | None,
+    typer.Option("--snapshot", "-s", help="Plan for this file (- is standard input) instead of asking Prometheus."),
+]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="A table for people or JSON for programs.")]
+HostArgument = Annotated[
+    str, typer.Argument(metavar="HOST", help="The host, as Prometheus names it.", autocompletion=_hosts)
+]
 
 
 @app.command(epilog="Example: virtpoise run --config /etc/virtpoise/virtpoise.yml")
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the balancer until SIGTERM. SIGHUP reads the configuration again."""
-    from virtpoise_balancer.daemon import Daemon  # the other commands need no scheduler and no web server
-    from virtpoise_balancer.logs import set_up
+    from virtpoise_balancer.config import read_config
 
     settings = read_config(config)
+
+    from virtpoise_balancer.daemon import Daemon
+    from virtpoise_balancer.logs import set_up
+
     set_up(settings.log.level, settings.log.format)
     Daemon(config).run()
 
 
 @app.command(epilog="Example: virtpoise snapshot > cluster.json")
 def snapshot(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Print the group as the balancer sees it now, as JSON: for a bug report, or for [bold]virtpoise plan --snapshot[/]."""
+    """Print the group as the balancer sees it now, as JSON: for a bug report, or for `virtpoise plan --snapshot`."""
+    from virtpoise_balancer.config import read_config
+    from virtpoise_balancer.formats import write_snapshot
+
     print_out(write_snapshot(_look(read_config(config))))
 
 
 @app.command(
     epilog="Examples: virtpoise plan | virtpoise plan --snapshot cluster.json --config policy.yml --output json. "
-    "Exit status: 0 with or without moves, 1 when a problem stands that the plan does not solve, 2 for bad input."
+    "Exit status 1: a problem stands that the plan does not solve."
 )
 def plan(
-    snapshot: Annotated[
-        Path | None, typer.Option("--snapshot", "-s", help="Plan for this file instead of asking Prometheus.")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", "-c", envvar="VIRTPOISE_CONFIG", help="The configuration file; with --snapshot optional."
-        ),
-    ] = None,
-    output: OutputOption = Output.TABLE,
+    snapshot: SnapshotOption = None, config: OptionalConfigOption = None, output: OutputOption = Output.TABLE
 ) -> None:
     """Show what would be moved where, and why. Changes nothing."""
-    if snapshot is None:
-        settings = read_config(config or DEFAULT_CONFIG)
-        group, policy = _look(settings), settings.policy
-    else:
-        group = read_snapshot(_read(snapshot), str(snapshot))
-        policy = read_config(config).policy if config else Policy()
+    group, policy = _group(snapshot, config)
+
+    from virtpoise_balancer import show
+    from virtpoise_balancer.formats import write_plan
+    from virtpoise_balancer.plan import plan as make_plan
+
     made = make_plan(group, policy)
     if output is Output.JSON:
         print_out(write_plan(made))
     else:
         show.plan(made)
     if not made.solved:
-        raise typer.Exit(EXIT_UNSOLVED)
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(
+    epilog="Examples: virtpoise apply | virtpoise apply vm1 --yes --wait. Exit status 1: the plan is out of date or "
+    "cannot be followed now; nothing was changed."
+)
+def apply(
+    domains: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DOMAIN", help="Only these domains' moves; by default the whole plan."),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the moves have ended, and show them.")] = False,
+) -> None:
+    """Have the running balancer make the moves that it recommends, after it has looked at the group afresh.
+
+    Needs web.token_file in the configuration.
+    """
+    import json
+
+    from virtpoise_balancer import ask, show
+    from virtpoise_balancer.config import read_config
+    from virtpoise_balancer.formats import read_plan
+
+    settings = read_config(config)
+    plan = ask.get(settings, "plan")["plan"]
+    chosen = _chosen(read_plan(json.dumps(plan), "the balancer's plan").moves if plan else (), domains or [])
+    if not chosen:
+        print_out("The plan has no moves: nothing to apply.")
+        return
+    show.moves(chosen)
+    if not yes and not typer.confirm("Make these moves?"):
+        raise Refused("not confirmed, nothing was changed")
+    wanted = [{"uuid": move.uuid, "destination": move.destination} for move in chosen]
+    print_out(ask.order(settings, "plan/apply", {"moves": wanted}, _by().who))
+    if wait:
+        _wait_for_migrations(settings)
 
 
 @app.command(epilog="Example: virtpoise status --output json")
 def status(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
     """Show what the running balancer sees, does and waits for."""
-    found = _ask_daemon(read_config(config))
+    from virtpoise_balancer import ask, show
+    from virtpoise_balancer.config import read_config
+
+    found = ask.get(read_config(config), "status")
     if output is Output.JSON:
         show.as_json(found)
     else:
         show.status(found)
 
 
-@app.command(epilog="Example: virtpoise history --limit 50")
+@app.command(epilog="Examples: virtpoise explain vm1 | virtpoise explain h2 --snapshot cluster.json")
+def explain(
+    name: Annotated[str, typer.Argument(help="A domain (name or uuid) or a host.", autocompletion=_hosts_and_domains)],
+    snapshot: SnapshotOption = None,
+    config: OptionalConfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say why a domain is (not) moved, or why a host is (not) a destination, with the numbers."""
+    group, policy = _group(snapshot, config)
+
+    from virtpoise_balancer import show
+    from virtpoise_balancer.explain import explain as say_why
+    from virtpoise_balancer.plan import plan as make_plan
+
+    explanations = say_why(group, policy, make_plan(group, policy), name)
+    if not explanations:
+        raise NotKnown(f"{name}: no host and no domain of the group has this name")
+    if output is Output.JSON:
+        show.as_json([show.plain(explanation) for explanation in explanations])
+    else:
+        show.explanations(explanations)
+
+
+@app.command(epilog="Examples: virtpoise history --limit 50 | virtpoise history --orders")
 def history(
     config: ConfigOption = DEFAULT_CONFIG,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many migrations, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the newest first.")] = 20,
+    orders: Annotated[
+        bool,
+        typer.Option("--orders", help="What people ordered, instead of the migrations: who, when, and the answer."),
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the migrations, each with what was predicted for both hosts and what was measured afterwards."""
-    records = wiring.make_store(read_config(config)).history(limit)
+    from virtpoise_balancer.config import read_config
+
+    settings = read_config(config)
+
+    from virtpoise_balancer import show, wiring
+
+    store = wiring.make_store(settings)
+    actions, migrations = store.actions(limit) if orders else (), () if orders else store.history(limit)
+    store.close()
     if output is Output.JSON:
-        show.as_json(show.history_values(records))
+        show.as_json([show.plain(record) for record in (*actions, *migrations)])
+    elif orders:
+        show.orders(actions)
     else:
-        show.history(records)
+        show.history(migrations)
 
 
 @app.command(epilog="Example: virtpoise drain h1 --wait")
 def drain(
-    host: Annotated[str, typer.Argument(help="The host to empty, as Prometheus names it.")],
+    host: HostArgument,
     config: ConfigOption = DEFAULT_CONFIG,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the host is empty, and show how far it is.")] = False,
 ) -> None:
-    """Move all running domains off a host and keep it out of the group until [bold]virtpoise undrain[/]."""
-    settings = read_config(config)
-    group = _look(settings)
-    found = _known(group, host)
-    if found.state is HostState.UNKNOWN:
-        raise BadInput(f"{host}: Prometheus has no fresh figures of it, so nothing can be moved off it")
-    if not any(other.state is HostState.ACTIVE and other.name != host for other in group.hosts):
-        raise BadInput(f"{host}: it is the last host of the group, there is nowhere to move its domains")
-    changed = wiring.make_store(settings).set_draining(host, draining=True)
-    print_out(f"{host} drains from the next cycle on." if changed else f"{host} is draining already.")
-    if settings.mode == "recommend":
-        print_out("The mode is recommend: its moves are recommended, not made.")
+    """Move all running domains off a host and keep it out of the group until `virtpoise undrain`."""
+    settings, orders, by = _orders(config)
+    print_out(orders.drain(host, by))
     if wait:
         _wait_until_empty(settings, host)
 
 
 @app.command(epilog="Example: virtpoise undrain h1")
-def undrain(
-    host: Annotated[str, typer.Argument(help="The host to take back into the group.")],
+def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Take a drained or draining host back into the group."""
+    _, orders, by = _orders(config)
+    print_out(orders.undrain(host, by))
+
+
+@app.command(epilog="Example: virtpoise pause")
+def pause(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Begin no migration until `virtpoise resume`, even after a restart. One under way goes on; looking and planning, too."""
+    _, orders, by = _orders(config)
+    print_out(orders.pause(by))
+
+
+@app.command(epilog="Example: virtpoise resume")
+def resume(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Take a pause back."""
+    _, orders, by = _orders(config)
+    print_out(orders.resume(by))
+
+
+@app.command(epilog="Example: virtpoise mode automatic")
+def mode(
+    mode: Annotated[
+        ModeName,
+        typer.Argument(metavar="MODE", help="recommend: moves are only recommended. automatic: they are made."),
+    ],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Take a drained or draining host back into the group."""
-    settings = read_config(config)
-    changed = wiring.make_store(settings).set_draining(host, draining=False)
-    if not changed:
-        _known(_look(settings), host)
-    print_out(f"{host} is back in the group." if changed else f"{host} is not draining.")
+    """Set the mode while the balancer runs. It holds, also after a restart, until it is set again or changed in the configuration."""
+    _, orders, by = _orders(config)
+    print_out(orders.set_mode(mode.value, by))
 
 
 @app.command("check-config", epilog="Example: virtpoise check-config virtpoise.yml")
-def check_config(file: Annotated[Path, typer.Argument(help="The configuration file to check.")]) -> None:
+def check_config(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
+) -> None:
     """Read a configuration and say whether it can be used."""
+    from virtpoise_balancer.config import read_config
+
     settings = read_config(file)
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
 
@@ -179,8 +312,31 @@ def print_out(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def _group(snapshot: Path | None, config: Path | None) -> tuple[Snapshot, Policy]:
+    """The group and the policy to plan with: of the file and the defaults, or of what runs."""
+    if snapshot is None:
+        from virtpoise_balancer.config import read_config
+
+        settings = read_config(config or DEFAULT_CONFIG)
+        return _look(settings), settings.policy
+    from virtpoise_balancer.formats import read_snapshot
+    from virtpoise_balancer.model import Policy
+
+    group = read_snapshot(_read(snapshot), str(snapshot))
+    if config is None:
+        return group, Policy()
+    from virtpoise_balancer.config import read_config
+
+    return group, read_config(config).policy
+
+
 def _look(settings: Config) -> Snapshot:
     """The group now, with what the store remembers of it."""
+    import time
+
+    from virtpoise_balancer import wiring
+    from virtpoise_balancer.cycle import placed
+
     now = time.time()
     seen = wiring.make_observer(settings).observe(now).snapshot
     store = wiring.make_store(settings)
@@ -190,15 +346,53 @@ def _look(settings: Config) -> Snapshot:
         store.close()
 
 
-def _known(group: Snapshot, name: str) -> Any:
-    host = group.host(name)
-    if host is None:
-        names = ", ".join(host.name for host in group.hosts) or "none"
-        raise BadInput(f"{name}: no such host is scraped; there are: {names}")
-    return host
+def _orders(path: Path) -> tuple[Config, Orders, By]:
+    """What takes a command's orders. They go to the store, so they hold whether a balancer runs or not."""
+    from virtpoise_balancer.config import read_config
+
+    settings = read_config(path)
+
+    import time
+
+    from virtpoise_balancer import wiring
+    from virtpoise_balancer.orders import Orders
+
+    orders = Orders(
+        store=wiring.make_store(settings),
+        look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
+        mode=lambda: settings.mode,
+    )
+    return settings, orders, _by()
+
+
+def _by() -> By:
+    """Who types: behind sudo, who called it."""
+    import os
+    import pwd
+
+    from virtpoise_balancer.orders import By
+
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return By(os.environ.get("SUDO_USER", user), "command")
+
+
+def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:
+    for name in domains:
+        if not any(name in (move.domain, move.uuid) for move in recommended):
+            names = ", ".join(move.domain for move in recommended) or "no domain"
+            raise Refused(f"{name}: the plan does not move it; it moves {names}")
+    return [move for move in recommended if not domains or move.domain in domains or move.uuid in domains]
 
 
 def _wait_until_empty(settings: Config, host: str) -> None:
+    import time
+
+    from virtpoise_balancer import show
+    from virtpoise_balancer.model import DomainState
+
     with show.progress() as bar:
         total: int | None = None
         while True:
@@ -211,17 +405,23 @@ def _wait_until_empty(settings: Config, host: str) -> None:
     print_out(f"{host} is empty.")
 
 
-def _ask_daemon(settings: Config) -> dict[str, Any]:
-    address = settings.web.listen_address
-    try:
-        response = requests.get(f"http://{address}/api/v1/status", timeout=5)
-        response.raise_for_status()
-        found: dict[str, Any] = response.json()
-    except (requests.RequestException, ValueError):
-        raise VirtpoiseError(
-            f"no balancer answers at {address} (web.listen_address): is `virtpoise run` running?"
-        ) from None
-    return found
+def _wait_for_migrations(settings: Config) -> None:
+    import time
+
+    from virtpoise_balancer import ask, show
+
+    with show.progress() as bar:
+        while True:
+            records = [record for record in ask.get(settings, "history?limit=100") if record["result"] is None]
+            if not records:
+                break
+            flights = ask.get(settings, "status")["in_flight"]
+            done = sum((flight["progress"] or {}).get("processed_bytes", 0) for flight in flights)
+            total = sum((flight["progress"] or {}).get("total_bytes", 0) for flight in flights)
+            names = ", ".join(flight["domain"] for flight in flights) or "next move"
+            bar(f"{names} ({len(records)} left)", min(done, total), max(total, 1))
+            time.sleep(0.5)
+    print_out("All moves have ended: see `virtpoise history`.")
 
 
 def _read(path: Path) -> bytes:
@@ -231,13 +431,23 @@ def _read(path: Path) -> bytes:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def main() -> None:
-    """Run the command; a mistake of the user's is told in one line, with exit status 2."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status. A mistake of the user's is told in one line on standard error."""
     try:
-        app(prog_name="virtpoise")
+        code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
         sys.stderr.write(f"virtpoise: {error}\n")
-        raise SystemExit(EXIT_BAD_INPUT) from None
+        return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT
+    except _UsageError as error:
+        message: str = error.format_message()  # type: ignore[attr-defined]
+        sys.stderr.write(f"virtpoise: {' '.join(message.split())} (see virtpoise --help)\n")
+        return EXIT_BAD_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("virtpoise: interrupted\n")
+        return EXIT_INTERRUPTED
     except BrokenPipeError:  # `virtpoise history | head`
+        import os
+
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+        return 0
+    return int(code or 0)

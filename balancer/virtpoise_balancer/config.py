@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import first_problem
@@ -32,10 +30,9 @@ def _host_template(uri: str) -> str:
 
 
 def _database_url(url: str) -> str:
-    try:
-        make_url(url)
-    except ArgumentError:
-        raise ValueError("a database address like sqlite:////var/lib/virtpoise/virtpoise.db") from None
+    scheme, separator, rest = url.partition("://")
+    if not scheme or not separator or not rest:
+        raise ValueError("a database address like sqlite:////var/lib/virtpoise/virtpoise.db")
     return url
 
 

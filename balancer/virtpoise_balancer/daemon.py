@@ -69,7 +69,11 @@ class Daemon:
 
     def run(self) -> None:
         """Serve, and run cycles until SIGTERM or SIGINT. BadInput when nothing the configuration names answers."""
-        self._check_reachable()
+        try:
+            self._check_reachable()
+        except BadInput:
+            self._close()
+            raise
         with self._signals():
             self._web.start()
             self._schedule()
@@ -92,10 +96,13 @@ class Daemon:
             log.info("stopping: waits for the migration under way", seconds=self._config.migration.stop_grace_seconds)
         self._scheduler.shutdown(wait=True)
         self._executor.close()
+        self._close()
+        log.info("virtpoise has stopped")
+
+    def _close(self) -> None:
         self._web.stop()
         self._store.close()
         self._leadership.release()
-        log.info("virtpoise has stopped")
 
     # --- the schedule -------------------------------------------------------------------------------------------------
 

@@ -6,20 +6,31 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from virtpoise_balancer.knowledge.store import MigrationRecord
-from virtpoise_balancer.model import Plan
+from virtpoise_balancer import words
+from virtpoise_balancer.words import percent
+
+if TYPE_CHECKING:
+    from virtpoise_balancer.explain import Explanation
+    from virtpoise_balancer.knowledge.steering import Action
+    from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
+    from virtpoise_balancer.model import Move, Plan
 
 BAR_WIDTH = 24
 _MOST_REFUSALS = 20
+
+
+class Console(RichConsole):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # `virtpoise history | head` is no failure: main() ends quietly
 
 
 def as_json(value: Any) -> None:
@@ -41,12 +52,8 @@ def load_bar(ratio: float | None, threshold: float, width: int = BAR_WIDTH) -> T
     return bar
 
 
-def percent(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.1%}"
-
-
-def seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} s"
+def when(at: float) -> str:
+    return datetime.fromtimestamp(at).strftime("%m-%d %H:%M:%S")
 
 
 def _table(*columns: str) -> Table:
@@ -60,40 +67,55 @@ def _cells(*values: object) -> list[Text]:
     return [value if isinstance(value, Text) else Text(str(value)) for value in values]
 
 
+def plain(value: Any) -> Any:
+    """A dataclass as plain values for JSON."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
 def plan(made: Plan) -> None:
     console = Console()
     console.print(Text(made.summary))
     if made.moves:
-        table = _table("domain", "from", "to", "predicted source", "predicted destination")
-        for move in made.moves:
-            table.add_row(
-                *_cells(
-                    move.domain,
-                    move.source,
-                    move.destination,
-                    percent(move.predicted.source.cpu_ratio),
-                    percent(move.predicted.destination.cpu_ratio),
-                )
-            )
-        console.print(table)
+        moves(made.moves)
     if made.refusals:
-        table = _table("refused domain", "host", "reason", "numbers")
+        table = _table("refused domain", "host", "why")
         for refusal in made.refusals[:_MOST_REFUSALS]:
-            numbers = ", ".join(f"{key} {_figure(value)}" for key, value in refusal.detail.items())
-            table.add_row(*_cells(refusal.domain or "-", refusal.host or "-", refusal.reason.value, numbers))
+            table.add_row(*_cells(refusal.domain or "-", refusal.host or "-", words.refusal(refusal)))
         console.print(table)
         if len(made.refusals) > _MOST_REFUSALS:
             console.print(f"and {len(made.refusals) - _MOST_REFUSALS} more: see --output json")
 
 
-def _figure(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def moves(made: Sequence[Move]) -> None:
+    table = _table("domain", "from", "to", "predicted source", "predicted destination", "why")
+    for move in made:
+        table.add_row(
+            *_cells(
+                move.domain,
+                move.source,
+                move.destination,
+                percent(move.predicted.source.cpu_ratio, 1),
+                percent(move.predicted.destination.cpu_ratio, 1),
+                move.why or "-",
+            )
+        )
+    Console().print(table)
+
+
+def explanations(found: Sequence[Explanation]) -> None:
+    console = Console()
+    for one in found:
+        console.print(Text(one.verdict, style="bold"))
+        for reason in one.reasons:
+            console.print(Text(f"  {reason}"))
 
 
 def status(found: dict[str, Any]) -> None:
     console = Console()
     acting = "acts" if found["leader"] else "waits for another balancer"
-    console.print(f"mode {found['mode']}, strategy {found['strategy']}, {acting}")
+    if found["paused"]:
+        acting = f"paused by {found['paused']['who']}"
+    console.print(Text(f"mode {found['mode']}, strategy {found['strategy']}, {acting}"))
     table = _table("host", "state", "load", f"of {found['consecutive']}", "memory", "penalty", "domains")
     for host in found["hosts"]:
         table.add_row(
@@ -102,7 +124,7 @@ def status(found: dict[str, Any]) -> None:
                 host["state"],
                 load_bar(host["cpu_ratio"], found["threshold"]),
                 host["consecutive"],
-                percent(host["memory_ratio"]),
+                percent(host["memory_ratio"], 1),
                 f"{host['penalty_seconds']:.0f} s" if host["penalty_seconds"] else "-",
                 len(host["domains"]),
             )
@@ -111,32 +133,40 @@ def status(found: dict[str, Any]) -> None:
     console.print(Text(found["sentence"]))
 
 
-def history_values(records: Sequence[MigrationRecord]) -> list[dict[str, Any]]:
-    return [asdict(record) for record in records]
-
-
 def history(records: Sequence[MigrationRecord]) -> None:
-    console = Console()
+    if records:
+        Console().print(history_table(records))
+    else:
+        Console().print("No domain has been migrated yet.")
+
+
+def orders(records: Sequence[Action]) -> None:
     if not records:
-        console.print("No domain has been migrated yet.")
+        Console().print("Nobody has ordered anything yet.")
         return
-    console.print(history_table(records))
+    table = _table("when", "who", "from", "order", "of", "", "answer")
+    for record in records:
+        outcome = Text("followed", style="green") if record.accepted else Text("refused", style="red")
+        table.add_row(
+            *_cells(when(record.at), record.who, record.origin, record.action, record.target, outcome, record.answer)
+        )
+    Console().print(table)
 
 
 def history_table(records: Sequence[MigrationRecord]) -> Table:
     """One row a migration: predicted, measured and error of source and destination."""
-    table = _table("when", "domain", "from", "to", "result", "seconds", "downtime", "source", "destination")
+    table = _table("when", "domain", "from", "to", "result", "took", "downtime", "source", "destination")
     for record in records:
         ends = {prediction.role: prediction for prediction in record.predictions}
         table.add_row(
             *_cells(
-                datetime.fromtimestamp(record.began).strftime("%m-%d %H:%M:%S") if record.began else "-",
+                when(record.began) if record.began else "-",
                 record.domain,
                 record.source,
                 record.destination,
                 _result(record),
-                seconds(record.seconds),
-                seconds(record.downtime_seconds),
+                words.duration(record.seconds),
+                words.duration(record.downtime_seconds),
                 _prediction(ends.get("source")),
                 _prediction(ends.get("destination")),
             )
@@ -150,12 +180,12 @@ def _result(record: MigrationRecord) -> str:
     return f"{record.result}: {record.why}" if record.why else record.result
 
 
-def _prediction(prediction: Any) -> str:
+def _prediction(prediction: PredictionRecord | None) -> str:
     if prediction is None:
         return "-"
-    text = f"predicted {percent(prediction.predicted)}"
+    text = f"predicted {percent(prediction.predicted, 1)}"
     if prediction.measured is not None:
-        return f"{text}, measured {percent(prediction.measured)} ({prediction.error:+.1%})"
+        return f"{text}, measured {percent(prediction.measured, 1)} ({prediction.error:+.1%})"
     verdict = {None: "not measured yet", "not_moved": "not moved"}.get(prediction.verdict, prediction.verdict)
     return f"{text}, {verdict}"
 

@@ -1,13 +1,18 @@
 """The command line as its user meets it: each mistake one line and exit status 2, each answer in both forms."""
 
+import io
 import json
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
+
+from virtpoise_balancer.cli import main
 
 HOST = {"name": "h1", "cpus": 8, "cpu_ratio": [0.9, 0.9, 0.9], "memory_bytes": 8_000_000_000}
 SNAPSHOT = {
@@ -22,14 +27,23 @@ SNAPSHOT = {
 }
 
 
-def virtpoise(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "virtpoise_balancer", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def virtpoise(*arguments: str) -> Done:
+    """The command without a process of its own, as a process would answer."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(arguments)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "virtpoise_balancer", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def refused(*arguments: str) -> str:
@@ -178,3 +192,98 @@ def test_history_of_a_new_store_is_empty(tmp_path: Path, nobody: str) -> None:
     config = str(written(tmp_path, nobody))
     assert virtpoise("history", "--config", config).stdout == "No domain has been migrated yet.\n"
     assert json.loads(virtpoise("history", "--config", config, "--output", "json").stdout) == []
+
+
+def test_help_comes_at_once_because_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; from virtpoise_balancer.cli import main; main(['--help']);"
+        "heavy = {'numpy', 'sqlalchemy', 'pydantic', 'requests', 'libvirt', 'rich', 'starlette', 'uvicorn', 'alembic'};"
+        "sys.exit(','.join(sorted(heavy & set(sys.modules))) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Exit status" in done.stdout
+
+
+def test_a_real_process_answers_as_its_exit_status_says(snapshot: Path) -> None:
+    good = process("plan", "--snapshot", str(snapshot), "--output", "json")
+    assert (good.returncode, json.loads(good.stdout)["solved"]) == (0, True)
+    bad = process("plan", "--snapshot", "/nowhere")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == "virtpoise: /nowhere: cannot be read: No such file or directory\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(snapshot: Path) -> None:
+    plan = subprocess.Popen(
+        [sys.executable, "-m", "virtpoise_balancer", "plan", "--snapshot", str(snapshot)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert plan.stdout is not None
+    plan.stdout.close()
+    _, said = plan.communicate(timeout=60)
+    assert (plan.returncode, said) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--colour"], "No such option: --colour"),
+        (["paln"], "No such command 'paln'"),
+        (["drain"], "Missing argument 'HOST'"),
+        (["mode", "sometimes"], "'sometimes' is not one of 'recommend', 'automatic'"),
+        (["history", "--limit", "0"], "Invalid value for '--limit'"),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(arguments: list[str], says: str) -> None:
+    assert says in refused(*arguments)
+
+
+def test_explains_why_a_domain_moves_and_why_another_stays(snapshot: Path) -> None:
+    moved = virtpoise("explain", "[red]vm1", "--snapshot", str(snapshot)).stdout
+    assert moved.startswith("[red]vm1 is to be moved from h1 to h2.\n")
+    (stays,) = json.loads(virtpoise("explain", "u2", "--snapshot", str(snapshot), "--output", "json").stdout)
+    assert (stays["name"], stays["kind"], stays["verdict"]) == ("vm2", "domain", "vm2 stays on h1.")
+    assert stays["reasons"]
+    assert "h2 is a destination in this plan." in virtpoise("explain", "h2", "--snapshot", str(snapshot)).stdout
+    assert refused("explain", "vm9", "--snapshot", str(snapshot)).endswith("no domain of the group has this name")
+
+
+def test_a_pause_is_kept_and_journalled_with_who_ordered_it(
+    tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "alice")
+    config = ["--config", str(written(tmp_path, nobody))]
+    assert virtpoise("history", "--orders", *config).stdout == "Nobody has ordered anything yet.\n"
+    assert virtpoise("pause", *config).stdout.startswith("Paused: no migration begins until it is resumed")
+    assert virtpoise("pause", *config).stdout == "Paused already, by alice.\n"
+    assert virtpoise("mode", "automatic", *config).stdout == "The mode is automatic from the next cycle on.\n"
+    assert virtpoise("resume", *config).stdout == "Resumed.\n"
+    orders = json.loads(virtpoise("history", "--orders", *config, "--output", "json").stdout)
+    assert [order["action"] for order in orders] == ["resume", "mode", "pause", "pause"]
+    assert {(order["who"], order["origin"], order["accepted"]) for order in orders} == {("alice", "command", True)}
+
+
+def test_an_order_that_cannot_be_followed_is_refused_and_journalled(tmp_path: Path, nobody: str) -> None:
+    config = ["--config", str(written(tmp_path, nobody))]
+    assert "cannot be asked" in refused("drain", "h1", *config)
+    (order,) = json.loads(virtpoise("history", "--orders", *config, "--output", "json").stdout)
+    assert (order["action"], order["target"], order["accepted"]) == ("drain", "h1", False)
+
+
+def test_apply_needs_a_balancer_that_runs(tmp_path: Path, nobody: str) -> None:
+    said = refused("apply", "--yes", "--config", str(written(tmp_path, nobody, listen=nobody)))
+    assert said.startswith(f"virtpoise: no balancer answers at {nobody}")
+
+
+def test_completes_in_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"_VIRTPOISE_COMPLETE": "complete_bash", "COMP_WORDS": "virtpoise dr", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("virtpoise"))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.strip() == "drain"

@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from virtpoise_balancer.show import load_bar, percent, seconds
+from virtpoise_balancer.show import load_bar
+from virtpoise_balancer.words import duration, percent
 
 Status = Mapping[str, Any]
 _EVENTS = 7
@@ -78,7 +79,7 @@ class Lines:
             return
         self._shown = status["cycle_at"]
         hosts = "  ".join(
-            f"{host['name']} {percent(host['cpu_ratio'])} ({min(host['consecutive'], status['consecutive'])}"
+            f"{host['name']} {percent(host['cpu_ratio'], 1)} ({min(host['consecutive'], status['consecutive'])}"
             f" of {status['consecutive']})"
             for host in status["hosts"]
         )
@@ -177,9 +178,9 @@ def result_table(records: Sequence[Status]) -> Table:
         table.add_column(title, justify="left" if title in ("domain", "from", "to", "host") else "right")
     for record in records:
         for i, end in enumerate(record["predictions"]):
-            about = [record["domain"], record["source"], record["destination"], seconds(record["seconds"])]
-            about.append(seconds(record["downtime_seconds"]))
+            about = [record["domain"], record["source"], record["destination"], duration(record["seconds"])]
+            about.append(duration(record["downtime_seconds"]))
             error = "-" if end["error"] is None else f"{end['error'] * 100:+.1f} points"
-            figures = [f"{end['role']} {end['host']}", percent(end["predicted"]), percent(end["measured"]), error]
+            figures = [f"{end['role']} {end['host']}", percent(end["predicted"], 1), percent(end["measured"], 1), error]
             table.add_row(*[Text(cell) for cell in (about if i == 0 else [""] * 5) + figures])
     return table
