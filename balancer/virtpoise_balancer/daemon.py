@@ -23,6 +23,7 @@ from virtpoise_balancer.config import read_config
 from virtpoise_balancer.cycle import CycleResult, Report
 from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
 from virtpoise_balancer.execute.executor import RecommendingExecutor
+from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot
 from virtpoise_balancer.orders import Orders
 from virtpoise_balancer.plan.part import Choice
@@ -60,7 +61,11 @@ class Daemon:
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor)
         self._turning = threading.Lock()  # one at a time decides: a cycle, or a person who applies a plan
         self._orders = Orders(
-            store=self._store, look=self._look, mode=lambda: self._config.mode, carry_out=self._carry_out_by_order
+            store=self._store,
+            look=self._look,
+            mode=lambda: self._config.mode,
+            carry_out=self._carry_out_by_order,
+            told=self._ordered,
         )
         self._web = WebServer(
             make_app(self._board, self._metrics, self._store, self._reload.set), self._config.web.listen_address
@@ -241,6 +246,18 @@ class Daemon:
             log.info("a domain was migrated", **figures)
         else:
             log.warning(f"a migration was {outcome.result.value}", why=outcome.why, **figures)
+
+    def _ordered(self, action: Action) -> None:
+        self._metrics.ordered(action)
+        level = log.info if action.accepted else log.warning
+        level(
+            "an order was followed" if action.accepted else "an order was refused",
+            who=action.who,
+            origin=action.origin,
+            action=action.action,
+            target=action.target,
+            answer=action.answer,
+        )
 
     def _first_state(self, *, leader: bool) -> State:
         return State(

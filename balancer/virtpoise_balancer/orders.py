@@ -12,6 +12,8 @@ from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Host, HostState, Plan, Snapshot
 from virtpoise_balancer.plan.part import Choice
 
+_LONGEST_TARGET = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class By:
@@ -27,7 +29,8 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """Takes orders. ``look``: a fresh look at the group; ``mode``: what the configuration says; ``carry_out``: makes moves of the plan.
+    """Takes orders. ``look``: a fresh look at the group; ``mode``: what the configuration says; ``carry_out``: makes moves of the plan;
+    ``told``: hears of each order once it is journalled.
 
     Every method returns the answer in words, and raises Refused or NotKnown, with nothing changed, where it cannot be followed.
     """
@@ -36,6 +39,7 @@ class Orders:
     look: Callable[[], Snapshot]
     mode: Callable[[], Mode]
     carry_out: Callable[[Set[Choice]], Plan] = no_carrier
+    told: Callable[[Action], None] = lambda _action: None
 
     def drain(self, host: str, by: By) -> str:
         return self._journalled("drain", host, by, lambda: self._drain(host))
@@ -70,17 +74,17 @@ class Orders:
         return answer
 
     def _journal(self, action: str, target: str, by: By, *, accepted: bool, answer: str) -> None:
-        self.store.record_action(
-            Action(
-                at=time.time(),
-                who=by.who,
-                origin=by.origin,
-                action=action,
-                target=target,
-                accepted=accepted,
-                answer=answer,
-            )
+        entry = Action(
+            at=time.time(),
+            who=by.who,
+            origin=by.origin,
+            action=action,
+            target=target[:_LONGEST_TARGET],
+            accepted=accepted,
+            answer=answer,
         )
+        self.store.record_action(entry)
+        self.told(entry)
 
     def _drain(self, name: str) -> str:
         group = self.look()

@@ -43,7 +43,7 @@ def make_app(board: Board, metrics: Metrics, store: Store, reload: Callable[[], 
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     def show_status(_request: Request) -> Response:
-        return JSONResponse(status(board))
+        return JSONResponse(asdict(status(board)))
 
     def show_history(request: Request) -> Response:
         limit = request.query_params.get("limit", "20")

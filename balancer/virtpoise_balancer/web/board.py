@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.standing import Standing
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.knowledge.steering import Mode, Steering
+from virtpoise_balancer.knowledge.steering import Mode, Setting, Steering
 from virtpoise_balancer.knowledge.store import PredictionRecord
-from virtpoise_balancer.model import Host, Plan, Policy
+from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Progress, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 
 
@@ -33,6 +32,10 @@ class State:
     standings: Mapping[str, Standing] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
 
+    @property
+    def snapshot(self) -> Snapshot | None:
+        return self.observation.snapshot if self.observation else None
+
 
 @dataclass(slots=True)
 class Board:
@@ -48,55 +51,119 @@ class Board:
         return self.steering().mode_over(self.state.mode)
 
 
-def host_status(state: State, host: Host) -> dict[str, Any]:
-    """What is known of one host, as the status gives it."""
-    observation = state.observation
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStatus:
+    """What is known of one host. Ratios are None while it is unknown; ``consecutive``: readings in a row that count towards N."""
+
+    name: str
+    state: HostState
+    cpus: int
+    cpu_ratio: float | None
+    memory_ratio: float | None
+    rx_ratio: float | None
+    tx_ratio: float | None
+    consecutive: int
+    penalty_seconds: float
+    failures: int
+    domains: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """A migration under way."""
+
+    domain: str
+    uuid: str
+    source: str
+    destination: str
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has set over the configuration, and who and when."""
+
+    mode: Mode
+    mode_set: Setting | None
+    paused: Setting | None
+    leader: bool
+    interval_seconds: float
+    strategy: str
+    threshold: float
+    consecutive: int
+    cycle_at: float | None
+    snapshot_at: float | None
+    result: str
+    sentence: str
+    hosts: tuple[HostStatus, ...]
+    in_flight: tuple[Flight, ...]
+
+
+def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
+    """The domains that are not shut off, where they are; in the snapshot's order."""
+    found: dict[str, list[Domain]] = {}
+    for domain in snapshot.domains if snapshot else ():
+        if domain.state is not DomainState.SHUTOFF:
+            found.setdefault(domain.host, []).append(domain)
+    return found
+
+
+def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
+    """``domains``: those that are on the host."""
     standing = state.standings.get(host.name)
-    penalty = host.penalty_until
-    at = observation.snapshot.time if observation else 0.0
-    return {
-        "name": host.name,
-        "state": host.state.value,
-        "cpus": host.cpus,
-        "cpu_ratio": host.load if host.known else None,
-        "memory_ratio": host.memory_ratio if host.known else None,
-        "consecutive": consecutive(host, state.policy.cpu, observation.snapshot) if observation else 0,
-        "penalty_seconds": max(penalty - at, 0.0) if penalty else 0.0,
-        "failures": standing.failures if standing else 0,
-        "domains": sorted(
-            domain.name
-            for domain in (observation.snapshot.domains if observation else ())
-            if domain.host == host.name and domain.state != "shutoff"
-        ),
-    }
+    return HostStatus(
+        name=host.name,
+        state=host.state,
+        cpus=host.cpus,
+        cpu_ratio=host.load if host.known else None,
+        memory_ratio=host.memory_ratio if host.known else None,
+        rx_ratio=host.rx_ratio if host.known else None,
+        tx_ratio=host.tx_ratio if host.known else None,
+        consecutive=consecutive(host, state.policy.cpu, snapshot),
+        penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
+        failures=standing.failures if standing else 0,
+        domains=tuple(sorted(domain.name for domain in domains)),
+    )
 
 
-def status(board: Board) -> dict[str, Any]:
-    """The balancer's status as plain values, for ``/api/v1/status``."""
+def host_statuses(state: State) -> tuple[HostStatus, ...]:
+    """Of all hosts, in the snapshot's order; none before the first cycle that saw any."""
+    snapshot = state.snapshot
+    if snapshot is None:
+        return ()
+    domains = domains_by_host(snapshot)
+    return tuple(host_status(state, snapshot, host, domains.get(host.name, ())) for host in snapshot.hosts)
+
+
+def flights(board: Board) -> tuple[Flight, ...]:
+    return tuple(
+        Flight(
+            domain=one.move.domain,
+            uuid=one.move.uuid,
+            source=one.move.source,
+            destination=one.move.destination,
+            progress=one.progress,
+        )
+        for one in board.in_flight()
+    )
+
+
+def status(board: Board) -> Status:
     state = board.state
     steering = board.steering()
-    trigger = state.policy.cpu
-    return {
-        "mode": steering.mode_over(state.mode),
-        "mode_set": asdict(steering.mode) if steering.mode else None,
-        "paused": asdict(steering.paused) if steering.paused else None,
-        "leader": state.leader,
-        "interval_seconds": state.interval_seconds,
-        "strategy": state.policy.strategy,
-        "threshold": trigger.threshold,
-        "consecutive": trigger.consecutive,
-        "cycle_at": state.cycle_at,
-        "snapshot_at": state.observation.snapshot.time if state.observation else None,
-        "result": state.result,
-        "sentence": state.sentence,
-        "hosts": [host_status(state, host) for host in state.observation.snapshot.hosts] if state.observation else [],
-        "in_flight": [
-            {
-                "domain": flight.move.domain,
-                "source": flight.move.source,
-                "destination": flight.move.destination,
-                "progress": asdict(flight.progress) if flight.progress else None,
-            }
-            for flight in board.in_flight()
-        ],
-    }
+    return Status(
+        mode=steering.mode_over(state.mode),
+        mode_set=steering.mode,
+        paused=steering.paused,
+        leader=state.leader,
+        interval_seconds=state.interval_seconds,
+        strategy=state.policy.strategy,
+        threshold=state.policy.cpu.threshold,
+        consecutive=state.policy.cpu.consecutive,
+        cycle_at=state.cycle_at,
+        snapshot_at=state.snapshot.time if state.snapshot else None,
+        result=state.result,
+        sentence=state.sentence,
+        hosts=host_statuses(state),
+        in_flight=flights(board),
+    )

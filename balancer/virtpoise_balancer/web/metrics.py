@@ -11,9 +11,10 @@ from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.outcome import Measured
+from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import HostState, Move, Outcome, Result
-from virtpoise_balancer.web.board import Board, host_status
+from virtpoise_balancer.web.board import Board, host_statuses
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -82,6 +83,12 @@ class Metrics:
             ["role"],
             registry=self.registry,
         )
+        self._orders = Counter(
+            "virtpoise_orders_total",
+            "Orders of people, by what was ordered and whether it was followed or refused.",
+            ["action", "result"],
+            registry=self.registry,
+        )
         for role in ("source", "destination"):
             for metric in (self._errors, self._measured, self._within):
                 metric.labels(role)
@@ -109,6 +116,9 @@ class Metrics:
         self._measured.labels(role).inc()
         if lower <= measured.ratio <= upper:
             self._within.labels(role).inc()
+
+    def ordered(self, action: Action) -> None:
+        self._orders.labels(action.action, "followed" if action.accepted else "refused").inc()
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
@@ -159,17 +169,16 @@ class _BoardCollector(Collector):
         count = _by_host("virtpoise_overload_consecutive", "Readings in a row at or above the threshold that count.")
         penalty = _by_host("virtpoise_penalty_seconds", "How long the host still waits after an attempt that failed.")
         states = GaugeMetricFamily("virtpoise_host_state", "1 for the host's state.", labels=["host", "state"])
-        for host in state.observation.snapshot.hosts:
-            figures = host_status(state, host)
+        for host, figures in zip(state.observation.snapshot.hosts, host_statuses(state), strict=True):
             for kind in HostState:
                 states.add_metric([host.name, kind.value], float(kind is host.state))
             threshold.add_metric([host.name], state.policy.cpu.threshold)
-            count.add_metric([host.name], figures["consecutive"])
+            count.add_metric([host.name], figures.consecutive)
             if host.known:
                 load.add_metric([host.name], host.load)
                 memory.add_metric([host.name], host.memory_ratio)
-            if figures["penalty_seconds"]:
-                penalty.add_metric([host.name], figures["penalty_seconds"])
+            if figures.penalty_seconds:
+                penalty.add_metric([host.name], figures.penalty_seconds)
         yield from (load, threshold, memory, count, penalty, states)
 
     def _plan(self) -> Iterator[Metric]:
