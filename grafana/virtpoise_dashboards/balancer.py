@@ -20,7 +20,7 @@ from virtpoise_dashboards.model import (
     Value,
     Variable,
 )
-from virtpoise_dashboards.promql import BALANCER, EVENTS_STEP, THRESHOLD, ended
+from virtpoise_dashboards.promql import BALANCER, EVENTS_STEP, THRESHOLD, ended_in_range, ended_in_steps
 
 BY_HOST = f'{BALANCER}, host=~"$host"'
 RESULTS = (
@@ -265,7 +265,7 @@ MIGRATIONS = Row(
         TimeSeries(
             title="Migrations by result",
             description="Migrations that ended. Skipped: the world had changed before the start. Failed: the domain stayed where it was.",
-            queries=(Query(ended("result", "$__rate_interval"), "{{result}}", min_step=EVENTS_STEP),),
+            queries=(Query(ended_in_steps("result"), "{{result}}", min_step=EVENTS_STEP),),
             unit="none",
             minimum=0,
             bars=True,
@@ -283,7 +283,7 @@ MIGRATIONS = Row(
         Table(
             title="Migrations by pair of hosts",
             description="Migrations that ended in this time range.",
-            queries=(Query(f"{ended('source, destination, result', '$__range')} > 0", instant=True, format="table"),),
+            queries=(Query(f"{ended_in_range('source, destination, result')} > 0", instant=True, format="table"),),
             unit="none",
             decimals=0,
             columns={"source": "From", "destination": "To", "result": "Result", "Value": "Migrations"},

@@ -60,29 +60,48 @@ FULLEST_UPLINK = f"max by (host) ({uplink_load('receive')} or {uplink_load('tran
 THRESHOLD = f"max(virtpoise_host_cpu_threshold_ratio{{{BALANCER}}})"
 
 
-def ended(labels: str, window: str) -> str:
-    """Migrations that ended within the window.
+MIGRATIONS = f"virtpoise_migrations_total{{{BALANCER}}}"
 
-    increase() cannot see the first one of a pair of hosts, whose series begins at 1: a series that was not there a window ago
-    counts in full, provided that the balancer itself was there.
+
+def _begun(window: str) -> str:
+    """Migrations of pairs of hosts that had none a window ago.
+
+    increase() cannot see them: their series begins at 1. They count only if the balancer was there a window ago, since after an
+    outage of Prometheus every series looks new.
     """
-    series = f"virtpoise_migrations_total{{{BALANCER}}}"
     return (
-        f"sum by ({labels}) (({series} unless {series} offset {window}"
-        f" and on (job, instance) up{{{BALANCER}}} offset {window} == 1) or increase({series}[{window}]))"
+        f"({MIGRATIONS} unless {MIGRATIONS} offset {window}"
+        f" and on (job, instance) up{{{BALANCER}}} offset {window} == 1)"
     )
 
+
+def ended_in_steps(labels: str) -> str:
+    """Migrations that ended, counted in windows of one step and a scrape."""
+    window = "$__rate_interval"
+    return f"sum by ({labels}) ({_begun(window)} or increase({MIGRATIONS}[{window}]))"
+
+
+def ended_in_range(labels: str) -> str:
+    """Migrations that ended in the time shown, with those of a balancer that has started in it."""
+    window = "$__range"
+    started = f"time() - process_start_time_seconds{{{BALANCER}}} < $__range_s"
+    return (
+        f"sum by ({labels}) (({MIGRATIONS} and on (job, instance) {started})"
+        f" or {_begun(window)} or increase({MIGRATIONS}[{window}]))"
+    )
+
+
+# Above zero in the one step in which a migration ended.
+JUST_ENDED = (
+    "sum by (source, destination, result)"
+    f" ({_begun('$__interval')} or ({MIGRATIONS} - {MIGRATIONS} offset $__interval)) > 0"
+)
 
 ANNOTATIONS = (
     Annotation(
         "Migrations under way", f"max(virtpoise_migrations_in_flight{{{BALANCER}}}) > 0", "blue", "Migration under way"
     ),
-    Annotation(
-        "Migrations ended",
-        f"{ended('source, destination, result', '30s')} > 0",
-        "purple",
-        "{{source}} → {{destination}}: {{result}}",
-    ),
+    Annotation("Migrations ended", JUST_ENDED, "purple", "{{source}} → {{destination}}: {{result}}"),
     Annotation(
         "Drains",
         f'max by (host) (virtpoise_host_state{{{BALANCER}, state="draining"}}) > 0',
@@ -90,6 +109,7 @@ ANNOTATIONS = (
         "{{host}} drains",
     ),
 )
+
 
 HOST_STATES = ("active", "draining", "standby", "waking", "unknown")
 

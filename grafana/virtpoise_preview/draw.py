@@ -110,27 +110,24 @@ def _timeseries(axes: Axes, panel: Drawn) -> None:
     step = _step(named)
     by_name = dict(named)
     stacked = custom["stacking"]["mode"] == "normal"
-    floor: dict[float, float] = {}
+    reached: dict[float, float] = {}
     handles: list[tuple[Artist | BarContainer, str]] = []
     for i, (name, series) in enumerate(named):
         style = _style(panel.source, name)
         color = _color(style, i)
-        times = [time for time, _ in series.points]
-        heights = [value for _, value in series.points]
-        base = [floor.get(time, 0.0) for time in times] if stacked else [0.0] * len(times)
-        tops = [bottom + height for bottom, height in zip(base, heights, strict=True)]
-        floor.update(zip(times, tops, strict=True))
+        times, heights = _broken(series, step)
+        ground = [reached.get(time, 0.0) if stacked else 0.0 for time in times]
+        roof = [low + height for low, height in zip(ground, heights, strict=True)]
+        reached.update((time, top) for time, top in zip(times, roof, strict=True) if not math.isnan(top))
         handle: Artist | BarContainer
         if custom["drawStyle"] == "bars":
-            handle = axes.bar(times, heights, 0.9 * step, base, color=color)
+            handle = axes.bar(times, heights, 0.9 * step, ground, color=color)
         elif stacked:
-            handle = axes.fill_between(times, base, tops, color=color, alpha=0.5, linewidth=0)
+            handle = axes.fill_between(times, ground, roof, color=color, alpha=0.5, linewidth=0)
         else:
             width, dashed = style.get("custom.lineWidth", custom["lineWidth"]), "custom.lineStyle" in style
-            handle = axes.plot(*_broken(series, step), color=color, linewidth=width, linestyle="--" if dashed else "-")[
-                0
-            ]
-            if "custom.fillBelowTo" in style and style["custom.fillBelowTo"] in by_name:
+            handle = axes.plot(times, heights, color=color, linewidth=width, linestyle="--" if dashed else "-")[0]
+            if style.get("custom.fillBelowTo") in by_name:
                 _band(axes, by_name[style["custom.fillBelowTo"]], series, step, color)
         if not style.get("custom.hideFrom", {}).get("legend"):
             handles.append((handle, name))
@@ -240,6 +237,7 @@ def _stat(card: Axes, panel: Drawn) -> None:
 
 
 def _table(card: Axes, panel: Drawn) -> None:
+    defaults = panel.source["fieldConfig"]["defaults"]
     organize = next(t["options"] for t in panel.source["transformations"] if t["id"] == "organize")
     columns: dict[str, str] = organize["renameByName"]
     units = {
@@ -248,7 +246,9 @@ def _table(card: Axes, panel: Drawn) -> None:
     }
     rows = [
         [
-            _written(series.points[-1][1], units.get(heading, {})) if name == "Value" else series.labels.get(name, "")
+            _written(series.points[-1][1], defaults | units.get(heading, {}))
+            if name == "Value"
+            else series.labels.get(name, "")
             for name, heading in columns.items()
         ]
         for answer in panel.answers

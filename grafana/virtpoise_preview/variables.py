@@ -78,6 +78,7 @@ def built_in(source: Source) -> dict[str, str]:
     span = source.span
     return intervals(span.step, source.scrape_seconds) | {
         "__range": _duration(span.end - span.start),
+        "__range_s": str(round(span.end - span.start)),
     }
 
 

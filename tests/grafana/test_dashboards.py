@@ -23,7 +23,7 @@ UIDS = {
     "virtpoise-domain",
     "virtpoise-exporter-health",
 }
-BUILT_IN = {"__rate_interval", "__interval", "__range", "__url_time_range", "__field"}
+BUILT_IN = {"__rate_interval", "__interval", "__range", "__range_s", "__url_time_range", "__field"}
 PROMETHEUS = {"type": "prometheus", "uid": "${datasource}"}
 
 each_dashboard = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
