@@ -1,6 +1,7 @@
 """A recorded host: its /proc and /sys, libvirt's run folder, and what libvirt said."""
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ import pytest
 
 from virtpoise_exporter.virt.model import Domain, HostFacts, Inventory
 from virtpoise_exporter.virt.xml import domain_facts, network_forward
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import exporter_watch`
 
 RECORDED = Path(__file__).parent / "recorded"
 

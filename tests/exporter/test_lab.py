@@ -1,0 +1,272 @@
+"""The exporter on real hosts: equal numbers from both sources, and every fault that makes other exporters hang."""
+
+import json
+import shutil
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+from exporter_watch import CPU, Watcher, hold_to_the_laws, scrape
+
+from virtpoise_lab import requirements
+from virtpoise_lab.lab import Lab
+from virtpoise_lab.model import DomainSpec, Load
+
+pytestmark = pytest.mark.lab
+
+KERNEL, LIBVIRT = 9807, 9808
+PAUSED = tuple(f"p{number}" for number in range(1, 5))
+RUNNING = ("vm1", "vm2")
+ALL = {*PAUSED, *RUNNING}
+UP = "virtpoise_libvirt_up"
+STALE = ("virtpoise_exporter_stale_domains", 'collector="domains"')
+
+
+@pytest.fixture(scope="module")
+def hidden_proc(tmp_path_factory) -> Path:
+    """A /proc that tells of the host, but shows no process."""
+    folder = tmp_path_factory.mktemp("proc")
+    (folder / "net").mkdir()
+    for name in ("stat", "meminfo", "cpuinfo", "net/dev", "net/route"):
+        shutil.copyfile(Path("/proc") / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(hidden_proc, tmp_path_factory) -> Iterator[Lab]:
+    """vm1, vm2 and four paused domains on h1; on each host an exporter, and on h1 one more that cannot see processes."""
+    missing = requirements.missing()
+    if missing:
+        pytest.skip(missing)
+    specs = [
+        *(DomainSpec(name, "h1", Load(cpu=15)) for name in RUNNING),
+        *(DomainSpec(name, "h1", paused=True) for name in PAUSED),
+    ]
+    state = tmp_path_factory.mktemp("state")
+    with Lab.up(hosts=2, domains=specs) as running:
+        for host in running.hosts:
+            common = [sys.executable, "-m", "virtpoise_exporter", f"--path.state={state}", "--cpu.speed=1"]
+            host.popen([*common, f"--web.listen-address={host.address}:{KERNEL}"], name="exporter")
+            if host.name == "h1":
+                flags = [f"--web.listen-address={host.address}:{LIBVIRT}", f"--path.procfs={hidden_proc}"]
+                host.popen([*common, *flags], name="exporter-libvirt")
+        for host, port in (("h1", KERNEL), ("h2", KERNEL), ("h1", LIBVIRT)):
+            await_scrape(running.host(host).address, port, lambda one: one.value(UP) == 1)
+        await_scrape(running.host("h1").address, LIBVIRT, lambda one: one.domains(CPU) >= ALL)
+        yield running
+
+
+def await_scrape(host: str, port: int, true_of: Callable[[Any], bool], seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if true_of(scrape(host, port)):
+                return
+        except OSError:
+            pass
+        assert time.monotonic() < end, "it never came"
+        threading.Event().wait(0.1)
+
+
+def pid_of(lab: Lab, host: str, domain: str) -> str:
+    return lab.host(host).run(["cat", f"/run/libvirt/qemu/{domain}.pid"], capture_output=True, text=True).stdout.strip()
+
+
+def signal_in(lab: Lab, host: str, name: str, *processes: str) -> None:
+    lab.host(host).run(["kill", f"-{name}", *processes])
+
+
+def libvirtd(lab: Lab, host: str) -> str:
+    return lab.host(host).run(["pgrep", "--newest", "-x", "libvirtd"], capture_output=True, text=True).stdout.split()[0]
+
+
+COMPARE = """
+    import json, time
+    from pathlib import Path
+    from virtpoise_exporter.kernel.domains import KernelSource
+    from virtpoise_exporter.virt import source
+    from virtpoise_exporter.virt.link import Link, start_event_loop
+    from virtpoise_exporter.virt.stats import Stats
+
+    kernel = KernelSource(Path("/proc"), Path("/run/libvirt/qemu"))
+    link = Link("qemu:///system", kernel.follow)
+    start_event_loop()
+    link.start()
+    link.wait_for_first(20)
+    asked = source.LibvirtSource(Stats(link, source.GROUPS).ask)
+    domains = link.inventory().domains
+    answers = []
+    for _ in range(5):
+        for one in (kernel, asked):
+            usages = one.read(domains, 10.0)
+            answers.append({
+                domain.name: [
+                    usages[domain.uuid].cpu_seconds,
+                    usages[domain.uuid].cpu_delay_seconds,
+                    usages[domain.uuid].resident_bytes,
+                    *[[t.received_bytes, t.sent_bytes] for _, t in sorted(usages[domain.uuid].traffic.items())],
+                ]
+                for domain in domains
+            })
+        time.sleep(0.3)
+    print(json.dumps(answers))
+"""
+
+
+def test_both_sources_tell_the_same(lab):
+    """What libvirt says lies between what the kernel said before and says after it, to a tick of the clock."""
+    ran = lab.host("h1").run(
+        [sys.executable, "-c", textwrap.dedent(COMPARE)], capture_output=True, text=True, timeout=60
+    )
+    answers = json.loads(ran.stdout)
+    assert set(answers[0]) == ALL
+    for before, asked, after in zip(answers[0::2], answers[1::2], answers[2::2], strict=False):
+        for name in ALL:
+            low, said, high = before[name], asked[name], after[name]
+            assert low[0] - 0.02 <= said[0] <= high[0] + 0.02, "CPU time"
+            assert low[1] <= said[1] <= high[1], "run-queue delay"
+            assert said[2] == pytest.approx(high[2], rel=0.05), "resident memory"
+            for low_traffic, traffic, high_traffic in zip(low[3:], said[3:], high[3:], strict=True):
+                for index in (0, 1):
+                    assert low_traffic[index] <= traffic[index] <= high_traffic[index], "traffic"
+
+
+def test_the_load_of_a_domain_is_its_counters_slope(lab):
+    lab.load("vm1", 60)
+    host = lab.host("h1").address
+    first = scrape(host, KERNEL)
+    threading.Event().wait(4)
+    second = scrape(host, KERNEL)
+    lab.load("vm1", 15)
+    slope = (second.of(CPU, "vm1") - first.of(CPU, "vm1")) / (second.at - first.at)
+    assert slope == pytest.approx(0.6, abs=0.15)
+
+
+@pytest.mark.parametrize(("port", "others"), [(KERNEL, ALL), (LIBVIRT, ALL - {"vm2"})])
+def test_a_stopped_qemu_holds_up_nothing(lab, port, others):
+    """Its own figures go on where the kernel tells them; where QEMU would have to be asked, they are left out and counted."""
+    address, process = lab.host("h1").address, pid_of(lab, "h1", "vm2")
+    with Watcher(address, port) as watcher:
+        watcher.for_scrapes(5)
+        signal_in(lab, "h1", "STOP", process)
+        try:
+            watcher.for_scrapes(30)
+        finally:
+            signal_in(lab, "h1", "CONT", process)
+        watcher.until(lambda one: one.value(*STALE) == 0 and "vm2" in one.domains(CPU))
+    hold_to_the_laws(watcher.scrapes, always=others, lasting=ALL)
+    for one in watcher.scrapes:
+        assert one.value(UP) == 1
+        assert one.value(*STALE) == len(ALL - one.domains(CPU))
+        assert one.domains("virtpoise_domain_stale_seconds") == ALL - one.domains(CPU)
+
+
+def test_libvirtd_that_hangs_is_told_and_the_rest_goes_on(lab):
+    with Watcher(lab.host("h1").address, KERNEL) as watcher:
+        daemon = libvirtd(lab, "h1")
+        signal_in(lab, "h1", "STOP", daemon)
+        try:
+            down = watcher.until(lambda one: one.value(UP) == 0, 15)
+        finally:
+            signal_in(lab, "h1", "CONT", daemon)
+        watcher.until(lambda one: one.value(UP) == 1)
+    hold_to_the_laws(watcher.scrapes, always=ALL, lasting=ALL)
+    assert down.value("virtpoise_host_cpus") == 1
+    assert down.domains("virtpoise_domain_running") == set()  # nobody stands behind it now
+
+
+def test_libvirtd_that_is_killed_and_comes_back_leaves_nothing_open(lab):
+    address = lab.host("h1").address
+
+    def restart(watcher: Watcher) -> None:
+        signal_in(lab, "h1", "KILL", libvirtd(lab, "h1"))
+        lab.host("h1").disconnect()
+        watcher.until(lambda one: one.value(UP) == 0, 5)
+        lab.host("h1").start_libvirtd()
+        watcher.until(lambda one: one.value(UP) == 1)
+
+    def open_in(name: str) -> tuple[int, int]:
+        found = lab.host("h1").run(
+            ["pgrep", "-f", f"virtpoise_exporter.*{address}:{name}"], capture_output=True, text=True
+        )
+        process = found.stdout.split()[0]
+        counted = lab.host("h1").run(
+            ["sh", "-c", f"ls /proc/{process}/fd | wc -l; ls /proc/{process}/task | wc -l"],
+            capture_output=True,
+            text=True,
+        )
+        descriptors, threads = counted.stdout.split()
+        return int(descriptors), int(threads)
+
+    with Watcher(address, KERNEL) as watcher:
+        restart(watcher)
+        descriptors, threads = open_in(str(KERNEL))
+        for _ in range(4):
+            restart(watcher)
+        after = open_in(str(KERNEL))
+    hold_to_the_laws(watcher.scrapes, always=ALL, lasting=ALL)
+    assert after[0] <= descriptors + 1  # a connection of the watcher may be open at the moment
+    assert after[1] <= threads
+
+
+def test_domains_that_come_go_move_and_change_their_names_during_two_hundred_scrapes(lab):
+    here, there = lab.host("h1"), lab.host("h2")
+    watchers = [Watcher(here.address, KERNEL), Watcher(here.address, LIBVIRT), Watcher(there.address, KERNEL)]
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def churn() -> None:
+        connection = libvirt.open(here.uri)
+        template = connection.lookupByName("p1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        uuid = connection.lookupByName("p1").UUIDString()
+        new = template.replace(f"<uuid>{uuid}</uuid>", "").replace("<name>p1</name>", "<name>c0</name>")
+        new = "".join(line + "\n" for line in new.splitlines() if "<mac " not in line)
+        number = 0
+        try:
+            while not stop.is_set():
+                domain = connection.defineXML(new.replace("<name>c0</name>", f"<name>c{number}</name>"))
+                domain.rename(f'c{number} "ä"')
+                domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+                domain.resume()
+                domain.destroy()
+                domain.undefine()
+                number += 1
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    churning = threading.Thread(target=churn)
+    with watchers[0], watchers[1], watchers[2]:
+        churning.start()
+        try:
+            lab.migrate("vm1", "h2")
+            lab.migrate("vm1", "h1")
+            for watcher in watchers:
+                while len(watcher.scrapes) < 200:
+                    watcher.for_scrapes(10)
+        finally:
+            stop.set()
+            churning.join()
+        for watcher in watchers[:2]:
+            watcher.until(lambda one: one.domains("virtpoise_domain_info") == ALL)
+    assert not failures
+    staying = ALL - {"vm1"}
+    hold_to_the_laws(watchers[0].scrapes, always=staying, lasting=staying)
+    hold_to_the_laws(watchers[1].scrapes, always=(), lasting=staying)
+    hold_to_the_laws(watchers[2].scrapes, always=(), lasting=())
+    for one in watchers[1].scrapes:  # a domain that libvirt is busy with may be missing, but never silently
+        missing = staying - one.domains(CPU)
+        assert missing <= one.domains("virtpoise_domain_stale_seconds")
+    names = set().union(*(one.domains("virtpoise_domain_info") for one in watchers[0].scrapes))
+    assert any(name.startswith("c") for name in names)
+    moved = [one.of("virtpoise_domain_running", "vm1") for one in watchers[2].scrapes]
+    assert 1 in moved
+    assert scrape(here.address, KERNEL).of("virtpoise_domain_running", "vm1") == 1
+    assert scrape(there.address, KERNEL).of("virtpoise_domain_running", "vm1") is None
