@@ -62,6 +62,9 @@ class Prometheus(Section):
     scrape_interval_seconds: Seconds | None = Field(
         None, description="how often Prometheus scrapes the exporters; by default the balancer's own interval"
     )
+    exporter_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        9807, description="where the hosts' exporters listen, for Prometheus' service discovery by /sd/hosts"
+    )
     token_file: Path | None = Field(None, description="a file with a bearer token")
     ca_file: Path | None = Field(None, description="the authority that signed Prometheus' certificate")
     queries: Annotated[dict[str, str], AfterValidator(_known_queries)] = Field(

@@ -28,9 +28,12 @@ from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Sna
 from virtpoise_balancer.orders import Orders
 from virtpoise_balancer.plan.part import Choice
 from virtpoise_balancer.systemd import notify
-from virtpoise_balancer.web.app import WebServer, make_app
+from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.board import Board, State
+from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
+from virtpoise_balancer.web.server import WebServer
 
 log = structlog.get_logger()
 
@@ -60,16 +63,24 @@ class Daemon:
         self._board.steering = self._store.steering
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor)
         self._turning = threading.Lock()  # one at a time decides: a cycle, or a person who applies a plan
-        self._orders = Orders(
+        orders = Orders(
             store=self._store,
             look=self._look,
             mode=lambda: self._config.mode,
             carry_out=self._carry_out_by_order,
             told=self._ordered,
         )
-        self._web = WebServer(
-            make_app(self._board, self._metrics, self._store, self._reload.set), self._config.web.listen_address
+        context = Context(
+            board=self._board,
+            metrics=self._metrics,
+            store=self._store,
+            orders=orders,
+            config=lambda: self._config,
+            reload=self._reload.set,
+            gate=Gate(self._config.web),
+            stopping=lambda: self._web.stopping,
         )
+        self._web = WebServer(make_app(context), self._config.web)
         self._scheduler = BackgroundScheduler(timezone=UTC)
 
     def run(self) -> None:
@@ -292,6 +303,7 @@ class Daemon:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = read_config(self._path)
+            self._web.renew_certificate()
         except BadInput as error:
             log.warning("the configuration is kept as it was", error=str(error))
         else:

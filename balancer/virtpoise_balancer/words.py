@@ -78,8 +78,13 @@ def reason(which: Reason) -> str:
 
 def refusal(one: Refusal) -> str:
     """The reason with its numbers, without the names: "the host's CPUs would be too busy with it (CPU load now 70%, ...)"."""
-    figures = [_figure(key, value) for key, value in one.detail.items() if value is not None]
-    return f"{_REASONS[one.reason]} ({', '.join(figures)})" if figures else _REASONS[one.reason]
+    numbers = figures(one)
+    return f"{_REASONS[one.reason]} ({numbers})" if numbers else _REASONS[one.reason]
+
+
+def figures(one: Refusal) -> str:
+    """The numbers behind a refusal; empty where there are none."""
+    return ", ".join(_figure(key, value) for key, value in one.detail.items() if value is not None)
 
 
 def _figure(key: str, value: float | int | str) -> str:

@@ -273,11 +273,22 @@ class Store:
 
     # --- history ------------------------------------------------------------------------------------------------------
 
-    def history(self, limit: int) -> tuple[MigrationRecord, ...]:
-        """The newest migrations, newest first, each with its predictions."""
+    def history(self, limit: int, *, uuid: str | None = None, host: str | None = None) -> tuple[MigrationRecord, ...]:
+        """The newest migrations (of a domain, or from and to a host), newest first, each with its predictions."""
+        wanted = select(migrations).order_by(migrations.c.id.desc()).limit(limit)
+        if uuid is not None:
+            wanted = wanted.where(migrations.c.uuid == uuid)
+        if host is not None:
+            wanted = wanted.where((migrations.c.source == host) | (migrations.c.destination == host))
         with self._engine.connect() as connection:
-            rows = connection.execute(select(migrations).order_by(migrations.c.id.desc()).limit(limit)).all()
-            return tuple(_migration(connection, row) for row in rows)
+            rows = connection.execute(wanted).all()
+            ids = [row.id for row in rows]
+            found: dict[int, list[PredictionRecord]] = {}
+            for row in connection.execute(
+                select(predictions).where(predictions.c.migration_id.in_(ids)).order_by(predictions.c.id)
+            ):
+                found.setdefault(row.migration_id, []).append(_prediction(row))
+        return tuple(_migration(row, found.get(row.id, ())) for row in rows)
 
     # --- standings ----------------------------------------------------------------------------------------------------
 
@@ -389,12 +400,9 @@ def _prediction(row: Row[Any]) -> PredictionRecord:
     return PredictionRecord(**_fields(row, PredictionRecord))
 
 
-def _migration(connection: Connection, row: Row[Any]) -> MigrationRecord:
-    rows = connection.execute(
-        select(predictions).where(predictions.c.migration_id == row.id).order_by(predictions.c.id)
-    )
+def _migration(row: Row[Any], found: Iterable[PredictionRecord]) -> MigrationRecord:
     values = {name: row._mapping[name] for name in MigrationRecord.__slots__ if name != "predictions"}
-    return MigrationRecord(**values, predictions=tuple(_prediction(prediction) for prediction in rows))
+    return MigrationRecord(**values, predictions=tuple(found))
 
 
 def _fields(row: Row[Any], kind: type) -> dict[str, Any]:

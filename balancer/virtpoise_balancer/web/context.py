@@ -1,0 +1,27 @@
+"""What the web application works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from virtpoise_balancer.config import Config
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.orders import Orders
+from virtpoise_balancer.web.board import Board
+from virtpoise_balancer.web.guard import Gate
+from virtpoise_balancer.web.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """``config``: as it is now; ``reload``: has it read again before the next cycle; ``stopping``: whether the server ends."""
+
+    board: Board
+    metrics: Metrics
+    store: Store
+    orders: Orders
+    config: Callable[[], Config]
+    reload: Callable[[], None]
+    gate: Gate
+    stopping: Callable[[], bool] = lambda: False

@@ -1,0 +1,68 @@
+"""Server-sent events: a page hears when there is something new, and then asks for itself again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from virtpoise_balancer.web.board import Board
+from virtpoise_balancer.web.context import Context
+
+_LOOK_SECONDS = 0.5
+_KEEPALIVE_SECONDS = 15.0
+_MOST_LISTENERS = 128
+
+
+class Live:
+    """``cycle`` events when a cycle has ended or somebody ordered something, ``flights`` while migrations go on."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._listeners = 0
+
+    async def events(self, _request: Request) -> Response:
+        if self._listeners >= _MOST_LISTENERS:
+            return PlainTextResponse("Too many listen already.\n", 503)
+        return StreamingResponse(
+            self._stream(),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    async def _stream(self) -> AsyncIterator[str]:
+        self._listeners += 1
+        try:
+            yield "retry: 2000\n\n"
+            board = self._context.board
+            seen = await run_in_threadpool(_newest, board)
+            silent = 0.0
+            while not self._context.stopping():
+                await asyncio.sleep(_LOOK_SECONDS)
+                silent += _LOOK_SECONDS
+                now = await run_in_threadpool(_newest, board)
+                event = _event(seen, now)
+                seen = now
+                if event is not None:
+                    data = json.dumps({"cycle_at": board.state.cycle_at})
+                    yield f"event: {event}\ndata: {data}\n\n"
+                    silent = 0.0
+                elif silent >= _KEEPALIVE_SECONDS:
+                    yield ": still here\n\n"
+                    silent = 0.0
+        finally:
+            self._listeners -= 1
+
+
+def _newest(board: Board) -> tuple[object, ...]:
+    return (board.state, board.steering(), board.in_flight())
+
+
+def _event(seen: tuple[object, ...], now: tuple[object, ...]) -> str | None:
+    if now[0] is not seen[0] or now[1] != seen[1]:
+        return "cycle"
+    return "flights" if now[2] != seen[2] else None

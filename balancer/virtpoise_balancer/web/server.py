@@ -1,0 +1,88 @@
+"""Serves an application in a thread of its own, over TLS where a certificate is configured."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+
+import uvicorn
+from starlette.applications import Starlette
+
+from virtpoise_balancer.config import Web
+from virtpoise_balancer.errors import BadInput
+
+_MOST_CONNECTIONS = 512
+_GRACE_SECONDS = 1
+
+
+class WebServer:
+    """BadInput when the address cannot be had, or the certificate and its key cannot be used."""
+
+    def __init__(self, app: Starlette, web: Web) -> None:
+        self._web = web
+        self._config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_certfile=web.cert_file,
+            ssl_keyfile=web.key_file,
+        )
+        try:
+            self._config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
+        self._socket = _listen(web.listen_address)
+        self._server = uvicorn.Server(self._config)
+        self._thread = threading.Thread(
+            target=lambda: self._server.run(sockets=[self._socket]), name="web", daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def renew_certificate(self) -> None:
+        """Take the certificate as its files have it now; connections that are open keep theirs. BadInput leaves the old one."""
+        if self._config.ssl is None or self._web.cert_file is None:
+            return
+        try:
+            self._config.ssl.load_cert_chain(self._web.cert_file, self._web.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
+
+    @property
+    def stopping(self) -> bool:
+        return self._server.should_exit
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        self._socket.close()
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named as TCP, asyncio sends each answer at once; otherwise an answer in two writes waits 40 ms for an acknowledgement.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host.strip("[]"), int(port)))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise BadInput(f"web.listen_address: {address}: {error.strerror}") from None
+    return listening
+
+
+def _said(error: OSError) -> str:
+    return str(getattr(error, "reason", None) or error.strerror or error)

@@ -1,0 +1,158 @@
+"""The real page over a group that a test makes up: the real server, store and cycle; only Prometheus and libvirt are stood in for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from builders import domain, group, host
+from virtpoise_balancer.config import Config, Measurement, Web
+from virtpoise_balancer.cycle import Cycle
+from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import HostState, Policy, Snapshot
+from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.orders import Orders
+from virtpoise_balancer.web.app import make_app
+from virtpoise_balancer.web.board import Board, State
+from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.guard import Gate
+from virtpoise_balancer.web.metrics import Metrics
+from virtpoise_balancer.web.server import WebServer
+
+TOKEN = "a-token-of-alice-1234567890"
+POLICY = Policy()
+
+
+@dataclass
+class Watching:
+    """An observer that sees what it is told to."""
+
+    seen: Snapshot
+    reach_back_seconds: float = 0.0
+
+    def observe(self, now: float) -> Observation:
+        return Observation(snapshot=replace(self.seen, time=now), age_seconds=2.0)
+
+    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
+        return ()
+
+
+@dataclass
+class Acting:
+    """An executor that only takes note."""
+
+    acts: bool = True
+    busy: bool = False
+    in_flight: tuple[InFlight, ...] = ()
+    taken: list[Entries] = field(default_factory=list)
+
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None:
+        self.taken.append(entries)
+
+
+class Balancer:
+    """A balancer without a clock: ``cycle()`` runs one cycle over ``watching.seen`` and shows it."""
+
+    def __init__(self, folder: Path, snapshot: Snapshot, web: Web, policy: Policy = POLICY) -> None:
+        self.watching, self.acting = Watching(snapshot), Acting()
+        self.store = Store.open(f"sqlite:///{folder}/state.db")
+        self.config = Config(web=web, policy=policy)
+        self.loop = Cycle(
+            observer=self.watching,
+            store=self.store,
+            executor=self.acting,
+            policy=policy,
+            measurement=Measurement(),
+            step_seconds=10.0,
+        )
+        self.board = Board(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
+        self.board.in_flight = lambda: self.acting.in_flight
+        self.board.steering = self.store.steering
+        self.metrics = Metrics(self.board)
+        self.reloads: list[bool] = []
+        self.orders = Orders(
+            store=self.store,
+            look=lambda: self.watching.observe(time.time()).snapshot,
+            mode=lambda: "recommend",
+            carry_out=lambda wanted: self.loop.apply(wanted, time.time(), time.time),
+            told=self.metrics.ordered,
+        )
+        self.context = Context(
+            board=self.board,
+            metrics=self.metrics,
+            store=self.store,
+            orders=self.orders,
+            config=lambda: self.config,
+            reload=lambda: self.reloads.append(True),
+            gate=Gate(web),
+            stopping=lambda: self.server is not None and self.server.stopping,
+        )
+        self.server: WebServer | None = None
+
+    def cycle(self) -> None:
+        now = time.time()
+        report = replace(self.loop, executor=RecommendingExecutor(self.acting)).run(now, time.time)
+        self.board.state = replace(
+            self.board.state,
+            cycle_at=now,
+            result=report.result.value,
+            sentence=report.sentence,
+            observation=report.observation,
+            plan=report.plan,
+            standings=report.standings,
+            predictions=self.store.open_predictions(),
+        )
+
+    @contextmanager
+    def served(self) -> Iterator[str]:
+        """The page's address while it is served."""
+        self.server = WebServer(make_app(self.context), self.config.web)
+        self.server.start()
+        try:
+            yield f"http://127.0.0.1:{self.server.port}"
+        finally:
+            self.server.stop()
+            self.store.close()
+
+
+def token_file(folder: Path) -> Path:
+    path = folder / "tokens"
+    path.write_text(f"# who may change something\nalice:{TOKEN}\n")
+    path.chmod(0o600)
+    return path
+
+
+def small() -> Snapshot:
+    """Four hosts: one overloaded, one of which nothing is known, and a domain with a hostile name."""
+    readings = {"h1": (0.62, 0.7, 0.74, 0.81, 0.86, 0.9, 0.88), "h2": (0.3, 0.34, 0.31, 0.36, 0.33, 0.35, 0.34)}
+    return group(
+        host("h1", *readings["h1"], memory_ratio=0.62, rx_ratio=0.2),
+        host("h2", *readings["h2"], memory_ratio=0.41, tx_ratio=0.1),
+        host("h3", 0.55, 0.52, 0.54, memory_ratio=0.7),
+        host("h4", state=HostState.UNKNOWN),
+        domain("<script>alert(1)</script>", "h1", 0.8, uuid="11111111-1111-4111-8111-111111111111"),
+        domain("db-primary", "h1", 2.6, cpu_delay_cores=0.3),
+        domain("web-1", "h1", 1.7),
+        domain("web-2", "h1", 1.2),
+        domain("mail", "h2", 1.1),
+        domain("ci-runner", "h2", 0.9),
+        domain("build", "h3", 2.8),
+        domain("wiki", "h3", 0.7),
+    )
+
+
+def large(hosts: int = 1000, domains: int = 10_000) -> Snapshot:
+    """A large group, the same at each call; three hosts in a hundred are overloaded."""
+    loads = [0.9 if n % 33 == 7 else 0.25 + (n * 37 % 100) / 220 for n in range(hosts)]
+    members: list[object] = [
+        host(f"node{n:04}", *([load] * 8), cpus=32, memory_ratio=0.3 + n % 50 / 100) for n, load in enumerate(loads)
+    ]
+    each = domains // hosts
+    for n in range(domains):
+        on = n % hosts
+        members.append(domain(f"vm{n:05}", f"node{on:04}", loads[on] * 32 / each * 0.9))
+    return group(*members)  # type: ignore[arg-type]
