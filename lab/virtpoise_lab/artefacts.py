@@ -42,14 +42,37 @@ def initramfs() -> Path:
         return image
     image.parent.mkdir(parents=True, exist_ok=True)
     init = image.with_name(f"init-{key}-{os.getpid()}")
-    result = subprocess.run([*compile_, str(init)], input=source, capture_output=True, check=False)
-    if result.returncode:
-        raise LabError(f"gcc cannot compile the guests' init: {result.stderr.decode().strip()}")
+    _compile(compile_, init, source)
     partial = image.with_name(f"{image.name}-{os.getpid()}")
     partial.write_bytes(b"".join(_cpio(init.read_bytes(), drivers)))
     init.unlink()
     partial.replace(image)
     return image
+
+
+def tsc_khz() -> int:
+    """How fast this machine's time stamp counter runs, which is what an emulated guest reads too. Measured once a boot.
+
+    A guest that calibrates it while it boots on a busy CPU may be wrong by several times, and all its clocks with it.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = CACHE / "guest" / f"tsc-khz-{boot}"
+    if not known.exists():
+        known.parent.mkdir(parents=True, exist_ok=True)
+        program = known.with_name(f"tsc-{os.getpid()}")
+        source = files("virtpoise_lab").joinpath("guest", "tsc.c").read_bytes()
+        _compile(["gcc", "-O2", "-x", "c", "-", "-o"], program, source)
+        partial = known.with_name(f"{known.name}-{os.getpid()}")
+        partial.write_text(subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.strip())
+        program.unlink()
+        partial.replace(known)
+    return int(known.read_text())
+
+
+def _compile(command: list[str], program: Path, source: bytes) -> None:
+    result = subprocess.run([*command, str(program)], input=source, capture_output=True, check=False)
+    if result.returncode:
+        raise LabError(f"gcc cannot compile {program.name}: {result.stderr.decode().strip()}")
 
 
 def _only(folder: Path, pattern: str) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtpoise_lab.errors import LabError
-from virtpoise_lab.processes import signal_pid, wait_until
+from virtpoise_lab.processes import Process, process, signal_pid, wait_until
 
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory")
 TOP = "virtpoise-lab"
@@ -128,12 +128,14 @@ class Group:
 
     def kill(self, seconds: float = 10) -> None:
         """Kills every process of the group, those born meanwhile too, and waits for their end."""
+        killed: set[Process] = set()
 
-        def empty() -> bool:
+        def over() -> bool:
+            killed.update(process(pid) for pid in self.pids())  # a process leaves its group a little before its end
             self.signal(signal.SIGKILL)
-            return not self.pids()
+            return not self.pids() and not any(one.alive() for one in killed)
 
-        wait_until(empty, seconds, f"the end of the processes of {self.name}")
+        wait_until(over, seconds, f"the end of the processes of {self.name}")
 
 
 def weigh(mounts: Hierarchies, cpus: int) -> None:

@@ -21,11 +21,13 @@ def words(load: Load, share: float) -> tuple[str, int, int, int]:
     return load.kind, round(load.cpu * 10 * share), round(load.dirty * 1e6 / 1024), round(load.traffic * 1e6 / 1024)
 
 
-def command_line(load: Load, share: float) -> str:
-    """The kernel command line of a guest that starts with this load."""
+def command_line(load: Load, share: float, tsc_khz: int | None = None) -> str:
+    """The kernel command line of a guest that starts with this load; tsc_khz: where the guest is not to measure it."""
     kind, cpu, dirty, traffic = words(load, share)
     # tsc: the only clock that costs no trip out of the emulated machine. No IPv6: an idle guest stays idle.
     base = "console=ttyS0 quiet panic=-1 clocksource=tsc tsc=reliable ipv6.disable=1"
+    if tsc_khz is not None:
+        base += f" tsc_early_khz={tsc_khz}"
     return f"{base} vp_kind={kind} vp_cpu={cpu} vp_dirty={dirty} vp_traffic={traffic}"
 
 

@@ -3,6 +3,7 @@
 from hashlib import sha256
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from virtpoise_lab.artefacts import tsc_khz
 from virtpoise_lab.console import command_line
 from virtpoise_lab.model import DomainSpec
 
@@ -21,7 +22,7 @@ def xml(spec: DomainSpec, acceleration: str, share: float) -> str:
     system = SubElement(domain, "os")
     SubElement(system, "type", arch="x86_64", machine="pc").text = "hvm"
     if not spec.paused:
-        line = command_line(spec.load, share)
+        line = command_line(spec.load, share, None if acceleration == "kvm" else tsc_khz())
         _texts(system, kernel=f"{BOOT}/vmlinuz", initrd=f"{BOOT}/initramfs", cmdline=line)
     features = SubElement(domain, "features")
     SubElement(features, "acpi")

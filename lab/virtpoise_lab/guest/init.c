@@ -6,7 +6,8 @@
  *     load ID KIND CPU DIRTY TRAFFIC\n     answered by     ok ID KIND CPU DIRTY TRAFFIC\n
  *
  * ID       any number; the answer repeats it, so that the asker knows its own answer
- * KIND     share: of each period, the given part is spent computing; what could not be run is not caught up
+ * KIND     share: of each period, the given part of the wall time is spent computing, at a moment drawn by chance;
+ *                 what could not be run meanwhile is not caught up
  *          work:  the given amount of computing is owed each period; what could not be run is caught up (BACKLOG bound)
  * CPU      thousandths of one CPU, in all: spread evenly over the vCPUs
  * DIRTY    KiB of memory dirtied per second
@@ -62,6 +63,11 @@ static long long now(clockid_t clock) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+static void sleep_until(long long moment) {
+    struct timespec wake = {moment / 1000000000LL, moment % 1000000000LL};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wake, NULL);
+}
+
 /* Computes until `budget` ns were ours or the clock says `end`; returns the ns that were ours. */
 static long long compute(long long budget, long long end) {
     long long done = 0, before = now(CLOCK_MONOTONIC);
@@ -113,7 +119,7 @@ static void *vcpu(void *argument) {
     CPU_SET(number, &set);
     sched_setaffinity(0, sizeof set, &set);
 
-    unsigned seen = 0;
+    unsigned seen = 0, dice = (unsigned)now(CLOCK_REALTIME);
     long long owed = 0, start = 0, dirt = 0, bytes = 0;
     for (;;) {
         pthread_mutex_lock(&lock);
@@ -130,9 +136,17 @@ static void *vcpu(void *argument) {
         if (!start || now(CLOCK_MONOTONIC) - start > PERIOD)
             start = now(CLOCK_MONOTONIC); /* the first period, or one that began too late */
         long long end = start + PERIOD, budget = PERIOD * load.cpu / 1000 / cpus;
-        owed = load.work ? owed + budget : budget;
-        if (owed > BACKLOG)
-            owed = BACKLOG;
+        if (load.work) {
+            owed += budget;
+            if (owed > BACKLOG)
+                owed = BACKLOG;
+        } else {
+            /* Bursts at moments of their own: guests that all began with their periods would always or never meet. */
+            long long begin = start + (PERIOD > budget ? rand_r(&dice) % (PERIOD - budget) : 0);
+            sleep_until(begin);
+            end = begin + budget;
+            owed = PERIOD; /* the clock ends it */
+        }
         if (number == 0) {
             long long before = now(CLOCK_THREAD_CPUTIME_ID);
             dirt += load.dirty * 1024 / 10;
@@ -142,9 +156,8 @@ static void *vcpu(void *argument) {
             owed -= now(CLOCK_THREAD_CPUTIME_ID) - before;
         }
         owed -= compute(owed, end);
-        struct timespec wake = {end / 1000000000LL, end % 1000000000LL};
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wake, NULL);
-        start = end;
+        start += PERIOD;
+        sleep_until(start);
     }
     return NULL;
 }

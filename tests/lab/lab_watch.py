@@ -1,0 +1,61 @@
+"""What tests see of the lab from outside: what a host reads of itself, and what there is on this machine."""
+
+import time
+from pathlib import Path
+
+from virtpoise_lab import cgroups
+from virtpoise_lab.host import Host
+from virtpoise_lab.lab import Lab
+from virtpoise_lab.processes import Process, process
+
+
+def cpu_ratio(host: Host, seconds: float = 3) -> float:
+    """The part of its CPU that a host uses, as it reads it in its own /proc/stat over that time."""
+
+    def read() -> tuple[int, int]:
+        line = host.run(["cat", "/proc/stat"], capture_output=True, text=True).stdout.splitlines()[0]
+        fields = [int(field) for field in line.split()[1:9]]
+        return sum(fields), fields[3] + fields[4]
+
+    total, idle = read()
+    time.sleep(seconds)  # a share of time is measured over a time
+    total_after, idle_after = read()
+    return 1 - (idle_after - idle) / (total_after - total)
+
+
+def memory(host: Host) -> dict[str, int]:
+    """The host's own /proc/meminfo, in bytes."""
+    text = host.run(["cat", "/proc/meminfo"], capture_output=True, text=True).stdout
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines()}
+
+
+def traces() -> dict[str, object]:
+    """What a lab could leave behind on this machine."""
+    return {
+        "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        "links": sorted(path.name for path in Path("/sys/class/net").iterdir()),
+        "cgroups": [str(path) for root in cgroups.mounted().roots for path in root.glob(cgroups.TOP)],
+        "folders": [str(path) for path in Path("/run").glob("virtpoise*")],
+        "libvirt": [str(path) for path in Path("/var").glob("*/libvirt")],
+        "hosts file": Path("/etc/hosts").read_text(),
+    }
+
+
+def processes_of(lab: Lab) -> list[Process]:
+    """Every process of the lab, guests included."""
+    return [process(pid) for group in cgroups.groups(cgroups.mounted()) for pid in group.pids()]
+
+
+def namespaces_of(found: list[Process]) -> set[str]:
+    return {str(Path(f"/proc/{p.pid}/ns/net").readlink()) for p in found} - {str(Path("/proc/self/ns/net").readlink())}
+
+
+def namespaces_there() -> set[str]:
+    """The network namespaces that some process on this machine is in."""
+    there = set()
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        try:
+            there.add(str(link.readlink()))
+        except FileNotFoundError:  # it ended meanwhile
+            continue
+    return there

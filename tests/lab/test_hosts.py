@@ -1,0 +1,183 @@
+"""A running lab: what its hosts see, what its guests do, and how they move."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from lab_watch import cpu_ratio, memory
+
+from virtpoise_lab.errors import LabError
+from virtpoise_lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+MIB = 1 << 20
+
+
+def test_a_host_sees_only_its_own_cpu(lab: Lab) -> None:
+    burner = lab.host("h1").popen(["sh", "-c", "while :; do :; done"])
+    busy, other = cpu_ratio(lab.host("h1"), 2), cpu_ratio(lab.host("h2"), 1)
+    lab.stop("sh", "h1")
+
+    assert burner.wait(5) != 0
+    assert busy > 0.9
+    assert other < 0.3
+    assert lab.host("h1").run(["nproc"], capture_output=True, text=True).stdout == "1\n"
+
+
+def test_a_host_sees_only_its_own_memory(lab: Lab) -> None:
+    before = {name: memory(lab.host(name)) for name in ("h1", "h2")}
+    take = "import sys; b = bytearray(200 << 20); print('taken', flush=True); sys.stdin.read()"
+    with lab.host("h1").popen([sys.executable, "-c", take], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as taker:
+        assert taker.stdout is not None
+        assert taker.stdout.readline() == b"taken\n"
+        after = {name: memory(lab.host(name)) for name in ("h1", "h2")}
+
+    used = {name: before[name]["MemAvailable"] - after[name]["MemAvailable"] for name in before}
+    assert before["h1"]["MemTotal"] == before["h2"]["MemTotal"] == 1024 * MIB
+    assert 190 * MIB < used["h1"] < 260 * MIB
+    assert used["h2"] < 20 * MIB
+
+
+def test_a_host_sees_only_its_own_processes_and_network(lab: Lab) -> None:
+    guests = {
+        name: lab.host(name).run(["pgrep", "--full", "--count", "guest=vm"], capture_output=True, text=True).stdout
+        for name in ("h1", "h2")
+    }
+    links = lab.host("h2").run(["ls", "/sys/class/net"], capture_output=True, text=True).stdout.split()
+    ports = lab.host("h2").run(["ls", "/sys/class/net/br0/brif"], capture_output=True, text=True).stdout.split()
+
+    assert guests == {"h1": "2\n", "h2": "1\n"}
+    assert links == ["br0", "eth0", "lo", "vnet0"]
+    assert ports == ["eth0", "vnet0"]
+
+
+@pytest.mark.parametrize(
+    ("domain", "percent", "tolerance"),
+    [
+        ("vm1", 30, 0.04),
+        ("vm1", 70, 0.04),
+        ("vm3", 70, 0.08),  # two vCPUs on one CPU: switching between them costs on top
+    ],
+)
+def test_a_load_is_what_the_host_measures(lab: Lab, domain: str, percent: float, tolerance: float) -> None:
+    lab.load(domain, percent)
+    where = lab.where(domain)
+    assert where is not None
+    measured = cpu_ratio(lab.host(where), 4)
+    lab.load(domain, 0)
+
+    assert measured == pytest.approx(percent / 100, abs=tolerance)
+
+
+def test_what_is_not_said_of_a_load_stays_as_it_was(lab: Lab) -> None:
+    lab.load("vm2", 10, dirty=5, traffic=1)
+    load = lab.load("vm2", 20)
+    lab.load("vm2", 0, dirty=0, traffic=0)
+
+    assert (load.cpu, load.dirty, load.traffic) == (20, 5, 1)
+
+
+def test_work_is_caught_up_and_a_share_is_not(lab: Lab) -> None:
+    """Both guests want 70 % of the one CPU they share, so neither gets it; then the CPU is all theirs in turn."""
+    left = {}
+    for kind in ("work", "share"):
+        lab.load("vm1", 70, kind=kind)
+        lab.load("vm2", 70)
+        assert cpu_ratio(lab.host("h1"), 3) > 0.95
+        lab.load("vm2", 0)
+        left[kind] = cpu_ratio(lab.host("h1"), 1.5)
+        lab.load("vm1", 0, kind="share")
+
+    assert left["work"] > 0.85
+    assert left["share"] < 0.8
+
+
+def test_traffic_leaves_through_the_hosts_uplink(lab: Lab) -> None:
+    def sent() -> int:
+        path = "/sys/class/net/eth0/statistics/tx_bytes"
+        return int(lab.host("h1").run(["cat", path], capture_output=True, text=True).stdout)
+
+    lab.load("vm1", 0, traffic=2)
+    before = sent()
+    cpu_ratio(lab.host("h1"), 3)
+    after = sent()
+    lab.load("vm1", 0, traffic=0)
+
+    assert 5e6 < after - before < 9e6
+
+
+def test_a_domain_takes_its_load_along_and_a_new_one_where_it_goes(lab: Lab) -> None:
+    lab.load("vm1", 40)
+    try:
+        assert lab.migrate("vm1", "h2") == "h1"
+        assert lab.where("vm1") == "h2"
+        assert lab.host("h1").connection().listDefinedDomains() == []
+        carried = cpu_ratio(lab.host("h2"))
+        lab.load("vm1", 10)
+        changed = cpu_ratio(lab.host("h2"))
+    finally:
+        lab.load("vm1", 0)
+        lab.migrate("vm1", "h1")
+
+    assert carried == pytest.approx(0.40, abs=0.06)
+    assert changed == pytest.approx(0.10, abs=0.06)
+
+
+def test_a_command_runs_in_a_host_and_its_exit_status_comes_back(lab: Lab) -> None:
+    command = [sys.executable, "-m", "virtpoise_lab", "exec", "h2", "--", "sh", "-c", "hostname; exit 7"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (result.stdout, result.returncode) == ("h2\n", 7)
+
+
+def test_status_says_what_is_where(lab: Lab) -> None:
+    command = [sys.executable, "-m", "virtpoise_lab", "status", "--output", "json"]
+    status = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert status["acceleration"] in ("kvm", "tcg")
+    assert {d["name"]: d["host"] for d in status["domains"]} == {"vm1": "h1", "vm2": "h1", "vm3": "h2"}
+    assert [host["uri"] for host in status["hosts"]] == ["qemu+tcp://10.77.0.1/system", "qemu+tcp://10.77.0.2/system"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["load", "vm9", "50"], "lab: no domain 'vm9' in the lab: there are vm1, vm2, vm3\n"),
+        (["load", "vm1", "170"], "lab: domain vm1: CPU load 170: expected 0 to 100 percent\n"),
+        (["migrate", "vm1", "h1"], "lab: domain vm1 runs on h1 already\n"),
+        (["migrate", "vm1", "h7"], "lab: no host 'h7' in the lab: there are h1, h2\n"),
+        (["up"], "lab: a lab is up already: `down` ends it, `up --replace` puts a new one in its place\n"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(lab: Lab, arguments: list[str], line: str) -> None:
+    command = [sys.executable, "-m", "virtpoise_lab", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (result.stderr, result.returncode) == (line, 2)
+
+
+def test_a_guest_that_does_not_answer_is_no_load_taken(lab: Lab) -> None:
+    paused = lab.host("h1").connection().lookupByName("vm2")
+    paused.suspend()
+    try:
+        with pytest.raises(LabError, match="domain vm2: the guest did not take its load within 1 s"):
+            lab.load("vm2", 50, seconds=1)
+    finally:
+        paused.resume()
+    assert lab.state.domain("vm2").load.cpu == 0
+
+
+def test_a_host_joins_and_guests_move_to_it(lab: Lab) -> None:
+    """The last test of this lab: with a third host, each has a smaller part of the CPUs."""
+    lab.load("vm2", 50)
+    joined = lab.add_host()
+    assert (joined.name, joined.uri) == ("h3", "qemu+tcp://10.77.0.3/system")
+    for name, other in (("h1", "h3"), ("h3", "h2")):
+        answer = lab.host(name).run(["getent", "hosts", other], capture_output=True, text=True).stdout
+        assert answer.split() == [lab.host(other).address, other]
+
+    lab.migrate("vm2", "h3")
+    assert lab.where("vm2") == "h3"
+    assert cpu_ratio(joined, 4) == pytest.approx(0.5, abs=0.1)

@@ -1,0 +1,80 @@
+"""The parts of the lab that decide and do nothing: they need no host."""
+
+import pytest
+
+from virtpoise_lab.cgroups import hierarchies
+from virtpoise_lab.cli import main
+from virtpoise_lab.errors import LabError
+from virtpoise_lab.model import DomainSpec, Load, checked, placed
+
+V1 = """\
+30 29 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+31 29 0:27 / /sys/fs/cgroup/cpuset rw,relatime shared:3 - cgroup cgroup rw,cpuset
+32 29 0:28 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+"""
+V2 = "29 23 0:25 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+def test_domains_without_a_host_go_where_the_fewest_are() -> None:
+    specs = (DomainSpec("a"), DomainSpec("b", "h1"), DomainSpec("c"), DomainSpec("d"))
+    assert [(s.name, s.host) for s in placed(specs, ("h1", "h2"))] == [
+        ("a", "h2"),
+        ("b", "h1"),
+        ("c", "h1"),
+        ("d", "h2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        (DomainSpec("a", "h9"), "domain a: host h9: expected one of h1, h2"),
+        (DomainSpec("../a"), "domain name '../a'"),
+        (DomainSpec("a", vcpus=0), "domain a: vcpus 0: expected 1 to 16"),
+        (DomainSpec("a", memory_mib=32), "domain a: memory 32 MiB"),
+        (DomainSpec("a", load=Load(101)), "domain a: CPU load 101: expected 0 to 100 percent"),
+        (DomainSpec("a", load=Load(float("nan"))), "domain a: CPU load nan: expected 0 to 100 percent"),
+        (DomainSpec("a", load=Load(dirty=-1)), "domain a: dirty -1: expected 0 to 10000 MB per second"),
+    ],
+)
+def test_a_domain_that_cannot_be_is_refused_with_its_field(spec: DomainSpec, line: str) -> None:
+    with pytest.raises(LabError) as refusal:
+        placed((spec,), ("h1", "h2"))
+    assert str(refusal.value).startswith(line)
+
+
+def test_two_domains_of_one_name_are_refused() -> None:
+    with pytest.raises(LabError, match="two domains have the same name"):
+        placed((DomainSpec("a"), DomainSpec("a")), ("h1",))
+
+
+def test_the_same_name_has_the_same_uuid() -> None:
+    assert checked(DomainSpec("a")).uuid == DomainSpec("a", "h2").uuid != DomainSpec("b").uuid
+
+
+def test_cgroups_version_1_version_2_and_both() -> None:
+    v1, v2, both = hierarchies(V1), hierarchies(V2), hierarchies(V1 + V2.replace("cgroup rw", "cgroup/unified rw"))
+    assert [name for name, _ in v1.v1] == ["cpu", "cpuacct", "cpuset", "memory"]
+    assert [str(root) for root in v1.roots] == [f"/sys/fs/cgroup/{n}" for n in ("cpu,cpuacct", "cpuset", "memory")]
+    assert [str(root) for root in v2.roots] == ["/sys/fs/cgroup"]
+    assert [str(root) for root in both.roots][-1] == "/sys/fs/cgroup/unified"
+
+
+def test_a_missing_controller_is_named() -> None:
+    with pytest.raises(LabError, match="cgroup controllers missing: memory"):
+        hierarchies("".join(V1.splitlines(keepends=True)[:2]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["up", "--place", "h1=x"], "lab: --place h1=x: expected NAME=NUMBER\n"),
+        (["up", "--domains", "1", "--load", "vm7=10"], "lab: --load vm7: there is no such domain\n"),
+        (["up", "--domains", "-1"], "lab: domains -1: expected 0 to 1000\n"),
+    ],
+)
+def test_a_wrong_argument_is_said_in_one_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == line
