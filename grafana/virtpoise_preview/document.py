@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from virtpoise_preview.errors import PreviewError
-from virtpoise_preview.prometheus import Series, Source
+from virtpoise_preview.prometheus import Series, Source, Span
 from virtpoise_preview.variables import Values, intervals, options_of, plain, substitute
 
 Json = dict[str, Any]
@@ -71,12 +71,18 @@ def answers_of(panel: Json, values: Values, source: Source) -> Iterator[Answer]:
     for target in panel.get("targets", ()):
         span = source.span
         if "interval" in target:
-            span = replace(span, step=max(span.step, float(target["interval"].removesuffix("s"))))
+            span = _coarser(span, float(target["interval"].removesuffix("s")))
         expr = substitute(target["expr"], {**values, **intervals(span.step, source.scrape_seconds)})
         asked = source.prometheus
         found = asked.instant(expr, span.end) if target["instant"] else asked.range(expr, span)
         legend = plain(target["legendFormat"], values)
         yield Answer(expr, legend, tuple(found), tuple(name_of(legend, series.labels) for series in found))
+
+
+def _coarser(span: Span, step: float) -> Span:
+    """The span in steps at least this long, the last of which ends with it."""
+    step = max(span.step, step)
+    return Span(span.end - (span.end - span.start) // step * step, span.end, step)
 
 
 def draw_list(dashboard: Json, values: Values, source: Source) -> list[Drawn]:
