@@ -12,7 +12,7 @@ import requests
 from virtpoise_lab.balancer import Balancer
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
-from virtpoise_lab.model import DomainSpec, Kind, Load
+from virtpoise_lab.model import DomainSpec, Kind
 from virtpoise_lab.stack import Stack
 
 # The thesis reads every 10 s; here it is every 2 s, and Prometheus scrapes every second.
@@ -28,13 +28,14 @@ class Pool:
     """A running group. ``loads``: by host, by domain, percent of one CPU."""
 
     def __init__(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> None:
-        domains = [
-            DomainSpec(name, host, Load(cpu=load, kind=kind, dirty=dirty))
-            for host, here in loads.items()
-            for name, load in here.items()
-        ]
-        self.lab = Lab.up(hosts=len(loads), domains=domains)
+        self.lab = Lab.up(
+            hosts=len(loads), domains=[DomainSpec(name, host) for host, here in loads.items() for name in here]
+        )
         self.stack = Stack.start(self.lab, port=PORT)
+        # Only now: work that piles up while many guests boot would be caught up on for a long time.
+        for here in loads.values():
+            for name, load in here.items():
+                self.lab.load(name, load, kind=kind, dirty=dirty)
         self.balancer = Balancer(self.lab)
 
     def configure(self, threshold: float = 0.6, consecutive: int = 2, **sections: Any) -> None:

@@ -1,0 +1,119 @@
+"""Whatever dies or is told to stop, on real hosts: no domain is lost, doubled or half moved, and the balancer knows its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import libvirt
+import pytest
+from pool import PORT, STEP, Pool
+
+pytestmark = pytest.mark.lab
+MakePool = Callable[..., Pool]
+
+BUSY = {"h1": {"vm1": 35, "vm2": 35}, "h2": {}}
+# Faster than the lab's link bandwidth below carries it away, so that a migration does not end by itself.
+NEVER_ENDS = {"bandwidth_mib_per_second": 4}
+DIRTY = 40.0
+
+
+def places(group: Pool, domain: str) -> dict[str, str]:
+    """Where libvirt knows the domain, and as what: running, or only defined."""
+    found = {}
+    for host in group.lab.hosts:
+        try:
+            known = host.connection().lookupByName(domain)
+        except libvirt.libvirtError:
+            continue
+        found[host.name] = "running" if known.state()[0] == libvirt.VIR_DOMAIN_RUNNING else "defined"
+    return found
+
+
+def wait_under_way(group: Pool) -> str:
+    """Wait until a migration has sent something; the domain's name."""
+    status = group.wait(
+        "migration under way",
+        lambda now: now["in_flight"] and (now["in_flight"][0]["progress"] or {}).get("processed_bytes"),
+    )
+    return str(status["in_flight"][0]["domain"])
+
+
+def test_a_balancer_killed_in_the_wait_for_n_acts_at_the_moment_of_one_that_was_not(pool: MakePool) -> None:
+    group = pool({"h1": {"vm1": 20, "vm2": 20}, "h2": {}})
+    group.start(consecutive=8)
+    group.wait_settled(steps=2)
+    raised = time.time()
+    group.lab.load("vm1", 55)
+    group.wait("third reading", lambda now: group.balancer.host("h1").get("consecutive") == 3)
+    group.balancer.kill()
+    group.balancer.start()
+    group.wait_moves(1)
+    first_overloaded = next(at for at, load in group.readings("h1", raised) if load >= 0.6)
+    (migration,) = group.balancer.history()
+    assert migration["began"] // STEP * STEP == first_overloaded + 7 * STEP
+
+
+def test_a_migration_past_its_bound_is_aborted_and_the_domain_stays_whole(pool: MakePool) -> None:
+    group = pool(BUSY, dirty=DIRTY)
+    group.start(migration={**NEVER_ENDS, "timeout_seconds": 5})
+    group.wait("failed migration", lambda now: any(r["result"] == "failed" for r in group.balancer.history()))
+    migration = group.balancer.history()[0]
+    assert migration["why"].startswith("aborted: longer than 5 s: running on h1, absent on h2")
+    assert places(group, migration["domain"]) == {"h1": "running"}
+    group.wait("penalty", lambda now: group.balancer.host("h1").get("failures") == 1)
+
+
+def test_told_to_stop_it_aborts_what_does_not_end_in_time_and_leaves_cleanly(pool: MakePool) -> None:
+    group = pool(BUSY, dirty=DIRTY)
+    group.start(migration={**NEVER_ENDS, "stop_grace_seconds": 2})
+    domain = wait_under_way(group)
+    assert group.balancer.stop() == 0
+    assert places(group, domain) == {"h1": "running"}
+    history = group.balancer.run("history").stdout
+    assert "failed: aborted: told to stop: running on h1, absent on h2" in " ".join(history.split())
+
+
+def test_told_to_stop_it_lets_a_migration_end_that_can(pool: MakePool) -> None:
+    group = pool(BUSY)
+    group.start(migration={"bandwidth_mib_per_second": 8, "stop_grace_seconds": 50})
+    domain = wait_under_way(group)
+    assert group.balancer.stop() == 0
+    assert places(group, domain) == {"h2": "running"}
+
+
+def test_a_killed_balancers_migration_goes_on_and_the_next_one_learns_its_end(pool: MakePool) -> None:
+    group = pool(BUSY)
+    group.start(migration={"bandwidth_mib_per_second": 8})
+    domain = wait_under_way(group)
+    group.balancer.kill()
+    group.balancer.start()
+    (first, *_) = group.wait_moves(1)
+    assert first == (domain, "h1", "h2")
+    assert places(group, domain) == {"h2": "running"}
+    assert group.balancer.history()[0]["downtime_seconds"] is not None
+
+
+def test_a_libvirt_that_nobody_answers_at_is_told_at_the_start(pool: MakePool) -> None:
+    group = pool({"h1": {"vm1": 5}, "h2": {}})
+    nobody = dict.fromkeys(("h1", "h2"), "qemu+tcp://127.0.0.1:1/system")
+    group.configure(libvirt={"hosts": nobody})
+    done = group.balancer.run("run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("virtpoise: libvirt.uri: no host answers; qemu+tcp://127.0.0.1:1/system: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_second_balancer_waits_until_the_first_is_gone(pool: MakePool) -> None:
+    from virtpoise_lab.balancer import Balancer
+
+    group = pool({"h1": {"vm1": 5}, "h2": {}})
+    group.start()
+    second = Balancer(group.lab, folder=group.balancer.folder, address="127.0.0.1:19808", name="second")
+    group.balancer.config.rename(group.balancer.folder / "first.yml")
+    second.configure(f"http://127.0.0.1:{PORT}", interval_seconds=STEP)
+    second.start()
+    status = second.wait_for("waiting", lambda now: "another balancer acts" in now["sentence"])
+    assert not status["leader"]
+    group.balancer.kill()
+    second.wait_for("leadership", lambda now: now["leader"] and now["hosts"])
