@@ -102,8 +102,8 @@ def _standing(host: Host, policy: Policy, snapshot: Snapshot) -> str:
     count = consecutive(host, trigger, snapshot)
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
     return (
-        f"{host.name}{state} is at {words.percent(host.load)} CPU, {count} of {trigger.consecutive} readings in a row "
-        f"at or above {words.percent(trigger.threshold)}"
+        f"{host.name}{state} is at {words.percent(host.load)} CPU, {count} times in a row at or above "
+        f"{words.percent(trigger.threshold)} ({trigger.consecutive} make it a problem)"
     )
 
 

@@ -525,9 +525,9 @@ def _measured(one: PredictionRecord, policy: Policy) -> Expected:
     if one.measured is not None:
         inside = one.lower <= one.measured <= one.upper
         text += f", measured {words.percent(one.measured, 1)}"
-        verdict = f"off by {one.measured - one.predicted:+.1%}" + (
-            ", within the interval" if inside and one.lower < one.upper else ""
-        )
+        verdict = f"off by {(one.measured - one.predicted) * 100:+.1f} points"
+        if one.lower < one.upper:
+            verdict += ", within the interval" if inside else ", outside the interval"
     return Expected(
         role=one.role,
         host=host_link(one.host),

@@ -27,11 +27,22 @@ function take(old, fresh) {
 }
 
 function takeChildren(old, fresh) {
+  // Elements with an id are the same wherever they stand; only those whose order changes are moved, for moving takes the focus.
+  const wanted = new Set();
+  for (const child of fresh.children) if (child.id) wanted.add(child.id);
   const known = new Map();
-  for (const child of old.children) if (child.id) known.set(child.id, child);
+  for (const child of [...old.children]) {
+    if (wanted.has(child.id)) known.set(child.id, child);
+    else if (child.id) child.remove();
+  }
   let here = old.firstChild;
   for (const child of [...fresh.childNodes]) {
     const same = child.id ? known.get(child.id) : null;
+    while (same && here && here !== same && !here.id) {
+      const next = here.nextSibling;
+      here.remove();
+      here = next;
+    }
     if (same && same !== here) {
       old.insertBefore(same, here);
       take(same, child);
