@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
+from contextlib import suppress
 
 import psutil
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -69,6 +71,7 @@ class Exporter:
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises UsageError if an address cannot be had."""
+        _allow_descriptors()
         listening = [self._open(host, port) for host, port in self._options.addresses]
         self._topology.start()
         start_event_loop()
@@ -93,6 +96,13 @@ class Exporter:
         bound = listening.getsockname()
         log.info("version %s serves %s of %s on %s port %d", __version__, scheme, self._options.uri, bound[0], bound[1])
         return listening
+
+
+def _allow_descriptors() -> None:
+    """Every running domain takes a descriptor; what a shell allows by default is too few for a thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # a sandbox may forbid it: then what its manager set is what there is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(server: Server, listening: list[socket.socket]) -> None:

@@ -24,7 +24,7 @@ class NetworkCollector:
         received, sent = Family(metrics.HOST_NETWORK_RECEIVE), Family(metrics.HOST_NETWORK_TRANSMIT)
         speed = Family(metrics.HOST_NETWORK_SPEED)
         counters = parse_netdev(self._netdev.read_text())
-        for device in topology.uplinks():
+        for device in topology.uplinks:
             if device not in counters:
                 continue
             received.add(counters[device].received, device)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -35,13 +36,14 @@ class Link:
     speed_bytes: float | None = None  # a second and direction; None if the device has no speed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Topology:
     """The host's network devices at one moment."""
 
     links: Mapping[str, Link] = field(default_factory=dict)
     default_route: str = ""
 
+    @cached_property
     def uplinks(self) -> tuple[str, ...]:
         """The devices by which traffic leaves the host, none counted twice: bonds instead of their members, neither
         bridges nor VLANs. A host without hardware of its own (a container, a lab host) leaves by its veth devices."""
@@ -62,10 +64,10 @@ class Topology:
         return below
 
     def _below(self, device: str) -> str:
-        uplinks, seen, todo = set(self.uplinks()), set(), [device]
+        seen, todo = set(), [device]
         while todo:
             name = todo.pop(0)
-            if name in uplinks:
+            if name in self.uplinks:
                 return name
             if name not in seen and name in self.links:
                 seen.add(name)

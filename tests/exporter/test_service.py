@@ -1,0 +1,80 @@
+"""What is shipped around the exporter, and the exporter as a service: readiness, watchdog, a clean end."""
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROMTOOL = shutil.which("promtool") or "/var/cache/virtpoise-lab/prometheus/usr/bin/promtool"
+
+
+@pytest.fixture
+def example(tmp_path) -> Path:
+    """The sample web configuration beside the certificates that it names."""
+    shutil.copy(ROOT / "exporter" / "web.example.yml", tmp_path / "web.yml")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "exporter.key"]
+    command = ["openssl", "req", "-x509", *key, "-out", "exporter.crt", "-subj", "/CN=x", "-days", "2"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    shutil.copy(tmp_path / "exporter.crt", tmp_path / "authority.crt")
+    return tmp_path / "web.yml"
+
+
+def test_the_sample_web_configuration_is_taken(example):
+    from virtpoise_exporter.web.config import load
+
+    config = load(example)
+    assert config.tls is not None
+    assert list(config.users) == ["prometheus"]
+
+
+@pytest.mark.skipif(not Path(PROMTOOL).exists(), reason="promtool is not installed")
+def test_promtool_takes_it_too(example):
+    checked = subprocess.run(
+        [PROMTOOL, "check", "web-config", str(example)], capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_understands_the_unit(tmp_path):
+    text = (ROOT / "exporter" / "virtpoise-exporter.service").read_text()
+    unit = tmp_path / "virtpoise-exporter.service"
+    unit.write_text(text.replace("/opt/virtpoise/bin/virtpoise-exporter", "/bin/true"))
+    checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    complaints = [line for line in checked.stderr.splitlines() if unit.name in line]
+    assert complaints == []
+
+
+def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_ends(tmp_path):
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, socket.create_server(("127.0.0.1", 0)) as free:
+        told.bind(path)
+        told.settimeout(30)
+        port = free.getsockname()[1]
+        free.close()
+        flags = ["--libvirt.uri=test:///default", "--cpu.speed=1", f"--web.listen-address=127.0.0.1:{port}"]
+        environment = {**os.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"}
+        with subprocess.Popen(
+            [sys.executable, "-m", "virtpoise_exporter", *flags], env=environment, stderr=subprocess.PIPE
+        ) as exporter:
+            messages = {told.recv(100) for _ in range(4)}
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/metrics")
+            page = connection.getresponse().read()
+            connection.close()
+            exporter.send_signal(signal.SIGTERM)
+            while told.recv(100) != b"STOPPING=1":
+                pass
+            _, errors = exporter.communicate(timeout=20)
+    assert messages == {b"READY=1", b"WATCHDOG=1"}
+    assert b"\nvirtpoise_libvirt_up 1\n" in page
+    assert b'virtpoise_domain_info{domain="test",uuid=' in page
+    assert exporter.returncode == 0
+    assert b"Traceback" not in errors

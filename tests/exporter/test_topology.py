@@ -1,0 +1,168 @@
+"""The uplink behind each of a domain's devices, on hosts of every build."""
+
+import json
+import socket
+import threading
+
+import pytest
+
+from virtpoise_exporter.kernel.openvswitch import bridge_ports, parse_tables
+from virtpoise_exporter.kernel.topology import Link, Topology, TopologyKeeper, read_topology
+from virtpoise_exporter.virt.model import Forward, Nic
+
+ON_BRIDGE = Nic("vnet0", "bridge", bridge="br0")
+
+
+def topology(*links: Link, route: str = "") -> Topology:
+    return Topology({link.name: link for link in links}, route)
+
+
+ETH0, ETH1 = Link("eth0", physical=True), Link("eth1", physical=True)
+TAP = Link("vnet0", tap=True)
+
+
+@pytest.mark.parametrize(
+    ("links", "uplink"),
+    [
+        ((ETH0, TAP, Link("br0", ("eth0", "vnet0"))), "eth0"),
+        ((ETH0, TAP, Link("br0", ("eth0.5", "vnet0")), Link("eth0.5", ("eth0",))), "eth0"),
+        ((ETH0, ETH1, TAP, Link("bond0", ("eth0", "eth1"), bond=True), Link("br0", ("bond0", "vnet0"))), "bond0"),
+        ((ETH0, TAP, Link("br0", ("vnet0",))), ""),  # an isolated bridge
+        ((TAP, Link("eth0", outside=True), Link("br0", ("eth0", "vnet0"))), "eth0"),  # a host in a container
+        ((ETH0, Link("br0", ("br0",))), ""),  # what stands on itself ends the search
+        ((), ""),
+    ],
+)
+def test_below_a_bridge(links, uplink):
+    assert topology(*links).uplink_of(ON_BRIDGE, None) == uplink
+
+
+def test_below_a_macvtap():
+    assert topology(ETH0).uplink_of(Nic("macvtap0", "direct", lower="eth0"), None) == "eth0"
+
+
+@pytest.mark.parametrize(
+    ("forward", "uplink"),
+    [
+        (Forward("nat"), "eth1"),
+        (Forward("route"), "eth1"),
+        (Forward("nat", "eth0"), "eth0"),
+        (Forward(), ""),  # an isolated network
+        (None, ""),  # a network that libvirt did not tell of
+    ],
+)
+def test_out_of_a_libvirt_network(forward, uplink):
+    nic = Nic("vnet0", "network", bridge="virbr0", network="default")
+    assert topology(ETH0, ETH1, Link("virbr0", ("vnet0",)), TAP, route="eth1").uplink_of(nic, forward) == uplink
+
+
+def test_uplinks_are_counted_once():
+    bond = Link("bond0", ("eth0", "eth1"), bond=True)
+    links = (ETH0, ETH1, bond, Link("bond0.7", ("bond0",)), Link("br0", ("bond0.7",)), Link("eth2", physical=True), TAP)
+    assert topology(*links).uplinks == ("bond0", "eth2")
+
+
+def test_a_container_leaves_by_its_veth_and_not_by_taps():
+    links = (Link("lo"), Link("eth0", outside=True), Link("br0", ("vnet0",)), TAP)
+    assert topology(*links).uplinks == ("eth0",)
+
+
+def test_a_speed_that_is_configured_stands_in(recorded):
+    speeds = {
+        name: link.speed_bytes
+        for name, link in read_topology(recorded.procfs, recorded.sysfs, {"eth2": 125e6}).links.items()
+    }
+    assert speeds["eth2"] == 125e6
+    assert speeds["eth0"] == 1.25e9
+
+
+def test_a_device_without_speed_says_so_by_absence(recorded):
+    assert read_topology(recorded.procfs, recorded.sysfs, {}).links["eth2"].speed_bytes is None
+
+
+def test_devices_that_cannot_be_read_leave_the_last_topology_to_age(recorded, tmp_path):
+    keeper = TopologyKeeper(recorded.procfs, tmp_path, {})
+    keeper.start()
+    assert keeper.topology() is None
+
+
+# What OVSDB answers for br-int with a tap and a patch to br-ex, which has eth0 and a bond of two more.
+ROWS = {
+    "Bridge": [
+        {"name": "br-int", "ports": ["set", [["uuid", "p1"], ["uuid", "p2"], ["uuid", "p0"]]]},
+        {"name": "br-ex", "ports": ["set", [["uuid", "p3"], ["uuid", "p4"], ["uuid", "p5"]]]},
+        {"name": "br-none", "ports": ["set", []]},
+    ],
+    "Port": [
+        {"_uuid": ["uuid", "p0"], "interfaces": ["uuid", "i0"]},
+        {"_uuid": ["uuid", "p1"], "interfaces": ["uuid", "i1"]},
+        {"_uuid": ["uuid", "p2"], "interfaces": ["uuid", "i2"]},
+        {"_uuid": ["uuid", "p3"], "interfaces": ["uuid", "i3"]},
+        {"_uuid": ["uuid", "p4"], "interfaces": ["uuid", "i4"]},
+        {"_uuid": ["uuid", "p5"], "interfaces": ["set", [["uuid", "i5"], ["uuid", "i6"]]]},
+    ],
+    "Interface": [
+        {"_uuid": ["uuid", "i0"], "name": "br-int", "type": "internal", "options": ["map", []]},
+        {"_uuid": ["uuid", "i1"], "name": "vnet0", "type": "", "options": ["map", []]},
+        {"_uuid": ["uuid", "i2"], "name": "to-ex", "type": "patch", "options": ["map", [["peer", "to-int"]]]},
+        {"_uuid": ["uuid", "i3"], "name": "to-int", "type": "patch", "options": ["map", [["peer", "to-ex"]]]},
+        {"_uuid": ["uuid", "i4"], "name": "eth0", "type": "", "options": ["map", []]},
+        {"_uuid": ["uuid", "i5"], "name": "eth1", "type": "", "options": ["map", []]},
+        {"_uuid": ["uuid", "i6"], "name": "eth2", "type": "", "options": ["map", []]},
+    ],
+}
+
+
+def test_open_vswitch_bridges_lead_through_their_patches():
+    ports = parse_tables(ROWS)
+    assert ports == {"br-int": ("br-ex", "vnet0"), "br-ex": ("br-int", "eth0", "eth1", "eth2"), "br-none": ()}
+    links = [Link(name, lowers) for name, lowers in ports.items()]
+    assert topology(ETH0, TAP, *links).uplink_of(Nic("vnet0", "bridge", bridge="br-int"), None) == "eth0"
+
+
+def test_ovsdb_is_asked_over_its_socket(tmp_path):
+    path = tmp_path / "db.sock"
+    asked = []
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            asked.append(json.loads(connection.recv(65536)))
+            answer = json.dumps({"id": 0, "error": None, "result": [{"rows": rows} for rows in ROWS.values()]}).encode()
+            connection.sendall(answer[:100])
+            connection.sendall(answer[100:])
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        ports = bridge_ports(path)
+        thread.join()
+    assert ports["br-ex"] == ("br-int", "eth0", "eth1", "eth2")
+    assert asked[0]["method"] == "transact"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"nonsense", b'{"result": []}', b'{"result": [{"rows": [{}]}, {"rows": []}, {"rows": []}]}']
+)
+def test_an_ovsdb_that_answers_nonsense_is_done_without(tmp_path, answer):
+    path = tmp_path / "db.sock"
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert bridge_ports(path) == {}
+        thread.join()
+
+
+def test_a_host_without_open_vswitch_asks_nobody(tmp_path):
+    assert bridge_ports(tmp_path / "none.sock") == {}
