@@ -1,36 +1,48 @@
-"""What the balancer tells of itself over HTTP."""
+"""What the balancer tells over HTTP, and what it lets itself be told."""
 
-from collections.abc import Iterator
+import json
+import ssl
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
+from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from builders import domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.standing import Standing
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.config import Config, Libvirt, Web
+from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
+from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Progress, Result
+from virtpoise_balancer.model import HostState, Outcome, Plan, Progress, Result
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.orders import Orders
 from virtpoise_balancer.plan import plan
-from virtpoise_balancer.web.app import WebServer, make_app
+from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.board import Board, State
+from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
+from virtpoise_balancer.web.server import WebServer
 
+HERE = "http://127.0.0.1:9808"
+TOKEN = "a-token-of-alice-1234567890"
 POLICY = thesis_policy()
 SNAPSHOT = group(
     host("h1", 0.5, 0.9, 0.9, penalty_until=1100.0),
     host("h2", 0.1, 0.1),
     host("h3", state=HostState.UNKNOWN),
     domain('a"\n<b>', "h1", 3.0),
+    domain("twin", "h1", 0.1, uuid="u1"),
+    domain("twin", "h2", 0.1, uuid="u2"),
 )
-
-
-@pytest.fixture
-def board() -> Board:
-    return Board(State(mode="automatic", leader=True, policy=POLICY, interval_seconds=10))
 
 
 @pytest.fixture
@@ -39,14 +51,70 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
+def board(store: Store) -> Board:
+    made = Board(State(mode="automatic", leader=True, policy=POLICY, interval_seconds=10))
+    made.steering = store.steering
+    return made
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.write_text(f"bob:{TOKEN[::-1]}\nalice:{TOKEN}\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
 def reloads() -> list[bool]:
     return []
 
 
 @pytest.fixture
-def client(board: Board, store: Store, reloads: list[bool]) -> Iterator[TestClient]:
-    app = make_app(board, Metrics(board), store, lambda: reloads.append(True))
-    with TestClient(app, client=("127.0.0.1", 50000)) as made:
+def applied() -> list[object]:
+    return []
+
+
+@pytest.fixture
+def make_context(
+    board: Board, store: Store, reloads: list[bool], applied: list[object], token_file: Path
+) -> Callable[..., Context]:
+    def make(**web: object) -> Context:
+        config = Config(web=Web(**{"token_file": token_file, **web}))  # type: ignore[arg-type]
+        metrics = Metrics(board)
+
+        def carry_out(wanted: object) -> Plan:
+            if wanted == {("gone", "h2")}:
+                raise Refused("out of date: the plan no longer has gone to h2")
+            applied.append(wanted)
+            return Plan(strategy="thesis", solved=True, summary="")
+
+        return Context(
+            board=board,
+            metrics=metrics,
+            store=store,
+            orders=Orders(
+                store=store,
+                look=lambda: SNAPSHOT,
+                mode=lambda: "automatic",
+                carry_out=carry_out,
+                told=metrics.ordered,
+            ),
+            config=lambda: config,
+            reload=lambda: reloads.append(True),
+            gate=Gate(config.web),
+        )
+
+    return make
+
+
+def reach(context: Context, address: str = "127.0.0.1", base_url: str = HERE) -> TestClient:
+    return TestClient(make_app(context), base_url=base_url, client=(address, 50000))
+
+
+@pytest.fixture
+def client(make_context: Callable[..., Context]) -> Iterator[TestClient]:
+    with reach(make_context()) as made:
         yield made
 
 
@@ -116,13 +184,15 @@ def test_predictions_are_shown_from_the_decision_until_they_are_measured(
     assert set(predicted) == {("h1", "cpu", "source"), ("h2", "cpu", "destination")}
 
 
-def test_migrations_are_counted_by_how_they_ended(board: Board, store: Store) -> None:
+def test_migrations_are_counted_by_how_they_ended(
+    board: Board, store: Store, make_context: Callable[..., Context]
+) -> None:
     metrics = Metrics(board)
     after_a_cycle(board, store)
     (move,) = board.state.plan.moves  # type: ignore[union-attr]
     metrics.migration_ended(move, Outcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1))
     metrics.migration_ended(move, Outcome(result=Result.FAILED, why="x", seconds=9.0))
-    with TestClient(make_app(board, metrics, store, lambda: None)) as client:
+    with reach(replace(make_context(), metrics=metrics)) as client:
         assert metric(client, "virtpoise_migrations_total") == {("h2", "done", "h1"): 1, ("h2", "failed", "h1"): 1}
         assert metric(client, "virtpoise_migration_duration_seconds_sum") == {(): 6.0}
 
@@ -132,7 +202,7 @@ def test_status_tells_of_hosts_and_the_migration_under_way(client: TestClient, b
     status = client.get("/api/v1/status").json()
     first = status["hosts"][0]
     assert (first["name"], first["cpu_ratio"], first["consecutive"], first["failures"]) == ("h1", 0.9, 2, 2)
-    assert first["domains"] == ['a"\n<b>']
+    assert first["domains"] == ['a"\n<b>', "twin"]
     assert status["hosts"][2]["cpu_ratio"] is None
     assert status["in_flight"][0]["progress"]["remaining_bytes"] == 3
 
@@ -147,22 +217,304 @@ def test_history_is_limited_and_says_so_of_a_wrong_limit(client: TestClient, boa
 
 
 def test_reload_is_for_this_machine_and_no_page(
-    client: TestClient, board: Board, store: Store, reloads: list[bool]
+    client: TestClient, make_context: Callable[..., Context], reloads: list[bool]
 ) -> None:
     assert client.get("/-/reload").status_code == 405
     assert client.post("/-/reload", headers={"Origin": "http://evil.example"}).status_code == 403
     assert reloads == []
     assert client.post("/-/reload").status_code == 200
     assert reloads == [True]
-    far = TestClient(make_app(board, Metrics(board), store, lambda: reloads.append(True)), client=("192.0.2.1", 1))
-    assert far.post("/-/reload").status_code == 403
+    assert reach(make_context(), "192.0.2.1").post("/-/reload").status_code == 403
 
 
-def test_a_port_in_use_is_told_in_one_line(board: Board, store: Store) -> None:
-    app = make_app(board, Metrics(board), store, lambda: None)
-    first = WebServer(app, "127.0.0.1:0")
-    port = first._socket.getsockname()[1]
+def test_the_plan_the_group_and_its_parts_are_told(client: TestClient, board: Board, store: Store) -> None:
+    assert client.get("/api/v1/snapshot").status_code == 409
+    assert client.get("/api/v1/plan").json() == {"at": None, "plan": None}
+    after_a_cycle(board, store)
+    assert client.get("/api/v1/plan").json()["plan"]["format"] == "virtpoise/plan/1"
+    assert client.get("/api/v1/snapshot").json()["format"] == "virtpoise/snapshot/1"
+    assert client.get("/api/v1/hosts/h1").json()["cpu_ratio"] == [0.5, 0.9, 0.9]
+    assert client.get("/api/v1/domains/u1").json()["domain"]["host"] == "h1"
+    assert client.get("/api/v1/domains/twin").json() == {
+        "error": "twin: more than one domain has this name: ask by uuid (u1, u2)"
+    }
+    assert client.get("/api/v1/hosts/h9").json() == {"error": "h9: no such host is scraped"}
+    assert [why["name"] for why in client.get("/api/v1/explain/twin").json()] == ["twin", "twin"]
+    assert client.get("/api/v1/explain/h9").status_code == 404
+
+
+def test_prometheus_discovers_the_exporters(client: TestClient, make_context: Callable[..., Context]) -> None:
+    context = make_context()
+    config = Config(libvirt=Libvirt(hosts={"h1": "qemu+tcp://10.77.0.1/system", "h2": "qemu+tls://[fd00::2]/system"}))
+    answer = reach(replace(context, config=lambda: config)).get("/sd/hosts")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == [
+        {"targets": ["10.77.0.1:9807"], "labels": {"instance": "h1:9807", "__meta_virtpoise_host": "h1"}},
+        {"targets": ["[fd00::2]:9807"], "labels": {"instance": "h2:9807", "__meta_virtpoise_host": "h2"}},
+    ]
+
+
+# --- the API's description ----------------------------------------------------------------------------------------------
+
+
+def test_the_api_is_what_its_document_says(client: TestClient, board: Board, store: Store) -> None:
+    described = client.get("/api/v1/openapi.json").json()
+    validate(described)
+    after_a_cycle(board, store)
+    client.post("/api/v1/pause", json={}, headers=WITH_TOKEN)
+    paths = {
+        "/api/v1/hosts/{name}": "/api/v1/hosts/h3",
+        "/api/v1/domains/{name}": "/api/v1/domains/u1",
+        "/api/v1/explain/{name}": "/api/v1/explain/h2",
+    }
+    readable = {path for path, methods in described["paths"].items() if "get" in methods}
+    assert len(readable) == 11
+    for path in readable:
+        answer = client.get(paths.get(path, path))
+        assert answer.status_code == 200, path
+        schema = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(answer.json(), {**schema, "components": described["components"]})
+
+
+def test_every_route_of_the_api_is_in_its_document(client: TestClient) -> None:
+    described = client.get("/api/v1/openapi.json").json()["paths"]
+    served = {
+        (route.path.replace(":path}", "}"), method.lower())  # type: ignore[attr-defined]
+        for route in client.app.routes  # type: ignore[attr-defined]
+        if route.path.startswith(("/api/v1/", "/sd/"))
+        for method in route.methods - {"HEAD"}
+    }
+    undescribed = {("/api/v1/openapi.json", "get"), ("/api/v1/events", "get")}
+    assert served - undescribed == {(path, method) for path, methods in described.items() for method in methods}
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def test_orders_are_followed_and_journalled_with_who_and_from_where(
+    client: TestClient, board: Board, store: Store, applied: list[object]
+) -> None:
+    for path, body, answer in (
+        ("hosts/h1/drain", {}, "h1 drains from the next cycle on."),
+        ("hosts/h1/undrain", {}, "h1 is back in the group."),
+        ("mode", {"mode": "recommend"}, "The mode is recommend from the next cycle on."),
+        ("plan/apply", {"moves": [{"uuid": "u1", "destination": "h2"}]}, "Begun: ."),
+        ("pause", {}, "Paused: no migration begins until it is resumed; one under way goes on."),
+        ("resume", {}, "Resumed."),
+    ):
+        done = client.post(f"/api/v1/{path}", json=body, headers=WITH_TOKEN)
+        assert (done.status_code, done.json()) == (200, {"answer": answer})
+    assert applied == [{("u1", "h2")}]
+    actions = client.get("/api/v1/actions").json()
+    assert [action["action"] for action in reversed(actions)] == [
+        "drain",
+        "undrain",
+        "mode",
+        "apply",
+        "pause",
+        "resume",
+    ]
+    assert {(action["who"], action["origin"], action["accepted"]) for action in actions} == {
+        ("alice", "127.0.0.1", True)
+    }
+    assert metric(client, "virtpoise_orders_total")[("drain", "followed")] == 1
+    assert board.mode == "recommend"
+
+
+CROSS_SITE = "the order comes from another site's page"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "says"),
+    [
+        ({}, "{}", 401, "a token is needed"),
+        ({"Authorization": "Bearer nobody-has-this-token"}, "{}", 401, "the token is wrong"),
+        ({"Authorization": f"Basic {TOKEN}"}, "{}", 401, "a token is needed"),
+        (WITH_TOKEN | {"Origin": "http://evil.example"}, "{}", 403, CROSS_SITE),
+        (WITH_TOKEN | {"Origin": "null"}, "{}", 403, CROSS_SITE),
+        (WITH_TOKEN | {"Sec-Fetch-Site": "cross-site"}, "{}", 403, CROSS_SITE),
+        (WITH_TOKEN | {"Sec-Fetch-Site": "same-site"}, "{}", 403, CROSS_SITE),
+        (WITH_TOKEN | {"Content-Type": "text/plain"}, "{}", 415, "expected application/json"),
+        (WITH_TOKEN, "no json", 400, "the body: expected JSON"),
+        (WITH_TOKEN, '{"force": true}', 400, "the body: force: unknown key"),
+    ],
+)
+def test_an_order_that_should_not_be_is_refused_and_journalled_and_changes_nothing(
+    client: TestClient, store: Store, headers: dict[str, str], body: str, status: int, says: str
+) -> None:
+    answer = client.post("/api/v1/pause", content=body, headers={"Content-Type": "application/json"} | headers)
+    assert (answer.status_code, answer.json()["error"][: len(says)]) == (status, says)
+    assert store.steering().paused is None
+    (action,) = store.actions(5)
+    assert (action.action, action.accepted, action.answer[: len(says)]) == ("pause", False, says)
+    assert action.who == ("alice" if status == 400 else "?")
+    assert "nobody-has" not in json.dumps([action.answer, action.who, action.target])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("hosts/h9/drain", {}, 404, "h9: no such host is scraped; there are: h1, h2, h3"),
+        ("hosts/h3/drain", {}, 409, "h3: Prometheus has no fresh figures of it"),
+        ("mode", {"mode": "sometimes"}, 400, "the body: mode: expected 'recommend' or 'automatic', got 'sometimes'"),
+        ("plan/apply", {"moves": []}, 400, "the body: moves: expected"),
+        ("plan/apply", {"moves": [{"uuid": "gone", "destination": "h2"}]}, 409, "out of date: the plan no longer has"),
+    ],
+)
+def test_an_order_that_cannot_be_followed_is_refused_in_words(
+    client: TestClient, store: Store, path: str, body: object, status: int, says: str
+) -> None:
+    answer = client.post(f"/api/v1/{path}", json=body, headers=WITH_TOKEN)
+    assert (answer.status_code, answer.json()["error"][: len(says)]) == (status, says[: len(answer.json()["error"])])
+    (action,) = store.actions(5)
+    assert (action.who, action.accepted) == ("alice", False)
+    assert store.standings() == {}
+
+
+def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], store: Store) -> None:
+    context = make_context(listen_address="192.0.2.7:9808")
+    plain = reach(context, "192.0.2.1", "http://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
+    assert (plain.status_code, plain.json()["error"]) == (
+        403,
+        "changes are accepted only over TLS, or on the balancer's own machine",
+    )
+    assert store.steering().paused is None
+    assert reach(context, "192.0.2.1", "http://192.0.2.7:9808").get("/api/v1/status").status_code == 200
+    over_tls = reach(context, "192.0.2.1", "https://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
+    assert over_tls.status_code == 200
+
+
+def test_without_a_token_file_nobody_changes_anything(make_context: Callable[..., Context]) -> None:
+    refused = reach(make_context(token_file=None)).post("/api/v1/pause", json={}, headers=WITH_TOKEN)
+    assert (refused.status_code, refused.json()["error"]) == (
+        403,
+        "web.token_file is not set, so nobody may change anything here",
+    )
+
+
+def test_a_token_file_that_others_may_read_lets_nobody_in(client: TestClient, token_file: Path) -> None:
+    token_file.chmod(0o644)
+    refused = client.post("/api/v1/pause", json={}, headers=WITH_TOKEN)
+    assert (refused.status_code, refused.json()["error"]) == (
+        403,
+        f"web.token_file: {token_file}: others may read it; chmod o-rwx",
+    )
+
+
+def test_what_strangers_can_have_written_down_is_bounded(client: TestClient, store: Store) -> None:
+    for _ in range(60):
+        client.post("/api/v1/pause", json={})
+    assert 20 <= len(store.actions(100)) <= 25
+
+
+def test_a_body_without_an_end_is_cut_off(client: TestClient) -> None:
+    answer = client.post("/api/v1/plan/apply", content=b" " * (1 << 21), headers=WITH_TOKEN)
+    assert answer.status_code == 413
+
+
+def test_another_name_for_this_machine_is_not_answered_on_loopback(make_context: Callable[..., Context]) -> None:
+    context = make_context(external_url="https://virtpoise.example.org")
+    assert reach(context, base_url="http://evil.example:9808").get("/api/v1/status").status_code == 421
+    for name in ("localhost:9808", "[::1]:9808", "virtpoise.example.org"):
+        assert reach(context, base_url=f"http://{name}").get("/api/v1/status").status_code == 200
+    behind = WITH_TOKEN | {"Origin": "https://virtpoise.example.org"}
+    assert reach(context).post("/api/v1/pause", json={}, headers=behind).status_code == 200
+
+
+def test_every_answer_forbids_what_no_page_needs(client: TestClient, board: Board, store: Store) -> None:
+    after_a_cycle(board, store)
+    for path in ("/", "/plan", "/history", "/hosts/h1", "/hosts/none", "/api/v1/status", "/metrics", "/static/page.js"):
+        headers = client.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+        assert "access-control-allow-origin" not in headers
+
+
+def test_a_page_shows_names_as_text(client: TestClient, board: Board, store: Store) -> None:
+    after_a_cycle(board, store)
+    page = client.get("/hosts/h1").text
+    assert "a&#34;" in page
+    assert "<b>" not in page.split("<tbody>")[1].split("</tbody>")[0]
+    assert client.get("/domains/none").status_code == 404
+
+
+def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, board: Board) -> None:
+    store.set_steering("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
+    assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"
+    assert "Paused by &lt;i&gt;eve" in client.get("/").text
+    assert metric(client, "virtpoise_paused") == {(): 1}
+
+
+# --- the server ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_told_in_one_line(make_context: Callable[..., Context]) -> None:
+    app = make_app(make_context())
+    first = WebServer(app, Web(listen_address="127.0.0.1:0"))
     first.start()
-    with pytest.raises(BadInput, match=rf"web.listen_address: 127.0.0.1:{port}: Address already in use"):
-        WebServer(app, f"127.0.0.1:{port}")
+    with pytest.raises(BadInput, match=rf"web.listen_address: 127.0.0.1:{first.port}: Address already in use"):
+        WebServer(app, Web(listen_address=f"127.0.0.1:{first.port}"))
     first.stop()
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += [
+        "-subj",
+        f"/CN={name}",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-out",
+        str(cert),
+        "-keyout",
+        str(key),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+def test_serves_over_tls_and_takes_a_renewed_certificate(make_context: Callable[..., Context], tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, "first")
+    server = WebServer(make_app(make_context()), Web(listen_address="127.0.0.1:0", cert_file=cert, key_file=key))
+    server.start()
+
+    def ask() -> int:
+        context = ssl.create_default_context(cafile=str(cert))
+        with urllib.request.urlopen(f"https://127.0.0.1:{server.port}/-/healthy", context=context) as answer:
+            return int(answer.status)
+
+    assert ask() == 200
+    certificate(tmp_path, "second")
+    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+        ask()
+    server.renew_certificate()
+    assert ask() == 200
+    key.write_text("no key")
+    with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
+        server.renew_certificate()
+    assert ask() == 200
+    server.stop()
+
+
+def test_a_wrong_certificate_is_told_before_anything_listens(
+    make_context: Callable[..., Context], tmp_path: Path
+) -> None:
+    (tmp_path / "cert.pem").write_text("none")
+    web = Web(cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
+    with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
+        WebServer(make_app(make_context()), web)

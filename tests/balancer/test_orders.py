@@ -1,0 +1,111 @@
+"""Orders of people: followed or refused in words, and written down either way."""
+
+from pathlib import Path
+
+import pytest
+
+from builders import domain, group, host
+from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
+from virtpoise_balancer.knowledge.steering import Action
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import HostState, Plan, Snapshot
+from virtpoise_balancer.orders import By, Orders
+
+ALICE = By("alice", "127.0.0.1")
+GROUP = group(
+    host("h1", 0.5), host("h2", 0.1), host("h3", state=HostState.UNKNOWN), domain("a", "h1"), domain("b", "h2")
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(f"sqlite:///{tmp_path}/state.db")
+
+
+def orders(store: Store, snapshot: Snapshot = GROUP, **more: object) -> Orders:
+    return Orders(store=store, look=lambda: snapshot, mode=lambda: "recommend", **more)  # type: ignore[arg-type]
+
+
+def test_drain_and_undrain(store: Store) -> None:
+    take = orders(store)
+    assert (
+        take.drain("h1", ALICE) == "h1 drains from the next cycle on. Its moves are only recommended now: see the plan."
+    )
+    assert take.drain("h1", ALICE) == "h1 is draining already."
+    assert store.standings()["h1"].draining
+    assert take.undrain("h1", ALICE) == "h1 is back in the group."
+    assert take.undrain("h1", ALICE) == "h1 is not draining."
+    assert not store.standings()["h1"].draining
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("h9", NotKnown, "h9: no such host is scraped; there are: h1, h2, h3"),
+        ("h3", Refused, "h3: Prometheus has no fresh figures of it, so nothing can be moved off it"),
+    ],
+)
+def test_a_drain_that_makes_no_sense_is_refused_and_journalled(
+    store: Store, name: str, kind: type[VirtpoiseError], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        orders(store).drain(name, ALICE)
+    (action,) = store.actions(5)
+    assert (action.who, action.origin, action.action, action.target) == ("alice", "127.0.0.1", "drain", name)
+    assert (action.accepted, action.answer) == (False, says)
+    assert not any(standing.draining for standing in store.standings().values())
+
+
+def test_the_last_host_is_not_drained(store: Store) -> None:
+    with pytest.raises(Refused, match="h1: it is the last host of the group"):
+        orders(store, group(host("h1", 0.5), domain("a", "h1"))).drain("h1", ALICE)
+
+
+def test_a_pause_and_a_mode_outlive_the_process(store: Store, tmp_path: Path) -> None:
+    orders(store).pause(ALICE)
+    orders(store).set_mode("automatic", ALICE)
+    store.close()
+    again = Store.open(f"sqlite:///{tmp_path}/state.db").steering()
+    assert again.paused is not None
+    assert again.paused.who == "alice"
+    assert again.mode_over("recommend") == "automatic"
+
+
+def test_a_mode_holds_until_the_configuration_says_something_new(store: Store) -> None:
+    orders(store).set_mode("automatic", ALICE)
+    assert store.steering().mode_over("automatic") == "automatic"  # the file was changed to what had been set
+    orders(store).set_mode("recommend", ALICE)
+    assert store.steering().mode is None
+
+
+def test_applying_is_for_a_balancer_that_runs_and_is_not_paused(store: Store) -> None:
+    plan = Plan(strategy="default", solved=True, summary="")
+    carried: list[object] = []
+
+    def carry_out(wanted: object) -> Plan:
+        carried.append(wanted)
+        return plan
+
+    take = orders(store, carry_out=carry_out)
+    with pytest.raises(Refused, match="no move was chosen"):
+        take.apply(set(), ALICE)
+    take.pause(ALICE)
+    with pytest.raises(Refused, match="paused by alice: resume first"):
+        take.apply({("u", "h2")}, ALICE)
+    assert carried == []
+    with pytest.raises(Refused, match="only a running balancer makes moves"):
+        orders(Store.open("sqlite://")).apply({("u", "h2")}, ALICE)
+
+
+def test_every_order_is_told_once_it_is_written_down(store: Store) -> None:
+    told: list[Action] = []
+
+    def fail() -> Snapshot:
+        raise MonitorError("Prometheus cannot be asked")
+
+    take = Orders(store=store, look=fail, mode=lambda: "recommend", told=told.append)
+    take.pause(ALICE)
+    with pytest.raises(MonitorError):
+        take.drain("h1", ALICE)
+    assert [(action.action, action.accepted) for action in told] == [("pause", True), ("drain", False)]
+    assert tuple(reversed(told)) == store.actions(5)
