@@ -105,11 +105,12 @@ def _judged(balancer: Balancer) -> bool:
 
 
 def _reaction(stack: Stack, began: float) -> float:
-    """Seconds from the newest scrape of h1 that the deciding cycle could see to the migration's start."""
+    """Seconds from the scrape that made N to the migration's start: from the first scrape that only the deciding look could see."""
     looked = began // INTERVAL_SECONDS * INTERVAL_SECONDS
-    query = {"query": 'timestamp(virtpoise_host_cpus{instance=~"h1:.*"})', "time": str(looked)}
+    since_last_look = f'virtpoise_host_cpus{{instance=~"h1:.*"}}[{INTERVAL_SECONDS}s]'
+    query = {"query": since_last_look, "time": str(looked)}
     found = requests.post(f"{stack.url}/api/v1/query", data=query, timeout=5).json()
-    return began - float(found["data"]["result"][0]["value"][1])
+    return began - float(found["data"]["result"][0]["values"][0][0])
 
 
 def _print_addresses(view: View, stack: Stack, balancer: Balancer) -> None:
