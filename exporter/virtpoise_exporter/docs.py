@@ -38,6 +38,7 @@ _TITLES = {
     "libvirt": "libvirt and its domains",
     "domains": "What the domains use",
     "block": "Disks",
+    "balloon": "Memory as the guests see it",
     "": "The exporter itself, and how fresh its figures are",
 }
 

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from virtpoise_exporter import __version__
 from virtpoise_exporter.choice import SourceChoice
-from virtpoise_exporter.collectors import block
+from virtpoise_exporter.collectors import balloon, block
+from virtpoise_exporter.collectors.balloon import BalloonCollector
 from virtpoise_exporter.collectors.block import BlockCollector
 from virtpoise_exporter.collectors.cpu import CpuCollector
 from virtpoise_exporter.collectors.domains import DomainsCollector
@@ -55,7 +56,10 @@ class Exporter:
         )
         self._topology = TopologyKeeper(options.procfs, options.sysfs, options.speeds)
         self._speed = SpeedCollector(options.cpu_speed, options.procfs, options.state)
-        self._block = BlockCollector(self._link, Stats(self._link, block.GROUPS).ask)
+        self._slow = (
+            BlockCollector(self._link, Stats(self._link, block.GROUPS).ask),
+            BalloonCollector(self._link, Stats(self._link, balloon.GROUPS).ask),
+        )
         every: tuple[Collector, ...] = (
             CpuCollector(),
             MemoryCollector(),
@@ -65,7 +69,7 @@ class Exporter:
             self._speed,
             LibvirtCollector(self._link),
             DomainsCollector(self._link, choice, self._topology),
-            self._block,
+            *self._slow,
         )
         self._collectors = [collector for collector in every if collector.name in options.collectors]
 
@@ -76,9 +80,11 @@ class Exporter:
         self._topology.start()
         start_event_loop()
         self._link.start()
-        for collector in self._collectors:
-            if isinstance(collector, (BlockCollector, SpeedCollector)):
-                collector.start()
+        if self._speed in self._collectors:
+            self._speed.start()
+        for collector in self._slow:
+            if collector in self._collectors:
+                collector.facts.start()
         self._link.wait_for_first(FIRST_LIST_SECONDS)
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)

@@ -166,6 +166,18 @@ DOMAIN_STALE = _metric(
     "collector",
 )
 
+DOMAIN_BLOCK_CAPACITY = _metric(
+    "block", "domain_block_capacity_bytes", "gauge", "Size of a disk as the domain sees it.", *DOMAIN, "device"
+)
+DOMAIN_MEMORY_USABLE = _metric(
+    "balloon",
+    "domain_memory_usable_bytes",
+    "gauge",
+    "Memory that the guest could give up without swapping, as its balloon driver says. "
+    "Only of domains whose XML asks for it: <memballoon><stats period='10'/>.",
+    *DOMAIN,
+)
+
 # The exporter itself
 SOURCE_INFO = _metric(
     "domains",

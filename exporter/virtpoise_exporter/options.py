@@ -13,7 +13,7 @@ from virtpoise_exporter.log import FORMATS, LEVELS
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:9807"
 HOST_COLLECTORS: Final = ("cpu", "memory", "network", "pressure", "numa", "speed")
-COLLECTORS: Final = (*HOST_COLLECTORS, "libvirt", "domains", "block")
+COLLECTORS: Final = (*HOST_COLLECTORS, "libvirt", "domains", "block", "balloon")
 _BYTES_PER_MEGABIT: Final = 1_000_000 / 8
 
 

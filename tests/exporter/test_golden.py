@@ -13,6 +13,7 @@ import pytest
 
 from virtpoise_exporter import docs, metrics
 from virtpoise_exporter.choice import SourceChoice
+from virtpoise_exporter.collectors.balloon import BalloonCollector
 from virtpoise_exporter.collectors.block import BlockCollector
 from virtpoise_exporter.collectors.cpu import CpuCollector
 from virtpoise_exporter.collectors.domains import DomainsCollector
@@ -37,8 +38,9 @@ def exposition(recorded, link, tmp_path) -> str:
     topology.start()
     choice = SourceChoice(KernelSource(recorded.procfs, recorded.run), LibvirtSource(recorded.ask))
     choice.follow(recorded.inventory.domains)
-    block = BlockCollector(link, recorded.ask)
-    block.refresh()
+    slow = (BlockCollector(link, recorded.ask), BalloonCollector(link, recorded.ask))
+    for collector in slow:
+        collector.facts.refresh()
     scraper = Scraper(
         (
             CpuCollector(),
@@ -49,7 +51,7 @@ def exposition(recorded, link, tmp_path) -> str:
             SpeedCollector(1.25, recorded.procfs, tmp_path),
             LibvirtCollector(link),
             DomainsCollector(link, choice, topology),
-            block,
+            *slow,
         )
     )
     text = scraper.scrape(5.0).decode()

@@ -35,7 +35,7 @@ class SpeedCollector:
     def start(self) -> None:
         """Reads what was measured before; measures in the background if there is nothing for this CPU."""
         if self._ratio is None:
-            threading.Thread(target=self._find, name="speed", daemon=True).start()
+            threading.Thread(target=self.find, name="speed", daemon=True).start()
 
     def collect(self, _seconds: float) -> list[Family]:
         family = Family(metrics.HOST_CPU_SPEED)
@@ -43,7 +43,8 @@ class SpeedCollector:
             family.add(self._ratio)
         return [family]
 
-    def _find(self) -> None:
+    def find(self) -> None:
+        """Takes what was measured before, or measures and keeps it."""
         measured_on = self._measured_on()
         try:
             kept = json.loads(self._file.read_text())

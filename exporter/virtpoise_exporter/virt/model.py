@@ -88,6 +88,7 @@ class Facts:
     memory_bytes: int = 0
     nics: tuple[Nic, ...] = ()
     disks: tuple[str, ...] = ()
+    balloon_statistics: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ def domain_facts(xml: str) -> Facts:
         memory_bytes=_memory(root.find("currentMemory")) or _memory(root.find("memory")),
         nics=tuple(nic for element in root.iterfind("devices/interface") if (nic := _nic(element))),
         disks=tuple(target.get("dev", "") for target in root.iterfind("devices/disk/target") if target.get("dev")),
+        balloon_statistics=root.find("devices/memballoon/stats") is not None,
     )
 
 
