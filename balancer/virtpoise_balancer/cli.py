@@ -282,6 +282,38 @@ def mode(
     print_out(orders.set_mode(mode.value, by))
 
 
+@app.command(
+    epilog="Examples: virtpoise doctor | virtpoise doctor h1 h2. Exit status 1: something is wrong. Between two hosts the way is "
+    "tried by asking the first to migrate a running domain with a description that no libvirt accepts; the domain stays."
+)
+def doctor(
+    hosts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="HOST", help="Only these hosts, each with every other; by default all.", autocompletion=_hosts
+        ),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Look at everything that must be in place before domains can be moved: one line each, with the remedy."""
+    from virtpoise_balancer.config import read_config
+
+    settings = read_config(config)
+
+    from virtpoise_balancer import show
+    from virtpoise_balancer.doctor import Verdict, examine
+
+    with show.progress() as bar:
+        findings = list(examine(settings, hosts or [], bar))
+    if output is Output.JSON:
+        show.as_json([show.plain(finding) for finding in findings])
+    else:
+        show.findings(findings)
+    if any(finding.verdict is Verdict.BAD for finding in findings):
+        raise typer.Exit(EXIT_NO)
+
+
 @app.command("check-config", epilog="Example: virtpoise check-config virtpoise.yml")
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],

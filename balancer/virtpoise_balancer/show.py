@@ -19,6 +19,7 @@ from virtpoise_balancer import words
 from virtpoise_balancer.words import percent
 
 if TYPE_CHECKING:
+    from virtpoise_balancer.doctor import Finding
     from virtpoise_balancer.explain import Explanation
     from virtpoise_balancer.knowledge.steering import Action
     from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
@@ -190,11 +191,31 @@ def _prediction(prediction: PredictionRecord | None) -> str:
     return f"{text}, {verdict}"
 
 
+_VERDICTS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """One line each, with the remedy below where there is one."""
+    console = Console()
+    for one in found:
+        symbol, style = _VERDICTS[one.verdict]
+        line = Text(f"{symbol} ", style=style)
+        line.append(one.subject, style="bold")
+        line.append(f": {one.text}", style="" if one.verdict == "good" else style)
+        if one.remedy:
+            line.append(f" → {one.remedy}", style="default")
+        console.print(line, soft_wrap=True)
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str, float, float], None]]:
     """A progress bar; call what it gives with a text, how much is done, and of how much."""
     with Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True)
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
     ) as bar:
         task = bar.add_task("")
 

@@ -114,7 +114,7 @@ class PrometheusClient:
             response = self.session.post(
                 self.url + path,
                 data={**form, "timeout": f"{max(1, round(left * 1000))}ms"},
-                headers=self._authorization(),
+                headers=self.authorization(),
                 timeout=left,
                 verify=str(self.ca_file) if self.ca_file else True,
                 allow_redirects=False,
@@ -135,7 +135,8 @@ class PrometheusClient:
         self.warnings.extend(reply.warnings)
         return reply.data
 
-    def _authorization(self) -> dict[str, str]:
+    def authorization(self) -> dict[str, str]:
+        """The headers by which Prometheus knows the balancer."""
         if not self.token_file:
             return {}
         try:  # read at each query: tokens are renewed

@@ -97,8 +97,11 @@ class Observer:
 
 
 def _host(series: Series) -> str:
+    return host_name(series.labels.get("instance", ""))
+
+
+def host_name(instance: str) -> str:
     """The host's name: the target's instance without its port."""
-    instance = series.labels.get("instance", "")
     name, separator, port = instance.rpartition(":")
     return name.strip("[]") if separator and port.isdigit() else instance
 

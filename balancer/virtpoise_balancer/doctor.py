@@ -1,0 +1,293 @@
+"""Looks at everything that must be in place before domains can be moved, and says in one line each what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+
+from virtpoise_balancer import __version__, wiring
+from virtpoise_balancer.config import Config
+from virtpoise_balancer.errors import BadInput, LibvirtError, MonitorError, VirtpoiseError
+from virtpoise_balancer.execute.probe import HostFacts, Probe
+from virtpoise_balancer.model import Host, HostState
+from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
+from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.tokens import read_tokens
+
+_AT_ONCE = 16
+# HTTP tells the time to the second.
+_MOST_AHEAD_SECONDS = 2.0
+_MOST_NAMED = 3
+
+Told = Callable[[str, float, float], None]
+
+
+class Verdict(StrEnum):
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+    NOT_KNOWN = "not known"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line: what was looked at, how it is, and, where something is wrong, what to do."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+    remedy: str = ""
+
+
+def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding]:
+    """All findings, as they come. ``only``: these hosts, each with every other; by default all. BadInput for a host there is not."""
+    yield from _own(config)
+    client = wiring.make_observer(config).client
+    try:
+        health = prometheus_health(client)
+        seen = wiring.make_observer(config).observe(time.time())
+        exporters = exporter_health(client, time.time())
+    except MonitorError as error:
+        yield Finding(
+            subject="Prometheus",
+            verdict=Verdict.BAD,
+            text=str(error),
+            remedy="see prometheus.url, and whether Prometheus runs and lets this machine in",
+        )
+        return
+    yield from judge_prometheus(config, health, seen)
+    hosts = seen.snapshot.hosts
+    unknown = set(only) - {host.name for host in hosts}
+    if unknown:
+        raise BadInput(f"{sorted(unknown)[0]}: no such host is scraped")
+    for host in hosts:
+        if not only or host.name in only:
+            yield judge_exporter(host, health, exporters)
+    yield from _libvirt(config, [host.name for host in hosts], set(only), told)
+
+
+# --- the balancer's own -------------------------------------------------------------------------------------------------
+
+
+def _own(config: Config) -> Iterator[Finding]:
+    try:
+        wiring.make_store(config).close()
+        yield Finding(subject="store", verdict=Verdict.GOOD, text=config.state.url)
+    except VirtpoiseError as error:
+        yield Finding(
+            subject="store", verdict=Verdict.BAD, text=str(error), remedy="run it as the user that owns state.url"
+        )
+    if config.web.token_file is None:
+        return
+    try:
+        names = ", ".join(read_tokens(config.web.token_file))
+        yield Finding(subject="tokens", verdict=Verdict.GOOD, text=f"may change something: {names}")
+    except BadInput as error:
+        yield Finding(
+            subject="tokens", verdict=Verdict.BAD, text=str(error), remedy="mend the file: NAME:TOKEN, mode 0600"
+        )
+
+
+# --- Prometheus and the exporters ---------------------------------------------------------------------------------------
+
+
+def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation) -> Iterator[Finding]:
+    version = f"version {health.version}" if health.version else "its version is not told"
+    yield Finding(subject="Prometheus", verdict=Verdict.GOOD, text=f"{config.prometheus.url} answers, {version}")
+    ahead = health.ahead_seconds
+    if ahead is None:
+        yield Finding(subject="clock of Prometheus", verdict=Verdict.NOT_KNOWN, text="it does not tell the time")
+    elif abs(ahead) > _MOST_AHEAD_SECONDS:
+        yield Finding(
+            subject="clock of Prometheus",
+            verdict=Verdict.BAD,
+            text=f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's",
+            remedy="let both machines keep the time with NTP",
+        )
+    else:
+        yield Finding(subject="clock of Prometheus", verdict=Verdict.GOOD, text="agrees with this machine's")
+    if not seen.snapshot.hosts:
+        yield Finding(
+            subject="hosts",
+            verdict=Verdict.BAD,
+            text="Prometheus has figures of no host",
+            remedy="start virtpoise-exporter on each host and have Prometheus scrape it",
+        )
+    for warning in seen.warnings:
+        yield Finding(subject="Prometheus", verdict=Verdict.WARNING, text=f"warns: {warning}")
+
+
+def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHealth) -> Finding:
+    """One line on the host's exporter: whether its figures are fresh and whole, its version, its host's clock."""
+    subject = f"exporter of {host.name}"
+    if host.state is HostState.UNKNOWN:
+        why = health.errors.get(host.name)
+        return Finding(
+            subject=subject,
+            verdict=Verdict.BAD,
+            text=f"no fresh figures{f': {why}' if why else ''}",
+            remedy=f"on {host.name}: systemctl status virtpoise-exporter; and see Prometheus' page of targets",
+        )
+    if failing := exporters.failing.get(host.name):
+        return Finding(
+            subject=subject,
+            verdict=Verdict.BAD,
+            text=f"collectors fail: {', '.join(failing)}",
+            remedy=f"on {host.name}: journalctl -u virtpoise-exporter",
+        )
+    ahead = exporters.ahead_seconds.get(host.name)
+    if ahead is not None and abs(ahead) > _MOST_AHEAD_SECONDS:
+        return Finding(
+            subject=subject,
+            verdict=Verdict.WARNING,
+            text=f"fresh, but the host's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
+            remedy=f"let {host.name} keep the time with NTP",
+        )
+    version = exporters.versions.get(host.name)
+    if version is None:
+        return Finding(subject=subject, verdict=Verdict.GOOD, text="fresh figures of another exporter")
+    if version != __version__:
+        return Finding(
+            subject=subject,
+            verdict=Verdict.WARNING,
+            text=f"fresh, version {version}, but the balancer is {__version__}",
+            remedy="bring both to one version",
+        )
+    clock = "" if ahead is None else ", the clock agrees"
+    return Finding(subject=subject, verdict=Verdict.GOOD, text=f"fresh, version {version}{clock}")
+
+
+# --- libvirt ------------------------------------------------------------------------------------------------------------
+
+
+def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -> Iterator[Finding]:
+    probes: dict[str, Probe] = {}
+
+    def ask(name: str) -> Probe | str:
+        try:
+            return Probe(name, config.libvirt.uri_of(name), config.libvirt.connect_timeout_seconds)
+        except LibvirtError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        for number, (name, answer) in enumerate(zip(names, pool.map(ask, names), strict=True), 1):
+            told("asks each host's libvirt", number, len(names))
+            if isinstance(answer, Probe):
+                probes[name] = answer
+            if not only or name in only or isinstance(answer, str):
+                yield judge_libvirt(
+                    name, config.libvirt.uri_of(name), answer if isinstance(answer, str) else answer.facts
+                )
+        pairs = {
+            source: [other for other in probes if other != source and (not only or source in only or other in only)]
+            for source in probes
+        }
+        total, done = sum(len(others) for others in pairs.values()), 0
+        for findings in pool.map(lambda source: _pairs(config, probes, source, pairs[source]), probes):
+            done += len(findings)
+            told("asks each host for every other", done, total)
+            yield from findings
+    for probe in probes.values():
+        probe.close()
+
+
+def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
+    """``answer``: what the host told, or why it did not."""
+    if isinstance(answer, str):
+        return Finding(
+            subject=f"libvirt of {name}",
+            verdict=Verdict.BAD,
+            text=answer,
+            remedy=f"try: virsh -c {uri} list; and see libvirt.uri and libvirt.hosts",
+        )
+    versions = f"libvirt {_version(answer.libvirt_version)}, hypervisor {_version(answer.hypervisor_version)}"
+    return Finding(subject=f"libvirt of {name}", verdict=Verdict.GOOD, text=versions)
+
+
+def _pairs(config: Config, probes: Mapping[str, Probe], source: str, others: Iterable[str]) -> list[Finding]:
+    findings = []
+    for destination in others:
+        here, there = probes[source], probes[destination]
+        try:
+            way: str | LibvirtError | None = here.reaches(config.libvirt.uri_of(destination))
+        except LibvirtError as error:
+            way = error
+        try:
+            paths = sorted({path for domain in here.facts.domains for path in domain.disks})
+            unseen = there.unseen(paths)
+        except LibvirtError:
+            unseen = ()
+        findings.append(
+            judge_pair(source, destination, here.facts, there.facts, way, there.runs_cpu_of(here.facts), unseen)
+        )
+    return findings
+
+
+def judge_pair(
+    source: str,
+    destination: str,
+    here: HostFacts,
+    there: HostFacts,
+    way: str | LibvirtError | None,
+    cpu: bool | None,
+    unseen: Sequence[str],
+) -> Finding:
+    """One line on migrating from one host to another: the first thing that stands in the way.
+
+    ``way``: why the source does not reach the destination, None if it does, a LibvirtError where it cannot be asked; ``cpu``: whether the
+    destination's CPU can do what the source's can; ``unseen``: disks that are in none of the destination's pools.
+    """
+    subject = f"{source} → {destination}"
+    if isinstance(way, str):
+        return Finding(
+            subject=subject,
+            verdict=Verdict.BAD,
+            text=f"{source} does not reach {destination}: {way}",
+            remedy=f"on {source}, as root: virsh -c URI-OF-{destination} list (keys, certificates, names, firewall)",
+        )
+    for domain in here.domains:
+        if missing := [name for name in domain.networks if name not in there.networks]:
+            return _lacks(
+                subject, domain.name, f"network {missing[0]}", f"virsh net-define and net-start it on {destination}"
+            )
+        if there.devices is not None and (missing := [name for name in domain.bridges if name not in there.devices]):
+            return _lacks(subject, domain.name, f"bridge {missing[0]}", f"make the bridge on {destination}, too")
+    if cpu is False:
+        return Finding(
+            subject=subject,
+            verdict=Verdict.WARNING,
+            text=f"{destination}'s CPU lacks what {source}'s has",
+            remedy="give domains a CPU model that both have (virsh cpu-baseline), or keep them apart with a rule",
+        )
+    if unseen:
+        more = f" and {len(unseen) - _MOST_NAMED} more" if len(unseen) > _MOST_NAMED else ""
+        return Finding(
+            subject=subject,
+            verdict=Verdict.WARNING,
+            text=f"no storage pool of {destination} has {', '.join(unseen[:_MOST_NAMED])}{more}",
+            remedy="keep disks on storage that both hosts share, at the same path",
+        )
+    if there.hypervisor_version < here.hypervisor_version:
+        return Finding(
+            subject=subject,
+            verdict=Verdict.WARNING,
+            text=f"the hypervisor is older there ({_version(there.hypervisor_version)})",
+            remedy="bring both to one version: newer machine types do not go to an older one",
+        )
+    if isinstance(way, LibvirtError):
+        return Finding(subject=subject, verdict=Verdict.NOT_KNOWN, text=f"the way is not tried: {way}")
+    known = "" if cpu is None else ", its CPU can do as much"
+    return Finding(subject=subject, verdict=Verdict.GOOD, text=f"reached{known}")
+
+
+def _lacks(subject: str, domain: str, what: str, remedy: str) -> Finding:
+    return Finding(
+        subject=subject, verdict=Verdict.BAD, text=f"{domain} needs {what}, which is not there", remedy=remedy
+    )
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,0 +1,153 @@
+"""What a host's libvirt tells that decides whether domains can be migrated from and to it. Looks; changes nothing.
+
+Whether one host reaches another is asked of the source's own daemon: a peer-to-peer migration whose description of the domain is no
+domain at all. The source's daemon first connects to the destination and then reads that description, which it can only refuse
+(libvirt, qemuMigrationSrcPerformPeer2Peer); no destination ever hears of a domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute.connections import connect, said, within
+
+_ANSWER_SECONDS = 30.0
+_NO_DOMAIN = "<virtpoise-doctor/>"
+# What the source says of that description, once it has reached the destination.
+_REFUSALS = (libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL, libvirt.VIR_ERR_XML_INVALID_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a running domain needs on any host it is moved to."""
+
+    name: str
+    disks: tuple[str, ...] = ()  # files and block devices by their paths
+    networks: tuple[str, ...] = ()  # libvirt networks
+    bridges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor * 10^3 + release)."""
+
+    libvirt_version: int
+    hypervisor_version: int
+    cpu: str | None
+    devices: frozenset[str] | None  # network devices; None where libvirt does not list them
+    networks: frozenset[str] = frozenset()
+    domains: tuple[Needs, ...] = ()
+
+
+@dataclass(slots=True)
+class Probe:
+    """One host, connected. LibvirtError when it does not answer."""
+
+    name: str
+    uri: str
+    timeout_seconds: float
+    facts: HostFacts = field(init=False)
+    _connection: libvirt.virConnect = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._connection = connect(self.uri, self.timeout_seconds)
+        self.facts = within(_ANSWER_SECONDS, lambda: _facts(self._connection), self.name)
+
+    def close(self) -> None:
+        try:
+            self._connection.close()
+        except libvirt.libvirtError:
+            return  # it was dead already
+
+    def reaches(self, destination: str) -> str | None:
+        """Why the host's own daemon does not reach the destination's address, or None. LibvirtError when it cannot be asked."""
+
+        def ask() -> str | None:
+            running = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+            if not running:
+                raise LibvirtError(f"no domain runs on {self.name}, so its daemon cannot be asked")
+            flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
+            try:
+                running[0].migrateToURI3(destination, {libvirt.VIR_MIGRATE_PARAM_DEST_XML: _NO_DOMAIN}, flags)
+            except libvirt.libvirtError as error:
+                return None if error.get_error_code() in _REFUSALS else said(error)
+            return "the description of no domain was accepted"  # no libvirt does this
+
+        return within(self.timeout_seconds + _ANSWER_SECONDS, ask, self.name)
+
+    def runs_cpu_of(self, other: HostFacts) -> bool | None:
+        """Whether this host's CPU can do all that the other's can; None where libvirt cannot compare them."""
+        if other.cpu is None:
+            return None
+        cpu = other.cpu
+        try:
+            verdict = within(_ANSWER_SECONDS, lambda: self._connection.compareCPU(cpu), self.name)
+        except LibvirtError:
+            return None
+        return None if verdict == libvirt.VIR_CPU_COMPARE_ERROR else verdict != libvirt.VIR_CPU_COMPARE_INCOMPATIBLE
+
+    def unseen(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Those of the paths that are in none of this host's storage pools."""
+
+        def ask() -> tuple[str, ...]:
+            missing = []
+            for path in paths:
+                try:
+                    self._connection.storageVolLookupByPath(path)
+                except libvirt.libvirtError:
+                    missing.append(path)
+            return tuple(missing)
+
+        return within(_ANSWER_SECONDS, ask, self.name)
+
+
+def _facts(connection: libvirt.virConnect) -> HostFacts:
+    cpu = ET.fromstring(connection.getCapabilities()).find("./host/cpu")  # noqa: S314 - from the host's own libvirt
+    running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+    return HostFacts(
+        libvirt_version=connection.getLibVersion(),
+        hypervisor_version=connection.getVersion(),
+        cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
+        devices=_devices(connection),
+        networks=frozenset(_networks(connection)),
+        domains=tuple(_needs(domain.XMLDesc()) for domain in running),
+    )
+
+
+def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
+    try:
+        found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
+        names = [ET.fromstring(device.XMLDesc()).findtext("./capability/interface") for device in found]  # noqa: S314
+    except libvirt.libvirtError:
+        return None  # this libvirt has no driver for it
+    return frozenset(name for name in names if name)
+
+
+def _networks(connection: libvirt.virConnect) -> list[str]:
+    try:
+        return [network.name() for network in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
+    except libvirt.libvirtError:
+        return []  # no driver for networks, so none that a domain could use
+
+
+def _needs(description: str) -> Needs:
+    root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
+    disks = [
+        path
+        for source in root.findall("./devices/disk/source")
+        if (path := source.get("file") or source.get("dev")) is not None
+    ]
+    sources = root.findall("./devices/interface/source")
+    return Needs(
+        name=root.findtext("name") or "?",
+        disks=tuple(disks),
+        networks=tuple(sorted({name for source in sources if (name := source.get("network"))})),
+        bridges=tuple(
+            sorted({name for source in sources if not source.get("network") and (name := source.get("bridge"))})
+        ),
+    )

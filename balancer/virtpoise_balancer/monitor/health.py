@@ -1,0 +1,93 @@
+"""How Prometheus itself and the exporters behind it are, for the doctor. Asks besides queries what Prometheus tells of itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+
+from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.observe import host_name
+
+_EXPORTER = "virtpoise_exporter_build_info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusHealth:
+    """``ahead_seconds``: its clock against ours, to the second; None where it does not tell. ``errors``: of its scrapes, by host."""
+
+    version: str | None
+    ahead_seconds: float | None
+    errors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterHealth:
+    """By host: the exporter's version, its collectors that fail, and how far the host's clock is ahead of Prometheus' (seconds)."""
+
+    versions: Mapping[str, str]
+    failing: Mapping[str, tuple[str, ...]]
+    ahead_seconds: Mapping[str, float]
+
+
+def prometheus_health(client: PrometheusClient) -> PrometheusHealth:
+    """MonitorError when Prometheus cannot be asked."""
+    build = _get(client, "/api/v1/status/buildinfo")
+    date = build.headers.get("Date")
+    ahead = parsedate_to_datetime(date).timestamp() + 0.5 - time.time() if date else None
+    errors = {}
+    for target in _data(_get(client, "/api/v1/targets?state=active")).get("activeTargets", ()):
+        if target.get("lastError"):
+            errors[host_name(str(target.get("labels", {}).get("instance", "")))] = str(target["lastError"])
+    version = _data(build).get("version")
+    return PrometheusHealth(version=str(version) if version else None, ahead_seconds=ahead, errors=errors)
+
+
+def exporter_health(client: PrometheusClient, now: float) -> ExporterHealth:
+    """MonitorError when Prometheus cannot be asked."""
+    failing: dict[str, list[str]] = {}
+    for series in client.instant("virtpoise_exporter_collector_success == 0", now):
+        failing.setdefault(_host(series), []).append(series.labels.get("collector", "?"))
+    clocks = " or ".join(
+        f"({name} - timestamp({name}))" for name in ("virtpoise_host_time_seconds", "node_time_seconds")
+    )
+    return ExporterHealth(
+        versions={_host(series): series.labels.get("version", "?") for series in client.instant(_EXPORTER, now)},
+        failing={host: tuple(sorted(names)) for host, names in failing.items()},
+        ahead_seconds={_host(series): series.value for series in client.instant(clocks, now)},
+    )
+
+
+def _host(series: Series) -> str:
+    return host_name(series.labels.get("instance", ""))
+
+
+def _get(client: PrometheusClient, path: str) -> requests.Response:
+    try:
+        response = client.session.get(
+            client.url + path,
+            headers=client.authorization(),
+            timeout=client.timeout_seconds,
+            verify=str(client.ca_file) if client.ca_file else True,
+            allow_redirects=False,
+        )
+    except requests.RequestException as error:
+        raise MonitorError(f"Prometheus at {client.url} cannot be asked: {type(error).__name__}") from None
+    if not response.ok:
+        raise MonitorError(f"Prometheus at {client.url} answered {response.status_code} to {path}")
+    return response
+
+
+def _data(response: requests.Response) -> dict[str, Any]:
+    try:
+        found = response.json().get("data")
+    except (ValueError, AttributeError):
+        found = None
+    if not isinstance(found, dict):
+        raise MonitorError(f"{response.url} does not answer as Prometheus does")
+    return found
