@@ -18,7 +18,8 @@ from virtpoise_exporter.virt.model import Domain, Facts, Forward, HostFacts, Inv
 from virtpoise_exporter.virt.xml import domain_facts, host_cpu, network_forward
 
 RELIST_SECONDS: Final = 5.0
-FRESH_SECONDS: Final = RELIST_SECONDS + 3.0
+GATHER_SECONDS: Final = 0.1  # events that come together are answered by one list
+FRESH_SECONDS: Final = 2 * RELIST_SECONDS
 FACTS_SECONDS: Final = 60.0
 RECONNECT_SECONDS: Final = 1.0
 KEEPALIVE: Final = (5, 3)  # a libvirtd that is silent for 5 s three times is gone
@@ -130,8 +131,9 @@ class _Session:
             host = _host_facts(self._connection)
             changed: set[str] = set()
             while not self._closed:
-                self._list(host, changed)
-                changed = self._await_change()
+                began = time.monotonic()
+                self._list(host, changed, began)
+                changed = self._await_change(began + RELIST_SECONDS)
         finally:
             for identifier in registered:
                 _quietly(self._connection.domainEventDeregisterAny, identifier)
@@ -159,20 +161,20 @@ class _Session:
     def _on_event(self, _connection: Any, domain: Any, *_details: Any) -> None:
         self._changed.put(domain.UUIDString())
 
-    def _await_change(self) -> set[str]:
-        """The uuids of domains that changed; after a while nothing, for an event may have been lost."""
+    def _await_change(self, until: float) -> set[str]:
+        """The uuids of domains that changed; nothing if none has until then, for an event may have been lost."""
         try:
-            changed = {self._changed.get(timeout=RELIST_SECONDS)}
+            changed = {self._changed.get(timeout=max(GATHER_SECONDS, until - time.monotonic()))}
         except Empty:
             return set()
+        time.sleep(GATHER_SECONDS)
         while True:
             try:
                 changed.add(self._changed.get_nowait())
             except Empty:
                 return changed
 
-    def _list(self, host: HostFacts, changed: set[str]) -> None:
-        now = time.monotonic()
+    def _list(self, host: HostFacts, changed: set[str], now: float) -> None:
         listed = self._connection.getAllDomainStats(
             libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         )
@@ -196,7 +198,8 @@ class _Session:
 
     def _facts_of(self, handle: Any, uuid: str, life: tuple[str, int], now: float, *, again: bool) -> Facts:
         known = self._facts.get(uuid)
-        if known and known[0] == life and not again and now - known[1] < FACTS_SECONDS:
+        lasts = FACTS_SECONDS * (1 + int(uuid[:2], 16) / 256)  # spread, so that not all fall due in one list
+        if known and known[0] == life and not again and now - known[1] < lasts:
             return known[2]
         try:
             facts = domain_facts(handle.XMLDesc(0))
