@@ -33,6 +33,8 @@ _JITTER_CORES = 0.05
 _ON_OFF_RATIOS = (0.72, 0.92, 1.1, 1.3)
 # An idle share smaller than this tells nothing: everybody fills a host that is full.
 _LEAST_IDLE_RATIO = 0.01
+# So many standard deviations above the mean is never: the chance is below one in a million.
+_NEVER_DEVIATIONS = 5.0
 # Less waiting than this, per CPU, is no sign of anything.
 _DELAY_NOISE_CORES = 0.02
 
@@ -161,11 +163,16 @@ def _on_off(
 def busy_cpus(cpus: int, probability: Floats, vcpus: NDArray[np.int64]) -> Floats:
     """E[min(CPUs, N)], N the number of runnable vCPUs: Poisson binomial, each of a domain's vCPUs runnable with its probability.
 
-    ``probability`` has one row a case and one column a domain; the result one entry a case. Exact, by the recurrence over vCPUs;
-    only the chances of fewer than ``cpus`` runnable ones are needed.
+    ``probability`` has one row a case and one column a domain; the result one entry a case. By the recurrence over vCPUs, of which only
+    the chances of fewer than ``cpus`` runnable ones are needed; where so many as to make anyone wait are many standard deviations
+    away, it is the mean.
     """
+    weights = vcpus.astype(np.float64)
+    mean: Floats = probability @ weights
+    deviation = np.sqrt((probability * (1 - probability)) @ weights)
+    if (mean + _NEVER_DEVIATIONS * deviation < cpus).all():
+        return mean
     columns = np.flatnonzero(probability.any(axis=0))
-    mean: Floats = probability[:, columns] @ vcpus[columns].astype(np.float64)
     if int(vcpus[columns].sum()) <= cpus:
         return mean
     chance = np.zeros((cpus, len(probability)))

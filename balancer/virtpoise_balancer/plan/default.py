@@ -1,15 +1,217 @@
-"""The strategy `default`: the walk with each domain's physical share of its host's CPUs."""
+"""The strategy `default`: clears all overloads together with the fewest and cheapest moves, by demand and its upper end.
+
+Steps: find the problems (CPU, memory, uplinks), find the cheapest sets of domains whose leaving solves each, find where they fit, order
+them so that every beginning is legal, and say for everything considered why it was or was not moved. Formulas: docs/scoring.md.
+"""
 
 from __future__ import annotations
 
-from virtpoise_balancer.model import Domain, Host, Plan, Policy, Snapshot
-from virtpoise_balancer.plan.first_fit import first_fit
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 
-def physical_share(domain: Domain, host: Host) -> float:
-    """The domain's use of its host's CPUs, 0..1."""
-    return domain.cpu_cores / host.cpus
+from virtpoise_balancer.analyse.triggers import overloads
+from virtpoise_balancer.model import (
+    Attempt,
+    Move,
+    Overload,
+    Plan,
+    Policy,
+    PredictedLoads,
+    Problem,
+    Reason,
+    Refusal,
+    Scores,
+    Snapshot,
+)
+from virtpoise_balancer.plan.balance import balance
+from virtpoise_balancer.plan.board import Board, Step
+from virtpoise_balancer.plan.group import CPU, MEMORY, RESOURCES, Group
+from virtpoise_balancer.plan.items import Mask, transfer_bytes
+from virtpoise_balancer.plan.ledger import Ledger
+from virtpoise_balancer.plan.problems import find
+from virtpoise_balancer.plan.relief import Source
+from virtpoise_balancer.plan.relieve import relieve, relieve_partly
+from virtpoise_balancer.plan.repair import faults, repair
+from virtpoise_balancer.plan.repair import refusals as broken_rules
+from virtpoise_balancer.plan.summary import summarise
+from virtpoise_balancer.plan.verdict import nowhere
+from virtpoise_balancer.plan.waves import waves
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
-    return first_fit(snapshot, policy, strategy="default", load_of=physical_share)
+    group = Group(snapshot, policy)
+    found = overloads(snapshot, policy, group.hosts, group.ahead.tolist())
+    problems = find(snapshot, policy, found)
+    sources = [source_of(group, host.name, problem, found) for host, problem in problems.attempt]
+    board, sources = _solve(Board(group, sources, closed_hosts(group, found)), sources)
+    attempts = [
+        Attempt(host=source.residents.host.name, problem=source.problem, solved=source.solved_by(board.moved))
+        for source in sources
+    ]
+    refusals = list(problems.held)
+    for source, attempt in zip(sources, attempts, strict=True):
+        refusals += _stayed(source, board, solved=attempt.solved)
+    if policy.repair_rules:
+        attempts += repair(board, faults(board))
+    if policy.imbalance is not None and not problems.attempt:
+        attempts += balance(board, policy.imbalance)
+    if attempts:
+        refusals += group.closed
+    refusals += broken_rules(board, faults(board))
+    moves = _moves(board, {source.number: source for source in sources})
+    return Plan(
+        strategy="default",
+        solved=not problems.held and all(attempt.solved for attempt in attempts),
+        summary=summarise(policy, found, attempts, moves, problems.held),
+        overloaded=found,
+        attempts=tuple(attempts),
+        moves=tuple(moves),
+        refusals=tuple(refusals),
+        scores=_scores(group, board, sources),
+    )
+
+
+def closed_hosts(group: Group, found: Sequence[Overload]) -> Mask:
+    """The hosts that take nothing: those whose state forbids it, and those that are overloaded themselves."""
+    closed = np.zeros(len(group.hosts), dtype=np.bool_)
+    closed[[group.index[str(refusal.host)] for refusal in group.closed]] = True
+    closed[[group.index[overload.host] for overload in found]] = True
+    return closed
+
+
+def source_of(group: Group, name: str, problem: Problem, found: Sequence[Overload]) -> Source:
+    number = group.index[name]
+    goals: dict[int, float] = {}
+    if problem is Problem.OVERLOAD:
+        for overload in found:
+            if overload.host == name:
+                resource = RESOURCES.index(overload.resource)
+                goals[resource] = float(group.recovery[resource])
+        if CPU in goals:
+            # A host on its way up is relieved of what is still to come as well, within reason.
+            coming = float(np.nan_to_num(group.ahead[number] - group.level[number]))
+            goals[CPU] -= min(max(coming, 0.0), goals[CPU] / 2)
+    return Source(group, group.residents(number), problem, goals)
+
+
+def _solve(board: Board, sources: list[Source]) -> tuple[Board, list[Source]]:
+    """The board with the steps, and the sources as they were solved: where nothing else helps, domains that should rest may go."""
+    board, unsolved = relieve(board, sources)
+    tired = {s.number: tired for s in sources if s.number in unsolved and (tired := s.unrested()) is not None}
+    if tired:
+        board, still = relieve(board, list(tired.values()))
+        unsolved = (unsolved - tired.keys()) | still
+        sources = [tired.get(source.number, source) for source in sources]
+    for source in sources:
+        if source.number in unsolved:
+            relieve_partly(board, source)
+    return board, sources
+
+
+def _stayed(source: Source, board: Board, *, solved: bool) -> list[Refusal]:
+    """Why each domain of the source that was not moved was not, and what the source lacks if it is not relieved."""
+    group, host = board.group, source.residents.host
+    left = source.left(board.moved)
+    upper = float(source.upper(left)[0])
+    refusals = list(source.refusals)
+    for item in source.items:
+        if any(domain.uuid in board.moved for domain in item.domains):
+            continue
+        if solved:
+            detail = {"source_upper_ratio": round(upper, 6), "recovery": float(group.recovery[CPU])}
+            refusals += [
+                Refusal(domain=d.name, host=host.name, reason=Reason.NOT_NEEDED, detail=detail) for d in item.domains
+            ]
+        elif board.best(item) is None:
+            refusals.append(nowhere(board, item))
+        else:
+            refusals.append(
+                Refusal(domain=item.name, host=host.name, reason=Reason.LEAST_GAIN, detail={"gain_ratio": 0.0})
+            )
+    if not solved:
+        refusals += _missing(source, left)
+    return refusals
+
+
+def _missing(source: Source, left: Mask) -> list[Refusal]:
+    """What is still too much on an unsolved source, for each resource: cores of its own CPUs, bytes, or bytes per second."""
+    refusals = []
+    host = source.residents.host
+    for resource, goal in source.goals.items():
+        share = source.upper(left) if resource == CPU else source.share(resource, left)
+        over = float(share[0]) - goal
+        if over <= 0:
+            continue
+        if resource == CPU:
+            amount: dict[str, float | int] = {"missing_cores": round(over * host.cpus, 6)}
+        else:
+            unit = "missing_bytes" if resource == MEMORY else "missing_bytes_per_second"
+            amount = {unit: int(over / source.group.per_unit[resource, source.number])}
+        detail = {"resource": RESOURCES[resource], "upper_ratio": round(float(share[0]), 6), "recovery": goal, **amount}
+        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail=detail))
+    if not source.goals:
+        stay = int(left.sum())
+        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail={"domains_left": stay}))
+    return refusals
+
+
+def _moves(board: Board, sources: Mapping[int, Source]) -> list[Move]:
+    """The steps as moves in the order of their waves, each with what it leaves on both hosts and why it is made."""
+    group = board.group
+    singles = [(step, row) for step in board.steps for row in step.item.rows]
+    numbers = waves([(step.item.source, step.destination) for step, _ in singles], group.policy.limits)
+    ledger = Ledger(group)
+    moves = []
+    for at in sorted(range(len(singles)), key=lambda at: numbers[at]):
+        step, row = singles[at]
+        domain = group.residents(step.item.source).running[row]
+        destination = group.hosts[step.destination].name
+        predicted = ledger.enter(step, row)
+        speed = group.link_speed.get(step.item.source, {}).get(step.destination)
+        moves.append(
+            Move(
+                domain=domain.name,
+                uuid=domain.uuid,
+                source=domain.host,
+                destination=destination,
+                predicted=predicted,
+                wave=numbers[at],
+                why=step.why or _why(step, predicted, sources, [one for one, _ in singles[at + 1 :]]),
+                cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
+                bundle=step.item.name if step.item.moves > 1 else None,
+            )
+        )
+    return moves
+
+
+def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], later: Sequence[Step]) -> str:
+    source = sources.get(step.item.source)
+    if source is None:
+        following = next((one.item.name for one in later if one.destination == step.item.source), "another domain")
+        return f"makes room for {following}"
+    name = source.residents.host.name
+    if source.problem is Problem.DRAIN:
+        return f"{name} is draining"
+    short = " and ".join("uplink" if r in ("rx", "tx") else r for r in (RESOURCES[n] for n in source.goals))
+    return f"relieves {name} ({short}): its CPU load comes to at most {predicted.source.cpu_ratio_upper:.0%}"
+
+
+def _scores(group: Group, board: Board, sources: Sequence[Source]) -> Scores:
+    """Of each possible destination the share of its scarcest resource that is free below the threshold; of each domain that could
+    relieve its host, the share of the host's CPUs that it wants."""
+    if not sources:
+        return Scores()
+    room = ((group.limit - group.use) / group.limit).min(axis=0)
+    domains = [
+        (domain, float(source.residents.arrival[row, CPU] * group.per_unit[CPU, source.number]))
+        for source in sources
+        for item in source.items
+        for row, domain in zip(item.rows, item.domains, strict=True)
+    ]
+    names = Counter(domain.name for domain, _ in domains)
+    return Scores(
+        hosts={group.hosts[number].name: float(room[number]) for number in np.flatnonzero(board.open)},
+        domains={d.name if names[d.name] == 1 else f"{d.name}/{d.uuid}": score for d, score in domains},
+    )

@@ -17,14 +17,20 @@ class Problems:
     held: tuple[Refusal, ...]
 
 
-def find(snapshot: Snapshot, policy: Policy) -> Problems:
+def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None = None) -> Problems:
+    """``found``: the overloads, where they are not those of the CPU alone."""
     hosts = {host.name: host for host in snapshot.hosts}
-    found = overloaded(snapshot, policy)
-    occupied = {domain.host for domain in snapshot.domains if domain.state is not DomainState.SHUTOFF}
+    if found is None:
+        found = overloaded(snapshot, policy)
+    draining = {host.name for host in snapshot.hosts if host.state is HostState.DRAINING and host.known}
     drains = sorted(
-        host.name
-        for host in snapshot.hosts
-        if host.state is HostState.DRAINING and host.known and host.name in occupied
+        {
+            domain.host
+            for domain in snapshot.domains
+            if domain.host in draining and domain.state is not DomainState.SHUTOFF
+        }
+        if draining
+        else ()
     )
     # One in penalty may have too few new readings to count as overloaded; why nothing happens is told all the same.
     counted = {overload.host for overload in found}
@@ -37,7 +43,8 @@ def find(snapshot: Snapshot, policy: Policy) -> Problems:
         and host.load >= policy.cpu.threshold
         and _in_penalty(host, snapshot)
     )
-    wanted = [(hosts[name], Problem.DRAIN) for name in drains] + [(hosts[o.host], Problem.OVERLOAD) for o in found]
+    wanted = [(hosts[name], Problem.DRAIN) for name in drains]
+    wanted += [(hosts[name], Problem.OVERLOAD) for name in dict.fromkeys(overload.host for overload in found)]
     attempt: list[tuple[Host, Problem]] = []
     held = [_penalty(hosts[name], snapshot) for name in waiting]
     for host, problem in wanted:

@@ -1,0 +1,70 @@
+"""Moves that even out a group without an overload, if the policy wants that: until it is even enough or a move gains too little."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.model import Attempt, Imbalance, Problem
+from virtpoise_balancer.plan.board import Board, Step
+from virtpoise_balancer.plan.group import CPU
+from virtpoise_balancer.plan.items import Item, movable
+
+
+def balance(board: Board, wanted: Imbalance) -> list[Attempt]:
+    """Takes from the busiest host what lowers the standard deviation of the hosts' CPU load most, again and again."""
+    group = board.group
+    counted = np.flatnonzero(board.open)
+    if len(counted) < 2:
+        return []
+    load = group.level.copy()
+    first = deviation = float(load[counted].std())
+    if deviation <= wanted.deviation_ratio:
+        return []
+    busiest = int(counted[load[counted].argmax()])
+    for _ in range(len(counted)):
+        step = _best_step(board, load, counted, deviation, wanted.least_gain_ratio)
+        if step is None:
+            break
+        board.apply(step)
+        _shift(load, board, step)
+        deviation = float(load[counted].std())
+        if deviation <= wanted.deviation_ratio:
+            break
+    if deviation == first:
+        return []
+    solved = deviation <= wanted.deviation_ratio
+    return [Attempt(host=group.hosts[busiest].name, problem=Problem.IMBALANCE, solved=solved)]
+
+
+def _best_step(board: Board, load: Floats, counted: np.ndarray, deviation: float, least_gain: float) -> Step | None:
+    """From the busiest host, the item and destination that lower the deviation most, by at least the gain."""
+    group = board.group
+    source = int(counted[load[counted].argmax()])
+    best: tuple[float, Item, int] | None = None
+    size = len(counted)
+    total, squares = float(load[counted].sum()), float((load[counted] ** 2).sum())
+    for item in movable(group, source).items:
+        if any(domain.uuid in board.moved for domain in item.domains):
+            continue
+        off = float(item.relief[CPU] * group.per_unit[CPU, source])
+        on = item.relief[CPU] * group.per_unit[CPU]
+        sums = total - off + on
+        of_squares = squares - load[source] ** 2 + (load[source] - off) ** 2 - load**2 + (load + on) ** 2
+        after = np.sqrt(np.maximum(of_squares / size - (sums / size) ** 2, 0.0))
+        ok = board.fits(item, board.after(item))
+        if not ok.any():
+            continue
+        host = int(np.where(ok, after, np.inf).argmin())
+        if best is None or after[host] < best[0]:
+            best = (float(after[host]), item, host)
+    if best is None or deviation - best[0] < least_gain:
+        return None
+    why = f"evens out the group: the standard deviation of its load falls from {deviation:.3f} to {best[0]:.3f}"
+    return Step(best[1], best[2], why)
+
+
+def _shift(load: Floats, board: Board, step: Step) -> None:
+    per_unit = board.group.per_unit
+    load[step.item.source] -= step.item.relief[CPU] * per_unit[CPU, step.item.source]
+    load[step.destination] += step.item.relief[CPU] * per_unit[CPU, step.destination]

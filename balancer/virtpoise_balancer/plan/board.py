@@ -1,0 +1,195 @@
+"""The group while a plan is being made: what each host would use after the moves so far, and who would be where."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.model import Domain, DomainState, RuleKind
+from virtpoise_balancer.plan.group import CPU, Group
+from virtpoise_balancer.plan.items import Item, Mask
+from virtpoise_balancer.plan.relief import Source
+
+# Two destinations whose migrations take about as long count as equally near.
+_SAME_SPEED = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One item goes from its host to another. ``why``: in words, where it is not to relieve its host."""
+
+    item: Item
+    destination: int
+    why: str = ""
+
+
+class Board:
+    """``open``: hosts that may take something; ``relievable``: hosts with a problem, which may once they are relieved (a swap).
+
+    ``limit``: what each host's use must stay below; of a host with a problem that is what it is to come down to.
+    """
+
+    def __init__(self, group: Group, sources: Sequence[Source], closed: Mask) -> None:
+        self.group = group
+        self.open = ~closed
+        self.relievable = np.zeros_like(closed)
+        self.use = group.use.copy()
+        self.limit = np.repeat(group.limit, len(group.hosts), axis=1)
+        for source in sources:
+            if source.goals:
+                number, residents = source.number, source.residents
+                self.relievable[number] = True
+                self.limit[list(source.goals), number] = list(source.goals.values())
+                # What it would use if all wants were met: domains that leave take their wants with them.
+                wants = residents.own * residents.host.cpu_speed + float(residents.arrival[:, CPU].sum())
+                self.use[CPU, number] = max(self.use[CPU, number], wants * group.per_unit[CPU, number])
+        self.steps: list[Step] = []
+        self._host_of: dict[str, int] = {}
+        self._names: dict[str, set[int]] = defaultdict(set)
+        self._members: dict[int, dict[int, int]] = {n: defaultdict(int) for n in range(len(group.rules.bonds))}
+        for host in range(len(group.hosts)) if group.rules.bonds else ():
+            for domain in group.domains_on(host):
+                for number in group.rules.bonds_of.get(domain.uuid, ()):
+                    self._members[number][host] += 1
+        for domain in group.under_way:
+            destination = group.index.get(domain.migrating_to or "")
+            if destination is None:
+                continue
+            home = group.index[domain.host]
+            if group.hosts[home].known and domain.state is DomainState.RUNNING:
+                coming = group.residents(home)
+                arrival = coming.arrival[coming.running.index(domain)]
+                self.use[:, destination] += arrival * group.per_unit[:, destination]
+            for number in group.rules.bonds_of.get(domain.uuid, ()):
+                self._members[number][destination] += 1
+
+    def copy(self) -> Board:
+        other = object.__new__(Board)
+        other.group = self.group
+        other.open = self.open
+        other.relievable = self.relievable
+        other.limit = self.limit
+        other.use = self.use.copy()
+        other.steps = list(self.steps)
+        other._host_of = dict(self._host_of)
+        other._names = defaultdict(set, {name: set(hosts) for name, hosts in self._names.items()})
+        other._members = {number: defaultdict(int, members) for number, members in self._members.items()}
+        return other
+
+    @property
+    def moved(self) -> Set[str]:
+        """The uuids of the domains that have a step."""
+        return self._host_of.keys()
+
+    def members(self, bond: int) -> Mapping[int, int]:
+        """How many of a bond's domains are on each host that has any."""
+        return self._members[bond]
+
+    def placed_there(self, name: str, host: int) -> bool:
+        """Whether a domain of a name that exists more than once was moved to the host."""
+        return host in self._names.get(name, ())
+
+    def after(self, item: Item) -> Floats:
+        """What each host would use of each resource with the item on it, at the upper end (resources x hosts)."""
+        after: Floats = self.use + item.arrival[:, np.newaxis] * self.group.per_unit
+        after[CPU] += item.margin
+        return after
+
+    def fits(self, item: Item, after: Floats, *, swap: bool = False) -> Mask:
+        """The hosts that can take the item: open, allowed by every hard rule, below every limit with it.
+
+        ``swap``: hosts with a problem can as well, once enough has left them.
+        """
+        ok: Mask = (self.open | self.relievable if swap else self.open) & (after < self.limit).all(axis=0)
+        ok[item.source] = False
+        if item.allowed is not None:
+            ok &= item.allowed
+        ok[self.kept_apart(item, hard=True)] = False
+        for domain in item.domains:
+            ok[list(self._names.get(domain.name, ()))] = False
+        return ok
+
+    def kept_apart(self, item: Item, *, hard: bool) -> list[int]:
+        """Hosts with a domain from which a rule keeps the item apart."""
+        hosts: list[int] = []
+        bonds = self.group.rules.bonds
+        for domain in item.domains:
+            for number in self.group.rules.bonds_of.get(domain.uuid, ()):
+                if bonds[number].kind is RuleKind.APART and bonds[number].hard is hard:
+                    hosts += [host for host, count in self._members[number].items() if count and host != item.source]
+        return hosts
+
+    def company(self, item: Item) -> list[int]:
+        """Hosts with a domain with which a rule wants the item together."""
+        hosts: list[int] = []
+        bonds = self.group.rules.bonds
+        for domain in item.domains:
+            for number in self.group.rules.bonds_of.get(domain.uuid, ()):
+                if bonds[number].kind is RuleKind.TOGETHER:
+                    hosts += [host for host, count in self._members[number].items() if count and host != item.source]
+        return hosts
+
+    def rank(self, item: Item, after: Floats) -> Floats:
+        """How good a destination each host is: kept soft rules and preferences first, then the room left of its scarcest resource."""
+        rank: Floats = ((self.group.limit - after) / self.group.limit).min(axis=0)
+        rules = self.group.rules
+        for domain in item.domains:
+            if domain.uuid in rules.ties_of:
+                soft = rules.allowed(domain.uuid, hard=False)
+                if soft is not None:
+                    rank[~soft] -= 4
+                preferred = rules.preferred(domain.uuid)
+                if preferred is not None:
+                    rank[preferred] += 2
+        if any(domain.uuid in rules.bonds_of for domain in item.domains):
+            rank[self.kept_apart(item, hard=False)] -= 4
+            rank[self.company(item)] += 4
+        return rank
+
+    def host_of(self, domain: Domain) -> int:
+        """Where the domain is after the steps so far."""
+        return self._host_of.get(domain.uuid, self.group.index[domain.host])
+
+    def best(self, item: Item, among: Mask | None = None) -> int | None:
+        """The destination for the item (one of ``among``, if given); None: no host takes it. Among equals the first by name."""
+        after = self.after(item)
+        ok = self.fits(item, after)
+        if among is not None:
+            ok &= among
+        if not ok.any():
+            return None
+        speeds = self.group.link_speed.get(item.source)
+        if speeds:
+            speed = np.full(len(self.group.hosts), self.group.policy.migration.bytes_per_second)
+            for host, bytes_per_second in speeds.items():
+                speed[host] = bytes_per_second
+            ok &= speed * _SAME_SPEED >= speed[ok].max()
+        return int(np.where(ok, self.rank(item, after), -np.inf).argmax())
+
+    def apply(self, step: Step) -> None:
+        item, destination = step.item, step.destination
+        per_unit = self.group.per_unit
+        self.use[:, destination] += item.arrival * per_unit[:, destination]
+        left = departure(self, item) * per_unit[:, item.source]
+        self.use[:, item.source] -= np.minimum(left, self.use[:, item.source])
+        for domain in item.domains:
+            self._host_of[domain.uuid] = destination
+            if domain.name in self.group.repeated_names:
+                self._names[domain.name].add(destination)
+            for number in self.group.rules.bonds_of.get(domain.uuid, ()):
+                self._members[number][item.source] -= 1
+                self._members[number][destination] += 1
+        self.steps.append(step)
+
+
+def departure(board: Board, item: Item) -> Floats:
+    """What the item's host uses less without it, in the group's units."""
+    if not board.relievable[item.source]:
+        return item.relief
+    left = item.relief.copy()
+    left[CPU] = item.arrival[CPU]
+    return left

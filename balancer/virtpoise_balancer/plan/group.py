@@ -1,0 +1,229 @@
+"""The group as the default strategy reckons with it: hosts and what they use as arrays, the domains of a host on demand.
+
+Four resources in this order, the rows of all arrays of hosts: CPU (cores of a CPU of speed 1), memory (bytes), received and sent traffic
+(bytes per second). A host's use is a share of what it has; ``per_unit`` turns a domain's amount into that share. Everything is sorted
+by name, so that the order of the input decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtpoise_balancer.analyse.calibration import Widths, widths
+from virtpoise_balancer.analyse.demand import Demands, Floats, estimate
+from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, own_cores, predict
+from virtpoise_balancer.analyse.trend import forecast
+from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Refusal, Role, Snapshot
+from virtpoise_balancer.plan.problems import no_destination
+from virtpoise_balancer.plan.rules import Rules, gather
+
+CPU, MEMORY, RX, TX = range(4)
+RESOURCES = ("cpu", "memory", "rx", "tx")
+
+# What an uplink of unknown speed is taken for (1 Gbit/s): only ratios between such uplinks matter, and there it cancels out.
+_UPLINK_BYTES_PER_SECOND = 125e6
+
+
+@dataclass(slots=True)
+class Residents:
+    """The running domains of one host, sorted by name, with their demand and what each would bring to another host.
+
+    ``arrival``: domains x resources, at the upper end, in the group's units; ``relief``: at the lower end; ``leaving``: under way
+    elsewhere already; ``drift``: what the formula for the load is off by now, which later predictions are corrected by.
+    """
+
+    number: int
+    host: Host
+    level: float
+    saturated: bool
+    running: list[Domain]
+    demands: Demands
+    own: float
+    arrival: Floats
+    relief: Floats
+    leaving: NDArray[np.bool_]
+    drift: float
+
+    def load(self, present: NDArray[np.bool_], arrivals: Sequence[Demands] = ()) -> Load:
+        """The host's CPU load with the domains of each row of ``present`` (cases x domains), and with others that came."""
+        demands = self.demands
+        if arrivals:
+            for arrived in arrivals:
+                demands = demands.joined(arrived)
+            came = np.ones((len(present), len(demands) - len(self.demands)), dtype=np.bool_)
+            present = np.concatenate((present, came), axis=1)
+        predicted = predict(self.host.cpus, self.own, demands, present)
+        return Load(np.clip(predicted.ratio + self.drift, 0.0, 1.0), predicted.spread, predicted.wanted)
+
+
+class Group:
+    """A snapshot under a policy."""
+
+    def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
+        self.snapshot = snapshot
+        self.policy = policy
+        self.hosts = sorted(snapshot.hosts, key=lambda host: host.name)
+        self.index = {host.name: number for number, host in enumerate(self.hosts)}
+        self.widths: Widths = widths(snapshot.residuals, policy.coverage)
+        # Which domains are on which host: their numbers in the snapshot, sorted by host, and where each host's begin.
+        place = np.array([self.index[domain.host] for domain in snapshot.domains], dtype=np.int64)
+        self._by_host = np.argsort(place, kind="stable")
+        self._begins = np.searchsorted(place[self._by_host], np.arange(len(self.hosts) + 1))
+        self.under_way = [domain for domain in snapshot.domains if domain.migrating_to is not None]
+        placed = any(domain.placement is not None for domain in snapshot.domains)
+        self.rules = (
+            gather(policy.rules, sorted(snapshot.domains, key=lambda d: d.uuid), [host.name for host in self.hosts])
+            if policy.rules or placed
+            else Rules([host.name for host in self.hosts])
+        )
+        uplinks = [host.uplink_bytes_per_second or _UPLINK_BYTES_PER_SECOND for host in self.hosts]
+        cores = [host.cpus * host.cpu_speed for host in self.hosts]
+        self.per_unit = 1 / np.array((cores, [float(host.memory_bytes) for host in self.hosts], uplinks, uplinks))
+        thresholds = (policy.cpu.threshold, policy.memory.threshold, policy.network.threshold, policy.network.threshold)
+        self.limit = np.array(thresholds)[:, np.newaxis]
+        self.recovery = np.array(
+            (
+                policy.cpu.recovery_ratio,
+                policy.memory.recovery_ratio,
+                policy.network.recovery_ratio,
+                policy.network.recovery_ratio,
+            )
+        )
+        self.level, self.use = self._use()
+        self._residents: dict[int, Residents] = {}
+
+    def domains_on(self, number: int) -> list[Domain]:
+        """All domains of a host, in any state and any order."""
+        domains = self.snapshot.domains
+        return [domains[i] for i in self._by_host[self._begins[number] : self._begins[number + 1]].tolist()]
+
+    def _use(self) -> tuple[Floats, Floats]:
+        """The CPU load of each host over the last N readings, and what each host uses of each resource, at the upper end.
+
+        As a destination a host counts with its highest recent reading, or with where its load is going if that is higher: one low
+        sample makes no room.
+        """
+        readings = self.policy.cpu.consecutive
+        level = np.zeros(len(self.hosts))
+        use = np.full((4, len(self.hosts)), np.inf)
+        ahead = self.ahead
+        for number, host in enumerate(self.hosts):
+            if not host.known:
+                continue
+            recent = host.cpu_ratio[-readings:]
+            level[number] = sum(recent) / len(recent)
+            use[:, number] = (
+                max(*recent, ahead[number]) if ahead[number] == ahead[number] else max(recent),
+                max((host.memory_ratio, *host.memory_ratio_window[-readings:])),
+                max((host.rx_ratio, *host.rx_ratio_window[-readings:])),
+                max((host.tx_ratio, *host.tx_ratio_window[-readings:])),
+            )
+        return level, use
+
+    @cached_property
+    def ahead(self) -> Floats:
+        """Each host's load as its trend has it in a few steps; NaN where there is none."""
+        return forecast(
+            [host.cpu_ratio if host.known else () for host in self.hosts],
+            steps=self.policy.trend.steps,
+            level_readings=self.policy.cpu.consecutive,
+        )
+
+    @cached_property
+    def cpus(self) -> NDArray[np.int64]:
+        return np.array([host.cpus for host in self.hosts], dtype=np.int64)
+
+    @cached_property
+    def fewest_cpus(self) -> int:
+        return int(self.cpus.min(initial=np.iinfo(np.int64).max))
+
+    @cached_property
+    def link_speed(self) -> dict[int, dict[int, float]]:
+        """By source and destination, what earlier migrations between them reached, in bytes per second."""
+        speeds: dict[int, dict[int, float]] = {}
+        for link in self.snapshot.links:
+            if link.source in self.index and link.destination in self.index:
+                speeds.setdefault(self.index[link.source], {})[self.index[link.destination]] = link.bytes_per_second
+        return speeds
+
+    @cached_property
+    def closed(self) -> list[Refusal]:
+        """The hosts that can take no domain at all, and why."""
+        return [refusal for host in self.hosts if (refusal := no_destination(host))]
+
+    @cached_property
+    def repeated_names(self) -> dict[str, list[int]]:
+        """The hosts that hold a domain of a name that exists more than once."""
+        count = Counter([domain.name for domain in self.snapshot.domains])
+        repeated = {name for name, times in count.items() if times > 1}
+        holders: dict[str, list[int]] = defaultdict(list)
+        if repeated:
+            for number in range(len(self.hosts)):
+                for domain in self.domains_on(number):
+                    if domain.name in repeated:
+                        holders[domain.name].append(number)
+        return holders
+
+    def residents(self, number: int) -> Residents:
+        """The running domains of a host that is known."""
+        found = self._residents.get(number)
+        if found is None:
+            found = self._residents[number] = self._look(number)
+        return found
+
+    def _look(self, number: int) -> Residents:
+        host = self.hosts[number]
+        running = sorted(
+            (domain for domain in self.domains_on(number) if domain.state is DomainState.RUNNING),
+            key=lambda domain: (domain.name, domain.uuid),
+        )
+        level = float(self.level[number])
+        saturated = level >= self.policy.saturation_ratio
+        demands = estimate(running, cpus=host.cpus, load=level, saturated=saturated)
+        on, rest = demands.on_off, 1 - demands.on_off
+        runnable = demands.runnable * demands.vcpus
+        wanted = on * runnable + rest * demands.cores
+        doubt = rest * (demands.upper - demands.lower) / 2 + np.minimum(on, rest) * np.abs(runnable - demands.cores)
+        width = self.widths[Role.DESTINATION, saturated]
+        own = own_cores(host.cpus, level, demands)
+        # A saturated host hides what the formula makes plain: there it is no error that needs correction.
+        now = predict(host.cpus, own, demands, np.ones((1, len(running)), dtype=np.bool_))
+        drift = 0.0 if saturated else level - float(now.ratio[0])
+        uplink = host.uplink_bytes_per_second or _UPLINK_BYTES_PER_SECOND
+        traffic = [
+            [max(domain.rx_bytes_per_second, domain.rx_ratio * uplink) for domain in running],
+            [max(domain.tx_bytes_per_second, domain.tx_ratio * uplink) for domain in running],
+        ]
+        memory = np.array([domain.memory_bytes for domain in running], dtype=np.float64)
+        resident = np.array([_resident(domain) for domain in running], dtype=np.float64)
+        arriving = memory * (1 + self.policy.migration.overhead_ratio)
+        return Residents(
+            number=number,
+            host=host,
+            level=level,
+            saturated=saturated,
+            running=running,
+            demands=demands,
+            own=own,
+            arrival=np.column_stack(((wanted + width * doubt) * host.cpu_speed, arriving, *traffic)),
+            relief=np.column_stack((demands.used * host.cpu_speed, resident, *traffic)),
+            leaving=np.array([domain.migrating_to is not None for domain in running], dtype=np.bool_),
+            drift=drift,
+        )
+
+    def margin(self, *, saturated: bool) -> float:
+        """What the interval of a prediction of a destination adds to its load, whatever comes to it."""
+        return NOISE_RATIO * self.widths[Role.DESTINATION, saturated]
+
+
+def _resident(domain: Domain) -> int:
+    """What leaving frees at least."""
+    if domain.memory_resident_bytes is None:
+        return domain.memory_bytes
+    return min(domain.memory_resident_bytes, domain.memory_bytes)

@@ -1,0 +1,183 @@
+"""What can be moved from a host: domains, or bundles of domains that rules keep together; and why the others stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusal, RuleKind
+from virtpoise_balancer.plan.group import CPU, Group, Residents
+
+Mask = NDArray[np.bool_]
+
+# A memory that is dirtied almost as fast as it is sent: the copy converges only because QEMU slows the guest down.
+_MOST_DIRTY_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """Domains of one host that move together (mostly one), by their rows in the host's Residents.
+
+    ``cost``: bytes to transfer; ``weight``: the same, made dearer where a soft rule would be broken by leaving; ``arrival``: what it
+    brings at most, ``relief``: what its host uses less then, both in the group's units; ``margin``: what its uncertainty adds to a
+    destination's CPU share; ``allowed``: hosts that rules about hosts, CPUs and names let it go to (None: all).
+    """
+
+    source: int
+    rows: tuple[int, ...]
+    domains: tuple[Domain, ...]
+    cost: float
+    weight: float
+    arrival: Floats
+    relief: Floats
+    margin: float
+    allowed: Mask | None
+
+    @property
+    def moves(self) -> int:
+        return len(self.domains)
+
+    @property
+    def name(self) -> str:
+        return self.domains[0].name
+
+
+@dataclass(frozen=True, slots=True)
+class Movable:
+    """A host's items, and a refusal for each domain that is in none."""
+
+    items: tuple[Item, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def transfer_bytes(domain: Domain, policy: Policy, bytes_per_second: float | None = None) -> float:
+    """What a live migration transfers: the memory, and again and again what was dirtied meanwhile (a geometric series)."""
+    speed = bytes_per_second or policy.migration.bytes_per_second
+    dirty = min((domain.dirty_bytes_per_second or 0.0) / speed, _MOST_DIRTY_SHARE)
+    return domain.memory_bytes / (1 - dirty)
+
+
+def resting_seconds(domain: Domain, group: Group) -> float:
+    """How much longer a moved domain stays put; 0: it may move. Each remembered move makes the rest longer."""
+    if domain.last_moved is None:
+        return 0.0
+    policy = group.policy
+    rest = policy.rest_seconds * policy.rest_growth ** max(domain.recent_moves - 1, 0)
+    return max(
+        domain.last_moved + min(rest, max(policy.rest_max_seconds, policy.rest_seconds)) - group.snapshot.time, 0.0
+    )
+
+
+def movable(group: Group, number: int, *, rested: bool = True, least_gain: bool = True) -> Movable:
+    """``rested``: only those that have rested; ``least_gain``: only those whose leaving is worth a migration."""
+    residents = group.residents(number)
+    refusals: dict[str, Refusal] = {}
+    for domain in group.domains_on(number):
+        if domain.state is DomainState.PAUSED:
+            refusals[domain.uuid] = Refusal(domain=domain.name, host=domain.host, reason=Reason.NOT_RUNNING)
+    for domain in residents.running:
+        refusal = _held(domain, group, rested=rested)
+        if refusal:
+            refusals[domain.uuid] = refusal
+    row_of = {domain.uuid: row for row, domain in enumerate(residents.running)}
+    items: list[Item] = []
+    done: set[str] = set()
+    here = {domain.uuid for domain in group.domains_on(number)}
+    for row, domain in enumerate(residents.running):
+        if domain.uuid in done or domain.uuid in refusals:
+            continue
+        company = group.rules.company(domain.uuid) & here if domain.uuid in group.rules.bonds_of else {domain.uuid}
+        held = sorted(refusals[uuid].domain or uuid for uuid in company if uuid in refusals)
+        rows = sorted(row_of[uuid] for uuid in company if uuid in row_of) if len(company) > 1 else [row]
+        done |= company
+        bundle = [residents.running[i] for i in rows]
+        if held:
+            for one in bundle:
+                refusals.setdefault(
+                    one.uuid,
+                    Refusal(domain=one.name, host=one.host, reason=Reason.RULE_TOGETHER, detail={"with": held[0]}),
+                )
+            continue
+        gain = float(residents.arrival[rows, CPU].sum() * group.per_unit[CPU, number])
+        if least_gain and gain < group.policy.least_gain_ratio:
+            for one in bundle:
+                detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
+                refusals[one.uuid] = Refusal(domain=one.name, host=one.host, reason=Reason.LEAST_GAIN, detail=detail)
+            continue
+        items.append(_item(group, residents, rows))
+    return Movable(tuple(items), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
+
+
+def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
+    rules = group.rules
+    if domain.migrating_to is not None:
+        return Refusal(
+            domain=domain.name, host=domain.host, reason=Reason.MIGRATING, detail={"destination": domain.migrating_to}
+        )
+    if domain.uuid in rules.ignored:
+        rule = rules.ignored[domain.uuid]
+        return Refusal(domain=domain.name, host=domain.host, reason=Reason.RULE_IGNORE, detail={"rule": rule})
+    if domain.uuid in rules.conflicts:
+        conflict = rules.conflicts[domain.uuid]
+        return Refusal(domain=domain.name, host=domain.host, reason=Reason.RULE_CONFLICT, detail={"conflict": conflict})
+    left = resting_seconds(domain, group)
+    if rested and left > 0:
+        detail = {"seconds_left": round(left, 3)}
+        return Refusal(domain=domain.name, host=domain.host, reason=Reason.RESTING, detail=detail)
+    return None
+
+
+def _item(group: Group, residents: Residents, rows: list[int]) -> Item:
+    domains = tuple(residents.running[row] for row in rows)
+    relief = residents.relief[rows].sum(axis=0)
+    if residents.saturated or residents.demands.on_off.any():
+        # Others take part of what it leaves.
+        stay = ~residents.leaving[np.newaxis]
+        stay[0, rows] = False
+        freed = max(residents.level - float(residents.load(stay).ratio[0]), 0.0)
+        relief[CPU] = freed / group.per_unit[CPU, residents.number]
+    cost = sum(transfer_bytes(domain, group.policy) for domain in domains)
+    return Item(
+        source=residents.number,
+        rows=tuple(rows),
+        domains=domains,
+        cost=cost,
+        weight=cost * (2 if _leaves_company(group, domains) else 1),
+        arrival=residents.arrival[rows].sum(axis=0),
+        relief=relief,
+        margin=group.margin(saturated=residents.saturated),
+        allowed=allowed_hosts(group, domains),
+    )
+
+
+def _leaves_company(group: Group, domains: tuple[Domain, ...]) -> bool:
+    """Whether leaving breaks a soft rule that holds now."""
+    uuids = {domain.uuid for domain in domains}
+    for number in {n for domain in domains for n in group.rules.bonds_of.get(domain.uuid, ())}:
+        bond = group.rules.bonds[number]
+        if bond.kind is RuleKind.TOGETHER and not bond.hard:
+            host = domains[0].host
+            if any(d.uuid in bond.members and d.uuid not in uuids for d in group.domains_on(group.index[host])):
+                return True
+    return False
+
+
+def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
+    """Where the rules about hosts, the number of CPUs and the names that are taken let all of these domains go; None: everywhere."""
+    mask: Mask | None = None
+    vcpus = max(domain.vcpus for domain in domains)
+    least = min(vcpus, group.hosts[group.index[domains[0].host]].cpus)
+    if least > group.fewest_cpus:
+        mask = group.cpus >= least
+    for domain in domains:
+        ties = group.rules.allowed(domain.uuid)
+        if ties is not None:
+            mask = ties if mask is None else mask & ties
+        if domain.name in group.repeated_names:
+            free = np.ones(len(group.hosts), dtype=np.bool_)
+            free[group.repeated_names[domain.name]] = False
+            mask = free if mask is None else mask & free
+    return mask

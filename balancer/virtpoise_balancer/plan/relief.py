@@ -1,0 +1,206 @@
+"""Which items must leave a host so that its problem is gone: all ways that are worth trying, the cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.model import Problem, Reason, Refusal, Role
+from virtpoise_balancer.plan.group import CPU, Group, Residents
+from virtpoise_balancer.plan.items import Item, Mask, movable
+
+# Sets of one size looked at for one host; past it only the items that relieve most are combined.
+_MOST_SETS = 20_000
+_CLOSE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Items that together solve a host's problem."""
+
+    items: tuple[Item, ...]
+    moves: int
+    weight: float
+
+
+@dataclass(slots=True)
+class Source:
+    """A host with a problem. ``goals``: resource -> the share of it that the upper end of the prediction must come down to.
+
+    Without goals (a drain) everything must leave. ``rested``: domains that must rest are not among its items.
+    """
+
+    group: Group
+    residents: Residents
+    problem: Problem
+    goals: Mapping[int, float]
+    rested: bool = True
+    items: tuple[Item, ...] = field(init=False)
+    refusals: tuple[Refusal, ...] = field(init=False)
+    _ways: dict[int, list[Way]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        only_cpu = self.goals.keys() == {CPU}
+        chosen = movable(self.group, self.number, rested=self.rested and bool(self.goals), least_gain=only_cpu)
+        self.items, self.refusals = chosen.items, chosen.refusals
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether a domain cannot leave, on a host that everything must leave."""
+        return any(refusal.reason is not Reason.MIGRATING for refusal in self.refusals)
+
+    def unrested(self) -> Source | None:
+        """The same host with the domains that should rest among its items; None: there are none."""
+        if not any(refusal.reason is Reason.RESTING for refusal in self.refusals):
+            return None
+        return Source(self.group, self.residents, self.problem, self.goals, rested=False)
+
+    def left(self, moved: Set[str]) -> Mask:
+        """Which domains are left (one row) when those with these uuids have gone."""
+        gone = [domain.uuid in moved for domain in self.residents.running]
+        return ~(self.residents.leaving | np.array(gone, dtype=np.bool_))[np.newaxis]
+
+    def solved_by(self, moved: Set[str]) -> bool:
+        if self.goals:
+            return bool(self.solved(self.left(moved))[0])
+        return not self._stuck and all(domain.uuid in moved for item in self.items for domain in item.domains)
+
+    @property
+    def number(self) -> int:
+        return self.residents.number
+
+    @property
+    def width(self) -> float:
+        return self.group.widths[Role.SOURCE, self.residents.saturated]
+
+    def upper(self, present: Mask) -> Floats:
+        """The CPU share at the upper end of the prediction, for each row of ``present`` (cases x domains)."""
+        load = self.residents.load(present)
+        return np.minimum(load.ratio + self.width * load.spread, 1.0)
+
+    def missing(self, present: Mask) -> Floats:
+        """For each row how far the host is above its goals, as shares summed over resources; CPU by what is wanted, so past 1."""
+        total = np.zeros(len(present))
+        for resource, goal in self.goals.items():
+            if resource == CPU:
+                load = self.residents.load(present)
+                upper = np.minimum(load.ratio + self.width * load.spread, 1.0)
+                total += np.where(upper > goal + _CLOSE, np.maximum(upper, load.wanted) - goal, 0.0)
+            else:
+                total += np.maximum(self.share(resource, present) - goal, 0.0)
+        return total
+
+    def share(self, resource: int, present: Mask) -> Floats:
+        """The use of memory or an uplink at the upper end, for each row."""
+        host = self.residents.host
+        now = (0.0, host.memory_ratio, host.rx_ratio, host.tx_ratio)[resource]
+        gone = (~present).astype(np.float64) @ self.residents.relief[:, resource]
+        share: Floats = np.maximum(now - gone * self.group.per_unit[resource, self.number], 0.0)
+        return share
+
+    def solved(self, present: Mask) -> Mask:
+        """For each row whether the problem is gone with only these domains present."""
+        return self._reached(self.shares(present))
+
+    def shares(self, present: Mask) -> dict[int, Floats]:
+        """The share at the upper end of each resource that has a goal, for each row."""
+        return {r: self.upper(present) if r == CPU else self.share(r, present) for r in self.goals}
+
+    def _reached(self, shares: Mapping[int, Floats]) -> Mask:
+        reached: Mask = np.all([shares[resource] <= goal + _CLOSE for resource, goal in self.goals.items()], axis=0)
+        return reached
+
+    def without(self, sets: list[tuple[int, ...]]) -> Mask:
+        """For each set of items (by number) which domains are left."""
+        rows = np.zeros((len(self.items), len(self.residents.running)), dtype=np.bool_)
+        for number, item in enumerate(self.items):
+            rows[number, list(item.rows)] = True
+        left = np.broadcast_to(~self.residents.leaving, (len(sets), rows.shape[1])).copy()
+        if sets and len({len(one) for one in sets}) == 1:
+            index = np.array(sets, dtype=np.intp)
+            for column in range(index.shape[1]):
+                left &= ~rows[index[:, column]]
+        else:
+            for case, one in enumerate(sets):
+                for number in one:
+                    left[case] &= ~rows[number]
+        return left
+
+    def fewest(self) -> int | None:
+        """How few items can solve it; None: not even all of them can."""
+        if not self.goals:
+            return None if self._stuck else len(self.items)
+        if not self.items:
+            return 0 if self.solved(self.without([()]))[0] else None
+        fewest = 0
+        for resource, goal in self.goals.items():
+            order = self._by_gain(resource)
+            left = self.without([tuple(order[:count]) for count in range(len(order) + 1)])
+            share = self.upper(left) if resource == CPU else self.share(resource, left)
+            enough = np.flatnonzero(share <= goal + _CLOSE)
+            if not len(enough):
+                return None
+            fewest = max(fewest, int(enough[0]))
+        return fewest
+
+    def ways(self, count: int) -> list[Way]:
+        """The sets of ``count`` items that solve it, the fewest moves first, then the least to transfer, then the least overshoot."""
+        found = self._ways.get(count)
+        if found is None:
+            found = self._ways[count] = self._find(count)
+        return found
+
+    def cheapest(self, extra: int, most: int) -> Iterator[Way]:
+        """The ways of the fewest items and up to ``extra`` more, the fewest moves first, then the least weight; ``most`` of each size."""
+        fewest = self.fewest()
+        if fewest is None:
+            return
+        counts = range(fewest, fewest + extra + 1)
+        if all(item.moves == 1 for item in self.items):
+            for count in counts:
+                yield from self.ways(count)[:most]
+        else:
+            ways = [way for count in counts for way in self.ways(count)[:most]]
+            yield from sorted(ways, key=lambda way: (way.moves, way.weight))
+
+    def _find(self, count: int) -> list[Way]:
+        if count > len(self.items):
+            return []
+        if not self.goals:
+            return [self._way(self.items)] if count == len(self.items) and not self._stuck else []
+        if count == 0:
+            return [self._way(())]
+        sets = list(combinations(self._worth_combining(count), count))
+        shares = self.shares(self.without(sets))
+        solving = np.flatnonzero(self._reached(shares))
+        if not len(solving):
+            return []
+        weights = np.array([item.weight for item in self.items])
+        moves = np.array([item.moves for item in self.items])
+        index = np.array([sets[i] for i in solving], dtype=np.intp)
+        end = shares[next(iter(self.goals))][solving]
+        order = np.lexsort((np.round(-end, 9), np.round(weights[index].sum(axis=1)), moves[index].sum(axis=1)))
+        return [self._way(tuple(self.items[i] for i in index[number])) for number in order]
+
+    def _worth_combining(self, count: int) -> list[int]:
+        """The numbers of the items to combine: all, unless that gives too many sets."""
+        most = len(self.items)
+        while comb(most, count) > _MOST_SETS:
+            most -= 1
+        if most == len(self.items):
+            return list(range(most))
+        return sorted(self._by_gain(next(iter(self.goals)))[:most])
+
+    def _by_gain(self, resource: int) -> list[int]:
+        """The numbers of the items, those that relieve the host most first."""
+        gain = [item.arrival[CPU] if resource == CPU else item.relief[resource] for item in self.items]
+        return sorted(range(len(self.items)), key=lambda number: -gain[number])
+
+    @staticmethod
+    def _way(items: tuple[Item, ...]) -> Way:
+        return Way(items, sum(item.moves for item in items), sum(item.weight for item in items))

@@ -1,0 +1,156 @@
+"""Assigns destinations until the problems are gone: quickly for all, by search where that is not provably the best.
+
+In a group with room each source's cheapest set of domains fits, and nothing can be better; that is settled source by source. What is
+left over goes to the search, and what no set of moves can solve is relieved as far as it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from virtpoise_balancer.plan.board import Board, Step
+from virtpoise_balancer.plan.items import Item
+from virtpoise_balancer.plan.relief import Source
+from virtpoise_balancer.plan.search import Budget, Search
+
+# How many items more than the fewest the quick assignment tries, and how many sets of one size.
+_EXTRA_ITEMS = 2
+_TRIES = 32
+# Checks of a domain on a host that all searches for one plan may make together.
+_CHECKS = 40_000
+# Up to so many sources are searched together; of more only those that the quick assignment left over, in portions.
+_TOGETHER = 4
+_PORTION = 2
+# So many left-over sources are searched at most: where there are more the group is full, and searching does not empty it.
+_MOST_SEARCHED = 12
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Sources that were assigned together, with the steps; ``solved`` by those steps, ``best``: provably with the least cost."""
+
+    sources: list[Source]
+    steps: list[Step]
+    solved: bool
+    best: bool
+
+
+def relieve(board: Board, sources: Sequence[Source]) -> tuple[Board, set[int]]:
+    """A board with the steps added that solve as many sources as can be found; the numbers of the hosts that are not solved."""
+    earlier = board.copy()
+    parts = [_assign(board, source) for source in sources]
+    if all(part.best for part in parts):
+        return board, set()
+    portions = _portions(parts)
+    for chosen in portions:
+        if not all(part in parts for part in chosen):
+            continue  # found together with others meanwhile
+        others = [part for part in parts if part not in chosen]
+        without = _replay(earlier, [step for part in others for step in part.steps])
+        if without is None:
+            continue
+        found = _search(without, chosen, Budget(_CHECKS // len(portions)))
+        if found is not None:
+            parts = [*others, found]
+    final = _replay(earlier, [step for part in parts for step in part.steps])
+    if final is None:
+        raise AssertionError("steps that were legal one after the other are not any more")
+    return final, {source.number for part in parts if not part.solved for source in part.sources}
+
+
+def relieve_partly(board: Board, source: Source) -> None:
+    """Take as much off a source that cannot be solved as fits elsewhere, the items that relieve it most first."""
+    while True:
+        left = source.left(board.moved)
+        candidates = [item for item in source.items if not any(d.uuid in board.moved for d in item.domains)]
+        if not candidates or (source.goals and source.solved(left)[0]):
+            return
+        without = np.repeat(left, len(candidates), axis=0)
+        for case, item in enumerate(candidates):
+            without[case, list(item.rows)] = False
+        missing, still = float(source.missing(left)[0]), source.missing(without)
+        order = sorted(range(len(candidates)), key=lambda i: (round(float(still[i]), 9), candidates[i].weight, i))
+        for i in order:
+            if source.goals and still[i] >= missing:
+                return
+            destination = board.best(candidates[i])
+            if destination is not None:
+                board.apply(Step(candidates[i], destination))
+                break
+        else:
+            return
+
+
+def _assign(board: Board, source: Source) -> Part:
+    """The cheapest of the source's ways that fits, without making room first. Its steps are on the board then."""
+    fewest = source.fewest()
+    if fewest is None:
+        return Part([source], [], solved=False, best=False)
+    nowhere: set[int] = set()
+    for number, way in enumerate(source.cheapest(_EXTRA_ITEMS, _TRIES)):
+        if any(id(item) in nowhere for item in way.items):
+            continue
+        steps = _place_all(board, way.items)
+        if steps is not None:
+            return Part([source], steps, solved=True, best=number == 0)
+        nowhere.update(id(item) for item in way.items if id(item) not in nowhere and board.best(item) is None)
+    return Part([source], [], solved=False, best=False)
+
+
+def _place_all(board: Board, items: Sequence[Item]) -> list[Step] | None:
+    if len(items) == 1:
+        destination = board.best(items[0])
+        if destination is None:
+            return None
+        step = Step(items[0], destination)
+        board.apply(step)
+        return [step]
+    trial = board.copy()
+    steps = []
+    for item in sorted(items, key=lambda item: -float(item.arrival[0])):
+        destination = trial.best(item)
+        if destination is None:
+            return None
+        steps.append(Step(item, destination))
+        trial.apply(steps[-1])
+    for step in steps:
+        board.apply(step)
+    return steps
+
+
+def _portions(parts: list[Part]) -> list[list[Part]]:
+    """Which parts to search anew, together."""
+    coverable = [part for part in parts if part.sources[0].fewest() is not None]
+    if len(coverable) <= _TOGETHER:
+        unsolved = [[part] for part in coverable if not part.solved] if len(coverable) > 1 else []
+        return [coverable, *unsolved] if coverable else []
+    left_over = [part for part in coverable if not part.best][:_MOST_SEARCHED]
+    return [left_over[i : i + _PORTION] for i in range(0, len(left_over), _PORTION)]
+
+
+def _search(without: Board, chosen: list[Part], budget: Budget) -> Part | None:
+    """A better part in place of the chosen ones; None: none was found."""
+    sources = [source for part in chosen for source in part.sources]
+    steps = [step for part in chosen for step in part.steps]
+    if all(part.solved for part in chosen):
+        moves: int | None = sum(step.item.moves for step in steps)
+        weight = sum(step.item.weight for step in steps)
+    else:
+        moves, weight = None, 0.0
+    found = Search(without, sources, budget).run(moves, weight)
+    if found is None or _replay(without, found.steps) is None:
+        return None
+    return Part(sources, found.steps, solved=True, best=True)
+
+
+def _replay(board: Board, steps: Sequence[Step]) -> Board | None:
+    """A copy of the board with the steps made; None when one of them does not fit where it should go."""
+    copy = board.copy()
+    for step in steps:
+        if not copy.fits(step.item, copy.after(step.item), swap=True)[step.destination]:
+            return None
+        copy.apply(step)
+    return copy

@@ -1,0 +1,274 @@
+"""Where the quick assignment is not provably the best: a search over what leaves and where it goes, fewest moves first.
+
+The moves counted are those of the sources' domains and of others that make room for them (A leaves, so that B fits). For each number of
+moves the sets that could leave are tried cheapest first; the first that can be placed is the cheapest of that number. Every step is legal
+when it is made, so each beginning of the sequence is. The work is bounded by a number of checks, never by time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+from virtpoise_balancer.model import RuleKind
+from virtpoise_balancer.plan.board import Board, Step, departure
+from virtpoise_balancer.plan.items import Item, movable
+from virtpoise_balancer.plan.relief import Source, Way
+
+# Hosts looked at as destinations; in a larger group those with the most room.
+_MOST_HOSTS = 16
+# How many moves more than the fewest conceivable are looked at, how many of them may only make room, sets looked at per source and size.
+_MOST_EXTRA = 3
+_MOST_EJECTIONS = 2
+_MOST_WAYS = 400
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many checks of a domain on a host are left."""
+
+    checks: int
+
+    def spent(self) -> bool:
+        self.checks -= 1
+        return self.checks < 0
+
+
+@dataclass(slots=True)
+class Found:
+    moves: int
+    weight: float
+    steps: list[Step]
+
+
+@dataclass(slots=True)
+class _Goal:
+    """The best placement so far of one number of moves."""
+
+    bound: float
+    first: bool
+    steps: list[tuple[Item, int]] = field(default_factory=list)
+    weight: float | None = None
+
+
+class Search:
+    """``board``: with everything placed that is not searched."""
+
+    def __init__(self, board: Board, sources: Sequence[Source], budget: Budget) -> None:
+        self.board = board
+        self.budget = budget
+        self.sources = sources
+        group = board.group
+        room = ((board.limit - board.use) / board.limit).min(axis=0)
+        hosts = [host for host in range(len(group.hosts)) if board.open[host]]
+        relieved = [source.number for source in sources if board.relievable[source.number]]
+        self.hosts = sorted(sorted(hosts, key=lambda host: (-room[host], host))[:_MOST_HOSTS] + relieved)
+        self.limit = {host: board.limit[:, host].tolist() for host in self.hosts}
+        self.use = {host: board.use[:, host].tolist() for host in self.hosts}
+        self.per_unit = {host: group.per_unit[:, host].tolist() for host in self.hosts}
+        self.members = {bond: dict(board.members(bond)) for bond in range(len(group.rules.bonds))}
+        self.moved = set(board.moved)
+        self._loads: dict[int, dict[int, tuple[float, ...]]] = {}
+        self._ejectable: dict[int, list[Item]] = {}
+
+    def run(self, moves: int | None, weight: float) -> Found | None:
+        """The best sequence that solves all sources with fewer moves, or as many and less weight, than given (None: any)."""
+        ways = [self._by_moves(source) for source in self.sources]
+        if not all(ways):
+            return None
+        base = sum(min(by_moves) for by_moves in ways)
+        for total in range(base, base + _MOST_EXTRA + 1):
+            if moves is not None and total > moves:
+                return None
+            best = self._with(total, base, ways, weight if total == moves else float("inf"))
+            if best is not None:
+                return best
+            if self.budget.checks < 0:
+                return None
+        return None
+
+    def _by_moves(self, source: Source) -> dict[int, list[Way]]:
+        fewest = source.fewest()
+        by_moves: dict[int, list[Way]] = {}
+        for count in range(fewest, fewest + _MOST_EXTRA + 1) if fewest is not None else ():
+            for way in source.ways(count)[:_MOST_WAYS]:
+                by_moves.setdefault(way.moves, []).append(way)
+        for ways in by_moves.values():
+            ways.sort(key=lambda way: way.weight)
+        return by_moves
+
+    def _with(self, total: int, base: int, ways: list[dict[int, list[Way]]], bound: float) -> Found | None:
+        best: Found | None = None
+        for ejections in range(min(total - base, _MOST_EJECTIONS) + 1):
+            sizes = [one for one in product(*(sorted(w) for w in ways)) if sum(one) == total - ejections]
+            combinations = heapq.merge(
+                *(_cheapest_first([w[size] for w, size in zip(ways, one, strict=True)]) for one in sizes),
+                key=lambda found: found[0],
+            )
+            for weight, chosen in combinations:
+                if weight >= bound or self.budget.checks < 0:
+                    break
+                items = [item for way in chosen for item in way.items]
+                goal = _Goal(bound, first=not ejections)
+                self._place([(item, None) for item in self._hardest_first(items)], ejections, weight, goal, [])
+                if goal.weight is not None:
+                    bound = goal.weight
+                    best = Found(total, bound, [Step(item, host) for item, host in goal.steps])
+                    if not ejections:
+                        break
+        return best
+
+    def _hardest_first(self, items: list[Item]) -> list[Item]:
+        limit = self.board.group.limit[:, 0]
+        unit = self.board.group.per_unit.mean(axis=1)
+        return sorted(items, key=lambda item: -float((item.arrival * unit / limit).max()))
+
+    def _place(
+        self,
+        pending: list[tuple[Item, int | None]],
+        ejections: int,
+        weight: float,
+        goal: _Goal,
+        steps: list[tuple[Item, int]],
+    ) -> None:
+        """Place all pending items; a host given with one is the only one for it (room was made there)."""
+        if not pending:
+            if weight < goal.bound:
+                goal.bound, goal.weight, goal.steps = weight, weight, list(steps)
+            return
+        (item, forced), rest = pending[0], pending[1:]
+        hosts = self._most_room_first() if forced is None else [forced]
+        seen: set[tuple[float, ...]] = set()
+        tight: list[int] = []
+        for host in hosts:
+            if self.budget.spent():
+                return
+            if not self._allowed(item, host):
+                continue
+            load = self._load(item, host)
+            use = self.use[host]
+            if not self._below(host, use, load, item.margin):
+                tight.append(host)
+                continue
+            if item.allowed is None and not self._bonds(item):
+                # Of hosts that are alike one is enough.
+                likeness = (*use, *load, *self.limit[host])
+                if likeness in seen:
+                    continue
+                seen.add(likeness)
+            self._put(item, host, steps)
+            self._place(rest, ejections, weight, goal, steps)
+            self._take_back(item, host, steps)
+            if goal.first and goal.weight is not None:
+                return
+        if not ejections:
+            return
+        for host in tight:
+            for other in self._out_of(host):
+                if weight + other.weight >= goal.bound:
+                    break
+                if any(domain.uuid in self.moved for domain in other.domains):
+                    continue
+                if ejections == 1 and not self._fits_without(item, host, other):
+                    continue
+                self._place(
+                    [(other, None), (item, host), *rest], ejections - other.moves, weight + other.weight, goal, steps
+                )
+                if self.budget.checks < 0:
+                    return
+
+    def _most_room_first(self) -> list[int]:
+        def fullest(host: int) -> float:
+            return float(max(use / limit for use, limit in zip(self.use[host], self.limit[host], strict=True)))
+
+        return sorted(self.hosts, key=lambda host: (fullest(host), host))
+
+    def _load(self, item: Item, host: int) -> tuple[float, ...]:
+        loads = self._loads.setdefault(id(item), {})
+        found = loads.get(host)
+        if found is None:
+            found = loads[host] = tuple(a * u for a, u in zip(item.arrival.tolist(), self.per_unit[host], strict=True))
+        return found
+
+    def _departure(self, item: Item) -> list[float]:
+        left: list[float] = departure(self.board, item).tolist()
+        return left
+
+    def _below(self, host: int, use: Sequence[float], load: Sequence[float], margin: float) -> bool:
+        cpu, memory, rx, tx = self.limit[host]
+        return bool(
+            use[0] + load[0] + margin < cpu
+            and use[1] + load[1] < memory
+            and use[2] + load[2] < rx
+            and use[3] + load[3] < tx
+        )
+
+    def _fits_without(self, item: Item, host: int, other: Item) -> bool:
+        freed = [
+            max(use - relief * unit, 0.0)
+            for use, relief, unit in zip(self.use[host], self._departure(other), self.per_unit[host], strict=True)
+        ]
+        return self._below(host, freed, self._load(item, host), item.margin)
+
+    def _bonds(self, item: Item) -> list[int]:
+        bonds = self.board.group.rules.bonds
+        of = self.board.group.rules.bonds_of
+        return [n for domain in item.domains for n in of.get(domain.uuid, ()) if bonds[n].hard]
+
+    def _allowed(self, item: Item, host: int) -> bool:
+        if host == item.source or (item.allowed is not None and not item.allowed[host]):
+            return False
+        bonds = self.board.group.rules.bonds
+        return not any(
+            bonds[number].kind is RuleKind.APART and self.members[number].get(host, 0) for number in self._bonds(item)
+        )
+
+    def _out_of(self, host: int) -> list[Item]:
+        """Single domains that could leave a host to make room, the cheapest first."""
+        found = self._ejectable.get(host)
+        if found is None:
+            items = movable(self.board.group, host, least_gain=False).items
+            found = sorted((item for item in items if item.moves == 1), key=lambda item: item.weight)
+            self._ejectable[host] = found
+        return found
+
+    def _put(self, item: Item, host: int, steps: list[tuple[Item, int]]) -> None:
+        self._shift(item, host, 1)
+        self.moved.update(domain.uuid for domain in item.domains)
+        steps.append((item, host))
+
+    def _take_back(self, item: Item, host: int, steps: list[tuple[Item, int]]) -> None:
+        self._shift(item, host, -1)
+        self.moved.difference_update(domain.uuid for domain in item.domains)
+        steps.pop()
+
+    def _shift(self, item: Item, host: int, sign: int) -> None:
+        self.use[host] = [u + sign * a for u, a in zip(self.use[host], self._load(item, host), strict=True)]
+        if item.source in self.use:
+            unit = self.per_unit[item.source]
+            self.use[item.source] = [
+                u - sign * a * n for u, a, n in zip(self.use[item.source], self._departure(item), unit, strict=True)
+            ]
+        for number in self._bonds(item):
+            members = self.members[number]
+            members[host] = members.get(host, 0) + sign
+            members[item.source] = members.get(item.source, 0) - sign
+
+
+def _cheapest_first(lists: list[list[Way]]) -> Iterator[tuple[float, tuple[Way, ...]]]:
+    """One of each list, in all combinations, the least total weight first; each list is sorted by weight."""
+    start = (0,) * len(lists)
+    heap = [(sum(ways[0].weight for ways in lists), start)]
+    seen = {start}
+    while heap:
+        weight, index = heapq.heappop(heap)
+        yield weight, tuple(ways[i] for ways, i in zip(lists, index, strict=True))
+        for k, ways in enumerate(lists):
+            if index[k] + 1 < len(ways):
+                following = (*index[:k], index[k] + 1, *index[k + 1 :])
+                if following not in seen:
+                    seen.add(following)
+                    more = ways[index[k] + 1].weight - ways[index[k]].weight
+                    heapq.heappush(heap, (weight + more, following))

@@ -1,0 +1,196 @@
+"""Random groups, and a referee that carries a plan out move by move and says what it breaks. Shares no code with the planner."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from virtpoise_balancer.model import Domain, Host, Move, Plan, Policy, Rule, RuleKind, Snapshot, Trigger
+
+GIB = 2**30
+POLICY = Policy(cpu=Trigger(threshold=0.8, recovery=0.75))
+# What an interval adds at either end while nothing was learned and no domain waits (docs/scoring.md).
+MARGIN = 0.03
+
+
+def settled(policy: Policy) -> Policy:
+    """Without what depends on time."""
+    return replace(policy, rest_seconds=0.0)
+
+
+def random_group(seed: int) -> tuple[Snapshot, Policy]:
+    """At most 8 hosts and 40 domains, one to three hosts overloaded, from roomy to full, some with rules."""
+    rng = random.Random(seed)
+    tight = rng.random()
+    count = rng.randint(2, 8)
+    hot = rng.randint(1, max(1, min(3, count - 1)))
+    hosts: list[Host] = []
+    domains: list[Domain] = []
+    per_host = min(40 // count, rng.randint(2, 10))
+    for h in range(count):
+        cpus = rng.choice((8, 16))
+        load = rng.uniform(0.81, 0.98) if h < hot else rng.uniform(0.3, 0.55) + 0.2 * tight
+        shares = [rng.random() + 0.05 for _ in range(per_host)]
+        total = sum(shares)
+        used = 0
+        for d in range(per_host):
+            cores = 0.97 * load * cpus * shares[d] / total
+            memory = rng.choice((1, 2, 3, 4, 6, 8)) * GIB
+            used += memory
+            domains.append(
+                Domain(
+                    name=f"vm{h}{d}",
+                    uuid=f"uuid-{h}-{d}",
+                    host=f"h{h}",
+                    vcpus=max(1, int(cores) + 1),
+                    cpu_cores=cores,
+                    memory_bytes=memory,
+                )
+            )
+        room = rng.uniform(1.15, 1.4) if rng.random() < tight else 2.5
+        hosts.append(
+            Host(
+                name=f"h{h}",
+                cpus=cpus,
+                cpu_ratio=(load,) * 3,
+                memory_bytes=int(used * room / 0.9),
+                memory_used_bytes=used,
+            )
+        )
+    snapshot = Snapshot(time=1e9, hosts=tuple(hosts), domains=tuple(domains))
+    return snapshot, replace(settled(POLICY), rules=_random_rules(rng, snapshot) if rng.random() < 0.5 else ())
+
+
+def _random_rules(rng: random.Random, snapshot: Snapshot) -> tuple[Rule, ...]:
+    names = [domain.name for domain in snapshot.domains]
+    host_of = {domain.name: domain.host for domain in snapshot.domains}
+    rules: list[Rule] = []
+    for number in range(rng.randint(1, 4)):
+        kind = rng.choice(list(RuleKind))
+        name = f"r{number}"
+        if kind is RuleKind.TOGETHER:
+            host = rng.choice([h.name for h in snapshot.hosts])
+            here = [n for n in names if host_of[n] == host]
+            rules.append(Rule(name=name, kind=kind, domains=tuple(rng.sample(here, min(2, len(here))))))
+        elif kind is RuleKind.APART:
+            picked: dict[str, str] = {}
+            for one in rng.sample(names, min(4, len(names))):
+                picked.setdefault(host_of[one], one)
+            rules.append(Rule(name=name, kind=kind, domains=tuple(picked.values())))
+        elif kind is RuleKind.IGNORE:
+            rules.append(Rule(name=name, kind=kind, domains=(rng.choice(names),)))
+        else:
+            one = rng.choice(names)
+            hosts = {h.name for h in snapshot.hosts} - {host_of[one]}
+            some = tuple(rng.sample(sorted(hosts), rng.randint(1, len(hosts))))
+            rules.append(
+                Rule(name=name, kind=kind, domains=(one,), hosts=(host_of[one], *some[1:]))
+                if kind is RuleKind.ONLY_ON
+                else Rule(name=name, kind=kind, domains=(one,), hosts=some[:1])
+            )
+    return tuple(rules)
+
+
+@dataclass
+class World:
+    """A group in which moves can be made; loads simply add up (no domain of these groups waits for a CPU)."""
+
+    snapshot: Snapshot
+    policy: Policy
+
+    def __post_init__(self) -> None:
+        self.host_of = {d.uuid: d.host for d in self.snapshot.domains}
+        self.domains = {d.uuid: d for d in self.snapshot.domains}
+        self.hosts = {h.name: h for h in self.snapshot.hosts}
+        self.cpu = {h.name: max(h.cpu_ratio[-3:]) for h in self.snapshot.hosts}
+        self.memory = {h.name: float(h.memory_used_bytes) for h in self.snapshot.hosts}
+
+    def move(self, move: Move) -> None:
+        domain = self.domains[move.uuid]
+        assert self.host_of[move.uuid] == move.source, "it is not where the plan takes it from"
+        self.host_of[move.uuid] = move.destination
+        for name, sign in ((move.source, -1), (move.destination, 1)):
+            self.cpu[name] += sign * domain.cpu_cores / self.hosts[name].cpus
+            self.memory[name] += sign * domain.memory_bytes
+
+    def full(self, name: str) -> list[str]:
+        """What of a host that just received something is not below its threshold."""
+        found = []
+        if self.cpu[name] + MARGIN >= self.policy.cpu.threshold + 1e-9:
+            found.append("cpu")
+        if self.memory[name] / self.hosts[name].memory_bytes >= self.policy.memory.threshold + 1e-9:
+            found.append("memory")
+        return found
+
+    def broken(self) -> set[tuple[str, str]]:
+        """(rule, host or domain) of each hard rule that does not hold."""
+        names = {d.name: d.uuid for d in self.snapshot.domains}
+        found: set[tuple[str, str]] = set()
+        for rule in self.policy.rules:
+            if not rule.hard:
+                continue
+            places = {name: self.host_of[names[name]] for name in rule.domains}
+            if rule.kind is RuleKind.TOGETHER and len(set(places.values())) > 1:
+                found.add((rule.name, "together"))
+            if rule.kind is RuleKind.APART and len(set(places.values())) < len(places):
+                found.add((rule.name, "apart"))
+            for name, host in places.items():
+                if rule.kind is RuleKind.ONLY_ON and host not in rule.hosts:
+                    found.add((rule.name, name))
+                if rule.kind is RuleKind.NEVER_ON and host in rule.hosts:
+                    found.add((rule.name, name))
+                if rule.kind is RuleKind.IGNORE and host != self.domains[names[name]].host:
+                    found.add((rule.name, name))
+        return found
+
+    def cleared(self, hosts: Sequence[str]) -> bool:
+        recovery = self.policy.cpu.recovery_ratio
+        return all(self.cpu[host] + MARGIN <= recovery + 1e-9 for host in hosts)
+
+    def after(self) -> Snapshot:
+        """The group as it would be seen then."""
+        return replace(
+            self.snapshot,
+            hosts=tuple(
+                replace(
+                    h, cpu_ratio=(min(max(self.cpu[h.name], 0.0), 1.0),) * 3, memory_used_bytes=int(self.memory[h.name])
+                )
+                for h in self.snapshot.hosts
+            ),
+            domains=tuple(replace(d, host=self.host_of[d.uuid]) for d in self.snapshot.domains),
+        )
+
+
+def carry_out(snapshot: Snapshot, policy: Policy, plan: Plan) -> tuple[World, list[str]]:
+    """The world after the plan, and every rule or limit that any beginning of it breaks. A bundle counts as one step."""
+    world = World(snapshot, policy)
+    faults: list[str] = []
+    before = world.broken()
+    half_done: set[str] = set()
+    left = bundle_sizes(plan)
+    for number, move in enumerate(plan.moves):
+        world.move(move)
+        for resource in world.full(move.destination):
+            faults.append(f"move {number}: {move.destination} is not below its {resource} threshold")
+        if move.predicted.destination.cpu_ratio_upper >= policy.cpu.threshold:
+            faults.append(f"move {number}: predicted upper end {move.predicted.destination.cpu_ratio_upper}")
+        if move.bundle:
+            left[move.bundle] -= 1
+            half_done = half_done - {move.bundle} if not left[move.bundle] else half_done | {move.bundle}
+        for rule in sorted(world.broken() - before):
+            if not (half_done and rule[1] == "together"):
+                faults.append(f"move {number}: breaks {rule}")
+    return world, faults
+
+
+def bundle_sizes(plan: Plan) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for move in plan.moves:
+        if move.bundle:
+            sizes[move.bundle] = sizes.get(move.bundle, 0) + 1
+    return sizes
+
+
+def moved_bytes(plan: Plan, domains: Mapping[str, Domain]) -> int:
+    return sum(domains[move.uuid].memory_bytes for move in plan.moves)
