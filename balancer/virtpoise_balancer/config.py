@@ -1,4 +1,7 @@
-"""The configuration file: one typed schema, read from YAML, refused with one line that names the key and what was expected."""
+"""The configuration file: one typed schema, read from YAML, refused with one line that names the key and what was expected.
+
+What each key means is told in virtpoise.example.yml, from which docs/configuration.md is made.
+"""
 
 from __future__ import annotations
 
@@ -58,25 +61,19 @@ class Prometheus(Section):
     """Where the figures come from."""
 
     url: Annotated[str, AfterValidator(_http_url)] = "http://127.0.0.1:9090"
-    timeout_seconds: Seconds = Field(5.0, description="one deadline for a query with its retries")
-    scrape_interval_seconds: Seconds | None = Field(
-        None, description="how often Prometheus scrapes the exporters; by default the balancer's own interval"
-    )
-    exporter_port: Annotated[int, Field(ge=1, le=65535)] = Field(
-        9807, description="where the hosts' exporters listen, for Prometheus' service discovery by /sd/hosts"
-    )
-    token_file: Path | None = Field(None, description="a file with a bearer token")
-    ca_file: Path | None = Field(None, description="the authority that signed Prometheus' certificate")
-    queries: Annotated[dict[str, str], AfterValidator(_known_queries)] = Field(
-        default_factory=dict, description="PromQL in place of the built-in queries, by name"
-    )
+    timeout_seconds: Seconds = 5.0
+    scrape_interval_seconds: Seconds | None = None
+    exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9807
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    queries: Annotated[dict[str, str], AfterValidator(_known_queries)] = Field(default_factory=dict)
 
 
 class Libvirt(Section):
     """How the balancer, and the hosts among themselves, reach a host."""
 
     uri: Annotated[str, AfterValidator(_host_template)] = "qemu+ssh://{host}/system"
-    hosts: dict[str, str] = Field(default_factory=dict, description="an address of its own for a host, by its name")
+    hosts: dict[str, str] = Field(default_factory=dict)
     connect_timeout_seconds: Seconds = 10.0
 
     def uri_of(self, host: str) -> str:
@@ -87,19 +84,15 @@ class State(Section):
     """What the balancer remembers."""
 
     url: Annotated[str, AfterValidator(_database_url)] = "sqlite:////var/lib/virtpoise/virtpoise.db"
-    keep_days: Annotated[int, Field(ge=1)] = Field(90, description="how long cycles, plans and migrations are kept")
+    keep_days: Annotated[int, Field(ge=1)] = 90
 
 
 class Migration(Section):
     """The bounds of one live migration."""
 
-    timeout_seconds: Seconds = Field(600.0, description="a migration that takes longer is aborted; its domain stays")
-    bandwidth_mib_per_second: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="the most that one migration may send; copying costs CPU on both hosts, and less so when slow"
-    )
-    stop_grace_seconds: Seconds = Field(
-        60.0, description="how long a running migration may still take when the balancer is told to stop"
-    )
+    timeout_seconds: Seconds = 600.0
+    bandwidth_mib_per_second: Annotated[int, Field(ge=1)] | None = None
+    stop_grace_seconds: Seconds = 60.0
 
 
 class Measurement(Section):
@@ -113,14 +106,10 @@ class Web(Section):
     """The page, the API, metrics and health over HTTP."""
 
     listen_address: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:9808"
-    external_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
-        None, description="the address by which browsers reach the page, where a proxy stands in between"
-    )
-    token_file: Path | None = Field(
-        None, description="who may change something: a line NAME:TOKEN each; without it, nobody"
-    )
-    cert_file: Path | None = Field(None, description="a certificate, to be served over TLS")
-    key_file: Path | None = Field(None, description="the certificate's key")
+    external_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    token_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
     @model_validator(mode="after")
     def _both(self) -> Web:

@@ -1,0 +1,112 @@
+"""Writes pages of docs/ from what they describe: `python -m virtpoise_balancer.docs cli > docs/cli.md`, and so with `configuration`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+EXAMPLE = Path(__file__).parents[1] / "virtpoise.example.yml"
+
+_CLI = """\
+# The command `virtpoise`
+
+Generated from the code by `python -m virtpoise_balancer.docs cli`; a test compares the two.
+
+| exit status | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | the answer is no: a problem stands that the plan does not solve, a check of the doctor failed, an order was refused |
+| 2 | bad input, or something could not be reached; one line on standard error says what was expected |
+| 130 | interrupted |
+
+`--config` is also taken from the environment variable `VIRTPOISE_CONFIG`. `virtpoise --install-completion` has the shell complete
+commands, options, and the names of hosts and domains. Tables are for people and may change; `--output json` is for programs.
+Bytes are shown in binary units, ratios as percent.
+"""
+_CONFIGURATION = """\
+# Configuration
+
+Generated from [virtpoise.example.yml](../balancer/virtpoise.example.yml) by `python -m virtpoise_balancer.docs configuration`;
+tests hold both to the schema, which knows no key that is not here.
+"""
+_SETTING = re.compile(r"(?P<indent> *)(?P<unset>#?)(?P<item>- )?(?P<key>[a-z_]+):(?: (?P<value>.+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A key of the example: its whole path, its value as written (empty for a section), whether it is commented out, what is said of it."""
+
+    path: str
+    value: str
+    unset: bool
+    text: str
+
+
+def settings(example: str) -> Iterator[Setting]:
+    """The keys of the example with the comments above them, in its order."""
+    comment: list[str] = []
+    above: list[tuple[int, str]] = []
+    for line in example.splitlines():
+        stripped = line.strip()
+        if stripped == "#" or not stripped:
+            comment = []
+        elif stripped.startswith("# "):
+            comment.append(stripped[2:])
+        elif match := _SETTING.fullmatch(line):
+            indent = len(match["indent"]) + len(match["item"] or "")
+            above = [(depth, path) for depth, path in above if depth < indent]
+            path = f"{above[-1][1]}.{match['key']}" if above else match["key"]
+            above.append((indent, path))
+            yield Setting(path, match["value"] or "", bool(match["unset"]), " ".join(comment))
+            comment = []
+
+
+def configuration() -> str:
+    """docs/configuration.md."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    found = list(settings(text))
+    introduction = " ".join(line[2:] for line in text.split("\n\n")[0].splitlines() if line.startswith("# "))
+    parts = [_CONFIGURATION, f"\n{introduction}\n"]
+    tops = list(dict.fromkeys(one.path.partition(".")[0] for one in found))
+    for top in tops:
+        section = [one for one in found if one.path.partition(".")[0] == top]
+        parts.append(f"\n## `{top}`\n\n{section[0].text}\n")
+        if section[0].value:
+            parts.append(f"\nDefault: `{section[0].value}`.\n")
+        else:
+            parts.append("\n| key | default | meaning |\n| --- | --- | --- |\n")
+            parts += [_row(one) for one in section[1:]]
+    return "".join(parts)
+
+
+def _row(one: Setting) -> str:
+    value = f"`{one.value}`" if one.value else ""
+    if one.unset:
+        value = f"unset, e.g. {value}" if value else "unset"
+    return f"| `{one.path}` | {value} | {one.text} |\n"
+
+
+def cli() -> str:
+    """docs/cli.md."""
+    from virtpoise_balancer.cli import app
+
+    command = typer.main.get_command(app)
+    parts = [_CLI]
+    with command.make_context("virtpoise", [], resilient_parsing=True) as context:
+        for name, one in command.commands.items():  # type: ignore[attr-defined]
+            with one.make_context(name, [], parent=context, resilient_parsing=True) as inner:
+                inner.terminal_width = 100
+                text = re.sub(r"(?m)[ \t]+$", "", one.get_help(inner))
+            parts.append(f"\n## virtpoise {name}\n\n```text\n{text}\n```\n")
+    return "".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {"cli": cli, "configuration": configuration}
+
+if __name__ == "__main__":
+    sys.stdout.write(PAGES[sys.argv[1]]())

@@ -1,0 +1,56 @@
+"""Pages and examples say what the program does: generated ones are regenerated, the example is held to the schema."""
+
+import dataclasses
+import re
+import types
+import typing
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from virtpoise_balancer.config import Config, parse_config
+from virtpoise_balancer.docs import EXAMPLE, PAGES, settings
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_generated_page_is_what_the_code_says(page: str) -> None:
+    written = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert written == PAGES[page](), f"run: python -m virtpoise_balancer.docs {page} > docs/{page}.md"
+
+
+def keys(kind: object, prefix: str = "") -> set[str]:
+    """The paths of all keys that the schema knows below a type; a list's are those of its items."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType, tuple, typing.Annotated):
+        return set().union(*(keys(part, prefix) for part in typing.get_args(kind)))
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = {name: field.annotation for name, field in kind.model_fields.items()}
+    elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    else:
+        return set()
+    return {f"{prefix}{name}" for name in fields}.union(
+        *(keys(annotation, f"{prefix}{name}.") for name, annotation in fields.items())
+    )
+
+
+def test_the_example_explains_every_key_once_and_no_other() -> None:
+    found = list(settings(EXAMPLE.read_text(encoding="utf-8")))
+    paths = [one.path for one in found]
+    assert sorted(paths) == sorted(keys(Config))
+    assert [one.path for one in found if not one.text.endswith(".")] == []
+
+
+def test_the_example_has_the_defaults() -> None:
+    assert parse_config(EXAMPLE.read_text(encoding="utf-8"), "example") == Config()
+
+
+def test_what_is_only_an_example_in_it_can_be_used() -> None:
+    text = re.sub(r"(?m)^( *)#((?:- )?[a-z_]+:)", r"\1\2", EXAMPLE.read_text(encoding="utf-8"))
+    read = parse_config(text, "example")
+    assert read.policy.rules[0].name == "databases-apart"
+    assert read.policy.imbalance is not None
+    assert read.web.token_file == Path("/etc/virtpoise/tokens")
