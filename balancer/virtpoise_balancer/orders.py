@@ -12,8 +12,6 @@ from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Host, HostState, Plan, Snapshot
 from virtpoise_balancer.plan.part import Choice
 
-_LONGEST_TARGET = 1000
-
 
 @dataclass(frozen=True, slots=True)
 class By:
@@ -57,7 +55,7 @@ class Orders:
         return self._journalled("mode", mode, by, lambda: self._set_mode(mode, by))
 
     def apply(self, wanted: Set[Choice], by: By) -> str:
-        target = ", ".join(f"{uuid} to {destination}" for uuid, destination in sorted(wanted))
+        target = f"{len(wanted)} move{'' if len(wanted) == 1 else 's'}"  # the answer names them
         return self._journalled("apply", target, by, lambda: self._apply(wanted))
 
     def refuse(self, action: str, target: str, by: By, why: str) -> None:
@@ -79,7 +77,7 @@ class Orders:
             who=by.who,
             origin=by.origin,
             action=action,
-            target=target[:_LONGEST_TARGET],
+            target=target,
             accepted=accepted,
             answer=answer,
         )

@@ -1,0 +1,197 @@
+"""The doctor: each thing that can be wrong is one line that names it and its remedy."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+from builders import group, host
+from virtpoise_balancer import __version__
+from virtpoise_balancer.cli import main
+from virtpoise_balancer.config import Config
+from virtpoise_balancer.doctor import (
+    Finding,
+    Verdict,
+    judge_exporter,
+    judge_libvirt,
+    judge_pair,
+    judge_prometheus,
+)
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute.probe import HostFacts, Needs
+from virtpoise_balancer.model import HostState
+from virtpoise_balancer.monitor.client import PrometheusClient
+from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
+from virtpoise_balancer.monitor.observe import Observation
+
+HEALTH = PrometheusHealth(version="3.1.0", ahead_seconds=0.3, errors={"h1": "connection refused"})
+EXPORTERS = ExporterHealth(versions={"h1": __version__}, failing={}, ahead_seconds={"h1": 0.1})
+HERE = HostFacts(
+    libvirt_version=9_000_000,
+    hypervisor_version=7_002_015,
+    cpu="<cpu/>",
+    devices=frozenset({"br0"}),
+    networks=frozenset({"default"}),
+    domains=(Needs(name="vm1", disks=("/shared/vm1.qcow2",), networks=("default",), bridges=("br0",)),),
+)
+SEEN = Observation(snapshot=group(host("h1", 0.5)), age_seconds=1.0)
+
+
+def pair(**changes: object) -> Finding:
+    given = {"here": HERE, "there": HERE, "way": None, "cpu": True, "unseen": ()} | changes
+    return judge_pair("h1", "h2", **given)  # type: ignore[arg-type]
+
+
+def test_a_good_pair_is_one_good_line() -> None:
+    found = pair()
+    assert (found.subject, found.verdict, found.remedy) == ("h1 → h2", Verdict.GOOD, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "says", "remedy"),
+    [
+        ({"way": "unable to connect"}, Verdict.BAD, "h1 does not reach h2: unable to connect", "on h1, as root: virsh"),
+        (
+            {"there": replace(HERE, networks=frozenset())},
+            Verdict.BAD,
+            "vm1 needs network default, which is not there",
+            "net-define",
+        ),
+        ({"there": replace(HERE, devices=frozenset())}, Verdict.BAD, "vm1 needs bridge br0", "make the bridge on h2"),
+        ({"there": replace(HERE, devices=None)}, Verdict.GOOD, "reached", ""),
+        (
+            {"here": replace(HERE, devices=frozenset()), "there": replace(HERE, devices=frozenset())},
+            Verdict.GOOD,
+            "",
+            "",
+        ),
+        ({"cpu": False}, Verdict.WARNING, "h2's CPU lacks what h1's has", "cpu-baseline"),
+        (
+            {"unseen": ("/local/a",)},
+            Verdict.WARNING,
+            "no storage pool of h2 has /local/a",
+            "storage that both hosts share",
+        ),
+        (
+            {"there": replace(HERE, hypervisor_version=7_000_000)},
+            Verdict.WARNING,
+            "the hypervisor is older there (7.0.0)",
+            "one version",
+        ),
+        (
+            {"way": LibvirtError("no domain runs on h1")},
+            Verdict.NOT_KNOWN,
+            "the way is not tried: no domain runs on h1",
+            "",
+        ),
+    ],
+)
+def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Verdict, says: str, remedy: str) -> None:
+    found = pair(**changes)
+    assert (found.verdict, found.text[: len(says)]) == (verdict, says)
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("state", "exporters", "verdict", "says"),
+    [
+        (HostState.ACTIVE, EXPORTERS, Verdict.GOOD, f"fresh, version {__version__}, the clock agrees"),
+        (HostState.UNKNOWN, EXPORTERS, Verdict.BAD, "no fresh figures: connection refused"),
+        (HostState.ACTIVE, replace(EXPORTERS, failing={"h1": ("libvirt",)}), Verdict.BAD, "collectors fail: libvirt"),
+        (
+            HostState.ACTIVE,
+            replace(EXPORTERS, ahead_seconds={"h1": -40.0}),
+            Verdict.WARNING,
+            "fresh, but the host's clock is 40 s behind",
+        ),
+        (
+            HostState.ACTIVE,
+            replace(EXPORTERS, versions={"h1": "0.0.9"}),
+            Verdict.WARNING,
+            "fresh, version 0.0.9, but the balancer is",
+        ),
+        (HostState.ACTIVE, replace(EXPORTERS, versions={}), Verdict.GOOD, "fresh figures of another exporter"),
+    ],
+)
+def test_what_an_exporter_lacks(state: HostState, exporters: ExporterHealth, verdict: Verdict, says: str) -> None:
+    found = judge_exporter(host("h1", 0.5, state=state), HEALTH, exporters)
+    assert (found.subject, found.verdict, found.text[: len(says)]) == ("exporter of h1", verdict, says)
+    assert bool(found.remedy) is (verdict is not Verdict.GOOD)
+
+
+def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:
+    nobody = replace(SEEN, snapshot=group(), warnings=("too many points",))
+    found = list(judge_prometheus(Config(), replace(HEALTH, ahead_seconds=-90.0), nobody))
+    assert [(one.subject, one.verdict) for one in found] == [
+        ("Prometheus", Verdict.GOOD),
+        ("clock of Prometheus", Verdict.BAD),
+        ("hosts", Verdict.BAD),
+        ("Prometheus", Verdict.WARNING),
+    ]
+    assert found[1].text == "90 s behind this machine's"
+
+
+def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
+    found = judge_libvirt("h1", "qemu+ssh://h1/system", "connection refused")
+    assert (found.verdict, found.text) == (Verdict.BAD, "connection refused")
+    assert "virsh -c qemu+ssh://h1/system list" in found.remedy
+
+
+# --- asked of a server that answers as Prometheus does ------------------------------------------------------------------
+
+
+def vector(*values: tuple[dict[str, str], float]) -> str:
+    result = [{"metric": labels, "value": [time.time(), str(value)]} for labels, value in values]
+    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+
+def test_what_prometheus_tells_of_itself_and_of_the_exporters(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/api/v1/status/buildinfo").respond_with_json(
+        {"status": "success", "data": {"version": "2.42.0"}}
+    )
+    target = {"labels": {"instance": "h2:9807"}, "health": "down", "lastError": "no route to host"}
+    httpserver.expect_request("/api/v1/targets").respond_with_json(
+        {"status": "success", "data": {"activeTargets": [target]}}
+    )
+    client = PrometheusClient(url=httpserver.url_for("").rstrip("/"), timeout_seconds=5)
+    health = prometheus_health(client)
+    assert (health.version, health.errors) == ("2.42.0", {"h2": "no route to host"})
+    assert health.ahead_seconds == pytest.approx(0, abs=1.5)
+    answers = iter(
+        (
+            vector(({"instance": "h1:9807", "collector": "block"}, 0)),
+            vector(({"instance": "h1:9807", "version": "0.1.0"}, 1)),
+            vector(({"instance": "h1:9807"}, 0.25)),
+        )
+    )
+    httpserver.expect_request("/api/v1/query").respond_with_handler(lambda _request: _json(next(answers)))
+    exporters = exporter_health(client, time.time())
+    assert exporters == ExporterHealth(versions={"h1": "0.1.0"}, failing={"h1": ("block",)}, ahead_seconds={"h1": 0.25})
+
+
+def _json(text: str) -> Response:
+    return Response(text, content_type="application/json")
+
+
+def test_without_prometheus_the_command_says_so_and_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    config = tmp_path / "virtpoise.yml"
+    config.write_text(f"prometheus: {{url: '{nobody}'}}\nstate: {{url: 'sqlite:///{tmp_path}/state.db'}}\n")
+    assert main(["doctor", "--config", str(config)]) == 1
+    said = capsys.readouterr().out
+    assert "✓ store:" in said
+    assert f"✗ Prometheus: Prometheus at {nobody} cannot be asked" in said
+    assert "→ see prometheus.url" in said
+    assert main(["doctor", "--config", str(config), "--output", "json"]) == 1
+    assert [finding["verdict"] for finding in json.loads(capsys.readouterr().out)] == ["good", "bad"]
