@@ -31,6 +31,7 @@ def make_observer(config: Config) -> Observer:
         step_seconds=config.interval_seconds,
         scrape_interval_seconds=config.scrape_interval_seconds,
         consecutive=config.policy.cpu.consecutive,
+        saturation_ratio=config.policy.saturation_ratio,
         queries=config.prometheus.queries,
     )
 

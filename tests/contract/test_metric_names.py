@@ -34,7 +34,9 @@ def test_every_metric_and_label_of_a_query_is_exported(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_range_is_left_to_be_filled_in(name: str) -> None:
-    rendered = render(QUERIES[name], Ranges.of(step_seconds=10, scrape_interval_seconds=10, consecutive=3))
+    rendered = render(
+        QUERIES[name], Ranges.of(step_seconds=10, scrape_interval_seconds=10, consecutive=3, saturation_ratio=0.9)
+    )
     assert "$" not in rendered.replace('"$1"', "")
 
 

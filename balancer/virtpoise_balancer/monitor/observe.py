@@ -25,6 +25,8 @@ from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
 
 # Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
 _READINGS = 30
+# What is asked for as a window of readings, one a step.
+_WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
 # A sample older than this many scrapes is no longer what is.
 _STALE_SCRAPES = 3.5
 
@@ -47,6 +49,7 @@ class Observer:
     step_seconds: float
     scrape_interval_seconds: float
     consecutive: int
+    saturation_ratio: float
     queries: Mapping[str, str]
 
     @property
@@ -55,6 +58,7 @@ class Observer:
             step_seconds=self.step_seconds,
             scrape_interval_seconds=self.scrape_interval_seconds,
             consecutive=self.consecutive,
+            saturation_ratio=self.saturation_ratio,
         )
 
     @property
@@ -69,10 +73,13 @@ class Observer:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
         at = math.floor(now / self.step_seconds) * self.step_seconds
         self.client.warnings.clear()
-        answers = {name: self.client.instant(self._query(name), at) for name in QUERIES if name != "host_cpu_ratio"}
+        answers = {name: self.client.instant(self._query(name), at) for name in QUERIES if name not in _WINDOWS}
         start = at - (max(_READINGS, self.consecutive) - 1) * self.step_seconds
-        readings = self.client.range(self._query("host_cpu_ratio"), start, at, self.step_seconds)
-        hosts, age = _hosts(answers, _trailing(readings, at, self.step_seconds), at, self._stale_seconds)
+        windows = {
+            name: _trailing(self.client.range(self._query(name), start, at, self.step_seconds), at, self.step_seconds)
+            for name in _WINDOWS
+        }
+        hosts, age = _hosts(answers, windows, at, self._stale_seconds)
         domains, duplicates = _domains(answers, hosts)
         snapshot = Snapshot(
             time=at, step_seconds=self.step_seconds, hosts=tuple(hosts.values()), domains=tuple(domains)
@@ -128,9 +135,12 @@ def _is_ratio(value: float) -> bool:
 
 
 def _hosts(
-    answers: Mapping[str, Sequence[Series]], readings: Mapping[str, tuple[float, ...]], at: float, stale_seconds: float
+    answers: Mapping[str, Sequence[Series]],
+    windows: Mapping[str, Mapping[str, tuple[float, ...]]],
+    at: float,
+    stale_seconds: float,
 ) -> tuple[dict[str, Host], float]:
-    cpus, memory, sampled, available, speed, rx, tx = (
+    cpus, memory, sampled, available, speed, uplink = (
         _by_host(answers[name])
         for name in (
             "host_cpus",
@@ -138,10 +148,10 @@ def _hosts(
             "host_sample_time",
             "host_memory_available_bytes",
             "host_cpu_speed",
-            "host_rx_ratio",
-            "host_tx_ratio",
+            "host_uplink_bytes_per_second",
         )
     )
+    readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
     ages = [0.0]
     for name in sorted(cpus.keys() & memory.keys()):
@@ -160,8 +170,12 @@ def _hosts(
             cpu_ratio=readings[name] if known else (),
             memory_bytes=int(memory[name]),
             memory_used_bytes=int(memory[name] - free) if known else 0,
-            rx_ratio=max(rx.get(name, 0.0), 0.0),
-            tx_ratio=max(tx.get(name, 0.0), 0.0),
+            rx_ratio=rx[name][-1] if rx.get(name) else 0.0,
+            tx_ratio=tx[name][-1] if tx.get(name) else 0.0,
+            memory_ratio_window=memory_readings.get(name, ()) if known else (),
+            rx_ratio_window=rx.get(name, ()) if known else (),
+            tx_ratio_window=tx.get(name, ()) if known else (),
+            uplink_bytes_per_second=uplink.get(name) or None,
         )
     return hosts, max(ages)
 
@@ -213,12 +227,19 @@ def _domain(
         vcpus=max(_whole(vcpus), 1),
         cpu_cores=_amount(cores),
         cpu_delay_cores=_amount(figures["cpu_delay_cores"].get(key)),
+        cpu_cores_unsaturated=_known(figures["cpu_cores_unsaturated"].get(key)),
+        cpu_delay_cores_unsaturated=_known(figures["cpu_delay_cores_unsaturated"].get(key)),
         memory_bytes=_whole(memory),
+        memory_resident_bytes=None if (held := figures["memory_resident_bytes"].get(key)) is None else _whole(held),
         rx_bytes_per_second=_amount(figures["rx_bytes_per_second"].get(key)),
         tx_bytes_per_second=_amount(figures["tx_bytes_per_second"].get(key)),
         rx_ratio=_amount(figures["rx_ratio"].get(key)),
         tx_ratio=_amount(figures["tx_ratio"].get(key)),
     )
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None else max(value, 0.0)
 
 
 def _amount(value: float | None) -> float:

@@ -1,16 +1,17 @@
 """What is asked of Prometheus, in PromQL.
 
 Each query gives one series per host (label ``instance``) or per host and domain (``instance`` and ``uuid``);
-``domain_running`` also carries ``domain``, the name. ``$reading`` is the range that one reading of the load covers,
-``$window`` that of N readings, ``$slow`` the range that damps network noise, ``$memory`` how long a host that went silent is
-still listed (as unknown). All are durations.
+``domain_running`` also carries ``domain``, the name. In them stand, as durations: ``$reading``, the range that one reading
+of the load covers; ``$window``, that of N readings; ``$slow``, the range that damps network noise; ``$memory``, how long a
+host that went silent is still listed (as unknown); ``$history`` and ``$resolution``, how far back and how finely the recent
+past is looked at; and as a ratio ``$saturation``, the load from which on a host hides demand.
 
 Every query can be replaced in the configuration (``prometheus.queries``), so that other exporters can serve.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from string import Template
 
 _UPLINK_RATIO = """
@@ -19,6 +20,18 @@ sum by (instance, uuid) (
   / on (instance, uplink) group_left ()
   label_replace(virtpoise_host_network_speed_bytes, "uplink", "$$1", "device", "(.*)")
 )
+"""
+
+_HOST_CPU_RATIO = (
+    '1 - sum by (instance) (rate(virtpoise_host_cpu_seconds_total{mode=~"idle|iowait"}[$reading]))'
+    " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total[$reading]))"
+)
+
+# Of the recent past, only the steps in which the host was not saturated: then a domain got what it wanted.
+_UNSATURATED = """
+avg_over_time((
+  rate({metric}[$reading]) and on (instance) (({host_ratio}) < $saturation)
+)[$history:$resolution])
 """
 
 _HOST_LINK_RATIO = """
@@ -32,12 +45,11 @@ QUERIES: dict[str, str] = {
     "host_cpus": "last_over_time(virtpoise_host_cpus[$memory])",
     "host_memory_bytes": "last_over_time(virtpoise_host_memory_total_bytes[$memory])",
     "host_sample_time": "timestamp(virtpoise_host_cpus)",
-    "host_cpu_ratio": (
-        '1 - sum by (instance) (rate(virtpoise_host_cpu_seconds_total{mode=~"idle|iowait"}[$reading]))'
-        " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total[$reading]))"
-    ),
+    "host_cpu_ratio": _HOST_CPU_RATIO,
     "host_cpu_speed": "virtpoise_host_cpu_speed_ratio",
     "host_memory_available_bytes": "virtpoise_host_memory_available_bytes",
+    "host_memory_ratio": "1 - virtpoise_host_memory_available_bytes / virtpoise_host_memory_total_bytes",
+    "host_uplink_bytes_per_second": "max by (instance) (virtpoise_host_network_speed_bytes)",
     "host_rx_ratio": _HOST_LINK_RATIO.format(direction="receive").strip(),
     "host_tx_ratio": _HOST_LINK_RATIO.format(direction="transmit").strip(),
     # domains
@@ -45,8 +57,15 @@ QUERIES: dict[str, str] = {
     "domain_paused": 'virtpoise_domain_state{state="paused"} == 1',
     "domain_vcpus": "virtpoise_domain_vcpus",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes",
+    "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes",
     "domain_cpu_cores": "rate(virtpoise_domain_cpu_seconds_total[$window])",
     "domain_cpu_delay_cores": "rate(virtpoise_domain_cpu_delay_seconds_total[$window])",
+    "domain_cpu_cores_unsaturated": _UNSATURATED.format(
+        metric="virtpoise_domain_cpu_seconds_total", host_ratio=_HOST_CPU_RATIO
+    ).strip(),
+    "domain_cpu_delay_cores_unsaturated": _UNSATURATED.format(
+        metric="virtpoise_domain_cpu_delay_seconds_total", host_ratio=_HOST_CPU_RATIO
+    ).strip(),
     "domain_rx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_receive_bytes_total[$slow]))",
     "domain_tx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_transmit_bytes_total[$slow]))",
     "domain_rx_ratio": _UPLINK_RATIO.format(direction="receive").strip(),
@@ -56,24 +75,35 @@ QUERIES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """The ranges of the queries, in seconds. ``rate()`` needs two samples within its range, so each has room for a late scrape."""
+    """The ranges of the queries, in seconds (``saturation`` is a ratio). ``rate()`` needs two samples within its range, so each has room for a late scrape."""
 
     reading: float
     window: float
     slow: float
+    resolution: float
+    saturation: float
     memory: float = 600.0
+    history: float = 600.0
 
     @classmethod
-    def of(cls, *, step_seconds: float, scrape_interval_seconds: float, consecutive: int) -> Ranges:
+    def of(
+        cls, *, step_seconds: float, scrape_interval_seconds: float, consecutive: int, saturation_ratio: float
+    ) -> Ranges:
         slack = 1.5 * scrape_interval_seconds
         return cls(
             reading=step_seconds + slack,
             window=consecutive * step_seconds + slack,
             slow=max(60.0, 4 * scrape_interval_seconds),
+            resolution=max(step_seconds, 20.0),
+            saturation=saturation_ratio,
         )
 
 
 def render(query: str, ranges: Ranges) -> str:
     """The query with its ranges filled in, in whole milliseconds as PromQL wants them."""
-    durations = {name: f"{round(getattr(ranges, name) * 1000)}ms" for name in ("reading", "window", "slow", "memory")}
-    return Template(query).safe_substitute(durations)
+    durations = {
+        field.name: f"{round(getattr(ranges, field.name) * 1000)}ms"
+        for field in fields(Ranges)
+        if field.name != "saturation"
+    }
+    return Template(query).safe_substitute(durations, saturation=f"{ranges.saturation:g}")
