@@ -75,7 +75,10 @@ QUERIES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """The ranges of the queries, in seconds (``saturation`` is a ratio). ``rate()`` needs two samples within its range, so each has room for a late scrape."""
+    """The ranges of the queries, in seconds (``saturation`` is a ratio).
+
+    ``rate()`` needs two samples within its range, so each has room for a late scrape.
+    """
 
     reading: float
     window: float
