@@ -1,0 +1,122 @@
+"""What libvirt's XML and statistics are read as."""
+
+import pytest
+
+from virtpoise_exporter.source import DelaySum, Traffic, Usage
+from virtpoise_exporter.virt.model import Facts, Forward, Nic
+from virtpoise_exporter.virt.source import LibvirtSource, usage
+from virtpoise_exporter.virt.xml import domain_facts, host_cpu, network_forward
+
+STATS = {  # as libvirt 9.0 with QEMU 7.2 tells them
+    "cpu.time": 10980000000,
+    "cpu.user": 9820000000,
+    "balloon.current": 16384,
+    "balloon.rss": 41296,
+    "vcpu.current": 2,
+    "vcpu.0.time": 7990000000,
+    "vcpu.0.wait": 0,
+    "vcpu.0.delay": 1423354720,
+    "vcpu.1.delay": 76645280,
+    "net.count": 1,
+    "net.0.name": "vnet0",
+    "net.0.rx.bytes": 90,
+    "net.0.tx.bytes": 7,
+}
+
+
+def test_a_full_answer():
+    assert usage(STATS, DelaySum()) == Usage(10.98, 1.5, 41296 * 1024, {"vnet0": Traffic(90, 7)})
+
+
+def test_what_is_missing_while_a_domain_is_busy_is_unknown_and_not_zero():
+    assert usage({"vcpu.current": 1, "net.count": 1, "net.0.name": "vnet0"}, DelaySum()) == Usage(None, None, None, {})
+
+
+def test_the_delay_of_a_domain_goes_on_over_an_unplugged_vcpu(recorded):
+    domain = recorded.domain("web")
+    answers = [
+        STATS,
+        {**STATS, "vcpu.1.delay": 80_000_000},
+        {key: value for key, value in STATS.items() if "vcpu.1" not in key},
+    ]
+    source = LibvirtSource(lambda _domains, _seconds: {domain.uuid: answers.pop(0)})
+    delays = [source.read([domain], 1.0)[domain.uuid].cpu_delay_seconds for _ in range(3)]
+    assert delays == sorted(delays)
+
+
+def test_a_domain_that_was_not_answered_for_is_left_out(recorded):
+    source = LibvirtSource(lambda _domains, _seconds: {})
+    assert source.read(recorded.inventory.domains, 1.0) == {}
+
+
+def domain(devices: str = "", vcpu: str = "<vcpu>2</vcpu>", memory: str = "<memory unit='KiB'>1024</memory>") -> Facts:
+    return domain_facts(f"<domain>{memory}{vcpu}<devices>{devices}</devices></domain>")
+
+
+@pytest.mark.parametrize(
+    ("interface", "nics"),
+    [
+        (
+            "<interface type='bridge'><source bridge='br0'/><target dev='vnet0'/></interface>",
+            (Nic("vnet0", "bridge", bridge="br0"),),
+        ),
+        (
+            "<interface type='network'><source network='n' bridge='virbr0'/><target dev='vnet1'/></interface>",
+            (Nic("vnet1", "network", bridge="virbr0", network="n"),),
+        ),
+        (
+            "<interface type='direct'><source dev='eth0' mode='vepa'/><target dev='macvtap0'/></interface>",
+            (Nic("macvtap0", "direct", lower="eth0"),),
+        ),
+        ("<interface type='ethernet'><target dev='tap7'/></interface>", (Nic("tap7", "ethernet"),)),
+        ("<interface type='user'><model type='virtio'/></interface>", ()),
+        ("<interface type='hostdev'><source><address type='pci'/></source></interface>", ()),
+        ("<interface type='bridge'><source bridge='br0'/></interface>", ()),  # of a domain that is shut off
+    ],
+)
+def test_network_devices(interface, nics):
+    assert domain(interface).nics == nics
+
+
+@pytest.mark.parametrize(
+    ("memory", "size"),
+    [
+        ("<memory unit='KiB'>1024</memory><currentMemory unit='KiB'>512</currentMemory>", 512 * 1024),
+        ("<memory unit='KiB'>1024</memory>", 1024 * 1024),
+        ("<memory>1024</memory>", 1024 * 1024),
+        ("<memory unit='GiB'>2</memory>", 2 << 30),
+        ("", 0),
+    ],
+)
+def test_assigned_memory(memory, size):
+    assert domain(memory=memory).memory_bytes == size
+
+
+@pytest.mark.parametrize(("vcpu", "count"), [("<vcpu>4</vcpu>", 4), ("<vcpu current='2'>4</vcpu>", 2), ("", 0)])
+def test_vcpus_that_are_there_now(vcpu, count):
+    assert domain(vcpu=vcpu).vcpus == count
+
+
+@pytest.mark.parametrize(
+    ("xml", "forward"),
+    [
+        ("<network><forward mode='nat'/></network>", Forward("nat")),
+        ("<network><forward/></network>", Forward("nat")),  # libvirt's default
+        (
+            "<network><forward dev='eth1' mode='route'><interface dev='eth1'/></forward></network>",
+            Forward("route", "eth1"),
+        ),
+        ("<network><forward mode='bridge'/><bridge name='br0'/></network>", Forward("bridge")),
+        ("<network/>", Forward()),
+    ],
+)
+def test_how_a_network_leaves_the_host(xml, forward):
+    assert network_forward(xml) == forward
+
+
+def test_a_host_by_its_capabilities():
+    xml = (
+        "<capabilities><host><uuid>u</uuid><cpu><arch>x86_64</arch><model>Broadwell</model></cpu></host></capabilities>"
+    )
+    assert host_cpu(xml) == ("u", "Broadwell", "x86_64")
+    assert host_cpu("<capabilities/>") == ("", "", "")
