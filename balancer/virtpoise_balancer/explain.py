@@ -101,10 +101,12 @@ def _standing(host: Host, policy: Policy, snapshot: Snapshot) -> str:
     trigger = policy.cpu
     count = consecutive(host, trigger, snapshot)
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
-    return (
-        f"{host.name}{state} is at {words.percent(host.load)} CPU, {count} times in a row at or above "
-        f"{words.percent(trigger.threshold)} ({trigger.consecutive} make it a problem)"
-    )
+    load = f"{host.name}{state} is at {words.percent(host.load)} CPU"
+    threshold = words.percent(trigger.threshold)
+    if count == 0:
+        return f"{load}, below the threshold of {threshold}" if host.load < trigger.threshold else load
+    times = "once" if count == 1 else f"{count} times in a row"
+    return f"{load}, {times} at or above {threshold} ({trigger.consecutive} make it a problem)"
 
 
 def _interval(prediction: Prediction) -> str:

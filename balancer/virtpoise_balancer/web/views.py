@@ -375,12 +375,15 @@ def flight_views(found: Sequence[Flight]) -> tuple[FlightView, ...]:
             source=host_link(flight.source),
             destination=host_link(flight.destination),
             ratio=(ratio := _done(flight)),
-            text=f"{words.percent(ratio)}, {words.duration(flight.progress.elapsed_seconds)}"
-            if flight.progress
-            else "begins",
+            text=_flown(flight, ratio),
         )
         for flight in found
     )
+
+
+def _flown(flight: Flight, ratio: float | None) -> str:
+    done = "begins" if ratio is None else words.percent(ratio)
+    return f"{done}, {words.duration(flight.progress.elapsed_seconds)}" if flight.progress else done
 
 
 def _done(flight: Flight) -> float | None:

@@ -1,0 +1,120 @@
+"""Why something is (not) done, in words: always an answer, with the numbers."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import domain, group, host, shut_off
+from virtpoise_balancer import words
+from virtpoise_balancer.explain import Explanation, explain
+from virtpoise_balancer.model import HostState, Policy, Reason, Refusal, Rule, RuleKind, Snapshot
+from virtpoise_balancer.plan import plan
+
+POLICY = Policy()
+GROUP = group(
+    host("h1", 0.9, 0.9, 0.9),
+    host("h2", 0.3, 0.3, 0.3),
+    host("h3", 0.79, 0.79, 0.79),
+    host("h4", state=HostState.UNKNOWN),
+    host("h5", 0.2, 0.2, 0.2, state=HostState.DRAINING),
+    domain("a", "h1", 2.4),
+    domain("b", "h1", 2.4),
+    domain("pinned", "h1", 1.0),
+    shut_off("off", "h1"),
+    domain("calm", "h2", 0.5),
+)
+RULED = replace(POLICY, rules=(Rule(name="stay", kind=RuleKind.IGNORE, domains=("pinned",)),))
+
+
+def why(name: str, snapshot: Snapshot = GROUP, policy: Policy = RULED) -> Explanation:
+    (found,) = explain(snapshot, policy, plan(snapshot, policy), name)
+    return found
+
+
+def test_a_domain_that_is_moved() -> None:
+    made = plan(GROUP, RULED)
+    found = why(made.moves[0].domain)
+    assert found.verdict == f"{made.moves[0].domain} is to be moved from h1 to {made.moves[0].destination}."
+    assert any(f"{made.moves[0].predicted.source.cpu_ratio:.0%}" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "says"),
+    [
+        ("pinned", "pinned stays on h1.", "A rule says to leave it alone (rule stay)."),
+        ("off", "off stays on h1.", "only running domains are moved"),
+        (
+            "calm",
+            "calm stays on h2.",
+            "h2 is at 30% CPU, below the threshold of 80%, so nothing has to be moved off it.",
+        ),
+        ("h4", "h4 is no destination.", "Prometheus has no fresh figures of the host"),
+        ("h5", "h5 is no destination.", "The host is being drained"),
+        ("h1", "h1 is overloaded, so it is no destination.", "3 times in a row at or above 80% (3 make it a problem)"),
+        ("h2", "h2 is a destination in this plan.", "is to come from h1."),
+    ],
+)
+def test_what_stays_and_who_takes_nothing(name: str, verdict: str, says: str) -> None:
+    found = why(name)
+    assert found.verdict == verdict
+    assert says in " ".join(found.reasons)
+
+
+def test_two_domains_of_one_name_are_each_explained_and_a_uuid_is_enough() -> None:
+    twins = replace(GROUP, domains=(*GROUP.domains, domain("calm", "h3", 0.1, uuid="other")))
+    assert len(explain(twins, POLICY, plan(twins, POLICY), "calm")) == 2
+    assert why("other", twins).verdict == "calm stays on h3."
+    assert explain(GROUP, POLICY, plan(GROUP, POLICY), "nothing") == ()
+
+
+@given(
+    loads=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5),
+    cores=st.lists(st.floats(0.0, 4.0), max_size=8),
+    strategy=st.sampled_from(["default", "thesis"]),
+)
+def test_every_host_and_domain_of_every_plan_has_an_answer_without_a_raw_name(
+    loads: list[float], cores: list[float], strategy: str
+) -> None:
+    members = [host(f"h{n}", load, load, load) for n, load in enumerate(loads)]
+    domains = [domain(f"d{n}", f"h{n % len(loads)}", one) for n, one in enumerate(cores)]
+    snapshot = group(*members, *domains)
+    policy = replace(POLICY, strategy=strategy)
+    made = plan(snapshot, policy)
+    for name in [one.name for one in (*members, *domains)]:
+        (found,) = explain(snapshot, policy, made, name)
+        assert found.verdict.startswith(name)
+        assert found.reasons
+        assert not any("_" in reason for reason in found.reasons), found.reasons
+
+
+def test_every_reason_has_words() -> None:
+    for reason in Reason:
+        assert words.refusal(Refusal(reason=reason)) == words.reason(reason) != ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0.056, "56 ms"),
+        (4.26, "4.3 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (76, "1 min 16 s"),
+        (3600, "1 h"),
+        (5400, "1 h 30 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_lengths_of_time_are_told_in_two_units(seconds: float | None, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**30, "1.0 GiB"), (2**44, "16.0 TiB")],
+)
+def test_bytes_are_told_in_binary_units(amount: float | None, text: str) -> None:
+    assert words.size(amount) == text
