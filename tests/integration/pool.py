@@ -13,10 +13,13 @@ from virtpoise_lab.balancer import Balancer
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec, Kind
+from virtpoise_lab.processes import wait_until
 from virtpoise_lab.stack import Stack
 
 # The thesis reads every 10 s; here it is every 2 s, and Prometheus scrapes every second.
 STEP = 2.0
+# What a reading covers: a step and one and a half scrapes.
+READING = STEP + 1.5
 # Its penalties of 190 s and 10 s more are a tenth and a fifth of that here.
 PENALTY = {"initial_seconds": 19, "step_seconds": 2}
 PORT = 19090
@@ -36,6 +39,9 @@ class Pool:
         for here in loads.values():
             for name, load in here.items():
                 self.lab.load(name, load, kind=kind, dirty=dirty)
+        # Until a reading reaches back to no moment before that: the first decision is to be made on these loads.
+        steady = time.time() + READING
+        wait_until(lambda: all(self.readings(host.name, steady) for host in self.lab.hosts), 30, "steady readings")
         self.balancer = Balancer(self.lab)
 
     def configure(self, threshold: float = 0.6, consecutive: int = 2, **sections: Any) -> None:
@@ -60,8 +66,8 @@ class Pool:
         start = math.ceil(since / STEP) * STEP
         end = math.floor(time.time() / STEP) * STEP
         query = (
-            f'1 - sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*",mode="idle"}}[3500ms]))'
-            f' / sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*"}}[3500ms]))'
+            f'1 - sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*",mode="idle"}}[{READING}s]))'
+            f' / sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*"}}[{READING}s]))'
         )
         form = {"query": query, "start": str(start), "end": str(max(start, end)), "step": str(STEP)}
         found = requests.post(f"{self.stack.url}/api/v1/query_range", data=form, timeout=10).json()["data"]["result"]
