@@ -363,12 +363,23 @@ class InconsistentPolicy(ValueError):
 
 
 def check_policy(policy: Policy) -> None:
-    """Raise InconsistentPolicy when a recovery level lies above its threshold."""
+    """Raise InconsistentPolicy when a recovery level lies above its threshold, or when a rule says nothing."""
     for resource, trigger in (("cpu", policy.cpu), ("memory", policy.memory), ("network", policy.network)):
         if trigger.recovery_ratio > trigger.threshold:
             raise InconsistentPolicy(
                 f"{resource}.recovery: expected at most the threshold ({trigger.threshold:g}), got {trigger.recovery_ratio:g}"
             )
+    names: set[str] = set()
+    for i, rule in enumerate(policy.rules):
+        if rule.name in names:
+            raise InconsistentPolicy(f"rules.{i}.name: expected each name once, got {rule.name!r} again")
+        names.add(rule.name)
+        about_hosts = rule.kind in (RuleKind.ONLY_ON, RuleKind.NEVER_ON, RuleKind.PREFER)
+        if about_hosts is not bool(rule.hosts):
+            expected = "at least one host" if about_hosts else f"none with {rule.kind}"
+            raise InconsistentPolicy(f"rules.{i}.hosts: expected {expected}, got {', '.join(rule.hosts) or 'none'}")
+        if rule.kind in (RuleKind.TOGETHER, RuleKind.APART) and len(rule.domains) == 1 and rule.domains[0].isalnum():
+            raise InconsistentPolicy(f"rules.{i}.domains: expected at least two, or a pattern, got {rule.domains[0]}")
 
 
 class Reason(StrEnum):

@@ -60,7 +60,7 @@ class Demands:
 
     def at_speed(self, factor: float) -> Demands:
         """The demand where a CPU is ``factor`` times as fast. Work shrinks with it; the time that a vCPU is runnable does not."""
-        most = self.vcpus.astype(np.float64)
+        most = np.maximum(self.vcpus, self.used)  # with QEMU's own threads a domain can use more than its vCPUs
         lower, cores, upper = (np.minimum(cores / factor, most) for cores in (self.lower, self.cores, self.upper))
         return Demands(self.used, lower, cores, upper, self.runnable, self.vcpus, self.on_off)
 

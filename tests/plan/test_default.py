@@ -1,0 +1,536 @@
+"""What an administrator sees of the default strategy, one situation a test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from builders import GIB, domain, group, host, shut_off
+from virtpoise_balancer.model import (
+    DomainState,
+    HostState,
+    Imbalance,
+    InconsistentPolicy,
+    Limits,
+    Link,
+    Placement,
+    Plan,
+    Policy,
+    Problem,
+    Reason,
+    Refusal,
+    Residual,
+    Role,
+    Rule,
+    RuleKind,
+    Trigger,
+    check_policy,
+)
+from virtpoise_balancer.plan import plan
+
+POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=Trigger(threshold=0.9, consecutive=2))
+
+
+def where(made: Plan) -> dict[str, str]:
+    return {move.domain: move.destination for move in made.moves}
+
+
+def reasons(made: Plan, name: str) -> set[Reason]:
+    return {refusal.reason for refusal in made.refusals if refusal.domain == name}
+
+
+def refusal(made: Plan, reason: Reason) -> Refusal:
+    (found,) = [one for one in made.refusals if one.reason is reason]
+    return found
+
+
+def rule(kind: RuleKind, *domains: str, hosts: tuple[str, ...] = (), hard: bool = True) -> Rule:
+    return Rule(name="the-rule", kind=kind, domains=domains, hosts=hosts, hard=hard)
+
+
+# Enough and no more -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_cheapest_domain_that_suffices_is_moved_to_the_emptiest_host() -> None:
+    made = plan(
+        group(
+            host("h1", 0.85, 0.85),
+            host("h2", 0.4, 0.4),
+            host("h3", 0.2, 0.2),
+            domain("big", "h1", 3.0, memory_bytes=4 * GIB),
+            domain("fit", "h1", 2.0, memory_bytes=1 * GIB),
+            domain("small", "h1", 0.3, memory_bytes=GIB // 4),
+        ),
+        POLICY,
+    )
+    assert where(made) == {"fit": "h3"}
+    assert made.solved
+    assert made.moves[0].predicted.source.cpu_ratio == pytest.approx(0.6)
+    assert made.moves[0].predicted.destination.cpu_ratio == pytest.approx(0.45)
+    assert made.moves[0].predicted.source.cpu_ratio_upper <= 0.75
+    assert reasons(made, "big") == {Reason.NOT_NEEDED}
+
+
+def test_one_low_sample_makes_no_room() -> None:
+    members = (host("h1", 0.9, 0.9), domain("a", "h1", 4.0))
+    assert not plan(group(*members, host("h2", 0.75, 0.0)), POLICY).moves
+    assert plan(group(*members, host("h2", 0.0, 0.0)), POLICY).moves
+
+
+def test_several_overloaded_hosts_are_relieved_together() -> None:
+    made = plan(
+        group(
+            host("h1", 0.9, 0.9),
+            host("h2", 0.85, 0.85),
+            host("h3", 0.1, 0.1),
+            domain("a", "h1", 2.0),
+            domain("b", "h2", 2.0),
+        ),
+        POLICY,
+    )
+    assert where(made) == {"a": "h3", "b": "h3"}
+    assert [attempt.solved for attempt in made.attempts] == [True, True]
+    assert made.moves[1].predicted.destination.cpu_ratio == pytest.approx(0.6)
+
+
+def test_what_cannot_be_cleared_is_relieved_as_far_as_it_goes_and_the_rest_is_named() -> None:
+    made = plan(
+        group(host("h1", 1.0, 1.0), host("h2", 0.65, 0.65), domain("a", "h1", 5.0), domain("b", "h1", 0.8, vcpus=2)),
+        POLICY,
+    )
+    assert where(made) == {"b": "h2"}
+    assert not made.solved
+    missing = refusal(made, Reason.UNSOLVED)
+    assert missing.detail["missing_cores"] == pytest.approx((1.0 - 0.1 + 0.03 - 0.75) * 8, abs=0.2)
+    told = refusal(made, Reason.DESTINATION_CPU)
+    assert (told.domain, told.host) == ("a", "h2")
+    assert told.detail["missing_cores"] > 0  # type: ignore[operator]
+    assert told.detail["hosts_destination_cpu"] == 1
+    assert "does not solve" in made.summary
+
+
+def test_room_is_made_where_no_single_move_fits() -> None:
+    made = plan(
+        group(
+            host("h1", 0.9, 0.9),
+            host("h2", 0.55, 0.55),
+            host("h3", 0.55, 0.55, memory_ratio=0.86),
+            domain("a", "h1", 2.4, memory_bytes=GIB),
+            domain("b", "h2", 1.5, memory_bytes=GIB // 8),
+            domain("c", "h3", 0.1, memory_bytes=GIB),
+        ),
+        POLICY,
+    )
+    assert [(move.domain, move.destination) for move in made.moves] == [("b", "h3"), ("a", "h2")]
+    assert made.moves[1].wave > made.moves[0].wave
+    assert made.moves[0].why == "makes room for a"
+    assert made.solved
+
+
+# Memory and uplinks -----------------------------------------------------------------------------------------------------------
+
+
+def test_memory_triggers_and_is_relieved() -> None:
+    full = host("h1", 0.2, 0.2, memory_ratio=0.95, memory_ratio_window=(0.94, 0.95))
+    made = plan(
+        group(
+            full,
+            host("h2", 0.2, 0.2, memory_ratio=0.3),
+            domain("a", "h1", 0.5, memory_bytes=2 * GIB, memory_resident_bytes=GIB),
+            domain("b", "h1", 0.5, memory_bytes=GIB // 2),
+        ),
+        POLICY,
+    )
+    assert [overload.resource for overload in made.overloaded] == ["memory"]
+    assert where(made) == {"a": "h2"}
+    predicted = made.moves[0].predicted
+    assert predicted.source.memory_ratio == pytest.approx(0.95 - 1 / 8)
+    assert predicted.destination.memory_ratio == pytest.approx(0.3 + 1 / 8)
+    assert predicted.destination.memory_ratio_upper == pytest.approx(0.3 + 2 / 8)
+
+
+def test_one_reading_of_memory_is_not_n_in_a_row() -> None:
+    made = plan(group(host("h1", 0.2, 0.2, memory_ratio=0.95), host("h2", 0.2, 0.2), domain("a", "h1", 0.5)), POLICY)
+    assert made.overloaded == ()
+
+
+def test_an_uplink_triggers_and_the_destinations_uplink_counts() -> None:
+    made = plan(
+        group(
+            host("h1", 0.2, 0.2, tx_ratio=0.95, tx_ratio_window=(0.95,) * 3, uplink_bytes_per_second=125e6),
+            host("h2", 0.1, 0.1, uplink_bytes_per_second=12.5e6),
+            host("h3", 0.3, 0.3, uplink_bytes_per_second=1250e6),
+            domain("a", "h1", 0.5, tx_bytes_per_second=50e6),
+            domain("b", "h1", 0.5, tx_bytes_per_second=1e6),
+        ),
+        POLICY,
+    )
+    assert where(made) == {"a": "h3"}
+    assert made.moves[0].predicted.destination.tx_ratio == pytest.approx(0.04)
+    assert made.moves[0].predicted.source.tx_ratio == pytest.approx(0.55)
+
+
+# Rest, gain, limits -----------------------------------------------------------------------------------------------------------
+
+
+def resting(last_moved: float, moves: int = 1) -> Plan:
+    return plan(
+        group(
+            host("h1", 0.85, 0.85),
+            host("h2", 0.2, 0.2),
+            domain("a", "h1", 2.0, last_moved=last_moved, recent_moves=moves),
+            domain("b", "h1", 2.0, memory_bytes=2 * GIB),
+            time=10_000.0,
+        ),
+        POLICY,
+    )
+
+
+def test_a_moved_domain_rests() -> None:
+    made = resting(9_000.0)
+    assert where(made) == {"b": "h2"}
+    assert refusal(made, Reason.RESTING).detail == {"seconds_left": 800.0}
+
+
+def test_after_its_rest_it_may_move_again() -> None:
+    assert where(resting(8_000.0)) == {"a": "h2"}
+
+
+def test_each_further_move_doubles_the_rest() -> None:
+    made = resting(8_000.0, moves=2)
+    assert refusal(made, Reason.RESTING).detail == {"seconds_left": 1600.0}
+
+
+def test_a_resting_domain_moves_if_nothing_else_helps() -> None:
+    made = plan(
+        group(
+            host("h1", 0.85, 0.85),
+            host("h2", 0.2, 0.2),
+            domain("a", "h1", 2.0, last_moved=9_990.0),
+            domain("b", "h1", 0.3),
+            time=10_000.0,
+        ),
+        POLICY,
+    )
+    assert where(made) == {"a": "h2"}
+
+
+def test_a_domain_that_would_gain_nothing_stays() -> None:
+    made = plan(
+        group(host("h1", 0.85, 0.85), host("h2", 0.2, 0.2), domain("a", "h1", 2.0), domain("idle", "h1", 0.01)), POLICY
+    )
+    assert reasons(made, "idle") == {Reason.LEAST_GAIN}
+
+
+def test_limits_in_flight_make_waves() -> None:
+    members = [host("h1", 0.95, 0.95)]
+    members += [domain(f"vm{i}", "h1", 0.7) for i in range(6)]  # type: ignore[misc]
+    members += [host(f"to{i}", 0.2, 0.2) for i in range(4)]
+    made = plan(group(*members), POLICY)
+    assert [move.wave for move in made.moves] == [0, 1, 2]
+    wide = replace(POLICY, limits=Limits(per_source=2, per_destination=1, total=2))
+    assert [move.wave for move in plan(group(*members), wide).moves] == [0, 0, 1]
+
+
+def test_a_slow_link_is_avoided() -> None:
+    snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.2, 0.2), host("h3", 0.3, 0.3), domain("a", "h1", 2.0))
+    assert where(plan(snapshot, POLICY)) == {"a": "h2"}
+    learned = replace(snapshot, links=(Link(source="h1", destination="h2", bytes_per_second=10e6),))
+    assert where(plan(learned, POLICY)) == {"a": "h3"}
+
+
+def test_a_dirtying_domain_is_dearer() -> None:
+    made = plan(
+        group(
+            host("h1", 0.85, 0.85),
+            host("h2", 0.2, 0.2),
+            domain("a", "h1", 2.0, memory_bytes=GIB, dirty_bytes_per_second=80e6),
+            domain("b", "h1", 2.0, memory_bytes=2 * GIB),
+        ),
+        POLICY,
+    )
+    assert where(made) == {"b": "h2"}
+
+
+# Where it may not go ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_with_too_few_cpus_is_no_destination() -> None:
+    made = plan(group(host("h1", 0.9, 0.9), host("h2", 0.0, 0.0, cpus=2), domain("a", "h1", 1.0, vcpus=4)), POLICY)
+    assert refusal(made, Reason.DESTINATION_CPUS).detail["vcpus"] == 4
+
+
+def test_a_name_that_is_taken_is_no_destination() -> None:
+    made = plan(group(host("h1", 0.9, 0.9), host("h2", 0.0, 0.0), domain("a", "h1", 2.0), shut_off("a", "h2")), POLICY)
+    assert not made.moves  # two domains of one name and, here, of one uuid-builder
+
+
+def test_two_domains_of_one_name_do_not_meet() -> None:
+    made = plan(
+        group(
+            host("h1", 0.9, 0.9),
+            host("h2", 0.9, 0.9),
+            host("h3", 0.0, 0.0),
+            host("h4", 0.1, 0.1),
+            domain("a", "h1", 2.0, uuid="1"),
+            domain("a", "h2", 2.0, uuid="2"),
+        ),
+        POLICY,
+    )
+    assert sorted(move.destination for move in made.moves) == ["h3", "h4"]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (HostState.UNKNOWN, Reason.HOST_UNKNOWN),
+        (HostState.DRAINING, Reason.HOST_DRAINING),
+        (HostState.STANDBY, Reason.HOST_STANDBY),
+    ],
+)
+def test_the_state_of_a_host_can_close_it(state: HostState, reason: Reason) -> None:
+    made = plan(
+        group(host("h1", 0.9, 0.9), host("h2", 0.7, 0.7), host("h3", 0.0, 0.0, state=state), domain("a", "h1", 2.0)),
+        POLICY,
+    )
+    assert not made.moves
+    assert any(one.host == "h3" and one.reason is reason for one in made.refusals)
+
+
+def test_a_migration_under_way_counts_at_both_ends() -> None:
+    made = plan(
+        group(
+            host("h1", 0.9, 0.9),
+            host("h2", 0.3, 0.3),
+            domain("a", "h1", 2.0, migrating_to="h2"),
+            domain("b", "h1", 2.0),
+        ),
+        POLICY,
+    )
+    assert made.moves == ()
+    assert made.solved  # the one under way suffices
+    assert reasons(made, "a") == {Reason.MIGRATING}
+    full = plan(
+        group(
+            host("h1", 0.9, 0.9),
+            host("h2", 0.5, 0.5),
+            host("h3", 0.2, 0.2),
+            domain("a", "h3", 1.5, migrating_to="h2"),
+            domain("b", "h1", 2.0),
+        ),
+        POLICY,
+    )
+    assert where(full) == {"b": "h3"}
+
+
+def test_a_host_on_its_way_up_is_no_destination() -> None:
+    rising = host("h2", *(0.02 * i for i in range(36)))  # 0.70 now, above the threshold in a moment
+    made = plan(group(host("h1", *(0.85,) * 36), rising, domain("a", "h1", 1.0)), POLICY)
+    assert not made.moves
+    flat = host("h2", *(0.5,) * 36)
+    assert plan(group(host("h1", *(0.85,) * 36), flat, domain("a", "h1", 1.0)), POLICY).moves
+
+
+def test_a_host_on_its_way_up_is_not_left_until_it_is_too_late() -> None:
+    rising = host("h1", *(0.01 + 0.02 * i for i in range(41)))  # 0.81: the first reading at the threshold, going on up
+    jump = host("h1", *(0.2,) * 40, 0.81)
+    others = (host("h2", *(0.1,) * 41), domain("a", "h1", 2.0))
+    policy = replace(POLICY, cpu=Trigger(threshold=0.8, consecutive=3))
+    assert plan(group(rising, *others), policy).moves
+    assert not plan(group(jump, *others), policy).moves
+
+
+# Drains -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_moves_everything_that_runs() -> None:
+    made = plan(
+        group(
+            host("h1", 0.5, 0.5, state=HostState.DRAINING),
+            host("h2", 0.2, 0.2),
+            host("h3", 0.1, 0.1),
+            domain("a", "h1", 2.0),
+            domain("b", "h1", 0.001),
+            domain("c", "h1", 1.0, last_moved=999.0),
+        ),
+        POLICY,
+    )
+    assert set(where(made)) == {"a", "b", "c"}
+    assert [(attempt.problem, attempt.solved) for attempt in made.attempts] == [(Problem.DRAIN, True)]
+
+
+def test_a_drain_that_does_not_end_says_what_stays() -> None:
+    made = plan(
+        group(
+            host("h1", 0.5, 0.5, state=HostState.DRAINING),
+            host("h2", 0.5, 0.5),
+            domain("a", "h1", 1.0),
+            domain("paused", "h1", state=DomainState.PAUSED),
+            domain("big", "h1", 2.5),
+        ),
+        POLICY,
+    )
+    assert where(made) == {"a": "h2"} or where(made) == {"big": "h2"}
+    assert not made.solved
+    assert reasons(made, "paused") == {Reason.NOT_RUNNING}
+    assert refusal(made, Reason.UNSOLVED).host == "h1"
+
+
+def test_alone_in_the_group_nothing_is_attempted() -> None:
+    made = plan(group(host("h1", 0.9, 0.9), domain("a", "h1", 2.0)), POLICY)
+    assert refusal(made, Reason.ALONE).host == "h1"
+    assert not made.solved
+
+
+# Rules ------------------------------------------------------------------------------------------------------------------------
+
+HOT = host("h1", 0.9, 0.9)
+A, B = domain("a", "h1", 2.0), domain("b", "h1", 2.2, memory_bytes=GIB)
+
+
+def ruled(*rules: Rule, members: tuple[object, ...] = (), **more: object) -> Plan:
+    cold = (host("h2", 0.1, 0.1), host("h3", 0.3, 0.3))
+    return plan(group(HOT, *cold, A, B, *members), replace(POLICY, rules=rules, **more))  # type: ignore[arg-type]
+
+
+def test_keep_apart() -> None:
+    assert where(ruled()) == {"a": "h2"}
+    apart = rule(RuleKind.APART, "a", "c")
+    assert where(ruled(apart, members=(domain("c", "h2", 0.1),))) == {"a": "h3"}
+
+
+def test_keep_together_moves_a_bundle() -> None:
+    hotter = plan(
+        group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), A, domain("b", "h1", 1.0)),
+        replace(POLICY, rules=(rule(RuleKind.TOGETHER, "a", "b"),)),
+    )
+    assert where(hotter) == {"a": "h2", "b": "h2"}
+    assert {move.bundle for move in hotter.moves} == {"a"}
+
+
+def test_a_bundle_with_a_domain_that_must_stay_stays() -> None:
+    made = ruled(rule(RuleKind.TOGETHER, "a", "idle"), rule(RuleKind.IGNORE, "idle"), members=(domain("idle", "h1"),))
+    assert where(made) == {"b": "h2"}
+    assert refusal(made, Reason.RULE_TOGETHER).detail == {"with": "idle"}
+    assert refusal(made, Reason.RULE_IGNORE).domain == "idle"
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        rule(RuleKind.ONLY_ON, "a", hosts=("h1", "h3")),
+        rule(RuleKind.NEVER_ON, "a", hosts=("h2",)),
+        rule(RuleKind.PREFER, "a", hosts=("h3",)),
+        rule(RuleKind.NEVER_ON, "?", hosts=("*2",)),
+        rule(RuleKind.NEVER_ON, "uuid-of-a", hosts=("h2",), hard=False),
+    ],
+)
+def test_rules_about_hosts_choose_the_destination(one: Rule) -> None:
+    assert where(ruled(one)) == {"a": "h3"}
+
+
+def test_a_soft_rule_gives_way_where_nothing_else_helps() -> None:
+    soft = rule(RuleKind.NEVER_ON, "a", "b", hosts=("h2", "h3"), hard=False)
+    assert where(ruled(soft)) == {"a": "h2"}
+    assert not ruled(replace(soft, hard=True)).moves
+
+
+def test_a_soft_bond_makes_a_domain_dearer() -> None:
+    friend = domain("friend", "h1", 0.1)
+    cheap_b = domain("b", "h1", 2.2, memory_bytes=int(1.5 * A.memory_bytes))
+    snapshot = group(HOT, host("h2", 0.1, 0.1), A, cheap_b, friend)
+    soft = replace(POLICY, rules=(rule(RuleKind.TOGETHER, "a", "friend", hard=False),))
+    assert where(plan(snapshot, POLICY)) == {"a": "h2"}
+    assert where(plan(snapshot, soft)) == {"b": "h2"}
+
+
+def test_a_domains_own_metadata_rules_as_well() -> None:
+    shy = replace(A, placement=Placement(ignore=True))
+    made = plan(group(HOT, host("h2", 0.1, 0.1), shy, B), POLICY)
+    assert where(made) == {"b": "h2"}
+    apart = replace(A, placement=Placement(apart=("db",)))
+    other = domain("c", "h2", 0.1, placement=Placement(apart=("db",)))
+    assert where(plan(group(HOT, host("h2", 0.1, 0.1), host("h3", 0.3, 0.3), apart, other), POLICY)) == {"a": "h3"}
+
+
+def test_rules_that_hold_or_are_broken_cause_no_move() -> None:
+    calm = group(host("h1", 0.5, 0.5), host("h2", 0.1, 0.1), A, B)
+    rules = (rule(RuleKind.NEVER_ON, "a", hosts=("h1",)), replace(rule(RuleKind.APART, "a", "b"), name="other"))
+    made = plan(calm, replace(POLICY, rules=rules))
+    assert made.moves == ()
+    assert reasons(made, "a") == {Reason.RULE_BROKEN}
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (rule(RuleKind.NEVER_ON, "a", hosts=("h1",)), {"a": "h2"}),
+        (rule(RuleKind.APART, "a", "b"), {"a": "h2"}),
+        (rule(RuleKind.TOGETHER, "b", "c"), {"c": "h1"}),
+    ],
+)
+def test_broken_rules_are_repaired_where_the_policy_says_so(one: Rule, expected: dict[str, str]) -> None:
+    calm = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), A, B, domain("c", "h2", 0.5))
+    made = plan(calm, replace(POLICY, rules=(one,), repair_rules=True))
+    assert where(made) == expected
+    assert [(attempt.problem, attempt.solved) for attempt in made.attempts] == [(Problem.RULE, True)]
+    assert "the-rule" in made.moves[0].why
+
+
+def test_a_domain_that_moves_anyway_goes_where_its_broken_rule_is_kept() -> None:
+    made = ruled(rule(RuleKind.NEVER_ON, "a", hosts=("h1", "h2")))
+    assert where(made) == {"a": "h3"}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (rule(RuleKind.TOGETHER, "a", "b"), replace(rule(RuleKind.APART, "a", "b"), name="other")),
+        (
+            rule(RuleKind.ONLY_ON, "a", "b", hosts=("h2",)),
+            replace(rule(RuleKind.NEVER_ON, "a", "b", hosts=("h?",)), name="x"),
+        ),
+    ],
+)
+def test_contradictory_rules_are_named_and_their_domains_stay(rules: tuple[Rule, ...]) -> None:
+    made = ruled(*rules)
+    assert made.moves == ()
+    assert {one.domain for one in made.refusals if one.reason is Reason.RULE_CONFLICT} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("one", "field"),
+    [
+        (rule(RuleKind.ONLY_ON, "a"), "rules.0.hosts"),
+        (rule(RuleKind.APART, "a", hosts=("h1",)), "rules.0.hosts"),
+        (rule(RuleKind.APART, "a"), "rules.0.domains"),
+    ],
+)
+def test_a_rule_that_says_nothing_is_refused(one: Rule, field: str) -> None:
+    with pytest.raises(InconsistentPolicy, match=field):
+        check_policy(replace(POLICY, rules=(one,)))
+
+
+# Imbalance, learning ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_uneven_group_is_evened_out_only_if_wanted() -> None:
+    snapshot = group(host("h1", 0.7, 0.7), host("h2", 0.1, 0.1), *(domain(f"vm{i}", "h1", 1.0) for i in range(5)))
+    assert plan(snapshot, POLICY).moves == ()
+    made = plan(snapshot, replace(POLICY, imbalance=Imbalance(deviation_ratio=0.2)))
+    assert set(where(made).values()) == {"h2"}
+    assert len(made.moves) == 1
+    assert "standard deviation" in made.moves[0].why
+    assert [attempt.problem for attempt in made.attempts] == [Problem.IMBALANCE]
+
+
+def test_wide_earlier_errors_make_the_plan_more_careful() -> None:
+    snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.5, 0.5), domain("a", "h1", 1.5))
+    assert plan(snapshot, POLICY).moves
+    wrong = tuple(
+        Residual(role=Role.DESTINATION, saturated=False, error_ratio=0.2, spread_ratio=0.03) for _ in range(20)
+    )
+    made = plan(replace(snapshot, residuals=wrong), POLICY)
+    assert not made.moves
+    assert refusal(made, Reason.DESTINATION_CPU).detail["predicted_upper_ratio"] == pytest.approx(0.8875, abs=0.001)

@@ -1,0 +1,176 @@
+"""Laws of the default strategy, on random groups (from roomy to full, with and without rules)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from random_groups import POLICY, carry_out, random_group, settled
+from virtpoise_balancer.model import HostState, Plan, Policy, Snapshot, Trigger
+from virtpoise_balancer.plan import plan
+
+seeds = st.integers(0, 100_000)
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=150)
+def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
+    snapshot, policy = random_group(seed)
+    made = plan(snapshot, policy)
+    world, faults = carry_out(snapshot, policy, made)
+    assert faults == []
+    assert made.solved == world.cleared(sorted({overload.host for overload in made.overloaded}))
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=60)
+def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
+    """Without any one of the moves that relieve a host it would not be relieved: no overshoot."""
+    snapshot, policy = random_group(seed)
+    made = plan(snapshot, policy)
+    overloaded = {overload.host for overload in made.overloaded}
+    for left_out in made.moves:
+        if not made.solved or left_out.source not in overloaded or left_out.bundle:
+            continue
+        world, _ = carry_out(snapshot, policy, replace(made, moves=()))
+        for move in made.moves:
+            if move.uuid != left_out.uuid:
+                world.move(move)
+        assert not world.cleared(sorted(overloaded))
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=60)
+def test_planning_after_a_plan_that_solved_gives_no_move(seed: int) -> None:
+    snapshot, policy = random_group(seed)
+    made = plan(snapshot, policy)
+    if made.solved:
+        world, _ = carry_out(snapshot, policy, made)
+        again = plan(world.after(), policy)
+        assert (again.moves, again.overloaded, again.solved) == ((), (), True)
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=60)
+def test_a_group_without_overload_gives_an_empty_plan(seed: int) -> None:
+    snapshot, policy = random_group(seed)
+    calm = replace(snapshot, hosts=tuple(replace(h, cpu_ratio=(0.6, 0.95, 0.7)) for h in snapshot.hosts))
+    made = plan(calm, policy)
+    assert (made.moves, made.attempts, made.solved) == ((), (), True)
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=60)
+def test_the_order_of_the_input_decides_nothing(seed: int) -> None:
+    snapshot, policy = random_group(seed)
+    rng = random.Random(seed)
+    shuffled = replace(
+        snapshot,
+        hosts=tuple(rng.sample(snapshot.hosts, len(snapshot.hosts))),
+        domains=tuple(rng.sample(snapshot.domains, len(snapshot.domains))),
+    )
+    assert plan(shuffled, policy) == plan(snapshot, policy)
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=40)
+def test_the_same_input_gives_the_same_plan(seed: int) -> None:
+    snapshot, policy = random_group(seed)
+    assert plan(snapshot, policy) == plan(snapshot, policy)
+
+
+@pytest.mark.parametrize("missing", [{"state": HostState.UNKNOWN}, {"cpu_ratio": ()}])
+@given(seed=seeds)
+@settings(deadline=None, max_examples=40)
+def test_a_host_without_data_is_never_touched(seed: int, missing: dict[str, object]) -> None:
+    snapshot, policy = random_group(seed)
+    unknown = snapshot.hosts[seed % len(snapshot.hosts)].name
+    hosts = tuple(replace(h, **missing) if h.name == unknown else h for h in snapshot.hosts)  # type: ignore[arg-type]
+    made = plan(replace(snapshot, hosts=hosts), policy)
+    assert all(unknown not in (move.source, move.destination) for move in made.moves)
+    assert all(overload.host != unknown for overload in made.overloaded)
+
+
+@given(seeds, st.floats(0.01, 0.1))
+@settings(deadline=None, max_examples=60)
+def test_a_larger_threshold_never_takes_more_moves(seed: int, more: float) -> None:
+    snapshot, _ = random_group(seed)
+    small = settled(POLICY)
+    large = replace(small, cpu=Trigger(threshold=0.8 + more, recovery=0.75 + more))
+    tight, roomy = plan(snapshot, small), plan(snapshot, large)
+    if tight.solved:
+        assert roomy.solved
+        assert len(roomy.moves) <= len(tight.moves)
+
+
+def essence(made: Plan) -> list[tuple[str, str, str, int]]:
+    return [(move.domain, move.source, move.destination, move.wave) for move in made.moves]
+
+
+@given(seeds, st.sampled_from([2, 4]))
+@settings(deadline=None, max_examples=40)
+def test_larger_machines_with_larger_domains_are_planned_alike(seed: int, factor: int) -> None:
+    snapshot, policy = random_group(seed)
+    scaled = replace(
+        snapshot,
+        hosts=tuple(
+            replace(
+                h,
+                cpus=h.cpus * factor,
+                memory_bytes=h.memory_bytes * factor,
+                memory_used_bytes=h.memory_used_bytes * factor,
+            )
+            for h in snapshot.hosts
+        ),
+        domains=tuple(
+            replace(d, cpu_cores=d.cpu_cores * factor, vcpus=d.vcpus * factor, memory_bytes=d.memory_bytes * factor)
+            for d in snapshot.domains
+        ),
+    )
+    assert essence(plan(scaled, policy)) == essence(plan(snapshot, policy))
+
+
+@given(seeds, st.sampled_from([0.5, 2.0]))
+@settings(deadline=None, max_examples=40)
+def test_only_the_ratio_of_speeds_counts(seed: int, factor: float) -> None:
+    snapshot, policy = random_group(seed)
+    faster = replace(snapshot, hosts=tuple(replace(h, cpu_speed=factor) for h in snapshot.hosts))
+    assert essence(plan(faster, policy)) == essence(plan(snapshot, policy))
+
+
+def test_a_domain_takes_less_of_a_faster_host() -> None:
+    def group_with(speed: float) -> Snapshot:
+        snapshot, _ = random_group(0)
+        hot, cold = snapshot.hosts[0], snapshot.hosts[-1]
+        cold = replace(cold, cpu_ratio=(0.3,) * 3, cpu_speed=speed, cpus=hot.cpus, memory_bytes=2**40)
+        mine = tuple(d for d in snapshot.domains if d.host in (hot.name, cold.name))
+        return replace(snapshot, hosts=(replace(hot, cpu_ratio=(0.85,) * 3), cold), domains=mine)
+
+    def share(speed: float) -> float:
+        made = plan(group_with(speed), settled(POLICY))
+        return made.moves[0].predicted.destination.cpu_ratio - 0.3
+
+    assert share(2.0) == pytest.approx(share(1.0) / 2)
+
+
+def test_every_domain_of_an_overloaded_host_has_a_move_or_a_reason() -> None:
+    for seed in range(40):
+        snapshot, policy = random_group(seed)
+        made = plan(snapshot, policy)
+        told = {move.domain for move in made.moves} | {r.domain for r in made.refusals if r.domain}
+        for overload in made.overloaded:
+            assert {d.name for d in snapshot.domains if d.host == overload.host} <= told
+
+
+def test_a_plan_is_small_even_where_many_hosts_were_considered() -> None:
+    """One refusal for a domain that no host takes, not one for each host."""
+    snapshot, _ = random_group(3)
+    full = replace(
+        snapshot, hosts=tuple(replace(h, cpu_ratio=(0.9,) * 3) for h in snapshot.hosts[:-1]) + snapshot.hosts[-1:]
+    )
+    made = plan(full, Policy(rest_seconds=0.0))
+    assert len(made.refusals) <= len(snapshot.domains) + 2 * len(snapshot.hosts)
