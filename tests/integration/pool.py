@@ -66,8 +66,8 @@ class Pool:
         start = math.ceil(since / STEP) * STEP
         end = math.floor(time.time() / STEP) * STEP
         query = (
-            f'1 - sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*",mode="idle"}}[{READING}s]))'
-            f' / sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*"}}[{READING}s]))'
+            f'1 - sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*",mode="idle"}}[{round(READING * 1000)}ms]))'
+            f' / sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*"}}[{round(READING * 1000)}ms]))'
         )
         form = {"query": query, "start": str(start), "end": str(max(start, end)), "step": str(STEP)}
         found = requests.post(f"{self.stack.url}/api/v1/query_range", data=form, timeout=10).json()["data"]["result"]
