@@ -388,6 +388,26 @@ class TestUsers:
                 assert running.get(Authorization=authorization).status == status
             assert running.get("/", Authorization=authorization).status == status
 
+    def test_guessers_do_not_keep_out_who_has_been_let_in(self, tmp_path):
+        slow = bcrypt.hashpw(b"secret", bcrypt.gensalt(12)).decode()
+        with serving(write(tmp_path, f"basic_auth_users:\n  prometheus: {slow}\n")) as running:
+            known = basic("prometheus", "secret")
+            assert running.get(Authorization=known).status == 200
+            guesses: list[int] = []
+
+            def guess(number: int) -> None:
+                guesses.append(running.get(Authorization=basic("prometheus", str(number))).status)
+
+            threads = [threading.Thread(target=guess, args=(number,)) for number in range(30)]
+            for thread in threads:
+                thread.start()
+            began = time.monotonic()
+            assert running.get(Authorization=known).status == 200
+            assert time.monotonic() - began < 1.0
+            for thread in threads:
+                thread.join()
+        assert set(guesses) == {401, 503}
+
     def test_a_changed_file_counts_from_the_next_request(self, tmp_path):
         config = write(tmp_path, f"basic_auth_users:\n  prometheus: {SECRET}\n")
         with serving(config) as running:

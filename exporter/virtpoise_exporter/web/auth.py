@@ -10,22 +10,19 @@ from typing import Final
 
 # the hash of nothing anybody knows: an unknown user takes as long as a wrong password
 _NOBODY: Final = b"$2b$10$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
-_MOST_REMEMBERED: Final = 128
 
 
 class Gate:
-    """Says who may come in. What it has verified it remembers as a keyed digest, for bcrypt is slow by design."""
+    """Says who may come in. Whom it has let in it remembers by a keyed digest, for bcrypt is slow by design."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
-        self._verified: dict[bytes, bool] = {}
+        self._welcome: set[bytes] = set()
 
-    def remembers(self, users: Mapping[str, str], authorization: str) -> bool | None:
-        """The verdict, if it is known already."""
+    def remembers(self, users: Mapping[str, str], authorization: str) -> bool:
+        """Whether these credentials have been verified before, against the same hash."""
         credentials = parse_basic(authorization)
-        if credentials is None:
-            return False
-        return self._verified.get(self._digest(users, *credentials))
+        return credentials is not None and self._digest(users, *credentials) in self._welcome
 
     def verify(self, users: Mapping[str, str], authorization: str) -> bool:
         """Whether the header carries a user of `users` and the password to its hash. Takes up to a second."""
@@ -40,11 +37,12 @@ class Gate:
             matches = bcrypt.checkpw(password[:72], expected.encode() if expected else _NOBODY)
         except ValueError:
             matches = False
-        verdict = matches and expected is not None
-        if len(self._verified) >= _MOST_REMEMBERED:
-            self._verified.clear()
-        self._verified[self._digest(users, user, password)] = verdict
-        return verdict
+        if not matches or expected is None:
+            return False
+        if len(self._welcome) > len(users):  # of hashes that have been replaced since
+            self._welcome.clear()
+        self._welcome.add(self._digest(users, user, password))
+        return True
 
     def _digest(self, users: Mapping[str, str], user: str, password: bytes) -> bytes:
         parts = (user.encode("utf-8", "replace"), users.get(user, "").encode(), password)

@@ -29,6 +29,7 @@ from virtpoise_exporter.web.http import (
 
 MOST_CONNECTIONS: Final = 256
 MOST_SCRAPES: Final = 4
+MOST_VERIFYING: Final = 16
 MOST_HEAD_BYTES: Final = 16 * 1024
 MOST_UNTAKEN_BYTES: Final = 4 * 1024 * 1024
 HEAD_SECONDS: Final = 5.0
@@ -71,6 +72,8 @@ class Server:
         self._gate = Gate()
         self._bucket = _Bucket()
         self._threads = ThreadPoolExecutor(MOST_SCRAPES, thread_name_prefix="scrape")
+        self._verifier = ThreadPoolExecutor(1, thread_name_prefix="verify")
+        self._verifying = 0
         self._connections: set[asyncio.Task[None]] = set()
         # who waits for a request, and who takes how many bytes; the longest first, as dictionaries keep their order
         self._waiting: dict[asyncio.Task[None], int] = {}
@@ -87,20 +90,23 @@ class Server:
                 log.warning("a connection cannot be accepted: %s", error)
                 await asyncio.sleep(0.1)
                 continue
-            if len(self._connections) >= MOST_CONNECTIONS:
-                self._evict()
+            if len(self._connections) >= MOST_CONNECTIONS and not self._evict():
+                connection.close()
+                continue
             task = loop.create_task(self._converse(connection))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
             await asyncio.sleep(0)  # lets it begin: a flood of connections would keep this loop to itself
 
-    def _evict(self) -> None:
-        """Ends the connection that has been silent for longest; if all are busy, the one that takes its answer slowest."""
+    def _evict(self) -> bool:
+        """Ends the connection that has been silent for longest, or else the one that takes its answer slowest; False if
+        all are being answered."""
         for some in (self._waiting, self._untaken):
             for victim in some:
                 del some[victim]
                 victim.cancel()
-                return
+                return True
+        return False
 
     async def _converse(self, connection: socket.socket) -> None:
         task = asyncio.current_task()
@@ -180,9 +186,13 @@ class Server:
         config = self._watched.current()
         if config.rate_limit and not self._bucket.take(config.rate_limit, began):
             return _with(_text(HTTPStatus.TOO_MANY_REQUESTS), config)
-        if config.users and not await self._may_enter(config.users, request):
-            refused = _text(HTTPStatus.UNAUTHORIZED)
-            return _with(refused, config, {"WWW-Authenticate": 'Basic realm="virtpoise exporter"'})
+        if config.users:
+            welcome = await self._may_enter(config.users, request)
+            if welcome is None:
+                return _with(_text(HTTPStatus.SERVICE_UNAVAILABLE, "too many passwords at once"), config)
+            if not welcome:
+                refused = _text(HTTPStatus.UNAUTHORIZED)
+                return _with(refused, config, {"WWW-Authenticate": 'Basic realm="virtpoise exporter"'})
         if request.method not in ("GET", "HEAD"):
             return _with(_text(HTTPStatus.METHOD_NOT_ALLOWED), config, {"Allow": "GET, HEAD"})
         match request.path:
@@ -195,13 +205,20 @@ class Server:
             case _:
                 return _with(_text(HTTPStatus.NOT_FOUND), config)
 
-    async def _may_enter(self, users: Mapping[str, str], request: Request) -> bool:
+    async def _may_enter(self, users: Mapping[str, str], request: Request) -> bool | None:
+        """Whether the request carries a user and the password; None if too many others wait to be told the same. Who has
+        been let in before does not wait: guessers cannot keep Prometheus out."""
         authorization = request.headers.get("authorization", "")
-        verdict = self._gate.remembers(users, authorization)
-        if verdict is not None:
-            return verdict
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._gate.verify, users, authorization)
+        if self._gate.remembers(users, authorization):
+            return True
+        if self._verifying >= MOST_VERIFYING:
+            return None
+        self._verifying += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._verifier, self._gate.verify, users, authorization)
+        finally:
+            self._verifying -= 1
 
     async def _metrics(self, request: Request, began: float) -> Response:
         until = began + scrape_seconds(request)
