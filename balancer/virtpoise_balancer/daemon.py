@@ -28,6 +28,7 @@ from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Sna
 from virtpoise_balancer.orders import Orders
 from virtpoise_balancer.plan.part import Choice
 from virtpoise_balancer.systemd import notify
+from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.board import Board, State
 from virtpoise_balancer.web.context import Context
@@ -51,6 +52,8 @@ class Daemon:
     def __init__(self, config_path: Path) -> None:
         self._path = config_path
         self._config = read_config(config_path)
+        if self._config.web.token_file is not None:
+            read_tokens(self._config.web.token_file)  # a wrong file is told now, not to the first who needs it
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._cycles = 0

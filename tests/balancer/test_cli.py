@@ -287,3 +287,15 @@ def test_completes_in_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
         check=False,
     )
     assert done.stdout.strip() == "drain"
+
+
+def test_a_token_file_that_cannot_be_used_is_told_when_the_balancer_starts(tmp_path: Path, nobody: str) -> None:
+    config, tokens = written(tmp_path, nobody), tmp_path / "tokens"
+    config.write_text(config.read_text() + "web: {token_file: '" + str(tokens) + "'}\n")
+    config.write_text(config.read_text().replace("web: {listen_address: '127.0.0.1:0'}\n", ""))
+    assert "cannot be read: No such file or directory" in refused("run", "--config", str(config))
+    tokens.write_text("alice:short\n")
+    tokens.chmod(0o600)
+    assert "line 1: expected NAME:TOKEN with a token of at least 20 characters" in refused(
+        "run", "--config", str(config)
+    )
