@@ -69,7 +69,8 @@ def test_the_cheapest_domain_that_suffices_is_moved_to_the_emptiest_host() -> No
     assert made.moves[0].predicted.source.cpu_ratio == pytest.approx(0.6)
     assert made.moves[0].predicted.destination.cpu_ratio == pytest.approx(0.45)
     assert made.moves[0].predicted.source.cpu_ratio_upper <= 0.75
-    assert reasons(made, "big") == {Reason.NOT_NEEDED}
+    assert reasons(made, "big") == {Reason.COSTLIER}
+    assert reasons(made, "small") == {Reason.NOT_NEEDED}
 
 
 def test_one_low_sample_makes_no_room() -> None:

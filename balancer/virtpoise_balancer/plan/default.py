@@ -116,10 +116,17 @@ def _stayed(source: Source, board: Board, *, solved: bool) -> list[Refusal]:
     left = source.left(board.moved)
     upper = float(source.upper(left)[0])
     refusals = list(source.refusals)
+    gone = [item for item in source.items if any(domain.uuid in board.moved for domain in item.domains)]
     for item in source.items:
-        if any(domain.uuid in board.moved for domain in item.domains):
+        if item in gone:
             continue
-        if solved:
+        cheaper = [one.cost for one in gone if one.cost < item.cost and one.arrival[CPU] <= item.arrival[CPU]]
+        if solved and cheaper:
+            costs = {"cost_bytes": int(item.cost), "least_cost_bytes": int(min(cheaper))}
+            refusals += [
+                Refusal(domain=d.name, host=host.name, reason=Reason.COSTLIER, detail=costs) for d in item.domains
+            ]
+        elif solved:
             detail = {"source_upper_ratio": round(upper, 6), "recovery": float(group.recovery[CPU])}
             refusals += [
                 Refusal(domain=d.name, host=host.name, reason=Reason.NOT_NEEDED, detail=detail) for d in item.domains

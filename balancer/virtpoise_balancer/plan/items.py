@@ -107,7 +107,7 @@ def movable(group: Group, number: int, *, rested: bool = True, least_gain: bool 
                 detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
                 refusals[one.uuid] = Refusal(domain=one.name, host=one.host, reason=Reason.LEAST_GAIN, detail=detail)
             continue
-        items.append(_item(group, residents, rows))
+        items.append(item_of(group, residents, rows))
     return Movable(tuple(items), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
 
 
@@ -130,7 +130,7 @@ def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
     return None
 
 
-def _item(group: Group, residents: Residents, rows: list[int]) -> Item:
+def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
     domains = tuple(residents.running[row] for row in rows)
     relief = residents.relief[rows].sum(axis=0)
     if residents.saturated or residents.demands.on_off.any():

@@ -1,0 +1,124 @@
+"""Every detail behind a plan of the default strategy, for any domain and any host, moved or not.
+
+A plan carries one refusal for each domain that stays; at 10,000 hosts it cannot carry one for each pair. Whoever asks about a pair gets
+it here, from the same snapshot, policy and code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from virtpoise_balancer.analyse.triggers import overloads
+from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal, RuleKind, Snapshot
+from virtpoise_balancer.plan.board import Board
+from virtpoise_balancer.plan.default import closed_hosts, source_of
+from virtpoise_balancer.plan.group import CPU, Group
+from virtpoise_balancer.plan.items import item_of, movable
+from virtpoise_balancer.plan.problems import find
+from virtpoise_balancer.plan.verdict import verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleVerdict:
+    """Whether a rule about the domain would be kept on the host."""
+
+    rule: str
+    kind: RuleKind
+    hard: bool
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Considered:
+    """One host as a destination of the domain, as things are now. ``reason`` None: it would take it.
+
+    ``room_ratio``: what would be left of the host's scarcest resource, as a share of its limit; negative: that much is missing.
+    ``detail``: the numbers of that resource, or of what stands against it.
+    """
+
+    host: str
+    reason: Reason | None
+    room_ratio: float
+    detail: Detail
+    rules: tuple[RuleVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Considerations:
+    """A domain with what it wants and why it could not leave its host by itself (None: it could), and each host as its destination.
+
+    The cores are the estimate of its demand with both ends; ``on_off_ratio``: how far it is taken for a guest that loses what it
+    cannot run.
+    """
+
+    domain: str
+    uuid: str
+    host: str
+    held: Refusal | None
+    demand_cores: float
+    demand_lower_cores: float
+    demand_upper_cores: float
+    on_off_ratio: float
+    gain_ratio: float
+    hosts: tuple[Considered, ...]
+
+
+def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
+    """None for a domain that does not run, or whose host is unknown: nothing is considered about it."""
+    domain = next((one for one in snapshot.domains if one.uuid == uuid), None)
+    if domain is None or domain.state is not DomainState.RUNNING:
+        return None
+    group = Group(snapshot, policy)
+    number = group.index[domain.host]
+    if not group.hosts[number].known:
+        return None
+    found = overloads(snapshot, policy, group.hosts, group.ahead.tolist())
+    sources = [source_of(group, host.name, problem, found) for host, problem in find(snapshot, policy, found).attempt]
+    board = Board(group, sources, closed_hosts(group, found))
+    residents = group.residents(number)
+    row = residents.running.index(domain)
+    choice = movable(group, number)
+    item = next((one for one in choice.items if domain in one.domains), None) or item_of(group, residents, [row])
+    after = board.after(item)
+    considered = []
+    for host, one in enumerate(group.hosts):
+        if host == number:
+            continue
+        said = verdict(board, item, host, after)
+        considered.append(
+            Considered(
+                host=one.name,
+                reason=said.reason,
+                room_ratio=said.room,
+                detail=said.detail,
+                rules=_rules(board, domain, host),
+            )
+        )
+    demands = residents.demands
+    return Considerations(
+        domain=domain.name,
+        uuid=uuid,
+        host=domain.host,
+        held=next((one for one in choice.refusals if one.domain == domain.name), None),
+        demand_cores=float(demands.cores[row]),
+        demand_lower_cores=float(demands.lower[row]),
+        demand_upper_cores=float(demands.upper[row]),
+        on_off_ratio=float(demands.on_off[row]),
+        gain_ratio=float(residents.arrival[row, CPU] * group.per_unit[CPU, number]),
+        hosts=tuple(considered),
+    )
+
+
+def _rules(board: Board, domain: Domain, host: int) -> tuple[RuleVerdict, ...]:
+    rules = board.group.rules
+    said = []
+    for tie in rules.ties_of.get(domain.uuid, ()):
+        fits = bool(rules.matching(tie.hosts)[host])
+        kept = fits is not (tie.kind is RuleKind.NEVER_ON)
+        said.append(RuleVerdict(rule=tie.name, kind=tie.kind, hard=tie.hard, kept=kept))
+    for number in rules.bonds_of.get(domain.uuid, ()):
+        bond = rules.bonds[number]
+        there = board.members(number).get(host, 0)
+        kept = there == 0 if bond.kind is RuleKind.APART else there == len(bond.members) - 1
+        said.append(RuleVerdict(rule=bond.name, kind=bond.kind, hard=bond.hard, kept=kept))
+    return tuple(said)
