@@ -137,6 +137,28 @@ def test_a_plan_is_applied_with_a_token_and_journalled(show: Show, balancer: Bal
     assert (action.who, action.action, action.accepted, action.origin) == ("alice", "apply", True, "127.0.0.1")
 
 
+def test_a_part_of_a_plan_takes_with_it_what_it_counts_on(show: Show, tmp_path: Path) -> None:
+    many = [domain(f"vm{n}", "h1", 0.9) for n in range(8)]
+    balancer = make_balancer(tmp_path, group(host("h1", 1.0, 1.0, 1.0), host("h2", 0.1, 0.1, 0.1), *many))
+    page = show(balancer).open("/plan")
+    boxes = page.locator("input[data-move]")
+    count = boxes.count()
+    assert count >= 2
+    button = page.locator("[data-chosen]")
+    boxes.first.uncheck()
+    expect(boxes.nth(count - 1)).not_to_be_checked()
+    expect(button).to_be_disabled()
+    boxes.nth(1).check()
+    expect(boxes.first).to_be_checked()
+    expect(button).to_have_text("Make all moves" if count == 2 else "Make 2 moves")
+    button.click()
+    page.get_by_role("button", name="Yes").click()
+    give_token(page)
+    expect(page.locator("#answer")).to_contain_text("Begun: ")
+    (entries,) = balancer.acting.taken
+    assert len(entries) == 2
+
+
 def test_a_wrong_token_changes_nothing_and_is_asked_for_again(show: Show, balancer: Balancer) -> None:
     watched = show(balancer)
     page = watched.open()
