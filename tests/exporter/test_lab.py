@@ -148,6 +148,28 @@ def test_the_load_of_a_domain_is_its_counters_slope(lab):
     assert slope == pytest.approx(0.6, abs=0.15)
 
 
+def test_it_needs_no_right(lab, tmp_path_factory):
+    """As nobody, without groups and capabilities; over the one socket of the lab's libvirtd that polkit does not guard."""
+    host, port = lab.host("h1"), 9809
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    flags = [
+        "--libvirt.uri=qemu+unix:///system?socket=/run/libvirt/libvirt-sock",
+        f"--web.listen-address={host.address}:{port}",
+        "--path.state=/nonexistent",
+        "--cpu.speed=1",
+    ]
+    host.popen([*nobody, sys.executable, "-m", "virtpoise_exporter", *flags], name="exporter-nobody")
+    try:
+        await_scrape(host.address, port, lambda one: one.domains(CPU) == ALL)
+        one = scrape(host.address, port)
+    finally:
+        lab.stop("exporter-nobody", "h1")
+    assert any(name == "virtpoise_exporter_source_info" and 'source="kernel"' in labels for name, labels in one.samples)
+    assert all(value == 1 for (name, _), value in one.samples.items() if name == "virtpoise_exporter_collector_success")
+    assert one.domains("virtpoise_domain_cpu_delay_seconds_total") == ALL
+    assert one.value(*STALE) == 0
+
+
 @pytest.mark.parametrize(("port", "others"), [(KERNEL, ALL), (LIBVIRT, ALL - {"vm2"})])
 def test_a_stopped_qemu_holds_up_nothing(lab, port, others):
     """Its own figures go on where the kernel tells them; where QEMU would have to be asked, they are left out and counted."""
