@@ -6,18 +6,38 @@ from dataclasses import dataclass
 
 from virtpoise_balancer import words
 from virtpoise_balancer.analyse.overload import consecutive
-from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Prediction, Snapshot
+from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Prediction, Refusal, Snapshot
+from virtpoise_balancer.plan.consider import Considerations, consider
 from virtpoise_balancer.plan.problems import no_destination
+
+_MOST_PASSED_OVER = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """A host as the domain's destination, as things are now: whether it would take it, and the numbers of that in words.
+
+    ``room_ratio``: what would be left of the host's scarcest resource below its threshold; negative: so much is missing.
+    """
+
+    host: str
+    takes: bool
+    why: str
+    room_ratio: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """``kind``: host or domain; ``verdict`` in one sentence, and the ``reasons`` behind it, each a sentence."""
+    """``kind``: host or domain; ``verdict`` in one sentence, and the ``reasons`` behind it, each a sentence.
+
+    ``destinations``: of a domain, every other host, the best first; only the default strategy tells.
+    """
 
     name: str
     kind: str
     verdict: str
     reasons: tuple[str, ...] = ()
+    destinations: tuple[Destination, ...] = ()
 
 
 def explain(snapshot: Snapshot, policy: Policy, plan: Plan, name: str) -> tuple[Explanation, ...]:
@@ -30,29 +50,62 @@ def explain(snapshot: Snapshot, policy: Policy, plan: Plan, name: str) -> tuple[
 
 
 def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> Explanation:
+    considered = _considered(snapshot, policy, domain.uuid)
     move = next((move for move in plan.moves if move.uuid == domain.uuid), None)
     if move is not None:
         source, destination = move.predicted.source, move.predicted.destination
-        return Explanation(
-            name=domain.name,
-            kind="domain",
-            verdict=f"{domain.name} is to be moved from {move.source} to {move.destination}.",
-            reasons=(
-                *([_sentence(move.why)] if move.why else []),
-                f"{move.source} is then predicted at {_interval(source)}, {move.destination} at {_interval(destination)}.",
-            ),
+        verdict = f"{domain.name} is to be moved from {move.source} to {move.destination}."
+        reasons = [_sentence(move.why, move.source, move.destination)] if move.why else []
+        reasons.append(
+            f"{move.source} is then predicted at {_interval(source)}, {move.destination} at {_interval(destination)}."
         )
-    refused = [one for one in plan.refusals if one.domain == domain.name and one.host in (None, domain.host)]
-    refused += [one for one in plan.refusals if one.domain == domain.name and one.host not in (None, domain.host)]
-    reasons = [
-        _sentence(f"{one.host}: {words.refusal(one)}" if one.host not in (None, domain.host) else words.refusal(one))
-        for one in refused
-    ]
-    if not reasons:
-        reasons = [_left_alone(snapshot, policy, plan, domain)]
+    else:
+        verdict = f"{domain.name} stays on {domain.host}."
+        refused = [one for one in plan.refusals if one.domain == domain.name]
+        refused.sort(key=lambda one: one.host not in (None, domain.host))
+        if considered and considered.held and considered.held not in refused:
+            refused.append(considered.held)
+        reasons = [
+            _sentence(words.refusal(one))
+            if one.host in (None, domain.host)
+            else _sentence(f"{one.host}: {words.refusal(one)}", str(one.host))
+            for one in refused
+        ] or [_left_alone(snapshot, policy, plan, domain)]
+    if considered:
+        reasons.append(
+            f"It wants {considered.demand_cores:.2f} cores ({considered.demand_lower_cores:.2f} to "
+            f"{considered.demand_upper_cores:.2f}), {words.percent(considered.gain_ratio)} of its host."
+        )
     return Explanation(
-        name=domain.name, kind="domain", verdict=f"{domain.name} stays on {domain.host}.", reasons=tuple(reasons)
+        name=domain.name,
+        kind="domain",
+        verdict=verdict,
+        reasons=tuple(reasons),
+        destinations=_destinations(considered) if considered else (),
     )
+
+
+def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
+    return consider(snapshot, policy, uuid) if policy.strategy == "default" else None
+
+
+def _destinations(considered: Considerations) -> tuple[Destination, ...]:
+    found = []
+    for one in considered.hosts:
+        broken = [rule.rule for rule in one.rules if not rule.kept and not rule.hard]
+        why = "would take it" if one.reason is None else words.reason(one.reason)
+        numbers = words.details(one.detail)
+        if broken:
+            numbers = ", ".join(filter(None, (numbers, f"against the wish of {', '.join(broken)}")))
+        found.append(
+            Destination(
+                host=one.host,
+                takes=one.reason is None,
+                why=f"{why} ({numbers})" if numbers else why,
+                room_ratio=round(one.room_ratio, 6),
+            )
+        )
+    return tuple(sorted(found, key=lambda one: (not one.takes, -one.room_ratio, one.host)))
 
 
 def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> str:
@@ -76,10 +129,11 @@ def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Expla
     reasons += [_sentence(words.refusal(one)) for one in own]
     here = {domain.name for domain in snapshot.domains if domain.host == host.name}
     reasons += [
-        _sentence(f"{one.domain} does not come: {words.refusal(one)}")
+        _sentence(f"{one.domain} does not come: {words.refusal(one)}", one.domain)
         for one in plan.refusals
         if one.host == host.name and one.domain is not None and one.domain not in here
     ]
+    reasons += _passed_over(snapshot, policy, plan, host)
     closed = no_destination(host)
     overloaded = any(overload.host == host.name for overload in plan.overloaded)
     if coming:
@@ -95,6 +149,26 @@ def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Expla
     else:
         verdict = f"{host.name} could take domains, but nothing has to be moved."
     return Explanation(name=host.name, kind="host", verdict=verdict, reasons=tuple(reasons))
+
+
+def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> list[str]:
+    """Why domains that are to be moved go elsewhere."""
+    reasons = []
+    elsewhere = [move for move in plan.moves if host.name not in (move.source, move.destination)]
+    for move in elsewhere[:_MOST_PASSED_OVER]:
+        considered = _considered(snapshot, policy, move.uuid)
+        by_name = {one.host: one for one in considered.hosts} if considered else {}
+        here, there = by_name.get(host.name), by_name.get(move.destination)
+        if here is None or there is None:
+            continue
+        if here.reason is not None:
+            why = words.refusal(Refusal(host=host.name, reason=here.reason, detail=here.detail))
+        elif there.reason is None:
+            why = f"with it {words.percent(here.room_ratio)} of this host's room would be left, there {words.percent(there.room_ratio)}"
+        else:
+            why = "other moves make room there"
+        reasons.append(_sentence(f"{move.domain} goes to {move.destination}: {why}", move.domain))
+    return reasons
 
 
 def _standing(host: Host, policy: Policy, snapshot: Snapshot) -> str:
@@ -116,5 +190,6 @@ def _interval(prediction: Prediction) -> str:
     return f"{words.percent(ratio)} ({words.percent(lower)} to {words.percent(upper)})"
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+def _sentence(text: str, *names: str) -> str:
+    """The text as a sentence; ``names`` may begin it, and stay as they are."""
+    return words.headline(text, names) + ("" if text.endswith(".") else ".")

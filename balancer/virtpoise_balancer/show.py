@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 24
 _MOST_REFUSALS = 20
+_MOST_DESTINATIONS = 20
 
 
 class Console(RichConsole):
@@ -109,6 +110,14 @@ def explanations(found: Sequence[Explanation]) -> None:
         console.print(Text(one.verdict, style="bold"))
         for reason in one.reasons:
             console.print(Text(f"  {reason}"))
+        if one.destinations:
+            table = _table("host", "", "room left", "why")
+            for host in one.destinations[:_MOST_DESTINATIONS]:
+                mark = Text("✓", style="green") if host.takes else Text("✗", style="red")
+                table.add_row(*_cells(host.host, mark, percent(host.room_ratio, 1), host.why))
+            console.print(table)
+            if len(one.destinations) > _MOST_DESTINATIONS:
+                console.print(f"and {len(one.destinations) - _MOST_DESTINATIONS} more: see --output json")
 
 
 def status(found: dict[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from virtpoise_balancer.model import Reason, Refusal
+from virtpoise_balancer.model import Detail, Reason, Refusal
 
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other host to move anything to",
@@ -84,7 +84,11 @@ def refusal(one: Refusal) -> str:
 
 def figures(one: Refusal) -> str:
     """The numbers behind a refusal; empty where there are none."""
-    return ", ".join(_figure(key, value) for key, value in one.detail.items() if value is not None)
+    return details(one.detail)
+
+
+def details(numbers: Detail) -> str:
+    return ", ".join(_figure(key, value) for key, value in numbers.items() if value is not None)
 
 
 def _figure(key: str, value: float | int | str) -> str:
@@ -105,6 +109,11 @@ def _value(key: str, value: float | int | str) -> str:
     if "seconds" in key:
         return duration(value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def headline(sentence: str, names: Iterable[str] = ()) -> str:
+    """A sentence that begins with a capital, unless a name begins it."""
+    return sentence if sentence.partition(" ")[0].rstrip(":") in set(names) else sentence[:1].upper() + sentence[1:]
 
 
 def percent(ratio: float | None, digits: int = 0) -> str:

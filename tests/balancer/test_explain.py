@@ -62,6 +62,22 @@ def test_what_stays_and_who_takes_nothing(name: str, verdict: str, says: str) ->
     assert says in " ".join(found.reasons)
 
 
+def test_every_other_host_is_told_as_a_destination_the_best_first() -> None:
+    found = why("pinned")
+    assert found.destinations[0].host == "h2"
+    takes = {one.host: one.takes for one in found.destinations}
+    assert takes == {"h2": True, "h3": False, "h4": False, "h5": False}
+    full = next(one for one in found.destinations if one.host == "h3")
+    assert full.why.startswith("the host's CPUs would be too busy with it (CPU load now 79%")
+    assert any("It wants 1.00 cores" in reason for reason in found.reasons)
+
+
+def test_a_host_that_was_passed_over_is_told_why() -> None:
+    (first, *_) = plan(GROUP, RULED).moves
+    (told, *_) = [reason for reason in why("h3").reasons if "goes to" in reason]
+    assert told.startswith(f"{first.domain} goes to h2: the host's CPUs would be too busy with it (")
+
+
 def test_two_domains_of_one_name_are_each_explained_and_a_uuid_is_enough() -> None:
     twins = replace(GROUP, domains=(*GROUP.domains, domain("calm", "h3", 0.1, uuid="other")))
     assert len(explain(twins, POLICY, plan(twins, POLICY), "calm")) == 2

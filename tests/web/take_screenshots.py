@@ -1,4 +1,4 @@
-"""Pictures of the page for the documentation, from real hosts with a real migration: python tests/web/take_screenshots.py docs/images"""
+"""Pictures of the page for the documentation, from real hosts with a real migration: python tests/web/take_screenshots.py docs/pictures"""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def take(page: Page, balancer: Balancer, folder: Path) -> None:
         if path is not None:
             page.goto(address + path)
         page.wait_for_selector(".live.on")
-        page.screenshot(path=folder / f"{name}.png", full_page=True)
+        page.screenshot(path=folder / f"page-{name}.png", full_page=True)
 
     page.goto(address)
     page.get_by_role("link", name="See the plan").wait_for(timeout=90_000)

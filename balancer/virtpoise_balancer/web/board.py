@@ -17,7 +17,7 @@ from virtpoise_balancer.monitor.observe import Observation
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """Replaced as a whole after each cycle. ``mode``: what the configuration says; ``cycle_at``: when the newest cycle ran (Unix
-    seconds), None before the first.
+    seconds), None before the first; ``lost``: domains (uuids) that a migration left nowhere.
     """
 
     mode: Mode
@@ -31,6 +31,7 @@ class State:
     plan: Plan | None = None
     standings: Mapping[str, Standing] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
+    lost: frozenset[str] = frozenset()
 
     @property
     def snapshot(self) -> Snapshot | None:

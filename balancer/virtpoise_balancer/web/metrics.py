@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -93,6 +93,7 @@ class Metrics:
             for metric in (self._errors, self._measured, self._within):
                 metric.labels(role)
         self.registry.register(_BoardCollector(board))
+        ProcessCollector(registry=self.registry)
 
     def cycle_ended(self, result: str, seconds: float) -> None:
         self._cycles.labels(result).inc()
@@ -157,6 +158,11 @@ class _BoardCollector(Collector):
             "virtpoise_snapshot_age_seconds",
             "Age of the oldest sample behind the newest snapshot.",
             state.observation.age_seconds,
+        )
+        yield _single(
+            "virtpoise_domain_vanished",
+            "Domains that a migration left on neither host, not seen again since.",
+            len(state.lost),
         )
         yield _single(
             "virtpoise_domain_duplicates",

@@ -53,7 +53,12 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.globals.update(
-            program=__version__, files=self._version, iso=views.iso, clock=views.clock, WIDTH=views.WIDTH
+            program=__version__,
+            files=self._version,
+            iso=views.iso,
+            clock=views.clock,
+            WIDTH=views.WIDTH,
+            host_link=views.host_link,
         )
         self._templates.filters.update(percent=words.percent, size=words.size, duration=words.duration)
         self._kept = _Kept()

@@ -222,16 +222,10 @@ def clock(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def headline(sentence: str, names: Iterable[str] = ()) -> str:
-    """A sentence that begins with a capital, unless a name begins it."""
-    first = sentence.partition(" ")[0]
-    return sentence if first in set(names) else sentence[:1].upper() + sentence[1:]
-
-
 def sentence(state: State) -> str:
     hosts = [host.name for host in state.snapshot.hosts] if state.snapshot else []
     domains = [move.domain for move in state.plan.moves] if state.plan else []
-    return headline(state.sentence, hosts + domains)
+    return words.headline(state.sentence, hosts + domains)
 
 
 # --- overview ---------------------------------------------------------------------------------------------------------
@@ -399,7 +393,7 @@ def plan_view(plan: Plan, snapshot: Snapshot, policy: Policy) -> PlanView:
     hosts = {host.name: host for host in snapshot.hosts}
     uuids = {domain.name: domain.uuid for domain in snapshot.domains}
     return PlanView(
-        summary=headline(plan.summary, hosts),
+        summary=words.headline(plan.summary, hosts),
         solved=plan.solved,
         moves=tuple(_move(plan, n, move, hosts, policy) for n, move in enumerate(plan.moves)),
         refusals=_refusals(plan.refusals, hosts, uuids),
@@ -426,7 +420,7 @@ def _move(plan: Plan, number: int, move: Move, hosts: dict[str, Host], policy: P
         domain=domain_link(move.domain, move.uuid),
         source=host_link(move.source),
         destination=host_link(move.destination),
-        why=headline(move.why, [*hosts]) if move.why else "",
+        why=words.headline(move.why, [*hosts]) if move.why else "",
         wave=move.wave,
         scores=", ".join(told),
         cost=words.size(move.cost_bytes) if move.cost_bytes is not None else "",
@@ -480,7 +474,7 @@ def _refusals(refusals: Sequence[Refusal], hosts: dict[str, Host], uuids: dict[s
         left -= len(shown)
         groups.append(
             RefusalGroup(
-                reason=headline(words.reason(reason)),
+                reason=words.headline(words.reason(reason)),
                 count=count,
                 shown=tuple(
                     (
