@@ -1,0 +1,405 @@
+"""Runs docker-compose.yml with podman until its balancer has moved a domain between two host containers.
+
+Started by scripts/test-compose. No image is pulled: the base is made with debootstrap, Prometheus and Alertmanager come
+from Debian's packages under their images' names, and Grafana, of which there is no package, is left out. podman works in
+a storage of its own, so that no container, image, volume or network of this machine is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+RUN = Path("/run/virtpoise-compose")
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+HOSTS = ("h1", "h2")
+STANDINS = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
+SERVICES = (*HOSTS, *STANDINS, "balancer")
+PROMETHEUS = "http://127.0.0.1:9090"
+ALERTMANAGER = "http://127.0.0.1:9093"
+BALANCER = "http://127.0.0.1:9808"
+BUSY = ("vm1", 40)  # on top of vm2's 20 % and vm3's 10 %: h1 is past its threshold of 60 %
+
+_CONTAINERS_CONF = """\
+[containers]
+default_ulimits = ["nofile=10000:10000", "nproc=10000:10000"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+[network]
+network_backend = "netavark"
+network_config_dir = "{run}/networks"
+"""
+
+_STORAGE_CONF = """\
+[storage]
+driver = "overlay"
+graphroot = "{storage}"
+runroot = "{run}/storage"
+"""
+
+
+class Failure(Exception):
+    """What was expected did not happen; the text is for the user."""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{time.monotonic() - BEGAN:6.1f} s  {text}\n")
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    sys.stderr.write(f"test-compose: {text}\n")
+
+
+class Podman:
+    """podman and podman-compose over a storage of their own, below `cache`."""
+
+    def __init__(self, cache: Path) -> None:
+        self.storage = cache / "storage"
+        self._cache = cache
+        self._environment = {
+            **os.environ,
+            "CONTAINERS_CONF": str(RUN / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(RUN / "storage.conf"),
+            "DISABLE_HC_SYSTEMD": "true",  # checks are made here, by hand: podman would have systemd make them
+            "PODMAN_COMPOSE_WARNING_LOGS": "false",
+        }
+
+    def prepare(self) -> None:
+        RUN.mkdir()
+        (RUN / "containers.conf").write_text(_CONTAINERS_CONF.format(run=RUN))
+        (RUN / "storage.conf").write_text(_STORAGE_CONF.format(run=RUN, storage=self.storage))
+
+    def __call__(self, *arguments: str, check: bool = True, quiet: bool = False) -> str:
+        """One podman command; what it prints."""
+        return self._run(["podman", *arguments], check, quiet)
+
+    def compose(self, *arguments: str, check: bool = True) -> str:
+        command = [sys.executable, "-m", "podman_compose", "--file", str(ROOT / "docker-compose.yml"), *arguments]
+        return self._run(command, check)
+
+    def _run(self, command: list[str], check: bool, quiet: bool = False) -> str:
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, cwd=ROOT)
+        if check and done.returncode:
+            words = (done.stderr or done.stdout).strip().splitlines()[-25:]
+            raise Failure(f"{' '.join(command)[:200]}: exit status {done.returncode}\n" + "\n".join(words))
+        return done.stdout if done.returncode == 0 or not quiet else ""
+
+    def container(self, service: str) -> str:
+        return f"virtpoise_{service}_1"
+
+    def execute(self, service: str, *command: str) -> str:
+        return self("exec", self.container(service), *command)
+
+    def healthy(self, service: str) -> bool:
+        """The container's own health check, made now."""
+        command = ["podman", "healthcheck", "run", self.container(service)]
+        return subprocess.run(command, env=self._environment, capture_output=True, check=False).returncode == 0
+
+    def logs(self, service: str, lines: int = 30) -> str:
+        command = ["podman", "logs", "--tail", str(lines), self.container(service)]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        return (done.stdout + done.stderr).strip()
+
+    def remove_all(self, *, keep_images: bool) -> None:
+        """Ends and removes every container, network and volume of this storage, and the storage itself."""
+        if not (RUN / "storage.conf").exists():
+            return
+        self("pod", "rm", "--all", "--force", "--time=5", check=False)
+        self("rm", "--all", "--force", "--volumes", "--time=5", check=False)
+        self("volume", "prune", "--force", check=False)
+        for name in self("network", "ls", "--format={{.Name}}", check=False).split():
+            if name != "podman":
+                self("network", "rm", "--force", name, check=False)
+        for folder in (self.storage / "overlay", RUN / "storage"):
+            subprocess.run(["umount", "--quiet", str(folder)], capture_output=True, check=False)
+        if not keep_images:
+            shutil.rmtree(self.storage, ignore_errors=True)
+        shutil.rmtree(RUN, ignore_errors=True)
+        if RUN.exists() or (self.storage.exists() and not keep_images):
+            raise Failure(f"{RUN} or {self.storage} could not be removed: something still uses it")
+
+
+# ---- images
+
+
+def base_image() -> str:
+    """The base that docker/Dockerfile names."""
+    found = re.search(r"^ARG BASE=(\S+)$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    if found is None:
+        raise Failure("docker/Dockerfile: expected a line ARG BASE=IMAGE")
+    return found[1]
+
+
+def make_base(podman: Podman, cache: Path) -> None:
+    """Imports a Debian made with debootstrap under the base's name, with the authorities that this machine trusts."""
+    tree, archive = cache / "base", cache / "base.tar"
+    if not archive.exists():
+        say("making a Debian base with debootstrap")
+        shutil.rmtree(tree, ignore_errors=True)
+        log = cache / "debootstrap.log"
+        with log.open("w") as output:
+            done = subprocess.run(
+                ["debootstrap", "--variant=minbase", "bookworm", str(tree)], stdout=output, stderr=output, check=False
+            )
+        if done.returncode:
+            raise Failure(f"debootstrap: {log.read_text().strip().splitlines()[-1]} (see {log})")
+        for cached in ("var/cache/apt", "var/lib/apt/lists"):  # as in the real image
+            for file in (tree / cached).rglob("*"):
+                if file.is_file():
+                    file.unlink()
+        shutil.copyfile(AUTHORITIES, tree / "etc/machine-authorities.crt")
+        unfinished = archive.with_suffix(".unfinished")
+        subprocess.run(["tar", "-C", str(tree), "-cf", str(unfinished), "."], check=True)
+        unfinished.rename(archive)
+        shutil.rmtree(tree)
+    podman("import", "--quiet", "--change=ENV PIP_CERT=/etc/machine-authorities.crt", str(archive), base_image())
+
+
+def make_images(podman: Podman, cache: Path) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    have = podman("images", "--format={{.Repository}}:{{.Tag}}").split()
+    if base_image() not in have:
+        make_base(podman, cache)
+    for name, package in STANDINS.items():
+        image = services[name]["image"]
+        say(f"building a stand-in for {image} out of Debian's {package}")
+        arguments = {"BASE": base_image(), "PACKAGE": package, "NAME": name}
+        given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+        podman("build", "--pull-never", *given, "--tag", image, str(ROOT / "tests/compose/standins"))
+    for target in ("balancer", "exporter", "demo-host"):
+        say(f"building the image of the {target}")
+        podman("build", "--pull-never", "--target", target, "--tag", f"localhost/virtpoise/{target}:0.1.0",
+               "--file", str(ROOT / "docker" / "Dockerfile"), str(ROOT))  # fmt: skip
+    for line in podman("images", "--filter=dangling=false", "--format={{.Repository}}:{{.Tag}} {{.Size}}").splitlines():
+        say(f"  {line}")
+
+
+# ---- what is asked and waited for
+
+
+def get(url: str) -> Any:
+    """What an HTTP address answers, as JSON; Failure if it does not answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as answer:
+            return json.load(answer)
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        raise Failure(f"{url}: {error}") from None
+
+
+def wait(what: str, reached: Callable[[], Any], seconds: float) -> Any:
+    """Asks again and again until the answer is true; that answer. Failure past the deadline."""
+    end = time.monotonic() + seconds
+    problem = ""
+    while time.monotonic() < end:
+        try:
+            if answer := reached():
+                return answer
+        except Failure as error:
+            problem = f" ({error})"
+        time.sleep(0.5)
+    raise Failure(f"no {what} within {seconds:g} s{problem}")
+
+
+def expect(condition: object, what: str) -> None:
+    if not condition:
+        raise Failure(f"expected {what}")
+    say(f"ok: {what}")
+
+
+def running(podman: Podman) -> dict[str, list[str]]:
+    """The running domains of each host, as its own libvirt tells."""
+    return {host: sorted(podman.execute(host, "virsh", "--quiet", "list", "--name").split()) for host in HOSTS}
+
+
+def targets() -> dict[str, str]:
+    """Of each target of Prometheus, such as h1:9807, its health."""
+    return {t["labels"]["instance"]: t["health"] for t in get(f"{PROMETHEUS}/api/v1/targets")["data"]["activeTargets"]}
+
+
+def loads() -> dict[str, float]:
+    """The CPU load of each host, as the balancer saw it last."""
+    return {h["name"]: h["cpu_ratio"] for h in get(f"{BALANCER}/api/v1/status")["hosts"] if h["cpu_ratio"] is not None}
+
+
+def percent(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.0%}" for name, value in sorted(values.items()))
+
+
+# ---- the story
+
+
+def bring_up(podman: Podman) -> None:
+    say(f"podman-compose up: {' '.join(SERVICES)}")
+    podman.compose("up", "--detach", "--no-build", *SERVICES)
+    for service in SERVICES:
+        wait(f"health of {service}", partial(podman.healthy, service), 240)
+        say(f"{service} is healthy")
+
+
+def look_around(podman: Podman) -> None:
+    ports = [
+        port
+        for service in SERVICES
+        for published in json.loads(
+            podman("inspect", "--format={{json .NetworkSettings.Ports}}", podman.container(service))
+        ).values()
+        for port in published or []
+    ]
+    expect(ports and {p["HostIp"] for p in ports} == {"127.0.0.1"}, f"{len(ports)} ports, all on 127.0.0.1")
+    users = {service: podman.execute(service, "id", "-u").strip() for service in ("balancer", *STANDINS)}
+    expect("0" not in users.values(), f"no root in balancer, Prometheus and Alertmanager: {users}")
+    up = wait("scrape of every target", lambda: all(h == "up" for h in targets().values()) and targets(), 30)
+    expect(len(up) == 5, f"Prometheus scrapes {', '.join(sorted(up))}")
+    groups = get(f"{PROMETHEUS}/api/v1/rules")["data"]["groups"]
+    broken = [rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"]
+    expect(groups and not broken, f"{sum(len(g['rules']) for g in groups)} rules are loaded and none fails")
+    expect(get(f"{PROMETHEUS}/api/v1/alertmanagers")["data"]["activeAlertmanagers"], "Prometheus knows Alertmanager")
+    expect(get(f"{ALERTMANAGER}/api/v2/status")["cluster"], "Alertmanager answers")
+
+
+def look_at_the_exporter(podman: Podman) -> None:
+    """The exporter's own image, against a host's libvirt over the network."""
+    name = "virtpoise_exporter_alone"
+    podman("run", "--detach", "--name", name, "--network=virtpoise_hosts", "--read-only", "--cap-drop=ALL",
+           "localhost/virtpoise/exporter:0.1.0", "--libvirt.uri=qemu+tcp://h1/system")  # fmt: skip
+    ask = (
+        "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9807/metrics', timeout=5).read().decode())"
+    )
+    try:
+        metrics = wait(
+            "metrics of the exporter's image",
+            lambda: "virtpoise_libvirt_up 1" in (text := podman("exec", name, "python3", "-c", ask)) and text,
+            30,
+        )
+    finally:
+        podman("rm", "--force", "--time=2", name, check=False)
+    domains = sorted(set(re.findall(r'virtpoise_domain_running{domain="([^"]+)"', metrics)))
+    expect(domains == running(podman)["h1"], f"the exporter's image tells of h1's domains: {', '.join(domains)}")
+
+
+def balance(podman: Podman) -> None:
+    before = running(podman)
+    say(f"domains: {before}")
+    seen = wait("load of both hosts", lambda: len(loads()) == 2 and loads(), 60)
+    say(f"the balancer sees {percent(seen)}")
+    name, load = BUSY
+    say(podman.execute("h1", "guest", "load", name, str(load)).strip() + " from now on")
+    ended = wait(
+        "migration",
+        lambda: [m for m in get(f"{BALANCER}/api/v1/history") if m["result"]],
+        120,
+    )
+    move = ended[0]
+    expect(
+        move["result"] == "done",
+        f"the balancer migrated {move['domain']} from {move['source']} to {move['destination']}",
+    )
+    after = running(podman)
+    expect(
+        move["domain"] in after[move["destination"]] and move["domain"] not in after[move["source"]],
+        f"both hosts' libvirt agree: {after}",
+    )
+    say("measuring what it left")
+    judged = wait(
+        "verdict on each prediction",
+        lambda: (record := history_of(move)) and all(p["verdict"] for p in record["predictions"]) and record,
+        120,
+    )
+    for p in judged["predictions"]:
+        measured = "nothing" if p["measured"] is None else f"{p['measured']:.0%}"
+        say(f"  {p['host']} ({p['role']}): predicted {p['predicted']:.0%}, measured {measured}: {p['verdict']}")
+    settled = wait("end of the overload", lambda: all(v < 0.6 for v in loads().values()) and loads(), 60)
+    expect(len(settled) == 2, f"both hosts are below 60 %: {percent(settled)}")
+
+
+def history_of(move: dict[str, Any]) -> Any:
+    return next((m for m in get(f"{BALANCER}/api/v1/history") if m["began"] == move["began"]), None)
+
+
+def restart_a_host(podman: Podman) -> None:
+    """A domain that has moved away does not come back to life where it was when that host starts again."""
+    before = running(podman)
+    say("starting h1 again")
+    podman("restart", "--time=5", podman.container("h1"))
+    wait("health of h1", lambda: podman.healthy("h1"), 120)
+    expect(running(podman) == before, f"after a restart of h1 every domain runs once, where it was: {before}")
+    wait("fresh figures of h1", lambda: targets().get("h1:9807") == "up", 30)
+
+
+@contextmanager
+def telling_why(podman: Podman) -> Iterator[None]:
+    """On a failure, the last words of every container."""
+    try:
+        yield
+    except Failure:
+        for service in SERVICES:
+            sys.stderr.write(f"--- {service}\n{podman.logs(service)}\n")
+        raise
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/test-compose",
+        description="Builds the images of docker-compose.yml and runs the stack with podman until its balancer has moved a "
+        "domain between two host containers, then removes all of it. Takes about ten minutes the first time. Prometheus "
+        "and Alertmanager come from Debian's packages; Grafana, of which there is no package, is left out.",
+    )
+    parser.add_argument("--cache", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--keep-images", action="store_true", help="leave the images for a faster next run")
+    given = parser.parse_args(arguments)
+    podman = Podman(given.cache)
+    lock = (given.cache / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        complain("another run is under way")
+        return 2
+    try:
+        podman.remove_all(keep_images=True)  # what a run that was killed has left
+        podman.prepare()
+        make_images(podman, given.cache)
+        with telling_why(podman):
+            bring_up(podman)
+            look_around(podman)
+            look_at_the_exporter(podman)
+            balance(podman)
+            restart_a_host(podman)
+        say("the stack works")
+    except Failure as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        complain("stopped")
+        return 130
+    else:
+        return 0
+    finally:
+        say("cleaning up")
+        podman.remove_all(keep_images=given.keep_images)
+
+
+BEGAN = time.monotonic()
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
