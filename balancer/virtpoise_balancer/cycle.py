@@ -32,7 +32,10 @@ class CycleResult(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a cycle saw and did. Without an observation (it failed, or another balancer acts) the rest is empty."""
+    """What a cycle saw and did; ``lost``: domains (uuids) that a migration left nowhere.
+
+    Without an observation (it failed, or another balancer acts) the rest is empty.
+    """
 
     result: CycleResult
     sentence: str
@@ -40,6 +43,7 @@ class Report:
     plan: Plan | None = None
     standings: Mapping[str, Standing] = field(default_factory=dict)
     measured: tuple[tuple[DuePrediction, Measured], ...] = ()
+    lost: frozenset[str] = frozenset()
 
 
 class Observer(Protocol):
@@ -73,6 +77,7 @@ class Cycle:
         standings = self._brought_up_to_date(seen.snapshot)
         seen = replace(seen, snapshot=self._placed(seen.snapshot, standings, now))
         measured = self._measure(now)
+        lost = self.store.lost(domain.uuid for domain in seen.snapshot.domains)
         if self.executor.busy:
             return Report(
                 result=CycleResult.WAITING,
@@ -80,6 +85,7 @@ class Cycle:
                 observation=seen,
                 standings=standings,
                 measured=measured,
+                lost=lost,
             )
         plan = make_plan(seen.snapshot, self.policy)
         result = CycleResult.IDLE
@@ -99,6 +105,7 @@ class Cycle:
             plan=plan,
             standings=standings,
             measured=measured,
+            lost=lost,
         )
 
     def apply(self, wanted: Set[Choice], now: float, clock: Clock) -> Plan:

@@ -232,6 +232,7 @@ class Daemon:
             plan=report.plan,
             standings=report.standings,
             predictions=self._store.open_predictions(),
+            lost=report.lost,
         )
         self._remember(report, now, seconds)
 

@@ -544,13 +544,17 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How one move ended. ``why`` is empty when it is done; the figures are known only for a migration that ran."""
+    """How one move ended. ``why`` is empty when it is done; the figures are known only for a migration that ran.
+
+    ``lost``: neither host knows the domain any more.
+    """
 
     result: Result
     why: str = ""
     seconds: float | None = None
     downtime_seconds: float | None = None
     transferred_bytes: int | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

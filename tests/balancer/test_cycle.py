@@ -289,3 +289,30 @@ def test_a_pause_stops_the_moves_that_have_not_begun(store: Store) -> None:
     assert recheck(entries[0][1]) is None
     store.set_steering("paused", Setting(value="yes", instead_of="no", at=1001.0, who="alice"))
     assert recheck(entries[0][1]) == "paused by alice"
+
+
+def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after them Prometheus still has the domain on the source; a second attempt then could not but fail."""
+    cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
+    store.set_draining("h1", draining=True)
+    run(cycle, 1000.0)
+    ended(store, acting, 1004.0, monkeypatch)
+    acting.busy = False
+    assert run(cycle, 1010.0).plan.attempts == ()  # type: ignore[union-attr]
+    watching.seen = group(host("h1", 0.0, 0.0), host("h2", 0.4, 0.4), domain("a", "h2", 1.0))
+    assert run(cycle, 1020.0).standings["h1"].penalty_until is None
+
+
+def test_a_lost_domain_is_told_of_until_it_is_seen_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0, monkeypatch, Outcome(result=Result.FAILED, why="absent on both", lost=True))
+    acting.busy = False
+    watching.seen = group(*BUSY[:2])
+    assert run(cycle, 1010.0).lost == {"uuid-of-a"}
+    watching.seen = group(*BUSY)
+    assert run(cycle, 1020.0).lost == frozenset()
+    watching.seen = group(*BUSY[:2])
+    assert run(cycle, 1030.0).lost == frozenset()

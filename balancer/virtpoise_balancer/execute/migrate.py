@@ -179,7 +179,12 @@ class Migrator:
             # The domain moved, but its old definition stayed; left behind it could be started a second time.
             within(_ANSWER_SECONDS, lambda: source.lookupByUUIDString(move.uuid).undefine(), "undefine")
             return _done(destination, move.uuid, seconds)
-        return Outcome(result=Result.FAILED, why=f"{wrong or 'the migration ended'}: {places}", seconds=seconds)
+        return Outcome(
+            result=Result.FAILED,
+            why=f"{wrong or 'the migration ended'}: {places}",
+            seconds=seconds,
+            lost=here is Presence.ABSENT and there is Presence.ABSENT,
+        )
 
     def _presence_afresh(self, connection: libvirt.virConnect, move: Move, host: str) -> Presence:
         """What the host says, asked over a new connection if the old one died meanwhile."""

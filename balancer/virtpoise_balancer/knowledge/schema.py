@@ -47,6 +47,7 @@ migrations = Table(
     Column("seconds", Float),
     Column("downtime_seconds", Float),
     Column("transferred_bytes", Integer),
+    Column("lost", Boolean, nullable=False, server_default="0"),  # neither host knew the domain, nor was it seen since
 )
 
 predictions = Table(

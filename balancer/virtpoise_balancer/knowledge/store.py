@@ -158,6 +158,7 @@ class Store:
                 seconds=outcome.seconds,
                 downtime_seconds=outcome.downtime_seconds,
                 transferred_bytes=outcome.transferred_bytes,
+                lost=outcome.lost,
             )
         )
         if outcome.result is not Result.DONE:
@@ -209,6 +210,16 @@ class Store:
                 .group_by(migrations.c.uuid)
             )
             return {row.uuid: row.ended for row in rows}
+
+    def lost(self, seen: Iterable[str]) -> frozenset[str]:
+        """The uuids of domains that a migration left on neither host; those that are seen again are lost no longer."""
+        with self._engine.begin() as connection:
+            rows = connection.execute(select(migrations.c.uuid).where(migrations.c.lost))
+            lost = frozenset(row.uuid for row in rows)
+            found = lost.intersection(seen) if lost else lost
+            if found:
+                connection.execute(update(migrations).where(migrations.c.uuid.in_(found)).values(lost=False))
+        return lost - found
 
     # --- predictions --------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,11 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
     hosts = {host.name: host for host in snapshot.hosts}
     if found is None:
         found = overloaded(snapshot, policy)
-    draining = {host.name for host in snapshot.hosts if host.state is HostState.DRAINING and host.known}
+    draining = {
+        host.name
+        for host in snapshot.hosts
+        if host.state is HostState.DRAINING and host.known and _seen_since(host, snapshot)
+    }
     drains = sorted(
         {
             domain.host
@@ -60,6 +64,11 @@ def _held_back(host: Host, snapshot: Snapshot) -> Refusal | None:
     if not any(other.state is HostState.ACTIVE and other.known and other.name != host.name for other in snapshot.hosts):
         return Refusal(host=host.name, reason=Reason.ALONE)
     return _penalty(host, snapshot) if _in_penalty(host, snapshot) else None
+
+
+def _seen_since(host: Host, snapshot: Snapshot) -> bool:
+    """Whether the host was seen since its last attempt ended: until then its domains may be listed where they no longer are."""
+    return host.counted_from is None or snapshot.time - snapshot.step_seconds >= host.counted_from
 
 
 def _in_penalty(host: Host, snapshot: Snapshot) -> bool:
