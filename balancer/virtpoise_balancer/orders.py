@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.steering import Action, Mode, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Host, HostState, Plan, Snapshot
-from virtpoise_balancer.plan.part import Choice
+
+if TYPE_CHECKING:
+    from virtpoise_balancer.plan.part import Choice
 
 
 @dataclass(frozen=True, slots=True)

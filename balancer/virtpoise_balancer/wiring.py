@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import make_url
-
-from virtpoise_balancer.config import Config
-from virtpoise_balancer.cycle import Cycle
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
-from virtpoise_balancer.execute.migrate import Migrator
-from virtpoise_balancer.knowledge.leader import Leadership
-from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Move, Outcome
-from virtpoise_balancer.monitor.client import PrometheusClient
-from virtpoise_balancer.monitor.observe import Observer
+
+if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
+    from virtpoise_balancer.config import Config
+    from virtpoise_balancer.cycle import Cycle
+    from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
+    from virtpoise_balancer.execute.migrate import Migrator
+    from virtpoise_balancer.knowledge.leader import Leadership
+    from virtpoise_balancer.knowledge.store import Store
+    from virtpoise_balancer.model import Move, Outcome
+    from virtpoise_balancer.monitor.observe import Observer
 
 
 def make_observer(config: Config) -> Observer:
+    from virtpoise_balancer.monitor.client import PrometheusClient
+    from virtpoise_balancer.monitor.observe import Observer
+
     client = PrometheusClient(
         url=config.prometheus.url,
         timeout_seconds=config.prometheus.timeout_seconds,
@@ -37,14 +40,20 @@ def make_observer(config: Config) -> Observer:
 
 
 def make_store(config: Config) -> Store:
+    from virtpoise_balancer.knowledge.store import Store
+
     return Store.open(config.state.url, config.state.keep_days)
 
 
 def make_leadership(config: Config) -> Leadership:
+    from virtpoise_balancer.knowledge.leader import Leadership
+
     return Leadership(Path(f"{_database_file(config)}.lock"))
 
 
 def make_migrator(config: Config) -> Migrator:
+    from virtpoise_balancer.execute.migrate import Migrator
+
     return Migrator(
         uri_of=config.libvirt.uri_of,
         connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
@@ -55,10 +64,14 @@ def make_migrator(config: Config) -> Migrator:
 
 
 def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome], None]) -> LibvirtExecutor:
+    from virtpoise_balancer.execute.executor import LibvirtExecutor
+
     return LibvirtExecutor(make_migrator(config), store, on_end)
 
 
 def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:
+    from virtpoise_balancer.cycle import Cycle
+
     return Cycle(
         observer=make_observer(config),
         store=store,
@@ -70,6 +83,8 @@ def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:
 
 
 def _database_file(config: Config) -> str:
+    from sqlalchemy.engine import make_url
+
     database = make_url(config.state.url).database
     if not database or database == ":memory:":
         raise BadInput(f"state.url: expected a file that outlives the balancer, got {config.state.url!r}")

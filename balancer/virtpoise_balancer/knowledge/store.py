@@ -8,20 +8,21 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
 from sqlalchemy import (
     Connection,
     Engine,
     Executable,
     Row,
     Table,
+    column,
     create_engine,
     delete,
     event,
     func,
     insert,
+    inspect,
     select,
+    table,
     update,
 )
 from sqlalchemy.engine import make_url
@@ -37,6 +38,8 @@ from virtpoise_balancer.model import Move, Outcome, Plan, Prediction, Result
 
 _ROLES: tuple[Role, ...] = ("source", "destination")
 _DAY_SECONDS = 86400.0
+_MIGRATIONS = Path(__file__).with_name("migrations")
+_VERSION = table("alembic_version", column("version_num"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,10 +366,21 @@ def _engine(url: str) -> Engine:
 
 
 def _upgrade(connection: Connection) -> None:
+    """Bring the tables up to date; where they are, alembic is not even imported, for commands must come at once."""
+    if inspect(connection).has_table(_VERSION.name) and connection.scalar(select(_VERSION.c.version_num)) == _newest():
+        return
+    from alembic import command
+    from alembic.config import Config as AlembicConfig
+
     config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _newest() -> str:
+    """The newest revision: each is named by the number that its file begins with."""
+    return max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def _new_id(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
