@@ -29,18 +29,16 @@ def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
 @given(seeds)
 @settings(deadline=None, max_examples=60)
 def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
-    """Without any one of the moves that relieve a host it would not be relieved: no overshoot."""
+    """Without any one of the moves that relieve a host not all would be relieved, or another move would not fit: no overshoot."""
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
     overloaded = {overload.host for overload in made.overloaded}
     for left_out in made.moves:
         if not made.solved or left_out.source not in overloaded or left_out.bundle:
             continue
-        world, _ = carry_out(snapshot, policy, replace(made, moves=()))
-        for move in made.moves:
-            if move.uuid != left_out.uuid:
-                world.move(move)
-        assert not world.cleared(sorted(overloaded))
+        others = tuple(move for move in made.moves if move.uuid != left_out.uuid)
+        world, faults = carry_out(snapshot, policy, replace(made, moves=others))
+        assert faults or not world.cleared(sorted(overloaded))
 
 
 @given(seeds)
