@@ -1,5 +1,6 @@
 """What the balancer tells over HTTP, and what it lets itself be told."""
 
+import html
 import json
 import ssl
 import subprocess
@@ -7,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import jsonschema
 import pytest
@@ -439,6 +441,24 @@ def test_a_page_shows_names_as_text(client: TestClient, board: Board, store: Sto
     assert "a&#34;" in page
     assert "<b>" not in page.split("<tbody>")[1].split("</tbody>")[0]
     assert client.get("/domains/none").status_code == 404
+
+
+def test_a_name_may_hold_what_addresses_are_made_of(
+    make_context: Callable[..., Context], board: Board, store: Store
+) -> None:
+    odd = 'rack/1 ?#%"<&'
+    snapshot = group(host(odd, 0.5), host("h2", 0.1), domain("d", odd, uuid="a/b?c#d"))
+    board.state = replace(board.state, cycle_at=1.0, observation=Observation(snapshot=snapshot, age_seconds=1.0))
+    context = make_context()
+    client = reach(replace(context, orders=replace(context.orders, look=lambda: snapshot)))
+    page = client.get("/").text
+    (link,) = {part.split('"')[0] for part in page.split('href="')[1:] if part.startswith("/hosts/rack")}
+    assert "<h1>rack/1 ?#%&#34;&lt;&amp;" in client.get(html.unescape(link)).text
+    (link,) = {part.split('"')[0] for part in page.split('href="')[1:] if part.startswith("/domains/")}
+    assert "<h1>d " in client.get(html.unescape(link)).text
+    order = client.get("/hosts/" + quote(odd, safe="")).text.split('data-order="')[1].split('"')[0]
+    assert client.post(html.unescape(order), json={}, headers=WITH_TOKEN).status_code == 200
+    assert store.standings()[odd].draining
 
 
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, board: Board) -> None:
