@@ -35,7 +35,7 @@ PROMTOOL = shutil.which("promtool") or "/var/cache/virtpoise-lab/prometheus/usr/
 @pytest.fixture
 def exposition(recorded, link, tmp_path) -> str:
     topology = TopologyKeeper(recorded.procfs, recorded.sysfs, {"eth2": 125_000_000.0})
-    topology.start()
+    topology.refresh()
     choice = SourceChoice(KernelSource(recorded.procfs, recorded.run), LibvirtSource(recorded.ask))
     choice.follow(recorded.inventory.domains)
     slow = (BlockCollector(link, recorded.ask), BalloonCollector(link, recorded.ask))

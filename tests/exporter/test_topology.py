@@ -82,7 +82,7 @@ def test_a_device_without_speed_says_so_by_absence(recorded):
 
 def test_devices_that_cannot_be_read_leave_the_last_topology_to_age(recorded, tmp_path):
     keeper = TopologyKeeper(recorded.procfs, tmp_path, {})
-    keeper.start()
+    keeper.refresh()
     assert keeper.topology() is None
 
 

@@ -140,7 +140,7 @@ class TopologyKeeper:
 
     def start(self) -> None:
         """Reads once, then goes on in the background."""
-        self._read()
+        self.refresh()
         threading.Thread(target=self._run, name="topology", daemon=True).start()
 
     def topology(self) -> Topology | None:
@@ -156,10 +156,11 @@ class TopologyKeeper:
         while True:
             self._wanted.wait(REFRESH_SECONDS)
             self._wanted.clear()
-            self._read()
+            self.refresh()
             time.sleep(0.2)  # domains that start one after the other bring a device each
 
-    def _read(self) -> None:
+    def refresh(self) -> None:
+        """Reads the devices now; if they cannot be read, what was read last ages."""
         began = time.monotonic()
         try:
             self._topology = read_topology(self._procfs, self._sysfs, self._speeds)
