@@ -167,6 +167,7 @@ def make_base(podman: Podman, cache: Path) -> None:
             for file in (tree / cached).rglob("*"):
                 if file.is_file():
                     file.unlink()
+        (tree / "etc/apt/apt.conf.d/docker-clean").write_text('Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";\n')
         shutil.copyfile(AUTHORITIES, tree / "etc/machine-authorities.crt")
         unfinished = archive.with_suffix(".unfinished")
         subprocess.run(["tar", "-C", str(tree), "-cf", str(unfinished), "."], check=True)
