@@ -58,8 +58,9 @@ QUERIES: dict[str, str] = {
     "domain_vcpus": "virtpoise_domain_vcpus",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes",
     "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes",
-    "domain_cpu_cores": "rate(virtpoise_domain_cpu_seconds_total[$window])",
-    "domain_cpu_delay_cores": "rate(virtpoise_domain_cpu_delay_seconds_total[$window])",
+    # The slope through the samples that there are: rate() takes a domain that arrived within the window for less than it is.
+    "domain_cpu_cores": "deriv(virtpoise_domain_cpu_seconds_total[$window])",
+    "domain_cpu_delay_cores": "deriv(virtpoise_domain_cpu_delay_seconds_total[$window])",
     "domain_cpu_cores_unsaturated": _UNSATURATED.format(
         metric="virtpoise_domain_cpu_seconds_total", host_ratio=_HOST_CPU_RATIO
     ).strip(),
