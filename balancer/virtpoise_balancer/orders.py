@@ -7,6 +7,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from virtpoise_balancer.analyse.standing import draining
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.steering import Action, Mode, Setting
 from virtpoise_balancer.knowledge.store import Store
@@ -88,7 +89,7 @@ class Orders:
         self.told(entry)
 
     def _drain(self, name: str) -> str:
-        group = self.look()
+        group = draining(self.look(), self.store.standings())  # one that is leaving is nowhere to move to
         host = _known(group, name)
         if host.state is HostState.UNKNOWN:
             raise Refused(f"{name}: Prometheus has no fresh figures of it, so nothing can be moved off it")

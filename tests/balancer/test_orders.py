@@ -61,6 +61,12 @@ def test_the_last_host_is_not_drained(store: Store) -> None:
         orders(store, group(host("h1", 0.5), domain("a", "h1"))).drain("h1", ALICE)
 
 
+def test_a_host_that_drains_is_nowhere_to_move_to(store: Store) -> None:
+    orders(store).drain("h1", ALICE)
+    with pytest.raises(Refused, match="h2: it is the last host of the group"):
+        orders(store).drain("h2", ALICE)
+
+
 def test_a_pause_and_a_mode_outlive_the_process(store: Store, tmp_path: Path) -> None:
     orders(store).pause(ALICE)
     orders(store).set_mode("automatic", ALICE)
