@@ -4,39 +4,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtpoise_balancer.analyse.calibration import FALLBACK_WIDTH, covered, widths
+from virtpoise_balancer.analyse.calibration import FALLBACK, Reach, covered, reaches
 from virtpoise_balancer.model import Residual, Role
+
+SPREAD = 0.03
 
 
 def residuals(errors: list[float], role: Role = Role.SOURCE, *, saturated: bool = False) -> list[Residual]:
-    return [Residual(role=role, saturated=saturated, error_ratio=e, spread_ratio=0.03) for e in errors]
+    return [Residual(role=role, saturated=saturated, error_ratio=e, spread_ratio=SPREAD) for e in errors]
+
+
+def source(errors: list[float], coverage: float = 0.9) -> Reach:
+    return reaches(residuals(errors), coverage)[Role.SOURCE, False]
 
 
 def test_without_errors_the_measured_fallback_holds() -> None:
-    assert set(widths([], 0.9).values()) == {FALLBACK_WIDTH}
+    assert set(reaches([], 0.9).values()) == {Reach(FALLBACK, FALLBACK)}
 
 
 def test_few_errors_never_narrow_the_interval_but_a_large_one_widens_it() -> None:
-    assert widths(residuals([0.001] * 8), 0.9)[Role.SOURCE, False] == FALLBACK_WIDTH
-    assert widths(residuals([0.12]), 0.9)[Role.SOURCE, False] == pytest.approx(4.0)
+    assert source([0.001] * 18) == Reach(FALLBACK, FALLBACK)
+    assert source([0.12]) == Reach(below=FALLBACK, above=pytest.approx(4.0))
+    assert source([-0.12]) == Reach(below=pytest.approx(4.0), above=FALLBACK)
+
+
+def test_each_end_learns_by_itself() -> None:
+    assert source([0.0, *[-0.3] * 99]) == Reach(below=pytest.approx(10.0), above=0.0)
 
 
 def test_each_role_and_regime_learns_from_its_own_errors() -> None:
-    learned = widths(residuals([0.3] * 20, Role.SOURCE, saturated=True), 0.9)
-    assert learned[Role.SOURCE, True] == pytest.approx(10.0)
-    assert learned[Role.SOURCE, False] == learned[Role.DESTINATION, True] == FALLBACK_WIDTH
+    learned = reaches(residuals([0.3] * 20, Role.SOURCE, saturated=True), 0.9)
+    assert learned[Role.SOURCE, True].above == pytest.approx(10.0)
+    assert learned[Role.SOURCE, False] == learned[Role.DESTINATION, True] == Reach()
 
 
-@given(st.lists(st.floats(-0.5, 0.5), min_size=20, max_size=200), st.sampled_from([0.8, 0.9, 0.95]))
+@given(st.lists(st.floats(-0.5, 0.5), min_size=40, max_size=200), st.sampled_from([0.8, 0.9, 0.95]))
 def test_the_interval_would_have_held_the_promised_share_of_the_errors(errors: list[float], coverage: float) -> None:
-    width = widths(residuals(errors), coverage)[Role.SOURCE, False]
-    held = sum(abs(error) <= width * 0.03 + 1e-12 for error in errors) / len(errors)
-    assert held >= coverage
+    reach = source(errors, coverage)
+    held = sum(-reach.below * SPREAD - 1e-12 <= error <= reach.above * SPREAD + 1e-12 for error in errors)
+    assert held / len(errors) >= coverage - 1e-9
 
 
 @given(st.lists(st.floats(-0.5, 0.5), max_size=50))
 def test_the_order_of_the_errors_does_not_matter(errors: list[float]) -> None:
-    assert widths(residuals(errors), 0.9) == widths(residuals(errors[::-1]), 0.9)
+    assert source(errors) == source(errors[::-1])
 
 
 def test_coverage_is_the_share_of_intervals_that_held() -> None:

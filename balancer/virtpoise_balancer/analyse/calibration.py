@@ -1,38 +1,54 @@
-"""How wide an interval must be to hold the share of predictions that it promises: learned from earlier errors.
+"""How far an interval must reach to hold the share of measurements that it promises: learned from earlier errors.
 
 Split conformal prediction (Vovk et al.; Lei et al., "Distribution-free predictive inference for regression", JASA 2018) with errors
-scaled by the spread that each was predicted with, apart for each role and for moves from saturated hosts and others. With n earlier
-errors the k-th smallest scaled one, k = ceil((n + 1) coverage), bounds the next with at least that chance, whatever the errors' law.
+scaled by the spread that each was predicted with, for either end by itself (a host that was picked for being overloaded tends to fall
+by itself as well), apart for each role and for moves from saturated hosts and others. With n earlier errors the k-th smallest scaled
+one, k = ceil((n + 1) p), bounds the next with a chance of at least p, whatever the errors' law; each end takes p = (1 + coverage) / 2.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from virtpoise_balancer.model import Residual, Role
 
 # While there are too few errors: so many spreads, as the lab's migrations had it (docs/scoring.md).
-FALLBACK_WIDTH = 1.0
-
-Widths = Mapping[tuple[Role, bool], float]
+FALLBACK = 1.0
 
 
-def widths(residuals: Iterable[Residual], coverage: float) -> Widths:
-    """By role and whether the source is saturated, how many spreads the interval reaches to either side."""
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How many spreads an interval goes below and above what is predicted."""
+
+    below: float = FALLBACK
+    above: float = FALLBACK
+
+
+Reaches = Mapping[tuple[Role, bool], Reach]
+
+
+def reaches(residuals: Iterable[Residual], coverage: float) -> Reaches:
+    """By role and whether the source was saturated."""
     errors: dict[tuple[Role, bool], list[float]] = {
         (role, saturated): [] for role in Role for saturated in (False, True)
     }
     for residual in residuals:
-        errors[residual.role, residual.saturated].append(abs(residual.error_ratio) / residual.spread_ratio)
-    return {regime: _width(sorted(scaled), coverage) for regime, scaled in errors.items()}
+        errors[residual.role, residual.saturated].append(residual.error_ratio / residual.spread_ratio)
+    share = (1 + coverage) / 2
+    return {
+        regime: Reach(below=_reach([-error for error in scaled], share), above=_reach(scaled, share))
+        for regime, scaled in errors.items()
+    }
 
 
-def _width(scaled: list[float], coverage: float) -> float:
-    rank = math.ceil((len(scaled) + 1) * coverage)
+def _reach(scaled: list[float], share: float) -> float:
+    """Never negative: what is predicted stays inside."""
+    rank = math.ceil((len(scaled) + 1) * share)
     if rank <= len(scaled):
-        return scaled[rank - 1]
-    return max([FALLBACK_WIDTH, *scaled])
+        return max(sorted(scaled)[rank - 1], 0.0)
+    return max([FALLBACK, *scaled])
 
 
 def covered(intervals: Iterable[tuple[float, float, float]]) -> float | None:

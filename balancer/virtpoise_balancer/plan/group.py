@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from virtpoise_balancer.analyse.calibration import Widths, widths
+from virtpoise_balancer.analyse.calibration import Reaches, reaches
 from virtpoise_balancer.analyse.demand import Demands, Floats, estimate
 from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, own_cores, predict
 from virtpoise_balancer.analyse.trend import forecast
@@ -70,7 +70,7 @@ class Group:
         self.policy = policy
         self.hosts = sorted(snapshot.hosts, key=lambda host: host.name)
         self.index = {host.name: number for number, host in enumerate(self.hosts)}
-        self.widths: Widths = widths(snapshot.residuals, policy.coverage)
+        self.reaches: Reaches = reaches(snapshot.residuals, policy.coverage)
         # Which domains are on which host: their numbers in the snapshot, sorted by host, and where each host's begin.
         place = np.array([self.index[domain.host] for domain in snapshot.domains], dtype=np.int64)
         self._by_host = np.argsort(place, kind="stable")
@@ -144,6 +144,12 @@ class Group:
         return int(self.cpus.min(initial=np.iinfo(np.int64).max))
 
     @cached_property
+    def least_use(self) -> Floats:
+        """Of each resource what the host that uses least of it does."""
+        least: Floats = self.use.min(axis=1, initial=np.inf)
+        return least
+
+    @cached_property
     def link_speed(self) -> dict[int, dict[int, float]]:
         """By source and destination, what earlier migrations between them reached, in bytes per second."""
         speeds: dict[int, dict[int, float]] = {}
@@ -190,7 +196,7 @@ class Group:
         runnable = demands.runnable * demands.vcpus
         wanted = on * runnable + rest * demands.cores
         doubt = rest * (demands.upper - demands.lower) / 2 + np.minimum(on, rest) * np.abs(runnable - demands.cores)
-        width = self.widths[Role.DESTINATION, saturated]
+        above = self.reaches[Role.DESTINATION, saturated].above
         own = own_cores(host.cpus, level, demands)
         # A saturated host hides what the formula makes plain: there it is no error that needs correction.
         now = predict(host.cpus, own, demands, np.ones((1, len(running)), dtype=np.bool_))
@@ -211,7 +217,7 @@ class Group:
             running=running,
             demands=demands,
             own=own,
-            arrival=np.column_stack(((wanted + width * doubt) * host.cpu_speed, arriving, *traffic)),
+            arrival=np.column_stack(((wanted + above * doubt) * host.cpu_speed, arriving, *traffic)),
             relief=np.column_stack((demands.used * host.cpu_speed, resident, *traffic)),
             leaving=np.array([domain.migrating_to is not None for domain in running], dtype=np.bool_),
             drift=drift,
@@ -219,7 +225,7 @@ class Group:
 
     def margin(self, *, saturated: bool) -> float:
         """What the interval of a prediction of a destination adds to its load, whatever comes to it."""
-        return NOISE_RATIO * self.widths[Role.DESTINATION, saturated]
+        return NOISE_RATIO * self.reaches[Role.DESTINATION, saturated].above
 
 
 def _resident(domain: Domain) -> int:

@@ -93,12 +93,12 @@ class Ledger:
     def _prediction(self, account: _Account, role: Role, *, saturated: bool) -> Prediction:
         load = account.residents.load(account.present, account.arrivals)
         ratio, spread = float(load.ratio[0]), float(load.spread[0])
-        reach = self.group.widths[role, saturated] * spread
+        reach = self.group.reaches[role, saturated]
         memory, rx, tx = (account.shares[resource] for resource in (MEMORY, RX, TX))
         return Prediction(
             cpu_ratio=ratio,
-            cpu_ratio_lower=max(ratio - reach, 0.0),
-            cpu_ratio_upper=min(ratio + reach, 1.0),
+            cpu_ratio_lower=max(ratio - reach.below * spread, 0.0),
+            cpu_ratio_upper=min(ratio + reach.above * spread, 1.0),
             cpu_spread_ratio=spread,
             saturated=saturated,
             memory_ratio=memory[1],

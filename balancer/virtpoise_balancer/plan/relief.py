@@ -75,13 +75,14 @@ class Source:
         return self.residents.number
 
     @property
-    def width(self) -> float:
-        return self.group.widths[Role.SOURCE, self.residents.saturated]
+    def above(self) -> float:
+        """How many spreads the interval of its load goes above what is predicted."""
+        return self.group.reaches[Role.SOURCE, self.residents.saturated].above
 
     def upper(self, present: Mask) -> Floats:
         """The CPU share at the upper end of the prediction, for each row of ``present`` (cases x domains)."""
         load = self.residents.load(present)
-        return np.minimum(load.ratio + self.width * load.spread, 1.0)
+        return np.minimum(load.ratio + self.above * load.spread, 1.0)
 
     def missing(self, present: Mask) -> Floats:
         """For each row how far the host is above its goals, as shares summed over resources; CPU by what is wanted, so past 1."""
@@ -89,7 +90,7 @@ class Source:
         for resource, goal in self.goals.items():
             if resource == CPU:
                 load = self.residents.load(present)
-                upper = np.minimum(load.ratio + self.width * load.spread, 1.0)
+                upper = np.minimum(load.ratio + self.above * load.spread, 1.0)
                 total += np.where(upper > goal + _CLOSE, np.maximum(upper, load.wanted) - goal, 0.0)
             else:
                 total += np.maximum(self.share(resource, present) - goal, 0.0)
@@ -149,7 +150,7 @@ class Source:
         return fewest
 
     def ways(self, count: int) -> list[Way]:
-        """The sets of ``count`` items that solve it, the fewest moves first, then the least to transfer, then the least overshoot."""
+        """The sets of ``count`` items that solve it, the fewest moves first, then the least to transfer, then the most even."""
         found = self._ways.get(count)
         if found is None:
             found = self._ways[count] = self._find(count)
@@ -183,8 +184,12 @@ class Source:
         weights = np.array([item.weight for item in self.items])
         moves = np.array([item.moves for item in self.items])
         index = np.array([sets[i] for i in solving], dtype=np.intp)
-        end = shares[next(iter(self.goals))][solving]
-        order = np.lexsort((np.round(-end, 9), np.round(weights[index].sum(axis=1)), moves[index].sum(axis=1)))
+        # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled destination.
+        resource = next(iter(self.goals))
+        taken = [item.arrival[resource] * self.group.per_unit[resource, self.number] for item in self.items]
+        there = self.group.least_use[resource] + np.array(taken)[index].max(axis=1)
+        busier = np.maximum(shares[resource][solving], there)
+        order = np.lexsort((np.round(busier, 9), np.round(weights[index].sum(axis=1)), moves[index].sum(axis=1)))
         return [self._way(tuple(self.items[i] for i in index[number])) for number in order]
 
     def _worth_combining(self, count: int) -> list[int]:
