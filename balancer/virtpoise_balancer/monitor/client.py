@@ -120,7 +120,7 @@ class PrometheusClient:
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise MonitorError(f"Prometheus at {self.url} cannot be asked: {_reason(error)}") from None
+            raise MonitorError(f"Prometheus at {self.url} cannot be asked: {reason(error)}") from None
         if response.status_code in _RETRY_STATUSES:
             raise MonitorError(f"Prometheus at {self.url} answered {response.status_code} {response.reason}")
         try:
@@ -164,7 +164,8 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _reason(error: requests.RequestException) -> str:
+def reason(error: requests.RequestException) -> str:
+    """What went wrong, in one line."""
     if isinstance(error, requests.Timeout):
         return "no answer within the deadline"
     cause: BaseException = error

@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 from virtpoise_balancer.errors import MonitorError
-from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.client import PrometheusClient, Series, reason
 from virtpoise_balancer.monitor.observe import host_name
 
 _EXPORTER = "virtpoise_exporter_build_info"
@@ -77,7 +77,7 @@ def _get(client: PrometheusClient, path: str) -> requests.Response:
             allow_redirects=False,
         )
     except requests.RequestException as error:
-        raise MonitorError(f"Prometheus at {client.url} cannot be asked: {type(error).__name__}") from None
+        raise MonitorError(f"Prometheus at {client.url} cannot be asked: {reason(error)}") from None
     if not response.ok:
         raise MonitorError(f"Prometheus at {client.url} answered {response.status_code} to {path}")
     return response
