@@ -108,6 +108,26 @@ class Group:
         elif self.mounts.v2:
             (self.mounts.v2 / TOP / self.name / "memory.max").write_text(str(size))
 
+    def usage(self) -> tuple[float, float]:
+        """Seconds of CPU time that the group has used so far: in programs, and in the kernel for them."""
+        if self.mounts.v1:
+            folder = dict(self.mounts.v1)["cpuacct"] / TOP / self.name
+            user, system = (int((folder / f"cpuacct.usage_{part}").read_text()) / 1e9 for part in ("user", "sys"))
+            return user, system
+        assert self.mounts.v2
+        text = (self.mounts.v2 / TOP / self.name / "cpu.stat").read_text()
+        fields = dict(line.split() for line in text.splitlines())
+        return int(fields["user_usec"]) / 1e6, int(fields["system_usec"]) / 1e6
+
+    def share(self) -> float:
+        """The CPUs that the group may use, as `limit_cpu` has set it."""
+        if self.mounts.v1:
+            quota = (dict(self.mounts.v1)["cpu"] / TOP / self.name / "cpu.cfs_quota_us").read_text().strip()
+        else:
+            assert self.mounts.v2
+            quota = (self.mounts.v2 / TOP / self.name / "cpu.max").read_text().split()[0]
+        return 1.0 if quota in ("-1", "max") else int(quota) / _PERIOD
+
     def joining(self, command: list[str]) -> list[str]:
         """The command that joins the group and then becomes `command`."""
         joins = "".join(f"echo 0 >{folder}/cgroup.procs; " for folder in self.folders)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -303,6 +304,13 @@ class Lab:
         self._spawn_base("lxcfs", command, env=environment)
         processes.wait_until((mount / "proc" / "stat").exists, 10, f"lxcfs mounted at {mount}")
 
+    def _serve_stat(self, spec: HostSpec) -> None:
+        file = hosts_.folder_of(spec) / "stat"
+        file.touch()
+        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file)]
+        self._spawn_base("procstat", server, log=f"{spec.name}-procstat")
+        processes.wait_until(lambda: bool(file.read_text()), 10, f"the figures of {spec.name} at {file}")
+
     def _make_switch(self) -> None:
         """The switch that connects the hosts, in a network namespace of its own: no firewall of this machine meddles."""
         switch = self._spawn_base("switch", ["unshare", "--net", "sleep", "infinity"])
@@ -324,6 +332,7 @@ class Lab:
         self._limit(spec)
         group.limit_memory(memory)
         hosts_.prepare(spec)
+        self._serve_stat(spec)
         init, child = hosts_.boot(spec, group)
         self._children.append(child)
         switch = next(p.process for p in self.state.processes if p.name == "switch")
@@ -384,8 +393,8 @@ class Lab:
         lines = ["127.0.0.1 localhost", f"{model.MANAGER_ADDRESS} manager", *(f"{s.address} {s.name}" for s in specs)]
         (state.FOLDER / "hosts").write_text("\n".join(lines) + "\n")
 
-    def _spawn_base(self, name: str, command: list[str], **options: Any) -> Process:
-        process = processes.process(self._spawn(Group(self._mounts, _BASE), command, name, **options).pid)
+    def _spawn_base(self, name: str, command: list[str], *, log: str | None = None, **options: Any) -> Process:
+        process = processes.process(self._spawn(Group(self._mounts, _BASE), command, log or name, **options).pid)
         self._record(Started(name, None, process))
         return process
 
@@ -411,8 +420,8 @@ class Lab:
 def alive(now: State) -> bool:
     """Whether everything that a lab needs to be one still runs: every host, its libvirtd, and what carries them."""
     needed = [host.init for host in now.hosts]
-    needed += [p.process for p in now.processes if p.name in ("lxcfs", "switch", "libvirtd")]
-    return now.complete and len(needed) == 2 * len(now.hosts) + 2 and all(process.alive() for process in needed)
+    needed += [p.process for p in now.processes if p.name in ("lxcfs", "switch", "libvirtd", "procstat")]
+    return now.complete and len(needed) == 3 * len(now.hosts) + 2 and all(process.alive() for process in needed)
 
 
 def down() -> bool:
@@ -439,7 +448,8 @@ def _clean_up(now: State) -> None:
         with suppress(LabError):  # they had the time to end in order
             processes.wait_until(lambda: not manager.pids(), 2, "the manager's side")
         manager.kill()
-    subprocess.run(["umount", "--lazy", str(hosts_.LXCFS_MOUNT)], capture_output=True, check=False)
+    for mount in _mounted_below(state.FOLDER):
+        subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
     if base:
         base.kill()
     subprocess.run(["ip", "link", "del", MANAGER_LINK], capture_output=True, check=False)
@@ -452,6 +462,11 @@ def _clean_up(now: State) -> None:
     shutil.rmtree(state.FOLDER, ignore_errors=True)
     if state.FOLDER.exists():
         raise LabError(f"{state.FOLDER} cannot be removed")
+
+
+def _mounted_below(folder: Path) -> list[str]:
+    places = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return [place for place in places if Path(place).is_relative_to(folder)]
 
 
 def _libvirt_folders() -> tuple[Path, ...]:

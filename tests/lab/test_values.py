@@ -1,11 +1,14 @@
 """The parts of the lab that decide and do nothing: they need no host."""
 
+from pathlib import Path
+
 import pytest
 
-from virtpoise_lab.cgroups import hierarchies
+from virtpoise_lab.cgroups import Group, Hierarchies, hierarchies
 from virtpoise_lab.cli import main
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.model import DomainSpec, Load, checked, placed
+from virtpoise_lab.procstat import Account
 
 V1 = """\
 30 29 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -63,6 +66,41 @@ def test_cgroups_version_1_version_2_and_both() -> None:
 def test_a_missing_controller_is_named() -> None:
     with pytest.raises(LabError, match="cgroup controllers missing: memory"):
         hierarchies("".join(V1.splitlines(keepends=True)[:2]))
+
+
+def test_a_group_of_version_2_is_limited_and_read_in_the_kernels_words(tmp_path: Path) -> None:
+    """Documentation/admin-guide/cgroup-v2.rst; here the files are plain ones, so this holds on any machine."""
+    group = Group(Hierarchies((), tmp_path), "h1")
+    folder = tmp_path / "virtpoise-lab" / "h1"
+    group.create()
+    group.limit_memory(1 << 30)
+    group.limit_cpu(3, 0.5)
+    (folder / "cpu.stat").write_text("usage_usec 3500000\nuser_usec 2500000\nsystem_usec 1000000\nnr_periods 0\n")
+
+    assert (folder.parent / "cgroup.subtree_control").read_text() == "+cpu +cpuset +memory"
+    assert {name: (folder / name).read_text() for name in ("cpuset.cpus", "cpu.max", "memory.max")} == {
+        "cpuset.cpus": "3",
+        "cpu.max": "50000 100000",
+        "memory.max": "1073741824",
+    }
+    assert group.usage() == (2.5, 1.0)
+    assert group.share() == 0.5
+    group.limit_cpu(3, None)
+    assert (folder / "cpu.max").read_text() == "max 100000"
+    assert group.share() == 1.0
+
+
+def test_a_hosts_cpu_time_is_what_it_used_and_what_it_could_have_used() -> None:
+    def fields(text: str) -> list[int]:
+        first, second, rest = text.split("\n", 2)
+        assert (second, rest) == (first.replace("cpu ", "cpu0"), "btime 1\n")
+        return [int(field) for field in first.split()[1:]]
+
+    account = Account(now=100.0)
+    rest = "btime 1\n"
+    assert fields(account.text(110.0, 0.5, 1.0, 0.5, rest)) == [100, 0, 50, 350, 0, 0, 0, 0, 0, 0]
+    # a smaller share from here on, and all of it used, and a little more: idle stands still
+    assert fields(account.text(120.0, 0.25, 3.5, 0.55, rest)) == [350, 0, 55, 350, 0, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

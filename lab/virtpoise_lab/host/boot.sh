@@ -10,7 +10,8 @@ name=$1 own=$2 lxcfs=$3 pressure=$4
 read -r pid _ </proc/self/stat # this /proc is still the machine's, and so is the number
 printf '%s' "$name" >/proc/sys/kernel/hostname
 mount -t proc proc /proc
-for file in stat meminfo cpuinfo loadavg uptime swaps; do
+mount --bind "$own/stat" /proc/stat
+for file in meminfo cpuinfo loadavg uptime swaps; do
   mount --bind "$lxcfs/proc/$file" "/proc/$file"
 done
 if [ -d /proc/pressure ]; then

@@ -1,0 +1,100 @@
+"""A host's /proc/stat: the CPU time of its cgroup out of the CPU time it may have.
+
+lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's work
+included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
+
+    python -m virtpoise_lab.procstat HOST FILE     serves the figures of that host's cgroup at FILE, until it is unmounted
+"""
+
+import errno
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from virtpoise_lab.cgroups import Group, mounted
+
+# linux/fuse.h
+_FORGET, _GETATTR, _OPEN, _READ, _RELEASE, _INIT, _INTERRUPT, _BATCH_FORGET = 2, 3, 14, 15, 18, 26, 36, 42
+_DIRECT_IO = 1
+_HEADER = struct.Struct("=IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
+_ANSWER = struct.Struct("=IiQ")  # length, error, unique
+_MODE = 0o100444
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Account:
+    """Keeps the balance of a host's CPU time: what it could have had so far, and what of it was not used."""
+
+    def __init__(self, now: float) -> None:
+        self._then = now
+        self._had = 0.0
+        self._idle = 0
+
+    def text(self, now: float, share: float, user: float, system: float, rest: str) -> str:
+        """The file at this moment (proc(5)). share: CPUs the host may use; user, system: seconds it has used.
+
+        No counter ever runs backwards, also where the kernel let the host have a little more than its share.
+        """
+        self._had += (now - self._then) * share
+        self._then = now
+        self._idle = max(self._idle, round((self._had - user - system) * _TICKS))
+        line = f" {round(user * _TICKS)} 0 {round(system * _TICKS)} {self._idle} 0 0 0 0 0 0\n"
+        return f"cpu {line}cpu0{line}{rest}"
+
+
+def _rest() -> str:
+    """What is not CPU time is the machine's: boot time, processes, interrupts."""
+    return "".join(line for line in Path("/proc/stat").read_text().splitlines(keepends=True) if line[:3] != "cpu")
+
+
+def serve(device: int, group: Group) -> None:
+    """Answers the kernel until the file is unmounted. Each opening of the file sees the figures of that moment."""
+    account = Account(time.monotonic())
+    opened: dict[int, bytes] = {}
+    while True:
+        try:
+            request = os.read(device, 1 << 17)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return
+            raise
+        _, opcode, unique, *_ = _HEADER.unpack_from(request)
+        body = request[_HEADER.size :]
+        answer: bytes | None = b""
+        if opcode == _INIT:
+            # version 7.31; read ahead, flags, requests under way, congestion threshold, longest write, clock's grain in ns
+            answer = struct.pack("=IIIIHHII", 7, 31, 0, 0, 16, 12, 4096, 1) + bytes(36)
+        elif opcode == _GETATTR:
+            times, sizes = (0, 0, 0), (1, 0, 0)  # access, change, status; inode, size, blocks
+            attributes = struct.pack("=6Q10I", *sizes, *times, 0, 0, 0, _MODE, 1, 0, 0, 0, 4096, 0)
+            answer = struct.pack("=QII", 0, 0, 0) + attributes
+        elif opcode == _OPEN:
+            user, system = group.usage()
+            opened[unique] = account.text(time.monotonic(), group.share(), user, system, _rest()).encode()
+            answer = struct.pack("=QII", unique, _DIRECT_IO, 0)
+        elif opcode == _READ:
+            handle, offset, size = struct.unpack_from("=QQI", body)
+            answer = opened[handle][offset : offset + size]
+        elif opcode == _RELEASE:
+            del opened[struct.unpack_from("=Q", body)[0]]
+        elif opcode in (_FORGET, _INTERRUPT, _BATCH_FORGET):
+            continue  # these are not answered
+        else:
+            answer = None
+        length = _ANSWER.size + len(answer or b"")
+        os.write(device, _ANSWER.pack(length, 0 if answer is not None else -errno.ENOSYS, unique) + (answer or b""))
+
+
+def main(host: str, file: str) -> None:
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode={_MODE:o},user_id=0,group_id=0,allow_other"
+    subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "virtpoise-lab", file], pass_fds=[device], check=True)
+    serve(device, Group(mounted(), host))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
