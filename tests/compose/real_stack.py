@@ -28,6 +28,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 RUN = Path("/run/virtpoise-compose")
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 HOSTS = ("h1", "h2")
 STANDINS = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
@@ -43,7 +44,9 @@ default_ulimits = ["nofile=10000:10000", "nproc=10000:10000"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+lock_type = "file"
 runtime = "runc"
+tmp_dir = "{run}/podman"
 [network]
 network_backend = "netavark"
 network_config_dir = "{run}/networks"
@@ -88,6 +91,8 @@ class Podman:
         RUN.mkdir()
         (RUN / "containers.conf").write_text(_CONTAINERS_CONF.format(run=RUN))
         (RUN / "storage.conf").write_text(_STORAGE_CONF.format(run=RUN, storage=self.storage))
+        for name, text in machine_settings().items():
+            (RUN / name).write_text(text)
 
     def __call__(self, *arguments: str, check: bool = True, quiet: bool = False) -> str:
         """One podman command; what it prints."""
@@ -132,11 +137,26 @@ class Podman:
                 self("network", "rm", "--force", name, check=False)
         for folder in (self.storage / "overlay", RUN / "storage"):
             subprocess.run(["umount", "--quiet", str(folder)], capture_output=True, check=False)
+        restore_machine_settings({name: (RUN / name).read_text() for name in machine_settings()})
         if not keep_images:
             shutil.rmtree(self.storage, ignore_errors=True)
         shutil.rmtree(RUN, ignore_errors=True)
         if RUN.exists() or (self.storage.exists() and not keep_images):
             raise Failure(f"{RUN} or {self.storage} could not be removed: something still uses it")
+
+
+def machine_settings() -> dict[str, str]:
+    """What podman's networks change for the whole machine, and leave so."""
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    return {"forwarding": IP_FORWARD.read_text(), "netavark": "yes" if "NETAVARK" in rules else "no"}
+
+
+def restore_machine_settings(before: dict[str, str]) -> None:
+    IP_FORWARD.write_text(before["forwarding"])
+    if before["netavark"] == "no":
+        rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+        others = "".join(line for line in rules.splitlines(keepends=True) if "netavark" not in line.lower())
+        subprocess.run(["iptables-restore"], input=others, text=True, check=True)
 
 
 # ---- images
