@@ -1,5 +1,6 @@
 """Scrapes an exporter again and again from a thread, and holds what it saw to the laws."""
 
+import contextlib
 import http.client
 import re
 import threading
@@ -40,12 +41,11 @@ def _domain(labels: str) -> str:
 def scrape(host: str, port: int, deadline: float = DEADLINE_SECONDS) -> Scrape:
     """One scrape, as Prometheus does it. Raises what a Prometheus would log."""
     began = time.monotonic()
-    connection = http.client.HTTPConnection(host, port, timeout=deadline)
-    connection.request("GET", "/metrics", headers={"X-Prometheus-Scrape-Timeout-Seconds": str(deadline)})
-    response = connection.getresponse()
-    text = response.read().decode()
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=deadline)) as connection:
+        connection.request("GET", "/metrics", headers={"X-Prometheus-Scrape-Timeout-Seconds": str(deadline)})
+        response = connection.getresponse()
+        text = response.read().decode()
     seconds = time.monotonic() - began
-    connection.close()
     assert response.status == 200
     found = (_SAMPLE.match(line) for line in text.splitlines() if not line.startswith("#"))
     samples = [(match[1], match[2] or "", float(match[3])) for match in found if match]
