@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from virtpoise_balancer import words
@@ -17,13 +18,14 @@ _MOST_PASSED_OVER = 5
 class Destination:
     """A host as the domain's destination, as things are now: whether it would take it, and the numbers of that in words.
 
-    ``room_ratio``: what would be left of the host's scarcest resource below its threshold; negative: so much is missing.
+    ``room_ratio``: what would be left of the host's scarcest resource below its threshold; negative: so much is missing;
+    None: nothing is known of the host.
     """
 
     host: str
     takes: bool
     why: str
-    room_ratio: float
+    room_ratio: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +104,14 @@ def _destinations(considered: Considerations) -> tuple[Destination, ...]:
                 host=one.host,
                 takes=one.reason is None,
                 why=f"{why} ({numbers})" if numbers else why,
-                room_ratio=round(one.room_ratio, 6),
+                room_ratio=round(one.room_ratio, 6) if math.isfinite(one.room_ratio) else None,
             )
         )
-    return tuple(sorted(found, key=lambda one: (not one.takes, -one.room_ratio, one.host)))
+    return tuple(sorted(found, key=_best_first))
+
+
+def _best_first(one: Destination) -> tuple[bool, float, str]:
+    return (not one.takes, math.inf if one.room_ratio is None else -one.room_ratio, one.host)
 
 
 def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> str:

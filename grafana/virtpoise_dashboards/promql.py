@@ -104,7 +104,7 @@ ANNOTATIONS = (
     Annotation("Migrations ended", JUST_ENDED, "purple", "{{source}} → {{destination}}: {{result}}"),
     Annotation(
         "Drains",
-        f'max by (host) (virtpoise_host_state{{{BALANCER}, state="draining"}}) > 0',
+        f"max by (host) (virtpoise_host_draining{{{BALANCER}}}) > 0",
         "orange",
         "{{host}} drains",
     ),

@@ -40,6 +40,12 @@ def test_a_domain_that_is_moved() -> None:
     assert any(f"{made.moves[0].predicted.source.cpu_ratio:.0%}" in reason for reason in found.reasons)
 
 
+def test_of_a_host_that_is_unknown_no_room_is_told_and_it_comes_last() -> None:
+    found = why("a").destinations
+    assert [(one.host, one.takes) for one in found if one.room_ratio is None] == [("h4", False)]
+    assert found[-1].host == "h4"
+
+
 @pytest.mark.parametrize(
     ("name", "verdict", "says"),
     [

@@ -177,6 +177,18 @@ def test_metrics_show_what_the_balancer_sees(client: TestClient, board: Board, s
     assert metric(client, "virtpoise_plan_moves") == {(): 1}
 
 
+def test_a_drained_host_counts_as_draining_while_it_is_switched_off(
+    client: TestClient, board: Board, store: Store
+) -> None:
+    after_a_cycle(board, store)
+    standings = {"h3": Standing(host="h3", draining=True), "h9": Standing(host="h9", draining=True)}
+    board.state = replace(board.state, standings=standings)
+    assert metric(client, "virtpoise_host_draining") == {("h1",): 0, ("h2",): 0, ("h3",): 1, ("h9",): 1}
+    page = " ".join(client.get("/").text.split())
+    assert "is told to drain, and is unknown" in page
+    assert "h9 is told to drain, and is not seen any more" in page
+
+
 def test_predictions_are_shown_from_the_decision_until_they_are_measured(
     client: TestClient, board: Board, store: Store
 ) -> None:

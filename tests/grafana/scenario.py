@@ -179,6 +179,7 @@ class Scenario:
             self._put("virtpoise_host_memory_ratio", 0.5, host=host, **BALANCER)
             self._put("virtpoise_overload_consecutive", (time // STEP) % 3 if over[host] else 0, host=host, **BALANCER)
             draining = host == DRAIN[0] and time >= DRAIN[1]
+            self._put("virtpoise_host_draining", float(draining), host=host, **BALANCER)
             for state in ("active", "draining", "standby", "waking", "unknown"):
                 is_it = state == ("draining" if draining else "active")
                 self._put("virtpoise_host_state", float(is_it), host=host, state=state, **BALANCER)

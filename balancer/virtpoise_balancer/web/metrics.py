@@ -146,9 +146,20 @@ class _BoardCollector(Collector):
             yield _single(
                 "virtpoise_last_cycle_timestamp_seconds", "When the newest cycle ran, in Unix time.", state.cycle_at
             )
+        yield self._draining()
         yield from self._hosts()
         yield from self._plan()
         yield from _predictions(state.predictions)
+
+    def _draining(self) -> Metric:
+        """Of hosts that are not seen as well: one that was drained may be switched off."""
+        state = self._board.state
+        told = {name: standing.draining for name, standing in state.standings.items()}
+        seen = {host.name: False for host in state.snapshot.hosts} if state.snapshot else {}
+        family = _by_host("virtpoise_host_draining", "1 from drain to undrain, also while the host is not seen.")
+        for name, draining in sorted((seen | told).items()):
+            family.add_metric([name], float(draining))
+        return family
 
     def _hosts(self) -> Iterator[Metric]:
         state = self._board.state

@@ -340,7 +340,8 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
     for host in statuses:
         link = host_link(host.name)
         if host.state is HostState.UNKNOWN:
-            found.append((link, "is unknown: Prometheus has no fresh figures of it"))
+            told = "is told to drain, and " if _draining(state, host.name) else ""
+            found.append((link, f"{told}is unknown: Prometheus has no fresh figures of it"))
         elif host.state is HostState.DRAINING:
             left = len(host.domains)
             found.append((link, f"is draining: {left} domain{'' if left == 1 else 's'} left" if left else "is drained"))
@@ -350,6 +351,12 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
             )
         if host.penalty_seconds:
             found.append((link, f"waits {words.duration(host.penalty_seconds)} after {host.failures} failed attempts"))
+    seen = {host.name for host in statuses}
+    found += [
+        (None, f"{name} is told to drain, and is not seen any more (virtpoise undrain {name} takes it back)")
+        for name, standing in sorted(state.standings.items())
+        if standing.draining and name not in seen
+    ]
     observation = state.observation
     names = {domain.uuid: domain.name for domain in snapshot.domains} if observation and observation.duplicates else {}
     found += [
@@ -360,6 +367,10 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
     if len(found) > _MOST_ATTENTION:
         return (*found[:_MOST_ATTENTION], (None, f"and {len(found) - _MOST_ATTENTION} more"))
     return tuple(found)
+
+
+def _draining(state: State, host: str) -> bool:
+    return (standing := state.standings.get(host)) is not None and standing.draining
 
 
 def flight_views(found: Sequence[Flight]) -> tuple[FlightView, ...]:
@@ -574,7 +585,9 @@ def domain_figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
     share = words.percent(domain.cpu_cores / host.cpus) if host else "-"
     return (
         Figure(
-            label="CPU", value=f"{domain.cpu_cores:.2f} cores", note=f"{share} of {domain.host}, {domain.vcpus} vCPUs"
+            label="CPU",
+            value=f"{domain.cpu_cores:.2f} cores",
+            note=f"{share} of {domain.host}, {domain.vcpus} vCPU{'' if domain.vcpus == 1 else 's'}",
         ),
         Figure(label="Waited for CPU", value=f"{domain.cpu_delay_cores:.2f} cores", note="wanted, but not given"),
         Figure(label="Memory", value=words.size(domain.memory_bytes), note=_resident(domain)),
