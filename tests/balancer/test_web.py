@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import ssl
 import subprocess
 import urllib.request
@@ -34,6 +35,7 @@ from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
 
+ALERTS = Path(__file__).parents[2] / "alerts"
 HERE = "http://127.0.0.1:9808"
 TOKEN = "a-token-of-alice-1234567890"
 POLICY = thesis_policy()
@@ -471,6 +473,19 @@ def test_a_name_may_hold_what_addresses_are_made_of(
     order = client.get("/hosts/" + quote(odd, safe="")).text.split('data-order="')[1].split('"')[0]
     assert client.post(html.unescape(order), json={}, headers=WITH_TOKEN).status_code == 200
     assert store.standings()[odd].draining
+
+
+def test_every_alert_links_to_a_runbook_that_is_served(client: TestClient) -> None:
+    links = re.findall(r"runbook_url: (\S+)", (ALERTS / "alerts.rules.yml").read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        assert link.startswith(f"{HERE}/runbooks/")
+        page = client.get(link.removeprefix(HERE))
+        assert page.status_code == 200
+        assert ">Mitigation</h2>" in page.text
+        assert link.removeprefix(HERE) in client.get("/runbooks").text
+    assert client.get("/runbooks/..%2falerts.rules.yml").status_code == 404
+    assert client.get("/runbooks/VirtpoiseNothing.md").status_code == 404
 
 
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, board: Board) -> None:

@@ -10,6 +10,8 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -35,6 +37,8 @@ def routes(context: Context) -> list[Route]:
         Route("/history", pages.history),
         Route("/hosts/{name:path}", pages.host),
         Route("/domains/{name:path}", pages.domain),
+        Route("/runbooks", pages.runbooks),
+        Route("/runbooks/{name}", pages.runbook),
         Route("/static/{name}", pages.static),
     ]
 
@@ -45,6 +49,9 @@ class Pages:
         folder = files("virtpoise_balancer.web") / "static"
         self._static = {name: (folder / name).read_bytes() for name in _STATIC}
         self._version = hashlib.sha256(b"".join(self._static.values())).hexdigest()[:12]
+        # The alerts link to these; the package carries the folder alerts/runbooks.
+        folder = files("virtpoise_balancer.web") / "runbooks"
+        self._runbooks = {one.name: one.read_text(encoding="utf-8") for one in folder.iterdir()}
         self._templates = Environment(
             loader=PackageLoader("virtpoise_balancer.web"),
             autoescape=True,
@@ -142,6 +149,16 @@ class Pages:
                 migrations=[views.migration_view(record, state.policy) for record in detail.migrations[:_OF_ONE]],
             )
         )
+
+    def runbooks(self, request: Request) -> Response:
+        return HTMLResponse(self._write(request, "runbooks.html", names=sorted(self._runbooks)))
+
+    def runbook(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._runbooks:
+            return self._wrong(request, f"{name}: there is no such runbook", 404)
+        text = Markup(MarkdownIt("commonmark", {"html": False}).render(self._runbooks[name]))  # noqa: S704 - our own file
+        return HTMLResponse(self._write(request, "runbook.html", name=name, text=text))
 
     def static(self, request: Request) -> Response:
         name = request.path_params["name"]
