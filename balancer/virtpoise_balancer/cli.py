@@ -101,13 +101,20 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     Daemon(config).run()
 
 
-@app.command(epilog="Example: virtpoise snapshot > cluster.json")
-def snapshot(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Print the group as the balancer sees it now, as JSON: for a bug report, or for `virtpoise plan --snapshot`."""
+@app.command(epilog="Examples: virtpoise snapshot > cluster.json | virtpoise snapshot --output table")
+def snapshot(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = Output.JSON) -> None:
+    """Print the group as the balancer sees it now: for a bug report, or for `virtpoise plan --snapshot`."""
     from virtpoise_balancer.config import read_config
+
+    seen = _look(read_config(config))
+
+    from virtpoise_balancer import show
     from virtpoise_balancer.formats import write_snapshot
 
-    print_out(write_snapshot(_look(read_config(config))))
+    if output is Output.JSON:
+        print_out(write_snapshot(seen))
+    else:
+        show.snapshot(seen)
 
 
 @app.command(
@@ -317,11 +324,17 @@ def doctor(
 @app.command("check-config", epilog="Example: virtpoise check-config virtpoise.yml")
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Read a configuration and say whether it can be used."""
     from virtpoise_balancer.config import read_config
 
     settings = read_config(file)
+    if output is Output.JSON:
+        from virtpoise_balancer import show
+
+        show.as_json({"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy})
+        return
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
 
 
@@ -428,11 +441,16 @@ def _wait_until_empty(settings: Config, host: str) -> None:
     with show.progress() as bar:
         total: int | None = None
         while True:
-            here = [d for d in _look(settings).domains if d.host == host and d.state is not DomainState.SHUTOFF]
-            total = max(total or 0, len(here))
-            bar(f"{host}: {len(here)} of {total} domains left", total - len(here), total)
-            if not here:
-                break
+            group = _look(settings)
+            seen = group.host(host)
+            if seen is None or not seen.known:
+                bar(f"{host}: no fresh figures of it, waits", 0, total or 1)
+            else:
+                here = [d for d in group.domains if d.host == host and d.state is not DomainState.SHUTOFF]
+                total = max(total or 0, len(here))
+                bar(f"{host}: {len(here)} of {total} domains left", total - len(here), total)
+                if not here:
+                    break
             time.sleep(settings.interval_seconds)
     print_out(f"{host} is empty.")
 

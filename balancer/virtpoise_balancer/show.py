@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from virtpoise_balancer.explain import Explanation
     from virtpoise_balancer.knowledge.steering import Action
     from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
-    from virtpoise_balancer.model import Move, Plan
+    from virtpoise_balancer.model import Move, Plan, Snapshot
 
 BAR_WIDTH = 24
 _MOST_REFUSALS = 20
@@ -72,6 +72,24 @@ def _cells(*values: object) -> list[Text]:
 def plain(value: Any) -> Any:
     """A dataclass as plain values for JSON."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def snapshot(seen: Snapshot) -> None:
+    console = Console()
+    hosts = _table("host", "state", "CPUs", "load", "memory", "of", "domains")
+    for host in seen.hosts:
+        here = sum(domain.host == host.name for domain in seen.domains)
+        load, memory = (percent(host.load, 1), percent(host.memory_ratio, 1)) if host.known else ("-", "-")
+        hosts.add_row(*_cells(host.name, host.state, host.cpus, load, memory, words.size(host.memory_bytes), here))
+    console.print(hosts)
+    domains = _table("domain", "host", "state", "vCPUs", "cores", "waits for", "memory", "uuid")
+    for domain in seen.domains:
+        cores, waits = f"{domain.cpu_cores:.2f}", f"{domain.cpu_delay_cores:.2f}"
+        memory = words.size(domain.memory_bytes)
+        domains.add_row(
+            *_cells(domain.name, domain.host, domain.state, domain.vcpus, cores, waits, memory, domain.uuid)
+        )
+    console.print(domains)
 
 
 def plan(made: Plan) -> None:

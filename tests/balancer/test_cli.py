@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from pytest_httpserver import HTTPServer
 
+from virtpoise_balancer import cli, show
 from virtpoise_balancer.cli import main
+from virtpoise_balancer.config import Config
+from virtpoise_balancer.formats import read_snapshot
 
 HOST = {"name": "h1", "cpus": 8, "cpu_ratio": [0.9, 0.9, 0.9], "memory_bytes": 8_000_000_000}
 SNAPSHOT = {
@@ -262,6 +265,45 @@ def test_a_pause_is_kept_and_journalled_with_who_ordered_it(
     orders = json.loads(virtpoise("history", "--orders", *config, "--output", "json").stdout)
     assert [order["action"] for order in orders] == ["resume", "mode", "pause", "pause"]
     assert {(order["who"], order["origin"], order["accepted"]) for order in orders} == {("alice", "command", True)}
+
+
+@pytest.mark.parametrize(
+    "command", ["snapshot", "plan", "status", "explain", "history", "doctor", "check-config", "history --orders"]
+)
+def test_every_command_that_only_reads_answers_people_and_programs(command: str) -> None:
+    assert "--output" in virtpoise(*command.split(), "--help").stdout
+
+
+def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str) -> None:
+    file = str(written(tmp_path, nobody))
+    assert virtpoise("check-config", file).stdout == f"{file}: good (mode recommend, strategy default).\n"
+    told = json.loads(virtpoise("check-config", file, "--output", "json").stdout)
+    assert told == {"file": file, "mode": "recommend", "strategy": "default"}
+
+
+def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = {"h2": HOST | {"name": "h2", "cpu_ratio": [0.1]}}
+    unknown = HOST | {"state": "unknown", "cpu_ratio": []}
+    groups = [
+        {"hosts": [HOST, *rest.values()], "domains": SNAPSHOT["domains"]},
+        {"hosts": [unknown, *rest.values()], "domains": []},  # its domains are not seen either
+        {"hosts": [*rest.values()], "domains": []},
+        {"hosts": [HOST, *rest.values()], "domains": []},
+    ]
+    looks = iter([read_snapshot(json.dumps(SNAPSHOT | group).encode(), "group") for group in groups])
+    monkeypatch.setattr(cli, "_look", lambda _settings: next(looks))
+    cli._wait_until_empty(Config(interval_seconds=1e-3), "h1")
+    assert capsys.readouterr().out == "h1 is empty.\n"
+    assert next(looks, None) is None
+
+
+def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show.snapshot(read_snapshot(json.dumps(SNAPSHOT).encode(), "group"))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["h1", "active", "8", "90.0%", "0.0%", "7.5", "GiB", "2"] in rows
+    assert ["[red]vm1", "h1", "running", "1", "2.00", "0.00", "0", "B", "u1"] in rows
 
 
 def test_an_order_that_cannot_be_followed_is_refused_and_journalled(tmp_path: Path, nobody: str) -> None:

@@ -488,6 +488,14 @@ def test_every_alert_links_to_a_runbook_that_is_served(client: TestClient) -> No
     assert client.get("/runbooks/VirtpoiseNothing.md").status_code == 404
 
 
+def test_a_name_that_begins_the_headline_stays_as_it_is(client: TestClient, board: Board, store: Store) -> None:
+    after_a_cycle(board, store)
+    board.state = replace(board.state, plan=None, sentence="twin is moving from h1 to h2: nothing else is judged")
+    assert "<h1>twin is moving" in client.get("/").text
+    board.state = replace(board.state, sentence="no host is at or above 80%: nothing to do")
+    assert "<h1>No host is" in client.get("/").text
+
+
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, board: Board) -> None:
     store.set_steering("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"

@@ -223,9 +223,8 @@ def clock(at: float) -> str:
 
 
 def sentence(state: State) -> str:
-    hosts = [host.name for host in state.snapshot.hosts] if state.snapshot else []
-    domains = [move.domain for move in state.plan.moves] if state.plan else []
-    return words.headline(state.sentence, hosts + domains)
+    members = (*state.snapshot.hosts, *state.snapshot.domains) if state.snapshot else ()
+    return words.headline(state.sentence, (member.name for member in members))
 
 
 # --- overview ---------------------------------------------------------------------------------------------------------
