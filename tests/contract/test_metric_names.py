@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 
 from virtpoise_balancer import __version__ as balancer_version
+from virtpoise_balancer.docs import balancer_metrics
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
 from virtpoise_exporter import __version__ as exporter_version
 
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(page for folder in ("docs", "alerts", "grafana", "lab") for page in (ROOT / folder).rglob("*.md")),
+]
+PACKAGES = {path.name for path in ROOT.glob("*/virtpoise_*")}
 EXPOSED = (ROOT / "tests" / "exporter" / "golden" / "metrics.txt").read_text(encoding="utf-8")
 
 
@@ -30,6 +36,14 @@ def test_every_metric_and_label_of_a_query_is_exported(name: str) -> None:
             assert label in labels_of(metric)
     if name.startswith("domain_"):
         assert "uuid" in labels_of(metrics[0])
+
+
+def test_every_metric_that_a_page_names_is_exported() -> None:
+    exported = set(re.findall(r"^# TYPE (\w+)", EXPOSED, re.MULTILINE))
+    exported |= set(re.findall(r"^\| `(\w+)`", balancer_metrics(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?<![\w:/.-])virtpoise_\w+(?![\w:/-])", page.read_text(encoding="utf-8")))
+        assert named - exported - PACKAGES == set(), page.name
 
 
 @pytest.mark.parametrize("name", QUERIES)
