@@ -8,7 +8,7 @@ from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Attempt, Imbalance, Problem
 from virtpoise_balancer.plan.board import Board, Step
 from virtpoise_balancer.plan.group import CPU
-from virtpoise_balancer.plan.items import Item, movable
+from virtpoise_balancer.plan.items import Item, movable, relief_of
 
 
 def balance(board: Board, wanted: Imbalance) -> list[Attempt]:
@@ -47,8 +47,9 @@ def _best_step(board: Board, load: Floats, counted: np.ndarray, deviation: float
     for item in movable(group, source).items:
         if any(domain.uuid in board.moved for domain in item.domains):
             continue
-        off = float(item.relief[CPU] * group.per_unit[CPU, source])
-        on = item.relief[CPU] * group.per_unit[CPU]
+        freed = float(relief_of(group, item)[CPU])
+        off = freed * float(group.per_unit[CPU, source])
+        on = freed * group.per_unit[CPU]
         sums = total - off + on
         of_squares = squares - load[source] ** 2 + (load[source] - off) ** 2 - load**2 + (load + on) ** 2
         after = np.sqrt(np.maximum(of_squares / size - (sums / size) ** 2, 0.0))
@@ -66,5 +67,6 @@ def _best_step(board: Board, load: Floats, counted: np.ndarray, deviation: float
 
 def _shift(load: Floats, board: Board, step: Step) -> None:
     per_unit = board.group.per_unit
-    load[step.item.source] -= step.item.relief[CPU] * per_unit[CPU, step.item.source]
-    load[step.destination] += step.item.relief[CPU] * per_unit[CPU, step.destination]
+    freed = float(relief_of(board.group, step.item)[CPU])
+    load[step.item.source] -= freed * per_unit[CPU, step.item.source]
+    load[step.destination] += freed * per_unit[CPU, step.destination]

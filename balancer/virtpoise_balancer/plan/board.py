@@ -11,7 +11,7 @@ import numpy as np
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Domain, DomainState, RuleKind
 from virtpoise_balancer.plan.group import CPU, Group
-from virtpoise_balancer.plan.items import Item, Mask
+from virtpoise_balancer.plan.items import Item, Mask, relief_of
 from virtpoise_balancer.plan.relief import Source
 
 # Two destinations whose migrations take about as long count as equally near.
@@ -189,7 +189,7 @@ class Board:
 def departure(board: Board, item: Item) -> Floats:
     """What the item's host uses less without it, in the group's units."""
     if not board.relievable[item.source]:
-        return item.relief
-    left = item.relief.copy()
+        return relief_of(board.group, item)
+    left: Floats = board.group.residents(item.source).relief[list(item.rows)].sum(axis=0)
     left[CPU] = item.arrival[CPU]
     return left

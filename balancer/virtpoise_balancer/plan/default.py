@@ -7,7 +7,7 @@ them so that every beginning is legal, and say for everything considered why it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -185,7 +185,7 @@ def _moves(board: Board, sources: Mapping[int, Source]) -> list[Move]:
                 destination=destination,
                 predicted=predicted,
                 wave=numbers[at],
-                why=step.why or _why(step, predicted, sources, [one for one, _ in singles[at + 1 :]]),
+                why=step.why or _why(step, predicted, sources, (singles[n][0] for n in range(at + 1, len(singles)))),
                 cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
                 bundle=step.item.name if step.item.moves > 1 else None,
             )
@@ -193,7 +193,7 @@ def _moves(board: Board, sources: Mapping[int, Source]) -> list[Move]:
     return moves
 
 
-def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], later: Sequence[Step]) -> str:
+def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], later: Iterable[Step]) -> str:
     source = sources.get(step.item.source)
     if source is None:
         following = next((one.item.name for one in later if one.destination == step.item.source), "another domain")

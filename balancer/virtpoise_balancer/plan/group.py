@@ -112,18 +112,17 @@ class Group:
         readings = self.policy.cpu.consecutive
         level = np.zeros(len(self.hosts))
         use = np.full((4, len(self.hosts)), np.inf)
-        ahead = self.ahead
         for number, host in enumerate(self.hosts):
-            if not host.known:
-                continue
-            recent = host.cpu_ratio[-readings:]
-            level[number] = sum(recent) / len(recent)
-            use[:, number] = (
-                max(*recent, ahead[number]) if ahead[number] == ahead[number] else max(recent),
-                max((host.memory_ratio, *host.memory_ratio_window[-readings:])),
-                max((host.rx_ratio, *host.rx_ratio_window[-readings:])),
-                max((host.tx_ratio, *host.tx_ratio_window[-readings:])),
-            )
+            if host.known:
+                recent = host.cpu_ratio[-readings:]
+                level[number] = sum(recent) / len(recent)
+                use[:, number] = (
+                    max(recent),
+                    max(host.memory_ratio, *host.memory_ratio_window[-readings:], 0.0),
+                    max(host.rx_ratio, *host.rx_ratio_window[-readings:], 0.0),
+                    max(host.tx_ratio, *host.tx_ratio_window[-readings:], 0.0),
+                )
+        use[CPU] = np.fmax(use[CPU], self.ahead)
         return level, use
 
     @cached_property

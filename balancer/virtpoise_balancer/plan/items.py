@@ -22,8 +22,8 @@ class Item:
     """Domains of one host that move together (mostly one), by their rows in the host's Residents.
 
     ``cost``: bytes to transfer; ``weight``: the same, made dearer where a soft rule would be broken by leaving; ``arrival``: what it
-    brings at most, ``relief``: what its host uses less then, both in the group's units; ``margin``: what its uncertainty adds to a
-    destination's CPU share; ``allowed``: hosts that rules about hosts, CPUs and names let it go to (None: all).
+    brings at most, in the group's units; ``margin``: what its uncertainty adds to a destination's CPU share; ``allowed``: hosts that
+    rules about hosts, CPUs and names let it go to (None: all).
     """
 
     source: int
@@ -32,7 +32,6 @@ class Item:
     cost: float
     weight: float
     arrival: Floats
-    relief: Floats
     margin: float
     allowed: Mask | None
 
@@ -101,7 +100,7 @@ def movable(group: Group, number: int, *, rested: bool = True, least_gain: bool 
                     Refusal(domain=one.name, host=one.host, reason=Reason.RULE_TOGETHER, detail={"with": held[0]}),
                 )
             continue
-        gain = float(residents.arrival[rows, CPU].sum() * group.per_unit[CPU, number])
+        gain = sum(residents.arrival[row, CPU] for row in rows) * float(group.per_unit[CPU, number])
         if least_gain and gain < group.policy.least_gain_ratio:
             for one in bundle:
                 detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
@@ -132,13 +131,6 @@ def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
 
 def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
     domains = tuple(residents.running[row] for row in rows)
-    relief = residents.relief[rows].sum(axis=0)
-    if residents.saturated or residents.demands.on_off.any():
-        # Others take part of what it leaves.
-        stay = ~residents.leaving[np.newaxis]
-        stay[0, rows] = False
-        freed = max(residents.level - float(residents.load(stay).ratio[0]), 0.0)
-        relief[CPU] = freed / group.per_unit[CPU, residents.number]
     cost = sum(transfer_bytes(domain, group.policy) for domain in domains)
     return Item(
         source=residents.number,
@@ -146,11 +138,23 @@ def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
         domains=domains,
         cost=cost,
         weight=cost * (2 if _leaves_company(group, domains) else 1),
-        arrival=residents.arrival[rows].sum(axis=0),
-        relief=relief,
+        arrival=residents.arrival[rows[0]] if len(rows) == 1 else residents.arrival[rows].sum(axis=0),
         margin=group.margin(saturated=residents.saturated),
         allowed=allowed_hosts(group, domains),
     )
+
+
+def relief_of(group: Group, item: Item) -> Floats:
+    """What its host uses less without the item, in the group's units: where domains wait, others take part of what it leaves."""
+    residents = group.residents(item.source)
+    rows = list(item.rows)
+    relief: Floats = residents.relief[rows].sum(axis=0)
+    if residents.saturated or residents.demands.on_off.any():
+        stay = ~residents.leaving[np.newaxis]
+        stay[0, rows] = False
+        freed = max(residents.level - float(residents.load(stay).ratio[0]), 0.0)
+        relief[CPU] = freed / group.per_unit[CPU, residents.number]
+    return relief
 
 
 def _leaves_company(group: Group, domains: tuple[Domain, ...]) -> bool:

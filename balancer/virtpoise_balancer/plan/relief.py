@@ -42,12 +42,14 @@ class Source:
     rested: bool = True
     items: tuple[Item, ...] = field(init=False)
     refusals: tuple[Refusal, ...] = field(init=False)
+    fewest: int | None = field(init=False)  # how few items can solve it; None: not even all of them can
     _ways: dict[int, list[Way]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         only_cpu = self.goals.keys() == {CPU}
         chosen = movable(self.group, self.number, rested=self.rested and bool(self.goals), least_gain=only_cpu)
         self.items, self.refusals = chosen.items, chosen.refusals
+        self.fewest = self._fewest()
 
     @property
     def _stuck(self) -> bool:
@@ -132,8 +134,7 @@ class Source:
                     left[case] &= ~rows[number]
         return left
 
-    def fewest(self) -> int | None:
-        """How few items can solve it; None: not even all of them can."""
+    def _fewest(self) -> int | None:
         if not self.goals:
             return None if self._stuck else len(self.items)
         if not self.items:
@@ -158,10 +159,9 @@ class Source:
 
     def cheapest(self, extra: int, most: int) -> Iterator[Way]:
         """The ways of the fewest items and up to ``extra`` more, the fewest moves first, then the least weight; ``most`` of each size."""
-        fewest = self.fewest()
-        if fewest is None:
+        if self.fewest is None:
             return
-        counts = range(fewest, fewest + extra + 1)
+        counts = range(self.fewest, self.fewest + extra + 1)
         if all(item.moves == 1 for item in self.items):
             for count in counts:
                 yield from self.ways(count)[:most]
@@ -203,7 +203,9 @@ class Source:
 
     def _by_gain(self, resource: int) -> list[int]:
         """The numbers of the items, those that relieve the host most first."""
-        gain = [item.arrival[CPU] if resource == CPU else item.relief[resource] for item in self.items]
+        residents = self.residents
+        amounts = residents.arrival[:, CPU] if resource == CPU else residents.relief[:, resource]
+        gain = [sum(amounts[row] for row in item.rows) for item in self.items]
         return sorted(range(len(self.items)), key=lambda number: -gain[number])
 
     @staticmethod

@@ -86,8 +86,7 @@ def relieve_partly(board: Board, source: Source) -> None:
 
 def _assign(board: Board, source: Source) -> Part:
     """The cheapest of the source's ways that fits, without making room first. Its steps are on the board then."""
-    fewest = source.fewest()
-    if fewest is None:
+    if source.fewest is None:
         return Part([source], [], solved=False, best=False)
     nowhere: set[int] = set()
     for number, way in enumerate(source.cheapest(_EXTRA_ITEMS, _TRIES)):
@@ -123,7 +122,7 @@ def _place_all(board: Board, items: Sequence[Item]) -> list[Step] | None:
 
 def _portions(parts: list[Part]) -> list[list[Part]]:
     """Which parts to search anew, together."""
-    coverable = [part for part in parts if part.sources[0].fewest() is not None]
+    coverable = [part for part in parts if part.sources[0].fewest is not None]
     if len(coverable) <= _TOGETHER:
         unsolved = [[part] for part in coverable if not part.solved] if len(coverable) > 1 else []
         return [coverable, *unsolved] if coverable else []

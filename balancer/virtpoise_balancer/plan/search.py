@@ -71,6 +71,7 @@ class Search:
         self.members = {bond: dict(board.members(bond)) for bond in range(len(group.rules.bonds))}
         self.moved = set(board.moved)
         self._loads: dict[int, dict[int, tuple[float, ...]]] = {}
+        self._departures: dict[int, list[float]] = {}
         self._ejectable: dict[int, list[Item]] = {}
 
     def run(self, moves: int | None, weight: float) -> Found | None:
@@ -90,7 +91,7 @@ class Search:
         return None
 
     def _by_moves(self, source: Source) -> dict[int, list[Way]]:
-        fewest = source.fewest()
+        fewest = source.fewest
         by_moves: dict[int, list[Way]] = {}
         for count in range(fewest, fewest + _MOST_EXTRA + 1) if fewest is not None else ():
             for way in source.ways(count)[:_MOST_WAYS]:
@@ -193,7 +194,9 @@ class Search:
         return found
 
     def _departure(self, item: Item) -> list[float]:
-        left: list[float] = departure(self.board, item).tolist()
+        left = self._departures.get(id(item))
+        if left is None:
+            left = self._departures[id(item)] = departure(self.board, item).tolist()
         return left
 
     def _below(self, host: int, use: Sequence[float], load: Sequence[float], margin: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from virtpoise_balancer.model import Attempt, Move, Overload, Policy, Problem, Reason, Refusal
@@ -19,7 +20,10 @@ def summarise(
             f"no host is at or above {policy.cpu.threshold:.0%} {policy.cpu.consecutive} times in a row: nothing to do"
         )
     found = {overload.host: overload for overload in overloaded}
-    parts = [_attempt(attempt, found, [move for move in moves if move.source == attempt.host]) for attempt in attempts]
+    leaving: dict[str, list[Move]] = defaultdict(list)
+    for move in moves:
+        leaving[move.source].append(move)
+    parts = [_attempt(attempt, found, leaving[attempt.host]) for attempt in attempts]
     parts += [_held(refusal, found) for refusal in held]
     return "; ".join(parts)
 

@@ -19,8 +19,11 @@ def waves(moves: Sequence[tuple[int, int]], limits: Limits) -> list[int]:
     from_host: Counter[tuple[int, int]] = Counter()
     to_host: Counter[tuple[int, int]] = Counter()
     in_all: Counter[int] = Counter()
+    first_open = 0  # every wave before it is full
     for source, destination in moves:
-        wave = freed_in.get(destination, -1) + 1
+        while in_all[first_open] >= limits.total:
+            first_open += 1
+        wave = max(freed_in.get(destination, -1) + 1, first_open)
         while (
             from_host[wave, source] >= limits.per_source
             or to_host[wave, destination] >= limits.per_destination
