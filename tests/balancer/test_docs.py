@@ -12,7 +12,12 @@ from pydantic import BaseModel
 from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.docs import EXAMPLE, PAGES, settings
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES_BY_HAND = [
+    *ROOT.glob("*.md"),
+    *(page for folder in ("docs", "alerts", "grafana", "lab", "exporter") for page in (ROOT / folder).rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -54,3 +59,11 @@ def test_what_is_only_an_example_in_it_can_be_used() -> None:
     assert read.policy.rules[0].name == "databases-apart"
     assert read.policy.imbalance is not None
     assert read.web.token_file == Path("/etc/virtpoise/tokens")
+
+
+@pytest.mark.parametrize("page", PAGES_BY_HAND, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"(?ms)^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+    inside = [target.partition("#")[0] for target in targets if "://" not in target and not target.startswith("#")]
+    assert [target for target in inside if not (page.parent / target).exists()] == []
