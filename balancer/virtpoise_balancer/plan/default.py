@@ -31,7 +31,7 @@ from virtpoise_balancer.plan.group import CPU, MEMORY, RESOURCES, Group
 from virtpoise_balancer.plan.items import Mask, transfer_bytes
 from virtpoise_balancer.plan.ledger import Ledger
 from virtpoise_balancer.plan.problems import find
-from virtpoise_balancer.plan.relief import Source
+from virtpoise_balancer.plan.relief import Outcome, Source
 from virtpoise_balancer.plan.relieve import relieve, relieve_partly
 from virtpoise_balancer.plan.repair import faults, repair
 from virtpoise_balancer.plan.repair import refusals as broken_rules
@@ -46,13 +46,14 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     problems = find(snapshot, policy, found)
     sources = [source_of(group, host.name, problem, found) for host, problem in problems.attempt]
     board, sources = _solve(Board(group, sources, closed_hosts(group, found)), sources)
+    outcomes = [source.outcome(board.moved) for source in sources]
     attempts = [
-        Attempt(host=source.residents.host.name, problem=source.problem, solved=source.solved_by(board.moved))
-        for source in sources
+        Attempt(host=source.residents.host.name, problem=source.problem, solved=outcome.solved)
+        for source, outcome in zip(sources, outcomes, strict=True)
     ]
     refusals = list(problems.held)
-    for source, attempt in zip(sources, attempts, strict=True):
-        refusals += _stayed(source, board, solved=attempt.solved)
+    for source, outcome in zip(sources, outcomes, strict=True):
+        refusals += _stayed(source, board, outcome)
     if policy.repair_rules:
         attempts += repair(board, faults(board))
     if policy.imbalance is not None and not problems.attempt:
@@ -110,24 +111,23 @@ def _solve(board: Board, sources: list[Source]) -> tuple[Board, list[Source]]:
     return board, sources
 
 
-def _stayed(source: Source, board: Board, *, solved: bool) -> list[Refusal]:
+def _stayed(source: Source, board: Board, outcome: Outcome) -> list[Refusal]:
     """Why each domain of the source that was not moved was not, and what the source lacks if it is not relieved."""
-    group, host = board.group, source.residents.host
-    left = source.left(board.moved)
-    upper = float(source.upper(left)[0])
+    host = source.residents.host
     refusals = list(source.refusals)
     gone = [item for item in source.items if any(domain.uuid in board.moved for domain in item.domains)]
     for item in source.items:
         if item in gone:
             continue
         cheaper = [one.cost for one in gone if one.cost < item.cost and one.arrival[CPU] <= item.arrival[CPU]]
-        if solved and cheaper:
+        if outcome.solved and cheaper:
             costs = {"cost_bytes": int(item.cost), "least_cost_bytes": int(min(cheaper))}
             refusals += [
                 Refusal(domain=d.name, host=host.name, reason=Reason.COSTLIER, detail=costs) for d in item.domains
             ]
-        elif solved:
-            detail = {"source_upper_ratio": round(upper, 6), "recovery": float(group.recovery[CPU])}
+        elif outcome.solved:
+            resource, upper = next(iter(outcome.shares.items()))
+            detail = {"source_upper_ratio": round(upper, 6), "recovery": source.goals[resource]}
             refusals += [
                 Refusal(domain=d.name, host=host.name, reason=Reason.NOT_NEEDED, detail=detail) for d in item.domains
             ]
@@ -137,18 +137,18 @@ def _stayed(source: Source, board: Board, *, solved: bool) -> list[Refusal]:
             refusals.append(
                 Refusal(domain=item.name, host=host.name, reason=Reason.LEAST_GAIN, detail={"gain_ratio": 0.0})
             )
-    if not solved:
-        refusals += _missing(source, left)
+    if not outcome.solved:
+        refusals += _missing(source, outcome)
     return refusals
 
 
-def _missing(source: Source, left: Mask) -> list[Refusal]:
+def _missing(source: Source, outcome: Outcome) -> list[Refusal]:
     """What is still too much on an unsolved source, for each resource: cores of its own CPUs, bytes, or bytes per second."""
     refusals = []
     host = source.residents.host
     for resource, goal in source.goals.items():
-        share = source.upper(left) if resource == CPU else source.share(resource, left)
-        over = float(share[0]) - goal
+        share = outcome.shares[resource]
+        over = share - goal
         if over <= 0:
             continue
         if resource == CPU:
@@ -156,11 +156,10 @@ def _missing(source: Source, left: Mask) -> list[Refusal]:
         else:
             unit = "missing_bytes" if resource == MEMORY else "missing_bytes_per_second"
             amount = {unit: int(over / source.group.per_unit[resource, source.number])}
-        detail = {"resource": RESOURCES[resource], "upper_ratio": round(float(share[0]), 6), "recovery": goal, **amount}
+        detail = {"resource": RESOURCES[resource], "upper_ratio": round(share, 6), "recovery": goal, **amount}
         refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail=detail))
     if not source.goals:
-        stay = int(left.sum())
-        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail={"domains_left": stay}))
+        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail={"domains_left": outcome.domains}))
     return refusals
 
 

@@ -110,20 +110,25 @@ class Group:
         sample makes no room.
         """
         readings = self.policy.cpu.consecutive
-        level = np.zeros(len(self.hosts))
-        use = np.full((4, len(self.hosts)), np.inf)
-        for number, host in enumerate(self.hosts):
-            if host.known:
-                recent = host.cpu_ratio[-readings:]
-                level[number] = sum(recent) / len(recent)
-                use[:, number] = (
+        unknown = (0.0, *[np.inf] * 4)
+        rows = []
+        for host in self.hosts:
+            if not host.known:
+                rows.append(unknown)
+                continue
+            recent = host.cpu_ratio[-readings:]
+            rows.append(
+                (
+                    sum(recent) / len(recent),
                     max(recent),
-                    max(host.memory_ratio, *host.memory_ratio_window[-readings:], 0.0),
-                    max(host.rx_ratio, *host.rx_ratio_window[-readings:], 0.0),
-                    max(host.tx_ratio, *host.tx_ratio_window[-readings:], 0.0),
+                    max((host.memory_ratio, *host.memory_ratio_window[-readings:])),
+                    max((host.rx_ratio, *host.rx_ratio_window[-readings:])),
+                    max((host.tx_ratio, *host.tx_ratio_window[-readings:])),
                 )
+            )
+        level, *use = np.array(rows, dtype=np.float64).reshape(-1, 5).T
         use[CPU] = np.fmax(use[CPU], self.ahead)
-        return level, use
+        return level, np.array(use)
 
     @cached_property
     def ahead(self) -> Floats:

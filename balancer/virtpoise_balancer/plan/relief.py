@@ -8,6 +8,7 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
+from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Problem, Reason, Refusal, Role
@@ -16,6 +17,8 @@ from virtpoise_balancer.plan.items import Item, Mask, movable
 
 # Sets of one size looked at for one host; past it only the items that relieve most are combined.
 _MOST_SETS = 20_000
+# Of those that solve its problem, so many are kept.
+_MOST_WAYS = 400
 _CLOSE = 1e-9
 
 
@@ -26,6 +29,15 @@ class Way:
     items: tuple[Item, ...]
     moves: int
     weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many domains are left on a host, the share at the upper end of each resource that has a goal, and whether that solves it."""
+
+    domains: int
+    shares: Mapping[int, float]
+    solved: bool
 
 
 @dataclass(slots=True)
@@ -43,12 +55,16 @@ class Source:
     items: tuple[Item, ...] = field(init=False)
     refusals: tuple[Refusal, ...] = field(init=False)
     fewest: int | None = field(init=False)  # how few items can solve it; None: not even all of them can
+    _rows: Mask = field(init=False)  # items x domains: which are in it
     _ways: dict[int, list[Way]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         only_cpu = self.goals.keys() == {CPU}
         chosen = movable(self.group, self.number, rested=self.rested and bool(self.goals), least_gain=only_cpu)
         self.items, self.refusals = chosen.items, chosen.refusals
+        self._rows = np.zeros((len(self.items), len(self.residents.running)), dtype=np.bool_)
+        for number, item in enumerate(self.items):
+            self._rows[number, list(item.rows)] = True
         self.fewest = self._fewest()
 
     @property
@@ -67,10 +83,15 @@ class Source:
         gone = [domain.uuid in moved for domain in self.residents.running]
         return ~(self.residents.leaving | np.array(gone, dtype=np.bool_))[np.newaxis]
 
-    def solved_by(self, moved: Set[str]) -> bool:
+    def outcome(self, moved: Set[str]) -> Outcome:
+        """What is left when the domains with these uuids have gone."""
+        left = self.left(moved)
+        shares = self.shares(left)
         if self.goals:
-            return bool(self.solved(self.left(moved))[0])
-        return not self._stuck and all(domain.uuid in moved for item in self.items for domain in item.domains)
+            solved = bool(self._reached(shares)[0])
+        else:
+            solved = not self._stuck and all(domain.uuid in moved for item in self.items for domain in item.domains)
+        return Outcome(int(left.sum()), {resource: float(share[0]) for resource, share in shares.items()}, solved)
 
     @property
     def number(self) -> int:
@@ -118,31 +139,19 @@ class Source:
         reached: Mask = np.all([shares[resource] <= goal + _CLOSE for resource, goal in self.goals.items()], axis=0)
         return reached
 
-    def without(self, sets: list[tuple[int, ...]]) -> Mask:
-        """For each set of items (by number) which domains are left."""
-        rows = np.zeros((len(self.items), len(self.residents.running)), dtype=np.bool_)
-        for number, item in enumerate(self.items):
-            rows[number, list(item.rows)] = True
-        left = np.broadcast_to(~self.residents.leaving, (len(sets), rows.shape[1])).copy()
-        if sets and len({len(one) for one in sets}) == 1:
-            index = np.array(sets, dtype=np.intp)
-            for column in range(index.shape[1]):
-                left &= ~rows[index[:, column]]
-        else:
-            for case, one in enumerate(sets):
-                for number in one:
-                    left[case] &= ~rows[number]
+    def without(self, sets: NDArray[np.intp]) -> Mask:
+        """Which domains are left when the items of each row of ``sets`` (cases x numbers of items) have gone."""
+        left: Mask = ~(self._rows[sets].any(axis=1) | self.residents.leaving)
         return left
 
     def _fewest(self) -> int | None:
         if not self.goals:
             return None if self._stuck else len(self.items)
-        if not self.items:
-            return 0 if self.solved(self.without([()]))[0] else None
         fewest = 0
+        nothing = np.zeros((1, len(self.residents.running)), dtype=np.bool_)
         for resource, goal in self.goals.items():
-            order = self._by_gain(resource)
-            left = self.without([tuple(order[:count]) for count in range(len(order) + 1)])
+            gone = np.logical_or.accumulate(np.concatenate((nothing, self._rows[self._by_gain(resource)])))
+            left = ~(gone | self.residents.leaving)
             share = self.upper(left) if resource == CPU else self.share(resource, left)
             enough = np.flatnonzero(share <= goal + _CLOSE)
             if not len(enough):
@@ -151,7 +160,7 @@ class Source:
         return fewest
 
     def ways(self, count: int) -> list[Way]:
-        """The sets of ``count`` items that solve it, the fewest moves first, then the least to transfer, then the most even."""
+        """The best sets of ``count`` items that solve it, the fewest moves first, then the least to transfer, then the most even."""
         found = self._ways.get(count)
         if found is None:
             found = self._ways[count] = self._find(count)
@@ -176,21 +185,21 @@ class Source:
             return [self._way(self.items)] if count == len(self.items) and not self._stuck else []
         if count == 0:
             return [self._way(())]
-        sets = list(combinations(self._worth_combining(count), count))
+        sets = np.array(list(combinations(self._worth_combining(count), count)), dtype=np.intp)
         shares = self.shares(self.without(sets))
         solving = np.flatnonzero(self._reached(shares))
         if not len(solving):
             return []
         weights = np.array([item.weight for item in self.items])
         moves = np.array([item.moves for item in self.items])
-        index = np.array([sets[i] for i in solving], dtype=np.intp)
+        index = sets[solving]
         # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled destination.
         resource = next(iter(self.goals))
         taken = [item.arrival[resource] * self.group.per_unit[resource, self.number] for item in self.items]
         there = self.group.least_use[resource] + np.array(taken)[index].max(axis=1)
         busier = np.maximum(shares[resource][solving], there)
         order = np.lexsort((np.round(busier, 9), np.round(weights[index].sum(axis=1)), moves[index].sum(axis=1)))
-        return [self._way(tuple(self.items[i] for i in index[number])) for number in order]
+        return [self._way(tuple(self.items[i] for i in index[number])) for number in order[:_MOST_WAYS]]
 
     def _worth_combining(self, count: int) -> list[int]:
         """The numbers of the items to combine: all, unless that gives too many sets."""

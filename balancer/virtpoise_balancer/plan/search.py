@@ -19,10 +19,9 @@ from virtpoise_balancer.plan.relief import Source, Way
 
 # Hosts looked at as destinations; in a larger group those with the most room.
 _MOST_HOSTS = 16
-# How many moves more than the fewest conceivable are looked at, how many of them may only make room, sets looked at per source and size.
+# How many moves more than the fewest conceivable are looked at, and how many of them may only make room.
 _MOST_EXTRA = 3
 _MOST_EJECTIONS = 2
-_MOST_WAYS = 400
 
 
 @dataclass(slots=True)
@@ -94,7 +93,7 @@ class Search:
         fewest = source.fewest
         by_moves: dict[int, list[Way]] = {}
         for count in range(fewest, fewest + _MOST_EXTRA + 1) if fewest is not None else ():
-            for way in source.ways(count)[:_MOST_WAYS]:
+            for way in source.ways(count):
                 by_moves.setdefault(way.moves, []).append(way)
         for ways in by_moves.values():
             ways.sort(key=lambda way: way.weight)
