@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -120,10 +121,12 @@ class Podman:
         command = ["podman", "healthcheck", "run", self.container(service)]
         return subprocess.run(command, env=self._environment, capture_output=True, check=False).returncode == 0
 
-    def logs(self, service: str, lines: int = 30) -> str:
-        command = ["podman", "logs", "--tail", str(lines), self.container(service)]
+    def logs(self, service: str, lines: int = 15) -> str:
+        """The first and the last words of a container, each run of equal lines told once."""
+        command = ["podman", "logs", self.container(service)]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
-        return (done.stdout + done.stderr).strip()
+        told = [line for line, _ in itertools.groupby((done.stdout + done.stderr).strip().splitlines())]
+        return "\n".join(told if len(told) <= 2 * lines else [*told[:lines], "...", *told[-lines:]])
 
     def remove_all(self, *, keep_images: bool) -> None:
         """Ends and removes every container, network and volume of this storage, and the storage itself."""
@@ -274,7 +277,7 @@ def bring_up(podman: Podman) -> None:
     say(f"podman-compose up: {' '.join(SERVICES)}")
     podman.compose("up", "--detach", "--no-build", *SERVICES)
     for service in SERVICES:
-        wait(f"health of {service}", partial(podman.healthy, service), 240)
+        wait(f"health of {service}", partial(podman.healthy, service), 400)
         say(f"{service} is healthy")
 
 
@@ -363,14 +366,14 @@ def restart_a_host(podman: Podman) -> None:
     before = running(podman)
     say("starting h1 again")
     podman("restart", "--time=5", podman.container("h1"))
-    wait("health of h1", lambda: podman.healthy("h1"), 120)
+    wait("health of h1", lambda: podman.healthy("h1"), 300)
     expect(running(podman) == before, f"after a restart of h1 every domain runs once, where it was: {before}")
     wait("fresh figures of h1", lambda: targets().get("h1:9807") == "up", 30)
 
 
 @contextmanager
 def telling_why(podman: Podman) -> Iterator[None]:
-    """On a failure, the last words of every container."""
+    """On a failure, what every container said."""
     try:
         yield
     except Failure:
