@@ -380,13 +380,13 @@ def _look(settings: Config) -> Snapshot:
     import time
 
     from virtpoise_balancer import wiring
-    from virtpoise_balancer.cycle import placed
+    from virtpoise_balancer.cycle import placed, remembered_seconds
 
     now = time.time()
     seen = wiring.make_observer(settings).observe(now).snapshot
     store = wiring.make_store(settings)
     try:
-        return placed(seen, store.standings(), store.last_moved(now - settings.policy.rest_seconds))
+        return placed(seen, store.standings(), store.experience(now - remembered_seconds(settings.policy)))
     finally:
         store.close()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
+from virtpoise_balancer.analyse.experience import Experience, with_experience
 from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, measure, window
 from virtpoise_balancer.analyse.standing import Standing, after_plan, draining, relieved, with_standing
 from virtpoise_balancer.config import Measurement
@@ -126,7 +127,7 @@ class Cycle:
         return chosen
 
     def _placed(self, snapshot: Snapshot, standings: Mapping[str, Standing], now: float) -> Snapshot:
-        return placed(snapshot, standings, self.store.last_moved(now - self.policy.rest_seconds))
+        return placed(snapshot, standings, self.store.experience(now - remembered_seconds(self.policy)))
 
     def _brought_up_to_date(self, snapshot: Snapshot) -> dict[str, Standing]:
         """The standings after the plans that ended and the readings since."""
@@ -179,16 +180,14 @@ class Cycle:
         return obstacle(move, draining(snapshot, self.store.standings()))
 
 
-def placed(snapshot: Snapshot, standings: Mapping[str, Standing], last_moved: Mapping[str, float]) -> Snapshot:
+def remembered_seconds(policy: Policy) -> float:
+    """How far back the moves of a domain count towards its rest."""
+    return max(policy.rest_seconds, policy.rest_max_seconds)
+
+
+def placed(snapshot: Snapshot, standings: Mapping[str, Standing], experience: Experience) -> Snapshot:
     """The snapshot with all that is remembered of its hosts and domains, so that it alone decides the plan."""
-    known = with_standing(draining(snapshot, standings), standings)
-    return replace(
-        known,
-        domains=tuple(
-            replace(domain, last_moved=last_moved[domain.uuid]) if domain.uuid in last_moved else domain
-            for domain in known.domains
-        ),
-    )
+    return with_experience(with_standing(draining(snapshot, standings), standings), experience)
 
 
 def _no_longer(gone: Set[Choice], snapshot: Snapshot) -> str:

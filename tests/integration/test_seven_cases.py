@@ -72,7 +72,7 @@ def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(
         for domain in moved:
             group.lab.load(domain, load)
 
-    raise_h2(23)
+    raise_h2(27)
     group.wait("penalty of h2", lambda now: group.balancer.host("h2").get("failures") == 1)
     attempted = time.monotonic()
     assert 0 < group.balancer.host("h2")["penalty_seconds"] <= 19
@@ -80,7 +80,7 @@ def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(
 
     raise_h2(5)  # the dip
     group.wait("end of the penalty", lambda now: group.balancer.host("h2")["failures"] == 0)
-    raise_h2(23)
+    raise_h2(27)
     group.wait("second attempt", lambda now: group.balancer.host("h2")["failures"] == 1)
     assert time.monotonic() - attempted < 19, "the penalty was served although a reading lay below the threshold"
 

@@ -14,7 +14,7 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Move, Outcome, Plan, Result
+from virtpoise_balancer.model import Move, Outcome, Plan, Policy, Residual, Result, Role
 from virtpoise_balancer.plan import plan
 
 DONE = Outcome(result=Result.DONE, seconds=5.9, downtime_seconds=0.14, transferred_bytes=1000)
@@ -134,11 +134,63 @@ def test_a_move_that_was_not_made_has_no_prediction_to_measure(store: Store) -> 
     assert store.open_predictions() == ()
 
 
-def test_last_moved_tells_of_done_migrations_alone(store: Store) -> None:
-    (first, second, _) = entries(store)
+def test_a_prediction_is_disturbed_by_a_migration_that_began_earlier_and_is_still_under_way(store: Store) -> None:
+    first, second, _ = entries(store)
+    store.begin(first[0])
+    store.begin(second[0])
+    store.end(second[0], DONE)
+    due = store.due_predictions(before=9e9)
+    assert [one.role for one in due] == ["source", "destination"]
+    assert all(one.disturbed_from is not None and one.disturbed_from < one.migrated for one in due)
+
+
+def test_experience_knows_the_moves_that_were_done_and_those_under_way(store: Store) -> None:
+    first, second, third = entries(store)
+    for migration_id, _ in (first, second, third):
+        store.begin(migration_id)
     store.end(first[0], DONE)
     store.end(second[0], Outcome(result=Result.FAILED, why="refused"))
-    assert list(store.last_moved(since=0)) == [first[1].uuid]
+    (again, *_) = entries(store)
+    store.begin(again[0])
+    store.end(again[0], DONE)
+    experience = store.experience(moved_since=0)
+    assert {uuid: moved.times for uuid, moved in experience.moved.items()} == {first[1].uuid: 2}
+    assert experience.migrating == {third[1].uuid: "h2"}
+    assert store.experience(moved_since=9e9).moved == {}
+
+
+def test_experience_knows_how_fast_each_two_hosts_were(store: Store) -> None:
+    first, second, _ = entries(store)
+    store.end(first[0], DONE)
+    store.end(second[0], Outcome(result=Result.DONE, seconds=0.1, transferred_bytes=5000))
+    (link,) = store.experience(moved_since=0).links
+    assert (link.source, link.destination) == ("h1", "h2")
+    assert link.bytes_per_second == pytest.approx(6000 / 6.0)
+
+
+def test_experience_has_the_residuals_of_measured_predictions_with_their_spread(store: Store) -> None:
+    busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
+    made = plan(busy, Policy())
+    ((migration_id, move),) = store.record_plan(made, 1000.0, acted=True)
+    store.begin(migration_id)
+    store.end(migration_id, DONE)
+    assert store.experience(moved_since=0).residuals == ()
+    source, _ = store.due_predictions(before=9e9)
+    store.record_verdict(source.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=-0.03))
+    (residual,) = store.experience(moved_since=0).residuals
+    predicted = move.predicted.source
+    assert residual == Residual(
+        role=Role.SOURCE, saturated=predicted.saturated, error_ratio=-0.03, spread_ratio=predicted.cpu_spread_ratio
+    )
+
+
+def test_a_strategy_without_intervals_leaves_no_residual(store: Store) -> None:
+    (first, *_) = entries(store)
+    store.begin(first[0])
+    store.end(first[0], DONE)
+    for due in store.due_predictions(before=9e9):
+        store.record_verdict(due.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1))
+    assert store.experience(moved_since=0).residuals == ()
 
 
 def test_draining_is_an_order_that_can_be_taken_back(store: Store) -> None:

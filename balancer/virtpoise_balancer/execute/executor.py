@@ -1,10 +1,17 @@
-"""Carries journalled moves out one after another, beside the cycles; the start and the end of each are written down."""
+"""Carries journalled moves out beside the cycles: those of a wave at the same time, one wave after another.
+
+The start and the end of each are written down. Waves already respect the limits in flight (plan); a move that counts on one that was
+not made is skipped.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from typing import Protocol, TypeVar
 
 import structlog
@@ -65,13 +72,13 @@ class LibvirtExecutor:
     journal: Journal
     on_end: Callable[[Move, Outcome], None]
     stop: threading.Event = field(default_factory=threading.Event)
-    _in_flight: InFlight | None = None
+    _in_flight: dict[str, InFlight] = field(default_factory=dict)  # by the domain's uuid
+    _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
     _thread: threading.Thread | None = None
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
-        current = self._in_flight
-        return (current,) if current else ()
+        return tuple(self._in_flight.copy().values())
 
     @property
     def busy(self) -> bool:
@@ -102,13 +109,26 @@ class LibvirtExecutor:
         self._thread.start()
 
     def _make(self, entries: Entries, recheck: Recheck) -> None:
-        for migration_id, move in entries:
-            if self.stop.is_set():
-                outcome = Outcome(result=Result.SKIPPED, why="told to stop")
-            else:
-                self.journal.begin(migration_id)
-                outcome = self._move(move, recheck)
-            self._end(migration_id, move, outcome)
+        not_made: list[Move] = []
+        for _, wave in groupby(sorted(entries, key=lambda entry: entry[1].wave), key=lambda entry: entry[1].wave):
+            ids, moves = zip(*wave, strict=True)
+            with ThreadPoolExecutor(len(moves), "move") as pool:
+                results = tuple(pool.map(partial(self._make_one, tuple(not_made), recheck), ids, moves))
+            not_made += [move for move, result in zip(moves, results, strict=True) if result is not Result.DONE]
+
+    def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> Result:
+        missing = next((other for other in not_made if counts_on(move, other)), None)
+        if self.stop.is_set():
+            outcome = Outcome(result=Result.SKIPPED, why="told to stop")
+        elif missing is not None:
+            outcome = Outcome(
+                result=Result.SKIPPED, why=f"it counts on {missing.domain} having left {missing.source}, which did not"
+            )
+        else:
+            self.journal.begin(migration_id)
+            outcome = self._move(move, recheck)
+        self._end(migration_id, move, outcome)
+        return outcome.result
 
     def _end(self, migration_id: int, move: Move, outcome: Outcome) -> None:
         self.journal.end(migration_id, outcome)
@@ -116,7 +136,9 @@ class LibvirtExecutor:
 
     def _move(self, move: Move, recheck: Recheck) -> Outcome:
         try:
-            if why := recheck(move):
+            with self._looking:
+                why = recheck(move)
+            if why:
                 return Outcome(result=Result.SKIPPED, why=why)
             return self._watched(move, self.migrator.migrate)
         except Exception as error:  # a mistake of ours must not leave the journal open
@@ -124,24 +146,32 @@ class LibvirtExecutor:
             return Outcome(result=Result.FAILED, why=f"unforeseen: {type(error).__name__}: {error}")
 
     def _settle(self, unfinished: Entries) -> None:
-        for migration_id, move in unfinished:
-            while not self.stop.is_set():
-                outcome = self._watched(move, self.migrator.settle)
-                if outcome is not None:
-                    self._end(migration_id, move, outcome)
-                    break
-                self.stop.wait(_RETRY_SECONDS)
+        with ThreadPoolExecutor(len(unfinished), "settle") as pool:
+            for _ in pool.map(self._settle_one, *zip(*unfinished, strict=True)):
+                pass
+
+    def _settle_one(self, migration_id: int, move: Move) -> None:
+        while not self.stop.is_set():
+            outcome = self._watched(move, self.migrator.settle)
+            if outcome is not None:
+                self._end(migration_id, move, outcome)
+                return
+            self.stop.wait(_RETRY_SECONDS)
 
     def _watched(self, move: Move, make: Callable[[Move, Watch, threading.Event], _T]) -> _T:
-        self._in_flight = InFlight(move)
-
         def watch(progress: Progress) -> None:
-            self._in_flight = InFlight(move, progress)
+            self._in_flight[move.uuid] = InFlight(move, progress)
 
+        self._in_flight[move.uuid] = InFlight(move)
         try:
             return make(move, watch, self.stop)
         finally:
-            self._in_flight = None
+            del self._in_flight[move.uuid]
+
+
+def counts_on(move: Move, other: Move) -> bool:
+    """Whether a move may fit only because another, earlier one was made: it goes where that one leaves, or both are one bundle."""
+    return move.destination == other.source or (move.bundle is not None and move.bundle == other.bundle)
 
 
 @dataclass(frozen=True, slots=True)

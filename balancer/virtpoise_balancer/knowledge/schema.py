@@ -62,6 +62,8 @@ predictions = Table(
     Column("predicted", Float, nullable=False),
     Column("lower", Float, nullable=False),
     Column("upper", Float, nullable=False),
+    Column("spread", Float),  # how unsure the strategy was of itself; null for one that knows no interval
+    Column("saturated", Boolean),  # whether the source hid demand
     Column("window_start", Float),
     Column("window_end", Float),
     Column("measured", Float),

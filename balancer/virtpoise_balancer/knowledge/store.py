@@ -28,17 +28,24 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from virtpoise_balancer import model
+from virtpoise_balancer.analyse.experience import Experience, Moved
 from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, Role
 from virtpoise_balancer.analyse.standing import Standing
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import read_plan, write_plan
 from virtpoise_balancer.knowledge.schema import actions, cycles, migrations, plans, predictions, standings, steering
 from virtpoise_balancer.knowledge.steering import Action, Setting, Steering
-from virtpoise_balancer.model import Move, Outcome, Plan, Prediction, Result
+from virtpoise_balancer.model import Link, Move, Outcome, Plan, Prediction, Residual, Result
 
 _ROLES: tuple[Role, ...] = ("source", "destination")
 _DAY_SECONDS = 86400.0
 _MIGRATIONS = Path(__file__).with_name("migrations")
+# More would not make an interval better, but each cycle slower.
+_RESIDUALS_KEPT = 200
+# A link is what it was lately: so many migrations of each, among the newest of all.
+_MIGRATIONS_OF_A_LINK = 20
+_MIGRATIONS_WEIGHED = 2000
 _VERSION = table("alembic_version", column("version_num"))
 
 
@@ -204,15 +211,15 @@ class Store:
             _save_standings(connection, standings_after.values())
             connection.execute(update(plans).where(plans.c.id == plan_id).values(settled=True))
 
-    def last_moved(self, since: float) -> dict[str, float]:
-        """By uuid, when a domain was last moved, after ``since``."""
+    def experience(self, moved_since: float) -> Experience:
+        """What the migrations so far taught; of a domain's moves those that ended after ``moved_since`` (Unix seconds)."""
         with self._engine.connect() as connection:
-            rows = connection.execute(
-                select(migrations.c.uuid, func.max(migrations.c.ended).label("ended"))
-                .where(migrations.c.result == Result.DONE.value, migrations.c.ended > since)
-                .group_by(migrations.c.uuid)
+            return Experience(
+                moved=_moved(connection, moved_since),
+                migrating=_migrating(connection),
+                residuals=_residuals(connection),
+                links=_links(connection),
             )
-            return {row.uuid: row.ended for row in rows}
 
     def lost(self, seen: Iterable[str]) -> frozenset[str]:
         """The uuids of domains that a migration left on neither host; those that are seen again are lost no longer."""
@@ -228,7 +235,7 @@ class Store:
 
     def due_predictions(self, before: float) -> tuple[DuePrediction, ...]:
         """Predictions without a verdict whose migration was done before ``before``."""
-        later = migrations.alias("later")
+        other = migrations.alias("other")
         with self._engine.connect() as connection:
             rows = connection.execute(
                 select(predictions, migrations.c.ended, migrations.c.began)
@@ -243,10 +250,13 @@ class Store:
             due = []
             for row in rows:
                 disturbed = connection.execute(
-                    select(func.min(later.c.began)).where(
-                        later.c.id != row.migration_id,
-                        later.c.began > row.began,
-                        (later.c.source == row.host) | (later.c.destination == row.host),
+                    select(func.min(other.c.began)).where(
+                        other.c.id != row.migration_id,
+                        # begun later, or begun earlier and still under way when this one had ended
+                        (other.c.began > row.began)
+                        | (other.c.ended > row.ended)
+                        | (other.c.began.is_not(None) & other.c.result.is_(None)),
+                        (other.c.source == row.host) | (other.c.destination == row.host),
                     )
                 ).scalar_one()
                 due.append(
@@ -410,6 +420,8 @@ def _journal(connection: Connection, plan_id: int, position: int, move: Move, no
                 "predicted": predicted.cpu_ratio,
                 "lower": predicted.cpu_ratio_lower,
                 "upper": predicted.cpu_ratio_upper,
+                "spread": predicted.cpu_spread_ratio,
+                "saturated": predicted.saturated,
             },
         )
     return migration_id
@@ -419,6 +431,72 @@ def _move(connection: Connection, row: Row[Any]) -> Move:
     document = connection.execute(select(plans.c.document).where(plans.c.id == row.plan_id)).scalar_one()
     move: Move = read_plan(document, "store").moves[row.position]
     return move
+
+
+def _moved(connection: Connection, since: float) -> dict[str, Moved]:
+    rows = connection.execute(
+        select(migrations.c.uuid, func.count().label("times"), func.max(migrations.c.ended).label("last"))
+        .where(migrations.c.result == Result.DONE.value, migrations.c.ended > since)
+        .group_by(migrations.c.uuid)
+    )
+    return {row.uuid: Moved(times=row.times, last=row.last) for row in rows}
+
+
+def _migrating(connection: Connection) -> dict[str, str]:
+    under_way = select(migrations.c.uuid, migrations.c.destination).where(
+        migrations.c.began.is_not(None), migrations.c.result.is_(None)
+    )
+    return {row.uuid: row.destination for row in connection.execute(under_way)}
+
+
+def _residuals(connection: Connection) -> tuple[Residual, ...]:
+    """The newest of each role and regime, so that a common regime does not push a rare one out."""
+    found = []
+    for role in _ROLES:
+        for saturated in (False, True):
+            rows = connection.execute(
+                select(predictions.c.error, predictions.c.spread)
+                .where(
+                    predictions.c.role == role,
+                    predictions.c.saturated.is_(saturated),
+                    predictions.c.verdict == "measured",
+                    predictions.c.spread > 0,
+                )
+                .order_by(predictions.c.id.desc())
+                .limit(_RESIDUALS_KEPT)
+            )
+            found += [
+                Residual(role=model.Role(role), saturated=saturated, error_ratio=row.error, spread_ratio=row.spread)
+                for row in rows
+            ]
+    return tuple(found)
+
+
+def _links(connection: Connection) -> tuple[Link, ...]:
+    """How fast the newest migrations between each two hosts were, taken together."""
+    rows = connection.execute(
+        select(migrations.c.source, migrations.c.destination, migrations.c.transferred_bytes, migrations.c.seconds)
+        .where(
+            migrations.c.result == Result.DONE.value,
+            migrations.c.transferred_bytes > 0,
+            migrations.c.seconds > 0,
+        )
+        .order_by(migrations.c.id.desc())
+        .limit(_MIGRATIONS_WEIGHED)
+    )
+    totals: dict[tuple[str, str], tuple[int, int, float]] = {}
+    for row in rows:
+        count, transferred, seconds = totals.get((row.source, row.destination), (0, 0, 0.0))
+        if count < _MIGRATIONS_OF_A_LINK:
+            totals[row.source, row.destination] = (
+                count + 1,
+                transferred + row.transferred_bytes,
+                seconds + row.seconds,
+            )
+    return tuple(
+        Link(source=source, destination=destination, bytes_per_second=transferred / seconds)
+        for (source, destination), (_, transferred, seconds) in sorted(totals.items())
+    )
 
 
 def _prediction(row: Row[Any]) -> PredictionRecord:

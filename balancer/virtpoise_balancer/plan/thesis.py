@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from virtpoise_balancer.model import (
     Attempt,
@@ -107,7 +107,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         summary=summarise(policy, problems.overloaded, attempts, moves, problems.held),
         overloaded=problems.overloaded,
         attempts=tuple(attempts),
-        moves=tuple(moves),
+        moves=tuple(replace(move, wave=i) for i, move in enumerate(moves)),  # one after another
         refusals=tuple(refusals),
         scores=scores,
     )

@@ -61,6 +61,8 @@ def upgrade() -> None:
         sa.Column("predicted", sa.Float, nullable=False),
         sa.Column("lower", sa.Float, nullable=False),
         sa.Column("upper", sa.Float, nullable=False),
+        sa.Column("spread", sa.Float),
+        sa.Column("saturated", sa.Boolean),
         sa.Column("window_start", sa.Float),
         sa.Column("window_end", sa.Float),
         sa.Column("measured", sa.Float),

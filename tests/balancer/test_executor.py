@@ -1,0 +1,172 @@
+"""The executor: moves of a wave at the same time, waves one after another, and nothing that counts on what did not happen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from virtpoise_balancer.execute.executor import LibvirtExecutor, counts_on
+from virtpoise_balancer.execute.migrate import Watch
+from virtpoise_balancer.model import Move, Outcome, PredictedLoads, Prediction, Progress, Result
+
+DONE = Outcome(result=Result.DONE)
+LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+
+
+def move(domain: str, source: str, destination: str, wave: int = 0, bundle: str | None = None) -> Move:
+    return Move(
+        domain=domain,
+        uuid=f"uuid-of-{domain}",
+        source=source,
+        destination=destination,
+        predicted=LOADS,
+        wave=wave,
+        bundle=bundle,
+    )
+
+
+@dataclass
+class Hosts:
+    """In the place of libvirt: ``migrate`` is what a migration does; which began and ended is written down in order."""
+
+    does: Callable[[Move], Outcome] = lambda _: DONE
+    written: list[tuple[str, str]] = field(default_factory=list)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome:
+        watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
+        return self.does(move)
+
+    def settle(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome:
+        return self.does(move)
+
+    def begin(self, migration_id: int) -> None:
+        self.written.append(("begin", str(migration_id)))
+
+    def end(self, migration_id: int, outcome: Outcome) -> None:
+        self.written.append(("end", str(migration_id)))
+
+    def ended(self, move: Move, outcome: Outcome) -> None:
+        self.outcomes[move.domain] = outcome
+
+
+def executor(hosts: Hosts) -> LibvirtExecutor:
+    return LibvirtExecutor(hosts, hosts, hosts.ended)  # type: ignore[arg-type]
+
+
+def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] = lambda _: None) -> LibvirtExecutor:
+    made = executor(hosts)
+    made.carry_out(list(enumerate(moves)), recheck)
+    made._thread.join(10)  # type: ignore[union-attr]
+    assert not made.busy
+    assert made.in_flight == ()
+    return made
+
+
+def test_moves_of_one_wave_are_under_way_together() -> None:
+    together = threading.Barrier(3, timeout=10)
+    seen: list[set[str]] = []
+
+    def meet(_: Move) -> Outcome:
+        together.wait()
+        together.wait()
+        return DONE
+
+    hosts = Hosts(meet)
+    made = executor(hosts)
+    made.carry_out(list(enumerate([move("a", "h1", "h2"), move("b", "h3", "h4")])), lambda _: None)
+    together.wait()
+    seen.append({flight.move.domain for flight in made.in_flight})
+    assert all(flight.progress for flight in made.in_flight)
+    together.wait()
+    made._thread.join(10)  # type: ignore[union-attr]
+    assert seen == [{"a", "b"}]
+    assert made.in_flight == ()
+    assert hosts.outcomes == {"a": DONE, "b": DONE}
+
+
+def test_a_wave_begins_when_the_one_before_has_ended() -> None:
+    hosts = Hosts()
+    carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h1", "h3", 1), move("c", "h1", "h2", 2))
+    assert hosts.written == [(what, str(i)) for i in range(3) for what in ("begin", "end")]
+
+
+def test_what_counts_on_a_move_that_was_not_made_is_skipped_and_never_begun() -> None:
+    hosts = Hosts(lambda one: replace(DONE, result=Result.FAILED) if one.domain == "out" else DONE)
+    carry_out(
+        hosts,
+        move("out", "h2", "h3", 0),
+        move("in", "h1", "h2", 1),
+        move("after", "h4", "h1", 2),
+        move("other", "h1", "h3", 2),
+    )
+    assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
+        "out": "failed",
+        "in": "skipped",
+        "after": "skipped",
+        "other": "done",
+    }
+    assert hosts.outcomes["in"].why == "it counts on out having left h2, which did not"
+    assert ("begin", "1") not in hosts.written
+
+
+def test_a_move_is_looked_at_again_before_it_is_made() -> None:
+    hosts = Hosts()
+    carry_out(
+        hosts, move("a", "h1", "h2"), move("b", "h3", "h4"), recheck=lambda one: "gone" if one.domain == "a" else None
+    )
+    assert (hosts.outcomes["a"], hosts.outcomes["b"]) == (Outcome(result=Result.SKIPPED, why="gone"), DONE)
+
+
+def test_told_to_stop_it_begins_no_further_wave() -> None:
+    made: list[LibvirtExecutor] = []
+
+    def stop(_: Move) -> Outcome:
+        made[0].stop.set()
+        return DONE
+
+    hosts = Hosts(stop)
+    made.append(executor(hosts))
+    made[0].carry_out(list(enumerate([move("a", "h1", "h2", 0), move("b", "h1", "h2", 1)])), lambda _: None)
+    made[0]._thread.join(10)  # type: ignore[union-attr]
+    assert [hosts.outcomes[name].result for name in "ab"] == [Result.DONE, Result.SKIPPED]
+
+
+def test_an_unforeseen_error_ends_the_move_as_failed_and_the_others_go_on() -> None:
+    def break_for_a(one: Move) -> Outcome:
+        if one.domain == "a":
+            raise ValueError("unheard of")
+        return DONE
+
+    hosts = Hosts(break_for_a)
+    carry_out(hosts, move("a", "h1", "h2"), move("b", "h3", "h4"))
+    assert (hosts.outcomes["a"].result, hosts.outcomes["b"].result) == (Result.FAILED, Result.DONE)
+
+
+def test_all_that_an_earlier_process_left_under_way_is_waited_for_at_once() -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    def meet(_: Move) -> Outcome:
+        together.wait()
+        return DONE
+
+    hosts = Hosts(meet)
+    made = executor(hosts)
+    made.adopt([(1, move("a", "h1", "h2")), (2, move("b", "h3", "h4"))])
+    made._thread.join(10)  # type: ignore[union-attr]
+    assert hosts.outcomes == {"a": DONE, "b": DONE}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "counts"),
+    [
+        (move("in", "h1", "h2"), move("out", "h2", "h1"), True),
+        (move("a", "h1", "h2"), move("b", "h1", "h3"), False),
+        (move("a", "h1", "h2", bundle="pair"), move("b", "h1", "h3", bundle="pair"), True),
+    ],
+)
+def test_what_a_move_counts_on(one: Move, other: Move, counts: bool) -> None:
+    assert counts_on(one, other) is counts
