@@ -223,8 +223,9 @@ def clock(at: float) -> str:
 
 
 def sentence(state: State) -> str:
-    members = (*state.snapshot.hosts, *state.snapshot.domains) if state.snapshot else ()
-    return words.headline(state.sentence, (member.name for member in members))
+    hosts, domains = (state.snapshot.hosts, state.snapshot.domains) if state.snapshot else ((), ())
+    names = (*(host.name for host in hosts), *(domain.name for domain in domains))
+    return words.headline(state.sentence, names)
 
 
 # --- overview ---------------------------------------------------------------------------------------------------------
