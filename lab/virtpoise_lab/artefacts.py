@@ -58,15 +58,23 @@ def tsc_khz() -> int:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     known = CACHE / "guest" / f"tsc-khz-{boot}"
     if not known.exists():
-        known.parent.mkdir(parents=True, exist_ok=True)
-        program = known.with_name(f"tsc-{os.getpid()}")
-        source = files("virtpoise_lab").joinpath("guest", "tsc.c").read_bytes()
-        _compile(["gcc", "-O2", "-x", "c", "-", "-o"], program, source)
+        said = subprocess.run([str(tsc_program())], capture_output=True, text=True, check=True).stdout.strip()
         partial = known.with_name(f"{known.name}-{os.getpid()}")
-        partial.write_text(subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.strip())
-        program.unlink()
+        partial.write_text(said)
         partial.replace(known)
     return int(known.read_text())
+
+
+def tsc_program() -> Path:
+    """What measures it; compiled when its source is new."""
+    source = files("virtpoise_lab").joinpath("guest", "tsc.c").read_bytes()
+    program = CACHE / "guest" / f"tsc-{hashlib.sha256(source).hexdigest()[:16]}"
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        partial = program.with_name(f"{program.name}-{os.getpid()}")
+        _compile(["gcc", "-static", "-O2", "-x", "c", "-", "-o"], partial, source)
+        partial.replace(program)
+    return program
 
 
 def _compile(command: list[str], program: Path, source: bytes) -> None:
