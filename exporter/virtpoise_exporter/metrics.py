@@ -92,6 +92,15 @@ DOMAINS = _metric(
 DOMAIN_INFO = _metric(
     "libvirt", "domain_info", "gauge", "1 for every domain that libvirt on this host knows, active or not.", *DOMAIN
 )
+DOMAIN_PLACEMENT = _metric(
+    "libvirt",
+    "domain_placement",
+    "gauge",
+    "1 for each rule of placement in the domain's own metadata, and the group or the hosts that it names.",
+    *DOMAIN,
+    "rule",
+    "value",
+)
 DOMAIN_RUNNING = _metric(
     "libvirt",
     "domain_running",

@@ -148,6 +148,18 @@ def test_the_load_of_a_domain_is_its_counters_slope(lab):
     assert slope == pytest.approx(0.6, abs=0.15)
 
 
+def test_what_a_running_domain_is_given_as_metadata_is_there_at_once(lab):
+    """As docs/operating.md tells people to do it; sooner than the next list of all domains would tell."""
+    virsh = ["virsh", "--connect", "qemu:///system", "metadata", "vm1", "--live", "--uri", "urn:virtpoise:1"]
+    asked = "<placement><apart>db</apart></placement>"
+    host = lab.host("h1")
+    with Watcher(host.address, KERNEL) as watcher:
+        host.run([*virsh, "--key", "virtpoise", "--set", asked], capture_output=True)
+        watcher.until(lambda one: one.of("virtpoise_domain_placement", "vm1") == 1, seconds=2)
+        host.run([*virsh, "--remove"], capture_output=True)
+        watcher.until(lambda one: one.of("virtpoise_domain_placement", "vm1") is None, seconds=2)
+
+
 def test_it_needs_no_right(lab, tmp_path_factory):
     """As nobody, without groups and capabilities; over the one socket of the lab's libvirtd that polkit does not guard."""
     host, port = lab.host("h1"), 9809

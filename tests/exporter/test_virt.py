@@ -98,6 +98,28 @@ def test_vcpus_that_are_there_now(vcpu, count):
 
 
 @pytest.mark.parametrize(
+    ("inner", "placement"),
+    [
+        ("<apart>db</apart><only-on>rack1-*</only-on>", (("apart", "db"), ("only-on", "rack1-*"))),
+        ("<v:apart>db</v:apart><v:apart> db </v:apart>", (("apart", "db"),)),
+        ("<ignore/>", (("ignore", ""),)),
+        ("<ignore>why</ignore>", (("ignore", ""),)),
+        ("<unheard-of>x</unheard-of><apart/>", ()),
+        (f"<apart>{'x' * 129}</apart><together>{'x' * 128}</together>", (("together", "x" * 128),)),
+        ("".join(f"<apart>{n:02}</apart>" for n in range(99)), tuple(("apart", f"{n:02}") for n in range(16))),
+    ],
+)
+def test_what_a_domains_metadata_asks_for(inner, placement):
+    metadata = f"<metadata><v:placement xmlns:v='urn:virtpoise:1'>{inner}</v:placement></metadata>"
+    assert domain_facts(f"<domain>{metadata}<devices/></domain>").placement == placement
+
+
+def test_somebody_elses_metadata_is_not_ours():
+    xml = "<domain><metadata><o:placement xmlns:o='urn:other'><apart>db</apart></o:placement></metadata></domain>"
+    assert domain_facts(xml).placement == ()
+
+
+@pytest.mark.parametrize(
     ("xml", "forward"),
     [
         ("<network><forward mode='nat'/></network>", Forward("nat")),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtpoise_balancer.model import DomainState, HostState
+from virtpoise_balancer.model import DomainState, HostState, Placement
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
 from virtpoise_balancer.monitor.observe import Observation, Observer
 from virtpoise_balancer.monitor.queries import QUERIES
@@ -105,6 +105,31 @@ def test_readings_before_a_gap_are_dropped() -> None:
 def test_a_host_whose_figures_cannot_be_trusted_is_unknown(figures: dict[str, list[Series]], readings: Samples) -> None:
     (host,) = observe(figures, {"h1": readings}).snapshot.hosts
     assert (host.state, host.cpu_ratio) == (HostState.UNKNOWN, ())
+
+
+def test_what_a_domains_metadata_asks_for_on_the_host_where_it_runs() -> None:
+    def asked(instance: str, uuid: str, rule: str, value: str = "") -> Series:
+        return Series({"instance": instance, "uuid": uuid, "rule": rule, "value": value}, ((NOW, 1.0),))
+
+    figures = merged(
+        host_figures("h1"),
+        domain_figures("h1", "a"),
+        domain_figures("h1", "b"),
+        {
+            "domain_placement": [
+                asked("h1", "a", "never-on", "h3"),
+                asked("h1", "a", "never-on", "h2"),
+                asked("h1", "a", "apart", "db"),
+                asked("h1", "a", "unheard-of", "x"),
+                asked("h1", "a", "together"),
+                asked("h9", "b", "apart", "db"),
+                asked("h1", "b", "ignore"),
+            ]
+        },
+    )
+    a, b = observe(figures, {"h1": READINGS}).snapshot.domains
+    assert a.placement == Placement(never_on=("h2", "h3"), apart=("db",))
+    assert b.placement == Placement(ignore=True)
 
 
 def test_domains_of_an_unknown_host_are_not_listed() -> None:

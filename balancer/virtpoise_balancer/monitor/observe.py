@@ -17,6 +17,7 @@ from virtpoise_balancer.model import (
     DomainState,
     Host,
     HostState,
+    Placement,
     Snapshot,
     check_consistent,
 )
@@ -27,6 +28,8 @@ from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
 _READINGS = 30
 # What is asked for as a window of readings, one a step.
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
+# What a domain's metadata may name several of; `ignore` stands alone.
+_PLACEMENT_LISTS = frozenset({"together", "apart", "only_on", "never_on", "prefer"})
 # A sample older than this many scrapes is no longer what is.
 _STALE_SCRAPES = 3.5
 
@@ -184,8 +187,9 @@ def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host])
     figures = {
         name.removeprefix("domain_"): {(_host(s), s.labels.get("uuid", "")): s.value for s in answer}
         for name, answer in answers.items()
-        if name.startswith("domain_")
+        if name.startswith("domain_") and name != "domain_placement"
     }
+    placements = _placements(answers["domain_placement"])
     listed: dict[str, list[tuple[str, str]]] = {}  # uuid -> (host, name), where it runs before where it is only defined
     running: dict[str, int] = {}
     for series in sorted(answers["domain_running"], key=lambda s: (-s.value, _host(s))):
@@ -196,14 +200,36 @@ def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host])
     domains = [
         domain
         for uuid, places in listed.items()
-        if (domain := _domain(uuid, *places[0], figures, running=running[uuid])) is not None
+        if (domain := _domain(uuid, *places[0], figures, placements, running=running[uuid])) is not None
     ]
     duplicates = sorted(uuid for uuid, count in running.items() if count > 1)
     return sorted(domains, key=lambda domain: (domain.name, domain.uuid)), duplicates
 
 
+def _placements(answer: Sequence[Series]) -> dict[tuple[str, str], Placement]:
+    """By host and uuid, what the domains' own metadata asks for."""
+    asked: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for series in answer:
+        rule, value = series.labels.get("rule", "").replace("-", "_"), series.labels.get("value", "")
+        if (rule in _PLACEMENT_LISTS and value) or rule == "ignore":
+            asked.setdefault((_host(series), series.labels.get("uuid", "")), {}).setdefault(rule, set()).add(value)
+    return {
+        key: Placement(
+            **{rule: tuple(sorted(values)) for rule, values in rules.items() if rule in _PLACEMENT_LISTS},
+            ignore="ignore" in rules,
+        )
+        for key, rules in asked.items()
+    }
+
+
 def _domain(
-    uuid: str, host: str, name: str, figures: Mapping[str, Mapping[tuple[str, str], float]], *, running: int
+    uuid: str,
+    host: str,
+    name: str,
+    figures: Mapping[str, Mapping[tuple[str, str], float]],
+    placements: Mapping[tuple[str, str], Placement],
+    *,
+    running: int,
 ) -> Domain | None:
     """The domain where it runs. Running twice, it is between two hosts: paused as far as planning goes."""
     key = (host, uuid)
@@ -235,6 +261,7 @@ def _domain(
         tx_bytes_per_second=_amount(figures["tx_bytes_per_second"].get(key)),
         rx_ratio=_amount(figures["rx_ratio"].get(key)),
         tx_ratio=_amount(figures["tx_ratio"].get(key)),
+        placement=placements.get(key),
     )
 
 

@@ -54,6 +54,7 @@ QUERIES: dict[str, str] = {
     "host_tx_ratio": _HOST_LINK_RATIO.format(direction="transmit").strip(),
     # domains
     "domain_running": "virtpoise_domain_running",
+    "domain_placement": "virtpoise_domain_placement == 1",
     "domain_paused": 'virtpoise_domain_state{state="paused"} == 1',
     "domain_vcpus": "virtpoise_domain_vcpus",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes",

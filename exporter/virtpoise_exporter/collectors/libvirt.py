@@ -42,12 +42,15 @@ def _domains(domains: tuple[Domain, ...]) -> list[Family]:
     counts.add(len(domains) - active, "inactive")
     info, running, states = Family(metrics.DOMAIN_INFO), Family(metrics.DOMAIN_RUNNING), Family(metrics.DOMAIN_STATE)
     vcpus, memory = Family(metrics.DOMAIN_VCPUS), Family(metrics.DOMAIN_MEMORY)
+    placement = Family(metrics.DOMAIN_PLACEMENT)
     for domain in domains:
         word, reason = state_words(domain.state, domain.reason)
         info.samples.append((domain.block, 1))
         running.samples.append((domain.block, 1 if domain.running else 0))
         states.samples.append((f'{domain.block},state="{escape(word)}",reason="{escape(reason)}"', 1))
+        for rule, value in domain.facts.placement:
+            placement.samples.append((f'{domain.block},rule="{escape(rule)}",value="{escape(value)}"', 1))
         if domain.facts.vcpus:
             vcpus.samples.append((domain.block, domain.facts.vcpus))
             memory.samples.append((domain.block, domain.facts.memory_bytes))
-    return [counts, info, running, states, vcpus, memory]
+    return [counts, info, placement, running, states, vcpus, memory]

@@ -89,6 +89,7 @@ class Facts:
     nics: tuple[Nic, ...] = ()
     disks: tuple[str, ...] = ()
     balloon_statistics: bool = False
+    placement: tuple[tuple[str, str], ...] = ()  # what its metadata asks for: (rule, group or hosts)
 
 
 @dataclass(frozen=True)

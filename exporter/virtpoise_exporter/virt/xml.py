@@ -4,9 +4,18 @@ The XML comes from libvirtd, which wrote it itself from its own model: no docume
 Formats: https://libvirt.org/formatdomain.html, https://libvirt.org/formatcaps.html
 """
 
+from itertools import islice
+from typing import Final
 from xml.etree import ElementTree
 
 from virtpoise_exporter.virt.model import Facts, Forward, Nic
+
+# Of the element <placement> in a domain's <metadata>; docs/configuration.md says what each means.
+PLACEMENT_NAMESPACE: Final = "urn:virtpoise:1"
+PLACEMENT_RULES: Final = ("together", "apart", "only-on", "never-on", "prefer", "ignore")
+# Whoever may edit a domain writes these, and each is a series in Prometheus.
+_MOST_RULES = 16
+_LONGEST_VALUE = 128
 
 _UNITS = {
     "bytes": 1,
@@ -31,6 +40,7 @@ def domain_facts(xml: str) -> Facts:
         nics=tuple(nic for element in root.iterfind("devices/interface") if (nic := _nic(element))),
         disks=tuple(target.get("dev", "") for target in root.iterfind("devices/disk/target") if target.get("dev")),
         balloon_statistics=root.find("devices/memballoon/stats") is not None,
+        placement=_placement(root.find(f"metadata/{{{PLACEMENT_NAMESPACE}}}placement")),
     )
 
 
@@ -54,6 +64,19 @@ def network_forward(xml: str) -> Forward:
         mode=forward.get("mode", "nat"),
         device=forward.get("dev", "") or (interface.get("dev", "") if interface is not None else ""),
     )
+
+
+def _placement(element: ElementTree.Element | None) -> tuple[tuple[str, str], ...]:
+    """Each rule once. `virsh metadata` leaves the inner elements without a namespace, an XML editor may give them one."""
+    if element is None:
+        return ()
+    asked = ((child.tag.rpartition("}")[2], (child.text or "").strip()) for child in element)
+    good = (
+        (rule, "" if rule == "ignore" else value)
+        for rule, value in asked
+        if rule == "ignore" or (rule in PLACEMENT_RULES and 0 < len(value) <= _LONGEST_VALUE)
+    )
+    return tuple(sorted(islice(dict.fromkeys(good), _MOST_RULES)))
 
 
 def _vcpus(element: ElementTree.Element | None) -> int:
