@@ -14,13 +14,19 @@ from virtpoise_balancer.model import Policy, RuleKind, Snapshot
 
 _STRICTLY = 1e-7
 _LEAST_GAIN = 0.01
+_TIME_LIMIT_SECONDS = 600.0
+# scipy's words for how the solver ended
+_OUT_OF_TIME, _INFEASIBLE = 1, 2
 _FREE = 5.0  # added to a limit that does not count
 
 
 @dataclass(frozen=True)
 class Optimum:
+    """``proven``: False where the solver ran out of time: the best sequence that it had found by then."""
+
     moves: int
     bytes: int
+    proven: bool = True
 
 
 @dataclass
@@ -124,10 +130,11 @@ def optimum(snapshot: Snapshot, policy: Policy, overloaded: list[str], *, waves:
         constraints=LinearConstraint(matrix, np.array(rows.lower), np.array(rows.upper)),
         bounds=Bounds(lower, upper),
         integrality=np.ones(col.size),
-        options={"mip_rel_gap": 0.0, "time_limit": 60.0},
+        options={"mip_rel_gap": 0.0, "time_limit": _TIME_LIMIT_SECONDS},
     )
-    if result.x is None:
+    if result.status == _INFEASIBLE:
         return None
+    assert result.x is not None, result.message
     arrivals = [
         i
         for i in range(len(domains))
@@ -135,7 +142,7 @@ def optimum(snapshot: Snapshot, policy: Policy, overloaded: list[str], *, waves:
         for h in range(len(hosts))
         if result.x[col.a(t, i, h)] > 0.5
     ]
-    return Optimum(len(arrivals), sum(domains[i].memory_bytes for i in arrivals))
+    return Optimum(len(arrivals), sum(domains[i].memory_bytes for i in arrivals), proven=result.status != _OUT_OF_TIME)
 
 
 def _keep_rules(

@@ -19,8 +19,8 @@ from virtpoise_balancer.plan.search import Budget, Search
 # How many items more than the fewest the quick assignment tries, and how many sets of one size.
 _EXTRA_ITEMS = 2
 _TRIES = 32
-# Checks of a domain on a host that all searches for one plan may make together.
-_CHECKS = 40_000
+# Checks of a domain on a host that all searches for one plan may make together; each may use half of what is left.
+_CHECKS = 150_000
 # Up to so many sources are searched together; of more only those that the quick assignment left over, in portions.
 _TOGETHER = 4
 _PORTION = 2
@@ -44,15 +44,17 @@ def relieve(board: Board, sources: Sequence[Source]) -> tuple[Board, set[int]]:
     parts = [_assign(board, source) for source in sources]
     if all(part.best for part in parts):
         return board, set()
-    portions = _portions(parts)
-    for chosen in portions:
+    checks = _CHECKS
+    for chosen in _portions(parts):
         if not all(part in parts for part in chosen):
             continue  # found together with others meanwhile
         others = [part for part in parts if part not in chosen]
         without = _replay(earlier, [step for part in others for step in part.steps])
         if without is None:
             continue
-        found = _search(without, chosen, Budget(_CHECKS // len(portions)))
+        budget = Budget(checks // 2)
+        found = _search(without, chosen, budget)
+        checks -= checks // 2 - max(budget.checks, 0)
         if found is not None:
             parts = [*others, found]
     final = _replay(earlier, [step for part in parts for step in part.steps])

@@ -14,14 +14,15 @@ from itertools import product
 
 from virtpoise_balancer.model import RuleKind
 from virtpoise_balancer.plan.board import Board, Step, departure
+from virtpoise_balancer.plan.group import CPU, MEMORY
 from virtpoise_balancer.plan.items import Item, movable
 from virtpoise_balancer.plan.relief import Source, Way
 
 # Hosts looked at as destinations; in a larger group those with the most room.
 _MOST_HOSTS = 16
 # How many moves more than the fewest conceivable are looked at, and how many of them may only make room.
-_MOST_EXTRA = 3
-_MOST_EJECTIONS = 2
+_MOST_EXTRA = 4
+_MOST_EJECTIONS = 3
 
 
 @dataclass(slots=True)
@@ -64,13 +65,14 @@ class Search:
         hosts = [host for host in range(len(group.hosts)) if board.open[host]]
         relieved = [source.number for source in sources if board.relievable[source.number]]
         self.hosts = sorted(sorted(hosts, key=lambda host: (-room[host], host))[:_MOST_HOSTS] + relieved)
-        self.limit = {host: board.limit[:, host].tolist() for host in self.hosts}
-        self.use = {host: board.use[:, host].tolist() for host in self.hosts}
+        self.limit: dict[int, list[float]] = {host: board.limit[:, host].tolist() for host in self.hosts}
+        self.use: dict[int, list[float]] = {host: board.use[:, host].tolist() for host in self.hosts}
         self.per_unit = {host: group.per_unit[:, host].tolist() for host in self.hosts}
         self.members = {bond: dict(board.members(bond)) for bond in range(len(group.rules.bonds))}
         self.moved = set(board.moved)
         self._loads: dict[int, dict[int, tuple[float, ...]]] = {}
         self._departures: dict[int, list[float]] = {}
+        self._most_freed: dict[int, list[float]] = {}
         self._ejectable: dict[int, list[Item]] = {}
 
     def run(self, moves: int | None, weight: float) -> Found | None:
@@ -111,6 +113,8 @@ class Search:
                 if weight >= bound or self.budget.checks < 0:
                     break
                 items = [item for way in chosen for item in way.items]
+                if self.budget.spent() or not self._room_for(items):
+                    continue
                 goal = _Goal(bound, first=not ejections)
                 self._place([(item, None) for item in self._hardest_first(items)], ejections, weight, goal, [])
                 if goal.weight is not None:
@@ -119,6 +123,24 @@ class Search:
                     if not ejections:
                         break
         return best
+
+    def _room_for(self, items: Sequence[Item]) -> bool:
+        """Whether all hosts together have as much CPU and memory left as the items need. Making room on one host takes it on another."""
+        use = {host: list(shares) for host, shares in self.use.items()}
+        for item in items:
+            if item.source in use:
+                for resource, (amount, unit) in enumerate(
+                    zip(self._departure(item), self.per_unit[item.source], strict=True)
+                ):
+                    use[item.source][resource] -= amount * unit
+        for resource in (CPU, MEMORY):
+            left = sum(
+                max(self.limit[host][resource] - use[host][resource], 0.0) / self.per_unit[host][resource]
+                for host in self.hosts
+            )
+            if sum(float(item.arrival[resource]) for item in items) >= left:
+                return False
+        return True
 
     def _hardest_first(self, items: list[Item]) -> list[Item]:
         limit = self.board.group.limit[:, 0]
@@ -139,20 +161,22 @@ class Search:
                 goal.bound, goal.weight, goal.steps = weight, weight, list(steps)
             return
         (item, forced), rest = pending[0], pending[1:]
-        hosts = self._most_room_first() if forced is None else [forced]
+        bonds = self._bonds(item)
+        once = item.allowed is None and not bonds
+        hosts = sorted(self.hosts, key=self._fullness) if forced is None else [forced]
         seen: set[tuple[float, ...]] = set()
         tight: list[int] = []
         for host in hosts:
             if self.budget.spent():
                 return
-            if not self._allowed(item, host):
+            if not self._allowed(item, host, bonds):
                 continue
             load = self._load(item, host)
             use = self.use[host]
             if not self._below(host, use, load, item.margin):
                 tight.append(host)
                 continue
-            if item.allowed is None and not self._bonds(item):
+            if once:
                 # Of hosts that are alike one is enough.
                 likeness = (*use, *load, *self.limit[host])
                 if likeness in seen:
@@ -165,13 +189,14 @@ class Search:
                 return
         if not ejections:
             return
+        spoken_for = self.moved.union(domain.uuid for one, _ in pending for domain in one.domains)
         for host in tight:
             for other in self._out_of(host):
                 if weight + other.weight >= goal.bound:
                     break
-                if any(domain.uuid in self.moved for domain in other.domains):
+                if any(domain.uuid in spoken_for for domain in other.domains):
                     continue
-                if ejections == 1 and not self._fits_without(item, host, other):
+                if not self._fits_without(item, host, other, ejections - 1):
                     continue
                 self._place(
                     [(other, None), (item, host), *rest], ejections - other.moves, weight + other.weight, goal, steps
@@ -179,11 +204,10 @@ class Search:
                 if self.budget.checks < 0:
                     return
 
-    def _most_room_first(self) -> list[int]:
-        def fullest(host: int) -> float:
-            return float(max(use / limit for use, limit in zip(self.use[host], self.limit[host], strict=True)))
-
-        return sorted(self.hosts, key=lambda host: (fullest(host), host))
+    def _fullness(self, host: int) -> float:
+        cpu, memory, rx, tx = self.use[host]
+        cpu_limit, memory_limit, rx_limit, tx_limit = self.limit[host]
+        return max(cpu / cpu_limit, memory / memory_limit, rx / rx_limit, tx / tx_limit)
 
     def _load(self, item: Item, host: int) -> tuple[float, ...]:
         loads = self._loads.setdefault(id(item), {})
@@ -200,32 +224,46 @@ class Search:
 
     def _below(self, host: int, use: Sequence[float], load: Sequence[float], margin: float) -> bool:
         cpu, memory, rx, tx = self.limit[host]
-        return bool(
+        return (
             use[0] + load[0] + margin < cpu
             and use[1] + load[1] < memory
             and use[2] + load[2] < rx
             and use[3] + load[3] < tx
         )
 
-    def _fits_without(self, item: Item, host: int, other: Item) -> bool:
+    def _fits_without(self, item: Item, host: int, other: Item, more: int) -> bool:
+        """Whether the item could fit once the other has left, and up to so many more that free as much of each resource as any does."""
         freed = [
-            max(use - relief * unit, 0.0)
-            for use, relief, unit in zip(self.use[host], self._departure(other), self.per_unit[host], strict=True)
+            max(use - (relief + more * most) * unit, 0.0)
+            for use, relief, most, unit in zip(
+                self.use[host], self._departure(other), self._largest(host), self.per_unit[host], strict=True
+            )
         ]
         return self._below(host, freed, self._load(item, host), item.margin)
 
     def _bonds(self, item: Item) -> list[int]:
+        """The hard rules that keep the item's domains together with others, or apart."""
+        if not self.members:
+            return []
         bonds = self.board.group.rules.bonds
         of = self.board.group.rules.bonds_of
         return [n for domain in item.domains for n in of.get(domain.uuid, ()) if bonds[n].hard]
 
-    def _allowed(self, item: Item, host: int) -> bool:
+    def _allowed(self, item: Item, host: int, bound_by: Sequence[int]) -> bool:
         if host == item.source or (item.allowed is not None and not item.allowed[host]):
             return False
         bonds = self.board.group.rules.bonds
         return not any(
-            bonds[number].kind is RuleKind.APART and self.members[number].get(host, 0) for number in self._bonds(item)
+            bonds[number].kind is RuleKind.APART and self.members[number].get(host, 0) for number in bound_by
         )
+
+    def _largest(self, host: int) -> list[float]:
+        """Of each resource the most that one of the host's domains frees by leaving."""
+        found = self._most_freed.get(host)
+        if found is None:
+            found = [max(freed) for freed in zip(*(self._departure(one) for one in self._out_of(host)), strict=True)]
+            self._most_freed[host] = found
+        return found
 
     def _out_of(self, host: int) -> list[Item]:
         """Single domains that could leave a host to make room, the cheapest first."""
