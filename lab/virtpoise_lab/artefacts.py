@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from virtpoise_lab.errors import LabError
 
 CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab"))
+# Guests start side by side: the first builds and measures what is missing, the others wait for it.
+_making = threading.RLock()
 
 # Of the network card and what it stands on, in the order in which they need each other.
 MODULES = (
@@ -38,15 +41,16 @@ def initramfs() -> Path:
         :16
     ]
     image = CACHE / "guest" / f"initramfs-{key}"
-    if image.exists():
-        return image
-    image.parent.mkdir(parents=True, exist_ok=True)
-    init = image.with_name(f"init-{key}-{os.getpid()}")
-    _compile(compile_, init, source)
-    partial = image.with_name(f"{image.name}-{os.getpid()}")
-    partial.write_bytes(b"".join(_cpio(init.read_bytes(), drivers)))
-    init.unlink()
-    partial.replace(image)
+    with _making:
+        if image.exists():
+            return image
+        image.parent.mkdir(parents=True, exist_ok=True)
+        init = image.with_name(f"init-{key}-{os.getpid()}")
+        _compile(compile_, init, source)
+        partial = image.with_name(f"{image.name}-{os.getpid()}")
+        partial.write_bytes(b"".join(_cpio(init.read_bytes(), drivers)))
+        init.unlink()
+        partial.replace(image)
     return image
 
 
@@ -57,11 +61,12 @@ def tsc_khz() -> int:
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     known = CACHE / "guest" / f"tsc-khz-{boot}"
-    if not known.exists():
-        said = subprocess.run([str(tsc_program())], capture_output=True, text=True, check=True).stdout.strip()
-        partial = known.with_name(f"{known.name}-{os.getpid()}")
-        partial.write_text(said)
-        partial.replace(known)
+    with _making:
+        if not known.exists():
+            said = subprocess.run([str(tsc_program())], capture_output=True, text=True, check=True).stdout.strip()
+            partial = known.with_name(f"{known.name}-{os.getpid()}")
+            partial.write_text(said)
+            partial.replace(known)
     return int(known.read_text())
 
 
@@ -69,11 +74,12 @@ def tsc_program() -> Path:
     """What measures it; compiled when its source is new."""
     source = files("virtpoise_lab").joinpath("guest", "tsc.c").read_bytes()
     program = CACHE / "guest" / f"tsc-{hashlib.sha256(source).hexdigest()[:16]}"
-    if not program.exists():
-        program.parent.mkdir(parents=True, exist_ok=True)
-        partial = program.with_name(f"{program.name}-{os.getpid()}")
-        _compile(["gcc", "-static", "-O2", "-x", "c", "-", "-o"], partial, source)
-        partial.replace(program)
+    with _making:
+        if not program.exists():
+            program.parent.mkdir(parents=True, exist_ok=True)
+            partial = program.with_name(f"{program.name}-{os.getpid()}")
+            _compile(["gcc", "-static", "-O2", "-x", "c", "-", "-o"], partial, source)
+            partial.replace(program)
     return program
 
 
