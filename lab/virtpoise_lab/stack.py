@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -47,6 +48,7 @@ class Stack:
         self.lab = lab
         self.url = f"http://127.0.0.1:{port}"
         self._exporter = exporter
+        self._port = port
         self._folder = state.FOLDER / "prometheus"
         self._scraped: set[str] = set()
         self._http = requests.Session()
@@ -73,8 +75,7 @@ class Stack:
         stack = cls(lab, exporter, port)
         stack._folder.mkdir()
         files = sorted(RULES.glob("*.rules.yml")) if rules is None else list(rules)
-        configuration = stack._folder / "prometheus.yml"
-        configuration.write_text(
+        (stack._folder / "prometheus.yml").write_text(
             _CONFIGURATION.format(
                 interval=f"{round(scrape_seconds * 1000)}ms",
                 rules=", ".join(json.dumps(str(file.resolve())) for file in files),
@@ -85,7 +86,7 @@ class Stack:
         stack._write_targets()
         for host in lab.hosts:
             stack.start_exporter(host.name)
-        stack._start_prometheus(configuration, port)
+        stack._start_prometheus()
         stack.scrape(*(host.name for host in lab.hosts))
         return stack
 
@@ -114,6 +115,13 @@ class Stack:
         self._write_targets()
         wait_until(lambda: _instance(host) not in self.health(), 30, f"Prometheus drops {host}", 0.1)
         self.stop_exporter(host)
+
+    def forget(self) -> None:
+        """Starts Prometheus anew, with no past; waits until each host has been scraped again."""
+        self.lab.stop("prometheus")
+        shutil.rmtree(self._folder / "data")
+        self._start_prometheus()
+        self.wait_up(*self._scraped)
 
     def health(self) -> dict[str, str]:
         """Of each exporter Prometheus knows ("h1:9807"): "up", "down" or "unknown" (not scraped yet)."""
@@ -147,11 +155,11 @@ class Stack:
     def _targets(self) -> Path:
         return self._folder / "targets.json"
 
-    def _start_prometheus(self, configuration: Path, port: int) -> None:
+    def _start_prometheus(self) -> None:
         if not PROMETHEUS.exists():
             raise LabError(f"{PROMETHEUS} is missing: run scripts/setup")
-        options = [f"--config.file={configuration}", f"--storage.tsdb.path={self._folder / 'data'}"]
-        options += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
+        options = [f"--config.file={self._folder / 'prometheus.yml'}", f"--storage.tsdb.path={self._folder / 'data'}"]
+        options += [f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"]
         prometheus = self.lab.spawn([str(PROMETHEUS), *options], name="prometheus")
 
         def ready() -> bool:
