@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
+from virtpoise_balancer import words
 from virtpoise_balancer.analyse.experience import Experience, with_experience
 from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, measure, window
 from virtpoise_balancer.analyse.standing import Standing, after_plan, draining, relieved, with_standing
@@ -204,7 +205,8 @@ def _under_way(in_flight: tuple[InFlight, ...]) -> str:
         text = f"{flight.move.domain} is moving from {flight.move.source} to {flight.move.destination}"
         if flight.progress and flight.progress.total_bytes:
             done = 1 - flight.progress.remaining_bytes / flight.progress.total_bytes
-            text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s)"
+            dirtied = words.dirtied(flight.progress.dirty_bytes_per_second)
+            text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
         parts.append(text)
     return f"{', '.join(parts)}: nothing else is judged meanwhile"
 

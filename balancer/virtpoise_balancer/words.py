@@ -131,6 +131,11 @@ def size(amount: float | None) -> str:
     return f"{amount:.1f} TiB"
 
 
+def dirtied(bytes_per_second: float | None) -> str:
+    """What is to be said after a migration's progress; nothing where the guest writes nothing, or QEMU has not counted yet."""
+    return f", dirties {size(bytes_per_second)}/s" if bytes_per_second else ""
+
+
 def duration(seconds: float | None) -> str:
     """A length of time in its two largest units."""
     if seconds is None:

@@ -124,8 +124,11 @@ def _domains(options: argparse.Namespace, loads: dict[str, float]) -> tuple[int,
         counts = [("h1", options.paused_domains)]
     elif options.place:
         pairs = [_assignment(part, "--place") for part in options.place.split(",")]
+        for host, count in pairs:
+            if not count.is_integer():  # neither are nan and inf
+                raise LabError(f"--place {host}={count:g}: expected a whole number of domains")
         counts = [(host, int(count)) for host, count in pairs]
-        least = max(int(host[1:]) if host[1:].isdigit() else 1 for host, _ in pairs)
+        least = max(int(host[1:]) if host[1:].isdecimal() else 1 for host, _ in pairs)
     elif options.hosts is None:
         least = 2
     for _, count in counts:

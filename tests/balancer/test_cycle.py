@@ -96,12 +96,14 @@ def test_while_a_migration_runs_nothing_else_is_judged(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
     ((entries, _),) = acting.taken
-    acting.in_flight = (
-        InFlight(entries[0][1], Progress(elapsed_seconds=3, total_bytes=100, processed_bytes=47, remaining_bytes=53)),
-    )
+    progress = Progress(elapsed_seconds=3, total_bytes=100, processed_bytes=47, remaining_bytes=53)
+    acting.in_flight = (InFlight(entries[0][1], progress),)
     report = run(cycle, 1010.0)
     assert (report.result, len(acting.taken)) == (CycleResult.WAITING, 1)
     assert report.sentence == "a is moving from h1 to h2 (47%, 3 s): nothing else is judged meanwhile"
+    acting.in_flight = (InFlight(entries[0][1], replace(progress, dirty_bytes_per_second=4 * 2**20)),)
+    told = "a is moving from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s): nothing else is judged meanwhile"
+    assert run(cycle, 1020.0).sentence == told
 
 
 def test_after_a_migration_n_readings_are_counted_afresh(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,17 @@ def test_status_tells_of_hosts_and_the_migration_under_way(client: TestClient, b
     assert status["in_flight"][0]["progress"]["remaining_bytes"] == 3
 
 
+def test_the_page_tells_how_fast_a_moving_domain_writes(client: TestClient, board: Board, store: Store) -> None:
+    after_a_cycle(board, store)
+    assert "dirties" not in client.get("/").text
+    (flight,) = board.in_flight()
+    progress = Progress(
+        elapsed_seconds=1, total_bytes=4, processed_bytes=1, remaining_bytes=3, dirty_bytes_per_second=3 * 2**20
+    )
+    board.in_flight = lambda: (replace(flight, progress=progress),)
+    assert "25%, 1.0 s, dirties 3.0 MiB/s" in client.get("/").text
+
+
 def test_history_is_limited_and_says_so_of_a_wrong_limit(client: TestClient, board: Board, store: Store) -> None:
     after_a_cycle(board, store)
     (record,) = client.get("/api/v1/history").json()

@@ -107,6 +107,9 @@ def test_a_hosts_cpu_time_is_what_it_used_and_what_it_could_have_used() -> None:
     ("arguments", "line"),
     [
         (["up", "--place", "h1=x"], "lab: --place h1=x: expected NAME=NUMBER\n"),
+        (["up", "--place", "h2=1,h1=2.7"], "lab: --place h1=2.7: expected a whole number of domains\n"),
+        (["up", "--place", "h1=nan"], "lab: --place h1=nan: expected a whole number of domains\n"),
+        (["up", "--place", "h1=inf"], "lab: --place h1=inf: expected a whole number of domains\n"),
         (["up", "--domains", "1", "--load", "vm7=10"], "lab: --load vm7: there is no such domain\n"),
         (["up", "--domains", "-1"], "lab: domains -1: expected 0 to 1000\n"),
     ],

@@ -388,7 +388,10 @@ def flight_views(found: Sequence[Flight]) -> tuple[FlightView, ...]:
 
 def _flown(flight: Flight, ratio: float | None) -> str:
     done = "begins" if ratio is None else words.percent(ratio)
-    return f"{done}, {words.duration(flight.progress.elapsed_seconds)}" if flight.progress else done
+    if flight.progress is None:
+        return done
+    elapsed = words.duration(flight.progress.elapsed_seconds)
+    return f"{done}, {elapsed}{words.dirtied(flight.progress.dirty_bytes_per_second)}"
 
 
 def _done(flight: Flight) -> float | None:

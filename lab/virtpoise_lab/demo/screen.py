@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from virtpoise_balancer.show import load_bar
-from virtpoise_balancer.words import duration, percent
+from virtpoise_balancer.words import dirtied, duration, percent, size
 
 Status = Mapping[str, Any]
 _EVENTS = 7
@@ -95,8 +95,8 @@ class Lines:
 class Live:
     """For a terminal: each host with its load against the threshold, the balancer's sentence, the migration's progress."""
 
-    def __init__(self) -> None:
-        self._console = Console()
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
         self._live = RichLive(console=self._console, refresh_per_second=8, transient=True)
         self._events: deque[str] = deque(maxlen=_EVENTS)
         self._status: Status | None = None
@@ -112,8 +112,12 @@ class Live:
         self._live.__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
-        self._events.append(f"{time.monotonic() - self._began:5.1f} s  {text}")
-        self._live.update(self._drawn())
+        line = f"{time.monotonic() - self._began:5.1f} s  {text}"
+        if self._live.is_started:
+            self._events.append(line)
+            self._live.update(self._drawn())
+        else:  # what is said after the end would only be drawn, and nobody draws any more
+            self._console.print(Text(line), soft_wrap=True)
 
     def show(self, status: Status) -> None:
         self._status = status
@@ -162,7 +166,8 @@ def _flight(flight: Status) -> RenderableType:
     progress = flight["progress"]
     figures = ""
     if progress:
-        figures = f"{progress['remaining_bytes'] / 1e6:.0f} MB left, {progress['elapsed_seconds']:.1f} s"
+        figures = f"{size(progress['remaining_bytes'])} left, {progress['elapsed_seconds']:.1f} s"
+        figures += dirtied(progress["dirty_bytes_per_second"])
     grid.add_row(
         Text(f"{flight['domain']}: {flight['source']} → {flight['destination']}"),
         ProgressBar(total=1.0, completed=_share_done(progress), width=30),
