@@ -111,7 +111,14 @@ class TestPages:
 
     @pytest.mark.parametrize(
         ("path", "status"),
-        [("/", 200), ("/-/healthy", 200), ("/metrics?x=1", 200), ("/etc/passwd", 404), ("/metrics/..", 404)],
+        [
+            ("/", 200),
+            ("/-/healthy", 200),
+            ("/-/ready", 200),
+            ("/metrics?x=1", 200),
+            ("/etc/passwd", 404),
+            ("/metrics/..", 404),
+        ],
     )
     def test_paths(self, path, status):
         with serving() as running:
@@ -135,6 +142,7 @@ class TestPages:
         ("sent", "status"),
         [
             (b"POST /metrics HTTP/1.1\r\nConnection: close\r\n\r\n", b"405"),
+            (b"GET /-/reload HTTP/1.1\r\nConnection: close\r\n\r\n", b"405"),
             (b"nonsense\r\n\r\n", b"400"),
             (b"GET /metrics HTTP/1.1\r\nno colon\r\n\r\n", b"400"),
             (b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", b"431"),
@@ -415,6 +423,14 @@ class TestUsers:
             _replace(config, f"basic_auth_users:\n  prometheus: {OTHER}\n")
             assert running.get(Authorization=basic("prometheus", "secret")).status == 401
             assert running.get(Authorization=basic("prometheus", "other")).status == 200
+
+    def test_a_reload_takes_the_changed_file(self, tmp_path):
+        config = write(tmp_path, "http_server_config:\n  headers:\n    X-Frame-Options: deny\n")
+        with serving(config) as running:
+            _replace(config, "http_server_config:\n  headers:\n    X-Frame-Options: sameorigin\n")
+            answer = running.talk(b"POST /-/reload HTTP/1.1\r\nConnection: close\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"X-Frame-Options: sameorigin\r\n" in answer
 
     def test_a_file_that_breaks_lets_nobody_in_until_it_is_mended(self, tmp_path):
         good = f"basic_auth_users:\n  prometheus: {SECRET}\n"

@@ -63,7 +63,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 class Server:
-    """Serves /metrics, /-/healthy and a landing page on sockets that listen already."""
+    """Serves /metrics, /-/healthy, /-/ready, /-/reload and a landing page on sockets that listen already."""
 
     def __init__(self, scrape: Callable[[float], bytes], watched: Watched) -> None:
         """`scrape` gives an exposition after at most the seconds it is called with."""
@@ -193,13 +193,18 @@ class Server:
             if not welcome:
                 refused = _text(HTTPStatus.UNAUTHORIZED)
                 return _with(refused, config, {"WWW-Authenticate": 'Basic realm="virtpoise exporter"'})
-        if request.method not in ("GET", "HEAD"):
-            return _with(_text(HTTPStatus.METHOD_NOT_ALLOWED), config, {"Allow": "GET, HEAD"})
+        allowed = ("POST",) if request.path == "/-/reload" else ("GET", "HEAD")
+        if request.method not in allowed:
+            return _with(_text(HTTPStatus.METHOD_NOT_ALLOWED), config, {"Allow": ", ".join(allowed)})
         match request.path:
             case "/metrics":
                 return _with(await self._metrics(request, began), config)
             case "/-/healthy":
                 return _with(_text(HTTPStatus.OK, "healthy"), config)
+            case "/-/ready":  # nobody is answered before libvirt was asked for its domains once, see Exporter.run
+                return _with(_text(HTTPStatus.OK, "ready"), config)
+            case "/-/reload":  # done already: a configuration that has changed is read again for each request
+                return _with(_text(HTTPStatus.OK, "reloaded"), config)
             case "/":
                 return _with(Response(HTTPStatus.OK, _PAGE, "text/html; charset=utf-8"), config)
             case _:
