@@ -19,8 +19,8 @@ _NAMES = UUID("6f0c1b0e-2f0a-4c57-9a5e-5d6c6e2f7a10")
 class Load:
     """What a guest is told to do.
 
-    cpu: percent of one CPU of a host, in all (up to 100 for each vCPU). kind: "share" spends that part of each 100 ms
-    of wall time computing, at a moment drawn by chance, and does not catch up on what it could not run; "work" owes that
+    cpu: percent of one CPU of a host, in all (up to 100 for each vCPU). kind: "share" spends that part of each 200 ms
+    of wall time computing, at moments of its own, and does not catch up on what it could not run; "work" owes that
     amount and catches up, up to 5 s of it.
     dirty: MB (10^6 bytes) of memory written per second. traffic: MB sent per second. The CPU time that dirtying and
     sending take inside the guest is part of `cpu`, not on top of it.

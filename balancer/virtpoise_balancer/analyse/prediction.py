@@ -16,6 +16,8 @@ from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 
 # How far two measurements of an unchanged load differ, as a share of the host.
 NOISE_RATIO = 0.03
+# A domain that is taken for on-off with a weight w is so in the share w of these cases.
+_LEVELS = (1 / 6, 1 / 2, 5 / 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +37,27 @@ def own_cores(cpus: int, load: float, demands: Demands) -> float:
 def predict(cpus: int, own: float, demands: Demands, present: NDArray[np.bool_]) -> Load:
     """The load for each row of ``present``: which of the domains are there (cases x domains)."""
     there = present.astype(np.float64)
-    on_off = there * demands.on_off
     rest = there * (1 - demands.on_off)
-    on = on_off * demands.runnable
-    certain = own + rest @ demands.cores
-    wanted = (certain + on @ demands.vcpus.astype(np.float64)) / cpus
     doubt = rest @ (demands.upper - demands.lower) / 2
-    if not on.any():
-        ratio = np.minimum(certain / cpus, 1.0)
-        return Load(ratio, NOISE_RATIO + _between(certain, doubt, cpus), wanted)
-    cases = np.concatenate((on, there * demands.runnable))
-    busy, all_busy = busy_cpus(cpus, cases, demands.vcpus).reshape(2, -1)
-    ratio = np.minimum((certain + busy) / cpus, 1.0)
-    all_on_off = np.minimum((own + all_busy) / cpus, 1.0)
-    none_on_off = np.minimum((own + there @ demands.cores) / cpus, 1.0)
-    weight = on_off.sum(axis=1) / np.maximum(there.sum(axis=1), 1.0)
-    undecided = np.minimum(weight, 1 - weight) * np.abs(all_on_off - none_on_off)
-    return Load(ratio, NOISE_RATIO + _between(certain + busy, doubt, cpus) + undecided, wanted)
+    none_on_off = own + there @ demands.cores
+    if not demands.on_off.any():
+        return Load(
+            np.minimum(none_on_off / cpus, 1.0), NOISE_RATIO + _between(none_on_off, doubt, cpus), none_on_off / cpus
+        )
+    # What one domain is taken for mostly hangs on its host, so they are taken for on-off together, the likeliest first.
+    kinds = [demands.on_off > level for level in _LEVELS]
+    everyone = np.ones(len(demands), dtype=np.bool_)
+    busy = busy_cpus(
+        cpus, np.concatenate([there * demands.runnable * kind for kind in (*kinds, everyone)]), demands.vcpus
+    ).reshape(len(kinds) + 1, -1)
+    certain = np.array([own + (there * ~kind) @ demands.cores for kind in kinds])
+    cores = np.minimum(certain + busy[:-1], cpus).mean(axis=0)
+    on = there * demands.on_off
+    wanted = (own + rest @ demands.cores + (on * demands.runnable) @ demands.vcpus.astype(np.float64)) / cpus
+    apart = np.abs(np.minimum(own + busy[-1], cpus) - np.minimum(none_on_off, cpus)) / cpus
+    weight = on.sum(axis=1) / np.maximum(there.sum(axis=1), 1.0)
+    undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
+    return Load(cores / cpus, NOISE_RATIO + _between(cores, doubt, cpus) + undecided, wanted)
 
 
 def _between(cores: Floats, doubt: Floats, cpus: int) -> Floats:

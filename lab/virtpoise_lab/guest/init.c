@@ -6,8 +6,8 @@
  *     load ID KIND CPU DIRTY TRAFFIC\n     answered by     ok ID KIND CPU DIRTY TRAFFIC\n
  *
  * ID       any number; the answer repeats it, so that the asker knows its own answer
- * KIND     share: of each period, the given part of the wall time is spent computing, at a moment drawn by chance;
- *                 what could not be run meanwhile is not caught up
+ * KIND     share: of each period, the given part of the wall time is spent computing, from a moment on that steps through
+ *                 the period (what would pass its end is done at its beginning); what could not be run is not caught up
  *          work:  the given amount of computing is owed each period; what could not be run is caught up (BACKLOG bound)
  * CPU      thousandths of one CPU, in all: spread evenly over the vCPUs
  * DIRTY    KiB of memory dirtied per second
@@ -35,7 +35,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PERIOD 100000000LL         /* ns */
+#define PERIODS 5                  /* a second */
+#define PERIOD (1000000000LL / PERIODS) /* ns */
 #define BACKLOG (5 * 1000000000LL) /* ns of computing owed at most */
 /* Two readings of the clock in a busy loop lie microseconds apart. Where they lie further apart than this, somebody else
  * ran on the host's CPU meanwhile (a scheduler's slice lasts milliseconds): that time was not ours and is not counted. */
@@ -121,6 +122,7 @@ static void *vcpu(void *argument) {
 
     unsigned seen = 0, dice = (unsigned)now(CLOCK_REALTIME);
     long long owed = 0, start = 0, dirt = 0, bytes = 0;
+    long long begin = rand_r(&dice) % PERIOD, stride = PERIOD / 5 + rand_r(&dice) % (3 * PERIOD / 5);
     for (;;) {
         pthread_mutex_lock(&lock);
         while (seen == changes && !(wanted.cpu || (!number && (wanted.dirty || wanted.traffic)))) {
@@ -141,18 +143,23 @@ static void *vcpu(void *argument) {
             if (owed > BACKLOG)
                 owed = BACKLOG;
         } else {
-            /* Bursts at moments of their own: guests that all began with their periods would always or never meet. */
-            long long begin = start + (PERIOD > budget ? rand_r(&dice) % (PERIOD - budget) : 0);
-            sleep_until(begin);
-            end = begin + budget;
+            /* Each guest steps by a stride of its own, so that any two meet as often as chance would have it, and soon:
+             * with drawn moments it would take minutes to measure what they make of a CPU together. */
+            begin = (begin + stride) % PERIOD;
+            long long over = begin + budget - PERIOD;
+            if (over > 0)
+                compute(PERIOD, start + over);
+            else
+                end = start + begin + budget;
+            sleep_until(start + begin);
             owed = PERIOD; /* the clock ends it */
         }
         if (number == 0) {
             long long before = now(CLOCK_THREAD_CPUTIME_ID);
-            dirt += load.dirty * 1024 / 10;
+            dirt += load.dirty * 1024 / PERIODS;
             dirty(dirt / PAGE);
             dirt %= PAGE;
-            transmit(load.traffic * 1024 / 10);
+            transmit(load.traffic * 1024 / PERIODS);
             owed -= now(CLOCK_THREAD_CPUTIME_ID) - before;
         }
         owed -= compute(owed, end);
