@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from virtpoise_balancer import words
 from virtpoise_balancer.analyse.overload import consecutive
-from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Prediction, Refusal, Snapshot
-from virtpoise_balancer.plan.consider import Considerations, consider
+from virtpoise_balancer.model import (
+    Domain,
+    DomainState,
+    Host,
+    HostState,
+    Plan,
+    Policy,
+    Prediction,
+    Reason,
+    Refusal,
+    Snapshot,
+    Trigger,
+)
+from virtpoise_balancer.plan.consider import Considerations, RuleVerdict, consider
 from virtpoise_balancer.plan.problems import no_destination
 
 _MOST_PASSED_OVER = 5
+# Refusals of a domain by a host that it would come to; all others are about the domain where it is.
+_BY_A_DESTINATION = frozenset(
+    {
+        Reason.DESTINATION_CPU,
+        Reason.DESTINATION_CPUS,
+        Reason.DESTINATION_MEMORY,
+        Reason.DESTINATION_NETWORK,
+        Reason.HOST_UNKNOWN,
+        Reason.HOST_DRAINING,
+        Reason.HOST_STANDBY,
+        Reason.HOST_OVERLOADED,
+        Reason.NAME_TAKEN,
+        Reason.RULE_APART,
+        Reason.RULE_ONLY_ON,
+        Reason.RULE_NEVER_ON,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +93,11 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
         )
     else:
         verdict = f"{domain.name} stays on {domain.host}."
-        refused = [one for one in plan.refusals if one.domain == domain.name]
+        refused = _refused(snapshot, plan, domain)
         refused.sort(key=lambda one: one.host not in (None, domain.host))
-        if considered and considered.held and considered.held not in refused:
-            refused.append(considered.held)
+        held = considered.held if considered else None
+        if held and held not in refused and (held.reason is not Reason.LEAST_GAIN or _only_cpu(plan, domain.host)):
+            refused.append(held)
         reasons = [
             _sentence(words.refusal(one))
             if one.host in (None, domain.host)
@@ -87,6 +118,32 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
     )
 
 
+def _refused(snapshot: Snapshot, plan: Plan, domain: Domain) -> list[Refusal]:
+    """The plan's refusals of the domain. They name it without its uuid: where another has its name, those that are the other's by their
+    hosts are left out.
+    """
+    named = [one for one in plan.refusals if one.domain == domain.name]
+    others = {other.host for other in snapshot.domains if other.name == domain.name and other.uuid != domain.uuid}
+    if not others:
+        return named
+    worked_on = {attempt.host for attempt in plan.attempts}
+
+    def its_own(one: Refusal) -> bool:
+        comes = one.reason in _BY_A_DESTINATION
+        if one.host == domain.host:
+            return not comes or domain.host in others
+        if one.host in others and not comes:
+            return False
+        return domain.host in worked_on or not others & worked_on
+
+    return [one for one in named if its_own(one)]
+
+
+def _only_cpu(plan: Plan, host: str) -> bool:
+    """Whether the host lacks CPU and nothing else: only then does it matter how much CPU a domain takes off it."""
+    return {overload.resource for overload in plan.overloaded if overload.host == host} == {"cpu"}
+
+
 def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
     return consider(snapshot, policy, uuid) if policy.strategy == "default" else None
 
@@ -94,11 +151,8 @@ def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations
 def _destinations(considered: Considerations) -> tuple[Destination, ...]:
     found = []
     for one in considered.hosts:
-        broken = [rule.rule for rule in one.rules if not rule.kept and not rule.hard]
         why = "would take it" if one.reason is None else words.reason(one.reason)
-        numbers = words.details(one.detail)
-        if broken:
-            numbers = ", ".join(filter(None, (numbers, f"against the wish of {', '.join(broken)}")))
+        numbers = ", ".join(filter(None, (words.details(one.detail), *map(_rule, one.rules))))
         found.append(
             Destination(
                 host=one.host,
@@ -108,6 +162,10 @@ def _destinations(considered: Considerations) -> tuple[Destination, ...]:
             )
         )
     return tuple(sorted(found, key=_best_first))
+
+
+def _rule(one: RuleVerdict) -> str:
+    return f"{'' if one.hard else 'soft '}rule {one.rule} {'kept' if one.kept else 'broken'}"
 
 
 def _best_first(one: Destination) -> tuple[bool, float, str]:
@@ -122,6 +180,8 @@ def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) 
         return f"{domain.host} is unknown: Prometheus has no fresh figures of it, so nothing is moved from it."
     if any(overload.host == host.name for overload in plan.overloaded):
         return f"{host.name} is overloaded, but is not worked on now: {plan.summary}."
+    if host.state is HostState.DRAINING:
+        return f"{host.name} is draining, but is not worked on now: {plan.summary}."
     return f"{_standing(host, policy, snapshot)}, so nothing has to be moved off it."
 
 
@@ -134,10 +194,13 @@ def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Expla
     own = [one for one in plan.refusals if one.host == host.name and one.domain is None]
     reasons += [_sentence(words.refusal(one)) for one in own]
     here = {domain.name for domain in snapshot.domains if domain.host == host.name}
+    elsewhere = {domain.name for domain in snapshot.domains if domain.host != host.name}
     reasons += [
         _sentence(f"{one.domain} does not come: {words.refusal(one)}", one.domain)
         for one in plan.refusals
-        if one.host == host.name and one.domain is not None and one.domain not in here
+        if one.host == host.name
+        and one.domain is not None
+        and (one.domain not in here or (one.reason in _BY_A_DESTINATION and one.domain in elsewhere))
     ]
     reasons += _passed_over(snapshot, policy, plan, host)
     closed = no_destination(host)
@@ -178,15 +241,28 @@ def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> 
 
 
 def _standing(host: Host, policy: Policy, snapshot: Snapshot) -> str:
-    trigger = policy.cpu
-    count = consecutive(host, trigger, snapshot)
+    """The host's CPU load against its threshold; of memory and uplinks what is too much. The strategy `thesis` knows the CPU alone."""
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
     load = f"{host.name}{state} is at {words.percent(host.load)} CPU"
+    said = [_against(load, policy.cpu, host, host.cpu_ratio, snapshot)]
+    if policy.strategy == "default":
+        for what, trigger, readings in (
+            ("its memory is", policy.memory, host.memory_ratio_window or (host.memory_ratio,)),
+            ("its uplink, receiving, is", policy.network, host.rx_ratio_window or (host.rx_ratio,)),
+            ("its uplink, sending, is", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
+        ):
+            if readings[-1] >= trigger.threshold:
+                said.append(_against(f"{what} at {words.percent(readings[-1])}", trigger, host, readings, snapshot))
+    return "; ".join(said)
+
+
+def _against(use: str, trigger: Trigger, host: Host, readings: Sequence[float], snapshot: Snapshot) -> str:
+    count = consecutive(host, trigger, snapshot, readings)
     threshold = words.percent(trigger.threshold)
     if count == 0:
-        return f"{load}, below the threshold of {threshold}" if host.load < trigger.threshold else load
+        return f"{use}, below the threshold of {threshold}" if readings[-1] < trigger.threshold else use
     times = "once" if count == 1 else f"{count} times in a row"
-    return f"{load}, {times} at or above {threshold} ({trigger.consecutive} make it a problem)"
+    return f"{use}, {times} at or above {threshold} ({trigger.consecutive} make it a problem)"
 
 
 def _interval(prediction: Prediction) -> str:

@@ -68,6 +68,37 @@ def test_what_stays_and_who_takes_nothing(name: str, verdict: str, says: str) ->
     assert says in " ".join(found.reasons)
 
 
+def test_a_host_without_memory_left_is_told_so_and_its_domains_are_not_judged_by_their_cpu() -> None:
+    full = host("h1", 0.3, 0.3, 0.3, memory_ratio=0.95, memory_ratio_window=(0.95, 0.95, 0.95))
+    small = group(full, host("h2", 0.2, memory_ratio=0.89), domain("lazy", "h1", 0.01), domain("idle", "h1", 0.0))
+    (standing, *_) = why("h1", small).reasons
+    assert standing == (
+        "h1 is at 30% CPU, below the threshold of 80%; "
+        "its memory is at 95%, 3 times in a row at or above 90% (3 make it a problem)."
+    )
+    assert why("h1", small).verdict == "h1 is overloaded, so it is no destination."
+    for name in ("lazy", "idle"):
+        assert words.reason(Reason.LEAST_GAIN) not in " ".join(why(name, small).reasons).lower()
+    calm = replace(small, hosts=(replace(full, memory_ratio_window=(0.95,)), small.hosts[1]))
+    assert "memory is at 95%, once at or above 90%" in " ".join(why("idle", calm).reasons)
+    assert "memory" not in why("h1", small, replace(POLICY, strategy="thesis")).reasons[0]
+
+
+def test_of_a_drain_that_waits_it_is_not_said_that_nothing_has_to_be_moved() -> None:
+    alone = group(host("h1", 0.2, state=HostState.DRAINING), domain("a", "h1", 1.0))
+    assert why("a", alone).reasons[0].startswith("h1 is draining, but is not worked on now: ")
+
+
+def test_every_rule_about_a_domain_is_told_for_each_destination() -> None:
+    rules = (
+        Rule(name="near", kind=RuleKind.ONLY_ON, domains=("a",), hosts=("h1", "h2")),
+        Rule(name="spread", kind=RuleKind.APART, domains=("a", "calm"), hard=False),
+    )
+    told = {one.host: one.why for one in why("a", policy=replace(POLICY, rules=rules)).destinations}
+    assert "rule near kept, soft rule spread broken" in told["h2"]
+    assert "rule near broken, soft rule spread kept" in told["h3"]
+
+
 def test_every_other_host_is_told_as_a_destination_the_best_first() -> None:
     found = why("pinned")
     assert found.destinations[0].host == "h2"
@@ -89,6 +120,19 @@ def test_two_domains_of_one_name_are_each_explained_and_a_uuid_is_enough() -> No
     assert len(explain(twins, POLICY, plan(twins, POLICY), "calm")) == 2
     assert why("other", twins).verdict == "calm stays on h3."
     assert explain(GROUP, POLICY, plan(GROUP, POLICY), "nothing") == ()
+
+
+def test_a_domain_is_not_told_what_was_refused_to_another_of_its_name() -> None:
+    twins = replace(GROUP, domains=(*GROUP.domains, domain("pinned", "h2", 0.4, uuid="other")))
+    policy = replace(POLICY, rules=(Rule(name="stay", kind=RuleKind.IGNORE, domains=("uuid-of-pinned",)),))
+    assert "A rule says to leave it alone (rule stay)." in why("uuid-of-pinned", twins, policy).reasons
+    assert why("other", twins, policy).reasons[0] == (
+        "h2 is at 30% CPU, below the threshold of 80%, so nothing has to be moved off it."
+    )
+    made = replace(plan(twins, policy), refusals=(Refusal(domain="pinned", host="h2", reason=Reason.NAME_TAKEN),))
+    says = {uuid: explain(twins, policy, made, uuid)[0].reasons for uuid in ("uuid-of-pinned", "other")}
+    assert any("has a domain of this name" in reason for reason in says["uuid-of-pinned"])
+    assert not any("has a domain of this name" in reason for reason in says["other"])
 
 
 @given(
