@@ -217,9 +217,9 @@ def _pairs(config: Config, probes: Mapping[str, Probe], source: str, others: Ite
             way = error
         try:
             paths = sorted({path for domain in here.facts.domains for path in domain.disks})
-            unseen = there.unseen(paths)
-        except LibvirtError:
-            unseen = ()
+            unseen: Sequence[str] | LibvirtError = there.unseen(paths)
+        except LibvirtError as error:
+            unseen = error
         findings.append(
             judge_pair(source, destination, here.facts, there.facts, way, there.runs_cpu_of(here.facts), unseen)
         )
@@ -233,12 +233,13 @@ def judge_pair(
     there: HostFacts,
     way: str | LibvirtError | None,
     cpu: bool | None,
-    unseen: Sequence[str],
+    unseen: Sequence[str] | LibvirtError,
 ) -> Finding:
     """One line on migrating from one host to another: the first thing that stands in the way.
 
     ``way``: why the source does not reach the destination, None if it does, a LibvirtError where it cannot be asked; ``cpu``: whether the
-    destination's CPU can do what the source's can; ``unseen``: disks that are in none of the destination's pools.
+    destination's CPU can do what the source's can; ``unseen``: disks that are in none of the destination's pools,
+    a LibvirtError where those cannot be asked.
     """
     subject = f"{source} → {destination}"
     if isinstance(way, str):
@@ -264,7 +265,7 @@ def judge_pair(
             text=f"{destination}'s CPU lacks what {source}'s has",
             remedy="give domains a CPU model that both have (virsh cpu-baseline), or keep them apart with a rule",
         )
-    if unseen:
+    if unseen and not isinstance(unseen, LibvirtError):
         more = f" and {len(unseen) - _MOST_NAMED} more" if len(unseen) > _MOST_NAMED else ""
         return Finding(
             subject=subject,
@@ -280,7 +281,9 @@ def judge_pair(
             remedy="bring both to one version: newer machine types do not go to an older one",
         )
     if isinstance(way, LibvirtError):
-        return Finding(subject=subject, verdict=Verdict.NOT_KNOWN, text=f"the way is not tried: {way}")
+        return Finding(subject=subject, verdict=Verdict.NOT_KNOWN, text=f"the way is not known: {way}")
+    if isinstance(unseen, LibvirtError):
+        return Finding(subject=subject, verdict=Verdict.NOT_KNOWN, text=f"reached, its storage is not known: {unseen}")
     known = "" if cpu is None else ", its CPU can do as much"
     return Finding(subject=subject, verdict=Verdict.GOOD, text=f"reached{known}")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import libvirt
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
@@ -25,7 +27,8 @@ from virtpoise_balancer.doctor import (
     judge_prometheus,
 )
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute.probe import HostFacts, Needs
+from virtpoise_balancer.execute import probe
+from virtpoise_balancer.execute.probe import HostFacts, Needs, Probe
 from virtpoise_balancer.model import HostState
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
@@ -88,7 +91,13 @@ def test_a_good_pair_is_one_good_line() -> None:
         (
             {"way": LibvirtError("no domain runs on h1")},
             Verdict.NOT_KNOWN,
-            "the way is not tried: no domain runs on h1",
+            "the way is not known: no domain runs on h1",
+            "",
+        ),
+        (
+            {"unseen": LibvirtError("h2: no answer within 30 s")},
+            Verdict.NOT_KNOWN,
+            "reached, its storage is not known: h2: no answer within 30 s",
             "",
         ),
     ],
@@ -142,6 +151,90 @@ def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
     found = judge_libvirt("h1", "qemu+ssh://h1/system", "connection refused")
     assert (found.verdict, found.text) == (Verdict.BAD, "connection refused")
     assert "virsh -c qemu+ssh://h1/system list" in found.remedy
+
+
+# --- asked of a daemon that answers as libvirt's does -------------------------------------------------------------------
+
+
+def failed(code: int, text: str) -> libvirt.libvirtError:
+    error = libvirt.libvirtError(text)
+    error.err = (code, 0, text, 0, "", "", "", 0, 0)
+    return error
+
+
+class Running:
+    def __init__(self, name: str, answer: libvirt.libvirtError) -> None:
+        self._name, self._answer = name, answer
+
+    def name(self) -> str:
+        return self._name
+
+    def XMLDesc(self) -> str:  # noqa: N802
+        return f"<domain><name>{self._name}</name></domain>"
+
+    def migrateToURI3(self, _uri: str, _params: object, _flags: int) -> None:  # noqa: N802
+        raise self._answer
+
+
+class Connection:
+    """A daemon whose domains answer to a migration, and whose pools to a path, each with its error."""
+
+    def __init__(self, *domains: Running, pools: libvirt.libvirtError | None = None) -> None:
+        self._domains, self._pools = domains, pools
+
+    def listAllDomains(self, _flags: int) -> tuple[Running, ...]:  # noqa: N802
+        return self._domains
+
+    def storageVolLookupByPath(self, _path: str) -> None:  # noqa: N802
+        if self._pools:
+            raise self._pools
+
+    def getCapabilities(self) -> str:  # noqa: N802
+        return "<capabilities><host/></capabilities>"
+
+    def getLibVersion(self) -> int:  # noqa: N802
+        return 9_000_000
+
+    getVersion = getLibVersion  # noqa: N815
+
+    def listAllDevices(self, _flags: int) -> tuple[()]:  # noqa: N802
+        return ()
+
+    listAllNetworks = listAllDevices  # noqa: N815
+
+
+Ask = Callable[..., Probe]
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
+    def make(*domains: Running, pools: libvirt.libvirtError | None = None) -> Probe:
+        monkeypatch.setattr(probe, "connect", lambda _uri, _timeout: Connection(*domains, pools=pools))
+        return Probe("h1", "qemu:///system", 1.0)
+
+    return make
+
+
+REACHED = failed(libvirt.VIR_ERR_XML_ERROR, "XML error: unexpected root element <virtpoise-doctor>")
+BUSY = failed(libvirt.VIR_ERR_OPERATION_INVALID, "domain has an active block job")
+UNSAFE = failed(libvirt.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration: disk without cache=none")
+GONE = failed(libvirt.VIR_ERR_OPERATION_FAILED, "Failed to connect to remote libvirt URI qemu+ssh://h2/system")
+
+
+def test_a_domain_that_cannot_migrate_says_nothing_of_the_way_so_the_next_is_asked(ask: Ask) -> None:
+    assert ask(Running("a", BUSY), Running("b", UNSAFE), Running("c", REACHED)).reaches("h2") is None
+    assert "Failed to connect" in (ask(Running("a", BUSY), Running("c", GONE)).reaches("h2") or "")
+    for domains, says in (((Running("a", BUSY),), "a: domain has an active block job"), ((), "no domain runs on h1")):
+        with pytest.raises(LibvirtError, match=says):
+            ask(*domains).reaches("h2")
+
+
+def test_only_a_path_that_no_pool_has_is_missing(ask: Ask) -> None:
+    paths = ("/shared/a",)
+    assert ask().unseen(paths) == ()
+    assert ask(pools=failed(libvirt.VIR_ERR_NO_STORAGE_VOL, "no storage vol with matching path")).unseen(paths) == paths
+    with pytest.raises(LibvirtError, match="connection reset"):
+        ask(pools=failed(libvirt.VIR_ERR_RPC, "connection reset")).unseen(paths)
 
 
 # --- asked of a server that answers as Prometheus does ------------------------------------------------------------------

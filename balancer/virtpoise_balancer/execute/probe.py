@@ -20,6 +20,17 @@ _ANSWER_SECONDS = 30.0
 _NO_DOMAIN = "<virtpoise-doctor/>"
 # What the source says of that description, once it has reached the destination.
 _REFUSALS = (libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL, libvirt.VIR_ERR_XML_INVALID_SCHEMA)
+# What it says when it does not reach it; anything else (a job on the domain, a disk that is unsafe to migrate) is about the domain.
+_NO_CONNECTION = (
+    libvirt.VIR_ERR_OPERATION_FAILED,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_RPC,
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+    libvirt.VIR_ERR_GNUTLS_ERROR,
+)
+_MOST_ASKED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +83,19 @@ class Probe:
             if not running:
                 raise LibvirtError(f"no domain runs on {self.name}, so its daemon cannot be asked")
             flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
-            try:
-                running[0].migrateToURI3(destination, {libvirt.VIR_MIGRATE_PARAM_DEST_XML: _NO_DOMAIN}, flags)
-            except libvirt.libvirtError as error:
-                return None if error.get_error_code() in _REFUSALS else said(error)
-            return "the description of no domain was accepted"  # no libvirt does this
+            why = ""
+            for domain in running[:_MOST_ASKED]:
+                try:
+                    domain.migrateToURI3(destination, {libvirt.VIR_MIGRATE_PARAM_DEST_XML: _NO_DOMAIN}, flags)
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() in _REFUSALS:
+                        return None
+                    if error.get_error_code() in _NO_CONNECTION:
+                        return said(error)
+                    why = f"{domain.name()}: {said(error)}"
+                else:
+                    return "the description of no domain was accepted"  # no libvirt does this
+            raise LibvirtError(why)
 
         return within(self.timeout_seconds + _ANSWER_SECONDS, ask, self.name)
 
@@ -92,14 +111,16 @@ class Probe:
         return None if verdict == libvirt.VIR_CPU_COMPARE_ERROR else verdict != libvirt.VIR_CPU_COMPARE_INCOMPATIBLE
 
     def unseen(self, paths: Sequence[str]) -> tuple[str, ...]:
-        """Those of the paths that are in none of this host's storage pools."""
+        """Those of the paths that are in none of this host's storage pools. LibvirtError when it cannot be asked."""
 
         def ask() -> tuple[str, ...]:
             missing = []
             for path in paths:
                 try:
                     self._connection.storageVolLookupByPath(path)
-                except libvirt.libvirtError:
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                        raise
                     missing.append(path)
             return tuple(missing)
 
