@@ -507,6 +507,30 @@ def test_a_name_that_begins_the_headline_stays_as_it_is(client: TestClient, boar
     assert "<h1>No host is" in client.get("/").text
 
 
+@pytest.mark.parametrize("strategy", ["default", "thesis"])
+def test_the_plan_tells_each_destinations_score_before_and_after_the_move(
+    client: TestClient, board: Board, strategy: str
+) -> None:
+    policy = replace(POLICY, strategy=strategy)  # type: ignore[arg-type]
+    here = [domain(f"vm{n}", "h1", 1.6) for n in range(4)]
+    seen = group(host("h1", 0.95, 0.95), host("h2", 0.05, 0.05), host("h3", 0.5, 0.5), *here)
+    made = plan(seen, policy)
+    assert len(made.moves) > 1
+    board.state = replace(
+        board.state, policy=policy, cycle_at=1.0, observation=Observation(snapshot=seen, age_seconds=1.0), plan=made
+    )
+    found = re.findall(r"(h\d) (-?[\d.]+) → (-?[\d.]+)", client.get("/plan").text)
+    assert [name for name, _, _ in found] == [move.destination for move in made.moves]
+    now = {name: f"{score:.3f}" for name, score in made.scores.hosts.items()}
+    for name, before, after in found:
+        assert before == now[name]
+        assert float(after) < float(before)
+        now[name] = after
+    if strategy == "default":
+        then = made.moves[0].predicted.destination
+        assert float(found[0][2]) <= round((policy.cpu.threshold - then.cpu_ratio) / policy.cpu.threshold, 3)
+
+
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, board: Board) -> None:
     store.set_steering("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"

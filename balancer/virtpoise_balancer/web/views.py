@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -23,6 +23,7 @@ from virtpoise_balancer.model import (
     Refusal,
     Snapshot,
 )
+from virtpoise_balancer.plan import thesis
 from virtpoise_balancer.web.board import Flight, HostStatus, State, domains_by_host, host_status
 
 # The width of a bar's drawing, whatever its width on the screen.
@@ -406,10 +407,11 @@ def _done(flight: Flight) -> float | None:
 def plan_view(plan: Plan, snapshot: Snapshot, policy: Policy) -> PlanView:
     hosts = {host.name: host for host in snapshot.hosts}
     uuids = {domain.name: domain.uuid for domain in snapshot.domains}
+    scores = _scores_along(plan, snapshot, policy)
     return PlanView(
         summary=words.headline(plan.summary, hosts),
         solved=plan.solved,
-        moves=tuple(_move(plan, n, move, hosts, policy) for n, move in enumerate(plan.moves)),
+        moves=tuple(_move(plan, n, move, hosts, policy, scores[n]) for n, move in enumerate(plan.moves)),
         refusals=_refusals(plan.refusals, hosts, uuids),
         hosts=tuple((host_link(name), f"{score:.3f}") for name, score in _by_score(plan.scores.hosts.items())),
         domains=tuple((name, f"{score:.3f}") for name, score in _by_score(plan.scores.domains.items())),
@@ -420,13 +422,66 @@ def _by_score(scores: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     return sorted(scores, key=lambda one: (-one[1], one[0]))
 
 
-def _move(plan: Plan, number: int, move: Move, hosts: dict[str, Host], policy: Policy) -> MoveView:
+def _scores_along(plan: Plan, snapshot: Snapshot, policy: Policy) -> list[str]:
+    """The destination's score before and after each move, all earlier ones made."""
+    after = _thesis_scores(plan, snapshot, policy) if plan.strategy == "thesis" else _rooms(plan, policy)
+    now = dict(plan.scores.hosts)
+    told = []
+    for move, scores in zip(plan.moves, after, strict=True):
+        before, then = now.get(move.destination), scores.get(move.destination)
+        told.append("" if before is None or then is None else f"{move.destination} {before:.3f} → {then:.3f}")
+        now |= {host: score for host, score in scores.items() if host in now}
+    return told
+
+
+def _rooms(plan: Plan, policy: Policy) -> list[dict[str, float]]:
+    """The default strategy's scores of both hosts after each move: what is free of the scarcest resource below its threshold."""
+
+    def room(use: Prediction) -> float:
+        shares = (
+            (use.cpu_ratio_upper, policy.cpu.threshold),
+            (use.memory_ratio_upper, policy.memory.threshold),
+            (use.rx_ratio_upper, policy.network.threshold),
+            (use.tx_ratio_upper, policy.network.threshold),
+        )
+        return min((threshold - share) / threshold for share, threshold in shares if share is not None)
+
+    return [
+        {move.source: room(move.predicted.source), move.destination: room(move.predicted.destination)}
+        for move in plan.moves
+    ]
+
+
+def _thesis_scores(plan: Plan, snapshot: Snapshot, policy: Policy) -> list[Mapping[str, float]]:
+    """The destination's score after each move: the strategy is asked about that host alone, as it is predicted."""
+    hosts = {host.name: host for host in snapshot.hosts}
+    domains = {domain.uuid: domain for domain in snapshot.domains}
+    scores: list[Mapping[str, float]] = []
+    for move in plan.moves:
+        host, domain, then = hosts.get(move.destination), domains.get(move.uuid), move.predicted.destination
+        if host is None or domain is None:
+            scores.append({})
+            continue
+        domains[move.uuid] = replace(domain, host=host.name)
+        memory = host.memory_used_bytes if then.memory_ratio is None else then.memory_ratio * host.memory_bytes
+        alone = replace(
+            snapshot,
+            hosts=(replace(host, cpu_ratio=(then.cpu_ratio,), memory_used_bytes=round(memory)),),
+            domains=tuple(one for one in domains.values() if one.host == host.name),
+        )
+        scores.append(thesis.plan(alone, policy).scores.hosts)
+    return scores
+
+
+def _move(
+    plan: Plan, number: int, move: Move, hosts: dict[str, Host], policy: Policy, destination_scores: str
+) -> MoveView:
     scores = plan.scores
     told = []
     if (score := scores.domains.get(move.domain, scores.domains.get(f"{move.domain}/{move.uuid}"))) is not None:
         told.append(f"domain {score:.3f}")
-    if (score := scores.hosts.get(move.destination)) is not None:
-        told.append(f"{move.destination} {score:.3f}")
+    if destination_scores:
+        told.append(destination_scores)
     return MoveView(
         number=number,
         uuid=move.uuid,
