@@ -5,8 +5,11 @@ What each key means is told in virtpoise.example.yml, from which docs/configurat
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,10 +35,25 @@ def _host_template(uri: str) -> str:
     return uri
 
 
+def _external_url(url: str) -> str:
+    url = _http_url(url)
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not _loopback(parts.hostname or ""):
+        raise ValueError("an https address (or one of this machine's own), since tokens are sent there")
+    return url
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _database_url(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if not scheme or not separator or not rest:
-        raise ValueError("a database address like sqlite:////var/lib/virtpoise/virtpoise.db")
+    # A file, and nothing else: the lock of the balancer that acts lies beside it.
+    if not re.fullmatch(r"sqlite:////[^?]*[^?/]", url):
+        raise ValueError("a file of SQLite by its whole path, like sqlite:////var/lib/virtpoise/virtpoise.db")
     return url
 
 
@@ -106,7 +124,7 @@ class Web(Section):
     """The page, the API, metrics and health over HTTP."""
 
     listen_address: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:9808"
-    external_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    external_url: Annotated[str, AfterValidator(_external_url)] | None = None
     token_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None

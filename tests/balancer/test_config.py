@@ -44,6 +44,13 @@ def test_a_host_may_have_an_address_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["https://v.example.org", "http://localhost:9808", "http://[::1]:9", "http://127.0.0.2"]
+)
+def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
+    assert parse_config(f"web: {{external_url: '{url}'}}", "x").web.external_url == url
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("polcy: {}", "x.yml: polcy: unknown key"),
@@ -69,7 +76,15 @@ def test_a_host_may_have_an_address_of_its_own() -> None:
         ("prometheus: {url: ftp://x}", "x.yml: prometheus.url: expected an address like http://127.0.0.1:9090"),
         ("prometheus: {queries: {host_cpu: up}}", "x.yml: prometheus.queries: expected names of queries"),
         ("libvirt: {uri: qemu:///system}", "x.yml: libvirt.uri: expected a libvirt address with {host} in it once"),
-        ("state: {url: virtpoise.db}", "x.yml: state.url: expected a database address"),
+        (
+            "state: {url: virtpoise.db}",
+            "x.yml: state.url: expected a file of SQLite by its whole path, like sqlite:////",
+        ),
+        ("state: {url: 'sqlite:///here.db'}", "x.yml: state.url: expected a file of SQLite by its whole path"),
+        ("state: {url: 'sqlite://'}", "x.yml: state.url: expected a file of SQLite"),
+        ("state: {url: 'postgresql://db/virtpoise'}", "x.yml: state.url: expected a file of SQLite"),
+        ("web: {external_url: http://virtpoise.example.org}", "x.yml: web.external_url: expected an https address"),
+        ("web: {external_url: virtpoise.example.org}", "x.yml: web.external_url: expected an address"),
         ("web: {listen_address: localhost}", "x.yml: web.listen_address: expected an address and a port"),
         ("- a", "x.yml: expected"),
         ("a: [", "x.yml: expected YAML: "),
