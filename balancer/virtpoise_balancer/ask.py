@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.tokens import own_token
+from virtpoise_balancer.tokens import USER_HEADER, own_token
 
 _TIMEOUT_SECONDS = 60.0  # an order is looked at afresh before it is answered
 _ANSWERS: Mapping[int, type[VirtpoiseError]] = {400: BadInput, 404: NotKnown, 409: Refused}
@@ -23,8 +25,12 @@ def get(config: Config, path: str, timeout_seconds: float = 5.0) -> Any:
 
 def order(config: Config, path: str, body: Mapping[str, Any], user: str) -> str:
     """Give an order with a token of this machine's file; the answer in words. Refused, NotKnown or BadInput as the balancer says."""
-    token = own_token(config.web.token_file, user)
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    token = own_token(config.web.token_file, user, root=os.geteuid() == 0)
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Content-Type": "application/json",
+        USER_HEADER: quote(user, safe=""),
+    }
     return str(_ask(config, "POST", path, body, headers, _TIMEOUT_SECONDS)["answer"])
 
 

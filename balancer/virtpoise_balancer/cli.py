@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("/etc/virtpoise/virtpoise.yml")
 
+# As many migrations as the API tells at once.
+_MOST_RECORDS = 1000
+
 EXIT_NO = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -142,7 +145,8 @@ def plan(
 
 @app.command(
     epilog="Examples: virtpoise apply | virtpoise apply vm1 --yes --wait. Exit status 1: the plan is out of date or "
-    "cannot be followed now; nothing was changed."
+    "cannot be followed now, and nothing was changed; with --wait also: a move was not done. What this command refuses "
+    "before it asks the balancer (a domain that the plan does not move, no token) was not ordered, so it is not journalled."
 )
 def apply(
     domains: Annotated[
@@ -151,11 +155,13 @@ def apply(
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the moves have ended, and show them.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the moves have ended, and show how each ended.")
+    ] = False,
 ) -> None:
     """Have the running balancer make the moves that it recommends, after it has looked at the group afresh.
 
-    Needs web.token_file in the configuration.
+    Needs web.token_file in the configuration, with a token of whoever calls it; root may take another's, and the journal names both.
     """
     import json
 
@@ -173,9 +179,10 @@ def apply(
     if not yes and not typer.confirm("Make these moves?"):
         raise Refused("not confirmed, nothing was changed")
     wanted = [{"uuid": move.uuid, "destination": move.destination} for move in chosen]
+    before = max((record["id"] for record in ask.get(settings, "history?limit=1")), default=0)
     print_out(ask.order(settings, "plan/apply", {"moves": wanted}, _by().who))
-    if wait:
-        _wait_for_migrations(settings)
+    if wait and not _all_done(settings, chosen, before):
+        raise typer.Exit(EXIT_NO)
 
 
 @app.command(epilog="Example: virtpoise status --output json")
@@ -436,12 +443,18 @@ def _wait_until_empty(settings: Config, host: str) -> None:
     import time
 
     from virtpoise_balancer import show
+    from virtpoise_balancer.errors import MonitorError
     from virtpoise_balancer.model import DomainState
 
     with show.progress() as bar:
         total: int | None = None
         while True:
-            group = _look(settings)
+            try:
+                group = _look(settings)
+            except MonitorError as error:  # a Prometheus that restarts does not end the drain
+                bar(f"{host}: waits: {error}", 0, total or 1)
+                time.sleep(settings.interval_seconds)
+                continue
             seen = group.host(host)
             if seen is None or not seen.known:
                 bar(f"{host}: no fresh figures of it, waits", 0, total or 1)
@@ -455,23 +468,32 @@ def _wait_until_empty(settings: Config, host: str) -> None:
     print_out(f"{host} is empty.")
 
 
-def _wait_for_migrations(settings: Config) -> None:
+def _all_done(settings: Config, moves: Sequence[Move], before: int) -> bool:
+    """Wait until these moves have ended, and show how; whether all were done. ``before``: the newest migration before they were ordered."""
     import time
 
     from virtpoise_balancer import ask, show
 
+    wanted = {(move.uuid, move.destination) for move in moves}
     with show.progress() as bar:
         while True:
-            records = [record for record in ask.get(settings, "history?limit=100") if record["result"] is None]
-            if not records:
+            records = {
+                (record["uuid"], record["destination"]): record  # the oldest comes last: a later plan may move it again
+                for record in ask.get(settings, f"history?limit={_MOST_RECORDS}")
+                if record["id"] > before and (record["uuid"], record["destination"]) in wanted
+            }
+            left = [record for record in records.values() if record["result"] is None]
+            if not left:
                 break
             flights = ask.get(settings, "status")["in_flight"]
             done = sum((flight["progress"] or {}).get("processed_bytes", 0) for flight in flights)
             total = sum((flight["progress"] or {}).get("total_bytes", 0) for flight in flights)
             names = ", ".join(flight["domain"] for flight in flights) or "next move"
-            bar(f"{names} ({len(records)} left)", min(done, total), max(total, 1))
+            bar(f"{names} ({len(left)} left)", min(done, total), max(total, 1))
             time.sleep(0.5)
-    print_out("All moves have ended: see `virtpoise history`.")
+    ended = [(move, records.get((move.uuid, move.destination))) for move in moves]
+    show.ends(ended)
+    return all(record is not None and record["result"] == "done" for _, record in ended)
 
 
 def _read(path: Path) -> bytes:

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from virtpoise_balancer.plan.part import Choice
 
 
+class Unforeseen(VirtpoiseError):
+    """An order failed in a way that nobody foresaw: a mistake in the program or its surroundings, not of who ordered."""
+
+    def __init__(self, error: Exception) -> None:
+        said = str(error).partition("\n")[0]
+        super().__init__(f"unforeseen: {type(error).__name__}{f': {said}' if said else ''}")
+
+
 @dataclass(frozen=True, slots=True)
 class By:
     """Who orders, and from where: "command", or an address."""
@@ -72,6 +80,10 @@ class Orders:
         except VirtpoiseError as error:
             self._journal(action, target, by, accepted=False, answer=str(error))
             raise
+        except Exception as error:
+            failed = Unforeseen(error)
+            self._journal(action, target, by, accepted=False, answer=str(failed))
+            raise failed from error
         self._journal(action, target, by, accepted=True, answer=answer)
         return answer
 

@@ -181,6 +181,22 @@ def orders(records: Sequence[Action]) -> None:
     Console().print(table)
 
 
+def ends(moves: Sequence[tuple[Move, dict[str, Any] | None]]) -> None:
+    """How each move ended, by its record of the history; None: that is too long ago to be told."""
+    table = _table("domain", "from", "to", "result", "took", "downtime")
+    for move, record in moves:
+        result, why, took, downtime = (
+            (record["result"], record["why"], record["seconds"], record["downtime_seconds"])
+            if record
+            else ("not known", "see virtpoise history", None, None)
+        )
+        result = Text(f"{result}: {why}" if why else result, style="green" if result == "done" else "red")
+        table.add_row(
+            *_cells(move.domain, move.source, move.destination, result, words.duration(took), words.duration(downtime))
+        )
+    Console().print(table)
+
+
 def history_table(records: Sequence[MigrationRecord]) -> Table:
     """One row a migration: predicted, measured and error of source and destination."""
     table = _table("when", "domain", "from", "to", "result", "took", "downtime", "source", "destination")

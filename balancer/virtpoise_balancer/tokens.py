@@ -11,6 +11,8 @@ from pathlib import Path
 from virtpoise_balancer.errors import BadInput
 
 LEAST_LENGTH = 20
+# Says for whom a command orders (percent-encoded), where that is not the owner of the token that it takes.
+USER_HEADER = "Virtpoise-User"
 _LINE = re.compile(rf"([A-Za-z0-9._@-]{{1,64}}):([\x21-\x7e]{{{LEAST_LENGTH},}})")
 
 
@@ -49,9 +51,13 @@ def owner(tokens: Mapping[str, str], token: str) -> str | None:
     return found
 
 
-def own_token(path: Path | None, user: str) -> str:
-    """The token that a command of ``user`` takes on the balancer's machine: the user's own, or else the file's first."""
+def own_token(path: Path | None, user: str, *, root: bool) -> str:
+    """The token that a command of ``user`` takes on the balancer's machine: the user's own. Root may read them all, so it takes the
+    file's first where the user has none; the journal then names both.
+    """
     if path is None:
         raise BadInput("web.token_file: not set, so nobody may change anything through the running balancer")
     tokens = read_tokens(path)
+    if user not in tokens and not root:
+        raise BadInput(f"web.token_file: {path}: no token for {user}")
     return tokens.get(user) or next(iter(tokens.values()))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,12 +12,16 @@ from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
+from werkzeug import Response
 
 from virtpoise_balancer import cli, show
 from virtpoise_balancer.cli import main
 from virtpoise_balancer.config import Config
+from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.formats import read_snapshot
+from virtpoise_balancer.model import Snapshot
 
+LOAD = {"cpu_ratio": 0.5, "cpu_ratio_lower": 0.4, "cpu_ratio_upper": 0.6}
 HOST = {"name": "h1", "cpus": 8, "cpu_ratio": [0.9, 0.9, 0.9], "memory_bytes": 8_000_000_000}
 SNAPSHOT = {
     "format": "virtpoise/snapshot/1",
@@ -293,7 +298,14 @@ def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(
         {"hosts": [HOST, *rest.values()], "domains": []},
     ]
     looks = iter([read_snapshot(json.dumps(SNAPSHOT | group).encode(), "group") for group in groups])
-    monkeypatch.setattr(cli, "_look", lambda _settings: next(looks))
+    restarts = iter([False, True, False, True, True, False, False])
+
+    def look(_settings: Config) -> Snapshot:
+        if next(restarts):
+            raise MonitorError("Prometheus cannot be asked")
+        return next(looks)
+
+    monkeypatch.setattr(cli, "_look", look)
     cli._wait_until_empty(Config(interval_seconds=1e-3), "h1")
     assert capsys.readouterr().out == "h1 is empty.\n"
     assert next(looks, None) is None
@@ -316,6 +328,86 @@ def test_an_order_that_cannot_be_followed_is_refused_and_journalled(tmp_path: Pa
 def test_apply_needs_a_balancer_that_runs(tmp_path: Path, nobody: str) -> None:
     said = refused("apply", "--yes", "--config", str(written(tmp_path, nobody, listen=nobody)))
     assert said.startswith(f"virtpoise: no balancer answers at {nobody}")
+
+
+MOVES = [
+    {
+        "domain": name,
+        "uuid": name,
+        "source": "h1",
+        "destination": "h2",
+        "predicted": {"source": LOAD, "destination": LOAD},
+    }
+    for name in ("vm1", "vm2", "vm3")
+]
+
+
+@pytest.fixture
+def balancer(httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line's options for a balancer with a plan and a token of alice's; called by robert, who has none."""
+    monkeypatch.setenv("SUDO_USER", "robert")
+    plan = {"format": "virtpoise/plan/1", "strategy": "default", "solved": True, "summary": "", "moves": MOVES}
+    httpserver.expect_request("/api/v1/plan").respond_with_json({"at": 1.0, "plan": plan})
+    tokens = tmp_path / "tokens"
+    tokens.write_text("alice:a-token-of-alice-1234567890\n")
+    tokens.chmod(0o600)
+    file = tmp_path / "virtpoise.yml"
+    file.write_text(f"web: {{listen_address: '{httpserver.host}:{httpserver.port}', token_file: '{tokens}'}}\n")
+    return ["--yes", "--config", str(file)]
+
+
+def record(number: int, move: dict[str, object], result: str | None, why: str = "") -> dict[str, object]:
+    ended = {"id": number, "result": result, "why": why, "seconds": 12.0, "downtime_seconds": 0.05}
+    return {name: move[name] for name in ("uuid", "destination")} | ended
+
+
+def test_apply_takes_nobody_elses_token_except_for_root_who_is_named(
+    httpserver: HTTPServer, balancer: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpserver.expect_request("/api/v1/history").respond_with_json([])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert virtpoise("apply", *balancer).stderr.endswith("tokens: no token for robert\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    httpserver.expect_request(
+        "/api/v1/plan/apply",
+        headers={"Authorization": "Bearer a-token-of-alice-1234567890", "Virtpoise-User": "robert"},
+    ).respond_with_json({"answer": "Begun: some."})
+    done = virtpoise("apply", *balancer)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Begun: some.")
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ([("done", ""), ("failed", "no route to h2"), ("skipped", "the plan ended")], 1),
+        ([("done", "")] * 3, 0),
+    ],
+)
+def test_apply_waits_for_its_own_moves_and_tells_how_each_ended(
+    httpserver: HTTPServer,
+    balancer: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ends: list[tuple[str, str]],
+    code: int,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    earlier = [record(7, MOVES[1], "done")]
+    under_way = [record(8 + n, move, None) for n, move in enumerate(MOVES)]
+    ended = [record(8 + n, move, *end) for n, (move, end) in enumerate(zip(MOVES, ends, strict=True))]
+    later = [record(11, MOVES[0], "failed", "of another plan")]
+    answers = iter([earlier, under_way[::-1] + earlier, later + ended[::-1] + earlier])
+    httpserver.expect_request("/api/v1/history").respond_with_handler(
+        lambda _request: Response(json.dumps(next(answers)), content_type="application/json")
+    )
+    httpserver.expect_request("/api/v1/plan/apply").respond_with_json({"answer": "Begun: some."})
+    httpserver.expect_request("/api/v1/status").respond_with_json({"in_flight": []})
+    done = virtpoise("apply", "--wait", *balancer)
+    assert done.returncode == code
+    told = [" ".join(line.split()) for line in done.stdout.partition("Begun: some.")[2].splitlines()]
+    assert told[2:] == [
+        f"{move['domain']} h1 h2 {f'{result}: {why}' if why else result} 12 s 50 ms"
+        for move, (result, why) in zip(MOVES, ends, strict=True)
+    ]
 
 
 def test_completes_in_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, Virtpoise
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Plan, Snapshot
-from virtpoise_balancer.orders import By, Orders
+from virtpoise_balancer.orders import By, Orders, Unforeseen
 
 ALICE = By("alice", "127.0.0.1")
 GROUP = group(
@@ -101,6 +101,17 @@ def test_applying_is_for_a_balancer_that_runs_and_is_not_paused(store: Store) ->
     assert carried == []
     with pytest.raises(Refused, match="only a running balancer makes moves"):
         orders(Store.open("sqlite://")).apply({("u", "h2")}, ALICE)
+
+
+def test_what_nobody_foresaw_is_journalled_as_refused_and_told_in_one_line(store: Store) -> None:
+    def fail() -> Snapshot:
+        raise KeyError("h1")
+
+    with pytest.raises(Unforeseen, match="unforeseen: KeyError: 'h1'"):
+        Orders(store=store, look=fail, mode=lambda: "recommend").drain("h1", ALICE)
+    (action,) = store.actions(5)
+    assert (action.who, action.action, action.accepted) == ("alice", "drain", False)
+    assert action.answer == "unforeseen: KeyError: 'h1'"
 
 
 def test_every_order_is_told_once_it_is_written_down(store: Store) -> None:

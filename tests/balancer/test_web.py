@@ -28,6 +28,7 @@ from virtpoise_balancer.model import HostState, Outcome, Plan, Progress, Result
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.orders import Orders
 from virtpoise_balancer.plan import plan
+from virtpoise_balancer.tokens import USER_HEADER
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.board import Board, State
 from virtpoise_balancer.web.context import Context
@@ -436,9 +437,39 @@ def test_what_strangers_can_have_written_down_is_bounded(client: TestClient, sto
     assert 20 <= len(store.actions(100)) <= 25
 
 
-def test_a_body_without_an_end_is_cut_off(client: TestClient) -> None:
-    answer = client.post("/api/v1/plan/apply", content=b" " * (1 << 21), headers=WITH_TOKEN)
-    assert answer.status_code == 413
+def test_a_body_without_an_end_is_cut_off_and_journalled(client: TestClient, store: Store) -> None:
+    headers = WITH_TOKEN | {"Content-Type": "application/json"}
+    answer = client.post("/api/v1/plan/apply", content=b" " * (1 << 21), headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (413, "the body: expected at most 1048576 bytes")
+    (action,) = store.actions(5)
+    assert (action.who, action.accepted, action.answer) == ("alice", False, "the body: expected at most 1048576 bytes")
+
+
+def test_who_takes_anothers_token_is_journalled_with_both_names(client: TestClient, store: Store) -> None:
+    for user, who in (("alice", "alice"), ("r%C3%B6bi", "röbi (token of alice)")):
+        client.post("/api/v1/pause", json={}, headers=WITH_TOKEN | {USER_HEADER: user})
+        assert store.actions(1)[0].who == who
+    refused = client.post("/api/v1/resume", json={}, headers=WITH_TOKEN | {USER_HEADER: "a%0Ab"})
+    assert (refused.status_code, refused.json()["error"]) == (400, "Virtpoise-User: expected a name")
+    assert store.steering().paused is not None
+
+
+@pytest.mark.parametrize("broken", ["carry_out", "record_action"])
+def test_what_nobody_foresaw_is_one_answer_in_words(
+    make_context: Callable[..., Context], store: Store, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(_given: object) -> Plan:
+        raise RuntimeError("the disk is full")
+
+    context = make_context()
+    if broken == "carry_out":
+        context = replace(context, orders=replace(context.orders, carry_out=fail))
+    else:
+        monkeypatch.setattr(store, "record_action", fail)
+    moves = {"moves": [{"uuid": "u1", "destination": "h2"}]}
+    answer = reach(context).post("/api/v1/plan/apply", json=moves, headers=WITH_TOKEN)
+    assert (answer.status_code, answer.json()) == (500, {"error": "unforeseen: RuntimeError: the disk is full"})
+    assert [action.accepted for action in store.actions(5)] == ([False] if broken == "carry_out" else [])
 
 
 def test_another_name_for_this_machine_is_not_answered_on_loopback(make_context: Callable[..., Context]) -> None:

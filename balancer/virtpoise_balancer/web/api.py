@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
+import structlog
 from annotated_types import MaxLen, MinLen
 from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -15,16 +16,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from virtpoise_balancer.errors import BadInput, MonitorError, NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.explain import Explanation, explain, of_domain, of_host
+from virtpoise_balancer.explain import Explanation, explain, not_seen, of_domain, of_host
 from virtpoise_balancer.formats import first_problem
 from virtpoise_balancer.knowledge.steering import Action, Mode
 from virtpoise_balancer.knowledge.store import MigrationRecord
 from virtpoise_balancer.model import STRICT, Domain, Name, Plan, Snapshot
-from virtpoise_balancer.orders import By
+from virtpoise_balancer.orders import By, Unforeseen
 from virtpoise_balancer.web.board import HostStatus, State, Status, host_statuses, status
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.discovery import Targets, targets
 from virtpoise_balancer.web.guard import Bucket, Forbidden
+
+log = structlog.get_logger()
 
 PREFIX = "/api/v1"
 MOST_RECORDS = 1000
@@ -171,7 +174,7 @@ def operations(context: Context) -> tuple[Operation, ...]:
         state, name = board.state, request.path_params["name"]
         found = explain(_seen(state), state.policy, _planned(state), name)
         if not found:
-            raise NotKnown(f"{name}: no host and no domain of the group has this name")
+            raise NotKnown(not_seen(_seen(state), name))
         return found
 
     def show_history(request: Request) -> tuple[MigrationRecord, ...]:
@@ -294,7 +297,8 @@ def _order(context: Context, operation: Operation, strangers: Bucket) -> Callabl
     answers = TypeAdapter(Answer)
     bodies = TypeAdapter(operation.body)
 
-    def follow(request: Request, content: bytes) -> Response:
+    def follow(request: Request, content: bytes | None) -> Response:
+        """``content`` None: there is more than anybody needs."""
         target = request.path_params.get("name", "")
         try:
             by = context.gate.admit(request)
@@ -302,6 +306,12 @@ def _order(context: Context, operation: Operation, strangers: Bucket) -> Callabl
             if strangers.take():
                 context.orders.refuse(operation.name, target, context.gate.anybody(request), str(error))
             return refusal(error)
+        if content is None:
+            too_large = Forbidden(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body: expected at most {_MOST_BODY_BYTES} bytes"
+            )
+            context.orders.refuse(operation.name, target, by, str(too_large))
+            return refusal(too_large)
         try:
             body = bodies.validate_json(content or b"{}")
         except ValidationError as error:
@@ -310,16 +320,25 @@ def _order(context: Context, operation: Operation, strangers: Bucket) -> Callabl
             return refusal(BadInput(why))
         try:
             return _json(answers, Answer(answer=operation.run(request, body, by)))
+        except Unforeseen:
+            raise
         except VirtpoiseError as error:
             return refusal(error)
+
+    def answer(request: Request, content: bytes | None) -> Response:
+        try:
+            return follow(request, content)
+        except Exception as error:
+            log.exception("an order failed in an unforeseen way", order=operation.name)
+            return refusal(error if isinstance(error, Unforeseen) else Unforeseen(error))
 
     async def endpoint(request: Request) -> Response:
         content = bytearray()
         async for chunk in request.stream():
             content += chunk
             if len(content) > _MOST_BODY_BYTES:
-                return JSONResponse({"error": f"the body: expected at most {_MOST_BODY_BYTES} bytes"}, 413)
-        return await run_in_threadpool(follow, request, bytes(content))
+                return await run_in_threadpool(answer, request, None)
+        return await run_in_threadpool(answer, request, bytes(content))
 
     return endpoint
 
@@ -331,6 +350,8 @@ def refusal(error: VirtpoiseError) -> Response:
         status = error.status
         if status is HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = 'Bearer realm="virtpoise"'
+    elif isinstance(error, Unforeseen):
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
     elif isinstance(error, NotKnown):
         status = HTTPStatus.NOT_FOUND
     elif isinstance(error, BadInput):

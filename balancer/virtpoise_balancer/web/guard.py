@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.orders import By
-from virtpoise_balancer.tokens import owner, read_tokens
+from virtpoise_balancer.tokens import USER_HEADER, owner, read_tokens
 
 # All a page may use comes from here; nothing inline, nothing framed, nothing sent elsewhere.
 CONTENT_SECURITY_POLICY = (
@@ -32,6 +32,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 NOBODY = "?"
+_LONGEST_USER = 64
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
@@ -76,7 +77,10 @@ class Gate:
             raise Forbidden(HTTPStatus.UNAUTHORIZED, "the token is wrong")
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Forbidden(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/json")
-        return By(who, _client(connection))
+        user = unquote(headers.get(USER_HEADER, who))
+        if not user.isprintable() or not 0 < len(user) <= _LONGEST_USER:
+            raise Forbidden(HTTPStatus.BAD_REQUEST, f"{USER_HEADER}: expected a name")
+        return By(who if user == who else f"{user} (token of {who})", _client(connection))
 
     def anybody(self, connection: HTTPConnection) -> By:
         return By(NOBODY, _client(connection))

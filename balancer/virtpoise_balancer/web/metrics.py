@@ -85,7 +85,7 @@ class Metrics:
         )
         self._orders = Counter(
             "virtpoise_orders_total",
-            "Orders of people, by what was ordered and whether it was followed or refused.",
+            "Orders over HTTP (page, API, virtpoise apply), by what was ordered and whether it was followed or refused.",
             ["action", "result"],
             registry=self.registry,
         )
