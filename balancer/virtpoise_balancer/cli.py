@@ -210,11 +210,12 @@ def explain(
 
     from virtpoise_balancer import show
     from virtpoise_balancer.explain import explain as say_why
+    from virtpoise_balancer.explain import not_seen
     from virtpoise_balancer.plan import plan as make_plan
 
     explanations = say_why(group, policy, make_plan(group, policy), name)
     if not explanations:
-        raise NotKnown(f"{name}: no host and no domain of the group has this name")
+        raise NotKnown(not_seen(group, name))
     if output is Output.JSON:
         show.as_json([show.plain(explanation) for explanation in explanations])
     else:

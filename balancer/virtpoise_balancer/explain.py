@@ -81,6 +81,17 @@ def explain(snapshot: Snapshot, policy: Policy, plan: Plan, name: str) -> tuple[
     return tuple(found)
 
 
+def not_seen(snapshot: Snapshot, name: str) -> str:
+    """What to answer when there is no explanation: a domain that nobody sees may be on a host of which nothing is known."""
+    unknown = [host.name for host in snapshot.hosts if host.state is HostState.UNKNOWN]
+    if not unknown:
+        return f"{name}: no host and no domain of the group has this name"
+    return (
+        f"{name}: no host and no domain that is seen has this name; a domain on an unknown host "
+        f"({', '.join(unknown)}) is not seen, and nothing is moved from or to there"
+    )
+
+
 def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> Explanation:
     considered = _considered(snapshot, policy, domain.uuid)
     move = next((move for move in plan.moves if move.uuid == domain.uuid), None)

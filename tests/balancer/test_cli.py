@@ -257,6 +257,13 @@ def test_explains_why_a_domain_moves_and_why_another_stays(snapshot: Path) -> No
     assert refused("explain", "vm9", "--snapshot", str(snapshot)).endswith("no domain of the group has this name")
 
 
+def test_of_a_domain_that_may_be_on_an_unknown_host_that_is_said(snapshot: Path) -> None:
+    group = SNAPSHOT | {"hosts": [HOST, HOST | {"name": "h2", "state": "unknown", "cpu_ratio": []}]}
+    snapshot.write_text(json.dumps(group))
+    said = refused("explain", "vm9", "--snapshot", str(snapshot))
+    assert "a domain on an unknown host (h2) is not seen, and nothing is moved from or to there" in said
+
+
 def test_a_pause_is_kept_and_journalled_with_who_ordered_it(
     tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
