@@ -337,7 +337,7 @@ def test_apply_needs_a_balancer_that_runs(tmp_path: Path, nobody: str) -> None:
     assert said.startswith(f"virtpoise: no balancer answers at {nobody}")
 
 
-MOVES = [
+MOVES: list[dict[str, object]] = [
     {
         "domain": name,
         "uuid": name,
