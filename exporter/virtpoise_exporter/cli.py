@@ -8,7 +8,8 @@ from virtpoise_exporter.options import parse_options
 
 
 def main() -> None:
-    """Runs the exporter until SIGTERM or SIGINT; a wrong flag or file ends it with one line and exit status 2."""
+    """Runs the exporter until SIGTERM or SIGINT; a wrong flag or file ends it with one line and exit status 2, and SIGINT
+    before it serves with status 130."""
     try:
         options = parse_options(sys.argv[1:])
         configure(options.log_level, options.log_format)
@@ -18,3 +19,5 @@ def main() -> None:
     except UsageError as error:
         sys.stderr.write(f"virtpoise-exporter: {error}\n")
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

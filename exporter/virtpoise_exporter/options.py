@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def parse_options(arguments: list[str]) -> Options:
     return Options(
         addresses=tuple(_address(text) for text in given["web.listen_address"] or [DEFAULT_ADDRESS]),
         web_config=Path(given["web.config.file"]) if given["web.config.file"] else None,
-        uri=given["libvirt.uri"],
+        uri=_uri(given["libvirt.uri"]),
         procfs=_root("--path.procfs", given["path.procfs"], "stat"),
         sysfs=_root("--path.sysfs", given["path.sysfs"], "class/net"),
         state=Path(given["path.state"]),
@@ -112,10 +113,20 @@ def _address(text: str) -> tuple[str, int]:
     return host[1:-1] if bracketed else host, int(port)
 
 
+def _uri(text: str) -> str:
+    if not re.match(r"[a-z][a-z0-9+.-]*://", text):
+        raise UsageError(
+            f"--libvirt.uri {text!r}: expected an address such as qemu:///system or qemu+tcp://HOST/system"
+        )
+    return text
+
+
 def _root(flag: str, text: str, within: str) -> Path:
     path = Path(text)
-    if not (path / within).exists():
-        raise UsageError(f"{flag} {text!r}: expected a folder that holds {within}")
+    try:
+        (path / within).stat()
+    except OSError as error:
+        raise UsageError(f"{flag} {text!r}: expected a folder that holds {within}: {error.strerror}") from None
     return path
 
 

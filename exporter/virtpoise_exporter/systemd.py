@@ -3,15 +3,21 @@
 import os
 import socket
 
+from virtpoise_exporter.log import log
+
 
 def notify(state: str) -> None:
-    """Sends e.g. `READY=1` to the socket that systemd named; does nothing without one."""
+    """Sends e.g. `READY=1` to the socket that systemd named; does nothing without one. Nobody there is no reason not to
+    serve."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
-        connection.connect("\0" + path[1:] if path.startswith("@") else path)
-        connection.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+            connection.connect("\0" + path[1:] if path.startswith("@") else path)
+            connection.sendall(state.encode())
+    except OSError as error:
+        log.warning("systemd cannot be told %s at NOTIFY_SOCKET %s: %s", state, path, error.strerror or error)
 
 
 def watchdog_seconds() -> float | None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from virtpoise_exporter import __version__
+from virtpoise_exporter import __version__, cli
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.options import HOST_COLLECTORS, parse_options
 
@@ -70,6 +70,10 @@ def test_a_speed_is_given_in_megabits():
         ["--web.listen-address", "::1:9807"],
         ["--path.procfs", "/nonexistent"],
         ["--path.sysfs", "/proc"],
+        ["--path.procfs", "x" * 300],
+        ["--path.sysfs", "x" * 5000],
+        ["--libvirt.uri", "nonsense"],
+        ["--libvirt.uri", ""],
         ["--network.speed", "eth0"],
         ["--network.speed", "eth0=fast"],
         ["--network.speed", "eth0=0"],
@@ -85,6 +89,15 @@ def test_a_wrong_flag_is_named(flags):
     assert "\n" not in str(raised.value)
 
 
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch):
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.stat", refuse)  # root, as whom tests may run, may enter all folders
+    with pytest.raises(UsageError, match=r"^--path\.procfs '/root': .*: Permission denied$"):
+        parse_options(["--path.procfs", "/root"])
+
+
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "virtpoise_exporter", "--libvirt.uri=test:///default", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -96,6 +109,25 @@ def test_a_port_in_use():
         ended = run("--web.listen-address", f"127.0.0.1:{port}", "--log.level=error")
     assert ended.returncode == 2
     assert ended.stderr == f"virtpoise-exporter: --web.listen-address 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_a_name_that_cannot_be_one():
+    ended = run("--web.listen-address", f"{'x' * 64}:9807", "--log.level=error")
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"virtpoise-exporter: --web.listen-address {'x' * 64}:9807: expected a host's name or address\n"
+    )
+
+
+def test_an_interrupt_before_it_serves(monkeypatch, capsys):
+    def interrupt(_arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse_options", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_an_unreadable_web_configuration(tmp_path):

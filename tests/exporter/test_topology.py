@@ -3,9 +3,11 @@
 import json
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
+from virtpoise_exporter.kernel import openvswitch
 from virtpoise_exporter.kernel.openvswitch import bridge_ports, parse_tables
 from virtpoise_exporter.kernel.topology import Link, Topology, TopologyKeeper, read_topology
 from virtpoise_exporter.virt.model import Forward, Nic
@@ -164,5 +166,42 @@ def test_an_ovsdb_that_answers_nonsense_is_done_without(tmp_path, answer):
         thread.join()
 
 
-def test_a_host_without_open_vswitch_asks_nobody(tmp_path):
+def test_a_host_without_open_vswitch_asks_nobody(tmp_path, caplog):
     assert bridge_ports(tmp_path / "none.sock") == {}
+    assert caplog.messages == []
+
+
+def test_an_ovsdb_that_may_not_be_asked_is_done_without_and_told_once(recorded, caplog, monkeypatch):
+    """As for an unprivileged user: its folder is root's. The other devices are read as ever."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(openvswitch, "SOCKET", Path("/run/openvswitch/db.sock"))
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+    for _ in range(2):
+        assert "eth0" in read_topology(recorded.procfs, recorded.sysfs, {}).links
+    assert len(caplog.messages) == 1
+    assert "Permission denied" in caplog.messages[0]
+
+
+def test_devices_that_hang_hold_up_the_start_no_longer_than_asked(recorded, monkeypatch):
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hang(*_arguments: object) -> Topology:
+        entered.set()
+        go_on.wait(30)
+        return Topology()
+
+    monkeypatch.setattr("virtpoise_exporter.kernel.topology.read_topology", hang)
+    keeper = TopologyKeeper(recorded.procfs, recorded.sysfs, {})
+    keeper.start()
+    try:
+        keeper.wait_for_first(0.01)
+        assert entered.wait(30)
+        assert keeper.topology() is None
+    finally:
+        go_on.set()
+    keeper.wait_for_first(30)
+    assert keeper.topology() == Topology()

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtpoise_exporter.errors import UsageError
+from virtpoise_exporter.web import config as web_config
 from virtpoise_exporter.web import server as web_server
 from virtpoise_exporter.web.auth import parse_basic
 from virtpoise_exporter.web.config import Watched, load
@@ -341,6 +342,23 @@ class TestTls:
         with serving(write(tmp_path, TLS.format(certificates))) as running:
             assert running.get(tls=client_context(certificates)).status == 200
 
+    def test_a_renewed_certificate_is_taken(self, certificates, tmp_path):
+        (tmp_path / "server.crt").write_bytes((certificates / "server.crt").read_bytes())
+        (tmp_path / "server.key").write_bytes((certificates / "server.key").read_bytes())
+        config = write(tmp_path, "tls_server_config: {cert_file: server.crt, key_file: server.key}\n")
+        anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+
+        def shown(port: int) -> str:
+            with anybody.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=10)) as connection:
+                return ssl.DER_cert_to_PEM_cert(connection.getpeercert(binary_form=True) or b"")
+
+        with serving(config) as running:
+            assert shown(running.port).split() == (certificates / "server.crt").read_text().split()
+            for kind in ("key", "crt"):
+                _replace(tmp_path / f"server.{kind}", (certificates / f"client.{kind}").read_text())
+            assert shown(running.port).split() == (certificates / "client.crt").read_text().split()
+
     def test_idle_connections_do_not_hold_it_up(self, certificates, tmp_path):
         """What blocks prometheus_client's own server: a handshake that never begins."""
         with serving(write(tmp_path, TLS.format(certificates))) as running:
@@ -431,6 +449,23 @@ class TestUsers:
             answer = running.talk(b"POST /-/reload HTTP/1.1\r\nConnection: close\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"X-Frame-Options: sameorigin\r\n" in answer
+
+    def test_a_file_that_changes_while_it_is_read_is_read_again(self, tmp_path, monkeypatch):
+        config = write(tmp_path, f"basic_auth_users:\n  first: {SECRET}\n")
+        watched = Watched(config)
+        later = ["second", "third"]
+
+        def load_late(path: Path) -> web_config.WebConfig:
+            loaded = load(path)
+            if later:
+                _replace(config, f"basic_auth_users:\n  {later.pop()}: {SECRET}\n")
+            return loaded
+
+        monkeypatch.setattr(web_config, "load", load_late)
+        _replace(config, f"basic_auth_users:\n  next: {SECRET}\n")
+        assert list(watched.current().users) == ["first"]
+        assert list(watched.current().users) == ["first"]
+        assert list(watched.current().users) == ["second"]
 
     def test_a_file_that_breaks_lets_nobody_in_until_it_is_mended(self, tmp_path):
         good = f"basic_auth_users:\n  prometheus: {SECRET}\n"

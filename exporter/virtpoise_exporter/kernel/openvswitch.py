@@ -14,6 +14,7 @@ from virtpoise_exporter.log import log
 SOCKET: Final = Path("/run/openvswitch/db.sock")
 TIMEOUT_SECONDS: Final = 2.0
 _MOST_BYTES: Final = 16 * 1024 * 1024
+_complaints: Final[set[str]] = set()
 _TABLES: Final = {
     "Bridge": ["name", "ports"],
     "Port": ["_uuid", "interfaces"],
@@ -23,12 +24,15 @@ _TABLES: Final = {
 
 def bridge_ports(path: Path = SOCKET) -> dict[str, tuple[str, ...]]:
     """The devices behind each bridge; empty where no Open vSwitch runs or it does not answer."""
-    if not path.exists():
-        return {}
     try:
         return parse_tables(_ask(path))
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("Open vSwitch does not tell its bridges at %s: %s", path, error)
+        complaint = f"Open vSwitch does not tell its bridges at {path}: {error}"
+        if complaint not in _complaints:  # it is asked four times a minute, and may be root's for ever
+            _complaints.add(complaint)
+            log.warning("%s", complaint)
         return {}
 
 

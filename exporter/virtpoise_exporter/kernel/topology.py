@@ -135,13 +135,17 @@ class TopologyKeeper:
         self._sysfs = sysfs
         self._speeds = speeds
         self._wanted = threading.Event()
+        self._first = threading.Event()
         self._topology = Topology()
         self._read_at = float("-inf")
 
     def start(self) -> None:
-        """Reads once, then goes on in the background."""
-        self.refresh()
+        """Begins to read in the background."""
         threading.Thread(target=self._run, name="topology", daemon=True).start()
+
+    def wait_for_first(self, seconds: float) -> None:
+        """Waits for the first reading, but not longer than `seconds`."""
+        self._first.wait(seconds)
 
     def topology(self) -> Topology | None:
         """What was read last; None if that is too long ago because reading hangs."""
@@ -154,10 +158,11 @@ class TopologyKeeper:
 
     def _run(self) -> None:
         while True:
+            self.refresh()
+            self._first.set()
+            time.sleep(0.2)  # domains that start one after the other bring a device each
             self._wanted.wait(REFRESH_SECONDS)
             self._wanted.clear()
-            self.refresh()
-            time.sleep(0.2)  # domains that start one after the other bring a device each
 
     def refresh(self) -> None:
         """Reads the devices now; if they cannot be read, what was read last ages."""

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from virtpoise_exporter.errors import UsageError
 
 _T = TypeVar("_T")
+_Stamp = tuple[int, int, int] | None
 _VERSIONS: Final = {
     "TLS10": ssl.TLSVersion.TLSv1,
     "TLS11": ssl.TLSVersion.TLSv1_1,
@@ -47,20 +48,22 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """A checked web configuration. `files` are all that it was read from, to see when one of them changes."""
+    """A checked web configuration. `files` are all that it was read from, as they were just before, to see when one of them
+    changes."""
 
     tls: ssl.SSLContext | None = None
     allowed_sans: frozenset[str] = frozenset()
     users: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     rate_limit: RateLimit | None = None
-    files: tuple[Path, ...] = ()
+    files: tuple[tuple[Path, _Stamp], ...] = ()
 
 
 def load(path: Path) -> WebConfig:
     """Reads the file and what it names. Raises UsageError, which names the field; it never shows a secret."""
     import yaml
 
+    reader = _Reader(path)
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -69,13 +72,13 @@ def load(path: Path) -> WebConfig:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise UsageError(f"--web.config.file {path}: expected YAML, but there is an error{where}") from None
-    return _Reader(path).read({} if content is None else content)
+    return reader.read({} if content is None else content)
 
 
 class _Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._files = [path]
+        self._files = [(path, _stamp(path))]
 
     def read(self, content: Any) -> WebConfig:
         top = self._section("", content, ("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit"))
@@ -171,11 +174,11 @@ class _Reader:
         if not isinstance(value, str) or not value:
             raise self._error(field_name, "expected a file's path")
         path = self._path.parent / value
+        self._files.append((path, _stamp(path)))
         try:
             path.open("rb").close()
         except OSError as error:
             raise self._error(field_name, f"{path}: {error.strerror}") from None
-        self._files.append(path)
         return path
 
     def _one_of(self, section: dict[str, Any], field_name: str, choices: Mapping[str, _T], default: str) -> _T:
@@ -194,20 +197,21 @@ class Watched:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._config = load(path) if path else WebConfig()
-        self._seen = self._stamps()
 
     def current(self) -> WebConfig:
         """The configuration. Raises UsageError while the files hold a wrong one: then nobody is let in."""
-        if self._path is not None and self._stamps() != self._seen:
-            self._config = load(self._path)
-            self._seen = self._stamps()
+        if self._path is not None and _changed(self._config):
+            config = load(self._path)
+            if not _changed(config):  # else it may be half old and half new; the next request reads it again
+                self._config = config
         return self._config
 
-    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp(file) for file in self._config.files)
+
+def _changed(config: WebConfig) -> bool:
+    return any(_stamp(file) != stamp for file, stamp in config.files)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> _Stamp:
     try:
         status = path.stat()
     except OSError:
