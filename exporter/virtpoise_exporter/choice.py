@@ -21,7 +21,14 @@ class SourceChoice:
         self._failures = 0
         self._decided = kernel is None
         self.source: Source = kernel or libvirt
-        self.reason = "no domain has been seen yet" if kernel else "libvirt is on another machine"
+        self.reason = "no domain's process has been seen yet" if kernel else "libvirt is on another machine"
+        self._told = ""
+
+    def tell(self) -> None:
+        """Logs which source it is, and why, unless that has been said."""
+        if self.reason != self._told:
+            self._told = self.reason
+            log.info("what domains use comes from the source %s: %s", self.source.name, self.reason)
 
     def follow(self, domains: Sequence[Domain]) -> None:
         """Takes a new list of domains; belongs to the thread that lists them."""
@@ -42,4 +49,4 @@ class SourceChoice:
 
     def _decide(self, source: Source, reason: str) -> None:
         self.source, self.reason, self._decided = source, reason, True
-        log.info("what domains use comes from %s: %s", "the kernel" if source is self._kernel else "libvirt", reason)
+        self.tell()

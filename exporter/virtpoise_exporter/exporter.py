@@ -38,7 +38,7 @@ from virtpoise_exporter.virt.stats import Stats
 from virtpoise_exporter.web.config import Watched
 from virtpoise_exporter.web.server import Server, open_socket
 
-FIRST_LIST_SECONDS = 3.0
+FIRST_SECONDS = 3.0
 
 
 class Exporter:
@@ -49,16 +49,16 @@ class Exporter:
         self._watched = Watched(options.web_config)
         psutil.PROCFS_PATH = str(options.procfs)
         folder = state_folder(options.uri)
-        self._link = Link(options.uri, lambda domains: choice.follow(domains))
-        choice = SourceChoice(
-            KernelSource(options.procfs, folder) if folder else None,
-            LibvirtSource(Stats(self._link, libvirt_source.GROUPS).ask),
+        self._link = Link(options.uri, lambda domains: self._choice.follow(domains))
+        stats = Stats(self._link)
+        self._choice = SourceChoice(
+            KernelSource(options.procfs, folder) if folder else None, LibvirtSource(stats.of(libvirt_source.GROUPS))
         )
         self._topology = TopologyKeeper(options.procfs, options.sysfs, options.speeds)
         self._speed = SpeedCollector(options.cpu_speed, options.procfs, options.state)
         self._slow = (
-            BlockCollector(self._link, Stats(self._link, block.GROUPS).ask),
-            BalloonCollector(self._link, Stats(self._link, balloon.GROUPS).ask),
+            BlockCollector(self._link, stats.of(block.GROUPS)),
+            BalloonCollector(self._link, stats.of(balloon.GROUPS)),
         )
         every: tuple[Collector, ...] = (
             CpuCollector(),
@@ -68,7 +68,7 @@ class Exporter:
             NumaCollector(options.sysfs),
             self._speed,
             LibvirtCollector(self._link),
-            DomainsCollector(self._link, choice, self._topology),
+            DomainsCollector(self._link, self._choice, self._topology),
             *self._slow,
         )
         self._collectors = [collector for collector in every if collector.name in options.collectors]
@@ -85,7 +85,9 @@ class Exporter:
         for collector in self._slow:
             if collector in self._collectors:
                 collector.facts.start()
-        self._link.wait_for_first(FIRST_LIST_SECONDS)
+        self._link.wait_for_first(FIRST_SECONDS)
+        self._topology.wait_for_first(FIRST_SECONDS)
+        self._choice.tell()
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         server = Server(Scraper(self._collectors, lambda: generate_latest(registry)).scrape, self._watched)
@@ -98,6 +100,8 @@ class Exporter:
             number = error.errno or 0  # below 0: a name that cannot be resolved
             reason = os.strerror(number) if number > 0 else error.strerror
             raise UsageError(f"--web.listen-address {host}:{port}: {reason}") from None
+        except UnicodeError:
+            raise UsageError(f"--web.listen-address {host}:{port}: expected a host's name or address") from None
         scheme = "https" if self._watched.current().tls else "http"
         bound = listening.getsockname()
         log.info("version %s serves %s of %s on %s port %d", __version__, scheme, self._options.uri, bound[0], bound[1])

@@ -121,8 +121,15 @@ DOMAIN_CPU_SECONDS = _metric(
     "domains",
     "domain_cpu_seconds_total",
     "counter",
-    "CPU time of the domain's whole process: vCPUs, emulator and I/O threads. "
-    "Restarts with the process, so also on the host a domain migrates to.",
+    "CPU time of the domain's whole process: vCPUs, emulator and I/O threads, and vhost threads where they belong to it "
+    "(see exporter.md). Restarts with the process, so also on the host a domain migrates to.",
+    *DOMAIN,
+)
+DOMAIN_VCPU_SECONDS = _metric(
+    "domains",
+    "domain_vcpu_seconds_total",
+    "counter",
+    "Seconds the domain's vCPUs ran on a CPU of the host, without what QEMU did for them. Restarts with the process.",
     *DOMAIN,
 )
 DOMAIN_CPU_DELAY = _metric(
@@ -169,8 +176,8 @@ DOMAIN_STALE = _metric(
     "",
     "domain_stale_seconds",
     "gauge",
-    "Age of the last figures of a domain that a collector had to leave out of this scrape because none are fresh; "
-    "absent for a domain whose figures are all here.",
+    "Age of the last complete figures of a domain that a collector had to leave out of this scrape, wholly or in part, "
+    "because they are not fresh; absent for a domain whose figures are all here.",
     *DOMAIN,
     "collector",
 )
@@ -200,7 +207,7 @@ STALE_DOMAINS = _metric(
     "",
     "exporter_stale_domains",
     "gauge",
-    "Active domains that a collector had to leave out of this scrape because their figures are not fresh.",
+    "Active domains that a collector had to leave out of this scrape, wholly or in part, because their figures are not fresh.",
     "collector",
 )
 DATA_AGE = _metric(

@@ -20,27 +20,36 @@ class Usage:
     """What one domain used since its process began. None is what could not be told now."""
 
     cpu_seconds: float | None
+    vcpu_seconds: float | None
     cpu_delay_seconds: float | None
     resident_bytes: int | None
     traffic: Mapping[str, Traffic] = field(default_factory=dict)
 
 
-class DelaySum:
-    """Sums the run-queue delay of a domain's vCPUs, so that the sum never goes backwards: a vCPU that was unplugged stays
-    in it with its last figure, and one that is plugged again, and so starts from zero, is added on top."""
+class VcpuSum:
+    """Sums a counter of a domain's vCPUs, so that the sum never goes backwards: a vCPU that was unplugged stays in it with
+    its last figure, and one that is plugged again, and so starts from zero, is added on top."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
         self._before = 0
 
-    def add(self, delays: Mapping[str, int]) -> int:
-        """The sum after a reading of some or all vCPUs' delays, in nanoseconds."""
-        for vcpu, delay in delays.items():
+    def add(self, readings: Mapping[str, int]) -> int:
+        """The sum after a reading of some or all vCPUs, in nanoseconds."""
+        for vcpu, reading in readings.items():
             last = self._last.get(vcpu, 0)
-            if delay < last:
+            if reading < last:
                 self._before += last
-            self._last[vcpu] = delay
+            self._last[vcpu] = reading
         return self._before + sum(self._last.values())
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuSums:
+    """Of one domain: what its vCPUs ran, and what they waited for a CPU."""
+
+    run: VcpuSum = field(default_factory=VcpuSum)
+    delay: VcpuSum = field(default_factory=VcpuSum)
 
 
 class Source(Protocol):

@@ -35,7 +35,6 @@ tcp_port = "{port}"
 auth_tcp = "none"
 auth_unix_rw = "none"
 unix_sock_group = "root"
-max_client_requests = 100
 """
 
 _QEMU = """\

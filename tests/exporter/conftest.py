@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from virtpoise_exporter.virt.model import Domain, HostFacts, Inventory
+from virtpoise_exporter.virt.stats import Answer
 from virtpoise_exporter.virt.xml import domain_facts, network_forward
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import exporter_watch`
@@ -44,8 +45,10 @@ class Recorded:
     def domain(self, name: str) -> Domain:
         return next(domain for domain in self.inventory.domains if domain.name == name)
 
-    def ask(self, domains: Sequence[Domain], _seconds: float) -> dict[str, dict[str, Any]]:
-        return {domain.uuid: self.stats[domain.uuid] for domain in domains}
+    def ask(self, domains: Sequence[Domain], _seconds: float) -> Answer:
+        """All guests have told of their memory just now."""
+        now = {"balloon.last-update": int(time.time())}
+        return Answer({domain.uuid: {**self.stats[domain.uuid], **now} for domain in domains})
 
 
 @pytest.fixture(scope="session")

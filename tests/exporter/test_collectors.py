@@ -1,25 +1,38 @@
 """What is shown when, and what is left out."""
 
+import re
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors import slow, speed
+from virtpoise_exporter.collectors.balloon import BalloonCollector
 from virtpoise_exporter.collectors.block import BlockCollector
 from virtpoise_exporter.collectors.cpu import steady
+from virtpoise_exporter.collectors.domains import DomainsCollector
 from virtpoise_exporter.collectors.libvirt import LibvirtCollector
 from virtpoise_exporter.collectors.numa import count_cpus
 from virtpoise_exporter.collectors.pressure import PressureCollector
-from virtpoise_exporter.collectors.speed import SpeedCollector
+from virtpoise_exporter.collectors.speed import SpeedCollector, measure
 from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.exposition import render
+from virtpoise_exporter.kernel.topology import TopologyKeeper
+from virtpoise_exporter.source import Traffic, Usage
 from virtpoise_exporter.virt.model import STATES, state_words
+from virtpoise_exporter.virt.stats import Answer
 
 
 def page(collector) -> str:
     return render(collector.collect(5.0)).decode()
+
+
+def stale(text: str, domain: str, collector: str) -> bool:
+    labels = rf'domain="{domain}",uuid="[^"]*",collector="{collector}"'
+    return re.search(rf"^virtpoise_domain_stale_seconds{{{labels}}} ", text, re.MULTILINE) is not None
 
 
 class TestLibvirtGone:
@@ -32,6 +45,15 @@ class TestLibvirtGone:
         assert "virtpoise_host_info{" in text
         assert "virtpoise_domain_running" not in text
         assert "virtpoise_domains{" not in text
+
+    def test_its_domains_are_counted_and_as_old_as_the_last_list(self, link, monkeypatch):
+        collector = LibvirtCollector(link)
+        assert 'virtpoise_exporter_stale_domains{collector="libvirt"} 0\n' in page(collector)
+        link.up = False
+        monkeypatch.setattr(time, "monotonic", lambda: link.listed.taken_at + 12.5)
+        text = page(collector)
+        assert 'virtpoise_exporter_stale_domains{collector="libvirt"} 4\n' in text
+        assert text.count('collector="libvirt"} 12.5\n') == 5  # each of them, and the list itself
 
     def test_before_it_ever_was(self, link):
         link.listed, link.up = None, False
@@ -67,12 +89,11 @@ class TestSlowFacts:
 
     def test_many_domains_are_asked_less_often(self, recorded, link, now):
         def ask(domains, seconds):
-            now[0] += 2.0
-            return recorded.ask(domains, seconds)
+            return replace(recorded.ask(domains, seconds), seconds=1.0)
 
         collector = BlockCollector(link, ask)
         collector.facts.refresh()
-        now[0] += 150  # asking took 2 s, so it is done every 100 s
+        now[0] += 99  # asking took 1 s, so it is done every 50 s
         assert "virtpoise_domain_block_read_bytes_total" in page(collector)
 
     def test_nobody_is_asked_while_libvirt_is_gone(self, link):
@@ -81,7 +102,104 @@ class TestSlowFacts:
         def ask(_domains, _seconds):
             raise AssertionError
 
-        assert BlockCollector(link, ask).facts.refresh() is False
+        assert BlockCollector(link, ask).facts.refresh() == slow.RETRY_SECONDS
+
+    def test_they_are_asked_for_once_a_minute_however_long_it_takes(self, recorded, link):
+        collector = BlockCollector(
+            link, lambda domains, seconds: replace(recorded.ask(domains, seconds), seconds=1000.0)
+        )
+        assert collector.facts.refresh() == 60
+
+    def test_a_question_that_hung_is_asked_again_soon(self, recorded, link):
+        collector = BlockCollector(
+            link, lambda domains, seconds: replace(recorded.ask(domains, seconds), seconds=1.0, complete=False)
+        )
+        assert collector.facts.refresh() == 15
+
+    def test_a_disk_that_is_not_told_of_any_more_is_missed(self, recorded, link):
+        """libvirt answers for a domain that is busy without what it would have to ask QEMU for."""
+        answer, domain = recorded.ask(recorded.inventory.domains, 1.0), recorded.domain("web")
+        missing = {key: value for key, value in answer.stats[domain.uuid].items() if key != "block.0.rd.bytes"}
+        answers = [answer, Answer({**answer.stats, domain.uuid: missing}, seconds=1.0)]
+        collector = BlockCollector(link, lambda _domains, _seconds: answers.pop(0))
+        collector.facts.refresh()
+        assert stale(page(collector), "web", "block") is False
+        assert collector.facts.refresh() == 15  # and asked for again soon
+        text = page(collector)
+        assert stale(text, "web", "block") is True
+        assert 'virtpoise_domain_block_read_bytes_total{domain="web"' not in text
+        assert 'virtpoise_domain_block_written_bytes_total{domain="web"' in text
+
+
+class TestBalloon:
+    """QEMU repeats what a guest said last, for ever."""
+
+    def page(self, recorded, link, stats) -> str:
+        domain = recorded.domain("web")
+        answer = Answer({domain.uuid: {"balloon.usable": 1024, **stats}})
+        collector = BalloonCollector(link, lambda _domains, _seconds: answer)
+        collector.facts.refresh()
+        return page(collector)
+
+    @pytest.mark.parametrize("age", [0, 38])
+    def test_what_the_guest_said_lately_is_shown(self, recorded, link, age):
+        text = self.page(recorded, link, {"balloon.last-update": int(time.time()) - age})
+        assert 'virtpoise_domain_memory_usable_bytes{domain="web"' in text
+        assert stale(text, "web", "balloon") is False
+
+    @pytest.mark.parametrize("stats", [{"balloon.last-update": int(time.time()) - 41}, {"balloon.last-update": 0}, {}])
+    def test_what_the_guest_said_long_ago_is_left_out_and_counted(self, recorded, link, stats):
+        """Asked for every 15 s, and told by the guest every 10 s."""
+        text = self.page(recorded, link, stats)
+        assert "virtpoise_domain_memory_usable_bytes" not in text
+        assert stale(text, "web", "balloon") is True
+
+
+class TestPartOfADomain:
+    """Figures that a domain had earlier in this life are missed; those it never had are not."""
+
+    FULL = Usage(1.0, 1.0, 0.5, 4096, {"vnet0": Traffic(1, 2)})
+
+    def collect(self, recorded, link, *usages: Usage) -> str:
+        domain, answers = recorded.domain("web"), list(usages)
+
+        class Told:
+            name = "told"
+
+            def read(self, _domains, _seconds):
+                return {domain.uuid: answers.pop(0)}
+
+        topology = TopologyKeeper(recorded.procfs, recorded.sysfs, {})
+        collector = DomainsCollector(link, SourceChoice(None, Told()), topology)
+        return [page(collector) for _ in usages][-1]
+
+    @pytest.mark.parametrize(
+        "missing",
+        [
+            {"cpu_seconds": None},
+            {"vcpu_seconds": None},
+            {"cpu_delay_seconds": None},
+            {"resident_bytes": None},
+            {"traffic": {}},
+        ],
+    )
+    def test_what_it_had_is_missed(self, recorded, link, missing):
+        assert stale(self.collect(recorded, link, self.FULL), "web", "domains") is False
+        text = self.collect(recorded, link, self.FULL, replace(self.FULL, **missing))
+        assert stale(text, "web", "domains") is True
+
+    def test_it_is_missed_until_it_comes_back(self, recorded, link):
+        part = replace(self.FULL, resident_bytes=None)
+        assert stale(self.collect(recorded, link, self.FULL, part, part), "web", "domains") is True
+        assert stale(self.collect(recorded, link, self.FULL, part, self.FULL), "web", "domains") is False
+
+    def test_what_it_never_had_is_not_missed(self, recorded, link):
+        part = replace(self.FULL, cpu_delay_seconds=None)
+        assert stale(self.collect(recorded, link, part, part), "web", "domains") is False
+
+    def test_a_device_that_was_unplugged_is_not_missed(self, recorded, link):
+        before = replace(self.FULL, traffic={**self.FULL.traffic, "vnet99": Traffic(3, 4)})
+        assert stale(self.collect(recorded, link, before, self.FULL), "web", "domains") is False
 
 
 def test_a_stale_domain_is_as_old_as_its_last_figures(recorded):
@@ -124,6 +242,15 @@ def test_a_list_of_cpus_is_counted(text, count):
 
 def test_a_kernel_without_pressure_is_no_failure(tmp_path):
     assert page(PressureCollector(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("seconds", [None, 10.0])
+def test_a_measured_speed_is_above_zero(seconds, monkeypatch):
+    """As the flag must be: what a load is divided by."""
+    monkeypatch.setattr(speed, "RUNS", 1)
+    if seconds:  # as on the slowest of all machines
+        monkeypatch.setattr(speed, "_run", lambda: seconds)
+    assert measure() >= 0.05
 
 
 class TestSpeed:

@@ -11,7 +11,7 @@ from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.kernel.domains import KernelSource
 from virtpoise_exporter.kernel.netdev import parse_default_route, parse_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, state_folder, uuid_of
-from virtpoise_exporter.source import DelaySum, Traffic
+from virtpoise_exporter.source import Traffic, VcpuSum
 from virtpoise_exporter.virt.source import LibvirtSource
 
 
@@ -34,7 +34,8 @@ def read(source, domain):
 def test_a_domain_is_read_from_its_process(recorded, source):
     usage = read(source, recorded.domain("web"))
     assert usage.cpu_seconds == pytest.approx(12.14)
-    assert usage.cpu_delay_seconds == pytest.approx(2.0)  # of both vCPUs, and of no other thread
+    assert usage.vcpu_seconds == pytest.approx(11.98)  # of both vCPUs, and of no other thread
+    assert usage.cpu_delay_seconds == pytest.approx(2.0)
     assert usage.resident_bytes == 10324 * 4096
     assert usage.traffic == {"vnet0": Traffic(received_bytes=7654321, sent_bytes=1234567)}
 
@@ -79,6 +80,15 @@ def test_a_vcpu_that_is_plugged_in_is_counted(recorded, source, procfs):
     assert read(source, domain).cpu_delay_seconds == pytest.approx(before + 0.576645280)
 
 
+def test_a_vcpu_that_gets_its_name_late_is_counted(recorded, source, procfs):
+    """QEMU makes a vCPU's thread first and names it then; a scrape may fall between."""
+    domain, name = recorded.domain("web"), procfs / "1201" / "task" / "1208" / "comm"
+    name.write_text("qemu-system-x86\n")
+    assert read(source, domain).vcpu_seconds == pytest.approx(7.99)
+    name.write_text("CPU 1/KVM\n")
+    assert read(source, domain).vcpu_seconds == pytest.approx(11.98)
+
+
 def _change_thread_count(stat: Path, by: int) -> None:
     head, _, rest = stat.read_text().rpartition(")")
     fields = rest.split()
@@ -96,20 +106,20 @@ def test_descriptors_are_let_go_with_their_domains(recorded, source):
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("0123"), st.integers(0, 10**15), max_size=4), max_size=20))
-def test_the_sum_of_delays_never_goes_backwards(readings):
-    delay, last = DelaySum(), 0
+def test_the_sum_of_vcpus_never_goes_backwards(readings):
+    total, last = VcpuSum(), 0
     for reading in readings:
-        now = delay.add(reading)
+        now = total.add(reading)
         assert now >= last
         last = now
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=9), st.integers(1, 20))
-def test_the_sum_of_delays_is_the_plain_sum_while_no_vcpu_goes(first, steps):
-    delay = DelaySum()
+def test_the_sum_of_vcpus_is_the_plain_sum_while_no_vcpu_goes(first, steps):
+    total = VcpuSum()
     for step in range(steps):
         reading = {str(vcpu): value + step for vcpu, value in enumerate(first)}
-        assert delay.add(reading) == sum(reading.values())
+        assert total.add(reading) == sum(reading.values())
 
 
 @given(st.text(st.characters(blacklist_characters="\0", codec="utf-8"), max_size=15))
@@ -176,6 +186,22 @@ class TestChoice:
             choice.follow(recorded.inventory.domains)
         assert choice.source.name == "libvirt"
         assert "proc root" in choice.reason
+
+    def test_it_is_told_at_start_also_where_there_is_nothing_to_decide(self, recorded, procfs, caplog):
+        caplog.set_level("INFO", "virtpoise_exporter")
+        self.choice(recorded, None).tell()
+        self.choice(recorded, procfs).tell()
+        assert caplog.messages == [
+            "what domains use comes from the source libvirt: libvirt is on another machine",
+            "what domains use comes from the source kernel: no domain's process has been seen yet",
+        ]
+
+    def test_it_is_told_once(self, recorded, procfs, caplog):
+        caplog.set_level("INFO", "virtpoise_exporter")
+        choice = self.choice(recorded, procfs)
+        choice.follow(recorded.inventory.domains)
+        choice.tell()
+        assert caplog.messages == ["what domains use comes from the source kernel: the domains' processes can be read"]
 
     def test_libvirt_for_another_machine(self, recorded):
         choice = self.choice(recorded, None)

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,62 @@ def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_ends(tmp_pat
     assert b'virtpoise_domain_info{domain="test",uuid=' in page
     assert exporter.returncode == 0
     assert b"Traceback" not in errors
+
+
+@contextmanager
+def started(*flags: str, **environment: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """An exporter that has opened its port, which it says; what it says next is on its standard error."""
+    command = [sys.executable, "-m", "virtpoise_exporter", "--web.listen-address=127.0.0.1:0", "--cpu.speed=1", *flags]
+    with subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True) as exporter:
+        assert exporter.stderr is not None
+        try:
+            line = exporter.stderr.readline()
+            yield int(line.rpartition("port ")[2].strip('"\n')), exporter
+        finally:
+            exporter.kill()
+
+
+def fetch(port: int) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/metrics")
+    page = connection.getresponse().read()
+    connection.close()
+    return page
+
+
+@pytest.mark.skipif(not Path(PROMTOOL).exists(), reason="promtool is not installed")
+def test_promtool_finds_nothing_to_complain_of_in_what_is_served():
+    with started("--libvirt.uri=test:///default") as (port, _exporter):
+        page = fetch(port)
+    checked = subprocess.run([PROMTOOL, "check", "metrics"], input=page, capture_output=True, timeout=60)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_a_notify_socket_that_is_not_there_is_told_and_done_without():
+    with started("--libvirt.uri=test:///default", NOTIFY_SOCKET="/nonexistent") as (port, exporter):
+        assert b"\nvirtpoise_libvirt_up 1\n" in fetch(port)
+        exporter.send_signal(signal.SIGTERM)
+        _, errors = exporter.communicate(timeout=20)
+    assert exporter.returncode == 0
+    assert "systemd cannot be told READY=1 at NOTIFY_SOCKET /nonexistent: No such file or directory" in errors
+    assert "Traceback" not in errors
+
+
+def test_an_interrupt_while_libvirt_is_waited_for_ends_it_in_silence():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        started(f"--libvirt.uri=qemu+tcp://127.0.0.1:{silent.getsockname()[1]}/system") as (_port, exporter),
+    ):
+        silent.accept()[0].close()  # libvirt is being asked, so the flags are read
+        exporter.send_signal(signal.SIGINT)
+        _, errors = exporter.communicate(timeout=20)
+    assert exporter.returncode in (0, 130)
+    assert "Traceback" not in errors
+
+
+def test_the_source_is_told_at_start():
+    with started("--libvirt.uri=test:///default") as (port, exporter):
+        fetch(port)
+        exporter.send_signal(signal.SIGTERM)
+        _, errors = exporter.communicate(timeout=20)
+    assert "what domains use comes from the source libvirt: libvirt is on another machine" in errors

@@ -1,10 +1,15 @@
 """What libvirt's XML and statistics are read as."""
 
+from types import SimpleNamespace
+
+import libvirt
 import pytest
 
-from virtpoise_exporter.source import DelaySum, Traffic, Usage
-from virtpoise_exporter.virt.model import Facts, Forward, Nic
+from virtpoise_exporter.source import Traffic, Usage, VcpuSums
+from virtpoise_exporter.virt import link
+from virtpoise_exporter.virt.model import Facts, Forward, HostFacts, Inventory, Nic
 from virtpoise_exporter.virt.source import LibvirtSource, usage
+from virtpoise_exporter.virt.stats import Answer
 from virtpoise_exporter.virt.xml import domain_facts, host_cpu, network_forward
 
 STATS = {  # as libvirt 9.0 with QEMU 7.2 tells them
@@ -16,6 +21,7 @@ STATS = {  # as libvirt 9.0 with QEMU 7.2 tells them
     "vcpu.0.time": 7990000000,
     "vcpu.0.wait": 0,
     "vcpu.0.delay": 1423354720,
+    "vcpu.1.time": 10000000,
     "vcpu.1.delay": 76645280,
     "net.count": 1,
     "net.0.name": "vnet0",
@@ -25,27 +31,30 @@ STATS = {  # as libvirt 9.0 with QEMU 7.2 tells them
 
 
 def test_a_full_answer():
-    assert usage(STATS, DelaySum()) == Usage(10.98, 1.5, 41296 * 1024, {"vnet0": Traffic(90, 7)})
+    assert usage(STATS, VcpuSums()) == Usage(10.98, 8.0, 1.5, 41296 * 1024, {"vnet0": Traffic(90, 7)})
 
 
 def test_what_is_missing_while_a_domain_is_busy_is_unknown_and_not_zero():
-    assert usage({"vcpu.current": 1, "net.count": 1, "net.0.name": "vnet0"}, DelaySum()) == Usage(None, None, None, {})
+    busy = {"vcpu.current": 1, "net.count": 1, "net.0.name": "vnet0"}
+    assert usage(busy, VcpuSums()) == Usage(None, None, None, None, {})
 
 
-def test_the_delay_of_a_domain_goes_on_over_an_unplugged_vcpu(recorded):
+def test_the_sums_of_a_domain_go_on_over_an_unplugged_vcpu(recorded):
     domain = recorded.domain("web")
     answers = [
         STATS,
         {**STATS, "vcpu.1.delay": 80_000_000},
         {key: value for key, value in STATS.items() if "vcpu.1" not in key},
     ]
-    source = LibvirtSource(lambda _domains, _seconds: {domain.uuid: answers.pop(0)})
-    delays = [source.read([domain], 1.0)[domain.uuid].cpu_delay_seconds for _ in range(3)]
+    source = LibvirtSource(lambda _domains, _seconds: Answer({domain.uuid: answers.pop(0)}))
+    usages = [source.read([domain], 1.0)[domain.uuid] for _ in range(3)]
+    delays = [usage.cpu_delay_seconds for usage in usages]
     assert delays == sorted(delays)
+    assert [usage.vcpu_seconds for usage in usages] == [8.0] * 3
 
 
 def test_a_domain_that_was_not_answered_for_is_left_out(recorded):
-    source = LibvirtSource(lambda _domains, _seconds: {})
+    source = LibvirtSource(lambda _domains, _seconds: Answer())
     assert source.read(recorded.inventory.domains, 1.0) == {}
 
 
@@ -142,3 +151,48 @@ def test_a_host_by_its_capabilities():
     )
     assert host_cpu(xml) == ("u", "Broadwell", "x86_64")
     assert host_cpu("<capabilities/>") == ("", "", "")
+
+
+def test_a_drive_without_a_medium_has_nothing_to_tell():
+    disk = "<disk device='cdrom'><source file='x.iso'/><target dev='sda'/></disk>"
+    assert domain(disk + "<disk device='cdrom'><target dev='sdb'/></disk>").disks == ("sda",)
+
+
+@pytest.mark.parametrize(
+    ("balloon", "seconds"),
+    [
+        ("<memballoon><stats period='10'/></memballoon>", 10),
+        ("<memballoon><stats period='0'/></memballoon>", 0),
+        ("<memballoon/>", 0),
+    ],
+)
+def test_how_often_a_guest_tells_of_its_memory(balloon, seconds):
+    assert domain(balloon).balloon_period_seconds == seconds
+
+
+class TestFactsThatAreNotRenewed:
+    """libvirt lists a domain, but does not tell its XML: seen while libvirtd is busy with it."""
+
+    def vcpus(self, monkeypatch, after: float) -> int:
+        """What is told of a domain with two vCPUs so many seconds after its XML was last to be had."""
+        handle = SimpleNamespace(UUIDString=lambda: "00", name=lambda: "web", ID=lambda: 1)
+        connection = SimpleNamespace(getAllDomainStats=lambda *_: [(handle, {"state.state": 1})])
+        monkeypatch.setattr(libvirt, "openReadOnly", lambda _uri: connection)
+        taken: list[Inventory] = []
+        session = link._Session("qemu:///system", lambda inventory, _handles: taken.append(inventory), lambda: None)
+
+        def refuse(_flags: int) -> str:
+            raise libvirt.libvirtError("no XML")
+
+        host = HostFacts("h", "u", "m", "a", "q", "v")
+        handle.XMLDesc = lambda _flags: "<domain><vcpu>2</vcpu></domain>"
+        session._list(host, set(), 1000.0)
+        handle.XMLDesc = refuse
+        session._list(host, set(), 1000.0 + after)
+        return taken[-1].domains[0].facts.vcpus
+
+    def test_they_last_a_while(self, monkeypatch):
+        assert self.vcpus(monkeypatch, after=119) == 2
+
+    def test_then_they_are_left_out(self, monkeypatch):
+        assert self.vcpus(monkeypatch, after=121) == 0

@@ -1,5 +1,6 @@
 """Memory as the guest sees it. Only guests tell it whose balloon is asked to: `<memballoon><stats period='10'/>`."""
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -7,32 +8,45 @@ import libvirt
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.slow import SlowFacts
+from virtpoise_exporter.collectors.staleness import Figure
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
 GROUPS: Final = libvirt.VIR_DOMAIN_STATS_BALLOON
+_USABLE: Final = ("usable", "")
+_UPDATED: Final = ("last-update", "")
 
 
 class BalloonCollector:
-    """Of domains whose balloon keeps statistics. libvirt gives KiB."""
+    """Of domains whose balloon keeps statistics. QEMU repeats what the guest said last, for ever if the guest hangs or has
+    stopped its driver; so what counts is when the guest said it."""
 
     name = "balloon"
 
     def __init__(self, link: Link, ask: Ask) -> None:
         """`ask` gives libvirt's statistics of the group GROUPS."""
-        self.facts = SlowFacts(self.name, link, ask, lambda domain: domain.facts.balloon_statistics)
+        self.facts = SlowFacts(self.name, link, ask, lambda domain: domain.facts.balloon_period_seconds > 0, _parse)
 
     def collect(self, _seconds: float) -> list[Family]:
         usable = Family(metrics.DOMAIN_MEMORY_USABLE)
 
-        def show(domain: Domain, stats: Mapping[str, Any]) -> bool:
-            kibibytes = stats.get("balloon.usable")
-            if kibibytes is None:
+        now = time.time()
+
+        def show(domain: Domain, figures: Mapping[Figure, float]) -> bool:
+            lasts = 2 * self.facts.pace + domain.facts.balloon_period_seconds
+            if _USABLE not in figures or now - figures[_UPDATED] > lasts:
                 return False
-            usable.samples.append((domain.block, kibibytes * 1024))
+            usable.samples.append((domain.block, figures[_USABLE]))
             return True
 
         freshness = self.facts.fresh(show)
         return [usable, *freshness]
+
+
+def _parse(stats: Mapping[str, Any]) -> dict[Figure, float]:
+    """libvirt gives KiB, and seconds since 1970; 0 if the guest has never said anything."""
+    if "balloon.usable" not in stats or not stats.get("balloon.last-update"):
+        return {}
+    return {_USABLE: stats["balloon.usable"] * 1024, _UPDATED: stats["balloon.last-update"]}

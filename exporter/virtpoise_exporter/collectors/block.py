@@ -7,12 +7,18 @@ import libvirt
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.slow import SlowFacts
+from virtpoise_exporter.collectors.staleness import Figure
 from virtpoise_exporter.exposition import Family, escape
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
 GROUPS: Final = libvirt.VIR_DOMAIN_STATS_BLOCK
+_METRICS: Final = {
+    "rd.bytes": metrics.DOMAIN_BLOCK_READ,
+    "wr.bytes": metrics.DOMAIN_BLOCK_WRITTEN,
+    "capacity": metrics.DOMAIN_BLOCK_CAPACITY,
+}
 
 
 class BlockCollector:
@@ -22,25 +28,24 @@ class BlockCollector:
 
     def __init__(self, link: Link, ask: Ask) -> None:
         """`ask` gives libvirt's statistics of the group GROUPS."""
-        self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks))
+        self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks), _parse)
 
     def collect(self, _seconds: float) -> list[Family]:
-        families = {
-            "rd.bytes": Family(metrics.DOMAIN_BLOCK_READ),
-            "wr.bytes": Family(metrics.DOMAIN_BLOCK_WRITTEN),
-            "capacity": Family(metrics.DOMAIN_BLOCK_CAPACITY),
-        }
+        families = {key: Family(metric) for key, metric in _METRICS.items()}
 
-        def show(domain: Domain, stats: Mapping[str, Any]) -> bool:
-            found = False
-            for index in range(stats.get("block.count", 0)):
-                block = f'{domain.block},device="{escape(stats.get(f"block.{index}.name", ""))}"'
-                for key, family in families.items():
-                    value = stats.get(f"block.{index}.{key}")
-                    if value is not None:
-                        family.samples.append((block, value))
-                        found = True
-            return found
+        def show(domain: Domain, figures: Mapping[Figure, float]) -> bool:
+            for (key, device), value in figures.items():
+                families[key].samples.append((f'{domain.block},device="{escape(device)}"', value))
+            return bool(figures)
 
         freshness = self.facts.fresh(show)
         return [*families.values(), *freshness]
+
+
+def _parse(stats: Mapping[str, Any]) -> dict[Figure, float]:
+    return {
+        (key, stats.get(f"block.{index}.name", "")): stats[f"block.{index}.{key}"]
+        for index in range(stats.get("block.count", 0))
+        for key in _METRICS
+        if f"block.{index}.{key}" in stats
+    }

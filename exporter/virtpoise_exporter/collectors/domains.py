@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.choice import SourceChoice
-from virtpoise_exporter.collectors.staleness import Staleness
+from virtpoise_exporter.collectors.staleness import Figure, Lives, Staleness
 from virtpoise_exporter.exposition import Family, escape
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.source import Usage
@@ -23,6 +23,7 @@ class DomainsCollector:
         self._link = link
         self._choice = choice
         self._keeper = keeper
+        self._lives = Lives()
         self._staleness = Staleness(self.name)
 
     def collect(self, seconds: float) -> list[Family]:
@@ -33,7 +34,8 @@ class DomainsCollector:
             return [source_info]
         active = [domain for domain in inventory.domains if domain.active]
         usages = self._choice.source.read(active, seconds)
-        stale = self._staleness.judge(active, usages.keys(), time.monotonic())
+        short = self._lives.short(active, {uuid: _told(usage) for uuid, usage in usages.items()})
+        stale = self._staleness.judge(active, usages.keys() - short, time.monotonic())
         return [source_info, *_usage(active, usages), *self._traffic(inventory, active, usages), *stale]
 
     def _traffic(self, inventory: Inventory, active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family]:
@@ -54,17 +56,31 @@ class DomainsCollector:
 
 
 def _usage(active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family]:
-    cpu, delay = Family(metrics.DOMAIN_CPU_SECONDS), Family(metrics.DOMAIN_CPU_DELAY)
-    resident = Family(metrics.DOMAIN_MEMORY_RESIDENT)
+    cpu, vcpu = Family(metrics.DOMAIN_CPU_SECONDS), Family(metrics.DOMAIN_VCPU_SECONDS)
+    delay, resident = Family(metrics.DOMAIN_CPU_DELAY), Family(metrics.DOMAIN_MEMORY_RESIDENT)
     for domain in active:
         usage = usages.get(domain.uuid)
         if usage is None:
             continue
         for family, value in (
             (cpu, usage.cpu_seconds),
+            (vcpu, usage.vcpu_seconds),
             (delay, usage.cpu_delay_seconds),
             (resident, usage.resident_bytes),
         ):
             if value is not None:
                 family.samples.append((domain.block, value))
-    return [cpu, delay, resident]
+    return [cpu, vcpu, delay, resident]
+
+
+def _told(usage: Usage) -> list[Figure]:
+    told = [("traffic", device) for device in usage.traffic]
+    if usage.cpu_seconds is not None:
+        told.append(("cpu", ""))
+    if usage.vcpu_seconds is not None:
+        told.append(("vcpu", ""))
+    if usage.cpu_delay_seconds is not None:
+        told.append(("delay", ""))
+    if usage.resident_bytes is not None:
+        told.append(("resident", ""))
+    return told

@@ -3,18 +3,20 @@
 import time
 
 from virtpoise_exporter import metrics
+from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.exposition import Family, escape
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain, Inventory, state_words
 
 
 class LibvirtCollector:
-    """Reads the last inventory. What libvirt does not stand behind any more is left out."""
+    """Reads the last inventory. What libvirt does not stand behind any more is left out and counted."""
 
     name = "libvirt"
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._staleness = Staleness(self.name)
 
     def collect(self, _seconds: float) -> list[Family]:
         inventory = self._link.inventory()
@@ -23,7 +25,20 @@ class LibvirtCollector:
         up.add(0 if inventory is None else 1)
         if last is not None:
             age.add(time.monotonic() - last.taken_at, self.name)
-        return [up, age, *_host(last), *(_domains(inventory.domains) if inventory else ())]
+        return [
+            up,
+            age,
+            *_host(last),
+            *(_domains(inventory.domains) if inventory else ()),
+            *self._stale(inventory, last),
+        ]
+
+    def _stale(self, inventory: Inventory | None, last: Inventory | None) -> list[Family]:
+        if inventory is not None:
+            active = [domain for domain in inventory.domains if domain.active]
+            return self._staleness.judge(active, {domain.uuid for domain in active}, inventory.taken_at)
+        active = [domain for domain in last.domains if domain.active] if last else []
+        return self._staleness.judge(active, (), time.monotonic())
 
 
 def _host(inventory: Inventory | None) -> list[Family]:

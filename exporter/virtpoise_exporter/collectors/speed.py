@@ -74,12 +74,13 @@ class SpeedCollector:
 
 
 def measure() -> float:
-    """The ratio, rounded to steps of 0.05, which is what two measurements of one CPU agree on; takes some 0.4 s of CPU time."""
+    """The ratio, at least 0.05 and rounded to steps of that, which is what two measurements of one CPU agree on; takes some
+    0.4 s of CPU time."""
     seconds = float("inf")
     for _ in range(RUNS):
         seconds = min(seconds, _run())
         time.sleep(0.05)
-    return round(20 / seconds / REFERENCE_ROUNDS_PER_SECOND) / 20
+    return max(0.05, round(20 / seconds / REFERENCE_ROUNDS_PER_SECOND) / 20)
 
 
 def _run() -> float:

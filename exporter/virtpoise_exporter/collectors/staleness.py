@@ -1,10 +1,36 @@
-"""Which domains a collector had to leave out, and since when."""
+"""Which domains a collector had to leave out, wholly or in part, and since when."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family, escape
 from virtpoise_exporter.virt.model import Domain
+
+Figure = tuple[str, str]
+"""Something that a domain can tell: what, and of which device; without a device, of the domain itself."""
+
+
+class Lives:
+    """Remembers which figures each domain has had in this life. What a busy domain does not tell is missing and not zero;
+    what it never told, such as the memory of a guest without a balloon driver, is not missed."""
+
+    def __init__(self) -> None:
+        self._had: dict[tuple[str, int], frozenset[Figure]] = {}
+
+    def short(self, domains: Iterable[Domain], told: Mapping[str, Collection[Figure]]) -> set[str]:
+        """The uuids of those `domains` that do not tell now what they told before, of a device that they still have."""
+        had, short = {}, set()
+        for domain in domains:
+            life, now = (domain.uuid, domain.id), frozenset(told.get(domain.uuid, ()))
+            missing = self._had.get(life, now) - now
+            if missing:
+                devices = {"", *domain.facts.disks, *(nic.device for nic in domain.facts.nics)}
+                missing = frozenset(figure for figure in missing if figure[1] in devices)
+            if missing:
+                short.add(domain.uuid)
+            had[life] = now | missing
+        self._had = had
+        return short
 
 
 class Staleness:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from virtpoise_exporter.kernel.netdev import Counters, parse_netdev
-from virtpoise_exporter.kernel.process import ProcessStat, is_vcpu, parse_schedstat, parse_stat, uuid_of
-from virtpoise_exporter.source import DelaySum, Traffic, Usage
+from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, uuid_of
+from virtpoise_exporter.source import Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain, Nic
 
 _ENDED: Final = (FileNotFoundError, ProcessLookupError)
@@ -25,7 +25,7 @@ class _Process:
     folder: int
     threads: int = -1
     vcpus: frozenset[str] = frozenset()  # the threads that run vCPUs
-    delay: DelaySum = field(default_factory=DelaySum)
+    sums: VcpuSums = field(default_factory=VcpuSums)
 
     def __del__(self) -> None:
         os.close(self.folder)
@@ -72,12 +72,13 @@ class KernelSource:
                     continue
                 try:
                     stat = parse_stat(_read(process.folder, "stat"))
-                    delay = self._delay(process, stat)
+                    run, delay = _vcpu_times(process, stat.threads, domain.facts.vcpus)
                 except OSError:  # it ended between the list and now
                     continue
                 usages[domain.uuid] = Usage(
                     cpu_seconds=stat.cpu_seconds,
-                    cpu_delay_seconds=None if delay is None else delay / 1e9,
+                    vcpu_seconds=run,
+                    cpu_delay_seconds=delay,
                     resident_bytes=stat.resident_bytes,
                     traffic=_traffic(domain.facts.nics, counters),
                 )
@@ -96,19 +97,27 @@ class KernelSource:
         except (OSError, ValueError):
             return None
 
-    def _delay(self, process: _Process, stat: ProcessStat) -> int | None:
-        if stat.threads != process.threads:
-            process.vcpus, process.threads = _vcpu_threads(process.folder), stat.threads
-        delays = {}
-        for thread in process.vcpus:
-            try:
-                delays[thread] = parse_schedstat(_read(process.folder, f"task/{thread}/schedstat"))[1]
-            except _ENDED:  # unplugged a moment ago
-                process.threads = -1
-        return process.delay.add(delays) if process.vcpus else None
-
     def _counters(self) -> Mapping[str, Counters]:
         return parse_netdev((self._procfs / "net/dev").read_text())
+
+
+def _vcpu_times(process: _Process, threads: int, vcpus: int) -> tuple[float | None, float | None]:
+    """Seconds that the vCPUs ran and that they waited; None where no thread runs a vCPU.
+
+    QEMU makes a thread first and names it then, so the threads are looked through again as well while there are fewer vCPUs
+    among them than the domain has.
+    """
+    if threads != process.threads or len(process.vcpus) < vcpus:
+        process.vcpus, process.threads = _vcpu_threads(process.folder), threads
+    runs, delays = {}, {}
+    for thread in process.vcpus:
+        try:
+            runs[thread], delays[thread] = parse_schedstat(_read(process.folder, f"task/{thread}/schedstat"))
+        except _ENDED:  # unplugged a moment ago
+            process.threads = -1
+    if not process.vcpus:
+        return None, None
+    return process.sums.run.add(runs) / 1e9, process.sums.delay.add(delays) / 1e9
 
 
 def _vcpu_threads(folder: int) -> frozenset[str]:

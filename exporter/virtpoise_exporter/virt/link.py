@@ -21,6 +21,7 @@ RELIST_SECONDS: Final = 5.0
 GATHER_SECONDS: Final = 0.1  # events that come together are answered by one list
 FRESH_SECONDS: Final = 2 * RELIST_SECONDS
 FACTS_SECONDS: Final = 60.0
+MOST_FACTS_SECONDS: Final = 2 * FACTS_SECONDS  # then they are no longer told, if there are no newer ones
 RECONNECT_SECONDS: Final = 1.0
 KEEPALIVE: Final = (5, 3)  # a libvirtd that is silent for 5 s three times is gone
 
@@ -199,14 +200,14 @@ class _Session:
 
     def _facts_of(self, handle: Any, uuid: str, life: tuple[str, int], now: float, *, again: bool) -> Facts:
         known = self._facts.get(uuid)
-        lasts = FACTS_SECONDS * (1 + int(uuid[:2], 16) / 256)  # spread, so that not all fall due in one list
+        lasts = FACTS_SECONDS * (1 + int(uuid[:2], 16) / 512)  # spread, so that not all fall due in one list
         if known and known[0] == life and not again and now - known[1] < lasts:
             return known[2]
         try:
             facts = domain_facts(handle.XMLDesc(0))
         except libvirt.libvirtError as error:  # it went away between the list and the question
             log.debug("no XML of domain %s: %s", life[0], error)
-            return known[2] if known and known[0] == life else Facts()
+            return known[2] if known and known[0] == life and now - known[1] <= MOST_FACTS_SECONDS else Facts()
         self._facts[uuid] = (life, now, facts)
         return facts
 

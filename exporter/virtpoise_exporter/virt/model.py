@@ -88,7 +88,7 @@ class Facts:
     memory_bytes: int = 0
     nics: tuple[Nic, ...] = ()
     disks: tuple[str, ...] = ()
-    balloon_statistics: bool = False
+    balloon_period_seconds: int = 0  # how often its balloon driver tells of its memory; 0: never
     placement: tuple[tuple[str, str], ...] = ()  # what its metadata asks for: (rule, group or hosts)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import libvirt
 
-from virtpoise_exporter.source import DelaySum, Traffic, Usage
+from virtpoise_exporter.source import Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
@@ -26,28 +26,29 @@ class LibvirtSource:
     def __init__(self, ask: Ask) -> None:
         """`ask` gives libvirt's statistics of the groups GROUPS."""
         self._ask = ask
-        self._delays: dict[tuple[str, int], DelaySum] = {}
+        self._sums: dict[tuple[str, int], VcpuSums] = {}
         self._summing = threading.Lock()
 
     def read(self, domains: Sequence[Domain], seconds: float) -> Mapping[str, Usage]:
         """See Source."""
-        answer = self._ask(domains, seconds)
+        stats = self._ask(domains, seconds).stats
         with self._summing:
             lives = [(domain.uuid, domain.id) for domain in domains]
-            self._delays = {life: self._delays.get(life) or DelaySum() for life in lives}
-            return {uuid: usage(answer[uuid], self._delays[uuid, life]) for uuid, life in lives if uuid in answer}
+            self._sums = {life: self._sums.get(life) or VcpuSums() for life in lives}
+            return {uuid: usage(stats[uuid], self._sums[uuid, life]) for uuid, life in lives if uuid in stats}
 
 
-def usage(stats: Mapping[str, Any], delay: DelaySum) -> Usage:
+def usage(stats: Mapping[str, Any], sums: VcpuSums) -> Usage:
     """A domain's usage from libvirt's keys. Keys that are missing, as they are while a domain is busy, give None.
 
-    `vcpu.N.delay` and `cpu.time` are nanoseconds, whatever the manual says; `balloon.rss` is in KiB.
+    `vcpu.N.time`, `vcpu.N.delay` and `cpu.time` are nanoseconds, whatever the manual says; `balloon.rss` is in KiB.
     """
-    delays = {key: value for key, value in stats.items() if key.startswith("vcpu.") and key.endswith(".delay")}
+    runs, delays = _of_vcpus(stats, ".time"), _of_vcpus(stats, ".delay")
     cpu, resident = stats.get("cpu.time"), stats.get("balloon.rss")
     return Usage(
         cpu_seconds=None if cpu is None else cpu / 1e9,
-        cpu_delay_seconds=delay.add(delays) / 1e9 if delays else None,
+        vcpu_seconds=sums.run.add(runs) / 1e9 if runs else None,
+        cpu_delay_seconds=sums.delay.add(delays) / 1e9 if delays else None,
         resident_bytes=None if resident is None else resident * 1024,
         traffic={
             name: Traffic(stats[f"net.{index}.rx.bytes"], stats[f"net.{index}.tx.bytes"])
@@ -55,3 +56,7 @@ def usage(stats: Mapping[str, Any], delay: DelaySum) -> Usage:
             if (name := stats.get(f"net.{index}.name")) and f"net.{index}.tx.bytes" in stats
         },
     )
+
+
+def _of_vcpus(stats: Mapping[str, Any], what: str) -> dict[str, int]:
+    return {key: value for key, value in stats.items() if key.startswith("vcpu.") and key.endswith(what)}

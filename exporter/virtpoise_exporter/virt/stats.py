@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import libvirt
@@ -21,10 +23,19 @@ from virtpoise_exporter.virt.model import Domain
 
 AT_ONCE: Final = 25  # domains in one question: some 0.2 s where nothing hangs
 PATIENCE_SECONDS: Final = 1.0
-MOST_HANGING: Final = 8
+# libvirtd works on five questions of a client at once (max_client_requests) and then hears nothing of it any more, not even
+# that it is alive: one is left for the list of domains.
+MOST_AT_ONCE: Final = 4
 
-Answer = Mapping[str, Mapping[str, Any]]
-"""By uuid: libvirt's keys and values, e.g. `{"cpu.time": 540000000, ...}`."""
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """By uuid: libvirt's keys and values, e.g. `{"cpu.time": 540000000, ...}`. `seconds` is how long libvirt worked on what
+    it answered; `complete` is whether it answered every question."""
+
+    stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    complete: bool = True
 
 
 Ask = Callable[[Sequence[Domain], float], Answer]
@@ -32,45 +43,66 @@ Ask = Callable[[Sequence[Domain], float], Answer]
 
 
 class Stats:
-    """Asks `groups` (VIR_DOMAIN_STATS_*) of domains. A question that hangs is left to its thread, of which there are at
-    most `MOST_HANGING`; it ends when QEMU answers, or when the connection is lost."""
+    """Asks over the link's one connection. A question that hangs is left to its thread, of which there are at most
+    `MOST_AT_ONCE`, whoever asks; it ends when QEMU answers, or when the connection is lost."""
 
-    def __init__(self, link: Link, groups: int) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
-        self._groups = groups
-        self._hanging = threading.BoundedSemaphore(MOST_HANGING)
+        self._room = threading.BoundedSemaphore(MOST_AT_ONCE)
 
-    def ask(self, domains: Sequence[Domain], seconds: float) -> Answer:
+    def of(self, groups: int) -> Ask:
+        """Asks for `groups` (VIR_DOMAIN_STATS_*)."""
+        return partial(self._ask, groups)
+
+    def _ask(self, groups: int, domains: Sequence[Domain], seconds: float) -> Answer:
         """What libvirt answered now, after at most `seconds`. Domains it did not answer for are left out."""
         until = time.monotonic() + seconds
-        answer: dict[str, Mapping[str, Any]] = {}
+        stats: dict[str, Mapping[str, Any]] = {}
+        took, complete = 0.0, True
         for first in range(0, len(domains), AT_ONCE):
-            answer |= self._ask_some(domains[first : first + AT_ONCE], until)
-        return answer
+            answer = self._ask_some(groups, domains[first : first + AT_ONCE], until)
+            if answer is None:
+                return Answer(stats, took, complete=False)
+            stats |= answer.stats
+            took += answer.seconds
+            complete = complete and answer.complete
+        return Answer(stats, took, complete)
 
-    def _ask_some(self, domains: Sequence[Domain], until: float) -> Answer:
+    def _ask_some(self, groups: int, domains: Sequence[Domain], until: float) -> Answer | None:
+        """None if there is no time or no room left to ask."""
         handles = self._link.handles([domain.uuid for domain in domains])
-        while handles and time.monotonic() < until and self._hanging.acquire(blocking=False):
-            future: Future[Answer] = Future()
-            threading.Thread(target=self._run, args=(handles, future), name="libvirt-stats", daemon=True).start()
+        complete = len(handles) == len(domains)
+        if not handles:
+            return Answer(complete=complete)
+        while (room := _patience(until)) > 0 and self._room.acquire(timeout=room):
+            began = time.monotonic()
+            future: Future[Mapping[str, Mapping[str, Any]]] = Future()
+            threading.Thread(
+                target=self._run, args=(groups, handles, future), name="libvirt-stats", daemon=True
+            ).start()
             try:
-                return future.result(min(PATIENCE_SECONDS, max(0.0, until - time.monotonic())))
+                return Answer(future.result(_patience(until)), time.monotonic() - began, complete)
             except FutureTimeoutError:
                 log.debug("a domain's QEMU does not answer; asking for the others again")
+                complete = False
             except libvirt.libvirtError as error:
                 log.debug("no statistics: %s", error)
-                break
-        return {}
+                return Answer(complete=False)
+        return None
 
-    def _run(self, handles: Sequence[Any], future: Future[Answer]) -> None:
+    def _run(self, groups: int, handles: Sequence[Any], future: Future[Mapping[str, Mapping[str, Any]]]) -> None:
         try:
             listed = (
                 handles[0]
                 .connect()
-                .domainListGetStats(handles, self._groups, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+                .domainListGetStats(handles, groups, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
             )
             future.set_result({handle.UUIDString(): stats for handle, stats in listed})
         except Exception as error:
             future.set_exception(error)
         finally:
-            self._hanging.release()
+            self._room.release()
+
+
+def _patience(until: float) -> float:
+    return min(PATIENCE_SECONDS, max(0.0, until - time.monotonic()))

@@ -38,8 +38,8 @@ def domain_facts(xml: str) -> Facts:
         vcpus=_vcpus(root.find("vcpu")),
         memory_bytes=_memory(root.find("currentMemory")) or _memory(root.find("memory")),
         nics=tuple(nic for element in root.iterfind("devices/interface") if (nic := _nic(element))),
-        disks=tuple(target.get("dev", "") for target in root.iterfind("devices/disk/target") if target.get("dev")),
-        balloon_statistics=root.find("devices/memballoon/stats") is not None,
+        disks=tuple(device for element in root.iterfind("devices/disk") if (device := _disk(element))),
+        balloon_period_seconds=_period(root.find("devices/memballoon/stats")),
         placement=_placement(root.find(f"metadata/{{{PLACEMENT_NAMESPACE}}}placement")),
     )
 
@@ -89,6 +89,16 @@ def _memory(element: ElementTree.Element | None) -> int:
     if element is None:
         return 0
     return int(element.text or 0) * _UNITS.get(element.get("unit", "KiB"), 1024)
+
+
+def _period(element: ElementTree.Element | None) -> int:
+    return int(element.get("period", 0)) if element is not None else 0
+
+
+def _disk(element: ElementTree.Element) -> str:
+    """Its device; empty for a drive without a medium, which has nothing to tell."""
+    target = element.find("target")
+    return target.get("dev", "") if target is not None and element.find("source") is not None else ""
 
 
 def _nic(element: ElementTree.Element) -> Nic | None:
