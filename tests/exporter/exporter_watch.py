@@ -115,10 +115,12 @@ CPU = "virtpoise_domain_cpu_seconds_total"
 
 
 def hold_to_the_laws(scrapes: list[Scrape], always: Collection[str], lasting: Collection[str]) -> None:
-    """Every scrape in time, with these domains in it always; the counters of lasting domains never fall."""
+    """Every scrape in time, with these domains in it always; the counters of lasting domains never fall, and those of a
+    domain that comes and goes do not while it is here."""
     assert scrapes
     assert max(one.seconds for one in scrapes) < DEADLINE_SECONDS
     last: dict[tuple[str, str], float] = {}
+    before: dict[tuple[str, str], float] = {}
     for one in scrapes:
         assert set(always) <= one.domains(CPU)
         for (name, labels), value in one.samples.items():
@@ -126,3 +128,6 @@ def hold_to_the_laws(scrapes: list[Scrape], always: Collection[str], lasting: Co
             if name.endswith("_total") and (of_host or _domain(labels) in lasting):
                 assert value >= last.get((name, labels), 0.0), (name, labels)
                 last[name, labels] = value
+            elif name.endswith("_total") and "domain=" in labels:
+                assert value >= before.get((name, labels), 0.0), (name, labels)
+        before = one.samples
