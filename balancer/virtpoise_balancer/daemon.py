@@ -30,7 +30,7 @@ from virtpoise_balancer.plan.part import Choice
 from virtpoise_balancer.systemd import notify
 from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.web.app import make_app
-from virtpoise_balancer.web.board import Board, State
+from virtpoise_balancer.web.board import Board, State, newest_figures
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
@@ -213,7 +213,7 @@ class Daemon:
         for warning in report.observation.warnings if report.observation else ():
             log.warning("Prometheus warns", warning=warning)
         for due, measured in report.measured:
-            self._metrics.prediction_measured(due.role, due.lower, due.upper, measured)
+            self._metrics.prediction_measured(due, self._store.ends(due.id), measured)
             log.info(
                 "a prediction was measured",
                 host=due.host,
@@ -226,6 +226,9 @@ class Daemon:
         self._board.state = replace(
             self._first_state(leader=self._leadership.held),
             cycle_at=now,
+            figures_at=newest_figures(self._board.state.figures_at, report.observation, now)
+            if self._leadership.held
+            else None,
             result=report.result.value,
             sentence=report.sentence,
             observation=report.observation,

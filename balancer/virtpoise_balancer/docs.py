@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from virtpoise_balancer.analyse.outcome import DuePrediction, Measured
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import (
@@ -175,6 +176,7 @@ def _one_of_everything() -> Metrics:
         policy=Policy(),
         interval_seconds=10,
         cycle_at=0.0,
+        figures_at=0.0,
         observation=Observation(snapshot=Snapshot(time=0.0, hosts=(host,), domains=()), age_seconds=0.0),
         plan=Plan(strategy="default", solved=True, summary="", refusals=(Refusal(host="h1", reason=Reason.PENALTY),)),
         predictions=(predicted,),
@@ -183,6 +185,10 @@ def _one_of_everything() -> Metrics:
     metrics.migration_ended(
         Move(domain="vm1", uuid="u", source="h1", destination="h2", predicted=ends), Outcome(result=Result.DONE)
     )
+    due = DuePrediction(
+        id=1, host="h1", role="source", predicted=0.5, lower=0.5, upper=0.5, migrated=0.0, disturbed_from=None
+    )
+    metrics.prediction_measured(due, ("h1", "h2"), Measured(verdict="measured", ratio=0.5, error=0.0))
     metrics.ordered(Action(at=0.0, who="alice", origin="command", action="pause", accepted=True, answer=""))
     return metrics
 

@@ -81,6 +81,7 @@ def test_moves_of_one_wave_are_under_way_together() -> None:
     together.wait()
     seen.append({flight.move.domain for flight in made.in_flight})
     assert all(flight.progress for flight in made.in_flight)
+    assert all(0 <= flight.seconds < 10 for flight in made.in_flight)
     together.wait()
     made._thread.join(10)  # type: ignore[union-attr]
     assert seen == [{"a", "b"}]

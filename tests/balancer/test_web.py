@@ -5,6 +5,7 @@ import json
 import re
 import ssl
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,19 +19,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from builders import domain, group, host, thesis_policy
+from virtpoise_balancer.analyse.outcome import DuePrediction, Measured
 from virtpoise_balancer.analyse.standing import Standing
 from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Plan, Progress, Result
+from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.orders import Orders
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
 from virtpoise_balancer.web.app import make_app
-from virtpoise_balancer.web.board import Board, State
+from virtpoise_balancer.web.board import Board, State, newest_figures
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
@@ -174,10 +176,64 @@ def test_metrics_show_what_the_balancer_sees(client: TestClient, board: Board, s
     assert metric(client, "virtpoise_overload_consecutive") == {("h1",): 2, ("h2",): 0, ("h3",): 0}
     assert metric(client, "virtpoise_penalty_seconds") == {("h1",): 100.0}
     assert metric(client, "virtpoise_host_state")[("h3", "unknown")] == 1
-    assert metric(client, "virtpoise_snapshot_age_seconds") == {(): 2.5}
     assert metric(client, "virtpoise_domain_duplicates") == {(): 1}
     assert metric(client, "virtpoise_migrations_in_flight") == {(): 1}
+    assert metric(client, "virtpoise_host_migrations_in_flight") == {("h1",): 1, ("h2",): 1, ("h3",): 0}
+    assert metric(client, "virtpoise_host_memory_threshold_ratio") == dict.fromkeys([("h1",), ("h2",), ("h3",)], 0.9)
+    assert metric(client, "virtpoise_host_network_threshold_ratio")[("h1",)] == 0.9
     assert metric(client, "virtpoise_plan_moves") == {(): 1}
+
+
+def test_the_age_of_the_figures_grows_while_cycles_fail(client: TestClient, board: Board) -> None:
+    seen = Observation(snapshot=replace(SNAPSHOT, time=1000.0), age_seconds=2.5)
+    at = newest_figures(None, seen, now=1001.0)
+    assert at == 997.5
+    assert newest_figures(at, None, now=1100.0) == at
+    assert newest_figures(at, replace(seen, age_seconds=500.0), now=1100.0) == at
+    assert newest_figures(None, None, now=1100.0) == 1100.0, "with none ever seen they are missing since the first look"
+    board.state = replace(board.state, figures_at=time.time() - 300)
+    assert metric(client, "virtpoise_snapshot_age_seconds")[()] == pytest.approx(300, abs=30)
+
+
+def test_the_oldest_migration_is_told_by_the_longer_of_two_clocks(
+    client: TestClient, board: Board, store: Store
+) -> None:
+    assert metric(client, "virtpoise_migration_oldest_seconds") == {(): 0}
+    after_a_cycle(board, store)
+    (known,) = board.in_flight()
+    progress = Progress(elapsed_seconds=500, total_bytes=4, processed_bytes=1, remaining_bytes=3)
+    adopted = InFlight(known.move, progress)
+    board.in_flight = lambda: (InFlight(known.move, began=time.monotonic() - 100), adopted)
+    assert metric(client, "virtpoise_migration_oldest_seconds") == {(): 500}
+
+
+def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
+    client: TestClient, board: Board, store: Store
+) -> None:
+    after_a_cycle(board, store)
+    full = replace(SNAPSHOT.hosts[1], memory_ratio_window=(0.5, 0.93, 0.94, 0.95))
+    seen = Observation(snapshot=replace(SNAPSHOT, hosts=(SNAPSHOT.hosts[0], full)), age_seconds=1.0)
+    board.state = replace(board.state, policy=Policy(), observation=seen)
+    assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 3
+    assert "is overloaded in memory" in " ".join(client.get("/").text.split())
+    status = client.get("/api/v1/status").json()["hosts"][1]
+    assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 3, 3)
+    board.state = replace(board.state, policy=POLICY)  # the strategy thesis knows CPU alone
+    assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 0
+
+
+def test_errors_are_told_by_pair_of_hosts(board: Board, make_context: Callable[..., Context]) -> None:
+    metrics = Metrics(board)
+    due = DuePrediction(
+        id=1, host="h1", role="source", predicted=0.5, lower=0.4, upper=0.6, migrated=1.0, disturbed_from=None
+    )
+    metrics.prediction_measured(due, ("h1", "h2"), Measured(verdict="measured", ratio=0.47, error=-0.03))
+    metrics.prediction_measured(due, ("h1", "h2"), Measured(verdict="no_data"))
+    with reach(replace(make_context(), metrics=metrics)) as client:
+        assert metric(client, "virtpoise_prediction_pair_error_ratio_count") == {("h2", "source", "h1"): 1}
+        assert metric(client, "virtpoise_prediction_pair_error_ratio_sum")[("h2", "source", "h1")] == pytest.approx(
+            0.03
+        )
 
 
 def test_a_drained_host_counts_as_draining_while_it_is_switched_off(

@@ -119,6 +119,7 @@ def test_a_prediction_is_due_after_its_migration_and_gone_once_it_has_a_verdict(
     store.begin(second[0])
     source, destination = store.due_predictions(before=9e9)
     assert (source.role, destination.role) == ("source", "destination")
+    assert store.ends(source.id) == store.ends(destination.id) == (first[1].source, first[1].destination)
     assert source.disturbed_from is not None  # by the second migration of the same two hosts
     verdict = Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1)
     store.record_verdict(source.id, verdict)

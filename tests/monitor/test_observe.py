@@ -137,9 +137,10 @@ def test_domains_of_an_unknown_host_are_not_listed() -> None:
     assert seen.snapshot.domains == ()
 
 
-def test_the_age_is_that_of_the_oldest_sample_of_a_known_host() -> None:
-    figures = merged(host_figures("h1", age=2), host_figures("h2", age=7), host_figures("h3", age=500))
-    assert observe(figures, dict.fromkeys(("h1", "h2", "h3"), READINGS)).age_seconds == 7
+def test_the_age_is_that_of_the_newest_sample_of_any_host() -> None:
+    figures = merged(host_figures("h1", age=200), host_figures("h2", age=70), host_figures("h3", age=500))
+    assert observe(figures, dict.fromkeys(("h1", "h2", "h3"), READINGS)).age_seconds == 70
+    assert observe({}, {}).age_seconds is None
 
 
 def test_a_domain_counts_where_it_runs_and_shut_off_only_where_it_runs_nowhere() -> None:

@@ -7,9 +7,10 @@ not made is skipped.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Protocol, TypeVar
@@ -35,10 +36,16 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A migration under way; ``progress`` once libvirt has told of it."""
+    """A migration under way; ``progress`` once libvirt has told of it; ``began`` on the monotonic clock, for this process."""
 
     move: Move
     progress: Progress | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """For how long; of one that an earlier process began, libvirt knows more than this one."""
+        return max(time.monotonic() - self.began, self.progress.elapsed_seconds if self.progress else 0.0)
 
 
 # Moves by their ids in the journal.
@@ -159,10 +166,12 @@ class LibvirtExecutor:
             self.stop.wait(_RETRY_SECONDS)
 
     def _watched(self, move: Move, make: Callable[[Move, Watch, threading.Event], _T]) -> _T:
-        def watch(progress: Progress) -> None:
-            self._in_flight[move.uuid] = InFlight(move, progress)
+        began = InFlight(move)
 
-        self._in_flight[move.uuid] = InFlight(move)
+        def watch(progress: Progress) -> None:
+            self._in_flight[move.uuid] = replace(began, progress=progress)
+
+        self._in_flight[move.uuid] = began
         try:
             return make(move, watch, self.stop)
         finally:

@@ -273,6 +273,16 @@ class Store:
                 )
         return tuple(due)
 
+    def ends(self, prediction_id: int) -> tuple[str, str]:
+        """Source and destination of the migration that a prediction is of."""
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                select(migrations.c.source, migrations.c.destination)
+                .join(predictions, predictions.c.migration_id == migrations.c.id)
+                .where(predictions.c.id == prediction_id)
+            ).one()
+        return row.source, row.destination
+
     def record_verdict(self, prediction_id: int, measured: Measured) -> None:
         start, end = measured.window or (None, None)
         self._write(

@@ -36,10 +36,12 @@ _STALE_SCRAPES = 3.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A snapshot, how old its oldest sample is, what Prometheus warned of, and the domains seen running twice (by uuid)."""
+    """A snapshot, how old the newest sample of any host is (None: there is none), what Prometheus warned of, and the domains seen
+    running twice (by uuid).
+    """
 
     snapshot: Snapshot
-    age_seconds: float
+    age_seconds: float | None
     warnings: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
 
@@ -142,7 +144,8 @@ def _hosts(
     windows: Mapping[str, Mapping[str, tuple[float, ...]]],
     at: float,
     stale_seconds: float,
-) -> tuple[dict[str, Host], float]:
+) -> tuple[dict[str, Host], float | None]:
+    """The hosts by name, and the age of the newest sample of any, also of one that is too old to act on."""
     cpus, memory, sampled, available, speed, uplink = (
         _by_host(answers[name])
         for name in (
@@ -156,14 +159,14 @@ def _hosts(
     )
     readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
-    ages = [0.0]
+    ages: list[float] = []
     for name in sorted(cpus.keys() & memory.keys()):
         if cpus[name] < 1 or memory[name] < 1:
             continue  # no host is like this: another exporter's metric under this name
         age = at - sampled.get(name, -math.inf)
         free = available.get(name, -1.0)
         known = age <= stale_seconds and 0 <= free <= memory[name] and bool(readings.get(name))
-        if known:
+        if math.isfinite(age):
             ages.append(age)
         hosts[name] = Host(
             name=name,
@@ -180,7 +183,7 @@ def _hosts(
             tx_ratio_window=tx.get(name, ()) if known else (),
             uplink_bytes_per_second=uplink.get(name) or None,
         )
-    return hosts, max(ages)
+    return hosts, min(ages, default=None)
 
 
 def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]) -> tuple[list[Domain], list[str]]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.standing import Standing
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.steering import Mode, Setting, Steering
 from virtpoise_balancer.knowledge.store import PredictionRecord
-from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Progress, Snapshot
+from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Progress, Snapshot, Trigger
 from virtpoise_balancer.monitor.observe import Observation
+
+Resource = Literal["cpu", "memory", "rx", "tx"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """Replaced as a whole after each cycle. ``mode``: what the configuration says; ``cycle_at``: when the newest cycle ran (Unix
-    seconds), None before the first; ``lost``: domains (uuids) that a migration left nowhere.
+    seconds), None before the first; ``figures_at``: of when the newest figures are that were ever seen, also after cycles that saw none;
+    ``lost``: domains (uuids) that a migration left nowhere.
     """
 
     mode: Mode
@@ -25,6 +29,7 @@ class State:
     policy: Policy
     interval_seconds: float
     cycle_at: float | None = None
+    figures_at: float | None = None
     result: str = ""
     sentence: str = "no cycle has run yet"
     observation: Observation | None = None
@@ -54,7 +59,10 @@ class Board:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """What is known of one host. Ratios are None while it is unknown; ``consecutive``: readings in a row that count towards N."""
+    """What is known of one host. Ratios are None while it is unknown.
+
+    ``consecutive``: readings in a row that count towards ``needed``, of the ``resource`` that is the nearest to it.
+    """
 
     name: str
     state: HostState
@@ -63,10 +71,22 @@ class HostStatus:
     memory_ratio: float | None
     rx_ratio: float | None
     tx_ratio: float | None
+    resource: Resource
     consecutive: int
+    needed: int
     penalty_seconds: float
     failures: int
     domains: tuple[str, ...]
+
+    @property
+    def overloaded(self) -> bool:
+        return self.consecutive >= self.needed
+
+    @property
+    def worst_ratio(self) -> float | None:
+        """Of ``resource``."""
+        ratios = {"cpu": self.cpu_ratio, "memory": self.memory_ratio, "rx": self.rx_ratio, "tx": self.tx_ratio}
+        return ratios[self.resource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +120,14 @@ class Status:
     in_flight: tuple[Flight, ...]
 
 
+def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
+    """Of when the newest figures are (Unix seconds). With none ever seen they are missing since the first look, which is ``now``."""
+    known = [] if before is None else [before]
+    if observation is not None and observation.age_seconds is not None:
+        known.append(observation.snapshot.time - observation.age_seconds)
+    return max(known, default=now)
+
+
 def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
     """The domains that are not shut off, where they are; in the snapshot's order."""
     found: dict[str, list[Domain]] = {}
@@ -112,6 +140,7 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
     """``domains``: those that are on the host."""
     standing = state.standings.get(host.name)
+    resource, count, needed = _worst(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
@@ -120,11 +149,29 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
         memory_ratio=host.memory_ratio if host.known else None,
         rx_ratio=host.rx_ratio if host.known else None,
         tx_ratio=host.tx_ratio if host.known else None,
-        consecutive=consecutive(host, state.policy.cpu, snapshot),
+        resource=resource,
+        consecutive=count,
+        needed=needed,
         penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
         failures=standing.failures if standing else 0,
         domains=tuple(sorted(domain.name for domain in domains)),
     )
+
+
+def _worst(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
+    """The resource that has most of the readings in a row that it needs, their number, and how many make it a problem."""
+    watched: list[tuple[Resource, Trigger, tuple[float, ...]]] = [("cpu", policy.cpu, host.cpu_ratio)]
+    if host.known and policy.strategy != "thesis":  # which knows no other resource
+        watched += [
+            ("memory", policy.memory, host.memory_ratio_window or (host.memory_ratio,)),
+            ("rx", policy.network, host.rx_ratio_window or (host.rx_ratio,)),
+            ("tx", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
+        ]
+    counts = [
+        (name, consecutive(host, trigger, snapshot, readings), trigger.consecutive)
+        for name, trigger, readings in watched
+    ]
+    return max(counts, key=lambda one: one[1] / one[2])  # of equals the first
 
 
 def host_statuses(state: State) -> tuple[HostStatus, ...]:

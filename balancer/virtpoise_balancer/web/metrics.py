@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter as Tally
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
-from virtpoise_balancer.analyse.outcome import Measured
+from virtpoise_balancer.analyse.outcome import DuePrediction, Measured
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import HostState, Move, Outcome, Result
@@ -30,6 +31,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
+        # Not left to process_start_time_seconds, which is worked out from /proc and so wrong or missing in some containers.
+        Gauge(
+            "virtpoise_start_timestamp_seconds",
+            "When this balancer started, in Unix time.",
+            registry=self.registry,
+        ).set(time.time())
         self._cycles = Counter(
             "virtpoise_cycles_total", "Cycles by what they came to.", ["result"], registry=self.registry
         )
@@ -71,6 +78,13 @@ class Metrics:
             buckets=_ERROR_BUCKETS,
             registry=self.registry,
         )
+        # No histogram: buckets for each pair would be many, and a series that begins with its first outcome hides that from increase().
+        self._pair_errors = Summary(
+            "virtpoise_prediction_pair_error_ratio",
+            "The same distance, by pair of hosts between which a domain has moved.",
+            ["source", "destination", "role"],
+            registry=self.registry,
+        )
         self._measured = Counter(
             "virtpoise_predictions_measured_total",
             "Predictions that were held against a measurement.",
@@ -110,13 +124,15 @@ class Metrics:
             if outcome.downtime_seconds is not None:
                 self._downtime_seconds.observe(outcome.downtime_seconds)
 
-    def prediction_measured(self, role: str, lower: float, upper: float, measured: Measured) -> None:
+    def prediction_measured(self, due: DuePrediction, ends: tuple[str, str], measured: Measured) -> None:
+        """``ends``: the migration's source and destination."""
         if measured.ratio is None or measured.error is None:
             return
-        self._errors.labels(role).observe(abs(measured.error))
-        self._measured.labels(role).inc()
-        if lower <= measured.ratio <= upper:
-            self._within.labels(role).inc()
+        self._errors.labels(due.role).observe(abs(measured.error))
+        self._pair_errors.labels(*ends, due.role).observe(abs(measured.error))
+        self._measured.labels(due.role).inc()
+        if due.lower <= measured.ratio <= due.upper:
+            self._within.labels(due.role).inc()
 
     def ordered(self, action: Action) -> None:
         self._orders.labels(action.action, "followed" if action.accepted else "refused").inc()
@@ -140,16 +156,38 @@ class _BoardCollector(Collector):
             mode.add_metric([name], float(name == self._board.mode))
         yield mode
         yield _single("virtpoise_paused", "1 while a person has paused it.", self._board.steering().paused is not None)
-        in_flight = self._board.in_flight()
-        yield _single("virtpoise_migrations_in_flight", "Migrations under way.", len(in_flight))
+        yield from self._in_flight()
         if state.cycle_at is not None:
             yield _single(
                 "virtpoise_last_cycle_timestamp_seconds", "When the newest cycle ran, in Unix time.", state.cycle_at
+            )
+        if state.figures_at is not None:
+            yield _single(
+                "virtpoise_snapshot_age_seconds",
+                "Age of the newest sample of any host that was ever seen; it grows while cycles fail.",
+                max(time.time() - state.figures_at, 0.0),
             )
         yield self._draining()
         yield from self._hosts()
         yield from self._plan()
         yield from _predictions(state.predictions)
+
+    def _in_flight(self) -> Iterator[Metric]:
+        """By host, too: only these hosts' uplinks are filled by it."""
+        flights = self._board.in_flight()
+        yield _single("virtpoise_migrations_in_flight", "Migrations under way.", len(flights))
+        yield _single(
+            "virtpoise_migration_oldest_seconds",
+            "How long the oldest migration under way has taken so far; 0 without one.",
+            max((flight.seconds for flight in flights), default=0.0),
+        )
+        ends = Tally(host for flight in flights for host in (flight.move.source, flight.move.destination))
+        snapshot = self._board.state.snapshot
+        seen = {host.name for host in snapshot.hosts} if snapshot else set()
+        family = _by_host("virtpoise_host_migrations_in_flight", "Migrations under way from the host or to it.")
+        for name in sorted(seen | ends.keys()):
+            family.add_metric([name], ends[name])
+        yield family
 
     def _draining(self) -> Metric:
         """Of hosts that are not seen as well: one that was drained may be switched off."""
@@ -166,11 +204,6 @@ class _BoardCollector(Collector):
         if state.observation is None:
             return
         yield _single(
-            "virtpoise_snapshot_age_seconds",
-            "Age of the oldest sample behind the newest snapshot.",
-            state.observation.age_seconds,
-        )
-        yield _single(
             "virtpoise_domain_vanished",
             "Domains that a migration left on neither host, not seen again since.",
             len(state.lost),
@@ -181,22 +214,40 @@ class _BoardCollector(Collector):
             len(state.observation.duplicates),
         )
         load = _by_host("virtpoise_host_cpu_load_ratio", "Newest CPU use of the host, as the balancer sees it.")
-        threshold = _by_host("virtpoise_host_cpu_threshold_ratio", "CPU use from which the host counts as overloaded.")
+        policy = state.policy
+        thresholds = [
+            (
+                _by_host(
+                    f"virtpoise_host_{name}_threshold_ratio", f"{what} use from which the host counts as overloaded."
+                ),
+                trigger.threshold,
+            )
+            for name, what, trigger in (
+                ("cpu", "CPU", policy.cpu),
+                ("memory", "Memory", policy.memory),
+                ("network", "Uplink", policy.network),
+            )
+        ]
         memory = _by_host("virtpoise_host_memory_ratio", "Memory in use on the host.")
-        count = _by_host("virtpoise_overload_consecutive", "Readings in a row at or above the threshold that count.")
+        count = _by_host(
+            "virtpoise_overload_consecutive",
+            "Readings in a row at or above the threshold that count, of the resource that has most of those it needs.",
+        )
         penalty = _by_host("virtpoise_penalty_seconds", "How long the host still waits after an attempt that failed.")
         states = GaugeMetricFamily("virtpoise_host_state", "1 for the host's state.", labels=["host", "state"])
         for host, figures in zip(state.observation.snapshot.hosts, host_statuses(state), strict=True):
             for kind in HostState:
                 states.add_metric([host.name, kind.value], float(kind is host.state))
-            threshold.add_metric([host.name], state.policy.cpu.threshold)
+            for family, threshold in thresholds:
+                family.add_metric([host.name], threshold)
             count.add_metric([host.name], figures.consecutive)
             if host.known:
                 load.add_metric([host.name], host.load)
                 memory.add_metric([host.name], host.memory_ratio)
             if figures.penalty_seconds:
                 penalty.add_metric([host.name], figures.penalty_seconds)
-        yield from (load, threshold, memory, count, penalty, states)
+        yield from (load, memory, count, penalty, states)
+        yield from (family for family, _ in thresholds)
 
     def _plan(self) -> Iterator[Metric]:
         plan = self._board.state.plan

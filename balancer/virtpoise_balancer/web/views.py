@@ -32,6 +32,7 @@ WIDTH = 1000
 _MOST_NAMED_HOSTS = 60
 _MOST_REFUSALS = 200
 _MOST_ATTENTION = 12
+_IN = {"cpu": "", "memory": " in memory", "rx": " in its uplink", "tx": " in its uplink"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,7 @@ def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
     return HostRow(
         name=host.name,
         url=host_link(host.name).url,
-        tags=host_tags(policy, found),
+        tags=host_tags(found),
         cpu=cpu_bar(policy, host, found, domains),
         memory=_plain_bar("memory", found.memory_ratio, policy.memory.threshold),
         network=_plain_bar("uplink", _busiest(found), policy.network.threshold),
@@ -262,15 +263,14 @@ def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
     )
 
 
-def host_tags(policy: Policy, found: HostStatus) -> tuple[Tag, ...]:
+def host_tags(found: HostStatus) -> tuple[Tag, ...]:
     tags = []
-    needed = policy.cpu.consecutive
     if found.state is not HostState.ACTIVE:
         tags.append(Tag("dim" if found.state is HostState.UNKNOWN else "warm", found.state.value))
-    if found.consecutive >= needed:
-        tags.append(Tag("hot", "overloaded"))
+    if found.overloaded:
+        tags.append(Tag("hot", f"overloaded{_IN[found.resource]}"))
     elif found.consecutive:
-        tags.append(Tag("warm", f"{found.consecutive} of {needed}"))
+        tags.append(Tag("warm", f"{found.consecutive} of {found.needed}{_IN[found.resource]}"))
     if found.penalty_seconds:
         tags.append(Tag("warm", f"waits {words.duration(found.penalty_seconds)}"))
     return tuple(tags)
@@ -336,7 +336,6 @@ def _figures(snapshot: Snapshot, statuses: Sequence[HostStatus]) -> tuple[Figure
 
 
 def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus]) -> tuple[tuple[Link | None, str], ...]:
-    needed = state.policy.cpu.consecutive
     found: list[tuple[Link | None, str]] = []
     for host in statuses:
         link = host_link(host.name)
@@ -346,10 +345,9 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
         elif host.state is HostState.DRAINING:
             left = len(host.domains)
             found.append((link, f"is draining: {left} domain{'' if left == 1 else 's'} left" if left else "is drained"))
-        if host.consecutive >= needed:
-            found.append(
-                (link, f"is overloaded: {words.percent(host.cpu_ratio)}, {host.consecutive} readings in a row")
-            )
+        if host.overloaded:
+            measured = f"{words.percent(host.worst_ratio)}, {host.consecutive} readings in a row"
+            found.append((link, f"is overloaded{_IN[host.resource]}: {measured}"))
         if host.penalty_seconds:
             found.append((link, f"waits {words.duration(host.penalty_seconds)} after {host.failures} failed attempts"))
     seen = {host.name for host in statuses}
