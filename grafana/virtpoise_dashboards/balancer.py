@@ -91,14 +91,14 @@ NOW = Row(
         ),
         _number(
             "Last cycle",
-            "Time since the last cycle ended. A cycle that migrates lasts as long as its migrations.",
+            "Time since the newest cycle ran. Cycles go on while domains move.",
             f"time() - max(virtpoise_last_cycle_timestamp_seconds{{{BALANCER}}})",
             "s",
             (Step(None, "green"), Step(60, "yellow"), Step(300, "red")),
         ),
         _number(
             "Age of the figures",
-            "Age of the newest figures that the balancer decides on.",
+            "Age of the newest figures of any host that the balancer has seen.",
             f"max(virtpoise_snapshot_age_seconds{{{BALANCER}}})",
             "s",
             (Step(None, "green"), Step(30, "yellow"), Step(120, "red")),
@@ -180,7 +180,8 @@ CYCLES = Row(
         ),
         TimeSeries(
             title="Age of the figures over time",
-            description="Age of the newest figures that the balancer decides on. It grows while Prometheus does not answer.",
+            description="Age of the newest figures of any host that the balancer has seen. "
+            "It grows while Prometheus does not answer or has none.",
             queries=(Query(f"max(virtpoise_snapshot_age_seconds{{{BALANCER}}})", "age"),),
             unit="s",
             minimum=0,
@@ -206,7 +207,8 @@ DECISIONS = Row(
         ),
         TimeSeries(
             title="Readings in a row over the threshold",
-            description="How many readings in a row each host has been at or above its threshold. At N the balancer acts.",
+            description="How many readings in a row each host has been at or above its threshold, in CPU, memory or its uplink. "
+            "At N the balancer acts.",
             queries=(Query(f"max by (host) (virtpoise_overload_consecutive{{{BY_HOST}}})", "{{host}}"),),
             unit="none",
             decimals=0,
@@ -261,6 +263,15 @@ MIGRATIONS = Row(
             unit="none",
             decimals=0,
             minimum=0,
+            width=8,
+        ),
+        TimeSeries(
+            title="Oldest migration in flight",
+            description="How long the oldest migration under way has taken so far. By default one is aborted after 10 minutes.",
+            queries=(Query(f"max(virtpoise_migration_oldest_seconds{{{BALANCER}}})", "oldest"),),
+            unit="s",
+            minimum=0,
+            width=8,
         ),
         TimeSeries(
             title="Migrations by result",
@@ -271,6 +282,7 @@ MIGRATIONS = Row(
             bars=True,
             stacked=True,
             styles=RESULTS,
+            width=8,
         ),
         _distribution(
             "Duration of migrations", "How long migrations took, counted over time.", "migration_duration_seconds"

@@ -157,6 +157,7 @@ EXPORTER_HEALTH = Dashboard(
     uid="virtpoise-exporter-health",
     title="Virtpoise / Exporter health",
     description="Whether the figures can be trusted: exporters, their collectors, and libvirt behind them.",
-    variables=(promql.JOB_VARIABLE, promql.host_variable(multi=True)),
+    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.host_variable(multi=True)),
+    annotations=promql.ANNOTATIONS,
     rows=(NOW, OVER_TIME, INVENTORY),
 )

@@ -19,7 +19,17 @@ from virtpoise_dashboards.model import (
     TimeSeries,
     Value,
 )
-from virtpoise_dashboards.promql import BALANCER, CPU_LOAD, FULLEST_UPLINK, HOST, MEMORY_LOAD, THRESHOLD, by_host
+from virtpoise_dashboards.promql import (
+    BALANCER,
+    CPU_LOAD,
+    FULLEST_UPLINK,
+    HOST,
+    MEMORY_LOAD,
+    MEMORY_THRESHOLD,
+    THRESHOLD,
+    UPLINK_THRESHOLD,
+    by_host,
+)
 
 TO_HOST = Link("Open the host", "virtpoise-host", "host", "host")
 TO_DOMAIN = Link("Open the domain", "virtpoise-domain", "domain", "domain")
@@ -163,19 +173,21 @@ OVER_TIME = Row(
         ),
         TimeSeries(
             title="Memory over time",
-            description="Share of memory in use on each host.",
-            queries=(Query(MEMORY_LOAD, "{{host}}"),),
+            description="Share of memory in use on each host, and the threshold.",
+            queries=(Query(MEMORY_LOAD, "{{host}}"), Query(MEMORY_THRESHOLD, "threshold")),
             unit="percentunit",
             minimum=0,
             maximum=1,
+            styles=(THRESHOLD_LINE,),
             link=TO_HOST,
         ),
         TimeSeries(
             title="Fullest uplink over time",
-            description="Share of the speed in use, of each host's fullest uplink. Migrations show as peaks.",
-            queries=(Query(FULLEST_UPLINK, "{{host}}"),),
+            description="Share of the speed in use, of each host's fullest uplink, and the threshold. Migrations show as peaks.",
+            queries=(Query(FULLEST_UPLINK, "{{host}}"), Query(UPLINK_THRESHOLD, "threshold")),
             unit="percentunit",
             minimum=0,
+            styles=(THRESHOLD_LINE,),
             link=TO_HOST,
         ),
         StateTimeline(

@@ -12,6 +12,7 @@ from virtpoise_dashboards.model import (
     Stat,
     Step,
     Style,
+    Table,
     TimeSeries,
     Variable,
 )
@@ -234,8 +235,25 @@ ERRORS = Row(
             unit="percentunit",
             minimum=0,
             maximum=1,
-            width=24,
-            height=6,
+            width=12,
+            height=8,
+        ),
+        Table(
+            title="Mean error by pair of hosts",
+            description="Mean distance of the measured outcomes from their predictions since the balancer's start, the largest first.",
+            queries=(
+                Query(
+                    f"sort_desc(sum by (source, destination, role) (virtpoise_prediction_pair_error_ratio_sum{{{BALANCER}}})"
+                    f" / sum by (source, destination, role) (virtpoise_prediction_pair_error_ratio_count{{{BALANCER}}}))",
+                    instant=True,
+                    format="table",
+                ),
+            ),
+            unit="none",
+            columns={"source": "From", "destination": "To", "role": "Measured on the", "Value": "Mean error"},
+            column_units={"Mean error": "percentunit"},
+            width=12,
+            height=8,
         ),
     ),
 )

@@ -58,6 +58,8 @@ def uplink_load(direction: str) -> str:
 
 FULLEST_UPLINK = f"max by (host) ({uplink_load('receive')} or {uplink_load('transmit')})"
 THRESHOLD = f"max(virtpoise_host_cpu_threshold_ratio{{{BALANCER}}})"
+MEMORY_THRESHOLD = f"max(virtpoise_host_memory_threshold_ratio{{{BALANCER}}})"
+UPLINK_THRESHOLD = f"max(virtpoise_host_network_threshold_ratio{{{BALANCER}}})"
 
 
 MIGRATIONS = f"virtpoise_migrations_total{{{BALANCER}}}"
@@ -82,11 +84,14 @@ def ended_in_steps(labels: str) -> str:
 
 
 def ended_in_range(labels: str) -> str:
-    """Migrations that ended in the time shown, with those of a balancer that has started in it."""
+    """Migrations that ended in the time shown, with those of a balancer that has started in it.
+
+    Or up to a minute before it, so that nothing is lost between the start and the first scrape.
+    """
     window = "$__range"
-    started = f"time() - process_start_time_seconds{{{BALANCER}}} < $__range_s"
+    started = f"time() - virtpoise_start_timestamp_seconds{{{BALANCER}}} < $__range_s + 60"
     return (
-        f"sum by ({labels}) (({MIGRATIONS} and on (job, instance) {started})"
+        f"sum by ({labels}) (({MIGRATIONS} unless {MIGRATIONS} offset {window} and on (job, instance) {started})"
         f" or {_begun(window)} or increase({MIGRATIONS}[{window}]))"
     )
 

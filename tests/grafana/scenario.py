@@ -74,6 +74,8 @@ class Scenario:
     def __init__(self, end: float) -> None:
         self.start = int(end) - LENGTH
         self.samples: Samples = defaultdict(lambda: defaultdict(list))
+        # By role, then by source and destination
+        self._errors: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
         self._totals: dict[tuple[str, Labels], float] = defaultdict(float)
         self._time = 0
         for time in range(0, LENGTH + 1, STEP):
@@ -171,12 +173,17 @@ class Scenario:
         self._put("virtpoise_mode", 1, mode="automatic", **BALANCER)
         self._put("virtpoise_mode", 0, mode="recommend", **BALANCER)
         self._put("virtpoise_build_info", 1, version="0.1.0", **BALANCER)
+        self._put("virtpoise_start_timestamp_seconds", self.start - 10, **BALANCER)
         in_flight = [move for move in MOVES if move.start <= time < move.end]
         over = {host: load(host, time) >= THRESHOLD for host in HOSTS}
         for host in HOSTS:
             self._put("virtpoise_host_cpu_load_ratio", load(host, time), host=host, **BALANCER)
             self._put("virtpoise_host_cpu_threshold_ratio", THRESHOLD, host=host, **BALANCER)
+            self._put("virtpoise_host_memory_threshold_ratio", 0.9, host=host, **BALANCER)
+            self._put("virtpoise_host_network_threshold_ratio", 0.9, host=host, **BALANCER)
             self._put("virtpoise_host_memory_ratio", 0.5, host=host, **BALANCER)
+            moving = sum(host in (move.source, move.destination) for move in in_flight)
+            self._put("virtpoise_host_migrations_in_flight", moving, host=host, **BALANCER)
             self._put("virtpoise_overload_consecutive", (time // STEP) % 3 if over[host] else 0, host=host, **BALANCER)
             draining = host == DRAIN[0] and time >= DRAIN[1]
             self._put("virtpoise_host_draining", float(draining), host=host, **BALANCER)
@@ -190,6 +197,8 @@ class Scenario:
         self._put("virtpoise_snapshot_age_seconds", 3 + time % 7, **BALANCER)
         self._put("virtpoise_last_cycle_timestamp_seconds", self.start + time - 4, **BALANCER)
         self._put("virtpoise_migrations_in_flight", len(in_flight), **BALANCER)
+        oldest = max((time - move.start for move in in_flight), default=0)
+        self._put("virtpoise_migration_oldest_seconds", oldest, **BALANCER)
         self._put("virtpoise_domain_duplicates", 0, **BALANCER)
         self._put("virtpoise_domain_vanished", 0, **BALANCER)
         self._put("virtpoise_refusals", 2 if over["h1"] else 0, reason="destination_cpu", **BALANCER)
@@ -218,6 +227,7 @@ class Scenario:
     def _predictions(self) -> None:
         for i, role in enumerate(("source", "destination")):
             measured = []
+            errors = self._errors[role]
             for move in MOVES:
                 host = move.source if role == "source" else move.destination
                 until = move.end + MEASURED_AFTER
@@ -227,7 +237,13 @@ class Scenario:
                     self._put("virtpoise_prediction_lower_ratio", move.predicted[i] - 0.05, **labels)
                     self._put("virtpoise_prediction_upper_ratio", move.predicted[i] + 0.06, **labels)
                 if self._time == until and move.result == "done":
-                    measured.append(abs(load(host, self._time) - move.predicted[i]))
+                    error = abs(load(host, self._time) - move.predicted[i])
+                    measured.append(error)
+                    errors[move.source, move.destination].append(error)
+            for (source, destination), seen in errors.items():
+                pair = {"source": source, "destination": destination, "role": role, **BALANCER}
+                self._put("virtpoise_prediction_pair_error_ratio_count", len(seen), **pair)
+                self._put("virtpoise_prediction_pair_error_ratio_sum", sum(seen), **pair)
             self._histogram("prediction_error_ratio", (0.01, 0.02, 0.05, 0.1), measured, role=role)
             self._grow("virtpoise_predictions_measured_total", len(measured), role=role, **BALANCER)
             within = sum(error <= 0.05 for error in measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,11 @@ def test_migrations_and_drains_are_marked(source: Source) -> None:
     }
 
 
-def test_each_migration_is_counted_once_though_series_begin_at_one(source: Source) -> None:
+@pytest.mark.parametrize(
+    "earlier", [0, 5], ids=["the balancer is there", "it starts just before the range, and is scraped in it"]
+)
+def test_each_migration_is_counted_once_though_series_begin_at_one(source: Source, earlier: int) -> None:
+    source = replace(source, span=replace(source.span, start=source.span.start - earlier))
     dashboard = read(FOLDER / "virtpoise-balancer.json")
     panels = {panel.title: panel for panel in draw_list(dashboard, resolve(dashboard, source, {}), source)}
     counted = {
