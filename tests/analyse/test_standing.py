@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
-from builders import domain, group, host, thesis_policy
+import pytest
+
+from builders import GIB, domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.standing import Standing, after_attempt, after_plan, draining, relieved, with_standing
-from virtpoise_balancer.model import HostState, Penalty, Result
+from virtpoise_balancer.model import Attempt, HostState, Penalty, Plan, Policy, Problem, Reason, Result
 from virtpoise_balancer.plan import plan
+from virtpoise_balancer.plan.problems import find
 
 PENALTY = Penalty(initial_seconds=190, step_seconds=10)
 POLICY = thesis_policy()
@@ -37,6 +40,42 @@ def test_a_reading_below_from_before_the_penalty_cancels_nothing() -> None:
     standing = failed(Standing(host="h1"), 975.0)
     seen = host("h1", 0.5, 0.9, 0.9)
     assert relieved(standing, seen, group(seen), POLICY) == standing
+
+
+def test_an_idle_cpu_does_not_cancel_the_penalty_of_a_full_memory_or_uplink() -> None:
+    standing = failed(Standing(host="h1"), 960.0)
+    for full in (
+        {"memory_ratio": 0.95},
+        {"memory_ratio_window": (0.95, 0.95)},
+        {"rx_ratio_window": (0.2, 0.95)},
+        {"tx_ratio_window": (0.2, 0.95)},
+        {"cpu_ratio": (0.2, 0.85)},
+    ):
+        seen = replace(host("h1", 0.2, 0.2), **({"memory_used_bytes": 8 * GIB} if "memory_ratio" in full else full))  # type: ignore[arg-type]
+        assert relieved(standing, seen, group(seen), Policy()) == standing
+    seen = host("h1", 0.2, 0.2, memory_ratio_window=(0.95, 0.85))
+    assert relieved(standing, seen, group(seen), Policy()).penalty_until is None
+
+
+def test_the_thesis_looks_at_the_cpu_alone() -> None:
+    standing = failed(Standing(host="h1"), 960.0)
+    seen = host("h1", 0.2, 0.9, memory_ratio=0.99, tx_ratio_window=(0.99, 0.99))
+    assert relieved(standing, seen, group(seen), POLICY).penalty_until is None
+
+
+def test_a_host_that_waits_with_a_full_memory_says_so() -> None:
+    full = host("h1", 0.2, 0.2, memory_ratio_window=(0.95, 0.95), penalty_until=1100.0)
+    seen = group(full, host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
+    assert [(one.host, one.reason) for one in find(seen, Policy(), ()).held] == [("h1", Reason.PENALTY)]
+    assert find(seen, POLICY).held == ()
+
+
+@pytest.mark.parametrize("problem", [Problem.RULE, Problem.IMBALANCE])
+def test_a_rule_or_imbalance_that_stays_leaves_the_penalty_alone(problem: Problem) -> None:
+    before = {"h1": failed(Standing(host="h1"), 700.0)}
+    attempts = (Attempt(host="h1", problem=problem, solved=False),)
+    made = Plan(strategy="default", solved=False, summary="", attempts=attempts)
+    assert after_plan(before, ["h1", "h2"], made, (), ended=1000.0, counted_from=1005.0, penalty=PENALTY) == {}
 
 
 def test_a_draining_hosts_low_load_does_not_cancel_its_penalty() -> None:

@@ -1,7 +1,8 @@
 """A host's standing: from when its readings count, and the penalty after attempts that did not solve its problem.
 
 Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``; every further failed attempt
-adds ``step_seconds``; one reading below the threshold cancels the penalty, and the next one is of the initial length again.
+adds ``step_seconds``; one reading below the threshold cancels the penalty, and the next one is of the initial length again. The
+strategy ``thesis`` knows the CPU alone; otherwise everything that can be a problem must be below its threshold.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from virtpoise_balancer.analyse.overload import company_since
-from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Result, Snapshot
+from virtpoise_balancer.analyse.triggers import watched
+from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Problem, Result, Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,8 @@ def after_plan(
 
     A host whose problem is not solved, by the plan or by how its moves went, gets its penalty from ``ended`` on. Where
     anything was moved, all hosts count afresh from ``counted_from`` on, since while one solves its problem the others do
-    not judge themselves.
+    not judge themselves. A rule or an imbalance that a plan leaves as it is must not keep its host from being relieved: there
+    only moves that failed earn a penalty.
     """
     undone = {move.source for move, result in zip(plan.moves, results, strict=True) if result is not Result.DONE}
     changed: dict[str, Standing] = {}
@@ -61,6 +64,8 @@ def after_plan(
         for name in hosts:
             changed[name] = replace(standings.get(name, Standing(host=name)), counted_from=counted_from)
     for attempt in plan.attempts:
+        if attempt.problem in (Problem.RULE, Problem.IMBALANCE) and attempt.host not in undone:
+            continue
         standing = changed.get(attempt.host) or standings.get(attempt.host, Standing(host=attempt.host))
         solved = attempt.solved and attempt.host not in undone
         changed[attempt.host] = after_attempt(
@@ -72,15 +77,16 @@ def after_plan(
 def relieved(standing: Standing, host: Host, snapshot: Snapshot, policy: Policy) -> Standing:
     """The standing after a look at the readings: one below the threshold since the penalty began cancels it.
 
-    A draining host's penalty has nothing to do with its own load, so only time ends it.
+    ``thesis`` takes any such reading of the CPU. For other strategies the newest must be below for every resource: an idle CPU says
+    nothing about a full memory. A draining host's penalty has nothing to do with its own load, so only time ends it.
     """
     if standing.penalty_from is None or host.state is HostState.DRAINING:
         return standing
-    newest = len(host.cpu_ratio) - 1
+    looked_back = len(host.cpu_ratio) if policy.strategy == "thesis" else min(len(host.cpu_ratio), 1)
     dipped = any(
-        ratio < policy.cpu.threshold
-        and snapshot.time - (newest - i + 1) * snapshot.step_seconds >= standing.penalty_from
-        for i, ratio in enumerate(host.cpu_ratio)
+        snapshot.time - (age + 1) * snapshot.step_seconds >= standing.penalty_from
+        and all(readings[-1 - age] < trigger.threshold for _, trigger, readings in watched(host, policy))
+        for age in range(looked_back)
     )
     return replace(standing, penalty_from=None, penalty_until=None, failures=0) if dipped else standing
 

@@ -8,6 +8,19 @@ from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.model import Host, HostState, Overload, Policy, Snapshot, Trigger
 
 
+def watched(host: Host, policy: Policy) -> tuple[tuple[str, Trigger, Sequence[float]], ...]:
+    """What can be a problem of a host that is known: the resource, when it is one, and its readings, newest last."""
+    cpu = ("cpu", policy.cpu, host.cpu_ratio)
+    if policy.strategy == "thesis":
+        return (cpu,)
+    return (
+        cpu,
+        ("memory", policy.memory, host.memory_ratio_window or (host.memory_ratio,)),
+        ("rx", policy.network, host.rx_ratio_window or (host.rx_ratio,)),
+        ("tx", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
+    )
+
+
 def overloads(
     snapshot: Snapshot, policy: Policy, hosts: Sequence[Host], ahead: Sequence[float]
 ) -> tuple[Overload, ...]:
@@ -17,21 +30,16 @@ def overloads(
     the trend above it, the readings that are still missing to N are taken from the trend.
     """
     found: list[tuple[float, Overload]] = []
-
-    def judge(host: Host, resource: str, trigger: Trigger, readings: Sequence[float], *, foreseen: int = 0) -> None:
-        if readings[-1] < trigger.threshold:
-            return
-        count = consecutive(host, trigger, snapshot, readings)
-        if count and count + foreseen >= trigger.consecutive:
-            excess = readings[-1] / trigger.threshold
-            found.append((-excess, Overload(host=host.name, resource=resource, ratio=readings[-1], consecutive=count)))
-
     for host, coming in zip(hosts, ahead, strict=True):
         if not host.known or host.state is not HostState.ACTIVE:
             continue
-        rising = coming >= policy.cpu.threshold  # False for NaN
-        judge(host, "cpu", policy.cpu, host.cpu_ratio, foreseen=policy.trend.steps if rising else 0)
-        judge(host, "memory", policy.memory, host.memory_ratio_window or (host.memory_ratio,))
-        judge(host, "rx", policy.network, host.rx_ratio_window or (host.rx_ratio,))
-        judge(host, "tx", policy.network, host.tx_ratio_window or (host.tx_ratio,))
+        for resource, trigger, readings in watched(host, policy):
+            if readings[-1] < trigger.threshold:
+                continue
+            count = consecutive(host, trigger, snapshot, readings)
+            rising = resource == "cpu" and coming >= policy.cpu.threshold  # False for NaN
+            if count and count + (policy.trend.steps if rising else 0) >= trigger.consecutive:
+                excess = readings[-1] / trigger.threshold
+                overload = Overload(host=host.name, resource=resource, ratio=readings[-1], consecutive=count)
+                found.append((-excess, overload))
     return tuple(overload for _, overload in sorted(found, key=lambda one: (one[0], one[1].host, one[1].resource)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from virtpoise_balancer.analyse.overload import overloaded
+from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.model import DomainState, Host, HostState, Overload, Policy, Problem, Reason, Refusal, Snapshot
 
 
@@ -44,8 +45,8 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
         if host.known
         and host.state is HostState.ACTIVE
         and host.name not in counted
-        and host.load >= policy.cpu.threshold
         and _in_penalty(host, snapshot)
+        and any(readings[-1] >= trigger.threshold for _, trigger, readings in watched(host, policy))
     )
     wanted = [(hosts[name], Problem.DRAIN) for name in drains]
     wanted += [(hosts[name], Problem.OVERLOAD) for name in dict.fromkeys(overload.host for overload in found)]
