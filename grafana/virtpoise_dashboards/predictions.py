@@ -240,11 +240,11 @@ ERRORS = Row(
         ),
         Table(
             title="Mean error by pair of hosts",
-            description="Mean distance of the measured outcomes from their predictions since the balancer's start, the largest first.",
+            description="Mean distance of the measured outcomes from their predictions since the balancer's start.",
             queries=(
                 Query(
-                    f"sort_desc(sum by (source, destination, role) (virtpoise_prediction_pair_error_ratio_sum{{{BALANCER}}})"
-                    f" / sum by (source, destination, role) (virtpoise_prediction_pair_error_ratio_count{{{BALANCER}}}))",
+                    f"sum by (source, destination, role) (virtpoise_prediction_pair_error_ratio_sum{{{BALANCER}}})"
+                    f" / sum by (source, destination, role) (virtpoise_prediction_pair_error_ratio_count{{{BALANCER}}})",
                     instant=True,
                     format="table",
                 ),
