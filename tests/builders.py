@@ -1,5 +1,7 @@
 """Short ways to write a group down."""
 
+from math import ceil
+
 from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Snapshot, Trigger
 
 GIB = 2**30
@@ -12,7 +14,7 @@ def host(name: str, *loads: float, cpus: int = 8, memory_ratio: float = 0.5, **m
 
 
 def domain(name: str, on: str, cores: float = 0.0, **more: object) -> Domain:
-    values = {"uuid": f"uuid-of-{name}", "memory_bytes": GIB // 4} | more
+    values = {"uuid": f"uuid-of-{name}", "vcpus": max(1, ceil(cores)), "memory_bytes": GIB // 4} | more
     return Domain(name=name, host=on, cpu_cores=cores, **values)  # type: ignore[arg-type]
 
 

@@ -12,6 +12,8 @@ GIB = 2**30
 POLICY = Policy(cpu=Trigger(threshold=0.8, recovery=0.75))
 # What an interval adds at either end while nothing was learned and no domain waits (docs/scoring.md).
 MARGIN = 0.03
+# Of the hosts whose domains have traffic.
+UPLINK = 125e6
 
 
 def settled(policy: Policy) -> Policy:
@@ -62,6 +64,41 @@ def random_group(seed: int) -> tuple[Snapshot, Policy]:
     return snapshot, replace(settled(POLICY), rules=_random_rules(rng, snapshot) if rng.random() < 0.5 else ())
 
 
+def varied_group(seed: int) -> tuple[Snapshot, Policy]:
+    """The same with what real groups have besides: domains that wait for a CPU, hosts of unequal speed, traffic, busy uplinks."""
+    snapshot, policy = random_group(seed)
+    rng = random.Random(f"varied {seed}")
+    waiting = rng.choice((0.02, 0.1, 0.4))
+    speeds = (1.0, 1.0, 1.5, 2.0) if rng.random() < 0.5 else (1.0,)
+    traffic = {h.name: rng.uniform(0.1, 0.6) if rng.random() < 0.8 else rng.uniform(0.9, 0.98) for h in snapshot.hosts}
+    count = {h.name: sum(d.host == h.name for d in snapshot.domains) for h in snapshot.hosts}
+    hosts = []
+    for host in snapshot.hosts:
+        used = traffic[host.name]
+        hosts.append(
+            replace(
+                host,
+                cpu_speed=rng.choice(speeds),
+                tx_ratio=used,
+                tx_ratio_window=(used,) * 3,
+                rx_ratio=used / 2,
+                uplink_bytes_per_second=UPLINK,
+            )
+        )
+    domains = []
+    for domain in snapshot.domains:
+        tx = traffic[domain.host] * UPLINK / count[domain.host] * rng.uniform(0.2, 1.0)
+        domains.append(
+            replace(
+                domain,
+                cpu_delay_cores=domain.cpu_cores * rng.uniform(0, waiting),
+                tx_bytes_per_second=tx,
+                rx_bytes_per_second=tx / 2,
+            )
+        )
+    return replace(snapshot, hosts=tuple(hosts), domains=tuple(domains)), policy
+
+
 def _random_rules(rng: random.Random, snapshot: Snapshot) -> tuple[Rule, ...]:
     names = [domain.name for domain in snapshot.domains]
     host_of = {domain.name: domain.host for domain in snapshot.domains}
@@ -94,7 +131,7 @@ def _random_rules(rng: random.Random, snapshot: Snapshot) -> tuple[Rule, ...]:
 
 @dataclass
 class World:
-    """A group in which moves can be made; loads simply add up (no domain of these groups waits for a CPU)."""
+    """A group in which moves can be made; loads simply add up, which is the least that domains want that wait for a CPU."""
 
     snapshot: Snapshot
     policy: Policy
@@ -105,14 +142,17 @@ class World:
         self.hosts = {h.name: h for h in self.snapshot.hosts}
         self.cpu = {h.name: max(h.cpu_ratio[-3:]) for h in self.snapshot.hosts}
         self.memory = {h.name: float(h.memory_used_bytes) for h in self.snapshot.hosts}
+        self.sent = {h.name: h.tx_ratio * (h.uplink_bytes_per_second or UPLINK) for h in self.snapshot.hosts}
 
     def move(self, move: Move) -> None:
         domain = self.domains[move.uuid]
         assert self.host_of[move.uuid] == move.source, "it is not where the plan takes it from"
         self.host_of[move.uuid] = move.destination
         for name, sign in ((move.source, -1), (move.destination, 1)):
-            self.cpu[name] += sign * domain.cpu_cores / self.hosts[name].cpus
+            speed = self.hosts[domain.host].cpu_speed / self.hosts[name].cpu_speed
+            self.cpu[name] += sign * domain.cpu_cores * speed / self.hosts[name].cpus
             self.memory[name] += sign * domain.memory_bytes
+            self.sent[name] += sign * domain.tx_bytes_per_second
 
     def full(self, name: str) -> list[str]:
         """What of a host that just received something is not below its threshold."""
@@ -121,6 +161,11 @@ class World:
             found.append("cpu")
         if self.memory[name] / self.hosts[name].memory_bytes >= self.policy.memory.threshold + 1e-9:
             found.append("memory")
+        if (
+            self.sent[name] / (self.hosts[name].uplink_bytes_per_second or UPLINK)
+            >= self.policy.network.threshold + 1e-9
+        ):
+            found.append("network")
         return found
 
     def broken(self) -> set[tuple[str, str]]:
@@ -173,8 +218,15 @@ def carry_out(snapshot: Snapshot, policy: Policy, plan: Plan) -> tuple[World, li
         world.move(move)
         for resource in world.full(move.destination):
             faults.append(f"move {number}: {move.destination} is not below its {resource} threshold")
-        if move.predicted.destination.cpu_ratio_upper >= policy.cpu.threshold:
-            faults.append(f"move {number}: predicted upper end {move.predicted.destination.cpu_ratio_upper}")
+        there = move.predicted.destination
+        for upper, trigger in (
+            (there.cpu_ratio_upper, policy.cpu),
+            (there.memory_ratio_upper, policy.memory),
+            (there.rx_ratio_upper, policy.network),
+            (there.tx_ratio_upper, policy.network),
+        ):
+            if upper is not None and upper >= trigger.threshold:
+                faults.append(f"move {number}: predicted upper end {upper}")
         if move.bundle:
             left[move.bundle] -= 1
             half_done = half_done - {move.bundle} if not left[move.bundle] else half_done | {move.bundle}

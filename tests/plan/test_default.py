@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
+import numpy as np
 import pytest
 
 from builders import GIB, domain, group, host, shut_off
@@ -28,6 +30,9 @@ from virtpoise_balancer.model import (
     check_policy,
 )
 from virtpoise_balancer.plan import plan
+from virtpoise_balancer.plan.board import Board
+from virtpoise_balancer.plan.group import Group
+from virtpoise_balancer.plan.waves import waves
 
 POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=Trigger(threshold=0.9, consecutive=2))
 
@@ -172,6 +177,18 @@ def test_an_uplink_triggers_and_the_destinations_uplink_counts() -> None:
     assert made.moves[0].predicted.source.tx_ratio == pytest.approx(0.55)
 
 
+def test_an_uplink_is_reckoned_with_at_both_ends_of_what_a_domain_may_send() -> None:
+    """A domain's traffic lies within 25 % of what was measured."""
+    hot = host("h1", 0.2, 0.2, tx_ratio=0.95, tx_ratio_window=(0.95,) * 3, uplink_bytes_per_second=100e6)
+    near = host("h2", 0.2, 0.2, tx_ratio=0.7, uplink_bytes_per_second=100e6)
+    assert plan(group(hot, near, domain("a", "h1", tx_bytes_per_second=15e6)), POLICY).moves
+    assert not plan(group(hot, near, domain("a", "h1", tx_bytes_per_second=16.5e6)), POLICY).moves
+    free = host("h2", 0.2, 0.2, uplink_bytes_per_second=100e6)
+    made = plan(group(hot, free, domain("a", "h1", tx_bytes_per_second=12e6)), POLICY)
+    assert not made.solved  # 9 % at least leave, which is less than 10 %
+    assert refusal(made, Reason.UNSOLVED).detail["upper_ratio"] == pytest.approx(0.86)
+
+
 # Rest, gain, limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +234,39 @@ def test_a_resting_domain_moves_if_nothing_else_helps() -> None:
     assert where(made) == {"a": "h2"}
 
 
+def test_a_resting_domain_stays_where_it_would_not_solve_it_either() -> None:
+    made = plan(
+        group(
+            host("h1", 1.0, 1.0, cpus=16),
+            host("h2", 0.2, 0.2, cpus=16),
+            domain("a", "h1", 1.0, last_moved=9_990.0),
+            domain("b", "h1", 1.0, memory_bytes=GIB),
+            time=10_000.0,
+        ),
+        POLICY,
+    )
+    assert where(made) == {"b": "h2"}
+    assert not made.solved
+    assert reasons(made, "a") == {Reason.RESTING}
+
+
+def test_no_more_resting_domains_move_than_must() -> None:
+    made = plan(
+        group(
+            host("h1", 0.95, 0.95),
+            host("h2", 0.1, 0.1),
+            host("h3", 0.1, 0.1),
+            domain("a", "h1", 1.2, last_moved=9_990.0),
+            domain("b", "h1", 1.2, last_moved=9_990.0),
+            domain("c", "h1", 1.2, memory_bytes=GIB),
+            time=10_000.0,
+        ),
+        POLICY,
+    )
+    assert set(where(made)) == {"a", "c"}
+    assert reasons(made, "b") == {Reason.RESTING}
+
+
 def test_a_domain_that_would_gain_nothing_stays() -> None:
     made = plan(
         group(host("h1", 0.85, 0.85), host("h2", 0.2, 0.2), domain("a", "h1", 2.0), domain("idle", "h1", 0.01)), POLICY
@@ -241,6 +291,31 @@ def test_a_slow_link_is_avoided() -> None:
     assert where(plan(learned, POLICY)) == {"a": "h3"}
 
 
+def test_a_link_that_was_never_tried_is_no_slow_one() -> None:
+    snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.5, 0.5), host("h3", 0.1, 0.1), domain("a", "h1", 1.5))
+    learned = replace(snapshot, links=(Link(source="h1", destination="h2", bytes_per_second=1e9),))
+    assert where(plan(learned, POLICY)) == {"a": "h3"}
+
+
+def test_a_preference_counts_for_more_than_a_faster_link() -> None:
+    snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.1, 0.1), host("h3", 0.3, 0.3), domain("a", "h1", 2.0))
+    learned = replace(snapshot, links=(Link(source="h1", destination="h3", bytes_per_second=10e6),))
+    assert where(plan(learned, POLICY)) == {"a": "h2"}
+    preferred = replace(POLICY, rules=(rule(RuleKind.PREFER, "a", hosts=("h3",)),))
+    assert where(plan(learned, preferred)) == {"a": "h3"}
+
+
+def test_over_fast_links_a_dirtying_domain_is_cheap() -> None:
+    snapshot = group(
+        host("h1", 0.85, 0.85),
+        host("h2", 0.2, 0.2),
+        domain("a", "h1", 2.0, memory_bytes=GIB, dirty_bytes_per_second=80e6),
+        domain("b", "h1", 2.0, memory_bytes=2 * GIB),
+    )
+    learned = replace(snapshot, links=(Link(source="h1", destination="h2", bytes_per_second=1e9),))
+    assert where(plan(learned, POLICY)) == {"a": "h2"}
+
+
 def test_a_dirtying_domain_is_dearer() -> None:
     made = plan(
         group(
@@ -252,6 +327,19 @@ def test_a_dirtying_domain_is_dearer() -> None:
         POLICY,
     )
     assert where(made) == {"b": "h2"}
+
+
+def test_of_two_that_cost_about_the_same_the_one_that_does_not_empty_its_host_moves() -> None:
+    made = plan(
+        group(
+            host("h1", 0.85, 0.85),
+            host("h2", 0.1, 0.1),
+            domain("most", "h1", 5.0, memory_bytes=100 * GIB // 100),
+            domain("some", "h1", 1.3, memory_bytes=104 * GIB // 100),
+        ),
+        POLICY,
+    )
+    assert where(made) == {"some": "h2"}
 
 
 # Where it may not go ----------------------------------------------------------------------------------------------------------
@@ -280,6 +368,21 @@ def test_two_domains_of_one_name_do_not_meet() -> None:
         POLICY,
     )
     assert sorted(move.destination for move in made.moves) == ["h3", "h4"]
+
+
+def test_two_domains_of_one_name_do_not_meet_where_one_is_arriving() -> None:
+    made = plan(
+        group(
+            host("h1", 0.9, 0.9),
+            host("h2", 0.0, 0.0),
+            host("h3", 0.1, 0.1),
+            host("h4", 0.2, 0.2),
+            domain("a", "h1", 2.0, uuid="1"),
+            domain("a", "h3", 0.1, uuid="2", migrating_to="h2"),
+        ),
+        POLICY,
+    )
+    assert where(made) == {"a": "h4"}
 
 
 @pytest.mark.parametrize(
@@ -323,6 +426,44 @@ def test_a_migration_under_way_counts_at_both_ends() -> None:
         POLICY,
     )
     assert where(full) == {"b": "h3"}
+
+
+@pytest.mark.parametrize("more", [{"memory_bytes": 3 * GIB}, {"vcpus": 4}])
+def test_what_arrives_from_an_unknown_host_takes_its_room(more: dict[str, int]) -> None:
+    made = plan(
+        group(
+            host("h1", 0.9, 0.9),
+            host("h2", 0.3, 0.3),
+            host("h3", state=HostState.UNKNOWN),
+            domain("a", "h1", 2.0),
+            domain("b", "h3", migrating_to="h2", **more),
+        ),
+        POLICY,
+    )
+    assert not made.moves
+
+
+def test_migrations_under_way_count_towards_the_limits() -> None:
+    assert waves([(0, 1), (0, 2)], Limits()) == [0, 1]
+    assert waves([(0, 1)], Limits(), [(3, 1)]) == [1]  # to the same host
+    assert waves([(0, 1)], Limits(), [(0, None)]) == [1]  # from the same host, to one that is not in the group
+    assert waves([(0, 1)], Limits(total=2), [(3, 4), (5, 6)]) == [1]
+    made = plan(
+        group(
+            host("h1", 0.9, 0.9), host("h2", 0.3, 0.3), domain("a", "h1", 0.2, migrating_to="h2"), domain("b", "h1", 2)
+        ),
+        POLICY,
+    )
+    assert [(move.domain, move.wave) for move in made.moves] == [("b", 1)]
+
+
+def test_the_order_of_those_under_way_decides_nothing() -> None:
+    arriving = [domain(f"vm{i}", "h1", cores, migrating_to="h2") for i, cores in enumerate((0.1, 0.2, 0.3, 0.7))]
+    uses = set()
+    for order in permutations(arriving):
+        seen = Group(group(host("h1", 0.5, 0.5), host("h2", 0.1, 0.1), *order), POLICY)
+        uses.add(Board(seen, [], np.zeros(2, dtype=np.bool_)).use.tobytes())
+    assert len(uses) == 1
 
 
 def test_a_host_on_its_way_up_is_no_destination() -> None:
@@ -479,6 +620,48 @@ def test_broken_rules_are_repaired_where_the_policy_says_so(one: Rule, expected:
     assert "the-rule" in made.moves[0].why
 
 
+def test_a_rule_that_cannot_be_repaired_is_told_but_no_attempt() -> None:
+    """An attempt in each cycle would renew the penalty of its host, and its overload would never be relieved."""
+    calm = group(host("h1", 0.4, 0.4), host("h2", 0.79, 0.79), A)
+    made = plan(calm, replace(POLICY, rules=(rule(RuleKind.NEVER_ON, "a", hosts=("h1",)),), repair_rules=True))
+    assert (made.attempts, made.moves, made.solved) == ((), (), False)
+    assert made.summary == "the rule the-rule stays broken"
+    assert reasons(made, "a") == {Reason.RULE_BROKEN}
+
+
+def test_the_summary_names_the_problem() -> None:
+    calm = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), A)
+    made = plan(calm, replace(POLICY, rules=(rule(RuleKind.NEVER_ON, "a", hosts=("h1",)),), repair_rules=True))
+    assert made.summary == "a rule is broken on h1: move a to h2 (h1 is predicted at 15%)"
+    uneven = group(host("h1", 0.7, 0.7), host("h2", 0.1, 0.1), A)
+    made = plan(uneven, replace(POLICY, imbalance=Imbalance(deviation_ratio=0.2)))
+    assert made.summary == "the group is uneven and h1 its busiest host: move a to h2 (h1 is predicted at 45%)"
+    made = plan(group(HOT, host("h2", 0.1, 0.1), A), POLICY)
+    assert made.summary == "h1 is overloaded (cpu 90%, 2 times in a row): move a to h2 (h1 is predicted at 65%)"
+    made = plan(group(replace(HOT, state=HostState.DRAINING), host("h2", 0.1, 0.1), A), POLICY)
+    assert made.summary == "h1 is draining: move a to h2 (h1 is predicted at 65%)"
+
+
+def test_each_domain_of_a_bundle_that_nobody_takes_has_a_reason() -> None:
+    made = plan(group(HOT, host("h2", 0.6, 0.6), A, B), replace(POLICY, rules=(rule(RuleKind.TOGETHER, "a", "b"),)))
+    assert reasons(made, "a") == reasons(made, "b") == {Reason.DESTINATION_CPU}
+
+
+def test_the_search_prefers_as_well() -> None:
+    """Room must be made on h2 (see above); b goes where it would rather be, not to the emptier host."""
+    snapshot = group(
+        host("h1", 0.9, 0.9),
+        host("h2", 0.55, 0.55),
+        host("h3", 0.55, 0.55),
+        host("h4", 0.56, 0.56),
+        domain("a", "h1", 2.4, memory_bytes=GIB),
+        domain("b", "h2", 1.5, memory_bytes=GIB // 8),
+    )
+    assert where(plan(snapshot, POLICY)) == {"b": "h3", "a": "h2"}
+    preferred = replace(POLICY, rules=(rule(RuleKind.PREFER, "b", hosts=("h4",)),))
+    assert where(plan(snapshot, preferred)) == {"b": "h4", "a": "h2"}
+
+
 def test_a_domain_that_moves_anyway_goes_where_its_broken_rule_is_kept() -> None:
     made = ruled(rule(RuleKind.NEVER_ON, "a", hosts=("h1", "h2")))
     assert where(made) == {"a": "h3"}
@@ -498,6 +681,24 @@ def test_contradictory_rules_are_named_and_their_domains_stay(rules: tuple[Rule,
     made = ruled(*rules)
     assert made.moves == ()
     assert {one.domain for one in made.refusals if one.reason is Reason.RULE_CONFLICT} == {"a", "b"}
+
+
+def test_contradictory_rules_are_named_in_every_plan() -> None:
+    calm = group(host("h1", 0.2, 0.2), host("h2", 0.1, 0.1), A, B)
+    nowhere = replace(POLICY, rules=(rule(RuleKind.NEVER_ON, "a", hosts=("h?",)),))
+    assert Reason.RULE_CONFLICT in reasons(plan(calm, nowhere), "a")
+
+
+def test_more_domains_to_be_kept_apart_than_hosts_are_named_but_may_move() -> None:
+    apart = (rule(RuleKind.APART, "a", "b", "c"),)
+    members = (HOT, host("h2", 0.1, 0.1), A, domain("b", "h1", 0.3), domain("c", "h1", 0.3))
+    made = plan(group(*members), replace(POLICY, rules=apart))
+    assert where(made) == {"a": "h2"}
+    told = {one.domain: one.detail for one in made.refusals if one.reason is Reason.RULE_CONFLICT}
+    assert told["b"] == {"conflict": "the-rule keeps 3 domains apart, for which there are 2 hosts"}
+    assert told.keys() == {"a", "b", "c"}
+    fits = plan(group(*members, host("h3", 0.1, 0.1)), replace(POLICY, rules=apart))
+    assert not any(one.reason is Reason.RULE_CONFLICT for one in fits.refusals)
 
 
 @pytest.mark.parametrize(

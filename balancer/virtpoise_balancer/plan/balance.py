@@ -56,8 +56,8 @@ def _best_step(board: Board, load: Floats, counted: np.ndarray, deviation: float
         ok = board.fits(item, board.after(item))
         if not ok.any():
             continue
-        host = int(np.where(ok, after, np.inf).argmin())
-        if best is None or after[host] < best[0]:
+        host = board.first_sound(item, ok, -after)
+        if host is not None and (best is None or after[host] < best[0]):
             best = (float(after[host]), item, host)
     if best is None or deviation - best[0] < least_gain:
         return None

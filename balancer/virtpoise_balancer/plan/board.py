@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virtpoise_balancer.analyse.demand import Floats
-from virtpoise_balancer.model import Domain, DomainState, RuleKind
-from virtpoise_balancer.plan.group import CPU, Group
+from virtpoise_balancer.analyse.demand import Demands, Floats
+from virtpoise_balancer.model import Domain, DomainState, Role, RuleKind
+from virtpoise_balancer.plan.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.items import Item, Mask, relief_of
 from virtpoise_balancer.plan.relief import Source
 
 # Two destinations whose migrations take about as long count as equally near.
 _SAME_SPEED = 1.25
+# Of hosts that would take an item by what adds up, so many are held against the whole prediction; past that it goes nowhere.
+_MOST_PREDICTED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Board:
         self.steps: list[Step] = []
         self._host_of: dict[str, int] = {}
         self._names: dict[str, set[int]] = defaultdict(set)
+        self._arrivals: dict[int, tuple[Demands, ...]] = {}
         self._members: dict[int, dict[int, int]] = {n: defaultdict(int) for n in range(len(group.rules.bonds))}
         for host in range(len(group.hosts)) if group.rules.bonds else ():
             for domain in group.domains_on(host):
@@ -62,8 +65,15 @@ class Board:
             home = group.index[domain.host]
             if group.hosts[home].known and domain.state is DomainState.RUNNING:
                 coming = group.residents(home)
-                arrival = coming.arrival[coming.running.index(domain)]
-                self.use[:, destination] += arrival * group.per_unit[:, destination]
+                row = coming.running.index(domain)
+                self.use[:, destination] += coming.arrival[row] * group.per_unit[:, destination]
+                self._arrive(home, [row], destination)
+            else:  # only its size is known
+                memory = domain.memory_bytes * (1 + group.policy.migration.overhead_ratio)
+                self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
+                self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
+            if domain.name in group.repeated_names:
+                self._names[domain.name].add(destination)
             for number in group.rules.bonds_of.get(domain.uuid, ()):
                 self._members[number][destination] += 1
 
@@ -77,6 +87,7 @@ class Board:
         other.steps = list(self.steps)
         other._host_of = dict(self._host_of)
         other._names = defaultdict(set, {name: set(hosts) for name, hosts in self._names.items()})
+        other._arrivals = dict(self._arrivals)
         other._members = {number: defaultdict(int, members) for number, members in self._members.items()}
         return other
 
@@ -133,22 +144,22 @@ class Board:
                     hosts += [host for host, count in self._members[number].items() if count and host != item.source]
         return hosts
 
-    def rank(self, item: Item, after: Floats) -> Floats:
-        """How good a destination each host is: kept soft rules and preferences first, then the room left of its scarcest resource."""
-        rank: Floats = ((self.group.limit - after) / self.group.limit).min(axis=0)
+    def liking(self, item: Item) -> Floats | None:
+        """How well soft rules and preferences of the item are kept on each host; None: it has none."""
         rules = self.group.rules
+        if not any(domain.uuid in rules.ties_of or domain.uuid in rules.bonds_of for domain in item.domains):
+            return None
+        liking = np.zeros(len(self.group.hosts))
         for domain in item.domains:
-            if domain.uuid in rules.ties_of:
-                soft = rules.allowed(domain.uuid, hard=False)
-                if soft is not None:
-                    rank[~soft] -= 4
-                preferred = rules.preferred(domain.uuid)
-                if preferred is not None:
-                    rank[preferred] += 2
-        if any(domain.uuid in rules.bonds_of for domain in item.domains):
-            rank[self.kept_apart(item, hard=False)] -= 4
-            rank[self.company(item)] += 4
-        return rank
+            soft = rules.allowed(domain.uuid, hard=False)
+            if soft is not None:
+                liking[~soft] -= 4
+            preferred = rules.preferred(domain.uuid)
+            if preferred is not None:
+                liking[preferred] += 2
+        liking[self.kept_apart(item, hard=False)] -= 4
+        liking[self.company(item)] += 4
+        return liking
 
     def host_of(self, domain: Domain) -> int:
         """Where the domain is after the steps so far."""
@@ -162,13 +173,64 @@ class Board:
             ok &= among
         if not ok.any():
             return None
-        speeds = self.group.link_speed.get(item.source)
-        if speeds:
-            speed = np.full(len(self.group.hosts), self.group.policy.migration.bytes_per_second)
-            for host, bytes_per_second in speeds.items():
-                speed[host] = bytes_per_second
-            ok &= speed * _SAME_SPEED >= speed[ok].max()
-        return int(np.where(ok, self.rank(item, after), -np.inf).argmax())
+        liking = self.liking(item)
+        speed = self.group.speeds(item.source)
+        room: Floats = ((self.group.limit - after) / self.group.limit).min(axis=0)
+        if liking is None and speed is None:
+            return self.first_sound(item, ok, room)
+        while ok.any():
+            among = ok if liking is None else ok & (liking == liking[ok].max())
+            if speed is not None:
+                among = among & (speed * _SAME_SPEED >= speed[among].max())
+            found = self.first_sound(item, among, room)
+            if found is not None:
+                return found
+            ok &= ~among
+        return None
+
+    def first_sound(self, item: Item, ok: Mask, rank: Floats) -> int | None:
+        """Of the hosts that can take the item by what adds up, the one of highest rank that can by the whole prediction as well."""
+        rank = np.where(ok, rank, -np.inf)
+        for _ in range(min(int(ok.sum()), _MOST_PREDICTED)):
+            host = int(rank.argmax())
+            if self.sound(item, host):
+                return host
+            rank[host] = -np.inf
+        return None
+
+    def sound(self, item: Item, host: int) -> bool:
+        """Whether the host stays below its CPU limit by the upper end of what will be predicted of it with the item."""
+        return self.predicted(item, host) < float(self.limit[CPU, host])
+
+    def predicted(self, item: Item, host: int) -> float:
+        """The upper end of the host's CPU share with the item as the Ledger will have it.
+
+        What adds up is less where it is not clear what kind of guests are there, and where on-off ones come to a faster host: the time for
+        which they are runnable does not shrink.
+        """
+        group = self.group
+        residents, source = group.residents(host), group.residents(item.source)
+        here = [domain.uuid not in self._host_of for domain in residents.running]
+        present = np.array(here, dtype=np.bool_) & ~residents.leaving
+        load = residents.load(
+            present[np.newaxis], (*self._arrivals.get(host, ()), _at(group, item.source, item.rows, host))
+        )
+        reach = group.reaches[Role.DESTINATION, source.saturated].above
+        return min(float(load.ratio[0] + reach * load.spread[0]), 1.0)
+
+    def _arrive(self, source: int, rows: Sequence[int], destination: int) -> None:
+        coming = _at(self.group, source, rows, destination)
+        self._arrivals[destination] = (*self._arrivals.get(destination, ()), coming)
+
+    def replayed(self, steps: Sequence[Step]) -> Board | None:
+        """A copy of the board with the steps made; None when one of them does not fit where it should go."""
+        copy = self.copy()
+        for step in steps:
+            item, host = step.item, step.destination
+            if not (copy.fits(item, copy.after(item), swap=True)[host] and copy.sound(item, host)):
+                return None
+            copy.apply(step)
+        return copy
 
     def apply(self, step: Step) -> None:
         item, destination = step.item, step.destination
@@ -176,6 +238,7 @@ class Board:
         self.use[:, destination] += item.arrival * per_unit[:, destination]
         left = departure(self, item) * per_unit[:, item.source]
         self.use[:, item.source] -= np.minimum(left, self.use[:, item.source])
+        self._arrive(item.source, item.rows, destination)
         for domain in item.domains:
             self._host_of[domain.uuid] = destination
             if domain.name in self.group.repeated_names:
@@ -184,6 +247,12 @@ class Board:
                 self._members[number][item.source] -= 1
                 self._members[number][destination] += 1
         self.steps.append(step)
+
+
+def _at(group: Group, source: int, rows: Sequence[int], host: int) -> Demands:
+    """What these domains of the source want of another host's CPUs."""
+    factor = group.hosts[host].cpu_speed / group.hosts[source].cpu_speed
+    return group.residents(source).demands.only(rows).at_speed(factor)
 
 
 def departure(board: Board, item: Item) -> Floats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,12 +29,12 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.plan.balance import balance
 from virtpoise_balancer.plan.board import Board, Step
 from virtpoise_balancer.plan.group import CPU, MEMORY, RESOURCES, Group
-from virtpoise_balancer.plan.items import Mask, transfer_bytes
+from virtpoise_balancer.plan.items import Mask, resting, transfer_bytes
 from virtpoise_balancer.plan.ledger import Ledger
 from virtpoise_balancer.plan.problems import find
 from virtpoise_balancer.plan.relief import Outcome, Source
 from virtpoise_balancer.plan.relieve import relieve, relieve_partly
-from virtpoise_balancer.plan.repair import faults, repair
+from virtpoise_balancer.plan.repair import contradictions, faults, repair
 from virtpoise_balancer.plan.repair import refusals as broken_rules
 from virtpoise_balancer.plan.summary import summarise
 from virtpoise_balancer.plan.verdict import nowhere
@@ -60,12 +61,16 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         attempts += balance(board, policy.imbalance)
     if attempts:
         refusals += group.closed
-    refusals += broken_rules(board, faults(board))
+    named = {refusal.domain for refusal in refusals if refusal.reason is Reason.RULE_CONFLICT}
+    refusals += [refusal for refusal in contradictions(group) if refusal.domain not in named]
+    broken = faults(board)
+    refusals += broken_rules(board, broken)
+    unrepaired = [fault.rule for fault in broken] if policy.repair_rules else []
     moves = _moves(board, {source.number: source for source in sources})
     return Plan(
         strategy="default",
-        solved=not problems.held and all(attempt.solved for attempt in attempts),
-        summary=summarise(policy, found, attempts, moves, problems.held),
+        solved=not problems.held and not unrepaired and all(attempt.solved for attempt in attempts),
+        summary=summarise(policy, found, attempts, moves, problems.held, unrepaired),
         overloaded=found,
         attempts=tuple(attempts),
         moves=tuple(moves),
@@ -98,13 +103,13 @@ def source_of(group: Group, name: str, problem: Problem, found: Sequence[Overloa
 
 
 def _solve(board: Board, sources: list[Source]) -> tuple[Board, list[Source]]:
-    """The board with the steps, and the sources as they were solved: where nothing else helps, domains that should rest may go."""
+    """The board with the steps, and the sources as they were solved: where only that solves one, domains that should rest may go."""
     board, unsolved = relieve(board, sources)
     tired = {s.number: tired for s in sources if s.number in unsolved and (tired := s.unrested()) is not None}
     if tired:
         board, still = relieve(board, list(tired.values()))
         unsolved = (unsolved - tired.keys()) | still
-        sources = [tired.get(source.number, source) for source in sources]
+        sources = [source if source.number in unsolved else tired.get(source.number, source) for source in sources]
     for source in sources:
         if source.number in unsolved:
             relieve_partly(board, source)
@@ -120,7 +125,10 @@ def _stayed(source: Source, board: Board, outcome: Outcome) -> list[Refusal]:
         if item in gone:
             continue
         cheaper = [one.cost for one in gone if one.cost < item.cost and one.arrival[CPU] <= item.arrival[CPU]]
-        if outcome.solved and cheaper:
+        rests = [refusal for domain in item.domains if (refusal := resting(domain, source.group))]
+        if rests and source.goals:
+            refusals += rests
+        elif outcome.solved and cheaper:
             costs = {"cost_bytes": int(item.cost), "least_cost_bytes": int(min(cheaper))}
             refusals += [
                 Refusal(domain=d.name, host=host.name, reason=Reason.COSTLIER, detail=costs) for d in item.domains
@@ -132,11 +140,13 @@ def _stayed(source: Source, board: Board, outcome: Outcome) -> list[Refusal]:
                 Refusal(domain=d.name, host=host.name, reason=Reason.NOT_NEEDED, detail=detail) for d in item.domains
             ]
         elif board.best(item) is None:
-            refusals.append(nowhere(board, item))
+            refusal = nowhere(board, item)
+            refusals += [replace(refusal, domain=domain.name) for domain in item.domains]
         else:
-            refusals.append(
-                Refusal(domain=item.name, host=host.name, reason=Reason.LEAST_GAIN, detail={"gain_ratio": 0.0})
-            )
+            none = {"gain_ratio": 0.0}
+            refusals += [
+                Refusal(domain=d.name, host=host.name, reason=Reason.LEAST_GAIN, detail=none) for d in item.domains
+            ]
     if not outcome.solved:
         refusals += _missing(source, outcome)
     return refusals
@@ -167,7 +177,11 @@ def _moves(board: Board, sources: Mapping[int, Source]) -> list[Move]:
     """The steps as moves in the order of their waves, each with what it leaves on both hosts and why it is made."""
     group = board.group
     singles = [(step, row) for step in board.steps for row in step.item.rows]
-    numbers = waves([(step.item.source, step.destination) for step, _ in singles], group.policy.limits)
+    numbers = waves(
+        [(step.item.source, step.destination) for step, _ in singles],
+        group.policy.limits,
+        [(group.index[one.host], group.index.get(one.migrating_to or "")) for one in group.under_way],
+    )
     ledger = Ledger(group)
     moves = []
     for at in sorted(range(len(singles)), key=lambda at: numbers[at]):

@@ -28,14 +28,17 @@ RESOURCES = ("cpu", "memory", "rx", "tx")
 
 # What an uplink of unknown speed is taken for (1 Gbit/s): only ratios between such uplinks matter, and there it cancels out.
 _UPLINK_BYTES_PER_SECOND = 125e6
+# How far a domain's traffic may differ from what was measured, as a share of it.
+TRAFFIC_DOUBT = 0.25
 
 
 @dataclass(slots=True)
 class Residents:
     """The running domains of one host, sorted by name, with their demand and what each would bring to another host.
 
-    ``arrival``: domains x resources, at the upper end, in the group's units; ``relief``: at the lower end; ``leaving``: under way
-    elsewhere already; ``drift``: what the formula for the load is off by now, which later predictions are corrected by.
+    ``arrival``: domains x resources, at the upper end, in the group's units; ``relief``: at the lower end; ``traffic``: received and
+    sent, as measured; ``leaving``: under way elsewhere already; ``drift``: what the formula for the load is off by now, which later
+    predictions are corrected by.
     """
 
     number: int
@@ -47,6 +50,7 @@ class Residents:
     own: float
     arrival: Floats
     relief: Floats
+    traffic: Floats
     leaving: NDArray[np.bool_]
     drift: float
 
@@ -75,7 +79,7 @@ class Group:
         place = np.array([self.index[domain.host] for domain in snapshot.domains], dtype=np.int64)
         self._by_host = np.argsort(place, kind="stable")
         self._begins = np.searchsorted(place[self._by_host], np.arange(len(self.hosts) + 1))
-        self.under_way = [domain for domain in snapshot.domains if domain.migrating_to is not None]
+        self.under_way = sorted((d for d in snapshot.domains if d.migrating_to is not None), key=lambda d: d.uuid)
         placed = any(domain.placement is not None for domain in snapshot.domains)
         self.rules = (
             gather(policy.rules, sorted(snapshot.domains, key=lambda d: d.uuid), [host.name for host in self.hosts])
@@ -162,6 +166,20 @@ class Group:
                 speeds.setdefault(self.index[link.source], {})[self.index[link.destination]] = link.bytes_per_second
         return speeds
 
+    def speeds(self, number: int) -> Floats | None:
+        """How fast a migration from the host to each host is taken to be; None: nothing was learned of any.
+
+        One that was never tried is taken to be as fast as the best that was: it must not lose to a nearly full host for that.
+        """
+        learned = self.link_speed.get(number)
+        if not learned:
+            return None
+        best = max(self.policy.migration.bytes_per_second, *learned.values())
+        speeds = np.full(len(self.hosts), best)
+        speeds[list(learned)] = list(learned.values())
+        speeds[number] = 0.0
+        return speeds
+
     @cached_property
     def closed(self) -> list[Refusal]:
         """The hosts that can take no domain at all, and why."""
@@ -206,10 +224,12 @@ class Group:
         now = predict(host.cpus, own, demands, np.ones((1, len(running)), dtype=np.bool_))
         drift = 0.0 if saturated else level - float(now.ratio[0])
         uplink = host.uplink_bytes_per_second or _UPLINK_BYTES_PER_SECOND
-        traffic = [
-            [max(domain.rx_bytes_per_second, domain.rx_ratio * uplink) for domain in running],
-            [max(domain.tx_bytes_per_second, domain.tx_ratio * uplink) for domain in running],
-        ]
+        traffic = np.array(
+            [
+                [max(domain.rx_bytes_per_second, domain.rx_ratio * uplink) for domain in running],
+                [max(domain.tx_bytes_per_second, domain.tx_ratio * uplink) for domain in running],
+            ]
+        )
         memory = np.array([domain.memory_bytes for domain in running], dtype=np.float64)
         resident = np.array([_resident(domain) for domain in running], dtype=np.float64)
         arriving = memory * (1 + self.policy.migration.overhead_ratio)
@@ -221,8 +241,11 @@ class Group:
             running=running,
             demands=demands,
             own=own,
-            arrival=np.column_stack(((wanted + above * doubt) * host.cpu_speed, arriving, *traffic)),
-            relief=np.column_stack((demands.used * host.cpu_speed, resident, *traffic)),
+            arrival=np.column_stack(
+                ((wanted + above * doubt) * host.cpu_speed, arriving, *(traffic * (1 + TRAFFIC_DOUBT)))
+            ),
+            relief=np.column_stack((demands.used * host.cpu_speed, resident, *(traffic * (1 - TRAFFIC_DOUBT)))),
+            traffic=traffic.T,
             leaving=np.array([domain.migrating_to is not None for domain in running], dtype=np.bool_),
             drift=drift,
         )

@@ -15,13 +15,15 @@ Mask = NDArray[np.bool_]
 
 # A memory that is dirtied almost as fast as it is sent: the copy converges only because QEMU slows the guest down.
 _MOST_DIRTY_SHARE = 0.9
+# What moving a domain that should rest is priced at: more bytes than all memory of a group, so that it goes only where nothing else does.
+_UNREST_BYTES = 1e16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
     """Domains of one host that move together (mostly one), by their rows in the host's Residents.
 
-    ``cost``: bytes to transfer; ``weight``: the same, made dearer where a soft rule would be broken by leaving; ``arrival``: what it
+    ``cost``: bytes to transfer; ``weight``: the same, made dearer where leaving breaks a soft rule or a rest; ``arrival``: what it
     brings at most, in the group's units; ``margin``: what its uncertainty adds to a destination's CPU share; ``allowed``: hosts that
     rules about hosts, CPUs and names let it go to (None: all).
     """
@@ -122,22 +124,29 @@ def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
     if domain.uuid in rules.conflicts:
         conflict = rules.conflicts[domain.uuid]
         return Refusal(domain=domain.name, host=domain.host, reason=Reason.RULE_CONFLICT, detail={"conflict": conflict})
+    return resting(domain, group) if rested else None
+
+
+def resting(domain: Domain, group: Group) -> Refusal | None:
     left = resting_seconds(domain, group)
-    if rested and left > 0:
-        detail = {"seconds_left": round(left, 3)}
-        return Refusal(domain=domain.name, host=domain.host, reason=Reason.RESTING, detail=detail)
-    return None
+    if left <= 0:
+        return None
+    detail = {"seconds_left": round(left, 3)}
+    return Refusal(domain=domain.name, host=domain.host, reason=Reason.RESTING, detail=detail)
 
 
 def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
     domains = tuple(residents.running[row] for row in rows)
-    cost = sum(transfer_bytes(domain, group.policy) for domain in domains)
+    speeds = group.speeds(residents.number)
+    speed = None if speeds is None else float(speeds.max())  # only destinations about as near as the nearest are taken
+    cost = sum(transfer_bytes(domain, group.policy, speed) for domain in domains)
+    unrest = _UNREST_BYTES * sum(resting_seconds(domain, group) > 0 for domain in domains)
     return Item(
         source=residents.number,
         rows=tuple(rows),
         domains=domains,
         cost=cost,
-        weight=cost * (2 if _leaves_company(group, domains) else 1),
+        weight=cost * (2 if _leaves_company(group, domains) else 1) + unrest,
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else residents.arrival[rows].sum(axis=0),
         margin=group.margin(saturated=residents.saturated),
         allowed=allowed_hosts(group, domains),

@@ -9,11 +9,8 @@ import numpy as np
 from virtpoise_balancer.analyse.demand import Demands
 from virtpoise_balancer.model import PredictedLoads, Prediction, Role
 from virtpoise_balancer.plan.board import Step
-from virtpoise_balancer.plan.group import MEMORY, RX, TX, Group, Residents
+from virtpoise_balancer.plan.group import MEMORY, RX, TRAFFIC_DOUBT, TX, Group, Residents
 from virtpoise_balancer.plan.items import Mask
-
-# How far a domain's traffic may differ from what was measured, as a share of it.
-_TRAFFIC_DOUBT = 0.25
 
 
 @dataclass(slots=True)
@@ -73,8 +70,8 @@ class Ledger:
         ends = (resident, assigned) if sign > 0 else (assigned, resident)
         account.shift(MEMORY, sign * ends[0], sign * resident, sign * ends[1])
         for resource in (RX, TX):
-            traffic = residents.relief[row, resource] * unit[resource]
-            less, more = traffic * (1 - _TRAFFIC_DOUBT), traffic * (1 + _TRAFFIC_DOUBT)
+            traffic = residents.traffic[row, resource - RX] * unit[resource]
+            less, more = traffic * (1 - TRAFFIC_DOUBT), traffic * (1 + TRAFFIC_DOUBT)
             ends = (less, more) if sign > 0 else (more, less)
             account.shift(resource, sign * ends[0], sign * traffic, sign * ends[1])
 

@@ -20,6 +20,8 @@ _MOST_SETS = 20_000
 # Of those that solve its problem, so many are kept.
 _MOST_WAYS = 400
 _CLOSE = 1e-9
+# Sets of as many moves that transfer so little more than the least count as equally cheap: then evenness decides.
+_AS_CHEAP = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,10 @@ class Source:
         taken = [item.arrival[resource] * self.group.per_unit[resource, self.number] for item in self.items]
         there = self.group.least_use[resource] + np.array(taken)[index].max(axis=1)
         busier = np.maximum(shares[resource][solving], there)
-        order = np.lexsort((np.round(busier, 9), np.round(weights[index].sum(axis=1)), moves[index].sum(axis=1)))
+        weight, count_of = weights[index].sum(axis=1), moves[index].sum(axis=1)
+        least = np.min(weight, where=count_of == count_of.min(), initial=np.inf)
+        priced = np.where(weight <= least * _AS_CHEAP, least, weight)
+        order = np.lexsort((np.round(busier, 9), np.round(priced), count_of))
         return [self._way(tuple(self.items[i] for i in index[number])) for number in order[:_MOST_WAYS]]
 
     def _worth_combining(self, count: int) -> list[int]:

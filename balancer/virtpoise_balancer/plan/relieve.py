@@ -49,7 +49,7 @@ def relieve(board: Board, sources: Sequence[Source]) -> tuple[Board, set[int]]:
         if not all(part in parts for part in chosen):
             continue  # found together with others meanwhile
         others = [part for part in parts if part not in chosen]
-        without = _replay(earlier, [step for part in others for step in part.steps])
+        without = earlier.replayed([step for part in others for step in part.steps])
         if without is None:
             continue
         budget = Budget(checks // 2)
@@ -57,7 +57,7 @@ def relieve(board: Board, sources: Sequence[Source]) -> tuple[Board, set[int]]:
         checks -= checks // 2 - max(budget.checks, 0)
         if found is not None:
             parts = [*others, found]
-    final = _replay(earlier, [step for part in parts for step in part.steps])
+    final = earlier.replayed([step for part in parts for step in part.steps])
     if final is None:
         raise AssertionError("steps that were legal one after the other are not any more")
     return final, {source.number for part in parts if not part.solved for source in part.sources}
@@ -142,16 +142,6 @@ def _search(without: Board, chosen: list[Part], budget: Budget) -> Part | None:
     else:
         moves, weight = None, 0.0
     found = Search(without, sources, budget).run(moves, weight)
-    if found is None or _replay(without, found.steps) is None:
+    if found is None:
         return None
     return Part(sources, found.steps, solved=True, best=True)
-
-
-def _replay(board: Board, steps: Sequence[Step]) -> Board | None:
-    """A copy of the board with the steps made; None when one of them does not fit where it should go."""
-    copy = board.copy()
-    for step in steps:
-        if not copy.fits(step.item, copy.after(step.item), swap=True)[step.destination]:
-            return None
-        copy.apply(step)
-    return copy

@@ -9,6 +9,7 @@ import numpy as np
 
 from virtpoise_balancer.model import Attempt, Domain, DomainState, Problem, Reason, Refusal, RuleKind
 from virtpoise_balancer.plan.board import Board, Step
+from virtpoise_balancer.plan.group import Group
 from virtpoise_balancer.plan.items import Item, movable
 
 
@@ -71,13 +72,30 @@ def refusals(board: Board, found: Sequence[Fault]) -> list[Refusal]:
     ]
 
 
+def contradictions(group: Group) -> list[Refusal]:
+    """One for each domain whose hard rules cannot all be kept, wherever the domains are."""
+    rules = group.rules
+    told = {**rules.crowded, **rules.conflicts}
+    if not told:
+        return []
+    return [
+        Refusal(domain=d.name, host=d.host, reason=Reason.RULE_CONFLICT, detail={"conflict": told[d.uuid]})
+        for d in sorted(group.snapshot.domains, key=lambda d: (d.name, d.uuid))
+        if d.uuid in told
+    ]
+
+
 def repair(board: Board, found: Sequence[Fault]) -> list[Attempt]:
-    """Move what is where it should not be, where that is possible; one attempt a fault."""
+    """Move what is where it should not be, where that is possible; one attempt a fault of which anything is moved.
+
+    One that nothing can be done about is no attempt: it would be made again in every cycle. It stays named as a broken rule.
+    """
     attempts = []
     for fault in found:
-        host = board.group.hosts[board.host_of(fault.domains[0])].name
-        moved = [_move(board, domain, fault) for domain in fault.domains]
-        attempts.append(Attempt(host=host, problem=Problem.RULE, solved=all(moved)))
+        moved = [domain for domain in fault.domains if _move(board, domain, fault)]
+        if moved:
+            solved = len(moved) == len(fault.domains)
+            attempts.append(Attempt(host=moved[0].host, problem=Problem.RULE, solved=solved))
     return attempts
 
 

@@ -42,7 +42,10 @@ class Tie:
 
 @dataclass(slots=True)
 class Rules:
-    """``bonds`` and ``ties`` by domain; ``conflicts``: for each domain whose hard rules contradict each other, how."""
+    """``bonds`` and ``ties`` by domain; ``conflicts``: for each domain whose hard rules contradict each other, how.
+
+    ``crowded``: likewise for domains to be kept apart that are more than there are hosts for them; each may go where the rule lets it.
+    """
 
     host_names: Sequence[str]
     bonds: tuple[Bond, ...] = ()
@@ -50,6 +53,7 @@ class Rules:
     ties_of: Mapping[str, tuple[Tie, ...]] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     conflicts: Mapping[str, str] = field(default_factory=dict)
+    crowded: Mapping[str, str] = field(default_factory=dict)
     _masks: dict[tuple[str, ...], NDArray[np.bool_]] = field(default_factory=dict)
 
     def matching(self, patterns: tuple[str, ...]) -> NDArray[np.bool_]:
@@ -157,6 +161,7 @@ def gather(rules: Sequence[Rule], domains: Iterable[Domain], host_names: Sequenc
         ignored,
     )
     found.conflicts = _conflicts(found)
+    found.crowded = _crowded(found)
     return found
 
 
@@ -202,6 +207,23 @@ def _conflicts(rules: Rules) -> dict[str, str]:
         if not places.any():
             conflicts[uuid] = f"no host is left by {', '.join(dict.fromkeys(names))}"
     return conflicts
+
+
+def _crowded(rules: Rules) -> dict[str, str]:
+    """By uuid: a rule keeps apart more domains than there are hosts on which any of them may be."""
+    crowded: dict[str, str] = {}
+    for bond in rules.bonds:
+        if not bond.hard or bond.kind is not RuleKind.APART:
+            continue
+        allowed = [rules.allowed(uuid) for uuid in sorted(bond.members)]
+        places = len(rules.host_names)
+        masks = [mask for mask in allowed if mask is not None]
+        if len(masks) == len(allowed):
+            places = int(np.logical_or.reduce(masks).sum())
+        if len(bond.members) > places:
+            told = f"{bond.name} keeps {len(bond.members)} domains apart, for which there are {places} hosts"
+            crowded |= dict.fromkeys(sorted(bond.members - crowded.keys()), told)
+    return crowded
 
 
 def _kept_apart(rules: Rules, company: set[str]) -> str | None:

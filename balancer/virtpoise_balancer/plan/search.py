@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import RuleKind
 from virtpoise_balancer.plan.board import Board, Step, departure
 from virtpoise_balancer.plan.group import CPU, MEMORY
@@ -23,6 +24,8 @@ _MOST_HOSTS = 16
 # How many moves more than the fewest conceivable are looked at, and how many of them may only make room.
 _MOST_EXTRA = 4
 _MOST_EJECTIONS = 3
+# What holding one step against the whole prediction costs, in checks.
+_REPLAY_CHECKS = 20
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class Search:
         self._departures: dict[int, list[float]] = {}
         self._most_freed: dict[int, list[float]] = {}
         self._ejectable: dict[int, list[Item]] = {}
+        self._likings: dict[int, Floats | None] = {}
 
     def run(self, moves: int | None, weight: float) -> Found | None:
         """The best sequence that solves all sources with fewer moves, or as many and less weight, than given (None: any)."""
@@ -158,12 +162,14 @@ class Search:
         """Place all pending items; a host given with one is the only one for it (room was made there)."""
         if not pending:
             if weight < goal.bound:
-                goal.bound, goal.weight, goal.steps = weight, weight, list(steps)
+                self.budget.checks -= _REPLAY_CHECKS * len(steps)
+                if self.board.replayed([Step(*one) for one in steps]) is not None:
+                    goal.bound, goal.weight, goal.steps = weight, weight, list(steps)
             return
         (item, forced), rest = pending[0], pending[1:]
         bonds = self._bonds(item)
         once = item.allowed is None and not bonds
-        hosts = sorted(self.hosts, key=self._fullness) if forced is None else [forced]
+        hosts = self._best_first(item) if forced is None else [forced]
         seen: set[tuple[float, ...]] = set()
         tight: list[int] = []
         for host in hosts:
@@ -203,6 +209,15 @@ class Search:
                 )
                 if self.budget.checks < 0:
                     return
+
+    def _best_first(self, item: Item) -> list[int]:
+        """The hosts on which most soft rules and preferences are kept first, of those the emptiest."""
+        if id(item) not in self._likings:
+            self._likings[id(item)] = self.board.liking(item)
+        liking = self._likings[id(item)]
+        if liking is None:
+            return sorted(self.hosts, key=self._fullness)
+        return sorted(self.hosts, key=lambda host: (-liking[host], self._fullness(host)))
 
     def _fullness(self, host: int) -> float:
         cpu, memory, rx, tx = self.use[host]
@@ -251,6 +266,8 @@ class Search:
 
     def _allowed(self, item: Item, host: int, bound_by: Sequence[int]) -> bool:
         if host == item.source or (item.allowed is not None and not item.allowed[host]):
+            return False
+        if any(self.board.placed_there(domain.name, host) for domain in item.domains):
             return False
         bonds = self.board.group.rules.bonds
         return not any(

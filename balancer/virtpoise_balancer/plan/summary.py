@@ -14,8 +14,10 @@ def summarise(
     attempts: Sequence[Attempt],
     moves: Sequence[Move],
     held: Sequence[Refusal],
+    unrepaired: Sequence[str] = (),
 ) -> str:
-    if not attempts and not held:
+    """``unrepaired``: the rules that are broken, should be repaired and are not."""
+    if not attempts and not held and not unrepaired:
         return (
             f"no host is at or above {policy.cpu.threshold:.0%} {policy.cpu.consecutive} times in a row: nothing to do"
         )
@@ -25,18 +27,23 @@ def summarise(
         leaving[move.source].append(move)
     parts = [_attempt(attempt, found, leaving[attempt.host]) for attempt in attempts]
     parts += [_held(refusal, found) for refusal in held]
+    parts += [f"the rule {rule} stays broken" for rule in dict.fromkeys(unrepaired)]
     return "; ".join(parts)
 
 
-def _problem(host: str, overloads: Mapping[str, Overload]) -> str:
-    overload = overloads.get(host)
-    if overload is None:
+def _problem(host: str, problem: Problem, overloads: Mapping[str, Overload]) -> str:
+    if problem is Problem.RULE:
+        return f"a rule is broken on {host}"
+    if problem is Problem.IMBALANCE:
+        return f"the group is uneven and {host} its busiest host"
+    if problem is Problem.DRAIN:
         return f"{host} is draining"
+    overload = overloads[host]
     return f"{host} is overloaded ({overload.resource} {overload.ratio:.0%}, {overload.consecutive} times in a row)"
 
 
 def _attempt(attempt: Attempt, overloads: Mapping[str, Overload], moves: Sequence[Move]) -> str:
-    problem = f"{attempt.host} is draining" if attempt.problem is Problem.DRAIN else _problem(attempt.host, overloads)
+    problem = _problem(attempt.host, attempt.problem, overloads)
     if not moves:
         return f"{problem} and no domain can be moved to another host"
     listed = ", ".join(f"{move.domain} to {move.destination}" for move in moves[:5])
@@ -49,5 +56,6 @@ def _attempt(attempt: Attempt, overloads: Mapping[str, Overload], moves: Sequenc
 def _held(refusal: Refusal, overloads: Mapping[str, Overload]) -> str:
     host = str(refusal.host)
     if refusal.reason is Reason.ALONE:
-        return f"{_problem(host, overloads)} and has no other host to move to"
+        problem = Problem.OVERLOAD if host in overloads else Problem.DRAIN
+        return f"{_problem(host, problem, overloads)} and has no other host to move to"
     return f"{host} waits {refusal.detail['seconds_left']:.0f} s more after an attempt that did not solve its problem"

@@ -40,13 +40,16 @@ def verdict(board: Board, item: Item, host: int, after: Floats | None = None) ->
     limit = group.limit[:, 0]
     if after is None:
         after = board.after(item)
-    room = float(((limit - after[:, host]) / limit).min())
+    share = after[:, host].copy()
     obstacle = _obstacle(board, item, host)
     if obstacle:
-        return Verdict(name, obstacle[0], room, obstacle[1])
-    over = np.flatnonzero(after[:, host] >= limit)
-    resource = int(over[0]) if len(over) else int(((limit - after[:, host]) / limit).argmin())
-    detail = _figures(board, item, host, resource, float(after[resource, host]))
+        return Verdict(name, obstacle[0], float(((limit - share) / limit).min()), obstacle[1])
+    if (share < limit).all():
+        share[CPU] = max(share[CPU], board.predicted(item, host))
+    room = float(((limit - share) / limit).min())
+    over = np.flatnonzero(share >= limit)
+    resource = int(over[0]) if len(over) else int(((limit - share) / limit).argmin())
+    detail = _figures(board, item, host, resource, float(share[resource]))
     return Verdict(name, _REASONS[resource] if len(over) else None, room, detail)
 
 

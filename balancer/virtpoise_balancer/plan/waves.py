@@ -12,13 +12,23 @@ from collections.abc import Sequence
 from virtpoise_balancer.model import Limits
 
 
-def waves(moves: Sequence[tuple[int, int]], limits: Limits) -> list[int]:
-    """For each (source, destination), in the order of the sequence, the number of its wave, from 0."""
+def waves(
+    moves: Sequence[tuple[int, int]], limits: Limits, under_way: Sequence[tuple[int, int | None]] = ()
+) -> list[int]:
+    """For each (source, destination), in the order of the sequence, the number of its wave, from 0.
+
+    ``under_way``: migrations that were begun earlier and take part of the first wave's limits.
+    """
     numbers: list[int] = []
     freed_in: dict[int, int] = {}  # host -> the last wave so far in which a domain leaves it
     from_host: Counter[tuple[int, int]] = Counter()
     to_host: Counter[tuple[int, int]] = Counter()
     in_all: Counter[int] = Counter()
+    for source, arriving_at in under_way:
+        from_host[0, source] += 1
+        if arriving_at is not None:
+            to_host[0, arriving_at] += 1
+        in_all[0] += 1
     first_open = 0  # every wave before it is full
     for source, destination in moves:
         while in_all[first_open] >= limits.total:
