@@ -374,7 +374,7 @@ def test_two_domains_of_one_name_do_not_meet_where_one_is_arriving() -> None:
     made = plan(
         group(
             host("h1", 0.9, 0.9),
-            host("h2", 0.0, 0.0),
+            host("h2", 0.0, 0.0, memory_ratio=0.1),
             host("h3", 0.1, 0.1),
             host("h4", 0.2, 0.2),
             domain("a", "h1", 2.0, uuid="1"),
