@@ -11,13 +11,13 @@ def scrapes(*values: float | None) -> list[Scrape]:
 
 
 def test_a_domain_that_went_away_may_begin_anew():
-    hold_to_the_laws(scrapes(5.0, 6.0, None, 0.5, 0.7), always=(), lasting=())
+    hold_to_the_laws(scrapes(5.0, 6.0, None, 0.5, 0.7), always=(), lasting=(), moving={"vm1"})
 
 
 @pytest.mark.parametrize("values", [(5.0, 4.0), (None, 5.0, 6.0, 5.9)])
 def test_a_domain_that_stayed_may_not(values):
     with pytest.raises(AssertionError):
-        hold_to_the_laws(scrapes(*values), always=(), lasting=())
+        hold_to_the_laws(scrapes(*values), always=(), lasting=(), moving={"vm1"})
 
 
 def test_a_lasting_domain_may_not_even_after_a_gap():
