@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from virtpoise_balancer.execute import executor as execute
 from virtpoise_balancer.execute.executor import LibvirtExecutor, counts_on
 from virtpoise_balancer.execute.migrate import Watch
 from virtpoise_balancer.model import Move, Outcome, PredictedLoads, Prediction, Progress, Result
@@ -32,16 +33,17 @@ def move(domain: str, source: str, destination: str, wave: int = 0, bundle: str 
 class Hosts:
     """In the place of libvirt: ``migrate`` is what a migration does; which began and ended is written down in order."""
 
-    does: Callable[[Move], Outcome] = lambda _: DONE
+    does: Callable[[Move], Outcome | None] = lambda _: DONE
+    settles: Callable[[Move], Outcome | None] = lambda _: DONE
     written: list[tuple[str, str]] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
-    def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome:
+    def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome | None:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
         return self.does(move)
 
-    def settle(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome:
-        return self.does(move)
+    def settle(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome | None:
+        return self.settles(move)
 
     def begin(self, migration_id: int) -> None:
         self.written.append(("begin", str(migration_id)))
@@ -62,7 +64,6 @@ def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] 
     made.carry_out(list(enumerate(moves)), recheck)
     made._thread.join(10)  # type: ignore[union-attr]
     assert not made.busy
-    assert made.in_flight == ()
     return made
 
 
@@ -154,11 +155,51 @@ def test_all_that_an_earlier_process_left_under_way_is_waited_for_at_once() -> N
         together.wait()
         return DONE
 
-    hosts = Hosts(meet)
+    hosts = Hosts(settles=meet)
     made = executor(hosts)
     made.adopt([(1, move("a", "h1", "h2")), (2, move("b", "h3", "h4"))])
     made._thread.join(10)  # type: ignore[union-attr]
     assert hosts.outcomes == {"a": DONE, "b": DONE}
+
+
+def test_a_move_whose_end_nobody_tells_stays_open_until_both_hosts_tell_it_and_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(execute, "_RETRY_SECONDS", 0.01)
+    answers, asked = threading.Event(), threading.Semaphore(0)
+
+    def settle(_: Move) -> Outcome | None:
+        asked.release()
+        return DONE if answers.is_set() else None
+
+    hosts = Hosts(lambda one: None if one.domain == "a" else DONE, settle)
+    made = carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h3", "h1", 1), move("c", "h3", "h4", 1))
+    assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
+        "b": "skipped",  # it counts on a having left h1
+        "c": "done",
+    }
+    assert all(asked.acquire(timeout=10) for _ in range(3))
+    assert ("end", "0") not in hosts.written
+    answers.set()
+    for settling in made._settling:
+        settling.join(10)
+    assert hosts.outcomes["a"] == DONE
+    assert hosts.written.count(("end", "0")) == 1
+
+
+def test_told_to_stop_it_leaves_the_end_that_nobody_tells_to_the_next_balancer() -> None:
+    asked = threading.Event()
+
+    def settle(_: Move) -> None:
+        asked.set()
+
+    hosts = Hosts(lambda _: None, settle)
+    made = executor(hosts)
+    made.carry_out([(0, move("a", "h1", "h2"))], lambda _: None)
+    assert asked.wait(10)
+    made.close()
+    assert hosts.written == [("begin", "0")]
+    assert not any(settling.is_alive() for settling in made._settling)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Carries journalled moves out beside the cycles: those of a wave at the same time, one wave after another.
 
 The start and the end of each are written down. Waves already respect the limits in flight (plan); a move that counts on one that was
-not made is skipped.
+not made is skipped. An end that cannot be told, since a host does not answer, is asked for until both hosts tell; meanwhile the entry
+in the journal stays open, so that the domain counts as migrating, and the group is balanced on.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class LibvirtExecutor:
     _in_flight: dict[str, InFlight] = field(default_factory=dict)  # by the domain's uuid
     _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
     _thread: threading.Thread | None = None
+    _settling: list[threading.Thread] = field(default_factory=list)  # one for each move whose end could not be told
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
@@ -108,6 +110,8 @@ class LibvirtExecutor:
         self.stop.set()
         if self._thread is not None:
             self._thread.join()
+        for settling in self._settling:
+            settling.join()
 
     def _start(self, work: Callable[[], None]) -> None:
         if self.busy:
@@ -123,7 +127,8 @@ class LibvirtExecutor:
                 results = tuple(pool.map(partial(self._make_one, tuple(not_made), recheck), ids, moves))
             not_made += [move for move, result in zip(moves, results, strict=True) if result is not Result.DONE]
 
-    def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> Result:
+    def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> Result | None:
+        """How the move ended; None while that cannot be told."""
         missing = next((other for other in not_made if counts_on(move, other)), None)
         if self.stop.is_set():
             outcome = Outcome(result=Result.SKIPPED, why="told to stop")
@@ -133,7 +138,11 @@ class LibvirtExecutor:
             )
         else:
             self.journal.begin(migration_id)
-            outcome = self._move(move, recheck)
+            begun = self._move(move, recheck)
+            if begun is None:
+                self._settle_later(migration_id, move)
+                return None
+            outcome = begun
         self._end(migration_id, move, outcome)
         return outcome.result
 
@@ -141,7 +150,7 @@ class LibvirtExecutor:
         self.journal.end(migration_id, outcome)
         self.on_end(move, outcome)
 
-    def _move(self, move: Move, recheck: Recheck) -> Outcome:
+    def _move(self, move: Move, recheck: Recheck) -> Outcome | None:
         try:
             with self._looking:
                 why = recheck(move)
@@ -151,6 +160,15 @@ class LibvirtExecutor:
         except Exception as error:  # a mistake of ours must not leave the journal open
             log.exception("a move failed in an unforeseen way", domain=move.domain)
             return Outcome(result=Result.FAILED, why=f"unforeseen: {type(error).__name__}: {error}")
+
+    def _settle_later(self, migration_id: int, move: Move) -> None:
+        """Ask for the end beside the moves to come: a host that is gone must not hold up the others."""
+        log.warning(
+            "the end of a migration cannot be told yet", domain=move.domain, hosts=[move.source, move.destination]
+        )
+        settling = threading.Thread(target=self._settle_one, args=(migration_id, move), name=f"settle {move.domain}")
+        self._settling.append(settling)
+        settling.start()
 
     def _settle(self, unfinished: Entries) -> None:
         with ThreadPoolExecutor(len(unfinished), "settle") as pool:

@@ -54,8 +54,12 @@ class Migrator:
     stop_grace_seconds: float
     bandwidth_mib_per_second: int | None = None
 
-    def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome:
-        """Carry out one move. Never raises for what libvirt says or does not say: the outcome tells."""
+    def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome | None:
+        """Carry out one move. Never raises for what libvirt says or does not say: the outcome tells.
+
+        None when it was begun and its end cannot be told now: ``settle`` will tell it.
+        """
+        began: float | None = None
         try:
             source = self._connect(move.source)
             destination = self._connect(move.destination)
@@ -68,12 +72,12 @@ class Migrator:
             wrong = self._run(move, source, watch, stop, began)
             return self._verified(move, source, destination, time.monotonic() - began, wrong)
         except LibvirtError as error:
-            return Outcome(result=Result.FAILED, why=str(error))
+            return None if began is not None else Outcome(result=Result.FAILED, why=str(error))
         finally:
             _close(source, destination)
 
     def settle(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome | None:
-        """The outcome of a move that another process started, waiting while its job runs; None while it cannot be told."""
+        """The outcome of a move whose end was not seen, waiting while its job runs; None while it cannot be told."""
         try:
             source = self._connect(move.source)
             destination = self._connect(move.destination)
@@ -85,7 +89,7 @@ class Migrator:
                 stop.wait(_WATCH_SECONDS)
             if stop.is_set():
                 return None
-            return self._verified(move, source, destination, None, "the balancer ended before the migration did")
+            return self._verified(move, source, destination, None, "the end of the migration was not seen")
         except LibvirtError:
             return None
         finally:
@@ -123,7 +127,7 @@ class Migrator:
     def _run(
         self, move: Move, source: libvirt.virConnect, watch: Watch, stop: threading.Event, began: float
     ) -> str | None:
-        """Start the migration and wait for its end; what went wrong, or None."""
+        """Start the migration and wait for its end; what went wrong, or None. LibvirtError when it does not end."""
         domain = source.lookupByUUIDString(move.uuid)
         target = self.uri_of(move.destination)
         bandwidth = self.bandwidth_mib_per_second
@@ -158,7 +162,7 @@ class Migrator:
         else:
             return said_at_end[0]
         if not ended.wait(_ABORT_SECONDS):
-            return f"{why}, and libvirt has not ended it after {_ABORT_SECONDS:g} s more"
+            raise LibvirtError(f"{why}, and libvirt has not ended it after {_ABORT_SECONDS:g} s more")
         return why if said_at_end[0] else None
 
     def _verified(
@@ -169,7 +173,10 @@ class Migrator:
         seconds: float | None,
         wrong: str | None,
     ) -> Outcome:
-        """The outcome as both hosts tell it, whatever the call said: a failed call may have moved the domain after all."""
+        """The outcome as both hosts tell it, whatever the call said: a failed call may have moved the domain after all.
+
+        LibvirtError while one of them does not tell.
+        """
         here = self._presence_afresh(source, move, move.source)
         there = self._presence_afresh(destination, move, move.destination)
         places = f"{here.value} on {move.source}, {there.value} on {move.destination}"
@@ -177,7 +184,10 @@ class Migrator:
             return _done(destination, move.uuid, seconds)
         if there is Presence.RUNNING and here is Presence.DEFINED:
             # The domain moved, but its old definition stayed; left behind it could be started a second time.
-            within(_ANSWER_SECONDS, lambda: source.lookupByUUIDString(move.uuid).undefine(), "undefine")
+            try:
+                within(_ANSWER_SECONDS, lambda: source.lookupByUUIDString(move.uuid).undefine(), "undefine")
+            except LibvirtError as error:
+                return Outcome(result=Result.FAILED, why=f"{places}; {error}", seconds=seconds)
             return _done(destination, move.uuid, seconds)
         return Outcome(
             result=Result.FAILED,

@@ -1,0 +1,125 @@
+"""The end of a migration, read from both hosts: what is told when one of them does not answer. (What libvirt does is tested on the lab.)"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import libvirt
+import pytest
+
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute import migrate
+from virtpoise_balancer.execute.migrate import Migrator
+from virtpoise_balancer.model import Move, Outcome, PredictedLoads, Prediction, Result
+
+LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+MOVE = Move(domain="a", uuid="u", source="h1", destination="h2", predicted=LOADS)
+
+
+def refusal(code: int, message: str) -> libvirt.libvirtError:
+    error = libvirt.libvirtError(message)
+    error.err = (code, 0, message, 0, "", None, None, 0, 0)
+    return error
+
+
+@dataclass
+class Host:
+    """In the place of a host's libvirt, a connection to it, and the one domain there is."""
+
+    others: dict[str, Host]
+    domain: int | None = None  # its state; None: not here
+    answers: bool = True
+    dies: str | None = None  # which host goes silent when a migration has run
+    keeps: bool = False  # the old definition is left behind and cannot be removed
+
+    def lookupByUUIDString(self, _uuid: str) -> Host:  # noqa: N802 - libvirt's own name
+        if not self.answers:
+            raise refusal(libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed")
+        if self.domain is None:
+            raise refusal(libvirt.VIR_ERR_NO_DOMAIN, "no domain with matching uuid")
+        return self
+
+    def state(self) -> tuple[int, int]:
+        assert self.domain is not None
+        return self.domain, 0
+
+    def isActive(self) -> bool:  # noqa: N802
+        return self.domain != libvirt.VIR_DOMAIN_SHUTOFF
+
+    def jobStats(self, _flags: int = 0) -> dict[str, int]:  # noqa: N802
+        return {"type": libvirt.VIR_DOMAIN_JOB_NONE}
+
+    def migrateToURI3(self, target: str, _parameters: dict[str, int], _flags: int) -> None:  # noqa: N802
+        self.others[target].domain = libvirt.VIR_DOMAIN_RUNNING
+        self.domain = libvirt.VIR_DOMAIN_SHUTOFF if self.keeps else None
+        if self.dies:
+            self.others[self.dies].answers = False
+
+    def abortJob(self) -> None: ...  # noqa: N802
+
+    def undefine(self) -> None:
+        raise refusal(libvirt.VIR_ERR_OPERATION_INVALID, "cannot undefine domain with nvram")
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Host]:
+    made: dict[str, Host] = {}
+    made |= {"h1": Host(made, domain=libvirt.VIR_DOMAIN_RUNNING), "h2": Host(made)}
+
+    def connect(uri: str, _timeout_seconds: float) -> Host:
+        if not made[uri].answers:
+            raise LibvirtError(f"{uri}: Connection refused")
+        return made[uri]
+
+    monkeypatch.setattr(migrate, "connect", connect)
+    return made
+
+
+MIGRATOR = Migrator(uri_of=str, connect_timeout_seconds=1, timeout_seconds=5, stop_grace_seconds=5)
+
+
+def made() -> Outcome | None:
+    return MIGRATOR.migrate(MOVE, lambda _: None, threading.Event())
+
+
+def settled() -> Outcome | None:
+    return MIGRATOR.settle(MOVE, lambda _: None, threading.Event())
+
+
+@pytest.mark.parametrize("silent", ["h1", "h2"])
+def test_no_end_is_told_until_both_hosts_tell_it(hosts: dict[str, Host], silent: str) -> None:
+    hosts["h1"].dies = silent
+    assert made() is None
+    assert settled() is None
+    hosts[silent].answers = True
+    outcome = settled()
+    assert outcome is not None
+    assert outcome.result is Result.DONE
+
+
+def test_a_migration_that_libvirt_does_not_end_has_no_end_yet(
+    hosts: dict[str, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(migrate, "_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(migrate, "_ABORT_SECONDS", 0.01)
+    monkeypatch.setattr(Host, "migrateToURI3", lambda *_: never.wait(5))
+    hasty = Migrator(uri_of=str, connect_timeout_seconds=1, timeout_seconds=0.05, stop_grace_seconds=5)
+    assert hasty.migrate(MOVE, lambda _: None, threading.Event()) is None
+    never.set()
+
+
+def test_a_host_that_is_silent_before_anything_began_is_an_end(hosts: dict[str, Host]) -> None:
+    hosts["h2"].answers = False
+    assert made() == Outcome(result=Result.SKIPPED, why="h2: Connection refused")
+
+
+def test_a_definition_that_cannot_be_removed_is_told_and_not_asked_for_ever(hosts: dict[str, Host]) -> None:
+    hosts["h1"].keeps = True
+    outcome = made()
+    assert outcome is not None
+    assert outcome.result is Result.FAILED
+    assert outcome.why == "defined on h1, running on h2; undefine: cannot undefine domain with nvram"
