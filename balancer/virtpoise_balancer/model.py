@@ -18,7 +18,9 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 STRICT: Mapping[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 Name = Annotated[str, MinLen(1)]
-Count = Annotated[int, Ge(1)]
+# Of CPUs and the like: far above any machine there is, and low enough to be reckoned with.
+MOST_COUNTED = 65536
+Count = Annotated[int, Ge(1), Le(MOST_COUNTED)]
 Amount = Annotated[float, Ge(0)]
 Bytes = Annotated[int, Ge(0)]
 Threshold = Annotated[float, Gt(0), Le(1)]

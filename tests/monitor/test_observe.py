@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, Placement
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
 from virtpoise_balancer.monitor.observe import Observation, Observer
@@ -98,6 +99,8 @@ def test_readings_before_a_gap_are_dropped() -> None:
         (host_figures("h1"), [(1000.0, 1.4)]),  # out of range
         (host_figures("h1"), [(1000.0, -0.4)]),
         (host_figures("h1", free=3 * GIB), READINGS),  # more memory free than there is
+        (host_figures("h1", cpus=1e20), READINGS),  # no host has so many
+        (host_figures("h1", cpus=float("inf")), READINGS),
         (host_figures("h1") | {"host_memory_available_bytes": []}, READINGS),
         (host_figures("h1") | {"host_sample_time": []}, READINGS),  # the exporter has gone
     ],
@@ -151,9 +154,12 @@ def test_a_domain_counts_where_it_runs_and_shut_off_only_where_it_runs_nowhere()
         domain_figures("h2", "moved"),
         domain_figures("h1", "off", running=0),
         domain_figures("h2", "off", running=0),
+        domain_figures("h1", "halted", running=0),
+        domain_figures("h2", "halted", running=0) | {"domain_paused": [one(1, instance="h2", uuid="halted")]},
     )
     seen = observe(figures, {"h1": READINGS, "h2": READINGS})
     assert [(d.uuid, d.host, d.state) for d in seen.snapshot.domains] == [
+        ("halted", "h2", DomainState.PAUSED),
         ("moved", "h2", DomainState.RUNNING),
         ("off", "h1", DomainState.SHUTOFF),
     ]
@@ -166,10 +172,33 @@ def test_a_domain_seen_running_twice_is_told_of_and_not_moved() -> None:
     assert [d.state for d in seen.snapshot.domains] == [DomainState.PAUSED]
 
 
-@pytest.mark.parametrize("broken", [{"domain_cpu_cores": -1.0}, {"domain_memory_bytes": -5.0}, {"domain_vcpus": 0.0}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"domain_cpu_cores": -1.0},
+        {"domain_memory_bytes": -5.0},
+        {"domain_vcpus": 0.0},
+        {"domain_cpu_cores": 4.5},  # its host has two CPUs
+        {"domain_cpu_cores": float("nan")},
+        {"domain_memory_bytes": float("inf")},
+        {"domain_vcpus": 1e20},
+        {"domain_cpu_delay_cores": 1e6},
+        {"domain_cpu_cores_unsaturated": float("inf")},
+        {"domain_cpu_delay_cores_unsaturated": 1e6},
+        {"domain_rx_ratio": 1e9},
+        {"domain_tx_ratio": float("inf")},
+    ],
+)
 def test_a_domain_without_sound_figures_counts_and_stays(broken: dict[str, float]) -> None:
     seen = observe(merged(host_figures("h1"), domain_figures("h1", "u", **broken)), {"h1": READINGS})
     assert [d.state for d in seen.snapshot.domains] == [DomainState.PAUSED]
+    assert read_snapshot(write_snapshot(seen.snapshot), "what was seen") == seen.snapshot
+
+
+def test_a_domain_that_has_all_of_its_host_or_talks_to_its_neighbours_is_sound() -> None:
+    busy = {"domain_vcpus": 2.0, "domain_cpu_cores": 2.3, "domain_cpu_delay_cores": 2.0, "domain_rx_ratio": 40.0}
+    seen = observe(merged(host_figures("h1"), domain_figures("h1", "u", **busy)), {"h1": READINGS})
+    assert [d.state for d in seen.snapshot.domains] == [DomainState.RUNNING]
 
 
 def test_looks_at_whole_steps_so_that_every_balancer_sees_the_same_readings() -> None:

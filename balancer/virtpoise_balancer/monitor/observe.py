@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from virtpoise_balancer.model import (
+    MOST_COUNTED,
     RATIO_TOLERANCE,
     Domain,
     DomainState,
@@ -30,6 +31,10 @@ _READINGS = 30
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
 # What a domain's metadata may name several of; `ignore` stands alone.
 _PLACEMENT_LISTS = frozenset({"together", "apart", "only_on", "never_on", "prefer"})
+# A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is no figure.
+_CPU_TOLERANCE = 2.0
+# Traffic between domains of one host passes no uplink and may be far above its speed, but not so far.
+_MOST_UPLINK_RATIO = 1000.0
 # A sample older than this many scrapes is no longer what is.
 _STALE_SCRAPES = 3.5
 
@@ -165,13 +170,14 @@ def _hosts(
             continue  # no host is like this: another exporter's metric under this name
         age = at - sampled.get(name, -math.inf)
         free = available.get(name, -1.0)
-        known = age <= stale_seconds and 0 <= free <= memory[name] and bool(readings.get(name))
+        sound = cpus[name] <= MOST_COUNTED and 0 <= free <= memory[name]
+        known = age <= stale_seconds and sound and bool(readings.get(name))
         if math.isfinite(age):
             ages.append(age)
         hosts[name] = Host(
             name=name,
             state=HostState.ACTIVE if known else HostState.UNKNOWN,
-            cpus=int(cpus[name]),
+            cpus=int(min(cpus[name], MOST_COUNTED)),
             cpu_speed=speed.get(name, 0.0) or 1.0,
             cpu_ratio=readings[name] if known else (),
             memory_bytes=int(memory[name]),
@@ -193,17 +199,22 @@ def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host])
         if name.startswith("domain_") and name != "domain_placement"
     }
     placements = _placements(answers["domain_placement"])
-    listed: dict[str, list[tuple[str, str]]] = {}  # uuid -> (host, name), where it runs before where it is only defined
+    # uuid -> (host, name), where it runs before where it is paused before where it is only defined
+    listed: dict[str, list[tuple[str, str]]] = {}
     running: dict[str, int] = {}
-    for series in sorted(answers["domain_running"], key=lambda s: (-s.value, _host(s))):
+
+    def order(series: Series) -> tuple[float, bool, str]:
+        host = _host(series)
+        return -series.value, (host, series.labels.get("uuid", "")) not in figures["paused"], host
+
+    for series in sorted(answers["domain_running"], key=order):
         host, uuid, name = _host(series), series.labels.get("uuid", ""), series.labels.get("domain", "")
         if host in hosts and hosts[host].known and uuid and name:
             listed.setdefault(uuid, []).append((host, name))
             running[uuid] = running.get(uuid, 0) + (series.value == 1)
     domains = [
-        domain
-        for uuid, places in listed.items()
-        if (domain := _domain(uuid, *places[0], figures, placements, running=running[uuid])) is not None
+        _domain(uuid, hosts[host], name, figures, placements, running=running[uuid])
+        for uuid, ((host, name), *_) in listed.items()
     ]
     duplicates = sorted(uuid for uuid, count in running.items() if count > 1)
     return sorted(domains, key=lambda domain: (domain.name, domain.uuid)), duplicates
@@ -227,45 +238,56 @@ def _placements(answer: Sequence[Series]) -> dict[tuple[str, str], Placement]:
 
 def _domain(
     uuid: str,
-    host: str,
+    host: Host,
     name: str,
     figures: Mapping[str, Mapping[tuple[str, str], float]],
     placements: Mapping[tuple[str, str], Placement],
     *,
     running: int,
-) -> Domain | None:
+) -> Domain:
     """The domain where it runs. Running twice, it is between two hosts: paused as far as planning goes."""
-    key = (host, uuid)
+    key = (host.name, uuid)
+    own = {figure: values[key] for figure, values in figures.items() if key in values}
+    memory = _whole(own.get("memory_bytes"))
     if running == 0:
-        state = DomainState.PAUSED if key in figures["paused"] else DomainState.SHUTOFF
-        return Domain(
-            name=name, uuid=uuid, host=host, state=state, memory_bytes=_whole(figures["memory_bytes"].get(key))
-        )
-    cores = figures["cpu_cores"].get(key)
-    memory = figures["memory_bytes"].get(key)
-    vcpus = figures["vcpus"].get(key)
-    if cores is None or memory is None or vcpus is None or min(cores, memory, vcpus - 1) < 0:
-        state = DomainState.PAUSED  # it is there and counts, but nothing is known of it to decide on
-    else:
-        state = DomainState.RUNNING if running == 1 else DomainState.PAUSED
+        state = DomainState.PAUSED if "paused" in own else DomainState.SHUTOFF
+        return Domain(name=name, uuid=uuid, host=host.name, state=state, memory_bytes=memory)
+    if not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
+        return Domain(name=name, uuid=uuid, host=host.name, state=DomainState.PAUSED, memory_bytes=memory)
     return Domain(
         name=name,
         uuid=uuid,
-        host=host,
-        state=state,
-        vcpus=max(_whole(vcpus), 1),
-        cpu_cores=_amount(cores),
-        cpu_delay_cores=_amount(figures["cpu_delay_cores"].get(key)),
-        cpu_cores_unsaturated=_known(figures["cpu_cores_unsaturated"].get(key)),
-        cpu_delay_cores_unsaturated=_known(figures["cpu_delay_cores_unsaturated"].get(key)),
-        memory_bytes=_whole(memory),
-        memory_resident_bytes=None if (held := figures["memory_resident_bytes"].get(key)) is None else _whole(held),
-        rx_bytes_per_second=_amount(figures["rx_bytes_per_second"].get(key)),
-        tx_bytes_per_second=_amount(figures["tx_bytes_per_second"].get(key)),
-        rx_ratio=_amount(figures["rx_ratio"].get(key)),
-        tx_ratio=_amount(figures["tx_ratio"].get(key)),
+        host=host.name,
+        state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,
+        vcpus=int(own["vcpus"]),
+        cpu_cores=own["cpu_cores"],
+        cpu_delay_cores=_amount(own.get("cpu_delay_cores")),
+        cpu_cores_unsaturated=_known(own.get("cpu_cores_unsaturated")),
+        cpu_delay_cores_unsaturated=_known(own.get("cpu_delay_cores_unsaturated")),
+        memory_bytes=memory,
+        memory_resident_bytes=None if (held := own.get("memory_resident_bytes")) is None else _whole(held),
+        rx_bytes_per_second=_amount(own.get("rx_bytes_per_second")),
+        tx_bytes_per_second=_amount(own.get("tx_bytes_per_second")),
+        rx_ratio=_amount(own.get("rx_ratio")),
+        tx_ratio=_amount(own.get("tx_ratio")),
         placement=placements.get(key),
     )
+
+
+def _sound(own: Mapping[str, float], host: Host) -> bool:
+    """Whether what a domain cannot be moved without is there, and no figure is beyond what can be."""
+    cores, memory, vcpus = (own.get(figure, math.nan) for figure in ("cpu_cores", "memory_bytes", "vcpus"))
+    if not (cores >= 0 and 0 <= memory < math.inf and 1 <= vcpus <= MOST_COUNTED):
+        return False
+    most = {
+        "cpu_cores": host.cpus * _CPU_TOLERANCE,
+        "cpu_cores_unsaturated": host.cpus * _CPU_TOLERANCE,
+        "cpu_delay_cores": vcpus * _CPU_TOLERANCE,
+        "cpu_delay_cores_unsaturated": vcpus * _CPU_TOLERANCE,
+        "rx_ratio": _MOST_UPLINK_RATIO,
+        "tx_ratio": _MOST_UPLINK_RATIO,
+    }
+    return all(own.get(figure, 0.0) <= bound for figure, bound in most.items())
 
 
 def _known(value: float | None) -> float | None:
@@ -277,4 +299,4 @@ def _amount(value: float | None) -> float:
 
 
 def _whole(value: float | None) -> int:
-    return int(_amount(value))
+    return int(_amount(value)) if value is None or math.isfinite(value) else 0
