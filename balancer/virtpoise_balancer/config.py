@@ -185,10 +185,15 @@ def read_config(path: Path) -> Config:
 def parse_config(text: str, source: str) -> Config:
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: a date that is none, a number without end
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise BadInput(f"{source}: expected YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}") from None
+        problem = getattr(error, "problem", None) or (str(error) or "unreadable").splitlines()[0]
+        raise BadInput(f"{source}: expected YAML: {problem}{where}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,20 +47,24 @@ _ORDER_SECONDS = 30.0
 
 
 class Daemon:
-    """One balancer. ``run()`` returns when it was told to stop and all that ran has ended."""
+    """One balancer. ``run()`` returns when it was told to stop and all that ran has ended.
+
+    BadInput when nothing that the configuration names answers; then nothing was opened or written.
+    """
 
     def __init__(self, config_path: Path) -> None:
         self._path = config_path
         self._config = read_config(config_path)
         if self._config.web.token_file is not None:
             read_tokens(self._config.web.token_file)  # a wrong file is told now, not to the first who needs it
+        self._check_reachable()
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._cycles = 0
         self._board = Board(self._first_state(leader=False))
         self._metrics = Metrics(self._board)
-        self._leadership = wiring.make_leadership(self._config)
         self._store = wiring.make_store(self._config)
+        self._leadership = wiring.make_leadership(self._config)
         self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
         self._board.in_flight = lambda: self._executor.in_flight
         self._board.steering = self._store.steering
@@ -87,12 +91,7 @@ class Daemon:
         self._scheduler = BackgroundScheduler(timezone=UTC)
 
     def run(self) -> None:
-        """Serve, and run cycles until SIGTERM or SIGINT. BadInput when nothing the configuration names answers."""
-        try:
-            self._check_reachable()
-        except BadInput:
-            self._close()
-            raise
+        """Serve, and run cycles until SIGTERM or SIGINT."""
         with self._signals():
             self._web.start()
             self._schedule()
@@ -330,16 +329,26 @@ class Daemon:
     # --- at the start -------------------------------------------------------------------------------------------------
 
     def _check_reachable(self) -> None:
-        """A wrong address is told at once, not by a loop that fails for ever: BadInput."""
+        """A wrong address is told at once, not by a loop that fails for ever: BadInput.
+
+        Without libvirt there is still something to recommend, so then nobody waits for the hosts' answers.
+        """
         try:
             seen = wiring.make_observer(self._config).observe(time.time())
         except VirtpoiseError as error:
             raise BadInput(f"prometheus.url: {error}") from None
         hosts = [host.name for host in seen.snapshot.hosts if host.state is not HostState.UNKNOWN]
-        if self._board.mode != "automatic" or not hosts:
+        migrator = wiring.make_migrator(self._config)
+        if self._config.mode != "automatic":
+            ask = threading.Thread(target=lambda: _warn_of(migrator.unreachable(hosts)), name="ask hosts", daemon=True)
+            ask.start()
             return
-        deaf = self._executor.migrator.unreachable(hosts)
-        if len(deaf) == len(hosts):
+        deaf = migrator.unreachable(hosts)
+        if deaf and len(deaf) == len(hosts):
             raise BadInput(f"libvirt.uri: no host answers; {deaf[hosts[0]]}")
-        for host, why in deaf.items():
-            log.warning("a host's libvirt does not answer", host=host, why=why)
+        _warn_of(deaf)
+
+
+def _warn_of(deaf: Mapping[str, str]) -> None:
+    for host, why in deaf.items():
+        log.warning("a host's libvirt does not answer", host=host, why=why)

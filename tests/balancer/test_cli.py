@@ -4,9 +4,10 @@ import io
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +120,12 @@ def changed(**changes: object) -> dict[str, object]:
             json.dumps(changed(domains=[{"name": "a", "uuid": "u", "host": "h9"}])),
             "domains.0.host: expected a host of this snapshot, got 'h9'",
         ),
+        (json.dumps(changed(hosts=[HOST | {"cpus": 10**18}])), "hosts.0.cpus: expected less than or equal to 65536"),
+        (json.dumps(changed(hosts=[HOST | {"cpus": 1e20}])), "hosts.0.cpus: expected "),
+        (
+            json.dumps(changed(domains=[{"name": "a", "uuid": "u", "host": "h1", "vcpus": 10**18}])),
+            "domains.0.vcpus: expected less than or equal to 65536",
+        ),
         (json.dumps(changed(hosts=[HOST, HOST])), "hosts.1.name: expected each host once, got 'h1' again"),
         (json.dumps(changed(colour="red")), "colour: unknown key"),
         (json.dumps(changed(format="virtpoise/snapshot/9")), "format: expected 'virtpoise/snapshot/1'"),
@@ -175,6 +182,7 @@ def test_no_prometheus_is_told(tmp_path: Path, nobody: str, command: str) -> Non
     said = refused(command, "--config", str(written(tmp_path, nobody)))
     assert f"Prometheus at http://{nobody} cannot be asked: " in said
     assert "refused" in said
+    assert [left.name for left in tmp_path.iterdir()] == ["virtpoise.yml"]  # nothing was changed
 
 
 @pytest.mark.parametrize("command", ["run", "snapshot", "plan"])
@@ -200,6 +208,14 @@ def test_history_of_a_new_store_is_empty(tmp_path: Path, nobody: str) -> None:
     config = str(written(tmp_path, nobody))
     assert virtpoise("history", "--config", config).stdout == "No domain has been migrated yet.\n"
     assert json.loads(virtpoise("history", "--config", config, "--output", "json").stdout) == []
+
+
+def test_a_store_that_refuses_what_it_is_asked_is_told(tmp_path: Path, nobody: str) -> None:
+    config = ["--config", str(written(tmp_path, nobody))]
+    virtpoise("history", *config)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+        database.execute("DROP TABLE migrations")
+    assert refused("history", *config) == "virtpoise: state.url: no such table: migrations"
 
 
 def test_help_comes_at_once_because_nothing_heavy_is_imported() -> None:

@@ -88,6 +88,8 @@ def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
         ("web: {listen_address: localhost}", "x.yml: web.listen_address: expected an address and a port"),
         ("- a", "x.yml: expected"),
         ("a: [", "x.yml: expected YAML: "),
+        ("log: {level: 2024-02-30}", "x.yml: expected YAML: day is out of range for month"),
+        ("[" * 3000, "x.yml: expected YAML: maximum recursion depth exceeded"),
     ],
 )
 def test_each_mistake_is_one_line_that_names_the_key(text: str, says: str) -> None:

@@ -213,6 +213,13 @@ def test_what_is_old_is_forgotten_with_all_that_hangs_on_it(store: Store) -> Non
     assert store.history(10) == ()
 
 
+@pytest.mark.parametrize("url", ["sqlit:////x.db", "mysql+nosuch://h/x", "postgresql://h:port/x"])
+def test_an_address_that_is_none_is_named_in_one_line(url: str) -> None:
+    with pytest.raises(BadInput, match=r"^state\.url: .*: cannot be opened: .+") as refused:
+        Store.open(url)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_place_that_cannot_be_had_is_named_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"state.url: sqlite:///.*/missing/x.db: cannot be opened: .*unable to open"):
         Store.open(f"sqlite:///{tmp_path}/missing/x.db")

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -11,6 +12,7 @@ from werkzeug import Request, Response
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
 from virtpoise_balancer.monitor.client import PrometheusClient
+from virtpoise_balancer.monitor.health import prometheus_health
 
 
 def vector(*series: tuple[dict[str, str], str], **more: object) -> str:
@@ -100,6 +102,22 @@ def test_nobody_there_is_told_in_one_line() -> None:
     with pytest.raises(MonitorError, match=rf"Prometheus at {url} cannot be asked: .*refused") as refused:
         PrometheusClient(url=url, timeout_seconds=0.3).instant("x", 0)
     assert "\n" not in str(refused.value)
+
+
+def test_a_ca_file_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    made = PrometheusClient(url="https://127.0.0.1:1", timeout_seconds=2.0, ca_file=tmp_path / "none.pem")
+    for ask in (lambda: made.instant("up", 0), lambda: prometheus_health(made)):
+        with pytest.raises(MonitorError, match=r"^prometheus\.ca_file: .*none\.pem") as refused:
+            ask()
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", "gehe\u00efm".encode()])
+def test_a_token_file_that_is_no_ascii_text_is_told(client: PrometheusClient, tmp_path: Path, content: bytes) -> None:
+    client.token_file = tmp_path / "token"
+    client.token_file.write_bytes(content)
+    with pytest.raises(MonitorBadReply, match=r"^prometheus\.token_file: .*/token: expected ASCII text$"):
+        client.instant("up", 0)
 
 
 def test_the_token_is_sent_and_read_anew(httpserver: HTTPServer, client: PrometheusClient, tmp_path: object) -> None:

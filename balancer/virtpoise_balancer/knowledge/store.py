@@ -104,11 +104,11 @@ class Store:
     @classmethod
     def open(cls, url: str, keep_days: int = 90) -> Store:
         """The store at ``url``, its tables brought up to date. BadInput when it cannot be opened."""
-        store = cls(url, keep_days)
         try:
+            store = cls(url, keep_days)
             with store._engine.begin() as connection:
                 _upgrade(connection)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, ImportError, ValueError) as error:  # an address or a driver that is none, too
             reason = getattr(error, "orig", None) or error
             raise BadInput(f"state.url: {url}: cannot be opened: {str(reason).splitlines()[0]}") from None
         return store

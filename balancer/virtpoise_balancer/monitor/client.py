@@ -121,6 +121,8 @@ class PrometheusClient:
             )
         except requests.RequestException as error:
             raise MonitorError(f"Prometheus at {self.url} cannot be asked: {reason(error)}") from None
+        except OSError as error:  # before anybody was asked
+            raise MonitorBadReply(f"prometheus.ca_file: {error}") from None
         if response.status_code in _RETRY_STATUSES:
             raise MonitorError(f"Prometheus at {self.url} answered {response.status_code} {response.reason}")
         try:
@@ -140,9 +142,11 @@ class PrometheusClient:
         if not self.token_file:
             return {}
         try:  # read at each query: tokens are renewed
-            token = self.token_file.read_text(encoding="utf-8").strip()
+            token = self.token_file.read_text(encoding="ascii").strip()
         except OSError as error:
             raise MonitorBadReply(f"prometheus.token_file: {self.token_file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise MonitorBadReply(f"prometheus.token_file: {self.token_file}: expected ASCII text") from None
         return {"Authorization": f"Bearer {token}"}
 
 

@@ -78,6 +78,8 @@ def _get(client: PrometheusClient, path: str) -> requests.Response:
         )
     except requests.RequestException as error:
         raise MonitorError(f"Prometheus at {client.url} cannot be asked: {reason(error)}") from None
+    except OSError as error:  # before anybody was asked
+        raise MonitorError(f"prometheus.ca_file: {error}") from None
     if not response.ok:
         raise MonitorError(f"Prometheus at {client.url} answered {response.status_code} to {path}")
     return response
