@@ -31,6 +31,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.board import Board
+from virtpoise_balancer.plan.consider import consider
 from virtpoise_balancer.plan.group import Group
 from virtpoise_balancer.plan.waves import waves
 
@@ -725,6 +726,22 @@ def test_an_uneven_group_is_evened_out_only_if_wanted() -> None:
     assert len(made.moves) == 1
     assert "standard deviation" in made.moves[0].why
     assert [attempt.problem for attempt in made.attempts] == [Problem.IMBALANCE]
+
+
+def test_an_on_off_domain_takes_as_much_of_a_faster_host() -> None:
+    """Its vCPUs are runnable for the same share of time there: it ran more while nobody else wanted the CPUs, and waited less."""
+    busy = domain(
+        "a", "h1", 2.0, vcpus=4, cpu_delay_cores=1.2, cpu_cores_unsaturated=3.1, cpu_delay_cores_unsaturated=0.1
+    )
+    snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.5, 0.5, cpu_speed=2.0), busy)
+    made = plan(snapshot, POLICY)
+    assert not made.moves
+    told = refusal(made, Reason.DESTINATION_CPU)
+    assert told.host == "h2"
+    assert told.detail["predicted_upper_ratio"] == pytest.approx(0.5 + 0.776 * 4 / 8, abs=0.1)
+    considered = consider(snapshot, POLICY, "uuid-of-a")
+    assert considered is not None
+    assert [(one.host, one.reason) for one in considered.hosts] == [("h2", Reason.DESTINATION_CPU)]
 
 
 def test_wide_earlier_errors_make_the_plan_more_careful() -> None:

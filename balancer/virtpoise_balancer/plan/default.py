@@ -61,8 +61,8 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         attempts += balance(board, policy.imbalance)
     if attempts:
         refusals += group.closed
-    named = {refusal.domain for refusal in refusals if refusal.reason is Reason.RULE_CONFLICT}
-    refusals += [refusal for refusal in contradictions(group) if refusal.domain not in named]
+    named = {(one.domain, one.host) for one in refusals if one.reason is Reason.RULE_CONFLICT}
+    refusals += [one for one in contradictions(group) if (one.domain, one.host) not in named]
     broken = faults(board)
     refusals += broken_rules(board, broken)
     unrepaired = [fault.rule for fault in broken] if policy.repair_rules else []
