@@ -150,7 +150,8 @@ class World:
         self.host_of[move.uuid] = move.destination
         for name, sign in ((move.source, -1), (move.destination, 1)):
             speed = self.hosts[domain.host].cpu_speed / self.hosts[name].cpu_speed
-            self.cpu[name] += sign * domain.cpu_cores * speed / self.hosts[name].cpus
+            cores = min(domain.cpu_cores * speed, float(domain.vcpus))  # on a slower host it has no more vCPUs
+            self.cpu[name] += sign * cores / self.hosts[name].cpus
             self.memory[name] += sign * domain.memory_bytes
             self.sent[name] += sign * domain.tx_bytes_per_second
 

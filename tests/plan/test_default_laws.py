@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from random_groups import POLICY, carry_out, random_group, settled, varied_group
@@ -28,6 +28,7 @@ def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
 
 
 @given(seeds)
+@example(3374)  # what it runs on a fast host is more than its vCPUs can on the slow one
 @settings(deadline=None, max_examples=150)
 def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed: int) -> None:
     snapshot, policy = varied_group(seed)
