@@ -21,7 +21,7 @@ MakePool = Callable[..., Pool]
 
 def test_case_1_nothing_while_alone_and_one_domain_moves_after_another_host_has_joined(pool: MakePool) -> None:
     """Server 1 just above 60 %, alone; later server 2, idle, joins: after 2 further readings one VM moves, both end below."""
-    group = pool({"h1": {"vm1": 28, "vm2": 20, "vm3": 16}, "h2": {}})
+    group = pool({"h1": {"vm1": 30, "vm2": 20, "vm3": 17}, "h2": {}})
     group.stack.leave("h2")
     group.start()
     status = group.wait("overload", lambda now: "has no other host to move to" in now["sentence"])

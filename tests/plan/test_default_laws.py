@@ -18,7 +18,7 @@ groups = st.builds(lambda make, seed: make(seed), st.sampled_from([random_group,
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
@@ -29,7 +29,7 @@ def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
 
 @given(seeds)
 @example(3374)  # what it runs on a fast host is more than its vCPUs can on the slow one
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed: int) -> None:
     snapshot, policy = varied_group(seed)
     _, faults = carry_out(snapshot, policy, plan(snapshot, policy))
@@ -37,7 +37,7 @@ def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed:
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
     """Without any one of the moves that relieve a host not all would be relieved, or another move would not fit: no overshoot."""
     snapshot, policy = random_group(seed)
@@ -52,7 +52,7 @@ def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_planning_after_a_plan_that_solved_gives_no_move(seed: int) -> None:
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
@@ -63,7 +63,7 @@ def test_planning_after_a_plan_that_solved_gives_no_move(seed: int) -> None:
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_a_group_without_overload_gives_an_empty_plan(seed: int) -> None:
     snapshot, policy = random_group(seed)
     calm = replace(snapshot, hosts=tuple(replace(h, cpu_ratio=(0.6, 0.95, 0.7)) for h in snapshot.hosts))
@@ -72,7 +72,7 @@ def test_a_group_without_overload_gives_an_empty_plan(seed: int) -> None:
 
 
 @given(groups, seeds)
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 def test_the_order_of_the_input_decides_nothing(one: tuple[Snapshot, Policy], seed: int) -> None:
     snapshot, policy = one
     rng = random.Random(seed)
@@ -85,7 +85,7 @@ def test_the_order_of_the_input_decides_nothing(one: tuple[Snapshot, Policy], se
 
 
 @given(groups)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 def test_the_same_input_gives_the_same_plan(one: tuple[Snapshot, Policy]) -> None:
     snapshot, policy = one
     assert plan(snapshot, policy) == plan(snapshot, policy)
@@ -93,7 +93,7 @@ def test_the_same_input_gives_the_same_plan(one: tuple[Snapshot, Policy]) -> Non
 
 @pytest.mark.parametrize("missing", [{"state": HostState.UNKNOWN}, {"cpu_ratio": ()}])
 @given(seed=seeds)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 def test_a_host_without_data_is_never_touched(seed: int, missing: dict[str, object]) -> None:
     snapshot, policy = random_group(seed)
     unknown = snapshot.hosts[seed % len(snapshot.hosts)].name
@@ -104,7 +104,7 @@ def test_a_host_without_data_is_never_touched(seed: int, missing: dict[str, obje
 
 
 @given(seeds, st.floats(0.01, 0.1))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_a_larger_threshold_never_takes_more_moves(seed: int, more: float) -> None:
     snapshot, _ = random_group(seed)
     small = settled(POLICY)
@@ -120,7 +120,7 @@ def essence(made: Plan) -> list[tuple[str, str, str, int]]:
 
 
 @given(seeds, st.sampled_from([2, 4]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 def test_larger_machines_with_larger_domains_are_planned_alike(seed: int, factor: int) -> None:
     snapshot, policy = random_group(seed)
     scaled = replace(
@@ -143,7 +143,7 @@ def test_larger_machines_with_larger_domains_are_planned_alike(seed: int, factor
 
 
 @given(seeds, st.sampled_from([0.5, 2.0]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 def test_only_the_ratio_of_speeds_counts(seed: int, factor: float) -> None:
     snapshot, policy = random_group(seed)
     faster = replace(snapshot, hosts=tuple(replace(h, cpu_speed=factor) for h in snapshot.hosts))
