@@ -14,6 +14,8 @@ from virtpoise_lab.processes import Process, process, signal_pid, wait_until
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory")
 TOP = "virtpoise-lab"
 _PERIOD = 100_000  # µs, the kernel's own default
+# A host counts as so many of the manager's sides: what Prometheus or the balancer does is not to be seen as a guest that waits.
+_HOST_WEIGHT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +92,19 @@ class Group:
                     ) from None
 
     def limit_cpu(self, cpu: int, share: float | None) -> None:
-        """Runs the group on this CPU only, for at most that part of its time; None for all of it."""
+        """Runs the group on this CPU only, for at most that part of its time (None for all of it), before the manager's side."""
         quota = None if share is None else round(share * _PERIOD)
         if self.mounts.v1:
             folders = {name: path / TOP / self.name for name, path in self.mounts.v1}
             (folders["cpuset"] / "cpuset.cpus").write_text(str(cpu))
             (folders["cpu"] / "cpu.cfs_period_us").write_text(str(_PERIOD))
             (folders["cpu"] / "cpu.cfs_quota_us").write_text(str(quota or -1))
+            (folders["cpu"] / "cpu.shares").write_text(str(1024 * _HOST_WEIGHT))
         elif self.mounts.v2:
             folder = self.mounts.v2 / TOP / self.name
             (folder / "cpuset.cpus").write_text(str(cpu))
             (folder / "cpu.max").write_text(f"{quota or 'max'} {_PERIOD}")
+            (folder / "cpu.weight").write_text(str(100 * _HOST_WEIGHT))
 
     def limit_memory(self, size: int) -> None:
         if self.mounts.v1:

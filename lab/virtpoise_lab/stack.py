@@ -110,10 +110,12 @@ class Stack:
         self.scrape(host)
 
     def leave(self, host: str) -> None:
-        """A host leaves the group: it is no target any more, and its exporter ends."""
+        """A host leaves the group: it is no target any more, what it told last is stale, and its exporter ends."""
         self._scraped.discard(host)
         self._write_targets()
         wait_until(lambda: _instance(host) not in self.health(), 30, f"Prometheus drops {host}", 0.1)
+        last = f'virtpoise_host_cpus{{instance="{_instance(host)}"}}'
+        wait_until(lambda: not self.query(last), 30, f"the figures of {host} are stale", 0.1)
         self.stop_exporter(host)
 
     def forget(self) -> None:
