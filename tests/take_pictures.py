@@ -38,7 +38,11 @@ PHONE = {"width": 390, "height": 844}
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    lab = Lab.up(hosts=2, domains=[DomainSpec(name, host, Load(cpu=load, kind="work")) for name, host, load in DOMAINS], say=print)
+    lab = Lab.up(
+        hosts=2,
+        domains=[DomainSpec(name, host, Load(cpu=load, kind="work")) for name, host, load in DOMAINS],
+        say=print,
+    )
     try:
         stack = Stack.start(lab, scrape_seconds=SCRAPE_SECONDS, port=PORT, balancer=True)
         began = time.time()

@@ -1,7 +1,9 @@
 """The exporter on real hosts: equal numbers from both sources, and every fault that makes other exporters hang."""
 
+import contextlib
 import json
 import shutil
+import socket
 import sys
 import textwrap
 import threading
@@ -237,11 +239,11 @@ def test_libvirtd_that_hangs_is_told_and_the_rest_goes_on(lab):
     assert down.domains("virtpoise_domain_running") == set()  # nobody stands behind it now
 
 
-def test_libvirtd_that_is_killed_and_comes_back_leaves_nothing_open(lab):
+def test_libvirtd_that_is_stopped_or_killed_and_comes_back_leaves_nothing_open(lab):
     address = lab.host("h1").address
 
-    def restart(watcher: Watcher) -> None:
-        signal_in(lab, "h1", "KILL", libvirtd(lab, "h1"))
+    def restart(watcher: Watcher, how: str) -> None:
+        signal_in(lab, "h1", how, libvirtd(lab, "h1"))
         lab.host("h1").disconnect()
         watcher.until(lambda one: one.value(UP) == 0, 5)
         lab.host("h1").start_libvirtd()
@@ -261,10 +263,10 @@ def test_libvirtd_that_is_killed_and_comes_back_leaves_nothing_open(lab):
         return int(descriptors), int(threads)
 
     with Watcher(address, KERNEL) as watcher:
-        restart(watcher)
+        restart(watcher, "KILL")
         descriptors, threads = open_in(str(KERNEL))
-        for _ in range(4):
-            restart(watcher)
+        for how in ("TERM", "KILL", "TERM", "KILL"):
+            restart(watcher, how)
         after = open_in(str(KERNEL))
     hold_to_the_laws(watcher.scrapes, always=ALL, lasting=ALL)
     assert after[0] <= descriptors + 1  # a connection of the watcher may be open at the moment
@@ -326,3 +328,23 @@ def test_domains_that_come_go_move_and_change_their_names_during_two_hundred_scr
     assert 1 in moved
     assert scrape(here.address, KERNEL).of("virtpoise_domain_running", "vm1") == 1
     assert scrape(there.address, KERNEL).of("virtpoise_domain_running", "vm1") is None
+
+
+def test_one_idle_and_fifty_slow_clients_hold_up_nothing(lab):
+    address = lab.host("h1").address, KERNEL
+    with contextlib.ExitStack() as clients, Watcher(*address) as watcher:
+        _idle, *slow = [clients.enter_context(socket.create_connection(address, 5)) for _ in range(51)]
+        for number, client in enumerate(slow):
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: somebody-slow.example.org\r\n"[: 1 + number])
+        watcher.for_scrapes(30)
+    hold_to_the_laws(watcher.scrapes, always=ALL, lasting=ALL)
+
+
+def test_a_qemu_that_dies_is_gone_and_the_others_are_in_every_scrape(lab):
+    """The last test of this lab: it has a domain less afterwards."""
+    with Watcher(lab.host("h1").address, KERNEL) as watcher:
+        signal_in(lab, "h1", "KILL", pid_of(lab, "h1", "p4"))
+        watcher.until(lambda one: "p4" not in one.domains(CPU) | one.domains("virtpoise_domain_stale_seconds"))
+        watcher.for_scrapes(10)
+    hold_to_the_laws(watcher.scrapes, always=ALL - {"p4"}, lasting=ALL - {"p4"})
+    assert watcher.scrapes[-1].of("virtpoise_domain_running", "p4") in (0, None)

@@ -74,7 +74,9 @@ def run() -> Iterator[Run]:
     missing = requirements.missing()
     if missing:
         pytest.skip(missing)
-    with Lab.up(hosts=2, domains=[DomainSpec(name, host, Load(cpu=load, kind="work")) for name, host, load in DOMAINS]) as lab:
+    with Lab.up(
+        hosts=2, domains=[DomainSpec(name, host, Load(cpu=load, kind="work")) for name, host, load in DOMAINS]
+    ) as lab:
         furnish(lab)
         stack = Stack.start(lab, scrape_seconds=SCRAPE, port=PORT, balancer=True)
         began = time.time()

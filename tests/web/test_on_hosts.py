@@ -24,7 +24,11 @@ def group() -> Iterator[tuple[Lab, Stack, Balancer]]:
     missing = requirements.missing()
     if missing:
         pytest.skip(missing)
-    specs = [DomainSpec(name, host, Load(cpu=load, kind="work")) for host, here in LOADS.items() for name, load in here.items()]
+    specs = [
+        DomainSpec(name, host, Load(cpu=load, kind="work"))
+        for host, here in LOADS.items()
+        for name, load in here.items()
+    ]
     lab = Lab.up(hosts=2, domains=specs)
     try:
         stack = Stack.start(lab, port=19090)
