@@ -36,7 +36,7 @@ def group() -> Iterator[tuple[Lab, Stack, Balancer]]:
         tokens = balancer.folder / "tokens"
         tokens.write_text("alice:a-token-for-tests-only-1\n")
         tokens.chmod(0o600)
-        policy = {"cpu": {"threshold": 0.6, "consecutive": 2}}
+        policy = {"cpu": {"threshold": 0.6, "consecutive": 2}, "penalty": {"initial_seconds": 5}}
         balancer.configure(stack.url, mode="recommend", policy=policy, web={"token_file": str(tokens)})
         balancer.start()
         yield lab, stack, balancer
@@ -78,7 +78,9 @@ def test_a_recommendation_is_applied_by_hand_and_a_pause_outlives_a_restart(grou
     # Now the other host is overloaded, this one has room, and the balancer may not act.
     for name in {"vm1", "vm2", "vm3"} - {record["domain"]}:
         lab.load(name, 5)
-    lab.load("vm4", 45)
+    calm = balancer.wait_for("room on h1", lambda status: status["hosts"][0]["cpu_ratio"] < 0.3)["cycle_at"]
+    balancer.wait_for("all readings of it", lambda status: status["cycle_at"] > calm + 2)
+    lab.load("vm4", 40)
     balancer.wait_for("plan that waits", lambda status: status["result"] == "recommended")
     refused = balancer.run("apply", "--yes")
     assert refused.returncode == 1
