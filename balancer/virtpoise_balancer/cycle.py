@@ -15,7 +15,7 @@ from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Executor, InFlight
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Move, Plan, Policy, Snapshot
+from virtpoise_balancer.model import DomainState, HostState, Move, Plan, Policy, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.part import Choice, choice, needs, part
@@ -34,7 +34,7 @@ class CycleResult(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a cycle saw and did; ``lost``: domains (uuids) that a migration left nowhere.
+    """What a cycle saw and did; ``lost``: domains (uuids) that a migration left running nowhere.
 
     Without an observation (it failed, or another balancer acts) the rest is empty.
     """
@@ -79,7 +79,8 @@ class Cycle:
         standings = self._brought_up_to_date(seen.snapshot)
         seen = replace(seen, snapshot=self._placed(seen.snapshot, standings, now))
         measured = self._measure(now)
-        lost = self.store.lost(domain.uuid for domain in seen.snapshot.domains)
+        running = (domain.uuid for domain in seen.snapshot.domains if domain.state is DomainState.RUNNING)
+        lost = self.store.lost(running)
         if self.executor.busy:
             return Report(
                 result=CycleResult.WAITING,

@@ -548,7 +548,7 @@ class Result(StrEnum):
 class Outcome:
     """How one move ended. ``why`` is empty when it is done; the figures are known only for a migration that ran.
 
-    ``lost``: neither host knows the domain any more.
+    ``lost``: the domain runs on neither host any more.
     """
 
     result: Result

@@ -123,3 +123,26 @@ def test_a_definition_that_cannot_be_removed_is_told_and_not_asked_for_ever(host
     assert outcome is not None
     assert outcome.result is Result.FAILED
     assert outcome.why == "defined on h1, running on h2; undefine: cannot undefine domain with nvram"
+
+
+def test_a_domain_whose_qemu_died_on_the_way_is_lost_though_it_is_still_defined(
+    hosts: dict[str, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def died(host: Host, *_: object) -> None:
+        host.domain = libvirt.VIR_DOMAIN_SHUTOFF
+        raise refusal(libvirt.VIR_ERR_OPERATION_FAILED, "domain is not running")
+
+    monkeypatch.setattr(Host, "migrateToURI3", died)
+    outcome = made()
+    assert outcome is not None
+    assert (outcome.result, outcome.lost) == (Result.FAILED, True)
+
+
+def test_a_domain_that_stayed_is_not_lost(hosts: dict[str, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(*_: object) -> None:
+        raise refusal(libvirt.VIR_ERR_OPERATION_FAILED, "unable to connect to server")
+
+    monkeypatch.setattr(Host, "migrateToURI3", failed)
+    outcome = made()
+    assert outcome is not None
+    assert (outcome.result, outcome.lost) == (Result.FAILED, False)

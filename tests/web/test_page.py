@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -290,7 +291,7 @@ def test_a_thousand_hosts_are_there_at_once_and_stay_live(show: Show, tmp_path: 
         page.goto(watched.address + "/", wait_until="load")
         assert page.locator(".host").count() == 1000
         seconds.append(time.monotonic() - began)
-    assert min(seconds) < 1.5, seconds
+    assert median(seconds) < 1.5, seconds
     page.wait_for_selector(".live.on")
     balancer.watching.seen = large(hosts=999, domains=9990)
     balancer.cycle()

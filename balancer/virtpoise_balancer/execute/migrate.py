@@ -193,7 +193,7 @@ class Migrator:
             result=Result.FAILED,
             why=f"{wrong or 'the migration ended'}: {places}",
             seconds=seconds,
-            lost=here is Presence.ABSENT and there is Presence.ABSENT,
+            lost=Presence.RUNNING not in (here, there),
         )
 
     def _presence_afresh(self, connection: libvirt.virConnect, move: Move, host: str) -> Presence:

@@ -47,7 +47,9 @@ migrations = Table(
     Column("seconds", Float),
     Column("downtime_seconds", Float),
     Column("transferred_bytes", Integer),
-    Column("lost", Boolean, nullable=False, server_default="0"),  # neither host knew the domain, nor was it seen since
+    Column(
+        "lost", Boolean, nullable=False, server_default="0"
+    ),  # it ran on neither host, nor was it seen running since
 )
 
 predictions = Table(

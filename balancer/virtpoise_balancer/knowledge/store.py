@@ -221,12 +221,12 @@ class Store:
                 links=_links(connection),
             )
 
-    def lost(self, seen: Iterable[str]) -> frozenset[str]:
-        """The uuids of domains that a migration left on neither host; those that are seen again are lost no longer."""
+    def lost(self, running: Iterable[str]) -> frozenset[str]:
+        """The uuids of domains that a migration left running on neither host; those that run again are lost no longer."""
         with self._engine.begin() as connection:
             rows = connection.execute(select(migrations.c.uuid).where(migrations.c.lost))
             lost = frozenset(row.uuid for row in rows)
-            found = lost.intersection(seen) if lost else lost
+            found = lost.intersection(running) if lost else lost
             if found:
                 connection.execute(update(migrations).where(migrations.c.uuid.in_(found)).values(lost=False))
         return lost - found

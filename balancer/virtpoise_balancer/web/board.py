@@ -21,7 +21,7 @@ Resource = Literal["cpu", "memory", "rx", "tx"]
 class State:
     """Replaced as a whole after each cycle. ``mode``: what the configuration says; ``cycle_at``: when the newest cycle ran (Unix
     seconds), None before the first; ``figures_at``: of when the newest figures are that were ever seen, also after cycles that saw none;
-    ``lost``: domains (uuids) that a migration left nowhere.
+    ``lost``: domains (uuids) that a migration left running nowhere.
     """
 
     mode: Mode
