@@ -47,9 +47,8 @@ migrations = Table(
     Column("seconds", Float),
     Column("downtime_seconds", Float),
     Column("transferred_bytes", Integer),
-    Column(
-        "lost", Boolean, nullable=False, server_default="0"
-    ),  # it ran on neither host, nor was it seen running since
+    # the domain ran on neither host afterwards, and was not seen running since
+    Column("lost", Boolean, nullable=False, server_default="0"),
 )
 
 predictions = Table(

@@ -205,7 +205,7 @@ class _BoardCollector(Collector):
             return
         yield _single(
             "virtpoise_domain_vanished",
-            "Domains that a migration left on neither host, not seen again since.",
+            "Domains that a migration left running on neither host, not seen running since.",
             len(state.lost),
         )
         yield _single(
