@@ -190,8 +190,9 @@ class World:
                     found.add((rule.name, name))
         return found
 
-    def cleared(self, hosts: Sequence[str]) -> bool:
-        recovery = self.policy.cpu.recovery_ratio
+    def cleared(self, hosts: Sequence[str], *, by: float = 0.0) -> bool:
+        """Whether the hosts are below their recovery level, by so much at least."""
+        recovery = self.policy.cpu.recovery_ratio - by
         return all(self.cpu[host] + MARGIN <= recovery + 1e-9 for host in hosts)
 
     def after(self) -> Snapshot:

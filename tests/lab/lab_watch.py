@@ -1,6 +1,7 @@
 """What tests see of the lab from outside: what a host reads of itself, and what there is on this machine."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from virtpoise_lab import cgroups
@@ -46,16 +47,27 @@ def processes_of(lab: Lab) -> list[Process]:
     return [process(pid) for group in cgroups.groups(cgroups.mounted()) for pid in group.pids()]
 
 
+def names_of(found: list[Process]) -> dict[Process, str]:
+    """What those run that are still there: libvirtd starts helpers that live for a moment."""
+    names = {}
+    for one in found:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            names[one] = Path(f"/proc/{one.pid}/comm").read_text().strip()
+    return names
+
+
 def namespaces_of(found: list[Process]) -> set[str]:
-    return {str(Path(f"/proc/{p.pid}/ns/net").readlink()) for p in found} - {str(Path("/proc/self/ns/net").readlink())}
+    return _namespaces([str(p.pid) for p in found]) - _namespaces(["self"])
 
 
 def namespaces_there() -> set[str]:
     """The network namespaces that some process on this machine is in."""
+    return _namespaces([path.name for path in Path("/proc").glob("[0-9]*")])
+
+
+def _namespaces(pids: list[str]) -> set[str]:
     there = set()
-    for link in Path("/proc").glob("[0-9]*/ns/net"):
-        try:
-            there.add(str(link.readlink()))
-        except FileNotFoundError:  # it ended meanwhile
-            continue
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            there.add(str(Path(f"/proc/{pid}/ns/net").readlink()))
     return there

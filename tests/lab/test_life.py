@@ -3,10 +3,9 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from lab_watch import namespaces_of, namespaces_there, processes_of, traces
+from lab_watch import names_of, namespaces_of, namespaces_there, processes_of, traces
 
 from virtpoise_lab import lab as lab_
 from virtpoise_lab import state
@@ -42,7 +41,7 @@ def test_a_lab_in_which_a_libvirtd_died_has_crashed_and_the_next_one_replaces_it
     before = traces()
     subprocess.run([*COMMAND, "up", "--hosts", "1", "--domains", "1"], stdout=subprocess.DEVNULL, check=True)
     started = processes_of(Lab.attach())
-    victim = next(p for p in started if Path(f"/proc/{p.pid}/comm").read_text() == "libvirtd\n")
+    victim = next(process for process, name in names_of(started).items() if name == "libvirtd")
     victim.signal(signal.SIGKILL)
     wait_until(lambda: not victim.alive(), 5, "the end of libvirtd")
     wait_until(lambda: not lab_.alive(Lab().state), 5, "a crash that is seen")
@@ -59,13 +58,11 @@ def test_a_lab_in_which_a_libvirtd_died_has_crashed_and_the_next_one_replaces_it
 def test_down_ends_a_lab_of_which_half_is_dead(victims: str) -> None:
     before = traces()
     lab = Lab.up(hosts=2)
-    started = processes_of(lab)
-    names = {process: Path(f"/proc/{process.pid}/comm").read_text().strip() for process in started}
-    for process in started:
-        if victims in ("everything", names[process]):
-            process.signal(signal.SIGKILL)
-
     try:
+        started = processes_of(lab)
+        for process, name in names_of(started).items():
+            if victims in ("everything", name):
+                process.signal(signal.SIGKILL)
         result = subprocess.run([*COMMAND, "down"], capture_output=True, text=True, check=True)
     finally:
         lab.down()

@@ -37,9 +37,13 @@ def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed:
 
 
 @given(seeds)
+@example(513)
 @settings(deadline=None, max_examples=30)
 def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
-    """Without any one of the moves that relieve a host not all would be relieved, or another move would not fit: no overshoot."""
+    """Without any one of the moves that relieve a host not all would be relieved, or another move would not fit: no overshoot.
+
+    Within half a point: what leaves a busy host frees a little less than it ran, which the sum of the loads does not know.
+    """
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
     overloaded = {overload.host for overload in made.overloaded}
@@ -48,7 +52,7 @@ def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
             continue
         others = tuple(move for move in made.moves if move.uuid != left_out.uuid)
         world, faults = carry_out(snapshot, policy, replace(made, moves=others))
-        assert faults or not world.cleared(sorted(overloaded))
+        assert faults or not world.cleared(sorted(overloaded), by=0.005)
 
 
 @given(seeds)
