@@ -548,7 +548,8 @@ class Result(StrEnum):
 class Outcome:
     """How one move ended. ``why`` is empty when it is done; the figures are known only for a migration that ran.
 
-    ``lost``: the domain runs on neither host any more.
+    ``dirty_bytes_per_second``: how fast the domain last wrote to its memory while it was watched; ``lost``: it runs on neither host any
+    more.
     """
 
     result: Result
@@ -556,6 +557,7 @@ class Outcome:
     seconds: float | None = None
     downtime_seconds: float | None = None
     transferred_bytes: int | None = None
+    dirty_bytes_per_second: float | None = None
     lost: bool = False
 
 

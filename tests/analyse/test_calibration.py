@@ -28,6 +28,16 @@ def test_few_errors_never_narrow_the_interval_but_a_large_one_widens_it() -> Non
     assert source([-0.12]) == Reach(below=pytest.approx(4.0), above=FALLBACK)
 
 
+def test_a_handful_of_errors_tells_how_large_they_are() -> None:
+    assert source([0.12, -0.12] * 2).above == pytest.approx(4.0)
+    assert source([0.12, -0.12] * 3) == Reach(
+        below=pytest.approx(4 * 1.645, abs=0.01), above=pytest.approx(4 * 1.645, abs=0.01)
+    )
+    assert (
+        source([-0.12] * 6).above == FALLBACK
+    )  # a host that was picked for its load falls by itself: nothing of its rising
+
+
 def test_each_end_learns_by_itself() -> None:
     assert source([0.0, *[-0.3] * 99]) == Reach(below=pytest.approx(10.0), above=0.0)
 

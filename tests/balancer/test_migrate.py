@@ -112,6 +112,31 @@ def test_a_migration_that_libvirt_does_not_end_has_no_end_yet(
     never.set()
 
 
+def test_how_fast_memory_was_written_to_is_kept_of_what_was_seen_last(
+    hosts: dict[str, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = {"type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED, "memory_page_size": 4096}
+    # Before QEMU has been through the memory once it knows no rate; when the migration has ended, libvirt tells none any more.
+    told = [{}, page, {**page, "memory_dirty_rate": 0}, {**page, "memory_dirty_rate": 10}, page]
+    seen = threading.Event()
+
+    def statistics(_host: Host, flags: int = 0) -> dict[str, int]:
+        if flags or len(told) == 1:
+            seen.set()
+        return told.pop(0) if told and not flags else {}
+
+    def arrives(host: Host, target: str, *_: object) -> None:
+        assert seen.wait(5)
+        host.others[target].domain, host.domain = libvirt.VIR_DOMAIN_RUNNING, None
+
+    monkeypatch.setattr(migrate, "_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(Host, "jobStats", statistics)
+    monkeypatch.setattr(Host, "migrateToURI3", arrives)
+    outcome = made()
+    assert outcome is not None
+    assert (outcome.result, outcome.dirty_bytes_per_second) == (Result.DONE, 40960)
+
+
 def test_a_host_that_is_silent_before_anything_began_is_an_end(hosts: dict[str, Host]) -> None:
     hosts["h2"].answers = False
     assert made() == Outcome(result=Result.SKIPPED, why="h2: Connection refused")

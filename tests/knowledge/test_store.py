@@ -1,5 +1,6 @@
 """The store: what is written down survives, and what an earlier process left behind is found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from builders import domain, group, host, thesis_policy
+from virtpoise_balancer.analyse.experience import with_experience
 from virtpoise_balancer.analyse.outcome import Measured
 from virtpoise_balancer.analyse.standing import Standing
 from virtpoise_balancer.errors import BadInput
@@ -167,6 +169,20 @@ def test_experience_knows_how_fast_each_two_hosts_were(store: Store) -> None:
     (link,) = store.experience(moved_since=0).links
     assert (link.source, link.destination) == ("h1", "h2")
     assert link.bytes_per_second == pytest.approx(6000 / 6.0)
+
+
+def test_experience_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_last_watched(store: Store) -> None:
+    first, second, third = entries(store)
+    store.end(first[0], replace(DONE, dirty_bytes_per_second=1e6))
+    store.end(second[0], Outcome(result=Result.FAILED, why="aborted", dirty_bytes_per_second=2e6))
+    store.end(third[0], DONE)
+    assert store.experience(moved_since=0).dirtying == {first[1].uuid: 1e6, second[1].uuid: 2e6}
+    (again, *_) = entries(store)
+    store.end(again[0], replace(DONE, dirty_bytes_per_second=3e6))
+    experience = store.experience(moved_since=0)
+    assert experience.dirtying[first[1].uuid] == 3e6
+    seen = with_experience(group(host("h1"), domain(first[1].domain, "h1"), domain("new", "h1")), experience)
+    assert [domain.dirty_bytes_per_second for domain in seen.domains] == [3e6, None]
 
 
 def test_experience_has_the_residuals_of_measured_predictions_with_their_spread(store: Store) -> None:

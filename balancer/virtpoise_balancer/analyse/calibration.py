@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from virtpoise_balancer.model import Residual, Role
 
 # While there are too few errors: so many spreads, as the lab's migrations had it (docs/scoring.md).
 FALLBACK = 1.0
+# Fewer errors than this say nothing of how large they are.
+_TELLING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,11 @@ def _reach(scaled: list[float], share: float) -> float:
     rank = math.ceil((len(scaled) + 1) * share)
     if rank <= len(scaled):
         return max(sorted(scaled)[rank - 1], 0.0)
-    return max([FALLBACK, *scaled])
+    if len(scaled) < _TELLING:
+        return max([FALLBACK, *scaled])
+    # So few say little of how far errors go, but something of how large they are to this side: then as if they were normal.
+    size = math.sqrt(2 * math.fsum(max(error, 0.0) ** 2 for error in scaled) / len(scaled))
+    return max(FALLBACK, NormalDist().inv_cdf(share) * size, *scaled)
 
 
 def covered(intervals: Iterable[tuple[float, float, float]]) -> float | None:

@@ -33,6 +33,8 @@ _OWN_DELAY = 0.92
 _JITTER_CORES = 0.02
 # How far a domain is taken for on-off where nothing tells: half-way, so that neither kind surprises by all that lies between them.
 _UNKNOWN = 0.5
+# How sure a host's word on all its domains can make of a single one.
+_SURE = 0.95
 # How likely it is that a domain wants something else than in the recent past, against that it wants the same.
 _CHANGED = 0.1
 # Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: 1 for on-off guests (0.97 to 1.02 measured), 0.63
@@ -117,7 +119,7 @@ def estimate(domains: Sequence[Domain], *, cpus: int, load: float, saturated: bo
         cores = np.where(remembered, alone, (lower + upper) / 2)
     else:
         lower, cores, upper = run, run, run
-    host = _on_off_host(cpus, load, runnable, vcpus, delay)
+    host = _on_off_host(cpus, min(load, float(run.sum()) / cpus), runnable, vcpus, delay)
     on_off = _on_off(host, run, delay, past_run, past_delay, vcpus, saturated=saturated)
     return Demands(run, lower, cores, upper, runnable, vcpus, on_off)
 
@@ -127,7 +129,10 @@ def _or_nan(value: float | None) -> float:
 
 
 def _on_off_host(cpus: int, load: float, runnable: Floats, vcpus: NDArray[np.int64], delay: Floats) -> float | None:
-    """How far the host is as busy as independent on-off vCPUs would make it, 0..1; None where nothing can be told."""
+    """How far the host is as busy with its domains (``load``) as independent on-off vCPUs would make it, 0..1.
+
+    None where nothing can be told.
+    """
     waiting = float(delay.sum())
     idle = 1 - load
     expected = 1 - float(busy_cpus(cpus, runnable[np.newaxis], vcpus)[0]) / cpus
@@ -154,7 +159,7 @@ def _on_off(
     Without a history its host decides; where that tells nothing either it counts half for each.
     """
     known = _UNKNOWN if host is None else host
-    prior = min(max(known, 0.1), 0.9)
+    prior = min(max(known, 1 - _SURE), _SURE)
     sigma = _JITTER_CORES * vcpus
     moved = (run + delay - past_run - past_delay) / sigma
     changed = (run - past_run) / sigma

@@ -18,10 +18,11 @@ class Moved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
-    """``moved`` and ``migrating`` (to which host, now) by the domain's uuid; the rest as Snapshot has it."""
+    """``moved``, ``migrating`` (to which host, now) and ``dirtying`` (bytes per second) by the domain's uuid; the rest as Snapshot has it."""
 
     moved: Mapping[str, Moved] = field(default_factory=dict)
     migrating: Mapping[str, str] = field(default_factory=dict)
+    dirtying: Mapping[str, float] = field(default_factory=dict)
     residuals: tuple[Residual, ...] = ()
     links: tuple[Link, ...] = ()
 
@@ -39,6 +40,8 @@ def _remembered(domain: Domain, experience: Experience) -> Domain:
     moved, destination = experience.moved.get(domain.uuid), experience.migrating.get(domain.uuid)
     if moved is not None:
         domain = replace(domain, last_moved=moved.last, recent_moves=moved.times)
+    if domain.uuid in experience.dirtying:
+        domain = replace(domain, dirty_bytes_per_second=experience.dirtying[domain.uuid])
     if destination not in (None, domain.host):  # it may have arrived, and its end not be written down yet
         domain = replace(domain, migrating_to=destination)
     return domain

@@ -16,6 +16,7 @@ from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 
 # How far two measurements of an unchanged load differ, as a share of the host.
 NOISE_RATIO = 0.03
+_LEAST_STAKE_CORES = 1e-9
 # A domain that is taken for on-off with a weight w is so in the share w of these cases.
 _LEVELS = (1 / 6, 1 / 2, 5 / 6)
 
@@ -55,7 +56,9 @@ def predict(cpus: int, own: float, demands: Demands, present: NDArray[np.bool_])
     on = there * demands.on_off
     wanted = (own + rest @ demands.cores + (on * demands.runnable) @ demands.vcpus.astype(np.float64)) / cpus
     apart = np.abs(np.minimum(own + busy[-1], cpus) - np.minimum(none_on_off, cpus)) / cpus
-    weight = on.sum(axis=1) / np.maximum(there.sum(axis=1), 1.0)
+    # Each by what hangs on it: of one that would run as much either way it does not matter which it is.
+    stake = there * np.abs(demands.runnable * demands.vcpus - demands.cores)
+    weight = (stake * demands.on_off).sum(axis=1) / np.maximum(stake.sum(axis=1), _LEAST_STAKE_CORES)
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
     return Load(cores / cpus, NOISE_RATIO + _between(cores, doubt, cpus) + undecided, wanted)
 

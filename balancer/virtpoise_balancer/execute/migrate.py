@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import libvirt
@@ -33,6 +33,22 @@ _ANSWER_SECONDS = 30.0
 _ASK_AT_ONCE = 32
 
 Watch = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Passes on how a migration gets on, and keeps of it what is gone when its job has ended."""
+
+    watch: Watch
+    dirty_bytes_per_second: float | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        # QEMU knows no rate, and says 0, until it has been through the memory once.
+        self.dirty_bytes_per_second = progress.dirty_bytes_per_second or self.dirty_bytes_per_second
+        self.watch(progress)
+
+    def told(self, outcome: Outcome) -> Outcome:
+        return replace(outcome, dirty_bytes_per_second=self.dirty_bytes_per_second)
 
 
 class Presence(Enum):
@@ -60,6 +76,7 @@ class Migrator:
         None when it was begun and its end cannot be told now: ``settle`` will tell it.
         """
         began: float | None = None
+        seen = _Seen(watch)
         try:
             source = self._connect(move.source)
             destination = self._connect(move.destination)
@@ -69,8 +86,8 @@ class Migrator:
             if why := self._obstacle(move, source, destination):
                 return Outcome(result=Result.SKIPPED, why=why)
             began = time.monotonic()
-            wrong = self._run(move, source, watch, stop, began)
-            return self._verified(move, source, destination, time.monotonic() - began, wrong)
+            wrong = self._run(move, source, seen, stop, began)
+            return seen.told(self._verified(move, source, destination, time.monotonic() - began, wrong))
         except LibvirtError as error:
             return None if began is not None else Outcome(result=Result.FAILED, why=str(error))
         finally:
@@ -78,6 +95,7 @@ class Migrator:
 
     def settle(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome | None:
         """The outcome of a move whose end was not seen, waiting while its job runs; None while it cannot be told."""
+        seen = _Seen(watch)
         try:
             source = self._connect(move.source)
             destination = self._connect(move.destination)
@@ -85,11 +103,11 @@ class Migrator:
             return None
         try:
             while not stop.is_set() and (progress := _progress(source, move.uuid)) is not None:
-                watch(progress)
+                seen(progress)
                 stop.wait(_WATCH_SECONDS)
             if stop.is_set():
                 return None
-            return self._verified(move, source, destination, None, "the end of the migration was not seen")
+            return seen.told(self._verified(move, source, destination, None, "the end of the migration was not seen"))
         except LibvirtError:
             return None
         finally:

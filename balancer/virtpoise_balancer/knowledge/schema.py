@@ -47,6 +47,7 @@ migrations = Table(
     Column("seconds", Float),
     Column("downtime_seconds", Float),
     Column("transferred_bytes", Integer),
+    Column("dirty_bytes_per_second", Float),
     # the domain ran on neither host afterwards, and was not seen running since
     Column("lost", Boolean, nullable=False, server_default="0"),
 )

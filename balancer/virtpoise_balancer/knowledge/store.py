@@ -91,6 +91,7 @@ class MigrationRecord:
     seconds: float | None
     downtime_seconds: float | None
     transferred_bytes: int | None
+    dirty_bytes_per_second: float | None
     predictions: tuple[PredictionRecord, ...]
 
 
@@ -168,6 +169,7 @@ class Store:
                 seconds=outcome.seconds,
                 downtime_seconds=outcome.downtime_seconds,
                 transferred_bytes=outcome.transferred_bytes,
+                dirty_bytes_per_second=outcome.dirty_bytes_per_second,
                 lost=outcome.lost,
             )
         )
@@ -217,6 +219,7 @@ class Store:
             return Experience(
                 moved=_moved(connection, moved_since),
                 migrating=_migrating(connection),
+                dirtying=_dirtying(connection),
                 residuals=_residuals(connection),
                 links=_links(connection),
             )
@@ -457,6 +460,17 @@ def _migrating(connection: Connection) -> dict[str, str]:
         migrations.c.began.is_not(None), migrations.c.result.is_(None)
     )
     return {row.uuid: row.destination for row in connection.execute(under_way)}
+
+
+def _dirtying(connection: Connection) -> dict[str, float]:
+    """What the newest migration of each domain that was watched for long enough told, whether it was done or not."""
+    rows = connection.execute(
+        select(migrations.c.uuid, migrations.c.dirty_bytes_per_second)
+        .where(migrations.c.dirty_bytes_per_second.is_not(None))
+        .order_by(migrations.c.id.desc())
+        .limit(_MIGRATIONS_WEIGHED)
+    ).all()
+    return {row.uuid: row.dirty_bytes_per_second for row in reversed(rows)}
 
 
 def _residuals(connection: Connection) -> tuple[Residual, ...]:

@@ -27,10 +27,11 @@ _HOST_CPU_RATIO = (
     " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total[$reading]))"
 )
 
-# Of the recent past, only the steps in which the host was not saturated: then a domain got what it wanted.
+# Of the recent past, only the steps in which the host was not saturated: then a domain got what it wanted. A counter that began anew
+# within a step falls, and tells nothing.
 _UNSATURATED = """
 avg_over_time((
-  rate({metric}[$reading]) and on (instance) (({host_ratio}) < $saturation)
+  deriv({metric}[$reading]) >= 0 and on (instance) (({host_ratio}) < $saturation)
 )[$history:$resolution])
 """
 
