@@ -18,7 +18,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
-    """``moved``, ``migrating`` (to which host, now) and ``dirtying`` (bytes per second) by the domain's uuid; the rest as Snapshot has it."""
+    """By the domain's uuid: ``moved``, ``migrating`` (to which host, now), ``dirtying`` (bytes per second); the rest as Snapshot has it."""
 
     moved: Mapping[str, Moved] = field(default_factory=dict)
     migrating: Mapping[str, str] = field(default_factory=dict)
