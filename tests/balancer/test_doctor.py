@@ -42,7 +42,18 @@ HERE = HostFacts(
     cpu="<cpu/>",
     devices=frozenset({"br0"}),
     networks=frozenset({"default"}),
-    domains=(Needs(name="vm1", disks=("/shared/vm1.qcow2",), networks=("default",), bridges=("br0",)),),
+    pools=frozenset({"images"}),
+    secrets=frozenset({"client.vms secret"}),
+    domains=(
+        Needs(
+            name="vm1",
+            disks=("/shared/vm1.qcow2",),
+            pools=("images",),
+            secrets=("client.vms secret",),
+            networks=("default",),
+            bridges=("br0",),
+        ),
+    ),
 )
 SEEN = Observation(snapshot=group(host("h1", 0.5)), age_seconds=1.0)
 
@@ -66,6 +77,18 @@ def test_a_good_pair_is_one_good_line() -> None:
             Verdict.BAD,
             "vm1 needs network default, which is not there",
             "net-define",
+        ),
+        (
+            {"there": replace(HERE, pools=frozenset())},
+            Verdict.BAD,
+            "vm1 needs storage pool images, which is not there",
+            "pool-start it on h2",
+        ),
+        (
+            {"there": replace(HERE, secrets=frozenset())},
+            Verdict.BAD,
+            "vm1 needs secret client.vms secret to open a disk, which is not there",
+            "secret-set-value it on h2",
         ),
         ({"there": replace(HERE, devices=frozenset())}, Verdict.BAD, "vm1 needs bridge br0", "make the bridge on h2"),
         ({"there": replace(HERE, devices=None)}, Verdict.GOOD, "reached", ""),
@@ -170,10 +193,25 @@ class Running:
         return self._name
 
     def XMLDesc(self) -> str:  # noqa: N802
-        return f"<domain><name>{self._name}</name></domain>"
+        return f"<domain><name>{self._name}</name>{DEVICES}</domain>"
 
     def migrateToURI3(self, _uri: str, _params: object, _flags: int) -> None:  # noqa: N802
         raise self._answer
+
+
+DEVICES = """<devices>
+  <disk type='file'><source file='/shared/a.qcow2'/></disk>
+  <disk type='block'><source dev='/dev/vg/a'/></disk>
+  <disk type='volume'><source pool='images' volume='a'/></disk>
+  <disk type='network'>
+    <auth username='vms'><secret type='ceph' uuid='2ec115d7'/></auth>
+    <source protocol='rbd' name='pool/a'><host name='mon1'/></source>
+  </disk>
+  <disk type='network'><source protocol='iscsi' name='iqn'><auth><secret type='iscsi' usage='target'/></auth></source></disk>
+  <disk type='file' device='cdrom'/>
+  <interface type='network'><source network='default' bridge='virbr0'/></interface>
+  <interface type='bridge'><source bridge='br0'/></interface>
+</devices>"""
 
 
 class Connection:
@@ -200,7 +238,10 @@ class Connection:
     def listAllDevices(self, _flags: int) -> tuple[()]:  # noqa: N802
         return ()
 
-    listAllNetworks = listAllDevices  # noqa: N815
+    def listAllSecrets(self) -> tuple[()]:  # noqa: N802
+        return ()
+
+    listAllNetworks = listAllStoragePools = listAllDevices  # noqa: N815
 
 
 Ask = Callable[..., Probe]
@@ -227,6 +268,19 @@ def test_a_domain_that_cannot_migrate_says_nothing_of_the_way_so_the_next_is_ask
     for domains, says in (((Running("a", BUSY),), "a: domain has an active block job"), ((), "no domain runs on h1")):
         with pytest.raises(LibvirtError, match=says):
             ask(*domains).reaches("h2")
+
+
+def test_what_a_domain_needs_is_read_from_its_description(ask: Ask) -> None:
+    assert ask(Running("a", REACHED)).facts.domains == (
+        Needs(
+            name="a",
+            disks=("/shared/a.qcow2", "/dev/vg/a"),
+            pools=("images",),
+            secrets=("2ec115d7", "target"),
+            networks=("default",),
+            bridges=("br0",),
+        ),
+    )
 
 
 def test_only_a_path_that_no_pool_has_is_missing(ask: Ask) -> None:

@@ -35,23 +35,34 @@ _MOST_ASKED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a running domain needs on any host it is moved to."""
+    """What a running domain needs on any host it is moved to.
+
+    ``disks``: files and block devices by their paths; ``pools``: those from which disks come as volumes; ``secrets``: what disks over a
+    network (rbd, iscsi) are opened with, by uuid or usage.
+    """
 
     name: str
-    disks: tuple[str, ...] = ()  # files and block devices by their paths
+    disks: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()  # libvirt networks
     bridges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor * 10^3 + release)."""
+    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor * 10^3 + release).
+
+    ``pools`` are the active ones; ``secrets`` by uuid and usage.
+    """
 
     libvirt_version: int
     hypervisor_version: int
     cpu: str | None
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
     networks: frozenset[str] = frozenset()
+    pools: frozenset[str] = frozenset()
+    secrets: frozenset[str] = frozenset()
     domains: tuple[Needs, ...] = ()
 
 
@@ -136,6 +147,8 @@ def _facts(connection: libvirt.virConnect) -> HostFacts:
         cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
         devices=_devices(connection),
         networks=frozenset(_networks(connection)),
+        pools=frozenset(_pools(connection)),
+        secrets=frozenset(_secrets(connection)),
         domains=tuple(_needs(domain.XMLDesc()) for domain in running),
     )
 
@@ -156,17 +169,32 @@ def _networks(connection: libvirt.virConnect) -> list[str]:
         return []  # no driver for networks, so none that a domain could use
 
 
+def _pools(connection: libvirt.virConnect) -> list[str]:
+    try:
+        return [pool.name() for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)]
+    except libvirt.libvirtError:
+        return []  # no driver for pools, so none that a disk could come from
+
+
+def _secrets(connection: libvirt.virConnect) -> list[str]:
+    try:
+        secrets = connection.listAllSecrets()
+        return [name for secret in secrets for name in (secret.UUIDString(), secret.usageID()) if name]
+    except libvirt.libvirtError:
+        return []  # no driver for secrets, so none that a disk could be opened with
+
+
 def _needs(description: str) -> Needs:
     root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
-    disks = [
-        path
-        for source in root.findall("./devices/disk/source")
-        if (path := source.get("file") or source.get("dev")) is not None
-    ]
+    disk_sources = root.findall("./devices/disk/source")
+    # Told of the disk or of its source, and since the first is the older way libvirt may tell both.
+    secrets = [*root.findall("./devices/disk/auth/secret"), *root.findall("./devices/disk/source/auth/secret")]
     sources = root.findall("./devices/interface/source")
     return Needs(
         name=root.findtext("name") or "?",
-        disks=tuple(disks),
+        disks=tuple(path for source in disk_sources if (path := source.get("file") or source.get("dev")) is not None),
+        pools=tuple(sorted({pool for source in disk_sources if (pool := source.get("pool"))})),
+        secrets=tuple(sorted({name for secret in secrets if (name := secret.get("uuid") or secret.get("usage"))})),
         networks=tuple(sorted({name for source in sources if (name := source.get("network"))})),
         bridges=tuple(
             sorted({name for source in sources if not source.get("network") and (name := source.get("bridge"))})
