@@ -334,9 +334,9 @@ class Policy:
     """What the administrator wants; the section ``policy`` of the configuration.
 
     ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each further move of it
-    that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off its source's load at least.
-    ``saturation_ratio``: from this load on a host hides demand. ``coverage``: the share of predictions that their intervals hold.
-    ``repair_rules``: also move domains only because a rule is broken.
+    that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off its source's load at least, unless
+    nothing else helps. ``saturation_ratio``: from this load on a host hides demand. ``coverage``: the share of predictions that their
+    intervals hold. ``repair_rules``: also move domains only because a rule is broken.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT

@@ -275,6 +275,16 @@ def test_a_domain_that_would_gain_nothing_stays() -> None:
     assert reasons(made, "idle") == {Reason.LEAST_GAIN}
 
 
+def test_where_all_domains_are_small_they_move_nevertheless() -> None:
+    small = [domain(f"vm{i:03d}", "h1", 0.25) for i in range(200)]
+    hosts = (host(name, *[load] * 3, cpus=64, memory_bytes=512 * GIB) for name, load in (("h1", 0.85), ("h2", 0.1)))
+    made = plan(group(*hosts, *small), POLICY)
+    assert made.solved
+    assert 20 < len(made.moves) < 40
+    stayed = next(one.name for one in small if one.name not in where(made))
+    assert reasons(made, stayed) == {Reason.NOT_NEEDED}
+
+
 def test_limits_in_flight_make_waves() -> None:
     members = [host("h1", 0.95, 0.95)]
     members += [domain(f"vm{i}", "h1", 0.7) for i in range(6)]  # type: ignore[misc]

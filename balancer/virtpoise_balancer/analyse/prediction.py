@@ -16,7 +16,7 @@ from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 
 # How far two measurements of an unchanged load differ, as a share of the host.
 NOISE_RATIO = 0.03
-_LEAST_STAKE_CORES = 1e-9
+_LEAST_RUNNABLE = 1e-9
 # A domain that is taken for on-off with a weight w is so in the share w of these cases.
 _LEVELS = (1 / 6, 1 / 2, 5 / 6)
 
@@ -53,12 +53,11 @@ def predict(cpus: int, own: float, demands: Demands, present: NDArray[np.bool_])
     ).reshape(len(kinds) + 1, -1)
     certain = np.array([own + (there * ~kind) @ demands.cores for kind in kinds])
     cores = np.minimum(certain + busy[:-1], cpus).mean(axis=0)
-    on = there * demands.on_off
-    wanted = (own + rest @ demands.cores + (on * demands.runnable) @ demands.vcpus.astype(np.float64)) / cpus
+    runnable = there * demands.runnable * demands.vcpus
+    on = runnable @ demands.on_off
+    wanted = (own + rest @ demands.cores + on) / cpus
     apart = np.abs(np.minimum(own + busy[-1], cpus) - np.minimum(none_on_off, cpus)) / cpus
-    # Each by what hangs on it: of one that would run as much either way it does not matter which it is.
-    stake = there * np.abs(demands.runnable * demands.vcpus - demands.cores)
-    weight = (stake * demands.on_off).sum(axis=1) / np.maximum(stake.sum(axis=1), _LEAST_STAKE_CORES)
+    weight = np.minimum(on / np.maximum(runnable.sum(axis=1), _LEAST_RUNNABLE), 1.0)
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
     return Load(cores / cpus, NOISE_RATIO + _between(cores, doubt, cpus) + undecided, wanted)
 

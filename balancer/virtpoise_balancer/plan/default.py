@@ -103,13 +103,15 @@ def source_of(group: Group, name: str, problem: Problem, found: Sequence[Overloa
 
 
 def _solve(board: Board, sources: list[Source]) -> tuple[Board, list[Source]]:
-    """The board with the steps, and the sources as they were solved: where only that solves one, domains that should rest may go."""
+    """The board with the steps, and the sources as they were solved: where only that solves one, domains may go that gain little each,
+    and where that is not enough those that should rest."""
     board, unsolved = relieve(board, sources)
-    tired = {s.number: tired for s in sources if s.number in unsolved and (tired := s.unrested()) is not None}
-    if tired:
-        board, still = relieve(board, list(tired.values()))
-        unsolved = (unsolved - tired.keys()) | still
-        sources = [source if source.number in unsolved else tired.get(source.number, source) for source in sources]
+    for widened in (Source.with_small, Source.unrested):
+        wider = {s.number: more for s in sources if s.number in unsolved and (more := widened(s)) is not None}
+        if wider:
+            board, still = relieve(board, list(wider.values()))
+            unsolved = (unsolved - wider.keys()) | still
+            sources = [source if source.number in unsolved else wider.get(source.number, source) for source in sources]
     for source in sources:
         if source.number in unsolved:
             relieve_partly(board, source)

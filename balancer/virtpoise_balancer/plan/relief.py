@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import comb
 
@@ -15,8 +15,10 @@ from virtpoise_balancer.model import Problem, Reason, Refusal, Role
 from virtpoise_balancer.plan.group import CPU, Group, Residents
 from virtpoise_balancer.plan.items import Item, Mask, movable
 
-# Sets of one size looked at for one host; past it only the items that relieve most are combined.
+# Sets of one size looked at for one host, and on a large one what their predictions may cost together (sets x domains x CPUs); past it only
+# the items that relieve most are combined.
 _MOST_SETS = 20_000
+_MOST_WORK = 5_000_000
 # Of those that solve its problem, so many are kept.
 _MOST_WAYS = 400
 _CLOSE = 1e-9
@@ -46,7 +48,8 @@ class Outcome:
 class Source:
     """A host with a problem. ``goals``: resource -> the share of it that the upper end of the prediction must come down to.
 
-    Without goals (a drain) everything must leave. ``rested``: domains that must rest are not among its items.
+    Without goals (a drain) everything must leave. ``rested``: domains that must rest are not among its items; ``worthwhile``: nor are,
+    where only its CPU is the problem, those whose leaving gains less than a migration is worth.
     """
 
     group: Group
@@ -54,19 +57,21 @@ class Source:
     problem: Problem
     goals: Mapping[int, float]
     rested: bool = True
+    worthwhile: bool = True
     items: tuple[Item, ...] = field(init=False)
     refusals: tuple[Refusal, ...] = field(init=False)
     fewest: int | None = field(init=False)  # how few items can solve it; None: not even all of them can
     _rows: Mask = field(init=False)  # items x domains: which are in it
-    _ways: dict[int, list[Way]] = field(default_factory=dict)
+    _ways: dict[int, list[Way]] = field(init=False)
 
     def __post_init__(self) -> None:
-        only_cpu = self.goals.keys() == {CPU}
-        chosen = movable(self.group, self.number, rested=self.rested and bool(self.goals), least_gain=only_cpu)
+        least_gain = self.worthwhile and self.goals.keys() == {CPU}
+        chosen = movable(self.group, self.number, rested=self.rested and bool(self.goals), least_gain=least_gain)
         self.items, self.refusals = chosen.items, chosen.refusals
         self._rows = np.zeros((len(self.items), len(self.residents.running)), dtype=np.bool_)
         for number, item in enumerate(self.items):
             self._rows[number, list(item.rows)] = True
+        self._ways = {}
         self.fewest = self._fewest()
 
     @property
@@ -74,11 +79,17 @@ class Source:
         """Whether a domain cannot leave, on a host that everything must leave."""
         return any(refusal.reason is not Reason.MIGRATING for refusal in self.refusals)
 
+    def with_small(self) -> Source | None:
+        """The same host with the domains that gain little among its items; None: there are none."""
+        if not any(refusal.reason is Reason.LEAST_GAIN for refusal in self.refusals):
+            return None
+        return replace(self, worthwhile=False)
+
     def unrested(self) -> Source | None:
-        """The same host with the domains that should rest among its items; None: there are none."""
+        """The same host with the domains that should rest among its items, and those that gain little; None: none should rest."""
         if not any(refusal.reason is Reason.RESTING for refusal in self.refusals):
             return None
-        return Source(self.group, self.residents, self.problem, self.goals, rested=False)
+        return replace(self, worthwhile=False, rested=False)
 
     def left(self, moved: Set[str]) -> Mask:
         """Which domains are left (one row) when those with these uuids have gone."""
@@ -209,7 +220,8 @@ class Source:
     def _worth_combining(self, count: int) -> list[int]:
         """The numbers of the items to combine: all, unless that gives too many sets."""
         most = len(self.items)
-        while comb(most, count) > _MOST_SETS:
+        sets = min(_MOST_SETS, _MOST_WORK // (len(self.residents.running) * self.residents.host.cpus))
+        while comb(most, count) > max(sets, 1):
             most -= 1
         if most == len(self.items):
             return list(range(most))

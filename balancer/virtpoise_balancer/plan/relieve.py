@@ -16,9 +16,10 @@ from virtpoise_balancer.plan.items import Item
 from virtpoise_balancer.plan.relief import Source
 from virtpoise_balancer.plan.search import Budget, Search
 
-# How many items more than the fewest the quick assignment tries, and how many sets of one size.
+# How many items more than the fewest the quick assignment tries, how many sets of one size, and how many items in all.
 _EXTRA_ITEMS = 2
 _TRIES = 32
+_MOST_PLACED = 400
 # Checks of a domain on a host that all searches for one plan may make together; each may use half of what is left.
 _CHECKS = 150_000
 # Up to so many sources are searched together; of more only those that the quick assignment left over, in portions.
@@ -91,9 +92,13 @@ def _assign(board: Board, source: Source) -> Part:
     if source.fewest is None:
         return Part([source], [], solved=False, best=False)
     nowhere: set[int] = set()
+    placed = 0
     for number, way in enumerate(source.cheapest(_EXTRA_ITEMS, _TRIES)):
+        if placed > _MOST_PLACED:
+            break
         if any(id(item) in nowhere for item in way.items):
             continue
+        placed += len(way.items)
         steps = _place_all(board, way.items)
         if steps is not None:
             return Part([source], steps, solved=True, best=number == 0)
