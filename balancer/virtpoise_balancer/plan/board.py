@@ -47,7 +47,7 @@ class Board:
                 self.relievable[number] = True
                 self.limit[list(source.goals), number] = list(source.goals.values())
                 # What it would use if all wants were met: domains that leave take their wants with them.
-                wants = residents.own * residents.host.cpu_speed + float(residents.arrival[:, CPU].sum())
+                wants = residents.own * residents.host.cpu_speed + float(residents.wants.sum())
                 self.use[CPU, number] = max(self.use[CPU, number], wants * group.per_unit[CPU, number])
         self.steps: list[Step] = []
         self._host_of: dict[str, int] = {}
@@ -260,5 +260,5 @@ def departure(board: Board, item: Item) -> Floats:
     if not board.relievable[item.source]:
         return relief_of(board.group, item)
     left: Floats = board.group.residents(item.source).relief[list(item.rows)].sum(axis=0)
-    left[CPU] = item.arrival[CPU]
+    left[CPU] = item.wants
     return left

@@ -104,7 +104,7 @@ def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | 
         demand_lower_cores=float(demands.lower[row]),
         demand_upper_cores=float(demands.upper[row]),
         on_off_ratio=float(demands.on_off[row]),
-        gain_ratio=float(residents.arrival[row, CPU] * group.per_unit[CPU, number]),
+        gain_ratio=float(residents.wants[row] * group.per_unit[CPU, number]),
         hosts=tuple(considered),
     )
 

@@ -126,7 +126,7 @@ def _stayed(source: Source, board: Board, outcome: Outcome) -> list[Refusal]:
     for item in source.items:
         if item in gone:
             continue
-        cheaper = [one.cost for one in gone if one.cost < item.cost and one.arrival[CPU] <= item.arrival[CPU]]
+        cheaper = [one.cost for one in gone if one.cost < item.cost and one.wants <= item.wants]
         rests = [refusal for domain in item.domains if (refusal := resting(domain, source.group))]
         if rests and source.goals:
             refusals += rests
@@ -227,7 +227,7 @@ def _scores(group: Group, board: Board, sources: Sequence[Source]) -> Scores:
         return Scores()
     room = ((group.limit - group.use) / group.limit).min(axis=0)
     domains = [
-        (domain, float(source.residents.arrival[row, CPU] * group.per_unit[CPU, source.number]))
+        (domain, float(source.residents.wants[row] * group.per_unit[CPU, source.number]))
         for source in sources
         for item in source.items
         for row, domain in zip(item.rows, item.domains, strict=True)

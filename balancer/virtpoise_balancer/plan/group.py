@@ -36,9 +36,10 @@ TRAFFIC_DOUBT = 0.25
 class Residents:
     """The running domains of one host, sorted by name, with their demand and what each would bring to another host.
 
-    ``arrival``: domains x resources, at the upper end, in the group's units; ``relief``: at the lower end; ``traffic``: received and
-    sent, as measured; ``leaving``: under way elsewhere already; ``drift``: what the formula for the load is off by now, which later
-    predictions are corrected by.
+    ``wants``: of the CPU at the upper end; ``arrival``: domains x resources, what adds up where they come, at the upper end (of the CPU
+    that is less than they want: on-off ones get into each other's way); ``relief``: at the lower end; all in the group's units.
+    ``traffic``: received and sent, as measured; ``leaving``: under way elsewhere already; ``drift``: what the formula for the load is
+    off by now, which later predictions are corrected by.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Residents:
     running: list[Domain]
     demands: Demands
     own: float
+    wants: Floats
     arrival: Floats
     relief: Floats
     traffic: Floats
@@ -241,9 +243,8 @@ class Group:
             running=running,
             demands=demands,
             own=own,
-            arrival=np.column_stack(
-                ((wanted + above * doubt) * host.cpu_speed, arriving, *(traffic * (1 + TRAFFIC_DOUBT)))
-            ),
+            wants=(wanted + above * doubt) * host.cpu_speed,
+            arrival=np.column_stack((demands.cores * host.cpu_speed, arriving, *(traffic * (1 + TRAFFIC_DOUBT)))),
             relief=np.column_stack((demands.used * host.cpu_speed, resident, *(traffic * (1 - TRAFFIC_DOUBT)))),
             traffic=traffic.T,
             leaving=np.array([domain.migrating_to is not None for domain in running], dtype=np.bool_),

@@ -23,9 +23,9 @@ _UNREST_BYTES = 1e16
 class Item:
     """Domains of one host that move together (mostly one), by their rows in the host's Residents.
 
-    ``cost``: bytes to transfer; ``weight``: the same, made dearer where leaving breaks a soft rule or a rest; ``arrival``: what it
-    brings at most, in the group's units; ``margin``: what its uncertainty adds to a destination's CPU share; ``allowed``: hosts that
-    rules about hosts, CPUs and names let it go to (None: all).
+    ``cost``: bytes to transfer; ``weight``: the same, made dearer where leaving breaks a soft rule or a rest; ``wants``: of the CPU at
+    most; ``arrival``: what adds up where it comes (Residents), both in the group's units; ``margin``: what its uncertainty adds to a
+    destination's CPU share; ``allowed``: hosts that rules about hosts, CPUs and names let it go to (None: all).
     """
 
     source: int
@@ -33,6 +33,7 @@ class Item:
     domains: tuple[Domain, ...]
     cost: float
     weight: float
+    wants: float
     arrival: Floats
     margin: float
     allowed: Mask | None
@@ -102,7 +103,7 @@ def movable(group: Group, number: int, *, rested: bool = True, least_gain: bool 
                     Refusal(domain=one.name, host=one.host, reason=Reason.RULE_TOGETHER, detail={"with": held[0]}),
                 )
             continue
-        gain = sum(residents.arrival[row, CPU] for row in rows) * float(group.per_unit[CPU, number])
+        gain = float(residents.wants[rows].sum() * group.per_unit[CPU, number])
         if least_gain and gain < group.policy.least_gain_ratio:
             for one in bundle:
                 detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
@@ -147,6 +148,7 @@ def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
         domains=domains,
         cost=cost,
         weight=cost * (2 if _leaves_company(group, domains) else 1) + unrest,
+        wants=float(residents.wants[rows].sum()),
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else residents.arrival[rows].sum(axis=0),
         margin=group.margin(saturated=residents.saturated),
         allowed=allowed_hosts(group, domains),

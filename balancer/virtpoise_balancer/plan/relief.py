@@ -208,7 +208,10 @@ class Source:
         index = sets[solving]
         # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled destination.
         resource = next(iter(self.goals))
-        taken = [item.arrival[resource] * self.group.per_unit[resource, self.number] for item in self.items]
+        taken = [
+            (item.wants if resource == CPU else item.arrival[resource]) * self.group.per_unit[resource, self.number]
+            for item in self.items
+        ]
         there = self.group.least_use[resource] + np.array(taken)[index].max(axis=1)
         busier = np.maximum(shares[resource][solving], there)
         weight, count_of = weights[index].sum(axis=1), moves[index].sum(axis=1)
@@ -230,7 +233,7 @@ class Source:
     def _by_gain(self, resource: int) -> list[int]:
         """The numbers of the items, those that relieve the host most first."""
         residents = self.residents
-        amounts = residents.arrival[:, CPU] if resource == CPU else residents.relief[:, resource]
+        amounts = residents.wants if resource == CPU else residents.relief[:, resource]
         gain = [sum(amounts[row] for row in item.rows) for item in self.items]
         return sorted(range(len(self.items)), key=lambda number: -gain[number])
 

@@ -116,7 +116,7 @@ def _place_all(board: Board, items: Sequence[Item]) -> list[Step] | None:
         return [step]
     trial = board.copy()
     steps = []
-    for item in sorted(items, key=lambda item: -float(item.arrival[0])):
+    for item in sorted(items, key=lambda item: -item.wants):
         destination = trial.best(item)
         if destination is None:
             return None

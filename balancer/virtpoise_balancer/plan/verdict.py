@@ -62,12 +62,13 @@ def _may_be_more(board: Board, item: Item, host: int, share: float) -> bool:
     if group.hosts[host].cpu_speed > group.hosts[item.source].cpu_speed:
         return True
     reach = group.reaches[Role.DESTINATION, group.residents(item.source).saturated].above
-    return share + reach / 4 >= float(group.limit[CPU, 0])
+    most = share + (item.wants - float(item.arrival[CPU])) * float(group.per_unit[CPU, host])
+    return most + reach / 4 >= float(group.limit[CPU, 0])
 
 
 def _figures(board: Board, item: Item, host: int, resource: int, after: float) -> Detail:
     group = board.group
-    share = float(item.arrival[resource] * group.per_unit[resource, host])
+    share = float((item.wants if resource == CPU else item.arrival[resource]) * group.per_unit[resource, host])
     label = ("cpu", "memory", "rx", "tx")[resource]
     figures: dict[str, float | int | str | None] = {
         f"{label}_ratio": round(float(board.use[resource, host]), 6),
