@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from random_groups import POLICY, carry_out, random_group, settled, varied_group
+from random_groups import POLICY, UPLINK, carry_out, random_group, settled, varied_group
 from virtpoise_balancer.model import HostState, Plan, Policy, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
 
@@ -126,34 +126,26 @@ def essence(made: Plan) -> list[tuple[str, str, str, int]]:
 @given(seeds, st.sampled_from([2, 4]))
 @settings(deadline=None, max_examples=30)
 def test_larger_machines_with_larger_domains_are_planned_alike(seed: int, factor: int) -> None:
-    """Where domains are known to catch up on what they could not run; on-off ones lose less to each other among more CPUs."""
-    snapshot, policy = random_group(seed)
-    snapshot = replace(
-        snapshot,
-        domains=tuple(
-            replace(d, cpu_cores_unsaturated=d.cpu_cores, cpu_delay_cores_unsaturated=d.vcpus / 2)
-            for d in snapshot.domains
-        ),
-    )
+    """Faster CPUs, more memory and wider uplinks. The number of CPUs is no mere scale: among more of them fewer vCPUs wait."""
+    snapshot, policy = varied_group(seed)
     scaled = replace(
         snapshot,
         hosts=tuple(
             replace(
                 h,
-                cpus=h.cpus * factor,
+                cpu_speed=h.cpu_speed * factor,
                 memory_bytes=h.memory_bytes * factor,
                 memory_used_bytes=h.memory_used_bytes * factor,
+                uplink_bytes_per_second=UPLINK * factor,
             )
             for h in snapshot.hosts
         ),
         domains=tuple(
             replace(
                 d,
-                cpu_cores=d.cpu_cores * factor,
-                cpu_cores_unsaturated=d.cpu_cores * factor,
-                cpu_delay_cores_unsaturated=d.vcpus * factor / 2,
-                vcpus=d.vcpus * factor,
                 memory_bytes=d.memory_bytes * factor,
+                tx_bytes_per_second=d.tx_bytes_per_second * factor,
+                rx_bytes_per_second=d.rx_bytes_per_second * factor,
             )
             for d in snapshot.domains
         ),
