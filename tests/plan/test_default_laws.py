@@ -18,13 +18,16 @@ groups = st.builds(lambda make, seed: make(seed), st.sampled_from([random_group,
 
 
 @given(seeds)
+@example(1158)
 @settings(deadline=None, max_examples=80)
 def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
     world, faults = carry_out(snapshot, policy, made)
     assert faults == []
-    assert made.solved == world.cleared(sorted({overload.host for overload in made.overloaded}))
+    # Within half a point: what leaves a busy host frees a little less than it ran, which the sum of the loads does not know.
+    hosts = sorted({overload.host for overload in made.overloaded})
+    assert world.cleared(hosts) if made.solved else not world.cleared(hosts, by=0.005)
 
 
 @given(seeds)
@@ -40,10 +43,7 @@ def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed:
 @example(513)
 @settings(deadline=None, max_examples=30)
 def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
-    """Without any one of the moves that relieve a host not all would be relieved, or another move would not fit: no overshoot.
-
-    Within half a point: what leaves a busy host frees a little less than it ran, which the sum of the loads does not know.
-    """
+    """Without any one of the moves that relieve a host not all would be relieved by half a point, or another not fit: no overshoot."""
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
     overloaded = {overload.host for overload in made.overloaded}
