@@ -250,24 +250,13 @@ def judge_pair(
             remedy=f"on {source}, as root: virsh -c URI-OF-{destination} list (keys, certificates, names, firewall)",
         )
     for domain in here.domains:
-        if missing := [name for name in domain.networks if name not in there.networks]:
-            return _lacks(
-                subject, domain.name, f"network {missing[0]}", f"virsh net-define and net-start it on {destination}"
-            )
-        if missing := [name for name in domain.pools if name not in there.pools]:
-            return _lacks(
-                subject,
-                domain.name,
-                f"storage pool {missing[0]}",
-                f"virsh pool-define and pool-start it on {destination}",
-            )
-        if missing := [name for name in domain.secrets if name not in there.secrets]:
-            return _lacks(
-                subject,
-                domain.name,
-                f"secret {missing[0]} to open a disk",
-                f"virsh secret-define and secret-set-value it on {destination}",
-            )
+        for needed, present, what, remedy in (
+            (domain.networks, there.networks, "network {}", "virsh net-define and net-start"),
+            (domain.pools, there.pools, "storage pool {}", "virsh pool-define and pool-start"),
+            (domain.secrets, there.secrets, "secret {} to open a disk", "virsh secret-define and secret-set-value"),
+        ):
+            if missing := [name for name in needed if name not in present]:
+                return _lacks(subject, domain.name, what.format(missing[0]), f"{remedy} it on {destination}")
         # A libvirt that does not list its own host's bridges says nothing of the other's.
         listed = here.devices & set(domain.bridges) if here.devices is not None else ()
         if there.devices is not None and (absent := sorted(set(listed) - there.devices)):

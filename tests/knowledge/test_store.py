@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from builders import domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.experience import with_experience
@@ -52,6 +52,18 @@ def entries(store: Store, now: float = 1000.0) -> tuple[tuple[int, Move], ...]:
 
 
 def test_the_tables_are_those_of_the_schema(store: Store, url: str) -> None:
+    with create_engine(url).connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_store_of_before_is_brought_up_to_date_with_what_it_holds(store: Store, url: str) -> None:
+    entries(store)
+    store.close()
+    with create_engine(url).begin() as connection:
+        connection.execute(text("ALTER TABLE migrations DROP COLUMN dirty_bytes_per_second"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    again = Store.open(url)
+    assert len(again.history(10)) == 3
     with create_engine(url).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 

@@ -16,6 +16,7 @@ from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 
 # How far two measurements of an unchanged load differ, as a share of the host.
 NOISE_RATIO = 0.03
+# Of nobody who is ever runnable no weight is asked: only so that nothing is divided by zero.
 _LEAST_RUNNABLE = 1e-9
 # A domain that is taken for on-off with a weight w is so in the share w of these cases.
 _LEVELS = (1 / 6, 1 / 2, 5 / 6)

@@ -7,7 +7,7 @@ domain at all. The source's daemon first connects to the destination and then re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from xml.etree import ElementTree as ET
 
@@ -146,9 +146,17 @@ def _facts(connection: libvirt.virConnect) -> HostFacts:
         hypervisor_version=connection.getVersion(),
         cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
         devices=_devices(connection),
-        networks=frozenset(_networks(connection)),
-        pools=frozenset(_pools(connection)),
-        secrets=frozenset(_secrets(connection)),
+        networks=_listed(
+            lambda: [one.name() for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
+        ),
+        pools=_listed(
+            lambda: [
+                one.name() for one in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+            ]
+        ),
+        secrets=_listed(
+            lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), one.usageID())]
+        ),
         domains=tuple(_needs(domain.XMLDesc()) for domain in running),
     )
 
@@ -162,26 +170,12 @@ def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     return frozenset(name for name in names if name)
 
 
-def _networks(connection: libvirt.virConnect) -> list[str]:
+def _listed(names: Callable[[], Iterable[str]]) -> frozenset[str]:
+    """The names that libvirt lists; none where it has no driver for them, so that no domain there can use one."""
     try:
-        return [network.name() for network in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
+        return frozenset(name for name in names() if name)
     except libvirt.libvirtError:
-        return []  # no driver for networks, so none that a domain could use
-
-
-def _pools(connection: libvirt.virConnect) -> list[str]:
-    try:
-        return [pool.name() for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)]
-    except libvirt.libvirtError:
-        return []  # no driver for pools, so none that a disk could come from
-
-
-def _secrets(connection: libvirt.virConnect) -> list[str]:
-    try:
-        secrets = connection.listAllSecrets()
-        return [name for secret in secrets for name in (secret.UUIDString(), secret.usageID()) if name]
-    except libvirt.libvirtError:
-        return []  # no driver for secrets, so none that a disk could be opened with
+        return frozenset()
 
 
 def _needs(description: str) -> Needs:

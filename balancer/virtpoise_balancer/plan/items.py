@@ -38,6 +38,10 @@ class Item:
     margin: float
     allowed: Mask | None
 
+    def most(self, resource: int) -> float:
+        """What it brings of a resource at most, in the group's units."""
+        return self.wants if resource == CPU else float(self.arrival[resource])
+
     @property
     def moves(self) -> int:
         return len(self.domains)

@@ -208,10 +208,7 @@ class Source:
         index = sets[solving]
         # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled destination.
         resource = next(iter(self.goals))
-        taken = [
-            (item.wants if resource == CPU else item.arrival[resource]) * self.group.per_unit[resource, self.number]
-            for item in self.items
-        ]
+        taken = [item.most(resource) * self.group.per_unit[resource, self.number] for item in self.items]
         there = self.group.least_use[resource] + np.array(taken)[index].max(axis=1)
         busier = np.maximum(shares[resource][solving], there)
         weight, count_of = weights[index].sum(axis=1), moves[index].sum(axis=1)

@@ -68,7 +68,7 @@ def _may_be_more(board: Board, item: Item, host: int, share: float) -> bool:
 
 def _figures(board: Board, item: Item, host: int, resource: int, after: float) -> Detail:
     group = board.group
-    share = float((item.wants if resource == CPU else item.arrival[resource]) * group.per_unit[resource, host])
+    share = item.most(resource) * float(group.per_unit[resource, host])
     label = ("cpu", "memory", "rx", "tx")[resource]
     figures: dict[str, float | int | str | None] = {
         f"{label}_ratio": round(float(board.use[resource, host]), 6),

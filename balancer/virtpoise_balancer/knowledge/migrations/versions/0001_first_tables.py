@@ -46,7 +46,6 @@ def upgrade() -> None:
         sa.Column("seconds", sa.Float),
         sa.Column("downtime_seconds", sa.Float),
         sa.Column("transferred_bytes", sa.Integer),
-        sa.Column("dirty_bytes_per_second", sa.Float),
         sa.Column("lost", sa.Boolean, nullable=False, server_default="0"),
     )
     op.create_table(
