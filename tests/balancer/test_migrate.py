@@ -137,6 +137,41 @@ def test_how_fast_memory_was_written_to_is_kept_of_what_was_seen_last(
     assert (outcome.result, outcome.dirty_bytes_per_second) == (Result.DONE, 40960)
 
 
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_RUNNING),
+        (None, libvirt.VIR_DOMAIN_PAUSED),
+        (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING),
+    ],
+)
+def test_a_domain_that_is_just_handed_over_is_looked_at_again(
+    hosts: dict[str, Host], monkeypatch: pytest.MonkeyPatch, source: int | None, destination: int
+) -> None:
+    """The job has ended at the source, as one that took over sees it, and its hosts have not: no end yet, least of all a failure."""
+    hosts["h1"].domain, hosts["h2"].domain = source, destination
+
+    def arrives(_seconds: float) -> None:
+        hosts["h1"].domain, hosts["h2"].domain = None, libvirt.VIR_DOMAIN_RUNNING
+
+    monkeypatch.setattr(migrate.time, "sleep", arrives)
+    outcome = settled()
+    assert outcome is not None
+    assert outcome.result is Result.DONE
+
+
+def test_a_domain_that_stays_paused_at_its_destination_is_told_as_that(
+    hosts: dict[str, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts["h1"].domain, hosts["h2"].domain = None, libvirt.VIR_DOMAIN_PAUSED
+    monkeypatch.setattr(migrate, "_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(migrate, "_HANDOVER_SECONDS", 0.05)
+    outcome = settled()
+    assert outcome is not None
+    assert outcome.why == "the end of the migration was not seen: absent on h1, paused on h2"
+
+
 def test_a_host_that_is_silent_before_anything_began_is_an_end(hosts: dict[str, Host]) -> None:
     hosts["h2"].answers = False
     assert made() == Outcome(result=Result.SKIPPED, why="h2: Connection refused")

@@ -57,12 +57,13 @@ def test_a_balancer_killed_in_the_wait_for_n_acts_at_the_moment_of_one_that_was_
 
 def test_a_migration_past_its_bound_is_aborted_and_the_domain_stays_whole(pool: MakePool) -> None:
     group = pool(BUSY, dirty=DIRTY)
-    group.start(migration={"bandwidth_mib_per_second": 10, "timeout_seconds": 10})
+    group.start(migration={"bandwidth_mib_per_second": 20, "timeout_seconds": 10})
     group.wait("failed migration", lambda now: any(r["result"] == "failed" for r in group.balancer.history()))
     migration = group.balancer.history()[0]
     assert migration["why"].startswith("aborted: longer than 10 s: running on h1, absent on h2")
-    # As much as was sent was written to meanwhile: why it could not end, remembered for the next plan.
-    assert migration["dirty_bytes_per_second"] > 5 * 2**20
+    # Why it could not end, remembered for the next plan. Half of the guest's memory, 37 MiB, is written over between two looks of QEMU,
+    # of which the last two may be all of the 10 s apart.
+    assert migration["dirty_bytes_per_second"] > 2 * 2**20
     assert places(group, migration["domain"]) == {"h1": "running"}
     group.wait("penalty", lambda now: group.balancer.host("h1").get("failures") == 1)
 

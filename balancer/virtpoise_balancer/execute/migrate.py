@@ -31,6 +31,8 @@ _WATCH_SECONDS = 0.5
 _ABORT_SECONDS = 60.0
 _ANSWER_SECONDS = 30.0
 _ASK_AT_ONCE = 32
+# For how long a domain may be between its hosts when its job has ended; one that stays paused for longer was paused by somebody.
+_HANDOVER_SECONDS = 20.0
 
 Watch = Callable[[Progress], None]
 
@@ -195,15 +197,20 @@ class Migrator:
 
         LibvirtError while one of them does not tell.
         """
-        here = self._presence_afresh(source, move, move.source)
-        there = self._presence_afresh(destination, move, move.destination)
+        patience = time.monotonic() + _HANDOVER_SECONDS
+        while True:
+            here = self._presence_afresh(source, move, move.source)
+            there = self._presence_afresh(destination, move, move.destination)
+            if not _in_handover(here, there) or time.monotonic() >= patience:
+                break
+            time.sleep(_WATCH_SECONDS)
         places = f"{here.value} on {move.source}, {there.value} on {move.destination}"
         if there is Presence.RUNNING and here is Presence.ABSENT:
             return _done(destination, move.uuid, seconds)
         if there is Presence.RUNNING and here is Presence.DEFINED:
             # The domain moved, but its old definition stayed; left behind it could be started a second time.
             try:
-                within(_ANSWER_SECONDS, lambda: source.lookupByUUIDString(move.uuid).undefine(), "undefine")
+                within(_ANSWER_SECONDS, lambda: _undefine(source, move.uuid), "undefine")
             except LibvirtError as error:
                 return Outcome(result=Result.FAILED, why=f"{places}; {error}", seconds=seconds)
             return _done(destination, move.uuid, seconds)
@@ -242,6 +249,19 @@ def presence(connection: libvirt.virConnect, uuid: str, host: str) -> Presence:
         return Presence.PAUSED if domain.isActive() else Presence.DEFINED
 
     return within(_ANSWER_SECONDS, ask, host)
+
+
+def _in_handover(here: Presence, there: Presence) -> bool:
+    """Whether the two may be seen so in the midst of a hand-over: one host has not resumed or ended its side yet."""
+    return Presence.PAUSED in (here, there) or here is there is Presence.RUNNING
+
+
+def _undefine(connection: libvirt.virConnect, uuid: str) -> None:
+    try:
+        connection.lookupByUUIDString(uuid).undefine()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # libvirt has undefined it meanwhile
+            raise
 
 
 def _progress(connection: libvirt.virConnect, uuid: str) -> Progress | None:
