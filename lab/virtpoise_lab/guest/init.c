@@ -8,7 +8,8 @@
  * ID       any number; the answer repeats it, so that the asker knows its own answer
  * KIND     share: of each period, the given part of the wall time is spent computing, from a moment on that steps through
  *                 the period (what would pass its end is done at its beginning); what could not be run is not caught up
- *          work:  the given amount of computing is owed each period; what could not be run is caught up (BACKLOG bound)
+ *          work:  from such a moment on the given amount of computing is owed as well; what could not be run is caught up
+ *                 (BACKLOG bound)
  * CPU      thousandths of one CPU, in all: spread evenly over the vCPUs
  * DIRTY    KiB of memory dirtied per second
  * TRAFFIC  KiB sent per second
@@ -138,14 +139,16 @@ static void *vcpu(void *argument) {
         if (!start || now(CLOCK_MONOTONIC) - start > PERIOD)
             start = now(CLOCK_MONOTONIC); /* the first period, or one that began too late */
         long long end = start + PERIOD, budget = PERIOD * load.cpu / 1000 / cpus;
+        /* Each vCPU steps by a stride of its own, so that any two meet as often as chance would have it, and soon: with
+         * drawn moments it would take minutes to measure what they make of a CPU together. */
+        begin = (begin + stride) % PERIOD;
         if (load.work) {
+            sleep_until(start + begin);
             owed += budget;
             if (owed > BACKLOG)
                 owed = BACKLOG;
+            end += (begin + stride) % PERIOD; /* until the next amount comes */
         } else {
-            /* Each guest steps by a stride of its own, so that any two meet as often as chance would have it, and soon:
-             * with drawn moments it would take minutes to measure what they make of a CPU together. */
-            begin = (begin + stride) % PERIOD;
             long long over = begin + budget - PERIOD;
             if (over > 0)
                 compute(PERIOD, start + over);
