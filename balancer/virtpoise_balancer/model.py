@@ -141,7 +141,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
-    """How far one earlier prediction of a host's CPU load was off: measured less predicted, and the spread it was predicted with."""
+    """How far the formula for a host's CPU load was off once: measured less its word, and the spread it was predicted with."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     role: Role
@@ -448,14 +448,16 @@ class Overload:
 class Prediction:
     """The load of one host after a move, with the interval that the strategy vouches for.
 
-    ``cpu_spread_ratio``: how unsure the strategy is of itself, before earlier errors widen or narrow the interval; ``saturated``: the
-    source hid demand when this was predicted. Both go into the Residual that the prediction will leave.
+    ``cpu_spread_ratio``: how unsure the strategy is of itself, before earlier errors widen or narrow the interval; ``cpu_bias_ratio``:
+    how far earlier errors moved ``cpu_ratio`` from the formula's word; ``saturated``: the source hid demand when this was predicted. All
+    three go into the Residual that the prediction will leave.
     """
 
     cpu_ratio: float
     cpu_ratio_lower: float
     cpu_ratio_upper: float
     cpu_spread_ratio: float | None = None
+    cpu_bias_ratio: float = 0.0
     saturated: bool | None = None
     memory_ratio: float | None = None
     memory_ratio_lower: float | None = None

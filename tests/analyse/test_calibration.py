@@ -23,7 +23,7 @@ def test_without_errors_the_measured_fallback_holds() -> None:
 
 
 def test_few_errors_never_narrow_the_interval_but_a_large_one_widens_it() -> None:
-    assert source([0.001] * 18) == Reach(FALLBACK, FALLBACK)
+    assert source([0.001] * 18) == Reach(FALLBACK, FALLBACK, bias_ratio=0.001)
     assert source([0.12]) == Reach(below=FALLBACK, above=pytest.approx(4.0))
     assert source([-0.12]) == Reach(below=pytest.approx(4.0), above=FALLBACK)
 
@@ -39,7 +39,12 @@ def test_a_handful_of_errors_tells_how_large_they_are() -> None:
 
 
 def test_each_end_learns_by_itself() -> None:
-    assert source([0.0, *[-0.3] * 99]) == Reach(below=pytest.approx(10.0), above=0.0)
+    assert source([0.0, *[-0.3] * 99]) == Reach(below=pytest.approx(10.0), above=0.0, bias_ratio=-0.3)
+
+
+def test_the_middle_of_the_errors_is_learned_once_there_are_some() -> None:
+    assert source([-0.02] * 9).bias_ratio == 0
+    assert source([-0.02, -0.03, -0.01, 0.4, -0.5] * 3).bias_ratio == pytest.approx(-0.02)
 
 
 def test_each_role_and_regime_learns_from_its_own_errors() -> None:

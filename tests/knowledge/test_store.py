@@ -61,6 +61,7 @@ def test_a_store_of_before_is_brought_up_to_date_with_what_it_holds(store: Store
     store.close()
     with create_engine(url).begin() as connection:
         connection.execute(text("ALTER TABLE migrations DROP COLUMN dirty_bytes_per_second"))
+        connection.execute(text("ALTER TABLE predictions DROP COLUMN bias"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     again = Store.open(url)
     assert len(again.history(10)) == 3
@@ -211,6 +212,22 @@ def test_experience_has_the_residuals_of_measured_predictions_with_their_spread(
     assert residual == Residual(
         role=Role.SOURCE, saturated=predicted.saturated, error_ratio=-0.03, spread_ratio=predicted.cpu_spread_ratio
     )
+
+
+def test_a_residual_is_of_the_formulas_word_not_of_what_earlier_errors_made_of_it(store: Store) -> None:
+    learned = tuple(
+        Residual(role=Role.SOURCE, saturated=False, error_ratio=-0.02, spread_ratio=0.03) for _ in range(20)
+    )
+    busy = group(host("h1", 0.85, 0.85, 0.85), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
+    made = plan(replace(busy, residuals=learned), Policy())
+    ((migration_id, move),) = store.record_plan(made, 1000.0, acted=True)
+    assert move.predicted.source.cpu_bias_ratio == pytest.approx(-0.02)
+    store.begin(migration_id)
+    store.end(migration_id, DONE)
+    source, _ = store.due_predictions(before=9e9)
+    store.record_verdict(source.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.005))
+    (residual,) = store.experience(moved_since=0).residuals
+    assert residual.error_ratio == pytest.approx(-0.015)
 
 
 def test_a_strategy_without_intervals_leaves_no_residual(store: Store) -> None:

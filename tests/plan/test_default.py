@@ -754,6 +754,20 @@ def test_an_on_off_domain_takes_as_much_of_a_faster_host() -> None:
     assert [(one.host, one.reason) for one in considered.hosts] == [("h2", Reason.DESTINATION_CPU)]
 
 
+def test_what_was_predicted_too_high_throughout_is_predicted_lower_and_stays_in_its_interval() -> None:
+    snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.3, 0.3), domain("a", "h1", 1.5))
+    too_high = tuple(
+        Residual(role=Role.DESTINATION, saturated=False, error_ratio=error, spread_ratio=0.03)
+        for error in (-0.03, -0.02, -0.01) * 10
+    )
+    (before,) = plan(snapshot, POLICY).moves
+    (after,) = plan(replace(snapshot, residuals=too_high), POLICY).moves
+    assert after.predicted.source == before.predicted.source
+    there, formula = after.predicted.destination, before.predicted.destination.cpu_ratio
+    assert there.cpu_ratio == pytest.approx(formula - 0.02)
+    assert (there.cpu_ratio_lower, there.cpu_ratio_upper) == (pytest.approx(formula - 0.03), pytest.approx(formula))
+
+
 def test_wide_earlier_errors_make_the_plan_more_careful() -> None:
     snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.5, 0.5), domain("a", "h1", 1.5))
     assert plan(snapshot, POLICY).moves

@@ -1,9 +1,13 @@
-"""How far an interval must reach to hold the share of measurements that it promises: learned from earlier errors.
+"""What earlier errors teach: how far an interval must reach to hold the share of measurements that it promises, and where in it
+the measurements lie.
 
 Split conformal prediction (Vovk et al.; Lei et al., "Distribution-free predictive inference for regression", JASA 2018) with errors
 scaled by the spread that each was predicted with, for either end by itself (a host that was picked for being overloaded tends to fall
 by itself as well), apart for each role and for moves from saturated hosts and others. With n earlier errors the k-th smallest scaled
 one, k = ceil((n + 1) p), bounds the next with a chance of at least p, whatever the errors' law; each end takes p = (1 + coverage) / 2.
+
+The median of the errors says by how much predictions are too high or too low throughout: machines differ in what the formulas leave
+out. It moves what is predicted, not the interval, whose ends have learned it already.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 from virtpoise_balancer.model import Residual, Role
 
@@ -19,14 +23,19 @@ from virtpoise_balancer.model import Residual, Role
 FALLBACK = 1.0
 # Fewer errors than this say nothing of how large they are.
 _TELLING = 5
+# Fewer errors than this do not tell where their middle is.
+_CENTRED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How many spreads an interval goes below and above what is predicted."""
+    """How many spreads an interval goes below and above the formula's word, and how far from that (a share of the host) the middle of
+    the measurements was.
+    """
 
     below: float = FALLBACK
     above: float = FALLBACK
+    bias_ratio: float = 0.0
 
 
 Reaches = Mapping[tuple[Role, bool], Reach]
@@ -34,20 +43,26 @@ Reaches = Mapping[tuple[Role, bool], Reach]
 
 def reaches(residuals: Iterable[Residual], coverage: float) -> Reaches:
     """By role and whether the source was saturated."""
-    errors: dict[tuple[Role, bool], list[float]] = {
+    earlier: dict[tuple[Role, bool], list[Residual]] = {
         (role, saturated): [] for role in Role for saturated in (False, True)
     }
     for residual in residuals:
-        errors[residual.role, residual.saturated].append(residual.error_ratio / residual.spread_ratio)
+        earlier[residual.role, residual.saturated].append(residual)
     share = (1 + coverage) / 2
-    return {
-        regime: Reach(below=_reach([-error for error in scaled], share), above=_reach(scaled, share))
-        for regime, scaled in errors.items()
-    }
+    return {regime: _learned(of_regime, share) for regime, of_regime in earlier.items()}
+
+
+def _learned(residuals: list[Residual], share: float) -> Reach:
+    scaled = [residual.error_ratio / residual.spread_ratio for residual in residuals]
+    return Reach(
+        below=_reach([-error for error in scaled], share),
+        above=_reach(scaled, share),
+        bias_ratio=median(residual.error_ratio for residual in residuals) if len(residuals) >= _CENTRED else 0.0,
+    )
 
 
 def _reach(scaled: list[float], share: float) -> float:
-    """Never negative: what is predicted stays inside."""
+    """Never negative: what the formula says stays inside."""
     rank = math.ceil((len(scaled) + 1) * share)
     if rank <= len(scaled):
         return max(sorted(scaled)[rank - 1], 0.0)

@@ -37,9 +37,9 @@ _UNKNOWN = 0.5
 _SURE = 0.95
 # How likely it is that a domain wants something else than in the recent past, against that it wants the same.
 _CHANGED = 0.1
-# Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: 1 for on-off guests (0.97 to 1.02 measured), 0.63
-# to 0.67 for those that catch up. Below the first and above the last they are no on-off guests, between the middle two they are.
-_ON_OFF_RATIOS = (0.72, 0.92, 1.1, 1.3)
+# Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: 1 for on-off guests (0.93 to 1.04 measured), 0.80
+# to 0.85 for those that catch up. Below the first and above the last they are no on-off guests, between the middle two they are.
+_ON_OFF_RATIOS = (0.85, 0.93, 1.1, 1.3)
 # An idle share smaller than this tells nothing: everybody fills a host that is full.
 _LEAST_IDLE_RATIO = 0.01
 # So many standard deviations above the mean is never: the chance is below one in a million.

@@ -65,6 +65,7 @@ predictions = Table(
     Column("lower", Float, nullable=False),
     Column("upper", Float, nullable=False),
     Column("spread", Float),  # how unsure the strategy was of itself; null for one that knows no interval
+    Column("bias", Float, nullable=False, server_default="0"),  # how far earlier errors moved what is predicted
     Column("saturated", Boolean),  # whether the source hid demand
     Column("window_start", Float),
     Column("window_end", Float),

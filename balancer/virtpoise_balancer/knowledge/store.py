@@ -434,6 +434,7 @@ def _journal(connection: Connection, plan_id: int, position: int, move: Move, no
                 "lower": predicted.cpu_ratio_lower,
                 "upper": predicted.cpu_ratio_upper,
                 "spread": predicted.cpu_spread_ratio,
+                "bias": predicted.cpu_bias_ratio,
                 "saturated": predicted.saturated,
             },
         )
@@ -479,7 +480,7 @@ def _residuals(connection: Connection) -> tuple[Residual, ...]:
     for role in _ROLES:
         for saturated in (False, True):
             rows = connection.execute(
-                select(predictions.c.error, predictions.c.spread)
+                select(predictions.c.error, predictions.c.bias, predictions.c.spread)
                 .where(
                     predictions.c.role == role,
                     predictions.c.saturated.is_(saturated),
@@ -490,7 +491,12 @@ def _residuals(connection: Connection) -> tuple[Residual, ...]:
                 .limit(_RESIDUALS_KEPT)
             )
             found += [
-                Residual(role=model.Role(role), saturated=saturated, error_ratio=row.error, spread_ratio=row.spread)
+                Residual(
+                    role=model.Role(role),
+                    saturated=saturated,
+                    error_ratio=row.error + row.bias,
+                    spread_ratio=row.spread,
+                )
                 for row in rows
             ]
     return tuple(found)

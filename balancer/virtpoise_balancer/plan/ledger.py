@@ -91,12 +91,15 @@ class Ledger:
         load = account.residents.load(account.present, account.arrivals)
         ratio, spread = float(load.ratio[0]), float(load.spread[0])
         reach = self.group.reaches[role, saturated]
+        lower, upper = max(ratio - reach.below * spread, 0.0), min(ratio + reach.above * spread, 1.0)
+        likeliest = min(max(ratio + reach.bias_ratio, lower), upper)
         memory, rx, tx = (account.shares[resource] for resource in (MEMORY, RX, TX))
         return Prediction(
-            cpu_ratio=ratio,
-            cpu_ratio_lower=max(ratio - reach.below * spread, 0.0),
-            cpu_ratio_upper=min(ratio + reach.above * spread, 1.0),
+            cpu_ratio=likeliest,
+            cpu_ratio_lower=lower,
+            cpu_ratio_upper=upper,
             cpu_spread_ratio=spread,
+            cpu_bias_ratio=likeliest - ratio,
             saturated=saturated,
             memory_ratio=memory[1],
             memory_ratio_lower=memory[0],
