@@ -27,16 +27,16 @@ Floats = NDArray[np.float64]
 # A vCPU on a saturated host that is runnable for less than this gets all it wants; one that always is may want much more.
 _STARVED_FROM = 0.6
 # Of the time for which a vCPU waits, what it would be runnable for without company, too: one that was taken off its CPU just before
-# it was done waits once more. 0.9 to 0.95 measured.
-_OWN_DELAY = 0.92
+# it was done waits once more. 0.84 to 0.95 measured.
+_OWN_DELAY = 0.9
 # How far the same domain's cores differ from one window to the next when nothing has changed, per vCPU.
-_JITTER_CORES = 0.02
+_JITTER_CORES = 0.015
 # How far a domain is taken for on-off where nothing tells: half-way, so that neither kind surprises by all that lies between them.
 _UNKNOWN = 0.5
 # How sure a host's word on all its domains can make of a single one.
-_SURE = 0.95
+_SURE = 0.9
 # How likely it is that a domain wants something else than in the recent past, against that it wants the same.
-_CHANGED = 0.1
+_CHANGED = 0.05
 # Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: 1 for on-off guests (0.93 to 1.04 measured), 0.80
 # to 0.85 for those that catch up. Below the first and above the last they are no on-off guests, between the middle two they are.
 _ON_OFF_RATIOS = (0.85, 0.93, 1.1, 1.3)
