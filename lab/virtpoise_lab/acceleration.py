@@ -25,7 +25,7 @@ def _runs(seconds: float = 10) -> bool:
         socket = Path(folder) / "console"
         machine = "-machine pc -accel kvm -cpu host -m 96 -nodefaults -display none -no-reboot -serial chardev:c"
         boot = ["-kernel", str(artefacts.kernel()), "-initrd", str(artefacts.initramfs())]
-        line = ["-append", console.command_line(Load(), 1)]
+        line = ["-append", console.command_line("probe", Load(), 1)]
         port = ["-chardev", f"socket,id=c,path={socket},server=on,wait=off"]
         guest = subprocess.Popen(
             ["qemu-system-x86_64", *machine.split(), *boot, *line, *port],

@@ -22,7 +22,7 @@ def xml(spec: DomainSpec, acceleration: str, share: float) -> str:
     system = SubElement(domain, "os")
     SubElement(system, "type", arch="x86_64", machine="pc").text = "hvm"
     if not spec.paused:
-        line = command_line(spec.load, share, None if acceleration == "kvm" else tsc_khz())
+        line = command_line(spec.name, spec.load, share, None if acceleration == "kvm" else tsc_khz())
         _texts(system, kernel=f"{BOOT}/vmlinuz", initrd=f"{BOOT}/initramfs", cmdline=line)
     features = SubElement(domain, "features")
     SubElement(features, "acpi")

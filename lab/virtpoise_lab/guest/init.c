@@ -42,6 +42,8 @@
 /* Two readings of the clock in a busy loop lie microseconds apart. Where they lie further apart than this, somebody else
  * ran on the host's CPU meanwhile (a scheduler's slice lasts milliseconds): that time was not ours and is not counted. */
 #define STOLEN 1000000LL /* ns */
+#define GOLDEN_RATIO 0.6180339887498949
+#define RHYTHMS 31 /* of guests, which the lab numbers */
 #define PAGE 4096
 #define FRAME 1400
 #define ETHERTYPE 0x88b5 /* IEEE 802, for local experiments: whoever receives such a frame drops it */
@@ -55,7 +57,7 @@ static struct load wanted;
 static unsigned changes;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-static long cpus;
+static long cpus, rhythm;
 static volatile char *memory;
 static size_t memory_pages;
 
@@ -123,7 +125,8 @@ static void *vcpu(void *argument) {
 
     unsigned seen = 0, dice = (unsigned)now(CLOCK_REALTIME);
     long long owed = 0, start = 0, dirt = 0, bytes = 0;
-    long long begin = rand_r(&dice) % PERIOD, stride = PERIOD / 5 + rand_r(&dice) % (3 * PERIOD / 5);
+    long long begin = rand_r(&dice) % PERIOD;
+    long long stride = (long long)((rhythm + RHYTHMS * number) * GOLDEN_RATIO * PERIOD) % PERIOD;
     for (;;) {
         pthread_mutex_lock(&lock);
         while (seen == changes && !(wanted.cpu || (!number && (wanted.dirty || wanted.traffic)))) {
@@ -140,7 +143,8 @@ static void *vcpu(void *argument) {
             start = now(CLOCK_MONOTONIC); /* the first period, or one that began too late */
         long long end = start + PERIOD, budget = PERIOD * load.cpu / 1000 / cpus;
         /* Each vCPU steps by a stride of its own, so that any two meet as often as chance would have it, and soon: with
-         * drawn moments it would take minutes to measure what they make of a CPU together. */
+         * drawn moments it would take minutes to measure what they make of a CPU together. Multiples of the golden ratio
+         * differ by multiples of it, which of all numbers are the furthest from coming back to where they were. */
         begin = (begin + stride) % PERIOD;
         if (load.work) {
             sleep_until(start + begin);
@@ -219,6 +223,7 @@ int main(void) {
     cpus = sysconf(_SC_NPROCESSORS_ONLN);
     if (cpus < 1)
         cpus = 1;
+    rhythm = from_command_line("vp_rhythm");
 
     const char *kind = getenv("vp_kind");
     set_load((struct load){kind && !strcmp(kind, "work"), from_command_line("vp_cpu"), from_command_line("vp_dirty"),
