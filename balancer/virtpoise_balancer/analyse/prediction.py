@@ -36,6 +36,20 @@ def own_cores(cpus: int, load: float, demands: Demands) -> float:
     return max(load * cpus - float(demands.used.sum()), 0.0)
 
 
+def corrections(cpus: int, level: float, own: float, demands: Demands) -> tuple[float, Floats]:
+    """What ``predict`` is off by for a host as it is (``level``): the host's part, which stays, and each domain's, which goes with it.
+
+    Where it says too much, that is what it makes of domains that it takes for on-off beyond what they run, as far as it goes.
+    """
+    everybody = np.ones((1, len(demands)), dtype=np.bool_)
+    error = level - float(predict(cpus, own, demands, everybody).ratio[0])
+    taken = np.mean([demands.on_off > kind for kind in _LEVELS], axis=0)
+    beyond = taken * np.maximum(demands.runnable * demands.vcpus - demands.cores, 0.0) / cpus
+    most = float(beyond.sum())
+    share = min(max(-error, 0.0) / most, 1.0) if most else 0.0
+    return error + share * most, -share * beyond
+
+
 def predict(cpus: int, own: float, demands: Demands, present: NDArray[np.bool_]) -> Load:
     """The load for each row of ``present``: which of the domains are there (cases x domains)."""
     there = present.astype(np.float64)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.calibration import Reaches, reaches
 from virtpoise_balancer.analyse.demand import Demands, Floats, estimate
-from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, own_cores, predict
+from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, corrections, own_cores, predict
 from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Refusal, Role, Snapshot
 from virtpoise_balancer.plan.problems import no_destination
@@ -38,8 +38,8 @@ class Residents:
 
     ``wants``: of the CPU at the upper end; ``arrival``: domains x resources, what adds up where they come, at the upper end (of the CPU
     that is less than they want: on-off ones get into each other's way); ``relief``: at the lower end; all in the group's units.
-    ``traffic``: received and sent, as measured; ``leaving``: under way elsewhere already; ``drift``: what the formula for the load is
-    off by now, which later predictions are corrected by.
+    ``traffic``: received and sent, as measured; ``leaving``: under way elsewhere already; ``corrections``: what the formula for the
+    load is off by now, the host's part and the domains', which later predictions are corrected by.
     """
 
     number: int
@@ -54,18 +54,20 @@ class Residents:
     relief: Floats
     traffic: Floats
     leaving: NDArray[np.bool_]
-    drift: float
+    corrections: tuple[float, Floats]
 
     def load(self, present: NDArray[np.bool_], arrivals: Sequence[Demands] = ()) -> Load:
         """The host's CPU load with the domains of each row of ``present`` (cases x domains), and with others that came."""
         demands = self.demands
+        stays, goes = self.corrections
+        correction = stays + present @ goes
         if arrivals:
             for arrived in arrivals:
                 demands = demands.joined(arrived)
             came = np.ones((len(present), len(demands) - len(self.demands)), dtype=np.bool_)
             present = np.concatenate((present, came), axis=1)
         predicted = predict(self.host.cpus, self.own, demands, present)
-        return Load(np.clip(predicted.ratio + self.drift, 0.0, 1.0), predicted.spread, predicted.wanted)
+        return Load(np.clip(predicted.ratio + correction, 0.0, 1.0), predicted.spread, predicted.wanted)
 
 
 class Group:
@@ -223,8 +225,7 @@ class Group:
         above = self.reaches[Role.DESTINATION, saturated].above
         own = own_cores(host.cpus, level, demands)
         # A saturated host hides what the formula makes plain: there it is no error that needs correction.
-        now = predict(host.cpus, own, demands, np.ones((1, len(running)), dtype=np.bool_))
-        drift = 0.0 if saturated else level - float(now.ratio[0])
+        none = (0.0, np.zeros(len(running)))
         uplink = host.uplink_bytes_per_second or _UPLINK_BYTES_PER_SECOND
         traffic = np.array(
             [
@@ -248,7 +249,7 @@ class Group:
             relief=np.column_stack((demands.used * host.cpu_speed, resident, *(traffic * (1 - TRAFFIC_DOUBT)))),
             traffic=traffic.T,
             leaving=np.array([domain.migrating_to is not None for domain in running], dtype=np.bool_),
-            drift=drift,
+            corrections=none if saturated else corrections(host.cpus, level, own, demands),
         )
 
     def margin(self, *, saturated: bool) -> float:
