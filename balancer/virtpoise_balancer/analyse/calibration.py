@@ -21,10 +21,8 @@ from virtpoise_balancer.model import Residual, Role
 
 # While there are too few errors: so many spreads, as the lab's migrations had it (docs/scoring.md).
 FALLBACK = 1.0
-# Fewer errors than this say nothing of how large they are.
+# Fewer errors than this say neither how large they are nor where their middle is.
 _TELLING = 5
-# Fewer errors than this do not tell where their middle is.
-_CENTRED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def _learned(residuals: list[Residual], share: float) -> Reach:
     return Reach(
         below=_reach([-error for error in scaled], share),
         above=_reach(scaled, share),
-        bias_ratio=median(residual.error_ratio for residual in residuals) if len(residuals) >= _CENTRED else 0.0,
+        bias_ratio=median(residual.error_ratio for residual in residuals) if len(residuals) >= _TELLING else 0.0,
     )
 
 
