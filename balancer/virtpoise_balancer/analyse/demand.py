@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 _STARVED_FROM = 0.6
 # Of the time for which a vCPU waits, what it would be runnable for without company, too: one that was taken off its CPU just before
 # it was done waits once more. 0.84 to 0.95 measured.
-_OWN_DELAY = 0.9
+_OWN_DELAY = 0.87
 # How far the same domain's cores differ from one window to the next when nothing has changed, per vCPU.
 _JITTER_CORES = 0.015
 # How much more time the same work takes in company: caches and clock speed are shared. 3 to 10 % measured.
@@ -38,12 +38,12 @@ _UNKNOWN = 0.5
 # How sure a host's word on all its domains can make of a single one.
 _SURE = 0.9
 # How likely it is that a domain wants something else than in the recent past, against that it wants the same.
-_CHANGED = 0.05
-# Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: 1 for on-off guests (0.93 to 1.04 measured), 0.80
-# to 0.85 for those that catch up. Below the first and above the last they are no on-off guests, between the middle two they are.
-_ON_OFF_RATIOS = (0.85, 0.93, 1.1, 1.3)
+_CHANGED = 0.02
+# Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: four of five hosts of on-off guests had 0.92 to
+# 1.02, of those that catch up 0.80 to 0.88. Below the first and above the last they are no on-off guests, between the middle two they are.
+_ON_OFF_RATIOS = (0.86, 0.91, 1.1, 1.3)
 # An idle share smaller than this tells nothing: everybody fills a host that is full.
-_LEAST_IDLE_RATIO = 0.01
+_LEAST_IDLE_RATIO = 0.015
 # So many standard deviations above the mean is never: the chance is below one in a million.
 _NEVER_DEVIATIONS = 5.0
 # Less waiting than this, per CPU, is no sign of anything.
