@@ -748,7 +748,7 @@ def test_an_on_off_domain_takes_as_much_of_a_faster_host() -> None:
     assert not made.moves
     told = refusal(made, Reason.DESTINATION_CPU)
     assert told.host == "h2"
-    assert told.detail["predicted_upper_ratio"] == pytest.approx(0.5 + 0.776 * 4 / 8, abs=0.1)
+    assert told.detail["predicted_upper_ratio"] >= 0.5 + 0.761 * 4 / 8
     considered = consider(snapshot, POLICY, "uuid-of-a")
     assert considered is not None
     assert [(one.host, one.reason) for one in considered.hosts] == [("h2", Reason.DESTINATION_CPU)]
