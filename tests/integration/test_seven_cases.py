@@ -92,13 +92,13 @@ def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(
 
 def test_case_4_one_domain_each_way(pool: MakePool) -> None:
     """Server 1 is raised above 60 % and settles; then server 2 is raised: one VM each way, both end below."""
-    group = pool({"h1": {"a": 12, "b": 7, "c": 6, "d": 18}, "h2": {"e": 4}})
+    group = pool({"h1": {"a": 12, "b": 7, "c": 6, "d": 15}, "h2": {"e": 4}})
     group.start()
     group.wait_settled()
-    group.lab.load("a", 47)
+    group.lab.load("a", 48)
     assert group.wait_moves(1) == [("a", "h1", "h2")]
     group.wait_settled()
-    group.lab.load("e", 20)
+    group.lab.load("e", 18)
     assert group.wait_moves(2)[1:] == [("e", "h2", "h1")]
     group.wait_settled()
     assert len(group.moves()) == 2
