@@ -749,6 +749,10 @@ def test_an_on_off_domain_takes_as_much_of_a_faster_host() -> None:
     told = refusal(made, Reason.DESTINATION_CPU)
     assert told.host == "h2"
     assert told.detail["predicted_upper_ratio"] >= 0.5 + 0.761 * 4 / 8
+    there = Group(snapshot, POLICY)
+    arrives = there.residents(there.index["h1"]).demands.at_speed(2.0)
+    load = there.residents(there.index["h2"]).load(np.ones((1, 0), dtype=np.bool_), [arrives])
+    assert float(load.ratio[0]) == pytest.approx(0.5 + 0.761 * 4 / 8, abs=0.01)
     considered = consider(snapshot, POLICY, "uuid-of-a")
     assert considered is not None
     assert [(one.host, one.reason) for one in considered.hosts] == [("h2", Reason.DESTINATION_CPU)]

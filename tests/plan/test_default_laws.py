@@ -32,6 +32,7 @@ def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
 
 @given(seeds)
 @example(3374)  # what it runs on a fast host is more than its vCPUs can on the slow one
+@example(26772)  # what the load formula is off by on a destination is made by a domain that leaves it first
 @settings(deadline=None, max_examples=80)
 def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed: int) -> None:
     snapshot, policy = varied_group(seed)
