@@ -7,8 +7,8 @@ with time that it did not get, and two kinds of guests mark the ends (docs/scori
 - *on and off*: what is not run is lost. Its vCPUs are runnable for r + d of the time, with or without company.
 - *catching up*: what is not run is run later. It runs for r cores wherever there is room; alone it would not wait.
 
-``on_off`` weighs the two for each domain, by whether its history fits the one or the other and by whether its host is as busy as
-independent on-off vCPUs would make it.
+``on_off`` weighs the two for each domain, by whether its history fits the one or the other, by whether those of the others on its host
+do (guests of one host are often alike), and by whether the host is as busy as independent on-off vCPUs would make it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _JITTER_CORES = 0.015
 _COMPANY_COST_RATIO = 0.1
 # How far a domain is taken for on-off where nothing tells: half-way, so that neither kind surprises by all that lies between them.
 _UNKNOWN = 0.5
-# How sure a host's word on all its domains can make of a single one.
+# How sure its host and the others there can make of a single domain's kind.
 _SURE = 0.9
 # How likely it is that a domain wants something else than in the recent past, against that it wants the same.
 _CHANGED = 0.02
 # Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: four of five hosts of on-off guests had 0.92 to
 # 1.02, of those that catch up 0.80 to 0.88. Below the first and above the last they are no on-off guests, between the middle two they are.
-_ON_OFF_RATIOS = (0.86, 0.91, 1.1, 1.3)
+_ON_OFF_RATIOS = (0.86, 0.93, 1.1, 1.3)
 # An idle share smaller than this tells nothing: everybody fills a host that is full.
 _LEAST_IDLE_RATIO = 0.015
 # So many standard deviations above the mean is never: the chance is below one in a million.
@@ -52,63 +52,74 @@ _DELAY_NOISE_CORES = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """One entry a domain, in cores of the host where it runs.
+    """What each domain wants, in cores of the host where it runs. ``table``: one row a domain, its columns are the properties.
 
     ``lower``, ``cores``, ``upper``: what it would run alone if it catches up; ``runnable``: the share of time a vCPU of it is runnable if
     it is on and off; ``on_off``: how far it is taken for the latter, 0..1.
     """
 
-    used: Floats
-    lower: Floats
-    cores: Floats
-    upper: Floats
-    runnable: Floats
-    vcpus: NDArray[np.int64]
-    on_off: Floats
+    table: Floats
 
     def __len__(self) -> int:
-        return len(self.used)
+        return len(self.table)
+
+    @property
+    def used(self) -> Floats:
+        return self.table[:, 0]
+
+    @property
+    def vcpus(self) -> Floats:
+        return self.table[:, 1]
+
+    @property
+    def lower(self) -> Floats:
+        return self.table[:, 2]
+
+    @property
+    def cores(self) -> Floats:
+        return self.table[:, 3]
+
+    @property
+    def upper(self) -> Floats:
+        return self.table[:, 4]
+
+    @property
+    def runnable(self) -> Floats:
+        return self.table[:, 5]
+
+    @property
+    def on_off(self) -> Floats:
+        return self.table[:, 6]
 
     def at_speed(self, factor: float) -> Demands:
         """The demand where a CPU is ``factor`` times as fast. Work shrinks with it; the time that a vCPU is runnable does not."""
+        table = self.table.copy()
         most = np.maximum(self.vcpus, self.used)  # with QEMU's own threads a domain can use more than its vCPUs
-        lower, cores, upper = (np.minimum(cores / factor, most) for cores in (self.lower, self.cores, self.upper))
-        return Demands(self.used, lower, cores, upper, self.runnable, self.vcpus, self.on_off)
+        table[:, 2:5] = np.minimum(table[:, 2:5] / factor, most[:, np.newaxis])
+        return Demands(table)
 
-    def joined(self, other: Demands) -> Demands:
-        return Demands(
-            np.concatenate((self.used, other.used)),
-            np.concatenate((self.lower, other.lower)),
-            np.concatenate((self.cores, other.cores)),
-            np.concatenate((self.upper, other.upper)),
-            np.concatenate((self.runnable, other.runnable)),
-            np.concatenate((self.vcpus, other.vcpus)),
-            np.concatenate((self.on_off, other.on_off)),
-        )
+    def joined(self, others: Sequence[Demands]) -> Demands:
+        return Demands(np.concatenate((self.table, *[other.table for other in others])))
 
     def only(self, rows: Sequence[int]) -> Demands:
-        index = np.array(rows, dtype=np.intp)
-        return Demands(
-            self.used[index],
-            self.lower[index],
-            self.cores[index],
-            self.upper[index],
-            self.runnable[index],
-            self.vcpus[index],
-            self.on_off[index],
-        )
+        return Demands(self.table[list(rows)])
 
 
 def estimate(domains: Sequence[Domain], *, cpus: int, load: float, saturated: bool) -> Demands:
     """The demand of all running domains of one host, with its CPUs and its present load (0..1)."""
-    run = np.array([domain.cpu_cores for domain in domains], dtype=np.float64)
-    delay = np.array([domain.cpu_delay_cores for domain in domains], dtype=np.float64)
-    vcpus = np.array([domain.vcpus for domain in domains], dtype=np.int64)
-    past_run = np.array([_or_nan(domain.cpu_cores_unsaturated) for domain in domains], dtype=np.float64)
-    past_delay = np.array([domain.cpu_delay_cores_unsaturated or 0.0 for domain in domains], dtype=np.float64)
-
+    told = [
+        (
+            domain.cpu_cores,
+            domain.cpu_delay_cores,
+            domain.vcpus,
+            np.nan if domain.cpu_cores_unsaturated is None else domain.cpu_cores_unsaturated,
+            domain.cpu_delay_cores_unsaturated or 0.0,
+        )
+        for domain in domains
+    ]
+    run, delay, vcpus, past_run, past_delay = np.array(told, dtype=np.float64).reshape(-1, 5).T
     most = np.maximum(run, np.minimum(run + delay, vcpus))
-    runnable = np.minimum((run + _OWN_DELAY * delay) / vcpus, 1.0)
+    runnable = _runnable(run, delay, vcpus)
     if saturated:
         starved = np.clip(((run + delay) / vcpus - _STARVED_FROM) / (1 - _STARVED_FROM), 0.0, 1.0)
         upper = run + starved * (most - run)
@@ -120,27 +131,33 @@ def estimate(domains: Sequence[Domain], *, cpus: int, load: float, saturated: bo
         cores = np.where(remembered, alone, (lower + upper) / 2)
     else:
         lower, cores, upper = run, run, run
-    host = _on_off_host(cpus, min(load, float(run.sum()) / cpus), runnable, vcpus, delay)
+    host = _on_off_host(cpus, vcpus, ((run, delay, load), (past_run, past_delay, 1.0)))
     on_off = _on_off(host, run, delay, past_run, past_delay, vcpus, saturated=saturated)
-    return Demands(run, lower, cores, upper, runnable, vcpus, on_off)
+    return Demands(np.array((run, vcpus, lower, cores, upper, runnable, on_off)).T)
 
 
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
+def _runnable(run: Floats, delay: Floats, vcpus: Floats) -> Floats:
+    runnable: Floats = np.minimum((run + _OWN_DELAY * delay) / vcpus, 1.0)
+    return runnable
 
 
-def _on_off_host(cpus: int, load: float, runnable: Floats, vcpus: NDArray[np.int64], delay: Floats) -> float | None:
-    """How far the host is as busy with its domains (``load``) as independent on-off vCPUs would make it, 0..1.
+def _on_off_host(cpus: int, vcpus: Floats, readings: Sequence[tuple[Floats, Floats, float]]) -> float | None:
+    """How far the host is as busy with its domains as independent on-off vCPUs would make it, 0..1; None where nothing can be told.
 
-    None where nothing can be told.
+    ``readings``: what its domains ran and waited, and its load at most, now and in the past.
     """
-    waiting = float(delay.sum())
-    idle = 1 - load
-    expected = 1 - float(busy_cpus(cpus, runnable[np.newaxis], vcpus)[0]) / cpus
-    if min(idle, expected) < _LEAST_IDLE_RATIO or expected > 1 - _LEAST_IDLE_RATIO:
+    found = expected = waiting = 0.0
+    for run, delay, load in readings:
+        idle = 1 - min(load, float(run.sum()) / cpus)
+        free = 1 - float(busy_cpus(cpus, _runnable(run, delay, vcpus)[np.newaxis], vcpus)[0]) / cpus
+        # False for NaN: of somebody the past is not known.
+        if idle >= _LEAST_IDLE_RATIO and _LEAST_IDLE_RATIO <= free <= 1 - _LEAST_IDLE_RATIO:
+            found += math.log(idle)
+            expected += math.log(free)
+            waiting += float(delay.sum())
+    if not expected:
         return None
-    ratio = math.log(idle) / math.log(expected)
-    kind = float(np.interp(ratio, _ON_OFF_RATIOS, (0.0, 1.0, 1.0, 0.0)))
+    kind = float(np.interp(found / expected, _ON_OFF_RATIOS, (0.0, 1.0, 1.0, 0.0)))
     sure = waiting / (waiting + _DELAY_NOISE_CORES * cpus)
     return sure * kind + (1 - sure) * _UNKNOWN
 
@@ -151,13 +168,13 @@ def _on_off(
     delay: Floats,
     past_run: Floats,
     past_delay: Floats,
-    vcpus: NDArray[np.int64],
+    vcpus: Floats,
     *,
     saturated: bool,
 ) -> Floats:
     """For each domain, which kind its history fits: run + delay stayed put (on and off), or run did (catching up).
 
-    Without a history its host decides; where that tells nothing either it counts half for each.
+    What comes before its own history is what its host and the histories of the others there say.
     """
     known = _UNKNOWN if host is None else host
     prior = min(max(known, 1 - _SURE), _SURE)
@@ -168,29 +185,32 @@ def _on_off(
         # One that catches up may run less than it did, but then it has work left over and is always runnable.
         idle = np.maximum(vcpus - run - delay, 0.0) / (2 * sigma)
         changed = np.where(changed < -1, np.minimum(idle, -changed), np.maximum(changed, 0.0))
-    on_off = prior * np.exp(-(moved**2) / 2)
-    catching_up = (1 - prior) * np.exp(-(changed**2) / 2)
     # Or it wants something else by now, of which the history tells nothing.
-    on_off += prior * _CHANGED
-    catching_up += (1 - prior) * _CHANGED
-    told = ~np.isnan(past_run)
-    return np.where(told, on_off / np.where(told, on_off + catching_up, 1.0), known)
+    told = np.log(np.exp(-(moved**2) / 2) + _CHANGED) - np.log(np.exp(-(changed**2) / 2) + _CHANGED)
+    told = np.where(np.isnan(told), 0.0, told)
+    others = _log_odds(prior) + told.sum() - told
+    odds = np.clip(others, _log_odds(1 - _SURE), _log_odds(_SURE)) + told
+    on_off: Floats = 1 / (1 + np.exp(-odds))
+    return on_off
 
 
-def busy_cpus(cpus: int, probability: Floats, vcpus: NDArray[np.int64]) -> Floats:
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+def busy_cpus(cpus: int, probability: Floats, vcpus: Floats) -> Floats:
     """E[min(CPUs, N)], N the number of runnable vCPUs: Poisson binomial, each of a domain's vCPUs runnable with its probability.
 
     ``probability`` has one row a case and one column a domain; the result one entry a case. By the recurrence over vCPUs, of which only
     the chances of fewer than ``cpus`` runnable ones are needed; where so many as to make anyone wait are many standard deviations
     away, it is the mean.
     """
-    weights = vcpus.astype(np.float64)
-    mean: Floats = probability @ weights
-    deviation = np.sqrt((probability * (1 - probability)) @ weights)
+    mean: Floats = probability @ vcpus
+    deviation = np.sqrt((probability * (1 - probability)) @ vcpus)
     if (mean + _NEVER_DEVIATIONS * deviation < cpus).all():
         return mean
     columns = np.flatnonzero(probability.any(axis=0))
-    if int(vcpus[columns].sum()) <= cpus:
+    if vcpus[columns].sum() <= cpus:
         return mean
     chance = np.zeros((cpus, len(probability)))
     chance[0] = 1.0

@@ -18,8 +18,8 @@ from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 NOISE_RATIO = 0.03
 # Of nobody who is ever runnable no weight is asked: only so that nothing is divided by zero.
 _LEAST_RUNNABLE = 1e-9
-# A domain that is taken for on-off with a weight w is so in the share w of these cases.
-_LEVELS = (1 / 6, 1 / 2, 5 / 6)
+# A domain that is taken for on-off with a weight w is so in the share w of these cases; one a row.
+_LEVELS = np.array(((1 / 6,), (1 / 2,), (5 / 6,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def corrections(cpus: int, level: float, own: float, demands: Demands) -> tuple[
     """
     everybody = np.ones((1, len(demands)), dtype=np.bool_)
     error = level - float(predict(cpus, own, demands, everybody).ratio[0])
-    taken = np.mean([demands.on_off > kind for kind in _LEVELS], axis=0)
+    taken = (demands.on_off > _LEVELS).mean(axis=0)
     beyond = taken * np.maximum(demands.runnable * demands.vcpus - demands.cores, 0.0) / cpus
     most = float(beyond.sum())
     share = min(max(-error, 0.0) / most, 1.0) if most else 0.0
@@ -53,26 +53,27 @@ def corrections(cpus: int, level: float, own: float, demands: Demands) -> tuple[
 def predict(cpus: int, own: float, demands: Demands, present: NDArray[np.bool_]) -> Load:
     """The load for each row of ``present``: which of the domains are there (cases x domains)."""
     there = present.astype(np.float64)
-    rest = there * (1 - demands.on_off)
-    doubt = rest @ (demands.upper - demands.lower) / 2
-    none_on_off = own + there @ demands.cores
-    if not demands.on_off.any():
+    on_off, all_cores = demands.on_off, demands.cores
+    rest = 1 - on_off
+    doubt = there @ (rest * (demands.upper - demands.lower) / 2)
+    none_on_off = own + there @ all_cores
+    if not on_off.any():
         return Load(
             np.minimum(none_on_off / cpus, 1.0), NOISE_RATIO + _between(none_on_off, doubt, cpus), none_on_off / cpus
         )
-    # What one domain is taken for mostly hangs on its host, so they are taken for on-off together, the likeliest first.
-    kinds = [demands.on_off > level for level in _LEVELS]
-    everyone = np.ones(len(demands), dtype=np.bool_)
-    busy = busy_cpus(
-        cpus, np.concatenate([there * demands.runnable * kind for kind in (*kinds, everyone)]), demands.vcpus
-    ).reshape(len(kinds) + 1, -1)
-    certain = np.array([own + (there * ~kind) @ demands.cores for kind in kinds])
-    cores = np.minimum(certain + busy[:-1], cpus).mean(axis=0)
-    runnable = there * demands.runnable * demands.vcpus
-    on = runnable @ demands.on_off
-    wanted = (own + rest @ demands.cores + on) / cpus
-    apart = np.abs(np.minimum(own + busy[-1], cpus) - np.minimum(none_on_off, cpus)) / cpus
-    weight = np.minimum(on / np.maximum(runnable.sum(axis=1), _LEAST_RUNNABLE), 1.0)
+    # What one domain is taken for mostly hangs on its host, so they are taken for on-off together, the likeliest first; in the last
+    # row all of them.
+    kinds = np.concatenate((on_off > _LEVELS, np.ones((1, len(on_off)), dtype=np.bool_)))
+    runs = kinds[:, np.newaxis] * (there * demands.runnable)
+    busy = busy_cpus(cpus, runs.reshape(-1, len(on_off)), demands.vcpus).reshape(len(kinds), -1)
+    certain = own + (~kinds * all_cores) @ there.T
+    filled = np.minimum(certain + busy, cpus)
+    cores = filled[:-1].mean(axis=0)
+    runnable = demands.runnable * demands.vcpus
+    on = there @ (runnable * on_off)
+    wanted = (own + there @ (rest * all_cores) + on) / cpus
+    apart = np.abs(filled[-1] - np.minimum(none_on_off, cpus)) / cpus
+    weight = np.minimum(on / np.maximum(there @ runnable, _LEAST_RUNNABLE), 1.0)
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
     return Load(cores / cpus, NOISE_RATIO + _between(cores, doubt, cpus) + undecided, wanted)
 

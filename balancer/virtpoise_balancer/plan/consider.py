@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal, RuleKind, Snapshot
 from virtpoise_balancer.plan.board import Board
-from virtpoise_balancer.plan.default import closed_hosts, source_of
+from virtpoise_balancer.plan.default import closed_hosts, sources_of
 from virtpoise_balancer.plan.group import CPU, Group
 from virtpoise_balancer.plan.items import item_of, movable
 from virtpoise_balancer.plan.problems import find
@@ -73,7 +73,7 @@ def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | 
     if not group.hosts[number].known:
         return None
     found = overloads(snapshot, policy, group.hosts, group.ahead.tolist())
-    sources = [source_of(group, host.name, problem, found) for host, problem in find(snapshot, policy, found).attempt]
+    sources = sources_of(group, find(snapshot, policy, found).attempt, found)
     board = Board(group, sources, closed_hosts(group, found))
     residents = group.residents(number)
     row = residents.running.index(domain)

@@ -6,7 +6,7 @@ them so that every beginning is legal, and say for everything considered why it 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ import numpy as np
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import (
     Attempt,
+    Host,
     Move,
     Overload,
     Plan,
@@ -45,7 +46,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     group = Group(snapshot, policy)
     found = overloads(snapshot, policy, group.hosts, group.ahead.tolist())
     problems = find(snapshot, policy, found)
-    sources = [source_of(group, host.name, problem, found) for host, problem in problems.attempt]
+    sources = sources_of(group, problems.attempt, found)
     board, sources = _solve(Board(group, sources, closed_hosts(group, found)), sources)
     outcomes = [source.outcome(board.moved) for source in sources]
     attempts = [
@@ -87,14 +88,19 @@ def closed_hosts(group: Group, found: Sequence[Overload]) -> Mask:
     return closed
 
 
-def source_of(group: Group, name: str, problem: Problem, found: Sequence[Overload]) -> Source:
-    number = group.index[name]
+def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Sequence[Overload]) -> list[Source]:
+    overloads_of: dict[str, list[Overload]] = defaultdict(list)
+    for overload in found:
+        overloads_of[overload.host].append(overload)
+    return [_source_of(group, group.index[host.name], problem, overloads_of[host.name]) for host, problem in attempt]
+
+
+def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
     goals: dict[int, float] = {}
     if problem is Problem.OVERLOAD:
-        for overload in found:
-            if overload.host == name:
-                resource = RESOURCES.index(overload.resource)
-                goals[resource] = float(group.recovery[resource])
+        for overload in overloads_of_it:
+            resource = RESOURCES.index(overload.resource)
+            goals[resource] = float(group.recovery[resource])
         if CPU in goals:
             # A host on its way up is relieved of what is still to come as well, within reason.
             coming = float(np.nan_to_num(group.ahead[number] - group.level[number]))

@@ -32,14 +32,13 @@ _UPLINK_BYTES_PER_SECOND = 125e6
 TRAFFIC_DOUBT = 0.25
 
 
-@dataclass(slots=True)
+@dataclass
 class Residents:
     """The running domains of one host, sorted by name, with their demand and what each would bring to another host.
 
-    ``wants``: of the CPU at the upper end; ``arrival``: domains x resources, what adds up where they come, at the upper end (of the CPU
-    that is less than they want: on-off ones get into each other's way); ``relief``: at the lower end; all in the group's units.
-    ``traffic``: received and sent, as measured; ``leaving``: under way elsewhere already; ``corrections``: what the formula for the
-    load is off by now, the host's part and the domains', which later predictions are corrected by.
+    ``above``: how many spreads the interval of what comes from here goes above what is predicted; ``leaving``: under way elsewhere
+    already; ``corrections``: what the formula for the load is off by now, the host's part and the domains', which later predictions are
+    corrected by.
     """
 
     number: int
@@ -49,12 +48,51 @@ class Residents:
     running: list[Domain]
     demands: Demands
     own: float
-    wants: Floats
-    arrival: Floats
-    relief: Floats
-    traffic: Floats
+    above: float
+    overhead_ratio: float
     leaving: NDArray[np.bool_]
     corrections: tuple[float, Floats]
+
+    @cached_property
+    def wants(self) -> Floats:
+        """What each wants of the CPU at the upper end, in the group's units."""
+        demands = self.demands
+        on, rest = demands.on_off, 1 - demands.on_off
+        runnable = demands.runnable * demands.vcpus
+        wanted = on * runnable + rest * demands.cores
+        doubt = rest * (demands.upper - demands.lower) / 2 + np.minimum(on, rest) * np.abs(runnable - demands.cores)
+        wants: Floats = (wanted + self.above * doubt) * self.host.cpu_speed
+        return wants
+
+    @cached_property
+    def traffic(self) -> Floats:
+        """What each receives and sends, as measured (domains x 2)."""
+        uplink = self.host.uplink_bytes_per_second or _UPLINK_BYTES_PER_SECOND
+        measured = [
+            (
+                max(domain.rx_bytes_per_second, domain.rx_ratio * uplink),
+                max(domain.tx_bytes_per_second, domain.tx_ratio * uplink),
+            )
+            for domain in self.running
+        ]
+        return np.array(measured, dtype=np.float64).reshape(-1, 2)
+
+    @cached_property
+    def arrival(self) -> Floats:
+        """What adds up where they come, at the upper end, in the group's units (domains x resources).
+
+        Of the CPU that is less than they want: on-off ones get into each other's way.
+        """
+        memory = np.array([domain.memory_bytes for domain in self.running], dtype=np.float64)
+        cores, arriving = self.demands.cores * self.host.cpu_speed, memory * (1 + self.overhead_ratio)
+        return np.column_stack((cores, arriving, self.traffic * (1 + TRAFFIC_DOUBT)))
+
+    @cached_property
+    def relief(self) -> Floats:
+        """What leaving frees at the lower end, in the group's units (domains x resources)."""
+        resident = np.array([_resident(domain) for domain in self.running], dtype=np.float64)
+        used = self.demands.used * self.host.cpu_speed
+        return np.column_stack((used, resident, self.traffic * (1 - TRAFFIC_DOUBT)))
 
     def load(self, present: NDArray[np.bool_], arrivals: Sequence[Demands] = ()) -> Load:
         """The host's CPU load with the domains of each row of ``present`` (cases x domains), and with others that came."""
@@ -62,8 +100,7 @@ class Residents:
         stays, goes = self.corrections
         correction = stays + present @ goes
         if arrivals:
-            for arrived in arrivals:
-                demands = demands.joined(arrived)
+            demands = demands.joined(arrivals)
             came = np.ones((len(present), len(demands) - len(self.demands)), dtype=np.bool_)
             present = np.concatenate((present, came), axis=1)
         predicted = predict(self.host.cpus, self.own, demands, present)
@@ -218,24 +255,9 @@ class Group:
         level = float(self.level[number])
         saturated = level >= self.policy.saturation_ratio
         demands = estimate(running, cpus=host.cpus, load=level, saturated=saturated)
-        on, rest = demands.on_off, 1 - demands.on_off
-        runnable = demands.runnable * demands.vcpus
-        wanted = on * runnable + rest * demands.cores
-        doubt = rest * (demands.upper - demands.lower) / 2 + np.minimum(on, rest) * np.abs(runnable - demands.cores)
-        above = self.reaches[Role.DESTINATION, saturated].above
         own = own_cores(host.cpus, level, demands)
         # A saturated host hides what the formula makes plain: there it is no error that needs correction.
         none = (0.0, np.zeros(len(running)))
-        uplink = host.uplink_bytes_per_second or _UPLINK_BYTES_PER_SECOND
-        traffic = np.array(
-            [
-                [max(domain.rx_bytes_per_second, domain.rx_ratio * uplink) for domain in running],
-                [max(domain.tx_bytes_per_second, domain.tx_ratio * uplink) for domain in running],
-            ]
-        )
-        memory = np.array([domain.memory_bytes for domain in running], dtype=np.float64)
-        resident = np.array([_resident(domain) for domain in running], dtype=np.float64)
-        arriving = memory * (1 + self.policy.migration.overhead_ratio)
         return Residents(
             number=number,
             host=host,
@@ -244,10 +266,8 @@ class Group:
             running=running,
             demands=demands,
             own=own,
-            wants=(wanted + above * doubt) * host.cpu_speed,
-            arrival=np.column_stack((demands.cores * host.cpu_speed, arriving, *(traffic * (1 + TRAFFIC_DOUBT)))),
-            relief=np.column_stack((demands.used * host.cpu_speed, resident, *(traffic * (1 - TRAFFIC_DOUBT)))),
-            traffic=traffic.T,
+            above=self.reaches[Role.DESTINATION, saturated].above,
+            overhead_ratio=self.policy.migration.overhead_ratio,
             leaving=np.array([domain.migrating_to is not None for domain in running], dtype=np.bool_),
             corrections=none if saturated else corrections(host.cpus, level, own, demands),
         )
