@@ -149,9 +149,10 @@ def _on_off_host(cpus: int, vcpus: Floats, readings: Sequence[tuple[Floats, Floa
     found = expected = waiting = 0.0
     for run, delay, load in readings:
         idle = 1 - min(load, float(run.sum()) / cpus)
+        if not idle >= _LEAST_IDLE_RATIO:  # NaN, too: somebody's past is not known
+            continue
         free = 1 - float(busy_cpus(cpus, _runnable(run, delay, vcpus)[np.newaxis], vcpus)[0]) / cpus
-        # False for NaN: of somebody the past is not known.
-        if idle >= _LEAST_IDLE_RATIO and _LEAST_IDLE_RATIO <= free <= 1 - _LEAST_IDLE_RATIO:
+        if _LEAST_IDLE_RATIO <= free <= 1 - _LEAST_IDLE_RATIO:
             found += math.log(idle)
             expected += math.log(free)
             waiting += float(delay.sum())
