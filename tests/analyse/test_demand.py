@@ -108,16 +108,16 @@ CATCHING_UP = ([domain("a", 0.363, 0.485), domain("b", 0.339, 0.472), domain("c"
 
 def test_the_two_kinds_of_guests_are_told_apart_by_how_busy_their_host_is() -> None:
     domains, load = ON_OFF
-    assert estimate(domains, cpus=1, load=load, saturated=True).on_off == pytest.approx(0.9)
+    assert estimate(domains, cpus=1, load=load, saturated=True).on_off.min() > 0.9
     domains, load = CATCHING_UP
-    assert estimate(domains, cpus=1, load=load, saturated=True).on_off == pytest.approx(0.1)
+    assert estimate(domains, cpus=1, load=load, saturated=True).on_off.max() < 0.1
 
 
 def test_what_the_host_uses_itself_makes_nobody_lose_time() -> None:
     # Catching up, they leave the host less idle than on-off ones would; with much of the host's own use the two would look alike.
     domains, load = CATCHING_UP
     for own in (0.0, 0.05, 0.1):
-        assert estimate(domains, cpus=1, load=min(load + own, 0.98), saturated=True).on_off == pytest.approx(0.1)
+        assert estimate(domains, cpus=1, load=min(load + own, 0.98), saturated=True).on_off.max() < 0.1
 
 
 def test_history_tells_the_kind_where_the_host_does_not() -> None:
@@ -126,8 +126,10 @@ def test_history_tells_the_kind_where_the_host_does_not() -> None:
     owed = domain("vm2", 0.3, 0.7, past=0.3, past_delay=0.0)
     unknown = domain("vm3", 0.3, 0.7)
     demands = estimate([steady, owed, unknown], cpus=1, load=1.0, saturated=True)
-    assert demands.on_off[0] == pytest.approx(0.85, abs=0.001)
-    assert demands.on_off[1] == pytest.approx(0.15, abs=0.001)
+    # One fits 51 times as well as the other, each way: all alike is 1 + 1, each by itself 26 * 26 / 51.
+    each = 26 * 26 / 51
+    assert demands.on_off[0] == pytest.approx((1 + each * 51 / 52) / (2 + each))
+    assert demands.on_off[1] == pytest.approx((1 + each * 1 / 52) / (2 + each))
     assert demands.on_off[2] == pytest.approx(0.5)
 
 
@@ -135,7 +137,8 @@ def test_the_histories_of_the_others_tell_the_kind_of_one_that_has_none() -> Non
     on_off = domain("vm1", 0.4, 0.4, past=0.7, past_delay=0.1)
     catching_up = domain("vm1", 0.4, 0.6, past=0.4, past_delay=0.0)
     unknown = domain("vm2", 0.6, 0.4)
-    for other, kind in ((on_off, 0.9), (catching_up, 0.1)):
+    # The other fits one kind 51 times as well: all of it 51, each by itself (51 + 1) / 2, all of the other kind 1.
+    for other, kind in ((on_off, (51 + 26 / 2) / 78), (catching_up, (1 + 26 / 2) / 78)):
         demands = estimate([other, unknown], cpus=1, load=1.0, saturated=True)
         assert demands.on_off[1] == pytest.approx(kind)
 

@@ -174,7 +174,9 @@ def test_a_domain_takes_less_of_a_faster_host() -> None:
         made = plan(group_with(speed), settled(POLICY))
         return made.moves[0].predicted.destination.cpu_ratio - 0.3
 
-    assert share(2.0) == pytest.approx(share(1.0) / 2)
+    # Half as much, and hardly more, for the doubt that is left: an on-off domain would take as much of it as of the slower one.
+    half = share(1.0) / 2
+    assert half <= share(2.0) <= 1.01 * half
 
 
 def test_every_domain_of_an_overloaded_host_has_a_move_or_a_reason() -> None:

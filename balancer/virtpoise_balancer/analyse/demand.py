@@ -7,8 +7,8 @@ with time that it did not get, and two kinds of guests mark the ends (docs/scori
 - *on and off*: what is not run is lost. Its vCPUs are runnable for r + d of the time, with or without company.
 - *catching up*: what is not run is run later. It runs for r cores wherever there is room; alone it would not wait.
 
-``on_off`` weighs the two for each domain, by whether its history fits the one or the other, by whether those of the others on its host
-do (guests of one host are often alike), and by whether the host is as busy as independent on-off vCPUs would make it.
+``on_off`` weighs the two for each domain. The guests of one host are taken to be all of the one kind, or all of the other, or each of any;
+which of the three is told by their histories, and by whether the host is as busy as independent on-off vCPUs would make it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,13 @@ _OWN_DELAY = 0.87
 _JITTER_CORES = 0.015
 # How much more time the same work takes in company: caches and clock speed are shared. 3 to 10 % measured.
 _COMPANY_COST_RATIO = 0.1
-# How far a domain is taken for on-off where nothing tells: half-way, so that neither kind surprises by all that lies between them.
-_UNKNOWN = 0.5
-# How sure its host and the others there can make of a single domain's kind.
-_SURE = 0.9
 # How likely it is that a domain wants something else than in the recent past, against that it wants the same.
 _CHANGED = 0.02
-# Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: four of five hosts of on-off guests had 0.92 to
-# 1.02, of those that catch up 0.80 to 0.88. Below the first and above the last they are no on-off guests, between the middle two they are.
-_ON_OFF_RATIOS = (0.86, 0.93, 1.1, 1.3)
+# Of the idle shares' logarithms, measured over expected of independent on-off vCPUs: the mean on hosts whose guests are all on and
+# off, of either kind, and all catching up; how far single hosts are from it; and how likely anything else is, against the mean.
+_RATIOS = np.array((0.96, 0.93, 0.84))
+_RATIO_DEVIATION = 0.045
+_RATIO_OUTLIER = 0.03
 # An idle share smaller than this tells nothing: everybody fills a host that is full.
 _LEAST_IDLE_RATIO = 0.015
 # So many standard deviations above the mean is never: the chance is below one in a million.
@@ -131,8 +129,8 @@ def estimate(domains: Sequence[Domain], *, cpus: int, load: float, saturated: bo
         cores = np.where(remembered, alone, (lower + upper) / 2)
     else:
         lower, cores, upper = run, run, run
-    host = _on_off_host(cpus, vcpus, ((run, delay, load), (past_run, past_delay, 1.0)))
-    on_off = _on_off(host, run, delay, past_run, past_delay, vcpus, saturated=saturated)
+    host = _log_host(cpus, vcpus, ((run, delay, load), (past_run, past_delay, 1.0)))
+    on_off = _on_off(host, _log_history(run, delay, past_run, past_delay, vcpus, saturated=saturated))
     return Demands(np.array((run, vcpus, lower, cores, upper, runnable, on_off)).T)
 
 
@@ -141,10 +139,10 @@ def _runnable(run: Floats, delay: Floats, vcpus: Floats) -> Floats:
     return runnable
 
 
-def _on_off_host(cpus: int, vcpus: Floats, readings: Sequence[tuple[Floats, Floats, float]]) -> float | None:
-    """How far the host is as busy with its domains as independent on-off vCPUs would make it, 0..1; None where nothing can be told.
+def _log_host(cpus: int, vcpus: Floats, readings: Sequence[tuple[Floats, Floats, float]]) -> Floats:
+    """Logarithms of how likely the host's load is if its guests are all on and off, each of any kind, or all catching up.
 
-    ``readings``: what its domains ran and waited, and its load at most, now and in the past.
+    ``readings``: what its domains ran and waited, and its load at most, now and in the past. All 0 where nothing can be told.
     """
     found = expected = waiting = 0.0
     for run, delay, load in readings:
@@ -157,28 +155,21 @@ def _on_off_host(cpus: int, vcpus: Floats, readings: Sequence[tuple[Floats, Floa
             expected += math.log(free)
             waiting += float(delay.sum())
     if not expected:
-        return None
-    kind = float(np.interp(found / expected, _ON_OFF_RATIOS, (0.0, 1.0, 1.0, 0.0)))
+        return np.zeros(len(_RATIOS))
+    away = (found / expected - _RATIOS) / _RATIO_DEVIATION
+    away[0], away[-1] = min(away[0], 0.0), max(away[-1], 0.0)  # beyond the ends there is nothing that would be likelier
     sure = waiting / (waiting + _DELAY_NOISE_CORES * cpus)
-    return sure * kind + (1 - sure) * _UNKNOWN
+    likely: Floats = sure * np.log(np.exp(-(away**2) / 2) + _RATIO_OUTLIER)
+    return likely
 
 
-def _on_off(
-    host: float | None,
-    run: Floats,
-    delay: Floats,
-    past_run: Floats,
-    past_delay: Floats,
-    vcpus: Floats,
-    *,
-    saturated: bool,
+def _log_history(
+    run: Floats, delay: Floats, past_run: Floats, past_delay: Floats, vcpus: Floats, *, saturated: bool
 ) -> Floats:
-    """For each domain, which kind its history fits: run + delay stayed put (on and off), or run did (catching up).
+    """For each domain, the logarithm of how much likelier its history is if it is on and off than if it catches up.
 
-    What comes before its own history is what its host and the histories of the others there say.
+    With the contention run + delay stayed put (on and off), or run did (catching up). 0 without a history.
     """
-    known = _UNKNOWN if host is None else host
-    prior = min(max(known, 1 - _SURE), _SURE)
     sigma = _JITTER_CORES * vcpus
     moved = (run + delay - past_run - past_delay) / sigma
     changed = (run - past_run) / sigma
@@ -188,15 +179,19 @@ def _on_off(
         changed = np.where(changed < -1, np.minimum(idle, -changed), np.maximum(changed, 0.0))
     # Or it wants something else by now, of which the history tells nothing.
     told = np.log(np.exp(-(moved**2) / 2) + _CHANGED) - np.log(np.exp(-(changed**2) / 2) + _CHANGED)
-    told = np.where(np.isnan(told), 0.0, told)
-    others = _log_odds(prior) + told.sum() - told
-    odds = np.clip(others, _log_odds(1 - _SURE), _log_odds(_SURE)) + told
-    on_off: Floats = 1 / (1 + np.exp(-odds))
+    history: Floats = np.where(np.isnan(told), 0.0, told)
+    return history
+
+
+def _on_off(host: Floats, history: Floats) -> Floats:
+    """How far each domain is taken for on-off, 0..1 (Bayes): all are, or each may be, or none is, before any word equally likely."""
+    alone = 1 / (1 + np.exp(-history))  # what its own history makes of one that may be either
+    all_of_them, each = history.sum(), (np.logaddexp(history, 0.0) - math.log(2)).sum()
+    words = host + np.array((all_of_them, each, 0.0))
+    chances = np.exp(words - words.max())
+    chances /= chances.sum()
+    on_off: Floats = chances[0] + chances[1] * alone
     return on_off
-
-
-def _log_odds(probability: float) -> float:
-    return math.log(probability / (1 - probability))
 
 
 def busy_cpus(cpus: int, probability: Floats, vcpus: Floats) -> Floats:

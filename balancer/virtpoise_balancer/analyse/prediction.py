@@ -1,8 +1,9 @@
 """The CPU load that a set of domains makes on a host.
 
-With C CPUs, on-off vCPUs of which N are runnable (Poisson binomial), domains that catch up and want W cores together, and u cores of
-the host's own: load = min(C, E[min(C, N)] + W + u) / C. Those that catch up fill what the others leave. A domain that is taken for
-both counts in both, by its weight. Formulas, sources and measurements: docs/scoring.md.
+With C CPUs, of which the host uses u for itself, every vCPU that is runnable gets the same part g of that time. On-off vCPUs are runnable
+for a share p of it whatever they get; those that catch up, as long as they need for the c cores that they want. So load = min(C, u +
+sum c + g sum p) / C, and g = E[min(C, N)] / E[N] with N the number that are runnable (Poisson binomial). A domain that is taken for both
+counts in both, by its weight. Formulas, sources and measurements: docs/scoring.md.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 
 # How far two measurements of an unchanged load differ, as a share of the host.
 NOISE_RATIO = 0.03
-# Of nobody who is ever runnable no weight is asked: only so that nothing is divided by zero.
+# Where nobody is ever runnable nobody asks what he gets: only so that nothing is divided by zero.
 _LEAST_RUNNABLE = 1e-9
-# A domain that is taken for on-off with a weight w is so in the share w of these cases; one a row.
-_LEVELS = np.array(((1 / 6,), (1 / 2,), (5 / 6,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,7 @@ def corrections(cpus: int, level: float, own: float, demands: Demands) -> tuple[
     """
     everybody = np.ones((1, len(demands)), dtype=np.bool_)
     error = level - float(predict(cpus, own, demands, everybody).ratio[0])
-    taken = (demands.on_off > _LEVELS).mean(axis=0)
-    beyond = taken * np.maximum(demands.runnable * demands.vcpus - demands.cores, 0.0) / cpus
+    beyond = demands.on_off * np.maximum(demands.runnable * demands.vcpus - demands.cores, 0.0) / cpus
     most = float(beyond.sum())
     share = min(max(-error, 0.0) / most, 1.0) if most else 0.0
     return error + share * most, -share * beyond
@@ -53,29 +51,21 @@ def corrections(cpus: int, level: float, own: float, demands: Demands) -> tuple[
 def predict(cpus: int, own: float, demands: Demands, present: NDArray[np.bool_]) -> Load:
     """The load for each row of ``present``: which of the domains are there (cases x domains)."""
     there = present.astype(np.float64)
-    on_off, all_cores = demands.on_off, demands.cores
+    on_off, cores, vcpus = demands.on_off, demands.cores, demands.vcpus
     rest = 1 - on_off
+    runnable = demands.runnable * vcpus
+    busy = on_off * runnable + rest * np.minimum(cores, vcpus)
+    part = busy_cpus(cpus, there * (busy / vcpus), vcpus) / np.maximum(there @ busy, _LEAST_RUNNABLE)
+    on, certain = there @ (on_off * runnable), own + there @ (rest * cores)
+    filled = np.minimum(certain + part * on, cpus)
     doubt = there @ (rest * (demands.upper - demands.lower) / 2)
-    none_on_off = own + there @ all_cores
-    if not on_off.any():
-        return Load(
-            np.minimum(none_on_off / cpus, 1.0), NOISE_RATIO + _between(none_on_off, doubt, cpus), none_on_off / cpus
-        )
-    # What one domain is taken for mostly hangs on its host, so they are taken for on-off together, the likeliest first; in the last
-    # row all of them.
-    kinds = np.concatenate((on_off > _LEVELS, np.ones((1, len(on_off)), dtype=np.bool_)))
-    runs = kinds[:, np.newaxis] * (there * demands.runnable)
-    busy = busy_cpus(cpus, runs.reshape(-1, len(on_off)), demands.vcpus).reshape(len(kinds), -1)
-    certain = own + (~kinds * all_cores) @ there.T
-    filled = np.minimum(certain + busy, cpus)
-    cores = filled[:-1].mean(axis=0)
-    runnable = demands.runnable * demands.vcpus
-    on = there @ (runnable * on_off)
-    wanted = (own + there @ (rest * all_cores) + on) / cpus
-    apart = np.abs(filled[-1] - np.minimum(none_on_off, cpus)) / cpus
-    weight = np.minimum(on / np.maximum(there @ runnable, _LEAST_RUNNABLE), 1.0)
+    # What one domain is taken for mostly hangs on its host, so they are doubted together.
+    all_runnable = there @ runnable
+    all_on_off, none_on_off = own + part * all_runnable, own + there @ cores
+    apart = np.abs(np.minimum(all_on_off, cpus) - np.minimum(none_on_off, cpus)) / cpus
+    weight = np.minimum(on / np.maximum(all_runnable, _LEAST_RUNNABLE), 1.0)
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
-    return Load(cores / cpus, NOISE_RATIO + _between(cores, doubt, cpus) + undecided, wanted)
+    return Load(filled / cpus, NOISE_RATIO + _between(filled, doubt, cpus) + undecided, (certain + on) / cpus)
 
 
 def _between(cores: Floats, doubt: Floats, cpus: int) -> Floats:
