@@ -93,12 +93,17 @@ def brute_force(cpus: int, probabilities: list[float]) -> float:
     return total
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 3)), min_size=1, max_size=4), st.integers(1, 6))
-def test_busy_cpus_is_the_expectation_over_all_states(domains: list[tuple[float, int]], cpus: int) -> None:
-    probability = np.array([[p for p, _ in domains]])
-    vcpus = np.array([float(n) for _, n in domains])
-    expected = brute_force(cpus, [p for p, n in domains for _ in range(n)])
-    assert busy_cpus(cpus, probability, vcpus)[0] == pytest.approx(expected, abs=5e-4)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 3), st.booleans()), min_size=1, max_size=4), st.integers(1, 6)
+)
+def test_busy_cpus_is_the_expectation_over_all_states(domains: list[tuple[float, int, bool]], cpus: int) -> None:
+    probability = np.array([p for p, _, _ in domains])
+    vcpus = np.array([float(n) for _, n, _ in domains])
+    there = np.array([[1.0] * len(domains), [float(present) for *_, present in domains]])
+    busy = busy_cpus(cpus, probability, vcpus, there)
+    assert busy[0] == pytest.approx(brute_force(cpus, [p for p, n, _ in domains for _ in range(n)]), abs=5e-4)
+    left = [p for p, n, present in domains if present for _ in range(n)]
+    assert busy[1] == pytest.approx(brute_force(cpus, left), abs=5e-4)
 
 
 # Measured on real one-vCPU domains on a host of one CPU: cores of the process, waited for, and the host's load.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ _NEVER_DEVIATIONS = 5.0
 _DELAY_NOISE_CORES = 0.02
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Demands:
     """What each domain wants, in cores of the host where it runs. ``table``: one row a domain, its columns are the properties.
 
@@ -88,6 +89,20 @@ class Demands:
     @property
     def on_off(self) -> Floats:
         return self.table[:, 6]
+
+    @cached_property
+    def sums(self) -> Floats:
+        """What adds up over domains, in cores (domains x 6).
+
+        How busy each keeps CPUs if it never waits; of that the on-off part, and the part that catches up, by how far it is taken for
+        either; how far the latter may be off; and all of it if it is on and off, and if it catches up.
+        """
+        on_off, rest, cores = self.on_off, 1 - self.on_off, self.cores
+        runnable = self.runnable * self.vcpus
+        on = on_off * runnable
+        busy = on + rest * np.minimum(cores, self.vcpus)
+        doubt = rest * (self.upper - self.lower) / 2
+        return np.array((busy, on, rest * cores, doubt, runnable, cores)).T
 
     def at_speed(self, factor: float) -> Demands:
         """The demand where a CPU is ``factor`` times as fast. Work shrinks with it; the time that a vCPU is runnable does not."""
@@ -145,11 +160,12 @@ def _log_host(cpus: int, vcpus: Floats, readings: Sequence[tuple[Floats, Floats,
     ``readings``: what its domains ran and waited, and its load at most, now and in the past. All 0 where nothing can be told.
     """
     found = expected = waiting = 0.0
+    everybody = np.ones((1, len(vcpus)))
     for run, delay, load in readings:
         idle = 1 - min(load, float(run.sum()) / cpus)
         if not idle >= _LEAST_IDLE_RATIO:  # NaN, too: somebody's past is not known
             continue
-        free = 1 - float(busy_cpus(cpus, _runnable(run, delay, vcpus)[np.newaxis], vcpus)[0]) / cpus
+        free = 1 - float(busy_cpus(cpus, _runnable(run, delay, vcpus), vcpus, everybody)[0]) / cpus
         if _LEAST_IDLE_RATIO <= free <= 1 - _LEAST_IDLE_RATIO:
             found += math.log(idle)
             expected += math.log(free)
@@ -194,29 +210,38 @@ def _on_off(host: Floats, history: Floats) -> Floats:
     return on_off
 
 
-def busy_cpus(cpus: int, probability: Floats, vcpus: Floats) -> Floats:
+def busy_cpus(cpus: int, probability: Floats, vcpus: Floats, there: Floats) -> Floats:
     """E[min(CPUs, N)], N the number of runnable vCPUs: Poisson binomial, each of a domain's vCPUs runnable with its probability.
 
-    ``probability`` has one row a case and one column a domain; the result one entry a case. By the recurrence over vCPUs, of which only
-    the chances of fewer than ``cpus`` runnable ones are needed; where so many as to make anyone wait are many standard deviations
-    away, it is the mean.
+    ``there``: which domains (columns) there are in each case (rows), 1 or 0; the result has one entry a case. By the characteristic
+    function of N, whose Fourier transform is its distribution (Hong, "On computing the distribution function for the Poisson binomial
+    distribution", 2013). Where so many runnable ones as to make anyone wait are many standard deviations away, it is the mean.
     """
-    mean: Floats = probability @ vcpus
-    deviation = np.sqrt((probability * (1 - probability)) @ vcpus)
-    if (mean + _NEVER_DEVIATIONS * deviation < cpus).all():
+    runnable = probability * vcpus
+    mean: Floats = there @ runnable
+    deviation = np.sqrt(there @ (runnable * (1 - probability)))
+    most = int(vcpus.sum())
+    if most <= cpus or (mean + _NEVER_DEVIATIONS * deviation < cpus).all():
         return mean
-    columns = np.flatnonzero(probability.any(axis=0))
-    if vcpus[columns].sum() <= cpus:
-        return mean
-    chance = np.zeros((cpus, len(probability)))
-    chance[0] = 1.0
-    for column in columns:
-        on = probability[:, column]
-        off = 1 - on
-        for _ in range(int(vcpus[column])):
-            shifted = chance[:-1] * on
-            chance *= off
-            chance[1:] += shifted
-    free = np.arange(cpus, 0, -1, dtype=np.float64)
-    busy: Floats = cpus - free @ chance
+    turn_cos, turn_sin, sizes, shifts, always = _frequencies(cpus, most)
+    chance, number = probability[:, np.newaxis], vcpus[:, np.newaxis]
+    real, imaginary = 1 + chance * turn_cos, chance * turn_sin
+    logarithm = number / 2 * np.log(real * real + imaginary * imaginary)
+    angle = number * np.arctan2(imaginary, real)
+    busy: Floats = cpus - always - (np.exp(there @ logarithm) * np.cos(there @ angle + shifts)) @ sizes
     return busy
+
+
+@lru_cache(maxsize=256)
+def _frequencies(cpus: int, most: int) -> tuple[Floats, Floats, Floats, Floats, float]:
+    """For each frequency how far one vCPU's turn is from none (real and imaginary part), what it adds to the number of free CPUs (size and
+    shift of its wave); and what the frequency without any turn adds.
+
+    An odd number of points, more than there are vCPUs: then no turn is by half a circle, where the logarithm may not exist, and each
+    but the first has its mirror image.
+    """
+    points = most + 1 + most % 2
+    turns = np.exp(2j * np.pi * np.arange(1, points // 2 + 1) / points)
+    free = np.arange(cpus, 0, -1, dtype=np.float64)
+    weights = 2 * (free @ np.conj(turns) ** np.arange(cpus)[:, np.newaxis]) / points
+    return turns.real - 1, turns.imag, np.abs(weights), np.angle(weights), float(free.sum()) / points

@@ -42,7 +42,8 @@ def corrections(cpus: int, level: float, own: float, demands: Demands) -> tuple[
     """
     everybody = np.ones((1, len(demands)), dtype=np.bool_)
     error = level - float(predict(cpus, own, demands, everybody).ratio[0])
-    beyond = demands.on_off * np.maximum(demands.runnable * demands.vcpus - demands.cores, 0.0) / cpus
+    runnable, cores = demands.sums[:, 4:].T
+    beyond = demands.on_off * np.maximum(runnable - cores, 0.0) / cpus
     most = float(beyond.sum())
     share = min(max(-error, 0.0) / most, 1.0) if most else 0.0
     return error + share * most, -share * beyond
@@ -51,21 +52,15 @@ def corrections(cpus: int, level: float, own: float, demands: Demands) -> tuple[
 def predict(cpus: int, own: float, demands: Demands, present: NDArray[np.bool_]) -> Load:
     """The load for each row of ``present``: which of the domains are there (cases x domains)."""
     there = present.astype(np.float64)
-    on_off, cores, vcpus = demands.on_off, demands.cores, demands.vcpus
-    rest = 1 - on_off
-    runnable = demands.runnable * vcpus
-    busy = on_off * runnable + rest * np.minimum(cores, vcpus)
-    part = busy_cpus(cpus, there * (busy / vcpus), vcpus) / np.maximum(there @ busy, _LEAST_RUNNABLE)
-    on, certain = there @ (on_off * runnable), own + there @ (rest * cores)
-    filled = np.minimum(certain + part * on, cpus)
-    doubt = there @ (rest * (demands.upper - demands.lower) / 2)
+    busy, on, certain, doubt, all_on_off, none_on_off = (there @ demands.sums).T
+    part = busy_cpus(cpus, demands.sums[:, 0] / demands.vcpus, demands.vcpus, there) / np.maximum(busy, _LEAST_RUNNABLE)
+    filled = np.minimum(own + certain + part * on, cpus)
     # What one domain is taken for mostly hangs on its host, so they are doubted together.
-    all_runnable = there @ runnable
-    all_on_off, none_on_off = own + part * all_runnable, own + there @ cores
-    apart = np.abs(np.minimum(all_on_off, cpus) - np.minimum(none_on_off, cpus)) / cpus
-    weight = np.minimum(on / np.maximum(all_runnable, _LEAST_RUNNABLE), 1.0)
+    apart = np.abs(np.minimum(own + part * all_on_off, cpus) - np.minimum(own + none_on_off, cpus)) / cpus
+    weight = np.minimum(on / np.maximum(all_on_off, _LEAST_RUNNABLE), 1.0)
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
-    return Load(filled / cpus, NOISE_RATIO + _between(filled, doubt, cpus) + undecided, (certain + on) / cpus)
+    wanted = (own + certain + on) / cpus
+    return Load(filled / cpus, NOISE_RATIO + _between(filled, doubt, cpus) + undecided, wanted)
 
 
 def _between(cores: Floats, doubt: Floats, cpus: int) -> Floats:

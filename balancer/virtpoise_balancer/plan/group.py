@@ -56,12 +56,10 @@ class Residents:
     @cached_property
     def wants(self) -> Floats:
         """What each wants of the CPU at the upper end, in the group's units."""
-        demands = self.demands
-        on, rest = demands.on_off, 1 - demands.on_off
-        runnable = demands.runnable * demands.vcpus
-        wanted = on * runnable + rest * demands.cores
-        doubt = rest * (demands.upper - demands.lower) / 2 + np.minimum(on, rest) * np.abs(runnable - demands.cores)
-        wants: Floats = (wanted + self.above * doubt) * self.host.cpu_speed
+        _, on, rest, doubt, runnable, cores = self.demands.sums.T
+        on_off = self.demands.on_off
+        doubt = doubt + np.minimum(on_off, 1 - on_off) * np.abs(runnable - cores)
+        wants: Floats = (on + rest + self.above * doubt) * self.host.cpu_speed
         return wants
 
     @cached_property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from functools import lru_cache
+from itertools import combinations, islice
 from math import comb
 
 import numpy as np
@@ -62,7 +63,7 @@ class Source:
     refusals: tuple[Refusal, ...] = field(init=False)
     fewest: int | None = field(init=False)  # how few items can solve it; None: not even all of them can
     _rows: Mask = field(init=False)  # items x domains: which are in it
-    _ways: dict[int, list[Way]] = field(init=False)
+    _sets: dict[int, NDArray[np.intp]] = field(init=False)
 
     def __post_init__(self) -> None:
         least_gain = self.worthwhile and self.goals.keys() == {CPU}
@@ -71,7 +72,7 @@ class Source:
         self._rows = np.zeros((len(self.items), len(self.residents.running)), dtype=np.bool_)
         for number, item in enumerate(self.items):
             self._rows[number, list(item.rows)] = True
-        self._ways = {}
+        self._sets = {}
         self.fewest = self._fewest()
 
     @property
@@ -172,12 +173,14 @@ class Source:
             fewest = max(fewest, int(enough[0]))
         return fewest
 
-    def ways(self, count: int) -> list[Way]:
+    def ways(self, count: int) -> Iterator[Way]:
         """The best sets of ``count`` items that solve it, the fewest moves first, then the least to transfer, then the most even."""
-        found = self._ways.get(count)
-        if found is None:
-            found = self._ways[count] = self._find(count)
-        return found
+        sets = self._sets.get(count)
+        if sets is None:
+            sets = self._sets[count] = self._find(count)
+        for numbers in sets.tolist():
+            items = tuple(self.items[number] for number in numbers)
+            yield Way(items, sum(item.moves for item in items), sum(item.weight for item in items))
 
     def cheapest(self, extra: int, most: int) -> Iterator[Way]:
         """The ways of the fewest items and up to ``extra`` more, the fewest moves first, then the least weight; ``most`` of each size."""
@@ -186,23 +189,25 @@ class Source:
         counts = range(self.fewest, self.fewest + extra + 1)
         if all(item.moves == 1 for item in self.items):
             for count in counts:
-                yield from self.ways(count)[:most]
+                yield from islice(self.ways(count), most)
         else:
-            ways = [way for count in counts for way in self.ways(count)[:most]]
+            ways = [way for count in counts for way in islice(self.ways(count), most)]
             yield from sorted(ways, key=lambda way: (way.moves, way.weight))
 
-    def _find(self, count: int) -> list[Way]:
+    def _find(self, count: int) -> NDArray[np.intp]:
+        """The numbers of the items of each way (ways x ``count``)."""
+        none = np.empty((0, count), dtype=np.intp)
         if count > len(self.items):
-            return []
+            return none
         if not self.goals:
-            return [self._way(self.items)] if count == len(self.items) and not self._stuck else []
+            return _combinations(count, count) if count == len(self.items) and not self._stuck else none
         if count == 0:
-            return [self._way(())]
-        sets = np.array(list(combinations(self._worth_combining(count), count)), dtype=np.intp)
+            return _combinations(0, 0)
+        sets = self._worth_combining(count)
         shares = self.shares(self.without(sets))
         solving = np.flatnonzero(self._reached(shares))
         if not len(solving):
-            return []
+            return none
         weights = np.array([item.weight for item in self.items])
         moves = np.array([item.moves for item in self.items])
         index = sets[solving]
@@ -215,17 +220,17 @@ class Source:
         least = np.min(weight, where=count_of == count_of.min(), initial=np.inf)
         priced = np.where(weight <= least * _AS_CHEAP, least, weight)
         order = np.lexsort((np.round(busier, 9), np.round(priced), count_of))
-        return [self._way(tuple(self.items[i] for i in index[number])) for number in order[:_MOST_WAYS]]
+        return index[order[:_MOST_WAYS]]
 
-    def _worth_combining(self, count: int) -> list[int]:
-        """The numbers of the items to combine: all, unless that gives too many sets."""
+    def _worth_combining(self, count: int) -> NDArray[np.intp]:
+        """The sets of ``count`` items (their numbers): of all, unless that gives too many."""
         most = len(self.items)
         sets = min(_MOST_SETS, _MOST_WORK // (len(self.residents.running) * self.residents.host.cpus))
         while comb(most, count) > max(sets, 1):
             most -= 1
         if most == len(self.items):
-            return list(range(most))
-        return sorted(self._by_gain(next(iter(self.goals)))[:most])
+            return _combinations(most, count)
+        return np.array(sorted(self._by_gain(next(iter(self.goals)))[:most]), dtype=np.intp)[_combinations(most, count)]
 
     def _by_gain(self, resource: int) -> list[int]:
         """The numbers of the items, those that relieve the host most first."""
@@ -234,6 +239,8 @@ class Source:
         gain = [sum(amounts[row] for row in item.rows) for item in self.items]
         return sorted(range(len(self.items)), key=lambda number: -gain[number])
 
-    @staticmethod
-    def _way(items: tuple[Item, ...]) -> Way:
-        return Way(items, sum(item.moves for item in items), sum(item.weight for item in items))
+
+@lru_cache(maxsize=64)
+def _combinations(most: int, count: int) -> NDArray[np.intp]:
+    """The sets of ``count`` of the numbers below ``most``, in order (sets x count)."""
+    return np.array(list(combinations(range(most), count)), dtype=np.intp).reshape(comb(most, count), count)
