@@ -213,13 +213,13 @@ class Board:
         here = [domain.uuid not in self._host_of for domain in residents.running]
         present = np.array(here, dtype=np.bool_) & ~residents.leaving
         load = residents.load(
-            present[np.newaxis], (*self._arrivals.get(host, ()), _at(group, item.source, item.rows, host))
+            present[np.newaxis], (*self._arrivals.get(host, ()), source.arriving(item.rows, residents.host))
         )
         reach = group.reaches[Role.DESTINATION, source.saturated].above
         return min(float(load.ratio[0] + reach * load.spread[0]), 1.0)
 
     def _arrive(self, source: int, rows: Sequence[int], destination: int) -> None:
-        coming = _at(self.group, source, rows, destination)
+        coming = self.group.residents(source).arriving(rows, self.group.hosts[destination])
         self._arrivals[destination] = (*self._arrivals.get(destination, ()), coming)
 
     def replayed(self, steps: Sequence[Step]) -> Board | None:
@@ -247,12 +247,6 @@ class Board:
                 self._members[number][item.source] -= 1
                 self._members[number][destination] += 1
         self.steps.append(step)
-
-
-def _at(group: Group, source: int, rows: Sequence[int], host: int) -> Demands:
-    """What these domains of the source want of another host's CPUs."""
-    factor = group.hosts[host].cpu_speed / group.hosts[source].cpu_speed
-    return group.residents(source).demands.only(rows).at_speed(factor)
 
 
 def departure(board: Board, item: Item) -> Floats:

@@ -129,6 +129,8 @@ def _stayed(source: Source, board: Board, outcome: Outcome) -> list[Refusal]:
     host = source.residents.host
     refusals = list(source.refusals)
     gone = [item for item in source.items if any(domain.uuid in board.moved for domain in item.domains)]
+    resource, upper = next(iter(outcome.shares.items()), (CPU, 0.0))
+    enough = {"source_upper_ratio": round(upper, 6), "recovery": source.goals.get(resource)}
     for item in source.items:
         if item in gone:
             continue
@@ -142,10 +144,8 @@ def _stayed(source: Source, board: Board, outcome: Outcome) -> list[Refusal]:
                 Refusal(domain=d.name, host=host.name, reason=Reason.COSTLIER, detail=costs) for d in item.domains
             ]
         elif outcome.solved:
-            resource, upper = next(iter(outcome.shares.items()))
-            detail = {"source_upper_ratio": round(upper, 6), "recovery": source.goals[resource]}
             refusals += [
-                Refusal(domain=d.name, host=host.name, reason=Reason.NOT_NEEDED, detail=detail) for d in item.domains
+                Refusal(domain=d.name, host=host.name, reason=Reason.NOT_NEEDED, detail=enough) for d in item.domains
             ]
         elif board.best(item) is None:
             refusal = nowhere(board, item)

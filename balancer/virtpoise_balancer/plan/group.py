@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -52,6 +52,8 @@ class Residents:
     overhead_ratio: float
     leaving: NDArray[np.bool_]
     corrections: tuple[float, Floats]
+    _arriving: dict[tuple[float, ...], Demands] = field(default_factory=dict)
+    _loads: dict[tuple[object, ...], tuple[Load, Sequence[Demands]]] = field(default_factory=dict)
 
     @cached_property
     def wants(self) -> Floats:
@@ -92,8 +94,29 @@ class Residents:
         used = self.demands.used * self.host.cpu_speed
         return np.column_stack((used, resident, self.traffic * (1 - TRAFFIC_DOUBT)))
 
+    def arriving(self, rows: Sequence[int], host: Host) -> Demands:
+        """What some of the domains want of another host's CPUs."""
+        factor = host.cpu_speed / self.host.cpu_speed
+        found = self._arriving.get((factor, *rows))
+        if found is None:
+            found = self._arriving[factor, *rows] = self.demands.only(rows).at_speed(factor)
+        return found
+
     def load(self, present: NDArray[np.bool_], arrivals: Sequence[Demands] = ()) -> Load:
-        """The host's CPU load with the domains of each row of ``present`` (cases x domains), and with others that came."""
+        """The host's CPU load with the domains of each row of ``present`` (cases x domains), and with others that came.
+
+        A single case is often asked for again: when it is looked for, when its plan is judged, and when it is written down.
+        """
+        if len(present) > 1:
+            return self._load(present, arrivals)
+        case = (present.tobytes(), *map(id, arrivals))
+        found = self._loads.get(case)
+        if found is None:
+            # The arrivals are kept, so that no others get their ids.
+            found = self._loads[case] = (self._load(present, arrivals), tuple(arrivals))
+        return found[0]
+
+    def _load(self, present: NDArray[np.bool_], arrivals: Sequence[Demands]) -> Load:
         demands = self.demands
         stays, goes = self.corrections
         correction = stays + present @ goes
@@ -102,7 +125,8 @@ class Residents:
             came = np.ones((len(present), len(demands) - len(self.demands)), dtype=np.bool_)
             present = np.concatenate((present, came), axis=1)
         predicted = predict(self.host.cpus, self.own, demands, present)
-        return Load(np.clip(predicted.ratio + correction, 0.0, 1.0), predicted.spread, predicted.wanted)
+        ratio = np.minimum(np.maximum(predicted.ratio + correction, 0.0), 1.0)
+        return Load(ratio, predicted.spread, predicted.wanted)
 
 
 class Group:

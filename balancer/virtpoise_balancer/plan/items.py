@@ -92,6 +92,7 @@ def movable(group: Group, number: int, *, rested: bool = True, least_gain: bool 
     items: list[Item] = []
     done: set[str] = set()
     here = {domain.uuid for domain in group.domains_on(number)}
+    wants = residents.wants.tolist()
     for row, domain in enumerate(residents.running):
         if domain.uuid in done or domain.uuid in refusals:
             continue
@@ -107,7 +108,7 @@ def movable(group: Group, number: int, *, rested: bool = True, least_gain: bool 
                     Refusal(domain=one.name, host=one.host, reason=Reason.RULE_TOGETHER, detail={"with": held[0]}),
                 )
             continue
-        gain = float(residents.wants[rows].sum() * group.per_unit[CPU, number])
+        gain = sum(wants[i] for i in rows) * float(group.per_unit[CPU, number])
         if least_gain and gain < group.policy.least_gain_ratio:
             for one in bundle:
                 detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
@@ -152,7 +153,7 @@ def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
         domains=domains,
         cost=cost,
         weight=cost * (2 if _leaves_company(group, domains) else 1) + unrest,
-        wants=float(residents.wants[rows].sum()),
+        wants=sum(residents.wants[rows].tolist()),
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else residents.arrival[rows].sum(axis=0),
         margin=group.margin(saturated=residents.saturated),
         allowed=allowed_hosts(group, domains),
@@ -174,6 +175,8 @@ def relief_of(group: Group, item: Item) -> Floats:
 
 def _leaves_company(group: Group, domains: tuple[Domain, ...]) -> bool:
     """Whether leaving breaks a soft rule that holds now."""
+    if not group.rules.bonds:
+        return False
     uuids = {domain.uuid for domain in domains}
     for number in {n for domain in domains for n in group.rules.bonds_of.get(domain.uuid, ())}:
         bond = group.rules.bonds[number]

@@ -59,8 +59,7 @@ class Ledger:
         row = next((i for i, domain in enumerate(residents.running) if domain.uuid == uuid), None)
         if row is None:
             return
-        factor = account.residents.host.cpu_speed / residents.host.cpu_speed
-        account.arrivals.append(residents.demands.only([row]).at_speed(factor))
+        account.arrivals.append(residents.arriving([row], account.residents.host))
         self._shift(account, residents, row, 1)
 
     def _shift(self, account: _Account, residents: Residents, row: int, sign: int) -> None:
