@@ -106,7 +106,8 @@ class Board:
 
     def after(self, item: Item) -> Floats:
         """What each host would use of each resource with the item on it, at the upper end (resources x hosts)."""
-        after: Floats = self.use + item.arrival[:, np.newaxis] * self.group.per_unit
+        after: Floats = item.arrival[:, np.newaxis] * self.group.per_unit
+        after += self.use
         after[CPU] += item.margin
         return after
 

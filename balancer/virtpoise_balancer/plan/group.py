@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,11 +140,12 @@ class Group:
         self.index = {host.name: number for number, host in enumerate(self.hosts)}
         self.reaches: Reaches = reaches(snapshot.residuals, policy.coverage)
         # Which domains are on which host: their numbers in the snapshot, sorted by host, and where each host's begin.
-        place = np.array([self.index[domain.host] for domain in snapshot.domains], dtype=np.int64)
+        hosts_of = map(self.index.__getitem__, map(attrgetter("host"), snapshot.domains))
+        place = np.fromiter(hosts_of, np.int64, len(snapshot.domains))
         self._by_host = np.argsort(place, kind="stable")
         self._begins = np.searchsorted(place[self._by_host], np.arange(len(self.hosts) + 1))
         self.under_way = sorted((d for d in snapshot.domains if d.migrating_to is not None), key=lambda d: d.uuid)
-        placed = any(domain.placement is not None for domain in snapshot.domains)
+        placed = any(map(attrgetter("placement"), snapshot.domains))
         self.rules = (
             gather(policy.rules, sorted(snapshot.domains, key=lambda d: d.uuid), [host.name for host in self.hosts])
             if policy.rules or placed
@@ -251,10 +253,10 @@ class Group:
     @cached_property
     def repeated_names(self) -> dict[str, list[int]]:
         """The hosts that hold a domain of a name that exists more than once."""
-        count = Counter([domain.name for domain in self.snapshot.domains])
-        repeated = {name for name, times in count.items() if times > 1}
+        names = [domain.name for domain in self.snapshot.domains]
         holders: dict[str, list[int]] = defaultdict(list)
-        if repeated:
+        if len(set(names)) < len(names):
+            repeated = {name for name, times in Counter(names).items() if times > 1}
             for number in range(len(self.hosts)):
                 for domain in self.domains_on(number):
                     if domain.name in repeated:
