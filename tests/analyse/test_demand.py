@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtpoise_balancer.analyse.demand import busy_cpus, estimate
+from virtpoise_balancer.analyse.demand import Demands, busy_cpus
+from virtpoise_balancer.analyse.demand import estimate as estimate_hosts
 from virtpoise_balancer.model import Domain
 
 
@@ -27,6 +28,11 @@ def domain(
         cpu_cores_unsaturated=past,
         cpu_delay_cores_unsaturated=past_delay,
     )
+
+
+def estimate(domains: list[Domain], *, cpus: int, load: float, saturated: bool) -> Demands:
+    """Of one host."""
+    return estimate_hosts([domains], cpus=cpus, load=np.array([load]), saturated=np.array([saturated]))
 
 
 @st.composite
@@ -59,6 +65,14 @@ def test_demand_lies_between_what_is_run_and_what_is_run_or_waited_for(
         assert demands.upper[i] <= max(one.cpu_cores, min(one.cpu_cores + one.cpu_delay_cores, one.vcpus)) + 1e-9
         assert 0 <= demands.on_off[i] <= 1
         assert 0 <= demands.runnable[i] <= 1
+
+
+@given(st.lists(st.tuples(readings(), st.floats(0, 1), st.booleans()), min_size=1, max_size=4), st.integers(1, 8))
+def test_hosts_together_are_estimated_as_each_alone(hosts: list[tuple[list[Domain], float, bool]], cpus: int) -> None:
+    loads, saturated = np.array([load for _, load, _ in hosts]), np.array([full for *_, full in hosts])
+    together = estimate_hosts([domains for domains, *_ in hosts], cpus=cpus, load=loads, saturated=saturated)
+    alone = [estimate(domains, cpus=cpus, load=load, saturated=full).table for domains, load, full in hosts]
+    assert together.table == pytest.approx(np.concatenate(alone), abs=1e-6)
 
 
 @given(st.floats(0, 4), st.floats(0, 1), st.booleans())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtpoise_balancer.analyse.demand import estimate
+from virtpoise_balancer.analyse.demand import Demands, estimate
 from virtpoise_balancer.analyse.prediction import own_cores, predict
 from virtpoise_balancer.model import Domain
 
@@ -25,10 +25,15 @@ def domain(name: str, run: float, delay: float = 0.0, vcpus: int = 1, past: floa
     )
 
 
+def estimated(domains: list[Domain], cpus: int, load: float) -> Demands:
+    return estimate([domains], cpus=cpus, load=np.array([load]), saturated=np.array([load >= 0.9]))
+
+
 def after(domains: list[Domain], load: float, leaving: set[str], *, cpus: int = 1) -> tuple[float, float]:
-    demands = estimate(domains, cpus=cpus, load=load, saturated=load >= 0.9)
-    present = np.array([[one.name not in leaving for one in domains]])
-    predicted = predict(cpus, own_cores(cpus, load, demands), demands, present)
+    demands = estimated(domains, cpus, load)
+    own = own_cores(cpus, np.array([load]), demands, np.ones((1, len(domains))))
+    present = np.array([[float(one.name not in leaving) for one in domains]])
+    predicted = predict(cpus, own, demands, present)
     return float(predicted.ratio[0]), float(predicted.spread[0])
 
 
@@ -107,7 +112,7 @@ def test_a_load_is_a_share_and_never_less_sure_than_the_noise(host: tuple[int, l
 @given(hosts(), st.floats(0.25, 4))
 def test_the_unit_of_speed_does_not_matter(host: tuple[int, list[Domain], float], factor: float) -> None:
     cpus, domains, load = host
-    demands = estimate(domains, cpus=cpus, load=load, saturated=load >= 0.9)
+    demands = estimated(domains, cpus, load)
     there = demands.at_speed(factor).at_speed(1 / factor)
     assert np.all(there.cores <= demands.cores + 1e-9)  # a vCPU that would need more than all its time gets cut
     assert np.array_equal(there.runnable, demands.runnable)

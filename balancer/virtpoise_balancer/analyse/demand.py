@@ -118,8 +118,11 @@ class Demands:
         return Demands(self.table[list(rows)])
 
 
-def estimate(domains: Sequence[Domain], *, cpus: int, load: float, saturated: bool) -> Demands:
-    """The demand of all running domains of one host, with its CPUs and its present load (0..1)."""
+def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, saturated: NDArray[np.bool_]) -> Demands:
+    """The demand of all running domains of some hosts of ``cpus`` CPUs each, one host's after the other's.
+
+    ``load``, ``saturated``: each host's present load (0..1), and whether it counts as saturated.
+    """
     told = [
         (
             domain.cpu_cores,
@@ -128,25 +131,33 @@ def estimate(domains: Sequence[Domain], *, cpus: int, load: float, saturated: bo
             np.nan if domain.cpu_cores_unsaturated is None else domain.cpu_cores_unsaturated,
             domain.cpu_delay_cores_unsaturated or 0.0,
         )
-        for domain in domains
+        for host in hosts
+        for domain in host
     ]
     run, delay, vcpus, past_run, past_delay = np.array(told, dtype=np.float64).reshape(-1, 5).T
+    there = residence([len(host) for host in hosts])
+    full = saturated @ there > 0
     most = np.maximum(run, np.minimum(run + delay, vcpus))
-    runnable = _runnable(run, delay, vcpus)
-    if saturated:
-        starved = np.clip(((run + delay) / vcpus - _STARVED_FROM) / (1 - _STARVED_FROM), 0.0, 1.0)
-        upper = run + starved * (most - run)
-        # False for NaN. One that now runs more than then wants more than then.
-        remembered = past_run * (1 + _COMPANY_COST_RATIO) >= run - _JITTER_CORES * vcpus
-        alone = np.clip(np.where(remembered, past_run, run), run, most)
-        lower = np.where(remembered, (run + alone) / 2, run)
-        upper = np.where(remembered, (alone + np.maximum(alone, upper)) / 2, upper)
-        cores = np.where(remembered, alone, (lower + upper) / 2)
-    else:
-        lower, cores, upper = run, run, run
-    host = _log_host(cpus, vcpus, ((run, delay, load), (past_run, past_delay, 1.0)))
-    on_off = _on_off(host, _log_history(run, delay, past_run, past_delay, vcpus, saturated=saturated))
-    return Demands(np.array((run, vcpus, lower, cores, upper, runnable, on_off)).T)
+    starved = np.clip(((run + delay) / vcpus - _STARVED_FROM) / (1 - _STARVED_FROM), 0.0, 1.0)
+    upper = run + starved * (most - run)
+    # False for NaN. One that now runs more than then wants more than then.
+    remembered = past_run * (1 + _COMPANY_COST_RATIO) >= run - _JITTER_CORES * vcpus
+    alone = np.clip(np.where(remembered, past_run, run), run, most)
+    lower = np.where(full & remembered, (run + alone) / 2, run)
+    upper = np.where(full, np.where(remembered, (alone + np.maximum(alone, upper)) / 2, upper), run)
+    cores = np.where(full & remembered, alone, (lower + upper) / 2)
+    told_past = there @ np.isnan(past_run) == 0
+    past = (np.nan_to_num(past_run), past_delay, np.where(told_past, 1.0, np.nan))
+    words = _log_host(cpus, vcpus, there, ((run, delay, load), past))
+    on_off = _on_off(words, _log_history(run, delay, past_run, past_delay, vcpus, full), there)
+    return Demands(np.array((run, vcpus, lower, cores, upper, _runnable(run, delay, vcpus), on_off)).T)
+
+
+def residence(counts: Sequence[int]) -> Floats:
+    """Which domains are on which host, 1 or 0 (hosts x domains), if so many are on each and come one host's after the other's."""
+    hosts = np.arange(len(counts))
+    there: Floats = (np.repeat(hosts, counts) == hosts[:, np.newaxis]).astype(np.float64)
+    return there
 
 
 def _runnable(run: Floats, delay: Floats, vcpus: Floats) -> Floats:
@@ -154,59 +165,61 @@ def _runnable(run: Floats, delay: Floats, vcpus: Floats) -> Floats:
     return runnable
 
 
-def _log_host(cpus: int, vcpus: Floats, readings: Sequence[tuple[Floats, Floats, float]]) -> Floats:
-    """Logarithms of how likely the host's load is if its guests are all on and off, each of any kind, or all catching up.
+def _log_host(cpus: int, vcpus: Floats, there: Floats, readings: Sequence[tuple[Floats, Floats, Floats]]) -> Floats:
+    """Logarithms of how likely each host's load is if its guests are all on and off, each of any kind, or all catching up (hosts x 3).
 
-    ``readings``: what its domains ran and waited, and its load at most, now and in the past. All 0 where nothing can be told.
+    ``readings``: what domains ran and waited, and the load of each host at most (NaN: not known), now and in the past. All 0 where nothing
+    can be told.
     """
-    found = expected = waiting = 0.0
-    everybody = np.ones((1, len(vcpus)))
+    found, expected, waiting = np.zeros((3, len(there)))
     for run, delay, load in readings:
-        idle = 1 - min(load, float(run.sum()) / cpus)
-        if not idle >= _LEAST_IDLE_RATIO:  # NaN, too: somebody's past is not known
-            continue
-        free = 1 - float(busy_cpus(cpus, _runnable(run, delay, vcpus), vcpus, everybody)[0]) / cpus
-        if _LEAST_IDLE_RATIO <= free <= 1 - _LEAST_IDLE_RATIO:
-            found += math.log(idle)
-            expected += math.log(free)
-            waiting += float(delay.sum())
-    if not expected:
-        return np.zeros(len(_RATIOS))
-    away = (found / expected - _RATIOS) / _RATIO_DEVIATION
-    away[0], away[-1] = min(away[0], 0.0), max(away[-1], 0.0)  # beyond the ends there is nothing that would be likelier
+        idle = 1 - np.minimum(load, there @ run / cpus)
+        free = 1 - busy_cpus(cpus, _runnable(run, delay, vcpus), vcpus, there) / cpus
+        # False for NaN
+        telling = (idle >= _LEAST_IDLE_RATIO) & (free >= _LEAST_IDLE_RATIO) & (free <= 1 - _LEAST_IDLE_RATIO)
+        found += np.log(np.where(telling, idle, 1.0))
+        expected += np.log(np.where(telling, free, 1.0))
+        waiting += np.where(telling, there @ delay, 0.0)
+    ratio = found / np.where(expected, expected, 1.0)
+    away = (ratio[:, np.newaxis] - _RATIOS) / _RATIO_DEVIATION
+    away[:, 0], away[:, -1] = (
+        np.minimum(away[:, 0], 0.0),
+        np.maximum(away[:, -1], 0.0),
+    )  # beyond the ends nothing is likelier
     sure = waiting / (waiting + _DELAY_NOISE_CORES * cpus)
-    likely: Floats = sure * np.log(np.exp(-(away**2) / 2) + _RATIO_OUTLIER)
+    likely: Floats = sure[:, np.newaxis] * np.log(np.exp(-(away**2) / 2) + _RATIO_OUTLIER)
     return likely
 
 
 def _log_history(
-    run: Floats, delay: Floats, past_run: Floats, past_delay: Floats, vcpus: Floats, *, saturated: bool
+    run: Floats, delay: Floats, past_run: Floats, past_delay: Floats, vcpus: Floats, full: NDArray[np.bool_]
 ) -> Floats:
     """For each domain, the logarithm of how much likelier its history is if it is on and off than if it catches up.
 
-    With the contention run + delay stayed put (on and off), or run did (catching up). 0 without a history.
+    With the contention run + delay stayed put (on and off), or run did (catching up). 0 without a history. ``full``: on a saturated host.
     """
     sigma = _JITTER_CORES * vcpus
     moved = (run + delay - past_run - past_delay) / sigma
     changed = (run - past_run) / sigma
-    if saturated:
-        # One that catches up may run less than it did, but then it has work left over and is always runnable.
-        idle = np.maximum(vcpus - run - delay, 0.0) / (2 * sigma)
-        changed = np.where(changed < -1, np.minimum(idle, -changed), np.maximum(changed, 0.0))
+    # On a full host one that catches up may run less than it did, but then it has work left over and is always runnable.
+    idle = np.maximum(vcpus - run - delay, 0.0) / (2 * sigma)
+    owed = np.where(changed < -1, np.minimum(idle, -changed), np.maximum(changed, 0.0))
+    changed = np.where(full, owed, changed)
     # Or it wants something else by now, of which the history tells nothing.
     told = np.log(np.exp(-(moved**2) / 2) + _CHANGED) - np.log(np.exp(-(changed**2) / 2) + _CHANGED)
     history: Floats = np.where(np.isnan(told), 0.0, told)
     return history
 
 
-def _on_off(host: Floats, history: Floats) -> Floats:
+def _on_off(words: Floats, history: Floats, there: Floats) -> Floats:
     """How far each domain is taken for on-off, 0..1 (Bayes): all are, or each may be, or none is, before any word equally likely."""
     alone = 1 / (1 + np.exp(-history))  # what its own history makes of one that may be either
-    all_of_them, each = history.sum(), (np.logaddexp(history, 0.0) - math.log(2)).sum()
-    words = host + np.array((all_of_them, each, 0.0))
-    chances = np.exp(words - words.max())
-    chances /= chances.sum()
-    on_off: Floats = chances[0] + chances[1] * alone
+    all_of_them, each = there @ history, there @ (np.logaddexp(history, 0.0) - math.log(2))
+    words = words + np.column_stack((all_of_them, each, np.zeros(len(there))))
+    chances = np.exp(words - words.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    all_chance, each_chance, _ = chances.T @ there
+    on_off: Floats = all_chance + each_chance * alone
     return on_off
 
 
@@ -220,7 +233,7 @@ def busy_cpus(cpus: int, probability: Floats, vcpus: Floats, there: Floats) -> F
     runnable = probability * vcpus
     mean: Floats = there @ runnable
     deviation = np.sqrt(there @ (runnable * (1 - probability)))
-    most = int(vcpus.sum())
+    most = int((there @ vcpus).max(initial=0.0))
     if most <= cpus or (mean + _NEVER_DEVIATIONS * deviation < cpus).all():
         return mean
     turn_cos, turn_sin, sizes, shifts, always = _frequencies(cpus, most)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 
@@ -30,28 +29,27 @@ class Load:
     wanted: Floats
 
 
-def own_cores(cpus: int, load: float, demands: Demands) -> float:
-    """What of the host's load no domain accounts for: the host's own use, which stays."""
-    return max(load * cpus - float(demands.used.sum()), 0.0)
+def own_cores(cpus: int, load: Floats, demands: Demands, there: Floats) -> Floats:
+    """What of each host's load no domain accounts for: the host's own use, which stays. ``there``: who is where (hosts x domains)."""
+    own: Floats = np.maximum(load * cpus - there @ demands.used, 0.0)
+    return own
 
 
-def corrections(cpus: int, level: float, own: float, demands: Demands) -> tuple[float, Floats]:
-    """What ``predict`` is off by for a host as it is (``level``): the host's part, which stays, and each domain's, which goes with it.
+def corrections(cpus: int, load: Floats, own: Floats, demands: Demands, there: Floats) -> tuple[Floats, Floats]:
+    """What ``predict`` is off by for hosts as they are: each host's part, which stays, and each domain's, which goes with it.
 
     Where it says too much, that is what it makes of domains that it takes for on-off beyond what they run, as far as it goes.
     """
-    everybody = np.ones((1, len(demands)), dtype=np.bool_)
-    error = level - float(predict(cpus, own, demands, everybody).ratio[0])
+    error = load - predict(cpus, own, demands, there).ratio
     runnable, cores = demands.sums[:, 4:].T
     beyond = demands.on_off * np.maximum(runnable - cores, 0.0) / cpus
-    most = float(beyond.sum())
-    share = min(max(-error, 0.0) / most, 1.0) if most else 0.0
-    return error + share * most, -share * beyond
+    most = there @ beyond
+    share = np.minimum(np.maximum(-error, 0.0) / np.where(most, most, 1.0), 1.0)
+    return error + share * most, -(share @ there) * beyond
 
 
-def predict(cpus: int, own: float, demands: Demands, present: NDArray[np.bool_]) -> Load:
-    """The load for each row of ``present``: which of the domains are there (cases x domains)."""
-    there = present.astype(np.float64)
+def predict(cpus: int, own: Floats | float, demands: Demands, there: Floats) -> Load:
+    """The load for each row of ``there``: which of the domains there are, 1 or 0 (cases x domains); ``own``: likewise, or one for all."""
     busy, on, certain, doubt, all_on_off, none_on_off = (there @ demands.sums).T
     part = busy_cpus(cpus, demands.sums[:, 0] / demands.vcpus, demands.vcpus, there) / np.maximum(busy, _LEAST_RUNNABLE)
     filled = np.minimum(own + certain + part * on, cpus)

@@ -189,6 +189,13 @@ class Board:
             ok &= ~among
         return None
 
+    def roomiest(self, items: Sequence[Item], most: int) -> list[int]:
+        """Hosts that may take something, at most so many: those with the most room once they had an item of these on the average."""
+        arrival = np.mean([item.arrival for item in items], axis=0)
+        after = self.use + arrival[:, np.newaxis] * self.group.per_unit
+        room = np.where(self.open, ((self.group.limit - after) / self.group.limit).min(axis=0), -np.inf)
+        return [host for host in np.argsort(-room, kind="stable")[:most].tolist() if self.open[host]]
+
     def first_sound(self, item: Item, ok: Mask, rank: Floats) -> int | None:
         """Of the hosts that can take the item by what adds up, the one of highest rank that can by the whole prediction as well."""
         rank = np.where(ok, rank, -np.inf)

@@ -92,7 +92,9 @@ def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Seq
     overloads_of: dict[str, list[Overload]] = defaultdict(list)
     for overload in found:
         overloads_of[overload.host].append(overload)
-    return [_source_of(group, group.index[host.name], problem, overloads_of[host.name]) for host, problem in attempt]
+    hosts = [(group.index[host.name], host.name, problem) for host, problem in attempt]
+    group.look(number for number, _, _ in hosts)
+    return [_source_of(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
 
 
 def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:

@@ -20,6 +20,8 @@ from virtpoise_balancer.plan.search import Budget, Search
 _EXTRA_ITEMS = 2
 _TRIES = 32
 _MOST_PLACED = 400
+# For each source, so many hosts are likely to be looked at as destinations.
+_LIKELY = 3
 # Checks of a domain on a host that all searches for one plan may make together; each may use half of what is left.
 _CHECKS = 150_000
 # Up to so many sources are searched together; of more only those that the quick assignment left over, in portions.
@@ -42,6 +44,9 @@ class Part:
 def relieve(board: Board, sources: Sequence[Source]) -> tuple[Board, set[int]]:
     """A board with the steps added that solve as many sources as can be found; the numbers of the hosts that are not solved."""
     earlier = board.copy()
+    items = [item for source in sources for item in source.items]
+    if items:
+        board.group.look(board.roomiest(items, _LIKELY * len(sources)))
     parts = [_assign(board, source) for source in sources]
     if all(part.best for part in parts):
         return board, set()
