@@ -72,7 +72,7 @@ def test_hosts_together_are_estimated_as_each_alone(hosts: list[tuple[list[Domai
     loads, saturated = np.array([load for _, load, _ in hosts]), np.array([full for *_, full in hosts])
     together = estimate_hosts([domains for domains, *_ in hosts], cpus=cpus, load=loads, saturated=saturated)
     alone = [estimate(domains, cpus=cpus, load=load, saturated=full).table for domains, load, full in hosts]
-    assert together.table == pytest.approx(np.concatenate(alone), abs=1e-6)
+    assert together.table == pytest.approx(np.concatenate(alone), abs=1e-9)
 
 
 @given(st.floats(0, 4), st.floats(0, 1), st.booleans())

@@ -233,16 +233,17 @@ def busy_cpus(cpus: int, probability: Floats, vcpus: Floats, there: Floats) -> F
     runnable = probability * vcpus
     mean: Floats = there @ runnable
     deviation = np.sqrt(there @ (runnable * (1 - probability)))
+    never = mean + _NEVER_DEVIATIONS * deviation < cpus
     most = int((there @ vcpus).max(initial=0.0))
-    if most <= cpus or (mean + _NEVER_DEVIATIONS * deviation < cpus).all():
+    if most <= cpus or never.all():
         return mean
     turn_cos, turn_sin, sizes, shifts, always = _frequencies(cpus, most)
     chance, number = probability[:, np.newaxis], vcpus[:, np.newaxis]
     real, imaginary = 1 + chance * turn_cos, chance * turn_sin
     logarithm = number / 2 * np.log(real * real + imaginary * imaginary)
     angle = number * np.arctan2(imaginary, real)
-    busy: Floats = cpus - always - (np.exp(there @ logarithm) * np.cos(there @ angle + shifts)) @ sizes
-    return busy
+    busy = cpus - always - (np.exp(there @ logarithm) * np.cos(there @ angle + shifts)) @ sizes
+    return np.where(never, mean, busy)
 
 
 @lru_cache(maxsize=256)
