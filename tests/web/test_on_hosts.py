@@ -61,6 +61,13 @@ def test_a_recommendation_is_applied_by_hand_and_a_pause_outlives_a_restart(grou
     balancer.wait_for("recommendation", lambda status: status["result"] == "recommended")
     assert balancer.history() == []
     applied = balancer.run("apply", "--yes", "--wait")
+    if (
+        "out of date" in applied.stderr
+    ):  # a scrape that came late ends the count: then the next recommendation is looked at
+        assert (applied.returncode, balancer.history()) == (1, [])
+        seen = (balancer.status() or {})["cycle_at"]
+        balancer.wait_for("another one", lambda now: now["cycle_at"] > seen and now["result"] == "recommended")
+        applied = balancer.run("apply", "--yes", "--wait")
     assert applied.returncode == 0, applied.stderr
     assert "Begun: " in applied.stdout
     (record,) = balancer.history()
