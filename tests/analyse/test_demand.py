@@ -127,16 +127,18 @@ CATCHING_UP = ([domain("a", 0.363, 0.485), domain("b", 0.339, 0.472), domain("c"
 
 def test_the_two_kinds_of_guests_are_told_apart_by_how_busy_their_host_is() -> None:
     domains, load = ON_OFF
-    assert estimate(domains, cpus=1, load=load, saturated=True).on_off.min() > 0.9
+    assert estimate(domains, cpus=1, load=load, saturated=True).on_off == pytest.approx(0.956, abs=0.001)
     domains, load = CATCHING_UP
-    assert estimate(domains, cpus=1, load=load, saturated=True).on_off.max() < 0.1
+    assert estimate(domains, cpus=1, load=load, saturated=True).on_off == pytest.approx(0.044, abs=0.001)
 
 
 def test_what_the_host_uses_itself_makes_nobody_lose_time() -> None:
     # Catching up, they leave the host less idle than on-off ones would; with much of the host's own use the two would look alike.
     domains, load = CATCHING_UP
     for own in (0.0, 0.05, 0.1):
-        assert estimate(domains, cpus=1, load=min(load + own, 0.98), saturated=True).on_off.max() < 0.1
+        assert estimate(domains, cpus=1, load=min(load + own, 0.98), saturated=True).on_off == pytest.approx(
+            0.044, abs=0.001
+        )
 
 
 def test_history_tells_the_kind_where_the_host_does_not() -> None:

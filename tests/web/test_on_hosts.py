@@ -61,9 +61,8 @@ def test_a_recommendation_is_applied_by_hand_and_a_pause_outlives_a_restart(grou
     balancer.wait_for("recommendation", lambda status: status["result"] == "recommended")
     assert balancer.history() == []
     applied = balancer.run("apply", "--yes", "--wait")
-    if (
-        "out of date" in applied.stderr
-    ):  # a scrape that came late ends the count: then the next recommendation is looked at
+    # A scrape that comes late ends the count: then the next recommendation is looked at.
+    if "out of date" in applied.stderr:
         assert (applied.returncode, balancer.history()) == (1, [])
         seen = (balancer.status() or {})["cycle_at"]
         balancer.wait_for("another one", lambda now: now["cycle_at"] > seen and now["result"] == "recommended")

@@ -182,10 +182,9 @@ def _log_host(cpus: int, vcpus: Floats, there: Floats, readings: Sequence[tuple[
         waiting += np.where(telling, there @ delay, 0.0)
     ratio = found / np.where(expected, expected, 1.0)
     away = (ratio[:, np.newaxis] - _RATIOS) / _RATIO_DEVIATION
-    away[:, 0], away[:, -1] = (
-        np.minimum(away[:, 0], 0.0),
-        np.maximum(away[:, -1], 0.0),
-    )  # beyond the ends nothing is likelier
+    # Beyond the ends nothing is likelier.
+    away[:, 0] = np.minimum(away[:, 0], 0.0)
+    away[:, -1] = np.maximum(away[:, -1], 0.0)
     sure = waiting / (waiting + _DELAY_NOISE_CORES * cpus)
     likely: Floats = sure[:, np.newaxis] * np.log(np.exp(-(away**2) / 2) + _RATIO_OUTLIER)
     return likely
