@@ -106,9 +106,13 @@ class Board:
 
     def after(self, item: Item) -> Floats:
         """What each host would use of each resource with the item on it, at the upper end (resources x hosts)."""
-        after: Floats = item.arrival[:, np.newaxis] * self.group.per_unit
-        after += self.use
+        after = self._with(item.arrival)
         after[CPU] += item.margin
+        return after
+
+    def _with(self, arrival: Floats) -> Floats:
+        after: Floats = arrival[:, np.newaxis] * self.group.per_unit
+        after += self.use
         return after
 
     def fits(self, item: Item, after: Floats, *, swap: bool = False) -> Mask:
@@ -192,8 +196,7 @@ class Board:
     def roomiest(self, items: Sequence[Item], most: int) -> list[int]:
         """Hosts that may take something, at most so many: those with the most room once they had an item of these on the average."""
         arrival = np.mean([item.arrival for item in items], axis=0)
-        after = self.use + arrival[:, np.newaxis] * self.group.per_unit
-        room = np.where(self.open, ((self.group.limit - after) / self.group.limit).min(axis=0), -np.inf)
+        room = np.where(self.open, ((self.group.limit - self._with(arrival)) / self.group.limit).min(axis=0), -np.inf)
         return [host for host in np.argsort(-room, kind="stable")[:most].tolist() if self.open[host]]
 
     def first_sound(self, item: Item, ok: Mask, rank: Floats) -> int | None:
