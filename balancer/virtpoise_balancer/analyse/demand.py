@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,15 +49,25 @@ _NEVER_DEVIATIONS = 5.0
 _DELAY_NOISE_CORES = 0.02
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Demands:
     """What each domain wants, in cores of the host where it runs. ``table``: one row a domain, its columns are the properties.
 
     ``lower``, ``cores``, ``upper``: what it would run alone if it catches up; ``runnable``: the share of time a vCPU of it is runnable if
-    it is on and off; ``on_off``: how far it is taken for the latter, 0..1.
+    it is on and off; ``on_off``: how far it is taken for the latter, 0..1. ``sums`` follow from these.
     """
 
     table: Floats
+
+    @classmethod
+    def of(
+        cls, used: Floats, vcpus: Floats, lower: Floats, cores: Floats, upper: Floats, runnable: Floats, on_off: Floats
+    ) -> Demands:
+        rest, cpus = 1 - on_off, runnable * vcpus
+        on = on_off * cpus
+        busy = on + rest * np.minimum(cores, vcpus)
+        sums = (busy, on, rest * cores, rest * (upper - lower) / 2, cpus, cores)
+        return cls(np.array((used, vcpus, lower, cores, upper, runnable, on_off, *sums)).T)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -90,26 +100,22 @@ class Demands:
     def on_off(self) -> Floats:
         return self.table[:, 6]
 
-    @cached_property
+    @property
     def sums(self) -> Floats:
         """What adds up over domains, in cores (domains x 6).
 
         How busy each keeps CPUs if it never waits; of that the on-off part, and the part that catches up, by how far it is taken for
         either; how far the latter may be off; and all of it if it is on and off, and if it catches up.
         """
-        on_off, rest, cores = self.on_off, 1 - self.on_off, self.cores
-        runnable = self.runnable * self.vcpus
-        on = on_off * runnable
-        busy = on + rest * np.minimum(cores, self.vcpus)
-        doubt = rest * (self.upper - self.lower) / 2
-        return np.array((busy, on, rest * cores, doubt, runnable, cores)).T
+        return self.table[:, 7:]
 
     def at_speed(self, factor: float) -> Demands:
         """The demand where a CPU is ``factor`` times as fast. Work shrinks with it; the time that a vCPU is runnable does not."""
-        table = self.table.copy()
+        if factor == 1:
+            return self
         most = np.maximum(self.vcpus, self.used)  # with QEMU's own threads a domain can use more than its vCPUs
-        table[:, 2:5] = np.minimum(table[:, 2:5] / factor, most[:, np.newaxis])
-        return Demands(table)
+        lower, cores, upper = (np.minimum(work / factor, most) for work in (self.lower, self.cores, self.upper))
+        return Demands.of(self.used, self.vcpus, lower, cores, upper, self.runnable, self.on_off)
 
     def joined(self, others: Sequence[Demands]) -> Demands:
         return Demands(np.concatenate((self.table, *[other.table for other in others])))
@@ -150,7 +156,7 @@ def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, satu
     past = (np.nan_to_num(past_run), past_delay, np.where(told_past, 1.0, np.nan))
     words = _log_host(cpus, vcpus, there, ((run, delay, load), past))
     on_off = _on_off(words, _log_history(run, delay, past_run, past_delay, vcpus, full), there)
-    return Demands(np.array((run, vcpus, lower, cores, upper, _runnable(run, delay, vcpus), on_off)).T)
+    return Demands.of(run, vcpus, lower, cores, upper, _runnable(run, delay, vcpus), on_off)
 
 
 def residence(counts: Sequence[int]) -> Floats:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.windows import by_length
 
 # Fewer readings than this say nothing about a direction.
 _LEAST_READINGS = 16
@@ -26,11 +26,10 @@ def forecast(windows: Sequence[Sequence[float]], *, steps: int, level_readings: 
     result = np.full(len(windows), np.nan)
     if steps <= 0:
         return result
-    lengths = np.array([min(len(window), _MOST_READINGS) for window in windows], dtype=np.int64)
-    for length in np.unique(lengths[lengths >= max(_LEAST_READINGS, 2 * steps + 2, 2 * level_readings)]):
-        rows = np.flatnonzero(lengths == length).tolist()
-        readings = np.array([windows[row][-int(length) :] for row in rows], dtype=np.float64)
-        result[rows] = _forecast(readings, steps, level_readings)
+    least = max(_LEAST_READINGS, 2 * steps + 2, 2 * level_readings)
+    for rows, readings in by_length(windows, _MOST_READINGS):
+        if readings.shape[1] >= least:
+            result[rows] = _forecast(readings, steps, level_readings)
     return result
 
 
@@ -40,11 +39,22 @@ def _forecast(readings: Floats, steps: int, level_readings: int) -> Floats:
     times = np.arange(half) - (half - 1) / 2
     # Least squares over ``half`` readings, evaluated ``steps`` after the last of them, is this weighted sum of them.
     weights = 1 / half + times * ((half - 1) / 2 + steps) / (times @ times)
-    line = sliding_window_view(readings, half, axis=1) @ weights
-    level = sliding_window_view(readings, level_readings, axis=1).mean(axis=2)[:, half - level_readings :]
+    line = _sliding(readings, weights)
+    level = _sliding(readings[:, half - level_readings :], np.full(level_readings, 1 / level_readings))
     truth = readings[:, half - 1 + steps :]
     judged = truth.shape[1]
     line_error = np.abs(line[:, :judged] - truth).mean(axis=1)
     level_error = np.abs(level[:, :judged] - truth).mean(axis=1)
     believed = line_error < _BELIEVED_BELOW * level_error
     return np.where(believed, np.maximum(line[:, -1], 0.0), np.nan)
+
+
+def _sliding(readings: Floats, weights: Floats) -> Floats:
+    """The weighted sum of every so many readings in a row (hosts x places)."""
+    places = readings.shape[1] - len(weights) + 1
+    at = np.arange(places)
+    spread = np.zeros((readings.shape[1], places))
+    for number, weight in enumerate(weights.tolist()):
+        spread[at + number, at] = weight
+    summed: Floats = readings @ spread
+    return summed

@@ -194,8 +194,8 @@ class Board:
         return None
 
     def roomiest(self, items: Sequence[Item], most: int) -> list[int]:
-        """Hosts that may take something, at most so many: those with the most room once they had an item of these on the average."""
-        arrival = np.mean([item.arrival for item in items], axis=0)
+        """Hosts that may take something, at most so many: those with the most room once they had the largest of these items."""
+        arrival = np.max([item.arrival for item in items], axis=0)
         room = np.where(self.open, ((self.group.limit - self._with(arrival)) / self.group.limit).min(axis=0), -np.inf)
         return [host for host in np.argsort(-room, kind="stable")[:most].tolist() if self.open[host]]
 

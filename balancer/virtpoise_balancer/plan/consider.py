@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal, RuleKind, Snapshot
 from virtpoise_balancer.plan.board import Board
 from virtpoise_balancer.plan.default import closed_hosts, sources_of
@@ -72,7 +71,7 @@ def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | 
     number = group.index[domain.host]
     if not group.hosts[number].known:
         return None
-    found = overloads(snapshot, policy, group.hosts, group.ahead.tolist())
+    found = group.overloads
     sources = sources_of(group, find(snapshot, policy, found).attempt, found)
     board = Board(group, sources, closed_hosts(group, found))
     residents = group.residents(number)

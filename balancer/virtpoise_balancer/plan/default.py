@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import (
     Attempt,
     Host,
@@ -44,7 +43,7 @@ from virtpoise_balancer.plan.waves import waves
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     group = Group(snapshot, policy)
-    found = overloads(snapshot, policy, group.hosts, group.ahead.tolist())
+    found = group.overloads
     problems = find(snapshot, policy, found)
     sources = sources_of(group, problems.attempt, found)
     board, sources = _solve(Board(group, sources, closed_hosts(group, found)), sources)

@@ -21,7 +21,9 @@ from virtpoise_balancer.analyse.calibration import Reaches, reaches
 from virtpoise_balancer.analyse.demand import Demands, Floats, estimate, residence
 from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, corrections, own_cores, predict
 from virtpoise_balancer.analyse.trend import forecast
-from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Refusal, Role, Snapshot
+from virtpoise_balancer.analyse.triggers import overloads
+from virtpoise_balancer.analyse.windows import newest
+from virtpoise_balancer.model import Domain, DomainState, Host, Overload, Policy, Refusal, Role, Snapshot
 from virtpoise_balancer.plan.problems import no_destination
 from virtpoise_balancer.plan.rules import Rules, gather
 
@@ -139,7 +141,7 @@ class Group:
     def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
         self.snapshot = snapshot
         self.policy = policy
-        self.hosts = sorted(snapshot.hosts, key=lambda host: host.name)
+        self.hosts = sorted(snapshot.hosts, key=attrgetter("name"))
         self.index = {host.name: number for number, host in enumerate(self.hosts)}
         self.reaches: Reaches = reaches(snapshot.residuals, policy.coverage)
         # Which domains are on which host: their numbers in the snapshot, sorted by host, and where each host's begin.
@@ -181,26 +183,16 @@ class Group:
         As a destination a host counts with its highest recent reading, or with where its load is going if that is higher: one low
         sample makes no room.
         """
-        readings = self.policy.cpu.consecutive
-        unknown = (0.0, *[np.inf] * 4)
-        rows = []
-        for host in self.hosts:
-            if not host.known:
-                rows.append(unknown)
-                continue
-            recent = host.cpu_ratio[-readings:]
-            rows.append(
-                (
-                    sum(recent) / len(recent),
-                    max(recent),
-                    max((host.memory_ratio, *host.memory_ratio_window[-readings:])),
-                    max((host.rx_ratio, *host.rx_ratio_window[-readings:])),
-                    max((host.tx_ratio, *host.tx_ratio_window[-readings:])),
-                )
-            )
-        level, *use = np.array(rows, dtype=np.float64).reshape(-1, 5).T
-        use[CPU] = np.fmax(use[CPU], self.ahead)
-        return level, np.array(use)
+        count, hosts = self.policy.cpu.consecutive, self.hosts
+        cpu = newest([host.cpu_ratio for host in hosts], count)
+        level = np.nansum(cpu, axis=1) / np.maximum(np.isfinite(cpu).sum(axis=1), 1)
+        use = [np.fmax(_highest(cpu), self.ahead)]
+        for ratio in ("memory_ratio", "rx_ratio", "tx_ratio"):
+            now = np.array(list(map(attrgetter(ratio), hosts)), dtype=np.float64)
+            recent = newest(list(map(attrgetter(f"{ratio}_window"), hosts)), count)
+            use.append(np.fmax(now, _highest(recent)))
+        unknown = [not host.known for host in hosts]
+        return np.where(unknown, 0.0, level), np.where(unknown, np.inf, use)
 
     @cached_property
     def ahead(self) -> Floats:
@@ -210,6 +202,12 @@ class Group:
             steps=self.policy.trend.steps,
             level_readings=self.policy.cpu.consecutive,
         )
+
+    @cached_property
+    def overloads(self) -> tuple[Overload, ...]:
+        """The overloads of all hosts; only those that use as much as a threshold are looked at, which is no less than they read now."""
+        near = np.flatnonzero((self.use >= self.limit).any(axis=0)).tolist()
+        return overloads(self.snapshot, self.policy, [self.hosts[number] for number in near], self.ahead[near].tolist())
 
     @cached_property
     def cpus(self) -> NDArray[np.int64]:
@@ -256,7 +254,7 @@ class Group:
     @cached_property
     def repeated_names(self) -> dict[str, list[int]]:
         """The hosts that hold a domain of a name that exists more than once."""
-        names = [domain.name for domain in self.snapshot.domains]
+        names = list(map(attrgetter("name"), self.snapshot.domains))
         holders: dict[str, list[int]] = defaultdict(list)
         if len(set(names)) < len(names):
             repeated = {name for name, times in Counter(names).items() if times > 1}
@@ -283,11 +281,9 @@ class Group:
     def _look(self, numbers: Sequence[int]) -> None:
         """``numbers``: of hosts with equally many CPUs."""
         cpus = self.hosts[numbers[0]].cpus
+        state, order = DomainState.RUNNING, attrgetter("name", "uuid")
         running = [
-            sorted(
-                (domain for domain in self.domains_on(number) if domain.state is DomainState.RUNNING),
-                key=lambda domain: (domain.name, domain.uuid),
-            )
+            sorted((domain for domain in self.domains_on(number) if domain.state is state), key=order)
             for number in numbers
         ]
         level = self.level[list(numbers)]
@@ -319,6 +315,12 @@ class Group:
     def margin(self, *, saturated: bool) -> float:
         """What the interval of a prediction of a destination adds to its load, whatever comes to it."""
         return NOISE_RATIO * self.reaches[Role.DESTINATION, saturated].above
+
+
+def _highest(readings: Floats) -> Floats:
+    """The highest of each row, NaN where there is none."""
+    highest: Floats = np.fmax.reduce(readings, axis=1, initial=np.nan)
+    return highest
 
 
 def _resident(domain: Domain) -> int:

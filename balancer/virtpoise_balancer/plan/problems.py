@@ -9,6 +9,13 @@ from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.model import DomainState, Host, HostState, Overload, Policy, Problem, Reason, Refusal, Snapshot
 
 
+_CLOSED = {
+    HostState.DRAINING: Reason.HOST_DRAINING,
+    HostState.STANDBY: Reason.HOST_STANDBY,
+    HostState.WAKING: Reason.HOST_STANDBY,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Problems:
     """``attempt``: what to work on, in this order (drains are orders, so they come first); ``held``: why the rest must wait."""
@@ -42,10 +49,10 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
     waiting = sorted(
         host.name
         for host in snapshot.hosts
-        if host.known
+        if _in_penalty(host, snapshot)
+        and host.known
         and host.state is HostState.ACTIVE
         and host.name not in counted
-        and _in_penalty(host, snapshot)
         and any(readings[-1] >= trigger.threshold for _, trigger, readings in watched(host, policy))
     )
     wanted = [(hosts[name], Problem.DRAIN) for name in drains]
@@ -83,10 +90,5 @@ def _penalty(host: Host, snapshot: Snapshot) -> Refusal:
 
 def no_destination(host: Host) -> Refusal | None:
     """Why the host can take no domain at all, or None."""
-    if not host.known:
-        return Refusal(host=host.name, reason=Reason.HOST_UNKNOWN)
-    if host.state is HostState.DRAINING:
-        return Refusal(host=host.name, reason=Reason.HOST_DRAINING)
-    if host.state in (HostState.STANDBY, HostState.WAKING):
-        return Refusal(host=host.name, reason=Reason.HOST_STANDBY)
-    return None
+    reason = _CLOSED.get(host.state) if host.known else Reason.HOST_UNKNOWN
+    return Refusal(host=host.name, reason=reason) if reason else None

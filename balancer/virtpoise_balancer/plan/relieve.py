@@ -21,7 +21,7 @@ _EXTRA_ITEMS = 2
 _TRIES = 32
 _MOST_PLACED = 400
 # For each source, so many hosts are likely to be looked at as destinations.
-_LIKELY = 3
+_LIKELY = 2
 # Checks of a domain on a host that all searches for one plan may make together; each may use half of what is left.
 _CHECKS = 150_000
 # Up to so many sources are searched together; of more only those that the quick assignment left over, in portions.
