@@ -61,8 +61,10 @@ class Movable:
 
 def transfer_bytes(domain: Domain, policy: Policy, bytes_per_second: float | None = None) -> float:
     """What a live migration transfers: the memory, and again and again what was dirtied meanwhile (a geometric series)."""
+    if not domain.dirty_bytes_per_second:
+        return domain.memory_bytes
     speed = bytes_per_second or policy.migration.bytes_per_second
-    dirty = min((domain.dirty_bytes_per_second or 0.0) / speed, _MOST_DIRTY_SHARE)
+    dirty = min(domain.dirty_bytes_per_second / speed, _MOST_DIRTY_SHARE)
     return domain.memory_bytes / (1 - dirty)
 
 
@@ -77,41 +79,43 @@ def resting_seconds(domain: Domain, group: Group) -> float:
     )
 
 
-def movable(group: Group, number: int, *, rested: bool = True, least_gain: bool = True) -> Movable:
+def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = True) -> Movable:
     """``rested``: only those that have rested; ``least_gain``: only those whose leaving is worth a migration."""
-    residents = group.residents(number)
-    refusals: dict[str, Refusal] = {}
-    for domain in group.domains_on(number):
-        if domain.state is DomainState.PAUSED:
-            refusals[domain.uuid] = Refusal(domain=domain.name, host=domain.host, reason=Reason.NOT_RUNNING)
-    for domain in residents.running:
+    residents = group.residents(host)
+    running, here, bonds_of = residents.running, group.domains_on(host), group.rules.bonds_of
+    paused = DomainState.PAUSED
+    refusals = {
+        domain.uuid: Refusal(domain=domain.name, host=domain.host, reason=Reason.NOT_RUNNING)
+        for domain in here
+        if domain.state is paused
+    }
+    for domain in running:
         refusal = _held(domain, group, rested=rested)
         if refusal:
             refusals[domain.uuid] = refusal
-    row_of = {domain.uuid: row for row, domain in enumerate(residents.running)}
     items: list[Item] = []
     done: set[str] = set()
-    here = {domain.uuid for domain in group.domains_on(number)}
-    wants = residents.wants.tolist()
-    for row, domain in enumerate(residents.running):
+    gains = (residents.wants * group.per_unit[CPU, host]).tolist()
+    for row, domain in enumerate(running):
         if domain.uuid in done or domain.uuid in refusals:
             continue
-        company = group.rules.company(domain.uuid) & here if domain.uuid in group.rules.bonds_of else {domain.uuid}
-        held = sorted(refusals[uuid].domain or uuid for uuid in company if uuid in refusals)
-        rows = sorted(row_of[uuid] for uuid in company if uuid in row_of) if len(company) > 1 else [row]
-        done |= company
-        bundle = [residents.running[i] for i in rows]
-        if held:
-            for one in bundle:
-                refusals.setdefault(
-                    one.uuid,
-                    Refusal(domain=one.name, host=one.host, reason=Reason.RULE_TOGETHER, detail={"with": held[0]}),
-                )
-            continue
-        gain = sum(wants[i] for i in rows) * float(group.per_unit[CPU, number])
+        rows = [row]
+        if domain.uuid in bonds_of:
+            company = group.rules.company(domain.uuid) & {one.uuid for one in here}
+            done |= company
+            rows = [number for number, one in enumerate(running) if one.uuid in company]
+            held = sorted(refusals[uuid].domain or uuid for uuid in company if uuid in refusals)
+            if held:
+                for one in (running[number] for number in rows):
+                    bound = Refusal(
+                        domain=one.name, host=one.host, reason=Reason.RULE_TOGETHER, detail={"with": held[0]}
+                    )
+                    refusals.setdefault(one.uuid, bound)
+                continue
+        gain = sum(gains[number] for number in rows)
         if least_gain and gain < group.policy.least_gain_ratio:
-            for one in bundle:
-                detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
+            detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
+            for one in (running[number] for number in rows):
                 refusals[one.uuid] = Refusal(domain=one.name, host=one.host, reason=Reason.LEAST_GAIN, detail=detail)
             continue
         items.append(item_of(group, residents, rows))

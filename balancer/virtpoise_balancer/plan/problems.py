@@ -8,7 +8,6 @@ from virtpoise_balancer.analyse.overload import overloaded
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.model import DomainState, Host, HostState, Overload, Policy, Problem, Reason, Refusal, Snapshot
 
-
 _CLOSED = {
     HostState.DRAINING: Reason.HOST_DRAINING,
     HostState.STANDBY: Reason.HOST_STANDBY,
