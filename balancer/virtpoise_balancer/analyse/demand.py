@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from virtpoise_balancer.model import Domain
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 # A vCPU on a saturated host that is runnable for less than this gets all it wants; one that always is may want much more.
 _STARVED_FROM = 0.6
@@ -47,6 +48,8 @@ _LEAST_IDLE_RATIO = 0.015
 _NEVER_DEVIATIONS = 5.0
 # Less waiting than this, per CPU, is no sign of anything.
 _DELAY_NOISE_CORES = 0.02
+# Of the table of demands: the properties, and what adds up.
+_COLUMNS = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +72,45 @@ class Demands:
         sums = (busy, on, rest * cores, rest * (upper - lower) / 2, cpus, cores)
         return cls(np.array((used, vcpus, lower, cores, upper, runnable, on_off, *sums)).T)
 
+    @classmethod
+    def stacked(cls, hosts: Sequence[Demands]) -> Demands:
+        """Those of some hosts with one axis more before the domains; a host with fewer of them is filled up with some that want nothing."""
+        table = np.zeros((len(hosts), max(map(len, hosts)), _COLUMNS))
+        table[..., 1] = 1
+        for host, demands in enumerate(hosts):
+            table[host, : len(demands)] = demands.table
+        return cls(table)
+
     def __len__(self) -> int:
         return len(self.table)
 
     @property
     def used(self) -> Floats:
-        return self.table[:, 0]
+        return self.table[..., 0]
 
     @property
     def vcpus(self) -> Floats:
-        return self.table[:, 1]
+        return self.table[..., 1]
 
     @property
     def lower(self) -> Floats:
-        return self.table[:, 2]
+        return self.table[..., 2]
 
     @property
     def cores(self) -> Floats:
-        return self.table[:, 3]
+        return self.table[..., 3]
 
     @property
     def upper(self) -> Floats:
-        return self.table[:, 4]
+        return self.table[..., 4]
 
     @property
     def runnable(self) -> Floats:
-        return self.table[:, 5]
+        return self.table[..., 5]
 
     @property
     def on_off(self) -> Floats:
-        return self.table[:, 6]
+        return self.table[..., 6]
 
     @property
     def sums(self) -> Floats:
@@ -107,7 +119,7 @@ class Demands:
         How busy each keeps CPUs if it never waits; of that the on-off part, and the part that catches up, by how far it is taken for
         either; how far the latter may be off; and all of it if it is on and off, and if it catches up.
         """
-        return self.table[:, 7:]
+        return self.table[..., 7:]
 
     def at_speed(self, factor: float) -> Demands:
         """The demand where a CPU is ``factor`` times as fast. Work shrinks with it; the time that a vCPU is runnable does not."""
@@ -124,7 +136,7 @@ class Demands:
         return Demands(self.table[list(rows)])
 
 
-def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, saturated: NDArray[np.bool_]) -> Demands:
+def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, saturated: Mask) -> Demands:
     """The demand of all running domains of some hosts of ``cpus`` CPUs each, one host's after the other's.
 
     ``load``, ``saturated``: each host's present load (0..1), and whether it counts as saturated.
@@ -196,9 +208,7 @@ def _log_host(cpus: int, vcpus: Floats, there: Floats, readings: Sequence[tuple[
     return likely
 
 
-def _log_history(
-    run: Floats, delay: Floats, past_run: Floats, past_delay: Floats, vcpus: Floats, full: NDArray[np.bool_]
-) -> Floats:
+def _log_history(run: Floats, delay: Floats, past_run: Floats, past_delay: Floats, vcpus: Floats, full: Mask) -> Floats:
     """For each domain, the logarithm of how much likelier its history is if it is on and off than if it catches up.
 
     With the contention run + delay stayed put (on and off), or run did (catching up). 0 without a history. ``full``: on a saturated host.
@@ -231,19 +241,20 @@ def _on_off(words: Floats, history: Floats, there: Floats) -> Floats:
 def busy_cpus(cpus: int, probability: Floats, vcpus: Floats, there: Floats) -> Floats:
     """E[min(CPUs, N)], N the number of runnable vCPUs: Poisson binomial, each of a domain's vCPUs runnable with its probability.
 
-    ``there``: which domains (columns) there are in each case (rows), 1 or 0; the result has one entry a case. By the characteristic
-    function of N, whose Fourier transform is its distribution (Hong, "On computing the distribution function for the Poisson binomial
-    distribution", 2013). Where so many runnable ones as to make anyone wait are many standard deviations away, it is the mean.
+    ``there``: which domains (columns) there are in each case (rows), 1 or 0; the result has one entry a case. More axes may come before
+    these, for hosts with domains of their own. By the characteristic function of N, whose Fourier transform is its distribution (Hong, "On
+    computing the distribution function for the Poisson binomial distribution", 2013). Where so many runnable ones as to make anyone wait
+    are many standard deviations away, it is the mean.
     """
     runnable = probability * vcpus
-    mean: Floats = there @ runnable
-    deviation = np.sqrt(there @ (runnable * (1 - probability)))
-    never = mean + _NEVER_DEVIATIONS * deviation < cpus
-    most = int((there @ vcpus).max(initial=0.0))
+    added = there @ np.stack((runnable, runnable * (1 - probability), vcpus), axis=-1)
+    mean: Floats = added[..., 0]
+    never = mean + _NEVER_DEVIATIONS * np.sqrt(added[..., 1]) < cpus
+    most = int(added[..., 2].max(initial=0.0))
     if most <= cpus or never.all():
         return mean
     turn_cos, turn_sin, sizes, shifts, always = _frequencies(cpus, most)
-    chance, number = probability[:, np.newaxis], vcpus[:, np.newaxis]
+    chance, number = probability[..., np.newaxis], vcpus[..., np.newaxis]
     real, imaginary = 1 + chance * turn_cos, chance * turn_sin
     logarithm = number / 2 * np.log(real * real + imaginary * imaginary)
     angle = number * np.arctan2(imaginary, real)

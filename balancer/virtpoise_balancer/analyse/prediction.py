@@ -49,9 +49,13 @@ def corrections(cpus: int, load: Floats, own: Floats, demands: Demands, there: F
 
 
 def predict(cpus: int, own: Floats | float, demands: Demands, there: Floats) -> Load:
-    """The load for each row of ``there``: which of the domains there are, 1 or 0 (cases x domains); ``own``: likewise, or one for all."""
-    busy, on, certain, doubt, all_on_off, none_on_off = (there @ demands.sums).T
-    part = busy_cpus(cpus, demands.sums[:, 0] / demands.vcpus, demands.vcpus, there) / np.maximum(busy, _LEAST_RUNNABLE)
+    """The load for each row of ``there``: which of the domains there are, 1 or 0 (cases x domains); ``own``: likewise, or one for all.
+
+    Stacked demands have one axis more, and so has ``there`` (hosts x cases x domains).
+    """
+    busy, on, certain, doubt, all_on_off, none_on_off = np.moveaxis(there @ demands.sums, -1, 0)
+    chance = demands.sums[..., 0] / demands.vcpus
+    part = busy_cpus(cpus, chance, demands.vcpus, there) / np.maximum(busy, _LEAST_RUNNABLE)
     filled = np.minimum(own + certain + part * on, cpus)
     # What one domain is taken for mostly hangs on its host, so they are doubted together.
     apart = np.abs(np.minimum(own + part * all_on_off, cpus) - np.minimum(own + none_on_off, cpus)) / cpus

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virtpoise_balancer.analyse.demand import Demands, Floats
+from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
 from virtpoise_balancer.model import Domain, DomainState, Role, RuleKind
 from virtpoise_balancer.plan.group import CPU, MEMORY, Group
-from virtpoise_balancer.plan.items import Item, Mask, relief_of
+from virtpoise_balancer.plan.items import Item, relief_of
 from virtpoise_balancer.plan.relief import Source
 
 # Two destinations whose migrations take about as long count as equally near.

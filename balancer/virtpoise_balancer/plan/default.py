@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from virtpoise_balancer.analyse.demand import Mask
 from virtpoise_balancer.model import (
     Attempt,
     Host,
@@ -29,10 +30,10 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.plan.balance import balance
 from virtpoise_balancer.plan.board import Board, Step
 from virtpoise_balancer.plan.group import CPU, MEMORY, RESOURCES, Group
-from virtpoise_balancer.plan.items import Mask, resting, transfer_bytes
+from virtpoise_balancer.plan.items import resting, transfer_bytes
 from virtpoise_balancer.plan.ledger import Ledger
 from virtpoise_balancer.plan.problems import find
-from virtpoise_balancer.plan.relief import Outcome, Source
+from virtpoise_balancer.plan.relief import Outcome, Source, outcomes
 from virtpoise_balancer.plan.relieve import relieve, relieve_partly
 from virtpoise_balancer.plan.repair import contradictions, faults, repair
 from virtpoise_balancer.plan.repair import refusals as broken_rules
@@ -47,13 +48,13 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     problems = find(snapshot, policy, found)
     sources = sources_of(group, problems.attempt, found)
     board, sources = _solve(Board(group, sources, closed_hosts(group, found)), sources)
-    outcomes = [source.outcome(board.moved) for source in sources]
+    ends = outcomes(sources, board.moved)
     attempts = [
         Attempt(host=source.residents.host.name, problem=source.problem, solved=outcome.solved)
-        for source, outcome in zip(sources, outcomes, strict=True)
+        for source, outcome in zip(sources, ends, strict=True)
     ]
     refusals = list(problems.held)
-    for source, outcome in zip(sources, outcomes, strict=True):
+    for source, outcome in zip(sources, ends, strict=True):
         refusals += _stayed(source, board, outcome)
     if policy.repair_rules:
         attempts += repair(board, faults(board))

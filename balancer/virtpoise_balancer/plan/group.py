@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
@@ -19,120 +18,17 @@ from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.calibration import Reaches, reaches
 from virtpoise_balancer.analyse.demand import Demands, Floats, estimate, residence
-from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, corrections, own_cores, predict
+from virtpoise_balancer.analyse.prediction import NOISE_RATIO, corrections, own_cores
 from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.analyse.windows import newest
-from virtpoise_balancer.model import Domain, DomainState, Host, Overload, Policy, Refusal, Role, Snapshot
+from virtpoise_balancer.model import Domain, DomainState, Overload, Policy, Refusal, Role, Snapshot
 from virtpoise_balancer.plan.problems import no_destination
+from virtpoise_balancer.plan.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
 from virtpoise_balancer.plan.rules import Rules, gather
 
 CPU, MEMORY, RX, TX = range(4)
 RESOURCES = ("cpu", "memory", "rx", "tx")
-
-# What an uplink of unknown speed is taken for (1 Gbit/s): only ratios between such uplinks matter, and there it cancels out.
-_UPLINK_BYTES_PER_SECOND = 125e6
-# How far a domain's traffic may differ from what was measured, as a share of it.
-TRAFFIC_DOUBT = 0.25
-# So many hosts are looked at together.
-_TOGETHER = 64
-
-
-@dataclass
-class Residents:
-    """The running domains of one host, sorted by name, with their demand and what each would bring to another host.
-
-    ``above``: how many spreads the interval of what comes from here goes above what is predicted; ``leaving``: under way elsewhere
-    already; ``corrections``: what the formula for the load is off by now, the host's part and the domains', which later predictions are
-    corrected by.
-    """
-
-    number: int
-    host: Host
-    level: float
-    saturated: bool
-    running: list[Domain]
-    demands: Demands
-    own: float
-    above: float
-    overhead_ratio: float
-    leaving: NDArray[np.bool_]
-    corrections: tuple[float, Floats]
-    _arriving: dict[tuple[float, ...], Demands] = field(default_factory=dict)
-    _loads: dict[tuple[object, ...], tuple[Load, Sequence[Demands]]] = field(default_factory=dict)
-
-    @cached_property
-    def wants(self) -> Floats:
-        """What each wants of the CPU at the upper end, in the group's units."""
-        _, on, rest, doubt, runnable, cores = self.demands.sums.T
-        on_off = self.demands.on_off
-        doubt = doubt + np.minimum(on_off, 1 - on_off) * np.abs(runnable - cores)
-        wants: Floats = (on + rest + self.above * doubt) * self.host.cpu_speed
-        return wants
-
-    @cached_property
-    def traffic(self) -> Floats:
-        """What each receives and sends, as measured (domains x 2)."""
-        uplink = self.host.uplink_bytes_per_second or _UPLINK_BYTES_PER_SECOND
-        measured = [
-            (
-                max(domain.rx_bytes_per_second, domain.rx_ratio * uplink),
-                max(domain.tx_bytes_per_second, domain.tx_ratio * uplink),
-            )
-            for domain in self.running
-        ]
-        return np.array(measured, dtype=np.float64).reshape(-1, 2)
-
-    @cached_property
-    def arrival(self) -> Floats:
-        """What adds up where they come, at the upper end, in the group's units (domains x resources).
-
-        Of the CPU that is less than they want: on-off ones get into each other's way.
-        """
-        memory = np.array([domain.memory_bytes for domain in self.running], dtype=np.float64)
-        cores, arriving = self.demands.cores * self.host.cpu_speed, memory * (1 + self.overhead_ratio)
-        return np.column_stack((cores, arriving, self.traffic * (1 + TRAFFIC_DOUBT)))
-
-    @cached_property
-    def relief(self) -> Floats:
-        """What leaving frees at the lower end, in the group's units (domains x resources)."""
-        resident = np.array([_resident(domain) for domain in self.running], dtype=np.float64)
-        used = self.demands.used * self.host.cpu_speed
-        return np.column_stack((used, resident, self.traffic * (1 - TRAFFIC_DOUBT)))
-
-    def arriving(self, rows: Sequence[int], host: Host) -> Demands:
-        """What some of the domains want of another host's CPUs."""
-        factor = host.cpu_speed / self.host.cpu_speed
-        found = self._arriving.get((factor, *rows))
-        if found is None:
-            found = self._arriving[factor, *rows] = self.demands.only(rows).at_speed(factor)
-        return found
-
-    def load(self, present: NDArray[np.bool_], arrivals: Sequence[Demands] = ()) -> Load:
-        """The host's CPU load with the domains of each row of ``present`` (cases x domains), and with others that came.
-
-        A single case is often asked for again: when it is looked for, when its plan is judged, and when it is written down.
-        """
-        if len(present) > 1:
-            return self._load(present, arrivals)
-        case = (present.tobytes(), *map(id, arrivals))
-        found = self._loads.get(case)
-        if found is None:
-            # The arrivals are kept, so that no others get their ids.
-            found = self._loads[case] = (self._load(present, arrivals), tuple(arrivals))
-        return found[0]
-
-    def _load(self, present: NDArray[np.bool_], arrivals: Sequence[Demands]) -> Load:
-        demands = self.demands
-        stays, goes = self.corrections
-        correction = stays + present @ goes
-        if arrivals:
-            demands = demands.joined(arrivals)
-            came = np.ones((len(present), len(demands) - len(self.demands)), dtype=np.bool_)
-            present = np.concatenate((present, came), axis=1)
-        predicted = predict(self.host.cpus, self.own, demands, present.astype(np.float64))
-        ratio = np.minimum(np.maximum(predicted.ratio + correction, 0.0), 1.0)
-        return Load(ratio, predicted.spread, predicted.wanted)
 
 
 class Group:
@@ -156,7 +52,7 @@ class Group:
             if policy.rules or placed
             else Rules([host.name for host in self.hosts])
         )
-        uplinks = [host.uplink_bytes_per_second or _UPLINK_BYTES_PER_SECOND for host in self.hosts]
+        uplinks = [host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND for host in self.hosts]
         cores = [host.cpus * host.cpu_speed for host in self.hosts]
         self.per_unit = 1 / np.array((cores, [float(host.memory_bytes) for host in self.hosts], uplinks, uplinks))
         thresholds = (policy.cpu.threshold, policy.memory.threshold, policy.network.threshold, policy.network.threshold)
@@ -275,8 +171,8 @@ class Group:
         missing = sorted({number for number in wanted if number not in self._residents}, key=self.cpus.__getitem__)
         for _, alike in groupby(missing, key=self.cpus.__getitem__):
             numbers = list(alike)
-            for begin in range(0, len(numbers), _TOGETHER):
-                self._look(numbers[begin : begin + _TOGETHER])
+            for begin in range(0, len(numbers), TOGETHER):
+                self._look(numbers[begin : begin + TOGETHER])
 
     def _look(self, numbers: Sequence[int]) -> None:
         """``numbers``: of hosts with equally many CPUs."""
@@ -321,10 +217,3 @@ def _highest(readings: Floats) -> Floats:
     """The highest of each row, NaN where there is none."""
     highest: Floats = np.fmax.reduce(readings, axis=1, initial=np.nan)
     return highest
-
-
-def _resident(domain: Domain) -> int:
-    """What leaving frees at least."""
-    if domain.memory_resident_bytes is None:
-        return domain.memory_bytes
-    return min(domain.memory_resident_bytes, domain.memory_bytes)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusal, RuleKind
-from virtpoise_balancer.plan.group import CPU, Group, Residents
-
-Mask = NDArray[np.bool_]
+from virtpoise_balancer.plan.group import CPU, Group
+from virtpoise_balancer.plan.residents import Residents
 
 # A memory that is dirtied almost as fast as it is sent: the copy converges only because QEMU slows the guest down.
 _MOST_DIRTY_SHARE = 0.9

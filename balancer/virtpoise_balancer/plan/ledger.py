@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from virtpoise_balancer.analyse.demand import Demands
+from virtpoise_balancer.analyse.demand import Demands, Mask
 from virtpoise_balancer.model import PredictedLoads, Prediction, Role
 from virtpoise_balancer.plan.board import Step
-from virtpoise_balancer.plan.group import MEMORY, RX, TRAFFIC_DOUBT, TX, Group, Residents
-from virtpoise_balancer.plan.items import Mask
+from virtpoise_balancer.plan.group import MEMORY, RX, TX, Group
+from virtpoise_balancer.plan.residents import TRAFFIC_DOUBT, Residents
 
 
 @dataclass(slots=True)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations, islice
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Problem, Reason, Refusal, Role
-from virtpoise_balancer.plan.group import CPU, Group, Residents
-from virtpoise_balancer.plan.items import Item, Mask, movable
+from virtpoise_balancer.plan.group import CPU, Group
+from virtpoise_balancer.plan.items import Item, movable
+from virtpoise_balancer.plan.residents import Residents, foresee
 
 # Sets of one size looked at for one host, and on a large one what their predictions may cost together (sets x domains x CPUs); past it only
 # the items that relieve most are combined.
@@ -45,7 +46,7 @@ class Outcome:
     solved: bool
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class Source:
     """A host with a problem. ``goals``: resource -> the share of it that the upper end of the prediction must come down to.
 
@@ -61,9 +62,8 @@ class Source:
     worthwhile: bool = True
     items: tuple[Item, ...] = field(init=False)
     refusals: tuple[Refusal, ...] = field(init=False)
-    fewest: int | None = field(init=False)  # how few items can solve it; None: not even all of them can
     _rows: Mask = field(init=False)  # items x domains: which are in it
-    _sets: dict[int, NDArray[np.intp]] = field(init=False)
+    _sets: dict[int, NDArray[np.intp]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         least_gain = self.worthwhile and self.goals.keys() == {CPU}
@@ -72,8 +72,6 @@ class Source:
         self._rows = np.zeros((len(self.items), len(self.residents.running)), dtype=np.bool_)
         for number, item in enumerate(self.items):
             self._rows[number, list(item.rows)] = True
-        self._sets = {}
-        self.fewest = self._fewest()
 
     @property
     def _stuck(self) -> bool:
@@ -153,19 +151,26 @@ class Source:
         reached: Mask = np.all([shares[resource] <= goal + _CLOSE for resource, goal in self.goals.items()], axis=0)
         return reached
 
-    def without(self, sets: NDArray[np.intp]) -> Mask:
-        """Which domains are left when the items of each row of ``sets`` (cases x numbers of items) have gone."""
-        left: Mask = ~(self._rows[sets].any(axis=1) | self.residents.leaving)
+    def trials(self, count: int) -> Mask:
+        """Which domains are left when each set of ``count`` items that is worth trying has gone (sets x domains)."""
+        left: Mask = ~(self._rows[self._worth_combining(count)].any(axis=1) | self.residents.leaving)
         return left
 
-    def _fewest(self) -> int | None:
+    def in_turn(self, resource: int) -> Mask:
+        """Which domains are left of all, and after each further item, those that relieve the resource most first (cases x domains)."""
+        gone = np.zeros((len(self.items) + 1, len(self.residents.running)), dtype=np.bool_)
+        gone[1:] = np.logical_or.accumulate(self._rows[self._by_gain(resource)])
+        left: Mask = ~(gone | self.residents.leaving)
+        return left
+
+    @cached_property
+    def fewest(self) -> int | None:
+        """How few items can solve it; None: not even all of them can."""
         if not self.goals:
             return None if self._stuck else len(self.items)
         fewest = 0
-        nothing = np.zeros((1, len(self.residents.running)), dtype=np.bool_)
         for resource, goal in self.goals.items():
-            gone = np.logical_or.accumulate(np.concatenate((nothing, self._rows[self._by_gain(resource)])))
-            left = ~(gone | self.residents.leaving)
+            left = self.in_turn(resource)
             share = self.upper(left) if resource == CPU else self.share(resource, left)
             enough = np.flatnonzero(share <= goal + _CLOSE)
             if not len(enough):
@@ -204,7 +209,7 @@ class Source:
         if count == 0:
             return _combinations(0, 0)
         sets = self._worth_combining(count)
-        shares = self.shares(self.without(sets))
+        shares = self.shares(self.trials(count))
         solving = np.flatnonzero(self._reached(shares))
         if not len(solving):
             return none
@@ -230,14 +235,26 @@ class Source:
             most -= 1
         if most == len(self.items):
             return _combinations(most, count)
-        return np.array(sorted(self._by_gain(next(iter(self.goals)))[:most]), dtype=np.intp)[_combinations(most, count)]
+        return np.sort(self._by_gain(next(iter(self.goals)))[:most])[_combinations(most, count)]
 
-    def _by_gain(self, resource: int) -> list[int]:
+    def _by_gain(self, resource: int) -> NDArray[np.intp]:
         """The numbers of the items, those that relieve the host most first."""
         residents = self.residents
         amounts = residents.wants if resource == CPU else residents.relief[:, resource]
-        gain = [sum(amounts[row] for row in item.rows) for item in self.items]
-        return sorted(range(len(self.items)), key=lambda number: -gain[number])
+        return np.argsort(-(self._rows @ amounts), kind="stable")
+
+
+def look_ahead(sources: Sequence[Source]) -> None:
+    """Predicts together what it takes to relieve each: how few items solve it, and which of so few."""
+    loaded = [source for source in sources if CPU in source.goals]
+    foresee((source.residents, source.in_turn(CPU)) for source in loaded)
+    foresee((source.residents, source.trials(source.fewest)) for source in loaded if source.fewest)
+
+
+def outcomes(sources: Sequence[Source], moved: Set[str]) -> list[Outcome]:
+    """What is left of each when the domains with these uuids have gone."""
+    foresee((source.residents, source.left(moved)) for source in sources if CPU in source.goals)
+    return [source.outcome(moved) for source in sources]
 
 
 @lru_cache(maxsize=64)

@@ -13,7 +13,7 @@ import numpy as np
 
 from virtpoise_balancer.plan.board import Board, Step
 from virtpoise_balancer.plan.items import Item
-from virtpoise_balancer.plan.relief import Source
+from virtpoise_balancer.plan.relief import Source, look_ahead
 from virtpoise_balancer.plan.search import Budget, Search
 
 # How many items more than the fewest the quick assignment tries, how many sets of one size, and how many items in all.
@@ -44,6 +44,7 @@ class Part:
 def relieve(board: Board, sources: Sequence[Source]) -> tuple[Board, set[int]]:
     """A board with the steps added that solve as many sources as can be found; the numbers of the hosts that are not solved."""
     earlier = board.copy()
+    look_ahead(sources)
     items = [item for source in sources for item in source.items]
     if items:
         board.group.look(board.roomiest(items, _LIKELY * len(sources)))

@@ -1,0 +1,154 @@
+"""What is reckoned about the domains of one host: what they want, what each would bring elsewhere, the load that some of them make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby, islice
+
+import numpy as np
+
+from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
+from virtpoise_balancer.analyse.prediction import Load, predict
+from virtpoise_balancer.model import Domain, Host
+
+# What an uplink of unknown speed is taken for (1 Gbit/s): only ratios between such uplinks matter, and there it cancels out.
+UPLINK_BYTES_PER_SECOND = 125e6
+# How far a domain's traffic may differ from what was measured, as a share of it.
+TRAFFIC_DOUBT = 0.25
+# So many hosts are reckoned with together.
+TOGETHER = 64
+# A host that is asked for more (cases x domains) gains nothing by company.
+_MOST_FORESEEN = 20_000
+
+
+@dataclass
+class Residents:
+    """The running domains of one host, sorted by name, with their demand and what each would bring to another host.
+
+    ``above``: how many spreads the interval of what comes from here goes above what is predicted; ``leaving``: under way elsewhere
+    already; ``corrections``: what the formula for the load is off by now, the host's part and the domains', which later predictions are
+    corrected by.
+    """
+
+    number: int
+    host: Host
+    level: float
+    saturated: bool
+    running: list[Domain]
+    demands: Demands
+    own: float
+    above: float
+    overhead_ratio: float
+    leaving: Mask
+    corrections: tuple[float, Floats]
+    _arriving: dict[tuple[float, ...], Demands] = field(default_factory=dict)
+    _loads: dict[tuple[object, ...], tuple[Load, Sequence[Demands]]] = field(default_factory=dict)
+
+    @cached_property
+    def wants(self) -> Floats:
+        """What each wants of the CPU at the upper end, in the group's units."""
+        _, on, rest, doubt, runnable, cores = self.demands.sums.T
+        on_off = self.demands.on_off
+        doubt = doubt + np.minimum(on_off, 1 - on_off) * np.abs(runnable - cores)
+        wants: Floats = (on + rest + self.above * doubt) * self.host.cpu_speed
+        return wants
+
+    @cached_property
+    def traffic(self) -> Floats:
+        """What each receives and sends, as measured (domains x 2)."""
+        uplink = self.host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND
+        measured = [
+            (
+                max(domain.rx_bytes_per_second, domain.rx_ratio * uplink),
+                max(domain.tx_bytes_per_second, domain.tx_ratio * uplink),
+            )
+            for domain in self.running
+        ]
+        return np.array(measured, dtype=np.float64).reshape(-1, 2)
+
+    @cached_property
+    def arrival(self) -> Floats:
+        """What adds up where they come, at the upper end, in the group's units (domains x resources).
+
+        Of the CPU that is less than they want: on-off ones get into each other's way.
+        """
+        memory = np.array([domain.memory_bytes for domain in self.running], dtype=np.float64)
+        cores, arriving = self.demands.cores * self.host.cpu_speed, memory * (1 + self.overhead_ratio)
+        return np.column_stack((cores, arriving, self.traffic * (1 + TRAFFIC_DOUBT)))
+
+    @cached_property
+    def relief(self) -> Floats:
+        """What leaving frees at the lower end, in the group's units (domains x resources)."""
+        resident = np.array([_resident(domain) for domain in self.running], dtype=np.float64)
+        used = self.demands.used * self.host.cpu_speed
+        return np.column_stack((used, resident, self.traffic * (1 - TRAFFIC_DOUBT)))
+
+    def arriving(self, rows: Sequence[int], host: Host) -> Demands:
+        """What some of the domains want of another host's CPUs."""
+        factor = host.cpu_speed / self.host.cpu_speed
+        found = self._arriving.get((factor, *rows))
+        if found is None:
+            found = self._arriving[factor, *rows] = self.demands.only(rows).at_speed(factor)
+        return found
+
+    def load(self, present: Mask, arrivals: Sequence[Demands] = ()) -> Load:
+        """The host's CPU load with the domains of each row of ``present`` (cases x domains), and with others that came.
+
+        A single case is often asked for again: when it is looked for, when its plan is judged, and when it is written down.
+        """
+        case = (present.tobytes(), *map(id, arrivals))
+        found = self._loads.get(case)
+        if found is not None:
+            return found[0]
+        demands, there = self.demands, present
+        if arrivals:
+            demands = demands.joined(arrivals)
+            came = np.ones((len(present), len(demands) - len(self.demands)), dtype=np.bool_)
+            there = np.concatenate((present, came), axis=1)
+        load = self._corrected(present, predict(self.host.cpus, self.own, demands, there.astype(np.float64)))
+        if len(present) == 1:
+            # The arrivals are kept, so that no others get their ids.
+            self._loads[case] = (load, tuple(arrivals))
+        return load
+
+    def foreseen(self, present: Mask, predicted: Load) -> None:
+        """``predicted``: the formula's word for each row of ``present``, about which ``load`` will be asked."""
+        self._loads[present.tobytes(),] = (self._corrected(present, predicted), ())
+
+    def _corrected(self, present: Mask, predicted: Load) -> Load:
+        stays, goes = self.corrections
+        ratio = np.minimum(np.maximum(predicted.ratio + (stays + present @ goes), 0.0), 1.0)
+        return Load(ratio, predicted.spread, predicted.wanted)
+
+
+def foresee(asked: Iterable[tuple[Residents, Mask]]) -> None:
+    """Predicts what hosts will be asked for one after the other (``Residents.load``, without arrivals): many together are much quicker.
+
+    Of different numbers of domains and cases the largest decide what it takes, so hosts come together with others of their size.
+    """
+    few = [(residents, present) for residents, present in asked if present.size <= _MOST_FORESEEN]
+    few.sort(key=lambda one: (one[0].host.cpus, *one[1].shape))
+    for cpus, alike in groupby(few, key=lambda one: one[0].host.cpus):
+        while together := list(islice(alike, TOGETHER)):
+            _foresee(cpus, together)
+
+
+def _foresee(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
+    there = np.zeros((len(asked), *np.max([present.shape for _, present in asked], axis=0)))
+    for host, (_, present) in enumerate(asked):
+        there[host, : len(present), : present.shape[1]] = present
+    own = np.array([[residents.own] for residents, _ in asked])
+    predicted = predict(cpus, own, Demands.stacked([residents.demands for residents, _ in asked]), there)
+    for host, (residents, present) in enumerate(asked):
+        cases = slice(len(present))
+        rows = (predicted.ratio[host, cases], predicted.spread[host, cases], predicted.wanted[host, cases])
+        residents.foreseen(present, Load(*rows))
+
+
+def _resident(domain: Domain) -> int:
+    """What leaving frees at least."""
+    if domain.memory_resident_bytes is None:
+        return domain.memory_bytes
+    return min(domain.memory_resident_bytes, domain.memory_bytes)
