@@ -70,7 +70,7 @@ class Demands:
         on = on_off * cpus
         busy = on + rest * np.minimum(cores, vcpus)
         sums = (busy, on, rest * cores, rest * (upper - lower) / 2, cpus, cores)
-        return cls(np.array((used, vcpus, lower, cores, upper, runnable, on_off, *sums)).T)
+        return cls(columns(used, vcpus, lower, cores, upper, runnable, on_off, *sums))
 
     @classmethod
     def stacked(cls, hosts: Sequence[Demands]) -> Demands:
@@ -171,6 +171,14 @@ def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, satu
     return Demands.of(run, vcpus, lower, cores, upper, _runnable(run, delay, vcpus), on_off)
 
 
+def columns(*properties: Floats) -> Floats:
+    """Properties of domains side by side (domains x properties, with more axes before them if the domains have those)."""
+    table = np.empty((*properties[0].shape, len(properties)))
+    for column, values in enumerate(properties):
+        table[..., column] = values
+    return table
+
+
 def residence(counts: Sequence[int]) -> Floats:
     """Which domains are on which host, 1 or 0 (hosts x domains), if so many are on each and come one host's after the other's."""
     hosts = np.arange(len(counts))
@@ -247,11 +255,13 @@ def busy_cpus(cpus: int, probability: Floats, vcpus: Floats, there: Floats) -> F
     are many standard deviations away, it is the mean.
     """
     runnable = probability * vcpus
-    added = there @ np.stack((runnable, runnable * (1 - probability), vcpus), axis=-1)
+    added = there @ columns(runnable, runnable * (1 - probability), vcpus)
     mean: Floats = added[..., 0]
     never = mean + _NEVER_DEVIATIONS * np.sqrt(added[..., 1]) < cpus
-    most = int(added[..., 2].max(initial=0.0))
-    if most <= cpus or never.all():
+    if never.all():
+        return mean
+    most = int(added[..., 2].max())
+    if most <= cpus:
         return mean
     turn_cos, turn_sin, sizes, shifts, always = _frequencies(cpus, most)
     chance, number = probability[..., np.newaxis], vcpus[..., np.newaxis]

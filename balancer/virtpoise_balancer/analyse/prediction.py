@@ -53,20 +53,16 @@ def predict(cpus: int, own: Floats | float, demands: Demands, there: Floats) -> 
 
     Stacked demands have one axis more, and so has ``there`` (hosts x cases x domains).
     """
-    busy, on, certain, doubt, all_on_off, none_on_off = np.moveaxis(there @ demands.sums, -1, 0)
+    added = there @ demands.sums
+    busy, on, certain, doubt, all_on_off, none_on_off = (added[..., column] for column in range(6))
     chance = demands.sums[..., 0] / demands.vcpus
     part = busy_cpus(cpus, chance, demands.vcpus, there) / np.maximum(busy, _LEAST_RUNNABLE)
-    filled = np.minimum(own + certain + part * on, cpus)
+    wanted = own + certain
+    filled = np.minimum(wanted + part * on, cpus)
     # What one domain is taken for mostly hangs on its host, so they are doubted together.
     apart = np.abs(np.minimum(own + part * all_on_off, cpus) - np.minimum(own + none_on_off, cpus)) / cpus
     weight = np.minimum(on / np.maximum(all_on_off, _LEAST_RUNNABLE), 1.0)
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
-    wanted = (own + certain + on) / cpus
-    return Load(filled / cpus, NOISE_RATIO + _between(filled, doubt, cpus) + undecided, wanted)
-
-
-def _between(cores: Floats, doubt: Floats, cpus: int) -> Floats:
-    """Half the way from the lower to the upper end, of which what lies above the CPUs there are does not count."""
-    upper: Floats = np.minimum((cores + doubt) / cpus, 1.0)
-    lower: Floats = np.minimum((cores - doubt) / cpus, 1.0)
-    return (upper - lower) / 2
+    # Half the way from the lower to the upper end, of which what lies above the CPUs there are does not count.
+    between = (np.minimum(filled + doubt, cpus) - (filled - doubt)) / (2 * cpus)
+    return Load(filled / cpus, NOISE_RATIO + between + undecided, (wanted + on) / cpus)

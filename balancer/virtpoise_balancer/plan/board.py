@@ -13,6 +13,7 @@ from virtpoise_balancer.model import Domain, DomainState, Role, RuleKind
 from virtpoise_balancer.plan.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.items import Item, relief_of
 from virtpoise_balancer.plan.relief import Source
+from virtpoise_balancer.plan.residents import total
 
 # Two destinations whose migrations take about as long count as equally near.
 _SAME_SPEED = 1.25
@@ -180,7 +181,7 @@ class Board:
             return None
         liking = self.liking(item)
         speed = self.group.speeds(item.source)
-        room: Floats = ((self.group.limit - after) / self.group.limit).min(axis=0)
+        room = self.group.room(after)
         if liking is None and speed is None:
             return self.first_sound(item, ok, room)
         while ok.any():
@@ -196,13 +197,13 @@ class Board:
     def roomiest(self, items: Sequence[Item], most: int) -> list[int]:
         """Hosts that may take something, at most so many: those with the most room once they had the largest of these items."""
         arrival = np.max([item.arrival for item in items], axis=0)
-        room = np.where(self.open, ((self.group.limit - self._with(arrival)) / self.group.limit).min(axis=0), -np.inf)
+        room = np.where(self.open, self.group.room(self._with(arrival)), -np.inf)
         return [host for host in np.argsort(-room, kind="stable")[:most].tolist() if self.open[host]]
 
     def first_sound(self, item: Item, ok: Mask, rank: Floats) -> int | None:
         """Of the hosts that can take the item by what adds up, the one of highest rank that can by the whole prediction as well."""
         rank = np.where(ok, rank, -np.inf)
-        for _ in range(min(int(ok.sum()), _MOST_PREDICTED)):
+        for _ in range(min(int(np.count_nonzero(ok)), _MOST_PREDICTED)):
             host = int(rank.argmax())
             if self.sound(item, host):
                 return host
@@ -264,6 +265,6 @@ def departure(board: Board, item: Item) -> Floats:
     """What the item's host uses less without it, in the group's units."""
     if not board.relievable[item.source]:
         return relief_of(board.group, item)
-    left: Floats = board.group.residents(item.source).relief[list(item.rows)].sum(axis=0)
+    left = total(board.group.residents(item.source).relief, item.rows)
     left[CPU] = item.wants
     return left

@@ -192,13 +192,12 @@ def _moves(board: Board, sources: Mapping[int, Source]) -> list[Move]:
         group.policy.limits,
         [(group.index[one.host], group.index.get(one.migrating_to or "")) for one in group.under_way],
     )
-    ledger = Ledger(group)
+    order = sorted(range(len(singles)), key=lambda at: numbers[at])
     moves = []
-    for at in sorted(range(len(singles)), key=lambda at: numbers[at]):
+    for at, predicted in zip(order, Ledger(group).enter(singles[at] for at in order), strict=True):
         step, row = singles[at]
         domain = group.residents(step.item.source).running[row]
         destination = group.hosts[step.destination].name
-        predicted = ledger.enter(step, row)
         speed = group.link_speed.get(step.item.source, {}).get(step.destination)
         moves.append(
             Move(
@@ -233,7 +232,7 @@ def _scores(group: Group, board: Board, sources: Sequence[Source]) -> Scores:
     relieve its host, the share of the host's CPUs that it wants."""
     if not sources:
         return Scores()
-    room = ((group.limit - group.use) / group.limit).min(axis=0)
+    room = group.room(group.use.copy())
     domains = [
         (domain, float(source.residents.wants[row] * group.per_unit[CPU, source.number]))
         for source in sources

@@ -208,6 +208,16 @@ class Group:
             )
             begin = end
 
+    def room(self, use: Floats) -> Floats:
+        """Of each host what is free of its scarcest resource, as a share of the limit; ``use``: shares (resources x hosts), used up here.
+
+        Arrays of all hosts are dear to make, so this one serves again.
+        """
+        np.subtract(self.limit, use, out=use)
+        use /= self.limit
+        room: Floats = use.min(axis=0)
+        return room
+
     def margin(self, *, saturated: bool) -> float:
         """What the interval of a prediction of a destination adds to its load, whatever comes to it."""
         return NOISE_RATIO * self.reaches[Role.DESTINATION, saturated].above

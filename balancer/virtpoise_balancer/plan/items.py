@@ -9,7 +9,7 @@ import numpy as np
 from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusal, RuleKind
 from virtpoise_balancer.plan.group import CPU, Group
-from virtpoise_balancer.plan.residents import Residents
+from virtpoise_balancer.plan.residents import Residents, total
 
 # A memory that is dirtied almost as fast as it is sent: the copy converges only because QEMU slows the guest down.
 _MOST_DIRTY_SHARE = 0.9
@@ -156,7 +156,7 @@ def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
         cost=cost,
         weight=cost * (2 if _leaves_company(group, domains) else 1) + unrest,
         wants=sum(residents.wants[rows].tolist()),
-        arrival=residents.arrival[rows[0]] if len(rows) == 1 else residents.arrival[rows].sum(axis=0),
+        arrival=total(residents.arrival, rows),
         margin=group.margin(saturated=residents.saturated),
         allowed=allowed_hosts(group, domains),
     )
@@ -165,11 +165,10 @@ def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
 def relief_of(group: Group, item: Item) -> Floats:
     """What its host uses less without the item, in the group's units: where domains wait, others take part of what it leaves."""
     residents = group.residents(item.source)
-    rows = list(item.rows)
-    relief: Floats = residents.relief[rows].sum(axis=0)
+    relief = total(residents.relief, item.rows)
     if residents.saturated or residents.demands.on_off.any():
         stay = ~residents.leaving[np.newaxis]
-        stay[0, rows] = False
+        stay[0, list(item.rows)] = False
         freed = max(residents.level - float(residents.load(stay).ratio[0]), 0.0)
         relief[CPU] = freed / group.per_unit[CPU, residents.number]
     return relief

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,7 @@ from virtpoise_balancer.analyse.demand import Demands, Mask
 from virtpoise_balancer.model import PredictedLoads, Prediction, Role
 from virtpoise_balancer.plan.board import Step
 from virtpoise_balancer.plan.group import MEMORY, RX, TX, Group
-from virtpoise_balancer.plan.residents import TRAFFIC_DOUBT, Residents
+from virtpoise_balancer.plan.residents import TRAFFIC_DOUBT, Residents, foresee
 
 
 @dataclass(slots=True)
@@ -25,6 +26,9 @@ class _Account:
     def shift(self, resource: int, lower: float, middle: float, upper: float) -> None:
         now = self.shares[resource]
         self.shares[resource] = (max(now[0] + lower, 0.0), max(now[1] + middle, 0.0), max(now[2] + upper, 0.0))
+
+    def copy(self) -> _Account:
+        return _Account(self.residents, self.present.copy(), list(self.arrivals), dict(self.shares))
 
 
 class Ledger:
@@ -74,17 +78,24 @@ class Ledger:
             ends = (less, more) if sign > 0 else (more, less)
             account.shift(resource, sign * ends[0], sign * traffic, sign * ends[1])
 
-    def enter(self, step: Step, row: int) -> PredictedLoads:
-        """The use of both hosts after one domain of the step (its row) has gone over, and all that was entered before."""
+    def enter(self, moves: Iterable[tuple[Step, int]]) -> list[PredictedLoads]:
+        """For each domain of a step (its row): the use of both hosts after it has gone over, and all that were entered before."""
+        ends = [self._enter(step, row) for step, row in moves]
+        foresee((source.residents, source.present) for source, _ in ends if not source.arrivals)
+        return [
+            PredictedLoads(
+                source=self._prediction(source, Role.SOURCE, saturated=source.residents.saturated),
+                destination=self._prediction(destination, Role.DESTINATION, saturated=source.residents.saturated),
+            )
+            for source, destination in ends
+        ]
+
+    def _enter(self, step: Step, row: int) -> tuple[_Account, _Account]:
         source, destination = self._account(step.item.source), self._account(step.destination)
-        saturated = source.residents.saturated
         source.present[0, row] = False
         self._shift(source, source.residents, row, -1)
         self._arrive(destination, step.item.source, source.residents.running[row].uuid)
-        return PredictedLoads(
-            source=self._prediction(source, Role.SOURCE, saturated=saturated),
-            destination=self._prediction(destination, Role.DESTINATION, saturated=saturated),
-        )
+        return source.copy(), destination.copy()
 
     def _prediction(self, account: _Account, role: Role, *, saturated: bool) -> Prediction:
         load = account.residents.load(account.present, account.arrivals)

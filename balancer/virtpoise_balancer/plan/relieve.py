@@ -43,12 +43,15 @@ class Part:
 
 def relieve(board: Board, sources: Sequence[Source]) -> tuple[Board, set[int]]:
     """A board with the steps added that solve as many sources as can be found; the numbers of the hosts that are not solved."""
-    earlier = board.copy()
+    earlier = board
     look_ahead(sources)
     items = [item for source in sources for item in source.items]
     if items:
         board.group.look(board.roomiest(items, _LIKELY * len(sources)))
-    parts = [_assign(board, source) for source in sources]
+    parts = []
+    for source in sources:
+        board, part = _assign(board, source)
+        parts.append(part)
     if all(part.best for part in parts):
         return board, set()
     checks = _CHECKS
@@ -93,10 +96,11 @@ def relieve_partly(board: Board, source: Source) -> None:
             return
 
 
-def _assign(board: Board, source: Source) -> Part:
-    """The cheapest of the source's ways that fits, without making room first. Its steps are on the board then."""
+def _assign(board: Board, source: Source) -> tuple[Board, Part]:
+    """The cheapest of the source's ways that fits, without making room first, and the board with it."""
+    unsolved = Part([source], [], solved=False, best=False)
     if source.fewest is None:
-        return Part([source], [], solved=False, best=False)
+        return board, unsolved
     nowhere: set[int] = set()
     placed = 0
     for number, way in enumerate(source.cheapest(_EXTRA_ITEMS, _TRIES)):
@@ -105,32 +109,23 @@ def _assign(board: Board, source: Source) -> Part:
         if any(id(item) in nowhere for item in way.items):
             continue
         placed += len(way.items)
-        steps = _place_all(board, way.items)
-        if steps is not None:
-            return Part([source], steps, solved=True, best=number == 0)
+        with_all = _place_all(board, way.items)
+        if with_all is not None:
+            steps = with_all.steps[len(board.steps) :]
+            return with_all, Part([source], steps, solved=True, best=number == 0)
         nowhere.update(id(item) for item in way.items if id(item) not in nowhere and board.best(item) is None)
-    return Part([source], [], solved=False, best=False)
+    return board, unsolved
 
 
-def _place_all(board: Board, items: Sequence[Item]) -> list[Step] | None:
-    if len(items) == 1:
-        destination = board.best(items[0])
-        if destination is None:
-            return None
-        step = Step(items[0], destination)
-        board.apply(step)
-        return [step]
+def _place_all(board: Board, items: Sequence[Item]) -> Board | None:
+    """A board on which all have a destination, the largest first; None: one of them finds none."""
     trial = board.copy()
-    steps = []
     for item in sorted(items, key=lambda item: -item.wants):
         destination = trial.best(item)
         if destination is None:
             return None
-        steps.append(Step(item, destination))
-        trial.apply(steps[-1])
-    for step in steps:
-        board.apply(step)
-    return steps
+        trial.apply(Step(item, destination))
+    return trial
 
 
 def _portions(parts: list[Part]) -> list[list[Part]]:

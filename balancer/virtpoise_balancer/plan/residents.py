@@ -147,6 +147,12 @@ def _foresee(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
         residents.foreseen(present, Load(*rows))
 
 
+def total(amounts: Floats, rows: Sequence[int]) -> Floats:
+    """The sum of the domains' amounts (domains x resources) over some rows."""
+    summed: Floats = amounts[rows[0]].copy() if len(rows) == 1 else amounts[list(rows)].sum(axis=0)
+    return summed
+
+
 def _resident(domain: Domain) -> int:
     """What leaving frees at least."""
     if domain.memory_resident_bytes is None:

@@ -123,7 +123,7 @@ def nowhere(board: Board, item: Item) -> Refusal:
     if len(group.hosts) < 2:
         return Refusal(domain=item.name, reason=Reason.NO_DESTINATION, detail={"hosts": 0})
     after = board.after(item)
-    short = ((group.limit - after) / group.limit).min(axis=0)
+    room = group.room(after.copy())
     blocked = _blocked(board, item)
     free = np.ones(len(group.hosts), dtype=np.bool_)
     free[[item.source, *blocked]] = False
@@ -132,7 +132,7 @@ def nowhere(board: Board, item: Item) -> Refusal:
     for resource, reason in enumerate(_REASONS):
         counts[reason] += int((first_over == resource).sum())
     candidates = np.flatnonzero(free) if free.any() else np.array(sorted(blocked), dtype=np.intp)
-    closest = verdict(board, item, int(candidates[short[candidates].argmax()]), after)
+    closest = verdict(board, item, int(candidates[room[candidates].argmax()]), after)
     detail = {**closest.detail, **{f"hosts_{reason}": count for reason, count in sorted(counts.items()) if count}}
     return Refusal(domain=item.name, host=closest.host, reason=closest.reason or Reason.NO_DESTINATION, detail=detail)
 
