@@ -53,7 +53,7 @@ def _best_step(board: Board, load: Floats, counted: np.ndarray, deviation: float
         sums = total - off + on
         of_squares = squares - load[source] ** 2 + (load[source] - off) ** 2 - load**2 + (load + on) ** 2
         after = np.sqrt(np.maximum(of_squares / size - (sums / size) ** 2, 0.0))
-        ok = board.fits(item, board.after(item))
+        ok = board.fits(item, board.room(item))
         if not ok.any():
             continue
         host = board.first_sound(item, ok, -after)

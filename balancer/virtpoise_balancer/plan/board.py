@@ -107,21 +107,31 @@ class Board:
 
     def after(self, item: Item) -> Floats:
         """What each host would use of each resource with the item on it, at the upper end (resources x hosts)."""
-        after = self._with(item.arrival)
+        return self._with(item, slice(None))
+
+    def _with(self, item: Item, hosts: slice) -> Floats:
+        after: Floats = item.arrival[:, np.newaxis] * self.group.per_unit[:, hosts]
+        after += self.use[:, hosts]
         after[CPU] += item.margin
         return after
 
-    def _with(self, arrival: Floats) -> Floats:
-        after: Floats = arrival[:, np.newaxis] * self.group.per_unit
-        after += self.use
-        return after
+    def room(self, item: Item) -> Floats:
+        """What each host would have free of its scarcest resource with the item on it."""
+        return self.group.room(self.after(item))
 
-    def fits(self, item: Item, after: Floats, *, swap: bool = False) -> Mask:
-        """The hosts that can take the item: open, allowed by every hard rule, below every limit with it.
+    def fits(self, item: Item, room: Floats) -> Mask:
+        """The hosts that can take the item by what adds up: open, with room left, allowed by every hard rule."""
+        return self._allowed(item, self.open & (room > 0))
 
-        ``swap``: hosts with a problem can as well, once enough has left them.
-        """
-        ok: Mask = (self.open | self.relievable if swap else self.open) & (after < self.limit).all(axis=0)
+    def takes(self, item: Item, host: int) -> bool:
+        """Whether the host can take the item, by the whole prediction as well; one with a problem can, too, once enough has left it."""
+        one = slice(host, host + 1)
+        if not (self._with(item, one) < self.limit[:, one]).all():
+            return False
+        return bool(self._allowed(item, self.open | self.relievable)[host]) and self.sound(item, host)
+
+    def _allowed(self, item: Item, ok: Mask) -> Mask:
+        """Those of the hosts that hard rules and names allow, in place."""
         ok[item.source] = False
         if item.allowed is not None:
             ok &= item.allowed
@@ -173,15 +183,14 @@ class Board:
 
     def best(self, item: Item, among: Mask | None = None) -> int | None:
         """The destination for the item (one of ``among``, if given); None: no host takes it. Among equals the first by name."""
-        after = self.after(item)
-        ok = self.fits(item, after)
+        room = self.room(item)
+        ok = self.fits(item, room)
         if among is not None:
             ok &= among
         if not ok.any():
             return None
         liking = self.liking(item)
         speed = self.group.speeds(item.source)
-        room = self.group.room(after)
         if liking is None and speed is None:
             return self.first_sound(item, ok, room)
         while ok.any():
@@ -196,8 +205,8 @@ class Board:
 
     def roomiest(self, items: Sequence[Item], most: int) -> list[int]:
         """Hosts that may take something, at most so many: those with the most room once they had the largest of these items."""
-        arrival = np.max([item.arrival for item in items], axis=0)
-        room = np.where(self.open, self.group.room(self._with(arrival)), -np.inf)
+        largest = np.max([item.arrival for item in items], axis=0)[:, np.newaxis]
+        room = np.where(self.open, self.group.room(largest * self.group.per_unit + self.use), -np.inf)
         return [host for host in np.argsort(-room, kind="stable")[:most].tolist() if self.open[host]]
 
     def first_sound(self, item: Item, ok: Mask, rank: Floats) -> int | None:
@@ -239,7 +248,7 @@ class Board:
         copy = self.copy()
         for step in steps:
             item, host = step.item, step.destination
-            if not (copy.fits(item, copy.after(item), swap=True)[host] and copy.sound(item, host)):
+            if not copy.takes(item, host):
                 return None
             copy.apply(step)
         return copy

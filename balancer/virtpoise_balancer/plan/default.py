@@ -105,8 +105,9 @@ def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Seq
             goals[resource] = float(group.recovery[resource])
         if CPU in goals:
             # A host on its way up is relieved of what is still to come as well, within reason.
-            coming = float(np.nan_to_num(group.ahead[number] - group.level[number]))
-            goals[CPU] -= min(max(coming, 0.0), goals[CPU] / 2)
+            coming = float(group.ahead[number] - group.level[number])
+            if coming > 0:  # False for NaN
+                goals[CPU] -= min(coming, goals[CPU] / 2)
     return Source(group, group.residents(number), problem, goals)
 
 

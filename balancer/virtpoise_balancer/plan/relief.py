@@ -148,7 +148,7 @@ class Source:
         return {r: self.upper(present) if r == CPU else self.share(r, present) for r in self.goals}
 
     def _reached(self, shares: Mapping[int, Floats]) -> Mask:
-        reached: Mask = np.all([shares[resource] <= goal + _CLOSE for resource, goal in self.goals.items()], axis=0)
+        reached: Mask = np.logical_and.reduce([shares[resource] <= goal + _CLOSE for resource, goal in self.goals.items()])
         return reached
 
     def trials(self, count: int) -> Mask:
@@ -224,7 +224,7 @@ class Source:
         weight, count_of = weights[index].sum(axis=1), moves[index].sum(axis=1)
         least = np.min(weight, where=count_of == count_of.min(), initial=np.inf)
         priced = np.where(weight <= least * _AS_CHEAP, least, weight)
-        order = np.lexsort((np.round(busier, 9), np.round(priced), count_of))
+        order = np.lexsort((busier.round(9), priced.round(), count_of))
         return index[order[:_MOST_WAYS]]
 
     def _worth_combining(self, count: int) -> NDArray[np.intp]:
