@@ -150,10 +150,10 @@ class Group:
     @cached_property
     def repeated_names(self) -> dict[str, list[int]]:
         """The hosts that hold a domain of a name that exists more than once."""
-        names = list(map(attrgetter("name"), self.snapshot.domains))
+        name_of = attrgetter("name")
         holders: dict[str, list[int]] = defaultdict(list)
-        if len(set(names)) < len(names):
-            repeated = {name for name, times in Counter(names).items() if times > 1}
+        if len(set(map(name_of, self.snapshot.domains))) < len(self.snapshot.domains):
+            repeated = {name for name, times in Counter(map(name_of, self.snapshot.domains)).items() if times > 1}
             for number in range(len(self.hosts)):
                 for domain in self.domains_on(number):
                     if domain.name in repeated:

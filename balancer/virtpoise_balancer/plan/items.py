@@ -155,7 +155,7 @@ def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
         domains=domains,
         cost=cost,
         weight=cost * (2 if _leaves_company(group, domains) else 1) + unrest,
-        wants=sum(residents.wants[rows].tolist()),
+        wants=float(total(residents.wants, rows)),
         arrival=total(residents.arrival, rows),
         margin=group.margin(saturated=residents.saturated),
         allowed=allowed_hosts(group, domains),

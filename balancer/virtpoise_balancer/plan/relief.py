@@ -64,6 +64,7 @@ class Source:
     refusals: tuple[Refusal, ...] = field(init=False)
     _rows: Mask = field(init=False)  # items x domains: which are in it
     _sets: dict[int, NDArray[np.intp]] = field(init=False, default_factory=dict)
+    _trials: dict[int, Mask] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         least_gain = self.worthwhile and self.goals.keys() == {CPU}
@@ -148,16 +149,25 @@ class Source:
         return {r: self.upper(present) if r == CPU else self.share(r, present) for r in self.goals}
 
     def _reached(self, shares: Mapping[int, Floats]) -> Mask:
-        reached: Mask = np.logical_and.reduce([shares[resource] <= goal + _CLOSE for resource, goal in self.goals.items()])
+        reached: Mask = np.logical_and.reduce(
+            [shares[resource] <= goal + _CLOSE for resource, goal in self.goals.items()]
+        )
         return reached
 
     def trials(self, count: int) -> Mask:
         """Which domains are left when each set of ``count`` items that is worth trying has gone (sets x domains)."""
-        left: Mask = ~(self._rows[self._worth_combining(count)].any(axis=1) | self.residents.leaving)
+        left = self._trials.get(count)
+        if left is None:
+            gone = self._rows[self._worth_combining(count)].any(axis=1)
+            left = self._trials[count] = ~(gone | self.residents.leaving)
         return left
 
-    def in_turn(self, resource: int) -> Mask:
-        """Which domains are left of all, and after each further item, those that relieve the resource most first (cases x domains)."""
+    @cached_property
+    def cpu_in_turn(self) -> Mask:
+        """Which domains are left of all, and after each further item, those that relieve the CPU most first (cases x domains)."""
+        return self._in_turn(CPU)
+
+    def _in_turn(self, resource: int) -> Mask:
         gone = np.zeros((len(self.items) + 1, len(self.residents.running)), dtype=np.bool_)
         gone[1:] = np.logical_or.accumulate(self._rows[self._by_gain(resource)])
         left: Mask = ~(gone | self.residents.leaving)
@@ -170,7 +180,7 @@ class Source:
             return None if self._stuck else len(self.items)
         fewest = 0
         for resource, goal in self.goals.items():
-            left = self.in_turn(resource)
+            left = self.cpu_in_turn if resource == CPU else self._in_turn(resource)
             share = self.upper(left) if resource == CPU else self.share(resource, left)
             enough = np.flatnonzero(share <= goal + _CLOSE)
             if not len(enough):
@@ -247,7 +257,7 @@ class Source:
 def look_ahead(sources: Sequence[Source]) -> None:
     """Predicts together what it takes to relieve each: how few items solve it, and which of so few."""
     loaded = [source for source in sources if CPU in source.goals]
-    foresee((source.residents, source.in_turn(CPU)) for source in loaded)
+    foresee((source.residents, source.cpu_in_turn) for source in loaded)
     foresee((source.residents, source.trials(source.fewest)) for source in loaded if source.fewest)
 
 

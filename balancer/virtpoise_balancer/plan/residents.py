@@ -148,7 +148,7 @@ def _foresee(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
 
 
 def total(amounts: Floats, rows: Sequence[int]) -> Floats:
-    """The sum of the domains' amounts (domains x resources) over some rows."""
+    """The sum of the domains' amounts (domains, or domains x resources) over some rows."""
     summed: Floats = amounts[rows[0]].copy() if len(rows) == 1 else amounts[list(rows)].sum(axis=0)
     return summed
 
