@@ -116,3 +116,23 @@ def test_the_unit_of_speed_does_not_matter(host: tuple[int, list[Domain], float]
     there = demands.at_speed(factor).at_speed(1 / factor)
     assert np.all(there.cores <= demands.cores + 1e-9)  # a vCPU that would need more than all its time gets cut
     assert np.array_equal(there.runnable, demands.runnable)
+
+
+@given(st.lists(hosts(), min_size=1, max_size=4), st.integers(1, 5))
+def test_hosts_of_any_size_are_predicted_together_as_each_alone(
+    found: list[tuple[int, list[Domain], float]], cases: int
+) -> None:
+    cpus = found[0][0]
+    demands = [estimated(domains, cpus, load) for _, domains, load in found]
+    present = [
+        np.array([[(case + n) % 3 > 0 for n in range(len(one))] for case in range(cases)], float) for one in demands
+    ]
+    there = np.zeros((len(demands), cases, max(map(len, demands))))
+    for host, rows in enumerate(present):
+        there[host, :, : rows.shape[1]] = rows
+    own = np.linspace(0, 0.5, len(demands))[:, np.newaxis]
+    together = predict(cpus, own, Demands.stacked(demands), there)
+    for host, rows in enumerate(present):
+        alone = predict(cpus, own[host], demands[host], rows)
+        for part in ("ratio", "spread", "wanted"):
+            assert getattr(together, part)[host] == pytest.approx(getattr(alone, part), abs=1e-7)
