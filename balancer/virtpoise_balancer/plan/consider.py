@@ -14,7 +14,7 @@ from virtpoise_balancer.plan.default import closed_hosts, sources_of
 from virtpoise_balancer.plan.group import CPU, Group
 from virtpoise_balancer.plan.items import item_of, movable
 from virtpoise_balancer.plan.problems import find
-from virtpoise_balancer.plan.verdict import verdict
+from virtpoise_balancer.plan.verdict import may_be_more, verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,7 @@ def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | 
     choice = movable(group, number)
     item = next((one for one in choice.items if domain in one.domains), None) or item_of(group, residents, [row])
     after = board.after(item)
+    group.look(host for host in range(len(group.hosts)) if may_be_more(board, item, host, after[:, host]))
     considered = []
     for host, one in enumerate(group.hosts):
         if host == number:

@@ -44,7 +44,7 @@ def verdict(board: Board, item: Item, host: int, after: Floats | None = None) ->
     obstacle = _obstacle(board, item, host)
     if obstacle:
         return Verdict(name, obstacle[0], float(((limit - share) / limit).min()), obstacle[1])
-    if (share < limit).all() and _may_be_more(board, item, host, float(share[CPU])):
+    if may_be_more(board, item, host, share):
         share[CPU] = max(share[CPU], board.predicted(item, host))
     room = float(((limit - share) / limit).min())
     over = np.flatnonzero(share >= limit)
@@ -53,16 +53,18 @@ def verdict(board: Board, item: Item, host: int, after: Floats | None = None) ->
     return Verdict(name, _REASONS[resource] if len(over) else None, room, detail)
 
 
-def _may_be_more(board: Board, item: Item, host: int, share: float) -> bool:
-    """Whether the whole prediction, which takes long for thousands of hosts, may pass a limit that the share does not.
+def may_be_more(board: Board, item: Item, host: int, share: Floats) -> bool:
+    """Whether the whole prediction, which takes long for thousands of hosts, may pass a limit that the shares do not.
 
     The spread of a host that is half idle is a quarter at most: half of what lies between one kind of guests and the other.
     """
     group = board.group
+    if not (share < group.limit[:, 0]).all():
+        return False
     if group.hosts[host].cpu_speed > group.hosts[item.source].cpu_speed:
         return True
     reach = group.reaches[Role.DESTINATION, group.residents(item.source).saturated].above
-    most = share + (item.wants - float(item.arrival[CPU])) * float(group.per_unit[CPU, host])
+    most = float(share[CPU]) + (item.wants - float(item.arrival[CPU])) * float(group.per_unit[CPU, host])
     return most + reach / 4 >= float(group.limit[CPU, 0])
 
 
