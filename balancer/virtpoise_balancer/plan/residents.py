@@ -19,8 +19,8 @@ UPLINK_BYTES_PER_SECOND = 125e6
 TRAFFIC_DOUBT = 0.25
 # So many hosts are reckoned with together.
 TOGETHER = 64
-# A host that is asked for more (cases x domains) gains nothing by company.
-_MOST_FORESEEN = 20_000
+# A host that is asked for more (cases x domains) gains little by company, and would make all others in it as large.
+_MOST_FORESEEN = 4_000
 
 
 @dataclass
