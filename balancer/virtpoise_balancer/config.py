@@ -1,6 +1,6 @@
 """The configuration file: one typed schema, read from YAML, refused with one line that names the key and what was expected.
 
-What each key means is told in virtpoise.example.yml, from which docs/configuration.md is made.
+virtpoise.example.yml describes each key; docs/configuration.md is generated from it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import first_problem
-from virtpoise_balancer.model import InconsistentPolicy, Policy, check_policy
+from virtpoise_balancer.model import InconsistentPolicy, Mode, Policy, check_policy
 from virtpoise_balancer.monitor.queries import QUERIES
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -99,10 +99,11 @@ class Libvirt(Section):
 
 
 class State(Section):
-    """What the balancer remembers."""
+    """What the balancer remembers, and for how long."""
 
     url: Annotated[str, AfterValidator(_database_url)] = "sqlite:////var/lib/virtpoise/virtpoise.db"
     keep_days: Annotated[int, Field(ge=1)] = 90
+    keep_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
 
 
 class Migration(Section):
@@ -114,7 +115,7 @@ class Migration(Section):
 
 
 class Measurement(Section):
-    """When a prediction is held against what was measured: for ``window_seconds``, from ``settle_seconds`` after the migration."""
+    """When a prediction is compared with the measured load: for ``window_seconds``, from ``settle_seconds`` after the migration."""
 
     settle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     window_seconds: Seconds = 60.0
@@ -146,7 +147,7 @@ class Config(Section):
     prometheus: Prometheus = Prometheus()
     libvirt: Libvirt = Libvirt()
     state: State = State()
-    mode: Literal["recommend", "automatic"] = "recommend"
+    mode: Mode = Mode.RECOMMEND
     interval_seconds: Seconds = 10.0
     policy: Policy = Policy()
     migration: Migration = Migration()

@@ -11,10 +11,10 @@ from pathlib import Path
 import typer
 
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.knowledge.steering import Action
-from virtpoise_balancer.knowledge.store import PredictionRecord
+from virtpoise_balancer.knowledge.records import Action, PredictionRecord
 from virtpoise_balancer.model import (
     Host,
+    Mode,
     Move,
     Outcome,
     Plan,
@@ -24,6 +24,7 @@ from virtpoise_balancer.model import (
     Reason,
     Refusal,
     Result,
+    Role,
     Snapshot,
 )
 from virtpoise_balancer.monitor.observe import Observation
@@ -171,7 +172,7 @@ def _one_of_everything() -> Metrics:
         verdict=None,
     )
     state = State(
-        mode="automatic",
+        mode=Mode.AUTOMATIC,
         leader=True,
         policy=Policy(),
         interval_seconds=10,
@@ -186,9 +187,18 @@ def _one_of_everything() -> Metrics:
         Move(domain="vm1", uuid="u", source="h1", destination="h2", predicted=ends), Outcome(result=Result.DONE)
     )
     due = DuePrediction(
-        id=1, host="h1", role="source", predicted=0.5, lower=0.5, upper=0.5, migrated=0.0, disturbed_from=None
+        id=1,
+        host="h1",
+        role=Role.SOURCE,
+        predicted=0.5,
+        lower=0.5,
+        upper=0.5,
+        migrated=0.0,
+        disturbed_from=None,
+        source="h1",
+        destination="h2",
     )
-    metrics.prediction_measured(due, ("h1", "h2"), Measured(verdict="measured", ratio=0.5, error=0.0))
+    metrics.prediction_measured(due, Measured(verdict="measured", ratio=0.5, error=0.0))
     metrics.ordered(Action(at=0.0, who="alice", origin="command", action="pause", accepted=True, answer=""))
     return metrics
 

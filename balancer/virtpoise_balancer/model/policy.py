@@ -12,6 +12,13 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from virtpoise_balancer.model.units import STRICT, Amount, Count, Name, Threshold
 
 
+class Mode(StrEnum):
+    """What the balancer does with a plan: leave it to a person, or carry it out."""
+
+    RECOMMEND = "recommend"
+    AUTOMATIC = "automatic"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
     """When a resource is a problem: ``consecutive`` readings in a row at or above ``threshold``.

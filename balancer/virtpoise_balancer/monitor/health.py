@@ -51,15 +51,15 @@ def prometheus_health(client: PrometheusClient) -> PrometheusHealth:
 def exporter_health(client: PrometheusClient, now: float) -> ExporterHealth:
     """MonitorError when Prometheus cannot be asked."""
     failing: dict[str, list[str]] = {}
-    for series in client.instant("virtpoise_exporter_collector_success == 0", now):
+    for series in client.instant("virtpoise_exporter_collector_success == 0", now).series:
         failing.setdefault(_host(series), []).append(series.labels.get("collector", "?"))
     clocks = " or ".join(
         f"({name} - timestamp({name}))" for name in ("virtpoise_host_time_seconds", "node_time_seconds")
     )
     return ExporterHealth(
-        versions={_host(series): series.labels.get("version", "?") for series in client.instant(_EXPORTER, now)},
+        versions={_host(series): series.labels.get("version", "?") for series in client.instant(_EXPORTER, now).series},
         failing={host: tuple(sorted(names)) for host, names in failing.items()},
-        ahead_seconds={_host(series): series.value for series in client.instant(clocks, now)},
+        ahead_seconds={_host(series): series.value for series in client.instant(clocks, now).series},
     )
 
 

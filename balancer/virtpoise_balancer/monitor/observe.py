@@ -8,7 +8,7 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from virtpoise_balancer.model import (
@@ -18,6 +18,7 @@ from virtpoise_balancer.model import (
     DomainState,
     Host,
     HostState,
+    Move,
     Placement,
     Snapshot,
     check_consistent,
@@ -29,6 +30,25 @@ from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
 _READINGS = 30
 # What is asked for as a window of readings, one a step.
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
+# What only a plan needs. A look at a single move is content without.
+_ONLY_FOR_A_PLAN = frozenset(
+    {
+        "host_cpu_speed",
+        "host_memory_ratio",
+        "host_uplink_bytes_per_second",
+        "host_rx_ratio",
+        "host_tx_ratio",
+        "domain_placement",
+        "domain_memory_resident_bytes",
+        "domain_cpu_delay_cores",
+        "domain_cpu_cores_unsaturated",
+        "domain_cpu_delay_cores_unsaturated",
+        "domain_rx_bytes_per_second",
+        "domain_tx_bytes_per_second",
+        "domain_rx_ratio",
+        "domain_tx_ratio",
+    }
+)
 # What a domain's metadata may name several of; `ignore` stands alone.
 _PLACEMENT_LISTS = frozenset({"together", "apart", "only_on", "never_on", "prefer"})
 # A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is no figure.
@@ -49,6 +69,14 @@ class Observation:
     age_seconds: float | None
     warnings: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The load samples of one host as (Unix seconds, ratio), and what Prometheus warned of."""
+
+    samples: tuple[tuple[float, float], ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +109,31 @@ class Observer:
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
+        return self._look(now, QUERIES, readings=max(_READINGS, self.consecutive))
+
+    def observe_for(self, move: Move, now: float) -> Observation:
+        """The group as far as it concerns one move: which hosts are known, and where its domain runs. MonitorError."""
+        return self._look(now, QUERIES.keys() - _ONLY_FOR_A_PLAN, readings=1)
+
+    def _look(self, now: float, wanted: Collection[str], readings: int) -> Observation:
+        """``wanted``: names of queries; the others count as unanswered. ``readings``: how many of the windows."""
         at = math.floor(now / self.step_seconds) * self.step_seconds
-        self.client.warnings.clear()
-        answers = {name: self.client.instant(self._query(name), at) for name in QUERIES if name not in _WINDOWS}
-        start = at - (max(_READINGS, self.consecutive) - 1) * self.step_seconds
-        windows = {
-            name: _trailing(self.client.range(self._query(name), start, at, self.step_seconds), at, self.step_seconds)
-            for name in _WINDOWS
-        }
+        start = at - (readings - 1) * self.step_seconds
+        warnings: list[str] = []
+
+        def ask(name: str) -> tuple[Series, ...]:
+            if name not in wanted:
+                return ()
+            query = self._query(name)
+            if name in _WINDOWS:
+                answer = self.client.range(query, start, at, self.step_seconds)
+            else:
+                answer = self.client.instant(query, at)
+            warnings.extend(answer.warnings)
+            return answer.series
+
+        answers = {name: ask(name) for name in QUERIES if name not in _WINDOWS}
+        windows = {name: _trailing(ask(name), at, self.step_seconds) for name in _WINDOWS}
         hosts, age = _hosts(answers, windows, at, self._stale_seconds)
         domains, duplicates = _domains(answers, hosts)
         snapshot = Snapshot(
@@ -98,7 +143,7 @@ class Observer:
         return Observation(
             snapshot=snapshot,
             age_seconds=age,
-            warnings=tuple(dict.fromkeys(self.client.warnings)),
+            warnings=tuple(dict.fromkeys(warnings)),
             duplicates=tuple(duplicates),
         )
 
@@ -106,11 +151,12 @@ class Observer:
     def _stale_seconds(self) -> float:
         return _STALE_SCRAPES * self.scrape_interval_seconds
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        """The host's readings from ``start`` to ``end`` as (Unix seconds, ratio). MonitorError."""
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        """The host's readings from ``start`` to ``end`` (Unix seconds). MonitorError."""
         first = math.ceil(start / self.step_seconds) * self.step_seconds
-        readings = self.client.range(self._query("host_cpu_ratio"), first, max(end, first), self.step_seconds)
-        return next((series.samples for series in readings if _host(series) == host), ())
+        answer = self.client.range(self._query("host_cpu_ratio"), first, max(end, first), self.step_seconds)
+        samples = next((series.samples for series in answer.series if _host(series) == host), ())
+        return Load(samples, answer.warnings)
 
 
 def _host(series: Series) -> str:

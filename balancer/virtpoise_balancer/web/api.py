@@ -19,9 +19,8 @@ from virtpoise_balancer.control.orders import By, Unforeseen
 from virtpoise_balancer.errors import BadInput, MonitorError, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.explain.explain import Explanation, explain, not_seen, of_domain, of_host
 from virtpoise_balancer.formats import first_problem
-from virtpoise_balancer.knowledge.steering import Action, Mode
-from virtpoise_balancer.knowledge.store import MigrationRecord
-from virtpoise_balancer.model import STRICT, Domain, Name, Plan, Snapshot
+from virtpoise_balancer.knowledge.records import MOST_RECORDS, Action, MigrationRecord
+from virtpoise_balancer.model import STRICT, Domain, Mode, Name, Plan, Snapshot
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.discovery import Targets, targets
 from virtpoise_balancer.web.guard import Bucket, Forbidden
@@ -30,7 +29,6 @@ from virtpoise_balancer.web.state import HostStatus, State, Status, host_statuse
 log = structlog.get_logger()
 
 PREFIX = "/api/v1"
-MOST_RECORDS = 1000
 _MOST_BODY_BYTES = 1 << 20
 _MOST_MOVES = 10_000
 

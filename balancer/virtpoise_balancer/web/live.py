@@ -59,7 +59,7 @@ class Live:
 
 
 def _newest(board: Board) -> tuple[object, ...]:
-    return (board.state, board.steering(), board.in_flight())
+    return (board.state, board.overrides(), board.in_flight())
 
 
 def _event(seen: tuple[object, ...], now: tuple[object, ...]) -> str | None:

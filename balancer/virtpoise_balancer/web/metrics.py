@@ -12,8 +12,7 @@ from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.knowledge.steering import Action
-from virtpoise_balancer.knowledge.store import PredictionRecord
+from virtpoise_balancer.knowledge.records import Action, PredictionRecord
 from virtpoise_balancer.model import HostState, Move, Outcome, Result
 from virtpoise_balancer.web.state import Board, host_statuses
 
@@ -103,7 +102,7 @@ class Metrics:
             ["action", "result"],
             registry=self.registry,
         )
-        for role in ("source", "destination"):
+        for role in Role:
             for metric in (self._errors, self._measured, self._within):
                 metric.labels(role)
         self.registry.register(_BoardCollector(board))
@@ -124,12 +123,11 @@ class Metrics:
             if outcome.downtime_seconds is not None:
                 self._downtime_seconds.observe(outcome.downtime_seconds)
 
-    def prediction_measured(self, due: DuePrediction, ends: tuple[str, str], measured: Measured) -> None:
-        """``ends``: the migration's source and destination."""
+    def prediction_measured(self, due: DuePrediction, measured: Measured) -> None:
         if measured.ratio is None or measured.error is None:
             return
         self._errors.labels(due.role).observe(abs(measured.error))
-        self._pair_errors.labels(*ends, due.role).observe(abs(measured.error))
+        self._pair_errors.labels(due.source, due.destination, due.role).observe(abs(measured.error))
         self._measured.labels(due.role).inc()
         if due.lower <= measured.ratio <= due.upper:
             self._within.labels(due.role).inc()
@@ -155,7 +153,7 @@ class _BoardCollector(Collector):
         for name in _MODES:
             mode.add_metric([name], float(name == self._board.mode))
         yield mode
-        yield _single("virtpoise_paused", "1 while a person has paused it.", self._board.steering().paused is not None)
+        yield _single("virtpoise_paused", "1 while a person has paused it.", self._board.overrides().paused is not None)
         yield from self._in_flight()
         if state.cycle_at is not None:
             yield _single(
@@ -168,6 +166,7 @@ class _BoardCollector(Collector):
                 max(time.time() - state.figures_at, 0.0),
             )
         yield self._draining()
+        yield self._store()
         yield from self._hosts()
         yield from self._plan()
         yield from _predictions(state.predictions)
@@ -189,13 +188,20 @@ class _BoardCollector(Collector):
             family.add_metric([name], ends[name])
         yield family
 
+    def _store(self) -> Metric:
+        return _single(
+            "virtpoise_store_broken_rows",
+            "Rows of the store that cannot be read, so that cycles leave them out; the log names them.",
+            len(self._board.state.broken),
+        )
+
     def _draining(self) -> Metric:
         """Of hosts that are not seen as well: one that was drained may be switched off."""
         state = self._board.state
-        told = {name: standing.draining for name, standing in state.standings.items()}
+        ordered = {name: order.draining for name, order in state.drains.items()}
         seen = {host.name: False for host in state.snapshot.hosts} if state.snapshot else {}
         family = _by_host("virtpoise_host_draining", "1 from drain to undrain, also while the host is not seen.")
-        for name, draining in sorted((seen | told).items()):
+        for name, draining in sorted((seen | ordered).items()):
             family.add_metric([name], float(draining))
         return family
 

@@ -17,10 +17,12 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from virtpoise_balancer import __version__
+from virtpoise_balancer.analyse.drains import is_draining
 from virtpoise_balancer.errors import BadInput, NotKnown, Refused
 from virtpoise_balancer.explain import wording
+from virtpoise_balancer.knowledge.records import MOST_RECORDS
 from virtpoise_balancer.web import views
-from virtpoise_balancer.web.api import MOST_RECORDS, domain_detail, host_detail, limit
+from virtpoise_balancer.web.api import domain_detail, host_detail, limit
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.state import domains_by_host, flights
 
@@ -77,7 +79,7 @@ class Pages:
         board = self._context.board
         by_load = request.query_params.get("sort") == "load"
         # It is the heaviest page and everybody looks at it: written once for all who see the same.
-        key = (board.state, board.steering(), board.in_flight(), self._closed(request), by_load)
+        key = (board.state, board.overrides(), board.in_flight(), self._closed(request), by_load)
         return HTMLResponse(self._kept.get(key, partial(self._overview, request, by_load=by_load)))
 
     def _overview(self, request: Request, *, by_load: bool) -> str:
@@ -127,7 +129,7 @@ class Pages:
                 readings=views.readings(host.cpu_ratio, state.snapshot.step_seconds, state.policy),
                 domains=views.domain_rows(domains, host, state.plan),
                 migrations=[views.migration_view(record, state.policy) for record in history],
-                standing=state.standings.get(host.name),
+                drained=is_draining(host.name, state.drains),
             )
         )
 
@@ -177,12 +179,12 @@ class Pages:
     def _write(self, request: Request, template: str, **values: Any) -> str:
         board = self._context.board
         state = board.state
-        steering = board.steering()
+        overrides = board.overrides()
         return self._templates.get_template(template).render(
             page=template.removesuffix(".html"),
             state=state,
-            steering=steering,
-            mode=steering.mode_over(state.mode),
+            overrides=overrides,
+            mode=overrides.mode_over(state.mode),
             sentence=views.sentence(state),
             flights=views.flight_views(flights(board)),
             closed=self._closed(request),

@@ -6,12 +6,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from virtpoise_balancer.analyse.backoff import Standing
+from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.knowledge.steering import Mode, Setting, Steering
-from virtpoise_balancer.knowledge.store import PredictionRecord
-from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Progress, Snapshot, Trigger
+from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
+from virtpoise_balancer.model import (
+    Domain,
+    DomainState,
+    Host,
+    HostState,
+    Mode,
+    Plan,
+    Policy,
+    Progress,
+    Snapshot,
+    Trigger,
+)
 from virtpoise_balancer.monitor.observe import Observation
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
@@ -21,7 +32,7 @@ Resource = Literal["cpu", "memory", "rx", "tx"]
 class State:
     """Replaced as a whole after each cycle. ``mode``: what the configuration says; ``cycle_at``: when the newest cycle ran (Unix
     seconds), None before the first; ``figures_at``: of when the newest figures are that were ever seen, also after cycles that saw none;
-    ``lost``: domains (uuids) that a migration left running nowhere.
+    ``lost``: domains (uuids) that a migration left running nowhere. ``broken``: rows of the store that cannot be read.
     """
 
     mode: Mode
@@ -34,9 +45,11 @@ class State:
     sentence: str = "no cycle has run yet"
     observation: Observation | None = None
     plan: Plan | None = None
-    standings: Mapping[str, Standing] = field(default_factory=dict)
+    backoffs: Mapping[str, Backoff] = field(default_factory=dict)
+    drains: Mapping[str, DrainOrder] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
     lost: frozenset[str] = frozenset()
+    broken: tuple[str, ...] = ()
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -45,16 +58,16 @@ class State:
 
 @dataclass(slots=True)
 class Board:
-    """``in_flight`` and ``steering`` are asked at each look, since migrations and orders do not wait for a cycle."""
+    """``in_flight`` and ``overrides`` are asked at each look, since migrations and orders do not wait for a cycle."""
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
-    steering: Callable[[], Steering] = Steering
+    overrides: Callable[[], Overrides] = Overrides
 
     @property
     def mode(self) -> Mode:
         """The mode that holds."""
-        return self.steering().mode_over(self.state.mode)
+        return self.overrides().mode_over(self.state.mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +152,7 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
     """``domains``: those that are on the host."""
-    standing = state.standings.get(host.name)
+    backoff = state.backoffs.get(host.name)
     resource, count, needed = _worst(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
@@ -153,7 +166,7 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
         consecutive=count,
         needed=needed,
         penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
-        failures=standing.failures if standing else 0,
+        failures=backoff.failures if backoff else 0,
         domains=tuple(sorted(domain.name for domain in domains)),
     )
 
@@ -198,11 +211,11 @@ def flights(board: Board) -> tuple[Flight, ...]:
 
 def status(board: Board) -> Status:
     state = board.state
-    steering = board.steering()
+    overrides = board.overrides()
     return Status(
-        mode=steering.mode_over(state.mode),
-        mode_set=steering.mode,
-        paused=steering.paused,
+        mode=overrides.mode_over(state.mode),
+        mode_set=overrides.mode,
+        paused=overrides.paused,
         leader=state.leader,
         interval_seconds=state.interval_seconds,
         strategy=state.policy.strategy,

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+from virtpoise_balancer.analyse.drains import is_draining
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
+from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.model import (
     Domain,
     DomainState,
@@ -355,8 +356,8 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
     seen = {host.name for host in statuses}
     found += [
         (None, f"{name} is told to drain, and is not seen any more (virtpoise undrain {name} takes it back)")
-        for name, standing in sorted(state.standings.items())
-        if standing.draining and name not in seen
+        for name, order in sorted(state.drains.items())
+        if order.draining and name not in seen
     ]
     observation = state.observation
     names = {domain.uuid: domain.name for domain in snapshot.domains} if observation and observation.duplicates else {}
@@ -371,7 +372,7 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
 
 
 def _draining(state: State, host: str) -> bool:
-    return (standing := state.standings.get(host)) is not None and standing.draining
+    return is_draining(host, state.drains)
 
 
 def flight_views(found: Sequence[Flight]) -> tuple[FlightView, ...]:
