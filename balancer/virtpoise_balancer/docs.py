@@ -161,7 +161,7 @@ def _one_of_everything() -> Metrics:
     ends = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
     predicted = PredictionRecord(
         host="h1",
-        role="source",
+        role=Role.SOURCE,
         resource="cpu",
         made=0.0,
         predicted=0.5,

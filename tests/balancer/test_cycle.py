@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from builders import domain, group, host, thesis_policy
+from builders import FakeClock, domain, group, host, thesis_policy
 from virtpoise_balancer.config import Measurement
-from virtpoise_balancer.control.cycle import Cycle, CycleResult, Report
+from virtpoise_balancer.control.cycle import Cycle, Report
+from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
-from virtpoise_balancer.knowledge.steering import Setting
+from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Progress, Reason, Result, Snapshot
-from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Progress, Reason, Result, Snapshot
+from virtpoise_balancer.monitor.observe import Load, Observation
 
-STEP = 10.0
 DONE = Outcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1)
 BUSY = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
 STUCK = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.5, 0.5, 0.5), domain("a", "h1", 3.0))
@@ -35,8 +35,11 @@ class Watching:
             raise MonitorError(self.failure)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        return tuple((t, v) for t, v in self.measured if start <= t <= end)
+    def observe_for(self, move: Move, now: float) -> Observation:
+        return self.observe(now)
+
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        return Load(tuple((t, v) for t, v in self.measured if start <= t <= end), ("measured with a warning",))
 
 
 @dataclass
@@ -54,8 +57,18 @@ class Acting:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(f"sqlite:///{tmp_path}/state.db")
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/state.db"
+
+
+@pytest.fixture
+def store(url: str, clock: FakeClock) -> Store:
+    return Store.open(url, clock=clock)
 
 
 def make(store: Store, *members: object, executor: object = None) -> tuple[Cycle, Watching, Acting]:
@@ -66,13 +79,15 @@ def make(store: Store, *members: object, executor: object = None) -> tuple[Cycle
         executor=executor or acting,  # type: ignore[arg-type]
         policy=thesis_policy(),
         measurement=Measurement(settle_seconds=20, window_seconds=60),
-        step_seconds=STEP,
+        clock=store.clock,
+        mode=Mode.AUTOMATIC,
     )
     return cycle, watching, acting
 
 
 def run(cycle: Cycle, now: float) -> Report:
-    return cycle.run(now, lambda: now)
+    cycle.clock.at = now  # type: ignore[attr-defined]
+    return cycle.run(now)
 
 
 def test_a_calm_group_is_left_alone(store: Store) -> None:
@@ -100,23 +115,23 @@ def test_while_a_migration_runs_nothing_else_is_judged(store: Store) -> None:
     acting.in_flight = (InFlight(entries[0][1], progress),)
     report = run(cycle, 1010.0)
     assert (report.result, len(acting.taken)) == (CycleResult.WAITING, 1)
-    assert report.sentence == "a is moving from h1 to h2 (47%, 3 s): nothing else is judged meanwhile"
+    assert report.sentence == "migrating a from h1 to h2 (47%, 3 s); no new plan until it finishes"
     acting.in_flight = (InFlight(entries[0][1], replace(progress, dirty_bytes_per_second=4 * 2**20)),)
-    told = "a is moving from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s): nothing else is judged meanwhile"
+    told = "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s); no new plan until it finishes"
     assert run(cycle, 1020.0).sentence == told
 
 
-def test_after_a_migration_n_readings_are_counted_afresh(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_migration_n_readings_are_counted_afresh(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1012.0, monkeypatch)
+    ended(store, acting, 1012.0)
     acting.busy = False
     results = [run(cycle, now).result for now in (1020.0, 1030.0, 1040.0)]
     assert results == [CycleResult.IDLE, CycleResult.IDLE, CycleResult.MOVED]
 
 
-def ended(store: Store, acting: Acting, at: float, monkeypatch: pytest.MonkeyPatch, outcome: Outcome = DONE) -> None:
-    monkeypatch.setattr("virtpoise_balancer.knowledge.store.time.time", lambda: at)
+def ended(store: Store, acting: Acting, at: float, outcome: Outcome = DONE) -> None:
+    store.clock.at = at  # type: ignore[attr-defined]
     for migration_id, _ in acting.taken[-1][0]:
         store.begin(migration_id)
         store.end(migration_id, outcome)
@@ -140,19 +155,19 @@ def test_an_attempt_that_solves_nothing_earns_190_seconds_and_then_200(store: St
 def test_a_reading_below_cancels_the_penalty(store: Store) -> None:
     cycle, watching, _ = make(store, *STUCK)
     run(cycle, 1000.0)
-    assert run(cycle, 1010.0).standings["h1"].penalty_until == 1190.0
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1190.0
     watching.seen = group(host("h1", 0.9, 0.9, 0.5), *STUCK[1:])
-    assert run(cycle, 1020.0).standings["h1"].penalty_until is None
+    assert run(cycle, 1020.0).backoffs["h1"].penalty_until is None
     watching.seen = group(*STUCK)
     assert run(cycle, 1050.0).plan.attempts  # type: ignore[union-attr]
 
 
-def test_a_migration_that_failed_earns_a_penalty(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_failed_earns_a_penalty(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1005.0, monkeypatch, Outcome(result=Result.FAILED, why="refused"))
+    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="refused"))
     acting.busy = False
-    assert run(cycle, 1010.0).standings["h1"].penalty_until == 1195.0
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
 
 
 def test_a_new_process_over_the_same_store_goes_on_where_the_old_one_was(store: Store) -> None:
@@ -210,30 +225,33 @@ def test_a_destination_that_has_begun_to_drain_takes_nothing_more(store: Store) 
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
     ((entries, recheck),) = acting.taken
-    store.set_draining("h2", draining=True)
+    store.order_drain("h2", draining=True)
     assert recheck(entries[0][1]) == "h2 takes no domains: host_draining"
 
 
 def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store
 ) -> None:
     cycle, watching, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1006.0, monkeypatch)
+    ended(store, acting, 1006.0)
     acting.busy = False
     watching.seen = group(host("h1", 0.5), host("h2", 0.4), domain("a", "h2", 3.0))
     watching.measured = tuple((1000.0 + 10 * i, 0.5) for i in range(20))
     assert run(cycle, 1080.0).measured == ()
-    verdicts = {due.role: verdict for due, verdict in run(cycle, 1090.0).measured}
+    report = run(cycle, 1090.0)
+    verdicts = {due.role: verdict for due, verdict in report.measured}
+    assert report.observation is not None
+    assert report.observation.warnings == ("measured with a warning",)
     assert verdicts["source"].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
     assert run(cycle, 1100.0).measured == ()
 
 
-def test_a_draining_host_is_emptied_and_stays_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draining_host_is_emptied_and_stays_out(store: Store) -> None:
     cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
-    store.set_draining("h1", draining=True)
+    store.order_drain("h1", draining=True)
     assert run(cycle, 1000.0).sentence == "h1 is draining: move a to h2 (h1 is predicted at 26%)"
-    ended(store, acting, 1004.0, monkeypatch)
+    ended(store, acting, 1004.0)
     acting.busy = False
     watching.seen = group(host("h1", 0.0, 0.0), host("h2", 0.9, 0.9), domain("a", "h2", 7.0))
     later = run(cycle, 1100.0)
@@ -252,7 +270,7 @@ TWO = (
 
 def test_a_person_applies_a_plan_which_is_made_again_on_a_fresh_look(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
-    begun = cycle.apply({("uuid-of-a", "h2")}, 1000.0, lambda: 1000.0)
+    begun = cycle.apply({("uuid-of-a", "h2")}, 1000.0)
     assert [move.domain for move in begun.moves] == ["a"]
     ((entries, _),) = acting.taken
     assert [record.id for record in store.history(5)] == [entries[0][0]]
@@ -262,25 +280,25 @@ def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store
     cycle, watching, acting = make(store, *BUSY)
     watching.seen = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
     with pytest.raises(Refused, match="out of date: the plan no longer has a to h2; now no host is at or above 60%"):
-        cycle.apply({("uuid-of-a", "h2")}, 1000.0, lambda: 1000.0)
+        cycle.apply({("uuid-of-a", "h2")}, 1000.0)
     assert (acting.taken, store.history(5)) == ([], ())
 
 
 def test_a_part_of_a_plan_can_be_applied_when_it_does_not_count_on_the_rest(store: Store) -> None:
     cycle, _, acting = make(store, *TWO)
-    plan = run(replace(cycle, executor=RecommendingExecutor(acting)), 1000.0).plan
+    plan = run(replace(cycle, mode=Mode.RECOMMEND), 1000.0).plan
     assert plan is not None
     first, second, _ = plan.moves
     with pytest.raises(Refused, match=f"{second.domain} to h2 counts on {first.domain} to h2, which comes before it"):
-        cycle.apply({(second.uuid, "h2")}, 1000.0, lambda: 1000.0)
-    assert cycle.apply({(first.uuid, "h2")}, 1000.0, lambda: 1000.0).moves == (first,)
+        cycle.apply({(second.uuid, "h2")}, 1000.0)
+    assert cycle.apply({(first.uuid, "h2")}, 1000.0).moves == (first,)
 
 
 def test_while_a_migration_runs_no_plan_can_be_applied(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    with pytest.raises(Refused, match="moves are being made"):
-        cycle.apply({("uuid-of-a", "h2")}, 1010.0, lambda: 1010.0)
+    with pytest.raises(Refused, match="migrations are under way; no new plan until they finish"):
+        cycle.apply({("uuid-of-a", "h2")}, 1010.0)
     assert len(acting.taken) == 1
 
 
@@ -289,28 +307,28 @@ def test_a_pause_stops_the_moves_that_have_not_begun(store: Store) -> None:
     run(cycle, 1000.0)
     ((entries, recheck),) = acting.taken
     assert recheck(entries[0][1]) is None
-    store.set_steering("paused", Setting(value="yes", instead_of="no", at=1001.0, who="alice"))
+    store.override("paused", Setting(value="yes", instead_of="no", at=1001.0, who="alice"))
     assert recheck(entries[0][1]) == "paused by alice"
 
 
 def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store
 ) -> None:
     """Right after them Prometheus still has the domain on the source; a second attempt then could not but fail."""
     cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
-    store.set_draining("h1", draining=True)
+    store.order_drain("h1", draining=True)
     run(cycle, 1000.0)
-    ended(store, acting, 1004.0, monkeypatch)
+    ended(store, acting, 1004.0)
     acting.busy = False
     assert run(cycle, 1010.0).plan.attempts == ()  # type: ignore[union-attr]
     watching.seen = group(host("h1", 0.0, 0.0), host("h2", 0.4, 0.4), domain("a", "h2", 1.0))
-    assert run(cycle, 1020.0).standings["h1"].penalty_until is None
+    assert run(cycle, 1020.0).backoffs["h1"].penalty_until is None
 
 
-def test_a_lost_domain_is_told_of_until_it_is_seen_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_domain_is_told_of_until_it_is_seen_again(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1005.0, monkeypatch, Outcome(result=Result.FAILED, why="absent on both", lost=True))
+    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="absent on both", lost=True))
     acting.busy = False
     watching.seen = group(*BUSY[:2])
     assert run(cycle, 1010.0).lost == {"uuid-of-a"}

@@ -7,9 +7,9 @@ import pytest
 from builders import domain, group, host
 from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.knowledge.steering import Action
+from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Plan, Snapshot
+from virtpoise_balancer.model import HostState, Mode, Plan, Snapshot
 
 ALICE = By("alice", "127.0.0.1")
 GROUP = group(
@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def orders(store: Store, snapshot: Snapshot = GROUP, **more: object) -> Orders:
-    return Orders(store=store, look=lambda: snapshot, mode=lambda: "recommend", **more)  # type: ignore[arg-type]
+    return Orders(store=store, look=lambda: snapshot, mode=lambda: Mode.RECOMMEND, **more)  # type: ignore[arg-type]
 
 
 def test_drain_and_undrain(store: Store) -> None:
@@ -32,10 +32,10 @@ def test_drain_and_undrain(store: Store) -> None:
         take.drain("h1", ALICE) == "h1 drains from the next cycle on. Its moves are only recommended now: see the plan."
     )
     assert take.drain("h1", ALICE) == "h1 is draining already."
-    assert store.standings()["h1"].draining
+    assert store.standing_orders().drains["h1"].draining
     assert take.undrain("h1", ALICE) == "h1 is back in the group."
     assert take.undrain("h1", ALICE) == "h1 is not draining."
-    assert not store.standings()["h1"].draining
+    assert not store.standing_orders().drains["h1"].draining
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_drain_that_makes_no_sense_is_refused_and_journalled(
     (action,) = store.actions(5)
     assert (action.who, action.origin, action.action, action.target) == ("alice", "127.0.0.1", "drain", name)
     assert (action.accepted, action.answer) == (False, says)
-    assert not any(standing.draining for standing in store.standings().values())
+    assert store.standing_orders().drains == {}
 
 
 def test_the_last_host_is_not_drained(store: Store) -> None:
@@ -69,19 +69,19 @@ def test_a_host_that_drains_is_nowhere_to_move_to(store: Store) -> None:
 
 def test_a_pause_and_a_mode_outlive_the_process(store: Store, tmp_path: Path) -> None:
     orders(store).pause(ALICE)
-    orders(store).set_mode("automatic", ALICE)
+    orders(store).set_mode(Mode.AUTOMATIC, ALICE)
     store.close()
-    again = Store.open(f"sqlite:///{tmp_path}/state.db").steering()
+    again = Store.open(f"sqlite:///{tmp_path}/state.db").overrides()
     assert again.paused is not None
     assert again.paused.who == "alice"
-    assert again.mode_over("recommend") == "automatic"
+    assert again.mode_over(Mode.RECOMMEND) is Mode.AUTOMATIC
 
 
 def test_a_mode_holds_until_the_configuration_says_something_new(store: Store) -> None:
-    orders(store).set_mode("automatic", ALICE)
-    assert store.steering().mode_over("automatic") == "automatic"  # the file was changed to what had been set
-    orders(store).set_mode("recommend", ALICE)
-    assert store.steering().mode is None
+    orders(store).set_mode(Mode.AUTOMATIC, ALICE)
+    assert store.overrides().mode_over(Mode.AUTOMATIC) is Mode.AUTOMATIC  # the file was changed to what had been set
+    orders(store).set_mode(Mode.RECOMMEND, ALICE)
+    assert store.overrides().mode is None
 
 
 def test_applying_is_for_a_balancer_that_runs_and_is_not_paused(store: Store) -> None:
@@ -108,7 +108,7 @@ def test_what_nobody_foresaw_is_journalled_as_refused_and_told_in_one_line(store
         raise KeyError("h1")
 
     with pytest.raises(Unforeseen, match="unforeseen: KeyError: 'h1'"):
-        Orders(store=store, look=fail, mode=lambda: "recommend").drain("h1", ALICE)
+        Orders(store=store, look=fail, mode=lambda: Mode.RECOMMEND).drain("h1", ALICE)
     (action,) = store.actions(5)
     assert (action.who, action.action, action.accepted) == ("alice", "drain", False)
     assert action.answer == "unforeseen: KeyError: 'h1'"
@@ -120,7 +120,7 @@ def test_every_order_is_told_once_it_is_written_down(store: Store) -> None:
     def fail() -> Snapshot:
         raise MonitorError("Prometheus cannot be asked")
 
-    take = Orders(store=store, look=fail, mode=lambda: "recommend", told=told.append)
+    take = Orders(store=store, look=fail, mode=lambda: Mode.RECOMMEND, on_order=told.append)
     take.pause(ALICE)
     with pytest.raises(MonitorError):
         take.drain("h1", ALICE)

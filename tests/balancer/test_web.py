@@ -19,15 +19,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from builders import domain, group, host, thesis_policy
-from virtpoise_balancer.analyse.backoff import Standing
+from storing import record
+from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.knowledge.steering import Setting
+from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result
+from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result, Role
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
@@ -60,7 +62,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def board(store: Store) -> Board:
     made = Board(State(mode="automatic", leader=True, policy=POLICY, interval_seconds=10))
-    made.steering = store.steering
+    made.overrides = store.overrides
     return made
 
 
@@ -105,7 +107,7 @@ def make_context(
                 look=lambda: SNAPSHOT,
                 mode=lambda: "automatic",
                 carry_out=carry_out,
-                told=metrics.ordered,
+                on_order=metrics.ordered,
             ),
             config=lambda: config,
             reload=lambda: reloads.append(True),
@@ -128,7 +130,7 @@ def client(make_context: Callable[..., Context]) -> Iterator[TestClient]:
 def after_a_cycle(board: Board, store: Store) -> None:
     free = group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
     made = plan(free, POLICY)
-    store.record_plan(made, 1000.0, acted=True)
+    record(store, made, 1000.0, acted=True)
     board.state = State(
         mode="automatic",
         leader=True,
@@ -139,7 +141,7 @@ def after_a_cycle(board: Board, store: Store) -> None:
         sentence=made.summary,
         observation=Observation(snapshot=SNAPSHOT, age_seconds=2.5, duplicates=("u",)),
         plan=made,
-        standings={"h1": Standing(host="h1", penalty_until=1100.0, failures=2)},
+        backoffs={"h1": Backoff(host="h1", penalty_until=1100.0, failures=2)},
         predictions=store.open_predictions(),
     )
     board.in_flight = lambda: (
@@ -225,10 +227,19 @@ def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
 def test_errors_are_told_by_pair_of_hosts(board: Board, make_context: Callable[..., Context]) -> None:
     metrics = Metrics(board)
     due = DuePrediction(
-        id=1, host="h1", role="source", predicted=0.5, lower=0.4, upper=0.6, migrated=1.0, disturbed_from=None
+        id=1,
+        host="h1",
+        role=Role.SOURCE,
+        predicted=0.5,
+        lower=0.4,
+        upper=0.6,
+        migrated=1.0,
+        disturbed_from=None,
+        source="h1",
+        destination="h2",
     )
-    metrics.prediction_measured(due, ("h1", "h2"), Measured(verdict="measured", ratio=0.47, error=-0.03))
-    metrics.prediction_measured(due, ("h1", "h2"), Measured(verdict="no_data"))
+    metrics.prediction_measured(due, Measured(verdict="measured", ratio=0.47, error=-0.03))
+    metrics.prediction_measured(due, Measured(verdict="no_data"))
     with reach(replace(make_context(), metrics=metrics)) as client:
         assert metric(client, "virtpoise_prediction_pair_error_ratio_count") == {("h2", "source", "h1"): 1}
         assert metric(client, "virtpoise_prediction_pair_error_ratio_sum")[("h2", "source", "h1")] == pytest.approx(
@@ -240,8 +251,8 @@ def test_a_drained_host_counts_as_draining_while_it_is_switched_off(
     client: TestClient, board: Board, store: Store
 ) -> None:
     after_a_cycle(board, store)
-    standings = {"h3": Standing(host="h3", draining=True), "h9": Standing(host="h9", draining=True)}
-    board.state = replace(board.state, standings=standings)
+    drains = {name: DrainOrder(host=name, draining=True, at=1.0) for name in ("h3", "h9")}
+    board.state = replace(board.state, drains=drains)
     assert metric(client, "virtpoise_host_draining") == {("h1",): 0, ("h2",): 0, ("h3",): 1, ("h9",): 1}
     page = " ".join(client.get("/").text.split())
     assert "is told to drain, and is unknown" in page
@@ -430,7 +441,7 @@ def test_an_order_that_should_not_be_is_refused_and_journalled_and_changes_nothi
 ) -> None:
     answer = client.post("/api/v1/pause", content=body, headers={"Content-Type": "application/json"} | headers)
     assert (answer.status_code, answer.json()["error"][: len(says)]) == (status, says)
-    assert store.steering().paused is None
+    assert store.overrides().paused is None
     (action,) = store.actions(5)
     assert (action.action, action.accepted, action.answer[: len(says)]) == ("pause", False, says)
     assert action.who == ("alice" if status == 400 else "?")
@@ -454,7 +465,7 @@ def test_an_order_that_cannot_be_followed_is_refused_in_words(
     assert (answer.status_code, answer.json()["error"][: len(says)]) == (status, says[: len(answer.json()["error"])])
     (action,) = store.actions(5)
     assert (action.who, action.accepted) == ("alice", False)
-    assert store.standings() == {}
+    assert store.standing_orders().drains == {}
 
 
 def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], store: Store) -> None:
@@ -464,7 +475,7 @@ def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], st
         403,
         "changes are accepted only over TLS, or on the balancer's own machine",
     )
-    assert store.steering().paused is None
+    assert store.overrides().paused is None
     assert reach(context, "192.0.2.1", "http://192.0.2.7:9808").get("/api/v1/status").status_code == 200
     over_tls = reach(context, "192.0.2.1", "https://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert over_tls.status_code == 200
@@ -507,7 +518,7 @@ def test_who_takes_anothers_token_is_journalled_with_both_names(client: TestClie
         assert store.actions(1)[0].who == who
     refused = client.post("/api/v1/resume", json={}, headers=WITH_TOKEN | {USER_HEADER: "a%0Ab"})
     assert (refused.status_code, refused.json()["error"]) == (400, "Virtpoise-User: expected a name")
-    assert store.steering().paused is not None
+    assert store.overrides().paused is not None
 
 
 @pytest.mark.parametrize("broken", ["carry_out", "record_action"])
@@ -570,7 +581,7 @@ def test_a_name_may_hold_what_addresses_are_made_of(
     assert "<h1>d " in client.get(html.unescape(link)).text
     order = client.get("/hosts/" + quote(odd, safe="")).text.split('data-order="')[1].split('"')[0]
     assert client.post(html.unescape(order), json={}, headers=WITH_TOKEN).status_code == 200
-    assert store.standings()[odd].draining
+    assert store.standing_orders().drains[odd].draining
 
 
 def test_every_alert_links_to_a_runbook_that_is_served(client: TestClient) -> None:
@@ -619,7 +630,7 @@ def test_the_plan_tells_each_destinations_score_before_and_after_the_move(
 
 
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, board: Board) -> None:
-    store.set_steering("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
+    store.override("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"
     assert "Paused by &lt;i&gt;eve" in client.get("/").text
     assert metric(client, "virtpoise_paused") == {(): 1}

@@ -1,14 +1,16 @@
 """The snapshot that is made of Prometheus' answers: nothing in them is trusted."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
-from virtpoise_balancer.model import DomainState, HostState, Placement
-from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.model import DomainState, HostState, Move, Placement, PredictedLoads, Prediction
+from virtpoise_balancer.monitor.client import Answer, PrometheusClient, Series
 from virtpoise_balancer.monitor.observe import Observation, Observer
 from virtpoise_balancer.monitor.queries import QUERIES
 
@@ -23,13 +25,16 @@ class Answers(PrometheusClient):
     def __init__(self, instants: dict[str, list[Series]], readings: list[Series]) -> None:
         super().__init__(url="http://answers", timeout_seconds=1)
         self._instants, self._readings = instants, readings
-        self._names = {query: name for name, query in QUERIES.items()}
+        self.asked: list[str] = []
 
-    def instant(self, query: str, at: float) -> list[Series]:
-        return self._instants.get(query, [])
+    def instant(self, query: str, at: float) -> Answer:
+        self.asked.append(query)
+        return Answer(tuple(self._instants.get(query, ())), (f"warning of {query}",))
 
-    def range(self, query: str, start: float, end: float, step_seconds: float) -> list[Series]:
-        return self._readings if query == "host_cpu_ratio" else self._instants.get(query, [])
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> Answer:
+        self.asked.append(query)
+        series = self._readings if query == "host_cpu_ratio" else self._instants.get(query, ())
+        return Answer(tuple(series), ("warning of a range",))
 
 
 def one(value: float, **labels: str) -> Series:
@@ -37,12 +42,19 @@ def one(value: float, **labels: str) -> Series:
 
 
 def observe(instants: dict[str, list[Series]], readings: dict[str, Samples], now: float = NOW) -> Observation:
+    return observer(Answers(instants, series(readings))).observe(now)
+
+
+def series(readings: dict[str, Samples]) -> list[Series]:
+    return [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()]
+
+
+def observer(client: Answers) -> Observer:
     """Each query is replaced by its own name, so that answers can be given by name."""
-    client = Answers(instants, [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()])
     names = {name: name for name in QUERIES}
     return Observer(
         client=client, step_seconds=10, scrape_interval_seconds=10, consecutive=3, saturation_ratio=0.9, queries=names
-    ).observe(now)
+    )
 
 
 def host_figures(instance: str, age: float = 2.0, cpus: float = 2, free: float = GIB) -> dict[str, list[Series]]:
@@ -217,3 +229,45 @@ def test_whatever_prometheus_says_there_is_a_consistent_snapshot(figures: dict[s
     readings = [(NOW - 10 * i, load) for i, load in reversed(list(enumerate(loads)))]
     for host in observe(answers, {"h1:1": readings}).snapshot.hosts:
         assert host.state is HostState.UNKNOWN or all(0 <= ratio <= 1.05 for ratio in host.cpu_ratio)
+
+
+LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+MOVE = Move(domain="a", uuid="u1", source="h1", destination="h2", predicted=LOADS)
+
+
+def test_a_look_at_one_move_sees_what_the_whole_look_sees_of_it_with_fewer_queries() -> None:
+    figures = merged(host_figures("h1"), host_figures("h2"), domain_figures("h1", "u1"))
+    whole = Answers(figures, series({"h1": READINGS, "h2": READINGS}))
+    lean = Answers(figures, series({"h1": READINGS, "h2": READINGS}))
+    seen, of_move = observer(whole).observe(NOW), observer(lean).observe_for(MOVE, NOW)
+    assert [(host.name, host.state) for host in of_move.snapshot.hosts] == [
+        (host.name, host.state) for host in seen.snapshot.hosts
+    ]
+    assert [(one.uuid, one.host, one.state) for one in of_move.snapshot.domains] == [
+        (one.uuid, one.host, one.state) for one in seen.snapshot.domains
+    ]
+    assert len(lean.asked) <= 10 < len(whole.asked)
+
+
+def test_two_looks_at_once_keep_their_own_warnings() -> None:
+    """Each look waits in its first query until the other has begun, as when a move is looked at again during a cycle."""
+    both = threading.Barrier(2, timeout=10)
+
+    class Meeting(Answers):
+        def instant(self, query: str, at: float) -> Answer:
+            if query == "host_cpus":
+                both.wait()
+            return Answer((), (f"{threading.current_thread().name}: {query}",))
+
+    shared = observer(Meeting({}, []))
+    with ThreadPoolExecutor(2) as pool:
+        looks = [pool.submit(_named, name, shared) for name in ("cycle", "move")]
+    for name, look in zip(("cycle", "move"), looks, strict=True):
+        of_instants = [warning for warning in look.result() if warning != "warning of a range"]
+        assert len(of_instants) == 20
+        assert all(warning.startswith(f"{name}: ") for warning in of_instants)
+
+
+def _named(name: str, shared: Observer) -> tuple[str, ...]:
+    threading.current_thread().name = name
+    return shared.observe(NOW).warnings

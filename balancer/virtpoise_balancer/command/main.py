@@ -12,6 +12,7 @@ import typer
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.errors import BadInput, NotKnown, Refused, VirtpoiseError
+from virtpoise_balancer.model import Mode
 
 if TYPE_CHECKING:
     from virtpoise_balancer.config import Config
@@ -44,11 +45,6 @@ app = typer.Typer(
 class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
-
-
-class ModeName(StrEnum):
-    RECOMMEND = "recommend"
-    AUTOMATIC = "automatic"
 
 
 def _hosts(incomplete: str) -> list[str]:
@@ -288,14 +284,14 @@ def resume(config: ConfigOption = DEFAULT_CONFIG) -> None:
 @app.command(epilog="Example: virtpoise mode automatic")
 def mode(
     mode: Annotated[
-        ModeName,
+        Mode,
         typer.Argument(metavar="MODE", help="recommend: moves are only recommended. automatic: they are made."),
     ],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Set the mode while the balancer runs. It holds, also after a restart, until it is set again or changed in the configuration."""
     _, orders, by = _orders(config)
-    print_out(orders.set_mode(mode.value, by))
+    print_out(orders.set_mode(mode, by))
 
 
 @app.command(
@@ -388,14 +384,13 @@ def _look(settings: Config) -> Snapshot:
     """The group now, with what the store remembers of it."""
     import time
 
-    from virtpoise_balancer.control.cycle import placed, remembered_seconds
+    from virtpoise_balancer.control.cycle import group_now
     from virtpoise_balancer.service import wiring
 
-    now = time.time()
-    seen = wiring.make_observer(settings).observe(now).snapshot
+    observer = wiring.make_observer(settings)
     store = wiring.make_store(settings)
     try:
-        return placed(seen, store.standings(), store.experience(now - remembered_seconds(settings.policy)))
+        return group_now(observer, store, settings.policy, time.time())
     finally:
         store.close()
 

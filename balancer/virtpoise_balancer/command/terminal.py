@@ -17,12 +17,12 @@ from rich.text import Text
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.explain.wording import percent
+from virtpoise_balancer.model import Role
 
 if TYPE_CHECKING:
     from virtpoise_balancer.command.doctor import Finding
     from virtpoise_balancer.explain.explain import Explanation
-    from virtpoise_balancer.knowledge.steering import Action
-    from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
+    from virtpoise_balancer.knowledge.records import Action, MigrationRecord, PredictionRecord
     from virtpoise_balancer.model import Move, Plan, Snapshot
 
 BAR_WIDTH = 24
@@ -213,8 +213,8 @@ def history_table(records: Sequence[MigrationRecord]) -> Table:
                 _result(record),
                 wording.duration(record.seconds),
                 wording.duration(record.downtime_seconds),
-                _prediction(ends.get("source")),
-                _prediction(ends.get("destination")),
+                _prediction(ends.get(Role.SOURCE)),
+                _prediction(ends.get(Role.DESTINATION)),
             )
         )
     return table

@@ -148,7 +148,8 @@ class Cycle:
 
     def _windows(self, memory: Memory, now: float) -> tuple[tuple[Window, ...], tuple[str, ...]]:
         """The predictions whose window has passed, with what was measured in it; and what Prometheus warned of meanwhile."""
-        windows, warnings = [], []
+        windows: list[Window] = []
+        warnings: list[str] = []
         for due in memory.due:
             start, end = window(due, self.measurement.settle_seconds, self.measurement.window_seconds)
             if end > now or due.migrated >= now - self.measurement.settle_seconds:

@@ -129,6 +129,6 @@ def _revisions() -> list[str]:
     return sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def fields_of(row: Row[Any], kind: type) -> dict[str, Any]:
+def fields_of(row: Row[*tuple[Any, ...]], kind: type) -> dict[str, Any]:
     """The row's columns that are fields of the dataclass."""
     return {field.name: row._mapping[field.name] for field in fields(kind)}

@@ -44,7 +44,7 @@ class Overrides:
 
     def acts(self, configured: Mode) -> bool:
         """Whether moves are made, not only recommended."""
-        return self.paused is None and self.mode_over(configured) is Mode.AUTOMATIC
+        return self.paused is None and self.mode_over(configured) == Mode.AUTOMATIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,14 +13,13 @@ from prometheus_client.registry import Collector
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import Action, PredictionRecord
-from virtpoise_balancer.model import HostState, Move, Outcome, Result
+from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role
 from virtpoise_balancer.web.state import Board, host_statuses
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _DOWNTIME_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _CYCLE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-_MODES = ("recommend", "automatic")
 
 
 class Metrics:
@@ -150,7 +149,7 @@ class _BoardCollector(Collector):
         state = self._board.state
         yield _single("virtpoise_leader", "1 on the balancer that acts.", float(state.leader))
         mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode that is set.", labels=["mode"])
-        for name in _MODES:
+        for name in Mode:
             mode.add_metric([name], float(name == self._board.mode))
         yield mode
         yield _single("virtpoise_paused", "1 while a person has paused it.", self._board.overrides().paused is not None)
