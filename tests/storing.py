@@ -17,7 +17,5 @@ def record(
     policy: Policy | None = None,
 ) -> Entries:
     """Store a plan; its moves with their ids, if it is acted on."""
-    new = NewPlan(
-        plan=made, gist=gist_of(made), acted=acted, snapshot=snapshot or group(), policy=policy or Policy()
-    )
+    new = NewPlan(plan=made, gist=gist_of(made), acted=acted, snapshot=snapshot or group(), policy=policy or Policy())
     return store.commit(Changes(plan=new), now).entries

@@ -1,20 +1,25 @@
 """One turn of the loop: what it does, what it says, what it remembers."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, event
 
 from builders import FakeClock, domain, group, host, thesis_policy
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
+from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
-from virtpoise_balancer.knowledge.records import Setting
+from virtpoise_balancer.knowledge.records import Changes, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Progress, Reason, Result, Snapshot
 from virtpoise_balancer.monitor.observe import Load, Observation
+from virtpoise_balancer.plan import plan
 
 DONE = Outcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1)
 BUSY = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
@@ -71,7 +76,9 @@ def store(url: str, clock: FakeClock) -> Store:
     return Store.open(url, clock=clock)
 
 
-def make(store: Store, *members: object, executor: object = None) -> tuple[Cycle, Watching, Acting]:
+def make(
+    store: Store, *members: object, executor: object = None, mode: Mode = Mode.AUTOMATIC
+) -> tuple[Cycle, Watching, Acting]:
     watching, acting = Watching(group(*members)), Acting()  # type: ignore[arg-type]
     cycle = Cycle(
         observer=watching,
@@ -80,7 +87,7 @@ def make(store: Store, *members: object, executor: object = None) -> tuple[Cycle
         policy=thesis_policy(),
         measurement=Measurement(settle_seconds=20, window_seconds=60),
         clock=store.clock,
-        mode=Mode.AUTOMATIC,
+        mode=mode,
     )
     return cycle, watching, acting
 
@@ -229,9 +236,7 @@ def test_a_destination_that_has_begun_to_drain_takes_nothing_more(store: Store) 
     assert recheck(entries[0][1]) == "h2 takes no domains: host_draining"
 
 
-def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(
-    store: Store
-) -> None:
+def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     run(cycle, 1000.0)
     ended(store, acting, 1006.0)
@@ -311,9 +316,7 @@ def test_a_pause_stops_the_moves_that_have_not_begun(store: Store) -> None:
     assert recheck(entries[0][1]) == "paused by alice"
 
 
-def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(
-    store: Store
-) -> None:
+def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(store: Store) -> None:
     """Right after them Prometheus still has the domain on the source; a second attempt then could not but fail."""
     cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
     store.order_drain("h1", draining=True)
@@ -336,3 +339,166 @@ def test_a_lost_domain_is_told_of_until_it_is_seen_again(store: Store) -> None:
     assert run(cycle, 1020.0).lost == frozenset()
     watching.seen = group(*BUSY[:2])
     assert run(cycle, 1030.0).lost == frozenset()
+
+
+@contextmanager
+def meanwhile(store: Store, act: Callable[[], object]) -> Iterator[None]:
+    """Another process acts once, right after the store was read."""
+    recall = store.recall
+    left = [act]
+
+    def and_act(moved_since: float) -> Memory:
+        found = recall(moved_since)
+        if left:
+            left.pop()()
+        return found
+
+    store.recall = and_act  # type: ignore[method-assign]
+    yield
+    assert not left
+
+
+@pytest.mark.parametrize("draining", [True, False])
+def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: str, draining: bool) -> None:
+    """The cycle has read that nothing drains (or that h2 does), and writes the back-offs of all hosts."""
+    cycle, _, acting = make(store, *BUSY)
+    other = Store.open(url, clock=FakeClock(1004.0))
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0)
+    acting.busy = False
+    if not draining:
+        other.order_drain("h2", draining=True)
+    with meanwhile(store, lambda: other.order_drain("h2", draining=draining)):
+        run(cycle, 1010.0)
+    assert set(store.recall(0).backoffs) == {"h1", "h2"}
+    assert store.standing_orders().drains["h2"].draining is draining
+    states = {host.name: host.state for host in run(cycle, 1020.0).observation.snapshot.hosts}  # type: ignore[union-attr]
+    assert states["h2"] is (HostState.DRAINING if draining else HostState.ACTIVE)
+
+
+def test_only_what_changed_is_written(store: Store) -> None:
+    cycle, watching, acting = make(store, *STUCK, host("h3", 0.55, 0.55, 0.55))
+    run(cycle, 1000.0)  # an attempt without moves: of three hosts one earns a penalty
+    committed: list[Changes] = []
+    commit = store.commit
+    store.commit = lambda changes, now: (committed.append(changes), commit(changes, now))[1]  # type: ignore[method-assign]
+    for now in (1010.0, 1020.0):
+        run(cycle, now)
+    assert [[backoff.host for backoff in changes.backoffs] for changes in committed] == [["h1"], []]
+
+
+def test_a_cycle_reads_in_one_transaction_and_writes_in_one(store: Store) -> None:
+    begun: list[bool] = []
+    cycle, watching, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
+    run(cycle, 990.0)
+
+    @event.listens_for(store.database.engine, "begin")
+    def _begin(connection: Connection) -> None:
+        begun.append(connection.get_execution_options().get("writes", False))
+
+    run(cycle, 1000.0)
+    assert begun == [False, True]
+    watching.seen = group(*BUSY)
+    run(cycle, 1010.0)
+    assert (len(acting.taken), begun) == (1, [False, True] * 2)
+
+
+def test_a_move_that_ends_while_the_group_is_looked_at_is_settled_before_anything_is_judged(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    observe = watching.observe
+
+    def and_end(now: float) -> Observation:
+        seen = observe(now)
+        ended(store, acting, 1009.0)
+        acting.busy = False
+        return seen
+
+    watching.observe = and_end  # type: ignore[method-assign]
+    report = run(cycle, 1010.0)
+    assert (report.result, len(acting.taken)) == (CycleResult.IDLE, 1)
+    assert report.backoffs["h1"].counted_from == 1009.0
+
+
+def test_a_lost_domain_is_not_found_by_a_reading_from_before_it_was_lost(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="absent on both", lost=True))
+    acting.busy = False
+    assert run(cycle, 1010.0).lost == {"uuid-of-a"}  # Prometheus still has the reading of the step from 1000 on
+    assert run(cycle, 1020.0).lost == frozenset()
+
+
+def test_a_recommendation_that_waits_is_stored_once_while_only_its_figures_change(store: Store) -> None:
+    cycle, watching, _ = make(store, *BUSY, mode=Mode.RECOMMEND)
+    for i in range(5):
+        watching.seen = group(host("h1", 0.9, 0.9, 0.9 + i / 100), *BUSY[1:])
+        assert run(cycle, 1000.0 + 10 * i).result is CycleResult.RECOMMENDED
+    assert len(store.plans(10)) == 1
+    watching.seen = group(*BUSY, host("h3", 0.05, 0.05, 0.05))
+    assert run(cycle, 1100.0).plan.moves[0].destination == "h3"  # type: ignore[union-attr]
+    watching.seen = group(*BUSY)
+    run(cycle, 1110.0)
+    assert [plan.made for plan in store.plans(10)] == [1110.0, 1100.0, 1000.0]
+
+
+def test_every_plan_is_stored_with_what_it_was_made_from_so_that_it_can_be_made_again(store: Store) -> None:
+    cycle, watching, acting = make(store, *STUCK)
+    run(cycle, 1000.0)  # an attempt that moves nothing
+    run(cycle, 1010.0)  # waits for its penalty
+    watching.seen = group(*BUSY)
+    store.order_drain("h3", draining=True)
+    run(replace(cycle, mode=Mode.RECOMMEND, policy=thesis_policy(0.7)), 1300.0)
+    run(cycle, 1310.0)
+    acting.busy = False
+    assert [(plan.acted, plan.moves) for plan in store.plans(10)] == [(True, 1), (False, 1), (False, 0), (True, 0)]
+    for record in store.plans(10):
+        inputs = store.inputs(record.id)
+        assert inputs is not None
+        assert plan(inputs.snapshot, inputs.policy) == store.plan(record.id).plan
+
+
+def test_a_chosen_part_of_a_plan_is_stored_with_the_choice(store: Store) -> None:
+    cycle, _, _ = make(store, *TWO, mode=Mode.RECOMMEND)
+    made = run(cycle, 1000.0).plan
+    assert made is not None
+    wanted = frozenset({(made.moves[0].uuid, "h2")})
+    cycle.apply(wanted, 1010.0)
+    newest, _ = store.plans(10)
+    inputs = store.inputs(newest.id)
+    assert inputs is not None
+    assert inputs.wanted == wanted
+
+
+def test_cycles_that_came_to_the_same_share_a_row(store: Store) -> None:
+    cycle, watching, _ = make(store, *STUCK)
+    for now in range(1000, 1060, 10):
+        run(cycle, float(now))
+    watching.failure = "Prometheus cannot be asked"
+    run(cycle, 1060.0)
+    rows = [(row.first, row.last, row.cycles, row.result) for row in store.cycles(10)]
+    assert rows == [(1060, 1060, 1, "failed"), (1010, 1050, 5, "waiting"), (1000, 1000, 1, "idle")]
+    assert [row.sentence for row in store.cycles(10)][1] == run_sentence(1050)
+
+
+def run_sentence(now: int) -> str:
+    return f"h1 waits {1190 - now} s more after an attempt that did not solve its problem"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("h1 is overloaded (cpu 90%, 3 times in a row)", "h1 is overloaded (cpu 91%, 12 times in a row)", True),
+        (
+            "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s)",
+            "migrating a from h1 to h2 (9%, 1 s, dirties 12 KiB/s)",
+            True,
+        ),
+        ("h1 waits 90 s more", "h2 waits 90 s more", False),
+        ("migrating vm-3 from h1 to h2", "migrating vm-4 from h1 to h2", False),
+        ("10.0.0.1 is draining", "10.0.0.2 is draining", False),
+        ("moving db 2 to h1", "moving db 3 to h1", False),
+    ],
+)
+def test_what_cycles_came_to_is_compared_without_the_figures(one: str, other: str, same: bool) -> None:
+    assert (gist(one) == gist(other)) is same

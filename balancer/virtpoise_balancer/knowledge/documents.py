@@ -43,7 +43,11 @@ def unpack_inputs(packed: Any, source: str) -> Inputs:
 
 
 def _unpack(packed: Any, source: str) -> bytes:
+    unpacking = zlib.decompressobj()
     try:
-        return zlib.decompressobj().decompress(packed, _MOST_BYTES)
+        unpacked = unpacking.decompress(packed, _MOST_BYTES)
     except (TypeError, zlib.error) as error:
         raise BadInput(f"{source}: cannot be read: {error}") from None
+    if not unpacking.eof:
+        raise BadInput(f"{source}: cannot be read: cut off, or too large")
+    return unpacked
