@@ -147,7 +147,7 @@ class Config(Section):
     prometheus: Prometheus = Prometheus()
     libvirt: Libvirt = Libvirt()
     state: State = State()
-    mode: Mode = Mode.RECOMMEND
+    mode: Mode = "recommend"
     interval_seconds: Seconds = 10.0
     policy: Policy = Policy()
     migration: Migration = Migration()

@@ -172,7 +172,7 @@ def _one_of_everything() -> Metrics:
         verdict=None,
     )
     state = State(
-        mode=Mode.AUTOMATIC,
+        mode="automatic",
         leader=True,
         policy=Policy(),
         interval_seconds=10,

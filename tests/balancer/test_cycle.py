@@ -77,7 +77,7 @@ def store(url: str, clock: FakeClock) -> Store:
 
 
 def make(
-    store: Store, *members: object, executor: object = None, mode: Mode = Mode.AUTOMATIC
+    store: Store, *members: object, executor: object = None, mode: Mode = "automatic"
 ) -> tuple[Cycle, Watching, Acting]:
     watching, acting = Watching(group(*members)), Acting()  # type: ignore[arg-type]
     cycle = Cycle(
@@ -291,7 +291,7 @@ def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store
 
 def test_a_part_of_a_plan_can_be_applied_when_it_does_not_count_on_the_rest(store: Store) -> None:
     cycle, _, acting = make(store, *TWO)
-    plan = run(replace(cycle, mode=Mode.RECOMMEND), 1000.0).plan
+    plan = run(replace(cycle, mode="recommend"), 1000.0).plan
     assert plan is not None
     first, second, _ = plan.moves
     with pytest.raises(Refused, match=f"{second.domain} to h2 counts on {first.domain} to h2, which comes before it"):
@@ -430,7 +430,7 @@ def test_a_lost_domain_is_not_found_by_a_reading_from_before_it_was_lost(store: 
 
 
 def test_a_recommendation_that_waits_is_stored_once_while_only_its_figures_change(store: Store) -> None:
-    cycle, watching, _ = make(store, *BUSY, mode=Mode.RECOMMEND)
+    cycle, watching, _ = make(store, *BUSY, mode="recommend")
     for i in range(5):
         watching.seen = group(host("h1", 0.9, 0.9, 0.9 + i / 100), *BUSY[1:])
         assert run(cycle, 1000.0 + 10 * i).result is CycleResult.RECOMMENDED
@@ -448,7 +448,7 @@ def test_every_plan_is_stored_with_what_it_was_made_from_so_that_it_can_be_made_
     run(cycle, 1010.0)  # waits for its penalty
     watching.seen = group(*BUSY)
     store.order_drain("h3", draining=True)
-    run(replace(cycle, mode=Mode.RECOMMEND, policy=thesis_policy(0.7)), 1300.0)
+    run(replace(cycle, mode="recommend", policy=thesis_policy(0.7)), 1300.0)
     run(cycle, 1310.0)
     acting.busy = False
     assert [(plan.acted, plan.moves) for plan in store.plans(10)] == [(True, 1), (False, 1), (False, 0), (True, 0)]
@@ -459,7 +459,7 @@ def test_every_plan_is_stored_with_what_it_was_made_from_so_that_it_can_be_made_
 
 
 def test_a_chosen_part_of_a_plan_is_stored_with_the_choice(store: Store) -> None:
-    cycle, _, _ = make(store, *TWO, mode=Mode.RECOMMEND)
+    cycle, _, _ = make(store, *TWO, mode="recommend")
     made = run(cycle, 1000.0).plan
     assert made is not None
     wanted = frozenset({(made.moves[0].uuid, "h2")})

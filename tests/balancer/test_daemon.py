@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partialmethod
@@ -18,9 +20,12 @@ import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
 
 from builders import domain, group, host
+from storing import record
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
-from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import Move, Plan
+from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.service import daemon as daemon_module
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.daemon import Daemon
@@ -54,8 +59,11 @@ class Hosts:
         self.prometheus.wait(PATIENCE_SECONDS)
         return Observation(snapshot=replace(SEEN, time=now), age_seconds=1.0)
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        return ()
+    def observe_for(self, move: Move, now: float) -> Observation:
+        return self.observe(now)
+
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        return Load(())
 
     def unreachable(self, hosts: Sequence[str]) -> dict[str, str]:
         self.libvirt.wait(PATIENCE_SECONDS)
@@ -90,6 +98,10 @@ class Log:
             if found == level and text in line:
                 return line
         raise AssertionError(f"nobody said {text!r} as {level}")
+
+    def rest(self) -> list[str]:
+        """The lines that are left."""
+        return [self._lines.get()[1] for _ in range(self._lines.qsize())]
 
 
 @pytest.fixture
@@ -127,7 +139,7 @@ def while_it_runs(daemon: Daemon, act: Callable[[], object]) -> None:
         try:
             act()
         finally:
-            daemon._stop.set()
+            daemon.stop()
 
     with ThreadPoolExecutor(1) as pool:
         acted = pool.submit(and_stop)
@@ -155,7 +167,9 @@ def test_a_broken_file_is_told_and_what_was_holds_on(tmp_path: Path, hosts: Host
         log.wait_for(CALM)
         write(tmp_path, threshold=6)
         reload()
-        assert "policy.cpu.threshold: expected less than or equal to 1" in log.wait_for("is kept as it was", "warning")
+        assert "policy.cpu.threshold: expected less than or equal to 1" in log.wait_for(
+            "the present configuration stays", "warning"
+        )
         assert log.wait_for("result=").startswith(CALM)
 
     while_it_runs(Daemon(write(tmp_path)), act)
@@ -173,7 +187,7 @@ def test_a_cycle_that_takes_longer_than_the_interval_is_counted_and_told(
         log.wait_for(CALM)
         before = overruns()
         hosts.prometheus.clear()
-        log.wait_for("a cycle was left out: the one before had not ended", "warning")
+        log.wait_for("a cycle was left out: the one before it was still running", "warning")
         assert overruns() > before
         hosts.prometheus.set()
         log.wait_for(CALM)
@@ -231,9 +245,68 @@ def test_where_moves_are_made_one_deaf_host_is_told_and_nothing_begins_where_all
     path = write(tmp_path, mode="automatic")
     hosts.deaf = dict.fromkeys(("h1", "h2"), "Connection refused")
     with pytest.raises(BadInput, match=r"^libvirt\.uri: no host answers; Connection refused$"):
-        Daemon(path)
+        Daemon(path).run()
     assert list(tmp_path.iterdir()) == [path]
     del hosts.deaf["h2"]
+
+    def act() -> None:
+        assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(path), act)
+
+
+def test_making_a_daemon_does_nothing(tmp_path: Path, hosts: Hosts) -> None:
+    Daemon(tmp_path / "missing.yml")
+    path = write(tmp_path)
+    Daemon(path)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(BadInput, match=r"missing\.yml: cannot be read"):
+        Daemon(tmp_path / "missing.yml").run()
+
+
+def test_a_store_of_a_newer_version_is_refused_at_the_start_in_one_line(tmp_path: Path, hosts: Hosts) -> None:
+    path = write(tmp_path)
+    Store.open(f"sqlite:///{tmp_path}/state.db").close()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(BadInput, match=r"was written by a newer virtpoise .*: upgrade virtpoise$"):
+        Daemon(path).run()
+
+
+def test_an_unforeseen_failure_of_a_cycle_is_logged_and_written_down_and_the_next_cycle_runs(
+    tmp_path: Path, hosts: Hosts, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_now: float) -> Observation:
+        raise KeyError("h9")
+
+    def act() -> None:
+        log.wait_for(CALM)
+        with monkeypatch.context() as patched:
+            patched.setattr(hosts, "observe", fail)
+            log.wait_for("unforeseen: KeyError: 'h9'", "error")
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path)), act)
+    said = [(row.result, row.sentence) for row in Store.open(f"sqlite:///{tmp_path}/state.db").cycles(10)]
+    assert ("failed", "unforeseen: KeyError: 'h9'") in said
+    assert [result for result, _ in said] == ["idle", "failed", "idle"]
+
+
+def test_a_broken_row_of_the_store_is_named_once_and_counted(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    path = write(tmp_path)
+    store = Store.open(f"sqlite:///{tmp_path}/state.db")
+    record(store, Plan(strategy="default", solved=True, summary=""), 1000.0, acted=True)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+        database.execute("UPDATE plans SET document = x'00'")
     made = Daemon(path)
-    assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
-    while_it_runs(made, lambda: log.wait_for(CALM))
+
+    def act() -> None:
+        assert "plan 1: cannot be read" in log.wait_for("a row of the store cannot be read", "error")
+        for _ in range(3):
+            log.wait_for(CALM)
+        assert made._metrics.registry.get_sample_value("virtpoise_store_broken_rows") == 1
+
+    while_it_runs(made, act)
+    assert not any("a row of the store" in line for line in log.rest())

@@ -72,7 +72,7 @@ class Balancer:
             policy=policy,
             measurement=Measurement(),
             clock=SYSTEM,
-            mode=Mode.RECOMMEND,
+            mode="recommend",
         )
         self.board = Board(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
         self.board.in_flight = lambda: self.acting.in_flight

@@ -218,7 +218,10 @@ def explain(
         terminal.explanations(explanations)
 
 
-@app.command(epilog="Examples: virtpoise history --limit 50 | virtpoise history --orders")
+@app.command(
+    epilog="Examples: virtpoise history --limit 50 | virtpoise history --orders | virtpoise history --cycles | "
+    "virtpoise history --plans | virtpoise history --why 12"
+)
 def history(
     config: ConfigOption = DEFAULT_CONFIG,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the newest first.")] = 20,
@@ -226,25 +229,46 @@ def history(
         bool,
         typer.Option("--orders", help="What people ordered, instead of the migrations: who, when, and the answer."),
     ] = False,
+    cycles: Annotated[
+        bool, typer.Option("--cycles", help="What the cycles did and why; those in a row that came to the same as one.")
+    ] = False,
+    plans: Annotated[bool, typer.Option("--plans", help="The stored plans with their ids.")] = False,
+    why: Annotated[
+        int | None, typer.Option("--why", metavar="PLAN_ID", help="One stored plan: moves, reasons, and how each move went.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the migrations, each with what was predicted for both hosts and what was measured afterwards."""
+    if sum((orders, cycles, plans, why is not None)) > 1:
+        raise BadInput("history: expected one of --orders, --cycles, --plans, --why")
     from virtpoise_balancer.config import read_config
 
     settings = read_config(config)
 
-    from virtpoise_balancer.command import terminal
+    from virtpoise_balancer.command import past, terminal
     from virtpoise_balancer.service import wiring
 
     store = wiring.make_store(settings)
-    actions, migrations = store.actions(limit) if orders else (), () if orders else store.history(limit)
-    store.close()
+    try:
+        if why is not None:
+            found = store.plan(why)
+            past.why(found) if output is Output.JSON else terminal.as_json(past.why_json(found))
+            return
+        records: Sequence[Any]
+        if orders:
+            records, show = store.actions(limit), terminal.orders
+        elif cycles:
+            records, show = store.cycles(limit), past.cycles
+        elif plans:
+            records, show = store.plans(limit), past.plans
+        else:
+            records, show = store.history(limit), terminal.history
+    finally:
+        store.close()
     if output is Output.JSON:
-        terminal.as_json([terminal.plain(record) for record in (*actions, *migrations)])
-    elif orders:
-        terminal.orders(actions)
+        terminal.as_json([terminal.plain(record) for record in records])
     else:
-        terminal.history(migrations)
+        show(records)
 
 
 @app.command(epilog="Example: virtpoise drain h1 --wait")

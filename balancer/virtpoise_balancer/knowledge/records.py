@@ -40,11 +40,11 @@ class Overrides:
         """The effective mode: the newer of what a person set and what the configuration says."""
         if self.mode is None or self.mode.instead_of != configured:
             return configured
-        return Mode.AUTOMATIC if self.mode.value == Mode.AUTOMATIC else Mode.RECOMMEND
+        return "automatic" if self.mode.value == "automatic" else "recommend"
 
     def acts(self, configured: Mode) -> bool:
         """Whether moves are made, not only recommended."""
-        return self.paused is None and self.mode_over(configured) == Mode.AUTOMATIC
+        return self.paused is None and self.mode_over(configured) == "automatic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

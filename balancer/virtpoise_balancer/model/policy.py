@@ -12,11 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from virtpoise_balancer.model.units import STRICT, Amount, Count, Name, Threshold
 
 
-class Mode(StrEnum):
-    """What the balancer does with a plan: leave it to a person, or carry it out."""
-
-    RECOMMEND = "recommend"
-    AUTOMATIC = "automatic"
+# What the balancer does with a plan: leave it to a person, or carry it out.
+Mode = Literal["recommend", "automatic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

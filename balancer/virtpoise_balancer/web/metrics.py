@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -149,7 +150,7 @@ class _BoardCollector(Collector):
         state = self._board.state
         yield _single("virtpoise_leader", "1 on the balancer that acts.", float(state.leader))
         mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode that is set.", labels=["mode"])
-        for name in Mode:
+        for name in get_args(Mode):
             mode.add_metric([name], float(name == self._board.mode))
         yield mode
         yield _single("virtpoise_paused", "1 while a person has paused it.", self._board.overrides().paused is not None)
