@@ -28,7 +28,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.web.metrics import Metrics
-from virtpoise_balancer.web.state import Board, State
+from virtpoise_balancer.web.state import Published, State
 
 EXAMPLE = Path(__file__).parents[1] / "virtpoise.example.yml"
 
@@ -181,7 +181,7 @@ def _one_of_everything() -> Metrics:
         plan=Plan(strategy="default", solved=True, summary="", refusals=(Refusal(host="h1", reason=Reason.PENALTY),)),
         predictions=(predicted,),
     )
-    metrics = Metrics(Board(state))
+    metrics = Metrics(Published(state))
     metrics.migration_ended(
         Move(domain="vm1", uuid="u", source="h1", destination="h2", predicted=ends), Outcome(result=Result.DONE)
     )

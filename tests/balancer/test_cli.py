@@ -15,10 +15,9 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from virtpoise_balancer.command import main as command
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.command.main import main
-from virtpoise_balancer.config import Config
+from virtpoise_balancer.command.wait import until_empty
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.formats import read_snapshot
 from virtpoise_balancer.model import Snapshot
@@ -310,9 +309,7 @@ def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str)
     assert told == {"file": file, "mode": "recommend", "strategy": "default"}
 
 
-def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_drain_is_not_done_while_its_host_is_unknown() -> None:
     rest = {"h2": HOST | {"name": "h2", "cpu_ratio": [0.1]}}
     unknown = HOST | {"state": "unknown", "cpu_ratio": []}
     groups = [
@@ -324,14 +321,12 @@ def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(
     looks = iter([read_snapshot(json.dumps(SNAPSHOT | group).encode(), "group") for group in groups])
     restarts = iter([False, True, False, True, True, False, False])
 
-    def look(_settings: Config) -> Snapshot:
+    def observe() -> Snapshot:
         if next(restarts):
             raise MonitorError("Prometheus cannot be asked")
         return next(looks)
 
-    monkeypatch.setattr(command, "_look", look)
-    command._wait_until_empty(Config(interval_seconds=1e-3), "h1")
-    assert capsys.readouterr().out == "h1 is empty.\n"
+    until_empty("h1", observe, interval_seconds=1e-3)
     assert next(looks, None) is None
 
 

@@ -21,7 +21,7 @@ from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Board, State
+from virtpoise_balancer.web.state import Published, State
 
 TOKEN = "a-token-of-alice-1234567890"
 POLICY = Policy()
@@ -69,10 +69,10 @@ class Balancer:
             measurement=Measurement(),
             step_seconds=10.0,
         )
-        self.board = Board(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
-        self.board.in_flight = lambda: self.acting.in_flight
-        self.board.steering = self.store.steering
-        self.metrics = Metrics(self.board)
+        self.published = Published(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
+        self.published.in_flight = lambda: self.acting.in_flight
+        self.published.steering = self.store.steering
+        self.metrics = Metrics(self.published)
         self.reloads: list[bool] = []
         self.orders = Orders(
             store=self.store,
@@ -82,7 +82,7 @@ class Balancer:
             told=self.metrics.ordered,
         )
         self.context = Context(
-            board=self.board,
+            published=self.published,
             metrics=self.metrics,
             store=self.store,
             orders=self.orders,
@@ -96,8 +96,8 @@ class Balancer:
     def cycle(self) -> None:
         now = time.time()
         report = replace(self.loop, executor=RecommendingExecutor(self.acting)).run(now, time.time)
-        self.board.state = replace(
-            self.board.state,
+        self.published.state = replace(
+            self.published.state,
             cycle_at=now,
             result=report.result.value,
             sentence=report.sentence,

@@ -26,15 +26,15 @@ PAGES = ("/", "/?sort=load", "/plan", "/history", "/hosts/h1", "/hosts/h4", HOST
 
 
 def first_move(balancer: Balancer) -> Move:
-    assert balancer.board.state.plan is not None
-    return balancer.board.state.plan.moves[0]
+    assert balancer.published.state.plan is not None
+    return balancer.published.state.plan.moves[0]
 
 
 def with_history(balancer: Balancer) -> None:
     """A done migration whose name is hostile too, and a failed one."""
-    assert balancer.board.state.plan is not None
-    move = replace(balancer.board.state.plan.moves[0], domain=HOSTILE)
-    plan = replace(balancer.board.state.plan, moves=(move, move))
+    assert balancer.published.state.plan is not None
+    move = replace(balancer.published.state.plan.moves[0], domain=HOSTILE)
+    plan = replace(balancer.published.state.plan, moves=(move, move))
     (done, _), (failed, _) = balancer.store.record_plan(plan, time.time(), acted=True)
     balancer.store.begin(done)
     balancer.store.end(done, Outcome(result=Result.DONE, seconds=6.2, downtime_seconds=0.12))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -181,7 +181,7 @@ def orders(records: Sequence[Action]) -> None:
     Console().print(table)
 
 
-def ends(moves: Sequence[tuple[Move, dict[str, Any] | None]]) -> None:
+def ends(moves: Sequence[tuple[Move, Mapping[str, Any] | None]]) -> None:
     """How each move ended, by its record of the history; None: that is too long ago to be told."""
     table = _table("domain", "from", "to", "result", "took", "downtime")
     for move, record in moves:

@@ -34,7 +34,7 @@ from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Board, State, newest_figures
+from virtpoise_balancer.web.state import Published, State, newest_figures
 
 log = structlog.get_logger()
 
@@ -61,13 +61,13 @@ class Daemon:
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._cycles = 0
-        self._board = Board(self._first_state(leader=False))
-        self._metrics = Metrics(self._board)
+        self._published = Published(self._first_state(leader=False))
+        self._metrics = Metrics(self._published)
         self._store = wiring.make_store(self._config)
         self._leadership = wiring.make_leadership(self._config)
         self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
-        self._board.in_flight = lambda: self._executor.in_flight
-        self._board.steering = self._store.steering
+        self._published.in_flight = lambda: self._executor.in_flight
+        self._published.steering = self._store.steering
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor)
         self._turning = threading.Lock()  # one at a time decides: a cycle, or a person who applies a plan
         orders = Orders(
@@ -78,7 +78,7 @@ class Daemon:
             told=self._ordered,
         )
         context = Context(
-            board=self._board,
+            published=self._published,
             metrics=self._metrics,
             store=self._store,
             orders=orders,
@@ -222,10 +222,10 @@ class Daemon:
                 verdict=measured.verdict,
             )
         self._metrics.cycle_ended(report.result.value, seconds)
-        self._board.state = replace(
+        self._published.state = replace(
             self._first_state(leader=self._leadership.held),
             cycle_at=now,
-            figures_at=newest_figures(self._board.state.figures_at, report.observation, now)
+            figures_at=newest_figures(self._published.state.figures_at, report.observation, now)
             if self._leadership.held
             else None,
             result=report.result.value,
@@ -242,7 +242,7 @@ class Daemon:
         self._store.record_cycle(
             started=now,
             seconds=seconds,
-            mode=self._board.mode,
+            mode=self._published.mode,
             result=report.result.value,
             sentence=report.sentence,
         )

@@ -1,4 +1,4 @@
-"""The page: written on the server, from the board, at each look. Whatever comes from outside is escaped by the templates."""
+"""The page: written on the server, from the published, at each look. Whatever comes from outside is escaped by the templates."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from virtpoise_balancer import __version__
 from virtpoise_balancer.errors import BadInput, NotKnown, Refused
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.web import views
-from virtpoise_balancer.web.api import MOST_RECORDS, domain_detail, host_detail, limit
-from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.context import MOST_RECORDS, Context
+from virtpoise_balancer.web.detail import domain_detail, host_detail
+from virtpoise_balancer.web.operations import limit
 from virtpoise_balancer.web.state import domains_by_host, flights
 
 _STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -74,14 +75,14 @@ class Pages:
     # --- pages --------------------------------------------------------------------------------------------------------
 
     def overview(self, request: Request) -> Response:
-        board = self._context.board
+        published = self._context.published
         by_load = request.query_params.get("sort") == "load"
         # It is the heaviest page and everybody looks at it: written once for all who see the same.
-        key = (board.state, board.steering(), board.in_flight(), self._closed(request), by_load)
+        key = (published.state, published.steering(), published.in_flight(), self._closed(request), by_load)
         return HTMLResponse(self._kept.get(key, partial(self._overview, request, by_load=by_load)))
 
     def _overview(self, request: Request, *, by_load: bool) -> str:
-        state = self._context.board.state
+        state = self._context.published.state
         found = views.overview(state)
         rows = found.rows if found else ()
         if by_load:
@@ -89,7 +90,7 @@ class Pages:
         return self._write(request, "overview.html", found=found, rows=rows, by_load=by_load)
 
     def plan(self, request: Request) -> Response:
-        state = self._context.board.state
+        state = self._context.published.state
         found = None
         if state.plan is not None and state.snapshot is not None:
             found = views.plan_view(state.plan, state.snapshot, state.policy)
@@ -100,7 +101,7 @@ class Pages:
             most = limit(request, _HISTORY)
         except BadInput as error:
             return self._wrong(request, str(error), 400)
-        state, store = self._context.board.state, self._context.store
+        state, store = self._context.published.state, self._context.store
         records = [views.migration_view(record, state.policy) for record in store.history(most)]
         more = min(most * 4, MOST_RECORDS) if len(records) == most < MOST_RECORDS else None
         return HTMLResponse(
@@ -108,7 +109,7 @@ class Pages:
         )
 
     def host(self, request: Request) -> Response:
-        state = self._context.board.state
+        state = self._context.published.state
         try:
             detail = host_detail(state, request.path_params["name"])
         except (NotKnown, Refused) as error:
@@ -132,7 +133,7 @@ class Pages:
         )
 
     def domain(self, request: Request) -> Response:
-        state = self._context.board.state
+        state = self._context.published.state
         try:
             detail = domain_detail(self._context, request.path_params["name"])
         except (NotKnown, Refused) as error:
@@ -175,16 +176,16 @@ class Pages:
     # --- what all pages have ------------------------------------------------------------------------------------------
 
     def _write(self, request: Request, template: str, **values: Any) -> str:
-        board = self._context.board
-        state = board.state
-        steering = board.steering()
+        published = self._context.published
+        state = published.state
+        steering = published.steering()
         return self._templates.get_template(template).render(
             page=template.removesuffix(".html"),
             state=state,
             steering=steering,
             mode=steering.mode_over(state.mode),
             sentence=views.sentence(state),
-            flights=views.flight_views(flights(board)),
+            flights=views.flight_views(flights(published)),
             closed=self._closed(request),
             **values,
         )

@@ -44,7 +44,7 @@ class State:
 
 
 @dataclass(slots=True)
-class Board:
+class Published:
     """``in_flight`` and ``steering`` are asked at each look, since migrations and orders do not wait for a cycle."""
 
     state: State
@@ -183,7 +183,7 @@ def host_statuses(state: State) -> tuple[HostStatus, ...]:
     return tuple(host_status(state, snapshot, host, domains.get(host.name, ())) for host in snapshot.hosts)
 
 
-def flights(board: Board) -> tuple[Flight, ...]:
+def flights(published: Published) -> tuple[Flight, ...]:
     return tuple(
         Flight(
             domain=one.move.domain,
@@ -192,13 +192,13 @@ def flights(board: Board) -> tuple[Flight, ...]:
             destination=one.move.destination,
             progress=one.progress,
         )
-        for one in board.in_flight()
+        for one in published.in_flight()
     )
 
 
-def status(board: Board) -> Status:
-    state = board.state
-    steering = board.steering()
+def status(published: Published) -> Status:
+    state = published.state
+    steering = published.steering()
     return Status(
         mode=steering.mode_over(state.mode),
         mode_set=steering.mode,
@@ -213,5 +213,5 @@ def status(board: Board) -> Status:
         result=state.result,
         sentence=state.sentence,
         hosts=host_statuses(state),
-        in_flight=flights(board),
+        in_flight=flights(published),
     )
