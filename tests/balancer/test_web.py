@@ -27,7 +27,7 @@ from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result
+from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Reason, Refusal, Result
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
@@ -244,8 +244,8 @@ def test_a_drained_host_counts_as_draining_while_it_is_switched_off(
     published.state = replace(published.state, standings=standings)
     assert metric(client, "virtpoise_host_draining") == {("h1",): 0, ("h2",): 0, ("h3",): 1, ("h9",): 1}
     page = " ".join(client.get("/").text.split())
-    assert "is told to drain, and is unknown" in page
-    assert "h9 is told to drain, and is not seen any more" in page
+    assert "is to be drained, but is unknown" in page
+    assert "h9 is to be drained, but is no longer seen" in page
 
 
 def test_predictions_are_shown_from_the_decision_until_they_are_measured(
@@ -600,6 +600,31 @@ def test_a_name_that_begins_the_headline_stays_as_it_is(client: TestClient, publ
     assert "<h1>twin is moving" in client.get("/").text
     published.state = replace(published.state, sentence="no host is at or above 80%: nothing to do")
     assert "<h1>No host is" in client.get("/").text
+
+
+def test_a_namesake_s_refusal_is_not_shown_on_another_host(client: TestClient, published: Published) -> None:
+    snapshot = group(
+        host("h1", 0.95, 0.95),
+        host("h2", 0.1, 0.1),
+        domain("twin", "h1", 2.0, uuid="u1"),
+        domain("big", "h1", 3.0),
+        domain("twin", "h2", 0.1, uuid="u2"),
+    )
+    why = Refusal(domain="twin", uuid="u1", host="h1", reason=Reason.NOT_NEEDED)
+    elsewhere = Refusal(domain="twin", uuid="u1", host="h2", reason=Reason.NAME_TAKEN)
+    made = replace(plan(snapshot, POLICY), moves=(), refusals=(why, elsewhere))
+    published.state = replace(
+        published.state, cycle_at=1.0, observation=Observation(snapshot=snapshot, age_seconds=1.0), plan=made
+    )
+
+    def row(host_name: str, uuid: str) -> str:
+        (found,) = re.findall(rf'<tr><td><a href="/domains/{uuid}">.*', client.get(f"/hosts/{host_name}").text)
+        return str(found)
+
+    assert "stays: its host needs no further move" in row("h1", "u1")
+    assert "stays" not in row("h2", "u2")
+    links = re.findall(r'<li><a href="(/domains/[^"]+)"', client.get("/plan").text)
+    assert links == ["/domains/u1", "/domains/u1"]
 
 
 @pytest.mark.parametrize("strategy", ["default", "thesis"])

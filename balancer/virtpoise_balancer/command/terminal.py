@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON for programs. Names are shown as they are, never read as markup."""
+"""What the commands print: tables for people, JSON for programs. Names are never read as markup."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
     from virtpoise_balancer.model import Move, Plan, Snapshot
 
-BAR_WIDTH = 24
+_BAR_WIDTH = 24
 _MOST_REFUSALS = 20
 _MOST_DESTINATIONS = 20
 
 
 class Console(RichConsole):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # `virtpoise history | head` is no failure: main() ends quietly
+        raise BrokenPipeError  # `virtpoise history | head` is not an error: main() exits quietly
 
 
 def as_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def load_bar(ratio: float | None, threshold: float, width: int = BAR_WIDTH) -> Text:
-    """A bar of the load with a mark at the threshold, red from there on; and the figure."""
+def _load_bar(ratio: float | None, threshold: float) -> Text:
+    """A bar of the load with a mark at the threshold, red from there on, and the percentage."""
     if ratio is None:
-        return Text("no fresh figures".ljust(width + 5), style="dim")
-    filled = min(round(ratio * width), width)
-    mark = min(int(threshold * width), width - 1)
+        return Text("no fresh samples".ljust(_BAR_WIDTH + 5), style="dim")
+    filled = min(round(ratio * _BAR_WIDTH), _BAR_WIDTH)
+    mark = min(int(threshold * _BAR_WIDTH), _BAR_WIDTH - 1)
     colour = "red" if ratio >= threshold else "green"
     bar = Text()
-    for i in range(width):
+    for i in range(_BAR_WIDTH):
         symbol = "│" if i == mark else "█" if i < filled else "─"
         bar.append(symbol, style="bold yellow" if i == mark else colour if i < filled else "dim")
     bar.append(f" {ratio:4.0%}", style=colour)
@@ -82,7 +82,7 @@ def snapshot(seen: Snapshot) -> None:
         load, memory = (percent(host.load, 1), percent(host.memory_ratio, 1)) if host.known else ("-", "-")
         hosts.add_row(*_cells(host.name, host.state, host.cpus, load, memory, wording.size(host.memory_bytes), here))
     console.print(hosts)
-    domains = _table("domain", "host", "state", "vCPUs", "cores", "waits for", "memory", "uuid")
+    domains = _table("domain", "host", "state", "vCPUs", "cores", "steal", "memory", "uuid")
     for domain in seen.domains:
         cores, waits = f"{domain.cpu_cores:.2f}", f"{domain.cpu_delay_cores:.2f}"
         memory = wording.size(domain.memory_bytes)
@@ -140,17 +140,17 @@ def explanations(found: Sequence[Explanation]) -> None:
 
 def status(found: dict[str, Any]) -> None:
     console = Console()
-    acting = "acts" if found["leader"] else "waits for another balancer"
+    acting = "active" if found["leader"] else "standby, another balancer is active"
     if found["paused"]:
         acting = f"paused by {found['paused']['who']}"
     console.print(Text(f"mode {found['mode']}, strategy {found['strategy']}, {acting}"))
-    table = _table("host", "state", "load", f"of {found['consecutive']}", "memory", "penalty", "domains")
+    table = _table("host", "state", "load", f"of {found['consecutive']}", "memory", "back-off", "domains")
     for host in found["hosts"]:
         table.add_row(
             *_cells(
                 host["name"],
                 host["state"],
-                load_bar(host["cpu_ratio"], found["threshold"]),
+                _load_bar(host["cpu_ratio"], found["threshold"]),
                 host["consecutive"],
                 percent(host["memory_ratio"], 1),
                 f"{host['penalty_seconds']:.0f} s" if host["penalty_seconds"] else "-",
@@ -165,14 +165,14 @@ def history(records: Sequence[MigrationRecord]) -> None:
     if records:
         Console().print(history_table(records))
     else:
-        Console().print("No domain has been migrated yet.")
+        Console().print("No migrations yet.")
 
 
 def orders(records: Sequence[Action]) -> None:
     if not records:
-        Console().print("Nobody has ordered anything yet.")
+        Console().print("No orders yet.")
         return
-    table = _table("when", "who", "from", "order", "of", "", "answer")
+    table = _table("when", "who", "from", "order", "target", "", "answer")
     for record in records:
         outcome = Text("followed", style="green") if record.accepted else Text("refused", style="red")
         table.add_row(
@@ -182,13 +182,13 @@ def orders(records: Sequence[Action]) -> None:
 
 
 def ends(moves: Sequence[tuple[Move, Mapping[str, Any] | None]]) -> None:
-    """How each move ended, by its record of the history; None: that is too long ago to be told."""
+    """How each move ended, from its record of the history; None: the history no longer holds it."""
     table = _table("domain", "from", "to", "result", "took", "downtime")
     for move, record in moves:
         result, why, took, downtime = (
             (record["result"], record["why"], record["seconds"], record["downtime_seconds"])
             if record
-            else ("not known", "see virtpoise history", None, None)
+            else ("unknown", "see virtpoise history", None, None)
         )
         result = Text(f"{result}: {why}" if why else result, style="green" if result == "done" else "red")
         table.add_row(
@@ -200,7 +200,7 @@ def ends(moves: Sequence[tuple[Move, Mapping[str, Any] | None]]) -> None:
 
 
 def history_table(records: Sequence[MigrationRecord]) -> Table:
-    """One row a migration: predicted, measured and error of source and destination."""
+    """One row for each migration: predicted, measured and error of source and destination."""
     table = _table("when", "domain", "from", "to", "result", "took", "downtime", "source", "destination")
     for record in records:
         ends = {prediction.role: prediction for prediction in record.predictions}
@@ -222,7 +222,7 @@ def history_table(records: Sequence[MigrationRecord]) -> Table:
 
 def _result(record: MigrationRecord) -> str:
     if record.result is None:
-        return "under way" if record.began else "to be made"
+        return "running" if record.began else "pending"
     return f"{record.result}: {record.why}" if record.why else record.result
 
 
@@ -232,15 +232,14 @@ def _prediction(prediction: PredictionRecord | None) -> str:
     text = f"predicted {percent(prediction.predicted, 1)}"
     if prediction.measured is not None:
         return f"{text}, measured {percent(prediction.measured, 1)} ({prediction.error:+.1%})"
-    verdict = {None: "not measured yet", "not_moved": "not moved"}.get(prediction.verdict, prediction.verdict)
-    return f"{text}, {verdict}"
+    return f"{text}, {wording.unmeasured(prediction.verdict)}"
 
 
 _VERDICTS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
 
 
 def findings(found: Sequence[Finding]) -> None:
-    """One line each, with the remedy below where there is one."""
+    """One line for each finding, with its remedy if it has one."""
     console = Console()
     for one in found:
         symbol, style = _VERDICTS[one.verdict]
@@ -254,7 +253,7 @@ def findings(found: Sequence[Finding]) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float, float], None]]:
-    """A progress bar; call what it gives with a text, how much is done, and of how much."""
+    """A progress bar. Yields a function to update it: text, amount done, total."""
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -16,7 +16,7 @@ from virtpoise_balancer.web.guard import Guard, is_loopback
 from virtpoise_balancer.web.live import Live
 from virtpoise_balancer.web.openapi import document
 from virtpoise_balancer.web.operations import PREFIX, operations
-from virtpoise_balancer.web.pages import routes as page_routes
+from virtpoise_balancer.web.page.routes import routes as page_routes
 
 
 def make_app(context: Context) -> Starlette:
