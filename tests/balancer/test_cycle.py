@@ -12,7 +12,7 @@ from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
 from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Progress, Reason, Result, Snapshot
+from virtpoise_balancer.model import HostState, Outcome, Progress, Reason, Result, Rule, RuleKind, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 
 STEP = 10.0
@@ -266,14 +266,20 @@ def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store
     assert (acting.taken, store.history(5)) == ([], ())
 
 
-def test_a_part_of_a_plan_can_be_applied_when_it_does_not_count_on_the_rest(store: Store) -> None:
+def test_a_part_of_a_plan_can_be_applied(store: Store) -> None:
     cycle, _, acting = make(store, *TWO)
     plan = run(replace(cycle, executor=RecommendingExecutor(acting)), 1000.0).plan
     assert plan is not None
-    first, second, _ = plan.moves
-    with pytest.raises(Refused, match=f"{second.domain} to h2 counts on {first.domain} to h2, which comes before it"):
-        cycle.apply({(second.uuid, "h2")}, 1000.0, lambda: 1000.0)
+    first, *_ = plan.moves
     assert cycle.apply({(first.uuid, "h2")}, 1000.0, lambda: 1000.0).moves == (first,)
+
+
+def test_a_part_of_a_plan_is_refused_without_what_it_needs(store: Store) -> None:
+    pair = Rule(name="pair", kind=RuleKind.TOGETHER, domains=("a", "b"))
+    cycle, _, _ = make(store, *TWO)
+    cycle = replace(cycle, policy=replace(cycle.policy, strategy="default", rules=(pair,)))
+    with pytest.raises(Refused, match="only together: a to h2 goes together with b to h2"):
+        cycle.apply({("uuid-of-a", "h2")}, 1000.0, lambda: 1000.0)
 
 
 def test_while_a_migration_runs_no_plan_can_be_applied(store: Store) -> None:
