@@ -17,7 +17,7 @@ from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Progress, Reason, Result, Snapshot
+from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Progress, Reason, Result, Rule, RuleKind, Snapshot
 from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.plan import plan
 
@@ -289,14 +289,20 @@ def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store
     assert (acting.taken, store.history(5)) == ([], ())
 
 
-def test_a_part_of_a_plan_can_be_applied_when_it_does_not_count_on_the_rest(store: Store) -> None:
-    cycle, _, acting = make(store, *TWO)
+def test_a_part_of_a_plan_can_be_applied(store: Store) -> None:
+    cycle, _, _ = make(store, *TWO)
     plan = run(replace(cycle, mode="recommend"), 1000.0).plan
     assert plan is not None
-    first, second, _ = plan.moves
-    with pytest.raises(Refused, match=f"{second.domain} to h2 counts on {first.domain} to h2, which comes before it"):
-        cycle.apply({(second.uuid, "h2")}, 1000.0)
+    first, *_ = plan.moves
     assert cycle.apply({(first.uuid, "h2")}, 1000.0).moves == (first,)
+
+
+def test_a_part_of_a_plan_is_refused_without_what_it_needs(store: Store) -> None:
+    pair = Rule(name="pair", kind=RuleKind.TOGETHER, domains=("a", "b"))
+    cycle, _, _ = make(store, *TWO)
+    cycle = replace(cycle, policy=replace(cycle.policy, strategy="default", rules=(pair,)))
+    with pytest.raises(Refused, match="only together: a to h2 goes together with b to h2"):
+        cycle.apply({("uuid-of-a", "h2")}, 1000.0)
 
 
 def test_while_a_migration_runs_no_plan_can_be_applied(store: Store) -> None:
@@ -377,7 +383,7 @@ def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: st
 
 
 def test_only_what_changed_is_written(store: Store) -> None:
-    cycle, watching, acting = make(store, *STUCK, host("h3", 0.55, 0.55, 0.55))
+    cycle, _, _ = make(store, *STUCK, host("h3", 0.55, 0.55, 0.55))
     run(cycle, 1000.0)  # an attempt without moves: of three hosts one earns a penalty
     committed: list[Changes] = []
     commit = store.commit
@@ -421,7 +427,7 @@ def test_a_move_that_ends_while_the_group_is_looked_at_is_settled_before_anythin
 
 
 def test_a_lost_domain_is_not_found_by_a_reading_from_before_it_was_lost(store: Store) -> None:
-    cycle, watching, acting = make(store, *BUSY)
+    cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
     ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="absent on both", lost=True))
     acting.busy = False

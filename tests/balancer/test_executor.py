@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from virtpoise_balancer.execute import executor as execute
-from virtpoise_balancer.execute.executor import LibvirtExecutor, counts_on
+from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.migrate import Watch
 from virtpoise_balancer.model import Move, Outcome, PredictedLoads, Prediction, Progress, Result
 
@@ -17,7 +17,7 @@ DONE = Outcome(result=Result.DONE)
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 
 
-def move(domain: str, source: str, destination: str, wave: int = 0, bundle: str | None = None) -> Move:
+def move(domain: str, source: str, destination: str, wave: int = 0, *, needs: str | None = None) -> Move:
     return Move(
         domain=domain,
         uuid=f"uuid-of-{domain}",
@@ -25,7 +25,7 @@ def move(domain: str, source: str, destination: str, wave: int = 0, bundle: str 
         destination=destination,
         predicted=LOADS,
         wave=wave,
-        bundle=bundle,
+        needs=(f"uuid-of-{needs}",) if needs else (),
     )
 
 
@@ -101,8 +101,8 @@ def test_what_counts_on_a_move_that_was_not_made_is_skipped_and_never_begun() ->
     carry_out(
         hosts,
         move("out", "h2", "h3", 0),
-        move("in", "h1", "h2", 1),
-        move("after", "h4", "h1", 2),
+        move("in", "h1", "h2", 1, needs="out"),
+        move("after", "h4", "h1", 2, needs="in"),
         move("other", "h1", "h3", 2),
     )
     assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
@@ -173,7 +173,7 @@ def test_a_move_whose_end_nobody_tells_stays_open_until_both_hosts_tell_it_and_h
         return DONE if answers.is_set() else None
 
     hosts = Hosts(lambda one: None if one.domain == "a" else DONE, settle)
-    made = carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h3", "h1", 1), move("c", "h3", "h4", 1))
+    made = carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h3", "h1", 1, needs="a"), move("c", "h3", "h4", 1))
     assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
         "b": "skipped",  # it counts on a having left h1
         "c": "done",
@@ -200,15 +200,3 @@ def test_told_to_stop_it_leaves_the_end_that_nobody_tells_to_the_next_balancer()
     made.close()
     assert hosts.written == [("begin", "0")]
     assert not any(settling.is_alive() for settling in made._settling)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "counts"),
-    [
-        (move("in", "h1", "h2"), move("out", "h2", "h1"), True),
-        (move("a", "h1", "h2"), move("b", "h1", "h3"), False),
-        (move("a", "h1", "h2", bundle="pair"), move("b", "h1", "h3", bundle="pair"), True),
-    ],
-)
-def test_what_a_move_counts_on(one: Move, other: Move, counts: bool) -> None:
-    assert counts_on(one, other) is counts

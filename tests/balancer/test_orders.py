@@ -9,7 +9,7 @@ from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Mode, Plan, Snapshot
+from virtpoise_balancer.model import HostState, Plan, Snapshot
 
 ALICE = By("alice", "127.0.0.1")
 GROUP = group(

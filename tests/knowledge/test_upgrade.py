@@ -103,7 +103,7 @@ def test_a_newer_store_is_refused_in_one_line(url: str, version: str, upgrade: b
 def test_another_programs_tables_are_refused_in_one_line(url: str) -> None:
     with create_engine(url).begin() as connection:
         connection.execute(text("CREATE TABLE guests (id INTEGER)"))
-    with pytest.raises(BadInput, match="expected tables of virtpoise, got guests$"):
+    with pytest.raises(BadInput, match=r"expected tables of virtpoise, got guests$"):
         Store.open(url, upgrade=True)
 
 

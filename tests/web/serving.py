@@ -15,14 +15,14 @@ from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Mode, Move, Policy, Snapshot
+from virtpoise_balancer.model import HostState, Move, Policy, Snapshot
 from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Board, State
+from virtpoise_balancer.web.state import Published, State
 
 TOKEN = "a-token-of-alice-1234567890"
 POLICY = Policy()
@@ -74,10 +74,10 @@ class Balancer:
             clock=SYSTEM,
             mode="recommend",
         )
-        self.board = Board(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
-        self.board.in_flight = lambda: self.acting.in_flight
-        self.board.overrides = self.store.overrides
-        self.metrics = Metrics(self.board)
+        self.published = Published(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
+        self.published.in_flight = lambda: self.acting.in_flight
+        self.published.overrides = self.store.overrides
+        self.metrics = Metrics(self.published)
         self.reloads: list[bool] = []
         self.orders = Orders(
             store=self.store,
@@ -87,7 +87,7 @@ class Balancer:
             on_order=self.metrics.ordered,
         )
         self.context = Context(
-            board=self.board,
+            published=self.published,
             metrics=self.metrics,
             store=self.store,
             orders=self.orders,
@@ -101,8 +101,8 @@ class Balancer:
     def cycle(self) -> None:
         now = time.time()
         report = self.loop.run(now)
-        self.board.state = replace(
-            self.board.state,
+        self.published.state = replace(
+            self.published.state,
             cycle_at=now,
             result=report.result.value,
             sentence=report.sentence,

@@ -102,13 +102,13 @@ class Cycle:
         busy = self.executor.busy
         memory = self._recall(now)
         situation = self._situation(seen.snapshot, memory, now, self.executor, (), busy=busy)
-        decision = decide_on_order(situation, wanted)
-        if isinstance(decision, str):
-            raise Refused(decision)
+        decided = decide_on_order(situation, wanted)
+        if isinstance(decided, str):
+            raise Refused(decided)
+        decision, chosen = decided
         committed = self.store.commit(decision.changes, now)
         self.executor.carry_out(committed.entries, self.obstacle)
-        assert decision.plan is not None
-        return decision.plan
+        return chosen
 
     def obstacle(self, move: Move) -> str | None:
         """Why a move must not begin now, on a fresh look at its hosts and its domain; None when it may."""

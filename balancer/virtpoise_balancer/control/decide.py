@@ -101,8 +101,8 @@ def decide(situation: Situation) -> Decision:
     return _decision(situation, known, CycleResult.MOVED, sentence, plan, acted=True)
 
 
-def decide_on_order(situation: Situation, wanted: Set[Choice]) -> Decision | str:
-    """The decision to make the moves that a person chose from a plan, or why they cannot be made.
+def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision, Plan] | str:
+    """The decision to make the moves that a person chose from a plan, with these moves as a plan; or why they cannot be made.
 
     The plan is made again, and all chosen moves must still be in it.
     """
@@ -117,7 +117,8 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> Decision | str
         return f"only together: {why}"
     chosen = part(plan, wanted)
     sentence = sentences.with_unknown(chosen.summary, known.snapshot)
-    return _decision(situation, known, CycleResult.MOVED, sentence, chosen, acted=True, wanted=frozenset(wanted))
+    decision = _decision(situation, known, CycleResult.MOVED, sentence, chosen, acted=True, wanted=frozenset(wanted))
+    return decision, chosen
 
 
 def bring_up_to_date(situation: Situation) -> UpToDate:

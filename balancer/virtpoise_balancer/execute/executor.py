@@ -129,7 +129,7 @@ class LibvirtExecutor:
 
     def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> Result | None:
         """How the move ended; None while that cannot be told."""
-        missing = next((other for other in not_made if counts_on(move, other)), None)
+        missing = next((other for other in not_made if other.uuid in move.needs), None)
         if self.stop.is_set():
             outcome = Outcome(result=Result.SKIPPED, why="told to stop")
         elif missing is not None:
@@ -194,11 +194,6 @@ class LibvirtExecutor:
             return make(move, watch, self.stop)
         finally:
             del self._in_flight[move.uuid]
-
-
-def counts_on(move: Move, other: Move) -> bool:
-    """Whether a move may fit only because another, earlier one was made: it goes where that one leaves, or both are one bundle."""
-    return move.destination == other.source or (move.bundle is not None and move.bundle == other.bundle)
 
 
 @dataclass(frozen=True, slots=True)

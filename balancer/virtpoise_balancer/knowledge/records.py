@@ -12,9 +12,6 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.model import Mode, Move, Plan, Policy, Result, Role, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
-# How many records one answer of the API or of a command holds at most.
-MOST_RECORDS = 1000
-
 # Moves with their ids in the journal.
 Entries = tuple[tuple[int, Move], ...]
 
@@ -197,7 +194,7 @@ class Memory:
 
     orders: StandingOrders = StandingOrders()
     backoffs: Backoffs = field(default_factory=dict)
-    learned: Learned = Learned()
+    learned: Learned = field(default_factory=Learned)
     ended_plans: tuple[EndedPlan, ...] = ()
     due: tuple[DuePrediction, ...] = ()
     lost: tuple[LostDomain, ...] = ()

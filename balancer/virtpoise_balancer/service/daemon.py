@@ -38,7 +38,7 @@ from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Board, State, newest_figures
+from virtpoise_balancer.web.state import Published, State, newest_figures
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class Daemon:
     """One balancer, of the configuration in a file. Making one does nothing; ``run()`` reads the file and starts."""
 
     _config: Config
-    _board: Board
+    _published: Published
     _metrics: Metrics
     _store: Store
     _leadership: Leadership
@@ -104,14 +104,14 @@ class Daemon:
         if self._config.web.token_file is not None:
             read_tokens(self._config.web.token_file)  # a wrong file is reported now, not to the first who needs it
         self._check_reachable()
-        self._board = Board(self._first_state(leader=False))
-        self._metrics = Metrics(self._board)
+        self._published = Published(self._first_state(leader=False))
+        self._metrics = Metrics(self._published)
         self._leadership = wiring.make_leadership(self._config)
         self._store = wiring.make_store(self._config, upgrade=self._leadership.take())
         self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor, self._clock)
-        self._board.in_flight = lambda: self._executor.in_flight
-        self._board.overrides = self._store.overrides
+        self._published.in_flight = lambda: self._executor.in_flight
+        self._published.overrides = self._store.overrides
         self._web = WebServer(make_app(self._context()), self._config.web)
 
     def _context(self) -> Context:
@@ -124,7 +124,7 @@ class Daemon:
             clock=self._clock,
         )
         return Context(
-            board=self._board,
+            published=self._published,
             metrics=self._metrics,
             store=self._store,
             orders=orders,
@@ -254,10 +254,12 @@ class Daemon:
                 verdict=measured.verdict,
             )
         self._metrics.cycle_ended(report.result.value, seconds)
-        self._board.state = replace(
+        self._published.state = replace(
             self._first_state(leader=self._leads),
             cycle_at=now,
-            figures_at=newest_figures(self._board.state.figures_at, report.observation, now) if self._leads else None,
+            figures_at=newest_figures(self._published.state.figures_at, report.observation, now)
+            if self._leads
+            else None,
             result=report.result.value,
             sentence=report.sentence,
             observation=report.observation,

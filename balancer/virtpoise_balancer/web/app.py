@@ -10,21 +10,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from virtpoise_balancer.web import api, pages
+from virtpoise_balancer.web import api
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Guard, is_loopback
 from virtpoise_balancer.web.live import Live
 from virtpoise_balancer.web.openapi import document
+from virtpoise_balancer.web.operations import PREFIX, operations
+from virtpoise_balancer.web.page.routes import routes as page_routes
 
 
 def make_app(context: Context) -> Starlette:
-    board, metrics = context.board, context.metrics
+    published, metrics = context.published, context.metrics
 
     def healthy(_request: Request) -> Response:
         return PlainTextResponse("virtpoise is healthy.\n")
 
     def ready(_request: Request) -> Response:
-        if board.state.cycle_at is None:
+        if published.state.cycle_at is None:
             return PlainTextResponse("No cycle has run yet.\n", 503)
         return PlainTextResponse("virtpoise is ready.\n")
 
@@ -38,7 +40,7 @@ def make_app(context: Context) -> Starlette:
     def show_metrics(_request: Request) -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
-    described = document(api.operations(context))
+    described = document(operations(context))
 
     def show_document(_request: Request) -> Response:
         return JSONResponse(described)
@@ -49,10 +51,10 @@ def make_app(context: Context) -> Starlette:
             Route("/-/ready", ready),
             Route("/-/reload", do_reload, methods=["POST"]),
             Route("/metrics", show_metrics),
-            Route(f"{api.PREFIX}/openapi.json", show_document),
-            Route(f"{api.PREFIX}/events", Live(context).events),
+            Route(f"{PREFIX}/openapi.json", show_document),
+            Route(f"{PREFIX}/events", Live(context).events),
             *api.routes(context),
-            *pages.routes(context),
+            *page_routes(context),
         ],
         middleware=[
             Middleware(Guard, web=context.config().web),

@@ -1,4 +1,4 @@
-"""The balancer's own metrics: gauges made from the board at each scrape, and counters of what has happened."""
+"""The balancer's own metrics: gauges made from the published state at each scrape, and counters of what has happened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import Action, PredictionRecord
 from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role
-from virtpoise_balancer.web.state import Board, host_statuses
+from virtpoise_balancer.web.state import Published, host_statuses
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -26,7 +26,7 @@ _CYCLE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 class Metrics:
     """All metrics of one balancer, in a registry of their own."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, published: Published) -> None:
         self.registry = CollectorRegistry()
         build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
@@ -105,7 +105,7 @@ class Metrics:
         for role in Role:
             for metric in (self._errors, self._measured, self._within):
                 metric.labels(role)
-        self.registry.register(_BoardCollector(board))
+        self.registry.register(_StateCollector(published))
         ProcessCollector(registry=self.registry)
 
     def cycle_ended(self, result: str, seconds: float) -> None:
@@ -124,6 +124,7 @@ class Metrics:
                 self._downtime_seconds.observe(outcome.downtime_seconds)
 
     def prediction_measured(self, due: DuePrediction, measured: Measured) -> None:
+        """``ends``: the migration's source and destination."""
         if measured.ratio is None or measured.error is None:
             return
         self._errors.labels(due.role).observe(abs(measured.error))
@@ -139,21 +140,23 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class _BoardCollector(Collector):
-    def __init__(self, board: Board) -> None:
-        self._board = board
+class _StateCollector(Collector):
+    def __init__(self, published: Published) -> None:
+        self._published = published
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        state = self._board.state
+        state = self._published.state
         yield _single("virtpoise_leader", "1 on the balancer that acts.", float(state.leader))
         mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode that is set.", labels=["mode"])
         for name in get_args(Mode):
-            mode.add_metric([name], float(name == self._board.mode))
+            mode.add_metric([name], float(name == self._published.mode))
         yield mode
-        yield _single("virtpoise_paused", "1 while a person has paused it.", self._board.overrides().paused is not None)
+        yield _single(
+            "virtpoise_paused", "1 while a person has paused it.", self._published.overrides().paused is not None
+        )
         yield from self._in_flight()
         if state.cycle_at is not None:
             yield _single(
@@ -173,7 +176,7 @@ class _BoardCollector(Collector):
 
     def _in_flight(self) -> Iterator[Metric]:
         """By host, too: only these hosts' uplinks are filled by it."""
-        flights = self._board.in_flight()
+        flights = self._published.in_flight()
         yield _single("virtpoise_migrations_in_flight", "Migrations under way.", len(flights))
         yield _single(
             "virtpoise_migration_oldest_seconds",
@@ -181,7 +184,7 @@ class _BoardCollector(Collector):
             max((flight.seconds for flight in flights), default=0.0),
         )
         ends = Tally(host for flight in flights for host in (flight.move.source, flight.move.destination))
-        snapshot = self._board.state.snapshot
+        snapshot = self._published.state.snapshot
         seen = {host.name for host in snapshot.hosts} if snapshot else set()
         family = _by_host("virtpoise_host_migrations_in_flight", "Migrations under way from the host or to it.")
         for name in sorted(seen | ends.keys()):
@@ -191,13 +194,13 @@ class _BoardCollector(Collector):
     def _store(self) -> Metric:
         return _single(
             "virtpoise_store_broken_rows",
-            "Rows of the store that cannot be read, so that cycles leave them out; the log names them.",
-            len(self._board.state.broken),
+            "Rows of the store that cannot be read, so that cycles leave them out. The log names them.",
+            len(self._published.state.broken),
         )
 
     def _draining(self) -> Metric:
         """Of hosts that are not seen as well: one that was drained may be switched off."""
-        state = self._board.state
+        state = self._published.state
         ordered = {name: order.draining for name, order in state.drains.items()}
         seen = {host.name: False for host in state.snapshot.hosts} if state.snapshot else {}
         family = _by_host("virtpoise_host_draining", "1 from drain to undrain, also while the host is not seen.")
@@ -206,7 +209,7 @@ class _BoardCollector(Collector):
         return family
 
     def _hosts(self) -> Iterator[Metric]:
-        state = self._board.state
+        state = self._published.state
         if state.observation is None:
             return
         yield _single(
@@ -256,7 +259,7 @@ class _BoardCollector(Collector):
         yield from (family for family, _ in thresholds)
 
     def _plan(self) -> Iterator[Metric]:
-        plan = self._board.state.plan
+        plan = self._published.state.plan
         if plan is None:
             return
         yield _single(

@@ -1,28 +1,18 @@
-"""The newest state of the balancer, for whoever asks: written by the loop, read by the web server's threads."""
+"""The newest state of the balancer: written by the loop, read by the web server's threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.overload import consecutive
+from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
-from virtpoise_balancer.model import (
-    Domain,
-    DomainState,
-    Host,
-    HostState,
-    Mode,
-    Plan,
-    Policy,
-    Progress,
-    Snapshot,
-    Trigger,
-)
+from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
@@ -30,9 +20,11 @@ Resource = Literal["cpu", "memory", "rx", "tx"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Replaced as a whole after each cycle. ``mode``: what the configuration says; ``cycle_at``: when the newest cycle ran (Unix
-    seconds), None before the first; ``figures_at``: of when the newest figures are that were ever seen, also after cycles that saw none;
-    ``lost``: domains (uuids) that a migration left running nowhere. ``broken``: rows of the store that cannot be read.
+    """What the newest cycle left. It is replaced as a whole, never changed.
+
+    ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
+    ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration left
+    running on neither host.
     """
 
     mode: Mode
@@ -57,8 +49,8 @@ class State:
 
 
 @dataclass(slots=True)
-class Board:
-    """``in_flight`` and ``overrides`` are asked at each look, since migrations and orders do not wait for a cycle."""
+class Published:
+    """The state that all readers share. ``in_flight`` and ``overrides`` are called at each reading: they change between cycles."""
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
@@ -66,15 +58,16 @@ class Board:
 
     @property
     def mode(self) -> Mode:
-        """The mode that holds."""
+        """The mode in force: an order overrides the configuration."""
         return self.overrides().mode_over(self.state.mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """What is known of one host. Ratios are None while it is unknown.
+    """One host. Ratios are None while it is unknown.
 
-    ``consecutive``: readings in a row that count towards ``needed``, of the ``resource`` that is the nearest to it.
+    ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
+    ``resource``: the one nearest to a problem.
     """
 
     name: str
@@ -97,14 +90,14 @@ class HostStatus:
 
     @property
     def worst_ratio(self) -> float | None:
-        """Of ``resource``."""
+        """The newest ratio of ``resource``."""
         ratios = {"cpu": self.cpu_ratio, "memory": self.memory_ratio, "rx": self.rx_ratio, "tx": self.tx_ratio}
         return ratios[self.resource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
-    """A migration under way."""
+    """A running migration."""
 
     domain: str
     uuid: str
@@ -115,7 +108,7 @@ class Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has set over the configuration, and who and when."""
+    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has ordered, who, and when."""
 
     mode: Mode
     mode_set: Setting | None
@@ -134,7 +127,7 @@ class Status:
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
-    """Of when the newest figures are (Unix seconds). With none ever seen they are missing since the first look, which is ``now``."""
+    """The time of the newest sample ever seen (Unix seconds). If there is none, samples are missing since ``now``, the first cycle."""
     known = [] if before is None else [before]
     if observation is not None and observation.age_seconds is not None:
         known.append(observation.snapshot.time - observation.age_seconds)
@@ -142,7 +135,7 @@ def newest_figures(before: float | None, observation: Observation | None, now: f
 
 
 def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
-    """The domains that are not shut off, where they are; in the snapshot's order."""
+    """The domains on each host, shut-off ones aside, in the snapshot's order."""
     found: dict[str, list[Domain]] = {}
     for domain in snapshot.domains if snapshot else ():
         if domain.state is not DomainState.SHUTOFF:
@@ -151,9 +144,9 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 
 
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
-    """``domains``: those that are on the host."""
+    """``domains``: those on the host."""
     backoff = state.backoffs.get(host.name)
-    resource, count, needed = _worst(state.policy, snapshot, host)
+    resource, count, needed = _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
@@ -171,24 +164,19 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
     )
 
 
-def _worst(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
-    """The resource that has most of the readings in a row that it needs, their number, and how many make it a problem."""
-    watched: list[tuple[Resource, Trigger, tuple[float, ...]]] = [("cpu", policy.cpu, host.cpu_ratio)]
-    if host.known and policy.strategy != "thesis":  # which knows no other resource
-        watched += [
-            ("memory", policy.memory, host.memory_ratio_window or (host.memory_ratio,)),
-            ("rx", policy.network, host.rx_ratio_window or (host.rx_ratio,)),
-            ("tx", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
-        ]
-    counts = [
-        (name, consecutive(host, trigger, snapshot, readings), trigger.consecutive)
-        for name, trigger, readings in watched
+def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
+    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how many do."""
+    counts: list[tuple[Resource, int, int]] = [
+        (cast(Resource, resource), consecutive(host, trigger, snapshot, samples), trigger.consecutive)
+        for resource, trigger, samples in (watched(host, policy) if host.known else ())
     ]
-    return max(counts, key=lambda one: one[1] / one[2])  # of equals the first
+    return max(
+        counts, key=lambda one: one[1] / one[2], default=("cpu", 0, policy.cpu.consecutive)
+    )  # the first of equals
 
 
 def host_statuses(state: State) -> tuple[HostStatus, ...]:
-    """Of all hosts, in the snapshot's order; none before the first cycle that saw any."""
+    """All hosts in the snapshot's order; empty before the first snapshot."""
     snapshot = state.snapshot
     if snapshot is None:
         return ()
@@ -196,7 +184,7 @@ def host_statuses(state: State) -> tuple[HostStatus, ...]:
     return tuple(host_status(state, snapshot, host, domains.get(host.name, ())) for host in snapshot.hosts)
 
 
-def flights(board: Board) -> tuple[Flight, ...]:
+def flights(published: Published) -> tuple[Flight, ...]:
     return tuple(
         Flight(
             domain=one.move.domain,
@@ -205,13 +193,13 @@ def flights(board: Board) -> tuple[Flight, ...]:
             destination=one.move.destination,
             progress=one.progress,
         )
-        for one in board.in_flight()
+        for one in published.in_flight()
     )
 
 
-def status(board: Board) -> Status:
-    state = board.state
-    overrides = board.overrides()
+def status(published: Published) -> Status:
+    state = published.state
+    overrides = published.overrides()
     return Status(
         mode=overrides.mode_over(state.mode),
         mode_set=overrides.mode,
@@ -226,5 +214,5 @@ def status(board: Board) -> Status:
         result=state.result,
         sentence=state.sentence,
         hosts=host_statuses(state),
-        in_flight=flights(board),
+        in_flight=flights(published),
     )
