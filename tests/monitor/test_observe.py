@@ -1,5 +1,6 @@
 """The snapshot that is made of Prometheus' answers: nothing in them is trusted."""
 
+import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, Move, Placement, PredictedLoads, Prediction
 from virtpoise_balancer.monitor.client import Answer, PrometheusClient, Series
 from virtpoise_balancer.monitor.observe import Observation, Observer
-from virtpoise_balancer.monitor.queries import QUERIES
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 
 NOW = 1000.0
 GIB = 2**30
@@ -238,7 +239,8 @@ MOVE = Move(domain="a", uuid="u1", source="h1", destination="h2", predicted=LOAD
 def test_a_look_at_one_move_sees_what_the_whole_look_sees_of_it_with_fewer_queries() -> None:
     figures = merged(host_figures("h1"), host_figures("h2"), domain_figures("h1", "u1"))
     whole = Answers(figures, series({"h1": READINGS, "h2": READINGS}))
-    lean = Answers(figures, series({"h1": READINGS, "h2": READINGS}))
+    more = merged(figures, host_figures("h3"), domain_figures("h3", "u3"))
+    lean = Answers(more, series({"h1": READINGS, "h2": READINGS, "h3": READINGS}))
     seen, of_move = observer(whole).observe(NOW), observer(lean).observe_for(MOVE, NOW)
     assert [(host.name, host.state) for host in of_move.snapshot.hosts] == [
         (host.name, host.state) for host in seen.snapshot.hosts
@@ -271,3 +273,14 @@ def test_two_looks_at_once_keep_their_own_warnings() -> None:
 def _named(name: str, shared: Observer) -> tuple[str, ...]:
     threading.current_thread().name = name
     return shared.observe(NOW).warnings
+
+
+def test_a_query_of_two_hosts_names_them_in_each_selector_and_nothing_in_a_name_is_a_pattern() -> None:
+    ranges = Ranges.of(step_seconds=10, scrape_interval_seconds=10, consecutive=3, saturation_ratio=0.9)
+    for query in QUERIES.values():
+        asked = narrowed(render(query, ranges), ["h1.lan", 'a"b'])
+        assert asked.count("instance=~") == asked.count("virtpoise_") > 0
+    (matcher,) = re.findall(r'instance=~"((?:[^"\\]|\\.)*)"', narrowed("virtpoise_host_cpus", ["h1.lan", "fe80::1"]))
+    pattern = re.compile(matcher.replace("\\\\", "\\"))
+    fits = ["h1.lan", "h1.lan:9807", "[fe80::1]:9807", "fe80::1"]
+    assert [name for name in [*fits, "h1xlan", "h1.lan.", "h2", "h1.lan:x"] if pattern.fullmatch(name)] == fits

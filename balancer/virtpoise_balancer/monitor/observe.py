@@ -24,7 +24,7 @@ from virtpoise_balancer.model import (
     check_consistent,
 )
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 
 # Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
 _READINGS = 30
@@ -104,19 +104,20 @@ class Observer:
         """How far before its step a reading may reach, since ``rate()`` needs two scrapes."""
         return self.ranges.reading - self.step_seconds
 
-    def _query(self, name: str) -> str:
-        return render(self.queries.get(name, QUERIES[name]), self.ranges)
+    def _query(self, name: str, hosts: Collection[str] | None = None) -> str:
+        query = render(self.queries.get(name, QUERIES[name]), self.ranges)
+        return query if hosts is None else narrowed(query, hosts)
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
-        return self._look(now, QUERIES, readings=max(_READINGS, self.consecutive))
+        return self._look(now, QUERIES, None, readings=max(_READINGS, self.consecutive))
 
     def observe_for(self, move: Move, now: float) -> Observation:
-        """The group as far as it concerns one move: which hosts are known, and where its domain runs. MonitorError."""
-        return self._look(now, QUERIES.keys() - _ONLY_FOR_A_PLAN, readings=1)
+        """The two hosts of a move and their domains: whether they are known and running. MonitorError."""
+        return self._look(now, QUERIES.keys() - _ONLY_FOR_A_PLAN, (move.source, move.destination), readings=1)
 
-    def _look(self, now: float, wanted: Collection[str], readings: int) -> Observation:
-        """``wanted``: names of queries; the others count as unanswered. ``readings``: how many of the windows."""
+    def _look(self, now: float, wanted: Collection[str], hosts: Collection[str] | None, readings: int) -> Observation:
+        """``wanted``: names of queries; the others count as unanswered. ``hosts``: None for all. ``readings``: of each window."""
         at = math.floor(now / self.step_seconds) * self.step_seconds
         start = at - (readings - 1) * self.step_seconds
         warnings: list[str] = []
@@ -124,13 +125,13 @@ class Observer:
         def ask(name: str) -> tuple[Series, ...]:
             if name not in wanted:
                 return ()
-            query = self._query(name)
-            if name in _WINDOWS:
-                answer = self.client.range(query, start, at, self.step_seconds)
-            else:
-                answer = self.client.instant(query, at)
+            query = self._query(name, hosts)
+            is_window = name in _WINDOWS
+            answer = (
+                self.client.range(query, start, at, self.step_seconds) if is_window else self.client.instant(query, at)
+            )
             warnings.extend(answer.warnings)
-            return answer.series
+            return tuple(series for series in answer.series if hosts is None or _host(series) in hosts)
 
         answers = {name: ask(name) for name in QUERIES if name not in _WINDOWS}
         windows = {name: _trailing(ask(name), at, self.step_seconds) for name in _WINDOWS}
@@ -154,7 +155,7 @@ class Observer:
     def load_between(self, host: str, start: float, end: float) -> Load:
         """The host's readings from ``start`` to ``end`` (Unix seconds). MonitorError."""
         first = math.ceil(start / self.step_seconds) * self.step_seconds
-        answer = self.client.range(self._query("host_cpu_ratio"), first, max(end, first), self.step_seconds)
+        answer = self.client.range(self._query("host_cpu_ratio", [host]), first, max(end, first), self.step_seconds)
         samples = next((series.samples for series in answer.series if _host(series) == host), ())
         return Load(samples, answer.warnings)
 

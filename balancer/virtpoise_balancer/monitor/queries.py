@@ -11,6 +11,8 @@ Every query can be replaced in the configuration (``prometheus.queries``), so th
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from string import Template
 
@@ -40,6 +42,9 @@ max by (instance) (
   rate(virtpoise_host_network_{direction}_bytes_total[$slow]) / on (instance, device) virtpoise_host_network_speed_bytes
 )
 """
+
+# A selector of one of the exporter's metrics: its name, and the brace of its matchers if it has any.
+_SELECTOR = re.compile(r"\b(virtpoise_[a-z_]+)(\{)?")
 
 QUERIES: dict[str, str] = {
     # hosts
@@ -113,3 +118,10 @@ def render(query: str, ranges: Ranges) -> str:
         if field.name != "saturation"
     }
     return Template(query).safe_substitute(durations, saturation=f"{ranges.saturation:g}")
+
+
+def narrowed(query: str, hosts: Iterable[str]) -> str:
+    """The rendered query, asked only of these hosts, with any port. Metrics of other exporters are asked of all hosts."""
+    names = "|".join(re.escape(host) for host in sorted(set(hosts)))
+    matcher = rf"\[?({names})\]?(:[0-9]+)?".replace("\\", "\\\\").replace('"', '\\"')
+    return _SELECTOR.sub(lambda found: f'{found[1]}{{instance=~"{matcher}"{"," if found[2] else "}"}', query)
