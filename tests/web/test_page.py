@@ -16,6 +16,7 @@ from serving import POLICY, TOKEN, Balancer, large
 
 from builders import domain, group, host
 from conftest import Watched, make_balancer
+from storing import record
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.model import Move, Outcome, Progress, Result, Rule, RuleKind
 
@@ -35,7 +36,7 @@ def with_history(balancer: Balancer) -> None:
     assert balancer.published.state.plan is not None
     move = replace(balancer.published.state.plan.moves[0], domain=HOSTILE)
     plan = replace(balancer.published.state.plan, moves=(move, move))
-    (done, _), (failed, _) = balancer.store.record_plan(plan, time.time(), acted=True)
+    (done, _), (failed, _) = record(balancer.store, plan, time.time(), acted=True)
     balancer.store.begin(done)
     balancer.store.end(done, Outcome(result=Result.DONE, seconds=6.2, downtime_seconds=0.12))
     balancer.store.begin(failed)

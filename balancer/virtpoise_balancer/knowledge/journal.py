@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from virtpoise_balancer.knowledge import plans, predictions
+from virtpoise_balancer.knowledge import predictions
 from virtpoise_balancer.knowledge.records import Entries, LostDomain, MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
@@ -49,16 +49,28 @@ def end(connection: Connection, migration_id: int, outcome: Outcome, now: float)
         predictions.drop(connection, migration_id)
 
 
-def unfinished(connection: Connection, broken: list[str]) -> tuple[Entries, tuple[int, ...]]:
-    """Migrations without an end: those that had begun, and the ids of those that had not."""
-    rows = connection.execute(select(migrations).where(migrations.c.result.is_(None))).all()
-    found = {plan_id: plans.document(connection, plan_id, broken) for plan_id in {row.plan_id for row in rows}}
-    begun = tuple(
-        (int(row.id), plan.moves[row.position])
-        for row in rows
-        if row.began is not None and (plan := found[row.plan_id]) is not None and row.position < len(plan.moves)
+def unfinished(connection: Connection) -> tuple[Entries, tuple[int, ...]]:
+    """Migrations without an end: those that had begun, and the ids of those that had not.
+
+    The moves are read from the journal itself, not from the stored plan, so that no broken plan hides a migration.
+    """
+    rows = connection.execute(select(migrations).where(migrations.c.result.is_(None)).order_by(migrations.c.id)).all()
+    begun = [row for row in rows if row.began is not None]
+    loads = predictions.loads(connection, [row.id for row in begun])
+    moves = tuple(
+        (
+            int(row.id),
+            Move(
+                domain=row.domain,
+                uuid=row.uuid,
+                source=row.source,
+                destination=row.destination,
+                predicted=loads[row.id],
+            ),
+        )
+        for row in begun
     )
-    return begun, tuple(int(row.id) for row in rows if row.began is None)
+    return moves, tuple(int(row.id) for row in rows if row.began is None)
 
 
 def noted(connection: Connection) -> tuple[dict[str, str], tuple[LostDomain, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -11,7 +11,7 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.database import fields_of
 from virtpoise_balancer.knowledge.records import PredictionRecord
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import Move, Prediction, Result, Role
+from virtpoise_balancer.model import Move, PredictedLoads, Prediction, Result, Role
 
 
 def journal(connection: Connection, migration_id: int, move: Move, now: float) -> None:
@@ -95,6 +95,28 @@ def drop(connection: Connection, migration_id: int) -> None:
     connection.execute(
         update(predictions).where(predictions.c.migration_id == migration_id).values(verdict="not_moved")
     )
+
+
+def loads(connection: Connection, migration_ids: Sequence[int]) -> dict[int, PredictedLoads]:
+    """By migration, the CPU loads that were predicted for its two hosts."""
+    found: dict[tuple[int, str], Prediction] = {}
+    for row in connection.execute(select(predictions).where(predictions.c.migration_id.in_(migration_ids))):
+        found[row.migration_id, row.role] = Prediction(
+            cpu_ratio=row.predicted,
+            cpu_ratio_lower=row.lower,
+            cpu_ratio_upper=row.upper,
+            cpu_spread_ratio=row.spread,
+            cpu_bias_ratio=row.bias,
+            saturated=row.saturated,
+        )
+    missing = Prediction.exact(0.0)
+    return {
+        one: PredictedLoads(
+            source=found.get((one, Role.SOURCE.value), missing),
+            destination=found.get((one, Role.DESTINATION.value), missing),
+        )
+        for one in migration_ids
+    }
 
 
 def open_ones(connection: Connection) -> tuple[PredictionRecord, ...]:

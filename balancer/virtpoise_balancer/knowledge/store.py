@@ -112,7 +112,7 @@ class Store:
     def unfinished(self) -> tuple[Entries, tuple[int, ...]]:
         """Journalled migrations without an end: those that had begun, and the ids of those that had not."""
         with self.database.reading() as connection:
-            return journal.unfinished(connection, [])
+            return journal.unfinished(connection)
 
     # --- orders -------------------------------------------------------------------------------------------------------
 
