@@ -33,6 +33,11 @@ def config(tmp_path: Path) -> list[str]:
     return ["--config", str(path)]
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def virtpoise(*arguments: str) -> tuple[int, str]:
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         code = main(arguments)
@@ -43,7 +48,7 @@ def carried_out(store: Store) -> None:
     made = plan(BUSY, POLICY)
     ((migration_id, _),) = record(store, made, 1000.0, acted=True, snapshot=BUSY, policy=POLICY)
     store.begin(migration_id)
-    store.end(migration_id, Outcome(result=Result.FAILED, why="no room"))
+    store.end(migration_id, Outcome(result=Result.FAILED, why="full"))
 
 
 def test_plans_are_listed_with_their_ids_and_one_is_explained(store: Store, config: list[str]) -> None:
@@ -56,11 +61,17 @@ def test_plans_are_listed_with_their_ids_and_one_is_explained(store: Store, conf
     assert (one["id"], one["moves"], one["acted"], one["replayable"]) == (1, 1, True, True)
     code, why = virtpoise("history", "--why", "1", *config)
     assert code == 0
-    for part in ("Its moves were carried out.", "h1 is overloaded", "[red]a", "no room", "virtpoise plan --replay 1"):
-        assert part in " ".join(why.split())
+    for part in (
+        "Its moves were carried out.",
+        "h1 is overloaded",
+        "[red]a",
+        "failed: full",
+        "virtpoise plan --replay 1",
+    ):
+        assert part in " ".join(why.split()), part
     in_full = json.loads(virtpoise("history", "--why", "1", *config, "--output", "json")[1])
     assert in_full["plan"]["moves"][0]["domain"] == "[red]a"
-    assert in_full["migrations"][0]["why"] == "no room"
+    assert in_full["migrations"][0]["why"] == "full"
 
 
 def test_a_plan_is_made_again_with_its_own_policy_and_comes_out_the_same(store: Store, config: list[str]) -> None:

@@ -37,11 +37,13 @@ def observe_now(settings: Config) -> Snapshot:
     """The group now, completed with what the store remembers of it. MonitorError if Prometheus cannot be queried."""
     import time
 
-    from virtpoise_balancer.control.cycle import group_now
+    from virtpoise_balancer.control.cycle import with_memory
     from virtpoise_balancer.service import wiring
 
+    now, observer = time.time(), wiring.make_observer(settings)
+    seen = observer.observe(now).snapshot
     store = wiring.make_store(settings)
     try:
-        return group_now(wiring.make_observer(settings), store, settings.policy, time.time())
+        return with_memory(seen, store, settings.policy, now, reach_back_seconds=observer.reach_back_seconds)
     finally:
         store.close()

@@ -181,13 +181,10 @@ def remembered_seconds(policy: Policy) -> float:
     return max(policy.rest_seconds, policy.rest_max_seconds)
 
 
-def group_now(observer: Observer, store: Store, policy: Policy, now: float) -> Snapshot:
+def with_memory(seen: Snapshot, store: Store, policy: Policy, now: float, *, reach_back_seconds: float) -> Snapshot:
     """The group with all that is remembered of it, as a cycle would plan with it now. Writes nothing."""
-    seen = observer.observe(now).snapshot
     memory = store.recall(now - remembered_seconds(policy))
-    situation = Situation(
-        now=now, seen=seen, memory=memory, policy=policy, reach_back_seconds=observer.reach_back_seconds
-    )
+    situation = Situation(now=now, seen=seen, memory=memory, policy=policy, reach_back_seconds=reach_back_seconds)
     return bring_up_to_date(situation).snapshot
 
 
