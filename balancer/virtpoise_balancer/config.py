@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.formats import first_problem
+from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, shown, uri_of
 from virtpoise_balancer.model import InconsistentPolicy, Policy, check_policy
 from virtpoise_balancer.monitor.queries import QUERIES
 
@@ -29,10 +30,11 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _host_template(uri: str) -> str:
-    if uri.count("{host}") != 1 or "{" in uri.replace("{host}", ""):
-        raise ValueError("a libvirt address with {host} in it once, like qemu+ssh://{host}/system")
-    return uri
+def _host_name(name: str) -> str:
+    try:
+        return checked(name)
+    except NotAHost:
+        raise ValueError("the name of a host as Prometheus gives it, without a port: a DNS name or an IP address") from None
 
 
 def _external_url(url: str) -> str:
@@ -71,6 +73,9 @@ def _known_queries(queries: dict[str, str]) -> dict[str, str]:
     return queries
 
 
+HostName = Annotated[str, AfterValidator(_host_name)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -90,12 +95,16 @@ class Prometheus(Section):
 class Libvirt(Section):
     """How the balancer, and the hosts among themselves, reach a host."""
 
-    uri: Annotated[str, AfterValidator(_host_template)] = "qemu+ssh://{host}/system"
-    hosts: dict[str, str] = Field(default_factory=dict)
+    uri: Annotated[str, AfterValidator(check_template)] = "qemu+ssh://{host}/system"
+    hosts: dict[HostName, Annotated[str, AfterValidator(check_uri)]] = Field(default_factory=dict)
     connect_timeout_seconds: Seconds = 10.0
 
     def uri_of(self, host: str) -> str:
-        return self.hosts.get(host) or self.uri.replace("{host}", host)
+        """The URI of the host's libvirt. LibvirtError when the name is no host's, wherever it came from."""
+        try:
+            return self.hosts.get(host) or uri_of(self.uri, host)
+        except NotAHost as error:
+            raise LibvirtError(f"{shown(host)!r} is not connected to: {error}") from None
 
 
 class State(Section):
