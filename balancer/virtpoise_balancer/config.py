@@ -6,19 +6,26 @@ What each key means is told in virtpoise.example.yml, from which docs/configurat
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.formats import first_problem
-from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, shown, uri_of
-from virtpoise_balancer.model import InconsistentPolicy, Policy, check_policy
+from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, shown, uri_of
+from virtpoise_balancer.model import InconsistentPolicy, Name, Policy, check_policy
+from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
+
+WHICH_HOSTS = (
+    "expected, for mode automatic, patterns of the hosts' names such as kvm*.example.org (or libvirt.hosts), "
+    "so that no other target becomes a host"
+)
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -34,7 +41,9 @@ def _host_name(name: str) -> str:
     try:
         return checked(name)
     except NotAHost:
-        raise ValueError("the name of a host as Prometheus gives it, without a port: a DNS name or an IP address") from None
+        raise ValueError(
+            "the name of a host as Prometheus gives it, without a port: a DNS name or an IP address"
+        ) from None
 
 
 def _external_url(url: str) -> str:
@@ -73,6 +82,10 @@ def _known_queries(queries: dict[str, str]) -> dict[str, str]:
     return queries
 
 
+def _patterns(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 HostName = Annotated[str, AfterValidator(_host_name)]
 
 
@@ -86,6 +99,7 @@ class Prometheus(Section):
     url: Annotated[str, AfterValidator(_http_url)] = "http://127.0.0.1:9090"
     timeout_seconds: Seconds = 5.0
     scrape_interval_seconds: Seconds | None = None
+    matchers: Annotated[str, AfterValidator(read_matchers)] = EXAMPLE
     exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9807
     token_file: Path | None = None
     ca_file: Path | None = None
@@ -97,7 +111,18 @@ class Libvirt(Section):
 
     uri: Annotated[str, AfterValidator(check_template)] = "qemu+ssh://{host}/system"
     hosts: dict[HostName, Annotated[str, AfterValidator(check_uri)]] = Field(default_factory=dict)
+    pattern: Annotated[tuple[Name, ...], BeforeValidator(_patterns)] = ()
     connect_timeout_seconds: Seconds = 10.0
+
+    @property
+    def names_hosts(self) -> bool:
+        """Whether the configuration says which targets may be hosts; without, every target that Prometheus has may be one."""
+        return bool(self.hosts or self.pattern)
+
+    def admission(self) -> Callable[[str], bool]:
+        """Whether a target of this name may be a host."""
+        fits = matcher(self.pattern).match
+        return lambda name: not self.names_hosts or name in self.hosts or fits(name) is not None
 
     def uri_of(self, host: str) -> str:
         """The URI of the host's libvirt. LibvirtError when the name is no host's, wherever it came from."""
@@ -174,6 +199,8 @@ class Config(Section):
                 f"interval_seconds: expected at least the scrape interval ({self.scrape_interval_seconds:g}), "
                 f"got {self.interval_seconds:g}"
             )
+        if self.mode == "automatic" and not self.libvirt.names_hosts:
+            raise ValueError(f"libvirt.pattern: {WHICH_HOSTS}")
         try:
             check_policy(self.policy)
         except InconsistentPolicy as error:

@@ -158,6 +158,14 @@ def status(found: dict[str, Any]) -> None:
             )
         )
     console.print(table)
+    refused = found["refused_targets"]
+    if refused["counts"]:
+        targets = _table("refused target", "reason", "why")
+        for one in refused["named"]:
+            targets.add_row(*_cells(one["instance"], one["reason"], one["why"]))
+        console.print(targets)
+        if (more := sum(refused["counts"].values()) - len(refused["named"])) > 0:
+            console.print(f"and {more} more refused targets")
     console.print(Text(found["sentence"]))
 
 

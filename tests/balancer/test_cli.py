@@ -173,6 +173,7 @@ def written(tmp_path: Path, prometheus: str, listen: str = "127.0.0.1:0") -> Pat
         f"prometheus: {{url: 'http://{prometheus}', timeout_seconds: 0.5}}\n"
         f"state: {{url: 'sqlite:///{tmp_path}/state.db'}}\n"
         f"web: {{listen_address: '{listen}'}}\n"
+        "libvirt: {pattern: h*}\n"
     )
     return path
 
