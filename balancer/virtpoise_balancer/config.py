@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.formats import first_problem
-from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, shown, uri_of
+from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, shown, uri_of
 from virtpoise_balancer.model import InconsistentPolicy, Name, Policy, check_policy
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
@@ -69,9 +69,13 @@ def _database_url(url: str) -> str:
 
 
 def _listen_address(address: str) -> str:
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError("an address and a port like 127.0.0.1:9808")
+    host, _, port = address.rpartition(":")
+    try:
+        named = bool(port) and of_instance(address) == checked(host.removeprefix("[").removesuffix("]"))
+    except NotAHost:
+        named = False
+    if not named:
+        raise ValueError("an address and a port like 127.0.0.1:9808 or [::1]:9808")
     return address
 
 

@@ -97,3 +97,14 @@ def test_each_mistake_is_one_line_that_names_the_key(text: str, says: str) -> No
         parse_config(text, "x.yml")
     assert str(refused.value).startswith(says)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9808", "localhost:0", "[::1]:9808", "[::]:1", "[fe80::1%eth0]:9808"])
+def test_where_to_listen(address: str) -> None:
+    assert parse_config(f"web: {{listen_address: '{address}'}}", "x").web.listen_address == address
+
+
+@pytest.mark.parametrize("address", ["::1:9808", "[::1]", "[::1:9808", "h1:99999", ":9808", "[h1]:9808", "a b:1"])
+def test_where_nothing_can_listen_is_refused(address: str) -> None:
+    with pytest.raises(BadInput, match=r"x: web\.listen_address: expected an address and a port like .*\[::1\]:9808"):
+        parse_config(f"web: {{listen_address: '{address}'}}", "x")

@@ -54,7 +54,7 @@ class Hosts:
     busy: bool = False
     in_flight: tuple[InFlight, ...] = ()
     migrator: object = None
-    refused: RefusedTargets = RefusedTargets()
+    refused: RefusedTargets = field(default_factory=RefusedTargets)
     seen: Snapshot = SEEN
     carried_out: list[Entries] = field(default_factory=list)
 

@@ -13,8 +13,8 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, Placement
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
-from virtpoise_balancer.monitor.observe import Observation, Observer
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
+from virtpoise_balancer.monitor.observe import Observation, Observer
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
 from virtpoise_balancer.monitor.targets import TargetRefusal
 

@@ -76,7 +76,9 @@ def _listen(address: str) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host.strip("[]"), int(port)))
+        # Resolved, so that an IPv6 address keeps its zone.
+        found = socket.getaddrinfo(host.strip("[]"), int(port), family, socket.SOCK_STREAM)
+        listening.bind(found[0][4])
         listening.listen()
     except OSError as error:
         listening.close()
