@@ -336,7 +336,8 @@ class Policy:
     ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each further move of it
     that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off its source's load at least, unless
     nothing else helps. ``saturation_ratio``: from this load on a host hides demand. ``coverage``: the share of predictions that their
-    intervals hold. ``repair_rules``: also move domains only because a rule is broken.
+    intervals hold. ``repair_rules``: also move domains only because a rule is broken. ``metadata``: whether a domain's own metadata
+    binds that domain, or nothing.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -356,6 +357,7 @@ class Policy:
     migration: MigrationCost = MigrationCost()
     rules: tuple[Rule, ...] = ()
     repair_rules: bool = False
+    metadata: Literal["own", "ignore"] = "own"
     imbalance: Imbalance | None = None
     trend: Trend = Trend()
 

@@ -603,8 +603,9 @@ def test_a_domains_own_metadata_rules_as_well() -> None:
     made = plan(group(HOT, host("h2", 0.1, 0.1), shy, B), POLICY)
     assert where(made) == {"b": "h2"}
     apart = replace(A, placement=Placement(apart=("db",)))
-    other = domain("c", "h2", 0.1, placement=Placement(apart=("db",)))
-    assert where(plan(group(HOT, host("h2", 0.1, 0.1), host("h3", 0.3, 0.3), apart, other), POLICY)) == {"a": "h3"}
+    db = replace(POLICY, rules=(replace(rule(RuleKind.APART, "c*"), name="db"),))
+    snapshot = group(HOT, host("h2", 0.1, 0.1), host("h3", 0.3, 0.3), apart, domain("c", "h2", 0.1))
+    assert where(plan(snapshot, db)) == {"a": "h3"}
 
 
 def test_rules_that_hold_or_are_broken_cause_no_move() -> None:
