@@ -6,7 +6,7 @@ What each key means is told in virtpoise.example.yml, from which docs/configurat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from virtpoise_balancer.errors import BadInput, LibvirtError
-from virtpoise_balancer.formats import first_problem
+from virtpoise_balancer.formats import INCONSISTENT, problems
 from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, shown, uri_of
-from virtpoise_balancer.model import InconsistentPolicy, Name, Policy, check_policy
+from virtpoise_balancer.model import Name, Policy, policy_problems
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
 
@@ -84,6 +85,16 @@ def _known_queries(queries: dict[str, str]) -> dict[str, str]:
         if name not in QUERIES:
             raise ValueError(f"names of queries ({', '.join(sorted(QUERIES))}); {name!r} is none")
     return queries
+
+
+def inconsistent(found: Iterable[str]) -> PydanticCustomError:
+    return PydanticCustomError(INCONSISTENT, "{lines}", {"lines": "\n".join(found)})
+
+
+def _consistent_policy(policy: Policy) -> Policy:
+    if found := list(policy_problems(policy)):
+        raise inconsistent(found)
+    return policy
 
 
 def _patterns(value: Any) -> Any:
@@ -186,7 +197,7 @@ class Config(Section):
     state: State = State()
     mode: Literal["recommend", "automatic"] = "recommend"
     interval_seconds: Seconds = 10.0
-    policy: Policy = Policy()
+    policy: Annotated[Policy, AfterValidator(_consistent_policy)] = Policy()
     migration: Migration = Migration()
     measurement: Measurement = Measurement()
     web: Web = Web()
@@ -198,17 +209,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        found = []
         if self.scrape_interval_seconds > self.interval_seconds:
-            raise ValueError(
+            found.append(
                 f"interval_seconds: expected at least the scrape interval ({self.scrape_interval_seconds:g}), "
                 f"got {self.interval_seconds:g}"
             )
         if self.mode == "automatic" and not self.libvirt.names_hosts:
-            raise ValueError(f"libvirt.pattern: {WHICH_HOSTS}")
-        try:
-            check_policy(self.policy)
-        except InconsistentPolicy as error:
-            raise ValueError(f"policy.{error}") from None
+            found.append(f"libvirt.pattern: {WHICH_HOSTS}")
+        if found:
+            raise inconsistent(found)
         return self
 
 
@@ -224,7 +234,7 @@ def read_config(path: Path) -> Config:
 
 def parse_config(text: str, source: str) -> Config:
     try:
-        values = yaml.safe_load(text)
+        values, twice = _yaml(text)
     except (
         yaml.YAMLError,
         ValueError,
@@ -239,6 +249,40 @@ def parse_config(text: str, source: str) -> Config:
     if not isinstance(values, dict):
         raise BadInput(f"{source}: expected sections such as `policy:`, got {values!r}"[:200])
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise BadInput.of(source, [*twice, *problems(error)]) from None
+    if twice:
+        raise BadInput.of(source, twice)
+    return config
+
+
+def _yaml(text: str) -> tuple[Any, list[str]]:
+    """The values, and a line for each key that stands twice in its mapping, of which the values have the last."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        twice = list(_twice(node, "", set()))
+        return (None if node is None else loader.construct_document(node)), twice
+    finally:
+        loader.dispose()
+
+
+def _twice(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
+    if node is None or id(node) in seen:  # an alias, which may lead to itself
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, one in enumerate(node.value):
+            yield from _twice(one, f"{path}{number}.", seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    yield f"{path}{key.value}: expected each key once, got it again at line {line} (first at {lines[key.value]})"
+                lines.setdefault(key.value, line)
+                yield from _twice(value, f"{path}{key.value}.", seen)
+            else:
+                yield from _twice(value, path, seen)

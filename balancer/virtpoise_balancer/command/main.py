@@ -507,11 +507,11 @@ def _read(path: Path) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status. A mistake of the user's is told in one line on standard error."""
+    """Run the command; its exit status. A mistake of the user's is told on standard error, one line a field."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
-        sys.stderr.write(f"virtpoise: {error}\n")
+        sys.stderr.write("".join(f"virtpoise: {line}\n" for line in str(error).splitlines()))
         return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT
     except _UsageError as error:
         message: str = error.format_message()  # type: ignore[attr-defined]

@@ -330,7 +330,7 @@ class Daemon:
             config = read_config(self._path)
             self._web.renew_certificate()
         except BadInput as error:
-            log.warning("the configuration is kept as it was", error=str(error))
+            log.warning("the configuration is kept as it was", error="; ".join(str(error).splitlines()))
         else:
             fixed = [name for name in _FIXED if getattr(config, name) != getattr(self._config, name)]
             if fixed:
