@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from virtpoise_balancer import __version__
+from virtpoise_balancer.advice import warnings
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, LibvirtError, MonitorError, VirtpoiseError
 from virtpoise_balancer.execute.probe import HostFacts, Probe
@@ -16,6 +17,7 @@ from virtpoise_balancer.model import Host, HostState
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, TargetRefusal, Targets
+from virtpoise_balancer.plan.unmatched import like, notes
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
@@ -63,6 +65,7 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
         return
     yield from judge_prometheus(config, health, seen)
     hosts = seen.snapshot.hosts
+    yield from judge_names(config, seen)
     unknown = set(only) - {host.name for host in hosts}
     if unknown:
         raise BadInput(f"{sorted(unknown)[0]}: no such host is scraped")
@@ -123,6 +126,29 @@ def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation
         yield judge_refused(target)
     for warning in seen.warnings:
         yield Finding(subject="Prometheus", verdict=Verdict.WARNING, text=f"warns: {warning}")
+
+
+def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
+    """What the configuration names and Prometheus has not."""
+    names = [host.name for host in seen.snapshot.hosts]
+    for name in sorted(set(config.libvirt.hosts) - set(names)):
+        yield Finding(
+            subject="libvirt.hosts",
+            verdict=Verdict.WARNING,
+            text=f"no target is called {name!r}{like(name, names)}",
+            remedy="name hosts as Prometheus does: a target's instance without its port",
+        )
+    for note in notes(seen.snapshot, config.policy):
+        yield Finding(
+            subject="policy.rules",
+            verdict=Verdict.WARNING,
+            text=note,
+            remedy="name hosts and domains as `virtpoise snapshot` does",
+        )
+    for warning in warnings(config):
+        yield Finding(
+            subject="configuration", verdict=Verdict.WARNING, text=warning, remedy="see docs/configuration.md"
+        )
 
 
 def judge_refused(target: RefusedTarget) -> Finding:

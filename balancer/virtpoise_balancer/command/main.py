@@ -335,15 +335,23 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Read a configuration and say whether it can be used."""
+    """Read a configuration and say whether it can be used, with warnings of likely mistakes.
+
+    Whether rules fit the hosts and domains that there are, `virtpoise doctor` and `virtpoise plan` say: only Prometheus knows.
+    """
+    from virtpoise_balancer.advice import warnings
     from virtpoise_balancer.config import read_config
 
     settings = read_config(file)
+    warned = warnings(settings)
     if output is Output.JSON:
         from virtpoise_balancer.command import terminal
 
-        terminal.as_json({"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy})
+        found = {"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy}
+        terminal.as_json({**found, "warnings": warned})
         return
+    for warning in warned:
+        sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
 
 

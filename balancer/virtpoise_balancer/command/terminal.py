@@ -95,6 +95,8 @@ def snapshot(seen: Snapshot) -> None:
 def plan(made: Plan) -> None:
     console = Console()
     console.print(Text(made.summary))
+    for note in made.notes:
+        console.print(Text(f"note: {note}"))
     if made.moves:
         moves(made.moves)
     if made.refusals:
