@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Address
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +18,8 @@ from virtpoise_balancer import hosts
 from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.connections import connect
+from virtpoise_balancer.web.server import listen
+from virtpoise_exporter.web.server import open_socket
 
 HOSTILE = (
     "x/system?command=/prog&a=:1",
@@ -231,3 +235,21 @@ def test_a_hostile_label_is_shown_on_one_line_of_printable_ascii(text: str) -> N
     assert shown.isascii()
     assert shown.isprintable()
     assert len(shown) <= 120
+
+
+def test_both_daemons_listen_on_a_link_local_address() -> None:
+    """As ``[ADDRESS%INTERFACE]:PORT``, on whatever interface of this machine has one."""
+    found = [
+        (fields[5], fields[0])
+        for fields in (line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines())
+        if fields[3] == "20"  # of scope link
+    ]
+    if not found:
+        pytest.skip("no interface of this machine has a link-local address")
+    device, digits = found[0]
+    address = str(IPv6Address(int(digits, 16)))
+    for listening in (listen(f"[{address}%{device}]:0"), open_socket(f"{address}%{device}", 0)):
+        with listening:
+            bound = listening.getsockname()
+            assert bound[0] == address
+            assert bound[3] == socket.if_nametoindex(device)
