@@ -137,7 +137,19 @@ class Libvirt(Section):
     def admission(self) -> Callable[[str], bool]:
         """Whether a target of this name may be a host."""
         fits = matcher(self.pattern).match
-        return lambda name: not self.names_hosts or name in self.hosts or fits(name) is not None
+
+        def admits(name: str) -> bool:
+            if name in self.hosts:
+                return True
+            if self.names_hosts and fits(name) is None:
+                return False
+            try:  # an IPv6 address has no place in a template like kvm-{host}
+                uri_of(self.uri, name)
+            except NotAHost:
+                return False
+            return True
+
+        return admits
 
     def uri_of(self, host: str) -> str:
         """The URI of the host's libvirt. LibvirtError when the name is no host's, wherever it came from."""
@@ -258,7 +270,7 @@ def parse_config(text: str, source: str) -> Config:
 
 
 def _yaml(text: str) -> tuple[Any, list[str]]:
-    """The values, and a line for each key that stands twice in its mapping, of which the values have the last."""
+    """The values, and a line for each key that stands twice in its mapping. The last one counts in the values."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()

@@ -260,8 +260,15 @@ def test_a_target_that_the_configuration_does_not_admit_is_refused() -> None:
     assert [host.name for host in seen.snapshot.hosts] == ["backup", "fd00::1", "kvm1.lan"]
     assert seen.refused.counts == {TargetRefusal.NOT_ADMITTED: 3}
     assert str(seen.refused).startswith(
-        "'kvm1.lan.attacker.example:1' (neither in libvirt.hosts nor fits libvirt.pattern)"
+        "'kvm1.lan.attacker.example:1' (not in libvirt.hosts, and does not fit libvirt.pattern"
     )
+
+
+def test_a_host_that_the_template_of_the_uri_has_no_place_for_is_refused_by_itself() -> None:
+    libvirt = parse_config("libvirt: {uri: 'qemu+ssh://{host}.lan/system'}", "x").libvirt
+    seen = observe(merged(host_figures("h1"), host_figures("[::1]:1")), {"h1": READINGS}, admits=libvirt.admission())
+    assert [host.name for host in seen.snapshot.hosts] == ["h1"]
+    assert seen.refused.counts == {TargetRefusal.NOT_ADMITTED: 1}
 
 
 def test_of_very_many_refused_targets_the_first_are_named_and_all_are_counted() -> None:

@@ -515,7 +515,7 @@ def _read(path: Path) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status. A mistake of the user's is told on standard error, one line a field."""
+    """Run the command; its exit status. Standard error has one line for each mistake of the user."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:

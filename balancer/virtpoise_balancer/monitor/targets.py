@@ -1,4 +1,4 @@
-"""Which of Prometheus' targets are hosts. The rest is refused, with a reason, and nothing of it is looked at."""
+"""Which of Prometheus' targets are hosts. The rest is refused, with a reason, and its figures are left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virtpoise_balancer.monitor.client import Series
 
 # How many refused targets are named; the others are counted.
 _MOST_NAMED = 50
-_NOT_ADMITTED = "neither in libvirt.hosts nor fits libvirt.pattern"
+_NOT_ADMITTED = "not in libvirt.hosts, and does not fit libvirt.pattern and libvirt.uri"
 
 
 class TargetRefusal(StrEnum):
