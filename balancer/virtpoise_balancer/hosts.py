@@ -37,7 +37,7 @@ class NotAHost(ValueError):
 
 def checked(name: str) -> str:
     """The host's name or address, an IPv6 address in its shortest form. NotAHost for anything else."""
-    if not name or not name.isascii() or len(name) > _MOST_NAME:
+    if not name or len(name) > _MOST_NAME:
         raise NotAHost("expected a DNS name or an IP address")
     if ":" in name:
         return _ipv6(name)
