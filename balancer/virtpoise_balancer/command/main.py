@@ -102,15 +102,23 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
     output: OutputOption = "table",
 ) -> None:
-    """Check whether a configuration file can be used."""
+    """Check whether a configuration file can be used, with warnings of likely mistakes.
+
+    `virtpoise doctor` and `virtpoise plan` check whether the rules fit the hosts and domains: only Prometheus knows these.
+    """
+    from virtpoise_balancer.advice import warnings
     from virtpoise_balancer.config import read_config
 
     settings = read_config(file)
+    warned = warnings(settings)
     if output == "json":
         from virtpoise_balancer.command import terminal
 
-        terminal.as_json({"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy})
+        found = {"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy}
+        terminal.as_json({**found, "warnings": warned})
         return
+    for warning in warned:
+        sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
 
 
@@ -123,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
-        sys.stderr.write(f"virtpoise: {error}\n")
+        sys.stderr.write("".join(f"virtpoise: {line}\n" for line in str(error).splitlines()))
         return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT
     except _UsageError as error:
         message: str = error.format_message()  # type: ignore[attr-defined]

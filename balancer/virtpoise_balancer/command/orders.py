@@ -139,6 +139,7 @@ def _orders(path: Path) -> tuple[Config, Orders, By]:
         store=wiring.make_store(settings),
         look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
         mode=lambda: settings.mode,
+        may_act=lambda: settings.libvirt.names_hosts,
     )
     return settings, orders, _by()
 

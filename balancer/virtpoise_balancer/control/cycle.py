@@ -68,7 +68,10 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
-    """The parts of the loop. What it remembers from one turn to the next is in the store alone. ``mode``: as configured."""
+    """The parts of the loop. What it remembers from one turn to the next is in the store alone.
+
+    ``mode``: as configured. ``only_recommends``: why no move may be made automatically, or None.
+    """
 
     observer: Observer
     store: Store
@@ -77,6 +80,7 @@ class Cycle:
     measurement: Measurement
     clock: Clock
     mode: Mode
+    only_recommends: str | None = None
 
     def run(self, now: float) -> Report:
         """One turn at ``now`` (Unix seconds)."""
@@ -87,7 +91,7 @@ class Cycle:
         busy = self.executor.busy
         memory = self._recall(now)  # after `busy`: the ends of what is not under way any more are in the store
         windows, warnings = self._windows(memory, now)
-        acts = memory.orders.overrides.acts(self.mode)
+        acts = memory.orders.overrides.acts(self.mode) and self.only_recommends is None
         executor = self.executor if acts else RecommendingExecutor(self.executor)
         decision = decide(self._situation(seen.snapshot, memory, now, executor, windows, busy=busy))
         committed = self.store.commit(decision.changes, now)
@@ -141,6 +145,8 @@ class Cycle:
             policy=self.policy,
             windows=windows,
             acts=executor.acts,
+            mode=self.mode,
+            only_recommends=self.only_recommends,
             busy=busy,
             in_flight=executor.in_flight,
             reach_back_seconds=self.observer.reach_back_seconds,

@@ -18,7 +18,7 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.control import sentences
 from virtpoise_balancer.control.sentences import UnderWay
 from virtpoise_balancer.knowledge.records import Changes, LostDomain, Memory, NewCycle, NewestCycle, NewPlan
-from virtpoise_balancer.model import DomainState, Plan, Policy, Snapshot
+from virtpoise_balancer.model import DomainState, Mode, Plan, Policy, Snapshot
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
 
@@ -44,7 +44,7 @@ class Window:
 class Situation:
     """All that a cycle decides on. ``seen``: the group as Prometheus has it. ``acts``: whether moves are made, not only
     recommended. ``busy``: moves of an earlier plan are still being made; ``in_flight``: the migrations of them under way.
-    ``reach_back_seconds``: how far before its step a reading may reach.
+    ``mode`` and ``only_recommends``: as of the Cycle. ``reach_back_seconds``: how far before its step a reading may reach.
     """
 
     now: float
@@ -53,6 +53,8 @@ class Situation:
     policy: Policy
     windows: tuple[Window, ...] = ()
     acts: bool = True
+    mode: Mode = "recommend"
+    only_recommends: str | None = None
     busy: bool = False
     in_flight: tuple[UnderWay, ...] = ()
     reach_back_seconds: float = 0.0
@@ -175,8 +177,11 @@ def _decision(
     wanted: frozenset[Choice] | None = None,
 ) -> Decision:
     memory = situation.memory
-    if (pause := memory.orders.overrides.paused) is not None:
-        sentence = f"paused by {pause.who}: {sentence}"
+    overrides = memory.orders.overrides
+    if situation.only_recommends is not None and overrides.mode_over(situation.mode) == "automatic":
+        sentence = f"only recommends, {situation.only_recommends}; {sentence}"
+    elif overrides.paused is not None:
+        sentence = f"paused by {overrides.paused.who}: {sentence}"
     return Decision(
         result=result,
         sentence=sentence,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.clock import SYSTEM, Clock
+from virtpoise_balancer.config import WHICH_HOSTS
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.records import Action, Setting
 from virtpoise_balancer.knowledge.store import Store
@@ -40,7 +41,8 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
     """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the plan;
-    ``on_order``: called after each order is journalled.
+    ``on_order``: called after each order is journalled; ``may_act``: whether the configuration says which targets are hosts, without
+    which nothing is moved automatically.
 
     Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then nothing
     was changed.
@@ -51,6 +53,7 @@ class Orders:
     mode: Callable[[], Mode]
     carry_out: Callable[[Set[Choice]], Plan] = no_carrier
     on_order: Callable[[Action], None] = lambda _action: None
+    may_act: Callable[[], bool] = lambda: True
     clock: Clock = SYSTEM
 
     def drain(self, host: str, by: By) -> str:
@@ -134,6 +137,8 @@ class Orders:
 
     def _set_mode(self, mode: Mode, by: By) -> str:
         configured = self.mode()
+        if mode == "automatic" and not self.may_act():
+            raise Refused(f"libvirt.pattern: {WHICH_HOSTS}")
         if self.store.overrides().mode_over(configured) == mode:
             return f"The mode is {mode} already."
         setting = Setting(value=mode, instead_of=configured, at=self.clock.now(), who=by.who)

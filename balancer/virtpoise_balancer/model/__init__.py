@@ -23,7 +23,6 @@ from virtpoise_balancer.model.policy import (
     DomainWeights,
     HostWeights,
     Imbalance,
-    InconsistentPolicy,
     Limits,
     MigrationCost,
     Mode,
@@ -35,7 +34,7 @@ from virtpoise_balancer.model.policy import (
     Trend,
     Trigger,
     Weights,
-    check_policy,
+    policy_problems,
 )
 from virtpoise_balancer.model.snapshot import (
     Domain,
@@ -78,7 +77,6 @@ __all__ = [
     "HostState",
     "HostWeights",
     "Imbalance",
-    "InconsistentPolicy",
     "InconsistentSnapshot",
     "Limits",
     "Link",
@@ -112,5 +110,5 @@ __all__ = [
     "Trigger",
     "Weights",
     "check_consistent",
-    "check_policy",
+    "policy_problems",
 ]

@@ -8,9 +8,10 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import (
     MOST_COUNTED,
     RATIO_TOLERANCE,
@@ -25,6 +26,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.targets import RefusedTargets, Targets
 
 # Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
 _READINGS = 30
@@ -61,14 +63,17 @@ _STALE_SCRAPES = 3.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A snapshot, how old the newest sample of any host is (None: there is none), what Prometheus warned of, and the domains seen
-    running twice (by uuid).
+    """A snapshot and what goes with it.
+
+    ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``: uuids of
+    domains seen running twice. ``refused``: targets that are not hosts.
     """
 
     snapshot: Snapshot
     age_seconds: float | None
     warnings: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
+    refused: RefusedTargets = field(default_factory=RefusedTargets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """Looks at the group. ``step_seconds``: between two readings; ``consecutive``: the N that the domains' figures are averaged over."""
+    """Looks at the group. ``step_seconds``: between two readings. ``consecutive``: the N that domains' figures are averaged over.
+
+    ``matchers``: PromQL label matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
+    """
 
     client: PrometheusClient
     step_seconds: float
@@ -89,6 +97,8 @@ class Observer:
     consecutive: int
     saturation_ratio: float
     queries: Mapping[str, str]
+    matchers: str
+    admits: Callable[[str], bool]
 
     @property
     def ranges(self) -> Ranges:
@@ -105,8 +115,8 @@ class Observer:
         return self.ranges.reading - self.step_seconds
 
     def _query(self, name: str, hosts: Collection[str] | None = None) -> str:
-        query = render(self.queries.get(name, QUERIES[name]), self.ranges)
-        return query if hosts is None else narrowed(query, hosts)
+        matchers = self.matchers if hosts is None else narrowed(self.matchers, hosts)
+        return render(self.queries.get(name, QUERIES[name]), self.ranges, matchers)
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
@@ -120,9 +130,10 @@ class Observer:
         """``wanted``: names of queries; the others count as unanswered. ``hosts``: None for all. ``readings``: of each window."""
         at = math.floor(now / self.step_seconds) * self.step_seconds
         start = at - (readings - 1) * self.step_seconds
+        targets = Targets(self.admits)
         warnings: list[str] = []
 
-        def ask(name: str) -> tuple[Series, ...]:
+        def ask(name: str) -> Sequence[Series]:
             if name not in wanted:
                 return ()
             query = self._query(name, hosts)
@@ -131,7 +142,8 @@ class Observer:
                 self.client.range(query, start, at, self.step_seconds) if is_window else self.client.instant(query, at)
             )
             warnings.extend(answer.warnings)
-            return tuple(series for series in answer.series if hosts is None or _host(series) in hosts)
+            series = targets.of_hosts(answer.series)
+            return series if hosts is None else [one for one in series if _host(one) in hosts]
 
         answers = {name: ask(name) for name in QUERIES if name not in _WINDOWS}
         windows = {name: _trailing(ask(name), at, self.step_seconds) for name in _WINDOWS}
@@ -146,6 +158,7 @@ class Observer:
             age_seconds=age,
             warnings=tuple(dict.fromkeys(warnings)),
             duplicates=tuple(duplicates),
+            refused=targets.refused,
         )
 
     @property
@@ -156,22 +169,18 @@ class Observer:
         """The host's readings from ``start`` to ``end`` (Unix seconds). MonitorError."""
         first = math.ceil(start / self.step_seconds) * self.step_seconds
         answer = self.client.range(self._query("host_cpu_ratio", [host]), first, max(end, first), self.step_seconds)
-        samples = next((series.samples for series in answer.series if _host(series) == host), ())
+        of_hosts = Targets(self.admits).of_hosts(answer.series)
+        samples = next((series.samples for series in of_hosts if _host(series) == host), ())
         return Load(samples, answer.warnings)
 
 
 def _host(series: Series) -> str:
-    return host_name(series.labels.get("instance", ""))
-
-
-def host_name(instance: str) -> str:
-    """The host's name: the target's instance without its port."""
-    name, separator, port = instance.rpartition(":")
-    return name.strip("[]") if separator and port.isdigit() else instance
+    """Of a target that ``Targets`` let in."""
+    return of_instance(series.labels.get("instance", ""))
 
 
 def _by_host(answer: Sequence[Series]) -> dict[str, float]:
-    return {name: series.value for series in answer if (name := _host(series))}
+    return {_host(series): series.value for series in answer}
 
 
 def _trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, tuple[float, ...]]:

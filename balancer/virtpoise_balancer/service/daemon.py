@@ -29,6 +29,7 @@ from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result
+from virtpoise_balancer.monitor.targets import RefusedTargets
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.systemd import notify
@@ -71,6 +72,7 @@ class Daemon:
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self._leads = False
         self._cycles = 0
+        self._refused = RefusedTargets()  # as it was logged last
         self._broken: set[str] = set()  # what was already logged about rows of the store that cannot be read
 
     def run(self) -> None:
@@ -119,6 +121,7 @@ class Daemon:
             store=self._store,
             look=lambda: self._cycle.observer.observe(self._clock.now()).snapshot,
             mode=lambda: self._config.mode,
+            may_act=lambda: self._config.libvirt.names_hosts,
             carry_out=self._carry_out_by_order,
             on_order=self._ordered,
             clock=self._clock,
@@ -239,6 +242,8 @@ class Daemon:
         level(report.sentence, result=report.result.value, seconds=round(seconds, 3))
         for warning in report.observation.warnings if report.observation else ():
             log.warning("Prometheus warns", warning=warning)
+        if report.observation is not None:
+            self._log_refused(report.observation.refused)
         for row in report.broken:
             if row not in self._broken:
                 self._broken.add(row)
@@ -273,6 +278,16 @@ class Daemon:
         self._cycles += 1
         if self._leads and self._cycles % _FORGET_EVERY == 0:
             self._store.forget(now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes)
+
+    def _log_refused(self, refused: RefusedTargets) -> None:
+        """One line whenever the set of refused targets changes."""
+        if refused == self._refused:
+            return
+        self._refused = refused
+        if refused.counts:
+            log.warning("targets are refused: they are not taken for hosts", targets=str(refused))
+        else:
+            log.info("no target is refused any more")
 
     def _migration_ended(self, move: Move, outcome: Outcome) -> None:
         self._metrics.migration_ended(move, outcome)
@@ -335,7 +350,10 @@ class Daemon:
             config = read_config(self._path)
             self._web.renew_certificate()
         except BadInput as error:
-            log.warning("the configuration file cannot be used; the present configuration stays", error=str(error))
+            log.warning(
+                "the configuration file cannot be used; the present configuration stays",
+                error="; ".join(str(error).splitlines()),
+            )
         else:
             fixed = [name for name in _FIXED if getattr(config, name) != getattr(self._config, name)]
             if fixed:

@@ -37,6 +37,8 @@ def make_observer(config: Config) -> Observer:
         consecutive=config.policy.cpu.consecutive,
         saturation_ratio=config.policy.saturation_ratio,
         queries=config.prometheus.queries,
+        matchers=config.prometheus.matchers,
+        admits=config.libvirt.admission(),
     )
 
 
@@ -72,6 +74,7 @@ def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome]
 
 
 def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock) -> Cycle:
+    from virtpoise_balancer.config import WHICH_HOSTS
     from virtpoise_balancer.control.cycle import Cycle
 
     return Cycle(
@@ -82,6 +85,7 @@ def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock) -
         measurement=config.measurement,
         clock=clock,
         mode=config.mode,
+        only_recommends=None if config.libvirt.names_hosts else f"libvirt.pattern: {WHICH_HOSTS}",
     )
 
 

@@ -14,6 +14,7 @@ from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
 from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTargets
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
 
@@ -46,6 +47,10 @@ class State:
     @property
     def snapshot(self) -> Snapshot | None:
         return self.observation.snapshot if self.observation else None
+
+    @property
+    def refused(self) -> RefusedTargets:
+        return self.observation.refused if self.observation else RefusedTargets()
 
 
 @dataclass(slots=True)
@@ -108,7 +113,10 @@ class Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has ordered, who, and when."""
+    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has ordered, who, and when.
+
+    ``refused_targets``: the targets of Prometheus that are not taken for hosts.
+    """
 
     mode: Mode
     mode_set: Setting | None
@@ -124,6 +132,7 @@ class Status:
     sentence: str
     hosts: tuple[HostStatus, ...]
     in_flight: tuple[Flight, ...]
+    refused_targets: RefusedTargets
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
@@ -215,4 +224,5 @@ def status(published: Published) -> Status:
         sentence=state.sentence,
         hosts=host_statuses(state),
         in_flight=flights(published),
+        refused_targets=state.refused,
     )

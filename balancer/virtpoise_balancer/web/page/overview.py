@@ -143,6 +143,10 @@ def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
     names = {domain.uuid: domain.name for domain in observation.snapshot.domains} if observation.duplicates else {}
     for uuid in observation.duplicates:
         yield domain_link(names.get(uuid, uuid), uuid), "is seen running on more than one host"
+    for one in state.refused.named:
+        yield None, f"target '{one.instance}' is not taken for a host: {one.why}"
+    for note in state.plan.notes if state.plan else ():
+        yield None, note
     for warning in observation.warnings:
         yield None, f"Prometheus warns: {warning}"
 
