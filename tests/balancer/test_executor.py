@@ -62,8 +62,7 @@ def executor(hosts: Hosts) -> LibvirtExecutor:
 def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] = lambda _: None) -> LibvirtExecutor:
     made = executor(hosts)
     made.carry_out(list(enumerate(moves)), recheck)
-    made._thread.join(10)  # type: ignore[union-attr]
-    assert not made.busy
+    assert made.wait(10)
     return made
 
 
@@ -84,7 +83,7 @@ def test_moves_of_one_wave_are_under_way_together() -> None:
     assert all(flight.progress for flight in made.in_flight)
     assert all(0 <= flight.seconds < 10 for flight in made.in_flight)
     together.wait()
-    made._thread.join(10)  # type: ignore[union-attr]
+    assert made.wait(10)
     assert seen == [{"a", "b"}]
     assert made.in_flight == ()
     assert hosts.outcomes == {"a": DONE, "b": DONE}
@@ -133,7 +132,7 @@ def test_told_to_stop_it_begins_no_further_wave() -> None:
     hosts = Hosts(stop)
     made.append(executor(hosts))
     made[0].carry_out(list(enumerate([move("a", "h1", "h2", 0), move("b", "h1", "h2", 1)])), lambda _: None)
-    made[0]._thread.join(10)  # type: ignore[union-attr]
+    assert made[0].wait(10)
     assert [hosts.outcomes[name].result for name in "ab"] == [Result.DONE, Result.SKIPPED]
 
 
@@ -158,7 +157,7 @@ def test_all_that_an_earlier_process_left_under_way_is_waited_for_at_once() -> N
     hosts = Hosts(settles=meet)
     made = executor(hosts)
     made.adopt([(1, move("a", "h1", "h2")), (2, move("b", "h3", "h4"))])
-    made._thread.join(10)  # type: ignore[union-attr]
+    assert made.wait(10)
     assert hosts.outcomes == {"a": DONE, "b": DONE}
 
 
@@ -181,8 +180,7 @@ def test_a_move_whose_end_nobody_tells_stays_open_until_both_hosts_tell_it_and_h
     assert all(asked.acquire(timeout=10) for _ in range(3))
     assert ("end", "0") not in hosts.written
     answers.set()
-    for settling in made._settling:
-        settling.join(10)
+    assert made.wait(10, ends=True)
     assert hosts.outcomes["a"] == DONE
     assert hosts.written.count(("end", "0")) == 1
 
@@ -199,4 +197,4 @@ def test_told_to_stop_it_leaves_the_end_that_nobody_tells_to_the_next_balancer()
     assert asked.wait(10)
     made.close()
     assert hosts.written == [("begin", "0")]
-    assert not any(settling.is_alive() for settling in made._settling)
+    assert made.wait(0, ends=True)

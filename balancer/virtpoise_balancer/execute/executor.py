@@ -105,6 +105,18 @@ class LibvirtExecutor:
         if unfinished:
             self._start(lambda: self._settle(tuple(unfinished)))
 
+    def wait(self, seconds: float, *, ends: bool = False) -> bool:
+        """Wait until no moves are being made, for ``seconds`` at most. Whether that came.
+
+        ``ends``: also until the ends that could not be told at once are known.
+        """
+        deadline = time.monotonic() + seconds
+        threads = [self._thread, *(self._settling if ends else ())]
+        for thread in threads:
+            if thread is not None:
+                thread.join(max(deadline - time.monotonic(), 0))
+        return not any(thread is not None and thread.is_alive() for thread in threads)
+
     def close(self) -> None:
         """Start nothing more, and wait until what runs has ended or was aborted."""
         self.stop.set()
