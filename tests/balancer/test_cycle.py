@@ -192,7 +192,10 @@ def test_an_unknown_host_is_named(store: Store) -> None:
         ((BUSY[0], BUSY[1]), "a is no longer seen running on h1"),
         ((BUSY[0], BUSY[1], domain("a", "h2", 3.0)), "a is no longer seen running on h1"),
         ((BUSY[0], BUSY[2]), "h2 has left the group"),
-        ((BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]), "h2 takes no domains: host_unknown"),
+        (
+            (BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]),
+            "h2 is unknown: Prometheus has no fresh figures of it",
+        ),
         ((host("h1", state=HostState.UNKNOWN), BUSY[1]), "h1 is unknown: Prometheus has no fresh figures of it"),
     ],
 )

@@ -59,13 +59,14 @@ class Board:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """What is known of one host. Ratios are None while it is unknown.
+    """What is known of one host. Ratios are None while it is unknown; ``why_unknown`` completes "h1 is unknown: ".
 
     ``consecutive``: readings in a row that count towards ``needed``, of the ``resource`` that is the nearest to it.
     """
 
     name: str
     state: HostState
+    why_unknown: str | None
     cpus: int
     cpu_ratio: float | None
     memory_ratio: float | None
@@ -144,6 +145,7 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
     return HostStatus(
         name=host.name,
         state=host.state,
+        why_unknown=host.why_unknown.text if host.why_unknown else None,
         cpus=host.cpus,
         cpu_ratio=host.load if host.known else None,
         memory_ratio=host.memory_ratio if host.known else None,

@@ -341,7 +341,7 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
         link = host_link(host.name)
         if host.state is HostState.UNKNOWN:
             told = "is told to drain, and " if _draining(state, host.name) else ""
-            found.append((link, f"{told}is unknown: Prometheus has no fresh figures of it"))
+            found.append((link, f"{told}is unknown: {host.why_unknown}"))
         elif host.state is HostState.DRAINING:
             left = len(host.domains)
             found.append((link, f"is draining: {left} domain{'' if left == 1 else 's'} left" if left else "is drained"))
