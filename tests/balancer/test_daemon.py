@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,9 +18,10 @@ import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
 
 from builders import domain, group, host
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.service import changes
 from virtpoise_balancer.service import daemon as daemon_module
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.daemon import Daemon
@@ -57,9 +58,11 @@ class Hosts:
     def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
         return ()
 
-    def unreachable(self, hosts: Sequence[str]) -> dict[str, str]:
+    def active_domains(self, host: str) -> int:
         self.libvirt.wait(PATIENCE_SECONDS)
-        return {name: self.deaf[name] for name in hosts if name in self.deaf}
+        if host in self.deaf:
+            raise LibvirtError(self.deaf[host])
+        return 1
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
 
@@ -105,6 +108,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     made = Log()
     monkeypatch.setattr(daemon_module, "log", made)
+    monkeypatch.setattr(changes, "log", made)
     return made
 
 
@@ -234,6 +238,9 @@ def test_where_moves_are_made_one_deaf_host_is_told_and_nothing_begins_where_all
         Daemon(path)
     assert list(tmp_path.iterdir()) == [path]
     del hosts.deaf["h2"]
-    made = Daemon(path)
-    assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
-    while_it_runs(made, lambda: log.wait_for(CALM))
+
+    def act() -> None:
+        assert "unknown: h1" in log.wait_for(CALM)  # from the first cycle on
+        assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
+
+    while_it_runs(Daemon(path), act)

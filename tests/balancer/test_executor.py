@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -37,6 +37,7 @@ class Hosts:
     settles: Callable[[Move], Outcome | None] = lambda _: DONE
     written: list[tuple[str, str]] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    asked: list[Sequence[str]] = field(default_factory=list)
 
     def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome | None:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
@@ -56,7 +57,7 @@ class Hosts:
 
 
 def executor(hosts: Hosts) -> LibvirtExecutor:
-    return LibvirtExecutor(hosts, hosts, hosts.ended)  # type: ignore[arg-type]
+    return LibvirtExecutor(hosts, hosts, hosts.ended, hosts.asked.append)  # type: ignore[arg-type]
 
 
 def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] = lambda _: None) -> LibvirtExecutor:

@@ -8,11 +8,13 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from virtpoise_balancer.errors import ClockError
 from virtpoise_balancer.model import (
     MOST_BYTES,
     MOST_COUNTED,
@@ -45,6 +47,8 @@ _MOST_UPLINK_RATIO = 1000.0
 _MOST_BYTES_PER_SECOND = 1e13
 # A sample older than this many scrapes is no longer what is.
 _STALE_SCRAPES = 3.5
+# How far this machine's clock and that of Prometheus may be apart.
+_MOST_APART_SCRAPES = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,11 @@ class Observer:
         return render(self.queries.get(name, QUERIES[name]), self.ranges)
 
     def observe(self, now: float) -> Observation:
-        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
+        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError.
+
+        ClockError where ``now`` is not what Prometheus' own clock shows.
+        """
+        self._check_clock(now)
         at = math.floor(now / self.step_seconds) * self.step_seconds
         self.client.warnings.clear()
         answers = {name: self.client.instant(self._query(name), at) for name in QUERIES if name not in _WINDOWS}
@@ -108,6 +116,18 @@ class Observer:
             age_seconds=age,
             warnings=tuple(dict.fromkeys(self.client.warnings)),
             duplicates=tuple(duplicates),
+        )
+
+    def _check_clock(self, now: float) -> None:
+        asked = time.monotonic()
+        theirs = self.client.time()
+        took = time.monotonic() - asked
+        bound = _MOST_APART_SCRAPES * self.scrape_interval_seconds
+        if now - bound <= theirs <= now + took + bound:
+            return
+        apart = f"{abs(theirs - now):.0f} s {'behind' if theirs > now else 'ahead of'}"
+        raise ClockError(
+            f"this machine's clock is {apart} that of Prometheus at {self.client.url}, so no figure can be dated"
         )
 
     @property
@@ -140,8 +160,8 @@ def _trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, t
     trailing: dict[str, tuple[float, ...]] = {}
     for series in readings:
         run: list[float] = []
-        for back, (time, ratio) in enumerate(reversed(series.samples)):
-            if abs(time - (at - back * step)) > step / 2 or not _is_ratio(ratio):
+        for back, (at_step, ratio) in enumerate(reversed(series.samples)):
+            if abs(at_step - (at - back * step)) > step / 2 or not _is_ratio(ratio):
                 break
             run.append(max(ratio, 0.0))
         name = _host(series)
