@@ -68,6 +68,19 @@ def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] 
     return made
 
 
+@pytest.mark.parametrize(
+    "end", [Outcome(result=Result.SKIPPED, why="no answer"), Outcome(result=Result.FAILED, why="x"), DONE]
+)
+def test_after_a_move_that_was_not_made_its_hosts_are_asked_before_its_end_is_written(end: Outcome) -> None:
+    hosts = Hosts(lambda _: end)
+    made = executor(hosts)
+    made.ask = lambda asked: hosts.written.append(("ask", "+".join(asked)))
+    made.carry_out([(7, move("a", "h1", "h2"))], lambda _: None)
+    made._thread.join(10)  # type: ignore[union-attr]
+    asked = [] if end is DONE else [("ask", "h1+h2")]
+    assert hosts.written == [("begin", "7"), *asked, ("end", "7")]
+
+
 def test_moves_of_one_wave_are_under_way_together() -> None:
     together = threading.Barrier(3, timeout=10)
     seen: list[set[str]] = []

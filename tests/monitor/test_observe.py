@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virtpoise_balancer.errors import ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, Placement, Policy
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
@@ -24,8 +25,12 @@ class Answers(PrometheusClient):
 
     def __init__(self, instants: dict[str, list[Series]], readings: list[Series]) -> None:
         super().__init__(url="http://answers", timeout_seconds=1)
+        self.now = NOW
         self._instants, self._readings = instants, readings
         self._names = {query: name for name, query in QUERIES.items()}
+
+    def time(self) -> float:
+        return self.now
 
     def instant(self, query: str, at: float) -> list[Series]:
         return self._instants.get(query, [])
@@ -43,9 +48,11 @@ def observe(
     readings: dict[str, Samples],
     now: float = NOW,
     queries: Sequence[str] = tuple(QUERIES),
+    theirs: float | None = None,
 ) -> Observation:
     """Each query is replaced by its own name, so that answers can be given by name; of others nothing is known."""
     client = Answers(instants, [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()])
+    client.now = now if theirs is None else theirs
     names = {name: name for name in queries}
     return Observer(
         client=client, step_seconds=10, scrape_interval_seconds=10, consecutive=3, saturation_ratio=0.9, queries=names
@@ -305,6 +312,14 @@ def test_a_domain_that_has_all_of_its_host_or_talks_to_its_neighbours_is_sound()
     busy = {"domain_vcpus": 2.0, "domain_cpu_cores": 2.3, "domain_cpu_delay_cores": 2.0, "domain_rx_ratio": 40.0}
     seen = observe(merged(host_figures("h1"), domain_figures("h1", "u", **busy)), {"h1": READINGS})
     assert [d.state for d in seen.snapshot.domains] == [DomainState.RUNNING]
+
+
+def test_where_the_clocks_differ_no_figure_can_be_dated() -> None:
+    for theirs in (NOW - 19, NOW + 19):
+        assert observe(host_figures("h1"), {"h1": READINGS}, theirs=theirs).snapshot.host("h1")
+    for theirs, apart in ((NOW + 600, "600 s behind"), (NOW - 22, "22 s ahead of")):
+        with pytest.raises(ClockError, match=f"^this machine's clock is {apart} that of Prometheus at http://answers,"):
+            observe(host_figures("h1"), {"h1": READINGS}, theirs=theirs)
 
 
 def test_looks_at_whole_steps_so_that_every_balancer_sees_the_same_readings() -> None:
