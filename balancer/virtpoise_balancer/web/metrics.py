@@ -241,7 +241,8 @@ class _BoardCollector(Collector):
             labels=["host", "reason"],
         )
         answers = _by_host(
-            "virtpoise_host_libvirt_answers", "Whether the host's libvirt answered the balancer when it asked last: 1 or 0."
+            "virtpoise_host_libvirt_answers",
+            "Whether the host's libvirt answered the balancer when it asked last: 1 or 0.",
         )
         for host, figures in zip(state.observation.snapshot.hosts, host_statuses(state), strict=True):
             for kind in HostState:

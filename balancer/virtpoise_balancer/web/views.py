@@ -353,7 +353,9 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
         elif host.state is HostState.DRAINING:
             found.append((link, _drained(host)))
         if host.state is not HostState.UNKNOWN and host.name in state.silent:
-            found.append((link, f"does not answer the balancer, so no move to it can be made: {state.silent[host.name]}"))
+            found.append(
+                (link, f"does not answer the balancer, so no move to it can be made: {state.silent[host.name]}")
+            )
         if host.overloaded:
             measured = f"{wording.percent(host.worst_ratio)}, {host.consecutive} readings in a row"
             found.append((link, f"is overloaded{_IN[host.resource]}: {measured}"))
