@@ -1,4 +1,4 @@
-"""Waits until a drained host is empty, which only its own libvirt can say, and says meanwhile what it waits for.
+"""Waits until a drained host is empty by the word of its own libvirt, and shows what it waits for.
 
 The running balancer asks that libvirt, since whoever types the command may have no way to it.
 """

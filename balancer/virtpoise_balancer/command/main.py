@@ -253,7 +253,7 @@ def history(
 
 @app.command(
     epilog="Example: virtpoise drain h1 --wait. A host is empty when its own libvirt, which the running balancer asks, lists no domain in "
-    "any state but shut off. --wait tells what the drain waits for. Exit status 1: the drain was refused, or taken back meanwhile."
+    "any state but shut off. --wait shows what the drain waits for. Exit status 1: the drain was refused, or taken back before its end."
 )
 def drain(
     host: HostArgument,

@@ -248,7 +248,7 @@ def _hosts(
 
 
 def _unknown(name: str, unknown: Unknown, figures: doubt.Figures) -> Host:
-    """A host of which nothing else is said than how large it is, where that can be."""
+    """An unknown host, with its size where that figure can be right."""
     return Host(
         name=name,
         state=HostState.UNKNOWN,

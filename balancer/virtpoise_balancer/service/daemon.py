@@ -166,7 +166,7 @@ class Daemon:
                 if self._reload.is_set():
                     self._reload.clear()
                     self._read_again()
-                now = time.time()  # a person may have applied a plan meanwhile
+                now = time.time()  # the lock may have been held for long
                 report = self._one(now)
         except Exception as error:
             log.exception("a cycle failed in an unforeseen way")

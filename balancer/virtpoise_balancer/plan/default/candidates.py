@@ -74,7 +74,7 @@ def resting_seconds(domain: Domain, group: Group) -> float:
 
 
 def _rest_seconds(policy: Policy, moves: int) -> float:
-    """How long a domain rests after so many remembered moves."""
+    """How long a domain rests after this number of remembered moves."""
     longest = max(policy.rest_max_seconds, policy.rest_seconds)
     try:
         return min(policy.rest_seconds * policy.rest_growth ** max(moves - 1, 0), longest)
