@@ -60,11 +60,11 @@ def test_a_drain_ends_when_libvirt_itself_lists_nothing_and_not_while_it_is_sile
         group.balancer._command("drain", "h1", "--wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        group.wait("the drain", lambda now: of(now, "h1")["active_domains"] == 1)
+        group.wait("the drain", lambda now: of(now, "h1")["draining"] and of(now, "h1")["active_domains"] == 1)
         with stopped_libvirtd(group, "h1"):
             group.wait("h1 unknown", lambda now: of(now, "h1")["state"] == "unknown" and not of(now, "h1")["domains"])
             time.sleep(5 * 2)  # five looks of the command
-            assert drain.poll() is None
+            assert drain.poll() is None, drain.communicate()
         group.wait("h1 draining", lambda now: of(now, "h1")["state"] == "draining")
         assert group.balancer.run("resume").returncode == 0
         out, err = drain.communicate(timeout=90)
