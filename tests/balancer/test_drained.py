@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from virtpoise_balancer.command import client
+from virtpoise_balancer.command import client, drained, main
 from virtpoise_balancer.command.drained import Progress, look, wait_until_empty
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
@@ -117,6 +118,25 @@ def test_a_drain_that_was_taken_back_is_no_longer_waited_for() -> None:
         look(answers(host=HOST | {"draining": False}), "h1", ORDERED)
     before = look(answers(status=STATUS | {"cycle_at": 999.0}, host=HOST | {"draining": False}), "h1", ORDERED)
     assert before.waits == "waits for the balancer's next cycle"  # which does not know the order yet
+
+
+def test_only_what_is_seen_after_the_order_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered: list[float] = []
+    waited_since: list[float] = []
+
+    class Orders:
+        def drain(self, host: str, _by: object) -> str:
+            time.sleep(0.05)  # it looks at the group first; a cycle may begin meanwhile
+            ordered.append(time.time())
+            return f"{host} drains from the next cycle on."
+
+    def wait(_settings: Config, _host: str, since: float) -> None:
+        waited_since.append(since)
+
+    monkeypatch.setattr(main, "_orders", lambda _path: (Config(), Orders(), None))
+    monkeypatch.setattr(drained, "wait_until_empty", wait)
+    main.drain("h1", wait=True)
+    assert waited_since[0] >= ordered[0]
 
 
 def test_it_waits_through_restarts_and_tells_each_reason_once(

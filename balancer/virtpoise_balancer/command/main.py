@@ -264,8 +264,8 @@ def drain(
     import time
 
     settings, orders, by = _orders(config)
-    since = time.time()
     print_out(orders.drain(host, by))
+    since = time.time()  # a cycle that began earlier may not know the order
     if wait:
         from virtpoise_balancer.command.drained import wait_until_empty
 
