@@ -110,6 +110,8 @@ def prometheus(folder: Path, *ports: int) -> Iterator[Observer]:
             consecutive=2,
             saturation_ratio=0.9,
             queries={},
+            matchers="",
+            admits=lambda _name: True,
         )
     finally:
         client.session.close()

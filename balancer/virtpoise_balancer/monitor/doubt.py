@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import Series
 
@@ -137,3 +139,30 @@ def targets_by_host(
 
 def _target(series: Series) -> tuple[str, str]:
     return series.labels.get("instance", ""), series.labels.get("job", "")
+
+
+def lists_by_host(answers: Mapping[str, Sequence[Series]]) -> dict[str, Lists]:
+    """By host, what libvirt counts and what is listed."""
+    up, active, inactive = (
+        {_host(series): series.value for series in answers[name]}
+        for name in ("host_libvirt_up", "host_domains_active", "host_domains_inactive")
+    )
+    listed = {(_host(series), series.labels.get("uuid", "")): series.value == 1 for series in answers["domain_running"]}
+    listed |= {
+        key: True
+        for series in answers["domain_paused"]
+        if (key := (_host(series), series.labels.get("uuid", ""))) in listed
+    }
+    numbers = Counter((host, is_active) for (host, _), is_active in listed.items())
+    return {
+        host: Lists(
+            up=up.get(host),
+            counted=(active.get(host), inactive.get(host)),
+            listed=(numbers[host, True], numbers[host, False]),
+        )
+        for host in up.keys() | active.keys() | inactive.keys() | {host for host, _ in listed}
+    }
+
+
+def _host(series: Series) -> str:
+    return of_instance(series.labels.get("instance", ""))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from virtpoise_balancer.errors import ClockError
+from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import (
     MOST_BYTES,
     MOST_COUNTED,
@@ -33,6 +33,7 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.targets import RefusedTargets, Targets
 
 # Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
 _READINGS = 30
@@ -53,19 +54,22 @@ _MOST_APART_SCRAPES = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A snapshot, how old the newest sample of any host is (None: there is none), what Prometheus warned of, and the domains seen
-    running twice (by uuid).
+    """A snapshot, how old the newest sample of any host is (None: there is none), what Prometheus warned of, the domains seen
+    running twice (by uuid), and the targets that are no hosts.
     """
 
     snapshot: Snapshot
     age_seconds: float | None
     warnings: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
+    refused: RefusedTargets = field(default_factory=RefusedTargets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """Looks at the group. ``step_seconds``: between two readings; ``consecutive``: the N that the domains' figures are averaged over."""
+    """Looks at the group. ``step_seconds``: between two readings; ``consecutive``: the N that the domains' figures are averaged over;
+    ``matchers``: PromQL label matchers of the targets to look at; ``admits``: whether a target of this name may be a host.
+    """
 
     client: PrometheusClient
     step_seconds: float
@@ -73,6 +77,8 @@ class Observer:
     consecutive: int
     saturation_ratio: float
     queries: Mapping[str, str]
+    matchers: str
+    admits: Callable[[str], bool]
 
     @property
     def ranges(self) -> Ranges:
@@ -89,7 +95,7 @@ class Observer:
         return self.ranges.reading - self.step_seconds
 
     def _query(self, name: str) -> str:
-        return render(self.queries.get(name, QUERIES[name]), self.ranges)
+        return render(self.queries.get(name, QUERIES[name]), self.ranges, self.matchers)
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError.
@@ -99,10 +105,19 @@ class Observer:
         self._check_clock(now)
         at = math.floor(now / self.step_seconds) * self.step_seconds
         self.client.warnings.clear()
-        answers = {name: self.client.instant(self._query(name), at) for name in QUERIES if name not in _WINDOWS}
+        targets = Targets(self.admits)
+        answers = {
+            name: targets.of_hosts(self.client.instant(self._query(name), at))
+            for name in QUERIES
+            if name not in _WINDOWS
+        }
         start = at - (max(_READINGS, self.consecutive) - 1) * self.step_seconds
         windows = {
-            name: _trailing(self.client.range(self._query(name), start, at, self.step_seconds), at, self.step_seconds)
+            name: _trailing(
+                targets.of_hosts(self.client.range(self._query(name), start, at, self.step_seconds)),
+                at,
+                self.step_seconds,
+            )
             for name in _WINDOWS
         }
         hosts, age = _hosts(answers, windows, at, self._stale_seconds, self.queries.keys())
@@ -116,6 +131,7 @@ class Observer:
             age_seconds=age,
             warnings=tuple(dict.fromkeys(self.client.warnings)),
             duplicates=tuple(duplicates),
+            refused=targets.refused,
         )
 
     def _check_clock(self, now: float) -> None:
@@ -138,21 +154,17 @@ class Observer:
         """The host's readings from ``start`` to ``end`` as (Unix seconds, ratio). MonitorError."""
         first = math.ceil(start / self.step_seconds) * self.step_seconds
         readings = self.client.range(self._query("host_cpu_ratio"), first, max(end, first), self.step_seconds)
-        return next((series.samples for series in readings if _host(series) == host), ())
+        of_hosts = Targets(self.admits).of_hosts(readings)
+        return next((series.samples for series in of_hosts if _host(series) == host), ())
 
 
 def _host(series: Series) -> str:
-    return host_name(series.labels.get("instance", ""))
-
-
-def host_name(instance: str) -> str:
-    """The host's name: the target's instance without its port."""
-    name, separator, port = instance.rpartition(":")
-    return name.strip("[]") if separator and port.isdigit() else instance
+    """Of a target that ``Targets`` let in."""
+    return of_instance(series.labels.get("instance", ""))
 
 
 def _by_host(answer: Sequence[Series]) -> dict[str, float]:
-    return {name: series.value for series in answer if (name := _host(series))}
+    return {_host(series): series.value for series in answer}
 
 
 def _trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, tuple[float, ...]]:
@@ -204,7 +216,7 @@ def _hosts(
         at,
         stale_seconds,
     )
-    lists = _lists(answers)
+    lists = doubt.lists_by_host(answers)
     readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
     ages: list[float] = []
@@ -260,28 +272,6 @@ def _unknown(name: str, unknown: Unknown, figures: doubt.Figures) -> Host:
 
 def _within(value: float | None, most: int) -> int:
     return int(value) if value is not None and 1 <= value <= most else 1
-
-
-def _lists(answers: Mapping[str, Sequence[Series]]) -> dict[str, doubt.Lists]:
-    """By host, what libvirt counts and what is listed."""
-    up, active, inactive = (
-        _by_host(answers[name]) for name in ("host_libvirt_up", "host_domains_active", "host_domains_inactive")
-    )
-    listed = {(_host(series), series.labels.get("uuid", "")): series.value == 1 for series in answers["domain_running"]}
-    listed |= {
-        key: True
-        for series in answers["domain_paused"]
-        if (key := (_host(series), series.labels.get("uuid", ""))) in listed
-    }
-    numbers = Counter((host, is_active) for (host, _), is_active in listed.items())
-    return {
-        host: doubt.Lists(
-            up=up.get(host),
-            counted=(active.get(host), inactive.get(host)),
-            listed=(numbers[host, True], numbers[host, False]),
-        )
-        for host in up.keys() | active.keys() | inactive.keys() | {host for host, _ in listed}
-    }
 
 
 def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]) -> tuple[list[Domain], list[str]]:
