@@ -53,7 +53,7 @@ def exposition() -> str:
             labels = f'job="{job}",instance="{instance}"'
             for at in SCRAPES:
                 if kind == "gauge":
-                    lines.append(f"{name}{{{labels}}} {8 if name.endswith('cpus') else 1e9} {at}")
+                    lines.append(f"{name}{{{labels}}} {VALUES.get(name, 1e9)} {at}")
                 else:
                     done = (at - SCRAPES[0]) * 4  # half of the eight CPUs
                     lines += [f'{name}_total{{{labels},mode="{mode}"}} {done} {at}' for mode in ("user", "idle")]
