@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.control.cycle import Cycle
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
     from virtpoise_balancer.execute.migrate import Migrator
+    from virtpoise_balancer.execute.reach import Reach
     from virtpoise_balancer.knowledge.leader import Leadership
     from virtpoise_balancer.knowledge.store import Store
     from virtpoise_balancer.model import Move, Outcome
@@ -67,13 +68,22 @@ def make_migrator(config: Config) -> Migrator:
     )
 
 
-def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome], None]) -> LibvirtExecutor:
+def make_executor(
+    config: Config, store: Store, on_end: Callable[[Move, Outcome], None], reach: Reach
+) -> LibvirtExecutor:
     from virtpoise_balancer.execute.executor import LibvirtExecutor
 
-    return LibvirtExecutor(make_migrator(config), store, on_end)
+    return LibvirtExecutor(make_migrator(config), store, on_end, reach.ask)
 
 
-def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock) -> Cycle:
+def make_reach(config: Callable[[], Config]) -> Reach:
+    """``config``: as it is now."""
+    from virtpoise_balancer.execute.reach import Reach
+
+    return Reach(lambda host: make_migrator(config()).active_domains(host))
+
+
+def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock, reach: Reach) -> Cycle:
     from virtpoise_balancer.config import WHICH_HOSTS
     from virtpoise_balancer.control.cycle import Cycle
 
@@ -85,6 +95,7 @@ def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock) -
         measurement=config.measurement,
         clock=clock,
         mode=config.mode,
+        silence=reach.silence,
         only_recommends=None if config.libvirt.names_hosts else f"libvirt.pattern: {WHICH_HOSTS}",
     )
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from virtpoise_balancer.analyse.backoff import Backoff
-from virtpoise_balancer.analyse.drains import DrainOrder
+from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.execute.executor import InFlight
+from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
 from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTargets
+
+_STALLED_INTERVALS = 6
+_STALLED_SECONDS = 60.0
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
 
@@ -43,6 +48,12 @@ class State:
     predictions: tuple[PredictionRecord, ...] = ()
     lost: frozenset[str] = frozenset()
     broken: tuple[str, ...] = ()
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+
+    @property
+    def silent(self) -> Mapping[str, str]:
+        """Why, by host, of those whose libvirt does not answer the balancer."""
+        return {host: heard.why for host, heard in self.heard.items() if heard.why}
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -60,6 +71,15 @@ class Published:
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
     overrides: Callable[[], Overrides] = Overrides
+    cycle_ended: float = field(
+        default_factory=time.monotonic
+    )  # on the monotonic clock; before the first cycle: the start
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long no cycle has ended, if that is too long: several intervals, and a minute at least; else None."""
+        since = time.monotonic() - self.cycle_ended
+        return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
     @property
     def mode(self) -> Mode:
@@ -77,6 +97,10 @@ class HostStatus:
 
     name: str
     state: HostState
+    why_unknown: str | None
+    draining: bool
+    active_domains: int | None
+    asked_at: float | None
     cpus: int
     cpu_ratio: float | None
     memory_ratio: float | None
@@ -154,11 +178,15 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
     """``domains``: those on the host."""
-    backoff = state.backoffs.get(host.name)
+    backoff, heard = state.backoffs.get(host.name), state.heard.get(host.name)
     resource, count, needed = _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
+        why_unknown=host.why_unknown.text if host.why_unknown else None,
+        draining=is_draining(host.name, state.drains),
+        active_domains=heard.active_domains if heard else None,
+        asked_at=heard.asked_at if heard else None,
         cpus=host.cpus,
         cpu_ratio=host.load if host.known else None,
         memory_ratio=host.memory_ratio if host.known else None,

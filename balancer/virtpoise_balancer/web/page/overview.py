@@ -10,7 +10,6 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from virtpoise_balancer.analyse.drains import is_draining
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import DomainState, HostState, Snapshot
 from virtpoise_balancer.web.page.parts import (
@@ -119,11 +118,12 @@ def _attention(state: State, statuses: Sequence[HostStatus]) -> tuple[Note, ...]
 def _of_host(state: State, host: HostStatus) -> Iterator[Note]:
     link = host_link(host.name)
     if host.state is HostState.UNKNOWN:
-        drained = "is to be drained, but " if _draining(state, host.name) else ""
-        yield link, f"{drained}is unknown: Prometheus has no fresh samples of it"
+        drained = "is to be drained, but " if host.draining else ""
+        yield link, f"{drained}is unknown: {host.why_unknown}"
     elif host.state is HostState.DRAINING:
-        left = len(host.domains)
-        yield link, f"is draining: {plural(left, 'domain')} left" if left else "is drained"
+        yield link, _drained(host)
+    if host.state is not HostState.UNKNOWN and host.name in state.silent:
+        yield link, f"does not answer the balancer, so no move to it can be made: {state.silent[host.name]}"
     if host.overloaded:
         measured = f"{wording.percent(host.worst_ratio)}, {host.consecutive} consecutive samples"
         yield link, f"is overloaded{of_resource(host)}: {measured}"
@@ -151,5 +151,9 @@ def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
         yield None, f"Prometheus warns: {warning}"
 
 
-def _draining(state: State, host: str) -> bool:
-    return is_draining(host, state.drains)
+def _drained(host: HostStatus) -> str:
+    """How far a drain is. That nothing is left is for the host's libvirt to say."""
+    left = len(host.domains) if host.active_domains is None else host.active_domains
+    if left:
+        return f"is draining: {plural(left, 'domain')} left"
+    return "is drained" if host.active_domains == 0 else "is draining: its libvirt has not said yet that it is empty"
