@@ -277,7 +277,7 @@ def test_cycles_go_on_when_the_clock_is_set(
         log.wait_for(CALM)
         clock.ahead = set_by
         if set_by < 0:
-            log.wait_for("this machine's clock was set back; the schedule begins anew", "warning")
+            log.wait_for("this machine's clock was set back; the schedule is restarted", "warning")
         log.wait_for(CALM)
         log.wait_for(CALM)
 

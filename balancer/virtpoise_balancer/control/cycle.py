@@ -158,7 +158,7 @@ class Cycle:
         )
 
     def _windows(self, memory: Memory, now: float) -> tuple[tuple[Window, ...], tuple[str, ...]]:
-        """The predictions whose window has passed, with what was measured in it; and what Prometheus warned of meanwhile."""
+        """The predictions whose window has passed, with what was measured in it; and the warnings of these queries."""
         windows: list[Window] = []
         warnings: list[str] = []
         for due in memory.due:

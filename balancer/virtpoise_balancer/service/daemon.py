@@ -171,13 +171,13 @@ class Daemon:
         )
 
     def _follow_clock(self) -> None:
-        """Begin the schedule anew when the clock was set back: the next cycle lies by the clock, and would wait for as long."""
+        """Restart the schedule when the clock was set back. The next cycle would else wait until the clock reaches its time."""
         job = self._scheduler.get_job(_JOB)
         if job is None or job.next_run_time is None:
             return
         wait = job.next_run_time.timestamp() - self._clock.now()
         if wait > self._config.interval_seconds:
-            log.warning("this machine's clock was set back; the schedule begins anew", seconds=round(wait, 1))
+            log.warning("this machine's clock was set back; the schedule is restarted", seconds=round(wait, 1))
             self._schedule()
 
     def _missed(self, _event: JobEvent) -> None:
