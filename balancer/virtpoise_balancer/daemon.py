@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,8 @@ from virtpoise_balancer.config import read_config
 from virtpoise_balancer.cycle import CycleResult, Report
 from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
 from virtpoise_balancer.execute.executor import RecommendingExecutor
+from virtpoise_balancer.execute.libvirt_hosts import unreachable
+from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot
 from virtpoise_balancer.orders import Orders
@@ -65,7 +67,8 @@ class Daemon:
         self._metrics = Metrics(self._board)
         self._store = wiring.make_store(self._config)
         self._leadership = wiring.make_leadership(self._config)
-        self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
+        self._workers = Workers()
+        self._executor = wiring.make_executor(self._config, self._workers, self._store, self._migration_ended)
         self._board.in_flight = lambda: self._executor.in_flight
         self._board.steering = self._store.steering
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor)
@@ -97,16 +100,18 @@ class Daemon:
             self._schedule()
             self._scheduler.add_listener(self._missed, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
             self._scheduler.start()
-            log.info(
-                "virtpoise runs",
-                mode=self._config.mode,
-                strategy=self._config.policy.strategy,
-                interval_seconds=self._config.interval_seconds,
-                listen=self._config.web.listen_address,
-            )
-            notify("READY=1")
-            self._stop.wait()
-            self._end()
+            try:
+                log.info(
+                    "virtpoise runs",
+                    mode=self._config.mode,
+                    strategy=self._config.policy.strategy,
+                    interval_seconds=self._config.interval_seconds,
+                    listen=self._config.web.listen_address,
+                )
+                notify("READY=1")
+                self._stop.wait()
+            finally:  # whatever ends it: the interpreter must not end with a move under way
+                self._end()
 
     def _end(self) -> None:
         notify("STOPPING=1")
@@ -119,6 +124,7 @@ class Daemon:
 
     def _close(self) -> None:
         self._web.stop()
+        self._workers.close()
         self._store.close()
         self._leadership.release()
 
@@ -319,7 +325,7 @@ class Daemon:
             config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
-            self._executor.migrator = wiring.make_migrator(config)
+            self._executor.migrator = wiring.make_migrator(config, self._workers)
             self._cycle = wiring.make_cycle(config, self._store, self._executor)
             if rescheduled:
                 self._schedule()
@@ -338,17 +344,19 @@ class Daemon:
         except VirtpoiseError as error:
             raise BadInput(f"prometheus.url: {error}") from None
         hosts = [host.name for host in seen.snapshot.hosts if host.state is not HostState.UNKNOWN]
-        migrator = wiring.make_migrator(self._config)
         if self._config.mode != "automatic":
-            ask = threading.Thread(target=lambda: _warn_of(migrator.unreachable(hosts)), name="ask hosts", daemon=True)
-            ask.start()
+            threading.Thread(target=lambda: _warn_of(self._silent(hosts)), name="ask hosts", daemon=True).start()
             return
-        deaf = migrator.unreachable(hosts)
-        if deaf and len(deaf) == len(hosts):
-            raise BadInput(f"libvirt.uri: no host answers; {deaf[hosts[0]]}")
-        _warn_of(deaf)
+        silent = self._silent(hosts)
+        if silent and len(silent) == len(hosts):
+            raise BadInput(f"libvirt.uri: no host answers; {silent[hosts[0]]}")
+        _warn_of(silent)
+
+    def _silent(self, hosts: Sequence[str]) -> dict[str, str]:
+        with Workers() as workers:
+            return unreachable(wiring.make_hosts(self._config, workers), hosts)
 
 
-def _warn_of(deaf: Mapping[str, str]) -> None:
-    for host, why in deaf.items():
+def _warn_of(silent: Mapping[str, str]) -> None:
+    for host, why in silent.items():
         log.warning("a host's libvirt does not answer", host=host, why=why)

@@ -1,0 +1,258 @@
+"""Worker processes: real ones, with libvirt's own test driver, a server that never answers, and an ssh that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute import workers as workers_
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts, unreachable
+from virtpoise_balancer.execute.worker import domains
+from virtpoise_balancer.execute.workers import Workers
+
+ANSWERS = "test:///default"
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # of the domain that the test driver has
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    with Workers() as made:
+        yield made
+    assert children() == set()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a host that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"qemu+tcp://127.0.0.1:{server.getsockname()[1]}/system"
+
+
+def hosts(workers: Workers, *, connect: float = 20.0, **uris: str) -> LibvirtHosts:
+    return LibvirtHosts(uri_of=uris.__getitem__, connect_timeout_seconds=connect, workers=workers)
+
+
+def children() -> set[int]:
+    """All child processes of this one, zombies too."""
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+def held() -> tuple[int, int, set[int]]:
+    return len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir())), children()
+
+
+def wait_until(done: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    """Whether there is no such process any more; a zombie, whose parent is not this process, counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_worker_answers_one_question_after_another_over_one_connection(workers: Workers) -> None:
+    asked = hosts(workers, h1=ANSWERS)
+    known = [asked.presence("h1", uuid) for uuid in (UUID, UUID[:-1] + "0", UUID)]
+    assert known == [Presence.RUNNING, Presence.ABSENT, Presence.RUNNING]
+    (worker,) = children()
+    asked.undefine("h1", UUID)
+    assert asked.facts("h1").libvirt_version >= 9_000_000
+    assert children() == {worker}
+
+
+def test_what_libvirt_refuses_is_one_line_and_the_worker_serves_on(workers: Workers) -> None:
+    asked = hosts(workers, h1=ANSWERS, h2="qemu+tcp://127.0.0.1:1/system", h3="nothing:///")
+    with pytest.raises(LibvirtError, match=r"^abort: .*not supported by the connection driver: virDomainAbortJob$"):
+        asked.abort("h1", UUID)
+    before = children()
+    assert asked.presence("h1", UUID) is Presence.RUNNING
+    assert children() == before
+    assert unreachable(asked, ["h1", "h2", "h3"]).keys() == {"h2", "h3"}
+    with pytest.raises(LibvirtError, match=r"^qemu\+tcp://127.0.0.1:1/system: .*refused$"):
+        asked.presence("h2", UUID)
+
+
+def test_past_the_deadline_the_worker_is_killed_and_the_next_question_has_another(workers: Workers, silent: str) -> None:
+    asked = hosts(workers, h1=silent, connect=0.5)
+    before = held()
+    began = time.monotonic()
+    with pytest.raises(LibvirtError, match=r"^qemu\+tcp://127.0.0.1:\d+/system: no answer within 0.5 s$"):
+        asked.answers("h1")
+    assert time.monotonic() - began < 5
+    wait_until(lambda: held() == before)  # a thread that has ended is listed for a moment
+    assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
+
+
+def test_fifty_hangs_leave_no_thread_no_descriptor_and_no_process(workers: Workers) -> None:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(10)]
+    uris = {f"h{n}": f"qemu+tcp://127.0.0.1:{one.getsockname()[1]}/system" for n, one in enumerate(servers)}
+    asked = hosts(workers, connect=1.0, **uris)
+    before = held()
+
+    def hang(host: str) -> None:
+        with suppress(LibvirtError):
+            asked.answers(host)
+
+    with ThreadPoolExecutor(10) as pool:
+        for _ in pool.map(hang, [*uris] * 5):
+            pass
+    wait_until(lambda: held() == before)  # a thread that has ended is listed for a moment
+    for server in servers:
+        server.close()
+
+
+def test_a_host_that_hangs_is_asked_by_one_worker_however_many_want_to_know(
+    workers: Workers, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hosts(workers, h1=silent, connect=1.0)
+    seen: list[int] = []
+    ended = threading.Event()
+
+    def count() -> None:
+        while not ended.wait(0.02):
+            seen.append(len(children()))
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(asked.answers, "h1") for _ in range(4)]
+    ended.set()
+    counting.join()
+    assert all(isinstance(answer.exception(), LibvirtError) for answer in answers)
+    assert max(seen) == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_worker_that_dies_is_one_error_and_the_next_question_has_another(
+    workers: Workers, silent: str, how: signal.Signals
+) -> None:
+    asked = hosts(workers, h1=silent)
+    before = held()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(asked.answers, "h1")
+        wait_until(children)
+        time.sleep(0.3)  # until it has begun; sooner it is a death as well
+        os.kill(children().pop(), how)
+        error = answer.exception(20)
+    assert str(error).endswith(f"the process that asked it was ended by {how.name}")
+    wait_until(lambda: held() == before)  # a thread that has ended is listed for a moment
+    assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
+
+
+def test_a_worker_that_died_while_it_was_idle_is_replaced(workers: Workers) -> None:
+    asked = hosts(workers, h1=ANSWERS)
+    asked.answers("h1")
+    (worker,) = children()
+    os.kill(worker, signal.SIGKILL)
+    with suppress(LibvirtError):  # this one may find it dead
+        asked.answers("h1")
+    asked.answers("h1")
+    assert children()
+    assert worker not in children()
+
+
+def test_idle_workers_are_ended_after_a_while(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_, "_IDLE_SECONDS", 0.2)
+    before = held()
+    hosts(workers, h1=ANSWERS).answers("h1")
+    assert children()
+    wait_until(lambda: held() == before)
+
+
+def test_many_hosts_are_asked_by_a_bounded_number_of_workers(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_, "_MOST_KEPT", 3)
+    uris = {f"h{n}": f"test:///default?number={n}" for n in range(12)}
+    asked = hosts(workers, **uris)
+    for host in uris:
+        asked.answers(host)
+    assert len(children()) == 3
+
+
+@pytest.fixture
+def hanging_ssh(tmp_path: Path) -> tuple[str, Path]:
+    """A host's address whose ssh hangs and hears nothing, and the file in which it notes its process number."""
+    program, noted = tmp_path / "ssh", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {noted}.new\nmv {noted}.new {noted}\nexec sleep 600\n")
+    program.chmod(0o755)
+    return f"qemu+ssh://h1/system?command={program}", noted
+
+
+def test_no_ssh_outlives_the_deadline(workers: Workers, hanging_ssh: tuple[str, Path]) -> None:
+    uri, noted = hanging_ssh
+    with pytest.raises(LibvirtError, match="no answer within 3 s"):
+        hosts(workers, h1=uri, connect=3.0).answers("h1")
+    pid = int(noted.read_text())
+    wait_until(lambda: gone(pid))
+
+
+def test_no_worker_and_no_ssh_outlives_a_balancer_that_is_killed(hanging_ssh: tuple[str, Path]) -> None:
+    uri, noted = hanging_ssh
+    program = (
+        "import sys; from virtpoise_balancer.execute.workers import Workers\n"
+        "Workers().ask(sys.argv[1], 'connect', (), connect_seconds=60, seconds=60, what='')"
+    )
+    balancer = subprocess.Popen([sys.executable, "-c", program, uri])
+    wait_until(noted.exists)
+    ssh = int(noted.read_text())
+    (worker,) = (int(pid) for pid in Path(f"/proc/{balancer.pid}/task/{balancer.pid}/children").read_text().split())
+    balancer.kill()
+    balancer.wait()
+    wait_until(lambda: gone(worker))
+    wait_until(lambda: gone(ssh))
+
+
+@pytest.mark.parametrize("value", ["somewhere", None, 3, {"running": True}])
+def test_an_answer_that_is_not_what_was_asked_for_is_an_error(value: object) -> None:
+    class Wrong(Workers):
+        def ask(self, *_: Any, **__: Any) -> Any:
+            return value
+
+    with pytest.raises(LibvirtError, match="h1: the answer to presence is not as expected"):
+        hosts(Wrong(), h1=ANSWERS).presence("h1", UUID)
+
+
+def test_figures_of_a_job_that_are_missing_or_out_of_range_are_not_taken() -> None:
+    class Odd(Workers):
+        def ask(self, *_: Any, **__: Any) -> Any:
+            return {"time_elapsed": 1500, "data_total": -1, "data_processed": "7", "memory_dirty_rate": 10}
+
+    progress = hosts(Odd(), h1=ANSWERS).progress("h1", UUID)
+    assert progress is not None
+    assert (progress.elapsed_seconds, progress.total_bytes, progress.processed_bytes) == (1.5, 0, 0)
+    assert progress.dirty_bytes_per_second == 40960
+
+
+def test_how_a_domain_stands_on_a_host() -> None:
+    connection = libvirt.open(ANSWERS)
+    domain = connection.lookupByUUIDString(UUID)
+    assert domains.presence(connection, UUID) == "running"
+    domain.suspend()
+    assert domains.presence(connection, UUID) == "paused"
+    domain.destroy()
+    assert domains.presence(connection, UUID) == "defined"
+    domains.undefine(connection, UUID)
+    domains.undefine(connection, UUID)
+    assert domains.presence(connection, UUID) == "absent"
+    assert domains.job(connection, UUID) is None
+    connection.close()
