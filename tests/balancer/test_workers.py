@@ -93,7 +93,9 @@ def test_what_libvirt_refuses_is_one_line_and_the_worker_serves_on(workers: Work
         asked.presence("h2", UUID)
 
 
-def test_past_the_deadline_the_worker_is_killed_and_the_next_question_has_another(workers: Workers, silent: str) -> None:
+def test_past_the_deadline_the_worker_is_killed_and_the_next_question_has_another(
+    workers: Workers, silent: str
+) -> None:
     asked = hosts(workers, h1=silent, connect=0.5)
     before = held()
     began = time.monotonic()
