@@ -56,6 +56,12 @@ def held() -> tuple[int, int, set[int]]:
     return len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir())), children()
 
 
+def no_more(before: tuple[int, int, set[int]]) -> bool:
+    """Whether no thread, descriptor or process was added. (A thread that has ended is listed for a moment, so before as well.)"""
+    threads, descriptors, processes = held()
+    return threads <= before[0] and descriptors <= before[1] and processes == before[2]
+
+
 def wait_until(done: Callable[[], object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not done():
@@ -102,7 +108,7 @@ def test_past_the_deadline_the_worker_is_killed_and_the_next_question_has_anothe
     with pytest.raises(LibvirtError, match=r"^qemu\+tcp://127.0.0.1:\d+/system: no answer within 0.5 s$"):
         asked.answers("h1")
     assert time.monotonic() - began < 5
-    wait_until(lambda: held() == before)  # a thread that has ended is listed for a moment
+    wait_until(lambda: no_more(before))
     assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
 
 
@@ -119,7 +125,7 @@ def test_fifty_hangs_leave_no_thread_no_descriptor_and_no_process(workers: Worke
     with ThreadPoolExecutor(10) as pool:
         for _ in pool.map(hang, [*uris] * 5):
             pass
-    wait_until(lambda: held() == before)  # a thread that has ended is listed for a moment
+    wait_until(lambda: no_more(before))
     for server in servers:
         server.close()
 
@@ -158,7 +164,7 @@ def test_a_worker_that_dies_is_one_error_and_the_next_question_has_another(
         os.kill(children().pop(), how)
         error = answer.exception(20)
     assert str(error).endswith(f"the process that asked it was ended by {how.name}")
-    wait_until(lambda: held() == before)  # a thread that has ended is listed for a moment
+    wait_until(lambda: no_more(before))
     assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
 
 
@@ -179,7 +185,7 @@ def test_idle_workers_are_ended_after_a_while(workers: Workers, monkeypatch: pyt
     before = held()
     hosts(workers, h1=ANSWERS).answers("h1")
     assert children()
-    wait_until(lambda: held() == before)
+    wait_until(lambda: no_more(before))
 
 
 def test_many_hosts_are_asked_by_a_bounded_number_of_workers(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +208,8 @@ def hanging_ssh(tmp_path: Path) -> tuple[str, Path]:
 
 def test_no_ssh_outlives_the_deadline(workers: Workers, hanging_ssh: tuple[str, Path]) -> None:
     uri, noted = hanging_ssh
-    with pytest.raises(LibvirtError, match="no answer within 3 s"):
-        hosts(workers, h1=uri, connect=3.0).answers("h1")
+    with pytest.raises(LibvirtError, match="no answer within 5 s"):
+        hosts(workers, h1=uri, connect=5.0).answers("h1")
     pid = int(noted.read_text())
     wait_until(lambda: gone(pid))
 
