@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,7 +18,7 @@ import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
 
 from builders import domain, group, host
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.service import daemon as daemon_module
@@ -57,9 +57,10 @@ class Hosts:
     def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
         return ()
 
-    def unreachable(self, hosts: Sequence[str]) -> dict[str, str]:
+    def answers(self, host: str) -> None:
         self.libvirt.wait(PATIENCE_SECONDS)
-        return {name: self.deaf[name] for name in hosts if name in self.deaf}
+        if host in self.deaf:
+            raise LibvirtError(self.deaf[host])
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
 
@@ -96,7 +97,8 @@ class Log:
 def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
     made = Hosts()
     monkeypatch.setattr(wiring, "make_observer", lambda _config: made)
-    monkeypatch.setattr(wiring, "make_migrator", lambda _config: made)
+    monkeypatch.setattr(wiring, "make_hosts", lambda *_: made)
+    monkeypatch.setattr(wiring, "make_migrator", lambda *_: made)
     monkeypatch.setattr(wiring, "make_executor", lambda *_: made)
     return made
 
