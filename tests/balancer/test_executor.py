@@ -151,6 +151,22 @@ def test_an_unforeseen_error_ends_the_move_as_failed_and_the_others_go_on() -> N
     assert (hosts.outcomes["a"].result, hosts.outcomes["b"].result) == (Result.FAILED, Result.DONE)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_move_whose_end_cannot_be_written_down_is_not_counted_on() -> None:
+    class Full(Hosts):
+        def end(self, migration_id: int, outcome: Outcome) -> None:
+            if migration_id == 0:
+                raise OSError("disk full")
+            super().end(migration_id, outcome)
+
+    hosts = Full()
+    carry_out(hosts, move("out", "h2", "h3", 0), move("in", "h1", "h2", 1), move("other", "h1", "h3", 1))
+    assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
+        "in": "skipped",
+        "other": "done",
+    }
+
+
 def test_all_that_an_earlier_process_left_under_way_is_waited_for_at_once() -> None:
     together = threading.Barrier(2, timeout=10)
 

@@ -1,4 +1,4 @@
-"""One migration against hosts that are values: last looks, ends, and what is told when a host does not answer. (Libvirt: on the lab.)"""
+"""One migration against hosts that are values: last looks, ends, and hosts that do not answer. (libvirt itself: on the lab.)"""
 
 from __future__ import annotations
 

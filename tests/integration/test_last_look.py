@@ -1,4 +1,4 @@
-"""The last looks at both hosts before a migration, each on real hosts: what stands in the way is told, and nothing is touched."""
+"""The last looks before a migration, on real hosts: each obstacle ends the move with its reason, and nothing is touched."""
 
 from __future__ import annotations
 

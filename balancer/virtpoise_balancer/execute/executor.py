@@ -81,7 +81,7 @@ class LibvirtExecutor:
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[str, InFlight] = field(default_factory=dict)  # by the domain's uuid
     _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
-    _starting: threading.Lock = field(default_factory=threading.Lock)  # so that nothing starts once it was told to stop
+    _starting: threading.Lock = field(default_factory=threading.Lock)  # nothing starts after `stop`
     _thread: threading.Thread | None = None
     _settling: list[threading.Thread] = field(default_factory=list)  # one for each move whose end could not be told
 
@@ -129,8 +129,12 @@ class LibvirtExecutor:
             before = tuple(not_made)
 
             def make(migration_id: int, move: Move, before: Sequence[Move] = before) -> None:
-                if self._make_one(before, recheck, migration_id, move) is not Result.DONE:
-                    not_made.append(move)
+                result = None
+                try:
+                    result = self._make_one(before, recheck, migration_id, move)
+                finally:
+                    if result is not Result.DONE:
+                        not_made.append(move)
 
             _together(make, tuple(wave), "move")
 
@@ -174,8 +178,9 @@ class LibvirtExecutor:
             "the end of a migration cannot be told yet", domain=move.domain, hosts=[move.source, move.destination]
         )
         settling = threading.Thread(target=self._settle_one, args=(migration_id, move), name=f"settle {move.domain}")
-        self._settling.append(settling)
-        settling.start()
+        with self._starting:
+            settling.start()
+            self._settling = [one for one in self._settling if one.is_alive()] + [settling]
 
     def _settle(self, unfinished: Entries) -> None:
         _together(self._settle_one, unfinished, "settle")

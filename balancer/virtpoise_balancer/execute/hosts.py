@@ -52,7 +52,7 @@ class Hosts(Protocol):
         ...
 
     def completed(self, host: str, uuid: str) -> Completed:
-        """The figures of the migration by which the domain came to this host."""
+        """The figures of the domain's last migration to this host."""
         ...
 
     def migration(

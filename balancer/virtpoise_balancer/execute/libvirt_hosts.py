@@ -93,7 +93,7 @@ class LibvirtHosts:
         self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
     ) -> Iterator[Migration]:
         uri = self.uri_of(source)
-        # A worker of its own: questions about the domain are asked meanwhile.
+        # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
             worker.send(uri, "migrate", (uuid, self.uri_of(destination), bandwidth_mib_per_second))
             yield _Called(worker)
@@ -150,7 +150,7 @@ def _number(job: _Job, key: str) -> int | None:
 
 
 def unreachable(hosts: Hosts, names: Sequence[str]) -> dict[str, str]:
-    """The hosts whose daemon does not answer, each with why; many are asked at once."""
+    """The hosts whose daemon does not answer, each with why. Asks many at once."""
     waiting = iter(names)
     taking = threading.Lock()
     silent: dict[str, str] = {}
@@ -166,7 +166,7 @@ def unreachable(hosts: Hosts, names: Sequence[str]) -> dict[str, str]:
             except LibvirtError as error:
                 silent[host] = str(error)
 
-    # Daemon threads: a balancer that is told to stop does not wait for the answers.
+    # Daemon threads: the interpreter may end before the answers have come.
     asking = [threading.Thread(target=ask, name="ask hosts", daemon=True) for _ in names[:_AT_ONCE]]
     for thread in asking:
         thread.start()

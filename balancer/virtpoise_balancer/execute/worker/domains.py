@@ -42,7 +42,7 @@ def job(connection: libvirt.virConnect, uuid: str) -> dict[str, object] | None:
 
 
 def completed_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object]:
-    """libvirt's statistics of the migration by which the domain came here; each host keeps those of the last one."""
+    """libvirt's statistics of the domain's last migration to this host."""
     stats: dict[str, object] = connection.lookupByUUIDString(uuid).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
     return stats
 

@@ -1,4 +1,4 @@
-"""What a host's libvirt tells that decides whether domains can be migrated from and to it. Looks; changes nothing.
+"""The doctor's questions to a host: can domains be migrated from and to it? Changes nothing.
 
 Whether one host reaches another is asked of the source's own daemon: a peer-to-peer migration whose description of the domain is no
 domain at all. The source's daemon first connects to the destination and then reads that description, which it can only refuse
@@ -32,7 +32,7 @@ _MOST_ASKED = 5
 
 
 def facts(connection: libvirt.virConnect) -> HostFacts:
-    """What libvirt tells of the host and of what runs there."""
+    """The facts about the host, and what its running domains need."""
     cpu = ET.fromstring(connection.getCapabilities()).find("./host/cpu")  # noqa: S314 - from the host's own libvirt
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
     return HostFacts(
