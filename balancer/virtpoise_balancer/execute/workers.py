@@ -100,14 +100,13 @@ class Worker:
 class Workers:
     """Lends workers, and keeps those that come back idle for a while. ``close`` ends all that are idle.
 
-    A host is asked by one worker at a time (``ask``), however many callers there are: one that hangs costs one process.
+    A caller has one worker at a time, so there are never more than callers and idle ones, whatever hangs.
     """
 
     def __init__(self) -> None:
         self._idle: list[Worker] = []  # longest idle first
         self._lent = 0
         self._changing = threading.Lock()
-        self._asking: dict[str, threading.Lock] = {}  # by the host's URI
         self._tidying: threading.Timer | None = None
         self._closed = False
 
@@ -126,16 +125,9 @@ class Workers:
 
         LibvirtError when libvirt refuses, or does not answer in time; then the worker is killed.
         """
-        with self._changing:
-            turn = self._asking.setdefault(uri, threading.Lock())
-        if not turn.acquire(timeout=seconds):
-            raise LibvirtError(f"{what}: no answer within {seconds:g} s")
-        try:
-            with self.lent(uri) as worker:
-                _answer(worker, uri, "connect", (), connect_seconds, uri)
-                return _answer(worker, uri, call, arguments, seconds, what)
-        finally:
-            turn.release()
+        with self.lent(uri) as worker:
+            _answer(worker, uri, "connect", (), connect_seconds, uri)
+            return _answer(worker, uri, call, arguments, seconds, what)
 
     @contextmanager
     def lent(self, uri: str) -> Iterator[Worker]:
