@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute import workers as workers_
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts, unreachable
+from virtpoise_balancer.execute.worker import __main__ as worker_main
 from virtpoise_balancer.execute.worker import domains
 from virtpoise_balancer.execute.workers import Workers
 
@@ -155,6 +157,26 @@ def test_a_worker_that_dies_is_one_error_and_the_next_question_has_another(
     assert str(error).endswith(f"the process that asked it was ended by {how.name}")
     wait_until(lambda: no_more(before))
     assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
+
+
+def test_a_machine_that_starts_no_process_is_one_error(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = held()
+    monkeypatch.setattr(workers_, "_COMMAND", ("/nonexistent/python",))
+    with pytest.raises(LibvirtError, match=r"^no process can be started to ask: No such file or directory$"):
+        hosts(workers, h1=ANSWERS).answers("h1")
+    assert no_more(before)
+
+
+def test_xml_that_cannot_be_read_is_one_error() -> None:
+    class Broken:
+        def to(self, _uri: str) -> Broken:
+            return self
+
+        def getCapabilities(self) -> str:  # noqa: N802
+            return "<capabilities>"
+
+    reply = json.loads(worker_main._reply(Broken(), {"do": "facts", "uri": "", "arguments": []}))  # type: ignore[arg-type]
+    assert reply["error"].startswith("libvirt's XML cannot be read: no element found")
 
 
 def test_a_worker_that_died_while_it_was_idle_is_replaced(workers: Workers) -> None:

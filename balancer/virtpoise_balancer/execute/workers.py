@@ -40,7 +40,10 @@ class Reply:
 
 
 class Worker:
-    """A child process that makes one libvirt call at a time (``worker.__main__``), and its end of the wire."""
+    """A child process that makes one libvirt call at a time (``worker.__main__``), and the balancer's end of its socket.
+
+    LibvirtError when no process can be started.
+    """
 
     def __init__(self) -> None:
         self.uri = ""  # of the host it was asked about last
@@ -50,9 +53,13 @@ class Worker:
         self._wire, theirs = socket.socketpair()
         with theirs:
             # A process group of its own, so that the ssh that libvirt starts can be killed with it.
-            self._process = subprocess.Popen(  # noqa: S603 - a fixed command
-                _COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
-            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - a fixed command
+                    _COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError as error:
+                self._wire.close()
+                raise LibvirtError(f"no process can be started to ask: {error.strerror}") from None
 
     def send(self, uri: str, call: str, arguments: Sequence[object]) -> None:
         """Send a request; the one before must have been answered."""
@@ -82,10 +89,10 @@ class Worker:
             if not more:
                 raise LibvirtError(f"the process that asked it was ended by {self.kill()}")
             self._received += more
-        line, _, rest = bytes(self._received).partition(b"\n")
-        self._received = bytearray(rest)
+        reply = json.loads(self._received)
+        self._received.clear()
         self.busy = False
-        return Reply(**json.loads(line))
+        return Reply(**reply)
 
     def kill(self) -> str:
         """End it and what it has started, whatever it is doing. Returns what had ended it, as a signal's name or a status."""
@@ -155,8 +162,10 @@ class Workers:
                 fitting = self._idle[0]
             if fitting is not None:
                 self._idle.remove(fitting)
+        worker = fitting or Worker()
+        with self._changing:
             self._lent += 1
-        return fitting or Worker()
+        return worker
 
     def _give_back(self, worker: Worker) -> None:
         worker.idle_since = time.monotonic()

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import libvirt
 
@@ -61,6 +62,8 @@ def _reply(connection: Connection, request: Mapping[str, Any]) -> bytes:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
     except libvirt.libvirtError as error:
         return json.dumps({"error": message(error)}).encode()
+    except ElementTree.ParseError as error:
+        return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()
     return json.dumps({"value": value}, default=_plain).encode()
 
 
