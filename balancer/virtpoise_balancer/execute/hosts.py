@@ -39,8 +39,8 @@ class Hosts(Protocol):
     Every method returns or raises within a bounded time. LibvirtError when the host does not answer, or refuses; its message is one line.
     """
 
-    def answers(self, host: str) -> None:
-        """Return if the host's daemon answers."""
+    def active_domains(self, host: str) -> int:
+        """How many domains the host's libvirt has in any state but shut off."""
         ...
 
     def presence(self, host: str, uuid: str) -> Presence:

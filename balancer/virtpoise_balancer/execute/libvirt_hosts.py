@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import HostFacts, Presence
-from virtpoise_balancer.execute.hosts import Completed, Hosts, Migration
+from virtpoise_balancer.execute.hosts import Completed, Migration
 from virtpoise_balancer.execute.workers import Worker, Workers
 from virtpoise_balancer.model import Progress
 
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
 _ANSWER_SECONDS = 30.0
-_AT_ONCE = 32
 # libvirt's job statistics; of a running job not all keys are there at all times.
 _Job = Mapping[str, int | str | bool | float]
 
@@ -29,6 +28,7 @@ _PRESENCE = TypeAdapter(Presence)
 _WAY: TypeAdapter[tuple[bool, str | None]] = TypeAdapter(tuple[bool, str | None])
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
+_COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Ge(0)])
 _NOTHING: TypeAdapter[None] = TypeAdapter(None)
 
 
@@ -60,8 +60,8 @@ class LibvirtHosts:
     connect_timeout_seconds: float
     workers: Workers = field(repr=False)
 
-    def answers(self, host: str) -> None:
-        self._ask(_NOTHING, host, "connect")
+    def active_domains(self, host: str) -> int:
+        return self._ask(_COUNT, host, "active_domains")
 
     def presence(self, host: str, uuid: str) -> Presence:
         return self._ask(_PRESENCE, host, "presence", uuid)
@@ -147,29 +147,3 @@ class LibvirtHosts:
 def _number(job: _Job, key: str) -> int | None:
     value = job.get(key)
     return value if isinstance(value, int) and value >= 0 else None
-
-
-def unreachable(hosts: Hosts, names: Sequence[str]) -> dict[str, str]:
-    """The hosts whose daemon does not answer, each with why. Asks many at once."""
-    waiting = iter(names)
-    taking = threading.Lock()
-    silent: dict[str, str] = {}
-
-    def ask() -> None:
-        while True:
-            with taking:
-                host = next(waiting, None)
-            if host is None:
-                return
-            try:
-                hosts.answers(host)
-            except LibvirtError as error:
-                silent[host] = str(error)
-
-    # Daemon threads: the interpreter may end before the answers have come.
-    asking = [threading.Thread(target=ask, name="ask hosts", daemon=True) for _ in names[:_AT_ONCE]]
-    for thread in asking:
-        thread.start()
-    for thread in asking:
-        thread.join()
-    return {host: silent[host] for host in names if host in silent}

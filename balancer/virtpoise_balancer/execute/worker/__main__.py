@@ -25,6 +25,7 @@ from virtpoise_balancer.execute.worker.connection import Connection, message, pr
 
 _CALLS: Mapping[str, Callable[..., object]] = {
     "connect": lambda _connection: None,
+    "active_domains": domains.active_domains,
     "presence": domains.presence,
     "job": domains.job,
     "completed_job": domains.completed_job,

@@ -1,4 +1,4 @@
-"""Questions about one domain on one host, and what is done to it there. Each takes an open connection first."""
+"""Questions about the domains of one host, and what is done to them there. Each takes an open connection first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _FLAGS = (
     | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
 )
+
+
+def active_domains(connection: libvirt.virConnect) -> int:
+    """How many domains are there in any state but shut off."""
+    return int(connection.numOfDomains())
 
 
 def presence(connection: libvirt.virConnect, uuid: str) -> str:
