@@ -25,12 +25,13 @@ from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, ClockError, Refused, VirtpoiseError
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.reach import Reach
+from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
-from virtpoise_balancer.service import signals, wiring
+from virtpoise_balancer.service import reports, signals, wiring
 from virtpoise_balancer.service.changes import Changes
 from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.tokens import read_tokens
@@ -62,6 +63,7 @@ class Daemon:
     _executor: LibvirtExecutor
     _cycle: Cycle
     _web: WebServer
+    _workers: Workers
     _reach: Reach
 
     def __init__(self, config_path: Path, clock: Clock = SYSTEM) -> None:
@@ -81,23 +83,25 @@ class Daemon:
 
         BadInput when the configuration cannot be used or nothing that it names answers; then nothing was written.
         """
-        self._open()
-        with signals.handled(self._stop, self._reload):
+        with contextlib.closing(Workers()) as self._workers, signals.handled(self._stop, self._reload):
+            self._open()
             self._web.start()
             self._schedule()
             self._scheduler.add_listener(self._missed, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
             self._scheduler.start()
-            log.info(
-                "virtpoise runs",
-                mode=self._config.mode,
-                strategy=self._config.policy.strategy,
-                interval_seconds=self._config.interval_seconds,
-                listen=self._config.web.listen_address,
-            )
-            notify("READY=1")
-            while not self._stop.wait(self._config.interval_seconds):
-                self._follow_clock()
-            self._end()
+            try:
+                log.info(
+                    "virtpoise runs",
+                    mode=self._config.mode,
+                    strategy=self._config.policy.strategy,
+                    interval_seconds=self._config.interval_seconds,
+                    listen=self._config.web.listen_address,
+                )
+                notify("READY=1")
+                while not self._stop.wait(self._config.interval_seconds):
+                    self._follow_clock()
+            finally:  # whatever ends it: the interpreter must not end with a move under way
+                self._end()
 
     def stop(self) -> None:
         """As SIGTERM does."""
@@ -107,13 +111,15 @@ class Daemon:
         self._config = read_config(self._path)
         if self._config.web.token_file is not None:
             read_tokens(self._config.web.token_file)  # a wrong file is reported now, not to the first who needs it
-        self._reach = wiring.make_reach(lambda: self._config)
+        self._reach = wiring.make_reach(lambda: self._config, self._workers)
         self._check_reachable()
         self._published = Published(self._first_state(leader=False))
         self._metrics = Metrics(self._published)
         self._leadership = wiring.make_leadership(self._config)
         self._store = wiring.make_store(self._config, upgrade=self._leadership.take())
-        self._executor = wiring.make_executor(self._config, self._store, self._migration_ended, self._reach)
+        self._executor = wiring.make_executor(
+            self._config, self._workers, self._store, self._migration_ended, self._reach
+        )
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor, self._clock, self._reach)
         self._published.in_flight = lambda: self._executor.in_flight
         self._published.overrides = self._store.overrides
@@ -314,29 +320,11 @@ class Daemon:
 
     def _migration_ended(self, move: Move, outcome: Outcome) -> None:
         self._metrics.migration_ended(move, outcome)
-        figures = {
-            "domain": move.domain,
-            "source": move.source,
-            "destination": move.destination,
-            "seconds": None if outcome.seconds is None else round(outcome.seconds, 2),
-            "downtime_seconds": outcome.downtime_seconds,
-        }
-        if outcome.result is Result.DONE:
-            log.info("a domain was migrated", **figures)
-        else:
-            log.warning(f"a migration was {outcome.result.value}", why=outcome.why, **figures)
+        reports.migration_ended(move, outcome)
 
     def _ordered(self, action: Action) -> None:
         self._metrics.ordered(action)
-        level = log.info if action.accepted else log.warning
-        level(
-            "an order was followed" if action.accepted else "an order was refused",
-            who=action.who,
-            origin=action.origin,
-            action=action.action,
-            target=action.target,
-            answer=action.answer,
-        )
+        reports.ordered(action)
 
     def _first_state(self, *, leader: bool) -> State:
         return State(
@@ -366,7 +354,7 @@ class Daemon:
             config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
-            self._executor.migrator = wiring.make_migrator(config)
+            self._executor.migrator = wiring.make_migrator(config, self._workers)
             self._cycle = wiring.make_cycle(config, self._store, self._executor, self._clock, self._reach)
             if rescheduled:
                 self._schedule()
