@@ -58,7 +58,11 @@ def test_of_a_host_that_is_unknown_no_room_is_told_and_it_comes_last() -> None:
         ),
         ("h4", "h4 is not a destination.", "Prometheus has no fresh samples of the host"),
         ("h5", "h5 is not a destination.", "The host is being drained"),
-        ("h1", "h1 is overloaded, so it is not a destination.", "3 consecutive samples at or above 80% (3 make it a problem)"),
+        (
+            "h1",
+            "h1 is overloaded, so it is not a destination.",
+            "3 consecutive samples at or above 80% (3 make it a problem)",
+        ),
         ("h2", "h2 is a destination in this plan.", "is to be migrated here from h1."),
     ],
 )
@@ -129,7 +133,10 @@ def test_a_domain_is_not_told_what_was_refused_to_another_of_its_name() -> None:
     assert why("other", twins, policy).reasons[0] == (
         "h2 is at 30% CPU, below the threshold of 80%, so nothing has to be moved off it."
     )
-    made = replace(plan(twins, policy), refusals=(Refusal(domain="pinned", uuid="uuid-of-pinned", host="h2", reason=Reason.NAME_TAKEN),))
+    made = replace(
+        plan(twins, policy),
+        refusals=(Refusal(domain="pinned", uuid="uuid-of-pinned", host="h2", reason=Reason.NAME_TAKEN),),
+    )
     says = {uuid: explain(twins, policy, made, uuid)[0].reasons for uuid in ("uuid-of-pinned", "other")}
     assert any("already has a domain of this name" in reason for reason in says["uuid-of-pinned"])
     assert not any("already has a domain of this name" in reason for reason in says["other"])
