@@ -98,7 +98,7 @@ class Libvirt(Section):
         return self.hosts.get(host) or self.uri.replace("{host}", host)
 
 
-class State(Section):
+class StateStore(Section):
     """What the balancer remembers."""
 
     url: Annotated[str, AfterValidator(_database_url)] = "sqlite:////var/lib/virtpoise/virtpoise.db"
@@ -145,7 +145,7 @@ class Log(Section):
 class Config(Section):
     prometheus: Prometheus = Prometheus()
     libvirt: Libvirt = Libvirt()
-    state: State = State()
+    state: StateStore = StateStore()
     mode: Literal["recommend", "automatic"] = "recommend"
     interval_seconds: Seconds = 10.0
     policy: Policy = Policy()

@@ -85,7 +85,7 @@ def doctor(
     settings = read_config(config)
 
     from virtpoise_balancer.command import terminal
-    from virtpoise_balancer.command.doctor import Verdict, examine
+    from virtpoise_balancer.command.doctor import Severity, examine
 
     with terminal.progress() as bar:
         findings = list(examine(settings, hosts or [], bar))
@@ -93,7 +93,7 @@ def doctor(
         terminal.as_json([terminal.plain(finding) for finding in findings])
     else:
         terminal.findings(findings)
-    if any(finding.verdict is Verdict.BAD for finding in findings):
+    if any(finding.verdict is Severity.BAD for finding in findings):
         raise typer.Exit(EXIT_NO)
 
 
