@@ -1,4 +1,4 @@
-"""What was predicted for both ends of a migration, and what came."""
+"""The dashboard of predictions and measurements for both hosts of migrations."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ PAIR = Row(
         ),
         Stat(
             title="Mean error on the destination",
-            description="Mean distance of the load of $destination from its prediction, while this pair had one.",
+            description="Mean absolute error of the load of $destination, while this pair had a prediction.",
             queries=(Query(_pair_error("$destination", "destination"), "$destination", instant=True),),
             unit="percentunit",
             decimals=1,
@@ -148,8 +148,8 @@ ERRORS = Row(
             unit="percentunit",
         ),
         Heatmap(
-            title="Errors when measured",
-            description="How far off the measured outcomes were, counted by size over time.",
+            title="Errors of measured predictions",
+            description="Histogram of the prediction errors over time.",
             queries=(
                 Query(
                     f"sum by (le) (increase(virtpoise_prediction_error_ratio_bucket{{{BALANCER}}}[$__rate_interval]))",
@@ -161,8 +161,8 @@ ERRORS = Row(
             unit="percentunit",
         ),
         Stat(
-            title="Error of the middle outcome",
-            description="Half of the outcomes measured in this time range were nearer to their prediction.",
+            title="Median error",
+            description="Half of the measurements in this time range were closer to their prediction.",
             queries=(
                 Query(
                     "histogram_quantile(0.5, sum by (le, role)"
@@ -176,8 +176,8 @@ ERRORS = Row(
             width=6,
         ),
         Stat(
-            title="Error that 9 of 10 keep",
-            description="Nine of ten outcomes measured in this time range were nearer to their prediction.",
+            title="90th percentile of the error",
+            description="Nine of ten measurements in this time range were closer to their prediction.",
             queries=(
                 Query(
                     "histogram_quantile(0.9, sum by (le, role)"
@@ -192,7 +192,7 @@ ERRORS = Row(
         ),
         Stat(
             title="Within the interval",
-            description="Share of the outcomes of this time range that lay within their predicted interval. Meant to be 90 %.",
+            description="Share of the measurements in this time range that were within the predicted interval. The target is 90 %.",
             queries=(
                 Query(
                     f"sum by (role) (increase(virtpoise_prediction_within_interval_total{{{BALANCER}}}[$__range]))"
@@ -209,8 +209,8 @@ ERRORS = Row(
             width=6,
         ),
         Stat(
-            title="Outcomes measured",
-            description="Predictions of this time range whose outcome has been measured.",
+            title="Measured predictions",
+            description="Predictions of this time range that have been measured.",
             queries=(
                 Query(
                     f"sum by (role) (increase(virtpoise_predictions_measured_total{{{BALANCER}}}[$__range]))",
@@ -224,7 +224,8 @@ ERRORS = Row(
         ),
         TimeSeries(
             title="Within the interval, since the balancer's start",
-            description="Share of all outcomes since the balancer's start that lay within their interval. Meant to come to rest near 90 %.",
+            description="Share of all measurements since the balancer's start that were within the predicted interval. "
+            "It should settle near 90 %.",
             queries=(
                 Query(
                     f"sum by (role) (virtpoise_prediction_within_interval_total{{{BALANCER}}})"
@@ -240,7 +241,7 @@ ERRORS = Row(
         ),
         Table(
             title="Mean error by pair of hosts",
-            description="Mean distance of the measured outcomes from their predictions since the balancer's start.",
+            description="Mean absolute error of the predictions since the balancer's start.",
             queries=(
                 Query(
                     f"sum by (source, destination, role) (virtpoise_prediction_pair_error_ratio_sum{{{BALANCER}}})"
@@ -271,7 +272,7 @@ def _end(role: str) -> Variable:
 PREDICTIONS = Dashboard(
     uid="virtpoise-predictions",
     title="Virtpoise / Predictions and actuals",
-    description="For each migration the load of both hosts with what was predicted for them, and how far off predictions are.",
+    description="For each migration the load of both hosts with its prediction, and the errors of predictions.",
     variables=(
         promql.BALANCER_VARIABLE,
         _end("source"),

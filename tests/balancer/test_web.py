@@ -478,7 +478,7 @@ def test_without_a_token_file_nobody_changes_anything(make_context: Callable[...
     refused = reach(make_context(token_file=None)).post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (refused.status_code, refused.json()["error"]) == (
         403,
-        "web.token_file is not set, so nobody may change anything here",
+        "web.token_file is not set, so no orders are possible here",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the web application works with."""
+"""What the web application uses."""
 
 from __future__ import annotations
 
