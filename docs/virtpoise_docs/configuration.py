@@ -22,7 +22,9 @@ _SETTING = re.compile(r"(?P<indent> *)(?P<unset>#?)(?P<item>- )?(?P<key>[a-z_]+)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A key of the example: its path, its value as written (empty for a section), whether it is commented out, its comment."""
+    """A key of the example: its path, its value as written (empty for a section), whether it is commented out, its
+    comment.
+    """
 
     path: str
     value: str

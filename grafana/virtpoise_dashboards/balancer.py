@@ -216,7 +216,7 @@ DECISIONS = Row(
         ),
         StateTimeline(
             title="State of each host",
-            description="As the balancer sees it. Only active hosts can be a source or a destination of overload relief.",
+            description="As the balancer sees it. Only active hosts take part in balancing.",
             queries=(Query(promql.host_state(BY_HOST), "{{host}}"),),
             unit="none",
             values=STATES,
@@ -267,7 +267,8 @@ MIGRATIONS = Row(
         ),
         TimeSeries(
             title="Oldest migration in flight",
-            description="How long the oldest running migration has taken so far. By default a migration is aborted after 10 minutes.",
+            description="How long the oldest running migration has taken so far. By default a migration is aborted "
+            "after 10 minutes.",
             queries=(Query(f"max(virtpoise_migration_oldest_seconds{{{BALANCER}}})", "oldest"),),
             unit="s",
             minimum=0,

@@ -45,7 +45,8 @@ PLACE = Row(
         ),
         StateTimeline(
             title="Where it ran",
-            description="Filled while the domain runs on the host. Where one line ends and another begins, it was migrated.",
+            description="Filled while the domain runs on the host. Where one line ends and another begins, it was "
+            "migrated.",
             queries=(Query(by_host(f"max by (instance) (virtpoise_domain_running{{{DOMAIN}}} == 1)"), "{{host}}"),),
             unit="none",
             values=(Value(1, "runs here", "green"),),
@@ -61,7 +62,8 @@ CPU = Row(
     (
         TimeSeries(
             title="CPU",
-            description="CPUs that the domain keeps busy, QEMU's own work included, on the host that runs it; and its vCPUs.",
+            description="CPUs that the domain keeps busy, QEMU's own work included, on the host that runs it; and its "
+            "vCPUs.",
             queries=(
                 Query(_rate("cpu_seconds_total"), "on {{host}}"),
                 Query(f"max(virtpoise_domain_vcpus{{{DOMAIN}}})", "vCPUs"),
@@ -73,7 +75,8 @@ CPU = Row(
         ),
         TimeSeries(
             title="Steal: waiting for a CPU",
-            description="CPUs for which the domain waited; its guest sees this as steal. It ends when the domain leaves a saturated host.",
+            description="CPUs for which the domain waited; its guest sees this as steal. It ends when the domain "
+            "leaves a saturated host.",
             queries=(Query(_rate("cpu_delay_seconds_total"), "on {{host}}"),),
             unit="suffix: CPUs",
             decimals=2,
@@ -122,7 +125,8 @@ NETWORK = Row(
         ),
         Table(
             title="Network devices",
-            description="The host's interface behind each network device of the domain; empty if the traffic stays on the host.",
+            description="The host's interface behind each network device of the domain; empty if the traffic stays on "
+            "the host.",
             queries=(
                 Query(
                     by_host(

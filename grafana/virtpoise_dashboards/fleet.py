@@ -121,7 +121,8 @@ FULLNESS = Row(
     (
         BarGauge(
             title="CPU",
-            description="Share of CPU time in use. Colours follow the default threshold of 80 %; the configured one is drawn below.",
+            description="Share of CPU time in use. Colours follow the default threshold of 80 %; the configured one "
+            "is drawn below.",
             queries=(Query(f"sort_desc({CPU_LOAD})", "{{host}}", instant=True),),
             unit="percentunit",
             minimum=0,
@@ -143,7 +144,8 @@ FULLNESS = Row(
         ),
         BarGauge(
             title="Fullest uplink",
-            description="Share of the speed in use, of the host's fullest uplink in its busier direction. Absent where no speed is known.",
+            description="Share of the speed in use, of the host's fullest uplink in its busier direction. Absent "
+            "where no speed is known.",
             queries=(Query(f"sort_desc({FULLEST_UPLINK})", "{{host}}", instant=True),),
             unit="percentunit",
             minimum=0,
@@ -183,7 +185,8 @@ OVER_TIME = Row(
         ),
         TimeSeries(
             title="Fullest uplink over time",
-            description="Share of the speed in use, of each host's fullest uplink, and the threshold. Migrations show as peaks.",
+            description="Share of the speed in use, of each host's fullest uplink, and the threshold. Migrations show "
+            "as peaks.",
             queries=(Query(FULLEST_UPLINK, "{{host}}"), Query(UPLINK_THRESHOLD, "threshold")),
             unit="percentunit",
             minimum=0,
@@ -192,7 +195,7 @@ OVER_TIME = Row(
         ),
         StateTimeline(
             title="State of each host",
-            description="As the balancer sees it. Only active hosts can be a source or a destination of overload relief.",
+            description="As the balancer sees it. Only active hosts take part in balancing.",
             queries=(Query(promql.host_state(f'{BALANCER}, host=~"$host"'), "{{host}}"),),
             unit="none",
             values=STATES,
@@ -220,7 +223,8 @@ PLACES = Row(
     (
         StateTimeline(
             title="Domains and their hosts",
-            description="A line for each domain on each host, filled while it runs there: where one line ends and another begins, "
+            description="A line for each domain on each host, filled while it runs there: where one line ends and "
+            "another begins, "
             "the domain migrated. In a large group choose a few hosts above.",
             queries=(
                 Query(
@@ -252,7 +256,8 @@ PLACES = Row(
         ),
         BarGauge(
             title="Domains that wait most for a CPU",
-            description="CPUs for which a domain waited; its guest sees this as steal. A saturated host hides this demand.",
+            description="CPUs for which a domain waited; its guest sees this as steal. A saturated host hides this "
+            "demand.",
             queries=(
                 Query(
                     f"topk(15, sum by (domain) (rate(virtpoise_domain_cpu_delay_seconds_total{{{HOST}}}[$__rate_interval])))",

@@ -31,7 +31,7 @@ NOW = Row(
     (
         Stat(
             title="State",
-            description="As the balancer sees it. Only active hosts can be a source or a destination of overload relief.",
+            description="As the balancer sees it. Only active hosts take part in balancing.",
             queries=(Query(f"max({promql.host_state(OF_HOST)})", "state", instant=True),),
             unit="none",
             values=STATES,
@@ -87,7 +87,8 @@ CPU = Row(
     (
         TimeSeries(
             title="CPU load over time",
-            description="Share of CPU time in use, as measured here and as the balancer saw it, and the host's threshold.",
+            description="Share of CPU time in use, as measured here and as the balancer saw it, and the host's "
+            "threshold.",
             queries=(
                 Query(CPU_LOAD, "load"),
                 Query(f"max(virtpoise_host_cpu_load_ratio{{{OF_HOST}}})", "as the balancer saw it"),
@@ -125,7 +126,8 @@ CPU = Row(
         ),
         TimeSeries(
             title="Steal: waiting for a CPU",
-            description="CPUs for which each domain waited; its guest sees this as steal. It grows on a saturated host.",
+            description="CPUs for which each domain waited; its guest sees this as steal. It grows on a saturated "
+            "host.",
             queries=(Query(_rate("domain_cpu_delay_seconds_total", "domain"), "{{domain}}"),),
             unit="suffix: CPUs",
             decimals=2,
@@ -136,7 +138,8 @@ CPU = Row(
         ),
         TimeSeries(
             title="Pressure",
-            description="Share of the time in which some tasks waited for CPU, memory or disk (pressure stall information).",
+            description="Share of the time in which some tasks waited for CPU, memory or disk (pressure stall "
+            "information).",
             queries=(
                 Query(
                     f'sum by (resource) (rate(virtpoise_host_pressure_seconds_total{{{HOST}, kind="some"}}[$__rate_interval]))',

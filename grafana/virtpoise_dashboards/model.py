@@ -24,7 +24,8 @@ Format = Literal["time_series", "table", "heatmap"]
 class Query:
     """One PromQL query. ``legend`` may name labels of the result, as ``{{host}}``; ``instant``: only the newest value.
 
-    ``min_step``: at least this far apart, so that events that are counted per step show once and not at each of many steps.
+    ``min_step``: at least this far apart, so that events that are counted per step show once and not at each of many
+    steps.
     """
 
     expr: str
@@ -496,7 +497,7 @@ class Dashboard:
 
 
 def lay_out(rows: tuple[Row, ...]) -> list[Json]:
-    """The rows' panels with their numbers and positions: from left to right, then below the highest panel of the line."""
+    """The rows' panels with numbers and positions: from left to right, then below the highest panel of the line."""
     placed: list[Json] = []
     y = 0
     for row in rows:

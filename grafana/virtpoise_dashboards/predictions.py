@@ -56,7 +56,7 @@ def _error(hosts: str) -> str:
 
 
 def _pair_error(host: str, role: str) -> str:
-    """The mean size of the error on this end, over the moments in which both ends of the chosen pair had a prediction."""
+    """The mean absolute error on this end, while both ends of the chosen pair had a prediction."""
     return (
         f"avg(avg_over_time((abs({_load(host)} - {_predicted(host, role)})"
         f" and on () ({_predicted('$source', 'source')} and on () {_predicted('$destination', 'destination')}))"
@@ -69,8 +69,10 @@ PAIR = Row(
     (
         TimeSeries(
             title="CPU load of $source and $destination, measured and predicted",
-            description="Full lines: the load that the balancer saw. Dashed lines, from the moment of a decision until its outcome is "
-            "measured: the load predicted for the source and for the destination, with the interval that should hold 9 of 10 outcomes.",
+            description="Full lines: the load that the balancer saw. Dashed lines, from the moment of a decision "
+            "until its outcome is "
+            "measured: the load predicted for the source and for the destination, with the interval that should hold "
+            "9 of 10 outcomes.",
             queries=(
                 Query(_load("$source"), "source measured"),
                 Query(_load("$destination"), "destination measured"),
@@ -93,7 +95,8 @@ PAIR = Row(
         ),
         Stat(
             title="Mean error on the source",
-            description="Mean distance of the load of $source from its prediction, while this pair had one. It includes the time in which "
+            description="Mean distance of the load of $source from its prediction, while this pair had one. It "
+            "includes the time in which "
             "the domain was still on its way.",
             queries=(Query(_pair_error("$source", "source"), "$source", instant=True),),
             unit="percentunit",
@@ -142,7 +145,8 @@ ERRORS = Row(
     (
         TimeSeries(
             title="Measured minus predicted",
-            description="For each host with a prediction: above zero it carries more than predicted. While the domain is still on its way "
+            description="For each host with a prediction: above zero it carries more than predicted. While the domain "
+            "is still on its way "
             "the source shows above and the destination below zero.",
             queries=(Query(_error("$host"), "{{host}} as {{role}}"),),
             unit="percentunit",
@@ -192,7 +196,8 @@ ERRORS = Row(
         ),
         Stat(
             title="Within the interval",
-            description="Share of the measurements in this time range that were within the predicted interval. The target is 90 %.",
+            description="Share of the measurements in this time range that were within the predicted interval. The "
+            "target is 90 %.",
             queries=(
                 Query(
                     f"sum by (role) (increase(virtpoise_prediction_within_interval_total{{{BALANCER}}}[$__range]))"

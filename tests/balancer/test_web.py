@@ -466,7 +466,7 @@ def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], st
     plain = reach(context, "192.0.2.1", "http://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (plain.status_code, plain.json()["error"]) == (
         403,
-        "changes are accepted only over TLS, or on the balancer's own machine",
+        "orders are accepted only over TLS, or on the balancer's own machine",
     )
     assert store.steering().paused is None
     assert reach(context, "192.0.2.1", "http://192.0.2.7:9808").get("/api/v1/status").status_code == 200

@@ -19,7 +19,7 @@ from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
 _AT_ONCE = 16
-# HTTP tells the time to the second.
+# The Date header of HTTP has a resolution of one second.
 _MOST_AHEAD_SECONDS = 2.0
 _MOST_NAMED = 3
 

@@ -38,7 +38,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback(
     help="Keeps plain libvirt/KVM hosts in balance, driven by Prometheus.\n\n"
-    "Exit status of every command: 0 done; 1 the answer is no (a problem remains, a check failed, an order was refused); "
+    "Exit status: 0 done; 1 the answer is no (a problem remains, a check failed, an order was refused); "
     "2 bad input, or something could not be reached, with one line on standard error; 130 interrupted.",
 )
 def _options(
@@ -65,7 +65,8 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 @app.command(
     epilog="Examples: virtpoise doctor | virtpoise doctor h1 h2. Exit status 1: a check failed. Between two hosts, the "
-    "connection is tested by asking the first to migrate a running domain with an XML that no libvirt accepts; the domain stays."
+    "connection is tested by asking the first to migrate a running domain with an XML that no libvirt accepts. "
+    "The domain stays."
 )
 def doctor(
     hosts: Annotated[

@@ -18,7 +18,10 @@ Record = Mapping[str, Any]  # a migration of the history, as the API serves it
 
 
 def until_empty(host: str, observe: Callable[[], Snapshot], interval_seconds: float) -> None:
-    """Return once no domain is left on the host, shut-off ones aside. An unreachable Prometheus does not end the wait."""
+    """Return once no domain is left on the host, shut-off ones aside.
+
+    An unreachable Prometheus does not end the wait.
+    """
     most = 0
     with terminal.progress() as bar:
         while (left := _domains_left(host, observe)) != 0:
@@ -63,7 +66,10 @@ def until_ended(settings: Config, moves: Sequence[Move], after: int) -> bool:
 
 
 def _records(settings: Config, wanted: set[tuple[str, str]], after: int) -> dict[tuple[str, str], Record]:
-    """The wanted moves' records, by uuid and destination. Of several of one move the oldest: a later plan may repeat it."""
+    """The wanted moves' records, by uuid and destination.
+
+    Of several of one move the oldest: a later plan may repeat it.
+    """
     return {
         key: record
         for record in client.get(settings, f"history?limit={MOST_RECORDS}")  # newest first

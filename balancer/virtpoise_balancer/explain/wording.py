@@ -98,7 +98,7 @@ def unmeasured(verdict: str | None) -> str:
 
 
 def refusal(one: Refusal) -> str:
-    """The reason with its numbers, without the names: "the host's CPUs would be too busy with it (CPU load now 70%, ...)"."""
+    """The reason with its numbers, without names: "the host's CPU load would be too high with it (threshold 80%)"."""
     numbers = figures(one)
     return f"{_REASONS[one.reason]} ({numbers})" if numbers else _REASONS[one.reason]
 
@@ -166,7 +166,7 @@ def size(amount: float | None) -> str:
 
 
 def dirtied(bytes_per_second: float | None) -> str:
-    """How fast the guest writes, as an addition to a migration's progress; empty if it is 0 or QEMU has not measured it yet."""
+    """How fast the guest writes, as an addition to a migration's progress; empty if that is 0 or not yet known."""
     return f", dirties {size(bytes_per_second)}/s" if bytes_per_second else ""
 
 

@@ -1,4 +1,4 @@
-"""The balancer's HTTP application: page, API, and the paths that Prometheus has, too (/-/healthy, /-/ready, /-/reload, /metrics)."""
+"""The balancer's HTTP application: page, API, /metrics, and the same /-/healthy, /-/ready, /-/reload as Prometheus."""
 
 from __future__ import annotations
 

@@ -59,7 +59,10 @@ class Gate:
         return None
 
     def admit(self, connection: HTTPConnection) -> By:
-        """Who gives the order. Forbidden with the reason if it is not admitted; a wrong token is neither stored nor shown."""
+        """Who gives the order.
+
+        Forbidden with the reason if it is not admitted; a wrong token is neither stored nor shown.
+        """
         headers = connection.headers
         if not self._from_here(headers):
             raise Forbidden(HTTPStatus.FORBIDDEN, "the order comes from another site's page")
@@ -86,7 +89,10 @@ class Gate:
         return By(NOBODY, _client(connection))
 
     def _from_here(self, headers: Headers) -> bool:
-        """Whether the request may come from our page. Browsers send its origin (Fetch metadata, Origin); programs do not."""
+        """Whether the request may come from our page.
+
+        Browsers send its origin (Fetch metadata, Origin); programs do not.
+        """
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return False
         origin = headers.get("origin")
@@ -119,8 +125,8 @@ def _client(connection: HTTPConnection) -> str:
 class Guard:
     """Middleware: security headers, and on loopback a check of the request's host name.
 
-    Only this machine's names and that of ``external_url`` are answered. So a page of another site cannot read by pointing its own
-    name to this machine's address (DNS rebinding).
+    Only this machine's names and that of ``external_url`` are answered. So a page of another site cannot read by
+    pointing its own name to this machine's address (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
@@ -154,7 +160,10 @@ class Guard:
 
 @dataclass(slots=True)
 class Bucket:
-    """A token bucket: ``rate`` a second and ``burst`` at once. It limits how many rejected orders of strangers are journalled."""
+    """A token bucket: ``rate`` a second and ``burst`` at once.
+
+    It limits how many rejected orders of strangers are journalled.
+    """
 
     rate: float
     burst: float

@@ -76,7 +76,7 @@ class Metrics:
             buckets=_ERROR_BUCKETS,
             registry=self.registry,
         )
-        # Not a histogram: that would be many buckets for each pair, and increase() misses the first event of a new series.
+        # Not a histogram: each pair would have many buckets, and increase() misses the first event of a new series.
         self._pair_errors = Summary(
             "virtpoise_prediction_pair_error_ratio",
             "The same difference, by pair of hosts between which a domain was migrated.",

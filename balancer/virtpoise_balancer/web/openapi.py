@@ -42,7 +42,8 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "info": {
             "title": "virtpoise",
             "version": __version__,
-            "description": "What the balancer observes, plans and does. Everyone who can connect can read; orders need a token.",
+            "description": "What the balancer observes, plans and does. Everyone who can connect can read; orders "
+            "need a token.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

@@ -70,7 +70,7 @@ class ModeBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoBody:
+class EmptyBody:
     """An empty object."""
 
     __pydantic_config__ = STRICT
@@ -153,16 +153,16 @@ def operations(context: Context) -> tuple[Operation, ...]:
     def show_actions(request: Request) -> tuple[Action, ...]:
         return store.actions(limit(request))
 
-    def drain(request: Request, _body: NoBody, by: By) -> str:
+    def drain(request: Request, _body: EmptyBody, by: By) -> str:
         return orders.drain(request.path_params["name"], by)
 
-    def undrain(request: Request, _body: NoBody, by: By) -> str:
+    def undrain(request: Request, _body: EmptyBody, by: By) -> str:
         return orders.undrain(request.path_params["name"], by)
 
-    def pause(_request: Request, _body: NoBody, by: By) -> str:
+    def pause(_request: Request, _body: EmptyBody, by: By) -> str:
         return orders.pause(by)
 
-    def resume(_request: Request, _body: NoBody, by: By) -> str:
+    def resume(_request: Request, _body: EmptyBody, by: By) -> str:
         return orders.resume(by)
 
     def set_mode(_request: Request, body: ModeBody, by: By) -> str:
@@ -225,13 +225,13 @@ def operations(context: Context) -> tuple[Operation, ...]:
             "/hosts/{name:path}/drain",
             "drain",
             "Evacuate a host: migrate all running domains off it, and keep it empty.",
-            NoBody,
+            EmptyBody,
             drain,
             HOST,
         ),
-        post("/hosts/{name:path}/undrain", "undrain", "Return a drained host to the group.", NoBody, undrain, HOST),
-        post("/pause", "pause", "Start no migration until resumed, even after a restart.", NoBody, pause),
-        post("/resume", "resume", "End a pause.", NoBody, resume),
+        post("/hosts/{name:path}/undrain", "undrain", "Return a drained host to the group.", EmptyBody, undrain, HOST),
+        post("/pause", "pause", "Start no migration until resumed, even after a restart.", EmptyBody, pause),
+        post("/resume", "resume", "End a pause.", EmptyBody, resume),
         post("/mode", "mode", "Only recommend moves, or make them.", ModeBody, set_mode),
     )
 

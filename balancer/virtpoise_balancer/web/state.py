@@ -23,8 +23,8 @@ class State:
     """What the newest cycle left. It is replaced as a whole, never changed.
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
-    ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration left
-    running on neither host.
+    ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration
+    left running on neither host.
     """
 
     mode: Mode
@@ -48,7 +48,10 @@ class State:
 
 @dataclass(slots=True)
 class Published:
-    """The state that all readers share. ``in_flight`` and ``steering`` are called at each reading: they change between cycles."""
+    """The state that all readers share.
+
+    ``in_flight`` and ``steering`` are called at each reading: they change between cycles.
+    """
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
@@ -125,7 +128,10 @@ class Status:
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
-    """The time of the newest sample ever seen (Unix seconds). If there is none, samples are missing since ``now``, the first cycle."""
+    """The time of the newest sample ever seen (Unix seconds).
+
+    If there is none, samples are missing since ``now``, the first cycle.
+    """
     known = [] if before is None else [before]
     if observation is not None and observation.age_seconds is not None:
         known.append(observation.snapshot.time - observation.age_seconds)
@@ -163,7 +169,9 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
 
 
 def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
-    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how many do."""
+    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how
+    many do.
+    """
     counts: list[tuple[Resource, int, int]] = [
         (cast(Resource, resource), consecutive(host, trigger, snapshot, samples), trigger.consecutive)
         for resource, trigger, samples in (watched(host, policy) if host.known else ())
