@@ -103,15 +103,24 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
     output: OutputOption = "table",
 ) -> None:
-    """Check whether a configuration file can be used."""
+    """Check whether a configuration file can be used, and warn of likely mistakes.
+
+    Whether rules match the existing hosts and domains, `virtpoise doctor` and `virtpoise plan` report: that needs
+    Prometheus.
+    """
+    from virtpoise_balancer.advice import warnings
     from virtpoise_balancer.config import read_config
 
     settings = read_config(file)
+    found = warnings(settings)
     if output == "json":
         from virtpoise_balancer.command import terminal
 
-        terminal.as_json({"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy})
+        facts = {"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy}
+        terminal.as_json({**facts, "warnings": found})
         return
+    for warning in found:
+        sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
 
 
@@ -120,11 +129,11 @@ app.add_typer(orders.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status. A user's mistake is reported in one line on standard error."""
+    """Run the command and return its exit status. Standard error has one line for each mistake of the user."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
-        sys.stderr.write(f"virtpoise: {error}\n")
+        sys.stderr.write("".join(f"virtpoise: {line}\n" for line in str(error).splitlines()))
         return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT
     except _UsageError as error:
         message: str = error.format_message()  # type: ignore[attr-defined]

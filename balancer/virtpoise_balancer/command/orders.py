@@ -74,20 +74,26 @@ def apply(
         raise typer.Exit(EXIT_NO)
 
 
-@app.command(epilog="Example: virtpoise drain h1 --wait")
+@app.command(
+    epilog="Example: virtpoise drain h1 --wait. A host is empty when its own libvirt, which the running balancer "
+    "queries, lists no domain in any state but shut off. --wait shows what the drain waits for. Exit status 1: the drain "
+    "was refused, or ended by `virtpoise undrain` before the host was empty."
+)
 def drain(
     host: HostArgument,
     config: ConfigOption = DEFAULT_CONFIG,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the host is empty, and show the progress.")] = False,
 ) -> None:
     """Evacuate a host: migrate all running domains off it, and keep it empty until `virtpoise undrain`."""
+    import time
+
     settings, orders, by = _orders(config)
     print_out(orders.drain(host, by))
+    since = time.time()  # a cycle that began earlier may not know the order
     if wait:
-        from virtpoise_balancer.command.group import observe_now
-        from virtpoise_balancer.command.wait import until_empty
+        from virtpoise_balancer.command.drained import wait_until_empty
 
-        until_empty(host, lambda: observe_now(settings), settings.interval_seconds)
+        wait_until_empty(settings, host, since)
         print_out(f"{host} is empty.")
 
 
@@ -146,6 +152,7 @@ def _orders(path: Path) -> tuple[Config, Orders, By]:
         store=wiring.make_store(settings),
         look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
         mode=lambda: settings.mode,
+        may_act=lambda: settings.libvirt.names_hosts,
     )
     return settings, orders, _by()
 

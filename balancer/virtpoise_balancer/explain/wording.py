@@ -10,7 +10,7 @@ _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
     Reason.WAITING: "waits until another host's problem has been handled",
-    Reason.HOST_UNKNOWN: "Prometheus has no fresh samples of the host, so nothing is migrated to or from it",
+    Reason.HOST_UNKNOWN: "the host is unknown, so nothing is migrated to or from it",
     Reason.HOST_DRAINING: "the host is being drained, so it takes no domains",
     Reason.HOST_STANDBY: "the host is on standby, so it takes no domains",
     Reason.HOST_OVERLOADED: "the host is overloaded itself, so it takes no domains",
@@ -37,6 +37,7 @@ _REASONS: Mapping[Reason, str] = {
 }
 # What a refusal's numbers mean, by their keys.
 _FIGURES: Mapping[str, str] = {
+    "unknown": "{}",
     "seconds_left": "{} left",
     "until": "waits for {}",
     "cpu_ratio": "CPU load now {}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -10,10 +11,15 @@ from virtpoise_balancer.analyse.backoff import Standing
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.execute.executor import InFlight
+from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.steering import Mode, Setting, Steering
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Progress, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTargets
+
+_STALLED_INTERVALS = 6
+_STALLED_SECONDS = 60.0
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
 
@@ -24,7 +30,7 @@ class State:
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
     ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration
-    left running on neither host.
+    left running on neither host; ``heard``: the last answer of each host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -40,22 +46,40 @@ class State:
     standings: Mapping[str, Standing] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
     lost: frozenset[str] = frozenset()
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+
+    @property
+    def silent(self) -> Mapping[str, str]:
+        """Why, by host, of those whose libvirt does not answer the balancer."""
+        return {host: heard.why for host, heard in self.heard.items() if heard.why}
 
     @property
     def snapshot(self) -> Snapshot | None:
         return self.observation.snapshot if self.observation else None
+
+    @property
+    def refused(self) -> RefusedTargets:
+        return self.observation.refused if self.observation else RefusedTargets()
 
 
 @dataclass(slots=True)
 class Published:
     """The state that all readers share.
 
-    ``in_flight`` and ``steering`` are called at each reading: they change between cycles.
+    ``in_flight`` and ``steering`` are called at each reading: they change between cycles. ``cycle_ended``: when the
+    newest cycle ended, or the balancer started, on the monotonic clock.
     """
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
     steering: Callable[[], Steering] = Steering
+    cycle_ended: float = field(default_factory=time.monotonic)
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long no cycle has ended, if that is too long: several intervals, and a minute at least; else None."""
+        since = time.monotonic() - self.cycle_ended
+        return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
     @property
     def mode(self) -> Mode:
@@ -65,7 +89,11 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """One host. Ratios are None while it is unknown.
+    """One host. Ratios are None while it is unknown; ``why_unknown`` completes "h1 is unknown: ".
+
+    ``draining``: a drain is ordered, even while the host is unknown. ``active_domains``: how many domains its libvirt
+    had in any state but shut off at ``asked_at`` (Unix seconds), when the balancer queried it last; None if it did not
+    answer. Draining hosts are queried in each cycle, others when they are new or did not answer.
 
     ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
     ``resource``: the one nearest to a problem.
@@ -73,6 +101,10 @@ class HostStatus:
 
     name: str
     state: HostState
+    why_unknown: str | None
+    draining: bool
+    active_domains: int | None
+    asked_at: float | None
     cpus: int
     cpu_ratio: float | None
     memory_ratio: float | None
@@ -109,7 +141,11 @@ class Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has ordered, who, and when."""
+    """The balancer at this moment.
+
+    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``refused_targets``: the targets of
+    Prometheus that are refused as hosts.
+    """
 
     mode: Mode
     mode_set: Setting | None
@@ -125,6 +161,7 @@ class Status:
     sentence: str
     hosts: tuple[HostStatus, ...]
     in_flight: tuple[Flight, ...]
+    refused_targets: RefusedTargets
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
@@ -149,11 +186,15 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
     """``domains``: those on the host."""
-    standing = state.standings.get(host.name)
+    standing, heard = state.standings.get(host.name), state.heard.get(host.name)
     resource, count, needed = _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
+        why_unknown=host.why_unknown.text if host.why_unknown else None,
+        draining=standing.draining if standing else False,
+        active_domains=heard.active_domains if heard else None,
+        asked_at=heard.asked_at if heard else None,
         cpus=host.cpus,
         cpu_ratio=host.load if host.known else None,
         memory_ratio=host.memory_ratio if host.known else None,
@@ -221,4 +262,5 @@ def status(published: Published) -> Status:
         sentence=state.sentence,
         hosts=host_statuses(state),
         in_flight=flights(published),
+        refused_targets=state.refused,
     )
