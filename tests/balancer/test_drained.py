@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from virtpoise_balancer.command import client, drained
+from virtpoise_balancer.command import client, drained, orders
 from virtpoise_balancer.command.drained import Progress, look, wait_until_empty
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
