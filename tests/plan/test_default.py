@@ -32,7 +32,7 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 from virtpoise_balancer.plan.default.group import Group
-from virtpoise_balancer.plan.default.trial import Board
+from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.waves import waves
 
 POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=Trigger(threshold=0.9, consecutive=2))
@@ -473,7 +473,7 @@ def test_the_order_of_those_under_way_decides_nothing() -> None:
     uses = set()
     for order in permutations(arriving):
         seen = Group(group(host("h1", 0.5, 0.5), host("h2", 0.1, 0.1), *order), POLICY)
-        uses.add(Board(seen, [], np.zeros(2, dtype=np.bool_)).use.tobytes())
+        uses.add(Trial(seen, [], np.zeros(2, dtype=np.bool_)).use.tobytes())
     assert len(uses) == 1
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from virtpoise_balancer.analyse.overload import company_since
+from virtpoise_balancer.analyse.overload import accompanied_since
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Problem, Result, Snapshot
 
@@ -110,7 +110,7 @@ def draining(snapshot: Snapshot, standings: Mapping[str, Standing]) -> Snapshot:
 
 
 def _placed(host: Host, standing: Standing | None, snapshot: Snapshot) -> Host:
-    starts = (standing.counted_from if standing else None, company_since(snapshot, host.name))
+    starts = (standing.counted_from if standing else None, accompanied_since(snapshot, host.name))
     return replace(
         host,
         counted_from=max((start for start in starts if start is not None), default=None),

@@ -26,7 +26,7 @@ _TELLING = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Quantile:
     """How many spreads an interval goes below and above the formula's word, and how far from that (a share of the host) the middle of
     the measurements was.
     """
@@ -36,10 +36,10 @@ class Reach:
     bias_ratio: float = 0.0
 
 
-Reaches = Mapping[tuple[Role, bool], Reach]
+Quantiles = Mapping[tuple[Role, bool], Quantile]
 
 
-def reaches(residuals: Iterable[Residual], coverage: float) -> Reaches:
+def quantiles(residuals: Iterable[Residual], coverage: float) -> Quantiles:
     """By role and whether the source was saturated."""
     earlier: dict[tuple[Role, bool], list[Residual]] = {
         (role, saturated): [] for role in Role for saturated in (False, True)
@@ -50,16 +50,16 @@ def reaches(residuals: Iterable[Residual], coverage: float) -> Reaches:
     return {regime: _learned(of_regime, share) for regime, of_regime in earlier.items()}
 
 
-def _learned(residuals: list[Residual], share: float) -> Reach:
+def _learned(residuals: list[Residual], share: float) -> Quantile:
     scaled = [residual.error_ratio / residual.spread_ratio for residual in residuals]
-    return Reach(
-        below=_reach([-error for error in scaled], share),
-        above=_reach(scaled, share),
+    return Quantile(
+        below=_quantile([-error for error in scaled], share),
+        above=_quantile(scaled, share),
         bias_ratio=median(residual.error_ratio for residual in residuals) if len(residuals) >= _TELLING else 0.0,
     )
 
 
-def _reach(scaled: list[float], share: float) -> float:
+def _quantile(scaled: list[float], share: float) -> float:
     """Never negative: what the formula says stays inside."""
     rank = math.ceil((len(scaled) + 1) * share)
     if rank <= len(scaled):

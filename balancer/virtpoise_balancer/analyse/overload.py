@@ -36,7 +36,7 @@ def overloaded(snapshot: Snapshot, policy: Policy) -> tuple[Overload, ...]:
     return tuple(sorted(found, key=lambda overload: (-overload.ratio, overload.host)))
 
 
-def company_since(snapshot: Snapshot, name: str) -> float | None:
+def accompanied_since(snapshot: Snapshot, name: str) -> float | None:
     """From when on the host has had company: the start of the oldest reading of any other active host; None while alone.
 
     Source: thesis §4.4.4, §5 case 1. While a host is alone its readings lead to nothing; after another joins it needs N new ones.

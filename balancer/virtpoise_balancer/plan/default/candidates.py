@@ -18,7 +18,7 @@ _UNREST_BYTES = 1e16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Item:
+class Candidate:
     """Domains of one host that move together (mostly one), by their rows in the host's Residents.
 
     ``cost``: bytes to transfer; ``weight``: the same, made dearer where leaving breaks a soft rule or a rest; ``wants``: of the CPU at
@@ -51,9 +51,9 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Movable:
-    """A host's items, and a refusal for each domain that is in none."""
+    """A host's candidates, and a refusal for each domain that is in none."""
 
-    items: tuple[Item, ...]
+    candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
 
 
@@ -91,7 +91,7 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
         refusal = _held(domain, group, rested=rested)
         if refusal:
             refusals[domain.uuid] = refusal
-    items: list[Item] = []
+    candidates: list[Candidate] = []
     done: set[str] = set()
     gains = (residents.wants * group.per_unit[CPU, host]).tolist()
     for row, domain in enumerate(running):
@@ -99,10 +99,10 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
             continue
         rows = [row]
         if domain.uuid in bonds_of:
-            company = group.rules.company(domain.uuid) & {one.uuid for one in here}
-            done |= company
-            rows = [number for number, one in enumerate(running) if one.uuid in company]
-            held = sorted(refusals[uuid].domain or uuid for uuid in company if uuid in refusals)
+            bundle = group.rules.bundle_of(domain.uuid) & {one.uuid for one in here}
+            done |= bundle
+            rows = [number for number, one in enumerate(running) if one.uuid in bundle]
+            held = sorted(refusals[uuid].domain or uuid for uuid in bundle if uuid in refusals)
             if held:
                 for one in (running[number] for number in rows):
                     bound = Refusal(
@@ -122,8 +122,8 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
                     domain=one.name, uuid=one.uuid, host=one.host, reason=Reason.LEAST_GAIN, detail=detail
                 )
             continue
-        items.append(item_of(group, residents, rows))
-    return Movable(tuple(items), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
+        candidates.append(candidate_of(group, residents, rows))
+    return Movable(tuple(candidates), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
 
 
 def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
@@ -161,18 +161,18 @@ def resting(domain: Domain, group: Group) -> Refusal | None:
     return Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.RESTING, detail=detail)
 
 
-def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
+def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candidate:
     domains = tuple(residents.running[row] for row in rows)
     speeds = group.speeds(residents.number)
     speed = None if speeds is None else float(speeds.max())  # only destinations about as near as the nearest are taken
     cost = sum(transfer_bytes(domain, group.policy, speed) for domain in domains)
     unrest = _UNREST_BYTES * sum(resting_seconds(domain, group) > 0 for domain in domains)
-    return Item(
+    return Candidate(
         source=residents.number,
         rows=tuple(rows),
         domains=domains,
         cost=cost,
-        weight=cost * (2 if _leaves_company(group, domains) else 1) + unrest,
+        weight=cost * (2 if _leaves_affinity(group, domains) else 1) + unrest,
         wants=float(total(residents.wants, rows)),
         arrival=total(residents.arrival, rows),
         margin=group.margin(saturated=residents.saturated),
@@ -180,19 +180,19 @@ def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
     )
 
 
-def relief_of(group: Group, item: Item) -> Floats:
-    """What its host uses less without the item, in the group's units: where domains wait, others take part of what it leaves."""
-    residents = group.residents(item.source)
-    relief = total(residents.relief, item.rows)
+def relief_of(group: Group, candidate: Candidate) -> Floats:
+    """What its host uses less without the candidate, in the group's units: where domains wait, others take part of what it leaves."""
+    residents = group.residents(candidate.source)
+    relief = total(residents.relief, candidate.rows)
     if residents.saturated or residents.demands.on_off.any():
         stay = ~residents.leaving[np.newaxis]
-        stay[0, list(item.rows)] = False
+        stay[0, list(candidate.rows)] = False
         freed = max(residents.level - float(residents.load(stay).ratio[0]), 0.0)
         relief[CPU] = freed / group.per_unit[CPU, residents.number]
     return relief
 
 
-def _leaves_company(group: Group, domains: tuple[Domain, ...]) -> bool:
+def _leaves_affinity(group: Group, domains: tuple[Domain, ...]) -> bool:
     """Whether leaving breaks a soft rule that holds now."""
     if not group.rules.bonds:
         return False

@@ -16,7 +16,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from virtpoise_balancer.analyse.calibration import Reaches, reaches
+from virtpoise_balancer.analyse.calibration import Quantiles, quantiles
 from virtpoise_balancer.analyse.demand import Demands, Floats, estimate, residence
 from virtpoise_balancer.analyse.prediction import NOISE_RATIO, corrections, own_cores
 from virtpoise_balancer.analyse.trend import forecast
@@ -39,7 +39,7 @@ class Group:
         self.policy = policy
         self.hosts = sorted(snapshot.hosts, key=attrgetter("name"))
         self.index = {host.name: number for number, host in enumerate(self.hosts)}
-        self.reaches: Reaches = reaches(snapshot.residuals, policy.coverage)
+        self.quantiles: Quantiles = quantiles(snapshot.residuals, policy.coverage)
         # Which domains are on which host: their numbers in the snapshot, sorted by host, and where each host's begin.
         hosts_of = map(self.index.__getitem__, map(attrgetter("host"), snapshot.domains))
         place = np.fromiter(hosts_of, np.int64, len(snapshot.domains))
@@ -163,18 +163,18 @@ class Group:
     def residents(self, number: int) -> Residents:
         """The running domains of a host that is known."""
         if number not in self._residents:
-            self._look([number])
+            self._prepare([number])
         return self._residents[number]
 
-    def look(self, wanted: Iterable[int]) -> None:
+    def prepare(self, wanted: Iterable[int]) -> None:
         """Prepares for what will be asked of these hosts, which are known: for many together that is much quicker."""
         missing = sorted({number for number in wanted if number not in self._residents}, key=self.cpus.__getitem__)
         for _, alike in groupby(missing, key=self.cpus.__getitem__):
             numbers = list(alike)
             for begin in range(0, len(numbers), TOGETHER):
-                self._look(numbers[begin : begin + TOGETHER])
+                self._prepare(numbers[begin : begin + TOGETHER])
 
-    def _look(self, numbers: Sequence[int]) -> None:
+    def _prepare(self, numbers: Sequence[int]) -> None:
         """``numbers``: of hosts with equally many CPUs."""
         cpus = self.hosts[numbers[0]].cpus
         state, order = DomainState.RUNNING, attrgetter("name", "uuid")
@@ -201,7 +201,7 @@ class Group:
                 running=running[at],
                 demands=Demands(demands.table[begin:end]),
                 own=float(own[at]),
-                above=self.reaches[Role.DESTINATION, full].above,
+                above=self.quantiles[Role.DESTINATION, full].above,
                 overhead_ratio=self.policy.migration.overhead_ratio,
                 leaving=np.array([domain.migrating_to is not None for domain in running[at]], dtype=np.bool_),
                 corrections=(0.0, np.zeros(end - begin)) if full else (float(stays[at]), goes[begin:end]),
@@ -220,7 +220,7 @@ class Group:
 
     def margin(self, *, saturated: bool) -> float:
         """What the interval of a prediction of a destination adds to its load, whatever comes to it."""
-        return NOISE_RATIO * self.reaches[Role.DESTINATION, saturated].above
+        return NOISE_RATIO * self.quantiles[Role.DESTINATION, saturated].above
 
 
 def _highest(readings: Floats) -> Floats:

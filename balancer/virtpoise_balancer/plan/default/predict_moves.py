@@ -10,7 +10,7 @@ import numpy as np
 from virtpoise_balancer.analyse.demand import Demands, Mask
 from virtpoise_balancer.model import PredictedLoads, Prediction, Role
 from virtpoise_balancer.plan.default.group import MEMORY, RX, TX, Group
-from virtpoise_balancer.plan.default.residents import TRAFFIC_DOUBT, Residents, foresee
+from virtpoise_balancer.plan.default.residents import TRAFFIC_DOUBT, Residents, predict_together
 from virtpoise_balancer.plan.default.trial import Step
 
 
@@ -81,7 +81,7 @@ class Ledger:
     def enter(self, moves: Iterable[tuple[Step, int]]) -> list[PredictedLoads]:
         """For each domain of a step (its row): the use of both hosts after it has gone over, and all that were entered before."""
         ends = [self._enter(step, row) for step, row in moves]
-        foresee((source.residents, source.present) for source, _ in ends if not source.arrivals)
+        predict_together((source.residents, source.present) for source, _ in ends if not source.arrivals)
         return [
             PredictedLoads(
                 source=self._prediction(source, Role.SOURCE, saturated=source.residents.saturated),
@@ -91,18 +91,18 @@ class Ledger:
         ]
 
     def _enter(self, step: Step, row: int) -> tuple[_Account, _Account]:
-        source, destination = self._account(step.item.source), self._account(step.destination)
+        source, destination = self._account(step.candidate.source), self._account(step.destination)
         source.present[0, row] = False
         self._shift(source, source.residents, row, -1)
-        self._arrive(destination, step.item.source, source.residents.running[row].uuid)
+        self._arrive(destination, step.candidate.source, source.residents.running[row].uuid)
         return source.copy(), destination.copy()
 
     def _prediction(self, account: _Account, role: Role, *, saturated: bool) -> Prediction:
         load = account.residents.load(account.present, account.arrivals)
         ratio, spread = float(load.ratio[0]), float(load.spread[0])
-        reach = self.group.reaches[role, saturated]
-        lower, upper = max(ratio - reach.below * spread, 0.0), min(ratio + reach.above * spread, 1.0)
-        likeliest = min(max(ratio + reach.bias_ratio, lower), upper)
+        quantile = self.group.quantiles[role, saturated]
+        lower, upper = max(ratio - quantile.below * spread, 0.0), min(ratio + quantile.above * spread, 1.0)
+        likeliest = min(max(ratio + quantile.bias_ratio, lower), upper)
         memory, rx, tx = (account.shares[resource] for resource in (MEMORY, RX, TX))
         return Prediction(
             cpu_ratio=likeliest,

@@ -20,7 +20,7 @@ TRAFFIC_DOUBT = 0.25
 # So many hosts are reckoned with together.
 TOGETHER = 64
 # A host that is asked for more (cases x domains) gains little by company, and would make all others in it as large.
-_MOST_FORESEEN = 4_000
+_MOST_TOGETHER = 4_000
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Residents:
     def arrival(self) -> Floats:
         """What adds up where they come, at the upper end, in the group's units (domains x resources).
 
-        Of the CPU that is less than they want: on-off ones get into each other's way.
+        Of the CPU that is less than they want: on-off ones get into each other's option.
         """
         memory = np.array([domain.memory_bytes for domain in self.running], dtype=np.float64)
         cores, arriving = self.demands.cores * self.host.cpu_speed, memory * (1 + self.overhead_ratio)
@@ -113,7 +113,7 @@ class Residents:
             self._loads[case] = (load, tuple(arrivals))
         return load
 
-    def foreseen(self, present: Mask, predicted: Load) -> None:
+    def keep(self, present: Mask, predicted: Load) -> None:
         """``predicted``: the formula's word for each row of ``present``, about which ``load`` will be asked."""
         self._loads[present.tobytes(),] = (self._corrected(present, predicted), ())
 
@@ -123,19 +123,19 @@ class Residents:
         return Load(ratio, predicted.spread, predicted.wanted)
 
 
-def foresee(asked: Iterable[tuple[Residents, Mask]]) -> None:
+def predict_together(asked: Iterable[tuple[Residents, Mask]]) -> None:
     """Predicts what hosts will be asked for one after the other (``Residents.load``, without arrivals): many together are much quicker.
 
     Of different numbers of domains and cases the largest decide what it takes, so hosts come together with others of their size.
     """
-    few = [(residents, present) for residents, present in asked if present.size <= _MOST_FORESEEN]
+    few = [(residents, present) for residents, present in asked if present.size <= _MOST_TOGETHER]
     few.sort(key=lambda one: (one[0].host.cpus, *one[1].shape))
     for cpus, alike in groupby(few, key=lambda one: one[0].host.cpus):
         while together := list(islice(alike, TOGETHER)):
-            _foresee(cpus, together)
+            _predict_together(cpus, together)
 
 
-def _foresee(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
+def _predict_together(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
     there = np.zeros((len(asked), *np.max([present.shape for _, present in asked], axis=0)))
     for host, (_, present) in enumerate(asked):
         there[host, : len(present), : present.shape[1]] = present
@@ -144,7 +144,7 @@ def _foresee(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
     for host, (residents, present) in enumerate(asked):
         cases = slice(len(present))
         rows = (predicted.ratio[host, cases], predicted.spread[host, cases], predicted.wanted[host, cases])
-        residents.foreseen(present, Load(*rows))
+        residents.keep(present, Load(*rows))
 
 
 def total(amounts: Floats, rows: Sequence[int]) -> Floats:

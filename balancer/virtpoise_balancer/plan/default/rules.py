@@ -93,7 +93,7 @@ class Rules:
                     return tie
         return None
 
-    def company(self, uuid: str) -> frozenset[str]:
+    def bundle_of(self, uuid: str) -> frozenset[str]:
         """The domain and all that hard rules keep together with it."""
         found: set[str] = set()
         ahead = [uuid]
@@ -189,17 +189,17 @@ def _conflicts(rules: Rules) -> dict[str, str]:
     """By uuid: the domain's hard rules cannot all be kept, wherever it is."""
     conflicts: dict[str, str] = {}
     for uuid in sorted(rules.ties_of.keys() | rules.bonds_of.keys()):
-        company = sorted(rules.company(uuid))
-        if company[0] != uuid and company[0] in conflicts:
-            conflicts[uuid] = conflicts[company[0]]
+        bundle = sorted(rules.bundle_of(uuid))
+        if bundle[0] != uuid and bundle[0] in conflicts:
+            conflicts[uuid] = conflicts[bundle[0]]
             continue
-        apart = _kept_apart(rules, set(company))
+        apart = _kept_apart(rules, set(bundle))
         if apart:
             conflicts[uuid] = f"{apart} keeps apart what other rules keep together"
             continue
         places = np.ones(len(rules.host_names), dtype=np.bool_)
         names: list[str] = []
-        for one in company:
+        for one in bundle:
             allowed = rules.allowed(one)
             if allowed is not None:
                 places &= allowed
@@ -226,8 +226,8 @@ def _crowded(rules: Rules) -> dict[str, str]:
     return crowded
 
 
-def _kept_apart(rules: Rules, company: set[str]) -> str | None:
+def _kept_apart(rules: Rules, bundle: set[str]) -> str | None:
     for bond in rules.bonds:
-        if bond.hard and bond.kind is RuleKind.APART and len(bond.members & company) > 1:
+        if bond.hard and bond.kind is RuleKind.APART and len(bond.members & bundle) > 1:
             return bond.name
     return None
