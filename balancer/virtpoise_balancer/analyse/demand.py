@@ -16,7 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,16 +50,47 @@ _LEAST_IDLE_RATIO = 0.015
 _NEVER_DEVIATIONS = 5.0
 # Less waiting than this, per CPU, is no sign of anything.
 _DELAY_NOISE_CORES = 0.02
-# Of the table of demands: the properties, and what adds up.
-_COLUMNS = 13
+
+
+class Sums(NamedTuple):
+    """What adds up over domains, in cores of the host where they run; each field has one entry a domain, or one a case."""
+
+    # How busy each keeps CPUs if it never waits.
+    busy: Floats
+    # The part of ``cores`` that is on and off, by how far it is taken for that.
+    on_off: Floats
+    # The part that catches up, likewise.
+    catching_up: Floats
+    # How far ``catching_up`` may be off, up or down.
+    doubt: Floats
+    # All of it if it is on and off.
+    all_on_off: Floats
+    # All of it if it catches up.
+    all_catching_up: Floats
+
+
+class _Column(IntEnum):
+    """Where a property stands in the table of Demands. The fields of Sums follow, in their order."""
+
+    USED = 0
+    VCPUS = 1
+    LOWER = 2
+    CORES = 3
+    UPPER = 4
+    RUNNABLE = 5
+    ON_OFF = 6
+
+
+_FIRST_SUM = len(_Column)
+_COLUMNS = _FIRST_SUM + len(Sums._fields)
 
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """What each domain wants, in cores of the host where it runs. ``table``: one row a domain, its columns are the properties.
+    """What each domain wants, as named arrays with one entry a domain, in cores of the host where it runs.
 
-    ``lower``, ``cores``, ``upper``: what it would run alone if it catches up; ``runnable``: the share of time a vCPU of it is runnable if
-    it is on and off; ``on_off``: how far it is taken for the latter, 0..1. ``sums`` follow from these.
+    ``table``: their storage (domains x columns, with more axes before them if hosts are stacked). They are kept in one block, since
+    the domains of a host are joined, cut and added up thousands of times for one plan.
     """
 
     table: Floats
@@ -66,60 +99,75 @@ class Demands:
     def of(
         cls, used: Floats, vcpus: Floats, lower: Floats, cores: Floats, upper: Floats, runnable: Floats, on_off: Floats
     ) -> Demands:
+        """The demands with these properties; the sums follow from them."""
         rest, cpus = 1 - on_off, runnable * vcpus
         on = on_off * cpus
-        busy = on + rest * np.minimum(cores, vcpus)
-        sums = (busy, on, rest * cores, rest * (upper - lower) / 2, cpus, cores)
+        sums = Sums(
+            busy=on + rest * np.minimum(cores, vcpus),
+            on_off=on,
+            catching_up=rest * cores,
+            doubt=rest * (upper - lower) / 2,
+            all_on_off=cpus,
+            all_catching_up=cores,
+        )
         return cls(columns(used, vcpus, lower, cores, upper, runnable, on_off, *sums))
 
     @classmethod
     def stacked(cls, hosts: Sequence[Demands]) -> Demands:
-        """Those of some hosts with one axis more before the domains; a host with fewer of them is filled up with some that want nothing."""
+        """The demands of several hosts (hosts x domains); a host with fewer domains is filled up with some that want nothing."""
         table = np.zeros((len(hosts), max(map(len, hosts)), _COLUMNS))
-        table[..., 1] = 1
+        table[..., _Column.VCPUS] = 1
         for host, demands in enumerate(hosts):
             table[host, : len(demands)] = demands.table
         return cls(table)
 
     def __len__(self) -> int:
+        """The number of domains."""
         return len(self.table)
 
     @property
     def used(self) -> Floats:
-        return self.table[..., 0]
+        """What it runs now, QEMU's own threads included."""
+        return self.table[..., _Column.USED]
 
     @property
     def vcpus(self) -> Floats:
-        return self.table[..., 1]
+        """The number of its vCPUs."""
+        return self.table[..., _Column.VCPUS]
 
     @property
     def lower(self) -> Floats:
-        return self.table[..., 2]
+        """The lower end of what it would run alone if it catches up."""
+        return self.table[..., _Column.LOWER]
 
     @property
     def cores(self) -> Floats:
-        return self.table[..., 3]
+        """What it would run alone if it catches up; between ``lower`` and ``upper``."""
+        return self.table[..., _Column.CORES]
 
     @property
     def upper(self) -> Floats:
-        return self.table[..., 4]
+        """The upper end of what it would run alone if it catches up."""
+        return self.table[..., _Column.UPPER]
 
     @property
     def runnable(self) -> Floats:
-        return self.table[..., 5]
+        """The share of time for which each of its vCPUs is runnable if it is on and off, 0..1."""
+        return self.table[..., _Column.RUNNABLE]
 
     @property
     def on_off(self) -> Floats:
-        return self.table[..., 6]
+        """How far it is taken for a domain that is on and off, 0..1."""
+        return self.table[..., _Column.ON_OFF]
 
     @property
-    def sums(self) -> Floats:
-        """What adds up over domains, in cores (domains x 6).
+    def sums(self) -> Sums:
+        """What adds up over domains, one entry a domain."""
+        return Sums(*np.moveaxis(self.table[..., _FIRST_SUM:], -1, 0))
 
-        How busy each keeps CPUs if it never waits; of that the on-off part, and the part that catches up, by how far it is taken for
-        either; how far the latter may be off; and all of it if it is on and off, and if it catches up.
-        """
-        return self.table[..., 7:]
+    def added(self, there: Floats) -> Sums:
+        """The sums over the domains of each row of ``there`` (cases x domains, 1 or 0), one entry a case."""
+        return Sums(*np.moveaxis(there @ self.table[..., _FIRST_SUM:], -1, 0))
 
     def at_speed(self, factor: float) -> Demands:
         """The demand where a CPU is ``factor`` times as fast. Work shrinks with it; the time that a vCPU is runnable does not."""
@@ -130,9 +178,11 @@ class Demands:
         return Demands.of(self.used, self.vcpus, lower, cores, upper, self.runnable, self.on_off)
 
     def joined(self, others: Sequence[Demands]) -> Demands:
+        """These domains, and the others after them."""
         return Demands(np.concatenate((self.table, *[other.table for other in others])))
 
     def only(self, rows: Sequence[int]) -> Demands:
+        """Some of the domains."""
         return Demands(self.table[list(rows)])
 
 

@@ -41,8 +41,8 @@ def corrections(cpus: int, load: Floats, own: Floats, demands: Demands, there: F
     Where it says too much, that is what it makes of domains that it takes for on-off beyond what they run, as far as it goes.
     """
     error = load - predict(cpus, own, demands, there).ratio
-    runnable, cores = demands.sums[:, 4:].T
-    beyond = demands.on_off * np.maximum(runnable - cores, 0.0) / cpus
+    sums = demands.sums
+    beyond = demands.on_off * np.maximum(sums.all_on_off - sums.all_catching_up, 0.0) / cpus
     most = there @ beyond
     share = np.minimum(np.maximum(-error, 0.0) / np.where(most, most, 1.0), 1.0)
     return error + share * most, -(share @ there) * beyond
@@ -53,16 +53,17 @@ def predict(cpus: int, own: Floats | float, demands: Demands, there: Floats) -> 
 
     Stacked demands have one axis more, and so has ``there`` (hosts x cases x domains).
     """
-    added = there @ demands.sums
-    busy, on, certain, doubt, all_on_off, none_on_off = (added[..., column] for column in range(6))
-    chance = demands.sums[..., 0] / demands.vcpus
-    part = busy_cpus(cpus, chance, demands.vcpus, there) / np.maximum(busy, _LEAST_RUNNABLE)
-    wanted = own + certain
-    filled = np.minimum(wanted + part * on, cpus)
+    added = demands.added(there)
+    chance = demands.sums.busy / demands.vcpus
+    part = busy_cpus(cpus, chance, demands.vcpus, there) / np.maximum(added.busy, _LEAST_RUNNABLE)
+    wanted = own + added.catching_up
+    filled = np.minimum(wanted + part * added.on_off, cpus)
     # What one domain is taken for mostly hangs on its host, so they are doubted together.
-    apart = np.abs(np.minimum(own + part * all_on_off, cpus) - np.minimum(own + none_on_off, cpus)) / cpus
-    weight = np.minimum(on / np.maximum(all_on_off, _LEAST_RUNNABLE), 1.0)
+    apart = (
+        np.abs(np.minimum(own + part * added.all_on_off, cpus) - np.minimum(own + added.all_catching_up, cpus)) / cpus
+    )
+    weight = np.minimum(added.on_off / np.maximum(added.all_on_off, _LEAST_RUNNABLE), 1.0)
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
     # Half the way from the lower to the upper end, of which what lies above the CPUs there are does not count.
-    between = (np.minimum(filled + doubt, cpus) - (filled - doubt)) / (2 * cpus)
-    return Load(filled / cpus, NOISE_RATIO + between + undecided, (wanted + on) / cpus)
+    between = (np.minimum(filled + added.doubt, cpus) - (filled - added.doubt)) / (2 * cpus)
+    return Load(filled / cpus, NOISE_RATIO + between + undecided, (wanted + added.on_off) / cpus)

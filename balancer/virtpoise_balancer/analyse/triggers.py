@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from virtpoise_balancer.analyse.overload import consecutive
-from virtpoise_balancer.model import Host, HostState, Overload, Policy, Snapshot, Trigger
+from virtpoise_balancer.model import Host, HostState, Overload, Policy, Resource, Snapshot, Trigger
 
 
-def watched(host: Host, policy: Policy) -> tuple[tuple[str, Trigger, Sequence[float]], ...]:
-    """What can be a problem of a host that is known: the resource, when it is one, and its readings, newest last."""
-    cpu = ("cpu", policy.cpu, host.cpu_ratio)
-    if policy.strategy == "thesis":
-        return (cpu,)
-    return (
-        cpu,
-        ("memory", policy.memory, host.memory_ratio_window or (host.memory_ratio,)),
-        ("rx", policy.network, host.rx_ratio_window or (host.rx_ratio,)),
-        ("tx", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
-    )
+def watched(host: Host, policy: Policy) -> tuple[tuple[Resource, Trigger, Sequence[float]], ...]:
+    """What can be a problem of a known host: each resource with its trigger and its samples, newest last.
+
+    The strategy ``thesis`` watches the CPU alone.
+    """
+    resources = (Resource.CPU,) if policy.strategy == "thesis" else tuple(Resource)
+    return tuple((resource, policy.trigger(resource), host.samples(resource)) for resource in resources)
 
 
 def overloads(
@@ -37,7 +33,7 @@ def overloads(
             if readings[-1] < trigger.threshold:
                 continue
             count = consecutive(host, trigger, snapshot, readings)
-            rising = resource == "cpu" and coming >= policy.cpu.threshold  # False for NaN
+            rising = resource is Resource.CPU and coming >= policy.cpu.threshold  # False for NaN
             if count and count + (policy.trend.steps if rising else 0) >= trigger.consecutive:
                 excess = readings[-1] / trigger.threshold
                 overload = Overload(host=host.name, resource=resource, ratio=readings[-1], consecutive=count)

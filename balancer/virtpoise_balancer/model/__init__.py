@@ -58,6 +58,7 @@ from virtpoise_balancer.model.units import (
     Count,
     Name,
     Ratio,
+    Resource,
     Threshold,
 )
 
@@ -98,6 +99,7 @@ __all__ = [
     "Reason",
     "Refusal",
     "Residual",
+    "Resource",
     "Result",
     "Role",
     "Rule",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from virtpoise_balancer.model.units import Resource
+
 
 class Reason(StrEnum):
     """Why a host or a domain was considered and not moved, or why a host took nothing."""
@@ -67,7 +69,7 @@ class Overload:
     """A host whose last ``consecutive`` readings of ``resource`` were at or above the threshold; ``ratio`` is the newest."""
 
     host: str
-    resource: str = "cpu"
+    resource: Resource = Resource.CPU
     ratio: float
     consecutive: int
 

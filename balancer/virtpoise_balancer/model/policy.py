@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from virtpoise_balancer.model.units import STRICT, Amount, Count, Name, Threshold
+from virtpoise_balancer.model.units import STRICT, Amount, Count, Name, Resource, Threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +167,12 @@ class Policy:
     repair_rules: bool = False
     imbalance: Imbalance | None = None
     trend: Trend = Trend()
+
+    def trigger(self, resource: Resource) -> Trigger:
+        """When a resource is a problem; both directions of an uplink share one trigger."""
+        if resource is Resource.CPU:
+            return self.cpu
+        return self.memory if resource is Resource.MEMORY else self.network
 
 
 class InconsistentPolicy(ValueError):

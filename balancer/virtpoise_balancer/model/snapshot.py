@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio
+from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio, Resource
 
 
 class HostState(StrEnum):
@@ -66,7 +66,26 @@ class Host:
 
     @property
     def memory_ratio(self) -> float:
+        """The share of its memory in use, 0..1."""
         return self.memory_used_bytes / self.memory_bytes
+
+    def ratio(self, resource: Resource) -> float:
+        """The present share of a resource in use; of the CPU only for a host that is ``known``."""
+        if resource is Resource.CPU:
+            return self.load
+        if resource is Resource.MEMORY:
+            return self.memory_ratio
+        return self.rx_ratio if resource is Resource.RX else self.tx_ratio
+
+    def samples(self, resource: Resource) -> tuple[float, ...]:
+        """The last samples of a resource, newest last; where no window is known, the present ratio alone."""
+        if resource is Resource.CPU:
+            return self.cpu_ratio
+        if resource is Resource.MEMORY:
+            return self.memory_ratio_window or (self.memory_ratio,)
+        if resource is Resource.RX:
+            return self.rx_ratio_window or (self.rx_ratio,)
+        return self.tx_ratio_window or (self.tx_ratio,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +136,8 @@ class Domain:
 
 
 class Role(StrEnum):
+    """Which end of a migration a host is."""
+
     SOURCE = "source"
     DESTINATION = "destination"
 

@@ -22,13 +22,13 @@ from virtpoise_balancer.analyse.prediction import NOISE_RATIO, corrections, own_
 from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.analyse.windows import newest
-from virtpoise_balancer.model import Domain, DomainState, Overload, Policy, Refusal, Role, Snapshot
+from virtpoise_balancer.model import Domain, DomainState, Overload, Policy, Refusal, Resource, Role, Snapshot
 from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
 from virtpoise_balancer.plan.default.rules import Rules, gather
 from virtpoise_balancer.plan.problems import no_destination
 
-CPU, MEMORY, RX, TX = range(4)
-RESOURCES = ("cpu", "memory", "rx", "tx")
+# The rows of resources x hosts, and the columns of domains x resources.
+CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
 
 
 class Group:
@@ -54,17 +54,10 @@ class Group:
         )
         uplinks = [host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND for host in self.hosts]
         cores = [host.cpus * host.cpu_speed for host in self.hosts]
-        self.per_unit = 1 / np.array((cores, [float(host.memory_bytes) for host in self.hosts], uplinks, uplinks))
-        thresholds = (policy.cpu.threshold, policy.memory.threshold, policy.network.threshold, policy.network.threshold)
-        self.limit = np.array(thresholds)[:, np.newaxis]
-        self.recovery = np.array(
-            (
-                policy.cpu.recovery_ratio,
-                policy.memory.recovery_ratio,
-                policy.network.recovery_ratio,
-                policy.network.recovery_ratio,
-            )
-        )
+        memory = [float(host.memory_bytes) for host in self.hosts]
+        there = {Resource.CPU: cores, Resource.MEMORY: memory, Resource.RX: uplinks, Resource.TX: uplinks}
+        self.per_unit = 1 / np.array([there[resource] for resource in Resource], dtype=np.float64)
+        self.limit = np.array([[policy.trigger(resource).threshold] for resource in Resource])
         self.level, self.use = self._use()
         self._residents: dict[int, Residents] = {}
 
@@ -83,9 +76,9 @@ class Group:
         cpu = newest([host.cpu_ratio for host in hosts], count)
         level = np.nansum(cpu, axis=1) / np.maximum(np.isfinite(cpu).sum(axis=1), 1)
         use = [np.fmax(_highest(cpu), self.ahead)]
-        for ratio in ("memory_ratio", "rx_ratio", "tx_ratio"):
-            now = np.array(list(map(attrgetter(ratio), hosts)), dtype=np.float64)
-            recent = newest(list(map(attrgetter(f"{ratio}_window"), hosts)), count)
+        for resource in (Resource.MEMORY, Resource.RX, Resource.TX):
+            now = np.array(list(map(attrgetter(f"{resource}_ratio"), hosts)), dtype=np.float64)
+            recent = newest(list(map(attrgetter(f"{resource}_ratio_window"), hosts)), count)
             use.append(np.fmax(now, _highest(recent)))
         unknown = [not host.known for host in hosts]
         return np.where(unknown, 0.0, level), np.where(unknown, np.inf, use)

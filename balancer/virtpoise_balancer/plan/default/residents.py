@@ -49,10 +49,9 @@ class Residents:
     @cached_property
     def wants(self) -> Floats:
         """What each wants of the CPU at the upper end, in the group's units."""
-        _, on, rest, doubt, runnable, cores = self.demands.sums.T
-        on_off = self.demands.on_off
-        doubt = doubt + np.minimum(on_off, 1 - on_off) * np.abs(runnable - cores)
-        wants: Floats = (on + rest + self.above * doubt) * self.host.cpu_speed
+        sums, on_off = self.demands.sums, self.demands.on_off
+        doubt = sums.doubt + np.minimum(on_off, 1 - on_off) * np.abs(sums.all_on_off - sums.all_catching_up)
+        wants: Floats = (sums.on_off + sums.catching_up + self.above * doubt) * self.host.cpu_speed
         return wants
 
     @cached_property

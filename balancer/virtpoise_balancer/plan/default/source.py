@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
-from virtpoise_balancer.model import Problem, Reason, Refusal, Role
+from virtpoise_balancer.model import Problem, Reason, Refusal, Resource, Role
 from virtpoise_balancer.plan.default.candidates import Candidate, movable
-from virtpoise_balancer.plan.default.group import CPU, Group
+from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.residents import Residents, predict_together
 
 # Sets of one size looked at for one host, and on a large one what their predictions may cost together (sets x domains x CPUs); past it only
@@ -42,7 +42,7 @@ class Residue:
     """How many domains are left on a host, the share at the upper end of each resource that has a goal, and whether that solves it."""
 
     domains: int
-    shares: Mapping[int, float]
+    shares: Mapping[Resource, float]
     solved: bool
 
 
@@ -57,7 +57,7 @@ class Source:
     group: Group
     residents: Residents
     problem: Problem
-    goals: Mapping[int, float]
+    goals: Mapping[Resource, float]
     rested: bool = True
     worthwhile: bool = True
     candidates: tuple[Candidate, ...] = field(init=False)
@@ -67,7 +67,7 @@ class Source:
     _left_after: dict[int, Mask] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        least_gain = self.worthwhile and self.goals.keys() == {CPU}
+        least_gain = self.worthwhile and self.goals.keys() == {Resource.CPU}
         chosen = movable(self.group, self.number, rested=self.rested and bool(self.goals), least_gain=least_gain)
         self.candidates, self.refusals = chosen.candidates, chosen.refusals
         self._rows = np.zeros((len(self.candidates), len(self.residents.running)), dtype=np.bool_)
@@ -126,7 +126,7 @@ class Source:
         """For each row how far the host is above its goals, as shares summed over resources; CPU by what is wanted, so past 1."""
         total = np.zeros(len(present))
         for resource, goal in self.goals.items():
-            if resource == CPU:
+            if resource is Resource.CPU:
                 load = self.residents.load(present)
                 upper = np.minimum(load.ratio + self.above * load.spread, 1.0)
                 total += np.where(upper > goal + _CLOSE, np.maximum(upper, load.wanted) - goal, 0.0)
@@ -134,23 +134,22 @@ class Source:
                 total += np.maximum(self.share(resource, present) - goal, 0.0)
         return total
 
-    def share(self, resource: int, present: Mask) -> Floats:
+    def share(self, resource: Resource, present: Mask) -> Floats:
         """The use of memory or an uplink at the upper end, for each row."""
-        host = self.residents.host
-        now = (0.0, host.memory_ratio, host.rx_ratio, host.tx_ratio)[resource]
-        gone = (~present).astype(np.float64) @ self.residents.relief[:, resource]
-        share: Floats = np.maximum(now - gone * self.group.per_unit[resource, self.number], 0.0)
+        now = self.residents.host.ratio(resource)
+        gone = (~present).astype(np.float64) @ self.residents.relief[:, resource.row]
+        share: Floats = np.maximum(now - gone * self.group.per_unit[resource.row, self.number], 0.0)
         return share
 
     def solved(self, present: Mask) -> Mask:
         """For each row whether the problem is gone with only these domains present."""
         return self._reached(self.shares(present))
 
-    def shares(self, present: Mask) -> dict[int, Floats]:
+    def shares(self, present: Mask) -> dict[Resource, Floats]:
         """The share at the upper end of each resource that has a goal, for each row."""
-        return {r: self.upper(present) if r == CPU else self.share(r, present) for r in self.goals}
+        return {r: self.upper(present) if r is Resource.CPU else self.share(r, present) for r in self.goals}
 
-    def _reached(self, shares: Mapping[int, Floats]) -> Mask:
+    def _reached(self, shares: Mapping[Resource, Floats]) -> Mask:
         reached: Mask = np.logical_and.reduce(
             [shares[resource] <= goal + _CLOSE for resource, goal in self.goals.items()]
         )
@@ -167,9 +166,9 @@ class Source:
     @cached_property
     def cpu_in_turn(self) -> Mask:
         """Which domains are left of all, and after each further candidate, those that relieve the CPU most first (cases x domains)."""
-        return self._in_turn(CPU)
+        return self._in_turn(Resource.CPU)
 
-    def _in_turn(self, resource: int) -> Mask:
+    def _in_turn(self, resource: Resource) -> Mask:
         gone = np.zeros((len(self.candidates) + 1, len(self.residents.running)), dtype=np.bool_)
         gone[1:] = np.logical_or.accumulate(self._rows[self._by_gain(resource)])
         left: Mask = ~(gone | self.residents.leaving)
@@ -182,8 +181,8 @@ class Source:
             return None if self._stuck else len(self.candidates)
         fewest = 0
         for resource, goal in self.goals.items():
-            left = self.cpu_in_turn if resource == CPU else self._in_turn(resource)
-            share = self.upper(left) if resource == CPU else self.share(resource, left)
+            left = self.cpu_in_turn if resource is Resource.CPU else self._in_turn(resource)
+            share = self.upper(left) if resource is Resource.CPU else self.share(resource, left)
             enough = np.flatnonzero(share <= goal + _CLOSE)
             if not len(enough):
                 return None
@@ -234,8 +233,11 @@ class Source:
         index = sets[solving]
         # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled destination.
         resource = next(iter(self.goals))
-        taken = [candidate.most(resource) * self.group.per_unit[resource, self.number] for candidate in self.candidates]
-        there = self.group.least_use[resource] + np.array(taken)[index].max(axis=1)
+        taken = [
+            candidate.most(resource.row) * self.group.per_unit[resource.row, self.number]
+            for candidate in self.candidates
+        ]
+        there = self.group.least_use[resource.row] + np.array(taken)[index].max(axis=1)
         busier = np.maximum(shares[resource][solving], there)
         weight, count_of = weights[index].sum(axis=1), moves[index].sum(axis=1)
         least = np.min(weight, where=count_of == count_of.min(), initial=np.inf)
@@ -253,23 +255,23 @@ class Source:
             return _combinations(most, count)
         return np.sort(self._by_gain(next(iter(self.goals)))[:most])[_combinations(most, count)]
 
-    def _by_gain(self, resource: int) -> NDArray[np.intp]:
+    def _by_gain(self, resource: Resource) -> NDArray[np.intp]:
         """The numbers of the candidates, those that relieve the host most first."""
         residents = self.residents
-        amounts = residents.wants if resource == CPU else residents.relief[:, resource]
+        amounts = residents.wants if resource is Resource.CPU else residents.relief[:, resource.row]
         return np.argsort(-(self._rows @ amounts), kind="stable")
 
 
 def predict_ahead(sources: Sequence[Source]) -> None:
     """Predicts together what it takes to relieve each: how few candidates solve it, and which of so few."""
-    loaded = [source for source in sources if CPU in source.goals]
+    loaded = [source for source in sources if Resource.CPU in source.goals]
     predict_together((source.residents, source.cpu_in_turn) for source in loaded)
     predict_together((source.residents, source.left_after(source.fewest)) for source in loaded if source.fewest)
 
 
 def residues(sources: Sequence[Source], moved: Set[str]) -> list[Residue]:
     """What is left of each when the domains with these uuids have gone."""
-    predict_together((source.residents, source.left(moved)) for source in sources if CPU in source.goals)
+    predict_together((source.residents, source.left(moved)) for source in sources if Resource.CPU in source.goals)
     return [source.residue(moved) for source in sources]
 
 

@@ -25,13 +25,14 @@ from virtpoise_balancer.model import (
     Problem,
     Reason,
     Refusal,
+    Resource,
     Scores,
     Snapshot,
 )
 from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
 from virtpoise_balancer.plan.default.balance import balance
 from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
-from virtpoise_balancer.plan.default.group import CPU, MEMORY, RESOURCES, Group
+from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.predict_moves import Ledger
 from virtpoise_balancer.plan.default.repair import broken_rules, contradictions, repair, rule_refusals
 from virtpoise_balancer.plan.default.source import Residue, Source, residues
@@ -98,16 +99,15 @@ def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Seq
 
 
 def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
-    goals: dict[int, float] = {}
+    goals: dict[Resource, float] = {}
     if problem is Problem.OVERLOAD:
         for overload in overloads_of_it:
-            resource = RESOURCES.index(overload.resource)
-            goals[resource] = float(group.recovery[resource])
-        if CPU in goals:
+            goals[overload.resource] = group.policy.trigger(overload.resource).recovery_ratio
+        if Resource.CPU in goals:
             # A host on its way up is relieved of what is still to come as well, within reason.
             coming = float(group.ahead[number] - group.level[number])
             if coming > 0:  # False for NaN
-                goals[CPU] -= min(coming, goals[CPU] / 2)
+                goals[Resource.CPU] -= min(coming, goals[Resource.CPU] / 2)
     return Source(group, group.residents(number), problem, goals)
 
 
@@ -134,7 +134,7 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
     gone = [
         candidate for candidate in source.candidates if any(domain.uuid in trial.moved for domain in candidate.domains)
     ]
-    resource, upper = next(iter(residue.shares.items()), (CPU, 0.0))
+    resource, upper = next(iter(residue.shares.items()), (Resource.CPU, 0.0))
     enough = {"source_upper_ratio": round(upper, 6), "recovery": source.goals.get(resource)}
     for candidate in source.candidates:
         if candidate in gone:
@@ -177,12 +177,12 @@ def _missing(source: Source, residue: Residue) -> list[Refusal]:
         over = share - goal
         if over <= 0:
             continue
-        if resource == CPU:
+        if resource is Resource.CPU:
             amount: dict[str, float | int] = {"missing_cores": round(over * host.cpus, 6)}
         else:
-            unit = "missing_bytes" if resource == MEMORY else "missing_bytes_per_second"
-            amount = {unit: int(over / source.group.per_unit[resource, source.number])}
-        detail = {"resource": RESOURCES[resource], "upper_ratio": round(share, 6), "recovery": goal, **amount}
+            unit = "missing_bytes" if resource is Resource.MEMORY else "missing_bytes_per_second"
+            amount = {unit: int(over / source.group.per_unit[resource.row, source.number])}
+        detail = {"resource": resource.value, "upper_ratio": round(share, 6), "recovery": goal, **amount}
         refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail=detail))
     if not source.goals:
         refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail={"domains_left": residue.domains}))
@@ -245,7 +245,7 @@ def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], l
     name = source.residents.host.name
     if source.problem is Problem.DRAIN:
         return f"{name} is draining"
-    short = " and ".join("uplink" if r in ("rx", "tx") else r for r in (RESOURCES[n] for n in source.goals))
+    short = " and ".join("uplink" if r in (Resource.RX, Resource.TX) else r for r in source.goals)
     return f"relieves {name} ({short}): its CPU load comes to at most {predicted.source.cpu_ratio_upper:.0%}"
 
 

@@ -46,7 +46,7 @@ class Trial:
             if source.goals:
                 number, residents = source.number, source.residents
                 self.relievable[number] = True
-                self.limit[list(source.goals), number] = list(source.goals.values())
+                self.limit[[resource.row for resource in source.goals], number] = list(source.goals.values())
                 # What it would use if all wants were met: domains that leave take their wants with them.
                 wants = residents.own * residents.host.cpu_speed + float(residents.wants.sum())
                 self.use[CPU, number] = max(self.use[CPU, number], wants * group.per_unit[CPU, number])

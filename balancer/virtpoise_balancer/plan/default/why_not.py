@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
-from virtpoise_balancer.model import Detail, Reason, Refusal, Role, RuleKind
+from virtpoise_balancer.model import Detail, Reason, Refusal, Resource, Role, RuleKind
 from virtpoise_balancer.plan.default.candidates import Candidate
-from virtpoise_balancer.plan.default.group import CPU, MEMORY
+from virtpoise_balancer.plan.default.group import CPU
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.problems import no_destination
 
-_REASONS = (
-    Reason.DESTINATION_CPU,
-    Reason.DESTINATION_MEMORY,
-    Reason.DESTINATION_NETWORK,
-    Reason.DESTINATION_NETWORK,
-)
+_FULL = {
+    Resource.CPU: Reason.DESTINATION_CPU,
+    Resource.MEMORY: Reason.DESTINATION_MEMORY,
+    Resource.RX: Reason.DESTINATION_NETWORK,
+    Resource.TX: Reason.DESTINATION_NETWORK,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ def check_host(trial: Trial, candidate: Candidate, host: int, after: Floats | No
     if may_be_more(trial, candidate, host, share):
         share[CPU] = max(share[CPU], trial.predicted(candidate, host))
     room = float(((limit - share) / limit).min())
-    over = np.flatnonzero(share >= limit)
-    resource = int(over[0]) if len(over) else int(((limit - share) / limit).argmin())
-    detail = _figures(trial, candidate, host, resource, float(share[resource]))
-    return HostCheck(name, _REASONS[resource] if len(over) else None, room, detail)
+    full = [resource for resource in Resource if share[resource.row] >= limit[resource.row]]
+    resource = full[0] if full else min(Resource, key=lambda one: float((limit - share)[one.row] / limit[one.row]))
+    detail = _figures(trial, candidate, host, resource, float(share[resource.row]))
+    return HostCheck(name, _FULL[resource] if full else None, room, detail)
 
 
 def may_be_more(trial: Trial, candidate: Candidate, host: int, share: Floats) -> bool:
@@ -68,23 +68,21 @@ def may_be_more(trial: Trial, candidate: Candidate, host: int, share: Floats) ->
     return most + quantile / 4 >= float(group.limit[CPU, 0])
 
 
-def _figures(trial: Trial, candidate: Candidate, host: int, resource: int, after: float) -> Detail:
+def _figures(trial: Trial, candidate: Candidate, host: int, resource: Resource, after: float) -> Detail:
     group = trial.group
-    share = candidate.most(resource) * float(group.per_unit[resource, host])
-    label = ("cpu", "memory", "rx", "tx")[resource]
+    unit, threshold = float(group.per_unit[resource.row, host]), float(group.limit[resource.row, 0])
     figures: dict[str, float | int | str | None] = {
-        f"{label}_ratio": round(float(trial.use[resource, host]), 6),
-        "domain_ratio": round(share, 6),
+        f"{resource}_ratio": round(float(trial.use[resource.row, host]), 6),
+        "domain_ratio": round(candidate.most(resource.row) * unit, 6),
         "predicted_upper_ratio": round(after, 6),
-        "threshold": float(group.limit[resource, 0]),
+        "threshold": threshold,
     }
-    missing = after - float(group.limit[resource, 0])
-    if missing >= 0:
-        amount = missing / float(group.per_unit[resource, host])
-        if resource == CPU:
+    if after >= threshold:
+        amount = (after - threshold) / unit
+        if resource is Resource.CPU:
             figures["missing_cores"] = round(amount / group.hosts[host].cpu_speed, 6)
         else:
-            figures["missing_bytes" if resource == MEMORY else "missing_bytes_per_second"] = int(amount)
+            figures["missing_bytes" if resource is Resource.MEMORY else "missing_bytes_per_second"] = int(amount)
     return figures
 
 
@@ -133,8 +131,8 @@ def nowhere(trial: Trial, candidate: Candidate) -> Refusal:
     free[[candidate.source, *blocked]] = False
     counts = Counter(blocked.values())
     first_over = (after[:, free] >= group.limit).argmax(axis=0)
-    for resource, reason in enumerate(_REASONS):
-        counts[reason] += int((first_over == resource).sum())
+    for resource, reason in _FULL.items():
+        counts[reason] += int((first_over == resource.row).sum())
     hosts = np.flatnonzero(free) if free.any() else np.array(sorted(blocked), dtype=np.intp)
     closest = check_host(trial, candidate, int(hosts[room[hosts].argmax()]), after)
     detail = {**closest.detail, **{f"hosts_{reason}": count for reason, count in sorted(counts.items()) if count}}
