@@ -116,13 +116,14 @@ class Cycle:
         if self.executor.busy:
             raise Refused(_under_way(self.executor.in_flight))
         snapshot = self.observer.observe(now).snapshot
-        plan = make_plan(self._placed(snapshot, self._brought_up_to_date(snapshot), now), self.policy)
+        placed_snapshot = self._placed(snapshot, self._brought_up_to_date(snapshot), now)
+        plan = make_plan(placed_snapshot, self.policy)
         gone = wanted - {choice(move) for move in plan.moves}
         if gone:
             raise Refused(f"out of date: {_no_longer(gone, snapshot)}; now {plan.summary}")
         if why := needs(plan, wanted):
             raise Refused(f"only together: {why}")
-        chosen = part(plan, wanted)
+        chosen = part(plan, wanted, placed_snapshot, self.policy)
         self.executor.carry_out(
             self.store.record_plan(chosen, now, acted=True), lambda move: self._obstacle(move, clock)
         )

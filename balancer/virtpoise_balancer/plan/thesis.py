@@ -9,7 +9,7 @@ its turn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from virtpoise_balancer.model import (
@@ -112,6 +112,19 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         refusals=tuple(refusals),
         scores=scores,
     )
+
+
+def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
+    """The moves with what each leaves on its hosts if these moves alone are made, in this order."""
+    servers = _servers(snapshot)
+    domains = {domain.uuid: domain for domain in snapshot.domains}
+    made = []
+    for move in moves:
+        domain, source = domains[move.uuid], servers[move.source]
+        load = generated_load(domain, source.host)
+        alone = _assign(domain, load, source, servers[move.destination], policy.weights.host)
+        made.append(replace(move, predicted=alone.predicted, destination_score=alone.destination_score))
+    return tuple(made)
 
 
 def _in_order(moves: list[Move]) -> tuple[Move, ...]:

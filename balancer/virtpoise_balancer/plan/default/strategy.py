@@ -21,7 +21,6 @@ from virtpoise_balancer.model import (
     Plan,
     Policy,
     PredictedLoads,
-    Prediction,
     Problem,
     Reason,
     Refusal,
@@ -33,7 +32,7 @@ from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
 from virtpoise_balancer.plan.default.balance import balance
 from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
 from virtpoise_balancer.plan.default.group import CPU, Group
-from virtpoise_balancer.plan.default.predict_moves import Ledger
+from virtpoise_balancer.plan.default.predict_moves import free_share, predict_moves
 from virtpoise_balancer.plan.default.repair import broken_rules, contradictions, repair, rule_refusals
 from virtpoise_balancer.plan.default.source import Residue, Source, residues
 from virtpoise_balancer.plan.default.trial import Step, Trial
@@ -194,45 +193,47 @@ def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
     group = trial.group
     singles = [(step, row) for step in trial.steps for row in step.candidate.rows]
     ends = [(step.candidate.source, step.destination) for step, _ in singles]
-    uuids = [group.residents(step.candidate.source).running[row].uuid for step, row in singles]
+    domains = [group.residents(step.candidate.source).running[row] for step, row in singles]
     needed = needs(ends, [id(step) if step.candidate.moves > 1 else None for step, _ in singles])
-    numbers = waves(
-        ends,
-        group.policy.limits,
-        [(group.index[one.host], group.index.get(one.migrating_to or "")) for one in group.under_way],
-    )
-    order = sorted(range(len(singles)), key=lambda at: numbers[at])
+    under_way = [(group.index[one.host], group.index.get(one.migrating_to or "")) for one in group.under_way]
+    numbers = waves(ends, group.policy.limits, under_way)
+    order = sorted(range(len(singles)), key=numbers.__getitem__)
+    predictions = predict_moves(group, [(ends[at][0], singles[at][1], ends[at][1]) for at in order])
     moves = []
-    for at, predicted in zip(order, Ledger(group).enter(singles[at] for at in order), strict=True):
-        step, row = singles[at]
-        domain = group.residents(step.candidate.source).running[row]
-        destination = group.hosts[step.destination].name
-        speed = group.link_speed.get(step.candidate.source, {}).get(step.destination)
+    for at, predicted in zip(order, predictions, strict=True):
+        (step, _), (source, destination), domain = singles[at], ends[at], domains[at]
+        speed = group.link_speed.get(source, {}).get(destination)
         moves.append(
             Move(
                 domain=domain.name,
                 uuid=domain.uuid,
                 source=domain.host,
-                destination=destination,
+                destination=group.hosts[destination].name,
                 predicted=predicted,
                 wave=numbers[at],
                 why=step.why or _why(step, predicted, sources, (singles[n][0] for n in range(at + 1, len(singles)))),
                 cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
                 bundle=step.candidate.name if step.candidate.moves > 1 else None,
-                needs=tuple(uuids[n] for n in needed[at]),
-                destination_score=_score(group, predicted.destination),
+                needs=tuple(domains[n].uuid for n in needed[at]),
+                destination_score=free_share(group, predicted.destination),
             )
         )
     return moves
 
 
-def _score(group: Group, use: Prediction) -> float:
-    """The share of the scarcest resource that is free below the threshold, by the upper ends of a prediction."""
-    upper = np.array(
-        (use.cpu_ratio_upper, use.memory_ratio_upper, use.rx_ratio_upper, use.tx_ratio_upper), dtype=np.float64
+def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
+    """The moves with what each leaves on its hosts if these moves alone are made, in this order."""
+    group = Group(snapshot, policy)
+    ends = [(group.index[move.source], group.index[move.destination]) for move in moves]
+    rows = [
+        next(row for row, domain in enumerate(group.residents(source).running) if domain.uuid == move.uuid)
+        for move, (source, _) in zip(moves, ends, strict=True)
+    ]
+    predictions = predict_moves(group, [(source, row, to) for row, (source, to) in zip(rows, ends, strict=True)])
+    return tuple(
+        replace(move, predicted=predicted, destination_score=free_share(group, predicted.destination))
+        for move, predicted in zip(moves, predictions, strict=True)
     )
-    limit = group.limit[:, 0]
-    return float(((limit - upper) / limit).min())
 
 
 def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], later: Iterable[Step]) -> str:
