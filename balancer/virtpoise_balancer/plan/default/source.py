@@ -203,7 +203,10 @@ class Source:
             )
 
     def cheapest(self, extra: int, most: int) -> Iterator[Option]:
-        """The options of the fewest candidates and up to ``extra`` more, the fewest moves first, then the least weight; ``most`` of each size."""
+        """The options of the fewest candidates and up to ``extra`` more, at most ``most`` of each size.
+
+        The fewest moves come first, then the least weight.
+        """
         if self.fewest is None:
             return
         counts = range(self.fewest, self.fewest + extra + 1)
