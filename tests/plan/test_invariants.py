@@ -27,7 +27,9 @@ def with_one_under_way(seed: int) -> tuple[Snapshot, Policy]:
     if seed % 3:
         return snapshot, policy
     rng = random.Random(seed)
-    number = rng.randrange(len(snapshot.domains))
+    ruled = {name for one in policy.rules for name in one.domains}
+    numbers = [i for i, domain in enumerate(snapshot.domains) if domain.name in ruled or not ruled]
+    number = rng.choice(numbers)
     moving: Domain = snapshot.domains[number]
     to = rng.choice([host.name for host in snapshot.hosts if host.name != moving.host])
     domains = (*snapshot.domains[:number], replace(moving, migrating_to=to), *snapshot.domains[number + 1 :])
