@@ -27,7 +27,7 @@ from virtpoise_balancer.service.daemon import Daemon
 
 PATIENCE_SECONDS = 5.0
 SEEN = group(host("h1", 0.7, 0.7, 0.7), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
-CALM = "no host is at or above 80% 3 times in a row"
+CALM = "no host has had 3 consecutive samples at or above a threshold"
 
 
 def event(*, is_set: bool) -> threading.Event:

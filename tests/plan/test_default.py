@@ -640,6 +640,26 @@ def test_a_rule_that_cannot_be_repaired_is_told_but_no_attempt() -> None:
     assert reasons(made, "a") == {Reason.RULE_BROKEN}
 
 
+@pytest.mark.parametrize(
+    ("policy", "summary"),
+    [
+        (Policy(), "3 consecutive samples at or above a threshold (CPU 80%, memory 90%, uplink 90%)"),
+        (Policy(strategy="thesis"), "3 consecutive samples at or above a threshold (CPU 80%)"),
+        (
+            replace(POLICY, network=Trigger(threshold=0.7, consecutive=5)),
+            "enough consecutive samples at or above a threshold (CPU: 2 at 80%, memory: 2 at 90%, uplink: 5 at 70%)",
+        ),
+        (
+            Policy(strategy="thesis", cpu=Trigger(threshold=0.6, consecutive=1)),
+            "a sample at or above a threshold (CPU 60%)",
+        ),
+    ],
+)
+def test_a_plan_of_a_calm_group_names_all_that_is_watched(policy: Policy, summary: str) -> None:
+    calm = group(host("h1", 0.1, 0.1), host("h2", 0.1, 0.1))
+    assert plan(calm, policy).summary == f"no host has had {summary}; nothing to do"
+
+
 def test_the_summary_names_the_problem() -> None:
     calm = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), A)
     made = plan(calm, replace(POLICY, rules=(rule(RuleKind.NEVER_ON, "a", hosts=("h1",)),), repair_rules=True))

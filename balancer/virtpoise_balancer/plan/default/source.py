@@ -1,4 +1,4 @@
-"""Which candidates must leave a host so that its problem is gone: all options that are worth trying, the cheapest first."""
+"""Which candidates must leave a host so that its problem is gone: the sets that solve it, the cheapest first."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from virtpoise_balancer.plan.default.candidates import Candidate, movable
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.residents import Residents, predict_together
 
-# Sets of one size looked at for one host, and on a large one what their predictions may cost together (sets x domains x CPUs); past it only
-# the candidates that relieve most are combined.
+# The most sets of one size that are tried for one host, and the most that their predictions may cost together on a large host
+# (sets x domains x CPUs). Beyond either, only the candidates that relieve the host most are combined.
 _MOST_SETS = 20_000
 _MOST_WORK = 5_000_000
-# Of those that solve its problem, so many are kept.
+# The most options that are kept of one size.
 _MOST_OPTIONS = 400
 _CLOSE = 1e-9
-# Sets of as many moves that transfer so little more than the least count as equally cheap: then evenness decides.
+# Options with equally many moves count as equally cheap up to this many times the least weight: then evenness decides.
 _AS_CHEAP = 1.05
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Items that together solve a host's problem."""
+    """Candidates that together solve a host's problem, with their moves and their weight."""
 
     candidates: tuple[Candidate, ...]
     moves: int
@@ -39,7 +39,10 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Residue:
-    """How many domains are left on a host, the share at the upper end of each resource that has a goal, and whether that solves it."""
+    """What is left on a source after some domains have gone.
+
+    ``domains``: how many. ``shares``: by resource that has a goal, the share in use at the upper end. ``solved``: whether that solves it.
+    """
 
     domains: int
     shares: Mapping[Resource, float]
@@ -48,22 +51,28 @@ class Residue:
 
 @dataclass(eq=False)
 class Source:
-    """A host with a problem. ``goals``: resource -> the share of it that the upper end of the prediction must come down to.
-
-    Without goals (a drain) everything must leave. ``rested``: domains that must rest are not among its candidates; ``worthwhile``: nor are,
-    where only its CPU is the problem, those whose leaving gains less than a migration is worth.
-    """
+    """A host with a problem. tests/invariants.py checks what the comments say."""
 
     group: Group
+    # Its running domains.
     residents: Residents
     problem: Problem
+    # By resource, the share that the upper end of the prediction must come down to, 0..1. The first is the worst problem. Empty for a drain:
+    # everything must leave.
     goals: Mapping[Resource, float]
+    # Domains that must rest are no candidates. A drain moves them all the same.
     rested: bool = True
+    # Where the CPU is the only problem: domains whose leaving gains less than a migration is worth are no candidates.
     worthwhile: bool = True
+    # What may leave, by name. No domain is in two.
     candidates: tuple[Candidate, ...] = field(init=False)
+    # Why each other domain that runs or is paused must stay.
     refusals: tuple[Refusal, ...] = field(init=False)
-    _rows: Mask = field(init=False)  # candidates x domains: which are in it
+    # Which domains are in each candidate (candidates x domains).
+    _rows: Mask = field(init=False)
+    # By number of candidates, the places of the candidates of each option, best first (options x candidates). Filled on demand.
     _sets: dict[int, NDArray[np.intp]] = field(init=False, default_factory=dict)
+    # By number of candidates, which domains are left by each set that is tried (sets x domains). Filled on demand.
     _left_after: dict[int, Mask] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,19 +89,19 @@ class Source:
         return any(refusal.reason is not Reason.MIGRATING for refusal in self.refusals)
 
     def with_small(self) -> Source | None:
-        """The same host with the domains that gain little among its candidates; None: there are none."""
+        """The same host, its candidates with the domains that gain little, or None without any."""
         if not any(refusal.reason is Reason.LEAST_GAIN for refusal in self.refusals):
             return None
         return replace(self, worthwhile=False)
 
     def unrested(self) -> Source | None:
-        """The same host with the domains that should rest among its candidates, and those that gain little; None: none should rest."""
+        """The same host, its candidates with the domains that should rest and those that gain little, or None if none should rest."""
         if not any(refusal.reason is Reason.RESTING for refusal in self.refusals):
             return None
         return replace(self, worthwhile=False, rested=False)
 
     def left(self, moved: Set[str]) -> Mask:
-        """Which domains are left (one row) when those with these uuids have gone."""
+        """Which domains are left when those with these uuids have gone (1 x domains)."""
         gone = [domain.uuid in moved for domain in self.residents.running]
         return ~(self.residents.leaving | np.array(gone, dtype=np.bool_))[np.newaxis]
 
@@ -114,16 +123,16 @@ class Source:
 
     @property
     def above(self) -> float:
-        """How many spreads the interval of its load goes above what is predicted."""
+        """How many spreads the interval of its load reaches above the prediction."""
         return self.group.quantiles[Role.SOURCE, self.residents.saturated].above
 
     def upper(self, present: Mask) -> Floats:
-        """The CPU share at the upper end of the prediction, for each row of ``present`` (cases x domains)."""
+        """The CPU share at the upper end of the prediction (cases). ``present``: which domains are there (cases x domains)."""
         load = self.residents.load(present)
         return np.minimum(load.ratio + self.above * load.spread, 1.0)
 
     def missing(self, present: Mask) -> Floats:
-        """For each row how far the host is above its goals, as shares summed over resources; CPU by what is wanted, so past 1."""
+        """How far the host is above its goals, as shares added up over resources (cases). Of the CPU what is wanted counts, so it may pass 1."""
         total = np.zeros(len(present))
         for resource, goal in self.goals.items():
             if resource is Resource.CPU:
@@ -135,18 +144,18 @@ class Source:
         return total
 
     def share(self, resource: Resource, present: Mask) -> Floats:
-        """The use of memory or an uplink at the upper end, for each row."""
+        """The share of memory or an uplink in use at the upper end (cases)."""
         now = self.residents.host.ratio(resource)
         gone = (~present).astype(np.float64) @ self.residents.relief[:, resource.row]
         share: Floats = np.maximum(now - gone * self.group.per_unit[resource.row, self.number], 0.0)
         return share
 
     def solved(self, present: Mask) -> Mask:
-        """For each row whether the problem is gone with only these domains present."""
+        """Whether the problem is gone with only these domains present (cases)."""
         return self._reached(self.shares(present))
 
     def shares(self, present: Mask) -> dict[Resource, Floats]:
-        """The share at the upper end of each resource that has a goal, for each row."""
+        """By resource that has a goal, the share in use at the upper end (cases)."""
         return {r: self.upper(present) if r is Resource.CPU else self.share(r, present) for r in self.goals}
 
     def _reached(self, shares: Mapping[Resource, Floats]) -> Mask:
@@ -156,7 +165,7 @@ class Source:
         return reached
 
     def left_after(self, count: int) -> Mask:
-        """Which domains are left when each set of ``count`` candidates that is worth trying has gone (sets x domains)."""
+        """Which domains are left after each set of ``count`` candidates that is tried (sets x domains)."""
         left = self._left_after.get(count)
         if left is None:
             gone = self._rows[self._worth_combining(count)].any(axis=1)
@@ -165,7 +174,7 @@ class Source:
 
     @cached_property
     def cpu_in_turn(self) -> Mask:
-        """Which domains are left of all, and after each further candidate, those that relieve the CPU most first (cases x domains)."""
+        """Which domains are left after none, one, two, ... candidates, those that relieve the CPU most first (cases x domains)."""
         return self._in_turn(Resource.CPU)
 
     def _in_turn(self, resource: Resource) -> Mask:
@@ -176,7 +185,7 @@ class Source:
 
     @cached_property
     def fewest(self) -> int | None:
-        """How few candidates can solve it; None: not even all of them can."""
+        """The fewest candidates that can solve it, or None if not even all of them can."""
         if not self.goals:
             return None if self._stuck else len(self.candidates)
         fewest = 0
@@ -190,7 +199,7 @@ class Source:
         return fewest
 
     def options(self, count: int) -> Iterator[Option]:
-        """The best sets of ``count`` candidates that solve it, the fewest moves first, then the least to transfer, then the most even."""
+        """The best sets of ``count`` candidates that solve it: the fewest moves first, then the least weight, then the most even."""
         sets = self._sets.get(count)
         if sets is None:
             sets = self._sets[count] = self._find(count)
@@ -218,7 +227,7 @@ class Source:
             yield from sorted(options, key=lambda option: (option.moves, option.weight))
 
     def _find(self, count: int) -> NDArray[np.intp]:
-        """The numbers of the candidates of each option (options x ``count``)."""
+        """The places of the candidates of each option, best first (options x ``count``)."""
         none = np.empty((0, count), dtype=np.intp)
         if count > len(self.candidates):
             return none
@@ -249,7 +258,7 @@ class Source:
         return index[order[:_MOST_OPTIONS]]
 
     def _worth_combining(self, count: int) -> NDArray[np.intp]:
-        """The sets of ``count`` candidates (their numbers): of all, unless that gives too many."""
+        """The sets of ``count`` candidates that are tried, as places (sets x ``count``): of all candidates, unless that gives too many."""
         most = len(self.candidates)
         sets = min(_MOST_SETS, _MOST_WORK // (len(self.residents.running) * self.residents.host.cpus))
         while comb(most, count) > max(sets, 1):
@@ -259,14 +268,14 @@ class Source:
         return np.sort(self._by_gain(next(iter(self.goals)))[:most])[_combinations(most, count)]
 
     def _by_gain(self, resource: Resource) -> NDArray[np.intp]:
-        """The numbers of the candidates, those that relieve the host most first."""
+        """The places of the candidates, those that relieve the host most of the resource first."""
         residents = self.residents
         amounts = residents.wants if resource is Resource.CPU else residents.relief[:, resource.row]
         return np.argsort(-(self._rows @ amounts), kind="stable")
 
 
 def predict_ahead(sources: Sequence[Source]) -> None:
-    """Predicts together what it takes to relieve each: how few candidates solve it, and which of so few."""
+    """Batch the predictions that ``fewest`` and ``options`` will ask for. A speed-up only; results do not change."""
     loaded = [source for source in sources if Resource.CPU in source.goals]
     predict_together((source.residents, source.cpu_in_turn) for source in loaded)
     predict_together((source.residents, source.left_after(source.fewest)) for source in loaded if source.fewest)
@@ -280,5 +289,5 @@ def residues(sources: Sequence[Source], moved: Set[str]) -> list[Residue]:
 
 @lru_cache(maxsize=64)
 def _combinations(most: int, count: int) -> NDArray[np.intp]:
-    """The sets of ``count`` of the numbers below ``most``, in order (sets x count)."""
+    """All sets of ``count`` numbers below ``most``, in order (sets x ``count``)."""
     return np.array(list(combinations(range(most), count)), dtype=np.intp).reshape(comb(most, count), count)
