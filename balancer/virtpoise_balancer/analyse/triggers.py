@@ -1,4 +1,6 @@
-"""Which hosts have too little left of CPU, memory or an uplink, N readings in a row or on the way there by their trend."""
+"""Which hosts are overloaded in CPU, memory or an uplink: N consecutive samples at or above the threshold, or by their
+trend.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ def overloads(
 ) -> tuple[Overload, ...]:
     """The active hosts with a problem, one entry a resource, the furthest above its threshold first; ties by name.
 
-    ``ahead``: for each of ``hosts`` its load a few steps from now as its trend has it, NaN without one. With a reading at the threshold and
-    the trend above it, the readings that are still missing to N are taken from the trend.
+    ``ahead``: the load of each host a few steps from now by its trend, NaN without one. Where a sample is at the
+    threshold and the trend stays above it, the trend stands for the samples that are still missing to N.
     """
     found: list[tuple[float, Overload]] = []
     for host, coming in zip(hosts, ahead, strict=True):

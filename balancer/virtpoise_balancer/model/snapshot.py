@@ -1,4 +1,4 @@
-"""What was seen: the hosts and domains of a group at one moment, with what earlier migrations taught."""
+"""The hosts and domains of a group at one moment, with what was learned from earlier migrations."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ class DomainState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One host. ``cpu_ratio`` holds the last readings without a gap, one a step, newest last; so do the other windows, where known.
+    """One host. ``cpu_ratio`` holds the last samples without a gap, one a step, newest last; so do the other windows,
+    where known.
 
-    ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks count as equal.
+    ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks
+    count as equal.
 
-    ``counted_from``: readings whose step began earlier do not count towards N (an attempt ended then, or the host was alone).
-    ``penalty_until``: until then the host makes no attempt.
+    ``counted_from``: samples whose step began earlier do not count towards N (an attempt ended then, or the host was
+    alone). ``penalty_until``: until then the host makes no attempt.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -90,7 +92,9 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What a domain's own metadata asks for: names of groups to be kept together or apart, hosts (shell patterns) to be on or not."""
+    """What a domain's own metadata asks for: names of groups to be kept together or apart, hosts (shell patterns) to be
+    on or not.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     together: tuple[Name, ...] = ()
@@ -105,10 +109,10 @@ class Placement:
 class Domain:
     """One domain, listed once, on the host where it runs (or, shut off, where it is defined).
 
-    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two with
-    ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None: there were none.
-    ``memory_resident_bytes``: what its process holds of ``memory_bytes``; ``migrating_to``: the destination of a migration under way;
-    ``recent_moves``: how often it was moved in the time that is remembered.
+    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two
+    with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None:
+    there were none. ``memory_resident_bytes``: what its process holds of ``memory_bytes``; ``migrating_to``: the
+    destination of a migration under way; ``recent_moves``: how often it was moved in the time that is remembered.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -144,7 +148,9 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
-    """How far the formula for a host's CPU load was off once: measured less its word, and the spread it was predicted with."""
+    """One past prediction error: measured minus predicted (before bias correction), and the spread it was predicted
+    with.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     role: Role
@@ -155,7 +161,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """How fast earlier migrations between two hosts went."""
+    """The speed of earlier migrations between two hosts."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     source: Name
@@ -165,7 +171,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions and the speed of ``links``."""
+    """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions and the speed of
+    ``links``.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     format: Literal["virtpoise/snapshot/1"] = "virtpoise/snapshot/1"

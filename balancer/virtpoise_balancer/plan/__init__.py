@@ -10,8 +10,8 @@ from virtpoise_balancer.plan import default, thesis
 class Strategy(NamedTuple):
     """One way to decide.
 
-    ``plan``: what to do about a snapshot. ``predict``: some moves of such a plan, with what each leaves on its hosts if these alone
-    are made in this order.
+    ``plan``: what to do about a snapshot. ``predict``: some moves of such a plan, with what each leaves on its hosts if
+    these alone are made in this order.
     """
 
     plan: Callable[[Snapshot, Policy], Plan]
@@ -30,5 +30,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
 
 
 def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
-    """The moves with what each leaves on its hosts if these moves alone are made in this order, by the policy's strategy."""
+    """The moves with what each leaves on its hosts if these moves alone are made in this order, by the policy's
+    strategy.
+    """
     return STRATEGIES[policy.strategy].predict(snapshot, policy, moves)

@@ -33,7 +33,8 @@ def needs(plan: Plan, wanted: Set[Choice]) -> str | None:
 def part(plan: Plan, wanted: Set[Choice], snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan with the wanted moves alone, each predicted without the others.
 
-    A host whose moves are not all wanted is not attempted, so it earns no penalty. ``snapshot``, ``policy``: what the plan was made of.
+    A host whose moves are not all wanted is not attempted, so it earns no penalty. ``snapshot``, ``policy``: what the
+    plan was made of.
     """
     moves = tuple(move for move in plan.moves if choice(move) in wanted)
     if len(moves) == len(plan.moves):

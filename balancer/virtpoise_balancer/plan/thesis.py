@@ -1,9 +1,9 @@
 """The strategy `thesis`: the algorithm of the source design, to the letter.
 
-Source: A. Chillarón, "Diseño e implementación de un sistema de gestión autónoma de máquinas virtuales", UAM 2011, §4.4.3 and §4.4.6.
-Domains by falling score, hosts by falling score, first fit, hosts sorted again after each assignment. One problem is worked on at a
-time, since in the thesis the others stop judging themselves meanwhile; a problem for which nothing can be moved leaves the next one
-its turn.
+Source: A. Chillarón, "Diseño e implementación de un sistema de gestión autónoma de máquinas virtuales", UAM 2011,
+§4.4.3 and §4.4.6. Domains by falling score, hosts by falling score, first fit, hosts sorted again after each
+assignment. One problem is worked on at a time, since in the thesis the others stop judging themselves until it is done.
+If nothing can be moved for a problem, the next one is attempted.
 """
 
 from __future__ import annotations

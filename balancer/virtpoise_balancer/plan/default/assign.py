@@ -1,7 +1,7 @@
 """Assigns destinations until the problems are gone: quickly for all, by search where that is not provably the best.
 
-In a group with room each source's cheapest set of domains fits, and nothing can be better; that is settled source by source. What is
-left over goes to the search, and what no set of moves can solve is relieved as far as it can be.
+In a group with room each source's cheapest set of domains fits, and nothing can be better; that is settled source by
+source. What is left over goes to the search, and what no set of moves can solve is relieved as far as it can be.
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ from virtpoise_balancer.plan.default.search import Budget, Search
 from virtpoise_balancer.plan.default.source import Source, predict_ahead
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
-# How many candidates more than the fewest the quick assignment tries, how many sets of one size, and how many candidates in all.
-_EXTRA_ITEMS = 2
+# The quick assignment tries options with up to this many candidates more than the fewest, this many of each size, and
+# places at most this many candidates in all.
+_EXTRA_CANDIDATES = 2
 _TRIES = 32
 _MOST_PLACED = 400
-# For each source, so many hosts are likely to be looked at as destinations.
+# How many destinations a source is expected to need a full prediction of.
 _LIKELY = 2
-# Checks of a domain on a host that all searches for one plan may make together; each may use half of what is left.
+# The budget of all searches for one plan, in checks of a candidate on a host. Each search may use half of what is left.
 _CHECKS = 150_000
-# Up to so many sources are searched together; of more only those that the quick assignment left over, in portions.
+# Up to this many sources are searched together. Where there are more, only those that the quick assignment left over,
+# in portions.
 _TOGETHER = 4
 _PORTION = 2
-# So many left-over sources are searched at most: where there are more the group is full, and searching does not empty it.
+# The most left-over sources that are searched. Where there are more the group is full, and searching does not make it
+# less so.
 _MOST_SEARCHED = 12
 
 
 @dataclass(slots=True, eq=False)
 class Assignment:
-    """Sources that were assigned together, with the steps; ``solved`` by those steps, ``best``: provably with the least cost."""
+    """Sources that were assigned together, with the steps; ``solved`` by those steps, ``best``: provably with the least
+    cost.
+    """
 
     sources: list[Source]
     steps: list[Step]
@@ -42,7 +47,9 @@ class Assignment:
 
 
 def relieve(trial: Trial, sources: Sequence[Source]) -> tuple[Trial, set[int]]:
-    """A trial with the steps added that solve as many sources as can be found; the numbers of the hosts that are not solved."""
+    """A trial with the steps added that solve as many sources as can be found; the numbers of the hosts that are not
+    solved.
+    """
     earlier = trial
     predict_ahead(sources)
     candidates = [candidate for source in sources for candidate in source.candidates]
@@ -57,7 +64,7 @@ def relieve(trial: Trial, sources: Sequence[Source]) -> tuple[Trial, set[int]]:
     checks = _CHECKS
     for chosen in _portions(assignments):
         if not all(assignment in assignments for assignment in chosen):
-            continue  # found together with others meanwhile
+            continue  # replaced by an earlier search
         others = [assignment for assignment in assignments if assignment not in chosen]
         without = earlier.replayed([step for assignment in others for step in assignment.steps])
         if without is None:
@@ -107,7 +114,7 @@ def _assign(trial: Trial, source: Source) -> tuple[Trial, Assignment]:
         return trial, unsolved
     nowhere: set[int] = set()
     placed = 0
-    for number, option in enumerate(source.cheapest(_EXTRA_ITEMS, _TRIES)):
+    for number, option in enumerate(source.cheapest(_EXTRA_CANDIDATES, _TRIES)):
         if placed > _MOST_PLACED:
             break
         if any(id(candidate) in nowhere for candidate in option.candidates):
@@ -137,7 +144,7 @@ def _place_all(trial: Trial, candidates: Sequence[Candidate]) -> Trial | None:
 
 
 def _portions(assignments: list[Assignment]) -> list[list[Assignment]]:
-    """Which assignments to search anew, together."""
+    """Groups of assignments; each group is searched together."""
     coverable = [assignment for assignment in assignments if assignment.sources[0].fewest is not None]
     if len(coverable) <= _TOGETHER:
         unsolved = [[assignment] for assignment in coverable if not assignment.solved] if len(coverable) > 1 else []

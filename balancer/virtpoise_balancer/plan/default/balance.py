@@ -1,4 +1,6 @@
-"""Moves that even out a group without an overload, if the policy wants that: until it is even enough or a move gains too little."""
+"""Moves that even out a group without an overload, if the policy wants that: until it is even enough or a move gains
+too little.
+"""
 
 from __future__ import annotations
 

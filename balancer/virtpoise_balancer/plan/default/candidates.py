@@ -1,4 +1,7 @@
-"""What can be moved from a host: domains, or bundles of domains that rules keep together; and why the others stay."""
+"""What can be moved from a host: domains, or bundles of domains that affinity rules keep together.
+
+And why the others stay.
+"""
 
 from __future__ import annotations
 
@@ -11,41 +14,48 @@ from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusa
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
 
-# A memory that is dirtied almost as fast as it is sent: the copy converges only because QEMU slows the guest down.
+# The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
+# guest.
 _MOST_DIRTY_SHARE = 0.9
-# What moving a domain that should rest is priced at: more bytes than all memory of a group, so that it goes only where nothing else does.
+# The price of moving a domain that should rest: more bytes than all memory of a group, so that it moves only if nothing
+# else helps.
 _UNREST_BYTES = 1e16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """Domains of one host that move together (mostly one), by their rows in the host's Residents.
+    """Domains of one host that move together; mostly one, more for a bundle."""
 
-    ``cost``: bytes to transfer; ``weight``: the same, made dearer where leaving breaks a soft rule or a rest; ``wants``: of the CPU at
-    most; ``arrival``: what adds up where it comes (Residents), both in the group's units; ``margin``: what its uncertainty adds to a
-    destination's CPU share; ``allowed``: hosts that rules about hosts, CPUs and names let it go to (None: all).
-    """
-
+    # The host's number.
     source: int
+    # The domains' rows in the host's Residents, ascending.
     rows: tuple[int, ...]
     domains: tuple[Domain, ...]
+    # Bytes to transfer.
     cost: float
+    # The same, higher where leaving breaks a soft rule or a rest. Options are compared by it.
     weight: float
+    # The CPU that they want at most, in the group's units.
     wants: float
+    # What they add to a destination, in the group's units (resources).
     arrival: Floats
+    # What their uncertainty adds to a destination's CPU share.
     margin: float
+    # The hosts to which hard rules about hosts, the number of CPUs and names let them go (hosts); None: all.
     allowed: Mask | None
 
     def most(self, resource: int) -> float:
-        """What it brings of a resource at most, in the group's units."""
+        """The most that it adds of a resource, in the group's units."""
         return self.wants if resource == CPU else float(self.arrival[resource])
 
     @property
     def moves(self) -> int:
+        """The number of migrations."""
         return len(self.domains)
 
     @property
     def name(self) -> str:
+        """The name of its first domain."""
         return self.domains[0].name
 
 
@@ -58,7 +68,9 @@ class Movable:
 
 
 def transfer_bytes(domain: Domain, policy: Policy, bytes_per_second: float | None = None) -> float:
-    """What a live migration transfers: the memory, and again and again what was dirtied meanwhile (a geometric series)."""
+    """The bytes that a live migration transfers: the memory, and in each further round what was dirtied in the last (a
+    geometric series).
+    """
     if not domain.dirty_bytes_per_second:
         return domain.memory_bytes
     speed = bytes_per_second or policy.migration.bytes_per_second
@@ -67,7 +79,7 @@ def transfer_bytes(domain: Domain, policy: Policy, bytes_per_second: float | Non
 
 
 def resting_seconds(domain: Domain, group: Group) -> float:
-    """How much longer a moved domain stays put; 0: it may move. Each remembered move makes the rest longer."""
+    """How much longer a moved domain must rest; 0 if it may move. Each remembered move makes the rest longer."""
     if domain.last_moved is None:
         return 0.0
     policy = group.policy
@@ -78,7 +90,11 @@ def resting_seconds(domain: Domain, group: Group) -> float:
 
 
 def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = True) -> Movable:
-    """``rested``: only those that have rested; ``least_gain``: only those whose leaving is worth a migration."""
+    """The host's candidates, and why its other domains stay.
+
+    ``rested``: leave out domains that must rest. ``least_gain``: leave out those whose leaving is not worth a
+    migration.
+    """
     residents = group.residents(host)
     running, here, bonds_of = residents.running, group.domains_on(host), group.rules.bonds_of
     paused = DomainState.PAUSED
@@ -181,7 +197,9 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
 
 
 def relief_of(group: Group, candidate: Candidate) -> Floats:
-    """What its host uses less without the candidate, in the group's units: where domains wait, others take part of what it leaves."""
+    """What its host uses less without the candidate, in the group's units: where domains wait, others take part of what
+    it leaves.
+    """
     residents = group.residents(candidate.source)
     relief = total(residents.relief, candidate.rows)
     if residents.saturated or residents.demands.on_off.any():
@@ -207,7 +225,9 @@ def _leaves_affinity(group: Group, domains: tuple[Domain, ...]) -> bool:
 
 
 def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
-    """Where the rules about hosts, the number of CPUs and the names that are taken let all of these domains go; None: everywhere."""
+    """Where the rules about hosts, the number of CPUs and the names that are taken let all of these domains go; None:
+    everywhere.
+    """
     mask: Mask | None = None
     vcpus = max(domain.vcpus for domain in domains)
     least = min(vcpus, group.hosts[group.index[domains[0].host]].cpus)

@@ -1,7 +1,7 @@
-"""Every detail behind a plan of the default strategy, for any domain and any host, moved or not.
+"""The answer for any domain and any host: whether the host would take it, with all numbers.
 
-A plan carries one refusal for each domain that stays; at 10,000 hosts it cannot carry one for each pair. Whoever asks about a pair gets
-it here, from the same snapshot, policy and code.
+A plan carries one refusal for each domain that stays; at 10,000 hosts it cannot carry one for each pair. Here a pair is
+answered from the same snapshot, policy and code.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class RuleVerdict:
 class Considered:
     """One host as a destination of the domain, as things are now. ``reason`` None: it would take it.
 
-    ``room_ratio``: what would be left of the host's scarcest resource, as a share of its limit; negative: that much is missing.
-    ``detail``: the numbers of that resource, or of what stands against it.
+    ``room_ratio``: what would be left of the host's scarcest resource, as a share of its limit; negative: that much is
+    missing. ``detail``: the numbers of that resource, or of what stands against it.
     """
 
     host: str
@@ -44,10 +44,10 @@ class Considered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Considerations:
-    """A domain with what it wants and why it could not leave its host by itself (None: it could), and each host as its destination.
+    """One domain, and each other host as its destination.
 
-    The cores are the estimate of its demand with both ends; ``on_off_ratio``: how far it is taken for a guest that loses what it
-    cannot run.
+    ``held``: why it could not leave its host, or None. The cores are the estimate of its demand with both ends.
+    ``on_off_ratio``: how far it is taken for a guest of a fixed rate, which loses what it cannot run.
     """
 
     domain: str
@@ -63,7 +63,7 @@ class Considerations:
 
 
 def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
-    """None for a domain that does not run, or whose host is unknown: nothing is considered about it."""
+    """The answers for one domain, or None if it does not run or its host is unknown."""
     domain = next((one for one in snapshot.domains if one.uuid == uuid), None)
     if domain is None or domain.state is not DomainState.RUNNING:
         return None

@@ -1,4 +1,6 @@
-"""A snapshot as the default strategy computes with it: hosts and what they use as arrays, the domains of a host on demand."""
+"""A snapshot as the default strategy computes with it: hosts and what they use as arrays, the domains of a host on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,11 @@ CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Re
 
 
 class Group:
-    """A snapshot under a policy. Hosts are numbers, the columns of all arrays; resources are rows, in the order of ``Resource``.
+    """A snapshot under a policy. Hosts are numbers, the columns of all arrays; resources are rows, in the order of
+    ``Resource``.
 
-    Amounts in the *group's units*: CPU in cores of a CPU of speed 1, memory in bytes, traffic in bytes per second. Apart from what is
-    computed on demand nothing changes. tests/invariants.py checks what the comments say.
+    Amounts in the *group's units*: CPU in cores of a CPU of speed 1, memory in bytes, traffic in bytes per second.
+    Apart from what is computed on demand nothing changes. tests/invariants.py checks what the comments say.
     """
 
     def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
@@ -69,8 +72,8 @@ class Group:
         self.per_unit: Floats = 1 / np.array([there[resource] for resource in Resource], dtype=np.float64)
         # The threshold, which the use of a destination must stay below (resources x 1).
         self.limit: Floats = np.array([[policy.trigger(resource).threshold] for resource in Resource])
-        # ``level``: the CPU load over the last N samples (hosts), 0 for unknown hosts. ``use``: the share in use, at the upper end
-        # (resources x hosts), infinite for unknown hosts.
+        # ``level``: the CPU load over the last N samples (hosts), 0 for unknown hosts. ``use``: the share in use, at
+        # the upper end (resources x hosts), infinite for unknown hosts.
         self.level, self.use = self._use()
         # The running domains of the hosts that were asked for so far.
         self._residents: dict[int, Residents] = {}
@@ -83,7 +86,8 @@ class Group:
     def _use(self) -> tuple[Floats, Floats]:
         """The CPU load over the last N samples (hosts), and the share in use at the upper end (resources x hosts).
 
-        A destination counts with its highest recent sample, or with its forecast if that is higher: one low sample makes no room.
+        A destination counts with its highest recent sample, or with its forecast if that is higher: one low sample
+        makes no room.
         """
         count, hosts = self.policy.cpu.consecutive, self.hosts
         cpu = newest([host.cpu_ratio for host in hosts], count)
@@ -107,7 +111,10 @@ class Group:
 
     @cached_property
     def overloads(self) -> tuple[Overload, ...]:
-        """The overloads of all hosts. ``use`` is at least the newest sample, so hosts below every threshold need no closer look."""
+        """The overloads of all hosts.
+
+        ``use`` is at least the newest sample, so hosts below every threshold need no closer look.
+        """
         near = np.flatnonzero((self.use >= self.limit).any(axis=0)).tolist()
         return overloads(self.snapshot, self.policy, [self.hosts[number] for number in near], self.ahead[near].tolist())
 
@@ -137,7 +144,8 @@ class Group:
         return speeds
 
     def speeds(self, number: int) -> Floats | None:
-        """The expected speed of a migration from the host to each host, in bytes per second (hosts), or None if none was measured.
+        """The expected speed of a migration from the host to each host, in bytes per second (hosts), or None if none
+        was measured.
 
         An untried pair counts as fast as the fastest: being new must not make it lose to a nearly full host.
         """
@@ -175,7 +183,10 @@ class Group:
         return self._residents[number]
 
     def prepare(self, wanted: Iterable[int]) -> None:
-        """Compute ``residents`` of these known hosts together, which is much quicker. A speed-up only; results do not change."""
+        """Compute ``residents`` of these known hosts together, which is much quicker.
+
+        A speed-up only; results do not change.
+        """
         missing = sorted({number for number in wanted if number not in self._residents}, key=self.cpus.__getitem__)
         for _, alike in groupby(missing, key=self.cpus.__getitem__):
             numbers = list(alike)
@@ -219,7 +230,8 @@ class Group:
     def room(self, use: Floats) -> Floats:
         """The free share of each host's scarcest resource, as a share of its limit (hosts); negative: exceeded.
 
-        ``use``: shares in use (resources x hosts). It is overwritten, since arrays of all hosts are expensive to allocate.
+        ``use``: shares in use (resources x hosts). It is overwritten, since arrays of all hosts are expensive to
+        allocate.
         """
         np.subtract(self.limit, use, out=use)
         use /= self.limit
@@ -227,7 +239,10 @@ class Group:
         return room
 
     def margin(self, *, saturated: bool) -> float:
-        """What the interval of a destination's prediction adds to its CPU share at least. ``saturated``: whether the source is."""
+        """What the interval of a destination's prediction adds to its CPU share at least.
+
+        ``saturated``: whether the source is.
+        """
         return NOISE_RATIO * self.quantiles[Role.DESTINATION, saturated].above
 
 

@@ -32,8 +32,8 @@ class _Interval:
 class _HostUse:
     """One host after the moves so far.
 
-    ``present``: which of its own domains are left (1 x domains). ``arrivals``: what the domains that came want of its CPUs.
-    ``shares``: the use of memory and uplinks.
+    ``present``: which of its own domains are left (1 x domains). ``arrivals``: what the domains that came want of its
+    CPUs. ``shares``: the use of memory and uplinks.
     """
 
     residents: Residents
@@ -49,8 +49,8 @@ class _HostUse:
 def predict_moves(group: Group, moves: Sequence[tuple[int, int, int]]) -> list[PredictedLoads]:
     """The predicted use of both hosts of each move, after it and all moves before it.
 
-    ``moves``: (source, row of the domain among the source's running domains, destination). Migrations that are under way count as
-    arrived. The CPU loads are predicted together at the end, which is much quicker.
+    ``moves``: (source, row of the domain among the source's running domains, destination). Migrations that are under
+    way count as arrived. The CPU loads are predicted together at the end, which is much quicker.
     """
     uses = _Uses(group)
     ends = [uses.after(*move) for move in moves]
@@ -65,7 +65,9 @@ def predict_moves(group: Group, moves: Sequence[tuple[int, int, int]]) -> list[P
 
 
 def free_share(group: Group, use: Prediction) -> float:
-    """The free share of the scarcest resource below its threshold, by the upper ends of the prediction; negative: exceeded."""
+    """The free share of the scarcest resource below its threshold, by the upper ends of the prediction; negative:
+    exceeded.
+    """
     upper = {
         Resource.CPU: use.cpu_ratio_upper,
         Resource.MEMORY: use.memory_ratio_upper,
@@ -113,7 +115,7 @@ class _Uses:
     def _change(self, use: _HostUse, home: Residents, row: int, sign: int) -> None:
         """``sign``: 1 where the domain arrives, -1 where it leaves.
 
-        Of its memory at least the resident part arrives, or leaves, at most all that is assigned.
+        At least the resident part of its memory arrives, or leaves, and at most all that is assigned.
         """
         per_unit = self._group.per_unit[:, use.residents.number]
         memory = per_unit[Resource.MEMORY.row]

@@ -15,7 +15,10 @@ from virtpoise_balancer.plan.default.trial import Step, Trial
 
 @dataclass(frozen=True, slots=True)
 class BrokenRule:
-    """A broken rule: ``domains`` that are where they should not be; ``anchor``: the only host they may go to (keep together)."""
+    """A hard rule that is broken.
+
+    ``domains``: those that must move. ``anchor``: the only host that keeps the rule, for affinity.
+    """
 
     rule: str
     kind: RuleKind
@@ -87,9 +90,9 @@ def contradictions(group: Group) -> list[Refusal]:
 
 
 def repair(trial: Trial, found: Sequence[BrokenRule]) -> list[Attempt]:
-    """Move what is where it should not be, where that is possible; one attempt a one of which anything is moved.
+    """Move domains so that broken rules are kept again; one attempt for each rule for which anything is moved.
 
-    One that nothing can be done about is no attempt: it would be made again in every cycle. It stays named as a broken rule.
+    A rule that cannot be repaired is no attempt, since it would be made again in every cycle. It stays named as broken.
     """
     attempts = []
     for one in found:

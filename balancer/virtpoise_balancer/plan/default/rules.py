@@ -1,7 +1,7 @@
-"""Where domains may be: the policy's rules and the domains' own metadata as one set, and what contradicts itself in it.
+"""The placement rules of the policy and of the domains' own metadata as one set, and the contradictions in it.
 
-A move never breaks a hard rule. A rule that holds causes no move, and one that is broken already causes none either unless the
-policy says so; but a domain that moves anyway goes where the rule is kept.
+A move never breaks a hard rule. A rule that holds causes no move, and one that is broken already causes none either
+unless the policy says so; but a domain that moves anyway goes where the rule is kept.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ class Tie:
 
 @dataclass(slots=True)
 class Rules:
-    """``bonds`` and ``ties`` by domain; ``conflicts``: for each domain whose hard rules contradict each other, how.
+    """The rules as they apply to the domains of a group.
 
-    ``crowded``: likewise for domains to be kept apart that are more than there are hosts for them; each may go where the rule lets it.
+    ``bonds`` (affinity, anti-affinity) and ``ties`` (host affinity) by domain. ``conflicts``: how the hard rules of a
+    domain contradict each other, by uuid. ``crowded``: likewise where a rule keeps more domains apart than there are
+    hosts; each may go where it allows.
     """
 
     host_names: Sequence[str]

@@ -1,7 +1,7 @@
 """A search over what leaves the sources and where it goes: fewest moves first, then least weight.
 
-It runs where the quick assignment (``assign``) is not provably the best. Moves that make room count as well: A leaves h2, so that B fits
-there. Such a move is an *ejection*.
+It runs where the quick assignment (``assign``) is not provably the best. Moves that make room count as well: A leaves
+h2, so that B fits there. Such a move is an *ejection*.
 
 The algorithm
     1. For each source list the options that solve it, by number of moves (``Source.options``).
@@ -10,9 +10,9 @@ The algorithm
     4.     Go through the combinations of one option a source that have total - ejections moves together, the lightest
            first. Stop at the first that weighs no less than the best so far.
     5.     Skip a combination that all hosts together have no room for.
-    6.     Place its candidates, the largest first, by depth-first search: each on every host that takes it, the emptiest
-           first; where it does not fit and ejections are left, after one domain of that host was placed elsewhere.
-    7.     When all are placed, let Trial replay the sequence by the whole prediction. If it is legal, it is the best so far.
+    6.     Place its candidates, the largest first, by depth-first search: each on every host that takes it, the
+           emptiest first; where it does not fit and ejections are left, after one domain of that host was placed elsewhere.
+    7.     When all are placed, let Trial replay the sequence by the whole prediction. If legal, it is the best so far.
     8.   If anything was found, it is the result: no smaller total has a solution.
 
 A depth-first search with one ejection, for candidates B and C (numbers: the order of the attempts)::
@@ -28,10 +28,11 @@ A depth-first search with one ejection, for candidates B and C (numbers: the ord
 Invariants
     - Each step is legal when it is made, by what adds up and by hard rules. So every prefix of a sequence is legal.
     - Where a call of ``_place`` returns, the state is as it was when it was called.
-    - The best so far only gets lighter. Without ejections the first sequence of a combination is its lightest, so it ends the search there.
+    - The best so far only gets lighter. Without ejections all sequences of a combination weigh the same, so the first ends
+      the search.
 
-Bounds: a budget of checks (one candidate on one host each), never time, so that the result does not depend on the machine. Once it is
-spent, the best so far stands, or nothing.
+Bounds: a budget of checks (one candidate on one host each), never time, so that the result does not depend on the
+machine. Once it is spent, the best so far stands, or nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from virtpoise_balancer.plan.default.search_state import SearchState
 from virtpoise_balancer.plan.default.source import Option, Source
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
-# How many moves more than the fewest conceivable are looked at, and how many of them may only make room.
+# The search tries up to this many moves more than the fewest conceivable; at most this many of them only make room.
 _MOST_EXTRA = 4
 _MOST_EJECTIONS = 3
 # What holding one step against the whole prediction costs, in checks.
@@ -81,7 +82,8 @@ class Found:
 class _Best:
     """The best legal placement so far of one combination of options.
 
-    ``bound``: what a placement must weigh less than. ``first``: the first one found cannot be beaten. ``weight`` None: none was found.
+    ``bound``: what a placement must weigh less than. ``first``: the first one found cannot be beaten. ``weight`` None:
+    none was found.
     """
 
     bound: float
@@ -107,7 +109,8 @@ class Search:
     def run(self, moves: int | None, weight: float) -> Found | None:
         """The best sequence that solves all sources, or None.
 
-        ``moves``, ``weight``: of the sequence that is to be beaten, by fewer moves or by as many and less weight; None: there is none.
+        ``moves``, ``weight``: of the sequence that is to be beaten, by fewer moves or by as many and less weight; None:
+        there is none.
         """
         options = [self._by_moves(source) for source in self.sources]
         if not all(options):
@@ -186,7 +189,8 @@ class Search:
     def _place_where_it_fits(self, pending: Pending, ejections: int, weight: float, best: _Best) -> list[int] | None:
         """Place the first pending candidate on each host that takes it, and then the others.
 
-        Returns the hosts that lack only room, or None where the search is to end: the budget is spent, or the best is found.
+        Returns the hosts that lack only room, or None where the search is to end: the budget is spent, or the best is
+        found.
         """
         (candidate, only), rest = pending[0], pending[1:]
         state = self.state
@@ -236,7 +240,9 @@ class Search:
 
 
 def _cheapest_first(lists: list[list[Option]]) -> Iterator[tuple[float, tuple[Option, ...]]]:
-    """One option of each list, in all combinations, with their total weight, the least first; each list is sorted by weight."""
+    """One option of each list, in all combinations, with their total weight, the least first; each list is sorted by
+    weight.
+    """
     start = (0,) * len(lists)
     heap = [(sum(options[0].weight for options in lists), start)]
     seen = {start}

@@ -1,8 +1,9 @@
 """The few hosts of a search, kept so that one step can be made and taken back in microseconds.
 
-Why this exists beside ``Trial``: a search makes many thousand steps on at most some twenty hosts. Trial holds arrays of all hosts, and
-copying them for each step would cost far more. So the search counts in plain lists with what adds up, and Trial has the last word: it
-replays each sequence that is found, by the whole prediction. Both must agree on what adds up; tests/invariants.py compares them.
+Why this exists beside ``Trial``: a search makes many thousand steps on at most some twenty hosts. Trial holds arrays of
+all hosts, and copying them for each step would cost far more. So the search counts in plain lists with what adds up,
+and Trial has the last word: it replays each sequence that is found, by the whole prediction. Both must agree on what
+adds up; tests/invariants.py compares them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from virtpoise_balancer.plan.default.candidates import Candidate, movable
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.trial import Step, Trial, departure
 
-# At most this many hosts are looked at as destinations, besides the sources; in a larger group those with the most room.
+# The most hosts that the search tries as destinations, besides the sources; in a larger group those with the most room.
 _MOST_HOSTS = 16
 
 
 class SearchState:
     """The hosts of a search after the steps that are made at this moment.
 
-    Invariant: after ``put(s)`` and ``take_back(s)`` everything is as before, but for rounding. Lists of one number a resource stand in
-    the order of ``Resource``.
+    Invariant: after ``put(s)`` and ``take_back(s)`` everything is as before, but for rounding. Lists of one number a
+    resource stand in the order of ``Resource``.
     """
 
     def __init__(self, trial: Trial, sources: Sequence[Source]) -> None:
@@ -34,15 +35,18 @@ class SearchState:
         relieved = [source.number for source in sources if trial.relievable[source.number]]
         # The group before the search. Never changed here.
         self.trial = trial
-        # Numbers of the possible destinations, by name. A source is one as well: once relieved, it may take something (a swap).
+        # Numbers of the possible destinations, by name. A source is one as well: once relieved, it may take something
+        # (a swap).
         self.hosts: list[int] = sorted(sorted(hosts, key=lambda host: (-room[host], host))[:_MOST_HOSTS] + relieved)
         # By host, for each resource the share that its use must stay below. Never changed.
         self.limit: dict[int, list[float]] = {host: trial.limit[:, host].tolist() for host in self.hosts}
-        # By host, for each resource the share in use after the steps, at the upper end. Not cut at 0, so that a step can be taken back.
+        # By host, for each resource the share in use after the steps, at the upper end. Not cut at 0, so that a step
+        # can be taken back.
         self.use: dict[int, list[float]] = {host: trial.use[:, host].tolist() for host in self.hosts}
         # By host, for each resource the share that one unit of the group takes. Never changed.
         self.per_unit: dict[int, list[float]] = {host: group.per_unit[:, host].tolist() for host in self.hosts}
-        # By number of a bond and host, how many of the bond's domains are there after the steps. Hard bonds alone are kept up to date.
+        # By number of a bond and host, how many of the bond's domains are there after the steps. Hard bonds alone are
+        # kept up to date.
         self.members: dict[int, dict[int, int]] = {n: dict(trial.members(n)) for n in range(len(group.rules.bonds))}
         # Uuids of the domains that have a step, in the trial or here.
         self.moved: set[str] = set(trial.moved)
@@ -106,7 +110,8 @@ class SearchState:
     def fits_without(self, candidate: Candidate, host: int, other: Candidate, more: int) -> bool:
         """Whether the candidate could fit once ``other`` has left, and up to ``more`` further domains of the host.
 
-        Of each resource a further domain is taken to free as much as any one there does, so the answer errs towards yes.
+        A further domain is assumed to free as much of each resource as any one there does, so the answer errs towards
+        yes.
         """
         freed = [
             max(use - (relief + more * most) * unit, 0.0)

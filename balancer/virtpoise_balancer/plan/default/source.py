@@ -17,8 +17,8 @@ from virtpoise_balancer.plan.default.candidates import Candidate, movable
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.residents import Residents, predict_together
 
-# The most sets of one size that are tried for one host, and the most that their predictions may cost together on a large host
-# (sets x domains x CPUs). Beyond either, only the candidates that relieve the host most are combined.
+# The most sets of one size that are tried for one host, and the most that their predictions may cost together on a
+# large host (sets x domains x CPUs). Beyond either, only the candidates that relieve the host most are combined.
 _MOST_SETS = 20_000
 _MOST_WORK = 5_000_000
 # The most options that are kept of one size.
@@ -41,7 +41,8 @@ class Option:
 class Residue:
     """What is left on a source after some domains have gone.
 
-    ``domains``: how many. ``shares``: by resource that has a goal, the share in use at the upper end. ``solved``: whether that solves it.
+    ``domains``: how many. ``shares``: by resource that has a goal, the share in use at the upper end. ``solved``:
+    whether that solves it.
     """
 
     domains: int
@@ -57,8 +58,8 @@ class Source:
     # Its running domains.
     residents: Residents
     problem: Problem
-    # By resource, the share that the upper end of the prediction must come down to, 0..1. The first is the worst problem. Empty for a drain:
-    # everything must leave.
+    # By resource, the share that the upper end of the prediction must come down to, 0..1. The first is the worst
+    # problem. Empty for a drain: everything must leave.
     goals: Mapping[Resource, float]
     # Domains that must rest are no candidates. A drain moves them all the same.
     rested: bool = True
@@ -70,7 +71,8 @@ class Source:
     refusals: tuple[Refusal, ...] = field(init=False)
     # Which domains are in each candidate (candidates x domains).
     _rows: Mask = field(init=False)
-    # By number of candidates, the places of the candidates of each option, best first (options x candidates). Filled on demand.
+    # By number of candidates, the places of the candidates of each option, best first (options x candidates). Filled on
+    # demand.
     _sets: dict[int, NDArray[np.intp]] = field(init=False, default_factory=dict)
     # By number of candidates, which domains are left by each set that is tried (sets x domains). Filled on demand.
     _left_after: dict[int, Mask] = field(init=False, default_factory=dict)
@@ -95,7 +97,9 @@ class Source:
         return replace(self, worthwhile=False)
 
     def unrested(self) -> Source | None:
-        """The same host, its candidates with the domains that should rest and those that gain little, or None if none should rest."""
+        """The same host, its candidates with the domains that should rest and those that gain little, or None if none
+        should rest.
+        """
         if not any(refusal.reason is Reason.RESTING for refusal in self.refusals):
             return None
         return replace(self, worthwhile=False, rested=False)
@@ -127,12 +131,18 @@ class Source:
         return self.group.quantiles[Role.SOURCE, self.residents.saturated].above
 
     def upper(self, present: Mask) -> Floats:
-        """The CPU share at the upper end of the prediction (cases). ``present``: which domains are there (cases x domains)."""
+        """The CPU share at the upper end of the prediction (cases).
+
+        ``present``: which domains are there (cases x domains).
+        """
         load = self.residents.load(present)
         return np.minimum(load.ratio + self.above * load.spread, 1.0)
 
     def missing(self, present: Mask) -> Floats:
-        """How far the host is above its goals, as shares added up over resources (cases). Of the CPU what is wanted counts, so it may pass 1."""
+        """How far the host is above its goals, as shares added up over resources (cases).
+
+        Of the CPU what is wanted counts, so it may pass 1.
+        """
         total = np.zeros(len(present))
         for resource, goal in self.goals.items():
             if resource is Resource.CPU:
@@ -174,7 +184,9 @@ class Source:
 
     @cached_property
     def cpu_in_turn(self) -> Mask:
-        """Which domains are left after none, one, two, ... candidates, those that relieve the CPU most first (cases x domains)."""
+        """Which domains are left after none, one, two, ... candidates, those that relieve the CPU most first (cases x
+        domains).
+        """
         return self._in_turn(Resource.CPU)
 
     def _in_turn(self, resource: Resource) -> Mask:
@@ -199,7 +211,9 @@ class Source:
         return fewest
 
     def options(self, count: int) -> Iterator[Option]:
-        """The best sets of ``count`` candidates that solve it: the fewest moves first, then the least weight, then the most even."""
+        """The best sets of ``count`` candidates that solve it: the fewest moves first, then the least weight, then the
+        most even.
+        """
         sets = self._sets.get(count)
         if sets is None:
             sets = self._sets[count] = self._find(count)
@@ -243,7 +257,8 @@ class Source:
         weights = np.array([candidate.weight for candidate in self.candidates])
         moves = np.array([candidate.moves for candidate in self.candidates])
         index = sets[solving]
-        # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled destination.
+        # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled
+        # destination.
         resource = next(iter(self.goals))
         taken = [
             candidate.most(resource.row) * self.group.per_unit[resource.row, self.number]
@@ -258,7 +273,9 @@ class Source:
         return index[order[:_MOST_OPTIONS]]
 
     def _worth_combining(self, count: int) -> NDArray[np.intp]:
-        """The sets of ``count`` candidates that are tried, as places (sets x ``count``): of all candidates, unless that gives too many."""
+        """The sets of ``count`` candidates that are tried, as places (sets x ``count``): of all candidates, unless that
+        gives too many.
+        """
         most = len(self.candidates)
         sets = min(_MOST_SETS, _MOST_WORK // (len(self.residents.running) * self.residents.host.cpus))
         while comb(most, count) > max(sets, 1):

@@ -1,8 +1,4 @@
-"""The strategy `default`: clears all overloads together with the fewest and cheapest moves, by demand and its upper end.
-
-Steps: find the problems (CPU, memory, uplinks), find the cheapest sets of domains whose leaving solves each, find where they fit, order
-them so that every beginning is legal, and say for everything considered why it was or was not moved. Formulas: docs/scoring.md.
-"""
+"""The default strategy from a snapshot to a plan; the package's docstring lists its steps."""
 
 from __future__ import annotations
 
@@ -43,6 +39,7 @@ from virtpoise_balancer.plan.waves import needs, waves
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
+    """The plan that clears all problems together, or as many as it can."""
     group = Group(snapshot, policy)
     found = group.overloads
     problems = find(snapshot, policy, found)
@@ -111,8 +108,10 @@ def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Seq
 
 
 def _solve(trial: Trial, sources: list[Source]) -> tuple[Trial, list[Source]]:
-    """The trial with the steps, and the sources as they were solved: where only that solves one, domains may go that gain little each,
-    and where that is not enough those that should rest."""
+    """The trial with the steps, and the sources as they were solved.
+
+    A source that is not solved otherwise may move domains that gain little each, and if need be those that should rest.
+    """
     trial, unsolved = relieve(trial, sources)
     for widened in (Source.with_small, Source.unrested):
         wider = {s.number: more for s in sources if s.number in unsolved and (more := widened(s)) is not None}
@@ -168,7 +167,9 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
 
 
 def _missing(source: Source, residue: Residue) -> list[Refusal]:
-    """What is still too much on an unsolved source, for each resource: cores of its own CPUs, bytes, or bytes per second."""
+    """One refusal for each resource of an unsolved source with the excess, in cores of its own CPUs, bytes, or bytes
+    per second.
+    """
     refusals = []
     host = source.residents.host
     for resource, goal in source.goals.items():
@@ -251,8 +252,11 @@ def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], l
 
 
 def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:
-    """Of each possible destination the share of its scarcest resource that is free below the threshold; of each domain that could
-    relieve its host, the share of the host's CPUs that it wants."""
+    """The scores before the first assignment.
+
+    Of each destination: the free share of its scarcest resource below the threshold. Of each domain that could relieve
+    its host: the share of the host's CPUs that it wants.
+    """
     if not sources:
         return Scores()
     room = group.room(group.use.copy())

@@ -15,9 +15,11 @@ from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
 from virtpoise_balancer.plan.default.source import Source
 
-# Two destinations count as equally near when the migration to one takes at most this many times as long as to the other.
+# Two destinations count as equally near when the migration to one takes at most this many times as long as to the
+# other.
 _SAME_SPEED = 1.25
-# How many hosts that pass the cheap additive check get the full prediction. If none of these passes, the candidate is not placed.
+# How many hosts that pass the cheap additive check get the full prediction. If none of these passes, the candidate is
+# not placed.
 _MOST_PREDICTED = 32
 
 
@@ -31,7 +33,8 @@ class Step:
 
 
 class Trial:
-    """The group after the steps so far. Hosts are numbers, the columns of all arrays; resources are rows, in the order of ``Resource``.
+    """The group after the steps so far. Hosts are numbers, the columns of all arrays; resources are rows, in the order
+    of ``Resource``.
 
     Invariant: every step was legal when it was made. tests/invariants.py checks what the comments say.
     """
@@ -42,11 +45,13 @@ class Trial:
         self.group = group
         # Hosts that may take something (hosts). Never changed.
         self.open = ~closed
-        # Hosts that can be relieved of a problem; once they are, they may take something (a swap). Disjoint from ``open``. Never changed.
+        # Hosts that can be relieved of a problem; once they are, they may take something (a swap). Disjoint from
+        # ``open``. Never changed.
         self.relievable = np.zeros_like(closed)
         # The share in use, at the upper end (resources x hosts); at least 0. Infinite for unknown hosts.
         self.use = group.use.copy()
-        # What the use of a host must stay below (resources x hosts): the threshold; of a source, what it is to come down to. Never changed.
+        # What the use of a host must stay below (resources x hosts): the threshold; of a source, what it is to come
+        # down to. Never changed.
         self.limit = np.repeat(group.limit, len(group.hosts), axis=1)
         for source in sources:
             if source.goals:
@@ -64,7 +69,8 @@ class Trial:
         self._names: dict[str, set[int]] = defaultdict(set)
         # By host, what the domains that came or are coming want of its CPUs.
         self._arrivals: dict[int, tuple[Demands, ...]] = {}
-        # By number of a bond and host, how many of the bond's domains are there. One that was under way counts on both hosts.
+        # By number of a bond and host, how many of the bond's domains are there. One that was under way counts on both
+        # hosts.
         self._members: dict[int, dict[int, int]] = {n: defaultdict(int) for n in range(len(group.rules.bonds))}
         for host in range(len(group.hosts)) if group.rules.bonds else ():
             for domain in group.domains_on(host):
@@ -141,7 +147,10 @@ class Trial:
         return self._allowed(candidate, self.open & (room > 0))
 
     def takes(self, candidate: Candidate, host: int) -> bool:
-        """Whether the host can take the candidate, by the whole prediction too. One with a problem can as well, once it is relieved."""
+        """Whether the host can take the candidate, by the whole prediction too.
+
+        One with a problem can as well, once it is relieved.
+        """
         one = slice(host, host + 1)
         if not (self._after_on(candidate, one) < self.limit[:, one]).all():
             return False
@@ -178,7 +187,9 @@ class Trial:
         return [h for n in bonds for h, count in self._members[n].items() if count and h != candidate.source]
 
     def liking(self, candidate: Candidate) -> Floats | None:
-        """How well soft rules and preferences of the candidate are kept on each host (hosts), higher is better, or None without any."""
+        """How well soft rules and preferences of the candidate are kept on each host (hosts), higher is better, or None
+        without any.
+        """
         rules = self.group.rules
         if not any(domain.uuid in rules.ties_of or domain.uuid in rules.bonds_of for domain in candidate.domains):
             return None
@@ -201,7 +212,8 @@ class Trial:
     def best(self, candidate: Candidate, among: Mask | None = None) -> int | None:
         """The best destination for the candidate, or None if no host takes it. Ties break by name.
 
-        ``among``: the hosts to choose from; by default all. More soft rules kept count first, then a faster link, then more room.
+        ``among``: the hosts to choose from; by default all. More soft rules kept count first, then a faster link, then
+        more room.
         """
         room = self.room(candidate)
         ok = self.fits(candidate, room)
@@ -230,7 +242,10 @@ class Trial:
         return [host for host in np.argsort(-room, kind="stable")[:most].tolist() if self.open[host]]
 
     def first_sound(self, candidate: Candidate, ok: Mask, rank: Floats) -> int | None:
-        """The host of highest rank among ``ok`` that can take the candidate by the whole prediction, or None. ``rank``: hosts."""
+        """The host of highest rank among ``ok`` that can take the candidate by the whole prediction, or None.
+
+        ``rank``: hosts.
+        """
         rank = np.where(ok, rank, -np.inf)
         for _ in range(min(int(np.count_nonzero(ok)), _MOST_PREDICTED)):
             host = int(rank.argmax())
@@ -240,14 +255,16 @@ class Trial:
         return None
 
     def sound(self, candidate: Candidate, host: int) -> bool:
-        """Whether the host stays below its CPU limit by the upper end of what will be predicted of it with the candidate."""
+        """Whether the host stays below its CPU limit by the upper end of what will be predicted of it with the
+        candidate.
+        """
         return self.predicted(candidate, host) < float(self.limit[CPU, host])
 
     def predicted(self, candidate: Candidate, host: int) -> float:
         """The upper end of the host's CPU share with the candidate, as ``predict_moves`` will have it.
 
-        It may exceed what adds up: where the kind of the guests is in doubt, and where on-off guests come to a faster host, since the
-        share of time for which they are runnable does not shrink.
+        It may exceed what adds up: where the kind of the guests is in doubt, and where on-off guests come to a faster
+        host, since the share of time for which they are runnable does not shrink.
         """
         group = self.group
         residents, source = group.residents(host), group.residents(candidate.source)
@@ -292,7 +309,7 @@ class Trial:
 
 
 def departure(trial: Trial, candidate: Candidate) -> Floats:
-    """What the candidate's host uses less without it (resources), in the group's units; of a source, all that it wants."""
+    """What leaves the host with the candidate (resources), in the group's units. Of a source: all that it wants."""
     if not trial.relievable[candidate.source]:
         return relief_of(trial.group, candidate)
     left = total(trial.group.residents(candidate.source).relief, candidate.rows)

@@ -1,4 +1,4 @@
-"""Why a host does not take an candidate, with the numbers: for one host, and summed up over all."""
+"""Why a host does not take a candidate, with the numbers: for one host, and summed up over all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _FULL = {
 
 @dataclass(frozen=True, slots=True)
 class HostCheck:
-    """``reason`` None: the host would take it. ``room``: what would be left of the scarcest resource, as a share; negative: missing."""
+    """Whether a host takes a candidate. ``reason`` None: it does.
+
+    ``room``: what is left of the scarcest resource, as a share of its limit; negative: missing.
+    """
 
     host: str
     reason: Reason | None
@@ -34,7 +37,10 @@ class HostCheck:
 
 
 def check_host(trial: Trial, candidate: Candidate, host: int, after: Floats | None = None) -> HostCheck:
-    """What stands against the candidate on the host, as the trial is now; the first obstacle in the order in which they are mended."""
+    """Whether the host would take the candidate, as the trial is now, or the first obstacle.
+
+    ``after``: as ``Trial.after`` has it.
+    """
     group = trial.group
     name = group.hosts[host].name
     limit = group.limit[:, 0]
@@ -56,7 +62,8 @@ def check_host(trial: Trial, candidate: Candidate, host: int, after: Floats | No
 def may_be_more(trial: Trial, candidate: Candidate, host: int, share: Floats) -> bool:
     """Whether the whole prediction, which takes long for thousands of hosts, may pass a limit that the shares do not.
 
-    The spread of a host that is half idle is a quarter at most: half of what lies between one kind of guests and the other.
+    The spread of a host that is half idle is a quarter at most: half of what lies between one kind of guests and the
+    other.
     """
     group = trial.group
     if not (share < group.limit[:, 0]).all():
@@ -87,7 +94,7 @@ def _figures(trial: Trial, candidate: Candidate, host: int, resource: Resource, 
 
 
 def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, Detail] | None:
-    """What has nothing to do with room."""
+    """The first obstacle other than room, or None."""
     group = trial.group
     refusal = no_destination(group.hosts[host])
     if refusal:
@@ -118,7 +125,9 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
 
 
 def nowhere(trial: Trial, candidate: Candidate) -> Refusal:
-    """One refusal for an candidate that no host takes: the host that comes nearest, its reason, and how many refuse for each reason."""
+    """One refusal for a candidate that no host takes: the host that comes nearest, its reason, and the number of hosts
+    by reason.
+    """
     group = trial.group
     if len(group.hosts) < 2:
         return Refusal(
@@ -143,7 +152,7 @@ def nowhere(trial: Trial, candidate: Candidate) -> Refusal:
 
 
 def _blocked(trial: Trial, candidate: Candidate) -> Mapping[int, Reason]:
-    """The hosts that something other than room stands against."""
+    """The hosts that refuse for another reason than room, with that reason."""
     group = trial.group
     blocked: dict[int, Reason] = {}
     hosts = np.flatnonzero(~trial.open).tolist()
