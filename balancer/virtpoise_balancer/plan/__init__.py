@@ -1,10 +1,12 @@
 """Which domains to move where. Pure and deterministic: the same snapshot and policy give the same plan."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from virtpoise_balancer.model import Move, Plan, Policy, Snapshot
 from virtpoise_balancer.plan import default, thesis
+from virtpoise_balancer.plan.unmatched import notes
 
 
 class Strategy(NamedTuple):
@@ -25,12 +27,10 @@ STRATEGIES = {
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
-    """The plan of the policy's strategy."""
-    return STRATEGIES[policy.strategy].plan(snapshot, policy)
+    """The plan of the policy's strategy, with notes on names in the policy that the group lacks."""
+    return replace(STRATEGIES[policy.strategy].plan(snapshot, policy), notes=notes(snapshot, policy))
 
 
 def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
-    """The moves with what each leaves on its hosts if these moves alone are made in this order, by the policy's
-    strategy.
-    """
+    """What each move leaves on its hosts if these moves alone are made in this order, by the policy's strategy."""
     return STRATEGIES[policy.strategy].predict(snapshot, policy, moves)

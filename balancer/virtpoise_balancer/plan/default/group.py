@@ -58,7 +58,12 @@ class Group:
         # The placement rules as they apply to these domains.
         placed = any(map(attrgetter("placement"), snapshot.domains))
         self.rules: Rules = (
-            gather(policy.rules, sorted(snapshot.domains, key=lambda d: d.uuid), [host.name for host in self.hosts])
+            gather(
+                policy.rules,
+                sorted(snapshot.domains, key=lambda d: d.uuid),
+                [host.name for host in self.hosts],
+                metadata=policy.metadata == "own",
+            )
             if policy.rules or placed
             else Rules([host.name for host in self.hosts])
         )
