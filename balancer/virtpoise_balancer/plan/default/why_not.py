@@ -15,6 +15,7 @@ from virtpoise_balancer.plan.default.group import CPU
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.problems import no_destination
 
+_OF_ROW = {resource.row: resource for resource in Resource}
 _FULL = {
     Resource.CPU: Reason.DESTINATION_CPU,
     Resource.MEMORY: Reason.DESTINATION_MEMORY,
@@ -52,11 +53,11 @@ def check_host(trial: Trial, candidate: Candidate, host: int, after: Floats | No
         return HostCheck(name, obstacle[0], float(((limit - share) / limit).min()), obstacle[1])
     if may_be_more(trial, candidate, host, share):
         share[CPU] = max(share[CPU], trial.predicted(candidate, host))
-    room = float(((limit - share) / limit).min())
-    full = [resource for resource in Resource if share[resource.row] >= limit[resource.row]]
-    resource = full[0] if full else min(Resource, key=lambda one: float((limit - share)[one.row] / limit[one.row]))
+    left = (limit - share) / limit
+    full = np.flatnonzero(share >= limit)
+    resource = _OF_ROW[int(full[0]) if len(full) else int(left.argmin())]
     detail = _figures(trial, candidate, host, resource, float(share[resource.row]))
-    return HostCheck(name, _FULL[resource] if full else None, room, detail)
+    return HostCheck(name, _FULL[resource] if len(full) else None, float(left.min()), detail)
 
 
 def may_be_more(trial: Trial, candidate: Candidate, host: int, share: Floats) -> bool:
