@@ -174,7 +174,7 @@ def test_a_move_whose_end_cannot_be_written_down_is_not_counted_on() -> None:
             super().end(migration_id, outcome)
 
     hosts = Full()
-    carry_out(hosts, move("out", "h2", "h3", 0), move("in", "h1", "h2", 1), move("other", "h1", "h3", 1))
+    carry_out(hosts, move("out", "h2", "h3", 0), move("in", "h1", "h2", 1, needs="out"), move("other", "h1", "h3", 1))
     assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
         "in": "skipped",
         "other": "done",

@@ -170,11 +170,11 @@ class Demands:
     @property
     def sums(self) -> Sums:
         """What adds up over domains, one entry a domain."""
-        return Sums(*np.moveaxis(self.table[..., _FIRST_SUM:], -1, 0))
+        return _sums(self.table[..., _FIRST_SUM:])
 
     def added(self, there: Floats) -> Sums:
         """The sums over the domains of each row of ``there`` (cases x domains, 1 or 0), one entry a case."""
-        return Sums(*np.moveaxis(there @ self.table[..., _FIRST_SUM:], -1, 0))
+        return _sums(there @ self.table[..., _FIRST_SUM:])
 
     def at_speed(self, factor: float) -> Demands:
         """The demand where a CPU is ``factor`` times as fast.
@@ -194,6 +194,11 @@ class Demands:
     def only(self, rows: Sequence[int]) -> Demands:
         """Some of the domains."""
         return Demands(self.table[list(rows)])
+
+
+def _sums(block: Floats) -> Sums:
+    """The last axis of a block by name."""
+    return Sums(*(block[..., column] for column in range(len(Sums._fields))))
 
 
 def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, saturated: Mask) -> Demands:
