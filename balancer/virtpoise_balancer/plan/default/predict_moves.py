@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,7 @@ from virtpoise_balancer.plan.default.residents import TRAFFIC_DOUBT, Residents, 
 _UPLINKS = (Resource.RX, Resource.TX)
 
 
-@dataclass(frozen=True, slots=True)
-class _Interval:
+class _Interval(NamedTuple):
     """A share of a resource in use, between two ends; each may pass 1."""
 
     lower: float
@@ -68,14 +68,14 @@ def free_share(group: Group, use: Prediction) -> float:
     """The free share of the scarcest resource below its threshold, by the upper ends of the prediction; negative:
     exceeded.
     """
-    upper = {
-        Resource.CPU: use.cpu_ratio_upper,
-        Resource.MEMORY: use.memory_ratio_upper,
-        Resource.RX: use.rx_ratio_upper,
-        Resource.TX: use.tx_ratio_upper,
-    }
-    limits = {resource: group.policy.trigger(resource).threshold for resource in Resource}
-    return min((limits[resource] - share) / limits[resource] for resource, share in upper.items() if share is not None)
+    policy = group.policy
+    ends = (
+        (use.cpu_ratio_upper, policy.cpu.threshold),
+        (use.memory_ratio_upper, policy.memory.threshold),
+        (use.rx_ratio_upper, policy.network.threshold),
+        (use.tx_ratio_upper, policy.network.threshold),
+    )
+    return min((threshold - share) / threshold for share, threshold in ends if share is not None)
 
 
 class _Uses:

@@ -161,7 +161,8 @@ class Trial:
         ok[candidate.source] = False
         if candidate.allowed is not None:
             ok &= candidate.allowed
-        ok[self.kept_apart(candidate, hard=True)] = False
+        if self.group.rules.bonds:
+            ok[self.kept_apart(candidate, hard=True)] = False
         for domain in candidate.domains:
             ok[list(self._names.get(domain.name, ()))] = False
         return ok
