@@ -102,14 +102,14 @@ def test_a_calm_group_is_left_alone(store: Store) -> None:
     cycle, _, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
     report = run(cycle, 1000.0)
     assert (report.result, acting.taken) == (CycleResult.IDLE, [])
-    assert report.sentence == "no host is at or above 60% 2 times in a row: nothing to do"
+    assert report.sentence == "no host has had 2 consecutive samples at or above a threshold (CPU 60%); nothing to do"
 
 
 def test_an_overload_is_journalled_and_handed_over_with_a_sentence_that_says_why(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     report = run(cycle, 1000.0)
     assert report.result is CycleResult.MOVED
-    assert report.sentence == "h1 is overloaded (cpu 90%, 3 times in a row): move a to h2 (h1 is predicted at 56%)"
+    assert report.sentence == "h1 is overloaded (cpu 90%, 3 consecutive samples): move a to h2 (h1 is predicted at 56%)"
     ((entries, _),) = acting.taken
     assert [move.domain for _, move in entries] == ["a"]
     assert [record.result for record in store.history(5)] == [None]
@@ -317,7 +317,9 @@ def test_a_person_applies_a_plan_which_is_made_again_on_a_fresh_look(store: Stor
 def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     watching.seen = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
-    with pytest.raises(Refused, match="out of date: the plan no longer has a to h2; now no host is at or above 60%"):
+    with pytest.raises(
+        Refused, match="out of date: the plan no longer has a to h2; now no host has had 2 consecutive samples"
+    ):
         cycle.apply({("uuid-of-a", "h2")}, 1000.0)
     assert (acting.taken, store.history(5)) == ([], ())
 
@@ -527,7 +529,7 @@ def run_sentence(now: int) -> str:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("h1 is overloaded (cpu 90%, 3 times in a row)", "h1 is overloaded (cpu 91%, 12 times in a row)", True),
+        ("h1 is overloaded (cpu 90%, 3 consecutive samples)", "h1 is overloaded (cpu 91%, 12 consecutive samples)", True),
         (
             "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s)",
             "migrating a from h1 to h2 (9%, 1 s, dirties 12 KiB/s)",
