@@ -123,6 +123,21 @@ class Group:
         fields = dict(line.split() for line in text.splitlines())
         return int(fields["user_usec"]) / 1e6, int(fields["system_usec"]) / 1e6
 
+    def waited(self) -> float:
+        """Seconds for which the group had work and none of it ran (PSI's ``full``), so far; 0 where PSI is missing."""
+        if self.pressure is None:
+            return 0.0
+        full = next(
+            line for line in (self.pressure / "cpu.pressure").read_text().splitlines() if line.startswith("full")
+        )
+        return int(full.rpartition("total=")[2]) / 1e6
+
+    def cpu(self) -> int:
+        """The CPU that the group runs on, as `limit_cpu` has set it."""
+        root = dict(self.mounts.v1)["cpuset"] if self.mounts.v1 else self.mounts.v2
+        assert root
+        return int((root / TOP / self.name / "cpuset.cpus").read_text())
+
     def share(self) -> float:
         """The CPUs that the group may use, as `limit_cpu` has set it."""
         if self.mounts.v1:
@@ -163,14 +178,15 @@ class Group:
 
 
 def weigh(mounts: Hierarchies, cpus: int) -> None:
-    """Lets the lab as a whole count as four busy processes on each CPU, against whatever else runs on this machine.
+    """Lets the lab as a whole count as fifty busy processes on each CPU, against whatever else runs on this machine.
 
-    A host's CPU is then almost its own, and the machine stays usable.
+    A host's CPU is then its own whenever the host wants it. Other programs get what the hosts leave.
     """
+    processes = 50 * cpus
     if mounts.v1:
-        (dict(mounts.v1)["cpu"] / TOP / "cpu.shares").write_text(str(1024 * 4 * cpus))  # one process has 1024
+        (dict(mounts.v1)["cpu"] / TOP / "cpu.shares").write_text(str(min(262_144, 1024 * processes)))  # one has 1024
     elif mounts.v2:
-        (mounts.v2 / TOP / "cpu.weight").write_text(str(min(10_000, 100 * 4 * cpus)))  # one process has 100
+        (mounts.v2 / TOP / "cpu.weight").write_text(str(min(10_000, 100 * processes)))  # one has 100
 
 
 def groups(mounts: Hierarchies) -> list[Group]:
