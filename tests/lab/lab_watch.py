@@ -10,7 +10,6 @@ from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import Process, process
 
-
 # Of a host's CPU time others may take this much while it is measured, and a measurement is made this often at most.
 _MOST_STOLEN_RATIO = 0.01
 _MEASUREMENTS = 5
