@@ -38,7 +38,7 @@ class BalloonCollector:
             lasts = 2 * self.facts.pace + domain.facts.balloon_period_seconds
             if _USABLE not in figures or now - figures[_UPDATED] > lasts:
                 return False
-            usable.samples.append((domain.block, figures[_USABLE]))
+            usable.add_shared(domain.labels, figures[_USABLE])
             return True
 
         freshness = self.facts.fresh(show)

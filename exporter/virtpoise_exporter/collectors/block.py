@@ -8,7 +8,7 @@ import libvirt
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.slow import SlowFacts
 from virtpoise_exporter.collectors.staleness import Figure
-from virtpoise_exporter.exposition import Family, escape
+from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
@@ -35,7 +35,7 @@ class BlockCollector:
 
         def show(domain: Domain, figures: Mapping[Figure, float]) -> bool:
             for (key, device), value in figures.items():
-                families[key].samples.append((f'{domain.block},device="{escape(device)}"', value))
+                families[key].add_shared(domain.labels, value, device)
             return bool(figures)
 
         freshness = self.facts.fresh(show)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from virtpoise_exporter import metrics
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors.staleness import Figure, Lives, Staleness
-from virtpoise_exporter.exposition import Family, escape
+from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.source import Usage
 from virtpoise_exporter.virt.link import Link
@@ -47,11 +47,10 @@ class DomainsCollector:
                 if nic.device not in traffic:
                     continue
                 uplink = topology.uplink_of(nic, inventory.networks.get(nic.network)) if topology else ""
-                if topology is None or nic.device not in topology.links:
+                if topology is None or nic.device not in topology.devices:
                     self._keeper.want()
-                block = f'{domain.block},device="{escape(nic.device)}",uplink="{escape(uplink)}"'
-                received.samples.append((block, traffic[nic.device].received_bytes))
-                sent.samples.append((block, traffic[nic.device].sent_bytes))
+                received.add_shared(domain.labels, traffic[nic.device].received_bytes, nic.device, uplink)
+                sent.add_shared(domain.labels, traffic[nic.device].sent_bytes, nic.device, uplink)
         return [received, sent]
 
 
@@ -69,7 +68,7 @@ def _usage(active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family
             (resident, usage.resident_bytes),
         ):
             if value is not None:
-                family.samples.append((domain.block, value))
+                family.add_shared(domain.labels, value)
     return [cpu, vcpu, delay, resident]
 
 

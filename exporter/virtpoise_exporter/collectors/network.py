@@ -29,7 +29,7 @@ class NetworkCollector:
                 continue
             received.add(counters[device].received, device)
             sent.add(counters[device].sent, device)
-            bytes_per_second = topology.links[device].speed_bytes
+            bytes_per_second = topology.devices[device].speed_bytes
             if bytes_per_second is not None:
                 speed.add(bytes_per_second, device)
         return [received, sent, speed]

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from virtpoise_exporter import metrics
-from virtpoise_exporter.exposition import Family, escape
+from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.virt.model import Domain
 
 Figure = tuple[str, str]
@@ -50,7 +50,7 @@ class Staleness:
                 fresh_at[life] = now
             else:
                 fresh_at[life] = self._fresh_at.get(life, now)
-                ages.samples.append((f'{domain.block},collector="{escape(self._collector)}"', now - fresh_at[life]))
+                ages.add_shared(domain.labels, now - fresh_at[life], self._collector)
         self._fresh_at = fresh_at
         count.add(len(ages.samples), self._collector)
         return [count, ages]

@@ -17,11 +17,10 @@ _VCPU: Final = re.compile(r"(CPU \d+|ALL CPUs)/")  # QEMU's names for them, whic
 
 @dataclass(frozen=True, slots=True)
 class ProcessStat:
-    """`/proc/PID/stat`: CPU time of all threads, living and ended; threads now; birth in ticks; resident memory."""
+    """`/proc/PID/stat`: CPU time of all threads, living and ended; threads now; resident memory."""
 
     cpu_seconds: float
     threads: int
-    started_ticks: int
     resident_bytes: int
 
 
@@ -31,7 +30,6 @@ def parse_stat(text: bytes) -> ProcessStat:
     return ProcessStat(
         cpu_seconds=(int(fields[11]) + int(fields[12])) / TICKS,
         threads=int(fields[17]),
-        started_ticks=int(fields[19]),
         resident_bytes=int(fields[21]) * PAGE,
     )
 

@@ -24,14 +24,13 @@ _BYTES_PER_MEGABIT: Final = 1_000_000 / 8
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Device:
     """A network device. `lowers` are the devices it stands on."""
 
     name: str
     lowers: tuple[str, ...] = ()
     physical: bool = False
     bond: bool = False
-    tap: bool = False
     outside: bool = False  # its other end is in another network namespace, as of a container's or a lab host's veth
     speed_bytes: float | None = None  # a second and direction; None if the device has no speed
 
@@ -40,16 +39,16 @@ class Link:
 class Topology:
     """The host's network devices at one moment."""
 
-    links: Mapping[str, Link] = field(default_factory=dict)
+    devices: Mapping[str, Device] = field(default_factory=dict)
     default_route: str = ""
 
     @cached_property
     def uplinks(self) -> tuple[str, ...]:
         """The devices by which traffic leaves the host, none counted twice: bonds instead of their members, neither
         bridges nor VLANs. A host without hardware of its own (a container, a lab host) leaves by its veth devices."""
-        members = {lower for link in self.links.values() if link.bond for lower in link.lowers}
-        real = {link.name for link in self.links.values() if link.physical or link.bond} - members
-        outside = {link.name for link in self.links.values() if link.outside and not link.lowers and not link.tap}
+        members = {lower for device in self.devices.values() if device.bond for lower in device.lowers}
+        real = {device.name for device in self.devices.values() if device.physical or device.bond} - members
+        outside = {device.name for device in self.devices.values() if device.outside and not device.lowers}
         return tuple(sorted(real or outside))
 
     def uplink_of(self, nic: Nic, forward: Forward | None) -> str:
@@ -69,26 +68,26 @@ class Topology:
             name = todo.pop(0)
             if name in self.uplinks:
                 return name
-            if name not in seen and name in self.links:
+            if name not in seen and name in self.devices:
                 seen.add(name)
-                todo.extend(self.links[name].lowers)
+                todo.extend(self.devices[name].lowers)
         return ""
 
 
 def read_topology(procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> Topology:
     """The devices below `sysfs`; `speeds` (bytes per second) stand in for what the devices say."""
-    links = dict(_read_links(sysfs / "class/net", speeds))
+    devices = dict(_read_links(sysfs / "class/net", speeds))
     for bridge, ports in bridge_ports().items():
-        if bridge in links:
-            links[bridge] = Link(bridge, lowers=ports)
+        if bridge in devices:
+            devices[bridge] = Device(bridge, lowers=ports)
     try:
         route = parse_default_route((procfs / "net/route").read_text())
     except OSError:  # a kernel without IPv4
         route = ""
-    return Topology(links, route)
+    return Topology(devices, route)
 
 
-def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[tuple[str, Link]]:
+def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[tuple[str, Device]]:
     for name in os.listdir(folder):  # noqa: PTH208 - with hundreds of taps, paths cost more than the reads
         try:
             entries = frozenset(os.listdir(folder / name))  # noqa: PTH208
@@ -96,11 +95,11 @@ def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[tuple[str
             continue
         lowers = tuple(sorted(entry.removeprefix("lower_") for entry in entries if entry.startswith("lower_")))
         if "tun_flags" in entries or "macvtap" in entries:
-            yield name, Link(name, lowers, tap=True)
+            yield name, Device(name, lowers)
             continue
         yield (
             name,
-            Link(
+            Device(
                 name=name,
                 lowers=lowers,
                 physical="device" in entries,

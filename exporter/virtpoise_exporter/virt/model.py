@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from virtpoise_exporter.exposition import labels
+from virtpoise_exporter.exposition import SharedLabels, labels
 from virtpoise_exporter.metrics import DOMAIN
 
 RUNNING: Final = 1
@@ -112,9 +112,9 @@ class Domain:
         return self.state == RUNNING
 
     @cached_property
-    def block(self) -> str:
-        """The label block that all series of the domain share."""
-        return labels(DOMAIN, (self.name, self.uuid))
+    def labels(self) -> SharedLabels:
+        """The labels that all series of the domain share."""
+        return SharedLabels(DOMAIN, labels(DOMAIN, (self.name, self.uuid)))
 
 
 @dataclass(frozen=True, slots=True)
