@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 
 from virtpoise_exporter import metrics
+from virtpoise_exporter.collectors import TOPICS
 from virtpoise_exporter.exposition import Metric
 
 _INTRODUCTION = """\
@@ -28,27 +29,15 @@ Each collector can be switched off with `--no-collector.NAME`, and all of the ho
 `process_*` are the exporter's own use of the host, as every Prometheus client tells it.
 """
 
-_TITLES = {
-    "cpu": "CPU time of the host",
-    "memory": "Memory of the host",
-    "network": "Uplinks of the host",
-    "pressure": "Pressure on the host",
-    "numa": "NUMA nodes",
-    "speed": "Speed of a CPU",
-    "libvirt": "libvirt and its domains",
-    "domains": "What the domains use",
-    "block": "Disks",
-    "balloon": "Memory as the guests see it",
-    "": "The exporter itself, and how fresh its figures are",
-}
+_OWN_TITLE = "The exporter itself, and how fresh its figures are"
 
 
 def document() -> str:
     """The page."""
+    sections = [(topic.name, f"{topic.title} (collector `{topic.name}`)") for topic in TOPICS]
     parts = [_INTRODUCTION]
-    for collector, title in _TITLES.items():
-        of = f" (collector `{collector}`)" if collector else ""
-        parts.append(f"\n## {title}{of}\n\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n")
+    for collector, title in [*sections, ("", _OWN_TITLE)]:
+        parts.append(f"\n## {title}\n\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n")
         parts.extend(_rows(metric for metric in metrics.ALL if metric.collector == collector))
     return "".join(parts)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from virtpoise_exporter import __version__, metrics
 from virtpoise_exporter.exposition import Family, render
@@ -24,6 +24,14 @@ class Collector(Protocol):
 
     def collect(self, seconds: float, /) -> list[Family]:
         """Fresh families, after at most `seconds` if it can be helped: a scrape waits no longer."""
+
+
+@runtime_checkable
+class BackgroundCollector(Collector, Protocol):
+    """A collector that also works beside the scrapes, once it has been started."""
+
+    def start(self) -> None:
+        """Begins to work in the background."""
 
 
 @dataclass(frozen=True, slots=True)

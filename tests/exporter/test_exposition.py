@@ -1,10 +1,11 @@
 """The text format: what goes in comes out of Prometheus' own parser."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from virtpoise_exporter.exposition import Family, Metric, escape, render
+from virtpoise_exporter.exposition import Family, Metric, SharedLabels, escape, labels, render
 
 GAUGE = Metric("virtpoise_test", "gauge", "", "A test.", ("domain", "uuid"))
 
@@ -47,3 +48,27 @@ def test_a_metric_of_two_collectors_is_written_once():
 
 def test_a_family_without_samples_leaves_no_trace():
     assert render([Family(GAUGE)]) == b""
+
+
+def test_shared_labels_are_written_as_all_labels_at_once_are():
+    disk = Metric("virtpoise_disk", "gauge", "", "A test.", ("domain", "uuid", "device"))
+    shared = SharedLabels(("domain", "uuid"), labels(("domain", "uuid"), ('a"b', "178a5bcc")))
+    once, twice = Family(disk), Family(disk)
+    once.add(1.0, 'a"b', "178a5bcc", "v\\da")
+    twice.add_shared(shared, 1.0, "v\\da")
+    assert once.samples == twice.samples
+
+
+@pytest.mark.parametrize(
+    ("names", "values"),
+    [
+        (("domain", "uuid", "device"), ()),  # a label without a value
+        (("domain", "uuid"), ("vda",)),  # a value without a label
+        (("uuid", "domain", "device"), ("vda",)),  # in another order
+        (("device",), ()),
+    ],
+)
+def test_labels_that_are_not_the_metrics_are_refused(names, values):
+    shared = SharedLabels(("domain", "uuid"), 'domain="web",uuid="178a5bcc"')
+    with pytest.raises(ValueError, match=r"virtpoise_test|zip"):
+        Family(Metric("virtpoise_test", "gauge", "", "A test.", names)).add_shared(shared, 1.0, *values)

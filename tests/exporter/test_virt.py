@@ -196,3 +196,14 @@ class TestFactsThatAreNotRenewed:
 
     def test_then_they_are_left_out(self, monkeypatch):
         assert self.vcpus(monkeypatch, after=121) == 0
+
+
+def test_a_list_of_domains_is_trusted_for_ten_seconds(monkeypatch):
+    """libvirt is asked every 5 s, so two lists may be missed; then libvirt no longer stands behind the last one."""
+    kept = link.Link("qemu:///system", lambda _domains: None)
+    inventory = Inventory(HostFacts("h", "u", "m", "a", "q", "v"), (), {}, taken_at=1000.0)
+    kept._take(inventory, {})
+    for age, known in ((9.9, inventory), (10.1, None)):
+        monkeypatch.setattr(link.time, "monotonic", lambda age=age: 1000.0 + age)
+        assert kept.inventory() is known
+        assert kept.last_inventory() is inventory

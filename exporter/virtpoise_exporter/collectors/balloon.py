@@ -29,6 +29,10 @@ class BalloonCollector:
         """`ask` gives libvirt's statistics of the group GROUPS."""
         self.facts = SlowFacts(self.name, link, ask, lambda domain: domain.facts.balloon_period_seconds > 0, _parse)
 
+    def start(self) -> None:
+        """Begins to ask in the background."""
+        self.facts.start()
+
     def collect(self, _seconds: float) -> list[Family]:
         usable = Family(metrics.DOMAIN_MEMORY_USABLE)
 

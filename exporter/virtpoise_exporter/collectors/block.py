@@ -30,6 +30,10 @@ class BlockCollector:
         """`ask` gives libvirt's statistics of the group GROUPS."""
         self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks), _parse)
 
+    def start(self) -> None:
+        """Begins to ask in the background."""
+        self.facts.start()
+
     def collect(self, _seconds: float) -> list[Family]:
         families = {key: Family(metric) for key, metric in _METRICS.items()}
 
