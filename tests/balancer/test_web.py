@@ -27,7 +27,7 @@ from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result
+from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result, Trigger
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
@@ -695,3 +695,16 @@ def test_a_wrong_certificate_is_told_before_anything_listens(
     web = Web(cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
     with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
         WebServer(make_app(make_context()), web)
+
+
+def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count(
+    client: TestClient, board: Board, store: Store
+) -> None:
+    """Three readings of five are less of a problem than two of two."""
+    after_a_cycle(board, store)
+    policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=Trigger(threshold=0.9, consecutive=2))
+    full = replace(host("h1", 0.5, 0.7, 0.7, 0.7), memory_ratio_window=(0.5, 0.95, 0.95))
+    seen = Observation(snapshot=replace(SNAPSHOT, hosts=(full,)), age_seconds=1.0)
+    board.state = replace(board.state, policy=policy, observation=seen)
+    (status,) = client.get("/api/v1/status").json()["hosts"]
+    assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)

@@ -11,7 +11,7 @@ from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import Process, process
 
 # Of a host's CPU time others may take this much while it is measured, and a measurement is made this often at most.
-_MOST_STOLEN_RATIO = 0.01
+_MOST_STOLEN_RATIO = 0.02
 _MEASUREMENTS = 5
 
 
@@ -33,7 +33,7 @@ def cpu_times(host: Host) -> CpuTimes:
 def cpu_ratio(host: Host, seconds: float = 3) -> float:
     """The part of its CPU that a host uses over that time, as it reads it itself.
 
-    A measurement is repeated where others took more than 1 % of that CPU, five measurements in all at most.
+    A measurement is repeated where others took more than 2 % of that CPU, five measurements in all at most.
     """
     seen = []
     for _ in range(_MEASUREMENTS):
