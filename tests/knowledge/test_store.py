@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, insert, literal, select, text
 
 from builders import domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.backoff import Standing
@@ -14,7 +14,7 @@ from virtpoise_balancer.analyse.learned import with_experience
 from virtpoise_balancer.analyse.measure import Measured
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.leader import Leadership
-from virtpoise_balancer.knowledge.schema import metadata
+from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Move, Outcome, Plan, Policy, Residual, Result, Role
 from virtpoise_balancer.plan import plan
@@ -312,12 +312,10 @@ def test_experience_has_the_newest_two_hundred_residuals(store: Store) -> None:
     store.end(migration_id, DONE)
     source, _ = store.due_predictions(before=9e9)
     store.record_verdict(source.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.0))
-    columns = "migration_id, host, role, predicted, lower, upper, spread, saturated, bias, verdict"
+    copied = [column for column in predictions.c if column.name not in ("id", "error")]
     with store._engine.begin() as connection:  # the same prediction again, each time with another error
         for number in range(1, 201):
-            connection.exec_driver_sql(
-                f"INSERT INTO predictions ({columns}, error) SELECT {columns}, {number / 1000} "
-                f"FROM predictions WHERE id = {source.id}"
-            )
+            again = select(*copied, literal(number / 1000)).where(predictions.c.id == source.id)
+            connection.execute(insert(predictions).from_select([*copied, predictions.c.error], again))
     errors = [residual.error_ratio for residual in store.experience(moved_since=0).residuals]
     assert sorted(errors) == pytest.approx([number / 1000 for number in range(1, 201)])
