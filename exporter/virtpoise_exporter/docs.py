@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md from the table of metrics: `python -m virtpoise_exporter.docs > docs/metrics.md`."""
+"""Writes docs/metrics.md from the table of metrics: ``python -m virtpoise_exporter.docs > docs/metrics.md``."""
 
 import sys
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Puts the exporter together and runs it."""
+"""Builds the exporter from its parts and runs it."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ FIRST_SECONDS = 3.0
 
 
 class Exporter:
-    """The exporter's parts, wired. Nothing is read, opened or started before `run`."""
+    """The exporter's parts, wired. Nothing is read, opened or started before ``run``."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -91,9 +91,9 @@ class Exporter:
 
 
 def _allow_descriptors() -> None:
-    """Every running domain takes a descriptor; what a shell allows by default is too few for a thousand."""
+    """Raises the limit of open files: each running domain needs one, and a shell's default is too low for a thousand."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # a sandbox may forbid it: then what its manager set is what there is
+    with suppress(OSError, ValueError):  # a sandbox may forbid it; then the limit stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -112,7 +112,7 @@ async def _serve(server: Server, listening: list[socket.socket]) -> None:
 
 
 async def _pat_watchdog() -> None:
-    """Tells systemd that the event loop turns."""
+    """Reports to systemd's watchdog that the event loop runs."""
     seconds = watchdog_seconds()
     while seconds:
         notify("WATCHDOG=1")

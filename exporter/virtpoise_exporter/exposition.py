@@ -58,7 +58,7 @@ class Family:
 
 
 def labels(names: Sequence[str], values: Sequence[str]) -> str:
-    """The text between the braces, escaped: `domain="web \\"1\\"",uuid="..."`."""
+    """The text between the braces, escaped: ``domain="web \\"1\\"",uuid="..."``."""
     return ",".join([f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)])
 
 

@@ -1,10 +1,8 @@
 """Every metric of the exporter. docs/metrics.md is generated from this table."""
 
-from typing import Final
-
 from virtpoise_exporter.exposition import Kind, Metric
 
-DOMAIN: Final = ("domain", "uuid")
+DOMAIN = ("domain", "uuid")
 
 
 def _metric(collector: str, name: str, kind: Kind, help_text: str, *labels: str) -> Metric:
@@ -229,4 +227,4 @@ COLLECTOR_DURATION = _metric(
 )
 BUILD_INFO = _metric("", "exporter_build_info", "gauge", "1, labelled with the exporter's version.", "version")
 
-ALL: Final = tuple(value for value in globals().values() if isinstance(value, Metric))
+ALL = tuple(value for value in globals().values() if isinstance(value, Metric))

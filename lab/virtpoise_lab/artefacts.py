@@ -97,7 +97,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _cpio(init: bytes, drivers: Path) -> Iterator[bytes]:
-    """An archive in the kernel's `newc` format (Documentation/driver-api/early-userspace/buffer-format.rst).
+    """An archive in the kernel's ``newc`` format (Documentation/driver-api/early-userspace/buffer-format.rst).
 
     Written here since cpio(1) packs device nodes only where they exist, and the kernel wants /dev/console at once.
     """

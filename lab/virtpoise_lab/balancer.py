@@ -1,4 +1,4 @@
-"""The real balancer, as its user runs it: `virtpoise run` with a configuration file, on the manager's side of a lab."""
+"""The real balancer, as its user runs it: ``virtpoise run`` with a configuration file, on the manager's side of a lab."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Balancer:
         return requests.get(f"http://{self.address}/api/v1/{path}", timeout=5).json()
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """One command of `virtpoise` with this configuration."""
+        """One command of ``virtpoise`` with this configuration."""
         return subprocess.run(self._command(*arguments), capture_output=True, text=True, timeout=120, check=False)
 
     def wait_for(self, what: str, reached: Callable[[dict[str, Any]], object], seconds: float = 60) -> dict[str, Any]:

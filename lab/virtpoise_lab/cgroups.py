@@ -57,7 +57,7 @@ def mounted() -> Hierarchies:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group below the lab's own; made by `create`, gone with `remove_all`."""
+    """One group below the lab's own; made by ``create``, gone with ``remove_all``."""
 
     mounts: Hierarchies
     name: str
@@ -133,13 +133,13 @@ class Group:
         return int(full.rpartition("total=")[2]) / 1e6
 
     def cpu(self) -> int:
-        """The CPU that the group runs on, as `limit_cpu` has set it."""
+        """The CPU that the group runs on, as ``limit_cpu`` has set it."""
         root = dict(self.mounts.v1)["cpuset"] if self.mounts.v1 else self.mounts.v2
         assert root
         return int((root / TOP / self.name / "cpuset.cpus").read_text())
 
     def share(self) -> float:
-        """The CPUs that the group may use, as `limit_cpu` has set it."""
+        """The CPUs that the group may use, as ``limit_cpu`` has set it."""
         if self.mounts.v1:
             quota = (dict(self.mounts.v1)["cpu"] / TOP / self.name / "cpu.cfs_quota_us").read_text().strip()
         else:
@@ -148,7 +148,7 @@ class Group:
         return 1.0 if quota in ("-1", "max") else int(quota) / _PERIOD
 
     def joining(self, command: list[str]) -> list[str]:
-        """The command that joins the group and then becomes `command`."""
+        """The command that joins the group and then becomes ``command``."""
         joins = "".join(f"echo 0 >{folder}/cgroup.procs; " for folder in self.folders)
         return ["/bin/sh", "-ec", f'{joins}exec "$@"', "sh", *command]
 

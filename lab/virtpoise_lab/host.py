@@ -110,15 +110,15 @@ class Host:
         return self.folder / Path(CONSOLES).relative_to("/") / domain
 
     def entering(self, command: Sequence[str]) -> list[str]:
-        """The command that enters the host's cgroup and namespaces and runs `command` there."""
+        """The command that enters the host's cgroup and namespaces and runs ``command`` there."""
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid"]
         return self.group.joining(["nsenter", f"--target={self.init.pid}", *namespaces, "--wd=/", "--", *command])
 
     def popen(self, command: Sequence[str], name: str | None = None, **options: Any) -> HostProcess:
-        """Starts a process inside the host and records it under a name; `down` ends it.
+        """Starts a process inside the host and records it under a name; ``down`` ends it.
 
-        What it prints goes to logs/HOST-NAME.log in the lab's folder unless `stdout` or `stderr` is given. Its numbers
-        for itself are those of the host's own process namespace; `pid`, `wait` and signals work as with any Popen.
+        What it prints goes to logs/HOST-NAME.log in the lab's folder unless ``stdout`` or ``stderr`` is given. Its numbers
+        for itself are those of the host's own process namespace; ``pid``, ``wait`` and signals work as with any Popen.
         """
         name = name or Path(command[0]).name
         with open_log(f"{self.name}-{name}") as log:

@@ -23,7 +23,7 @@ class Load:
     of wall time computing, at moments of its own, and does not catch up on what it could not run; "work" owes that
     amount and catches up, up to 5 s of it.
     dirty: MB (10^6 bytes) of memory written per second. traffic: MB sent per second. The CPU time that dirtying and
-    sending take inside the guest is part of `cpu`, not on top of it.
+    sending take inside the guest is part of ``cpu``, not on top of it.
     """
 
     cpu: float = 0.0

@@ -65,11 +65,11 @@ class Stack:
         balancer: bool = False,
         rules: Iterable[Path] | None = None,
     ) -> "Stack":
-        """Starts an exporter in every host and Prometheus on 127.0.0.1:`port`; waits until each has been scraped.
+        """Starts an exporter in every host and Prometheus on 127.0.0.1:``port``; waits until each has been scraped.
 
         exporter: gives the command for a host; it must listen on the host's address, port 9807.
         balancer: whether to scrape the balancer's own metrics at 127.0.0.1:9808, as job "virtpoise-balancer".
-        rules: rule files; by default those of the folder `alerts`, as far as there are any.
+        rules: rule files; by default those of the folder ``alerts``, as far as there are any.
         Raises LabError that says which part did not come up.
         """
         stack = cls(lab, exporter, port)

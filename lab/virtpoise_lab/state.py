@@ -1,4 +1,4 @@
-"""What a running lab has started, on disk, so that any later command finds it: `load`, `status`, and above all `down`."""
+"""What a running lab has started, on disk, so that any later command finds it: ``load``, ``status``, and above all ``down``."""
 
 import fcntl
 import json

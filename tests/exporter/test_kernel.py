@@ -192,8 +192,8 @@ class TestChoice:
         self.choice(recorded, None).tell()
         self.choice(recorded, procfs).tell()
         assert caplog.messages == [
-            "what domains use comes from the source libvirt: libvirt is on another machine",
-            "what domains use comes from the source kernel: no domain's process has been seen yet",
+            "the domains' usage is read from source libvirt: libvirt is on another machine",
+            "the domains' usage is read from source kernel: no domain's process has been seen yet",
         ]
 
     def test_it_is_told_once(self, recorded, procfs, caplog):
@@ -201,7 +201,7 @@ class TestChoice:
         choice = self.choice(recorded, procfs)
         choice.follow(recorded.inventory.domains)
         choice.tell()
-        assert caplog.messages == ["what domains use comes from the source kernel: the domains' processes can be read"]
+        assert caplog.messages == ["the domains' usage is read from source kernel: the domains' processes can be read"]
 
     def test_libvirt_for_another_machine(self, recorded):
         choice = self.choice(recorded, None)

@@ -117,7 +117,7 @@ def test_a_notify_socket_that_is_not_there_is_told_and_done_without():
         exporter.send_signal(signal.SIGTERM)
         _, errors = exporter.communicate(timeout=20)
     assert exporter.returncode == 0
-    assert "systemd cannot be told READY=1 at NOTIFY_SOCKET /nonexistent: No such file or directory" in errors
+    assert "state READY=1 cannot be sent to systemd at NOTIFY_SOCKET /nonexistent: No such file or directory" in errors
     assert "Traceback" not in errors
 
 
@@ -138,4 +138,4 @@ def test_the_source_is_told_at_start():
         fetch(port)
         exporter.send_signal(signal.SIGTERM)
         _, errors = exporter.communicate(timeout=20)
-    assert "what domains use comes from the source libvirt: libvirt is on another machine" in errors
+    assert "the domains' usage is read from source libvirt: libvirt is on another machine" in errors

@@ -1,7 +1,7 @@
 """Bytes read and written by each disk, and its size."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import libvirt
 
@@ -13,8 +13,8 @@ from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
-GROUPS: Final = libvirt.VIR_DOMAIN_STATS_BLOCK
-_METRICS: Final = {
+GROUPS = libvirt.VIR_DOMAIN_STATS_BLOCK
+_METRICS = {
     "rd.bytes": metrics.DOMAIN_BLOCK_READ,
     "wr.bytes": metrics.DOMAIN_BLOCK_WRITTEN,
     "capacity": metrics.DOMAIN_BLOCK_CAPACITY,
@@ -22,16 +22,16 @@ _METRICS: Final = {
 
 
 class BlockCollector:
-    """Of domains with disks."""
+    """Disk counters of domains with disks."""
 
     name = "block"
 
     def __init__(self, link: Link, ask: Ask) -> None:
-        """`ask` gives libvirt's statistics of the group GROUPS."""
+        """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
         self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks), _parse)
 
     def start(self) -> None:
-        """Begins to ask in the background."""
+        """Starts to ask libvirt in the background."""
         self.facts.start()
 
     def collect(self, _seconds: float) -> list[Family]:

@@ -31,7 +31,7 @@ class Parts:
     state: Path
     cpu_speed: float | None  # a ratio; None if it is to be measured
     link: Link
-    statistics: Callable[[int], Ask]  # for groups of libvirt's statistics (VIR_DOMAIN_STATS_*), who asks for them
+    statistics: Callable[[int], Ask]  # from groups (VIR_DOMAIN_STATS_*) to a function that asks libvirt for them
     choice: SourceChoice
     topology: TopologyKeeper
 

@@ -14,8 +14,10 @@ from virtpoise_exporter.virt.model import Domain, Inventory
 
 
 class DomainsCollector:
-    """Joins the last list of domains with what the source reads now. While libvirt is away the domains run on, and so
-    do their figures as long as the source can read them."""
+    """Joins the last list of domains with what the source reads now.
+
+    While libvirt is down the domains run on. Their figures are shown as long as the source can read them.
+    """
 
     name = "domains"
 

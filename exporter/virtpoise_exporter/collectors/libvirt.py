@@ -10,7 +10,7 @@ from virtpoise_exporter.virt.model import Domain, Inventory, state_words
 
 
 class LibvirtCollector:
-    """Reads the last inventory. What libvirt does not stand behind any more is left out and counted."""
+    """Shows the last list of domains. When that list is too old, states and counts are left out and counted as stale."""
 
     name = "libvirt"
 
@@ -42,7 +42,7 @@ class LibvirtCollector:
 
 
 def _host(inventory: Inventory | None) -> list[Family]:
-    """What the host is does not age: it stays when libvirt goes."""
+    """The host's identity. It does not change, so it is shown while libvirt is down, too."""
     info = Family(metrics.HOST_INFO)
     if inventory is not None:
         host = inventory.host

@@ -9,7 +9,7 @@ from virtpoise_exporter.kernel.topology import TopologyKeeper
 
 
 class NetworkCollector:
-    """Counts each uplink once: bonds instead of their members, and neither bridges nor the domains' own devices."""
+    """Counts each uplink once: bonds instead of their members, no bridges, none of the domains' own devices."""
 
     name = "network"
 
