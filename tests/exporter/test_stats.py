@@ -104,5 +104,5 @@ def test_where_no_room_is_left_the_rest_is_not_waited_for(daemon, some):
     ask = Stats(daemon(*(str(number) for number in range(4)))).of(1)
     ask(some, 10.0)
     began = time.monotonic()
-    assert ask(some, 10.0).stats == {}
-    assert time.monotonic() - began < 2.0
+    assert ask(some, 60.0).stats == {}
+    assert time.monotonic() - began < 30.0  # of the 60 s that it might have waited

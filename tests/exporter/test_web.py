@@ -8,11 +8,11 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 
 import bcrypt
 import pytest
@@ -40,9 +40,9 @@ class Running:
     ) -> http.client.HTTPResponse:
         connection: http.client.HTTPConnection
         if tls:
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=tls)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=tls)
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
         response.body = response.read()  # type: ignore[attr-defined]
@@ -181,29 +181,38 @@ class TestDeadline:
         assert 2.0 < running.asked[0] <= 2.5
 
     def test_more_scrapes_than_threads_are_answered_in_time_or_told_off(self):
-        def slow(seconds: float) -> bytes:
-            time.sleep(seconds + 0.05)
+        go_on = threading.Event()
+
+        def slow(_seconds: float) -> bytes:
+            go_on.wait(60)
             return PAGE
 
         with serving(scrape=slow) as running:
-            statuses: list[int] = []
+            answered: SimpleQueue[int] = SimpleQueue()
 
             def ask() -> None:
-                statuses.append(running.get(X_Prometheus_Scrape_Timeout_Seconds="1").status)
+                answered.put(running.get(X_Prometheus_Scrape_Timeout_Seconds="1").status)
 
             threads = [threading.Thread(target=ask) for _ in range(10)]
-            began = time.monotonic()
             for thread in threads:
                 thread.start()
+            told_off = [answered.get(timeout=30) for _ in range(6)]  # while all four threads are taken
+            go_on.set()
             for thread in threads:
                 thread.join()
-            took = time.monotonic() - began
-        assert sorted(set(statuses)) == [200, 503]
-        assert took < 2.0
+        assert told_off == [503] * 6
+        assert [answered.get() for _ in range(4)] == [200] * 4
+
+
+def _no_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the server wait for slow clients far longer than a test's own client waits for its answer."""
+    for name in ("HEAD_SECONDS", "TAKE_SECONDS"):
+        monkeypatch.setattr(web_server, name, 600.0)
 
 
 class TestRudeClients:
-    def test_idle_and_slow_clients_do_not_hold_up_a_scrape(self):
+    def test_idle_and_slow_clients_do_not_hold_up_a_scrape(self, monkeypatch):
+        _no_deadlines(monkeypatch)  # a scrape that they held up would be held up for good
         big = b"x" * 200_000
         with serving(scrape=lambda _: big) as running:
             idle = running.connect()
@@ -213,14 +222,10 @@ class TestRudeClients:
                     connection.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow")  # and never the rest
                 else:
                     connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")  # and never takes the answer
-            took = []
             for _ in range(10):
-                began = time.monotonic()
                 assert running.get().body == big
-                took.append(time.monotonic() - began)
             for connection in (idle, *slow):
                 connection.close()
-        assert max(took) < 1.0
 
     def test_more_connections_than_there_is_room_for_end_the_oldest(self, monkeypatch):
         monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 20)
@@ -359,13 +364,12 @@ class TestTls:
                 _replace(tmp_path / f"server.{kind}", (certificates / f"client.{kind}").read_text())
             assert shown(running.port).split() == (certificates / "client.crt").read_text().split()
 
-    def test_idle_connections_do_not_hold_it_up(self, certificates, tmp_path):
+    def test_idle_connections_do_not_hold_it_up(self, certificates, tmp_path, monkeypatch):
         """What blocks prometheus_client's own server: a handshake that never begins."""
+        _no_deadlines(monkeypatch)
         with serving(write(tmp_path, TLS.format(certificates))) as running:
             silent = [running.connect() for _ in range(51)]
-            began = time.monotonic()
             assert running.get(tls=client_context(certificates)).status == 200
-            assert time.monotonic() - began < 1.0
             for connection in silent:
                 connection.close()
 
@@ -427,9 +431,8 @@ class TestUsers:
             threads = [threading.Thread(target=guess, args=(number,)) for number in range(30)]
             for thread in threads:
                 thread.start()
-            began = time.monotonic()
             assert running.get(Authorization=known).status == 200
-            assert time.monotonic() - began < 1.0
+            assert guesses.count(401) < 8  # of the sixteen guesses that are verified: it has not waited for its turn
             for thread in threads:
                 thread.join()
         assert set(guesses) == {401, 503}
