@@ -91,7 +91,9 @@ class Exporter:
 
 
 def _allow_descriptors() -> None:
-    """Raises the limit of open files: each running domain needs one, and a shell's default is too low for a thousand."""
+    """Raises the limit of open files: each running domain needs one, and a shell's default is too low for a
+    thousand.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # a sandbox may forbid it; then the limit stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -46,7 +46,8 @@ class Family:
         self.samples.append((labels(self.metric.labels, label_values), value))
 
     def add_shared(self, shared: SharedLabels, value: float, *label_values: str) -> None:
-        """Adds a sample whose first labels are shared; the other label values stand in the order of the metric's labels.
+        """Adds a sample whose first labels are shared; the other label values stand in the order of the metric's
+        labels.
 
         Raises ValueError if the metric has other labels.
         """

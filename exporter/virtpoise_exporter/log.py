@@ -1,4 +1,6 @@
-"""Log lines in the format of Prometheus' exporters, ``ts=... level=... msg="..."`` or the same as JSON, on standard error."""
+"""Log lines in the format of Prometheus' exporters, ``ts=... level=... msg="..."`` or the same as JSON, on standard
+error.
+"""
 
 import json
 import logging

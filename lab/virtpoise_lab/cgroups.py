@@ -1,7 +1,7 @@
 """A control group per host: what it may use, and which processes are its own. Both versions of the interface.
 
-With version 1 a group is one folder per controller; with version 2 it is one folder. A hybrid machine (version 1 with an
-empty version 2 beside it) gets both, since only version 2 measures pressure per group.
+With version 1 a group is one folder per controller; with version 2 it is one folder. A hybrid machine (version 1 with
+an empty version 2 beside it) gets both, since only version 2 measures pressure per group.
 """
 
 import signal
@@ -14,7 +14,8 @@ from virtpoise_lab.processes import Process, process, signal_pid, wait_until
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory")
 TOP = "virtpoise-lab"
 _PERIOD = 100_000  # µs, the kernel's own default
-# A host counts as so many of the manager's sides: what Prometheus or the balancer does is not to be seen as a guest that waits.
+# A host weighs this many times as much as the manager's side. So work of Prometheus or the balancer hardly makes a
+# guest wait.
 _HOST_WEIGHT = 8
 
 
@@ -92,7 +93,9 @@ class Group:
                     ) from None
 
     def limit_cpu(self, cpu: int, share: float | None) -> None:
-        """Runs the group on this CPU only, for at most that part of its time (None for all of it), before the manager's side."""
+        """Runs the group on this CPU only, for at most that part of its time (None for all of it), before the
+        manager's side.
+        """
         quota = None if share is None else round(share * _PERIOD)
         if self.mounts.v1:
             folders = {name: path / TOP / self.name for name, path in self.mounts.v1}
@@ -166,7 +169,7 @@ class Group:
             signal_pid(pid, number)
 
     def kill(self, seconds: float = 10) -> None:
-        """Kills every process of the group, those born meanwhile too, and waits for their end."""
+        """Kills every process of the group, new ones included, and waits for their end."""
         killed: set[Process] = set()
 
         def over() -> bool:

@@ -35,7 +35,9 @@ _BOOT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """A host as ``status`` shows it. cpu and memory: ratios as the host itself reads them; None if it does not answer."""
+    """A host as ``status`` shows it. cpu and memory: ratios as the host itself reads them; None if it does not
+    answer.
+    """
 
     name: str
     address: str
@@ -207,7 +209,7 @@ class Lab:
     def add_host(self) -> Host:
         """Boots one more host, with no domain on it.
 
-        Where the CPUs were divided for fewer hosts they are divided anew, and the guests told to keep their percentage.
+        Where the CPUs were divided for fewer hosts they are divided again, and the guests keep their percentage.
         """
         with state.locked(artefacts.CACHE):
             now = self.state
@@ -312,7 +314,9 @@ class Lab:
         processes.wait_until(lambda: bool(file.read_text()), 10, f"the figures of {spec.name} at {file}")
 
     def _make_switch(self) -> None:
-        """The switch that connects the hosts, in a network namespace of its own: no firewall of this machine meddles."""
+        """The switch that connects the hosts, in a network namespace of its own: no firewall of this machine
+        meddles.
+        """
         switch = self._spawn_base("switch", ["unshare", "--net", "sleep", "infinity"])
         ours = Path("/proc/self/ns/net").readlink()
         theirs = Path(f"/proc/{switch.pid}/ns/net")

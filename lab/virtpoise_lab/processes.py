@@ -1,4 +1,4 @@
-"""Processes of the lab, named so that a number that was given to somebody else meanwhile is never taken for ours."""
+"""Processes of the lab, identified by number and start time: a number may be given to another process later."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def child_of(parent: int, among: list[int]) -> int | None:
 
 
 def signal_pid(pid: int, number: signal.Signals) -> None:
-    """Sends a signal; a process that ended meanwhile is no error."""
+    """Sends a signal; a process that has ended is no error."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:

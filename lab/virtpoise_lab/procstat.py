@@ -1,7 +1,7 @@
 """A host's /proc/stat: the CPU time of its cgroup out of the CPU time it may have.
 
-lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's work
-included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
+lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's
+work included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
 
     python -m virtpoise_lab.procstat HOST FILE     serves the figures of that host's cgroup at FILE, until it is unmounted
 """
@@ -76,7 +76,9 @@ class Steal:
 
 
 def _stolen_from(cpu: int) -> float:
-    """Seconds for which this machine's hypervisor let one of its CPUs wait (proc(5), field 8), since the machine started."""
+    """Seconds for which this machine's hypervisor let one of its CPUs wait (proc(5), field 8), since the machine
+    started.
+    """
     lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
     return next((int(line[8]) / _TICKS for line in lines if line[0] == f"cpu{cpu}"), 0.0)
 
@@ -101,7 +103,8 @@ def serve(device: int, group: Group) -> None:
         body = request[_HEADER.size :]
         answer: bytes | None = b""
         if opcode == _INIT:
-            # version 7.31; read ahead, flags, requests under way, congestion threshold, longest write, clock's grain in ns
+            # version 7.31; read ahead, flags, requests under way, congestion threshold, longest write, clock's grain in
+            # ns
             answer = struct.pack("=IIIIHHII", 7, 31, 0, 0, 16, 12, 4096, 1) + bytes(36)
         elif opcode == _GETATTR:
             times, sizes = (0, 0, 0), (1, 0, 0)  # access, change, status; inode, size, blocks

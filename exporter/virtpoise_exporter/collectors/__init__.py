@@ -1,4 +1,7 @@
-"""One topic a file: read (I/O), parse (pure), emit (families). ``TOPICS`` lists them all; ``build`` makes their collectors."""
+"""One topic a file: read (I/O), parse (pure), emit (families).
+
+``TOPICS`` lists them all; ``build`` makes their collectors.
+"""
 
 from dataclasses import dataclass
 

@@ -10,7 +10,10 @@ from virtpoise_exporter.virt.model import Domain, Inventory, state_words
 
 
 class LibvirtCollector:
-    """Shows the last list of domains. When that list is too old, states and counts are left out and counted as stale."""
+    """Shows the last list of domains.
+
+    When that list is too old, states and counts are left out and counted as stale.
+    """
 
     name = "libvirt"
 

@@ -1,4 +1,6 @@
-"""CPUs and memory of the NUMA nodes (Documentation/admin-guide/mm/numaperf.rst, Documentation/ABI/stable/sysfs-devices-node)."""
+"""CPUs and memory of the NUMA nodes (Documentation/admin-guide/mm/numaperf.rst,
+Documentation/ABI/stable/sysfs-devices-node).
+"""
 
 import re
 from pathlib import Path

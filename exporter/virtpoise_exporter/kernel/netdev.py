@@ -1,4 +1,6 @@
-"""Counters of network devices from ``/proc/net/dev``: one read for all, without a lock that a stuck driver could hold."""
+"""Counters of network devices from ``/proc/net/dev``: one read for all, without a lock that a stuck driver could
+hold.
+"""
 
 from dataclasses import dataclass
 

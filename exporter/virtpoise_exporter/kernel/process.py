@@ -40,7 +40,9 @@ def parse_schedstat(text: bytes) -> tuple[int, int]:
 
 
 def is_vcpu(thread_name: str) -> bool:
-    """Whether a thread of QEMU runs a vCPU: ``CPU 0/KVM``, ``CPU 1/TCG``, or ``ALL CPUs/TCG`` for one thread for all."""
+    """Whether a thread of QEMU runs a vCPU: ``CPU 0/KVM``, ``CPU 1/TCG``, or ``ALL CPUs/TCG`` for one thread for
+    all.
+    """
     return _VCPU.match(thread_name) is not None
 
 

@@ -43,8 +43,8 @@ class Topology:
 
     @cached_property
     def uplinks(self) -> tuple[str, ...]:
-        """The devices through which traffic leaves the host, each counted once: bonds instead of their members, no bridges,
-        no VLANs. On a host without hardware of its own (a container, a lab host) these are its veth devices.
+        """The devices through which traffic leaves the host, each counted once: bonds instead of their members, no
+        bridges, no VLANs. On a host without hardware of its own (a container, a lab host) these are its veth devices.
         """
         members = {lower for device in self.devices.values() if device.bond for lower in device.lowers}
         real = {device.name for device in self.devices.values() if device.physical or device.bond} - members

@@ -143,7 +143,10 @@ class _Session:
             _quietly(self._connection.close)
 
     def _watch(self, registered: list[int]) -> None:
-        """Registers for events and for the end of the connection. Drivers without a daemon (test, embedded) have no end."""
+        """Registers for events and for the end of the connection.
+
+        Drivers without a daemon (test, embedded) have no end.
+        """
         try:
             self._connection.registerCloseCallback(self._on_close, None)
             self._connection.setKeepAlive(*_KEEPALIVE)

@@ -130,7 +130,9 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """How a libvirt network leaves the host: ``mode`` as in its XML, empty if it does not; ``device`` if one is named."""
+    """How a libvirt network leaves the host: ``mode`` as in its XML, empty if it does not; ``device`` if one is
+    named.
+    """
 
     mode: str = ""
     device: str = ""

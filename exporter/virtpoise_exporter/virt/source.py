@@ -41,7 +41,8 @@ class LibvirtSource:
 def usage(stats: Mapping[str, Any], sums: VcpuSums) -> Usage:
     """A domain's usage from libvirt's keys. A missing key (the domain is busy) gives None.
 
-    ``vcpu.N.time``, ``vcpu.N.delay`` and ``cpu.time`` are nanoseconds, whatever the manual says; ``balloon.rss`` is in KiB.
+    ``vcpu.N.time``, ``vcpu.N.delay`` and ``cpu.time`` are nanoseconds, whatever the manual says; ``balloon.rss`` is in
+    KiB.
     """
     runs, delays = _of_vcpus(stats, ".time"), _of_vcpus(stats, ".delay")
     cpu, resident = stats.get("cpu.time"), stats.get("balloon.rss")

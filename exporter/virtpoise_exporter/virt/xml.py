@@ -66,7 +66,9 @@ def network_forward(xml: str) -> Forward:
 
 
 def _placement(element: ElementTree.Element | None) -> tuple[tuple[str, str], ...]:
-    """Each rule once. ``virsh metadata`` leaves the inner elements without a namespace, an XML editor may give them one."""
+    """Each rule once. ``virsh metadata`` leaves the inner elements without a namespace, an XML editor may give them
+    one.
+    """
     if element is None:
         return ()
     asked = ((child.tag.rpartition("}")[2], (child.text or "").strip()) for child in element)

@@ -171,7 +171,10 @@ class Server:
             patience = _IDLE_SECONDS
 
     async def _send(self, task: asyncio.Task[None], writer: asyncio.StreamWriter, answer: bytes) -> None:
-        """Sends the answer and waits until the client has read it. Past the limit, the oldest unread answers are dropped."""
+        """Sends the answer and waits until the client has read it.
+
+        Past the limit, the oldest unread answers are dropped.
+        """
         self._untaken[task] = len(answer)
         while sum(self._untaken.values()) > _MOST_UNTAKEN_BYTES and next(iter(self._untaken)) is not task:
             oldest = next(iter(self._untaken))
