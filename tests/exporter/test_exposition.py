@@ -11,7 +11,7 @@ GAUGE = Metric("virtpoise_test", "gauge", "", "A test.", ("domain", "uuid"))
 
 
 @given(st.text(st.characters(codec="utf-8")), st.floats(allow_nan=False, allow_infinity=False))
-def test_any_name_and_any_value_survive(name, value):
+def test_any_name_and_any_value_survive(name: str, value: float) -> None:
     family = Family(GAUGE)
     family.add(value, name, "178a5bcc")
     (parsed,) = text_string_to_metric_families(render([family]).decode())
@@ -21,20 +21,20 @@ def test_any_name_and_any_value_survive(name, value):
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_an_escaped_name_never_ends_its_line_or_its_quotes(name):
+def test_an_escaped_name_never_ends_its_line_or_its_quotes(name: str) -> None:
     escaped = escape(name)
     assert "\n" not in escaped
     assert '"' not in escaped.replace('\\"', "")
 
 
 @given(st.binary())
-def test_bytes_that_are_no_text_do_not_break_the_page(raw):
+def test_bytes_that_are_no_text_do_not_break_the_page(raw: bytes) -> None:
     family = Family(GAUGE)
     family.add(1, raw.decode("utf-8", "surrogateescape"), "u")
     assert len(list(text_string_to_metric_families(render([family]).decode("utf-8")))) == 1
 
 
-def test_a_metric_of_two_collectors_is_written_once():
+def test_a_metric_of_two_collectors_is_written_once() -> None:
     first, second = Family(GAUGE), Family(GAUGE)
     first.add(1, "a", "1")
     second.add(2, "b", "2")
@@ -46,11 +46,11 @@ def test_a_metric_of_two_collectors_is_written_once():
     )
 
 
-def test_a_family_without_samples_leaves_no_trace():
+def test_a_family_without_samples_leaves_no_trace() -> None:
     assert render([Family(GAUGE)]) == b""
 
 
-def test_shared_labels_are_written_as_all_labels_at_once_are():
+def test_shared_labels_are_written_as_all_labels_at_once_are() -> None:
     disk = Metric("virtpoise_disk", "gauge", "", "A test.", ("domain", "uuid", "device"))
     shared = SharedLabels(("domain", "uuid"), labels(("domain", "uuid"), ('a"b', "178a5bcc")))
     once, twice = Family(disk), Family(disk)
@@ -68,7 +68,7 @@ def test_shared_labels_are_written_as_all_labels_at_once_are():
         (("device",), ()),
     ],
 )
-def test_labels_that_are_not_the_metrics_are_refused(names, values):
+def test_labels_that_are_not_the_metrics_are_refused(names: tuple[str, ...], values: tuple[str, ...]) -> None:
     shared = SharedLabels(("domain", "uuid"), 'domain="web",uuid="178a5bcc"')
     with pytest.raises(ValueError, match=r"virtpoise_test|zip"):
         Family(Metric("virtpoise_test", "gauge", "", "A test.", names)).add_shared(shared, 1.0, *values)

@@ -1,16 +1,11 @@
 """Real groups for the tests in this folder, and scenes that are played again where this machine disturbed them."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from integration.pool import Pools
 from virtpoise_lab import requirements
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that these tests can `import pool`
-
-from pool import Pools
 
 # A scene is disturbed where others took more than this of a host's CPU time in any reading. The scenes' loads keep
 # about this distance from their thresholds.

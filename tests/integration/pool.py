@@ -109,6 +109,10 @@ class Pool:
         )
         return self.moves()
 
+    def wait_failures(self, host: str, count: int) -> None:
+        """Wait until the host has failed that many times in a row."""
+        self.wait(f"failure {count} of {host}", lambda _: self.balancer.host(host).get("failures") == count)
+
     def wait_settled(self, threshold: float = 0.6, steps: int = 4, seconds: float = 60) -> float:
         """Wait until no host has had a reading at or above the threshold for some steps; the time when that began."""
         deadline = time.monotonic() + seconds
@@ -126,9 +130,11 @@ class Pool:
 
     def wait_next_cycle(self, count: int = 1) -> dict[str, Any]:
         for _ in range(count):
-            before = (self.balancer.status() or {}).get("cycle_at")
-            status = self.wait("next cycle", lambda now, before=before: now["cycle_at"] != before, 30)
+            status = self._wait_past((self.balancer.status() or {}).get("cycle_at"))
         return status
+
+    def _wait_past(self, cycle_at: float | None) -> dict[str, Any]:
+        return self.wait("next cycle", lambda now: now["cycle_at"] != cycle_at, 30)
 
     def wait_readings(self, host: str, reached: Callable[[float], bool], seconds: float = 60) -> float:
         """Wait until the balancer's newest reading of the host is as wanted; the reading."""

@@ -7,7 +7,8 @@ import time
 
 import libvirt
 import pytest
-from pool import PORT, STEP, Pool, Pools
+
+from integration.pool import PORT, STEP, Pool, Pools
 
 pytestmark = pytest.mark.lab
 

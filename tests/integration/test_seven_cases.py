@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from pool import STEP, Pools
+
+from integration.pool import STEP, Pools
 
 pytestmark = pytest.mark.lab
 
@@ -157,10 +158,7 @@ def test_case_7_penalties_of_the_initial_length_and_then_one_step_more(pool: Poo
     group.start(threshold=0.4)
     for failures, longest in ((1, 19), (2, 21)):
         for name in ("h1", "h2"):
-            group.wait(
-                f"failure {failures} of {name}",
-                lambda now, n=name, f=failures: group.balancer.host(n).get("failures") == f,
-            )
+            group.wait_failures(name, failures)
             assert longest - 3 < group.balancer.host(name)["penalty_seconds"] <= longest
     assert group.balancer.history() == []
 

@@ -209,6 +209,8 @@ def test_experience_has_the_residuals_of_measured_predictions_with_their_spread(
     store.record_verdict(source.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=-0.03))
     (residual,) = store.experience(moved_since=0).residuals
     predicted = move.predicted.source
+    assert predicted.saturated is not None
+    assert predicted.cpu_spread_ratio is not None
     assert residual == Residual(
         role=Role.SOURCE, saturated=predicted.saturated, error_ratio=-0.03, spread_ratio=predicted.cpu_spread_ratio
     )

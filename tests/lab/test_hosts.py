@@ -6,8 +6,8 @@ import sys
 import time
 
 import pytest
-from lab_watch import cpu_ratio, cpu_times, memory
 
+from lab.lab_watch import cpu_ratio, cpu_times, memory
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import Kind

@@ -12,12 +12,12 @@ from statistics import median
 import pytest
 from playwright.sync_api import Page, expect
 from pytest_httpserver import HTTPServer
-from serving import TOKEN, Balancer, large
 
 from builders import domain, group, host
-from conftest import Watched, make_balancer
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.model import Move, Outcome, Progress, Result
+from web.conftest import Watched, make_balancer
+from web.serving import TOKEN, Balancer, large
 
 Show = Callable[..., Watched]
 HOSTILE = "<script>alert(1)</script>"
