@@ -175,6 +175,7 @@ def written(tmp_path: Path, prometheus: str, listen: str = "127.0.0.1:0") -> Pat
         f"prometheus: {{url: 'http://{prometheus}', timeout_seconds: 0.5}}\n"
         f"state: {{url: 'sqlite:///{tmp_path}/state.db'}}\n"
         f"web: {{listen_address: '{listen}'}}\n"
+        "libvirt: {pattern: h*}\n"
     )
     return path
 
@@ -308,7 +309,29 @@ def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str)
     file = str(written(tmp_path, nobody))
     assert virtpoise("check-config", file).stdout == f"{file}: good (mode recommend, strategy default).\n"
     told = json.loads(virtpoise("check-config", file, "--output", "json").stdout)
-    assert told == {"file": file, "mode": "recommend", "strategy": "default"}
+    assert told == {"file": file, "mode": "recommend", "strategy": "default", "warnings": []}
+    Path(file).write_text("")
+    warned = virtpoise("check-config", file)
+    assert (warned.returncode, warned.stdout) == (0, f"{file}: good (mode recommend, strategy default).\n")
+    assert warned.stderr.startswith(f"virtpoise: {file}: warning: libvirt.pattern: not set, so every target with ")
+    Path(file).write_text("mode: auto\ncolour: red\n")
+    refused = virtpoise("check-config", file)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        f"virtpoise: {file}: colour: unknown key",
+        f"virtpoise: {file}: mode: expected 'recommend' or 'automatic', got 'auto'",
+    ]
+
+
+def test_no_order_sets_mode_automatic_while_the_configuration_names_no_hosts(tmp_path: Path, nobody: str) -> None:
+    path = written(tmp_path, nobody)
+    path.write_text(path.read_text().replace("libvirt: {pattern: h*}\n", ""))
+    refused = virtpoise("mode", "automatic", "--config", str(path))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(
+        "virtpoise: libvirt.pattern: expected, for mode automatic, patterns of the hosts' names"
+    )
+    assert virtpoise("mode", "recommend", "--config", str(path)).returncode == 0
 
 
 def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partialmethod
@@ -18,9 +19,13 @@ import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
 
 from builders import domain, group, host
+from virtpoise_balancer.config import read_config
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.knowledge.steering import Setting
+from virtpoise_balancer.model import Snapshot
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
 from virtpoise_balancer.service import daemon as daemon_module
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.daemon import Daemon
@@ -49,10 +54,13 @@ class Hosts:
     busy: bool = False
     in_flight: tuple[InFlight, ...] = ()
     migrator: object = None
+    refused: RefusedTargets = field(default_factory=RefusedTargets)
+    seen: Snapshot = SEEN
+    carried_out: list[Entries] = field(default_factory=list)
 
     def observe(self, now: float) -> Observation:
         self.prometheus.wait(PATIENCE_SECONDS)
-        return Observation(snapshot=replace(SEEN, time=now), age_seconds=1.0)
+        return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
 
     def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
         return ()
@@ -61,7 +69,8 @@ class Hosts:
         self.libvirt.wait(PATIENCE_SECONDS)
         return {name: self.deaf[name] for name in hosts if name in self.deaf}
 
-    def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None:
+        self.carried_out.append(entries)
 
     def adopt(self, unfinished: Entries) -> None: ...
 
@@ -91,6 +100,13 @@ class Log:
                 return line
         raise AssertionError(f"nobody said {text!r} as {level}")
 
+    def until(self, text: str) -> list[tuple[str, str]]:
+        """The lines up to the next with this text in it."""
+        found = [self._lines.get(timeout=PATIENCE_SECONDS)]
+        while text not in found[-1][1]:
+            found.append(self._lines.get(timeout=PATIENCE_SECONDS))
+        return found
+
 
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
@@ -112,6 +128,7 @@ def write(folder: Path, *, threshold: float = 0.8, interval_seconds: float = 0.1
     path = folder / "virtpoise.yml"
     path.write_text(
         f"mode: {mode}\n"
+        "libvirt: {pattern: 'h*'}\n"
         f"interval_seconds: {interval_seconds}\n"
         f"policy: {{cpu: {{threshold: {threshold}}}}}\n"
         f"state: {{url: 'sqlite:///{folder}/state.db'}}\n"
@@ -237,3 +254,41 @@ def test_where_moves_are_made_one_deaf_host_is_told_and_nothing_begins_where_all
     made = Daemon(path)
     assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
     while_it_runs(made, lambda: log.wait_for(CALM))
+
+
+def test_targets_that_are_no_hosts_are_logged_once_whenever_they_change(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    stranger = RefusedTarget(instance="x?netcat=1", reason=TargetRefusal.NOT_A_HOST, why="expected a DNS name")
+    refused = RefusedTargets(counts={TargetRefusal.NOT_A_HOST: 1}, named=(stranger,))
+
+    def act() -> None:
+        log.wait_for(CALM)
+        hosts.refused = refused
+        assert "targets='x?netcat=1' (expected a DNS name)" in log.wait_for("targets are refused", "warning")
+        for _ in range(3):  # no cycle after it tells it again
+            assert "targets are refused" not in "".join(line for _, line in log.until(CALM))
+        hosts.refused = RefusedTargets()
+        log.wait_for("no target is refused any more")
+
+    while_it_runs(Daemon(write(tmp_path)), act)
+
+
+def test_without_names_of_hosts_nothing_is_moved_whoever_set_the_mode(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("libvirt: {pattern: 'h*'}\n", ""))
+    with closing(wiring.make_store(read_config(path))) as store:  # by an order, of before there was the key
+        store.set_steering("mode", Setting(value="automatic", instead_of="recommend", at=0.0, who="alice"))
+    hosts.seen = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 1.0))
+
+    def act() -> None:
+        assert "only recommends, libvirt.pattern: expected, for mode automatic" in log.wait_for("move a")
+        assert not hosts.carried_out
+
+    while_it_runs(Daemon(path), act)
+    with pytest.raises(BadInput, match=r"virtpoise\.yml: libvirt\.pattern: expected, for mode automatic, patterns"):
+        Daemon(write_without_pattern(tmp_path))
+
+
+def write_without_pattern(folder: Path) -> Path:
+    path = write(folder, mode="automatic")
+    path.write_text(path.read_text().replace("libvirt: {pattern: 'h*'}\n", ""))
+    return path

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from builders import domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.backoff import Standing
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.command import terminal
 from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
@@ -28,7 +29,9 @@ from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result, SpaceTrigger, Trigger
+from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import Targets
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
 from virtpoise_balancer.web.app import make_app
@@ -695,6 +698,29 @@ def test_a_wrong_certificate_is_told_before_anything_listens(
     web = Web(cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
     with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
         WebServer(make_app(make_context()), web)
+
+
+def test_refused_targets_are_shown_everywhere_and_escaped(
+    client: TestClient, board: Board, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after_a_cycle(board, store)
+    assert metric(client, "virtpoise_refused_targets") == {("not_a_host",): 0, ("not_admitted",): 0}
+    named = Targets(bool)
+    named.of_hosts([Series({"instance": "<script>alert(1)</script>\x1b[2J\u202e"}, ((0.0, 1.0),))])
+    seen = Observation(snapshot=SNAPSHOT, age_seconds=2.5, refused=named.refused)
+    board.state = replace(board.state, cycle_at=2000.0, observation=seen)
+    assert metric(client, "virtpoise_refused_targets") == {("not_a_host",): 1, ("not_admitted",): 0}
+    found = client.get("/api/v1/status").json()
+    label = r"<script>alert(1)</script>\x1b[2J\u202e"
+    told = {"instance": label, "reason": "not_a_host", "why": "expected a DNS name or an IP address"}
+    assert found["refused_targets"] == {"counts": {"not_a_host": 1}, "named": [told]}
+    page = client.get("/").text
+    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is not taken for a host" in page
+    assert "<script>alert" not in page
+    terminal.status(found)
+    printed = capsys.readouterr().out
+    assert "refused target" in printed
+    assert "\x1b[2J" not in printed
 
 
 def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count(

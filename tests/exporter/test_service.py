@@ -64,7 +64,7 @@ def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_ends(tmp_pat
         flags = ["--libvirt.uri=test:///default", "--cpu.speed=1", f"--web.listen-address=127.0.0.1:{port}"]
         environment = {**os.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"}
         with subprocess.Popen(
-            [sys.executable, "-m", "virtpoise_exporter", *flags], env=environment, stderr=subprocess.PIPE
+            [sys.executable, "-m", "virtpoise_exporter", *flags], env=environment, stderr=subprocess.PIPE, text=True
         ) as exporter:
             messages = {told.recv(100) for _ in range(4)}
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -79,7 +79,7 @@ def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_ends(tmp_pat
     assert b"\nvirtpoise_libvirt_up 1\n" in page
     assert b'virtpoise_domain_info{domain="test",uuid=' in page
     assert exporter.returncode == 0
-    assert b"Traceback" not in errors
+    assert "Traceback" not in errors
 
 
 @contextmanager

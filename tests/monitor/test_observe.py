@@ -1,16 +1,22 @@
 """The snapshot that is made of Prometheus' answers: nothing in them is trusted."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virtpoise_balancer.config import parse_config
+from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, Placement
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import Observation, Observer
-from virtpoise_balancer.monitor.queries import QUERIES
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.targets import TargetRefusal
 
 NOW = 1000.0
 GIB = 2**30
@@ -36,12 +42,24 @@ def one(value: float, **labels: str) -> Series:
     return Series(labels, ((NOW, value),))
 
 
-def observe(instants: dict[str, list[Series]], readings: dict[str, Samples], now: float = NOW) -> Observation:
+def observe(
+    instants: dict[str, list[Series]],
+    readings: dict[str, Samples],
+    now: float = NOW,
+    admits: Callable[[str], bool] = lambda _name: True,
+) -> Observation:
     """Each query is replaced by its own name, so that answers can be given by name."""
     client = Answers(instants, [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()])
     names = {name: name for name in QUERIES}
     return Observer(
-        client=client, step_seconds=10, scrape_interval_seconds=10, consecutive=3, saturation_ratio=0.9, queries=names
+        client=client,
+        step_seconds=10,
+        scrape_interval_seconds=10,
+        consecutive=3,
+        saturation_ratio=0.9,
+        queries=names,
+        matchers="",
+        admits=admits,
     ).observe(now)
 
 
@@ -217,3 +235,108 @@ def test_whatever_prometheus_says_there_is_a_consistent_snapshot(figures: dict[s
     readings = [(NOW - 10 * i, load) for i, load in reversed(list(enumerate(loads)))]
     for host in observe(answers, {"h1:1": readings}).snapshot.hosts:
         assert host.state is HostState.UNKNOWN or all(0 <= ratio <= 1.05 for ratio in host.cpu_ratio)
+
+
+@pytest.mark.parametrize(
+    "instance", ["x/system?command=/prog&a=:1", "x?no_verify=1", "-oProxyCommand=/prog:1", "", "h1\n"]
+)
+def test_a_target_whose_name_is_no_hosts_is_refused_and_nothing_of_it_is_looked_at(instance: str) -> None:
+    figures = merged(
+        host_figures("h1"), host_figures(instance), domain_figures("h1", "a"), domain_figures(instance, "b")
+    )
+    seen = observe(figures, {"h1": READINGS, instance: READINGS})
+    assert [host.name for host in seen.snapshot.hosts] == ["h1"]
+    assert [domain.uuid for domain in seen.snapshot.domains] == ["a"]
+    assert seen.refused.counts == {TargetRefusal.NOT_A_HOST: 1}
+    (target,) = seen.refused.named
+    assert target.instance == instance.replace("\n", "\\n")
+
+
+def test_a_target_that_the_configuration_does_not_admit_is_refused() -> None:
+    admits = parse_config("libvirt: {hosts: {backup: qemu:///system}, pattern: [kvm*.lan, 'fd00::*']}", "x").libvirt
+    names = ("kvm1.lan", "backup", "fd00::1", "kvm1.lan.attacker.example", "shop", "kvm1")
+    instances = [f"[{name}]:1" if ":" in name else f"{name}:1" for name in names]
+    seen = observe(merged(*map(host_figures, instances)), dict.fromkeys(instances, READINGS), admits=admits.admission())
+    assert [host.name for host in seen.snapshot.hosts] == ["backup", "fd00::1", "kvm1.lan"]
+    assert seen.refused.counts == {TargetRefusal.NOT_ADMITTED: 3}
+    assert str(seen.refused).startswith(
+        "'kvm1.lan.attacker.example:1' (not in libvirt.hosts, and does not fit libvirt.pattern"
+    )
+
+
+def test_a_host_that_the_template_of_the_uri_has_no_place_for_is_refused_by_itself() -> None:
+    libvirt = parse_config("libvirt: {uri: 'qemu+ssh://{host}.lan/system'}", "x").libvirt
+    seen = observe(merged(host_figures("h1"), host_figures("[::1]:1")), {"h1": READINGS}, admits=libvirt.admission())
+    assert [host.name for host in seen.snapshot.hosts] == ["h1"]
+    assert seen.refused.counts == {TargetRefusal.NOT_ADMITTED: 1}
+
+
+def test_of_very_many_refused_targets_the_first_are_named_and_all_are_counted() -> None:
+    instances = [f"h{i}/?x" for i in range(3000)]
+    seen = observe({"host_cpus": [one(2, instance=instance * 100) for instance in instances]}, {})
+    assert seen.refused.counts == {TargetRefusal.NOT_A_HOST: 3000}
+    assert len(seen.refused.named) == 50
+    assert len(str(seen.refused)) < 10_000
+    assert str(seen.refused).endswith(" and 2950 more")
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ('job="virtpoise-exporter"', 'job="virtpoise-exporter"'),
+        (" job = \"a\" , site!~'x|y', ", "job=\"a\",site!~'x|y'"),
+        ('job=~"a\\\\.b{2}",x!=`"}`', 'job=~"a\\\\.b{2}",x!=`"}`'),
+        ("", ""),
+    ],
+)
+def test_label_matchers_are_read_as_promql_has_them(text: str, written: str) -> None:
+    assert read_matchers(text) == written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "job",
+        "job=virtpoise",
+        'job="a" x="b"',
+        'job="a"} or up{job="b"',
+        'job="a"}',
+        '{job="a"}',
+        'job="a',
+        'job="a\nb"',
+        'job=="a"',
+        '1job="a"',
+        ',job="a"',
+        'job="a",,',
+        'job="\\q"',
+        '__name__="up"',
+        'job="a"#',
+    ],
+)
+def test_what_is_no_label_matcher_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        parse_config(json.dumps({"prometheus": {"matchers": text}}), "x.yml")
+    said = str(refused.value)
+    assert said.startswith("x.yml: prometheus.matchers: expected ")
+    assert said.isprintable()
+
+
+@given(st.text(alphabet="ajob=~!\"'`\\{},#x1 \n()[]", max_size=30))
+def test_matchers_stay_between_the_braces_of_their_selector(text: str) -> None:
+    """With the strings taken out, what is read has nothing in it that could end a selector or begin a comment."""
+    try:
+        written = read_matchers(text)
+    except ValueError:
+        return
+    bare = re.sub(r"""\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|`[^`]*`""", "", written)
+    assert re.fullmatch(r"[a-z0-9_=~!,]*", bare)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_the_matchers_stand_in_each_selector_of_each_query(name: str) -> None:
+    ranges = Ranges.of(step_seconds=10, scrape_interval_seconds=10, consecutive=3, saturation_ratio=0.9)
+    query = render(QUERIES[name], ranges, EXAMPLE)
+    selectors = re.findall(r"\bvirtpoise_\w+(\{[^}]*\})?", query)
+    assert selectors
+    for selector in selectors:
+        assert re.search(r'[{,]job="virtpoise-exporter"\}$', selector), query

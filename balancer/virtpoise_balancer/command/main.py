@@ -335,15 +335,23 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Read a configuration and say whether it can be used."""
+    """Read a configuration and say whether it can be used, with warnings of likely mistakes.
+
+    Whether rules fit the hosts and domains that there are, `virtpoise doctor` and `virtpoise plan` say: only Prometheus knows.
+    """
+    from virtpoise_balancer.advice import warnings
     from virtpoise_balancer.config import read_config
 
     settings = read_config(file)
+    warned = warnings(settings)
     if output is Output.JSON:
         from virtpoise_balancer.command import terminal
 
-        terminal.as_json({"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy})
+        found = {"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy}
+        terminal.as_json({**found, "warnings": warned})
         return
+    for warning in warned:
+        sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
 
 
@@ -415,6 +423,7 @@ def _orders(path: Path) -> tuple[Config, Orders, By]:
         store=wiring.make_store(settings),
         look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
         mode=lambda: settings.mode,
+        may_act=lambda: settings.libvirt.names_hosts,
     )
     return settings, orders, _by()
 
@@ -506,11 +515,11 @@ def _read(path: Path) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status. A mistake of the user's is told in one line on standard error."""
+    """Run the command; its exit status. Standard error has one line for each mistake of the user."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
-        sys.stderr.write(f"virtpoise: {error}\n")
+        sys.stderr.write("".join(f"virtpoise: {line}\n" for line in str(error).splitlines()))
         return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT
     except _UsageError as error:
         message: str = error.format_message()  # type: ignore[attr-defined]

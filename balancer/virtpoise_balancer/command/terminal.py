@@ -95,6 +95,8 @@ def snapshot(seen: Snapshot) -> None:
 def plan(made: Plan) -> None:
     console = Console()
     console.print(Text(made.summary))
+    for note in made.notes:
+        console.print(Text(f"note: {note}"))
     if made.moves:
         moves(made.moves)
     if made.refusals:
@@ -158,6 +160,14 @@ def status(found: dict[str, Any]) -> None:
             )
         )
     console.print(table)
+    refused = found["refused_targets"]
+    if refused["counts"]:
+        targets = _table("refused target", "reason", "why")
+        for one in refused["named"]:
+            targets.add_row(*_cells(one["instance"], one["reason"], one["why"]))
+        console.print(targets)
+        if (more := sum(refused["counts"].values()) - len(refused["named"])) > 0:
+            console.print(f"and {more} more refused targets")
     console.print(Text(found["sentence"]))
 
 

@@ -23,7 +23,6 @@ from virtpoise_balancer.model.policy import (
     DomainWeights,
     HostWeights,
     Imbalance,
-    InconsistentPolicy,
     Limits,
     MigrationCost,
     Penalty,
@@ -34,7 +33,7 @@ from virtpoise_balancer.model.policy import (
     Trend,
     Trigger,
     Weights,
-    check_policy,
+    policy_problems,
 )
 from virtpoise_balancer.model.snapshot import (
     Domain,
@@ -77,7 +76,6 @@ __all__ = [
     "HostState",
     "HostWeights",
     "Imbalance",
-    "InconsistentPolicy",
     "InconsistentSnapshot",
     "Limits",
     "Link",
@@ -110,5 +108,5 @@ __all__ = [
     "Trigger",
     "Weights",
     "check_consistent",
-    "check_policy",
+    "policy_problems",
 ]

@@ -8,9 +8,10 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import (
     MOST_COUNTED,
     RATIO_TOLERANCE,
@@ -24,6 +25,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.targets import RefusedTargets, Targets
 
 # Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
 _READINGS = 30
@@ -41,19 +43,22 @@ _STALE_SCRAPES = 3.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A snapshot, how old the newest sample of any host is (None: there is none), what Prometheus warned of, and the domains seen
-    running twice (by uuid).
+    """A snapshot, how old the newest sample of any host is (None: there is none), what Prometheus warned of, the domains seen
+    running twice (by uuid), and the targets that are no hosts.
     """
 
     snapshot: Snapshot
     age_seconds: float | None
     warnings: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
+    refused: RefusedTargets = field(default_factory=RefusedTargets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """Looks at the group. ``step_seconds``: between two readings; ``consecutive``: the N that the domains' figures are averaged over."""
+    """Looks at the group. ``step_seconds``: between two readings; ``consecutive``: the N that the domains' figures are averaged over;
+    ``matchers``: PromQL label matchers of the targets to look at; ``admits``: whether a target of this name may be a host.
+    """
 
     client: PrometheusClient
     step_seconds: float
@@ -61,6 +66,8 @@ class Observer:
     consecutive: int
     saturation_ratio: float
     queries: Mapping[str, str]
+    matchers: str
+    admits: Callable[[str], bool]
 
     @property
     def ranges(self) -> Ranges:
@@ -77,16 +84,25 @@ class Observer:
         return self.ranges.reading - self.step_seconds
 
     def _query(self, name: str) -> str:
-        return render(self.queries.get(name, QUERIES[name]), self.ranges)
+        return render(self.queries.get(name, QUERIES[name]), self.ranges, self.matchers)
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
         at = math.floor(now / self.step_seconds) * self.step_seconds
         self.client.warnings.clear()
-        answers = {name: self.client.instant(self._query(name), at) for name in QUERIES if name not in _WINDOWS}
+        targets = Targets(self.admits)
+        answers = {
+            name: targets.of_hosts(self.client.instant(self._query(name), at))
+            for name in QUERIES
+            if name not in _WINDOWS
+        }
         start = at - (max(_READINGS, self.consecutive) - 1) * self.step_seconds
         windows = {
-            name: _trailing(self.client.range(self._query(name), start, at, self.step_seconds), at, self.step_seconds)
+            name: _trailing(
+                targets.of_hosts(self.client.range(self._query(name), start, at, self.step_seconds)),
+                at,
+                self.step_seconds,
+            )
             for name in _WINDOWS
         }
         hosts, age = _hosts(answers, windows, at, self._stale_seconds)
@@ -100,6 +116,7 @@ class Observer:
             age_seconds=age,
             warnings=tuple(dict.fromkeys(self.client.warnings)),
             duplicates=tuple(duplicates),
+            refused=targets.refused,
         )
 
     @property
@@ -110,21 +127,17 @@ class Observer:
         """The host's readings from ``start`` to ``end`` as (Unix seconds, ratio). MonitorError."""
         first = math.ceil(start / self.step_seconds) * self.step_seconds
         readings = self.client.range(self._query("host_cpu_ratio"), first, max(end, first), self.step_seconds)
-        return next((series.samples for series in readings if _host(series) == host), ())
+        of_hosts = Targets(self.admits).of_hosts(readings)
+        return next((series.samples for series in of_hosts if _host(series) == host), ())
 
 
 def _host(series: Series) -> str:
-    return host_name(series.labels.get("instance", ""))
-
-
-def host_name(instance: str) -> str:
-    """The host's name: the target's instance without its port."""
-    name, separator, port = instance.rpartition(":")
-    return name.strip("[]") if separator and port.isdigit() else instance
+    """Of a target that ``Targets`` let in."""
+    return of_instance(series.labels.get("instance", ""))
 
 
 def _by_host(answer: Sequence[Series]) -> dict[str, float]:
-    return {name: series.value for series in answer if (name := _host(series))}
+    return {_host(series): series.value for series in answer}
 
 
 def _trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, tuple[float, ...]]:

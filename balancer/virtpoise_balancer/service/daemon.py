@@ -18,13 +18,14 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEve
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from virtpoise_balancer.config import read_config
+from virtpoise_balancer.config import WHICH_HOSTS, read_config
 from virtpoise_balancer.control.cycle import CycleResult, Report
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
 from virtpoise_balancer.execute.executor import RecommendingExecutor
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot
+from virtpoise_balancer.monitor.targets import RefusedTargets
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.systemd import notify
@@ -61,6 +62,7 @@ class Daemon:
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._cycles = 0
+        self._refused = RefusedTargets()
         self._board = Board(self._first_state(leader=False))
         self._metrics = Metrics(self._board)
         self._store = wiring.make_store(self._config)
@@ -74,6 +76,7 @@ class Daemon:
             store=self._store,
             look=self._look,
             mode=lambda: self._config.mode,
+            may_act=lambda: self._config.libvirt.names_hosts,
             carry_out=self._carry_out_by_order,
             told=self._ordered,
         )
@@ -168,9 +171,13 @@ class Daemon:
                 result=CycleResult.WAITING, sentence=f"another balancer acts and holds {self._leadership.path}: waits"
             )
         steering = self._store.steering()
-        acts = steering.paused is None and steering.mode_over(self._config.mode) == "automatic"
+        automatic = steering.mode_over(self._config.mode) == "automatic"
+        may_act = self._config.libvirt.names_hosts
+        acts = steering.paused is None and automatic and may_act
         cycle = self._cycle if acts else replace(self._cycle, executor=RecommendingExecutor(self._executor))
         report = cycle.run(now, time.time)
+        if automatic and not may_act:  # the mode was set by an order, before the configuration lost what it needs
+            return replace(report, sentence=f"only recommends, libvirt.pattern: {WHICH_HOSTS}; {report.sentence}")
         if steering.paused is None:
             return report
         return replace(report, sentence=f"paused by {steering.paused.who}: {report.sentence}")
@@ -211,6 +218,8 @@ class Daemon:
         level(report.sentence, result=report.result.value, seconds=round(seconds, 3))
         for warning in report.observation.warnings if report.observation else ():
             log.warning("Prometheus warns", warning=warning)
+        if report.observation is not None:
+            self._log_refused(report.observation.refused)
         for due, measured in report.measured:
             self._metrics.prediction_measured(due, self._store.ends(due.id), measured)
             log.info(
@@ -237,6 +246,16 @@ class Daemon:
             lost=report.lost,
         )
         self._remember(report, now, seconds)
+
+    def _log_refused(self, refused: RefusedTargets) -> None:
+        """One line whenever the set of refused targets changes."""
+        if refused == self._refused:
+            return
+        self._refused = refused
+        if refused.counts:
+            log.warning("targets are refused: they are not taken for hosts", targets=str(refused))
+        else:
+            log.info("no target is refused any more")
 
     def _remember(self, report: Report, now: float, seconds: float) -> None:
         self._store.record_cycle(
@@ -311,7 +330,7 @@ class Daemon:
             config = read_config(self._path)
             self._web.renew_certificate()
         except BadInput as error:
-            log.warning("the configuration is kept as it was", error=str(error))
+            log.warning("the configuration is kept as it was", error="; ".join(str(error).splitlines()))
         else:
             fixed = [name for name in _FIXED if getattr(config, name) != getattr(self._config, name)]
             if fixed:

@@ -36,6 +36,8 @@ def make_observer(config: Config) -> Observer:
         consecutive=config.policy.cpu.consecutive,
         saturation_ratio=config.policy.saturation_ratio,
         queries=config.prometheus.queries,
+        matchers=config.prometheus.matchers,
+        admits=config.libvirt.admission(),
     )
 
 

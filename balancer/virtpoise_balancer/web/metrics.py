@@ -15,6 +15,7 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import HostState, Move, Outcome, Result
+from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.web.state import Board, host_statuses
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -213,6 +214,14 @@ class _BoardCollector(Collector):
             "Domains seen running on more than one host.",
             len(state.observation.duplicates),
         )
+        refused = GaugeMetricFamily(
+            "virtpoise_refused_targets",
+            "Targets of Prometheus that are not taken for hosts: not_a_host (no DNS name and no address) or not_admitted.",
+            labels=["reason"],
+        )
+        for reason in TargetRefusal:
+            refused.add_metric([reason.value], state.refused.counts.get(reason, 0))
+        yield refused
         load = _by_host("virtpoise_host_cpu_load_ratio", "Newest CPU use of the host, as the balancer sees it.")
         policy = state.policy
         thresholds = [

@@ -13,6 +13,7 @@ from virtpoise_balancer.knowledge.steering import Mode, Setting, Steering
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Progress, Snapshot, Trigger
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTargets
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
 
@@ -41,6 +42,10 @@ class State:
     @property
     def snapshot(self) -> Snapshot | None:
         return self.observation.snapshot if self.observation else None
+
+    @property
+    def refused(self) -> RefusedTargets:
+        return self.observation.refused if self.observation else RefusedTargets()
 
 
 @dataclass(slots=True)
@@ -102,7 +107,9 @@ class Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has set over the configuration, and who and when."""
+    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has set over the configuration, and who and when;
+    ``refused_targets``: the targets of Prometheus that are not taken for hosts.
+    """
 
     mode: Mode
     mode_set: Setting | None
@@ -118,6 +125,7 @@ class Status:
     sentence: str
     hosts: tuple[HostStatus, ...]
     in_flight: tuple[Flight, ...]
+    refused_targets: RefusedTargets
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
@@ -214,4 +222,5 @@ def status(board: Board) -> Status:
         sentence=state.sentence,
         hosts=host_statuses(state),
         in_flight=flights(board),
+        refused_targets=state.refused,
     )

@@ -364,6 +364,8 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
         (domain_link(names.get(uuid, uuid), uuid), "is seen running on more than one host")
         for uuid in (observation.duplicates if observation else ())
     ]
+    found += [(None, f"target '{one.instance}' is not taken for a host: {one.why}") for one in state.refused.named]
+    found += [(None, note) for note in (state.plan.notes if state.plan else ())]
     found += [(None, f"Prometheus warns: {warning}") for warning in (observation.warnings if observation else ())]
     if len(found) > _MOST_ATTENTION:
         return (*found[:_MOST_ATTENTION], (None, f"and {len(found) - _MOST_ATTENTION} more"))
