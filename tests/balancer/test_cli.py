@@ -10,19 +10,14 @@ import sys
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from virtpoise_balancer.command import main as command
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.command.main import main
-from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.formats import read_snapshot
-from virtpoise_balancer.model import Snapshot
 
 LOAD = {"cpu_ratio": 0.5, "cpu_ratio_lower": 0.4, "cpu_ratio_upper": 0.6}
 HOST = {"name": "h1", "cpus": 8, "cpu_ratio": [0.9, 0.9, 0.9], "memory_bytes": 8_000_000_000}
@@ -332,31 +327,6 @@ def test_no_order_sets_mode_automatic_while_the_configuration_names_no_hosts(tmp
         "virtpoise: libvirt.pattern: expected, for mode automatic, patterns of the hosts' names"
     )
     assert virtpoise("mode", "recommend", "--config", str(path)).returncode == 0
-
-
-def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rest = {"h2": HOST | {"name": "h2", "cpu_ratio": [0.1]}}
-    unknown = HOST | {"state": "unknown", "cpu_ratio": []}
-    groups: list[dict[str, Any]] = [
-        {"hosts": [HOST, *rest.values()], "domains": SNAPSHOT["domains"]},
-        {"hosts": [unknown, *rest.values()], "domains": []},  # its domains are not seen either
-        {"hosts": [*rest.values()], "domains": []},
-        {"hosts": [HOST, *rest.values()], "domains": []},
-    ]
-    looks = iter([read_snapshot(json.dumps(SNAPSHOT | group).encode(), "group") for group in groups])
-    restarts = iter([False, True, False, True, True, False, False])
-
-    def look(_settings: Config) -> Snapshot:
-        if next(restarts):
-            raise MonitorError("Prometheus cannot be asked")
-        return next(looks)
-
-    monkeypatch.setattr(command, "_look", look)
-    command._wait_until_empty(Config(interval_seconds=1e-3), "h1")
-    assert capsys.readouterr().out == "h1 is empty.\n"
-    assert next(looks, None) is None
 
 
 def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

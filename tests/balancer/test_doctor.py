@@ -31,7 +31,7 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute import probe
 from virtpoise_balancer.execute.probe import HostFacts, Needs, Probe
-from virtpoise_balancer.model import HostState
+from virtpoise_balancer.model import HostState, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
@@ -159,6 +159,16 @@ def test_what_an_exporter_lacks(state: HostState, exporters: ExporterHealth, ver
     found = judge_exporter(host("h1", 0.5, state=state), HEALTH, exporters)
     assert (found.subject, found.verdict, found.text[: len(says)]) == ("exporter of h1", verdict, says)
     assert bool(found.remedy) is (verdict is not Verdict.GOOD)
+
+
+def test_why_a_host_is_unknown_is_said_as_it_is() -> None:
+    why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h1:1, h1:2")
+    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=why), HEALTH, EXPORTERS)
+    assert (found.verdict, found.text) == (Verdict.BAD, f"nothing certain is known of the host: {why.text}")
+    libvirt = replace(why, kind=UnknownKind.LIBVIRT, text="its exporter does not say whether its libvirt answers")
+    failing = replace(EXPORTERS, failing={"h1": ("libvirt",)})
+    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=libvirt), HEALTH, failing)
+    assert found.text == "collectors fail: libvirt"
 
 
 def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:

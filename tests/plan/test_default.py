@@ -206,6 +206,11 @@ def resting(last_moved: float, moves: int = 1) -> Plan:
     )
 
 
+def test_a_domain_that_was_moved_very_often_rests_for_the_longest_time() -> None:
+    for moves in (8, 1_026, 10**9):
+        assert refusal(resting(9_000.0, moves), Reason.RESTING).detail == {"seconds_left": 85_400.0}
+
+
 def test_a_moved_domain_rests() -> None:
     made = resting(9_000.0)
     assert where(made) == {"b": "h2"}

@@ -11,9 +11,9 @@ from enum import StrEnum
 from virtpoise_balancer import __version__
 from virtpoise_balancer.advice import warnings
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import BadInput, LibvirtError, MonitorError, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, VirtpoiseError
 from virtpoise_balancer.execute.probe import HostFacts, Probe
-from virtpoise_balancer.model import Host, HostState
+from virtpoise_balancer.model import Host, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, TargetRefusal, Targets
@@ -60,7 +60,9 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
             subject="Prometheus",
             verdict=Verdict.BAD,
             text=str(error),
-            remedy="see prometheus.url, and whether Prometheus runs and lets this machine in",
+            remedy="let both machines keep the time with NTP"
+            if isinstance(error, ClockError)
+            else "see prometheus.url, and whether Prometheus runs and lets this machine in",
         )
         return
     yield from judge_prometheus(config, health, seen)
@@ -167,7 +169,8 @@ def judge_refused(target: RefusedTarget) -> Finding:
 def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHealth) -> Finding:
     """One line on the host's exporter: whether its figures are fresh and whole, its version, its host's clock."""
     subject = f"exporter of {host.name}"
-    if host.state is HostState.UNKNOWN:
+    unknown = host.why_unknown
+    if unknown is not None and unknown.kind is UnknownKind.STALE:
         why = health.errors.get(host.name)
         return Finding(
             subject=subject,
@@ -181,6 +184,13 @@ def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHeal
             verdict=Verdict.BAD,
             text=f"collectors fail: {', '.join(failing)}",
             remedy=f"on {host.name}: journalctl -u virtpoise-exporter",
+        )
+    if unknown is not None:
+        return Finding(
+            subject=subject,
+            verdict=Verdict.BAD,
+            text=f"nothing certain is known of the host: {unknown.text}",
+            remedy="see the runbooks VirtpoiseHostUnknown, VirtpoiseLibvirtUnreachable and VirtpoiseTargetsConflict",
         )
     ahead = exporters.ahead_seconds.get(host.name)
     if ahead is not None and abs(ahead) > _MOST_AHEAD_SECONDS:

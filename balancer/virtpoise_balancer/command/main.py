@@ -251,17 +251,26 @@ def history(
         terminal.history(migrations)
 
 
-@app.command(epilog="Example: virtpoise drain h1 --wait")
+@app.command(
+    epilog="Example: virtpoise drain h1 --wait. A host is empty when its own libvirt, which the running balancer asks, lists no domain in "
+    "any state but shut off. --wait shows what the drain waits for. Exit status 1: the drain was refused, or taken back before its end."
+)
 def drain(
     host: HostArgument,
     config: ConfigOption = DEFAULT_CONFIG,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the host is empty, and show how far it is.")] = False,
 ) -> None:
     """Move all running domains off a host and keep it out of the group until `virtpoise undrain`."""
+    import time
+
     settings, orders, by = _orders(config)
     print_out(orders.drain(host, by))
+    since = time.time()  # a cycle that began earlier may not know the order
     if wait:
-        _wait_until_empty(settings, host)
+        from virtpoise_balancer.command.drained import wait_until_empty
+
+        wait_until_empty(settings, host, since)
+        print_out(f"{host} is empty.")
 
 
 @app.command(epilog="Example: virtpoise undrain h1")
@@ -448,35 +457,6 @@ def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:
             names = ", ".join(move.domain for move in recommended) or "no domain"
             raise Refused(f"{name}: the plan does not move it; it moves {names}")
     return [move for move in recommended if not domains or move.domain in domains or move.uuid in domains]
-
-
-def _wait_until_empty(settings: Config, host: str) -> None:
-    import time
-
-    from virtpoise_balancer.command import terminal
-    from virtpoise_balancer.errors import MonitorError
-    from virtpoise_balancer.model import DomainState
-
-    with terminal.progress() as bar:
-        total: int | None = None
-        while True:
-            try:
-                group = _look(settings)
-            except MonitorError as error:  # a Prometheus that restarts does not end the drain
-                bar(f"{host}: waits: {error}", 0, total or 1)
-                time.sleep(settings.interval_seconds)
-                continue
-            seen = group.host(host)
-            if seen is None or not seen.known:
-                bar(f"{host}: no fresh figures of it, waits", 0, total or 1)
-            else:
-                here = [d for d in group.domains if d.host == host and d.state is not DomainState.SHUTOFF]
-                total = max(total or 0, len(here))
-                bar(f"{host}: {len(here)} of {total} domains left", total - len(here), total)
-                if not here:
-                    break
-            time.sleep(settings.interval_seconds)
-    print_out(f"{host} is empty.")
 
 
 def _all_done(settings: Config, moves: Sequence[Move], before: int) -> bool:

@@ -160,6 +160,9 @@ def status(found: dict[str, Any]) -> None:
             )
         )
     console.print(table)
+    for host in found["hosts"]:
+        if host["why_unknown"]:
+            console.print(Text(f"{host['name']} is unknown: {host['why_unknown']}"))
     refused = found["refused_targets"]
     if refused["counts"]:
         targets = _table("refused target", "reason", "why")
@@ -260,6 +263,11 @@ def findings(found: Sequence[Finding]) -> None:
         if one.remedy:
             line.append(f" → {one.remedy}", style="default")
         console.print(line, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line for people beside a command's output, on standard error."""
+    Console(stderr=True).print(Text(text), soft_wrap=True)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from virtpoise_balancer.model.policy import (
     policy_problems,
 )
 from virtpoise_balancer.model.snapshot import (
+    NO_FIGURES,
     Domain,
     DomainState,
     Host,
@@ -46,10 +47,14 @@ from virtpoise_balancer.model.snapshot import (
     Residual,
     Role,
     Snapshot,
+    Unknown,
+    UnknownKind,
     check_consistent,
 )
 from virtpoise_balancer.model.units import (
+    MOST_BYTES,
     MOST_COUNTED,
+    MOST_CPUS,
     RATIO_TOLERANCE,
     STRICT,
     Amount,
@@ -61,7 +66,10 @@ from virtpoise_balancer.model.units import (
 )
 
 __all__ = [
+    "MOST_BYTES",
     "MOST_COUNTED",
+    "MOST_CPUS",
+    "NO_FIGURES",
     "RATIO_TOLERANCE",
     "STRICT",
     "Amount",
@@ -106,6 +114,8 @@ __all__ = [
     "Threshold",
     "Trend",
     "Trigger",
+    "Unknown",
+    "UnknownKind",
     "Weights",
     "check_consistent",
     "policy_problems",
