@@ -121,7 +121,8 @@ class Log:
 def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
     made = Hosts()
     monkeypatch.setattr(wiring, "make_observer", lambda _config: made)
-    monkeypatch.setattr(wiring, "make_migrator", lambda _config: made)
+    monkeypatch.setattr(wiring, "make_hosts", lambda *_: made)
+    monkeypatch.setattr(wiring, "make_migrator", lambda *_: made)
     monkeypatch.setattr(wiring, "make_executor", lambda *_: made)
     return made
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute import executor as execute
 from virtpoise_balancer.execute.executor import LibvirtExecutor, counts_on
 from virtpoise_balancer.execute.migrate import Watch
@@ -162,6 +165,22 @@ def test_an_unforeseen_error_ends_the_move_as_failed_and_the_others_go_on() -> N
     assert (hosts.outcomes["a"].result, hosts.outcomes["b"].result) == (Result.FAILED, Result.DONE)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_move_whose_end_cannot_be_written_down_is_not_counted_on() -> None:
+    class Full(Hosts):
+        def end(self, migration_id: int, outcome: Outcome) -> None:
+            if migration_id == 0:
+                raise OSError("disk full")
+            super().end(migration_id, outcome)
+
+    hosts = Full()
+    carry_out(hosts, move("out", "h2", "h3", 0), move("in", "h1", "h2", 1), move("other", "h1", "h3", 1))
+    assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
+        "in": "skipped",
+        "other": "done",
+    }
+
+
 def test_all_that_an_earlier_process_left_under_way_is_waited_for_at_once() -> None:
     together = threading.Barrier(2, timeout=10)
 
@@ -214,6 +233,38 @@ def test_told_to_stop_it_leaves_the_end_that_nobody_tells_to_the_next_balancer()
     made.close()
     assert hosts.written == [("begin", "0")]
     assert not any(settling.is_alive() for settling in made._settling)
+
+
+def test_once_it_was_told_to_stop_nothing_is_started_any_more() -> None:
+    hosts = Hosts()
+    made = executor(hosts)
+    made.close()
+    with pytest.raises(Refused, match="about to end"):
+        made.carry_out([(0, move("a", "h1", "h2"))], lambda _: None)
+    assert hosts.written == []
+
+
+ENDS_UNDER_WAY = """
+import threading, time
+from virtpoise_balancer.execute.executor import LibvirtExecutor
+from virtpoise_balancer.model import *
+class Hosts:
+    def migrate(self, move, watch, stop):
+        time.sleep(0.3)
+        return Outcome(result=Result.DONE)
+    def begin(self, number): print("begin", number, flush=True)
+    def end(self, number, outcome): print("end", number, outcome.result.value, flush=True)
+loads = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+moves = [Move(domain=f"d{n}", uuid=f"u{n}", source="h1", destination="h2", predicted=loads, wave=n) for n in range(2)]
+made = LibvirtExecutor(Hosts(), Hosts(), lambda *_: None, lambda _: None)
+made.carry_out(list(enumerate(moves)), lambda _: None)
+"""
+
+
+def test_moves_under_way_end_in_good_order_when_the_interpreter_ends_before_them() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS_UNDER_WAY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\n")[:-1] == ["begin 0", "end 0 done", "begin 1", "end 1 done"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from virtpoise_balancer.control.cycle import CycleResult, Report
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, ClockError, Refused, VirtpoiseError
 from virtpoise_balancer.execute.executor import RecommendingExecutor
+from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot, UnknownKind
 from virtpoise_balancer.monitor.targets import RefusedTargets
@@ -60,8 +61,13 @@ class Daemon:
         self._config = read_config(config_path)
         if self._config.web.token_file is not None:
             read_tokens(self._config.web.token_file)  # a wrong file is told now, not to the first who needs it
-        self._reach = wiring.make_reach(lambda: self._config)
-        self._check_reachable()
+        self._workers = Workers()
+        self._reach = wiring.make_reach(lambda: self._config, self._workers)
+        try:
+            self._check_reachable()
+        except BadInput:
+            self._workers.close()
+            raise
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._cycles = 0
@@ -70,7 +76,9 @@ class Daemon:
         self._metrics = Metrics(self._board)
         self._store = wiring.make_store(self._config)
         self._leadership = wiring.make_leadership(self._config)
-        self._executor = wiring.make_executor(self._config, self._store, self._migration_ended, self._reach)
+        self._executor = wiring.make_executor(
+            self._config, self._workers, self._store, self._migration_ended, self._reach
+        )
         self._board.in_flight = lambda: self._executor.in_flight
         self._board.steering = self._store.steering
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor, self._reach)
@@ -104,17 +112,19 @@ class Daemon:
             self._schedule()
             self._scheduler.add_listener(self._missed, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
             self._scheduler.start()
-            log.info(
-                "virtpoise runs",
-                mode=self._config.mode,
-                strategy=self._config.policy.strategy,
-                interval_seconds=self._config.interval_seconds,
-                listen=self._config.web.listen_address,
-            )
-            notify("READY=1")
-            while not self._stop.wait(self._config.interval_seconds):
-                self._follow_clock()
-            self._end()
+            try:
+                log.info(
+                    "virtpoise runs",
+                    mode=self._config.mode,
+                    strategy=self._config.policy.strategy,
+                    interval_seconds=self._config.interval_seconds,
+                    listen=self._config.web.listen_address,
+                )
+                notify("READY=1")
+                while not self._stop.wait(self._config.interval_seconds):
+                    self._follow_clock()
+            finally:  # whatever ends it: the interpreter must not end with a move under way
+                self._end()
 
     def _end(self) -> None:
         notify("STOPPING=1")
@@ -127,6 +137,7 @@ class Daemon:
 
     def _close(self) -> None:
         self._web.stop()
+        self._workers.close()
         self._store.close()
         self._leadership.release()
 
@@ -370,7 +381,7 @@ class Daemon:
             config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
-            self._executor.migrator = wiring.make_migrator(config)
+            self._executor.migrator = wiring.make_migrator(config, self._workers)
             self._cycle = wiring.make_cycle(config, self._store, self._executor, self._reach)
             if rescheduled:
                 self._schedule()
