@@ -106,6 +106,18 @@ class LibvirtExecutor:
         if unfinished:
             self._start(lambda: self._settle(tuple(unfinished)))
 
+    def wait(self, seconds: float, *, ends: bool = False) -> bool:
+        """Wait until no moves are being made, for ``seconds`` at most. Whether that came.
+
+        ``ends``: also until the ends that could not be told at once are known.
+        """
+        deadline = time.monotonic() + seconds
+        threads = [self._thread, *(self._settling if ends else ())]
+        for thread in threads:
+            if thread is not None:
+                thread.join(max(deadline - time.monotonic(), 0))
+        return not any(thread is not None and thread.is_alive() for thread in threads)
+
     def close(self) -> None:
         """Start nothing more, and wait until what runs has ended or was aborted."""
         with self._starting:
@@ -141,7 +153,7 @@ class LibvirtExecutor:
 
     def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> Result | None:
         """How the move ended; None while that cannot be told."""
-        missing = next((other for other in not_made if counts_on(move, other)), None)
+        missing = next((other for other in not_made if other.uuid in move.needs), None)
         if self.stop.is_set():
             outcome = Outcome(result=Result.SKIPPED, why="told to stop")
         elif missing is not None:
@@ -216,11 +228,6 @@ def _together(work: Callable[[int, Move], None], entries: Entries, name: str) ->
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def counts_on(move: Move, other: Move) -> bool:
-    """Whether a move may fit only because another, earlier one was made: it goes where that one leaves, or both are one bundle."""
-    return move.destination == other.source or (move.bundle is not None and move.bundle == other.bundle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Makes the parts that a configuration describes."""
+"""Makes the parts that a configuration describes. Making one asks no one; only opening the store touches the disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from virtpoise_balancer.errors import BadInput
 
 if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
+    from virtpoise_balancer.clock import Clock
     from virtpoise_balancer.config import Config
     from virtpoise_balancer.control.cycle import Cycle
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
@@ -44,10 +45,11 @@ def make_observer(config: Config) -> Observer:
     )
 
 
-def make_store(config: Config) -> Store:
+def make_store(config: Config, *, upgrade: bool = False) -> Store:
+    """The opened store. ``upgrade``: an older one is brought up to date; only for the balancer that acts."""
     from virtpoise_balancer.knowledge.store import Store
 
-    return Store.open(config.state.url, config.state.keep_days)
+    return Store.open(config.state.url, upgrade=upgrade)
 
 
 def make_leadership(config: Config) -> Leadership:
@@ -92,7 +94,8 @@ def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
     return Reach(lambda host: make_hosts(config(), workers).active_domains(host))
 
 
-def make_cycle(config: Config, store: Store, executor: Executor, reach: Reach) -> Cycle:
+def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock, reach: Reach) -> Cycle:
+    from virtpoise_balancer.config import WHICH_HOSTS
     from virtpoise_balancer.control.cycle import Cycle
 
     return Cycle(
@@ -101,8 +104,10 @@ def make_cycle(config: Config, store: Store, executor: Executor, reach: Reach) -
         executor=executor,
         policy=config.policy,
         measurement=config.measurement,
-        step_seconds=config.interval_seconds,
+        clock=clock,
+        mode=config.mode,
         silence=reach.silence,
+        only_recommends=None if config.libvirt.names_hosts else f"libvirt.pattern: {WHICH_HOSTS}",
     )
 
 
