@@ -16,9 +16,21 @@ from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
-from virtpoise_balancer.knowledge.records import Changes, Memory, Setting
+from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Progress, Reason, Result, Rule, RuleKind, Snapshot
+from virtpoise_balancer.model import (
+    HostState,
+    Mode,
+    Move,
+    Outcome,
+    Progress,
+    Reason,
+    Result,
+    Role,
+    Rule,
+    RuleKind,
+    Snapshot,
+)
 from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.plan import plan
 
@@ -281,7 +293,7 @@ def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(s
     verdicts = {due.role: verdict for due, verdict in report.measured}
     assert report.observation is not None
     assert report.observation.warnings == ("measured with a warning",)
-    assert verdicts["source"].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
+    assert verdicts[Role.SOURCE].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
     assert run(cycle, 1100.0).measured == ()
 
 
@@ -417,12 +429,17 @@ def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: st
     assert states["h2"] is (HostState.DRAINING if draining else HostState.ACTIVE)
 
 
-def test_only_what_changed_is_written(store: Store) -> None:
+def test_only_what_changed_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cycle, _, _ = make(store, *STUCK, host("h3", 0.55, 0.55, 0.55))
     run(cycle, 1000.0)  # an attempt without moves: of three hosts one earns a penalty
     committed: list[Changes] = []
     commit = store.commit
-    store.commit = lambda changes, now: (committed.append(changes), commit(changes, now))[1]  # type: ignore[method-assign]
+
+    def noted(changes: Changes, now: float) -> Committed:
+        committed.append(changes)
+        return commit(changes, now)
+
+    monkeypatch.setattr(store, "commit", noted)
     for now in (1010.0, 1020.0):
         run(cycle, now)
     assert [[backoff.host for backoff in changes.backoffs] for changes in committed] == [["h1"], []]
@@ -529,7 +546,11 @@ def run_sentence(now: int) -> str:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("h1 is overloaded (cpu 90%, 3 consecutive samples)", "h1 is overloaded (cpu 91%, 12 consecutive samples)", True),
+        (
+            "h1 is overloaded (cpu 90%, 3 consecutive samples)",
+            "h1 is overloaded (cpu 91%, 12 consecutive samples)",
+            True,
+        ),
         (
             "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s)",
             "migrating a from h1 to h2 (9%, 1 s, dirties 12 KiB/s)",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from functools import partialmethod
 from pathlib import Path
+from typing import Self
 
 import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
@@ -259,8 +260,8 @@ class Clock:
 
         class Now(datetime):
             @classmethod
-            def now(cls, tz: tzinfo | None = None) -> datetime:
-                return datetime.fromtimestamp(real() + clock.ahead, tz)
+            def now(cls, tz: tzinfo | None = None) -> Self:
+                return cls.fromtimestamp(real() + clock.ahead, tz)
 
         monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
         monkeypatch.setattr(apscheduler_base, "datetime", Now)

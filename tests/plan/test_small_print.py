@@ -20,6 +20,7 @@ from virtpoise_balancer.model import (
     Resource,
     Rule,
     RuleKind,
+    SpaceTrigger,
     Trend,
     Trigger,
 )
@@ -30,7 +31,7 @@ from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.strategy import sources_of
 from virtpoise_balancer.plan.problems import find
 
-POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=Trigger(threshold=0.9, consecutive=2))
+POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=SpaceTrigger(threshold=0.9, consecutive=2))
 
 
 def where(made: Plan) -> dict[str, str]:
