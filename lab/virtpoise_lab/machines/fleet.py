@@ -1,0 +1,17 @@
+"""Machines that stand side by side in one room."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from virtpoise_lab.machines.machine import Machine, Site
+from virtpoise_lab.machines.room import Room
+
+
+@contextmanager
+def fleet(sites: Sequence[Site]) -> Iterator[dict[str, Machine]]:
+    """The machines by name, booted; they end with the block. LabError when one does not boot."""
+    with Room() as room:
+        machines = {site.name: Machine(room, site, sites) for site in sites}
+        for machine in machines.values():
+            machine.wait()
+        yield machines
