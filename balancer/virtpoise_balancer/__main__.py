@@ -2,6 +2,6 @@
 
 import sys
 
-from virtpoise_balancer.cli import main
+from virtpoise_balancer.command.main import main
 
 sys.exit(main())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from virtpoise_balancer.analyse.outcome import DuePrediction, Measured
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import (
@@ -27,8 +27,8 @@ from virtpoise_balancer.model import (
     Snapshot,
 )
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.web.board import Board, State
 from virtpoise_balancer.web.metrics import Metrics
+from virtpoise_balancer.web.state import Board, State
 
 EXAMPLE = Path(__file__).parents[1] / "virtpoise.example.yml"
 
@@ -128,7 +128,7 @@ def _row(one: Setting) -> str:
 
 def cli() -> str:
     """docs/cli.md."""
-    from virtpoise_balancer.cli import app
+    from virtpoise_balancer.command.main import app
 
     command = typer.main.get_command(app)
     parts = [_CLI]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from builders import GIB, domain, group, host, thesis_policy
-from virtpoise_balancer.analyse.standing import Standing, after_attempt, after_plan, draining, relieved, with_standing
+from virtpoise_balancer.analyse.backoff import Standing, after_attempt, after_plan, draining, relieved, with_standing
 from virtpoise_balancer.model import Attempt, HostState, Penalty, Plan, Policy, Problem, Reason, Result
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.problems import find

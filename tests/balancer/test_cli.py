@@ -15,8 +15,9 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from virtpoise_balancer import cli, show
-from virtpoise_balancer.cli import main
+from virtpoise_balancer.command import main as command
+from virtpoise_balancer.command import terminal
+from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.formats import read_snapshot
@@ -220,7 +221,7 @@ def test_a_store_that_refuses_what_it_is_asked_is_told(tmp_path: Path, nobody: s
 
 def test_help_comes_at_once_because_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from virtpoise_balancer.cli import main; main(['--help']);"
+        "import sys; from virtpoise_balancer.command.main import main; main(['--help']);"
         "heavy = {'numpy', 'sqlalchemy', 'pydantic', 'requests', 'libvirt', 'rich', 'starlette', 'uvicorn', 'alembic'};"
         "sys.exit(','.join(sorted(heavy & set(sys.modules))) or None)"
     )
@@ -328,14 +329,14 @@ def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(
             raise MonitorError("Prometheus cannot be asked")
         return next(looks)
 
-    monkeypatch.setattr(cli, "_look", look)
-    cli._wait_until_empty(Config(interval_seconds=1e-3), "h1")
+    monkeypatch.setattr(command, "_look", look)
+    command._wait_until_empty(Config(interval_seconds=1e-3), "h1")
     assert capsys.readouterr().out == "h1 is empty.\n"
     assert next(looks, None) is None
 
 
 def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    show.snapshot(read_snapshot(json.dumps(SNAPSHOT).encode(), "group"))
+    terminal.snapshot(read_snapshot(json.dumps(SNAPSHOT).encode(), "group"))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["h1", "active", "8", "90.0%", "0.0%", "7.5", "GiB", "2"] in rows
     assert ["[red]vm1", "h1", "running", "1", "2.00", "0.00", "0", "B", "u1"] in rows

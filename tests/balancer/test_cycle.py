@@ -7,7 +7,7 @@ import pytest
 
 from builders import domain, group, host, thesis_policy
 from virtpoise_balancer.config import Measurement
-from virtpoise_balancer.cycle import Cycle, CycleResult, Report
+from virtpoise_balancer.control.cycle import Cycle, CycleResult, Report
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
 from virtpoise_balancer.knowledge.steering import Setting

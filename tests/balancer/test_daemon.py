@@ -18,12 +18,12 @@ import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
 
 from builders import domain, group, host
-from virtpoise_balancer import daemon as daemon_module
-from virtpoise_balancer import wiring
-from virtpoise_balancer.daemon import Daemon
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.service import daemon as daemon_module
+from virtpoise_balancer.service import wiring
+from virtpoise_balancer.service.daemon import Daemon
 
 PATIENCE_SECONDS = 5.0
 SEEN = group(host("h1", 0.7, 0.7, 0.7), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))

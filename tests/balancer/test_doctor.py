@@ -16,9 +16,7 @@ from werkzeug import Response
 
 from builders import group, host
 from virtpoise_balancer import __version__
-from virtpoise_balancer.cli import main
-from virtpoise_balancer.config import Config
-from virtpoise_balancer.doctor import (
+from virtpoise_balancer.command.doctor import (
     Finding,
     Verdict,
     judge_exporter,
@@ -26,6 +24,8 @@ from virtpoise_balancer.doctor import (
     judge_pair,
     judge_prometheus,
 )
+from virtpoise_balancer.command.main import main
+from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute import probe
 from virtpoise_balancer.execute.probe import HostFacts, Needs, Probe

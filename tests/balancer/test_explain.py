@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import domain, group, host, shut_off
-from virtpoise_balancer import words
-from virtpoise_balancer.explain import Explanation, explain
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.explain.explain import Explanation, explain
 from virtpoise_balancer.model import HostState, Policy, Reason, Refusal, Rule, RuleKind, Snapshot
 from virtpoise_balancer.plan import plan
 
@@ -78,7 +78,7 @@ def test_a_host_without_memory_left_is_told_so_and_its_domains_are_not_judged_by
     )
     assert why("h1", small).verdict == "h1 is overloaded, so it is no destination."
     for name in ("lazy", "idle"):
-        assert words.reason(Reason.LEAST_GAIN) not in " ".join(why(name, small).reasons).lower()
+        assert wording.reason(Reason.LEAST_GAIN) not in " ".join(why(name, small).reasons).lower()
     calm = replace(small, hosts=(replace(full, memory_ratio_window=(0.95,)), small.hosts[1]))
     assert "memory is at 95%, once at or above 90%" in " ".join(why("idle", calm).reasons)
     assert "memory" not in why("h1", small, replace(POLICY, strategy="thesis")).reasons[0]
@@ -157,7 +157,7 @@ def test_every_host_and_domain_of_every_plan_has_an_answer_without_a_raw_name(
 
 def test_every_reason_has_words() -> None:
     for reason in Reason:
-        assert words.refusal(Refusal(reason=reason)) == words.reason(reason) != ""
+        assert wording.refusal(Refusal(reason=reason)) == wording.reason(reason) != ""
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_every_reason_has_words() -> None:
     ],
 )
 def test_lengths_of_time_are_told_in_two_units(seconds: float | None, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert wording.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -183,4 +183,4 @@ def test_lengths_of_time_are_told_in_two_units(seconds: float | None, text: str)
     [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**30, "1.0 GiB"), (2**44, "16.0 TiB")],
 )
 def test_bytes_are_told_in_binary_units(amount: float | None, text: str) -> None:
-    assert words.size(amount) == text
+    assert wording.size(amount) == text

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from builders import domain, group, host
+from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Plan, Snapshot
-from virtpoise_balancer.orders import By, Orders, Unforeseen
 
 ALICE = By("alice", "127.0.0.1")
 GROUP = group(

@@ -19,24 +19,24 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from builders import domain, group, host, thesis_policy
-from virtpoise_balancer.analyse.outcome import DuePrediction, Measured
-from virtpoise_balancer.analyse.standing import Standing
+from virtpoise_balancer.analyse.backoff import Standing
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.config import Config, Libvirt, Web
+from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.orders import Orders
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
 from virtpoise_balancer.web.app import make_app
-from virtpoise_balancer.web.board import Board, State, newest_figures
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
+from virtpoise_balancer.web.state import Board, State, newest_figures
 
 ALERTS = Path(__file__).parents[2] / "alerts"
 HERE = "http://127.0.0.1:9808"

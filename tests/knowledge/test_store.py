@@ -9,9 +9,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
 from builders import domain, group, host, thesis_policy
-from virtpoise_balancer.analyse.experience import with_experience
-from virtpoise_balancer.analyse.outcome import Measured
-from virtpoise_balancer.analyse.standing import Standing
+from virtpoise_balancer.analyse.backoff import Standing
+from virtpoise_balancer.analyse.learned import with_experience
+from virtpoise_balancer.analyse.measure import Measured
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.schema import metadata

@@ -6,7 +6,7 @@ import pytest
 
 from builders import domain, group, host, shut_off
 from virtpoise_balancer.model import HostState, Policy, Reason, Rule, RuleKind, Trigger
-from virtpoise_balancer.plan.consider import consider
+from virtpoise_balancer.plan.default.consider import consider
 
 POLICY = Policy(
     cpu=Trigger(threshold=0.8, consecutive=2),

@@ -30,9 +30,9 @@ from virtpoise_balancer.model import (
     check_policy,
 )
 from virtpoise_balancer.plan import plan
-from virtpoise_balancer.plan.board import Board
-from virtpoise_balancer.plan.consider import consider
-from virtpoise_balancer.plan.group import Group
+from virtpoise_balancer.plan.default.consider import consider
+from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.plan.default.trial import Board
 from virtpoise_balancer.plan.waves import waves
 
 POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=Trigger(threshold=0.9, consecutive=2))

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from builders import domain, group, host
 from virtpoise_balancer.config import Config, Measurement, Web
-from virtpoise_balancer.cycle import Cycle
+from virtpoise_balancer.control.cycle import Cycle
+from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Policy, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.orders import Orders
 from virtpoise_balancer.web.app import make_app
-from virtpoise_balancer.web.board import Board, State
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
+from virtpoise_balancer.web.state import Board, State
 
 TOKEN = "a-token-of-alice-1234567890"
 POLICY = Policy()

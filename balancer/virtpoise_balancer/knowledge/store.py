@@ -29,9 +29,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from virtpoise_balancer import model
-from virtpoise_balancer.analyse.experience import Experience, Moved
-from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, Role
-from virtpoise_balancer.analyse.standing import Standing
+from virtpoise_balancer.analyse.backoff import Standing
+from virtpoise_balancer.analyse.learned import Experience, Moved
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured, Role
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import read_plan, write_plan
 from virtpoise_balancer.knowledge.schema import actions, cycles, migrations, plans, predictions, standings, steering

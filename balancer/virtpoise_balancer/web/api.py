@@ -15,17 +15,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from virtpoise_balancer.control.orders import By, Unforeseen
 from virtpoise_balancer.errors import BadInput, MonitorError, NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.explain import Explanation, explain, not_seen, of_domain, of_host
+from virtpoise_balancer.explain.explain import Explanation, explain, not_seen, of_domain, of_host
 from virtpoise_balancer.formats import first_problem
 from virtpoise_balancer.knowledge.steering import Action, Mode
 from virtpoise_balancer.knowledge.store import MigrationRecord
 from virtpoise_balancer.model import STRICT, Domain, Name, Plan, Snapshot
-from virtpoise_balancer.orders import By, Unforeseen
-from virtpoise_balancer.web.board import HostStatus, State, Status, host_statuses, status
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.discovery import Targets, targets
 from virtpoise_balancer.web.guard import Bucket, Forbidden
+from virtpoise_balancer.web.state import HostStatus, State, Status, host_statuses, status
 
 log = structlog.get_logger()
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from virtpoise_balancer.config import Config
+from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.orders import Orders
-from virtpoise_balancer.web.board import Board
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
+from virtpoise_balancer.web.state import Board
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

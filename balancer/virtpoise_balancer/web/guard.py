@@ -15,8 +15,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from virtpoise_balancer.config import Web
+from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, VirtpoiseError
-from virtpoise_balancer.orders import By
 from virtpoise_balancer.tokens import USER_HEADER, owner, read_tokens
 
 # All a page may use comes from here; nothing inline, nothing framed, nothing sent elsewhere.

@@ -10,8 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from virtpoise_balancer.web.board import Board
 from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.state import Board
 
 _LOOK_SECONDS = 0.5
 _KEEPALIVE_SECONDS = 15.0

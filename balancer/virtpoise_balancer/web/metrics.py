@@ -11,11 +11,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
-from virtpoise_balancer.analyse.outcome import DuePrediction, Measured
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import HostState, Move, Outcome, Result
-from virtpoise_balancer.web.board import Board, host_statuses
+from virtpoise_balancer.web.state import Board, host_statuses
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)

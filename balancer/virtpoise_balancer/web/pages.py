@@ -16,12 +16,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from virtpoise_balancer import __version__, words
+from virtpoise_balancer import __version__
 from virtpoise_balancer.errors import BadInput, NotKnown, Refused
+from virtpoise_balancer.explain import wording
 from virtpoise_balancer.web import views
 from virtpoise_balancer.web.api import MOST_RECORDS, domain_detail, host_detail, limit
-from virtpoise_balancer.web.board import domains_by_host, flights
 from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.state import domains_by_host, flights
 
 _STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _HISTORY = 50
@@ -67,7 +68,7 @@ class Pages:
             WIDTH=views.WIDTH,
             host_link=views.host_link,
         )
-        self._templates.filters.update(percent=words.percent, size=words.size, duration=words.duration)
+        self._templates.filters.update(percent=wording.percent, size=wording.size, duration=wording.duration)
         self._kept = _Kept()
 
     # --- pages --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from virtpoise_balancer import words
+from virtpoise_balancer.explain import wording
 from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
 from virtpoise_balancer.model import (
     Domain,
@@ -24,7 +24,7 @@ from virtpoise_balancer.model import (
     Snapshot,
 )
 from virtpoise_balancer.plan import thesis
-from virtpoise_balancer.web.board import Flight, HostStatus, State, domains_by_host, host_status
+from virtpoise_balancer.web.state import Flight, HostStatus, State, domains_by_host, host_status
 
 # The width of a bar's drawing, whatever its width on the screen.
 WIDTH = 1000
@@ -79,7 +79,7 @@ class Bar:
 
     @property
     def text(self) -> str:
-        return words.percent(self.ratio)
+        return wording.percent(self.ratio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +227,7 @@ def clock(at: float) -> str:
 def sentence(state: State) -> str:
     hosts, domains = (state.snapshot.hosts, state.snapshot.domains) if state.snapshot else ((), ())
     names = (*(host.name for host in hosts), *(domain.name for domain in domains))
-    return words.headline(state.sentence, names)
+    return wording.headline(state.sentence, names)
 
 
 # --- overview ---------------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def host_tags(found: HostStatus) -> tuple[Tag, ...]:
     elif found.consecutive:
         tags.append(Tag("warm", f"{found.consecutive} of {found.needed}{_IN[found.resource]}"))
     if found.penalty_seconds:
-        tags.append(Tag("warm", f"waits {words.duration(found.penalty_seconds)}"))
+        tags.append(Tag("warm", f"waits {wording.duration(found.penalty_seconds)}"))
     return tuple(tags)
 
 
@@ -288,7 +288,7 @@ def cpu_bar(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Dom
     for domain, share in zip(domains, shares, strict=True):
         width = share * scale
         if width >= 0.5:
-            text = f"{domain.name} {words.percent(share)}"
+            text = f"{domain.name} {wording.percent(share)}"
             segments.append(Segment(round(x, 1), round(width, 1), text))
         x += width
     return Bar(
@@ -324,12 +324,12 @@ def _figures(snapshot: Snapshot, statuses: Sequence[HostStatus]) -> tuple[Figure
     ]
     if loads:
         top = max(known, key=lambda found: found.cpu_ratio or 0.0)
-        figures.append(Figure(label="Highest load", value=words.percent(top.cpu_ratio), note=top.name))
+        figures.append(Figure(label="Highest load", value=wording.percent(top.cpu_ratio), note=top.name))
         figures.append(
             Figure(
                 label="Mean load",
-                value=words.percent(statistics.fmean(loads)),
-                note=f"± {words.percent(statistics.pstdev(loads))} between hosts",
+                value=wording.percent(statistics.fmean(loads)),
+                note=f"± {wording.percent(statistics.pstdev(loads))} between hosts",
             )
         )
     return tuple(figures)
@@ -346,10 +346,12 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
             left = len(host.domains)
             found.append((link, f"is draining: {left} domain{'' if left == 1 else 's'} left" if left else "is drained"))
         if host.overloaded:
-            measured = f"{words.percent(host.worst_ratio)}, {host.consecutive} readings in a row"
+            measured = f"{wording.percent(host.worst_ratio)}, {host.consecutive} readings in a row"
             found.append((link, f"is overloaded{_IN[host.resource]}: {measured}"))
         if host.penalty_seconds:
-            found.append((link, f"waits {words.duration(host.penalty_seconds)} after {host.failures} failed attempts"))
+            found.append(
+                (link, f"waits {wording.duration(host.penalty_seconds)} after {host.failures} failed attempts")
+            )
     seen = {host.name for host in statuses}
     found += [
         (None, f"{name} is told to drain, and is not seen any more (virtpoise undrain {name} takes it back)")
@@ -386,11 +388,11 @@ def flight_views(found: Sequence[Flight]) -> tuple[FlightView, ...]:
 
 
 def _flown(flight: Flight, ratio: float | None) -> str:
-    done = "begins" if ratio is None else words.percent(ratio)
+    done = "begins" if ratio is None else wording.percent(ratio)
     if flight.progress is None:
         return done
-    elapsed = words.duration(flight.progress.elapsed_seconds)
-    return f"{done}, {elapsed}{words.dirtied(flight.progress.dirty_bytes_per_second)}"
+    elapsed = wording.duration(flight.progress.elapsed_seconds)
+    return f"{done}, {elapsed}{wording.dirtied(flight.progress.dirty_bytes_per_second)}"
 
 
 def _done(flight: Flight) -> float | None:
@@ -407,7 +409,7 @@ def plan_view(plan: Plan, snapshot: Snapshot, policy: Policy) -> PlanView:
     uuids = {domain.name: domain.uuid for domain in snapshot.domains}
     scores = _scores_along(plan, snapshot, policy)
     return PlanView(
-        summary=words.headline(plan.summary, hosts),
+        summary=wording.headline(plan.summary, hosts),
         solved=plan.solved,
         moves=tuple(_move(plan, n, move, hosts, policy, scores[n]) for n, move in enumerate(plan.moves)),
         refusals=_refusals(plan.refusals, hosts, uuids),
@@ -487,10 +489,10 @@ def _move(
         domain=domain_link(move.domain, move.uuid),
         source=host_link(move.source),
         destination=host_link(move.destination),
-        why=words.headline(move.why, [*hosts]) if move.why else "",
+        why=wording.headline(move.why, [*hosts]) if move.why else "",
         wave=move.wave,
         scores=", ".join(told),
-        cost=words.size(move.cost_bytes) if move.cost_bytes is not None else "",
+        cost=wording.size(move.cost_bytes) if move.cost_bytes is not None else "",
         ends=(
             _expected("source", move.source, hosts, move.predicted.source, policy),
             _expected("destination", move.destination, hosts, move.predicted.destination, policy),
@@ -516,9 +518,9 @@ def _needs(plan: Plan, number: int) -> tuple[int, ...]:
 def _expected(role: str, name: str, hosts: dict[str, Host], predicted: Prediction, policy: Policy) -> Expected:
     host = hosts.get(name)
     now = host.load if host is not None and host.known else None
-    text = f"{words.percent(now)} now, predicted {words.percent(predicted.cpu_ratio)}"
+    text = f"{wording.percent(now)} now, predicted {wording.percent(predicted.cpu_ratio)}"
     if predicted.cpu_ratio_lower != predicted.cpu_ratio_upper:
-        text += f" ({words.percent(predicted.cpu_ratio_lower)} to {words.percent(predicted.cpu_ratio_upper)})"
+        text += f" ({wording.percent(predicted.cpu_ratio_lower)} to {wording.percent(predicted.cpu_ratio_upper)})"
     return Expected(
         role=role,
         host=host_link(name),
@@ -541,13 +543,13 @@ def _refusals(refusals: Sequence[Refusal], hosts: dict[str, Host], uuids: dict[s
         left -= len(shown)
         groups.append(
             RefusalGroup(
-                reason=words.headline(words.reason(reason)),
+                reason=wording.headline(wording.reason(reason)),
                 count=count,
                 shown=tuple(
                     (
                         domain_link(one.domain, uuids.get(one.domain, one.domain)) if one.domain else None,
                         host_link(one.host) if one.host in hosts and one.host else None,
-                        words.figures(one),
+                        wording.figures(one),
                     )
                     for one in shown
                 ),
@@ -577,18 +579,18 @@ def migration_view(record: MigrationRecord, policy: Policy) -> MigrationView:
         destination=host_link(record.destination),
         result=Tag(_RESULTS.get(record.result or "", "warm"), result),
         why=record.why,
-        took=words.duration(record.seconds),
-        downtime=words.duration(record.downtime_seconds),
+        took=wording.duration(record.seconds),
+        downtime=wording.duration(record.downtime_seconds),
         ends=tuple(_measured(one, policy) for one in record.predictions if one.resource == "cpu"),
     )
 
 
 def _measured(one: PredictionRecord, policy: Policy) -> Expected:
-    text = f"predicted {words.percent(one.predicted, 1)}"
+    text = f"predicted {wording.percent(one.predicted, 1)}"
     verdict = _VERDICTS.get(one.verdict, one.verdict or "")
     if one.measured is not None:
         inside = one.lower <= one.measured <= one.upper
-        text += f", measured {words.percent(one.measured, 1)}"
+        text += f", measured {wording.percent(one.measured, 1)}"
         verdict = f"off by {(one.measured - one.predicted) * 100:+.1f} points"
         if one.lower < one.upper:
             verdict += ", within the interval" if inside else ", outside the interval"
@@ -621,16 +623,16 @@ def domain_rows(domains: Sequence[Domain], host: Host, plan: Plan | None) -> tup
         if move := moves.get(domain.uuid):
             why = f"to be moved to {move.destination}"
         elif found := refused.get(domain.name):
-            why = f"stays: {words.reason(found.reason)}"
+            why = f"stays: {wording.reason(found.reason)}"
         rows.append(
             DomainRow(
                 domain=domain_link(domain.name, domain.uuid),
                 state=domain.state,
                 vcpus=domain.vcpus,
-                cpu=words.percent(domain.cpu_cores / host.cpus),
-                delay=words.percent(domain.cpu_delay_cores / host.cpus),
-                memory=words.size(domain.memory_bytes),
-                network=words.percent(max(domain.rx_ratio, domain.tx_ratio)),
+                cpu=wording.percent(domain.cpu_cores / host.cpus),
+                delay=wording.percent(domain.cpu_delay_cores / host.cpus),
+                memory=wording.size(domain.memory_bytes),
+                network=wording.percent(max(domain.rx_ratio, domain.tx_ratio)),
                 why=why,
             )
         )
@@ -638,7 +640,7 @@ def domain_rows(domains: Sequence[Domain], host: Host, plan: Plan | None) -> tup
 
 
 def domain_figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
-    share = words.percent(domain.cpu_cores / host.cpus) if host else "-"
+    share = wording.percent(domain.cpu_cores / host.cpus) if host else "-"
     return (
         Figure(
             label="CPU",
@@ -646,11 +648,11 @@ def domain_figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
             note=f"{share} of {domain.host}, {domain.vcpus} vCPU{'' if domain.vcpus == 1 else 's'}",
         ),
         Figure(label="Waited for CPU", value=f"{domain.cpu_delay_cores:.2f} cores", note="wanted, but not given"),
-        Figure(label="Memory", value=words.size(domain.memory_bytes), note=_resident(domain)),
+        Figure(label="Memory", value=wording.size(domain.memory_bytes), note=_resident(domain)),
         Figure(
             label="Network",
-            value=f"{words.size(domain.rx_bytes_per_second)}/s",
-            note=f"received, {words.size(domain.tx_bytes_per_second)}/s sent",
+            value=f"{wording.size(domain.rx_bytes_per_second)}/s",
+            note=f"received, {wording.size(domain.tx_bytes_per_second)}/s sent",
         ),
     )
 
@@ -658,7 +660,7 @@ def domain_figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
 def _resident(domain: Domain) -> str:
     if domain.memory_resident_bytes is None:
         return "assigned"
-    return f"assigned, {words.size(domain.memory_resident_bytes)} resident"
+    return f"assigned, {wording.size(domain.memory_resident_bytes)} resident"
 
 
 def readings(ratios: Sequence[float], step_seconds: float, policy: Policy) -> Readings | None:
@@ -669,6 +671,6 @@ def readings(ratios: Sequence[float], step_seconds: float, policy: Policy) -> Re
     return Readings(
         points=points,
         mark=round(200 - policy.cpu.threshold * 200, 1),
-        first=words.duration((len(ratios) - 1) * step_seconds),
-        text=f"from {words.percent(min(ratios))} to {words.percent(max(ratios))}, newest {words.percent(ratios[-1])}",
+        first=wording.duration((len(ratios) - 1) * step_seconds),
+        text=f"from {wording.percent(min(ratios))} to {wording.percent(max(ratios))}, newest {wording.percent(ratios[-1])}",
     )

@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from virtpoise_balancer.show import load_bar
-from virtpoise_balancer.words import dirtied, duration, percent, size
+from virtpoise_balancer.command.terminal import load_bar
+from virtpoise_balancer.explain.wording import dirtied, duration, percent, size
 
 Status = Mapping[str, Any]
 _EVENTS = 7

@@ -15,12 +15,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from virtpoise_balancer import words
-from virtpoise_balancer.words import percent
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.explain.wording import percent
 
 if TYPE_CHECKING:
-    from virtpoise_balancer.doctor import Finding
-    from virtpoise_balancer.explain import Explanation
+    from virtpoise_balancer.command.doctor import Finding
+    from virtpoise_balancer.explain.explain import Explanation
     from virtpoise_balancer.knowledge.steering import Action
     from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
     from virtpoise_balancer.model import Move, Plan, Snapshot
@@ -80,12 +80,12 @@ def snapshot(seen: Snapshot) -> None:
     for host in seen.hosts:
         here = sum(domain.host == host.name for domain in seen.domains)
         load, memory = (percent(host.load, 1), percent(host.memory_ratio, 1)) if host.known else ("-", "-")
-        hosts.add_row(*_cells(host.name, host.state, host.cpus, load, memory, words.size(host.memory_bytes), here))
+        hosts.add_row(*_cells(host.name, host.state, host.cpus, load, memory, wording.size(host.memory_bytes), here))
     console.print(hosts)
     domains = _table("domain", "host", "state", "vCPUs", "cores", "waits for", "memory", "uuid")
     for domain in seen.domains:
         cores, waits = f"{domain.cpu_cores:.2f}", f"{domain.cpu_delay_cores:.2f}"
-        memory = words.size(domain.memory_bytes)
+        memory = wording.size(domain.memory_bytes)
         domains.add_row(
             *_cells(domain.name, domain.host, domain.state, domain.vcpus, cores, waits, memory, domain.uuid)
         )
@@ -100,7 +100,7 @@ def plan(made: Plan) -> None:
     if made.refusals:
         table = _table("refused domain", "host", "why")
         for refusal in made.refusals[:_MOST_REFUSALS]:
-            table.add_row(*_cells(refusal.domain or "-", refusal.host or "-", words.refusal(refusal)))
+            table.add_row(*_cells(refusal.domain or "-", refusal.host or "-", wording.refusal(refusal)))
         console.print(table)
         if len(made.refusals) > _MOST_REFUSALS:
             console.print(f"and {len(made.refusals) - _MOST_REFUSALS} more: see --output json")
@@ -192,7 +192,9 @@ def ends(moves: Sequence[tuple[Move, dict[str, Any] | None]]) -> None:
         )
         result = Text(f"{result}: {why}" if why else result, style="green" if result == "done" else "red")
         table.add_row(
-            *_cells(move.domain, move.source, move.destination, result, words.duration(took), words.duration(downtime))
+            *_cells(
+                move.domain, move.source, move.destination, result, wording.duration(took), wording.duration(downtime)
+            )
         )
     Console().print(table)
 
@@ -209,8 +211,8 @@ def history_table(records: Sequence[MigrationRecord]) -> Table:
                 record.source,
                 record.destination,
                 _result(record),
-                words.duration(record.seconds),
-                words.duration(record.downtime_seconds),
+                wording.duration(record.seconds),
+                wording.duration(record.downtime_seconds),
                 _prediction(ends.get("source")),
                 _prediction(ends.get("destination")),
             )

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from virtpoise_balancer import words
 from virtpoise_balancer.analyse.overload import consecutive
+from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import (
     Domain,
     DomainState,
@@ -21,7 +21,7 @@ from virtpoise_balancer.model import (
     Snapshot,
     Trigger,
 )
-from virtpoise_balancer.plan.consider import Considerations, RuleVerdict, consider
+from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict, consider
 from virtpoise_balancer.plan.problems import no_destination
 
 _MOST_PASSED_OVER = 5
@@ -110,15 +110,15 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
         if held and held not in refused and (held.reason is not Reason.LEAST_GAIN or _only_cpu(plan, domain.host)):
             refused.append(held)
         reasons = [
-            _sentence(words.refusal(one))
+            _sentence(wording.refusal(one))
             if one.host in (None, domain.host)
-            else _sentence(f"{one.host}: {words.refusal(one)}", str(one.host))
+            else _sentence(f"{one.host}: {wording.refusal(one)}", str(one.host))
             for one in refused
         ] or [_left_alone(snapshot, policy, plan, domain)]
     if considered:
         reasons.append(
             f"It wants {considered.demand_cores:.2f} cores ({considered.demand_lower_cores:.2f} to "
-            f"{considered.demand_upper_cores:.2f}), {words.percent(considered.gain_ratio)} of its host."
+            f"{considered.demand_upper_cores:.2f}), {wording.percent(considered.gain_ratio)} of its host."
         )
     return Explanation(
         name=domain.name,
@@ -162,8 +162,8 @@ def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations
 def _destinations(considered: Considerations) -> tuple[Destination, ...]:
     found = []
     for one in considered.hosts:
-        why = "would take it" if one.reason is None else words.reason(one.reason)
-        numbers = ", ".join(filter(None, (words.details(one.detail), *map(_rule, one.rules))))
+        why = "would take it" if one.reason is None else wording.reason(one.reason)
+        numbers = ", ".join(filter(None, (wording.details(one.detail), *map(_rule, one.rules))))
         found.append(
             Destination(
                 host=one.host,
@@ -203,11 +203,11 @@ def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Expla
     reasons += [f"{move.domain} is to leave for {move.destination}." for move in leaving]
     reasons += [f"{move.domain} is to come from {move.source}." for move in coming]
     own = [one for one in plan.refusals if one.host == host.name and one.domain is None]
-    reasons += [_sentence(words.refusal(one)) for one in own]
+    reasons += [_sentence(wording.refusal(one)) for one in own]
     here = {domain.name for domain in snapshot.domains if domain.host == host.name}
     elsewhere = {domain.name for domain in snapshot.domains if domain.host != host.name}
     reasons += [
-        _sentence(f"{one.domain} does not come: {words.refusal(one)}", one.domain)
+        _sentence(f"{one.domain} does not come: {wording.refusal(one)}", one.domain)
         for one in plan.refusals
         if one.host == host.name
         and one.domain is not None
@@ -221,7 +221,7 @@ def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Expla
     elif closed is not None:
         verdict = f"{host.name} is no destination."
         if not own:
-            reasons.append(_sentence(words.refusal(closed)))
+            reasons.append(_sentence(wording.refusal(closed)))
     elif overloaded:
         verdict = f"{host.name} is overloaded, so it is no destination."
     elif plan.moves or plan.attempts:
@@ -242,9 +242,9 @@ def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> 
         if here is None or there is None:
             continue
         if here.reason is not None:
-            why = words.refusal(Refusal(host=host.name, reason=here.reason, detail=here.detail))
+            why = wording.refusal(Refusal(host=host.name, reason=here.reason, detail=here.detail))
         elif there.reason is None:
-            why = f"with it {words.percent(here.room_ratio)} of this host's room would be left, there {words.percent(there.room_ratio)}"
+            why = f"with it {wording.percent(here.room_ratio)} of this host's room would be left, there {wording.percent(there.room_ratio)}"
         else:
             why = "other moves make room there"
         reasons.append(_sentence(f"{move.domain} goes to {move.destination}: {why}", move.domain))
@@ -254,7 +254,7 @@ def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> 
 def _standing(host: Host, policy: Policy, snapshot: Snapshot) -> str:
     """The host's CPU load against its threshold; of memory and uplinks what is too much. The strategy `thesis` knows the CPU alone."""
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
-    load = f"{host.name}{state} is at {words.percent(host.load)} CPU"
+    load = f"{host.name}{state} is at {wording.percent(host.load)} CPU"
     said = [_against(load, policy.cpu, host, host.cpu_ratio, snapshot)]
     if policy.strategy == "default":
         for what, trigger, readings in (
@@ -263,13 +263,13 @@ def _standing(host: Host, policy: Policy, snapshot: Snapshot) -> str:
             ("its uplink, sending, is", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
         ):
             if readings[-1] >= trigger.threshold:
-                said.append(_against(f"{what} at {words.percent(readings[-1])}", trigger, host, readings, snapshot))
+                said.append(_against(f"{what} at {wording.percent(readings[-1])}", trigger, host, readings, snapshot))
     return "; ".join(said)
 
 
 def _against(use: str, trigger: Trigger, host: Host, readings: Sequence[float], snapshot: Snapshot) -> str:
     count = consecutive(host, trigger, snapshot, readings)
-    threshold = words.percent(trigger.threshold)
+    threshold = wording.percent(trigger.threshold)
     if count == 0:
         return f"{use}, below the threshold of {threshold}" if readings[-1] < trigger.threshold else use
     times = "once" if count == 1 else f"{count} times in a row"
@@ -279,10 +279,10 @@ def _against(use: str, trigger: Trigger, host: Host, readings: Sequence[float], 
 def _interval(prediction: Prediction) -> str:
     ratio, lower, upper = prediction.cpu_ratio, prediction.cpu_ratio_lower, prediction.cpu_ratio_upper
     if lower == upper:
-        return words.percent(ratio)
-    return f"{words.percent(ratio)} ({words.percent(lower)} to {words.percent(upper)})"
+        return wording.percent(ratio)
+    return f"{wording.percent(ratio)} ({wording.percent(lower)} to {wording.percent(upper)})"
 
 
 def _sentence(text: str, *names: str) -> str:
     """The text as a sentence; ``names`` may begin it, and stay as they are."""
-    return words.headline(text, names) + ("" if text.endswith(".") else ".")
+    return wording.headline(text, names) + ("" if text.endswith(".") else ".")

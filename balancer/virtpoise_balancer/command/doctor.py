@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
-from virtpoise_balancer import __version__, wiring
+from virtpoise_balancer import __version__
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, LibvirtError, MonitorError, VirtpoiseError
 from virtpoise_balancer.execute.probe import HostFacts, Probe
 from virtpoise_balancer.model import Host, HostState
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
 _AT_ONCE = 16

@@ -15,8 +15,8 @@ from virtpoise_balancer.errors import BadInput, NotKnown, Refused, VirtpoiseErro
 
 if TYPE_CHECKING:
     from virtpoise_balancer.config import Config
+    from virtpoise_balancer.control.orders import By, Orders
     from virtpoise_balancer.model import Move, Policy, Snapshot
-    from virtpoise_balancer.orders import By, Orders
 
 DEFAULT_CONFIG = Path("/etc/virtpoise/virtpoise.yml")
 
@@ -63,12 +63,12 @@ def _names(kind: str) -> list[str]:
     """The running balancer's hosts or domains, for the shell to complete; none when it does not answer at once."""
     import os
 
-    from virtpoise_balancer import ask
+    from virtpoise_balancer.command import client
     from virtpoise_balancer.config import read_config
 
     try:
         config = read_config(Path(os.environ.get("VIRTPOISE_CONFIG", str(DEFAULT_CONFIG))))
-        return [one["name"] for one in ask.get(config, kind, timeout_seconds=1.0)]
+        return [one["name"] for one in client.get(config, kind, timeout_seconds=1.0)]
     except VirtpoiseError:
         return []
 
@@ -97,8 +97,8 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     settings = read_config(config)
 
-    from virtpoise_balancer.daemon import Daemon
-    from virtpoise_balancer.logs import set_up
+    from virtpoise_balancer.service.daemon import Daemon
+    from virtpoise_balancer.service.logs import set_up
 
     set_up(settings.log.level, settings.log.format)
     Daemon(config).run()
@@ -111,13 +111,13 @@ def snapshot(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = Outpu
 
     seen = _look(read_config(config))
 
-    from virtpoise_balancer import show
+    from virtpoise_balancer.command import terminal
     from virtpoise_balancer.formats import write_snapshot
 
     if output is Output.JSON:
         print_out(write_snapshot(seen))
     else:
-        show.snapshot(seen)
+        terminal.snapshot(seen)
 
 
 @app.command(
@@ -130,7 +130,7 @@ def plan(
     """Show what would be moved where, and why. Changes nothing."""
     group, policy = _group(snapshot, config)
 
-    from virtpoise_balancer import show
+    from virtpoise_balancer.command import terminal
     from virtpoise_balancer.formats import write_plan
     from virtpoise_balancer.plan import plan as make_plan
 
@@ -138,7 +138,7 @@ def plan(
     if output is Output.JSON:
         print_out(write_plan(made))
     else:
-        show.plan(made)
+        terminal.plan(made)
     if not made.solved:
         raise typer.Exit(EXIT_NO)
 
@@ -165,22 +165,22 @@ def apply(
     """
     import json
 
-    from virtpoise_balancer import ask, show
+    from virtpoise_balancer.command import client, terminal
     from virtpoise_balancer.config import read_config
     from virtpoise_balancer.formats import read_plan
 
     settings = read_config(config)
-    plan = ask.get(settings, "plan")["plan"]
+    plan = client.get(settings, "plan")["plan"]
     chosen = _chosen(read_plan(json.dumps(plan), "the balancer's plan").moves if plan else (), domains or [])
     if not chosen:
         print_out("The plan has no moves: nothing to apply.")
         return
-    show.moves(chosen)
+    terminal.moves(chosen)
     if not yes and not typer.confirm("Make these moves?"):
         raise Refused("not confirmed, nothing was changed")
     wanted = [{"uuid": move.uuid, "destination": move.destination} for move in chosen]
-    before = max((record["id"] for record in ask.get(settings, "history?limit=1")), default=0)
-    print_out(ask.order(settings, "plan/apply", {"moves": wanted}, _by().who))
+    before = max((record["id"] for record in client.get(settings, "history?limit=1")), default=0)
+    print_out(client.order(settings, "plan/apply", {"moves": wanted}, _by().who))
     if wait and not _all_done(settings, chosen, before):
         raise typer.Exit(EXIT_NO)
 
@@ -188,14 +188,14 @@ def apply(
 @app.command(epilog="Example: virtpoise status --output json")
 def status(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
     """Show what the running balancer sees, does and waits for."""
-    from virtpoise_balancer import ask, show
+    from virtpoise_balancer.command import client, terminal
     from virtpoise_balancer.config import read_config
 
-    found = ask.get(read_config(config), "status")
+    found = client.get(read_config(config), "status")
     if output is Output.JSON:
-        show.as_json(found)
+        terminal.as_json(found)
     else:
-        show.status(found)
+        terminal.status(found)
 
 
 @app.command(epilog="Examples: virtpoise explain vm1 | virtpoise explain h2 --snapshot cluster.json")
@@ -208,18 +208,18 @@ def explain(
     """Say why a domain is (not) moved, or why a host is (not) a destination, with the numbers."""
     group, policy = _group(snapshot, config)
 
-    from virtpoise_balancer import show
-    from virtpoise_balancer.explain import explain as say_why
-    from virtpoise_balancer.explain import not_seen
+    from virtpoise_balancer.command import terminal
+    from virtpoise_balancer.explain.explain import explain as say_why
+    from virtpoise_balancer.explain.explain import not_seen
     from virtpoise_balancer.plan import plan as make_plan
 
     explanations = say_why(group, policy, make_plan(group, policy), name)
     if not explanations:
         raise NotKnown(not_seen(group, name))
     if output is Output.JSON:
-        show.as_json([show.plain(explanation) for explanation in explanations])
+        terminal.as_json([terminal.plain(explanation) for explanation in explanations])
     else:
-        show.explanations(explanations)
+        terminal.explanations(explanations)
 
 
 @app.command(epilog="Examples: virtpoise history --limit 50 | virtpoise history --orders")
@@ -237,17 +237,18 @@ def history(
 
     settings = read_config(config)
 
-    from virtpoise_balancer import show, wiring
+    from virtpoise_balancer.command import terminal
+    from virtpoise_balancer.service import wiring
 
     store = wiring.make_store(settings)
     actions, migrations = store.actions(limit) if orders else (), () if orders else store.history(limit)
     store.close()
     if output is Output.JSON:
-        show.as_json([show.plain(record) for record in (*actions, *migrations)])
+        terminal.as_json([terminal.plain(record) for record in (*actions, *migrations)])
     elif orders:
-        show.orders(actions)
+        terminal.orders(actions)
     else:
-        show.history(migrations)
+        terminal.history(migrations)
 
 
 @app.command(epilog="Example: virtpoise drain h1 --wait")
@@ -316,15 +317,15 @@ def doctor(
 
     settings = read_config(config)
 
-    from virtpoise_balancer import show
-    from virtpoise_balancer.doctor import Verdict, examine
+    from virtpoise_balancer.command import terminal
+    from virtpoise_balancer.command.doctor import Verdict, examine
 
-    with show.progress() as bar:
+    with terminal.progress() as bar:
         findings = list(examine(settings, hosts or [], bar))
     if output is Output.JSON:
-        show.as_json([show.plain(finding) for finding in findings])
+        terminal.as_json([terminal.plain(finding) for finding in findings])
     else:
-        show.findings(findings)
+        terminal.findings(findings)
     if any(finding.verdict is Verdict.BAD for finding in findings):
         raise typer.Exit(EXIT_NO)
 
@@ -339,9 +340,9 @@ def check_config(
 
     settings = read_config(file)
     if output is Output.JSON:
-        from virtpoise_balancer import show
+        from virtpoise_balancer.command import terminal
 
-        show.as_json({"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy})
+        terminal.as_json({"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy})
         return
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
 
@@ -387,8 +388,8 @@ def _look(settings: Config) -> Snapshot:
     """The group now, with what the store remembers of it."""
     import time
 
-    from virtpoise_balancer import wiring
-    from virtpoise_balancer.cycle import placed, remembered_seconds
+    from virtpoise_balancer.control.cycle import placed, remembered_seconds
+    from virtpoise_balancer.service import wiring
 
     now = time.time()
     seen = wiring.make_observer(settings).observe(now).snapshot
@@ -407,8 +408,8 @@ def _orders(path: Path) -> tuple[Config, Orders, By]:
 
     import time
 
-    from virtpoise_balancer import wiring
-    from virtpoise_balancer.orders import Orders
+    from virtpoise_balancer.control.orders import Orders
+    from virtpoise_balancer.service import wiring
 
     orders = Orders(
         store=wiring.make_store(settings),
@@ -423,7 +424,7 @@ def _by() -> By:
     import os
     import pwd
 
-    from virtpoise_balancer.orders import By
+    from virtpoise_balancer.control.orders import By
 
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
@@ -443,11 +444,11 @@ def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:
 def _wait_until_empty(settings: Config, host: str) -> None:
     import time
 
-    from virtpoise_balancer import show
+    from virtpoise_balancer.command import terminal
     from virtpoise_balancer.errors import MonitorError
     from virtpoise_balancer.model import DomainState
 
-    with show.progress() as bar:
+    with terminal.progress() as bar:
         total: int | None = None
         while True:
             try:
@@ -473,27 +474,27 @@ def _all_done(settings: Config, moves: Sequence[Move], before: int) -> bool:
     """Wait until these moves have ended, and show how; whether all were done. ``before``: the newest migration before they were ordered."""
     import time
 
-    from virtpoise_balancer import ask, show
+    from virtpoise_balancer.command import client, terminal
 
     wanted = {(move.uuid, move.destination) for move in moves}
-    with show.progress() as bar:
+    with terminal.progress() as bar:
         while True:
             records = {
                 (record["uuid"], record["destination"]): record  # the oldest comes last: a later plan may move it again
-                for record in ask.get(settings, f"history?limit={_MOST_RECORDS}")
+                for record in client.get(settings, f"history?limit={_MOST_RECORDS}")
                 if record["id"] > before and (record["uuid"], record["destination"]) in wanted
             }
             left = [record for record in records.values() if record["result"] is None]
             if not left:
                 break
-            flights = ask.get(settings, "status")["in_flight"]
+            flights = client.get(settings, "status")["in_flight"]
             done = sum((flight["progress"] or {}).get("processed_bytes", 0) for flight in flights)
             total = sum((flight["progress"] or {}).get("total_bytes", 0) for flight in flights)
             names = ", ".join(flight["domain"] for flight in flights) or "next move"
             bar(f"{names} ({len(left)} left)", min(done, total), max(total, 1))
             time.sleep(0.5)
     ended = [(move, records.get((move.uuid, move.destination))) for move in moves]
-    show.ends(ended)
+    terminal.ends(ended)
     return all(record is not None and record["result"] == "done" for _, record in ended)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Problem, Reason, Refusal, Role
-from virtpoise_balancer.plan.group import CPU, Group
-from virtpoise_balancer.plan.items import Item, movable
-from virtpoise_balancer.plan.residents import Residents, foresee
+from virtpoise_balancer.plan.default.candidates import Item, movable
+from virtpoise_balancer.plan.default.group import CPU, Group
+from virtpoise_balancer.plan.default.residents import Residents, foresee
 
 # Sets of one size looked at for one host, and on a large one what their predictions may cost together (sets x domains x CPUs); past it only
 # the items that relieve most are combined.

@@ -27,18 +27,18 @@ from virtpoise_balancer.model import (
     Scores,
     Snapshot,
 )
-from virtpoise_balancer.plan.balance import balance
-from virtpoise_balancer.plan.board import Board, Step
-from virtpoise_balancer.plan.group import CPU, MEMORY, RESOURCES, Group
-from virtpoise_balancer.plan.items import resting, transfer_bytes
-from virtpoise_balancer.plan.ledger import Ledger
+from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
+from virtpoise_balancer.plan.default.balance import balance
+from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
+from virtpoise_balancer.plan.default.group import CPU, MEMORY, RESOURCES, Group
+from virtpoise_balancer.plan.default.predict_moves import Ledger
+from virtpoise_balancer.plan.default.repair import contradictions, faults, repair
+from virtpoise_balancer.plan.default.repair import refusals as broken_rules
+from virtpoise_balancer.plan.default.source import Outcome, Source, outcomes
+from virtpoise_balancer.plan.default.trial import Board, Step
+from virtpoise_balancer.plan.default.why_not import nowhere
 from virtpoise_balancer.plan.problems import find
-from virtpoise_balancer.plan.relief import Outcome, Source, outcomes
-from virtpoise_balancer.plan.relieve import relieve, relieve_partly
-from virtpoise_balancer.plan.repair import contradictions, faults, repair
-from virtpoise_balancer.plan.repair import refusals as broken_rules
 from virtpoise_balancer.plan.summary import summarise
-from virtpoise_balancer.plan.verdict import nowhere
 from virtpoise_balancer.plan.waves import waves
 
 

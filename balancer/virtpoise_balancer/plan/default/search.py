@@ -14,10 +14,10 @@ from itertools import product
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import RuleKind
-from virtpoise_balancer.plan.board import Board, Step, departure
-from virtpoise_balancer.plan.group import CPU, MEMORY
-from virtpoise_balancer.plan.items import Item, movable
-from virtpoise_balancer.plan.relief import Source, Way
+from virtpoise_balancer.plan.default.candidates import Item, movable
+from virtpoise_balancer.plan.default.group import CPU, MEMORY
+from virtpoise_balancer.plan.default.source import Source, Way
+from virtpoise_balancer.plan.default.trial import Board, Step, departure
 
 # Hosts looked at as destinations; in a larger group those with the most room.
 _MOST_HOSTS = 16

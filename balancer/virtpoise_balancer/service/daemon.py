@@ -18,23 +18,23 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEve
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from virtpoise_balancer import wiring
 from virtpoise_balancer.config import read_config
-from virtpoise_balancer.cycle import CycleResult, Report
+from virtpoise_balancer.control.cycle import CycleResult, Report
+from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
 from virtpoise_balancer.execute.executor import RecommendingExecutor
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot
-from virtpoise_balancer.orders import Orders
-from virtpoise_balancer.plan.part import Choice
-from virtpoise_balancer.systemd import notify
+from virtpoise_balancer.plan.subset import Choice
+from virtpoise_balancer.service import wiring
+from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.web.app import make_app
-from virtpoise_balancer.web.board import Board, State, newest_figures
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
+from virtpoise_balancer.web.state import Board, State, newest_figures
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusal, RuleKind
-from virtpoise_balancer.plan.group import CPU, Group
-from virtpoise_balancer.plan.residents import Residents, total
+from virtpoise_balancer.plan.default.group import CPU, Group
+from virtpoise_balancer.plan.default.residents import Residents, total
 
 # A memory that is dirtied almost as fast as it is sent: the copy converges only because QEMU slows the guest down.
 _MOST_DIRTY_SHARE = 0.9

@@ -23,9 +23,9 @@ from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.analyse.windows import newest
 from virtpoise_balancer.model import Domain, DomainState, Overload, Policy, Refusal, Role, Snapshot
+from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
+from virtpoise_balancer.plan.default.rules import Rules, gather
 from virtpoise_balancer.plan.problems import no_destination
-from virtpoise_balancer.plan.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
-from virtpoise_balancer.plan.rules import Rules, gather
 
 CPU, MEMORY, RX, TX = range(4)
 RESOURCES = ("cpu", "memory", "rx", "tx")

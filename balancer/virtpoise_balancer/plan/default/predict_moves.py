@@ -9,9 +9,9 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Mask
 from virtpoise_balancer.model import PredictedLoads, Prediction, Role
-from virtpoise_balancer.plan.board import Step
-from virtpoise_balancer.plan.group import MEMORY, RX, TX, Group
-from virtpoise_balancer.plan.residents import TRAFFIC_DOUBT, Residents, foresee
+from virtpoise_balancer.plan.default.group import MEMORY, RX, TX, Group
+from virtpoise_balancer.plan.default.residents import TRAFFIC_DOUBT, Residents, foresee
+from virtpoise_balancer.plan.default.trial import Step
 
 
 @dataclass(slots=True)

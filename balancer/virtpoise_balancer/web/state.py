@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from virtpoise_balancer.analyse.backoff import Standing
 from virtpoise_balancer.analyse.overload import consecutive
-from virtpoise_balancer.analyse.standing import Standing
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.steering import Mode, Setting, Steering
 from virtpoise_balancer.knowledge.store import PredictionRecord

@@ -10,10 +10,10 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
 from virtpoise_balancer.model import Domain, DomainState, Role, RuleKind
-from virtpoise_balancer.plan.group import CPU, MEMORY, Group
-from virtpoise_balancer.plan.items import Item, relief_of
-from virtpoise_balancer.plan.relief import Source
-from virtpoise_balancer.plan.residents import total
+from virtpoise_balancer.plan.default.candidates import Item, relief_of
+from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
+from virtpoise_balancer.plan.default.residents import total
+from virtpoise_balancer.plan.default.source import Source
 
 # Two destinations whose migrations take about as long count as equally near.
 _SAME_SPEED = 1.25

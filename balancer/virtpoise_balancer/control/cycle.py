@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
-from virtpoise_balancer import words
-from virtpoise_balancer.analyse.experience import Experience, with_experience
-from virtpoise_balancer.analyse.outcome import DuePrediction, Measured, measure, window
-from virtpoise_balancer.analyse.standing import Standing, after_plan, draining, relieved, with_standing
+from virtpoise_balancer.analyse.backoff import Standing, after_plan, draining, relieved, with_standing
+from virtpoise_balancer.analyse.learned import Experience, with_experience
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure, window
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Executor, InFlight
+from virtpoise_balancer.explain import wording
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import DomainState, HostState, Move, Plan, Policy, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan as make_plan
-from virtpoise_balancer.plan.part import Choice, choice, needs, part
 from virtpoise_balancer.plan.recheck import obstacle
+from virtpoise_balancer.plan.subset import Choice, choice, needs, part
 
 Clock = Callable[[], float]
 
@@ -206,7 +206,7 @@ def _under_way(in_flight: tuple[InFlight, ...]) -> str:
         text = f"{flight.move.domain} is moving from {flight.move.source} to {flight.move.destination}"
         if flight.progress and flight.progress.total_bytes:
             done = 1 - flight.progress.remaining_bytes / flight.progress.total_bytes
-            dirtied = words.dirtied(flight.progress.dirty_bytes_per_second)
+            dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
             text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
         parts.append(text)
     return f"{', '.join(parts)}: nothing else is judged meanwhile"

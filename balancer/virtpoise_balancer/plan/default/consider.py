@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal, RuleKind, Snapshot
-from virtpoise_balancer.plan.board import Board
-from virtpoise_balancer.plan.default import closed_hosts, sources_of
-from virtpoise_balancer.plan.group import CPU, Group
-from virtpoise_balancer.plan.items import item_of, movable
+from virtpoise_balancer.plan.default.candidates import item_of, movable
+from virtpoise_balancer.plan.default.group import CPU, Group
+from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
+from virtpoise_balancer.plan.default.trial import Board
+from virtpoise_balancer.plan.default.why_not import may_be_more, verdict
 from virtpoise_balancer.plan.problems import find
-from virtpoise_balancer.plan.verdict import may_be_more, verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

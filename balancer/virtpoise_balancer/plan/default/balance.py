@@ -6,9 +6,9 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Attempt, Imbalance, Problem
-from virtpoise_balancer.plan.board import Board, Step
-from virtpoise_balancer.plan.group import CPU
-from virtpoise_balancer.plan.items import Item, movable, relief_of
+from virtpoise_balancer.plan.default.candidates import Item, movable, relief_of
+from virtpoise_balancer.plan.default.group import CPU
+from virtpoise_balancer.plan.default.trial import Board, Step
 
 
 def balance(board: Board, wanted: Imbalance) -> list[Attempt]:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from virtpoise_balancer.analyse.standing import draining
+from virtpoise_balancer.analyse.backoff import draining
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.steering import Action, Mode, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Host, HostState, Plan, Snapshot
 
 if TYPE_CHECKING:
-    from virtpoise_balancer.plan.part import Choice
+    from virtpoise_balancer.plan.subset import Choice
 
 
 class Unforeseen(VirtpoiseError):

@@ -10,9 +10,9 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Detail, Reason, Refusal, Role, RuleKind
-from virtpoise_balancer.plan.board import Board
-from virtpoise_balancer.plan.group import CPU, MEMORY
-from virtpoise_balancer.plan.items import Item
+from virtpoise_balancer.plan.default.candidates import Item
+from virtpoise_balancer.plan.default.group import CPU, MEMORY
+from virtpoise_balancer.plan.default.trial import Board
 from virtpoise_balancer.plan.problems import no_destination
 
 _REASONS = (

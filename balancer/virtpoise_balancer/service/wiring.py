@@ -10,7 +10,7 @@ from virtpoise_balancer.errors import BadInput
 
 if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
     from virtpoise_balancer.config import Config
-    from virtpoise_balancer.cycle import Cycle
+    from virtpoise_balancer.control.cycle import Cycle
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
     from virtpoise_balancer.execute.migrate import Migrator
     from virtpoise_balancer.knowledge.leader import Leadership
@@ -70,7 +70,7 @@ def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome]
 
 
 def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:
-    from virtpoise_balancer.cycle import Cycle
+    from virtpoise_balancer.control.cycle import Cycle
 
     return Cycle(
         observer=make_observer(config),

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virtpoise_balancer.plan.board import Board, Step
-from virtpoise_balancer.plan.items import Item
-from virtpoise_balancer.plan.relief import Source, look_ahead
-from virtpoise_balancer.plan.search import Budget, Search
+from virtpoise_balancer.plan.default.candidates import Item
+from virtpoise_balancer.plan.default.search import Budget, Search
+from virtpoise_balancer.plan.default.source import Source, look_ahead
+from virtpoise_balancer.plan.default.trial import Board, Step
 
 # How many items more than the fewest the quick assignment tries, how many sets of one size, and how many items in all.
 _EXTRA_ITEMS = 2

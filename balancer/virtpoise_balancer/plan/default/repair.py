@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.model import Attempt, Domain, DomainState, Problem, Reason, Refusal, RuleKind
-from virtpoise_balancer.plan.board import Board, Step
-from virtpoise_balancer.plan.group import Group
-from virtpoise_balancer.plan.items import Item, movable
+from virtpoise_balancer.plan.default.candidates import Item, movable
+from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.plan.default.trial import Board, Step
 
 
 @dataclass(frozen=True, slots=True)

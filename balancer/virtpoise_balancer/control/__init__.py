@@ -1,0 +1,1 @@
+"""One turn of the loop, and the orders that people give."""

@@ -1,0 +1,1 @@
+"""Answers "why" and "why not" in words."""

@@ -1,0 +1,40 @@
+"""How one migration goes and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Result(StrEnum):
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one move ended. ``why`` is empty when it is done; the figures are known only for a migration that ran.
+
+    ``dirty_bytes_per_second``: how fast the domain last wrote to its memory while it was watched; ``lost``: it runs on neither host any
+    more.
+    """
+
+    result: Result
+    why: str = ""
+    seconds: float | None = None
+    downtime_seconds: float | None = None
+    transferred_bytes: int | None = None
+    dirty_bytes_per_second: float | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A migration under way, as libvirt's job statistics give it."""
+
+    elapsed_seconds: float
+    total_bytes: int
+    processed_bytes: int
+    remaining_bytes: int
+    dirty_bytes_per_second: float | None = None

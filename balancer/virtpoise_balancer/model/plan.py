@@ -1,0 +1,164 @@
+"""What follows from a snapshot and a policy: the moves, and why everything else stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+
+class Reason(StrEnum):
+    """Why a host or a domain was considered and not moved, or why a host took nothing."""
+
+    # a host with a problem that was not attempted
+    ALONE = "alone"
+    PENALTY = "penalty"
+    WAITING = "waiting"
+    # a host that is no destination
+    HOST_UNKNOWN = "host_unknown"
+    HOST_DRAINING = "host_draining"
+    HOST_STANDBY = "host_standby"
+    HOST_OVERLOADED = "host_overloaded"
+    # a domain on a destination
+    DESTINATION_CPU = "destination_cpu"
+    DESTINATION_CPUS = "destination_cpus"
+    DESTINATION_MEMORY = "destination_memory"
+    DESTINATION_NETWORK = "destination_network"
+    NAME_TAKEN = "name_taken"
+    RULE_TOGETHER = "rule_together"
+    RULE_APART = "rule_apart"
+    RULE_ONLY_ON = "rule_only_on"
+    RULE_NEVER_ON = "rule_never_on"
+    # a domain by itself
+    NOT_RUNNING = "not_running"
+    NOT_NEEDED = "not_needed"
+    MIGRATING = "migrating"
+    RESTING = "resting"
+    LEAST_GAIN = "least_gain"
+    RULE_IGNORE = "rule_ignore"
+    RULE_CONFLICT = "rule_conflict"
+    RULE_BROKEN = "rule_broken"
+    NO_DESTINATION = "no_destination"
+    COSTLIER = "costlier"
+    # a host that the plan does not relieve
+    UNSOLVED = "unsolved"
+
+
+Detail = Mapping[str, float | int | str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Considered and refused: the domain, the host, or the domain on the host, with the numbers behind it."""
+
+    domain: str | None = None
+    host: str | None = None
+    reason: Reason
+    detail: Detail = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overload:
+    """A host whose last ``consecutive`` readings of ``resource`` were at or above the threshold; ``ratio`` is the newest."""
+
+    host: str
+    resource: str = "cpu"
+    ratio: float
+    consecutive: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The load of one host after a move, with the interval that the strategy vouches for.
+
+    ``cpu_spread_ratio``: how unsure the strategy is of itself, before earlier errors widen or narrow the interval; ``cpu_bias_ratio``:
+    how far earlier errors moved ``cpu_ratio`` from the formula's word; ``saturated``: the source hid demand when this was predicted. All
+    three go into the Residual that the prediction will leave.
+    """
+
+    cpu_ratio: float
+    cpu_ratio_lower: float
+    cpu_ratio_upper: float
+    cpu_spread_ratio: float | None = None
+    cpu_bias_ratio: float = 0.0
+    saturated: bool | None = None
+    memory_ratio: float | None = None
+    memory_ratio_lower: float | None = None
+    memory_ratio_upper: float | None = None
+    rx_ratio: float | None = None
+    rx_ratio_lower: float | None = None
+    rx_ratio_upper: float | None = None
+    tx_ratio: float | None = None
+    tx_ratio_lower: float | None = None
+    tx_ratio_upper: float | None = None
+
+    @classmethod
+    def exact(cls, cpu_ratio: float, memory_ratio: float | None = None) -> Prediction:
+        """A prediction of a strategy that knows no interval."""
+        return cls(cpu_ratio=cpu_ratio, cpu_ratio_lower=cpu_ratio, cpu_ratio_upper=cpu_ratio, memory_ratio=memory_ratio)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedLoads:
+    """Of both ends of a move, after it and all moves before it in the plan."""
+
+    source: Prediction
+    destination: Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it in words.
+
+    ``cost_bytes``: what it is expected to transfer. Moves with the same ``bundle`` belong together: all of them or none.
+    """
+
+    domain: str
+    uuid: str
+    source: str
+    destination: str
+    predicted: PredictedLoads
+    wave: int = 0
+    why: str = ""
+    cost_bytes: int | None = None
+    bundle: str | None = None
+
+
+class Problem(StrEnum):
+    OVERLOAD = "overload"
+    DRAIN = "drain"
+    RULE = "rule"
+    IMBALANCE = "imbalance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A problem that the plan worked on; unsolved, it earns the host a penalty."""
+
+    host: str
+    problem: Problem
+    solved: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """As they were before the first assignment, by name."""
+
+    hosts: Mapping[str, float] = field(default_factory=dict)
+    domains: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do about a snapshot, in order. ``solved``: no problem stands once it is carried out."""
+
+    format: Literal["virtpoise/plan/1"] = "virtpoise/plan/1"
+    strategy: str
+    solved: bool
+    summary: str
+    overloaded: tuple[Overload, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    moves: tuple[Move, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    scores: Scores = Scores()

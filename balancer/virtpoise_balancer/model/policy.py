@@ -1,0 +1,193 @@
+"""What the administrator wants: thresholds, limits, placement rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from virtpoise_balancer.model.units import STRICT, Amount, Count, Name, Threshold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """When a resource is a problem: ``consecutive`` readings in a row at or above ``threshold``.
+
+    ``recovery``: how low a plan may bring the host before it stops; by default 0.05 below the threshold.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    threshold: Threshold = 0.8
+    consecutive: Count = 3
+    recovery: Threshold | None = None
+
+    @property
+    def recovery_ratio(self) -> float:
+        return max(self.threshold - 0.05, 0.0) if self.recovery is None else self.recovery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceTrigger(Trigger):
+    """For memory and uplinks, which bear being nearly full better than CPUs do."""
+
+    threshold: Threshold = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Penalty:
+    """How long a host waits after an attempt that did not solve its problem, and how much longer after each further one."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    initial_seconds: Amount = 190.0
+    step_seconds: Amount = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostWeights:
+    """The thesis' six host weights (Figure 10): the first two count for a host, the others against it."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    cpus: Amount = 0.4
+    memory: Amount = 0.6
+    load: Amount = 0.4
+    active: Amount = 0.2
+    inactive: Amount = 0.05
+    memory_ratio: Amount = 0.35
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainWeights:
+    """The thesis' three domain weights (they follow from Figure 11)."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    load: Amount = 0.7
+    downlink: Amount = 0.2
+    uplink: Amount = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    host: HostWeights = HostWeights()
+    domain: DomainWeights = DomainWeights()
+
+
+class RuleKind(StrEnum):
+    TOGETHER = "together"
+    APART = "apart"
+    ONLY_ON = "only_on"
+    NEVER_ON = "never_on"
+    PREFER = "prefer"
+    IGNORE = "ignore"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Where domains may be. ``domains`` and ``hosts`` are names or shell patterns; a domain's uuid fits as well.
+
+    ``hard``: never broken by a move. A soft rule is kept wherever that costs no move and leaves no overload.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    name: Name
+    kind: RuleKind
+    domains: Annotated[tuple[Name, ...], MinLen(1)]
+    hosts: tuple[Name, ...] = ()
+    hard: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many migrations may be under way at once: from one host, to one host, in all."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    per_source: Count = 1
+    per_destination: Count = 1
+    total: Count = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationCost:
+    """What a migration is taken to cost where nothing was learned of the two hosts yet.
+
+    ``overhead_ratio``: how much more than the domain's memory its destination needs while it arrives.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    bytes_per_second: Annotated[float, Gt(0)] = 100e6
+    overhead_ratio: Amount = 0.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imbalance:
+    """Also move while the standard deviation of the hosts' CPU load is above ``deviation_ratio`` and a move lowers it by the gain."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    deviation_ratio: Annotated[float, Gt(0), Lt(1)] = 0.15
+    least_gain_ratio: Annotated[float, Gt(0), Lt(1)] = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """How many steps ahead a host's load is forecast from its readings; 0: none. Used only where it did better than the last reading."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    steps: Annotated[int, Ge(0), Le(60)] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the administrator wants; the section ``policy`` of the configuration.
+
+    ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each further move of it
+    that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off its source's load at least, unless
+    nothing else helps. ``saturation_ratio``: from this load on a host hides demand. ``coverage``: the share of predictions that their
+    intervals hold. ``repair_rules``: also move domains only because a rule is broken.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    strategy: Literal["default", "thesis"] = "default"
+    cpu: Trigger = Trigger()
+    memory: SpaceTrigger = SpaceTrigger()
+    network: SpaceTrigger = SpaceTrigger()
+    penalty: Penalty = Penalty()
+    weights: Weights = Weights()
+    rest_seconds: Amount = 1800.0
+    rest_growth: Annotated[float, Ge(1)] = 2.0
+    rest_max_seconds: Amount = 86400.0
+    least_gain_ratio: Annotated[float, Ge(0), Lt(1)] = 0.01
+    saturation_ratio: Threshold = 0.9
+    coverage: Annotated[float, Gt(0), Lt(1)] = 0.9
+    limits: Limits = Limits()
+    migration: MigrationCost = MigrationCost()
+    rules: tuple[Rule, ...] = ()
+    repair_rules: bool = False
+    imbalance: Imbalance | None = None
+    trend: Trend = Trend()
+
+
+class InconsistentPolicy(ValueError):
+    """Two parts of a policy contradict each other; the message names the field and what was expected."""
+
+
+def check_policy(policy: Policy) -> None:
+    """Raise InconsistentPolicy when a recovery level lies above its threshold, or when a rule says nothing."""
+    for resource, trigger in (("cpu", policy.cpu), ("memory", policy.memory), ("network", policy.network)):
+        if trigger.recovery_ratio > trigger.threshold:
+            raise InconsistentPolicy(
+                f"{resource}.recovery: expected at most the threshold ({trigger.threshold:g}), got {trigger.recovery_ratio:g}"
+            )
+    names: set[str] = set()
+    for i, rule in enumerate(policy.rules):
+        if rule.name in names:
+            raise InconsistentPolicy(f"rules.{i}.name: expected each name once, got {rule.name!r} again")
+        names.add(rule.name)
+        about_hosts = rule.kind in (RuleKind.ONLY_ON, RuleKind.NEVER_ON, RuleKind.PREFER)
+        if about_hosts is not bool(rule.hosts):
+            expected = "at least one host" if about_hosts else f"none with {rule.kind}"
+            raise InconsistentPolicy(f"rules.{i}.hosts: expected {expected}, got {', '.join(rule.hosts) or 'none'}")
+        if rule.kind in (RuleKind.TOGETHER, RuleKind.APART) and len(rule.domains) == 1 and rule.domains[0].isalnum():
+            raise InconsistentPolicy(f"rules.{i}.domains: expected at least two, or a pattern, got {rule.domains[0]}")

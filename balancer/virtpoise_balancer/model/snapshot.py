@@ -1,0 +1,185 @@
+"""What was seen: the hosts and domains of a group at one moment, with what earlier migrations taught."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+
+from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio
+
+
+class HostState(StrEnum):
+    ACTIVE = "active"
+    DRAINING = "draining"
+    STANDBY = "standby"
+    WAKING = "waking"
+    UNKNOWN = "unknown"
+
+
+class DomainState(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTOFF = "shutoff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One host. ``cpu_ratio`` holds the last readings without a gap, one a step, newest last; so do the other windows, where known.
+
+    ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks count as equal.
+
+    ``counted_from``: readings whose step began earlier do not count towards N (an attempt ended then, or the host was alone).
+    ``penalty_until``: until then the host makes no attempt.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    name: Name
+    state: HostState = HostState.ACTIVE
+    cpus: Count
+    cpu_speed: Annotated[float, Gt(0)] = 1.0
+    cpu_ratio: tuple[Ratio, ...] = ()
+    memory_bytes: Annotated[int, Gt(0)]
+    memory_used_bytes: Bytes = 0
+    rx_ratio: Amount = 0.0
+    tx_ratio: Amount = 0.0
+    memory_ratio_window: tuple[Ratio, ...] = ()
+    rx_ratio_window: tuple[Amount, ...] = ()
+    tx_ratio_window: tuple[Amount, ...] = ()
+    uplink_bytes_per_second: Annotated[float, Gt(0)] | None = None
+    counted_from: float | None = None
+    penalty_until: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def load(self) -> float:
+        """The newest CPU ratio; only for a host that is ``known``."""
+        return self.cpu_ratio[-1]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is data to decide on: a host without it is neither idle nor a destination."""
+        return self.state is not HostState.UNKNOWN and bool(self.cpu_ratio)
+
+    @property
+    def memory_ratio(self) -> float:
+        return self.memory_used_bytes / self.memory_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What a domain's own metadata asks for: names of groups to be kept together or apart, hosts (shell patterns) to be on or not."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    together: tuple[Name, ...] = ()
+    apart: tuple[Name, ...] = ()
+    only_on: tuple[Name, ...] = ()
+    never_on: tuple[Name, ...] = ()
+    prefer: tuple[Name, ...] = ()
+    ignore: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """One domain, listed once, on the host where it runs (or, shut off, where it is defined).
+
+    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two with
+    ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None: there were none.
+    ``memory_resident_bytes``: what its process holds of ``memory_bytes``; ``migrating_to``: the destination of a migration under way;
+    ``recent_moves``: how often it was moved in the time that is remembered.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    name: Name
+    uuid: Name
+    host: Name
+    state: DomainState = DomainState.RUNNING
+    vcpus: Count = 1
+    cpu_cores: Amount = 0.0
+    cpu_delay_cores: Amount = 0.0
+    cpu_cores_unsaturated: Amount | None = None
+    cpu_delay_cores_unsaturated: Amount | None = None
+    memory_bytes: Bytes = 0
+    memory_resident_bytes: Bytes | None = None
+    rx_bytes_per_second: Amount = 0.0
+    tx_bytes_per_second: Amount = 0.0
+    dirty_bytes_per_second: Amount | None = None
+    rx_ratio: Amount = 0.0
+    tx_ratio: Amount = 0.0
+    last_moved: float | None = None
+    recent_moves: Annotated[int, Ge(0)] = 0
+    migrating_to: Name | None = None
+    placement: Placement | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Role(StrEnum):
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """How far the formula for a host's CPU load was off once: measured less its word, and the spread it was predicted with."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    role: Role
+    saturated: bool
+    error_ratio: float
+    spread_ratio: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How fast earlier migrations between two hosts went."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    source: Name
+    destination: Name
+    bytes_per_second: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions and the speed of ``links``."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    format: Literal["virtpoise/snapshot/1"] = "virtpoise/snapshot/1"
+    time: float
+    step_seconds: Annotated[float, Gt(0)] = 10.0
+    hosts: tuple[Host, ...]
+    domains: tuple[Domain, ...]
+    residuals: tuple[Residual, ...] = ()
+    links: tuple[Link, ...] = ()
+
+    def host(self, name: str) -> Host | None:
+        return next((host for host in self.hosts if host.name == name), None)
+
+
+class InconsistentSnapshot(ValueError):
+    """The parts of a snapshot contradict each other; the message names the field and what was expected."""
+
+
+def check_consistent(snapshot: Snapshot) -> None:
+    """Raise InconsistentSnapshot unless names and uuids are unique and every domain is on a listed host."""
+    hosts: set[str] = set()
+    for i, host in enumerate(snapshot.hosts):
+        if host.name in hosts:
+            raise InconsistentSnapshot(f"hosts.{i}.name: expected each host once, got {host.name!r} again")
+        if host.memory_used_bytes > host.memory_bytes:
+            raise InconsistentSnapshot(
+                f"hosts.{i}.memory_used_bytes: expected at most memory_bytes ({host.memory_bytes}), got {host.memory_used_bytes}"
+            )
+        hosts.add(host.name)
+    uuids: dict[str, str] = {}
+    for i, domain in enumerate(snapshot.domains):
+        if domain.host not in hosts:
+            raise InconsistentSnapshot(f"domains.{i}.host: expected a host of this snapshot, got {domain.host!r}")
+        if domain.uuid in uuids:
+            raise InconsistentSnapshot(
+                f"domains.{i}.uuid: expected each uuid once, got {domain.uuid!r} of {uuids[domain.uuid]!r} again"
+            )
+        uuids[domain.uuid] = domain.name

@@ -1,0 +1,23 @@
+"""The units of the values, with their ranges: one name for each kind of number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+# Read by the border's validator: unknown keys, NaN and infinities are refused.
+STRICT: Mapping[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
+
+Name = Annotated[str, MinLen(1)]
+# Of CPUs and the like: far above any machine there is, and low enough to be reckoned with.
+MOST_COUNTED = 65536
+Count = Annotated[int, Ge(1), Le(MOST_COUNTED)]
+Amount = Annotated[float, Ge(0)]
+Bytes = Annotated[int, Ge(0)]
+Threshold = Annotated[float, Gt(0), Le(1)]
+
+# A ratio measured from two samples may pass 1 by the jitter of their times; anything further is a broken query.
+RATIO_TOLERANCE = 1.05
+Ratio = Annotated[float, Ge(0), Le(RATIO_TOLERANCE)]
