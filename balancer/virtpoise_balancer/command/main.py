@@ -330,21 +330,38 @@ def doctor(
         raise typer.Exit(EXIT_NO)
 
 
-@app.command("check-config", epilog="Example: virtpoise check-config virtpoise.yml")
+@app.command(
+    "check-config",
+    epilog="Examples: virtpoise check-config virtpoise.yml | virtpoise check-config virtpoise.yml --user virtpoise",
+)
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="Check that this user can read all files. By default whoever asks; where root asks, the owner of the "
+            "folder of state.url, as whom the balancer runs.",
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Read a configuration and say whether it can be used."""
-    from virtpoise_balancer.config import read_config
+    """Read a configuration and the files that it names, and say whether the balancer can use them."""
+    from virtpoise_balancer.command import terminal
+    from virtpoise_balancer.command.check import check
 
-    settings = read_config(file)
+    found = check(file, user)
+    mode, strategy = found.config.mode, found.config.policy.strategy
+    unchecked = [str(path) for path in found.unchecked]
     if output is Output.JSON:
-        from virtpoise_balancer.command import terminal
-
-        terminal.as_json({"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy})
+        terminal.as_json(
+            {"file": str(file), "mode": mode, "strategy": strategy, "user": found.user, "unchecked": unchecked}
+        )
         return
-    print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
+    print_out(f"{file}: good for the user {found.user} (mode {mode}, strategy {strategy}).")
+    for path in unchecked:
+        print_out(f"{path}: not checked, systemd puts it there when it starts the service.")
 
 
 def _version(wanted: bool) -> None:

@@ -27,6 +27,12 @@ ExecStart=ip link set dev br0 up
 ExecStart=ip address add {address}/24 dev br0
 """
 _ROOT = {"HOME": "/root", "USER": "root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+_CALM = """[Unit]
+DefaultDependencies=no
+Before=sysinit.target
+[Service]
+ExecStart=python3 /root/calm.py 0.1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,9 @@ class Machine:
         printf 'cgroup_controllers = []\\nsecurity_driver = "none"\\n' >> etc/libvirt/qemu.conf
         {masked}
         printf '%s' '{_LINKS.format(name=name, address=site.address)}' > etc/systemd/system/links.service
-        ln -s ../links.service etc/systemd/system/sysinit.target.wants/links.service
+        printf '%s' '{_CALM}' > etc/systemd/system/calm.service
+        cp {Path(__file__).with_name("calm.py")} root/calm.py
+        ln -s ../links.service ../calm.service etc/systemd/system/sysinit.target.wants/
         ip link add name {name} type veth peer name eth-{name}
         ip link set dev {name} master {BRIDGE} up
         """

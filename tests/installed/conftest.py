@@ -1,0 +1,107 @@
+"""Machines on which virtpoise is installed as docs/install.md says, once for all tests in this folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from virtpoise_lab import artefacts
+from virtpoise_lab import domain as domains
+from virtpoise_lab.machines import trees
+from virtpoise_lab.machines.fleet import fleet
+from virtpoise_lab.machines.machine import Machine, Site
+from virtpoise_lab.model import DomainSpec
+from virtpoise_lab.processes import wait_until
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that these tests can `import manual`
+
+from manual import ROOT, Administrator, build
+
+# kvm3 has the newer Debian, and a guest of a machine type that the older one's QEMU knows.
+HOSTS = {"kvm1": "bookworm", "kvm2": "bookworm", "kvm3": "trixie"}
+GUESTS = {"vm1": "kvm1", "vm2": "kvm1", "vm3": "kvm2", "vm4": "kvm3"}
+_MACHINE_TYPE = "pc-i440fx-7.2"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """kvm1, kvm2, kvm3 and manager, installed up to the page's first steps."""
+
+    machines: dict[str, Machine]
+    administrator: Administrator
+
+    @property
+    def manager(self) -> Machine:
+        return self.machines["manager"]
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of what is in the project's tree, without what git leaves out."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(checkout(tmp_path_factory.mktemp("checkout")))
+
+
+@pytest.fixture(scope="session", params=["bookworm", "trixie"])
+def installation(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The balancer on Debian 12, then on Debian 13."""
+    if os.geteuid() != 0:
+        pytest.skip("machines are booted by root")
+    boot = tmp_path_factory.mktemp("boot")
+    shutil.copy(artefacts.kernel(), boot / "vmlinuz")
+    shutil.copy(artefacts.initramfs(), boot / "initramfs")
+    shutil.copy(wheel, boot)
+    suites = {**HOSTS, "manager": request.param}
+    with fleet(
+        [
+            Site(
+                name=name,
+                number=number,
+                tree=trees.tree(suite),
+                mounts={"/wheels": trees.wheels(suite, ROOT), domains.BOOT: boot},
+                masked=("prometheus.service",) if name in HOSTS else ("libvirtd.service", "libvirtd.socket"),
+            )
+            for number, (name, suite) in enumerate(suites.items(), 1)
+        ]
+    ) as machines:
+        for machine in machines.values():
+            machine.run("printf '[global]\\nno-index = true\\nfind-links = /wheels\\n' > /etc/pip.conf")
+            machine.run(f"cp {domains.BOOT}/{wheel.name} /root/")
+        _start_guests(machines)
+        administrator = Administrator([machines[name] for name in HOSTS], machines["manager"])
+        for section in ("On every host", "On the balancer's machine", "SSH keys", "Prometheus"):
+            administrator.type(section)
+        _wait_for_figures(machines["manager"])
+        for section in ("The balancer", "First steps"):
+            administrator.type(section)
+        yield Installation(machines, administrator)
+
+
+def _start_guests(machines: dict[str, Machine]) -> None:
+    for name, host in GUESTS.items():
+        xml = domains.xml(DomainSpec(name), "tcg", 1.0).replace('machine="pc"', f'machine="{_MACHINE_TYPE}"')
+        machines[host].run(f"install -d -o libvirt-qemu {domains.CONSOLES}; cat > /root/{name}.xml", text=xml)
+        machines[host].run(f"virsh define /root/{name}.xml && virsh start {name}")
+    for host in HOSTS:
+        machines[host].run(f"install -d -o libvirt-qemu {domains.CONSOLES}")
+
+
+def _wait_for_figures(manager: Machine) -> None:
+    query = "curl -s 'http://127.0.0.1:9090/api/v1/query' --data-urlencode 'query=rate(virtpoise_host_cpu_seconds_total[40s])'"
+    wait_until(lambda: all(f"{host}:9807" in manager.run(query) for host in HOSTS), 120, "all hosts are scraped", every=1)
