@@ -13,7 +13,7 @@ from virtpoise_lab.machines.machine import Machine
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "install.md"
-_BLOCK = re.compile(r"^```(\S*)(.*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\S*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _KEYS, _HOST_KEYS = "/root/virtpoise-keys", "/root/virtpoise-known-hosts"
 
 
