@@ -1,5 +1,7 @@
 """One turn of the loop: what it does, what it says, what it remembers."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,8 +56,9 @@ class Acting:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(f"sqlite:///{tmp_path}/state.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db")) as opened:
+        yield opened
 
 
 def make(store: Store, *members: object, executor: object = None) -> tuple[Cycle, Watching, Acting]:

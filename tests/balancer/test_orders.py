@@ -1,5 +1,7 @@
 """Orders of people: followed or refused in words, and written down either way."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,9 @@ GROUP = group(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(f"sqlite:///{tmp_path}/state.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db")) as opened:
+        yield opened
 
 
 def orders(store: Store, snapshot: Snapshot = GROUP, **more: object) -> Orders:
@@ -71,7 +74,8 @@ def test_a_pause_and_a_mode_outlive_the_process(store: Store, tmp_path: Path) ->
     orders(store).pause(ALICE)
     orders(store).set_mode("automatic", ALICE)
     store.close()
-    again = Store.open(f"sqlite:///{tmp_path}/state.db").steering()
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db")) as reopened:
+        again = reopened.steering()
     assert again.paused is not None
     assert again.paused.who == "alice"
     assert again.mode_over("recommend") == "automatic"
@@ -99,8 +103,8 @@ def test_applying_is_for_a_balancer_that_runs_and_is_not_paused(store: Store) ->
     with pytest.raises(Refused, match="paused by alice: resume first"):
         take.apply({("u", "h2")}, ALICE)
     assert carried == []
-    with pytest.raises(Refused, match="only a running balancer makes moves"):
-        orders(Store.open("sqlite://")).apply({("u", "h2")}, ALICE)
+    with closing(Store.open("sqlite://")) as empty, pytest.raises(Refused, match="only a running balancer makes moves"):
+        orders(empty).apply({("u", "h2")}, ALICE)
 
 
 def test_what_nobody_foresaw_is_journalled_as_refused_and_told_in_one_line(store: Store) -> None:

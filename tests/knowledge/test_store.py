@@ -1,12 +1,14 @@
 """The store: what is written down survives, and what an earlier process left behind is found."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from builders import domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.backoff import Standing
@@ -28,8 +30,17 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str) -> Store:
-    return Store.open(url)
+def store(url: str) -> Iterator[Store]:
+    with closing(Store.open(url)) as opened:
+        yield opened
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
 
 
 def made_plan() -> Plan:
@@ -52,20 +63,20 @@ def entries(store: Store, now: float = 1000.0) -> tuple[tuple[int, Move], ...]:
 
 
 def test_the_tables_are_those_of_the_schema(store: Store, url: str) -> None:
-    with create_engine(url).connect() as connection:
+    with connected(url) as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
 def test_a_store_of_before_is_brought_up_to_date_with_what_it_holds(store: Store, url: str) -> None:
     entries(store)
     store.close()
-    with create_engine(url).begin() as connection:
+    with connected(url) as connection, connection.begin():
         connection.execute(text("ALTER TABLE migrations DROP COLUMN dirty_bytes_per_second"))
         connection.execute(text("ALTER TABLE predictions DROP COLUMN bias"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    again = Store.open(url)
-    assert len(again.history(10)) == 3
-    with create_engine(url).connect() as connection:
+    with closing(Store.open(url)) as again:
+        assert len(again.history(10)) == 3
+    with connected(url) as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
@@ -83,7 +94,8 @@ def test_history_outlives_the_process(store: Store, url: str) -> None:
     store.begin(first[0])
     store.end(first[0], DONE)
     store.close()
-    (record,) = [record for record in Store.open(url).history(10) if record.result]
+    with closing(Store.open(url)) as again:
+        (record,) = [record for record in again.history(10) if record.result]
     assert (record.result, record.seconds, record.downtime_seconds) == ("done", 5.9, 0.14)
 
 
@@ -93,7 +105,8 @@ def test_what_an_earlier_process_left_is_found_begun_and_not_begun_apart(store: 
     store.end(first[0], DONE)
     store.begin(second[0])
     store.close()
-    begun, not_begun = Store.open(url).unfinished()
+    with closing(Store.open(url)) as again:
+        begun, not_begun = again.unfinished()
     assert begun == (second,)
     assert not_begun == (third[0],)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -258,8 +259,8 @@ def drain(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the host is empty, and show how far it is.")] = False,
 ) -> None:
     """Move all running domains off a host and keep it out of the group until `virtpoise undrain`."""
-    settings, orders, by = _orders(config)
-    print_out(orders.drain(host, by))
+    with _orders(config) as (settings, orders, by):
+        print_out(orders.drain(host, by))
     if wait:
         _wait_until_empty(settings, host)
 
@@ -267,22 +268,22 @@ def drain(
 @app.command(epilog="Example: virtpoise undrain h1")
 def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Take a drained or draining host back into the group."""
-    _, orders, by = _orders(config)
-    print_out(orders.undrain(host, by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.undrain(host, by))
 
 
 @app.command(epilog="Example: virtpoise pause")
 def pause(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Begin no migration until `virtpoise resume`, even after a restart. One under way goes on; looking and planning, too."""
-    _, orders, by = _orders(config)
-    print_out(orders.pause(by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.pause(by))
 
 
 @app.command(epilog="Example: virtpoise resume")
 def resume(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Take a pause back."""
-    _, orders, by = _orders(config)
-    print_out(orders.resume(by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.resume(by))
 
 
 @app.command(epilog="Example: virtpoise mode automatic")
@@ -294,8 +295,8 @@ def mode(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Set the mode while the balancer runs. It holds, also after a restart, until it is set again or changed in the configuration."""
-    _, orders, by = _orders(config)
-    print_out(orders.set_mode(mode.value, by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.set_mode(mode.value, by))
 
 
 @app.command(
@@ -417,7 +418,8 @@ def _look(settings: Config) -> Snapshot:
         store.close()
 
 
-def _orders(path: Path) -> tuple[Config, Orders, By]:
+@contextmanager
+def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
     """What takes a command's orders. They go to the store, so they hold whether a balancer runs or not."""
     from virtpoise_balancer.config import read_config
 
@@ -428,12 +430,16 @@ def _orders(path: Path) -> tuple[Config, Orders, By]:
     from virtpoise_balancer.control.orders import Orders
     from virtpoise_balancer.service import wiring
 
+    store = wiring.make_store(settings)
     orders = Orders(
-        store=wiring.make_store(settings),
+        store=store,
         look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
         mode=lambda: settings.mode,
     )
-    return settings, orders, _by()
+    try:
+        yield settings, orders, _by()
+    finally:
+        store.close()
 
 
 def _by() -> By:

@@ -13,5 +13,7 @@ def fleet(sites: Sequence[Site]) -> Iterator[dict[str, Machine]]:
     with Room() as room:
         machines = {site.name: Machine(room, site, sites) for site in sites}
         for machine in machines.values():
+            machine.connect()
+        for machine in machines.values():
             machine.wait()
         yield machines

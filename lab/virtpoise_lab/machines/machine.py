@@ -20,6 +20,7 @@ DefaultDependencies=no
 Before=network-pre.target
 [Service]
 Type=oneshot
+ExecStartPre=sh -c "until ip link show dev eth-{name} 2>&1; do sleep 0.1; done"
 ExecStart=ip link set dev eth-{name} name eth0
 ExecStart=ip link add name br0 type bridge
 ExecStart=ip link set dev eth0 master br0 up
@@ -57,7 +58,7 @@ class Machine:
     """A machine in a room; it ends with the room."""
 
     def __init__(self, room: Room, site: Site, all_sites: Sequence[Site]) -> None:
-        """Starts to boot; `wait` waits for the end of that."""
+        """Starts to boot; `connect` and `wait` see it through."""
         self.name, self.address = site.name, site.address
         self._room = room
         self._log = CACHE / "machines" / f"{site.name}.log"
@@ -93,16 +94,29 @@ class Machine:
         """
         self._room.run("sh", "-c", script)
 
+    def connect(self) -> None:
+        """Gives the machine its network card as soon as it has begun to boot. LabError when it ends before."""
+
+        def begun() -> bool:
+            self._check()
+            self._leader = _leader(self._nspawn.pid)
+            return self._leader != 0
+
+        wait_until(begun, _BOOT_SECONDS, f"{self.name} begins to boot", every=0.1)
+        self._room.give(f"eth-{self.name}", self._leader)
+
     def wait(self) -> None:
         """Until the machine has booted. LabError when it ends before or takes too long."""
 
         def up() -> bool:
-            if self._nspawn.poll() is not None:
-                raise LabError(f"{self.name} did not boot: see {self._log}")
-            self._leader = self._leader or _leader(self._nspawn.pid)
-            return self._leader != 0 and self.run("systemctl is-system-running", check=False).strip() in ("running", "degraded")
+            self._check()
+            return self.run("systemctl is-system-running", check=False).strip() in ("running", "degraded")
 
         wait_until(up, _BOOT_SECONDS, f"{self.name} boots", every=0.5)
+
+    def _check(self) -> None:
+        if self._nspawn.poll() is not None:
+            raise LabError(f"{self.name} did not boot: {self._log.read_text(errors='replace').strip()}")
 
     def command(self, shell: str) -> list[str]:
         """The command that has this machine's root type a line into its shell."""
@@ -134,7 +148,7 @@ def _boot(site: Site) -> list[str]:
         f"--machine={site.name}",
         "--register=no",
         "--keep-unit",
-        f"--network-interface=eth-{site.name}",
+        "--private-network",
         "--resolv-conf=off",
         "--capability=all",
         "--bind=/dev/net/tun",

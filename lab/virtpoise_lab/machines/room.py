@@ -78,6 +78,11 @@ class Room:
         if ran.returncode:
             raise LabError(f"{' '.join(arguments)}: {ran.stderr.strip() or ran.stdout.strip()}")
 
+    def give(self, link: str, process: int) -> None:
+        """Moves a link of the room into the network namespace of a process."""
+        move = ["ip", "link", "set", "dev", link, "netns", str(process)]
+        subprocess.run(["nsenter", f"--target={self._inside}", "--net", "--", *move], check=True)
+
 
 def children(pid: int) -> list[int]:
     """The process's children by number."""
