@@ -1,7 +1,7 @@
 """The command line as its user meets it: each mistake one line and exit status 2, each answer in both forms."""
 
-import io
 import getpass
+import io
 import json
 import os
 import socket
@@ -307,7 +307,10 @@ def test_every_command_that_only_reads_answers_people_and_programs(command: str)
 def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str) -> None:
     file = str(written(tmp_path, nobody))
     user = getpass.getuser()
-    assert virtpoise("check-config", file).stdout == f"{file}: good for the user {user} (mode recommend, strategy default).\n"
+    assert (
+        virtpoise("check-config", file).stdout
+        == f"{file}: good for the user {user} (mode recommend, strategy default).\n"
+    )
     told = json.loads(virtpoise("check-config", file, "--output", "json").stdout)
     assert told == {"file": file, "mode": "recommend", "strategy": "default", "user": user, "unchecked": []}
 

@@ -59,7 +59,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", params=["bookworm", "trixie"])
-def installation(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
     """The balancer on Debian 12, then on Debian 13."""
     if os.geteuid() != 0:
         pytest.skip("machines are booted by root")
@@ -104,4 +106,6 @@ def _start_guests(machines: dict[str, Machine]) -> None:
 
 def _wait_for_figures(manager: Machine) -> None:
     query = "curl -s 'http://127.0.0.1:9090/api/v1/query' --data-urlencode 'query=rate(virtpoise_host_cpu_seconds_total[40s])'"
-    wait_until(lambda: all(f"{host}:9807" in manager.run(query) for host in HOSTS), 120, "all hosts are scraped", every=1)
+    wait_until(
+        lambda: all(f"{host}:9807" in manager.run(query) for host in HOSTS), 120, "all hosts are scraped", every=1
+    )

@@ -19,7 +19,9 @@ def test_libvirt_is_up_for_every_exporter_without_libnss_systemd(installation: I
         assert "\nvirtpoise_libvirt_up 1\n" in machine.run("curl -s http://$(hostname):9807/metrics")
 
 
-@pytest.mark.parametrize(("place", "unit", "most"), [("manager", "virtpoise", 1.3), ("kvm1", "virtpoise-exporter", 1.6)])
+@pytest.mark.parametrize(
+    ("place", "unit", "most"), [("manager", "virtpoise", 1.3), ("kvm1", "virtpoise-exporter", 1.6)]
+)
 def test_the_units_leave_little_to_whoever_breaks_in(
     installation: Installation, place: str, unit: str, most: float
 ) -> None:
@@ -48,15 +50,19 @@ def test_a_token_made_as_documented_is_read_by_the_service(installation: Install
     manager = installation.manager
     assert "good for the user virtpoise" in installation.administrator.type("Orders over HTTP: tokens")
     order = "curl -s -o /dev/null -w '%{http_code}' -X POST -H 'Content-Type: application/json' -d '{}' http://127.0.0.1:9808/api/v1/pause"
-    assert manager.run(f"{order} -H \"Authorization: Bearer $(sed s/alice:// /etc/virtpoise/tokens)\"") == "200"
+    assert manager.run(f'{order} -H "Authorization: Bearer $(sed s/alice:// /etc/virtpoise/tokens)"') == "200"
     assert manager.run(f"{order} -H 'Authorization: Bearer wrong'") == "401"
     manager.run("virtpoise resume")
 
 
 def test_check_config_names_the_file_that_the_service_may_not_read(installation: Installation) -> None:
     manager = installation.manager
-    manager.run("install -m 0600 /etc/virtpoise/tokens /root/tokens; cp /root/tokens /etc/virtpoise/roots; chmod 600 /etc/virtpoise/roots")
-    manager.run("sed 's#/etc/virtpoise/tokens#/etc/virtpoise/roots#' /etc/virtpoise/virtpoise.yml > /etc/virtpoise/other.yml")
+    manager.run(
+        "install -m 0600 /etc/virtpoise/tokens /root/tokens; cp /root/tokens /etc/virtpoise/roots; chmod 600 /etc/virtpoise/roots"
+    )
+    manager.run(
+        "sed 's#/etc/virtpoise/tokens#/etc/virtpoise/roots#' /etc/virtpoise/virtpoise.yml > /etc/virtpoise/other.yml"
+    )
     with pytest.raises(LabError, match=r"web\.token_file: /etc/virtpoise/roots: .*checked as the user virtpoise"):
         manager.run("virtpoise check-config /etc/virtpoise/other.yml")
     with pytest.raises(LabError, match="--user root: only root can check as another user"):

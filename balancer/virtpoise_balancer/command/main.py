@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -241,9 +241,8 @@ def history(
     from virtpoise_balancer.command import terminal
     from virtpoise_balancer.service import wiring
 
-    store = wiring.make_store(settings)
-    actions, migrations = store.actions(limit) if orders else (), () if orders else store.history(limit)
-    store.close()
+    with closing(wiring.make_store(settings)) as store:
+        actions, migrations = store.actions(limit) if orders else (), () if orders else store.history(limit)
     if output is Output.JSON:
         terminal.as_json([terminal.plain(record) for record in (*actions, *migrations)])
     elif orders:

@@ -27,7 +27,12 @@ ExecStart=ip link set dev eth0 master br0 up
 ExecStart=ip link set dev br0 up
 ExecStart=ip address add {address}/24 dev br0
 """
-_ROOT = {"HOME": "/root", "USER": "root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+_ROOT = {
+    "HOME": "/root",
+    "USER": "root",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+}
 _CALM = """[Unit]
 DefaultDependencies=no
 Before=sysinit.target
