@@ -25,6 +25,8 @@ from manual import ROOT, Administrator, build
 # kvm3 has the newer Debian, and a guest of a machine type that the older one's QEMU knows.
 HOSTS = {"kvm1": "bookworm", "kvm2": "bookworm", "kvm3": "trixie"}
 GUESTS = {"vm1": "kvm1", "vm2": "kvm1", "vm3": "kvm2", "vm4": "kvm3"}
+# The manager has none of its own.
+LIBVIRT = ("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirt-guests.service")
 _MACHINE_TYPE = "pc-i440fx-7.2"
 
 
@@ -77,7 +79,7 @@ def installation(
                 number=number,
                 tree=trees.tree(suite),
                 mounts={"/wheels": trees.wheels(suite, ROOT), domains.BOOT: boot},
-                masked=("prometheus.service",) if name in HOSTS else ("libvirtd.service", "libvirtd.socket"),
+                masked=("prometheus.service",) if name in HOSTS else LIBVIRT,
             )
             for number, (name, suite) in enumerate(suites.items(), 1)
         ]

@@ -117,7 +117,10 @@ class Machine:
             self._check()
             return self.run("systemctl is-system-running", check=False).strip() in ("running", "degraded")
 
-        wait_until(up, _BOOT_SECONDS, f"{self.name} boots", every=0.5)
+        try:
+            wait_until(up, _BOOT_SECONDS, f"{self.name} boots", every=0.5)
+        except LabError as error:
+            raise LabError(f"{error}; it waits for: {self.run('systemctl list-jobs', check=False)}") from None
 
     def _check(self) -> None:
         if self._nspawn.poll() is not None:
