@@ -6,18 +6,27 @@ What each key means is told in virtpoise.example.yml, from which docs/configurat
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.formats import first_problem
-from virtpoise_balancer.model import InconsistentPolicy, Policy, check_policy
+from virtpoise_balancer.errors import BadInput, LibvirtError
+from virtpoise_balancer.formats import INCONSISTENT, problems
+from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, shown, uri_of
+from virtpoise_balancer.model import Name, Policy, policy_problems
+from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
+
+WHICH_HOSTS = (
+    "expected, for mode automatic, patterns of the hosts' names such as kvm*.example.org (or libvirt.hosts), "
+    "so that no other target becomes a host"
+)
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -29,10 +38,13 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _host_template(uri: str) -> str:
-    if uri.count("{host}") != 1 or "{" in uri.replace("{host}", ""):
-        raise ValueError("a libvirt address with {host} in it once, like qemu+ssh://{host}/system")
-    return uri
+def _host_name(name: str) -> str:
+    try:
+        return checked(name)
+    except NotAHost:
+        raise ValueError(
+            "the name of a host as Prometheus gives it, without a port: a DNS name or an IP address"
+        ) from None
 
 
 def _external_url(url: str) -> str:
@@ -58,9 +70,13 @@ def _database_url(url: str) -> str:
 
 
 def _listen_address(address: str) -> str:
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError("an address and a port like 127.0.0.1:9808")
+    host, _, port = address.rpartition(":")
+    try:
+        named = bool(port) and of_instance(address) == checked(host.removeprefix("[").removesuffix("]"))
+    except NotAHost:
+        named = False
+    if not named:
+        raise ValueError("an address and a port like 127.0.0.1:9808 or [::1]:9808")
     return address
 
 
@@ -69,6 +85,23 @@ def _known_queries(queries: dict[str, str]) -> dict[str, str]:
         if name not in QUERIES:
             raise ValueError(f"names of queries ({', '.join(sorted(QUERIES))}); {name!r} is none")
     return queries
+
+
+def inconsistent(found: Iterable[str]) -> PydanticCustomError:
+    return PydanticCustomError(INCONSISTENT, "{lines}", {"lines": "\n".join(found)})
+
+
+def _consistent_policy(policy: Policy) -> Policy:
+    if found := list(policy_problems(policy)):
+        raise inconsistent(found)
+    return policy
+
+
+def _patterns(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 class Section(BaseModel):
@@ -81,6 +114,7 @@ class Prometheus(Section):
     url: Annotated[str, AfterValidator(_http_url)] = "http://127.0.0.1:9090"
     timeout_seconds: Seconds = 5.0
     scrape_interval_seconds: Seconds | None = None
+    matchers: Annotated[str, AfterValidator(read_matchers)] = EXAMPLE
     exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9807
     token_file: Path | None = None
     ca_file: Path | None = None
@@ -90,12 +124,39 @@ class Prometheus(Section):
 class Libvirt(Section):
     """How the balancer, and the hosts among themselves, reach a host."""
 
-    uri: Annotated[str, AfterValidator(_host_template)] = "qemu+ssh://{host}/system"
-    hosts: dict[str, str] = Field(default_factory=dict)
+    uri: Annotated[str, AfterValidator(check_template)] = "qemu+ssh://{host}/system"
+    hosts: dict[HostName, Annotated[str, AfterValidator(check_uri)]] = Field(default_factory=dict)
+    pattern: Annotated[tuple[Name, ...], BeforeValidator(_patterns)] = ()
     connect_timeout_seconds: Seconds = 10.0
 
+    @property
+    def names_hosts(self) -> bool:
+        """Whether the configuration says which targets may be hosts; without, every target that Prometheus has may be one."""
+        return bool(self.hosts or self.pattern)
+
+    def admission(self) -> Callable[[str], bool]:
+        """Whether a target of this name may be a host."""
+        fits = matcher(self.pattern).match
+
+        def admits(name: str) -> bool:
+            if name in self.hosts:
+                return True
+            if self.names_hosts and fits(name) is None:
+                return False
+            try:  # an IPv6 address has no place in a template like kvm-{host}
+                uri_of(self.uri, name)
+            except NotAHost:
+                return False
+            return True
+
+        return admits
+
     def uri_of(self, host: str) -> str:
-        return self.hosts.get(host) or self.uri.replace("{host}", host)
+        """The URI of the host's libvirt. LibvirtError when the name is no host's, wherever it came from."""
+        try:
+            return self.hosts.get(host) or uri_of(self.uri, host)
+        except NotAHost as error:
+            raise LibvirtError(f"{shown(host)!r} is not connected to: {error}") from None
 
 
 class State(Section):
@@ -148,7 +209,7 @@ class Config(Section):
     state: State = State()
     mode: Literal["recommend", "automatic"] = "recommend"
     interval_seconds: Seconds = 10.0
-    policy: Policy = Policy()
+    policy: Annotated[Policy, AfterValidator(_consistent_policy)] = Policy()
     migration: Migration = Migration()
     measurement: Measurement = Measurement()
     web: Web = Web()
@@ -160,15 +221,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        found = []
         if self.scrape_interval_seconds > self.interval_seconds:
-            raise ValueError(
+            found.append(
                 f"interval_seconds: expected at least the scrape interval ({self.scrape_interval_seconds:g}), "
                 f"got {self.interval_seconds:g}"
             )
-        try:
-            check_policy(self.policy)
-        except InconsistentPolicy as error:
-            raise ValueError(f"policy.{error}") from None
+        if self.mode == "automatic" and not self.libvirt.names_hosts:
+            found.append(f"libvirt.pattern: {WHICH_HOSTS}")
+        if found:
+            raise inconsistent(found)
         return self
 
 
@@ -184,7 +246,7 @@ def read_config(path: Path) -> Config:
 
 def parse_config(text: str, source: str) -> Config:
     try:
-        values = yaml.safe_load(text)
+        values, twice = _yaml(text)
     except (
         yaml.YAMLError,
         ValueError,
@@ -199,6 +261,40 @@ def parse_config(text: str, source: str) -> Config:
     if not isinstance(values, dict):
         raise BadInput(f"{source}: expected sections such as `policy:`, got {values!r}"[:200])
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise BadInput.of(source, [*twice, *problems(error)]) from None
+    if twice:
+        raise BadInput.of(source, twice)
+    return config
+
+
+def _yaml(text: str) -> tuple[Any, list[str]]:
+    """The values, and a line for each key that stands twice in its mapping. The last one counts in the values."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        twice = list(_twice(node, "", set()))
+        return (None if node is None else loader.construct_document(node)), twice
+    finally:
+        loader.dispose()
+
+
+def _twice(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
+    if node is None or id(node) in seen:  # an alias, which may lead to itself
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, one in enumerate(node.value):
+            yield from _twice(one, f"{path}{number}.", seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    yield f"{path}{key.value}: expected each key once, got it again at line {line} (first at {lines[key.value]})"
+                lines.setdefault(key.value, line)
+                yield from _twice(value, f"{path}{key.value}.", seen)
+            else:
+                yield from _twice(value, path, seen)

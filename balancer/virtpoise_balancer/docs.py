@@ -11,10 +11,12 @@ from pathlib import Path
 import typer
 
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import (
     Host,
+    HostState,
     Move,
     Outcome,
     Plan,
@@ -156,6 +158,7 @@ def balancer_metrics() -> str:
 
 def _one_of_everything() -> Metrics:
     """The metrics of a balancer to which everything has happened that has a metric."""
+    unknown = Host(name="h2", state=HostState.UNKNOWN, cpus=1, memory_bytes=1)
     host = Host(name="h1", cpus=1, cpu_ratio=(0.5,), memory_bytes=1, memory_used_bytes=0, penalty_until=1.0)
     ends = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
     predicted = PredictionRecord(
@@ -177,9 +180,10 @@ def _one_of_everything() -> Metrics:
         interval_seconds=10,
         cycle_at=0.0,
         figures_at=0.0,
-        observation=Observation(snapshot=Snapshot(time=0.0, hosts=(host,), domains=()), age_seconds=0.0),
+        observation=Observation(snapshot=Snapshot(time=0.0, hosts=(host, unknown), domains=()), age_seconds=0.0),
         plan=Plan(strategy="default", solved=True, summary="", refusals=(Refusal(host="h1", reason=Reason.PENALTY),)),
         predictions=(predicted,),
+        heard={"h1": Heard(asked_at=0.0, active_domains=0)},
     )
     metrics = Metrics(Board(state))
     metrics.migration_ended(

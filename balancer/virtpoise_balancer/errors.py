@@ -1,12 +1,27 @@
 """What can go wrong and is told to the user in one line."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_MOST_PROBLEMS = 20
+
 
 class VirtpoiseError(Exception):
-    """Something failed that the user can understand and mend; the message is one line."""
+    """Something failed that the user can understand and mend; the message is one line, if it is not about several fields."""
 
 
 class BadInput(VirtpoiseError):
-    """An argument, a file or a reply is not what was expected; the message names the field. Exit status 2."""
+    """An argument, a file or a reply is not what was expected; the message names the field. Exit status 2.
+
+    With several fields the message has a line for each.
+    """
+
+    @classmethod
+    def of(cls, source: str, problems: Sequence[str]) -> BadInput:
+        """All problems of a file, the first 20 of them by name."""
+        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
+        return cls("\n".join(f"{source}: {problem}" for problem in [*problems[:_MOST_PROBLEMS], *more]))
 
 
 class NotKnown(BadInput):
@@ -19,6 +34,10 @@ class Refused(VirtpoiseError):
 
 class MonitorError(VirtpoiseError):
     """Prometheus could not be asked, or its answer cannot be used."""
+
+
+class ClockError(MonitorError):
+    """This machine's clock and that of Prometheus differ, so no figure can be dated."""
 
 
 class MonitorBadReply(MonitorError):

@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.model import InconsistentSnapshot, Plan, Snapshot, check_consistent
 
+# The type of an error that is about several fields: its lines name them.
+INCONSISTENT = "inconsistent"
+
+_PASSWORD = re.compile(r"(://[^/@\s:]*):[^/\s]*@")  # of a URL
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _SNAPSHOT = TypeAdapter(Snapshot)
 _PLAN = TypeAdapter(Plan)
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem of a validation, as ``path.to.field: what was expected, got what``; how many more there are, if any."""
+    """The first problem of a validation in one line; how many more there are, if any."""
+    first, *others = problems(error)
+    return first if not others else f"{first} (and {len(others)} more)"
+
+
+def problems(error: ValidationError) -> list[str]:
+    """The problems of a validation, each as ``path.to.field: what was expected, got what``."""
     # A misspelt key shows as an unknown and a missing one: the unknown one is the mistake.
-    unknown = ("extra_forbidden", "unexpected_keyword_argument")
-    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] not in unknown)
-    first = problems[0]
-    path = ".".join(str(part) for part in first["loc"]) or "(top)"
-    if first["type"] in unknown:
-        line = f"{path}: unknown key"
-    elif first["type"] == "json_invalid":
-        line = f"expected JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
-    elif first["type"] == "missing":
-        line = f"{path}: missing"
-    elif first["type"] == "value_error" and not first["loc"]:  # of the whole: it names its field itself
-        line = first["msg"].removeprefix("Value error, ")
-    else:
-        message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        line = f"{path}: expected {message}, got {_shown(first['input'])}"
-    more = len(problems) - 1
-    return line if not more else f"{line} (and {more} more)"
+    found = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] not in _UNKNOWN)
+    return [line for problem in found for line in _lines(problem)]
+
+
+def _lines(problem: ErrorDetails) -> list[str]:
+    path = ".".join(str(part) for part in problem["loc"]) or "(top)"
+    if problem["type"] in _UNKNOWN:
+        return [f"{path}: unknown key"]
+    if problem["type"] == "json_invalid":
+        return [f"expected JSON: {problem['msg'].removeprefix('Invalid JSON: ')}"]
+    if problem["type"] == "missing":
+        return [f"{path}: missing"]
+    if problem["type"] == INCONSISTENT:  # each line names its field below this one
+        above = f"{path}." if problem["loc"] else ""
+        return [f"{above}{line}" for line in problem["msg"].splitlines()]
+    message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return [f"{path}: expected {message}, got {_shown(problem['input'])}"]
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = _PASSWORD.sub(r"\1:***@", repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -46,7 +59,7 @@ def read_snapshot(text: str | bytes, source: str) -> Snapshot:
         snapshot = _SNAPSHOT.validate_json(text)
         check_consistent(snapshot)
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise BadInput.of(source, problems(error)) from None
     except InconsistentSnapshot as error:
         raise BadInput(f"{source}: {error}") from None
     return snapshot

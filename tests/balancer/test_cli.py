@@ -16,13 +16,9 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from virtpoise_balancer.command import main as command
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.command.main import main
-from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.formats import read_snapshot
-from virtpoise_balancer.model import Snapshot
 
 LOAD = {"cpu_ratio": 0.5, "cpu_ratio_lower": 0.4, "cpu_ratio_upper": 0.6}
 HOST = {"name": "h1", "cpus": 8, "cpu_ratio": [0.9, 0.9, 0.9], "memory_bytes": 8_000_000_000}
@@ -175,6 +171,7 @@ def written(tmp_path: Path, prometheus: str, listen: str = "127.0.0.1:0") -> Pat
         f"prometheus: {{url: 'http://{prometheus}', timeout_seconds: 0.5}}\n"
         f"state: {{url: 'sqlite:///{tmp_path}/state.db'}}\n"
         f"web: {{listen_address: '{listen}'}}\n"
+        "libvirt: {pattern: h*}\n"
     )
     return path
 
@@ -312,32 +309,39 @@ def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str)
         == f"{file}: good for the user {user} (mode recommend, strategy default).\n"
     )
     told = json.loads(virtpoise("check-config", file, "--output", "json").stdout)
-    assert told == {"file": file, "mode": "recommend", "strategy": "default", "user": user, "unchecked": []}
-
-
-def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rest = {"h2": HOST | {"name": "h2", "cpu_ratio": [0.1]}}
-    unknown = HOST | {"state": "unknown", "cpu_ratio": []}
-    groups = [
-        {"hosts": [HOST, *rest.values()], "domains": SNAPSHOT["domains"]},
-        {"hosts": [unknown, *rest.values()], "domains": []},  # its domains are not seen either
-        {"hosts": [*rest.values()], "domains": []},
-        {"hosts": [HOST, *rest.values()], "domains": []},
+    assert told == {
+        "file": file,
+        "mode": "recommend",
+        "strategy": "default",
+        "user": user,
+        "unchecked": [],
+        "warnings": [],
+    }
+    Path(file).write_text("")
+    warned = virtpoise("check-config", file)
+    assert (warned.returncode, warned.stdout) == (
+        0,
+        f"{file}: good for the user {user} (mode recommend, strategy default).\n",
+    )
+    assert warned.stderr.startswith(f"virtpoise: {file}: warning: libvirt.pattern: not set, so every target with ")
+    Path(file).write_text("mode: auto\ncolour: red\n")
+    refused = virtpoise("check-config", file)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        f"virtpoise: {file}: colour: unknown key",
+        f"virtpoise: {file}: mode: expected 'recommend' or 'automatic', got 'auto'",
     ]
-    looks = iter([read_snapshot(json.dumps(SNAPSHOT | group).encode(), "group") for group in groups])
-    restarts = iter([False, True, False, True, True, False, False])
 
-    def look(_settings: Config) -> Snapshot:
-        if next(restarts):
-            raise MonitorError("Prometheus cannot be asked")
-        return next(looks)
 
-    monkeypatch.setattr(command, "_look", look)
-    command._wait_until_empty(Config(interval_seconds=1e-3), "h1")
-    assert capsys.readouterr().out == "h1 is empty.\n"
-    assert next(looks, None) is None
+def test_no_order_sets_mode_automatic_while_the_configuration_names_no_hosts(tmp_path: Path, nobody: str) -> None:
+    path = written(tmp_path, nobody)
+    path.write_text(path.read_text().replace("libvirt: {pattern: h*}\n", ""))
+    refused = virtpoise("mode", "automatic", "--config", str(path))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(
+        "virtpoise: libvirt.pattern: expected, for mode automatic, patterns of the hosts' names"
+    )
+    assert virtpoise("mode", "recommend", "--config", str(path)).returncode == 0
 
 
 def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

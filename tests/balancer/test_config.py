@@ -97,3 +97,56 @@ def test_each_mistake_is_one_line_that_names_the_key(text: str, says: str) -> No
         parse_config(text, "x.yml")
     assert str(refused.value).startswith(says)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9808", "localhost:0", "[::1]:9808", "[::]:1", "[fe80::1%eth0]:9808"])
+def test_where_to_listen(address: str) -> None:
+    assert parse_config(f"web: {{listen_address: '{address}'}}", "x").web.listen_address == address
+
+
+@pytest.mark.parametrize("address", ["::1:9808", "[::1]", "[::1:9808", "h1:99999", ":9808", "[h1]:9808", "a b:1"])
+def test_where_nothing_can_listen_is_refused(address: str) -> None:
+    with pytest.raises(BadInput, match=r"x: web\.listen_address: expected an address and a port like .*\[::1\]:9808"):
+        parse_config(f"web: {{listen_address: '{address}'}}", "x")
+
+
+def test_all_mistakes_of_a_file_are_named_at_once_one_line_each() -> None:
+    text = """
+mode: auto
+mode: automatic
+policy:
+  cpu: {threshold: 0.5, recovery: 0.6, threshold: 0.4}
+  rules:
+    - {name: r, kind: apart, domains: [a]}
+    - {name: r, kind: never_on, domains: [a]}
+libvirt: {hosts: {"a b": "qemu://h/system", h1: "qemu+ssh://u:secret@h1/system", h2: "qemu://[h2]/system"}}
+prometheus: {matchers: job}
+web: {listen_address: "::1:9808"}
+colour: red
+"""
+    with pytest.raises(BadInput) as refused:
+        parse_config(text, "x.yml")
+    lines = str(refused.value).splitlines()
+    assert all(line.startswith("x.yml: ") and line.isprintable() for line in lines)
+    assert {line.split(": ")[1] for line in lines} == {
+        "mode",
+        "policy.cpu.threshold",
+        "policy.cpu.recovery",
+        "policy.rules.0.domains",
+        "policy.rules.1.name",
+        "policy.rules.1.hosts",
+        "libvirt.hosts.a b.[key]",
+        "libvirt.hosts.h1",
+        "libvirt.hosts.h2",
+        "prometheus.matchers",
+        "web.listen_address",
+        "colour",
+    }
+    assert "x.yml: mode: expected each key once, got it again at line 3 (first at 2)" in lines
+    assert "secret" not in str(refused.value)
+
+
+def test_one_key_in_two_sections_or_items_and_an_anchor_are_no_repetition() -> None:
+    rules = ", ".join(f"{{name: {name}, kind: ignore, domains: [x]}}" for name in "ab")
+    text = f"policy: {{cpu: &t {{threshold: 0.7}}, memory: *t, rules: [{rules}]}}"
+    assert parse_config(text, "x").policy.memory.threshold == 0.7

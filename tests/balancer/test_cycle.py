@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from builders import domain, group, host, thesis_policy
+from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, CycleResult, Report
 from virtpoise_balancer.errors import MonitorError, Refused
@@ -158,6 +159,38 @@ def test_a_migration_that_failed_earns_a_penalty(store: Store, monkeypatch: pyte
     assert run(cycle, 1010.0).standings["h1"].penalty_until == 1195.0
 
 
+def test_a_move_that_met_a_silent_host_earns_no_penalty_and_is_not_planned_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycle, watching, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15))
+    run(cycle, 1000.0)
+    ((entries, _),) = acting.taken
+    assert [move.destination for _, move in entries] == ["h2"]
+    cycle.silence = lambda: Silence(silent={"h2": "no answer within 10 s"}, lately=frozenset({"h2"}))
+    ended(store, acting, 1005.0, monkeypatch, Outcome(result=Result.SKIPPED, why="no answer within 10 s"))
+    acting.busy = False
+    assert run(cycle, 1010.0).standings["h1"].penalty_until is None
+    watching.seen = group(*BUSY, host("h3", 0.15, 0.15, 0.15))
+    report = run(cycle, 1040.0)
+    assert [(move.source, move.destination) for move in report.plan.moves] == [("h1", "h3")]  # type: ignore[union-attr]
+    assert report.sentence.endswith("; unknown: h2")
+    ((_, recheck),) = acting.taken[1:]
+    (move,) = report.plan.moves  # type: ignore[union-attr]
+    cycle.silence = lambda: Silence(silent={"h3": "no answer"})
+    assert recheck(move) == "h3 is unknown: its libvirt does not answer the balancer: no answer"
+
+
+def test_a_migration_that_failed_on_a_silent_host_still_earns_a_penalty(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    cycle.silence = lambda: Silence(lately=frozenset({"h2"}))
+    ended(store, acting, 1005.0, monkeypatch, Outcome(result=Result.FAILED, why="it broke"))
+    acting.busy = False
+    assert run(cycle, 1010.0).standings["h1"].penalty_until == 1195.0
+
+
 def test_a_new_process_over_the_same_store_goes_on_where_the_old_one_was(store: Store) -> None:
     first, _, _ = make(store, *STUCK)
     run(first, 1000.0)
@@ -195,7 +228,10 @@ def test_an_unknown_host_is_named(store: Store) -> None:
         ((BUSY[0], BUSY[1]), "a is no longer seen running on h1"),
         ((BUSY[0], BUSY[1], domain("a", "h2", 3.0)), "a is no longer seen running on h1"),
         ((BUSY[0], BUSY[2]), "h2 has left the group"),
-        ((BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]), "h2 takes no domains: host_unknown"),
+        (
+            (BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]),
+            "h2 is unknown: Prometheus has no fresh figures of it",
+        ),
         ((host("h1", state=HostState.UNKNOWN), BUSY[1]), "h1 is unknown: Prometheus has no fresh figures of it"),
     ],
 )

@@ -7,22 +7,30 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
+from apscheduler.executors import base as apscheduler_run
+from apscheduler.schedulers import base as apscheduler_base
+from apscheduler.triggers import interval as apscheduler_interval
 
 from builders import domain, group, host
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.config import read_config
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.knowledge.steering import Setting
+from virtpoise_balancer.model import Snapshot
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
+from virtpoise_balancer.service import changes, wiring
 from virtpoise_balancer.service import daemon as daemon_module
-from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.daemon import Daemon
 
 PATIENCE_SECONDS = 5.0
@@ -44,24 +52,33 @@ class Hosts:
     prometheus: threading.Event = field(default_factory=lambda: event(is_set=True))
     libvirt: threading.Event = field(default_factory=lambda: event(is_set=True))
     deaf: dict[str, str] = field(default_factory=dict)
+    clock_error: str = ""
     reach_back_seconds: float = 0.0
     acts: bool = True
     busy: bool = False
     in_flight: tuple[InFlight, ...] = ()
     migrator: object = None
+    refused: RefusedTargets = field(default_factory=RefusedTargets)
+    seen: Snapshot = SEEN
+    carried_out: list[Entries] = field(default_factory=list)
 
     def observe(self, now: float) -> Observation:
+        if self.clock_error:
+            raise ClockError(self.clock_error)
         self.prometheus.wait(PATIENCE_SECONDS)
-        return Observation(snapshot=replace(SEEN, time=now), age_seconds=1.0)
+        return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
 
     def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
         return ()
 
-    def unreachable(self, hosts: Sequence[str]) -> dict[str, str]:
+    def active_domains(self, host: str) -> int:
         self.libvirt.wait(PATIENCE_SECONDS)
-        return {name: self.deaf[name] for name in hosts if name in self.deaf}
+        if host in self.deaf:
+            raise LibvirtError(self.deaf[host])
+        return 1
 
-    def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None:
+        self.carried_out.append(entries)
 
     def adopt(self, unfinished: Entries) -> None: ...
 
@@ -91,6 +108,13 @@ class Log:
                 return line
         raise AssertionError(f"nobody said {text!r} as {level}")
 
+    def until(self, text: str) -> list[tuple[str, str]]:
+        """The lines up to the next with this text in it."""
+        found = [self._lines.get(timeout=PATIENCE_SECONDS)]
+        while text not in found[-1][1]:
+            found.append(self._lines.get(timeout=PATIENCE_SECONDS))
+        return found
+
 
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
@@ -105,6 +129,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     made = Log()
     monkeypatch.setattr(daemon_module, "log", made)
+    monkeypatch.setattr(changes, "log", made)
     return made
 
 
@@ -112,6 +137,7 @@ def write(folder: Path, *, threshold: float = 0.8, interval_seconds: float = 0.1
     path = folder / "virtpoise.yml"
     path.write_text(
         f"mode: {mode}\n"
+        "libvirt: {pattern: 'h*'}\n"
         f"interval_seconds: {interval_seconds}\n"
         f"policy: {{cpu: {{threshold: {threshold}}}}}\n"
         f"state: {{url: 'sqlite:///{folder}/state.db'}}\n"
@@ -210,6 +236,53 @@ def test_cycles_begin_at_whole_multiples_of_the_interval_also_of_a_new_one(
     while_it_runs(made, act)
 
 
+class Clock:
+    """The machine's clock, as a person may set it; everything in this process sees it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        real = time.time
+        clock = self
+
+        class Now(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime.fromtimestamp(real() + clock.ahead, tz)
+
+        monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
+        monkeypatch.setattr(apscheduler_base, "datetime", Now)
+        monkeypatch.setattr(apscheduler_interval, "datetime", Now)
+        monkeypatch.setattr(apscheduler_run, "datetime", Now)
+
+
+@pytest.mark.parametrize("set_by", [-120.0, 120.0])
+def test_cycles_go_on_when_the_clock_is_set(
+    tmp_path: Path, hosts: Hosts, log: Log, monkeypatch: pytest.MonkeyPatch, set_by: float
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def act() -> None:
+        log.wait_for(CALM)
+        clock.ahead = set_by
+        if set_by < 0:
+            log.wait_for("this machine's clock was set back, cycles go on", "warning")
+        log.wait_for(CALM)
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path)), act)
+
+
+def test_a_clock_that_is_wrong_at_the_start_keeps_nobody_from_starting(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    hosts.clock_error = "this machine's clock is 600 s behind that of Prometheus"
+
+    def act() -> None:
+        assert hosts.clock_error in log.wait_for("nothing is done", "error")
+        hosts.clock_error = ""
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path, mode="automatic")), act)
+
+
 def test_where_moves_are_only_recommended_deaf_hosts_are_told_without_waiting_for_them(
     tmp_path: Path, hosts: Hosts, log: Log
 ) -> None:
@@ -219,8 +292,8 @@ def test_where_moves_are_only_recommended_deaf_hosts_are_told_without_waiting_fo
     def act() -> None:
         log.wait_for(CALM)  # a cycle ran though no host has answered yet
         hosts.libvirt.set()
-        for name, why in hosts.deaf.items():
-            assert f"host={name} why={why}" in log.wait_for("libvirt does not answer", "warning")
+        told = {log.wait_for("libvirt does not answer", "warning") for _ in hosts.deaf}
+        assert told == {f"a host's libvirt does not answer host={name} why={why}" for name, why in hosts.deaf.items()}
 
     while_it_runs(Daemon(write(tmp_path)), act)
 
@@ -234,6 +307,47 @@ def test_where_moves_are_made_one_deaf_host_is_told_and_nothing_begins_where_all
         Daemon(path)
     assert list(tmp_path.iterdir()) == [path]
     del hosts.deaf["h2"]
-    made = Daemon(path)
-    assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
-    while_it_runs(made, lambda: log.wait_for(CALM))
+
+    def act() -> None:
+        assert "unknown: h1" in log.wait_for(CALM)  # from the first cycle on
+        assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
+
+    while_it_runs(Daemon(path), act)
+
+
+def test_targets_that_are_no_hosts_are_logged_once_whenever_they_change(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    stranger = RefusedTarget(instance="x?netcat=1", reason=TargetRefusal.NOT_A_HOST, why="expected a DNS name")
+    refused = RefusedTargets(counts={TargetRefusal.NOT_A_HOST: 1}, named=(stranger,))
+
+    def act() -> None:
+        log.wait_for(CALM)
+        hosts.refused = refused
+        assert "targets='x?netcat=1' (expected a DNS name)" in log.wait_for("targets are refused", "warning")
+        for _ in range(3):  # no cycle after it tells it again
+            assert "targets are refused" not in "".join(line for _, line in log.until(CALM))
+        hosts.refused = RefusedTargets()
+        log.wait_for("no target is refused any more")
+
+    while_it_runs(Daemon(write(tmp_path)), act)
+
+
+def test_without_names_of_hosts_nothing_is_moved_whoever_set_the_mode(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("libvirt: {pattern: 'h*'}\n", ""))
+    with closing(wiring.make_store(read_config(path))) as store:  # by an order, of before there was the key
+        store.set_steering("mode", Setting(value="automatic", instead_of="recommend", at=0.0, who="alice"))
+    hosts.seen = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 1.0))
+
+    def act() -> None:
+        assert "only recommends, libvirt.pattern: expected, for mode automatic" in log.wait_for("move a")
+        assert not hosts.carried_out
+
+    while_it_runs(Daemon(path), act)
+    with pytest.raises(BadInput, match=r"virtpoise\.yml: libvirt\.pattern: expected, for mode automatic, patterns"):
+        Daemon(write_without_pattern(tmp_path))
+
+
+def write_without_pattern(folder: Path) -> Path:
+    path = write(folder, mode="automatic")
+    path.write_text(path.read_text().replace("libvirt: {pattern: 'h*'}\n", ""))
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from pytest_httpserver import HTTPServer
-from werkzeug import Response
+from werkzeug import Request, Response
 
 from builders import group, host
 from virtpoise_balancer import __version__
@@ -29,10 +30,11 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute import probe
 from virtpoise_balancer.execute.probe import HostFacts, Needs, Probe
-from virtpoise_balancer.model import HostState
+from virtpoise_balancer.model import HostState, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal, Targets
 
 HEALTH = PrometheusHealth(version="3.1.0", ahead_seconds=0.3, errors={"h1": "connection refused"})
 EXPORTERS = ExporterHealth(versions={"h1": __version__}, failing={}, ahead_seconds={"h1": 0.1})
@@ -158,13 +160,26 @@ def test_what_an_exporter_lacks(state: HostState, exporters: ExporterHealth, ver
     assert bool(found.remedy) is (verdict is not Verdict.GOOD)
 
 
+def test_why_a_host_is_unknown_is_said_as_it_is() -> None:
+    why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h1:1, h1:2")
+    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=why), HEALTH, EXPORTERS)
+    assert (found.verdict, found.text) == (Verdict.BAD, f"nothing certain is known of the host: {why.text}")
+    libvirt = replace(why, kind=UnknownKind.LIBVIRT, text="its exporter does not say whether its libvirt answers")
+    failing = replace(EXPORTERS, failing={"h1": ("libvirt",)})
+    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=libvirt), HEALTH, failing)
+    assert found.text == "collectors fail: libvirt"
+
+
 def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:
-    nobody = replace(SEEN, snapshot=group(), warnings=("too many points",))
+    stranger = RefusedTarget(instance="x?netcat=1", reason=TargetRefusal.NOT_A_HOST, why="expected a DNS name")
+    refused = RefusedTargets(counts={TargetRefusal.NOT_A_HOST: 1}, named=(stranger,))
+    nobody = replace(SEEN, snapshot=group(), warnings=("too many points",), refused=refused)
     found = list(judge_prometheus(Config(), replace(HEALTH, ahead_seconds=-90.0), nobody))
     assert [(one.subject, one.verdict) for one in found] == [
         ("Prometheus", Verdict.GOOD),
         ("clock of Prometheus", Verdict.BAD),
         ("hosts", Verdict.BAD),
+        ("target 'x?netcat=1'", Verdict.WARNING),
         ("Prometheus", Verdict.WARNING),
     ]
     assert found[1].text == "90 s behind this machine's"
@@ -303,23 +318,35 @@ def test_what_prometheus_tells_of_itself_and_of_the_exporters(httpserver: HTTPSe
     httpserver.expect_request("/api/v1/status/buildinfo").respond_with_json(
         {"status": "success", "data": {"version": "2.42.0"}}
     )
-    target = {"labels": {"instance": "h2:9807"}, "health": "down", "lastError": "no route to host"}
+    target = {"labels": {"job": "j", "instance": "h2:9807"}, "health": "down", "lastError": "no route to host"}
+    other = {"labels": {"job": "node", "instance": "h1:9100"}, "health": "down", "lastError": "not about the exporter"}
+    hostile = {"labels": {"job": "j", "instance": "x/system?command=/prog&a=:1"}, "health": "down", "lastError": "x"}
     httpserver.expect_request("/api/v1/targets").respond_with_json(
-        {"status": "success", "data": {"activeTargets": [target]}}
+        {"status": "success", "data": {"activeTargets": [target, other, hostile]}}
     )
     client = PrometheusClient(url=httpserver.url_for("").rstrip("/"), timeout_seconds=5)
-    health = prometheus_health(client)
+    queries: list[str] = []
+
+    def answer(request: Request) -> Response:
+        queries.append(request.form["query"])
+        return _json(next(answers))
+
+    httpserver.expect_request("/api/v1/query").respond_with_handler(answer)
+    answers = iter((vector((target["labels"], 0), (hostile["labels"], 0)),))
+    targets = Targets(bool)
+    health = prometheus_health(client, 'job="j"', targets, time.time())
     assert (health.version, health.errors) == ("2.42.0", {"h2": "no route to host"})
     assert health.ahead_seconds == pytest.approx(0, abs=1.5)
     answers = iter(
         (
             vector(({"instance": "h1:9807", "collector": "block"}, 0)),
             vector(({"instance": "h1:9807", "version": "0.1.0"}, 1)),
-            vector(({"instance": "h1:9807"}, 0.25)),
+            vector(({"instance": "h1:9807"}, 0.25), ({"instance": "-oProxyCommand=x"}, 0.25)),
         )
     )
-    httpserver.expect_request("/api/v1/query").respond_with_handler(lambda _request: _json(next(answers)))
-    exporters = exporter_health(client, time.time())
+    exporters = exporter_health(client, 'job="j"', targets, time.time())
+    assert all(re.findall(r"[a-z_]+\{", query) == re.findall(r"[a-z_]+\{(?=job=.j.\})", query) for query in queries)
+    assert targets.refused.counts == {TargetRefusal.NOT_A_HOST: 2}
     assert exporters == ExporterHealth(versions={"h1": "0.1.0"}, failing={"h1": ("block",)}, ahead_seconds={"h1": 0.25})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -37,6 +37,7 @@ class Hosts:
     settles: Callable[[Move], Outcome | None] = lambda _: DONE
     written: list[tuple[str, str]] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    asked: list[Sequence[str]] = field(default_factory=list)
 
     def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome | None:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
@@ -56,7 +57,7 @@ class Hosts:
 
 
 def executor(hosts: Hosts) -> LibvirtExecutor:
-    return LibvirtExecutor(hosts, hosts, hosts.ended)  # type: ignore[arg-type]
+    return LibvirtExecutor(hosts, hosts, hosts.ended, hosts.asked.append)  # type: ignore[arg-type]
 
 
 def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] = lambda _: None) -> LibvirtExecutor:
@@ -65,6 +66,19 @@ def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] 
     made._thread.join(10)  # type: ignore[union-attr]
     assert not made.busy
     return made
+
+
+@pytest.mark.parametrize(
+    "end", [Outcome(result=Result.SKIPPED, why="no answer"), Outcome(result=Result.FAILED, why="x"), DONE]
+)
+def test_after_a_move_that_was_not_made_its_hosts_are_asked_before_its_end_is_written(end: Outcome) -> None:
+    hosts = Hosts(lambda _: end)
+    made = executor(hosts)
+    made.ask = lambda asked: hosts.written.append(("ask", "+".join(asked)))
+    made.carry_out([(7, move("a", "h1", "h2"))], lambda _: None)
+    made._thread.join(10)  # type: ignore[union-attr]
+    asked = [] if end is DONE else [("ask", "h1+h2")]
+    assert hosts.written == [("begin", "7"), *asked, ("end", "7")]
 
 
 def test_moves_of_one_wave_are_under_way_together() -> None:

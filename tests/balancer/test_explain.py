@@ -56,7 +56,7 @@ def test_of_a_host_that_is_unknown_no_room_is_told_and_it_comes_last() -> None:
             "calm stays on h2.",
             "h2 is at 30% CPU, below the threshold of 80%, so nothing has to be moved off it.",
         ),
-        ("h4", "h4 is no destination.", "Prometheus has no fresh figures of the host"),
+        ("h4", "h4 is no destination.", "Prometheus has no fresh figures of it"),
         ("h5", "h5 is no destination.", "The host is being drained"),
         ("h1", "h1 is overloaded, so it is no destination.", "3 times in a row at or above 80% (3 make it a problem)"),
         ("h2", "h2 is a destination in this plan.", "is to come from h1."),

@@ -22,14 +22,18 @@ from starlette.testclient import TestClient
 from builders import domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.backoff import Standing
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.command import terminal
 from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
+from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result
+from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result, Unknown, UnknownKind
+from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import Targets
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
 from virtpoise_balancer.web.app import make_app
@@ -157,6 +161,50 @@ def metric(client: TestClient, name: str) -> dict[tuple[str, ...], float]:
         for sample in family.samples
         if sample.name == name
     }
+
+
+def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
+    client: TestClient, board: Board, store: Store
+) -> None:
+    after_a_cycle(board, store)
+    board.cycle_ended = time.monotonic() - 59
+    assert client.get("/-/healthy").status_code == 200
+    board.cycle_ended = time.monotonic() - 100
+    for path in ("/-/healthy", "/-/ready"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
+
+
+def test_libvirt_that_does_not_answer_is_told_everywhere(client: TestClient, board: Board, store: Store) -> None:
+    after_a_cycle(board, store)
+    silent = Heard(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
+    board.state = replace(board.state, heard={"h1": Heard(asked_at=1001.0, active_domains=2), "h2": silent})
+    assert client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on h2.\n"
+    assert metric(client, "virtpoise_host_libvirt_answers") == {("h1",): 1.0, ("h2",): 0.0}
+    assert (
+        "h2</a> does not answer the balancer, so no move to it can be made: no answer within 10 s"
+        in client.get("/").text
+    )
+    found = {host["name"]: (host["active_domains"], host["asked_at"]) for host in client.get("/api/v1/hosts").json()}
+    assert found == {"h1": (2, 1001.0), "h2": (None, 1000.0), "h3": (None, None)}
+    board.state = replace(board.state, heard={"h1": silent, "h2": silent})
+    answer = client.get("/-/ready")
+    assert (answer.status_code, answer.text) == (
+        503,
+        "No host's libvirt answers the balancer, so nothing can be moved.\n",
+    )
+    board.state = replace(board.state, mode="recommend")
+    assert client.get("/-/ready").status_code == 200
+
+
+def test_why_a_host_is_unknown_is_told_everywhere(client: TestClient, board: Board, store: Store) -> None:
+    after_a_cycle(board, store)
+    why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h2:1, h2:2")
+    seen = group(host("h1", 0.9, 0.9), host("h2", state=HostState.UNKNOWN, unknown=why))
+    board.state = replace(board.state, observation=Observation(snapshot=seen, age_seconds=1.0))
+    assert metric(client, "virtpoise_host_unknown") == {("h2", "targets"): 1.0}
+    assert client.get("/api/v1/status").json()["hosts"][1]["why_unknown"] == why.text
+    assert f"is unknown: {why.text}" in client.get("/").text
 
 
 def test_ready_only_after_the_first_cycle(client: TestClient, board: Board, store: Store) -> None:
@@ -697,3 +745,26 @@ def test_a_wrong_certificate_is_told_before_anything_listens(
     web = Web(cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
     with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
         WebServer(make_app(make_context()), web)
+
+
+def test_refused_targets_are_shown_everywhere_and_escaped(
+    client: TestClient, board: Board, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after_a_cycle(board, store)
+    assert metric(client, "virtpoise_refused_targets") == {("not_a_host",): 0, ("not_admitted",): 0}
+    named = Targets(bool)
+    named.of_hosts([Series({"instance": "<script>alert(1)</script>\x1b[2J\u202e"}, ((0.0, 1.0),))])
+    seen = Observation(snapshot=SNAPSHOT, age_seconds=2.5, refused=named.refused)
+    board.state = replace(board.state, cycle_at=2000.0, observation=seen)
+    assert metric(client, "virtpoise_refused_targets") == {("not_a_host",): 1, ("not_admitted",): 0}
+    found = client.get("/api/v1/status").json()
+    label = r"<script>alert(1)</script>\x1b[2J\u202e"
+    told = {"instance": label, "reason": "not_a_host", "why": "expected a DNS name or an IP address"}
+    assert found["refused_targets"] == {"counts": {"not_a_host": 1}, "named": [told]}
+    page = client.get("/").text
+    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is not taken for a host" in page
+    assert "<script>alert" not in page
+    terminal.status(found)
+    printed = capsys.readouterr().out
+    assert "refused target" in printed
+    assert "\x1b[2J" not in printed

@@ -7,6 +7,7 @@ import pytest
 
 from virtpoise_balancer import __version__ as balancer_version
 from virtpoise_balancer.docs import balancer_metrics
+from virtpoise_balancer.monitor.matchers import EXAMPLE
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
 from virtpoise_exporter import __version__ as exporter_version
 
@@ -49,7 +50,9 @@ def test_every_metric_that_a_page_names_is_exported() -> None:
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_range_is_left_to_be_filled_in(name: str) -> None:
     rendered = render(
-        QUERIES[name], Ranges.of(step_seconds=10, scrape_interval_seconds=10, consecutive=3, saturation_ratio=0.9)
+        QUERIES[name],
+        Ranges.of(step_seconds=10, scrape_interval_seconds=10, consecutive=3, saturation_ratio=0.9),
+        EXAMPLE,
     )
     assert "$" not in rendered.replace('"$1"', "")
 

@@ -26,7 +26,13 @@ from manual import ROOT, Administrator, build
 HOSTS = {"kvm1": "bookworm", "kvm2": "bookworm", "kvm3": "trixie"}
 GUESTS = {"vm1": "kvm1", "vm2": "kvm1", "vm3": "kvm2", "vm4": "kvm3"}
 # The manager has none of its own.
-LIBVIRT = ("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirt-guests.service")
+LIBVIRT = (
+    "libvirtd.service",
+    "libvirtd.socket",
+    "libvirtd-ro.socket",
+    "libvirtd-admin.socket",
+    "libvirt-guests.service",
+)
 _MACHINE_TYPE = "pc-i440fx-7.2"
 
 

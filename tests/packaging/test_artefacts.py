@@ -41,7 +41,10 @@ def python(version: str) -> str | None:
     """A Python of this version: on the path, or beside this one where versions lie side by side."""
     beside = sorted(Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python{version}"))
     for found in (*map(str, beside), shutil.which(f"python{version}")):
-        if found and subprocess.run([found, "-c", "import ensurepip"], capture_output=True, check=False).returncode == 0:
+        if (
+            found
+            and subprocess.run([found, "-c", "import ensurepip"], capture_output=True, check=False).returncode == 0
+        ):
             return found
     return None
 

@@ -8,6 +8,7 @@ strategy ``thesis`` knows the CPU alone; otherwise everything that can be a prob
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from virtpoise_balancer.analyse.overload import company_since
@@ -50,6 +51,7 @@ def after_plan(
     ended: float,
     counted_from: float,
     penalty: Penalty,
+    silent: AbstractSet[str] = frozenset(),
 ) -> dict[str, Standing]:
     """The standings that change when a plan has been carried out; ``results`` of its moves, in order.
 
@@ -57,8 +59,14 @@ def after_plan(
     anything was moved, all hosts count afresh from ``counted_from`` on, since while one solves its problem the others do
     not judge themselves. A rule or an imbalance that a plan leaves as it is must not keep its host from being relieved: there
     only moves that failed earn a penalty.
+
+    Where a move was skipped since one of its hosts was ``silent``, no skipped move of the plan earns one: the next plan knows that host
+    to be unknown.
     """
-    undone = {move.source for move, result in zip(plan.moves, results, strict=True) if result is not Result.DONE}
+    ends = list(zip(plan.moves, results, strict=True))
+    met_silence = any(result is Result.SKIPPED and silent & {move.source, move.destination} for move, result in ends)
+    harmless = {Result.DONE, Result.SKIPPED} if met_silence else {Result.DONE}
+    undone = {move.source for move, result in ends if result not in harmless}
     changed: dict[str, Standing] = {}
     if results:
         for name in hosts:

@@ -33,13 +33,12 @@ def check(file: Path, user: str | None) -> Checked:
     config = read_config(file)
     name = user or _runs_as(config)
     _become(name)
-    try:
-        config = read_config(file)
+    if reason := _unreadable(file):
+        problems = [f"cannot be read: {reason}"]
+    else:
         problems = list(_problems(config))
-    except BadInput as error:
-        raise BadInput(f"{error} (checked as the user {name})") from None
     if problems:
-        raise BadInput(f"{file}: {'; '.join(problems)} (checked as the user {name})")
+        raise BadInput("\n".join(f"{file}: {problem} (checked as the user {name})" for problem in problems))
     unchecked = tuple(path for path in _files(config).values() if _comes_with_the_service(path))
     return Checked(config=config, user=name, unchecked=unchecked)
 

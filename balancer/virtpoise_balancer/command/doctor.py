@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from virtpoise_balancer import __version__
+from virtpoise_balancer.advice import warnings
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import BadInput, LibvirtError, MonitorError, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, VirtpoiseError
 from virtpoise_balancer.execute.probe import HostFacts, Probe
-from virtpoise_balancer.model import Host, HostState
+from virtpoise_balancer.model import Host, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTarget, TargetRefusal, Targets
+from virtpoise_balancer.plan.unmatched import like, notes
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
@@ -46,21 +49,25 @@ class Finding:
 def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding]:
     """All findings, as they come. ``only``: these hosts, each with every other; by default all. BadInput for a host there is not."""
     yield from _own(config)
-    client = wiring.make_observer(config).client
+    observer, now = wiring.make_observer(config), time.time()
+    targets = Targets(observer.admits)
     try:
-        health = prometheus_health(client)
-        seen = wiring.make_observer(config).observe(time.time())
-        exporters = exporter_health(client, time.time())
+        health = prometheus_health(observer.client, observer.matchers, targets, now)
+        seen = observer.observe(now)
+        exporters = exporter_health(observer.client, observer.matchers, targets, now)
     except MonitorError as error:
         yield Finding(
             subject="Prometheus",
             verdict=Verdict.BAD,
             text=str(error),
-            remedy="see prometheus.url, and whether Prometheus runs and lets this machine in",
+            remedy="let both machines keep the time with NTP"
+            if isinstance(error, ClockError)
+            else "see prometheus.url, and whether Prometheus runs and lets this machine in",
         )
         return
     yield from judge_prometheus(config, health, seen)
     hosts = seen.snapshot.hosts
+    yield from judge_names(config, seen)
     unknown = set(only) - {host.name for host in hosts}
     if unknown:
         raise BadInput(f"{sorted(unknown)[0]}: no such host is scraped")
@@ -114,17 +121,56 @@ def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation
         yield Finding(
             subject="hosts",
             verdict=Verdict.BAD,
-            text="Prometheus has figures of no host",
-            remedy="start virtpoise-exporter on each host and have Prometheus scrape it",
+            text=f"Prometheus has figures of no host with {config.prometheus.matchers or 'any label'}",
+            remedy="start virtpoise-exporter on each host and have Prometheus scrape it; see prometheus.matchers",
         )
+    for target in seen.refused.named:
+        yield judge_refused(target)
     for warning in seen.warnings:
         yield Finding(subject="Prometheus", verdict=Verdict.WARNING, text=f"warns: {warning}")
+
+
+def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
+    """What the configuration names and Prometheus has not."""
+    names = [host.name for host in seen.snapshot.hosts]
+    for name in sorted(set(config.libvirt.hosts) - set(names)):
+        yield Finding(
+            subject="libvirt.hosts",
+            verdict=Verdict.WARNING,
+            text=f"no target is called {name!r}{like(name, names)}",
+            remedy="name hosts as Prometheus does: a target's instance without its port",
+        )
+    for note in notes(seen.snapshot, config.policy):
+        yield Finding(
+            subject="policy.rules",
+            verdict=Verdict.WARNING,
+            text=note,
+            remedy="name hosts and domains as `virtpoise snapshot` does",
+        )
+    for warning in warnings(config):
+        yield Finding(
+            subject="configuration", verdict=Verdict.WARNING, text=warning, remedy="see docs/configuration.md"
+        )
+
+
+def judge_refused(target: RefusedTarget) -> Finding:
+    remedies = {
+        TargetRefusal.NOT_A_HOST: "have Prometheus set instance to the host's name, and see who else can set it",
+        TargetRefusal.NOT_ADMITTED: "if it is a host of the group, add it to libvirt.hosts or libvirt.pattern",
+    }
+    return Finding(
+        subject=f"target '{target.instance}'",
+        verdict=Verdict.WARNING,
+        text=f"refused: {target.why}",
+        remedy=remedies[target.reason],
+    )
 
 
 def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHealth) -> Finding:
     """One line on the host's exporter: whether its figures are fresh and whole, its version, its host's clock."""
     subject = f"exporter of {host.name}"
-    if host.state is HostState.UNKNOWN:
+    unknown = host.why_unknown
+    if unknown is not None and unknown.kind is UnknownKind.STALE:
         why = health.errors.get(host.name)
         return Finding(
             subject=subject,
@@ -138,6 +184,13 @@ def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHeal
             verdict=Verdict.BAD,
             text=f"collectors fail: {', '.join(failing)}",
             remedy=f"on {host.name}: journalctl -u virtpoise-exporter",
+        )
+    if unknown is not None:
+        return Finding(
+            subject=subject,
+            verdict=Verdict.BAD,
+            text=f"nothing certain is known of the host: {unknown.text}",
+            remedy="see the runbooks VirtpoiseHostUnknown, VirtpoiseLibvirtUnreachable and VirtpoiseTargetsConflict",
         )
     ahead = exporters.ahead_seconds.get(host.name)
     if ahead is not None and abs(ahead) > _MOST_AHEAD_SECONDS:

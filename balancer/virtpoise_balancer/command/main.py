@@ -251,17 +251,26 @@ def history(
         terminal.history(migrations)
 
 
-@app.command(epilog="Example: virtpoise drain h1 --wait")
+@app.command(
+    epilog="Example: virtpoise drain h1 --wait. A host is empty when its own libvirt, which the running balancer asks, lists no domain in "
+    "any state but shut off. --wait shows what the drain waits for. Exit status 1: the drain was refused, or taken back before its end."
+)
 def drain(
     host: HostArgument,
     config: ConfigOption = DEFAULT_CONFIG,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the host is empty, and show how far it is.")] = False,
 ) -> None:
     """Move all running domains off a host and keep it out of the group until `virtpoise undrain`."""
+    import time
+
     with _orders(config) as (settings, orders, by):
         print_out(orders.drain(host, by))
+    since = time.time()  # a cycle that began earlier may not know the order
     if wait:
-        _wait_until_empty(settings, host)
+        from virtpoise_balancer.command.drained import wait_until_empty
+
+        wait_until_empty(settings, host, since)
+        print_out(f"{host} is empty.")
 
 
 @app.command(epilog="Example: virtpoise undrain h1")
@@ -347,20 +356,25 @@ def check_config(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Read a configuration and the files that it names, and say whether the balancer can use them."""
+    """Read a configuration and the files that it names, and say whether the balancer can use them, with warnings of likely mistakes.
+
+    Whether rules fit the hosts and domains that there are, `virtpoise doctor` and `virtpoise plan` say: only Prometheus knows.
+    """
+    from virtpoise_balancer.advice import warnings
     from virtpoise_balancer.command import terminal
     from virtpoise_balancer.command.check import check
 
     found = check(file, user)
     mode, strategy = found.config.mode, found.config.policy.strategy
-    unchecked = [str(path) for path in found.unchecked]
+    warned = warnings(found.config)
     if output is Output.JSON:
-        terminal.as_json(
-            {"file": str(file), "mode": mode, "strategy": strategy, "user": found.user, "unchecked": unchecked}
-        )
+        about = {"file": str(file), "mode": mode, "strategy": strategy, "user": found.user}
+        terminal.as_json({**about, "unchecked": [str(path) for path in found.unchecked], "warnings": warned})
         return
+    for warning in warned:
+        sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
     print_out(f"{file}: good for the user {found.user} (mode {mode}, strategy {strategy}).")
-    for path in unchecked:
+    for path in found.unchecked:
         print_out(f"{path}: not checked, systemd puts it there when it starts the service.")
 
 
@@ -434,6 +448,7 @@ def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
         store=store,
         look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
         mode=lambda: settings.mode,
+        may_act=lambda: settings.libvirt.names_hosts,
     )
     try:
         yield settings, orders, _by()
@@ -461,35 +476,6 @@ def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:
             names = ", ".join(move.domain for move in recommended) or "no domain"
             raise Refused(f"{name}: the plan does not move it; it moves {names}")
     return [move for move in recommended if not domains or move.domain in domains or move.uuid in domains]
-
-
-def _wait_until_empty(settings: Config, host: str) -> None:
-    import time
-
-    from virtpoise_balancer.command import terminal
-    from virtpoise_balancer.errors import MonitorError
-    from virtpoise_balancer.model import DomainState
-
-    with terminal.progress() as bar:
-        total: int | None = None
-        while True:
-            try:
-                group = _look(settings)
-            except MonitorError as error:  # a Prometheus that restarts does not end the drain
-                bar(f"{host}: waits: {error}", 0, total or 1)
-                time.sleep(settings.interval_seconds)
-                continue
-            seen = group.host(host)
-            if seen is None or not seen.known:
-                bar(f"{host}: no fresh figures of it, waits", 0, total or 1)
-            else:
-                here = [d for d in group.domains if d.host == host and d.state is not DomainState.SHUTOFF]
-                total = max(total or 0, len(here))
-                bar(f"{host}: {len(here)} of {total} domains left", total - len(here), total)
-                if not here:
-                    break
-            time.sleep(settings.interval_seconds)
-    print_out(f"{host} is empty.")
 
 
 def _all_done(settings: Config, moves: Sequence[Move], before: int) -> bool:
@@ -528,11 +514,11 @@ def _read(path: Path) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status. A mistake of the user's is told in one line on standard error."""
+    """Run the command; its exit status. Standard error has one line for each mistake of the user."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
-        sys.stderr.write(f"virtpoise: {error}\n")
+        sys.stderr.write("".join(f"virtpoise: {line}\n" for line in str(error).splitlines()))
         return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT
     except _UsageError as error:
         message: str = error.format_message()  # type: ignore[attr-defined]

@@ -95,6 +95,8 @@ def snapshot(seen: Snapshot) -> None:
 def plan(made: Plan) -> None:
     console = Console()
     console.print(Text(made.summary))
+    for note in made.notes:
+        console.print(Text(f"note: {note}"))
     if made.moves:
         moves(made.moves)
     if made.refusals:
@@ -158,6 +160,17 @@ def status(found: dict[str, Any]) -> None:
             )
         )
     console.print(table)
+    for host in found["hosts"]:
+        if host["why_unknown"]:
+            console.print(Text(f"{host['name']} is unknown: {host['why_unknown']}"))
+    refused = found["refused_targets"]
+    if refused["counts"]:
+        targets = _table("refused target", "reason", "why")
+        for one in refused["named"]:
+            targets.add_row(*_cells(one["instance"], one["reason"], one["why"]))
+        console.print(targets)
+        if (more := sum(refused["counts"].values()) - len(refused["named"])) > 0:
+            console.print(f"and {more} more refused targets")
     console.print(Text(found["sentence"]))
 
 
@@ -250,6 +263,11 @@ def findings(found: Sequence[Finding]) -> None:
         if one.remedy:
             line.append(f" → {one.remedy}", style="default")
         console.print(line, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line for people beside a command's output, on standard error."""
+    Console(stderr=True).print(Text(text), soft_wrap=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Protocol
 from virtpoise_balancer.analyse.backoff import Standing, after_plan, draining, relieved, with_standing
 from virtpoise_balancer.analyse.learned import Experience, with_experience
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure, window
+from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Executor, InFlight
@@ -69,6 +70,7 @@ class Cycle:
     policy: Policy
     measurement: Measurement
     step_seconds: float
+    silence: Callable[[], Silence] = Silence  # which hosts do not answer now
 
     def run(self, now: float, clock: Clock) -> Report:
         """One turn. ``clock`` is for looks at the group that come later, before each move."""
@@ -76,6 +78,7 @@ class Cycle:
             seen = self.observer.observe(now)
         except MonitorError as error:
             return Report(result=CycleResult.FAILED, sentence=f"nothing is done: {error}")
+        seen = replace(seen, snapshot=self._heard(seen.snapshot))
         standings = self._brought_up_to_date(seen.snapshot)
         seen = replace(seen, snapshot=self._placed(seen.snapshot, standings, now))
         measured = self._measure(now)
@@ -115,7 +118,7 @@ class Cycle:
         """Make these moves of the plan, as it is on a fresh look; what is begun. Refused when they are not (all) in it any more."""
         if self.executor.busy:
             raise Refused(_under_way(self.executor.in_flight))
-        snapshot = self.observer.observe(now).snapshot
+        snapshot = self._heard(self.observer.observe(now).snapshot)
         plan = make_plan(self._placed(snapshot, self._brought_up_to_date(snapshot), now), self.policy)
         gone = wanted - {choice(move) for move in plan.moves}
         if gone:
@@ -127,6 +130,9 @@ class Cycle:
             self.store.record_plan(chosen, now, acted=True), lambda move: self._obstacle(move, clock)
         )
         return chosen
+
+    def _heard(self, snapshot: Snapshot) -> Snapshot:
+        return with_silence(snapshot, self.silence(), acts=self.executor.acts)
 
     def _placed(self, snapshot: Snapshot, standings: Mapping[str, Standing], now: float) -> Snapshot:
         return placed(snapshot, standings, self.store.experience(now - remembered_seconds(self.policy)))
@@ -144,6 +150,7 @@ class Cycle:
                     ended=ended.ended,
                     counted_from=ended.ended + self.observer.reach_back_seconds,
                     penalty=self.policy.penalty,
+                    silent=self.silence().lately,
                 ),
             )
         standings = self.store.standings()
@@ -176,7 +183,7 @@ class Cycle:
         if pause := self.store.steering().paused:
             return f"paused by {pause.who}"
         try:
-            snapshot = self.observer.observe(clock()).snapshot
+            snapshot = self._heard(self.observer.observe(clock()).snapshot)
         except MonitorError as error:
             return str(error)
         return obstacle(move, draining(snapshot, self.store.standings()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.analyse.backoff import draining
+from virtpoise_balancer.config import WHICH_HOSTS
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.steering import Action, Mode, Setting
 from virtpoise_balancer.knowledge.store import Store
@@ -39,7 +40,8 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """Takes orders. ``look``: a fresh look at the group; ``mode``: what the configuration says; ``carry_out``: makes moves of the plan;
+    """Takes orders. ``look``: a fresh look at the group; ``mode``: what the configuration says; ``may_act``: whether it says which
+    targets are hosts, without which nothing is moved automatically; ``carry_out``: makes moves of the plan;
     ``told``: hears of each order once it is journalled.
 
     Every method returns the answer in words, and raises Refused or NotKnown, with nothing changed, where it cannot be followed.
@@ -50,6 +52,7 @@ class Orders:
     mode: Callable[[], Mode]
     carry_out: Callable[[Set[Choice]], Plan] = no_carrier
     told: Callable[[Action], None] = lambda _action: None
+    may_act: Callable[[], bool] = lambda: True
 
     def drain(self, host: str, by: By) -> str:
         return self._journalled("drain", host, by, lambda: self._drain(host))
@@ -103,8 +106,8 @@ class Orders:
     def _drain(self, name: str) -> str:
         group = draining(self.look(), self.store.standings())  # one that is leaving is nowhere to move to
         host = _known(group, name)
-        if host.state is HostState.UNKNOWN:
-            raise Refused(f"{name}: Prometheus has no fresh figures of it, so nothing can be moved off it")
+        if unknown := host.why_unknown:
+            raise Refused(f"{name}: {unknown.text}, so nothing can be moved off it")
         if not any(other.state is HostState.ACTIVE and other.name != name for other in group.hosts):
             raise Refused(f"{name}: it is the last host of the group, there is nowhere to move its domains")
         if not self.store.set_draining(name, draining=True):
@@ -132,6 +135,8 @@ class Orders:
 
     def _set_mode(self, mode: Mode, by: By) -> str:
         configured = self.mode()
+        if mode == "automatic" and not self.may_act():
+            raise Refused(f"libvirt.pattern: {WHICH_HOSTS}")
         if self.store.steering().mode_over(configured) == mode:
             return f"The mode is {mode} already."
         setting = Setting(value=mode, instead_of=configured, at=time.time(), who=by.who)

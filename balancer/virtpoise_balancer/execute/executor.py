@@ -79,6 +79,7 @@ class LibvirtExecutor:
     migrator: Migrator
     journal: Journal
     on_end: Callable[[Move, Outcome], None]
+    ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[str, InFlight] = field(default_factory=dict)  # by the domain's uuid
     _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
@@ -139,6 +140,8 @@ class LibvirtExecutor:
         else:
             self.journal.begin(migration_id)
             begun = self._move(move, recheck)
+            if (begun is None or begun.result is not Result.DONE) and not self.stop.is_set():
+                self.ask((move.source, move.destination))  # before the end is written, so that the next plan knows it
             if begun is None:
                 self._settle_later(migration_id, move)
                 return None

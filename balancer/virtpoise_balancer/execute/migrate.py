@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -30,7 +29,6 @@ _WATCH_SECONDS = 0.5
 # What libvirt may take to end an aborted migration, and to answer a question while one runs (calls wait for the job's lock).
 _ABORT_SECONDS = 60.0
 _ANSWER_SECONDS = 30.0
-_ASK_AT_ONCE = 32
 # For how long a domain may be between its hosts when its job has ended; one that stays paused for longer was paused by somebody.
 _HANDOVER_SECONDS = 20.0
 
@@ -115,19 +113,13 @@ class Migrator:
         finally:
             _close(source, destination)
 
-    def unreachable(self, hosts: Sequence[str]) -> dict[str, str]:
-        """The hosts whose daemon does not answer, each with why; all are asked at once."""
-
-        def ask(host: str) -> str | None:
-            try:
-                _close(self._connect(host))
-            except LibvirtError as error:
-                return str(error)
-            return None
-
-        with ThreadPoolExecutor(max_workers=_ASK_AT_ONCE) as pool:
-            answers = dict(zip(hosts, pool.map(ask, hosts), strict=True))
-        return {host: why for host, why in answers.items() if why is not None}
+    def active_domains(self, host: str) -> int:
+        """How many domains the host's libvirt has in any state but shut off. LibvirtError when it does not answer."""
+        connection = self._connect(host)
+        try:
+            return int(within(_ANSWER_SECONDS, connection.numOfDomains, host))
+        finally:
+            _close(connection)
 
     def _connect(self, host: str) -> libvirt.virConnect:
         return connect(self.uri_of(host), self.connect_timeout_seconds)

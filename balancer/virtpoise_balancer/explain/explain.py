@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import (
+    NO_FIGURES,
     Domain,
     DomainState,
     Host,
@@ -188,7 +189,8 @@ def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) 
     if domain.state is not DomainState.RUNNING:
         return f"It is {domain.state}, and only running domains are moved."
     if host is None or not host.known:
-        return f"{domain.host} is unknown: Prometheus has no fresh figures of it, so nothing is moved from it."
+        unknown = (host and host.why_unknown) or NO_FIGURES
+        return f"{domain.host} is unknown: {unknown.text}, so nothing is moved from it."
     if any(overload.host == host.name for overload in plan.overloaded):
         return f"{host.name} is overloaded, but is not worked on now: {plan.summary}."
     if host.state is HostState.DRAINING:

@@ -10,7 +10,7 @@ _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other host to move anything to",
     Reason.PENALTY: "waits after an attempt that did not solve its problem",
     Reason.WAITING: "waits until another host's problem has been worked on",
-    Reason.HOST_UNKNOWN: "Prometheus has no fresh figures of the host, so it takes nothing and gives nothing away",
+    Reason.HOST_UNKNOWN: "nothing certain is known of the host, so it takes nothing and gives nothing away",
     Reason.HOST_DRAINING: "the host is being drained, so it takes nothing",
     Reason.HOST_STANDBY: "the host is on standby, so it takes nothing",
     Reason.HOST_OVERLOADED: "the host is overloaded itself, so it takes nothing",
@@ -36,6 +36,7 @@ _REASONS: Mapping[Reason, str] = {
     Reason.UNSOLVED: "the plan does not relieve the host enough",
 }
 _FIGURES: Mapping[str, str] = {
+    "unknown": "{}",
     "seconds_left": "{} left",
     "until": "waits for {}",
     "cpu_ratio": "CPU load now {}",

@@ -23,7 +23,6 @@ from virtpoise_balancer.model.policy import (
     DomainWeights,
     HostWeights,
     Imbalance,
-    InconsistentPolicy,
     Limits,
     MigrationCost,
     Penalty,
@@ -34,9 +33,10 @@ from virtpoise_balancer.model.policy import (
     Trend,
     Trigger,
     Weights,
-    check_policy,
+    policy_problems,
 )
 from virtpoise_balancer.model.snapshot import (
+    NO_FIGURES,
     Domain,
     DomainState,
     Host,
@@ -47,10 +47,14 @@ from virtpoise_balancer.model.snapshot import (
     Residual,
     Role,
     Snapshot,
+    Unknown,
+    UnknownKind,
     check_consistent,
 )
 from virtpoise_balancer.model.units import (
+    MOST_BYTES,
     MOST_COUNTED,
+    MOST_CPUS,
     RATIO_TOLERANCE,
     STRICT,
     Amount,
@@ -62,7 +66,10 @@ from virtpoise_balancer.model.units import (
 )
 
 __all__ = [
+    "MOST_BYTES",
     "MOST_COUNTED",
+    "MOST_CPUS",
+    "NO_FIGURES",
     "RATIO_TOLERANCE",
     "STRICT",
     "Amount",
@@ -77,7 +84,6 @@ __all__ = [
     "HostState",
     "HostWeights",
     "Imbalance",
-    "InconsistentPolicy",
     "InconsistentSnapshot",
     "Limits",
     "Link",
@@ -108,7 +114,9 @@ __all__ = [
     "Threshold",
     "Trend",
     "Trigger",
+    "Unknown",
+    "UnknownKind",
     "Weights",
     "check_consistent",
-    "check_policy",
+    "policy_problems",
 ]

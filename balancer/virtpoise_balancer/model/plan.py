@@ -151,7 +151,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to do about a snapshot, in order. ``solved``: no problem stands once it is carried out."""
+    """What to do about a snapshot, in order. ``solved``: no problem stands once it is carried out. ``notes``: what does nothing."""
 
     format: Literal["virtpoise/plan/1"] = "virtpoise/plan/1"
     strategy: str
@@ -162,3 +162,4 @@ class Plan:
     moves: tuple[Move, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     scores: Scores = Scores()
+    notes: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
@@ -145,7 +145,8 @@ class Policy:
     ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each further move of it
     that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off its source's load at least, unless
     nothing else helps. ``saturation_ratio``: from this load on a host hides demand. ``coverage``: the share of predictions that their
-    intervals hold. ``repair_rules``: also move domains only because a rule is broken.
+    intervals hold. ``repair_rules``: also move domains only because a rule is broken. ``metadata``: whether a domain's own metadata
+    binds that domain, or nothing.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -165,29 +166,24 @@ class Policy:
     migration: MigrationCost = MigrationCost()
     rules: tuple[Rule, ...] = ()
     repair_rules: bool = False
+    metadata: Literal["own", "ignore"] = "own"
     imbalance: Imbalance | None = None
     trend: Trend = Trend()
 
 
-class InconsistentPolicy(ValueError):
-    """Two parts of a policy contradict each other; the message names the field and what was expected."""
-
-
-def check_policy(policy: Policy) -> None:
-    """Raise InconsistentPolicy when a recovery level lies above its threshold, or when a rule says nothing."""
+def policy_problems(policy: Policy) -> Iterator[str]:
+    """A line for each recovery level above its threshold and each rule that says nothing: the field, and what was expected."""
     for resource, trigger in (("cpu", policy.cpu), ("memory", policy.memory), ("network", policy.network)):
         if trigger.recovery_ratio > trigger.threshold:
-            raise InconsistentPolicy(
-                f"{resource}.recovery: expected at most the threshold ({trigger.threshold:g}), got {trigger.recovery_ratio:g}"
-            )
+            yield f"{resource}.recovery: expected at most the threshold ({trigger.threshold:g}), got {trigger.recovery_ratio:g}"
     names: set[str] = set()
     for i, rule in enumerate(policy.rules):
         if rule.name in names:
-            raise InconsistentPolicy(f"rules.{i}.name: expected each name once, got {rule.name!r} again")
+            yield f"rules.{i}.name: expected each name once, got {rule.name!r} again"
         names.add(rule.name)
         about_hosts = rule.kind in (RuleKind.ONLY_ON, RuleKind.NEVER_ON, RuleKind.PREFER)
         if about_hosts is not bool(rule.hosts):
             expected = "at least one host" if about_hosts else f"none with {rule.kind}"
-            raise InconsistentPolicy(f"rules.{i}.hosts: expected {expected}, got {', '.join(rule.hosts) or 'none'}")
+            yield f"rules.{i}.hosts: expected {expected}, got {', '.join(rule.hosts) or 'none'}"
         if rule.kind in (RuleKind.TOGETHER, RuleKind.APART) and len(rule.domains) == 1 and rule.domains[0].isalnum():
-            raise InconsistentPolicy(f"rules.{i}.domains: expected at least two, or a pattern, got {rule.domains[0]}")
+            yield f"rules.{i}.domains: expected at least two, or a pattern, got {rule.domains[0]}"

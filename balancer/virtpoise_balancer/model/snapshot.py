@@ -26,6 +26,29 @@ class DomainState(StrEnum):
     SHUTOFF = "shutoff"
 
 
+class UnknownKind(StrEnum):
+    """Why nothing is known of a host, as a label of a metric."""
+
+    STALE = "stale"  # no fresh figures
+    FIGURES = "figures"  # figures that no host has
+    TARGETS = "targets"  # two targets of Prometheus claim to be it
+    LIBVIRT = "libvirt"  # its libvirt does not answer its exporter
+    DOMAINS = "domains"  # its list of domains contradicts libvirt's own count
+    SILENT = "silent"  # its libvirt does not answer the balancer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """Why nothing is known of a host. ``text`` completes "h1 is unknown: "."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    kind: UnknownKind
+    text: Name
+
+
+NO_FIGURES = Unknown(kind=UnknownKind.STALE, text="Prometheus has no fresh figures of it")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """One host. ``cpu_ratio`` holds the last readings without a gap, one a step, newest last; so do the other windows, where known.
@@ -33,12 +56,13 @@ class Host:
     ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks count as equal.
 
     ``counted_from``: readings whose step began earlier do not count towards N (an attempt ended then, or the host was alone).
-    ``penalty_until``: until then the host makes no attempt.
+    ``penalty_until``: until then the host makes no attempt. ``unknown``: why nothing is known of it; only in state unknown.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     name: Name
     state: HostState = HostState.ACTIVE
+    unknown: Unknown | None = None
     cpus: Count
     cpu_speed: Annotated[float, Gt(0)] = 1.0
     cpu_ratio: tuple[Ratio, ...] = ()
@@ -63,6 +87,11 @@ class Host:
     def known(self) -> bool:
         """Whether there is data to decide on: a host without it is neither idle nor a destination."""
         return self.state is not HostState.UNKNOWN and bool(self.cpu_ratio)
+
+    @property
+    def why_unknown(self) -> Unknown | None:
+        """Why nothing is known of it, or None for a host that is ``known``."""
+        return None if self.known else self.unknown or NO_FIGURES
 
     @property
     def memory_ratio(self) -> float:

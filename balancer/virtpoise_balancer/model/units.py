@@ -13,6 +13,10 @@ STRICT: Mapping[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 Name = Annotated[str, MinLen(1)]
 # Of CPUs and the like: far above any machine there is, and low enough to be reckoned with.
 MOST_COUNTED = 65536
+# Of one host: four times what the largest machine of today has. Linux takes 8,192 at most.
+MOST_CPUS = 8192
+# Of the memory of one host or domain: 1 PiB.
+MOST_BYTES = 2**50
 Count = Annotated[int, Ge(1), Le(MOST_COUNTED)]
 Amount = Annotated[float, Ge(0)]
 Bytes = Annotated[int, Ge(0)]

@@ -11,8 +11,9 @@ from typing import Any
 import requests
 
 from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.monitor.client import PrometheusClient, Series, reason
-from virtpoise_balancer.monitor.observe import host_name
+from virtpoise_balancer.monitor.targets import Targets
 
 _EXPORTER = "virtpoise_exporter_build_info"
 
@@ -35,36 +36,46 @@ class ExporterHealth:
     ahead_seconds: Mapping[str, float]
 
 
-def prometheus_health(client: PrometheusClient) -> PrometheusHealth:
-    """MonitorError when Prometheus cannot be asked."""
+def prometheus_health(client: PrometheusClient, matchers: str, targets: Targets, now: float) -> PrometheusHealth:
+    """``matchers``: PromQL label matchers of the hosts' targets. MonitorError when Prometheus cannot be asked."""
     build = _get(client, "/api/v1/status/buildinfo")
     date = build.headers.get("Date")
     ahead = parsedate_to_datetime(date).timestamp() + 0.5 - time.time() if date else None
+    down = {
+        (series.labels.get("job"), series.labels["instance"]): _host(series)
+        for series in targets.of_hosts(client.instant(f"up{{{matchers}}} == 0", now))
+    }
     errors = {}
     for target in _data(_get(client, "/api/v1/targets?state=active")).get("activeTargets", ()):
-        if target.get("lastError"):
-            errors[host_name(str(target.get("labels", {}).get("instance", "")))] = str(target["lastError"])
+        labels = target.get("labels", {})
+        if host := down.get((labels.get("job"), labels.get("instance"))):
+            errors[host] = str(target.get("lastError", ""))
     version = _data(build).get("version")
     return PrometheusHealth(version=str(version) if version else None, ahead_seconds=ahead, errors=errors)
 
 
-def exporter_health(client: PrometheusClient, now: float) -> ExporterHealth:
+def exporter_health(client: PrometheusClient, matchers: str, targets: Targets, now: float) -> ExporterHealth:
     """MonitorError when Prometheus cannot be asked."""
+
+    def ask(query: str) -> list[Series]:
+        return targets.of_hosts(client.instant(query, now))
+
     failing: dict[str, list[str]] = {}
-    for series in client.instant("virtpoise_exporter_collector_success == 0", now):
+    for series in ask(f"virtpoise_exporter_collector_success{{{matchers}}} == 0"):
         failing.setdefault(_host(series), []).append(series.labels.get("collector", "?"))
     clocks = " or ".join(
-        f"({name} - timestamp({name}))" for name in ("virtpoise_host_time_seconds", "node_time_seconds")
+        f"({name}{{{matchers}}} - timestamp({name}{{{matchers}}}))"
+        for name in ("virtpoise_host_time_seconds", "node_time_seconds")
     )
     return ExporterHealth(
-        versions={_host(series): series.labels.get("version", "?") for series in client.instant(_EXPORTER, now)},
+        versions={_host(series): series.labels.get("version", "?") for series in ask(f"{_EXPORTER}{{{matchers}}}")},
         failing={host: tuple(sorted(names)) for host, names in failing.items()},
-        ahead_seconds={_host(series): series.value for series in client.instant(clocks, now)},
+        ahead_seconds={_host(series): series.value for series in ask(clocks)},
     )
 
 
 def _host(series: Series) -> str:
-    return host_name(series.labels.get("instance", ""))
+    return of_instance(series.labels["instance"])
 
 
 def _get(client: PrometheusClient, path: str) -> requests.Response:

@@ -4,7 +4,8 @@ Each query gives one series per host (label ``instance``) or per host and domain
 ``domain_running`` also carries ``domain``, the name. In them stand, as durations: ``$reading``, the range that one reading
 of the load covers; ``$window``, that of N readings; ``$slow``, the range that damps network noise; ``$memory``, how long a
 host that went silent is still listed (as unknown); ``$history`` and ``$resolution``, how far back and how finely the recent
-past is looked at; and as a ratio ``$saturation``, the load from which on a host hides demand.
+past is looked at; and as a ratio ``$saturation``, the load from which on a host hides demand. ``$matchers`` stands in each selector:
+the label matchers (``prometheus.matchers``) that say which targets are asked about.
 
 Every query can be replaced in the configuration (``prometheus.queries``), so that other exporters can serve.
 """
@@ -16,61 +17,67 @@ from string import Template
 
 _UPLINK_RATIO = """
 sum by (instance, uuid) (
-  rate(virtpoise_domain_network_{direction}_bytes_total[$slow])
+  rate(virtpoise_domain_network_{direction}_bytes_total{{$matchers}}[$slow])
   / on (instance, uplink) group_left ()
-  label_replace(virtpoise_host_network_speed_bytes, "uplink", "$$1", "device", "(.*)")
+  label_replace(virtpoise_host_network_speed_bytes{{$matchers}}, "uplink", "$$1", "device", "(.*)")
 )
 """
 
 _HOST_CPU_RATIO = (
-    '1 - sum by (instance) (rate(virtpoise_host_cpu_seconds_total{mode=~"idle|iowait"}[$reading]))'
-    " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total[$reading]))"
+    '1 - sum by (instance) (rate(virtpoise_host_cpu_seconds_total{mode=~"idle|iowait",$matchers}[$reading]))'
+    " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total{$matchers}[$reading]))"
 )
 
 # Of the recent past, only the steps in which the host was not saturated: then a domain got what it wanted. A counter that began anew
 # within a step falls, and tells nothing.
 _UNSATURATED = """
 avg_over_time((
-  deriv({metric}[$reading]) >= 0 and on (instance) (({host_ratio}) < $saturation)
+  deriv({metric}{{$matchers}}[$reading]) >= 0 and on (instance) (({host_ratio}) < $saturation)
 )[$history:$resolution])
 """
 
 _HOST_LINK_RATIO = """
 max by (instance) (
-  rate(virtpoise_host_network_{direction}_bytes_total[$slow]) / on (instance, device) virtpoise_host_network_speed_bytes
+  rate(virtpoise_host_network_{direction}_bytes_total{{$matchers}}[$slow])
+  / on (instance, device) virtpoise_host_network_speed_bytes{{$matchers}}
 )
 """
 
 QUERIES: dict[str, str] = {
     # hosts
-    "host_cpus": "last_over_time(virtpoise_host_cpus[$memory])",
-    "host_memory_bytes": "last_over_time(virtpoise_host_memory_total_bytes[$memory])",
-    "host_sample_time": "timestamp(virtpoise_host_cpus)",
+    "host_cpus": "last_over_time(virtpoise_host_cpus{$matchers}[$memory])",
+    "host_memory_bytes": "last_over_time(virtpoise_host_memory_total_bytes{$matchers}[$memory])",
+    "host_sample_time": "timestamp(virtpoise_host_cpus{$matchers})",
     "host_cpu_ratio": _HOST_CPU_RATIO,
-    "host_cpu_speed": "virtpoise_host_cpu_speed_ratio",
-    "host_memory_available_bytes": "virtpoise_host_memory_available_bytes",
-    "host_memory_ratio": "1 - virtpoise_host_memory_available_bytes / virtpoise_host_memory_total_bytes",
-    "host_uplink_bytes_per_second": "max by (instance) (virtpoise_host_network_speed_bytes)",
+    "host_cpu_speed": "virtpoise_host_cpu_speed_ratio{$matchers}",
+    "host_memory_available_bytes": "virtpoise_host_memory_available_bytes{$matchers}",
+    "host_memory_ratio": "1 - virtpoise_host_memory_available_bytes{$matchers} / virtpoise_host_memory_total_bytes{$matchers}",
+    "host_uplink_bytes_per_second": "max by (instance) (virtpoise_host_network_speed_bytes{$matchers})",
     "host_rx_ratio": _HOST_LINK_RATIO.format(direction="receive").strip(),
     "host_tx_ratio": _HOST_LINK_RATIO.format(direction="transmit").strip(),
+    # whether libvirt answers the exporter (1 or 0), and what it counts itself: without them no list of domains stands
+    "host_libvirt_up": "virtpoise_libvirt_up{$matchers}",
+    "host_domains_active": 'virtpoise_domains{state="active",$matchers}',
+    "host_domains_inactive": 'virtpoise_domains{state="inactive",$matchers}',
     # domains
-    "domain_running": "virtpoise_domain_running",
-    "domain_placement": "virtpoise_domain_placement == 1",
-    "domain_paused": 'virtpoise_domain_state{state="paused"} == 1',
-    "domain_vcpus": "virtpoise_domain_vcpus",
-    "domain_memory_bytes": "virtpoise_domain_memory_bytes",
-    "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes",
+    "domain_running": "virtpoise_domain_running{$matchers}",
+    "domain_placement": "virtpoise_domain_placement{$matchers} == 1",
+    # active without running: paused, suspended to memory, crashed, in shutdown
+    "domain_paused": 'virtpoise_domain_state{state!~"running|shutoff",$matchers} == 1',
+    "domain_vcpus": "virtpoise_domain_vcpus{$matchers}",
+    "domain_memory_bytes": "virtpoise_domain_memory_bytes{$matchers}",
+    "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes{$matchers}",
     # The slope through the samples that there are: rate() takes a domain that arrived within the window for less than it is.
-    "domain_cpu_cores": "deriv(virtpoise_domain_cpu_seconds_total[$window])",
-    "domain_cpu_delay_cores": "deriv(virtpoise_domain_cpu_delay_seconds_total[$window])",
+    "domain_cpu_cores": "deriv(virtpoise_domain_cpu_seconds_total{$matchers}[$window])",
+    "domain_cpu_delay_cores": "deriv(virtpoise_domain_cpu_delay_seconds_total{$matchers}[$window])",
     "domain_cpu_cores_unsaturated": _UNSATURATED.format(
         metric="virtpoise_domain_cpu_seconds_total", host_ratio=_HOST_CPU_RATIO
     ).strip(),
     "domain_cpu_delay_cores_unsaturated": _UNSATURATED.format(
         metric="virtpoise_domain_cpu_delay_seconds_total", host_ratio=_HOST_CPU_RATIO
     ).strip(),
-    "domain_rx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_receive_bytes_total[$slow]))",
-    "domain_tx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_transmit_bytes_total[$slow]))",
+    "domain_rx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_receive_bytes_total{$matchers}[$slow]))",
+    "domain_tx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_transmit_bytes_total{$matchers}[$slow]))",
     "domain_rx_ratio": _UPLINK_RATIO.format(direction="receive").strip(),
     "domain_tx_ratio": _UPLINK_RATIO.format(direction="transmit").strip(),
 }
@@ -105,11 +112,16 @@ class Ranges:
         )
 
 
-def render(query: str, ranges: Ranges) -> str:
-    """The query with its ranges filled in, in whole milliseconds as PromQL wants them."""
+def has_matchers(query: str) -> bool:
+    """Whether the query has a place for the label matchers."""
+    return "matchers" in Template(query).get_identifiers()
+
+
+def render(query: str, ranges: Ranges, matchers: str) -> str:
+    """The query with the label matchers in its selectors, and with its ranges in whole milliseconds as PromQL wants them."""
     durations = {
         field.name: f"{round(getattr(ranges, field.name) * 1000)}ms"
         for field in fields(Ranges)
         if field.name != "saturation"
     }
-    return Template(query).safe_substitute(durations, saturation=f"{ranges.saturation:g}")
+    return Template(query).safe_substitute(durations, saturation=f"{ranges.saturation:g}", matchers=matchers)

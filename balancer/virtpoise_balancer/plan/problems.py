@@ -89,5 +89,7 @@ def _penalty(host: Host, snapshot: Snapshot) -> Refusal:
 
 def no_destination(host: Host) -> Refusal | None:
     """Why the host can take no domain at all, or None."""
-    reason = _CLOSED.get(host.state) if host.known else Reason.HOST_UNKNOWN
+    if unknown := host.why_unknown:
+        return Refusal(host=host.name, reason=Reason.HOST_UNKNOWN, detail={"unknown": unknown.text})
+    reason = _CLOSED.get(host.state)
     return Refusal(host=host.name, reason=reason) if reason else None

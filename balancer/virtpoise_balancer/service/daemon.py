@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +18,18 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEve
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from virtpoise_balancer.config import read_config
+from virtpoise_balancer.analyse.silence import with_silence
+from virtpoise_balancer.config import WHICH_HOSTS, read_config
 from virtpoise_balancer.control.cycle import CycleResult, Report
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, Refused, VirtpoiseError
 from virtpoise_balancer.execute.executor import RecommendingExecutor
 from virtpoise_balancer.knowledge.steering import Action
-from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot
+from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot, UnknownKind
+from virtpoise_balancer.monitor.targets import RefusedTargets
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import wiring
+from virtpoise_balancer.service.changes import Changes
 from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.web.app import make_app
@@ -57,23 +60,27 @@ class Daemon:
         self._config = read_config(config_path)
         if self._config.web.token_file is not None:
             read_tokens(self._config.web.token_file)  # a wrong file is told now, not to the first who needs it
+        self._reach = wiring.make_reach(lambda: self._config)
         self._check_reachable()
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._cycles = 0
+        self._refused = RefusedTargets()
         self._board = Board(self._first_state(leader=False))
         self._metrics = Metrics(self._board)
         self._store = wiring.make_store(self._config)
         self._leadership = wiring.make_leadership(self._config)
-        self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
+        self._executor = wiring.make_executor(self._config, self._store, self._migration_ended, self._reach)
         self._board.in_flight = lambda: self._executor.in_flight
         self._board.steering = self._store.steering
-        self._cycle = wiring.make_cycle(self._config, self._store, self._executor)
+        self._cycle = wiring.make_cycle(self._config, self._store, self._executor, self._reach)
+        self._changes = Changes()
         self._turning = threading.Lock()  # one at a time decides: a cycle, or a person who applies a plan
         orders = Orders(
             store=self._store,
             look=self._look,
             mode=lambda: self._config.mode,
+            may_act=lambda: self._config.libvirt.names_hosts,
             carry_out=self._carry_out_by_order,
             told=self._ordered,
         )
@@ -105,7 +112,8 @@ class Daemon:
                 listen=self._config.web.listen_address,
             )
             notify("READY=1")
-            self._stop.wait()
+            while not self._stop.wait(self._config.interval_seconds):
+                self._follow_clock()
             self._end()
 
     def _end(self) -> None:
@@ -138,6 +146,16 @@ class Daemon:
             replace_existing=True,
         )
 
+    def _follow_clock(self) -> None:
+        """Begin the schedule anew when the clock was set back: the next cycle lies by the clock, and would wait for as long."""
+        job = self._scheduler.get_job(_JOB)
+        if job is None or job.next_run_time is None:
+            return
+        wait = job.next_run_time.timestamp() - time.time()
+        if wait > self._config.interval_seconds:
+            log.warning("this machine's clock was set back, cycles go on", seconds=round(wait, 1))
+            self._schedule()
+
     def _missed(self, _event: JobEvent) -> None:
         self._metrics.cycle_overrun()
         log.warning(
@@ -145,13 +163,13 @@ class Daemon:
         )
 
     def _turn(self) -> None:
-        began = time.monotonic()
-        now = time.time()
+        began, now = time.monotonic(), time.time()
         try:
             with self._turning:
                 if self._reload.is_set():
                     self._reload.clear()
                     self._read_again()
+                now = time.time()  # the lock may have been held for long
                 report = self._one(now)
         except Exception as error:
             log.exception("a cycle failed in an unforeseen way")
@@ -160,6 +178,7 @@ class Daemon:
             self._tell(report, now, time.monotonic() - began)
         except Exception:
             log.exception("what a cycle did could not be written down")
+        self._board.cycle_ended = time.monotonic()
         notify("WATCHDOG=1")
 
     def _one(self, now: float) -> Report:
@@ -168,15 +187,20 @@ class Daemon:
                 result=CycleResult.WAITING, sentence=f"another balancer acts and holds {self._leadership.path}: waits"
             )
         steering = self._store.steering()
-        acts = steering.paused is None and steering.mode_over(self._config.mode) == "automatic"
+        automatic = steering.mode_over(self._config.mode) == "automatic"
+        may_act = self._config.libvirt.names_hosts
+        acts = steering.paused is None and automatic and may_act
         cycle = self._cycle if acts else replace(self._cycle, executor=RecommendingExecutor(self._executor))
         report = cycle.run(now, time.time)
+        if automatic and not may_act:  # the mode was set by an order, before the configuration lost what it needs
+            return replace(report, sentence=f"only recommends, libvirt.pattern: {WHICH_HOSTS}; {report.sentence}")
         if steering.paused is None:
             return report
         return replace(report, sentence=f"paused by {steering.paused.who}: {report.sentence}")
 
     def _look(self) -> Snapshot:
-        return wiring.make_observer(self._config).observe(time.time()).snapshot  # its own: cycles use theirs meanwhile
+        seen = wiring.make_observer(self._config).observe(time.time())  # its own: cycles use theirs meanwhile
+        return with_silence(seen.snapshot, self._reach.silence(), acts=self._board.mode == "automatic")
 
     def _carry_out_by_order(self, wanted: Set[Choice]) -> Plan:
         if not self._turning.acquire(timeout=_ORDER_SECONDS):
@@ -211,6 +235,10 @@ class Daemon:
         level(report.sentence, result=report.result.value, seconds=round(seconds, 3))
         for warning in report.observation.warnings if report.observation else ():
             log.warning("Prometheus warns", warning=warning)
+        self._ask_hosts(report)
+        self._changes.report(report.observation.snapshot if report.observation else None, self._reach.silence().silent)
+        if report.observation is not None:
+            self._log_refused(report.observation.refused)
         for due, measured in report.measured:
             self._metrics.prediction_measured(due, self._store.ends(due.id), measured)
             log.info(
@@ -235,8 +263,31 @@ class Daemon:
             standings=report.standings,
             predictions=self._store.open_predictions(),
             lost=report.lost,
+            heard=self._reach.heard(),
         )
         self._remember(report, now, seconds)
+
+    def _ask_hosts(self, report: Report) -> None:
+        """Ask the libvirt daemons what the next cycle should know, beside the cycles; not those that do not answer their exporter."""
+        if report.observation is None:
+            return
+        hosts = report.observation.snapshot.hosts
+        draining = {name for name, standing in report.standings.items() if standing.draining}
+        reachable = [
+            host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind is UnknownKind.SILENT
+        ]
+        self._reach.forget_others({host.name for host in hosts} | draining)
+        self._reach.keep_up(reachable, closely=draining)
+
+    def _log_refused(self, refused: RefusedTargets) -> None:
+        """One line whenever the set of refused targets changes."""
+        if refused == self._refused:
+            return
+        self._refused = refused
+        if refused.counts:
+            log.warning("targets are refused: they are not taken for hosts", targets=str(refused))
+        else:
+            log.info("no target is refused any more")
 
     def _remember(self, report: Report, now: float, seconds: float) -> None:
         self._store.record_cycle(
@@ -311,7 +362,7 @@ class Daemon:
             config = read_config(self._path)
             self._web.renew_certificate()
         except BadInput as error:
-            log.warning("the configuration is kept as it was", error=str(error))
+            log.warning("the configuration is kept as it was", error="; ".join(str(error).splitlines()))
         else:
             fixed = [name for name in _FIXED if getattr(config, name) != getattr(self._config, name)]
             if fixed:
@@ -320,7 +371,7 @@ class Daemon:
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
             self._executor.migrator = wiring.make_migrator(config)
-            self._cycle = wiring.make_cycle(config, self._store, self._executor)
+            self._cycle = wiring.make_cycle(config, self._store, self._executor, self._reach)
             if rescheduled:
                 self._schedule()
             log.info("the configuration was read again")
@@ -331,24 +382,19 @@ class Daemon:
     def _check_reachable(self) -> None:
         """A wrong address is told at once, not by a loop that fails for ever: BadInput.
 
-        Without libvirt there is still something to recommend, so then nobody waits for the hosts' answers.
+        Without libvirt there is still something to recommend, so then the hosts are asked beside the cycles.
         """
         try:
             seen = wiring.make_observer(self._config).observe(time.time())
+        except ClockError as error:  # at boot it may be wrong for a while: each cycle looks again
+            log.warning("nothing can be done yet", why=str(error))
+            return
         except VirtpoiseError as error:
             raise BadInput(f"prometheus.url: {error}") from None
         hosts = [host.name for host in seen.snapshot.hosts if host.state is not HostState.UNKNOWN]
-        migrator = wiring.make_migrator(self._config)
         if self._config.mode != "automatic":
-            ask = threading.Thread(target=lambda: _warn_of(migrator.unreachable(hosts)), name="ask hosts", daemon=True)
-            ask.start()
             return
-        deaf = migrator.unreachable(hosts)
-        if deaf and len(deaf) == len(hosts):
-            raise BadInput(f"libvirt.uri: no host answers; {deaf[hosts[0]]}")
-        _warn_of(deaf)
-
-
-def _warn_of(deaf: Mapping[str, str]) -> None:
-    for host, why in deaf.items():
-        log.warning("a host's libvirt does not answer", host=host, why=why)
+        self._reach.ask(hosts)
+        silent = self._reach.silence().silent
+        if silent and len(silent) == len(hosts):
+            raise BadInput(f"libvirt.uri: no host answers; {silent[hosts[0]]}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.control.cycle import Cycle
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
     from virtpoise_balancer.execute.migrate import Migrator
+    from virtpoise_balancer.execute.reach import Reach
     from virtpoise_balancer.knowledge.leader import Leadership
     from virtpoise_balancer.knowledge.store import Store
     from virtpoise_balancer.model import Move, Outcome
@@ -36,6 +37,8 @@ def make_observer(config: Config) -> Observer:
         consecutive=config.policy.cpu.consecutive,
         saturation_ratio=config.policy.saturation_ratio,
         queries=config.prometheus.queries,
+        matchers=config.prometheus.matchers,
+        admits=config.libvirt.admission(),
     )
 
 
@@ -63,13 +66,22 @@ def make_migrator(config: Config) -> Migrator:
     )
 
 
-def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome], None]) -> LibvirtExecutor:
+def make_executor(
+    config: Config, store: Store, on_end: Callable[[Move, Outcome], None], reach: Reach
+) -> LibvirtExecutor:
     from virtpoise_balancer.execute.executor import LibvirtExecutor
 
-    return LibvirtExecutor(make_migrator(config), store, on_end)
+    return LibvirtExecutor(make_migrator(config), store, on_end, reach.ask)
 
 
-def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:
+def make_reach(config: Callable[[], Config]) -> Reach:
+    """``config``: as it is now."""
+    from virtpoise_balancer.execute.reach import Reach
+
+    return Reach(lambda host: make_migrator(config()).active_domains(host))
+
+
+def make_cycle(config: Config, store: Store, executor: Executor, reach: Reach) -> Cycle:
     from virtpoise_balancer.control.cycle import Cycle
 
     return Cycle(
@@ -79,6 +91,7 @@ def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:
         policy=config.policy,
         measurement=config.measurement,
         step_seconds=config.interval_seconds,
+        silence=reach.silence,
     )
 
 

@@ -16,16 +16,33 @@ from virtpoise_balancer.web.guard import Guard, is_loopback
 from virtpoise_balancer.web.live import Live
 from virtpoise_balancer.web.openapi import document
 
+_MOST_NAMED = 10
+
 
 def make_app(context: Context) -> Starlette:
     board, metrics = context.board, context.metrics
 
+    def stalled() -> Response | None:
+        seconds = board.stalled_seconds
+        return None if seconds is None else PlainTextResponse(f"No cycle has ended for {seconds:.0f} s.\n", 503)
+
     def healthy(_request: Request) -> Response:
+        if response := stalled():
+            return response
         return PlainTextResponse("virtpoise is healthy.\n")
 
     def ready(_request: Request) -> Response:
         if board.state.cycle_at is None:
             return PlainTextResponse("No cycle has run yet.\n", 503)
+        if response := stalled():
+            return response
+        silent, heard = sorted(board.state.silent), board.state.heard
+        if silent and len(silent) == len(heard) and board.mode == "automatic":
+            return PlainTextResponse("No host's libvirt answers the balancer, so nothing can be moved.\n", 503)
+        if silent:
+            more = f" and {len(silent) - _MOST_NAMED} more" if len(silent) > _MOST_NAMED else ""
+            names = ", ".join(silent[:_MOST_NAMED])
+            return PlainTextResponse(f"virtpoise is ready. Libvirt does not answer the balancer on {names}{more}.\n")
         return PlainTextResponse("virtpoise is ready.\n")
 
     def do_reload(request: Request) -> Response:

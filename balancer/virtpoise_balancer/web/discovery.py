@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from virtpoise_balancer.config import Config
+from virtpoise_balancer.hosts import host_in, with_port
 from virtpoise_balancer.model import Snapshot
 
 
@@ -28,17 +28,8 @@ def targets(config: Config, snapshot: Snapshot | None) -> tuple[Targets, ...]:
     port = config.prometheus.exporter_port
     return tuple(
         Targets(
-            targets=(f"{_address(config.libvirt.uri_of(name)) or name}:{port}",),
-            labels={"instance": f"{name}:{port}", "__meta_virtpoise_host": name},
+            targets=(with_port(host_in(config.libvirt.uri_of(name)) or name, port),),
+            labels={"instance": with_port(name, port), "__meta_virtpoise_host": name},
         )
         for name in sorted(names)
     )
-
-
-def _address(uri: str) -> str | None:
-    """The host in a libvirt address; None where there is none, as in ``qemu:///system``."""
-    try:
-        host = urlsplit(uri).hostname
-    except ValueError:
-        return None
-    return f"[{host}]" if host and ":" in host else host

@@ -15,6 +15,7 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.steering import Action
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import HostState, Move, Outcome, Result
+from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.web.state import Board, host_statuses
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -213,6 +214,14 @@ class _BoardCollector(Collector):
             "Domains seen running on more than one host.",
             len(state.observation.duplicates),
         )
+        refused = GaugeMetricFamily(
+            "virtpoise_refused_targets",
+            "Targets of Prometheus that are not taken for hosts: not_a_host (no DNS name and no address) or not_admitted.",
+            labels=["reason"],
+        )
+        for reason in TargetRefusal:
+            refused.add_metric([reason.value], state.refused.counts.get(reason, 0))
+        yield refused
         load = _by_host("virtpoise_host_cpu_load_ratio", "Newest CPU use of the host, as the balancer sees it.")
         policy = state.policy
         thresholds = [
@@ -235,6 +244,15 @@ class _BoardCollector(Collector):
         )
         penalty = _by_host("virtpoise_penalty_seconds", "How long the host still waits after an attempt that failed.")
         states = GaugeMetricFamily("virtpoise_host_state", "1 for the host's state.", labels=["host", "state"])
+        unknown = GaugeMetricFamily(
+            "virtpoise_host_unknown",
+            "1 while nothing certain is known of the host, by why: stale, figures, targets, libvirt, domains or silent.",
+            labels=["host", "reason"],
+        )
+        answers = _by_host(
+            "virtpoise_host_libvirt_answers",
+            "Whether the host's libvirt answered the balancer when it asked last: 1 or 0.",
+        )
         for host, figures in zip(state.observation.snapshot.hosts, host_statuses(state), strict=True):
             for kind in HostState:
                 states.add_metric([host.name, kind.value], float(kind is host.state))
@@ -246,7 +264,11 @@ class _BoardCollector(Collector):
                 memory.add_metric([host.name], host.memory_ratio)
             if figures.penalty_seconds:
                 penalty.add_metric([host.name], figures.penalty_seconds)
-        yield from (load, memory, count, penalty, states)
+            if why := host.why_unknown:
+                unknown.add_metric([host.name, why.kind.value], 1.0)
+            if heard := state.heard.get(host.name):
+                answers.add_metric([host.name], 0.0 if heard.why else 1.0)
+        yield from (load, memory, count, penalty, states, unknown, answers)
         yield from (family for family, _ in thresholds)
 
     def _plan(self) -> Iterator[Metric]:

@@ -36,7 +36,7 @@ class WebServer:
             self._config.load()
         except (OSError, ssl.SSLError) as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
-        self._socket = _listen(web.listen_address)
+        self._socket = listen(web.listen_address)
         self._server = uvicorn.Server(self._config)
         self._thread = threading.Thread(
             target=lambda: self._server.run(sockets=[self._socket]), name="web", daemon=True
@@ -69,14 +69,17 @@ class WebServer:
         self._socket.close()
 
 
-def _listen(address: str) -> socket.socket:
+def listen(address: str) -> socket.socket:
+    """A listening socket at a host and a port. BadInput when there can be none."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named as TCP, asyncio sends each answer at once; otherwise an answer in two writes waits 40 ms for an acknowledgement.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host.strip("[]"), int(port)))
+        # Resolved, so that an IPv6 address keeps its zone.
+        found = socket.getaddrinfo(host.strip("[]"), int(port), family, socket.SOCK_STREAM)
+        listening.bind(found[0][4])
         listening.listen()
     except OSError as error:
         listening.close()

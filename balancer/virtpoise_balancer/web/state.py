@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,10 +10,15 @@ from typing import Literal
 from virtpoise_balancer.analyse.backoff import Standing
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.execute.executor import InFlight
+from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.steering import Mode, Setting, Steering
 from virtpoise_balancer.knowledge.store import PredictionRecord
 from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Progress, Snapshot, Trigger
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTargets
+
+_STALLED_INTERVALS = 6
+_STALLED_SECONDS = 60.0
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
 
@@ -21,7 +27,7 @@ Resource = Literal["cpu", "memory", "rx", "tx"]
 class State:
     """Replaced as a whole after each cycle. ``mode``: what the configuration says; ``cycle_at``: when the newest cycle ran (Unix
     seconds), None before the first; ``figures_at``: of when the newest figures are that were ever seen, also after cycles that saw none;
-    ``lost``: domains (uuids) that a migration left running nowhere.
+    ``lost``: domains (uuids) that a migration left running nowhere; ``heard``: what each host's libvirt answered the balancer last.
     """
 
     mode: Mode
@@ -37,19 +43,39 @@ class State:
     standings: Mapping[str, Standing] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
     lost: frozenset[str] = frozenset()
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+
+    @property
+    def silent(self) -> Mapping[str, str]:
+        """Why, by host, of those whose libvirt does not answer the balancer."""
+        return {host: heard.why for host, heard in self.heard.items() if heard.why}
 
     @property
     def snapshot(self) -> Snapshot | None:
         return self.observation.snapshot if self.observation else None
 
+    @property
+    def refused(self) -> RefusedTargets:
+        return self.observation.refused if self.observation else RefusedTargets()
+
 
 @dataclass(slots=True)
 class Board:
-    """``in_flight`` and ``steering`` are asked at each look, since migrations and orders do not wait for a cycle."""
+    """``in_flight`` and ``steering`` are asked at each look, since migrations and orders do not wait for a cycle.
+
+    ``cycle_ended``: when the newest cycle ended, or the balancer started; on the monotonic clock, which nobody sets.
+    """
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
     steering: Callable[[], Steering] = Steering
+    cycle_ended: float = field(default_factory=time.monotonic)
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long no cycle has ended, if that is too long: several intervals, and a minute at least; else None."""
+        since = time.monotonic() - self.cycle_ended
+        return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
     @property
     def mode(self) -> Mode:
@@ -59,13 +85,21 @@ class Board:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """What is known of one host. Ratios are None while it is unknown.
+    """What is known of one host. Ratios are None while it is unknown; ``why_unknown`` completes "h1 is unknown: ".
+
+    ``draining``: a drain was ordered, also while the host is unknown. ``active_domains``: how many domains its own libvirt had in any
+    state but shut off when the balancer asked it last, at ``asked_at`` (Unix seconds); None when it did not answer. Hosts that drain are
+    asked in each cycle, others when they are new or were silent.
 
     ``consecutive``: readings in a row that count towards ``needed``, of the ``resource`` that is the nearest to it.
     """
 
     name: str
     state: HostState
+    why_unknown: str | None
+    draining: bool
+    active_domains: int | None
+    asked_at: float | None
     cpus: int
     cpu_ratio: float | None
     memory_ratio: float | None
@@ -102,7 +136,9 @@ class Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has set over the configuration, and who and when."""
+    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has set over the configuration, and who and when;
+    ``refused_targets``: the targets of Prometheus that are not taken for hosts.
+    """
 
     mode: Mode
     mode_set: Setting | None
@@ -118,6 +154,7 @@ class Status:
     sentence: str
     hosts: tuple[HostStatus, ...]
     in_flight: tuple[Flight, ...]
+    refused_targets: RefusedTargets
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
@@ -139,11 +176,15 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
     """``domains``: those that are on the host."""
-    standing = state.standings.get(host.name)
+    standing, heard = state.standings.get(host.name), state.heard.get(host.name)
     resource, count, needed = _worst(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
+        why_unknown=host.why_unknown.text if host.why_unknown else None,
+        draining=standing.draining if standing else False,
+        active_domains=heard.active_domains if heard else None,
+        asked_at=heard.asked_at if heard else None,
         cpus=host.cpus,
         cpu_ratio=host.load if host.known else None,
         memory_ratio=host.memory_ratio if host.known else None,
@@ -214,4 +255,5 @@ def status(board: Board) -> Status:
         sentence=state.sentence,
         hosts=host_statuses(state),
         in_flight=flights(board),
+        refused_targets=state.refused,
     )

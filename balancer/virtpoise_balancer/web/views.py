@@ -335,16 +335,27 @@ def _figures(snapshot: Snapshot, statuses: Sequence[HostStatus]) -> tuple[Figure
     return tuple(figures)
 
 
+def _drained(host: HostStatus) -> str:
+    """How far a drain is; that nothing is left is for the host's libvirt to say."""
+    left = len(host.domains) if host.active_domains is None else host.active_domains
+    if left:
+        return f"is draining: {left} domain{'' if left == 1 else 's'} left"
+    return "is drained" if host.active_domains == 0 else "is draining: its libvirt has not said yet that it is empty"
+
+
 def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus]) -> tuple[tuple[Link | None, str], ...]:
     found: list[tuple[Link | None, str]] = []
     for host in statuses:
         link = host_link(host.name)
         if host.state is HostState.UNKNOWN:
             told = "is told to drain, and " if _draining(state, host.name) else ""
-            found.append((link, f"{told}is unknown: Prometheus has no fresh figures of it"))
+            found.append((link, f"{told}is unknown: {host.why_unknown}"))
         elif host.state is HostState.DRAINING:
-            left = len(host.domains)
-            found.append((link, f"is draining: {left} domain{'' if left == 1 else 's'} left" if left else "is drained"))
+            found.append((link, _drained(host)))
+        if host.state is not HostState.UNKNOWN and host.name in state.silent:
+            found.append(
+                (link, f"does not answer the balancer, so no move to it can be made: {state.silent[host.name]}")
+            )
         if host.overloaded:
             measured = f"{wording.percent(host.worst_ratio)}, {host.consecutive} readings in a row"
             found.append((link, f"is overloaded{_IN[host.resource]}: {measured}"))
@@ -364,6 +375,8 @@ def _attention(state: State, snapshot: Snapshot, statuses: Sequence[HostStatus])
         (domain_link(names.get(uuid, uuid), uuid), "is seen running on more than one host")
         for uuid in (observation.duplicates if observation else ())
     ]
+    found += [(None, f"target '{one.instance}' is not taken for a host: {one.why}") for one in state.refused.named]
+    found += [(None, note) for note in (state.plan.notes if state.plan else ())]
     found += [(None, f"Prometheus warns: {warning}") for warning in (observation.warnings if observation else ())]
     if len(found) > _MOST_ATTENTION:
         return (*found[:_MOST_ATTENTION], (None, f"and {len(found) - _MOST_ATTENTION} more"))

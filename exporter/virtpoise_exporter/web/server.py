@@ -59,7 +59,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
     else:
         family, address = socket.AF_INET, ("0.0.0.0", port)  # noqa: S104 - asked for as `:port`
-    return socket.create_server((str(address[0]), port), family=family, backlog=128)
+    return socket.create_server(address, family=family, backlog=128)
 
 
 class Server:

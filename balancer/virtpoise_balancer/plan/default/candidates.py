@@ -70,11 +70,16 @@ def resting_seconds(domain: Domain, group: Group) -> float:
     """How much longer a moved domain stays put; 0: it may move. Each remembered move makes the rest longer."""
     if domain.last_moved is None:
         return 0.0
-    policy = group.policy
-    rest = policy.rest_seconds * policy.rest_growth ** max(domain.recent_moves - 1, 0)
-    return max(
-        domain.last_moved + min(rest, max(policy.rest_max_seconds, policy.rest_seconds)) - group.snapshot.time, 0.0
-    )
+    return max(domain.last_moved + _rest_seconds(group.policy, domain.recent_moves) - group.snapshot.time, 0.0)
+
+
+def _rest_seconds(policy: Policy, moves: int) -> float:
+    """How long a domain rests after this number of remembered moves."""
+    longest = max(policy.rest_max_seconds, policy.rest_seconds)
+    try:
+        return min(policy.rest_seconds * policy.rest_growth ** max(moves - 1, 0), longest)
+    except OverflowError:  # no float is so large
+        return longest if policy.rest_seconds else 0.0
 
 
 def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = True) -> Movable:

@@ -48,7 +48,12 @@ class Group:
         self.under_way = sorted((d for d in snapshot.domains if d.migrating_to is not None), key=lambda d: d.uuid)
         placed = any(map(attrgetter("placement"), snapshot.domains))
         self.rules = (
-            gather(policy.rules, sorted(snapshot.domains, key=lambda d: d.uuid), [host.name for host in self.hosts])
+            gather(
+                policy.rules,
+                sorted(snapshot.domains, key=lambda d: d.uuid),
+                [host.name for host in self.hosts],
+                metadata=policy.metadata == "own",
+            )
             if policy.rules or placed
             else Rules([host.name for host in self.hosts])
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from virtpoise_balancer.model import Domain, DomainState, Rule, RuleKind
 
 _WILDCARDS = re.compile(r"[*?\[]")
+# Of domains to be kept together or apart: the rule's name, its kind, and whether it is hard.
+_Key = tuple[str, RuleKind, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,11 @@ class Rules:
         return frozenset(found)
 
 
-def gather(rules: Sequence[Rule], domains: Iterable[Domain], host_names: Sequence[str]) -> Rules:
-    """The rules as they apply to these domains; a shut-off domain is under none."""
-    members: dict[tuple[str, RuleKind, bool], set[str]] = defaultdict(set)
+def gather(
+    rules: Sequence[Rule], domains: Sequence[Domain], host_names: Sequence[str], *, metadata: bool = True
+) -> Rules:
+    """The rules as they apply to these domains; a shut-off domain is under none. ``metadata``: whether the domains' own counts."""
+    members: dict[_Key, set[str]] = defaultdict(set)
     ties: dict[str, list[Tie]] = defaultdict(list)
     ignored: dict[str, str] = {}
 
@@ -141,9 +145,14 @@ def gather(rules: Sequence[Rule], domains: Iterable[Domain], host_names: Sequenc
         for pattern, rule in by_pattern:
             if pattern.match(domain.name):
                 apply(rule, domain.uuid)
-        if domain.placement is not None:
-            for rule in _asked(domain):
-                apply(rule, domain.uuid)
+    if metadata:
+        groups = {(rule.name, rule.kind): rule for rule in rules}
+        host_of = {domain.uuid: domain.host for domain in domains}
+        for domain in domains:
+            if domain.placement is not None and domain.state is not DomainState.SHUTOFF:
+                ties[domain.uuid] += _asked(domain, groups, members, host_of)
+                if domain.placement.ignore:
+                    ignored[domain.uuid] = "metadata"
     bonds = tuple(
         Bond(name, kind, hard, frozenset(uuids))
         for (name, kind, hard), uuids in sorted(members.items())
@@ -157,7 +166,7 @@ def gather(rules: Sequence[Rule], domains: Iterable[Domain], host_names: Sequenc
         host_names,
         bonds,
         {uuid: tuple(numbers) for uuid, numbers in bonds_of.items()},
-        {uuid: tuple(dict.fromkeys(several)) for uuid, several in ties.items()},
+        {uuid: tuple(dict.fromkeys(several)) for uuid, several in ties.items() if several},
         ignored,
     )
     found.conflicts = _conflicts(found)
@@ -165,24 +174,50 @@ def gather(rules: Sequence[Rule], domains: Iterable[Domain], host_names: Sequenc
     return found
 
 
-def _asked(domain: Domain) -> list[Rule]:
-    """The rules in a domain's own metadata. A group named there is one of all domains that name it."""
-    placement = domain.placement
-    if placement is None:
-        return []
-    itself = (domain.uuid,)
-    rules = [Rule(name=f"metadata:{n}", kind=RuleKind.TOGETHER, domains=itself) for n in placement.together]
-    rules += [Rule(name=f"metadata:{n}", kind=RuleKind.APART, domains=itself) for n in placement.apart]
+def _asked(
+    domain: Domain,
+    groups: Mapping[tuple[str, RuleKind], Rule],
+    members: Mapping[_Key, set[str]],
+    host_of: Mapping[str, str],
+) -> Iterator[Tie]:
+    """What a domain's own metadata asks for, as rules about hosts: these bind this domain and no other.
+
+    A group named there is a rule of the policy. ``members``: the domains that the policy puts into it, and no domain by its metadata;
+    together with them is where they are, apart from them is where they are not.
+    """
+    asked = domain.placement
+    if asked is None or _kept_together(domain.uuid, members):  # what binds this domain would bind those with it
+        return
     for kind, hosts in (
-        (RuleKind.ONLY_ON, placement.only_on),
-        (RuleKind.NEVER_ON, placement.never_on),
-        (RuleKind.PREFER, placement.prefer),
+        (RuleKind.ONLY_ON, asked.only_on),
+        (RuleKind.NEVER_ON, asked.never_on),
+        (RuleKind.PREFER, asked.prefer),
     ):
         if hosts:
-            rules.append(Rule(name="metadata", kind=kind, domains=itself, hosts=hosts))
-    if placement.ignore:
-        rules.append(Rule(name="metadata", kind=RuleKind.IGNORE, domains=itself))
-    return rules
+            yield Tie("metadata", kind, True, hosts)
+    for kind, names, about_hosts in (
+        (RuleKind.TOGETHER, asked.together, RuleKind.ONLY_ON),
+        (RuleKind.APART, asked.apart, RuleKind.NEVER_ON),
+    ):
+        for name in names:
+            if (rule := groups.get((name, kind))) is None:
+                continue
+            others = members.get((name, kind, rule.hard), set()) - {domain.uuid}
+            if others:
+                at = tuple(sorted({_literal(host_of[uuid]) for uuid in others}))
+                yield Tie(f"metadata:{name}", about_hosts, rule.hard, at)
+
+
+def _kept_together(uuid: str, members: Mapping[_Key, set[str]]) -> bool:
+    return any(
+        hard and kind is RuleKind.TOGETHER and uuid in uuids and len(uuids) > 1
+        for (_, kind, hard), uuids in members.items()
+    )
+
+
+def _literal(name: str) -> str:
+    """A shell pattern that fits this name alone."""
+    return _WILDCARDS.sub(lambda found: f"[{found[0]}]", name)
 
 
 def _conflicts(rules: Rules) -> dict[str, str]:

@@ -1,0 +1,39 @@
+"""PromQL label matchers as the configuration gives them: read strictly, written into every query."""
+
+from __future__ import annotations
+
+import re
+
+_LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*"
+# A string as PromQL has it: Go's escapes between quotes, none between backticks.
+_ESCAPE = r"""\\(?:[abfnrtv\\"']|x[0-9a-fA-F]{2}|[0-7]{3}|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})"""
+_STRING = rf"""(?:"(?:[^"\\\n]|{_ESCAPE})*"|'(?:[^'\\\n]|{_ESCAPE})*'|`[^`]*`)"""
+_MATCHER = re.compile(rf"\s*({_LABEL})\s*(=~|!~|!=|=)\s*({_STRING})\s*")
+
+EXAMPLE = 'job="virtpoise-exporter"'
+
+
+def read_matchers(text: str) -> str:
+    """The matchers, ready to stand between the braces of a selector. ValueError that says what was expected.
+
+    An empty text matches every target.
+    """
+    text = text.strip()
+    written: list[str] = []
+    at = 0
+    while at < len(text):
+        found = _MATCHER.match(text, at)
+        if found is None:
+            raise ValueError(
+                f"PromQL label matchers like {EXAMPLE}, comma between them, from {text[at : at + 40]!r} on"
+            )
+        label, operator, value = found.groups()
+        if label == "__name__":
+            raise ValueError(f"PromQL label matchers like {EXAMPLE}; the metric's name stands in each query already")
+        written.append(f"{label}{operator}{value}")
+        at = found.end()
+        if at < len(text):
+            if text[at] != ",":
+                raise ValueError(f"a comma between PromQL label matchers, before {text[at : at + 40]!r}")
+            at += 1
+    return ",".join(written)

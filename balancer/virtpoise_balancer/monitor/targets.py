@@ -1,0 +1,75 @@
+"""Which of Prometheus' targets are hosts. The rest is refused, with a reason, and its figures are left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from virtpoise_balancer.hosts import NotAHost, of_instance, shown
+from virtpoise_balancer.monitor.client import Series
+
+# How many refused targets are named; the others are counted.
+_MOST_NAMED = 50
+_NOT_ADMITTED = "not in libvirt.hosts, and does not fit libvirt.pattern and libvirt.uri"
+
+
+class TargetRefusal(StrEnum):
+    NOT_A_HOST = "not_a_host"
+    NOT_ADMITTED = "not_admitted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedTarget:
+    """``instance``: the target's label as it can be shown (printable ASCII, cut)."""
+
+    instance: str
+    reason: TargetRefusal
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedTargets:
+    """How many targets were refused by reason, and the first of them by their label."""
+
+    counts: Mapping[TargetRefusal, int] = field(default_factory=dict)
+    named: tuple[RefusedTarget, ...] = ()
+
+    def __str__(self) -> str:
+        """In one line, for the log; empty without any."""
+        names = ", ".join(f"'{one.instance}' ({one.why})" for one in self.named)
+        more = sum(self.counts.values()) - len(self.named)
+        return f"{names} and {more} more" if more else names
+
+
+class Targets:
+    """The targets of one look at Prometheus. ``admits``: whether the configuration lets a host of this name in."""
+
+    def __init__(self, admits: Callable[[str], bool]) -> None:
+        self._admits = admits
+        self._known: dict[str, RefusedTarget | None] = {}
+
+    def of_hosts(self, answer: Iterable[Series]) -> list[Series]:
+        """The series of targets that are hosts: ``of_instance`` gives the name of each."""
+        return [series for series in answer if self._refusal(series.labels.get("instance", "")) is None]
+
+    @property
+    def refused(self) -> RefusedTargets:
+        """The targets that were refused since the look began."""
+        found = sorted((one for one in self._known.values() if one), key=lambda one: (one.reason, one.instance))
+        return RefusedTargets(counts=Counter(one.reason for one in found), named=tuple(found[:_MOST_NAMED]))
+
+    def _refusal(self, instance: str) -> RefusedTarget | None:
+        if instance not in self._known:
+            self._known[instance] = self._judged(instance)
+        return self._known[instance]
+
+    def _judged(self, instance: str) -> RefusedTarget | None:
+        try:
+            name = of_instance(instance)
+        except NotAHost as error:
+            return RefusedTarget(instance=shown(instance), reason=TargetRefusal.NOT_A_HOST, why=str(error))
+        if self._admits(name):
+            return None
+        return RefusedTarget(instance=shown(instance), reason=TargetRefusal.NOT_ADMITTED, why=_NOT_ADMITTED)

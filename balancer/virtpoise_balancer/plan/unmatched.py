@@ -1,0 +1,61 @@
+"""What a policy names and the group has not: a rule that fits no domain or no host does nothing, and says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import translate
+
+from virtpoise_balancer.model import DomainState, Policy, RuleKind, Snapshot
+
+# How many notes a plan carries.
+_MOST_NOTES = 50
+
+
+def notes(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
+    """A sentence for each part of a rule that fits nothing, and for each group in a domain's metadata that is no rule."""
+    found: list[str] = []
+    for note in (*_of_rules(snapshot, policy), *_of_metadata(snapshot, policy)):
+        found.append(note)
+        if len(found) == _MOST_NOTES:
+            break
+    return tuple(found)
+
+
+def fits_none(pattern: str, names: Iterable[str]) -> bool:
+    return not any(map(re.compile(translate(pattern)).match, names))
+
+
+def like(name: str, names: Iterable[str]) -> str:
+    """A hint at the first of the names that is the same but for its domain: one is short, the other fully qualified; else nothing."""
+    short = name.partition(".")[0]
+    same = sorted(other for other in names if other != name and other.partition(".")[0] == short)
+    return f" (there is {same[0]!r})" if same else ""
+
+
+def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
+    if not policy.rules:
+        return
+    hosts = [host.name for host in snapshot.hosts]
+    domains = [domain.name for domain in snapshot.domains]
+    uuids = {domain.uuid for domain in snapshot.domains}
+    for rule in policy.rules:
+        for pattern in rule.hosts:
+            if fits_none(pattern, hosts):
+                yield f"the rule {rule.name!r} names {pattern!r}, and no host is called so{like(pattern, hosts)}"
+        for pattern in rule.domains:
+            if pattern not in uuids and fits_none(pattern, domains):
+                yield f"the rule {rule.name!r} names {pattern!r}, and no domain is called so"
+
+
+def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
+    if policy.metadata == "ignore":
+        return
+    groups = {(rule.kind, rule.name) for rule in policy.rules}
+    for domain in snapshot.domains:
+        if (asked := domain.placement) is None or domain.state is DomainState.SHUTOFF:
+            continue
+        for kind, names in ((RuleKind.TOGETHER, asked.together), (RuleKind.APART, asked.apart)):
+            for name in names:
+                if (kind, name) not in groups:
+                    yield f"the metadata of {domain.name!r} names the group {name!r}: the policy has no {kind} rule of this name"
