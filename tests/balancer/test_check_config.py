@@ -1,5 +1,6 @@
 """`virtpoise check-config` looks as the user that the balancer runs as."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -76,6 +77,17 @@ def test_credentials_are_there_only_while_the_service_runs(config: Path) -> None
     ran = check(config)
     assert ran.returncode == 0, ran.stderr
     assert f"{folder}/key.pem: not checked, systemd puts it there when it starts the service.\n" in ran.stdout
+
+
+def test_doctor_asked_by_root_says_that_the_balancer_is_another_user_and_makes_no_store(config: Path) -> None:
+    config.write_text(config.read_text() + "prometheus: {url: 'http://127.0.0.1:1'}\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "virtpoise_balancer", "doctor", "--config", str(config), "--output", "json"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    (found,) = [one for one in json.loads(ran.stdout) if one["subject"] == "user"]
+    assert (found["verdict"], found["remedy"]) == ("warning", "runuser -u nobody -- virtpoise doctor")
+    assert list(config.with_name("state").iterdir()) == []
 
 
 def test_a_user_there_is_not_is_refused(config: Path) -> None:

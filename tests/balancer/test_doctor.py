@@ -49,6 +49,7 @@ HERE = HostFacts(
     domains=(
         Needs(
             name="vm1",
+            machine="pc-i440fx-10.0",
             disks=("/shared/vm1.qcow2",),
             pools=("images",),
             secrets=("client.vms secret",),
@@ -110,9 +111,28 @@ def test_a_good_pair_is_one_good_line() -> None:
         (
             {"there": replace(HERE, hypervisor_version=7_000_000)},
             Verdict.WARNING,
-            "the hypervisor is older there (7.0.0)",
+            "the hypervisor is older there (7.0.0, here 7.2.15)",
             "one version",
         ),
+        (
+            {"there": replace(HERE, libvirt_version=8_000_000)},
+            Verdict.WARNING,
+            "the libvirt is older there (8.0.0, here 9.0.0)",
+            "one version",
+        ),
+        (
+            {"there": replace(HERE, machines=frozenset({"pc", "pc-i440fx-7.2"}))},
+            Verdict.BAD,
+            "vm1 needs machine type pc-i440fx-10.0, which is not there",
+            "a newer QEMU on h2",
+        ),
+        (
+            {"here": replace(HERE, uuid="u1"), "there": replace(HERE, uuid="u1"), "way": "Attempt to migrate"},
+            Verdict.BAD,
+            "both have the uuid u1, so libvirt takes them for one host",
+            "host_uuid",
+        ),
+        ({"here": replace(HERE, uuid="u1"), "there": replace(HERE, uuid="u2")}, Verdict.GOOD, "reached", ""),
         (
             {"way": LibvirtError("no domain runs on h1")},
             Verdict.NOT_KNOWN,

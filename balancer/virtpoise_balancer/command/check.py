@@ -31,7 +31,7 @@ def check(file: Path, user: str | None) -> Checked:
     ``user``: by default the owner of the folder of state.url, where root asks, and else whoever asks. This process goes on as that user.
     """
     config = read_config(file)
-    name = user or _runs_as(config)
+    name = user or runs_as(config)
     _become(name)
     if reason := _unreadable(file):
         problems = [f"cannot be read: {reason}"]
@@ -43,28 +43,34 @@ def check(file: Path, user: str | None) -> Checked:
     return Checked(config=config, user=name, unchecked=unchecked)
 
 
-def _runs_as(config: Config) -> str:
+def runs_as(config: Config) -> str:
+    """Who the balancer runs as: the owner of its state's folder, as far as root asks; else whoever asks."""
     folder = _state(config).parent
     if os.geteuid() == 0 and folder.is_dir():
         return _name(folder.stat().st_uid)
+    return asks()
+
+
+def asks() -> str:
+    """Who runs this command."""
     return _name(os.geteuid())
 
 
 def _name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        raise BadInput(f"user id {uid} has no name on this machine") from None
+    except KeyError:  # as in a container
+        return str(uid)
 
 
 def _become(name: str) -> None:
     """Makes this process the user's, with the user's groups."""
+    if name == asks():
+        return
     try:
         found = pwd.getpwnam(name)
     except KeyError:
         raise BadInput(f"--user {name}: no such user on this machine") from None
-    if found.pw_uid == os.geteuid():
-        return
     try:
         os.initgroups(found.pw_name, found.pw_gid)
         os.setgid(found.pw_gid)

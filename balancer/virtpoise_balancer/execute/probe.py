@@ -42,6 +42,7 @@ class Needs:
     """
 
     name: str
+    machine: str | None = None  # its machine type, as QEMU names it
     disks: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class Needs:
 class HostFacts:
     """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor * 10^3 + release).
 
+    ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their short names;
     ``pools`` are the active ones; ``secrets`` by uuid and usage.
     """
 
@@ -60,6 +62,8 @@ class HostFacts:
     hypervisor_version: int
     cpu: str | None
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
+    uuid: str | None = None
+    machines: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
     pools: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
@@ -139,13 +143,17 @@ class Probe:
 
 
 def _facts(connection: libvirt.virConnect) -> HostFacts:
-    cpu = ET.fromstring(connection.getCapabilities()).find("./host/cpu")  # noqa: S314 - from the host's own libvirt
+    capabilities = ET.fromstring(connection.getCapabilities())  # noqa: S314 - from the host's own libvirt
+    cpu = capabilities.find("./host/cpu")
+    machines = [name for one in capabilities.iter("machine") for name in (one.text, one.get("canonical")) if name]
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
     return HostFacts(
         libvirt_version=connection.getLibVersion(),
         hypervisor_version=connection.getVersion(),
         cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
         devices=_devices(connection),
+        uuid=capabilities.findtext("./host/uuid"),
+        machines=frozenset(machines),
         networks=_listed(
             lambda: [one.name() for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
         ),
@@ -186,6 +194,7 @@ def _needs(description: str) -> Needs:
     sources = root.findall("./devices/interface/source")
     return Needs(
         name=root.findtext("name") or "?",
+        machine=kind.get("machine") if (kind := root.find("./os/type")) is not None else None,
         disks=tuple(path for source in disk_sources if (path := source.get("file") or source.get("dev")) is not None),
         pools=tuple(sorted({pool for source in disk_sources if (pool := source.get("pool"))})),
         secrets=tuple(sorted({name for secret in secrets if (name := secret.get("uuid") or secret.get("usage"))})),
