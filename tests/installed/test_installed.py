@@ -4,10 +4,9 @@ import json
 import re
 
 import pytest
-from conftest import GUESTS, HOSTS, Installation
 
+from conftest import GUESTS, HOSTS, Installation
 from virtpoise_lab.errors import LabError
-from virtpoise_lab.processes import wait_until
 
 pytestmark = [pytest.mark.installed, pytest.mark.timeout(1200)]
 
