@@ -33,11 +33,7 @@ def check(file: Path, user: str | None) -> Checked:
     config = read_config(file)
     name = user or runs_as(config)
     _become(name)
-    if reason := _unreadable(file):
-        problems = [f"cannot be read: {reason}"]
-    else:
-        problems = list(_problems(config))
-    if problems:
+    if problems := list(_problems(file, config)):
         raise BadInput("\n".join(f"{file}: {problem} (checked as the user {name})" for problem in problems))
     unchecked = tuple(path for path in _files(config).values() if _comes_with_the_service(path))
     return Checked(config=config, user=name, unchecked=unchecked)
@@ -79,7 +75,10 @@ def _become(name: str) -> None:
         raise BadInput(f"--user {name}: only root can check as another user") from None
 
 
-def _problems(config: Config) -> Iterator[str]:
+def _problems(file: Path, config: Config) -> Iterator[str]:
+    if reason := _unreadable(file):
+        yield f"cannot be read: {reason}"
+        return
     for key, path in _files(config).items():
         if _comes_with_the_service(path):
             continue
