@@ -31,7 +31,10 @@ def test_the_units_leave_little_to_whoever_breaks_in(
 def test_doctor_finds_healthy_machines_healthy_ten_times(installation: Installation) -> None:
     for _ in range(10):
         findings = json.loads(installation.manager.run("runuser -u virtpoise -- virtpoise doctor --output json"))
-        assert [one for one in findings if one["verdict"] not in ("good",)] == []
+        wrong = {one["subject"]: one["text"] for one in findings if one["verdict"] != "good"}
+        # kvm3 has the newer Debian, which is all that there is to say.
+        assert sorted(wrong) == ["kvm3 → kvm1", "kvm3 → kvm2"]
+        assert all(text.startswith("the hypervisor is older there") for text in wrong.values())
 
 
 def test_a_drain_migrates_over_ssh_under_the_shipped_units(installation: Installation) -> None:
@@ -71,7 +74,7 @@ def test_check_config_names_the_file_that_the_service_may_not_read(installation:
 def test_the_page_is_served_over_tls_with_a_key_that_only_root_reads(installation: Installation) -> None:
     printed = installation.administrator.type("The page over TLS")
     manager = installation.manager
-    assert "healthy" in printed.lower() or "ok" in printed.lower(), printed
+    assert printed == "virtpoise is healthy.\n"
     assert manager.run("stat -c '%a %U' /etc/virtpoise/key.pem") == "600 root\n"
     assert manager.run("systemctl show -p NRestarts --value virtpoise") == "0\n"
 
