@@ -205,7 +205,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_history_of_a_new_store_is_empty(tmp_path: Path, nobody: str) -> None:
     config = str(written(tmp_path, nobody))
-    assert virtpoise("history", "--config", config).stdout == "No domain has been migrated yet.\n"
+    assert virtpoise("history", "--config", config).stdout == "No migrations yet.\n"
     assert json.loads(virtpoise("history", "--config", config, "--output", "json").stdout) == []
 
 
@@ -264,7 +264,7 @@ def test_a_wrong_option_is_told_in_one_line(arguments: list[str], says: str) -> 
 
 def test_explains_why_a_domain_moves_and_why_another_stays(snapshot: Path) -> None:
     moved = virtpoise("explain", "[red]vm1", "--snapshot", str(snapshot)).stdout
-    assert moved.startswith("[red]vm1 is to be moved from h1 to h2.\n")
+    assert moved.startswith("[red]vm1 is to be migrated from h1 to h2.\n")
     (stays,) = json.loads(virtpoise("explain", "u2", "--snapshot", str(snapshot), "--output", "json").stdout)
     assert (stays["name"], stays["kind"], stays["verdict"]) == ("vm2", "domain", "vm2 stays on h1.")
     assert stays["reasons"]
@@ -276,7 +276,7 @@ def test_of_a_domain_that_may_be_on_an_unknown_host_that_is_said(snapshot: Path)
     group = SNAPSHOT | {"hosts": [HOST, HOST | {"name": "h2", "state": "unknown", "cpu_ratio": []}]}
     snapshot.write_text(json.dumps(group))
     said = refused("explain", "vm9", "--snapshot", str(snapshot))
-    assert "a domain on an unknown host (h2) is not seen, and nothing is moved from or to there" in said
+    assert "domains on an unknown host (h2) are not visible, and nothing is migrated to or from there" in said
 
 
 def test_a_pause_is_kept_and_journalled_with_who_ordered_it(
@@ -284,7 +284,7 @@ def test_a_pause_is_kept_and_journalled_with_who_ordered_it(
 ) -> None:
     monkeypatch.setenv("SUDO_USER", "alice")
     config = ["--config", str(written(tmp_path, nobody))]
-    assert virtpoise("history", "--orders", *config).stdout == "Nobody has ordered anything yet.\n"
+    assert virtpoise("history", "--orders", *config).stdout == "No orders yet.\n"
     assert virtpoise("pause", *config).stdout.startswith("Paused: no migration begins until it is resumed")
     assert virtpoise("pause", *config).stdout == "Paused already, by alice.\n"
     assert virtpoise("mode", "automatic", *config).stdout == "The mode is automatic from the next cycle on.\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -22,12 +23,14 @@ from apscheduler.schedulers import base as apscheduler_base
 from apscheduler.triggers import interval as apscheduler_interval
 
 from builders import domain, group, host
+from storing import record
 from virtpoise_balancer.config import read_config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
-from virtpoise_balancer.knowledge.steering import Setting
-from virtpoise_balancer.model import Snapshot
-from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.knowledge.records import Setting
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import Move, Plan, Snapshot
+from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
 from virtpoise_balancer.service import changes, wiring
 from virtpoise_balancer.service import daemon as daemon_module
@@ -68,8 +71,11 @@ class Hosts:
         self.prometheus.wait(PATIENCE_SECONDS)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        return ()
+    def observe_for(self, move: Move, now: float) -> Observation:
+        return self.observe(now)
+
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        return Load(())
 
     def active_domains(self, host: str) -> int:
         self.libvirt.wait(PATIENCE_SECONDS)
@@ -115,12 +121,17 @@ class Log:
             found.append(self._lines.get(timeout=PATIENCE_SECONDS))
         return found
 
+    def rest(self) -> list[str]:
+        """The lines that are left."""
+        return [self._lines.get()[1] for _ in range(self._lines.qsize())]
+
 
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
     made = Hosts()
     monkeypatch.setattr(wiring, "make_observer", lambda _config: made)
-    monkeypatch.setattr(wiring, "make_migrator", lambda _config: made)
+    monkeypatch.setattr(wiring, "make_hosts", lambda *_: made)
+    monkeypatch.setattr(wiring, "make_migrator", lambda *_: made)
     monkeypatch.setattr(wiring, "make_executor", lambda *_: made)
     return made
 
@@ -153,7 +164,7 @@ def while_it_runs(daemon: Daemon, act: Callable[[], object]) -> None:
         try:
             act()
         finally:
-            daemon._stop.set()
+            daemon.stop()
 
     with ThreadPoolExecutor(1) as pool:
         acted = pool.submit(and_stop)
@@ -181,7 +192,9 @@ def test_a_broken_file_is_told_and_what_was_holds_on(tmp_path: Path, hosts: Host
         log.wait_for(CALM)
         write(tmp_path, threshold=6)
         reload()
-        assert "policy.cpu.threshold: expected less than or equal to 1" in log.wait_for("is kept as it was", "warning")
+        assert "policy.cpu.threshold: expected less than or equal to 1" in log.wait_for(
+            "the present configuration stays", "warning"
+        )
         assert log.wait_for("result=").startswith(CALM)
 
     while_it_runs(Daemon(write(tmp_path)), act)
@@ -199,7 +212,7 @@ def test_a_cycle_that_takes_longer_than_the_interval_is_counted_and_told(
         log.wait_for(CALM)
         before = overruns()
         hosts.prometheus.clear()
-        log.wait_for("a cycle was left out: the one before had not ended", "warning")
+        log.wait_for("a cycle was left out: the one before it was still running", "warning")
         assert overruns() > before
         hosts.prometheus.set()
         log.wait_for(CALM)
@@ -265,7 +278,7 @@ def test_cycles_go_on_when_the_clock_is_set(
         log.wait_for(CALM)
         clock.ahead = set_by
         if set_by < 0:
-            log.wait_for("this machine's clock was set back, cycles go on", "warning")
+            log.wait_for("this machine's clock was set back; the schedule is restarted", "warning")
         log.wait_for(CALM)
         log.wait_for(CALM)
 
@@ -304,7 +317,7 @@ def test_where_moves_are_made_one_deaf_host_is_told_and_nothing_begins_where_all
     path = write(tmp_path, mode="automatic")
     hosts.deaf = dict.fromkeys(("h1", "h2"), "Connection refused")
     with pytest.raises(BadInput, match=r"^libvirt\.uri: no host answers; Connection refused$"):
-        Daemon(path)
+        Daemon(path).run()
     assert list(tmp_path.iterdir()) == [path]
     del hosts.deaf["h2"]
 
@@ -313,6 +326,62 @@ def test_where_moves_are_made_one_deaf_host_is_told_and_nothing_begins_where_all
         assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
 
     while_it_runs(Daemon(path), act)
+
+
+def test_making_a_daemon_does_nothing(tmp_path: Path, hosts: Hosts) -> None:
+    Daemon(tmp_path / "missing.yml")
+    path = write(tmp_path)
+    Daemon(path)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(BadInput, match=r"missing\.yml: cannot be read"):
+        Daemon(tmp_path / "missing.yml").run()
+
+
+def test_a_store_of_a_newer_version_is_refused_at_the_start_in_one_line(tmp_path: Path, hosts: Hosts) -> None:
+    path = write(tmp_path)
+    Store.open(f"sqlite:///{tmp_path}/state.db").close()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(BadInput, match=r"was written by a newer virtpoise .*: upgrade virtpoise$"):
+        Daemon(path).run()
+
+
+def test_an_unforeseen_failure_of_a_cycle_is_logged_and_written_down_and_the_next_cycle_runs(
+    tmp_path: Path, hosts: Hosts, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_now: float) -> Observation:
+        raise KeyError("h9")
+
+    def act() -> None:
+        log.wait_for(CALM)
+        with monkeypatch.context() as patched:
+            patched.setattr(hosts, "observe", fail)
+            log.wait_for("unforeseen: KeyError: 'h9'", "error")
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path)), act)
+    said = [(row.result, row.sentence) for row in Store.open(f"sqlite:///{tmp_path}/state.db").cycles(10)]
+    assert ("failed", "unforeseen: KeyError: 'h9'") in said
+    assert [result for result, _ in said] == ["idle", "failed", "idle"]
+
+
+def test_a_broken_row_of_the_store_is_named_once_and_counted(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    path = write(tmp_path)
+    store = Store.open(f"sqlite:///{tmp_path}/state.db")
+    record(store, Plan(strategy="default", solved=True, summary=""), 1000.0, acted=True)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+        database.execute("UPDATE plans SET document = x'00'")
+    made = Daemon(path)
+
+    def act() -> None:
+        assert "plan 1: cannot be read" in log.wait_for("a row of the store cannot be read", "error")
+        for _ in range(3):
+            log.wait_for(CALM)
+        assert made._metrics.registry.get_sample_value("virtpoise_store_broken_rows") == 1
+
+    while_it_runs(made, act)
+    assert not any("a row of the store" in line for line in log.rest())
 
 
 def test_targets_that_are_no_hosts_are_logged_once_whenever_they_change(tmp_path: Path, hosts: Hosts, log: Log) -> None:
@@ -335,7 +404,7 @@ def test_without_names_of_hosts_nothing_is_moved_whoever_set_the_mode(tmp_path: 
     path = write(tmp_path)
     path.write_text(path.read_text().replace("libvirt: {pattern: 'h*'}\n", ""))
     with closing(wiring.make_store(read_config(path))) as store:  # by an order, of before there was the key
-        store.set_steering("mode", Setting(value="automatic", instead_of="recommend", at=0.0, who="alice"))
+        store.override("mode", Setting(value="automatic", instead_of="recommend", at=0.0, who="alice"))
     hosts.seen = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 1.0))
 
     def act() -> None:
@@ -344,7 +413,7 @@ def test_without_names_of_hosts_nothing_is_moved_whoever_set_the_mode(tmp_path: 
 
     while_it_runs(Daemon(path), act)
     with pytest.raises(BadInput, match=r"virtpoise\.yml: libvirt\.pattern: expected, for mode automatic, patterns"):
-        Daemon(write_without_pattern(tmp_path))
+        Daemon(write_without_pattern(tmp_path)).run()
 
 
 def write_without_pattern(folder: Path) -> Path:

@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +27,8 @@ from virtpoise_balancer.command.doctor import (
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute import probe
-from virtpoise_balancer.execute.probe import HostFacts, Needs, Probe
+from virtpoise_balancer.execute.facts import HostFacts, Needs
+from virtpoise_balancer.execute.worker import probe
 from virtpoise_balancer.model import HostState, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
@@ -279,34 +278,27 @@ class Connection:
     listAllNetworks = listAllStoragePools = listAllDevices  # noqa: N815
 
 
-Ask = Callable[..., Probe]
-
-
-@pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
-    def make(*domains: Running, pools: libvirt.libvirtError | None = None) -> Probe:
-        monkeypatch.setattr(probe, "connect", lambda _uri, _timeout: Connection(*domains, pools=pools))
-        return Probe("h1", "qemu:///system", 1.0)
-
-    return make
-
-
 REACHED = failed(libvirt.VIR_ERR_XML_ERROR, "XML error: unexpected root element <virtpoise-doctor>")
 BUSY = failed(libvirt.VIR_ERR_OPERATION_INVALID, "domain has an active block job")
 UNSAFE = failed(libvirt.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration: disk without cache=none")
 GONE = failed(libvirt.VIR_ERR_OPERATION_FAILED, "Failed to connect to remote libvirt URI qemu+ssh://h2/system")
 
 
-def test_a_domain_that_cannot_migrate_says_nothing_of_the_way_so_the_next_is_asked(ask: Ask) -> None:
-    assert ask(Running("a", BUSY), Running("b", UNSAFE), Running("c", REACHED)).reaches("h2") is None
-    assert "Failed to connect" in (ask(Running("a", BUSY), Running("c", GONE)).reaches("h2") or "")
-    for domains, says in (((Running("a", BUSY),), "a: domain has an active block job"), ((), "no domain runs on h1")):
-        with pytest.raises(LibvirtError, match=says):
-            ask(*domains).reaches("h2")
+def reached(*domains: Running) -> tuple[bool, str | None]:
+    return probe.reaches(Connection(*domains), "h1", "h2")
 
 
-def test_what_a_domain_needs_is_read_from_its_description(ask: Ask) -> None:
-    assert ask(Running("a", REACHED)).facts.domains == (
+def test_a_domain_that_cannot_migrate_says_nothing_of_the_way_so_the_next_is_asked() -> None:
+    assert reached(Running("a", BUSY), Running("b", UNSAFE), Running("c", REACHED)) == (True, None)
+    asked, why = reached(Running("a", BUSY), Running("c", GONE))
+    assert asked
+    assert "Failed to connect" in (why or "")
+    assert reached(Running("a", BUSY)) == (False, "a: domain has an active block job")
+    assert reached() == (False, "no domain runs on h1, so its daemon cannot be asked")
+
+
+def test_what_a_domain_needs_is_read_from_its_description() -> None:
+    assert probe.facts(Connection(Running("a", REACHED))).domains == (
         Needs(
             name="a",
             disks=("/shared/a.qcow2", "/dev/vg/a"),
@@ -318,12 +310,13 @@ def test_what_a_domain_needs_is_read_from_its_description(ask: Ask) -> None:
     )
 
 
-def test_only_a_path_that_no_pool_has_is_missing(ask: Ask) -> None:
-    paths = ("/shared/a",)
-    assert ask().unseen(paths) == ()
-    assert ask(pools=failed(libvirt.VIR_ERR_NO_STORAGE_VOL, "no storage vol with matching path")).unseen(paths) == paths
-    with pytest.raises(LibvirtError, match="connection reset"):
-        ask(pools=failed(libvirt.VIR_ERR_RPC, "connection reset")).unseen(paths)
+def test_only_a_path_that_no_pool_has_is_missing() -> None:
+    paths = ["/shared/a"]
+    missing = failed(libvirt.VIR_ERR_NO_STORAGE_VOL, "no storage vol with matching path")
+    assert probe.unseen(Connection(), paths) == []
+    assert probe.unseen(Connection(pools=missing), paths) == paths
+    with pytest.raises(libvirt.libvirtError, match="connection reset"):
+        probe.unseen(Connection(pools=failed(libvirt.VIR_ERR_RPC, "connection reset")), paths)
 
 
 # --- asked of a server that answers as Prometheus does ------------------------------------------------------------------

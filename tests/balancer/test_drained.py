@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from virtpoise_balancer.command import client, drained, main
+from virtpoise_balancer.command import client, drained, orders
 from virtpoise_balancer.command.drained import Progress, look, wait_until_empty
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
@@ -96,7 +96,7 @@ def test_a_migration_under_way_keeps_it_from_being_empty() -> None:
             {},
             {"domains": ["a", "b"]},
             STUCK,
-            "cannot finish now: a stays: no host can take it; b stays: a rule says to leave it alone",
+            "cannot finish now: a stays: no host can take it; b stays: a rule excludes it from balancing",
         ),
         (
             {},
@@ -134,9 +134,9 @@ def test_only_what_is_seen_after_the_order_counts(monkeypatch: pytest.MonkeyPatc
     def wait(_settings: Config, _host: str, since: float) -> None:
         waited_since.append(since)
 
-    monkeypatch.setattr(main, "_orders", lambda _path: nullcontext((Config(), Orders(), None)))
+    monkeypatch.setattr(orders, "_orders", lambda _path: nullcontext((Config(), Orders(), None)))
     monkeypatch.setattr(drained, "wait_until_empty", wait)
-    main.drain("h1", wait=True)
+    orders.drain("h1", wait=True)
     assert waited_since[0] >= ordered[0]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from virtpoise_exporter import docs, metrics
+from virtpoise_exporter import metrics
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors.balloon import BalloonCollector
 from virtpoise_exporter.collectors.block import BlockCollector
@@ -76,8 +76,3 @@ def test_promtool_finds_nothing_to_complain_of(exposition):
         [PROMTOOL, "check", "metrics"], input=exposition, capture_output=True, text=True, timeout=60
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-
-
-def test_the_metrics_page_is_the_one_the_code_writes():
-    page = Path(__file__).parents[2] / "docs" / "metrics.md"
-    assert page.read_text() == docs.document(), "run `python -m virtpoise_exporter.docs > docs/metrics.md`"

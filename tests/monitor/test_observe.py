@@ -2,7 +2,9 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -11,11 +13,11 @@ from hypothesis import strategies as st
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput, ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
-from virtpoise_balancer.model import DomainState, HostState, Placement, Policy
-from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.model import DomainState, HostState, Move, Placement, Policy, PredictedLoads, Prediction
+from virtpoise_balancer.monitor.client import Answer, PrometheusClient, Series
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import Observation, Observer
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.plan import plan
 
@@ -31,16 +33,19 @@ class Answers(PrometheusClient):
         super().__init__(url="http://answers", timeout_seconds=1)
         self.now = NOW
         self._instants, self._readings = instants, readings
-        self._names = {query: name for name, query in QUERIES.items()}
+        self.asked: list[str] = []
 
     def time(self) -> float:
         return self.now
 
-    def instant(self, query: str, at: float) -> list[Series]:
-        return self._instants.get(query, [])
+    def instant(self, query: str, at: float) -> Answer:
+        self.asked.append(query)
+        return Answer(tuple(self._instants.get(query, ())), (f"warning of {query}",))
 
-    def range(self, query: str, start: float, end: float, step_seconds: float) -> list[Series]:
-        return self._readings if query == "host_cpu_ratio" else self._instants.get(query, [])
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> Answer:
+        self.asked.append(query)
+        series = self._readings if query == "host_cpu_ratio" else self._instants.get(query, ())
+        return Answer(tuple(series), ("warning of a range",))
 
 
 def one(value: float, **labels: str) -> Series:
@@ -56,19 +61,29 @@ def observe(
     admits: Callable[[str], bool] = lambda _name: True,
 ) -> Observation:
     """Each query is replaced by its own name, so that answers can be given by name; of others nothing is known."""
-    client = Answers(instants, [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()])
+    client = Answers(instants, as_series(readings))
     client.now = now if theirs is None else theirs
-    names = {name: name for name in queries}
+    return observer(client, admits, queries).observe(now)
+
+
+def as_series(readings: dict[str, Samples]) -> list[Series]:
+    return [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()]
+
+
+def observer(
+    client: Answers, admits: Callable[[str], bool] = lambda _name: True, queries: Sequence[str] = tuple(QUERIES)
+) -> Observer:
+    """Each query is replaced by its own name, so that answers can be given by name."""
     return Observer(
         client=client,
         step_seconds=10,
         scrape_interval_seconds=10,
         consecutive=3,
         saturation_ratio=0.9,
-        queries=names,
+        queries={name: name for name in queries},
         matchers="",
         admits=admits,
-    ).observe(now)
+    )
 
 
 def host_figures(instance: str, age: float = 2.0, cpus: float = 2, free: float = GIB) -> dict[str, list[Series]]:
@@ -502,3 +517,58 @@ def test_the_matchers_stand_in_each_selector_of_each_query(name: str) -> None:
     assert selectors
     for selector in selectors:
         assert re.search(r'[{,]job="virtpoise-exporter"\}$', selector), query
+
+
+LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+MOVE = Move(domain="a", uuid="u1", source="h1", destination="h2", predicted=LOADS)
+
+
+def test_a_look_at_one_move_sees_what_the_whole_look_sees_of_it_with_fewer_queries() -> None:
+    figures = merged(host_figures("h1"), host_figures("h2"), domain_figures("h1", "u1"))
+    whole = Answers(figures, as_series({"h1": READINGS, "h2": READINGS}))
+    more = merged(figures, host_figures("h3"), domain_figures("h3", "u3"))
+    lean = Answers(more, as_series({"h1": READINGS, "h2": READINGS, "h3": READINGS}))
+    seen, of_move = observer(whole).observe(NOW), observer(lean).observe_for(MOVE, NOW)
+    assert [(host.name, host.state) for host in of_move.snapshot.hosts] == [
+        (host.name, host.state) for host in seen.snapshot.hosts
+    ]
+    assert [(one.uuid, one.host, one.state) for one in of_move.snapshot.domains] == [
+        (one.uuid, one.host, one.state) for one in seen.snapshot.domains
+    ]
+    assert len(lean.asked) <= 13 < len(whole.asked) == len(QUERIES)
+
+
+def test_two_looks_at_once_keep_their_own_warnings() -> None:
+    """Each look waits in its first query until the other has begun, as when a move is looked at again during a cycle."""
+    both = threading.Barrier(2, timeout=10)
+
+    class Meeting(Answers):
+        def instant(self, query: str, at: float) -> Answer:
+            if query == "host_cpus":
+                both.wait()
+            return Answer((), (f"{threading.current_thread().name}: {query}",))
+
+    shared = observer(Meeting({}, []))
+    with ThreadPoolExecutor(2) as pool:
+        looks = [pool.submit(_named, name, shared) for name in ("cycle", "move")]
+    for name, look in zip(("cycle", "move"), looks, strict=True):
+        of_instants = [warning for warning in look.result() if warning != "warning of a range"]
+        assert len(of_instants) == len(QUERIES) - 4  # of which four are windows
+        assert all(warning.startswith(f"{name}: ") for warning in of_instants)
+
+
+def _named(name: str, shared: Observer) -> tuple[str, ...]:
+    threading.current_thread().name = name
+    return shared.observe(NOW).warnings
+
+
+@pytest.mark.parametrize("matchers", ["", 'job="virtpoise_exporter"'])
+def test_a_query_of_two_hosts_names_them_and_nothing_in_a_name_is_a_pattern(matchers: str) -> None:
+    asked = narrowed(matchers, ["h1.lan", "h2"])
+    assert asked.startswith(matchers)
+    assert read_matchers(asked) == asked
+    (written,) = re.findall(r'instance=~"((?:[^"\\]|\\.)*)"', asked)
+    pattern = re.compile(written.replace("\\\\", "\\"))
+    fits = ["h1.lan", "h1.lan:9807", "h2:1"]
+    assert [name for name in [*fits, "h1xlan", "h1.lan.", "h3", "h1.lan:x"] if pattern.fullmatch(name)] == fits
+    assert narrowed(matchers, ["h1", "fe80::1"]) == matchers

@@ -36,14 +36,18 @@ def overloaded(snapshot: Snapshot, policy: Policy) -> tuple[Overload, ...]:
     return tuple(sorted(found, key=lambda overload: (-overload.ratio, overload.host)))
 
 
-def company_since(snapshot: Snapshot, name: str) -> float | None:
-    """From when on the host has had company: the start of the oldest reading of any other active host; None while alone.
+def accompanied_since(snapshot: Snapshot) -> dict[str, float | None]:
+    """By host, the start of the oldest reading of any other active host (Unix seconds), or None while the host is alone.
 
-    Source: thesis §4.4.4, §5 case 1. While a host is alone its readings lead to nothing; after another joins it needs N new ones.
+    Source: thesis §4.4.4, §5 case 1. While a host is alone its readings lead to nothing. After another one joins, it needs N
+    new readings.
     """
-    lengths = [
-        len(host.cpu_ratio)
-        for host in snapshot.hosts
-        if host.name != name and host.known and host.state is HostState.ACTIVE
-    ]
-    return snapshot.time - max(lengths) * snapshot.step_seconds if lengths else None
+    lengths = {
+        host.name: len(host.cpu_ratio) for host in snapshot.hosts if host.known and host.state is HostState.ACTIVE
+    }
+    longest = sorted(lengths, key=lambda name: lengths[name], reverse=True)[:2]
+    since: dict[str, float | None] = {}
+    for host in snapshot.hosts:
+        other = next((name for name in longest if name != host.name), None)
+        since[host.name] = None if other is None else snapshot.time - lengths[other] * snapshot.step_seconds
+    return since

@@ -13,7 +13,9 @@ from virtpoise_balancer.advice import warnings
 from virtpoise_balancer.command.check import asks, runs_as
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, VirtpoiseError
-from virtpoise_balancer.execute.probe import HostFacts, Probe
+from virtpoise_balancer.execute.facts import HostFacts
+from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import Host, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
@@ -229,34 +231,31 @@ def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHeal
 
 
 def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -> Iterator[Finding]:
-    probes: dict[str, Probe] = {}
+    known: dict[str, HostFacts] = {}
+    with Workers() as workers, ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        asked = wiring.make_hosts(config, workers)
 
-    def ask(name: str) -> Probe | str:
-        try:
-            return Probe(name, config.libvirt.uri_of(name), config.libvirt.connect_timeout_seconds)
-        except LibvirtError as error:
-            return str(error)
+        def ask(name: str) -> HostFacts | str:
+            try:
+                return asked.facts(name)
+            except LibvirtError as error:
+                return str(error)
 
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         for number, (name, answer) in enumerate(zip(names, pool.map(ask, names), strict=True), 1):
             told("asks each host's libvirt", number, len(names))
-            if isinstance(answer, Probe):
-                probes[name] = answer
+            if isinstance(answer, HostFacts):
+                known[name] = answer
             if not only or name in only or isinstance(answer, str):
-                yield judge_libvirt(
-                    name, config.libvirt.uri_of(name), answer if isinstance(answer, str) else answer.facts
-                )
+                yield judge_libvirt(name, config.libvirt.uri_of(name), answer)
         pairs = {
-            source: [other for other in probes if other != source and (not only or source in only or other in only)]
-            for source in probes
+            source: [other for other in known if other != source and (not only or source in only or other in only)]
+            for source in known
         }
         total, done = sum(len(others) for others in pairs.values()), 0
-        for findings in pool.map(lambda source: _pairs(config, probes, source, pairs[source]), probes):
+        for findings in pool.map(lambda source: _pairs(asked, known, source, pairs[source]), known):
             done += len(findings)
             told("asks each host for every other", done, total)
             yield from findings
-    for probe in probes.values():
-        probe.close()
 
 
 def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
@@ -272,22 +271,24 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
     return Finding(subject=f"libvirt of {name}", verdict=Verdict.GOOD, text=versions)
 
 
-def _pairs(config: Config, probes: Mapping[str, Probe], source: str, others: Iterable[str]) -> list[Finding]:
+def _pairs(asked: Hosts, known: Mapping[str, HostFacts], source: str, others: Iterable[str]) -> list[Finding]:
     findings = []
     for destination in others:
-        here, there = probes[source], probes[destination]
+        here, there = known[source], known[destination]
         try:
-            way: str | LibvirtError | None = here.reaches(config.libvirt.uri_of(destination))
+            way: str | LibvirtError | None = asked.reaches(source, destination)
         except LibvirtError as error:
             way = error
         try:
-            paths = sorted({path for domain in here.facts.domains for path in domain.disks})
-            unseen: Sequence[str] | LibvirtError = there.unseen(paths)
+            paths = sorted({path for domain in here.domains for path in domain.disks})
+            unseen: Sequence[str] | LibvirtError = asked.unseen(destination, paths)
         except LibvirtError as error:
             unseen = error
-        findings.append(
-            judge_pair(source, destination, here.facts, there.facts, way, there.runs_cpu_of(here.facts), unseen)
-        )
+        try:
+            cpu = None if here.cpu is None else asked.runs_cpu(destination, here.cpu)
+        except LibvirtError:
+            cpu = None
+        findings.append(judge_pair(source, destination, here, there, way, cpu, unseen))
     return findings
 
 

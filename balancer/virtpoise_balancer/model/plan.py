@@ -50,9 +50,13 @@ Detail = Mapping[str, float | int | str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Considered and refused: the domain, the host, or the domain on the host, with the numbers behind it."""
+    """Considered and refused: the domain, the host, or the domain on the host, with the numbers behind it.
+
+    ``uuid``: the domain's, wherever ``domain`` is given; names may repeat. Plans of earlier versions have none.
+    """
 
     domain: str | None = None
+    uuid: str | None = None
     host: str | None = None
     reason: Reason
     detail: Detail = field(default_factory=dict)
@@ -112,6 +116,10 @@ class Move:
     """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it in words.
 
     ``cost_bytes``: what it is expected to transfer. Moves with the same ``bundle`` belong together: all of them or none.
+
+    ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make room
+    there, and all others of its bundle. It must not be made without them. ``destination_score``: the strategy's score of the
+    destination after this move and all before it, comparable to ``Plan.scores.hosts``; None in plans of earlier versions.
     """
 
     domain: str
@@ -123,6 +131,8 @@ class Move:
     why: str = ""
     cost_bytes: int | None = None
     bundle: str | None = None
+    needs: tuple[str, ...] = ()
+    destination_score: float | None = None
 
 
 class Problem(StrEnum):

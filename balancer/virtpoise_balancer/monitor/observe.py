@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ from virtpoise_balancer.model import (
     DomainState,
     Host,
     HostState,
+    Move,
     Placement,
     Snapshot,
     Unknown,
@@ -32,13 +33,32 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import RefusedTargets, Targets
 
 # Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
 _READINGS = 30
 # What is asked for as a window of readings, one a step.
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
+# What only a plan needs. A look at a single move is content without.
+_ONLY_FOR_A_PLAN = frozenset(
+    {
+        "host_cpu_speed",
+        "host_memory_ratio",
+        "host_uplink_bytes_per_second",
+        "host_rx_ratio",
+        "host_tx_ratio",
+        "domain_placement",
+        "domain_memory_resident_bytes",
+        "domain_cpu_delay_cores",
+        "domain_cpu_cores_unsaturated",
+        "domain_cpu_delay_cores_unsaturated",
+        "domain_rx_bytes_per_second",
+        "domain_tx_bytes_per_second",
+        "domain_rx_ratio",
+        "domain_tx_ratio",
+    }
+)
 # What a domain's metadata may name several of; `ignore` stands alone.
 _PLACEMENT_LISTS = frozenset({"together", "apart", "only_on", "never_on", "prefer"})
 # A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is no figure.
@@ -54,8 +74,10 @@ _MOST_APART_SCRAPES = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A snapshot, how old the newest sample of any host is (None: there is none), what Prometheus warned of, the domains seen
-    running twice (by uuid), and the targets that are no hosts.
+    """A snapshot and what goes with it.
+
+    ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``: uuids of
+    domains seen running twice. ``refused``: targets that are not hosts.
     """
 
     snapshot: Snapshot
@@ -65,10 +87,19 @@ class Observation:
     refused: RefusedTargets = field(default_factory=RefusedTargets)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The load samples of one host as (Unix seconds, ratio), and what Prometheus warned of."""
+
+    samples: tuple[tuple[float, float], ...]
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """Looks at the group. ``step_seconds``: between two readings; ``consecutive``: the N that the domains' figures are averaged over;
-    ``matchers``: PromQL label matchers of the targets to look at; ``admits``: whether a target of this name may be a host.
+    """Looks at the group. ``step_seconds``: between two readings. ``consecutive``: the N that domains' figures are averaged over.
+
+    ``matchers``: PromQL label matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
     """
 
     client: PrometheusClient
@@ -94,32 +125,43 @@ class Observer:
         """How far before its step a reading may reach, since ``rate()`` needs two scrapes."""
         return self.ranges.reading - self.step_seconds
 
-    def _query(self, name: str) -> str:
-        return render(self.queries.get(name, QUERIES[name]), self.ranges, self.matchers)
+    def _query(self, name: str, hosts: Collection[str] | None = None) -> str:
+        matchers = self.matchers if hosts is None else narrowed(self.matchers, hosts)
+        return render(self.queries.get(name, QUERIES[name]), self.ranges, matchers)
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError.
 
         ClockError where ``now`` is not what Prometheus' own clock shows.
         """
+        return self._look(now, QUERIES, None, readings=max(_READINGS, self.consecutive))
+
+    def observe_for(self, move: Move, now: float) -> Observation:
+        """The two hosts of a move and their domains: whether they are known and running. MonitorError."""
+        return self._look(now, QUERIES.keys() - _ONLY_FOR_A_PLAN, (move.source, move.destination), readings=1)
+
+    def _look(self, now: float, wanted: Collection[str], hosts: Collection[str] | None, readings: int) -> Observation:
+        """``wanted``: names of queries; the others count as unanswered. ``hosts``: None for all. ``readings``: of each window."""
         self._check_clock(now)
         at = math.floor(now / self.step_seconds) * self.step_seconds
-        self.client.warnings.clear()
+        start = at - (readings - 1) * self.step_seconds
         targets = Targets(self.admits)
-        answers = {
-            name: targets.of_hosts(self.client.instant(self._query(name), at))
-            for name in QUERIES
-            if name not in _WINDOWS
-        }
-        start = at - (max(_READINGS, self.consecutive) - 1) * self.step_seconds
-        windows = {
-            name: _trailing(
-                targets.of_hosts(self.client.range(self._query(name), start, at, self.step_seconds)),
-                at,
-                self.step_seconds,
+        warnings: list[str] = []
+
+        def ask(name: str) -> Sequence[Series]:
+            if name not in wanted:
+                return ()
+            query = self._query(name, hosts)
+            is_window = name in _WINDOWS
+            answer = (
+                self.client.range(query, start, at, self.step_seconds) if is_window else self.client.instant(query, at)
             )
-            for name in _WINDOWS
-        }
+            warnings.extend(answer.warnings)
+            series = targets.of_hosts(answer.series)
+            return series if hosts is None else [one for one in series if _host(one) in hosts]
+
+        answers = {name: ask(name) for name in QUERIES if name not in _WINDOWS}
+        windows = {name: _trailing(ask(name), at, self.step_seconds) for name in _WINDOWS}
         hosts, age = _hosts(answers, windows, at, self._stale_seconds, self.queries.keys())
         domains, duplicates = _domains(answers, hosts)
         snapshot = Snapshot(
@@ -129,7 +171,7 @@ class Observer:
         return Observation(
             snapshot=snapshot,
             age_seconds=age,
-            warnings=tuple(dict.fromkeys(self.client.warnings)),
+            warnings=tuple(dict.fromkeys(warnings)),
             duplicates=tuple(duplicates),
             refused=targets.refused,
         )
@@ -150,12 +192,13 @@ class Observer:
     def _stale_seconds(self) -> float:
         return _STALE_SCRAPES * self.scrape_interval_seconds
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        """The host's readings from ``start`` to ``end`` as (Unix seconds, ratio). MonitorError."""
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        """The host's readings from ``start`` to ``end`` (Unix seconds). MonitorError."""
         first = math.ceil(start / self.step_seconds) * self.step_seconds
-        readings = self.client.range(self._query("host_cpu_ratio"), first, max(end, first), self.step_seconds)
-        of_hosts = Targets(self.admits).of_hosts(readings)
-        return next((series.samples for series in of_hosts if _host(series) == host), ())
+        answer = self.client.range(self._query("host_cpu_ratio", [host]), first, max(end, first), self.step_seconds)
+        of_hosts = Targets(self.admits).of_hosts(answer.series)
+        samples = next((series.samples for series in of_hosts if _host(series) == host), ())
+        return Load(samples, answer.warnings)
 
 
 def _host(series: Series) -> str:

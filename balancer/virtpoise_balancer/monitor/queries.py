@@ -12,6 +12,8 @@ Every query can be replaced in the configuration (``prometheus.queries``), so th
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from string import Template
 
@@ -125,3 +127,15 @@ def render(query: str, ranges: Ranges, matchers: str) -> str:
         if field.name != "saturation"
     }
     return Template(query).safe_substitute(durations, saturation=f"{ranges.saturation:g}", matchers=matchers)
+
+
+def narrowed(matchers: str, hosts: Iterable[str]) -> str:
+    """The matchers, and that a target is one of these hosts, on any port.
+
+    They stay as they are when a host is an IPv6 address, which a target's label can write in several ways.
+    """
+    names = sorted(set(hosts))
+    if any(":" in name for name in names):
+        return matchers
+    pattern = f"({'|'.join(map(re.escape, names))})(:[0-9]+)?".replace("\\", "\\\\").replace('"', '\\"')
+    return ",".join(part for part in (matchers, f'instance=~"{pattern}"') if part)

@@ -1,7 +1,6 @@
-"""A part of a plan that can be carried out by itself: what a person takes from a recommendation.
+"""Part of a plan that can be carried out by itself: what a person takes from a recommendation.
 
-A move's predictions hold after all moves before it in the plan, and it may only fit because of them. So a part must have, with
-each move, every earlier one that touches the same hosts; and of a bundle all moves or none.
+With each move it has those that the move needs (``Move.needs``).
 """
 
 from __future__ import annotations
@@ -19,18 +18,14 @@ def choice(move: Move) -> Choice:
 
 
 def needs(plan: Plan, wanted: Set[Choice]) -> str | None:
-    """Why the wanted moves of the plan, each of which is in it, cannot be made by themselves; None: they can."""
-    chosen = [choice(move) in wanted for move in plan.moves]
-    for i, move in enumerate(plan.moves):
-        if not chosen[i]:
-            continue
-        for j, other in enumerate(plan.moves):
-            if chosen[j]:
-                continue
-            if move.bundle is not None and other.bundle == move.bundle:
-                return f"{_told(move)} goes together with {_told(other)}"
-            if j < i and {move.source, move.destination} & {other.source, other.destination}:
-                return f"{_told(move)} counts on {_told(other)}, which comes before it"
+    """Why ``wanted``, moves of the plan, is not self-contained, or None if it can be carried out alone."""
+    left_out = {move.uuid: move for move in plan.moves if choice(move) not in wanted}
+    for move in plan.moves:
+        missing = next((left_out[uuid] for uuid in move.needs if uuid in left_out), None)
+        if missing is not None and choice(move) in wanted:
+            if move.bundle is not None and missing.bundle == move.bundle:
+                return f"{_named(move)} goes together with {_named(missing)}"
+            return f"{_named(move)} counts on {_named(missing)}, which comes before it"
     return None
 
 
@@ -48,5 +43,5 @@ def part(plan: Plan, wanted: Set[Choice]) -> Plan:
     )
 
 
-def _told(move: Move) -> str:
+def _named(move: Move) -> str:
     return f"{move.domain} to {move.destination}"

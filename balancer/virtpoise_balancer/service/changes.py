@@ -1,4 +1,4 @@
-"""Logs what changed about the hosts from one cycle to the next: which became unknown or fell silent, and which are back."""
+"""Logs what changed from one cycle to the next: hosts that became unknown or fell silent, hosts that are back, refused targets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from virtpoise_balancer.model import Snapshot, UnknownKind
+from virtpoise_balancer.model import UnknownKind
+from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.targets import RefusedTargets
 
 log = structlog.get_logger()
 
@@ -20,14 +22,17 @@ class Changes:
 
     _unknown: dict[str, UnknownKind] = field(default_factory=dict)
     _silent: frozenset[str] = frozenset()
+    _refused: RefusedTargets = field(default_factory=RefusedTargets)
 
-    def report(self, snapshot: Snapshot | None, silent: Mapping[str, str]) -> None:
-        """Log the changes since the last call. ``snapshot`` None: nothing was seen. ``silent``: why, by host."""
+    def report(self, seen: Observation | None, silent: Mapping[str, str]) -> None:
+        """Log the changes since the last call. ``seen``: None if the look failed. ``silent``: why, by host."""
         _lines("a host's libvirt does not answer", {host: silent[host] for host in silent.keys() - self._silent})
         _lines("a host's libvirt answers again", dict.fromkeys(self._silent - silent.keys(), ""))
         self._silent = frozenset(silent)
-        if snapshot is None:
+        if seen is None:
             return
+        self._report_refused(seen.refused)
+        snapshot = seen.snapshot
         # A silent host was just reported.
         unknown = {
             host.name: why
@@ -41,6 +46,15 @@ class Changes:
             dict.fromkeys({h.name for h in snapshot.hosts if h.known} & self._unknown.keys(), ""),
         )
         self._unknown = {host: why.kind for host, why in unknown.items()}
+
+    def _report_refused(self, refused: RefusedTargets) -> None:
+        if refused == self._refused:
+            return
+        self._refused = refused
+        if refused.counts:
+            log.warning("targets are refused: they are not taken for hosts", targets=str(refused))
+        else:
+            log.info("no target is refused any more")
 
 
 def _lines(what: str, hosts: Mapping[str, str]) -> None:

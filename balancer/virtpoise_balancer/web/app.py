@@ -10,20 +10,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from virtpoise_balancer.web import api, pages
+from virtpoise_balancer.web import api
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Guard, is_loopback
 from virtpoise_balancer.web.live import Live
 from virtpoise_balancer.web.openapi import document
+from virtpoise_balancer.web.operations import PREFIX, operations
+from virtpoise_balancer.web.page.routes import routes as page_routes
 
 _MOST_NAMED = 10
 
 
 def make_app(context: Context) -> Starlette:
-    board, metrics = context.board, context.metrics
+    published, metrics = context.published, context.metrics
 
     def stalled() -> Response | None:
-        seconds = board.stalled_seconds
+        seconds = published.stalled_seconds
         return None if seconds is None else PlainTextResponse(f"No cycle has ended for {seconds:.0f} s.\n", 503)
 
     def healthy(_request: Request) -> Response:
@@ -32,12 +34,12 @@ def make_app(context: Context) -> Starlette:
         return PlainTextResponse("virtpoise is healthy.\n")
 
     def ready(_request: Request) -> Response:
-        if board.state.cycle_at is None:
+        if published.state.cycle_at is None:
             return PlainTextResponse("No cycle has run yet.\n", 503)
         if response := stalled():
             return response
-        silent, heard = sorted(board.state.silent), board.state.heard
-        if silent and len(silent) == len(heard) and board.mode == "automatic":
+        silent, heard = sorted(published.state.silent), published.state.heard
+        if silent and len(silent) == len(heard) and published.mode == "automatic":
             return PlainTextResponse("No host's libvirt answers the balancer, so nothing can be moved.\n", 503)
         if silent:
             more = f" and {len(silent) - _MOST_NAMED} more" if len(silent) > _MOST_NAMED else ""
@@ -55,7 +57,7 @@ def make_app(context: Context) -> Starlette:
     def show_metrics(_request: Request) -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
-    described = document(api.operations(context))
+    described = document(operations(context))
 
     def show_document(_request: Request) -> Response:
         return JSONResponse(described)
@@ -66,10 +68,10 @@ def make_app(context: Context) -> Starlette:
             Route("/-/ready", ready),
             Route("/-/reload", do_reload, methods=["POST"]),
             Route("/metrics", show_metrics),
-            Route(f"{api.PREFIX}/openapi.json", show_document),
-            Route(f"{api.PREFIX}/events", Live(context).events),
+            Route(f"{PREFIX}/openapi.json", show_document),
+            Route(f"{PREFIX}/events", Live(context).events),
             *api.routes(context),
-            *pages.routes(context),
+            *page_routes(context),
         ],
         middleware=[
             Middleware(Guard, web=context.config().web),

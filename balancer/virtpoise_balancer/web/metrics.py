@@ -1,10 +1,11 @@
-"""The balancer's own metrics: gauges made from the board at each scrape, and counters of what has happened."""
+"""The balancer's own metrics: gauges made from the published state at each scrape, and counters of what has happened."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter as Tally
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -12,23 +13,21 @@ from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.knowledge.steering import Action
-from virtpoise_balancer.knowledge.store import PredictionRecord
-from virtpoise_balancer.model import HostState, Move, Outcome, Result
+from virtpoise_balancer.knowledge.records import Action, PredictionRecord
+from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role
 from virtpoise_balancer.monitor.targets import TargetRefusal
-from virtpoise_balancer.web.state import Board, host_statuses
+from virtpoise_balancer.web.state import Published, host_statuses
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _DOWNTIME_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _CYCLE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-_MODES = ("recommend", "automatic")
 
 
 class Metrics:
     """All metrics of one balancer, in a registry of their own."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, published: Published) -> None:
         self.registry = CollectorRegistry()
         build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
@@ -104,10 +103,10 @@ class Metrics:
             ["action", "result"],
             registry=self.registry,
         )
-        for role in ("source", "destination"):
+        for role in Role:
             for metric in (self._errors, self._measured, self._within):
                 metric.labels(role)
-        self.registry.register(_BoardCollector(board))
+        self.registry.register(_StateCollector(published))
         ProcessCollector(registry=self.registry)
 
     def cycle_ended(self, result: str, seconds: float) -> None:
@@ -125,12 +124,12 @@ class Metrics:
             if outcome.downtime_seconds is not None:
                 self._downtime_seconds.observe(outcome.downtime_seconds)
 
-    def prediction_measured(self, due: DuePrediction, ends: tuple[str, str], measured: Measured) -> None:
+    def prediction_measured(self, due: DuePrediction, measured: Measured) -> None:
         """``ends``: the migration's source and destination."""
         if measured.ratio is None or measured.error is None:
             return
         self._errors.labels(due.role).observe(abs(measured.error))
-        self._pair_errors.labels(*ends, due.role).observe(abs(measured.error))
+        self._pair_errors.labels(due.source, due.destination, due.role).observe(abs(measured.error))
         self._measured.labels(due.role).inc()
         if due.lower <= measured.ratio <= due.upper:
             self._within.labels(due.role).inc()
@@ -142,21 +141,23 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class _BoardCollector(Collector):
-    def __init__(self, board: Board) -> None:
-        self._board = board
+class _StateCollector(Collector):
+    def __init__(self, published: Published) -> None:
+        self._published = published
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        state = self._board.state
+        state = self._published.state
         yield _single("virtpoise_leader", "1 on the balancer that acts.", float(state.leader))
         mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode that is set.", labels=["mode"])
-        for name in _MODES:
-            mode.add_metric([name], float(name == self._board.mode))
+        for name in get_args(Mode):
+            mode.add_metric([name], float(name == self._published.mode))
         yield mode
-        yield _single("virtpoise_paused", "1 while a person has paused it.", self._board.steering().paused is not None)
+        yield _single(
+            "virtpoise_paused", "1 while a person has paused it.", self._published.overrides().paused is not None
+        )
         yield from self._in_flight()
         if state.cycle_at is not None:
             yield _single(
@@ -169,13 +170,14 @@ class _BoardCollector(Collector):
                 max(time.time() - state.figures_at, 0.0),
             )
         yield self._draining()
+        yield self._store()
         yield from self._hosts()
         yield from self._plan()
         yield from _predictions(state.predictions)
 
     def _in_flight(self) -> Iterator[Metric]:
         """By host, too: only these hosts' uplinks are filled by it."""
-        flights = self._board.in_flight()
+        flights = self._published.in_flight()
         yield _single("virtpoise_migrations_in_flight", "Migrations under way.", len(flights))
         yield _single(
             "virtpoise_migration_oldest_seconds",
@@ -183,25 +185,32 @@ class _BoardCollector(Collector):
             max((flight.seconds for flight in flights), default=0.0),
         )
         ends = Tally(host for flight in flights for host in (flight.move.source, flight.move.destination))
-        snapshot = self._board.state.snapshot
+        snapshot = self._published.state.snapshot
         seen = {host.name for host in snapshot.hosts} if snapshot else set()
         family = _by_host("virtpoise_host_migrations_in_flight", "Migrations under way from the host or to it.")
         for name in sorted(seen | ends.keys()):
             family.add_metric([name], ends[name])
         yield family
 
+    def _store(self) -> Metric:
+        return _single(
+            "virtpoise_store_broken_rows",
+            "Rows of the store that cannot be read, so that cycles leave them out. The log names them.",
+            len(self._published.state.broken),
+        )
+
     def _draining(self) -> Metric:
         """Of hosts that are not seen as well: one that was drained may be switched off."""
-        state = self._board.state
-        told = {name: standing.draining for name, standing in state.standings.items()}
+        state = self._published.state
+        ordered = {name: order.draining for name, order in state.drains.items()}
         seen = {host.name: False for host in state.snapshot.hosts} if state.snapshot else {}
         family = _by_host("virtpoise_host_draining", "1 from drain to undrain, also while the host is not seen.")
-        for name, draining in sorted((seen | told).items()):
+        for name, draining in sorted((seen | ordered).items()):
             family.add_metric([name], float(draining))
         return family
 
     def _hosts(self) -> Iterator[Metric]:
-        state = self._board.state
+        state = self._published.state
         if state.observation is None:
             return
         yield _single(
@@ -272,7 +281,7 @@ class _BoardCollector(Collector):
         yield from (family for family, _ in thresholds)
 
     def _plan(self) -> Iterator[Metric]:
-        plan = self._board.state.plan
+        plan = self._published.state.plan
         if plan is None:
             return
         yield _single(

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from virtpoise_balancer import __version__
-from virtpoise_balancer.web.api import Error, Operation
+from virtpoise_balancer.web.operations import Error, Operation
 
 _ORDER_ERRORS = {
     "400": "The body is not what was expected.",

@@ -88,7 +88,7 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
     running, here, bonds_of = residents.running, group.domains_on(host), group.rules.bonds_of
     paused = DomainState.PAUSED
     refusals = {
-        domain.uuid: Refusal(domain=domain.name, host=domain.host, reason=Reason.NOT_RUNNING)
+        domain.uuid: Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.NOT_RUNNING)
         for domain in here
         if domain.state is paused
     }
@@ -111,7 +111,11 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
             if held:
                 for one in (running[number] for number in rows):
                     bound = Refusal(
-                        domain=one.name, host=one.host, reason=Reason.RULE_TOGETHER, detail={"with": held[0]}
+                        domain=one.name,
+                        uuid=one.uuid,
+                        host=one.host,
+                        reason=Reason.RULE_TOGETHER,
+                        detail={"with": held[0]},
                     )
                     refusals.setdefault(one.uuid, bound)
                 continue
@@ -119,7 +123,9 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
         if least_gain and gain < group.policy.least_gain_ratio:
             detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
             for one in (running[number] for number in rows):
-                refusals[one.uuid] = Refusal(domain=one.name, host=one.host, reason=Reason.LEAST_GAIN, detail=detail)
+                refusals[one.uuid] = Refusal(
+                    domain=one.name, uuid=one.uuid, host=one.host, reason=Reason.LEAST_GAIN, detail=detail
+                )
             continue
         items.append(item_of(group, residents, rows))
     return Movable(tuple(items), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
@@ -129,14 +135,26 @@ def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
     rules = group.rules
     if domain.migrating_to is not None:
         return Refusal(
-            domain=domain.name, host=domain.host, reason=Reason.MIGRATING, detail={"destination": domain.migrating_to}
+            domain=domain.name,
+            uuid=domain.uuid,
+            host=domain.host,
+            reason=Reason.MIGRATING,
+            detail={"destination": domain.migrating_to},
         )
     if domain.uuid in rules.ignored:
         rule = rules.ignored[domain.uuid]
-        return Refusal(domain=domain.name, host=domain.host, reason=Reason.RULE_IGNORE, detail={"rule": rule})
+        return Refusal(
+            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.RULE_IGNORE, detail={"rule": rule}
+        )
     if domain.uuid in rules.conflicts:
         conflict = rules.conflicts[domain.uuid]
-        return Refusal(domain=domain.name, host=domain.host, reason=Reason.RULE_CONFLICT, detail={"conflict": conflict})
+        return Refusal(
+            domain=domain.name,
+            uuid=domain.uuid,
+            host=domain.host,
+            reason=Reason.RULE_CONFLICT,
+            detail={"conflict": conflict},
+        )
     return resting(domain, group) if rested else None
 
 
@@ -145,7 +163,7 @@ def resting(domain: Domain, group: Group) -> Refusal | None:
     if left <= 0:
         return None
     detail = {"seconds_left": round(left, 3)}
-    return Refusal(domain=domain.name, host=domain.host, reason=Reason.RESTING, detail=detail)
+    return Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.RESTING, detail=detail)
 
 
 def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:

@@ -99,7 +99,7 @@ def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | 
         domain=domain.name,
         uuid=uuid,
         host=domain.host,
-        held=next((one for one in choice.refusals if one.domain == domain.name), None),
+        held=next((one for one in choice.refusals if one.uuid == uuid), None),
         demand_cores=float(demands.cores[row]),
         demand_lower_cores=float(demands.lower[row]),
         demand_upper_cores=float(demands.upper[row]),

@@ -63,6 +63,7 @@ def refusals(board: Board, found: Sequence[Fault]) -> list[Refusal]:
     return [
         Refusal(
             domain=domain.name,
+            uuid=domain.uuid,
             host=hosts[board.host_of(domain)].name,
             reason=Reason.RULE_BROKEN,
             detail={"rule": fault.rule, "kind": fault.kind},
@@ -79,7 +80,7 @@ def contradictions(group: Group) -> list[Refusal]:
     if not told:
         return []
     return [
-        Refusal(domain=d.name, host=d.host, reason=Reason.RULE_CONFLICT, detail={"conflict": told[d.uuid]})
+        Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.RULE_CONFLICT, detail={"conflict": told[d.uuid]})
         for d in sorted(group.snapshot.domains, key=lambda d: (d.name, d.uuid))
         if d.uuid in told
     ]

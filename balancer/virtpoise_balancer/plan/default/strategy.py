@@ -21,6 +21,7 @@ from virtpoise_balancer.model import (
     Plan,
     Policy,
     PredictedLoads,
+    Prediction,
     Problem,
     Reason,
     Refusal,
@@ -39,7 +40,7 @@ from virtpoise_balancer.plan.default.trial import Board, Step
 from virtpoise_balancer.plan.default.why_not import nowhere
 from virtpoise_balancer.plan.problems import find
 from virtpoise_balancer.plan.summary import summarise
-from virtpoise_balancer.plan.waves import waves
+from virtpoise_balancer.plan.waves import needs, waves
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
@@ -144,19 +145,22 @@ def _stayed(source: Source, board: Board, outcome: Outcome) -> list[Refusal]:
         elif outcome.solved and cheaper:
             costs = {"cost_bytes": int(item.cost), "least_cost_bytes": int(min(cheaper))}
             refusals += [
-                Refusal(domain=d.name, host=host.name, reason=Reason.COSTLIER, detail=costs) for d in item.domains
+                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.COSTLIER, detail=costs)
+                for d in item.domains
             ]
         elif outcome.solved:
             refusals += [
-                Refusal(domain=d.name, host=host.name, reason=Reason.NOT_NEEDED, detail=enough) for d in item.domains
+                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.NOT_NEEDED, detail=enough)
+                for d in item.domains
             ]
         elif board.best(item) is None:
             refusal = nowhere(board, item)
-            refusals += [replace(refusal, domain=domain.name) for domain in item.domains]
+            refusals += [replace(refusal, domain=domain.name, uuid=domain.uuid) for domain in item.domains]
         else:
             none = {"gain_ratio": 0.0}
             refusals += [
-                Refusal(domain=d.name, host=host.name, reason=Reason.LEAST_GAIN, detail=none) for d in item.domains
+                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.LEAST_GAIN, detail=none)
+                for d in item.domains
             ]
     if not outcome.solved:
         refusals += _missing(source, outcome)
@@ -188,8 +192,11 @@ def _moves(board: Board, sources: Mapping[int, Source]) -> list[Move]:
     """The steps as moves in the order of their waves, each with what it leaves on both hosts and why it is made."""
     group = board.group
     singles = [(step, row) for step in board.steps for row in step.item.rows]
+    ends = [(step.item.source, step.destination) for step, _ in singles]
+    uuids = [group.residents(step.item.source).running[row].uuid for step, row in singles]
+    needed = needs(ends, [id(step) if step.item.moves > 1 else None for step, _ in singles])
     numbers = waves(
-        [(step.item.source, step.destination) for step, _ in singles],
+        ends,
         group.policy.limits,
         [(group.index[one.host], group.index.get(one.migrating_to or "")) for one in group.under_way],
     )
@@ -211,9 +218,20 @@ def _moves(board: Board, sources: Mapping[int, Source]) -> list[Move]:
                 why=step.why or _why(step, predicted, sources, (singles[n][0] for n in range(at + 1, len(singles)))),
                 cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
                 bundle=step.item.name if step.item.moves > 1 else None,
+                needs=tuple(uuids[n] for n in needed[at]),
+                destination_score=_score(group, predicted.destination),
             )
         )
     return moves
+
+
+def _score(group: Group, use: Prediction) -> float:
+    """The share of the scarcest resource that is free below the threshold, by the upper ends of a prediction."""
+    upper = np.array(
+        (use.cpu_ratio_upper, use.memory_ratio_upper, use.rx_ratio_upper, use.tx_ratio_upper), dtype=np.float64
+    )
+    limit = group.limit[:, 0]
+    return float(((limit - upper) / limit).min())
 
 
 def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], later: Iterable[Step]) -> str:

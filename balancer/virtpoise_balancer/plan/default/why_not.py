@@ -123,7 +123,7 @@ def nowhere(board: Board, item: Item) -> Refusal:
     """One refusal for an item that no host takes: the host that comes nearest, its reason, and how many refuse for each reason."""
     group = board.group
     if len(group.hosts) < 2:
-        return Refusal(domain=item.name, reason=Reason.NO_DESTINATION, detail={"hosts": 0})
+        return Refusal(domain=item.name, uuid=item.domains[0].uuid, reason=Reason.NO_DESTINATION, detail={"hosts": 0})
     after = board.after(item)
     room = group.room(after.copy())
     blocked = _blocked(board, item)
@@ -136,7 +136,8 @@ def nowhere(board: Board, item: Item) -> Refusal:
     candidates = np.flatnonzero(free) if free.any() else np.array(sorted(blocked), dtype=np.intp)
     closest = verdict(board, item, int(candidates[room[candidates].argmax()]), after)
     detail = {**closest.detail, **{f"hosts_{reason}": count for reason, count in sorted(counts.items()) if count}}
-    return Refusal(domain=item.name, host=closest.host, reason=closest.reason or Reason.NO_DESTINATION, detail=detail)
+    reason = closest.reason or Reason.NO_DESTINATION
+    return Refusal(domain=item.name, uuid=item.domains[0].uuid, host=closest.host, reason=reason, detail=detail)
 
 
 def _blocked(board: Board, item: Item) -> Mapping[int, Reason]:

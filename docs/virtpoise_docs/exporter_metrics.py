@@ -1,15 +1,16 @@
-"""Writes docs/metrics.md from the table of metrics: `python -m virtpoise_exporter.docs > docs/metrics.md`."""
+"""docs/metrics.md, from the exporter's table of metrics."""
 
-import sys
+from __future__ import annotations
+
 from collections.abc import Iterable
 
-from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Metric
+from virtpoise_exporter.metrics import ALL
 
 _INTRODUCTION = """\
 # The exporter's metrics
 
-Generated from the code by `python -m virtpoise_exporter.docs`; a test compares the two.
+Generated from the code by `scripts/generate-docs`; a test compares the two.
 
 - Counters and gauges only. Nothing carries a timestamp, and nothing a host label: Prometheus adds `instance`.
 - Names carry their unit; ratios go from 0 to 1.
@@ -43,13 +44,13 @@ _TITLES = {
 }
 
 
-def document() -> str:
-    """The page."""
+def metrics() -> str:
+    """docs/metrics.md."""
     parts = [_INTRODUCTION]
     for collector, title in _TITLES.items():
         of = f" (collector `{collector}`)" if collector else ""
         parts.append(f"\n## {title}{of}\n\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n")
-        parts.extend(_rows(metric for metric in metrics.ALL if metric.collector == collector))
+        parts.extend(_rows(metric for metric in ALL if metric.collector == collector))
     return "".join(parts)
 
 
@@ -57,7 +58,3 @@ def _rows(some: Iterable[Metric]) -> Iterable[str]:
     for metric in some:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         yield f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())
