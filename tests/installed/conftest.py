@@ -119,10 +119,12 @@ def _start_guests(machines: dict[str, Machine]) -> None:
 
 
 def _wait_for_figures(manager: Machine) -> None:
-    query = "curl -s 'http://127.0.0.1:9090/api/v1/query' --data-urlencode 'query=rate(virtpoise_host_cpu_seconds_total[40s])'"
-    wait_until(
-        lambda: all(f"{host}:9807" in manager.run(query, check=False) for host in HOSTS),
-        120,
-        "all hosts are scraped",
-        every=1,
-    )
+    """Until each host was scraped often enough for the balancer to reckon with it."""
+    query = 'count_over_time(virtpoise_host_cpu_seconds_total{mode="idle"}[1m]) >= 4'
+    ask = f"curl -s http://127.0.0.1:9090/api/v1/query --data-urlencode 'query={query}'"
+
+    def scraped() -> bool:
+        answer = manager.run(ask, check=False)
+        return all(f"{host}:9807" in answer for host in HOSTS)
+
+    wait_until(scraped, 180, "all hosts are scraped", every=1)
