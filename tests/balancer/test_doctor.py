@@ -220,8 +220,10 @@ def failed(code: int, text: str) -> libvirt.libvirtError:
 
 
 class Running:
-    def __init__(self, name: str, answer: libvirt.libvirtError) -> None:
-        self._name, self._answer = name, answer
+    """Gives its answers in turn, and the last one ever after."""
+
+    def __init__(self, name: str, *answers: libvirt.libvirtError) -> None:
+        self._name, self._answers = name, list(answers)
 
     def name(self) -> str:
         return self._name
@@ -230,7 +232,7 @@ class Running:
         return f"<domain><name>{self._name}</name>{DEVICES}</domain>"
 
     def migrateToURI3(self, _uri: str, _params: object, _flags: int) -> None:  # noqa: N802
-        raise self._answer
+        raise self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
 DEVICES = """<devices>
@@ -295,6 +297,17 @@ def test_a_domain_that_cannot_migrate_says_nothing_of_the_way_so_the_next_is_ask
     assert "Failed to connect" in (why or "")
     assert reached(Running("a", BUSY)) == (False, "a: domain has an active block job")
     assert reached() == (False, "no domain runs on h1, so its daemon cannot be asked")
+
+
+def test_a_refusal_that_was_lost_with_the_connection_is_asked_for_again() -> None:
+    lost = failed(libvirt.VIR_ERR_SYSTEM_ERROR, "End of file while reading data: : Input/output error")
+    assert reached(Running("a", lost, lost, lost, REACHED)) == (True, None)
+    refused = failed(
+        libvirt.VIR_ERR_SYSTEM_ERROR, "Cannot recv data: ssh: connect to host h2 port 22: Connection refused"
+    )
+    asked, why = reached(Running("a", refused))
+    assert asked
+    assert "Connection refused" in (why or "")
 
 
 def test_what_a_domain_needs_is_read_from_its_description() -> None:
