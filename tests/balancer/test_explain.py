@@ -56,7 +56,7 @@ def test_of_a_host_that_is_unknown_no_room_is_told_and_it_comes_last() -> None:
             "calm stays on h2.",
             "h2 is at 30% CPU, below the threshold of 80%, so nothing has to be moved off it.",
         ),
-        ("h4", "h4 is not a destination.", "Prometheus has no fresh figures of it"),
+        ("h4", "h4 is not a destination.", "The host is unknown, so nothing is migrated"),
         ("h5", "h5 is not a destination.", "The host is being drained"),
         (
             "h1",

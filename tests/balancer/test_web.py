@@ -198,7 +198,7 @@ def test_libvirt_that_does_not_answer_is_told_everywhere(
     assert client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on h2.\n"
     assert metric(client, "virtpoise_host_libvirt_answers") == {("h1",): 1.0, ("h2",): 0.0}
     assert (
-        "h2</a> does not answer the balancer, so no move to it can be made: no answer within 10 s"
+        "h2</a> does not answer the balancer, so no move to it is possible: no answer within 10 s"
         in client.get("/").text
     )
     found = {host["name"]: (host["active_domains"], host["asked_at"]) for host in client.get("/api/v1/hosts").json()}
@@ -541,7 +541,7 @@ def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], st
     plain = reach(context, "192.0.2.1", "http://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (plain.status_code, plain.json()["error"]) == (
         403,
-        "changes are accepted only over TLS, or on the balancer's own machine",
+        "orders are accepted only over TLS, or on the balancer's own machine",
     )
     assert store.overrides().paused is None
     assert reach(context, "192.0.2.1", "http://192.0.2.7:9808").get("/api/v1/status").status_code == 200
@@ -553,7 +553,7 @@ def test_without_a_token_file_nobody_changes_anything(make_context: Callable[...
     refused = reach(make_context(token_file=None)).post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (refused.status_code, refused.json()["error"]) == (
         403,
-        "web.token_file is not set, so nobody may change anything here",
+        "web.token_file is not set, so no orders are possible here",
     )
 
 
@@ -820,7 +820,7 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
     told = {"instance": label, "reason": "not_a_host", "why": "expected a DNS name or an IP address"}
     assert found["refused_targets"] == {"counts": {"not_a_host": 1}, "named": [told]}
     page = client.get("/").text
-    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is not taken for a host" in page
+    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is refused as a host" in page
     assert "<script>alert" not in page
     terminal.status(found)
     printed = capsys.readouterr().out

@@ -232,7 +232,7 @@ def test_without_a_token_file_the_page_is_for_reading(show: Show, balancer: Bala
     expect(page.locator(".closed")).to_contain_text("web.token_file is not set")
 
 
-# --- keyboard, phone, light and dark ------------------------------------------------------------------------------------
+# --- keyboard, phone, light and dark ----------------------------------------------------------------------------------
 
 
 def test_the_keyboard_is_enough(show: Show, balancer: Balancer) -> None:
