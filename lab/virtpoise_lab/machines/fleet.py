@@ -10,10 +10,16 @@ from virtpoise_lab.machines.room import Room
 @contextmanager
 def fleet(sites: Sequence[Site]) -> Iterator[dict[str, Machine]]:
     """The machines by name, booted; they end with the block. LabError when one does not boot."""
-    with Room() as room:
-        machines = {site.name: Machine(room, site, sites) for site in sites}
+    machines: dict[str, Machine] = {}
+    try:
+        with Room() as room:
+            for site in sites:
+                machines[site.name] = Machine(room, site, sites)
+            for machine in machines.values():
+                machine.connect()
+            for machine in machines.values():
+                machine.wait()
+            yield machines
+    finally:
         for machine in machines.values():
-            machine.connect()
-        for machine in machines.values():
-            machine.wait()
-        yield machines
+            machine.ended()

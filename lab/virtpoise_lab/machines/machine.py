@@ -105,7 +105,7 @@ class Machine:
         def begun() -> bool:
             self._check()
             self._leader = _leader(self._nspawn.pid)
-            return self._leader != 0
+            return self._leader != 0 and self._room.is_left_by(self._leader)
 
         wait_until(begun, _BOOT_SECONDS, f"{self.name} begins to boot", every=0.1)
         self._room.give(f"eth-{self.name}", self._leader)
@@ -121,6 +121,10 @@ class Machine:
             wait_until(up, _BOOT_SECONDS, f"{self.name} boots", every=0.5)
         except LabError as error:
             raise LabError(f"{error}; it waits for: {self.run('systemctl list-jobs', check=False)}") from None
+
+    def ended(self) -> None:
+        """Waits until it has ended with its room."""
+        self._nspawn.wait(30)
 
     def _check(self) -> None:
         if self._nspawn.poll() is not None:

@@ -78,6 +78,10 @@ class Room:
         if ran.returncode:
             raise LabError(f"{' '.join(arguments)}: {ran.stderr.strip() or ran.stdout.strip()}")
 
+    def is_left_by(self, process: int) -> bool:
+        """Whether a process that began in the room has a network namespace of its own by now."""
+        return Path(f"/proc/{process}/ns/net").readlink() != Path(f"/proc/{self._inside}/ns/net").readlink()
+
     def give(self, link: str, process: int) -> None:
         """Moves a link of the room into the network namespace of a process."""
         move = ["ip", "link", "set", "dev", link, "netns", str(process)]
