@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from virtpoise_exporter.collectors import TOPICS
 from virtpoise_exporter.exposition import Metric
 from virtpoise_exporter.metrics import ALL
 
@@ -29,27 +30,15 @@ Each collector can be disabled with `--no-collector.NAME`, and all of the host's
 `process_*` are the exporter's own resource use, as in every Prometheus client.
 """
 
-_TITLES = {
-    "cpu": "CPU time of the host",
-    "memory": "Memory of the host",
-    "network": "Uplinks of the host",
-    "pressure": "Pressure on the host",
-    "numa": "NUMA nodes",
-    "speed": "Speed of a CPU",
-    "libvirt": "libvirt and its domains",
-    "domains": "Resource use of the domains",
-    "block": "Disks",
-    "balloon": "Memory as the guests report it",
-    "": "The exporter itself, and the age of its data",
-}
+_OWN_TITLE = "The exporter itself, and the age of its data"
 
 
 def metrics() -> str:
     """docs/metrics.md."""
+    sections = [(topic.name, f"{topic.title} (collector `{topic.name}`)") for topic in TOPICS]
     parts = [_INTRODUCTION]
-    for collector, title in _TITLES.items():
-        of = f" (collector `{collector}`)" if collector else ""
-        parts.append(f"\n## {title}{of}\n\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n")
+    for collector, title in [*sections, ("", _OWN_TITLE)]:
+        parts.append(f"\n## {title}\n\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n")
         parts.extend(_rows(metric for metric in ALL if metric.collector == collector))
     return "".join(parts)
 

@@ -8,6 +8,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
@@ -349,9 +350,17 @@ def test_what_prometheus_tells_of_itself_and_of_the_exporters(httpserver: HTTPSe
     httpserver.expect_request("/api/v1/status/buildinfo").respond_with_json(
         {"status": "success", "data": {"version": "2.42.0"}}
     )
-    target = {"labels": {"job": "j", "instance": "h2:9807"}, "health": "down", "lastError": "no route to host"}
+    target: dict[str, Any] = {
+        "labels": {"job": "j", "instance": "h2:9807"},
+        "health": "down",
+        "lastError": "no route to host",
+    }
     other = {"labels": {"job": "node", "instance": "h1:9100"}, "health": "down", "lastError": "not about the exporter"}
-    hostile = {"labels": {"job": "j", "instance": "x/system?command=/prog&a=:1"}, "health": "down", "lastError": "x"}
+    hostile: dict[str, Any] = {
+        "labels": {"job": "j", "instance": "x/system?command=/prog&a=:1"},
+        "health": "down",
+        "lastError": "x",
+    }
     httpserver.expect_request("/api/v1/targets").respond_with_json(
         {"status": "success", "data": {"activeTargets": [target, other, hostile]}}
     )

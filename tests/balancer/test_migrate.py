@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -214,7 +215,7 @@ def test_a_domain_that_is_just_handed_over_is_looked_at_again(
 ) -> None:
     """The job has ended at the source, as one that took over sees it, and its hosts have not: no end yet, least of all a failure."""
     world = World(at={"h1": source, "h2": destination})
-    monkeypatch.setattr(migrate.time, "sleep", lambda _seconds: arrives(world))
+    monkeypatch.setattr(time, "sleep", lambda _seconds: arrives(world))
     outcome = settled(world)
     assert outcome is not None
     assert outcome.result is Result.DONE

@@ -3,13 +3,13 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from installed.installation import GUESTS, HOSTS, Installation
+from installed.manual import ROOT, Administrator, build
 from virtpoise_lab import artefacts
 from virtpoise_lab import domain as domains
 from virtpoise_lab.machines import trees
@@ -18,36 +18,9 @@ from virtpoise_lab.machines.machine import Machine, Site
 from virtpoise_lab.model import DomainSpec
 from virtpoise_lab.processes import wait_until
 
-sys.path.insert(0, str(Path(__file__).parent))  # so that these tests can `import manual`
-
-from manual import ROOT, Administrator, build
-
-# kvm3 has the newer Debian, and a guest of a machine type that the older one's QEMU knows.
-HOSTS = {"kvm1": "bookworm", "kvm2": "bookworm", "kvm3": "trixie"}
-GUESTS = {"vm1": "kvm1", "vm2": "kvm1", "vm3": "kvm2", "vm4": "kvm3"}
-# The manager has none of its own.
-LIBVIRT = (
-    "libvirtd.service",
-    "libvirtd.socket",
-    "libvirtd-ro.socket",
-    "libvirtd-admin.socket",
-    "libvirt-guests.service",
-)
 # systemd 252 mounts /proc anew for the unit, and so without the calm figures that the machine sees.
 _CALM = "[Service]\nBindReadOnlyPaths=/run/stat:/proc/stat\n"
 _MACHINE_TYPE = "pc-i440fx-7.2"
-
-
-@dataclass(frozen=True)
-class Installation:
-    """kvm1, kvm2, kvm3 and manager, installed up to the page's first steps."""
-
-    machines: dict[str, Machine]
-    administrator: Administrator
-
-    @property
-    def manager(self) -> Machine:
-        return self.machines["manager"]
 
 
 def checkout(folder: Path) -> Path:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from conftest import GUESTS, HOSTS, Installation
+from installed.installation import GUESTS, HOSTS, Installation
 from virtpoise_lab.errors import LabError
 
 pytestmark = [pytest.mark.installed, pytest.mark.timeout(1200)]

@@ -92,8 +92,9 @@ def both_start(programs: Path, folder: Path, prometheus: str) -> None:
         f"state: {{url: 'sqlite:///{here}/virtpoise.db'}}\n"
         f"web: {{listen_address: '127.0.0.1:{free_port()}'}}\n"
     )
-    command = [programs / "virtpoise", "run", "--config", config]
-    with running(*command, cwd=here, until=r"virtpoise runs.* listen=(\S+)") as address:
+    with running(
+        programs / "virtpoise", "run", "--config", config, cwd=here, until=r"virtpoise runs.* listen=(\S+)"
+    ) as address:
         page = f"http://{address[1]}"
         assert "virtpoise" in read(page)
         assert "Mitigation" in read(f"{page}/runbooks/VirtpoiseHostUnknown.md")
