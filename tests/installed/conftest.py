@@ -73,6 +73,8 @@ def installation(
             drop_in = "/etc/systemd/system/virtpoise-exporter.service.d"
             machines[host].run(f"mkdir {drop_in}; cat > {drop_in}/calm.conf", text=_CALM)
         _start_guests(machines)
+        for host in HOSTS:
+            machines[host].run("virsh capabilities >/dev/null")  # libvirt's first answer takes long on a busy CPU
         administrator = Administrator([machines[name] for name in HOSTS], machines["manager"])
         for section in ("On every host", "On the balancer's machine", "SSH keys", "Prometheus"):
             administrator.type(section)
