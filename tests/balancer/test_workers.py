@@ -169,6 +169,23 @@ def test_a_machine_that_starts_no_process_is_one_error(workers: Workers, monkeyp
     assert no_more(before)
 
 
+def test_a_slow_start_of_the_process_is_not_taken_for_a_slow_host(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = ("sh", "-c", 'sleep 3; exec "$@"', "sh", *workers_._COMMAND)
+    monkeypatch.setattr(workers_, "_COMMAND", slow)
+    assert hosts(workers, connect=2.0, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
+
+
+def test_a_process_that_never_gets_ready_is_one_error(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = held()
+    monkeypatch.setattr(workers_, "_COMMAND", ("sleep", "60"))
+    monkeypatch.setattr(workers_, "_START_SECONDS", 0.1)
+    with pytest.raises(LibvirtError, match=r"^no process can be started to ask: it is not ready after 0\.1 s$"):
+        hosts(workers, h1=ANSWERS).active_domains("h1")
+    assert no_more(before)
+
+
 def test_xml_that_cannot_be_read_is_one_error() -> None:
     class Broken:
         def to(self, _uri: str) -> Broken:

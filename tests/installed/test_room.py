@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from virtpoise_lab.machines.room import Room
+from virtpoise_lab.machines.room import BRIDGE, FOLDER, Room
 from virtpoise_lab.processes import process, wait_until
 
 pytestmark = [
@@ -21,29 +21,40 @@ MAKER = """
 import subprocess, time
 from virtpoise_lab.machines.room import Room
 room = Room()
-inside = subprocess.Popen(room.command(["sleep", "600"], "one"))
+inside = subprocess.Popen(room.grouped(room.command(["sleep", "600"]), "one"))
 time.sleep(1)
 print(inside.pid, flush=True)
 time.sleep(600)
 """
 
 
-def groups() -> list[Path]:
-    return list(Path("/sys/fs/cgroup").glob("**/virtpoise-machines-*"))
+def groups(maker: int) -> list[Path]:
+    """The control groups of the rooms that a process has made."""
+    return sorted(Path("/sys/fs/cgroup").glob(f"**/virtpoise-machines-{maker}-*"))
 
 
 def test_a_killed_process_leaves_no_process_no_mount_and_no_link() -> None:
-    mounts, links = Path("/proc/self/mountinfo").read_text(), sorted(Path("/sys/class/net").iterdir())
+    own = groups(os.getpid())  # of machines that other tests use
     with subprocess.Popen([sys.executable, "-c", MAKER], stdout=subprocess.PIPE, text=True) as maker:
         assert maker.stdout is not None
         inside = process(int(maker.stdout.readline()))
         assert inside.alive()
         maker.send_signal(signal.SIGKILL)
     wait_until(lambda: not inside.alive(), 10, "the process in the room ends")
-    assert Path("/proc/self/mountinfo").read_text() == mounts
-    assert sorted(Path("/sys/class/net").iterdir()) == links
+    assert str(FOLDER) not in Path("/proc/self/mountinfo").read_text()
+    assert BRIDGE not in [link.name for link in Path("/sys/class/net").iterdir()]
     # What a killed one leaves of control groups the next room takes away.
-    assert any(str(maker.pid) in group.name for group in groups())
+    assert groups(maker.pid)
     with Room() as room:
         room.run("true")
-    assert not any(str(pid) in group.name for group in groups() for pid in (maker.pid, os.getpid()))
+        assert len(groups(os.getpid())) > len(own)
+    assert not groups(maker.pid)
+    assert groups(os.getpid()) == own
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/cpu/cpu.shares").exists(), reason="control groups of version 1 only")
+def test_machines_weigh_more_than_a_busy_program_beside_them() -> None:
+    with Room():
+        weights = [int((group / "cpu.shares").read_text()) for group in groups(os.getpid()) if group.parent.name == "cpu"]
+    assert weights
+    assert all(weight >= 10 * 1024 for weight in weights)  # one busy program has 1024

@@ -27,6 +27,8 @@ from virtpoise_balancer.errors import LibvirtError
 _IDLE_SECONDS = 30.0
 # From this many on, idle workers are connected to other hosts instead of starting more, and those that come back are ended.
 _MOST_KEPT = 32
+# A start takes 50 ms of CPU time, but some seconds on a machine that is overloaded: no fault of the host that is to be asked.
+_START_SECONDS = 60.0
 # -P: no module is taken from the folder that the balancer happens to be started in.
 _COMMAND = (sys.executable, "-P", "-m", "virtpoise_balancer.execute.worker")
 
@@ -42,7 +44,7 @@ class Reply:
 class Worker:
     """A child process that makes one libvirt call at a time (``worker.__main__``), and the balancer's end of its socket.
 
-    LibvirtError when no process can be started.
+    It is ready for requests when it is made. LibvirtError when no process can be started.
     """
 
     def __init__(self) -> None:
@@ -60,6 +62,9 @@ class Worker:
             except OSError as error:
                 self._wire.close()
                 raise LibvirtError(f"no process can be started to ask: {error.strerror}") from None
+        if self.reply(_START_SECONDS) is None:
+            self.kill()
+            raise LibvirtError(f"no process can be started to ask: it is not ready after {_START_SECONDS:g} s")
 
     def send(self, uri: str, call: str, arguments: Sequence[object]) -> None:
         """Send a request; the one before must have been answered."""
@@ -73,7 +78,7 @@ class Worker:
             return  # it is dead: `reply` finds out
 
     def reply(self, seconds: float) -> Reply | None:
-        """The answer to the last request, waiting this long for it; None when there is none yet.
+        """The answer to the last request, or at first the word that it is ready. Waits this long; None when there is none yet.
 
         LibvirtError when the worker has died instead.
         """

@@ -71,7 +71,7 @@ class Machine:
         self._prepare(site, all_sites)
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
-                room.command(_boot(site), site.name), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                room.grouped(room.command(_boot(site)), site.name), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
 
     def _prepare(self, site: Site, all_sites: Sequence[Site]) -> None:
@@ -134,7 +134,8 @@ class Machine:
         """The command that has this machine's root type a line into its shell."""
         environment = [f"{name}={value}" for name, value in _ROOT.items()]
         inside = ["nsenter", f"--target={self._leader}", "--all", "--", "env", "--ignore-environment", *environment]
-        return [*inside, "bash", "-c", f"cd; {shell}"]
+        # Not in the machine's own group: there its systemd rules.
+        return self._room.grouped([*inside, "bash", "-c", f"cd; {shell}"], f"{self.name}-typed")
 
     def run(self, shell: str, *, check: bool = True, text: str | None = None, seconds: float = 180) -> str:
         """What the line that root types writes on standard output. LabError with what it writes on both when it fails."""

@@ -4,6 +4,7 @@ Mounts, links, processes and all that machines write live in these namespaces. S
 machine, even where the process that made the room is killed; the next room removes those.
 """
 
+import itertools
 import os
 import subprocess
 from collections.abc import Sequence
@@ -26,14 +27,23 @@ ip link set dev {BRIDGE} up
 echo ready
 exec cat >/dev/null
 """
-_GROUPS = "virtpoise-machines-"
+_GROUPS = "virtpoise-machines-"  # then the process that made the room, and the room's number there
+_numbers = itertools.count(1)
+# A group in the root of a hierarchy weighs as much as one process there. So machines would starve beside a few busy programs, and
+# connections to them would time out. All of them together count as this many busy processes.
+_WEIGHT = 40
 
 
 class Room:
     """Holds the namespaces as long as this process lives and `close` was not called."""
 
     def __init__(self) -> None:
-        _remove_groups()
+        _remove_left_groups()
+        name = f"{_GROUPS}{os.getpid()}-{next(_numbers)}"
+        self._groups = [root / name for root in _hierarchies()]
+        for group in self._groups:
+            group.mkdir()
+            _weigh(group)
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _SET_UP],
             stdin=subprocess.PIPE,
@@ -52,7 +62,8 @@ class Room:
         self._holder.stdin.close()
         self._holder.stdout.close()
         self._holder.wait(30)
-        _remove_groups(own=True)
+        for group in self._groups:
+            _remove(group)
 
     def __enter__(self) -> Self:
         return self
@@ -62,15 +73,15 @@ class Room:
     ) -> None:
         self.close()
 
-    def command(self, arguments: Sequence[str], group: str | None = None) -> list[str]:
-        """The command that runs these arguments in the room, in a control group of its own if that is named."""
-        inside = ["nsenter", f"--target={self._inside}", "--mount", "--net", "--pid", "--", *arguments]
-        if group is None:
-            return inside
-        folders = [str(root / f"{_GROUPS}{os.getpid()}" / group) for root in _hierarchies()]
-        joined = " ".join(folders)
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """The command that runs these arguments in the room."""
+        return ["nsenter", f"--target={self._inside}", "--mount", "--net", "--pid", "--", *arguments]
+
+    def grouped(self, command: Sequence[str], group: str) -> list[str]:
+        """The command that joins a control group of the room, made if it is missing, and then becomes ``command``."""
+        joined = " ".join(str(top / group) for top in self._groups)
         join = f'mkdir -p {joined}; for folder in {joined}; do echo $$ > "$folder/cgroup.procs"; done; exec "$@"'
-        return ["sh", "-ec", join, "sh", *inside]
+        return ["sh", "-ec", join, "sh", *command]
 
     def run(self, *arguments: str) -> None:
         """Runs a command in the room. LabError when it fails."""
@@ -107,12 +118,22 @@ def _hierarchies() -> list[Path]:
     return roots
 
 
-def _remove_groups(own: bool = False) -> None:
-    """Removes the groups of rooms whose process is gone, and with `own` this process's."""
+def _weigh(group: Path) -> None:
+    """Sets the group's weight against other processes, where its hierarchy shares out CPU time."""
+    for name, of_one_process in (("cpu.shares", 1024), ("cpu.weight", 100)):  # version 1 and 2
+        if (group / name).exists():
+            (group / name).write_text(str(of_one_process * _WEIGHT))
+
+
+def _remove_left_groups() -> None:
+    """Removes the groups of rooms whose process is gone."""
     for root in _hierarchies():
-        for top in root.glob(f"{_GROUPS}*"):
-            pid = int(top.name.removeprefix(_GROUPS))
-            if Path(f"/proc/{pid}").exists() and not (own and pid == os.getpid()):
-                continue
-            for folder, _, _ in os.walk(top, topdown=False):
-                Path(folder).rmdir()
+        for group in root.glob(f"{_GROUPS}*"):
+            pid = group.name.removeprefix(_GROUPS).partition("-")[0]
+            if not Path(f"/proc/{pid}").exists():
+                _remove(group)
+
+
+def _remove(group: Path) -> None:
+    for folder, _, _ in os.walk(group, topdown=False):
+        Path(folder).rmdir()

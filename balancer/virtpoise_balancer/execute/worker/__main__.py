@@ -1,7 +1,7 @@
 """A worker process: reads requests, calls libvirt, writes replies, one after another, over the socket that is its standard input.
 
 A request is one line of JSON, ``{"do": NAME, "uri": URI, "arguments": [...]}``; its reply is one line, ``{"value": ...}`` or
-``{"error": LINE}``. A worker leads its own process group. When the other end of the socket is closed, it kills that group: itself, in the
+``{"error": LINE}``. Before the first request it writes ``{}``: it is ready. A worker leads its own process group. When the other end of the socket is closed, it kills that group: itself, in the
 midst of whatever call, and the ssh that libvirt may have started.
 """
 
@@ -47,6 +47,7 @@ def main() -> None:
     with socket.socket(fileno=0) as wire:
         threading.Thread(target=_read, args=(wire, requests), name="requests", daemon=True).start()
         connection = Connection()
+        wire.sendall(b"{}\n")
         while True:
             wire.sendall(_reply(connection, json.loads(requests.get())) + b"\n")
 
