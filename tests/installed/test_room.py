@@ -55,6 +55,8 @@ def test_a_killed_process_leaves_no_process_no_mount_and_no_link() -> None:
 @pytest.mark.skipif(not Path("/sys/fs/cgroup/cpu/cpu.shares").exists(), reason="control groups of version 1 only")
 def test_machines_weigh_more_than_a_busy_program_beside_them() -> None:
     with Room():
-        weights = [int((group / "cpu.shares").read_text()) for group in groups(os.getpid()) if group.parent.name == "cpu"]
+        weights = [
+            int((group / "cpu.shares").read_text()) for group in groups(os.getpid()) if group.parent.name == "cpu"
+        ]
     assert weights
     assert all(weight >= 10 * 1024 for weight in weights)  # one busy program has 1024

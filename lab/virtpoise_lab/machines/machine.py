@@ -33,6 +33,9 @@ _ROOT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
 }
+# Where control groups are of version 1, no empty one is reported in a container. So the manager of a user who has logged out stops only
+# after two minutes, and until then whoever logs in as that user waits. Here it is never stopped.
+_LOGINS = "[Login]\nUserStopDelaySec=infinity\n"
 _CALM = """[Unit]
 DefaultDependencies=no
 Before=sysinit.target
@@ -71,7 +74,10 @@ class Machine:
         self._prepare(site, all_sites)
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
-                room.grouped(room.command(_boot(site)), site.name), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                room.grouped(room.command(_boot(site)), site.name),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
 
     def _prepare(self, site: Site, all_sites: Sequence[Site]) -> None:
@@ -91,6 +97,8 @@ class Machine:
         printf 'cgroup_controllers = []\\nsecurity_driver = "none"\\n' >> etc/libvirt/qemu.conf
         {masked}
         printf '%s' '{_LINKS.format(name=name, address=site.address)}' > etc/systemd/system/links.service
+        mkdir -p etc/systemd/logind.conf.d
+        printf '%s' '{_LOGINS}' > etc/systemd/logind.conf.d/stay.conf
         printf '%s' '{_CALM}' > etc/systemd/system/calm.service
         cp {Path(__file__).with_name("calm.py")} root/calm.py
         ln -s ../links.service ../calm.service etc/systemd/system/sysinit.target.wants/

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,7 +108,7 @@ def _empty(folder: Path, prefix: str) -> None:
 
 
 def _pip(*arguments: str) -> None:
-    _run("pip", *arguments)
+    _run(sys.executable, "-m", "pip", *arguments)
 
 
 def _run(*command: str) -> None:
