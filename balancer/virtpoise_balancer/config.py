@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -17,9 +17,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from virtpoise_balancer.errors import BadInput, LibvirtError
-from virtpoise_balancer.formats import INCONSISTENT, problems
+from virtpoise_balancer.formats import INCONSISTENT, SECRET, problems
 from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, shown, uri_of
 from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
+from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
 
@@ -28,14 +29,52 @@ WHICH_HOSTS = (
     "so that no other target becomes a host"
 )
 
+_OWN_HEADERS = (
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+)
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _http_url(url: str) -> str:
     scheme, separator, rest = url.partition("://")
-    if scheme not in ("http", "https") or not separator or not rest.strip("/"):
+    if "@" in (rest if separator else url).partition("/")[0] or "?" in rest or "#" in rest:
+        # Addresses are logged and shown, so they hold no secret.
+        raise unshown("an address without a user, a password, a query or a fragment, since it is logged and shown")
+    if scheme not in ("http", "https") or not separator or not rest.strip("/") or not url.isprintable():
         raise ValueError("an address like http://127.0.0.1:9090")
     return url.rstrip("/")
+
+
+def _header_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or name.lower() in _OWN_HEADERS:
+        raise ValueError(
+            f"the name of an HTTP header that the balancer does not set itself ({', '.join(_OWN_HEADERS)})"
+        )
+    return name
+
+
+def _header_value(value: str) -> str:
+    if not value.isprintable() or not value.isascii():
+        raise ValueError("printable ASCII on one line")
+    return value
+
+
+def _no_inline_secret(key: str, file_key: str) -> Callable[[Any], Any]:
+    """Refuses Prometheus' own key for a secret in the configuration itself, without showing its value."""
+
+    def check(values: Any) -> Any:
+        if isinstance(values, dict) and key in values:
+            raise unshown(f"{file_key} in place of {key}, so that the secret is in a file of its own")
+        return values
+
+    return check
 
 
 def _host_name(name: str) -> str:
@@ -97,6 +136,11 @@ def _consistent_policy(policy: Policy) -> Policy:
     return policy
 
 
+def unshown(expected: str) -> PydanticCustomError:
+    """An error about a value that is not shown."""
+    return PydanticCustomError(SECRET, "{expected}", {"expected": expected})
+
+
 def _patterns(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -106,6 +150,80 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_T = TypeVar("_T", bound="_Pair")
+
+
+class _Pair(Protocol):
+    @property
+    def cert_file(self) -> Path | None: ...
+    @property
+    def key_file(self) -> Path | None: ...
+
+
+def _with_key(section: _T) -> _T:
+    if (section.cert_file is None) != (section.key_file is None):
+        missing = "key_file" if section.key_file is None else "cert_file"
+        raise ValueError(f"both cert_file and key_file; {missing} is missing")
+    return section
+
+
+class BasicAuth(Section):
+    """A user and a file with the password."""
+
+    username: Annotated[str, AfterValidator(_header_value)]
+    password_file: Path
+
+    _file = model_validator(mode="before")(_no_inline_secret("password", "password_file"))
+
+
+class Authorization(Section):
+    """The type and the file of other credentials."""
+
+    type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "Bearer"
+    credentials_file: Path
+
+    _file = model_validator(mode="before")(_no_inline_secret("credentials", "credentials_file"))
+
+
+class TlsConfig(Section):
+    """How Prometheus proves itself, and how the balancer does."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    server_name: HostName | None = None
+    insecure_skip_verify: bool = False
+
+    @model_validator(mode="after")
+    def _both(self) -> TlsConfig:
+        return _with_key(self)
+
+
+class HttpHeader(Section):
+    """One header: its value, or a file with it."""
+
+    values: Annotated[tuple[Annotated[str, AfterValidator(_header_value)], ...], Field(max_length=1)] = ()
+    files: Annotated[tuple[Path, ...], Field(max_length=1)] = ()
+
+    _file = model_validator(mode="before")(_no_inline_secret("secrets", "files"))
+
+    @model_validator(mode="after")
+    def _one(self) -> HttpHeader:
+        if len(self.values) + len(self.files) != 1:
+            raise ValueError("one of values and files, with one entry")
+        return self
+
+
+class HttpConfig(Section):
+    """Prometheus' own ``http_config``, as far as it serves here."""
+
+    basic_auth: BasicAuth | None = None
+    authorization: Authorization | None = None
+    tls_config: TlsConfig = TlsConfig()
+    proxy_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    http_headers: dict[Annotated[str, AfterValidator(_header_name)], HttpHeader] = Field(default_factory=dict)
 
 
 class Prometheus(Section):
@@ -118,7 +236,42 @@ class Prometheus(Section):
     exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9807
     token_file: Path | None = None
     ca_file: Path | None = None
+    http_config: HttpConfig = HttpConfig()
     queries: Annotated[dict[str, str], AfterValidator(_known_queries)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Prometheus:
+        http = self.http_config
+        if sum(one is not None for one in (self.token_file, http.basic_auth, http.authorization)) > 1:
+            raise inconsistent(["http_config: expected one of token_file, basic_auth and authorization"])
+        if self.ca_file is not None and http.tls_config.ca_file is not None:
+            raise inconsistent(["http_config.tls_config.ca_file: expected ca_file once, got it in prometheus as well"])
+        return self
+
+    def access(self) -> Access:
+        """How Prometheus is asked."""
+        http, tls = self.http_config, self.http_config.tls_config
+        file, key, scheme, user = self.token_file, "prometheus.token_file", "Bearer", None
+        if http.authorization is not None:
+            file, scheme = http.authorization.credentials_file, http.authorization.type
+            key = "prometheus.http_config.authorization.credentials_file"
+        elif http.basic_auth is not None:
+            file, user = http.basic_auth.password_file, http.basic_auth.username
+            key = "prometheus.http_config.basic_auth.password_file"
+        return Access(
+            secret_file=file,
+            secret_key=key,
+            scheme=scheme,
+            user=user,
+            ca_file=self.ca_file or tls.ca_file,
+            cert_file=tls.cert_file,
+            key_file=tls.key_file,
+            server_name=tls.server_name,
+            insecure_skip_verify=tls.insecure_skip_verify,
+            proxy_url=http.proxy_url,
+            headers={name: one.values[0] for name, one in http.http_headers.items() if one.values},
+            header_files={name: one.files[0] for name, one in http.http_headers.items() if one.files},
+        )
 
 
 class Libvirt(Section):
@@ -193,10 +346,7 @@ class Web(Section):
 
     @model_validator(mode="after")
     def _both(self) -> Web:
-        if (self.cert_file is None) != (self.key_file is None):
-            missing = "key_file" if self.key_file is None else "cert_file"
-            raise ValueError(f"both cert_file and key_file; {missing} is missing")
-        return self
+        return _with_key(self)
 
 
 class Log(Section):

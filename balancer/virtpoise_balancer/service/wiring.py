@@ -27,8 +27,7 @@ def make_observer(config: Config) -> Observer:
     client = PrometheusClient(
         url=config.prometheus.url,
         timeout_seconds=config.prometheus.timeout_seconds,
-        token_file=config.prometheus.token_file,
-        ca_file=config.prometheus.ca_file,
+        access=config.prometheus.access(),
     )
     return Observer(
         client=client,
