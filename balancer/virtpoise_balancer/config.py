@@ -23,11 +23,15 @@ from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
+from virtpoise_balancer.secret_files import check_secret
+from virtpoise_balancer.tokens import read_tokens
 
 WHICH_HOSTS = (
     "expected, for mode automatic, patterns of the hosts' names such as kvm*.example.org (or libvirt.hosts), "
     "so that no other target becomes a host"
 )
+
+_MOST_SOCKET_PATH = 100  # unix(7) has room for 108 bytes
 
 _OWN_HEADERS = (
     "accept-encoding",
@@ -117,6 +121,12 @@ def _listen_address(address: str) -> str:
     if not named:
         raise ValueError("an address and a port like 127.0.0.1:9808 or [::1]:9808")
     return address
+
+
+def _socket_path(path: Path) -> Path:
+    if not path.is_absolute() or len(str(path)) > _MOST_SOCKET_PATH:
+        raise ValueError(f"a whole path of at most {_MOST_SOCKET_PATH} characters like /run/virtpoise/virtpoise.sock")
+    return path
 
 
 def _known_queries(queries: dict[str, str]) -> dict[str, str]:
@@ -341,12 +351,28 @@ class Web(Section):
     listen_address: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:9808"
     external_url: Annotated[str, AfterValidator(_external_url)] | None = None
     token_file: Path | None = None
+    read: Literal["everyone", "token"] = "everyone"
+    socket: Annotated[Path, AfterValidator(_socket_path)] = Path("/run/virtpoise/virtpoise.sock")
+    socket_group: Name | None = None
+    token_over_http: bool = False
     cert_file: Path | None = None
     key_file: Path | None = None
 
     @model_validator(mode="after")
     def _both(self) -> Web:
         return _with_key(self)
+
+    @model_validator(mode="after")
+    def _readable(self) -> Web:
+        if self.read == "token":
+            if self.token_file is None:
+                raise inconsistent(["read: token needs token_file"])
+            host = self.listen_address.rpartition(":")[0].strip("[]")
+            if self.cert_file is None and not _loopback(host):
+                raise inconsistent(
+                    ["read: token needs TLS (cert_file and key_file), or a listen_address of this machine alone"]
+                )
+        return self
 
 
 class Log(Section):
@@ -383,6 +409,15 @@ class Config(Section):
         if found:
             raise inconsistent(found)
         return self
+
+
+def check_secrets(config: Config) -> None:
+    """BadInput when a file with a secret that the configuration names cannot be used, by whoever calls this."""
+    config.prometheus.access().check()
+    if config.web.token_file is not None:
+        read_tokens(config.web.token_file)
+    if config.web.key_file is not None:
+        check_secret(config.web.key_file, "web.key_file")
 
 
 def read_config(path: Path) -> Config:

@@ -6,6 +6,7 @@ A line ``NAME:TOKEN`` holds the token itself, and its owner may do everything.
 from __future__ import annotations
 
 import hmac
+import pwd
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -38,6 +39,13 @@ class Token:
     role: Role
     digest: str
     plain: str | None = None
+
+
+def user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def may(role: Role, needed: Role) -> bool:
@@ -102,5 +110,7 @@ def own_token(path: Path | None, user: str, *, root: bool) -> str:
         raise BadInput("web.token_file: not set, so no orders are possible through the running balancer")
     tokens: Mapping[str, str] = {name: one.plain for name, one in read_tokens(path).items() if one.plain}
     if user not in tokens and not (root and tokens):
-        raise BadInput(f"web.token_file: {path}: no token in plain text for {user}; see web.socket for commands without a token")
+        raise BadInput(
+            f"web.token_file: {path}: no token in plain text for {user}; see web.socket for commands without a token"
+        )
     return tokens.get(user) or next(iter(tokens.values()))

@@ -394,7 +394,9 @@ def balancer(httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     tokens.write_text("alice:a-token-of-alice-1234567890\n")
     tokens.chmod(0o600)
     file = tmp_path / "virtpoise.yml"
-    file.write_text(f"web: {{listen_address: '{httpserver.host}:{httpserver.port}', token_file: '{tokens}'}}\n")
+    file.write_text(
+        f"web: {{listen_address: '{httpserver.host}:{httpserver.port}', token_file: '{tokens}', token_over_http: true}}\n"
+    )
     return ["--yes", "--config", str(file)]
 
 
@@ -408,7 +410,9 @@ def test_apply_takes_nobody_elses_token_except_for_root_who_is_named(
 ) -> None:
     httpserver.expect_request("/api/v1/history").respond_with_json([])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert virtpoise("apply", *balancer).stderr.endswith("tokens: no token for robert\n")
+    assert virtpoise("apply", *balancer).stderr.endswith(
+        "tokens: no token in plain text for robert; see web.socket for commands without a token\n"
+    )
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     httpserver.expect_request(
         "/api/v1/plan/apply",

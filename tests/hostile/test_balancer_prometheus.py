@@ -100,7 +100,8 @@ def test_a_reply_in_bad_faith_is_refused_in_one_line_in_time_and_in_bounded_memo
 
 
 @pytest.mark.parametrize(
-    ("attack", "series"), [("honest", 1), ("most", 99_001), ("too-long", 1), ("not-finite", 0), ("long-number", 0), ("long-label", 1)]
+    ("attack", "series"),
+    [("honest", 1), ("most", 99_001), ("too-long", 1), ("not-finite", 0), ("long-number", 0), ("long-label", 1)],
 )
 def test_what_is_wrong_with_one_series_harms_that_series_alone(attack: str, series: int) -> None:
     asked = ask(attack)

@@ -45,8 +45,8 @@ def apply(
 ) -> None:
     """Have the running balancer make the moves that it recommends, after checking them against fresh data.
 
-    Needs web.token_file in the configuration, with a token for the calling user. Root may use another user's token; the journal names
-    both.
+    Root and the balancer's own user use its socket, as do members of web.socket_group. Anyone else needs a token in web.token_file, and
+    the balancer TLS. The journal names the user, also behind sudo.
     """
     import json
 
@@ -147,15 +147,11 @@ def _orders(path: Path) -> tuple[Config, Orders, By]:
 def _by() -> By:
     """The calling user; behind sudo, the user who called it."""
     import os
-    import pwd
 
     from virtpoise_balancer.control.orders import By
+    from virtpoise_balancer.tokens import user_name
 
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        user = str(os.getuid())
-    return By(os.environ.get("SUDO_USER", user), "command")
+    return By(os.environ.get("SUDO_USER") or user_name(os.getuid()), "command")
 
 
 def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:

@@ -52,6 +52,10 @@ class StandingOrders:
     drains: DrainOrders = field(default_factory=dict)
 
 
+# Who gave an order that brought no known token. No user and no token has this name.
+STRANGER = "?"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
     """An order, followed or refused. ``origin``: "command", or the address it came from. ``answer``: the reply to it."""

@@ -277,7 +277,9 @@ class _Adapter(HTTPAdapter):
     """Connections that a deadline closes, to a server whose certificate bears ``server_name`` where that is not its address."""
 
     def __init__(self, server_name: str | None) -> None:
-        self._name: dict[str, Any] = {"server_hostname": server_name, "assert_hostname": server_name} if server_name else {}
+        self._name: dict[str, Any] = (
+            {"server_hostname": server_name, "assert_hostname": server_name} if server_name else {}
+        )
         super().__init__()
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:

@@ -19,7 +19,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from virtpoise_balancer.clock import SYSTEM, Clock
-from virtpoise_balancer.config import Config, read_config
+from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.orders import Orders
@@ -33,7 +33,6 @@ from virtpoise_balancer.monitor.targets import RefusedTargets
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.systemd import notify
-from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
@@ -61,6 +60,7 @@ class Daemon:
     _leadership: Leadership
     _executor: LibvirtExecutor
     _cycle: Cycle
+    _context: Context
     _web: WebServer
 
     def __init__(self, config_path: Path, clock: Clock = SYSTEM) -> None:
@@ -103,8 +103,7 @@ class Daemon:
 
     def _open(self) -> None:
         self._config = read_config(self._path)
-        if self._config.web.token_file is not None:
-            read_tokens(self._config.web.token_file)  # a wrong file is reported now, not to the first who needs it
+        check_secrets(self._config)  # a wrong file is reported now, not to the first who needs it
         self._check_reachable()
         self._published = Published(self._first_state(leader=False))
         self._metrics = Metrics(self._published)
@@ -114,9 +113,10 @@ class Daemon:
         self._cycle = wiring.make_cycle(self._config, self._store, self._executor, self._clock)
         self._published.in_flight = lambda: self._executor.in_flight
         self._published.overrides = self._store.overrides
-        self._web = WebServer(make_app(self._context()), self._config.web)
+        self._context = self._make_context()
+        self._web = WebServer(make_app(self._context), self._config.web)
 
-    def _context(self) -> Context:
+    def _make_context(self) -> Context:
         orders = Orders(
             store=self._store,
             look=lambda: self._cycle.observer.observe(self._clock.now()).snapshot,
@@ -275,6 +275,7 @@ class Daemon:
             lost=report.lost,
             broken=report.broken,
         )
+        self._context.strangers.settle()
         self._cycles += 1
         if self._leads and self._cycles % _FORGET_EVERY == 0:
             self._store.forget(now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes)

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.knowledge.records import Action, PredictionRecord
+from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
 from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.web.state import Published, host_statuses
@@ -29,6 +29,7 @@ class Metrics:
 
     def __init__(self, published: Published) -> None:
         self.registry = CollectorRegistry()
+        self.changes = 0  # counts what has happened, orders of strangers aside
         build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
         # Not left to process_start_time_seconds, which is worked out from /proc and so wrong or missing in some containers.
@@ -110,6 +111,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def cycle_ended(self, result: str, seconds: float) -> None:
+        self.changes += 1
         self._cycles.labels(result).inc()
         self._cycle_seconds.observe(seconds)
 
@@ -117,6 +119,7 @@ class Metrics:
         self._overruns.inc()
 
     def migration_ended(self, move: Move, outcome: Outcome) -> None:
+        self.changes += 1
         self._migrations.labels(move.source, move.destination, outcome.result.value).inc()
         if outcome.result is Result.DONE:
             if outcome.seconds is not None:
@@ -125,6 +128,7 @@ class Metrics:
                 self._downtime_seconds.observe(outcome.downtime_seconds)
 
     def prediction_measured(self, due: DuePrediction, measured: Measured) -> None:
+        self.changes += 1
         """``ends``: the migration's source and destination."""
         if measured.ratio is None or measured.error is None:
             return
@@ -135,7 +139,13 @@ class Metrics:
             self._within.labels(due.role).inc()
 
     def ordered(self, action: Action) -> None:
+        if action.who == STRANGER:  # counted one by one in stranger_refused
+            return
+        self.changes += 1
         self._orders.labels(action.action, "followed" if action.accepted else "refused").inc()
+
+    def stranger_refused(self, action: str) -> None:
+        self._orders.labels(action, "refused").inc()
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
