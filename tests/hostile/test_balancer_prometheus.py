@@ -47,7 +47,9 @@ class Asked:
 
 @contextmanager
 def serving(attack: str) -> Iterator[str]:
-    process = subprocess.Popen([sys.executable, HERE / "prometheus.py", attack], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, HERE / "hostile_prometheus.py", attack], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"

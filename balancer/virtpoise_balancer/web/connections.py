@@ -19,6 +19,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 256
 MOST_PER_ADDRESS = 128
+# Whose handshake of TLS is not complete. Each holds buffers of 256 KiB, for a while even after its end.
+MOST_SHAKING_HANDS = 48
 # From the connection, or the last answer, to the whole head of a request. TLS has as long again before.
 REQUEST_SECONDS = 10.0
 # To read what fills the buffers of an answer.
@@ -36,11 +38,12 @@ class Peer:
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """One open connection. ``busy``: a request of it is being answered."""
+    """One open connection. ``busy``: it is being answered and reads; ``new``: it has not shaken hands."""
 
     address: str
     end: Callable[[], None]
     busy: bool = False
+    new: bool = True
     timer: asyncio.TimerHandle | None = None
 
     def waits(self, seconds: float) -> None:
@@ -53,11 +56,8 @@ class Place:
 
     def stalls(self) -> None:
         """The client does not read."""
+        self.busy = False
         self._within(READING_SECONDS)
-
-    def reads(self) -> None:
-        if self.busy:
-            self.stop()
 
     def _within(self, seconds: float) -> None:
         self.stop()
@@ -76,11 +76,15 @@ class Connections:
 
     most: int = MOST_CONNECTIONS
     most_per_address: int = MOST_PER_ADDRESS
+    most_new: int = MOST_SHAKING_HANDS
     _places: dict[str, dict[Place, None]] = field(default_factory=dict)
     _count: int = 0
 
     def take(self, address: str, end: Callable[[], None]) -> Place | None:
         """A place for a new connection, made by ending one that waits if need be. None when all others are busy."""
+        new = [place for places in self._places.values() for place in places if place.new]
+        if len(new) >= self.most_new:
+            self._end(new[0])
         own = self._places.get(address, {})
         if len(own) >= self.most_per_address and not self._make_room(own):
             return None
@@ -108,9 +112,12 @@ class Connections:
         waiting = next((place for place in places if not place.busy), None)
         if waiting is None:
             return False
-        self.give_back(waiting)
-        waiting.end()
+        self._end(waiting)
         return True
+
+    def _end(self, place: Place) -> None:
+        self.give_back(place)
+        place.end()
 
 
 class Listener(socket.socket):
@@ -178,6 +185,7 @@ class BoundedProtocol(H11Protocol):
         self._place = getattr(getattr(connected, "_sock", None), "place", None)
         if self._place is not None:
             self._place.end = transport.abort
+            self._place.new = False
             self._place.waits(REQUEST_SECONDS)
 
     def data_received(self, data: bytes) -> None:
@@ -197,8 +205,8 @@ class BoundedProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._place is not None:
-            self._place.reads()
+        if self._place is not None and self._answering:
+            self._place.works()
 
     @property
     def _answering(self) -> bool:

@@ -35,6 +35,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_WATCHED = frozenset({"/-/healthy", "/-/ready", "/metrics"})
 _ALWAYS_READABLE = frozenset({"/-/healthy", "/-/ready"})
 _LONGEST_USER = 64
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
@@ -217,7 +218,7 @@ class Guard:
             await send(message)
 
         connection = HTTPConnection(scope)
-        wait = self._pace.wait_seconds(_counted_for(connection))
+        wait = self._pace.wait_seconds(f"{_kind(connection)} of {counted_for(connection)}")
         if wait is None:
             refused = PlainTextResponse("Too many requests from this address.\n", 429, {"Retry-After": "2"})
             await refused(scope, receive, with_headers)
@@ -238,7 +239,15 @@ class Guard:
         return None
 
 
-def _counted_for(connection: HTTPConnection) -> str:
+def _kind(connection: HTTPConnection) -> str:
+    """Of a request: each kind has a pace of its own, so that a flood of one leaves the others alone."""
+    if connection.scope["method"] not in ("GET", "HEAD"):
+        return "orders"
+    return "metrics" if connection.scope["path"] in _WATCHED else "reading"
+
+
+def counted_for(connection: HTTPConnection) -> str:
+    """Whose requests and listeners these count as."""
     peer = _peer(connection)
     if peer is not None:
         return f"uid {peer.uid}"

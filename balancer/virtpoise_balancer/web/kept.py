@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -64,32 +65,43 @@ class Kept:
         self._lock = threading.Lock()
         self._written_from: tuple[object, ...] = ()
         self._kept: dict[Hashable, Written] = {}
+        self._writing = threading.Lock()
         self._rested_at = 0.0
 
     def get(self, key: Hashable, write: Callable[[], Written], *, until_changed: bool = True) -> Written:
         """The answer for ``key``, from ``write`` if it is not kept. Not ``until_changed``: it is kept for a second at most."""
-        with self._lock:
-            basis = self._basis()
-            if not _same(basis, self._written_from):
-                self._kept.clear()
-                self._written_from = basis
-            found = self._kept.get(key)
-            if found is not None and (until_changed or time.monotonic() - found.at < _FRESH_SECONDS):
+        if found := self._find(key, until_changed=until_changed):
+            return found
+        with self._writing:
+            if found := self._find(key, until_changed=until_changed):  # written for another reader meanwhile
                 return found
             time.sleep(max(self._rested_at - time.monotonic(), 0.0))
-            began = time.monotonic()
+            basis, began = self._basis(), time.monotonic()
             found = write()
             ended = time.monotonic()
             self._rested_at = ended + min(ended - began, _LONGEST_PAUSE_SECONDS)
-            if found.status == 200:
-                self._keep(key, found)
+            if found.status == HTTPStatus.OK:
+                self._keep(basis, key, found)
             return found
 
-    def _keep(self, key: Hashable, found: Written) -> None:
-        self._kept.pop(key, None)
-        self._kept[key] = found
-        while sum(len(one.plain) + len(one.packed) for one in self._kept.values()) > _MOST_KEPT_BYTES:
-            del self._kept[next(iter(self._kept))]
+    def _find(self, key: Hashable, *, until_changed: bool) -> Written | None:
+        basis = self._basis()
+        with self._lock:
+            if not _same(basis, self._written_from):
+                return None
+            found = self._kept.get(key)
+            fresh = found is not None and (until_changed or time.monotonic() - found.at < _FRESH_SECONDS)
+            return found if fresh else None
+
+    def _keep(self, basis: tuple[object, ...], key: Hashable, found: Written) -> None:
+        with self._lock:
+            if not _same(basis, self._written_from):
+                self._kept.clear()
+                self._written_from = basis
+            self._kept.pop(key, None)
+            self._kept[key] = found
+            while sum(len(one.plain) + len(one.packed) for one in self._kept.values()) > _MOST_KEPT_BYTES:
+                del self._kept[next(iter(self._kept))]
 
 
 def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
