@@ -476,6 +476,6 @@ def test_a_token_file_that_cannot_be_used_is_told_when_the_balancer_starts(tmp_p
     assert "cannot be read: No such file or directory" in refused("run", "--config", str(config))
     tokens.write_text("alice:short\n")
     tokens.chmod(0o600)
-    assert "line 1: expected NAME:TOKEN with a token of at least 20 characters" in refused(
+    assert "or NAME:TOKEN with a token of at least 20 characters" in refused(
         "run", "--config", str(config)
     )

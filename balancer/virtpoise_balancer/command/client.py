@@ -98,6 +98,7 @@ def _local(config: Config, timeout_seconds: float) -> _LocalConnection | None:
     try:
         connection.connect()
     except OSError:
+        connection.close()
         return None
     return connection
 

@@ -22,7 +22,9 @@ from virtpoise_balancer.command.options import (
     new_app,
     print_out,
 )
-from virtpoise_balancer.errors import Refused, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
+from virtpoise_balancer.tokens import Role
+from virtpoise_balancer.visible import visible
 
 # What the parser raises for a wrong option or argument; typer exports only its descendants.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -106,11 +108,18 @@ def check_config(
 
     `virtpoise doctor` and `virtpoise plan` check whether the rules fit the hosts and domains: only Prometheus knows these.
     """
+    import os
+
     from virtpoise_balancer.advice import warnings
-    from virtpoise_balancer.config import read_config
+    from virtpoise_balancer.config import check_secrets, read_config
+    from virtpoise_balancer.tokens import user_name
 
     settings = read_config(file)
     warned = warnings(settings)
+    try:
+        check_secrets(settings)
+    except BadInput as error:
+        warned.append(f"{error} (checked as {user_name(os.geteuid())}; the balancer reads it as its own user)")
     if output == "json":
         from virtpoise_balancer.command import terminal
 
@@ -118,8 +127,27 @@ def check_config(
         terminal.as_json({**found, "warnings": warned})
         return
     for warning in warned:
-        sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
+        sys.stderr.write(f"virtpoise: {file}: warning: {visible(warning)}\n")
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
+
+
+@app.command(epilog="Example: virtpoise token alice --role order")
+def token(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Whose it is; the journal names the owner of each order.")
+    ],
+    role: Annotated[
+        Role,
+        typer.Option(
+            "--role",
+            help="read, if web.read asks for a token; order: also moves, drains and pauses; mode: also the mode.",
+        ),
+    ] = "order",
+) -> None:
+    """Make a token. The first line is the token itself, for its owner; the second is the line with its hash for web.token_file."""
+    from virtpoise_balancer.tokens import new_token
+
+    print_out("\n".join(new_token(name, role)))
 
 
 app.add_typer(reading.app)
@@ -131,12 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
-        sys.stderr.write("".join(f"virtpoise: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"virtpoise: {visible(line)}\n" for line in str(error).splitlines()))
         return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT
     except _UsageError as error:
         message: str = error.format_message()  # type: ignore[attr-defined]
         message = " ".join(message.split()).replace("Value error, ", "")
-        sys.stderr.write(f"virtpoise: {message} (see virtpoise --help)\n")
+        sys.stderr.write(f"virtpoise: {visible(message)} (see virtpoise --help)\n")
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("virtpoise: interrupted\n")
@@ -149,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if (why := _database_error(error)) is None:
             raise
-        sys.stderr.write(f"virtpoise: state.url: {why}\n")
+        sys.stderr.write(f"virtpoise: state.url: {visible(why)}\n")
         return EXIT_BAD_INPUT
     return int(code or 0)
 

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.explain import wording
+from virtpoise_balancer.visible import visible_lines
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.kept import Written
 from virtpoise_balancer.web.page.flights import flight_cards
@@ -32,6 +33,7 @@ class Writer:
         self._templates = Environment(
             loader=PackageLoader("virtpoise_balancer.web"),
             autoescape=True,
+            finalize=lambda value: visible_lines(value) if type(value) is str else value,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
