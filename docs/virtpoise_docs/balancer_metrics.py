@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Action, PredictionRecord
 from virtpoise_balancer.model import (
     Host,
+    HostState,
     Move,
     Outcome,
     Plan,
@@ -28,11 +30,11 @@ _METRICS = """\
 Generated from the code by `scripts/generate-docs`; a test compares the two. The exporter's metrics are in
 [metrics.md](metrics.md).
 
-- Names carry their unit; ratios go from 0 to 1. A host is called what Prometheus calls it (its target's `instance` without the port).
-- Only the balancer that acts (`virtpoise_leader`) tells of hosts and plans.
-- The metrics are stable: one that is to be renamed is served under both names for one release.
+- Names carry their unit; ratios go from 0 to 1. A host's name is its target's `instance` without the port.
+- Only the active balancer (`virtpoise_leader`) exports metrics of hosts and plans.
+- The metrics are stable: a renamed metric is exported under both names for one release.
 
-`process_*` are the balancer's own use of its machine, as every Prometheus client tells it.
+`process_*` are the balancer's own resource use, as in every Prometheus client.
 
 | metric | kind | labels | meaning |
 | --- | --- | --- | --- |
@@ -54,6 +56,7 @@ def balancer_metrics() -> str:
 
 def _one_of_everything() -> Metrics:
     """The metrics of a balancer to which everything has happened that has a metric."""
+    unknown = Host(name="h2", state=HostState.UNKNOWN, cpus=1, memory_bytes=1)
     host = Host(name="h1", cpus=1, cpu_ratio=(0.5,), memory_bytes=1, memory_used_bytes=0, penalty_until=1.0)
     ends = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
     predicted = PredictionRecord(
@@ -75,9 +78,10 @@ def _one_of_everything() -> Metrics:
         interval_seconds=10,
         cycle_at=0.0,
         figures_at=0.0,
-        observation=Observation(snapshot=Snapshot(time=0.0, hosts=(host,), domains=()), age_seconds=0.0),
+        observation=Observation(snapshot=Snapshot(time=0.0, hosts=(host, unknown), domains=()), age_seconds=0.0),
         plan=Plan(strategy="default", solved=True, summary="", refusals=(Refusal(host="h1", reason=Reason.PENALTY),)),
         predictions=(predicted,),
+        heard={"h1": Heard(asked_at=0.0, active_domains=0)},
     )
     metrics = Metrics(Published(state))
     metrics.migration_ended(

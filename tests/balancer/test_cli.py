@@ -17,10 +17,7 @@ from werkzeug import Response
 
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.command.main import main
-from virtpoise_balancer.command.wait import until_empty
-from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.formats import read_snapshot
-from virtpoise_balancer.model import Snapshot
 
 LOAD = {"cpu_ratio": 0.5, "cpu_ratio_lower": 0.4, "cpu_ratio_upper": 0.6}
 HOST = {"name": "h1", "cpus": 8, "cpu_ratio": [0.9, 0.9, 0.9], "memory_bytes": 8_000_000_000}
@@ -332,27 +329,6 @@ def test_no_order_sets_mode_automatic_while_the_configuration_names_no_hosts(tmp
     assert virtpoise("mode", "recommend", "--config", str(path)).returncode == 0
 
 
-def test_a_drain_is_not_done_while_its_host_is_unknown() -> None:
-    rest = {"h2": HOST | {"name": "h2", "cpu_ratio": [0.1]}}
-    unknown = HOST | {"state": "unknown", "cpu_ratio": []}
-    groups = [
-        {"hosts": [HOST, *rest.values()], "domains": SNAPSHOT["domains"]},
-        {"hosts": [unknown, *rest.values()], "domains": []},  # its domains are not seen either
-        {"hosts": [*rest.values()], "domains": []},
-        {"hosts": [HOST, *rest.values()], "domains": []},
-    ]
-    looks = iter([read_snapshot(json.dumps(SNAPSHOT | group).encode(), "group") for group in groups])
-    restarts = iter([False, True, False, True, True, False, False])
-
-    def observe() -> Snapshot:
-        if next(restarts):
-            raise MonitorError("Prometheus cannot be asked")
-        return next(looks)
-
-    until_empty("h1", observe, interval_seconds=1e-3)
-    assert next(looks, None) is None
-
-
 def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.snapshot(read_snapshot(json.dumps(SNAPSHOT).encode(), "group"))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -476,6 +452,4 @@ def test_a_token_file_that_cannot_be_used_is_told_when_the_balancer_starts(tmp_p
     assert "cannot be read: No such file or directory" in refused("run", "--config", str(config))
     tokens.write_text("alice:short\n")
     tokens.chmod(0o600)
-    assert "or NAME:TOKEN with a token of at least 20 characters" in refused(
-        "run", "--config", str(config)
-    )
+    assert "or NAME:TOKEN with a token of at least 20 characters" in refused("run", "--config", str(config))

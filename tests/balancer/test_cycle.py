@@ -9,15 +9,28 @@ import pytest
 from sqlalchemy import Connection, event
 
 from builders import FakeClock, domain, group, host, thesis_policy
+from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
-from virtpoise_balancer.knowledge.records import Changes, Memory, Setting
+from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Progress, Reason, Result, Rule, RuleKind, Snapshot
+from virtpoise_balancer.model import (
+    HostState,
+    Mode,
+    Move,
+    Outcome,
+    Progress,
+    Reason,
+    Result,
+    Role,
+    Rule,
+    RuleKind,
+    Snapshot,
+)
 from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.plan import plan
 
@@ -101,14 +114,14 @@ def test_a_calm_group_is_left_alone(store: Store) -> None:
     cycle, _, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
     report = run(cycle, 1000.0)
     assert (report.result, acting.taken) == (CycleResult.IDLE, [])
-    assert report.sentence == "no host is at or above 60% 2 times in a row: nothing to do"
+    assert report.sentence == "no host has had 2 consecutive samples at or above a threshold (CPU 60%); nothing to do"
 
 
 def test_an_overload_is_journalled_and_handed_over_with_a_sentence_that_says_why(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     report = run(cycle, 1000.0)
     assert report.result is CycleResult.MOVED
-    assert report.sentence == "h1 is overloaded (cpu 90%, 3 times in a row): move a to h2 (h1 is predicted at 56%)"
+    assert report.sentence == "h1 is overloaded (cpu 90%, 3 consecutive samples): move a to h2 (h1 is predicted at 56%)"
     ((entries, _),) = acting.taken
     assert [move.domain for _, move in entries] == ["a"]
     assert [record.result for record in store.history(5)] == [None]
@@ -177,6 +190,35 @@ def test_a_migration_that_failed_earns_a_penalty(store: Store) -> None:
     assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
 
 
+def test_a_move_that_met_a_silent_host_earns_no_penalty_and_is_not_planned_again(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15))
+    run(cycle, 1000.0)
+    ((entries, _),) = acting.taken
+    assert [move.destination for _, move in entries] == ["h2"]
+    cycle = replace(cycle, silence=lambda: Silence(silent={"h2": "no answer within 10 s"}, lately=frozenset({"h2"})))
+    ended(store, acting, 1005.0, Outcome(result=Result.SKIPPED, why="no answer within 10 s"))
+    acting.busy = False
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until is None
+    watching.seen = group(*BUSY, host("h3", 0.15, 0.15, 0.15))
+    report = run(cycle, 1040.0)
+    assert [(move.source, move.destination) for move in report.plan.moves] == [("h1", "h3")]  # type: ignore[union-attr]
+    assert report.sentence.endswith("; unknown: h2")
+    ((_, recheck),) = acting.taken[1:]
+    (move,) = report.plan.moves  # type: ignore[union-attr]
+    assert recheck(move) is None
+    cycle = replace(cycle, silence=lambda: Silence(silent={"h3": "no answer"}))
+    assert cycle.obstacle(move) == "h3 is unknown: its libvirt does not answer the balancer: no answer"
+
+
+def test_a_migration_that_failed_on_a_silent_host_still_earns_a_penalty(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    cycle = replace(cycle, silence=lambda: Silence(lately=frozenset({"h2"})))
+    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="it broke"))
+    acting.busy = False
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
+
+
 def test_a_new_process_over_the_same_store_goes_on_where_the_old_one_was(store: Store) -> None:
     first, _, _ = make(store, *STUCK)
     run(first, 1000.0)
@@ -214,7 +256,10 @@ def test_an_unknown_host_is_named(store: Store) -> None:
         ((BUSY[0], BUSY[1]), "a is no longer seen running on h1"),
         ((BUSY[0], BUSY[1], domain("a", "h2", 3.0)), "a is no longer seen running on h1"),
         ((BUSY[0], BUSY[2]), "h2 has left the group"),
-        ((BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]), "h2 takes no domains: host_unknown"),
+        (
+            (BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]),
+            "h2 is unknown: Prometheus has no fresh figures of it",
+        ),
         ((host("h1", state=HostState.UNKNOWN), BUSY[1]), "h1 is unknown: Prometheus has no fresh figures of it"),
     ],
 )
@@ -248,7 +293,7 @@ def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(s
     verdicts = {due.role: verdict for due, verdict in report.measured}
     assert report.observation is not None
     assert report.observation.warnings == ("measured with a warning",)
-    assert verdicts["source"].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
+    assert verdicts[Role.SOURCE].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
     assert run(cycle, 1100.0).measured == ()
 
 
@@ -284,7 +329,9 @@ def test_a_person_applies_a_plan_which_is_made_again_on_a_fresh_look(store: Stor
 def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     watching.seen = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
-    with pytest.raises(Refused, match="out of date: the plan no longer has a to h2; now no host is at or above 60%"):
+    with pytest.raises(
+        Refused, match="out of date: the plan no longer has a to h2; now no host has had 2 consecutive samples"
+    ):
         cycle.apply({("uuid-of-a", "h2")}, 1000.0)
     assert (acting.taken, store.history(5)) == ([], ())
 
@@ -382,12 +429,17 @@ def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: st
     assert states["h2"] is (HostState.DRAINING if draining else HostState.ACTIVE)
 
 
-def test_only_what_changed_is_written(store: Store) -> None:
+def test_only_what_changed_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cycle, _, _ = make(store, *STUCK, host("h3", 0.55, 0.55, 0.55))
     run(cycle, 1000.0)  # an attempt without moves: of three hosts one earns a penalty
     committed: list[Changes] = []
     commit = store.commit
-    store.commit = lambda changes, now: (committed.append(changes), commit(changes, now))[1]  # type: ignore[method-assign]
+
+    def noted(changes: Changes, now: float) -> Committed:
+        committed.append(changes)
+        return commit(changes, now)
+
+    monkeypatch.setattr(store, "commit", noted)
     for now in (1010.0, 1020.0):
         run(cycle, now)
     assert [[backoff.host for backoff in changes.backoffs] for changes in committed] == [["h1"], []]
@@ -494,7 +546,11 @@ def run_sentence(now: int) -> str:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("h1 is overloaded (cpu 90%, 3 times in a row)", "h1 is overloaded (cpu 91%, 12 times in a row)", True),
+        (
+            "h1 is overloaded (cpu 90%, 3 consecutive samples)",
+            "h1 is overloaded (cpu 91%, 12 consecutive samples)",
+            True,
+        ),
         (
             "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s)",
             "migrating a from h1 to h2 (9%, 1 s, dirties 12 KiB/s)",

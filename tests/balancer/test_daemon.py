@@ -8,34 +8,38 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import partialmethod
 from pathlib import Path
+from typing import Self
 
 import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
+from apscheduler.executors import base as apscheduler_run
+from apscheduler.schedulers import base as apscheduler_base
+from apscheduler.triggers import interval as apscheduler_interval
 
 from builders import domain, group, host
 from storing import record
 from virtpoise_balancer.config import read_config
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Move, Plan, Snapshot
 from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
+from virtpoise_balancer.service import changes, wiring
 from virtpoise_balancer.service import daemon as daemon_module
-from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.daemon import Daemon
 
 PATIENCE_SECONDS = 5.0
 SEEN = group(host("h1", 0.7, 0.7, 0.7), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
-CALM = "no host is at or above 80% 3 times in a row"
+CALM = "no host has had 3 consecutive samples at or above a threshold"
 
 
 def event(*, is_set: bool) -> threading.Event:
@@ -52,6 +56,7 @@ class Hosts:
     prometheus: threading.Event = field(default_factory=lambda: event(is_set=True))
     libvirt: threading.Event = field(default_factory=lambda: event(is_set=True))
     deaf: dict[str, str] = field(default_factory=dict)
+    clock_error: str = ""
     reach_back_seconds: float = 0.0
     acts: bool = True
     busy: bool = False
@@ -62,6 +67,8 @@ class Hosts:
     carried_out: list[Entries] = field(default_factory=list)
 
     def observe(self, now: float) -> Observation:
+        if self.clock_error:
+            raise ClockError(self.clock_error)
         self.prometheus.wait(PATIENCE_SECONDS)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
 
@@ -71,9 +78,11 @@ class Hosts:
     def load_between(self, host: str, start: float, end: float) -> Load:
         return Load(())
 
-    def unreachable(self, hosts: Sequence[str]) -> dict[str, str]:
+    def active_domains(self, host: str) -> int:
         self.libvirt.wait(PATIENCE_SECONDS)
-        return {name: self.deaf[name] for name in hosts if name in self.deaf}
+        if host in self.deaf:
+            raise LibvirtError(self.deaf[host])
+        return 1
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         self.carried_out.append(entries)
@@ -122,7 +131,8 @@ class Log:
 def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
     made = Hosts()
     monkeypatch.setattr(wiring, "make_observer", lambda _config: made)
-    monkeypatch.setattr(wiring, "make_migrator", lambda _config: made)
+    monkeypatch.setattr(wiring, "make_hosts", lambda *_: made)
+    monkeypatch.setattr(wiring, "make_migrator", lambda *_: made)
     monkeypatch.setattr(wiring, "make_executor", lambda *_: made)
     return made
 
@@ -131,6 +141,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     made = Log()
     monkeypatch.setattr(daemon_module, "log", made)
+    monkeypatch.setattr(changes, "log", made)
     return made
 
 
@@ -172,7 +183,7 @@ def test_a_reload_takes_the_new_threshold_from_the_next_cycle_on(tmp_path: Path,
         write(tmp_path, threshold=0.6)
         reload()
         log.wait_for("the configuration was read again")
-        assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 times in a row): move a to h2")
+        assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 consecutive samples): move a to h2")
 
     while_it_runs(Daemon(write(tmp_path)), act)
 
@@ -239,6 +250,53 @@ def test_cycles_begin_at_whole_multiples_of_the_interval_also_of_a_new_one(
     while_it_runs(made, act)
 
 
+class Clock:
+    """The machine's clock, as a person may set it; everything in this process sees it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        real = time.time
+        clock = self
+
+        class Now(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> Self:
+                return cls.fromtimestamp(real() + clock.ahead, tz)
+
+        monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
+        monkeypatch.setattr(apscheduler_base, "datetime", Now)
+        monkeypatch.setattr(apscheduler_interval, "datetime", Now)
+        monkeypatch.setattr(apscheduler_run, "datetime", Now)
+
+
+@pytest.mark.parametrize("set_by", [-120.0, 120.0])
+def test_cycles_go_on_when_the_clock_is_set(
+    tmp_path: Path, hosts: Hosts, log: Log, monkeypatch: pytest.MonkeyPatch, set_by: float
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def act() -> None:
+        log.wait_for(CALM)
+        clock.ahead = set_by
+        if set_by < 0:
+            log.wait_for("this machine's clock was set back; the schedule is restarted", "warning")
+        log.wait_for(CALM)
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path)), act)
+
+
+def test_a_clock_that_is_wrong_at_the_start_keeps_nobody_from_starting(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    hosts.clock_error = "this machine's clock is 600 s behind that of Prometheus"
+
+    def act() -> None:
+        assert hosts.clock_error in log.wait_for("nothing is done", "error")
+        hosts.clock_error = ""
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path, mode="automatic")), act)
+
+
 def test_where_moves_are_only_recommended_deaf_hosts_are_told_without_waiting_for_them(
     tmp_path: Path, hosts: Hosts, log: Log
 ) -> None:
@@ -248,8 +306,8 @@ def test_where_moves_are_only_recommended_deaf_hosts_are_told_without_waiting_fo
     def act() -> None:
         log.wait_for(CALM)  # a cycle ran though no host has answered yet
         hosts.libvirt.set()
-        for name, why in hosts.deaf.items():
-            assert f"host={name} why={why}" in log.wait_for("libvirt does not answer", "warning")
+        told = {log.wait_for("libvirt does not answer", "warning") for _ in hosts.deaf}
+        assert told == {f"a host's libvirt does not answer host={name} why={why}" for name, why in hosts.deaf.items()}
 
     while_it_runs(Daemon(write(tmp_path)), act)
 
@@ -265,8 +323,8 @@ def test_where_moves_are_made_one_deaf_host_is_told_and_nothing_begins_where_all
     del hosts.deaf["h2"]
 
     def act() -> None:
+        assert "unknown: h1" in log.wait_for(CALM)  # from the first cycle on
         assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
-        log.wait_for(CALM)
 
     while_it_runs(Daemon(path), act)
 

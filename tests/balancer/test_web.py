@@ -28,9 +28,24 @@ from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
+from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Reason, Refusal, Result, Role
+from virtpoise_balancer.model import (
+    HostState,
+    Outcome,
+    Plan,
+    Policy,
+    Progress,
+    Reason,
+    Refusal,
+    Result,
+    Role,
+    SpaceTrigger,
+    Trigger,
+    Unknown,
+    UnknownKind,
+)
 from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import Targets
@@ -92,7 +107,7 @@ def make_context(
     published: Published, store: Store, reloads: list[bool], applied: list[object], token_file: Path
 ) -> Callable[..., Context]:
     def make(**web: object) -> Context:
-        config = Config(web=Web(**{"token_file": token_file, **web}))  # type: ignore[arg-type]
+        config = Config(web=Web(**{"token_file": token_file, **web}))
         metrics = Metrics(published)
 
         def carry_out(wanted: object) -> Plan:
@@ -160,6 +175,52 @@ def metric(client: TestClient, name: str) -> dict[tuple[str, ...], float]:
         for sample in family.samples
         if sample.name == name
     }
+
+
+def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    published.cycle_ended = time.monotonic() - 59
+    assert client.get("/-/healthy").status_code == 200
+    published.cycle_ended = time.monotonic() - 100
+    for path in ("/-/healthy", "/-/ready"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
+
+
+def test_libvirt_that_does_not_answer_is_told_everywhere(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    silent = Heard(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
+    published.state = replace(published.state, heard={"h1": Heard(asked_at=1001.0, active_domains=2), "h2": silent})
+    assert client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on h2.\n"
+    assert metric(client, "virtpoise_host_libvirt_answers") == {("h1",): 1.0, ("h2",): 0.0}
+    assert (
+        "h2</a> does not answer the balancer, so no move to it is possible: no answer within 10 s"
+        in client.get("/").text
+    )
+    found = {host["name"]: (host["active_domains"], host["asked_at"]) for host in client.get("/api/v1/hosts").json()}
+    assert found == {"h1": (2, 1001.0), "h2": (None, 1000.0), "h3": (None, None)}
+    published.state = replace(published.state, heard={"h1": silent, "h2": silent})
+    answer = client.get("/-/ready")
+    assert (answer.status_code, answer.text) == (
+        503,
+        "No host's libvirt answers the balancer, so nothing can be moved.\n",
+    )
+    published.state = replace(published.state, mode="recommend")
+    assert client.get("/-/ready").status_code == 200
+
+
+def test_why_a_host_is_unknown_is_told_everywhere(client: TestClient, published: Published, store: Store) -> None:
+    after_a_cycle(published, store)
+    why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h2:1, h2:2")
+    seen = group(host("h1", 0.9, 0.9), host("h2", state=HostState.UNKNOWN, unknown=why))
+    published.state = replace(published.state, observation=Observation(snapshot=seen, age_seconds=1.0))
+    assert metric(client, "virtpoise_host_unknown") == {("h2", "targets"): 1.0}
+    assert client.get("/api/v1/status").json()["hosts"][1]["why_unknown"] == why.text
+    assert f"is unknown: {why.text}" in client.get("/").text
 
 
 def test_ready_only_after_the_first_cycle(client: TestClient, published: Published, store: Store) -> None:
@@ -381,7 +442,7 @@ def test_the_api_is_what_its_document_says(client: TestClient, published: Publis
 def test_every_route_of_the_api_is_in_its_document(client: TestClient) -> None:
     described = client.get("/api/v1/openapi.json").json()["paths"]
     served = {
-        (route.path.replace(":path}", "}"), method.lower())  # type: ignore[attr-defined]
+        (route.path.replace(":path}", "}"), method.lower())
         for route in client.app.routes  # type: ignore[attr-defined]
         if route.path.startswith(("/api/v1/", "/sd/"))
         for method in route.methods - {"HEAD"}
@@ -480,7 +541,7 @@ def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], st
     plain = reach(context, "192.0.2.1", "http://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (plain.status_code, plain.json()["error"]) == (
         403,
-        "changes are accepted only over TLS, or on the balancer's own machine",
+        "orders are accepted only over TLS, or on the balancer's own machine",
     )
     assert store.overrides().paused is None
     assert reach(context, "192.0.2.1", "http://192.0.2.7:9808").get("/api/v1/status").status_code == 200
@@ -492,7 +553,7 @@ def test_without_a_token_file_nobody_changes_anything(make_context: Callable[...
     refused = reach(make_context(token_file=None)).post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (refused.status_code, refused.json()["error"]) == (
         403,
-        "web.token_file is not set, so nobody may change anything here",
+        "web.token_file is not set, so no orders are possible here",
     )
 
 
@@ -761,9 +822,22 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
     told = {"instance": label, "reason": "not_a_host", "why": "expected a DNS name or an IP address"}
     assert found["refused_targets"] == {"counts": {"not_a_host": 1}, "named": [told]}
     page = client.get("/").text
-    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is not taken for a host" in page
+    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is refused as a host" in page
     assert "<script>alert" not in page
     terminal.status(found)
     printed = capsys.readouterr().out
     assert "refused target" in printed
     assert "\x1b[2J" not in printed
+
+
+def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    """Three readings of five are less of a problem than two of two."""
+    after_a_cycle(published, store)
+    policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=SpaceTrigger(threshold=0.9, consecutive=2))
+    full = replace(host("h1", 0.5, 0.7, 0.7, 0.7), memory_ratio_window=(0.5, 0.95, 0.95))
+    seen = Observation(snapshot=replace(SNAPSHOT, hosts=(full,)), age_seconds=1.0)
+    published.state = replace(published.state, policy=policy, observation=seen)
+    (status,) = client.get("/api/v1/status").json()["hosts"]
+    assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS / "web")]
+sys.path.insert(0, str(TESTS))
 
-from serving import Balancer, large, token_file
-
-from virtpoise_balancer.config import Web
-from virtpoise_balancer.service.logs import set_up
+from virtpoise_balancer.config import Web  # noqa: E402
+from virtpoise_balancer.service.logs import set_up  # noqa: E402
+from web.serving import Balancer, large, token_file  # noqa: E402 - found by the path above
 
 HOSTS, DOMAINS = 300, 3000
 PAUSE_SECONDS = 0.5  # far shorter than the interval of any balancer

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # so that these tests can `import attacked`
-
-from attacked import Attacked, attacked
+from hostile.attacked import Attacked, attacked
 
 
 @pytest.fixture

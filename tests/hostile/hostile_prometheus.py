@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 SAMPLE = b'{"metric":{"instance":"h1:9807"},"value":[1,"1"]}'
@@ -46,7 +46,7 @@ def many(count: int) -> Iterator[bytes]:
     yield AFTER
 
 
-def result(*series: dict[str, object]) -> bytes:
+def result(*series: Mapping[str, object]) -> bytes:
     return json.dumps({"status": "success", "data": {"resultType": "vector", "result": list(series)}}).encode()
 
 

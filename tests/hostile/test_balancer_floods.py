@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from attacked import Attacked
+
+from hostile.attacked import Attacked
 
 pytestmark = pytest.mark.hostile
 
@@ -26,8 +27,8 @@ MOST_MORE_MIB = 350
 def certificate(folder: Path) -> dict[str, str]:
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-subj", "/CN=localhost", "-days", "2", "-out", str(cert), "-keyout", str(key)],
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost -days 2 "
+        f"-out {cert} -keyout {key}".split(),
         check=True,
         capture_output=True,
     )
@@ -71,8 +72,10 @@ def test_half_open_tls_costs_bounded_memory(attack: Attack, tmp_path: Path) -> N
         open_many(balancer, 1000, ending, hello)
         fetched = [
             subprocess.run(
-                ["curl", "-sk", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}"]
-                + [f"https://localhost:{balancer.port}/metrics"],
+                [
+                    *["curl", "-sk", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}"],
+                    f"https://localhost:{balancer.port}/metrics",
+                ],
                 capture_output=True,
                 text=True,
             ).stdout

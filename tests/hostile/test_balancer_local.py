@@ -14,12 +14,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from attacked import Attacked
 
+from hostile.attacked import Attacked
 from virtpoise_balancer.command import client
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import VirtpoiseError
-from virtpoise_balancer.tokens import new_token, read_tokens
+from virtpoise_balancer.tokens import ROLES, new_token, read_tokens
 from virtpoise_balancer.web.server import listen_locally
 
 pytestmark = pytest.mark.hostile
@@ -35,7 +35,8 @@ try:
     connection.sock.connect(sys.argv[1])
 except OSError as error:
     print(json.dumps([0, error.strerror])); sys.exit()
-connection.request(sys.argv[3], sys.argv[4], "{}" if sys.argv[3] == "POST" else None, {"Content-Type": "application/json", **json.loads(sys.argv[5])})
+headers = {"Content-Type": "application/json", **json.loads(sys.argv[5])}
+connection.request(sys.argv[3], sys.argv[4], "{}" if sys.argv[3] == "POST" else None, headers)
 answer = connection.getresponse()
 print(json.dumps([answer.status, answer.read().decode()]))
 """
@@ -157,7 +158,7 @@ def test_who_took_the_balancers_port_gets_no_token(tmp_path: Path) -> None:
 @pytest.fixture
 def tokens(tmp_path: Path) -> dict[str, str]:
     """One of each role, by its role; the file has their hashes."""
-    made = {role: new_token(f"a-{role}-er", role) for role in ("read", "order", "mode")}  # type: ignore[arg-type]
+    made = {role: new_token(f"a-{role}-er", role) for role in ROLES}
     file = tmp_path / "hashed"
     file.write_text("".join(f"{line}\n" for _, line in made.values()))
     file.chmod(0o600)

@@ -34,7 +34,7 @@ def test_what_cannot_be_seen_is_shown_as_an_escape_and_the_rest_as_it_is() -> No
 
 @given(st.text())
 def test_nothing_that_is_shown_is_obeyed_and_json_still_says_the_same(text: str) -> None:
-    assert all(one.isprintable() or one.isspace() and one == " " or ord(one) >= 0xA0 for one in visible(text))
+    assert all(one.isprintable() or (one.isspace() and one == " ") or ord(one) >= 0xA0 for one in visible(text))
     document = json.dumps({"name": text.encode("utf-8", "replace").decode()}, ensure_ascii=False)
     assert json.loads(visible_json(document)) == json.loads(document)
     assert visible(visible_json(document)) == visible_json(document)

@@ -8,6 +8,7 @@ The strategy ``thesis`` watches only the CPU; for other strategies every watched
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from virtpoise_balancer.analyse.drains import DrainOrder
@@ -57,6 +58,7 @@ def after_plan(
     ended: float,
     counted_from: float,
     penalty: Penalty,
+    silent: AbstractSet[str] = frozenset(),
 ) -> dict[str, Backoff]:
     """The back-offs that change when a plan has been carried out, by host. ``results``: of its moves, in order.
 
@@ -64,8 +66,14 @@ def after_plan(
     plan had moves, N starts again at ``counted_from`` for all hosts: while one host solves its problem the others do not judge
     themselves. A rule or an imbalance that a plan leaves as it is earns no penalty unless a move failed, so that the host can
     still be relieved.
+
+    If a move was skipped because one of its hosts was ``silent``, no skipped move of the plan earns a penalty: the next plan
+    knows that the host is unknown.
     """
-    undone = {move.source for move, result in zip(plan.moves, results, strict=True) if result is not Result.DONE}
+    ends = list(zip(plan.moves, results, strict=True))
+    met_silence = any(result is Result.SKIPPED and silent & {move.source, move.destination} for move, result in ends)
+    harmless = {Result.DONE, Result.SKIPPED} if met_silence else {Result.DONE}
+    undone = {move.source for move, result in ends if result not in harmless}
     changed: dict[str, Backoff] = {}
     if results:
         for name in hosts:

@@ -29,8 +29,9 @@ app = new_app()
 
 @app.command(
     epilog="Examples: virtpoise apply | virtpoise apply vm1 --yes --wait. Exit status 1: the plan is out of date or "
-    "cannot be carried out now, and nothing was changed; with --wait also: a move was not done. What this command refuses "
-    "without asking the balancer (a domain that the plan does not move, no token) is not an order and is not journalled."
+    "cannot be carried out now, and nothing was changed; with --wait also: a move was not done. What this command "
+    "refuses without asking the balancer (a domain that the plan does not move, no token) is not an order and is "
+    "not journalled."
 )
 def apply(
     domains: Annotated[
@@ -73,20 +74,26 @@ def apply(
         raise typer.Exit(EXIT_NO)
 
 
-@app.command(epilog="Example: virtpoise drain h1 --wait")
+@app.command(
+    epilog="Example: virtpoise drain h1 --wait. A host is empty when its own libvirt, which the running balancer "
+    "queries, lists no domain in any state but shut off. --wait shows what the drain waits for. Exit status 1: the drain "
+    "was refused, or ended by `virtpoise undrain` before the host was empty."
+)
 def drain(
     host: HostArgument,
     config: ConfigOption = DEFAULT_CONFIG,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the host is empty, and show the progress.")] = False,
 ) -> None:
     """Evacuate a host: migrate all running domains off it, and keep it empty until `virtpoise undrain`."""
+    import time
+
     settings, orders, by = _orders(config)
     print_out(orders.drain(host, by))
+    since = time.time()  # a cycle that began earlier may not know the order
     if wait:
-        from virtpoise_balancer.command.group import observe_now
-        from virtpoise_balancer.command.wait import until_empty
+        from virtpoise_balancer.command.drained import wait_until_empty
 
-        until_empty(host, lambda: observe_now(settings), settings.interval_seconds)
+        wait_until_empty(settings, host, since)
         print_out(f"{host} is empty.")
 
 
@@ -99,7 +106,10 @@ def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 @app.command(epilog="Example: virtpoise pause")
 def pause(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Start no migration until `virtpoise resume`, even after a restart. Running migrations, monitoring and planning continue."""
+    """Start no migration until `virtpoise resume`, even after a restart.
+
+    Running migrations, monitoring and planning continue.
+    """
     _, orders, by = _orders(config)
     print_out(orders.pause(by))
 
@@ -119,7 +129,10 @@ def mode(
     ],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Set the mode of the running balancer. It survives restarts, until it is set again or changed in the configuration."""
+    """Set the mode of the running balancer.
+
+    It survives restarts, until it is set again or changed in the configuration.
+    """
     _, orders, by = _orders(config)
     print_out(orders.set_mode(mode, by))
 

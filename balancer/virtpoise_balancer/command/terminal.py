@@ -174,6 +174,9 @@ def status(found: dict[str, Any]) -> None:
             )
         )
     console.print(table)
+    for host in found["hosts"]:
+        if host["why_unknown"]:
+            console.print(Text(f"{host['name']} is unknown: {host['why_unknown']}"))
     refused = found["refused_targets"]
     if refused["counts"]:
         targets = make_table("refused target", "reason", "why")
@@ -259,20 +262,25 @@ def _prediction(prediction: PredictionRecord | None) -> str:
     return f"{text}, {wording.unmeasured(prediction.verdict)}"
 
 
-_VERDICTS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
+_SEVERITIES = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
 
 
 def findings(found: Sequence[Finding]) -> None:
     """One line for each finding, with its remedy if it has one."""
     console = Console()
     for one in found:
-        symbol, style = _VERDICTS[one.verdict]
+        symbol, style = _SEVERITIES[one.verdict]
         line = Text(f"{symbol} ", style=style)
         line.append(one.subject, style="bold")
         line.append(f": {one.text}", style="" if one.verdict == "good" else style)
         if one.remedy:
             line.append(f" → {one.remedy}", style="default")
         console.print(line, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line for people beside a command's output, on standard error."""
+    Console(stderr=True).print(Text(text), soft_wrap=True)
 
 
 @contextmanager

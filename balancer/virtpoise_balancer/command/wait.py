@@ -1,45 +1,19 @@
-"""Waiting for the end of a drain or of ordered moves, with a progress bar. Imported only when a command waits."""
+"""Waiting for the end of ordered moves, with a progress bar. Imported only when a command waits."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from virtpoise_balancer.command import client, terminal
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import MonitorError
-from virtpoise_balancer.model import DomainState, Move, Snapshot
+from virtpoise_balancer.model import Move
 from virtpoise_balancer.web.context import MOST_RECORDS
 
 _POLL_SECONDS = 0.5
 
 Record = Mapping[str, Any]  # a migration of the history, as the API serves it
-
-
-def until_empty(host: str, observe: Callable[[], Snapshot], interval_seconds: float) -> None:
-    """Return once no domain is left on the host, shut-off ones aside. An unreachable Prometheus does not end the wait."""
-    most = 0
-    with terminal.progress() as bar:
-        while (left := _domains_left(host, observe)) != 0:
-            if isinstance(left, str):
-                bar(f"{host}: {left}", 0, most or 1)
-            else:
-                most = max(most, left)
-                bar(f"{host}: {left} of {most} domains left", most - left, most)
-            time.sleep(interval_seconds)
-
-
-def _domains_left(host: str, observe: Callable[[], Snapshot]) -> int | str:
-    """How many domains are on the host, shut-off ones aside; or why that is unknown, in words."""
-    try:
-        group = observe()
-    except MonitorError as error:
-        return f"waiting: {error}"
-    seen = group.host(host)
-    if seen is None or not seen.known:
-        return "waiting: Prometheus has no fresh samples of it"
-    return sum(domain.host == host and domain.state is not DomainState.SHUTOFF for domain in group.domains)
 
 
 def newest_migration(settings: Config) -> int:
@@ -63,7 +37,10 @@ def until_ended(settings: Config, moves: Sequence[Move], after: int) -> bool:
 
 
 def _records(settings: Config, wanted: set[tuple[str, str]], after: int) -> dict[tuple[str, str], Record]:
-    """The wanted moves' records, by uuid and destination. Of several of one move the oldest: a later plan may repeat it."""
+    """The wanted moves' records, by uuid and destination.
+
+    Of several of one move the oldest: a later plan may repeat it.
+    """
     return {
         key: record
         for record in client.get(settings, f"history?limit={MOST_RECORDS}")  # newest first

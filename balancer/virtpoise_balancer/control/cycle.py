@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
+from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.decide import (
@@ -70,7 +71,8 @@ class Observer(Protocol):
 class Cycle:
     """The parts of the loop. What it remembers from one turn to the next is in the store alone.
 
-    ``mode``: as configured. ``only_recommends``: why no move may be made automatically, or None.
+    ``silence``: which hosts do not answer now. ``mode``: as configured. ``only_recommends``: why no move may be made
+    automatically, or None.
     """
 
     observer: Observer
@@ -81,6 +83,7 @@ class Cycle:
     clock: Clock
     mode: Mode
     only_recommends: str | None = None
+    silence: Callable[[], Silence] = Silence
 
     def run(self, now: float) -> Report:
         """One turn at ``now`` (Unix seconds)."""
@@ -123,7 +126,8 @@ class Cycle:
             snapshot = self.observer.observe_for(move, self.clock.now()).snapshot
         except MonitorError as error:
             return str(error)
-        return obstacle(move, with_drains(snapshot, orders.drains))
+        heard = with_silence(snapshot, self.silence(), acts=True)
+        return obstacle(move, with_drains(heard, orders.drains))
 
     def _recall(self, now: float) -> Memory:
         return self.store.recall(now - remembered_seconds(self.policy))
@@ -144,6 +148,7 @@ class Cycle:
             memory=memory,
             policy=self.policy,
             windows=windows,
+            silence=self.silence(),
             acts=executor.acts,
             mode=self.mode,
             only_recommends=self.only_recommends,
@@ -153,7 +158,7 @@ class Cycle:
         )
 
     def _windows(self, memory: Memory, now: float) -> tuple[tuple[Window, ...], tuple[str, ...]]:
-        """The predictions whose window has passed, with what was measured in it; and what Prometheus warned of meanwhile."""
+        """The predictions whose window has passed, with what was measured in it; and the warnings of these queries."""
         windows: list[Window] = []
         warnings: list[str] = []
         for due in memory.due:

@@ -15,6 +15,7 @@ from virtpoise_balancer.analyse.backoff import Backoff, after_order, after_plan,
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.learned import with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
+from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.control import sentences
 from virtpoise_balancer.control.sentences import UnderWay
 from virtpoise_balancer.knowledge.records import Changes, LostDomain, Memory, NewCycle, NewestCycle, NewPlan
@@ -42,9 +43,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """All that a cycle decides on. ``seen``: the group as Prometheus has it. ``acts``: whether moves are made, not only
-    recommended. ``busy``: moves of an earlier plan are still being made; ``in_flight``: the migrations of them under way.
-    ``mode`` and ``only_recommends``: as of the Cycle. ``reach_back_seconds``: how far before its step a reading may reach.
+    """All that a cycle decides on.
+
+    ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``acts``: whether moves are
+    made, not only recommended. ``mode`` and ``only_recommends``: as of the Cycle. ``busy``: moves of an earlier plan are still
+    being made. ``in_flight``: its migrations under way. ``reach_back_seconds``: how far before its step a reading may reach.
     """
 
     now: float
@@ -52,6 +55,7 @@ class Situation:
     memory: Memory
     policy: Policy
     windows: tuple[Window, ...] = ()
+    silence: Silence = field(default_factory=Silence)
     acts: bool = True
     mode: Mode = "recommend"
     only_recommends: str | None = None
@@ -117,7 +121,7 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision
         return sentences.out_of_date(gone, known.snapshot, plan.summary)
     if why := needs(plan, wanted):
         return f"only together: {why}"
-    chosen = part(plan, wanted)
+    chosen = part(plan, wanted, known.snapshot, situation.policy)
     sentence = sentences.with_unknown(chosen.summary, known.snapshot)
     decision = _decision(situation, known, CycleResult.MOVED, sentence, chosen, acted=True, wanted=frozenset(wanted))
     return decision, chosen
@@ -126,7 +130,8 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision
 def bring_up_to_date(situation: Situation) -> UpToDate:
     """The snapshot with all that is remembered, after the plans that ended, the orders and the readings since."""
     memory = situation.memory
-    marked = with_drains(situation.seen, memory.orders.drains)
+    heard = with_silence(situation.seen, situation.silence, acts=situation.acts)
+    marked = with_drains(heard, memory.orders.drains)
     backoffs = _backoffs(situation, marked)
     measured = tuple(
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
@@ -223,6 +228,7 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             ended=ended.ended,
             counted_from=counted_from,
             penalty=policy.penalty,
+            silent=situation.silence.lately,
         )
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}

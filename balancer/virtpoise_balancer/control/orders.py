@@ -108,8 +108,8 @@ class Orders:
     def _drain(self, name: str) -> str:
         group = with_drains(self.look(), self.store.standing_orders().drains)  # a draining host is no destination
         host = _known(group, name)
-        if host.state is HostState.UNKNOWN:
-            raise Refused(f"{name}: Prometheus has no fresh figures of it, so nothing can be moved off it")
+        if unknown := host.why_unknown:
+            raise Refused(f"{name}: {unknown.text}, so nothing can be moved off it")
         if not any(other.state is HostState.ACTIVE and other.name != name for other in group.hosts):
             raise Refused(f"{name}: it is the last host of the group, there is nowhere to move its domains")
         if not self.store.order_drain(name, draining=True):

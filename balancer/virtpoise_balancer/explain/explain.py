@@ -10,6 +10,7 @@ from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import (
+    NO_FIGURES,
     Domain,
     DomainState,
     Host,
@@ -32,8 +33,8 @@ _USE = {"memory": "its memory is", "rx": "its uplink, receiving, is", "tx": "its
 class Destination:
     """A host as the domain's destination, as things are now: whether it would take it, and why, with the numbers.
 
-    ``room_ratio``: the share of the host's scarcest resource that would be left below its threshold. Negative: that share is
-    missing. None: the host is unknown.
+    ``room_ratio``: the share of the host's scarcest resource that would be left below its threshold. Negative: that
+    share is missing. None: the host is unknown.
     """
 
     host: str
@@ -108,7 +109,7 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
 
 
 def _refusals(plan: Plan, domain: Domain, considered: Considerations | None) -> list[Refusal]:
-    """The plan's refusals of the domain, those about the domain itself first, and what holds it on its host at any time."""
+    """The plan's refusals of the domain, those about the domain itself first; then what holds it on its host."""
     found = [one for one in plan.refusals if one.uuid == domain.uuid]
     found.sort(key=lambda one: one.host not in (None, domain.host))
     held = considered.held if considered else None
@@ -162,7 +163,8 @@ def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) 
     if domain.state is not DomainState.RUNNING:
         return f"It is {domain.state}, and only running domains are migrated."
     if host is None or not host.known:
-        return f"{domain.host} is unknown: Prometheus has no fresh samples of it, so nothing is migrated from it."
+        unknown = (host and host.why_unknown) or NO_FIGURES
+        return f"{domain.host} is unknown: {unknown.text}, so nothing is migrated from it."
     if any(overload.host == host.name for overload in plan.overloaded):
         return f"{host.name} is overloaded, but this plan does not attempt to relieve it: {plan.summary}."
     if host.state is HostState.DRAINING:
@@ -236,7 +238,7 @@ def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> 
 
 
 def _load(host: Host, policy: Policy, snapshot: Snapshot) -> str:
-    """The host's CPU load against its threshold, and each other resource that the policy watches and that is above its own."""
+    """The host's CPU load against its threshold, and each other watched resource that is above its own."""
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
     parts = []
     for resource, trigger, samples in watched(host, policy):

@@ -10,7 +10,7 @@ from virtpoise_balancer.model import Link, Residual, Result, Role
 
 # For each role and regime. More would not make an interval better, but each cycle slower.
 _RESIDUALS_KEPT = 200
-# How many of the newest migrations are looked at, and how many of them count for one link.
+# The newest migrations to look at, and the most of them that count for one link.
 _MIGRATIONS_WEIGHED = 2000
 _MIGRATIONS_OF_A_LINK = 20
 

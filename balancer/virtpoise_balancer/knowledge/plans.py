@@ -120,7 +120,7 @@ def document(connection: Connection, plan_id: int, broken: list[str]) -> Plan | 
 def forget(connection: Connection, before: float, keep_bytes: int) -> None:
     """Drop plans made before ``before``, and the oldest of the others until ``keep_bytes`` suffice.
 
-    Of a plan that was acted on only the inputs are dropped for the bytes, since its migrations belong to the history.
+    A plan that was acted on loses only its inputs to ``keep_bytes``, since its migrations belong to the history.
     """
     connection.execute(delete(plans).where(plans.c.made < before, plans.c.settled))
     running = select(plans.c.id, func.sum(plans.c.bytes).over(order_by=plans.c.id.desc()).label("total")).subquery()

@@ -112,6 +112,15 @@ class PrometheusClient:
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
         return _answer([(series.metric, [series.value]) for series in data.result], warnings)
 
+    def time(self) -> float:
+        """The server's own clock, in Unix seconds. MonitorError when it cannot be had."""
+        data, _ = self._ask("/api/v1/query", {"query": "vector(time())"})  # at no time: at the server's
+        samples = [(one.metric, [one.value]) for one in data.result] if isinstance(data, _Vector) else []
+        found = _answer(samples, ()).series
+        if len(found) != 1:
+            raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for 'vector(time())'")
+        return found[0].value
+
     def range(self, query: str, start: float, end: float, step_seconds: float) -> Answer:
         """A range query's matrix; both ends are evaluated. MonitorError when it cannot be had."""
         form = {"query": query, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step_seconds:.3f}"}

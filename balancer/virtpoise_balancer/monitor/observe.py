@@ -8,12 +8,18 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from virtpoise_balancer.errors import ClockError
 from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import (
+    MOST_BYTES,
     MOST_COUNTED,
+    MOST_CPUS,
+    NO_FIGURES,
     RATIO_TOLERANCE,
     Domain,
     DomainState,
@@ -22,8 +28,10 @@ from virtpoise_balancer.model import (
     Move,
     Placement,
     Snapshot,
+    Unknown,
     check_consistent,
 )
+from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import RefusedTargets, Targets
@@ -57,8 +65,11 @@ _PLACEMENT_LISTS = frozenset({"together", "apart", "only_on", "never_on", "prefe
 _CPU_TOLERANCE = 2.0
 # Traffic between domains of one host passes no uplink and may be far above its speed, but not so far.
 _MOST_UPLINK_RATIO = 1000.0
+_MOST_BYTES_PER_SECOND = 1e13
 # A sample older than this many scrapes is no longer what is.
 _STALE_SCRAPES = 3.5
+# How far this machine's clock and that of Prometheus may be apart.
+_MOST_APART_SCRAPES = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +130,10 @@ class Observer:
         return render(self.queries.get(name, QUERIES[name]), self.ranges, matchers)
 
     def observe(self, now: float) -> Observation:
-        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
+        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError.
+
+        ClockError where ``now`` is not what Prometheus' own clock shows.
+        """
         return self._look(now, QUERIES, None, readings=max(_READINGS, self.consecutive))
 
     def observe_for(self, move: Move, now: float) -> Observation:
@@ -128,6 +142,7 @@ class Observer:
 
     def _look(self, now: float, wanted: Collection[str], hosts: Collection[str] | None, readings: int) -> Observation:
         """``wanted``: names of queries; the others count as unanswered. ``hosts``: None for all. ``readings``: of each window."""
+        self._check_clock(now)
         at = math.floor(now / self.step_seconds) * self.step_seconds
         start = at - (readings - 1) * self.step_seconds
         targets = Targets(self.admits)
@@ -147,7 +162,7 @@ class Observer:
 
         answers = {name: ask(name) for name in QUERIES if name not in _WINDOWS}
         windows = {name: _trailing(ask(name), at, self.step_seconds) for name in _WINDOWS}
-        hosts, age = _hosts(answers, windows, at, self._stale_seconds)
+        hosts, age = _hosts(answers, windows, at, self._stale_seconds, self.queries.keys())
         domains, duplicates = _domains(answers, hosts)
         snapshot = Snapshot(
             time=at, step_seconds=self.step_seconds, hosts=tuple(hosts.values()), domains=tuple(domains)
@@ -159,6 +174,18 @@ class Observer:
             warnings=tuple(dict.fromkeys(warnings)),
             duplicates=tuple(duplicates),
             refused=targets.refused,
+        )
+
+    def _check_clock(self, now: float) -> None:
+        asked = time.monotonic()
+        theirs = self.client.time()
+        took = time.monotonic() - asked
+        bound = _MOST_APART_SCRAPES * self.scrape_interval_seconds
+        if now - bound <= theirs <= now + took + bound:
+            return
+        apart = f"{abs(theirs - now):.0f} s {'behind' if theirs > now else 'ahead of'}"
+        raise ClockError(
+            f"this machine's clock is {apart} that of Prometheus at {self.client.url}, so no figure can be dated"
         )
 
     @property
@@ -188,11 +215,13 @@ def _trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, t
     trailing: dict[str, tuple[float, ...]] = {}
     for series in readings:
         run: list[float] = []
-        for back, (time, ratio) in enumerate(reversed(series.samples)):
-            if abs(time - (at - back * step)) > step / 2 or not _is_ratio(ratio):
+        for back, (at_step, ratio) in enumerate(reversed(series.samples)):
+            if abs(at_step - (at - back * step)) > step / 2 or not _is_ratio(ratio):
                 break
             run.append(max(ratio, 0.0))
-        trailing[_host(series)] = tuple(reversed(run))
+        name = _host(series)
+        if len(run) >= len(trailing.get(name, ())):  # of a target that went, what it was is over
+            trailing[name] = tuple(reversed(run))
     return trailing
 
 
@@ -205,8 +234,12 @@ def _hosts(
     windows: Mapping[str, Mapping[str, tuple[float, ...]]],
     at: float,
     stale_seconds: float,
+    replaced: AbstractSet[str],
 ) -> tuple[dict[str, Host], float | None]:
-    """The hosts by name, and the age of the newest sample of any, also of one that is too old to act on."""
+    """The hosts by name, and the age of the newest sample of any, also of one that is too old to act on.
+
+    ``replaced``: the queries that are the configuration's own.
+    """
     cpus, memory, sampled, available, speed, uplink = (
         _by_host(answers[name])
         for name in (
@@ -218,34 +251,70 @@ def _hosts(
             "host_uplink_bytes_per_second",
         )
     )
+    targets = doubt.targets_by_host(
+        {
+            query: [(_host(series), series) for series in answers[query]]
+            for query in ("host_sample_time", "host_libvirt_up", "domain_running")
+        },
+        at,
+        stale_seconds,
+    )
+    lists = doubt.lists_by_host(answers)
     readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
     ages: list[float] = []
-    for name in sorted(cpus.keys() & memory.keys()):
-        if cpus[name] < 1 or memory[name] < 1:
-            continue  # no host is like this: another exporter's metric under this name
+    for name in sorted(cpus.keys() | memory.keys()):
         age = at - sampled.get(name, -math.inf)
-        free = available.get(name, -1.0)
-        sound = cpus[name] <= MOST_COUNTED and 0 <= free <= memory[name]
-        known = age <= stale_seconds and sound and bool(readings.get(name))
         if math.isfinite(age):
             ages.append(age)
-        hosts[name] = Host(
-            name=name,
-            state=HostState.ACTIVE if known else HostState.UNKNOWN,
-            cpus=int(min(cpus[name], MOST_COUNTED)),
-            cpu_speed=speed.get(name, 0.0) or 1.0,
-            cpu_ratio=readings[name] if known else (),
-            memory_bytes=int(memory[name]),
-            memory_used_bytes=int(memory[name] - free) if known else 0,
-            rx_ratio=rx[name][-1] if rx.get(name) else 0.0,
-            tx_ratio=tx[name][-1] if tx.get(name) else 0.0,
-            memory_ratio_window=memory_readings.get(name, ()) if known else (),
-            rx_ratio_window=rx.get(name, ()) if known else (),
-            tx_ratio_window=tx.get(name, ()) if known else (),
-            uplink_bytes_per_second=uplink.get(name) or None,
+        figures = doubt.Figures(
+            cpus=cpus.get(name),
+            cpu_speed=speed.get(name),
+            memory_bytes=memory.get(name),
+            available_bytes=available.get(name),
+            uplink_bytes_per_second=uplink.get(name),
+        )
+        unknown = (
+            doubt.of_targets(targets.get(name, frozenset()))
+            or doubt.of_age(age, stale_seconds)
+            or doubt.of_lists(lists.get(name, doubt.NOTHING_LISTED), replaced)
+            or doubt.of_figures(figures)
+            or (None if readings.get(name) else NO_FIGURES)
+        )
+        hosts[name] = (
+            _unknown(name, unknown, figures)
+            if unknown
+            else Host(
+                name=name,
+                cpus=int(cpus[name]),
+                cpu_speed=speed.get(name, 1.0),
+                cpu_ratio=readings[name],
+                memory_bytes=int(memory[name]),
+                memory_used_bytes=int(memory[name]) - int(available[name]),
+                rx_ratio=rx[name][-1] if rx.get(name) else 0.0,
+                tx_ratio=tx[name][-1] if tx.get(name) else 0.0,
+                memory_ratio_window=memory_readings.get(name, ()),
+                rx_ratio_window=rx.get(name, ()),
+                tx_ratio_window=tx.get(name, ()),
+                uplink_bytes_per_second=uplink.get(name) or None,
+            )
         )
     return hosts, min(ages, default=None)
+
+
+def _unknown(name: str, unknown: Unknown, figures: doubt.Figures) -> Host:
+    """An unknown host, with its size where that figure can be right."""
+    return Host(
+        name=name,
+        state=HostState.UNKNOWN,
+        unknown=unknown,
+        cpus=_within(figures.cpus, MOST_CPUS),
+        memory_bytes=_within(figures.memory_bytes, MOST_BYTES),
+    )
+
+
+def _within(value: float | None, most: int) -> int:
+    return int(value) if value is not None and 1 <= value <= most else 1
 
 
 def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]) -> tuple[list[Domain], list[str]]:
@@ -333,7 +402,7 @@ def _domain(
 def _sound(own: Mapping[str, float], host: Host) -> bool:
     """Whether what a domain cannot be moved without is there, and no figure is beyond what can be."""
     cores, memory, vcpus = (own.get(figure, math.nan) for figure in ("cpu_cores", "memory_bytes", "vcpus"))
-    if not (cores >= 0 and 0 <= memory < math.inf and 1 <= vcpus <= MOST_COUNTED):
+    if not (cores >= 0 and 0 <= memory <= MOST_BYTES and 1 <= vcpus <= MOST_COUNTED):
         return False
     most = {
         "cpu_cores": host.cpus * _CPU_TOLERANCE,
@@ -342,6 +411,9 @@ def _sound(own: Mapping[str, float], host: Host) -> bool:
         "cpu_delay_cores_unsaturated": vcpus * _CPU_TOLERANCE,
         "rx_ratio": _MOST_UPLINK_RATIO,
         "tx_ratio": _MOST_UPLINK_RATIO,
+        "rx_bytes_per_second": _MOST_BYTES_PER_SECOND,
+        "tx_bytes_per_second": _MOST_BYTES_PER_SECOND,
+        "memory_resident_bytes": MOST_BYTES,
     }
     return all(own.get(figure, 0.0) <= bound for figure, bound in most.items())
 
@@ -355,4 +427,4 @@ def _amount(value: float | None) -> float:
 
 
 def _whole(value: float | None) -> int:
-    return int(_amount(value)) if value is None or math.isfinite(value) else 0
+    return int(_amount(value)) if value is None or value <= MOST_BYTES else 0

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 import structlog
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, Refused, VirtpoiseError
 from virtpoise_balancer.execute.executor import LibvirtExecutor
+from virtpoise_balancer.execute.reach import Reach
+from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result
-from virtpoise_balancer.monitor.targets import RefusedTargets
+from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
-from virtpoise_balancer.service import wiring
+from virtpoise_balancer.service import reports, signals, wiring
+from virtpoise_balancer.service.changes import Changes
 from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
@@ -62,6 +63,8 @@ class Daemon:
     _cycle: Cycle
     _context: Context
     _web: WebServer
+    _workers: Workers
+    _reach: Reach
 
     def __init__(self, config_path: Path, clock: Clock = SYSTEM) -> None:
         self._path = config_path
@@ -72,7 +75,7 @@ class Daemon:
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self._leads = False
         self._cycles = 0
-        self._refused = RefusedTargets()  # as it was logged last
+        self._changes = Changes()
         self._broken: set[str] = set()  # what was already logged about rows of the store that cannot be read
 
     def run(self) -> None:
@@ -80,22 +83,25 @@ class Daemon:
 
         BadInput when the configuration cannot be used or nothing that it names answers; then nothing was written.
         """
-        self._open()
-        with self._signals():
+        with contextlib.closing(Workers()) as self._workers, signals.handled(self._stop, self._reload):
+            self._open()
             self._web.start()
             self._schedule()
             self._scheduler.add_listener(self._missed, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
             self._scheduler.start()
-            log.info(
-                "virtpoise runs",
-                mode=self._config.mode,
-                strategy=self._config.policy.strategy,
-                interval_seconds=self._config.interval_seconds,
-                listen=self._config.web.listen_address,
-            )
-            notify("READY=1")
-            self._stop.wait()
-            self._end()
+            try:
+                log.info(
+                    "virtpoise runs",
+                    mode=self._config.mode,
+                    strategy=self._config.policy.strategy,
+                    interval_seconds=self._config.interval_seconds,
+                    listen=self._config.web.listen_address,
+                )
+                notify("READY=1")
+                while not self._stop.wait(self._config.interval_seconds):
+                    self._follow_clock()
+            finally:  # whatever ends it: the interpreter must not end with a move under way
+                self._end()
 
     def stop(self) -> None:
         """As SIGTERM does."""
@@ -104,13 +110,16 @@ class Daemon:
     def _open(self) -> None:
         self._config = read_config(self._path)
         check_secrets(self._config)  # a wrong file is reported now, not to the first who needs it
+        self._reach = wiring.make_reach(lambda: self._config, self._workers)
         self._check_reachable()
         self._published = Published(self._first_state(leader=False))
         self._metrics = Metrics(self._published)
         self._leadership = wiring.make_leadership(self._config)
         self._store = wiring.make_store(self._config, upgrade=self._leadership.take())
-        self._executor = wiring.make_executor(self._config, self._store, self._migration_ended)
-        self._cycle = wiring.make_cycle(self._config, self._store, self._executor, self._clock)
+        self._executor = wiring.make_executor(
+            self._config, self._workers, self._store, self._migration_ended, self._reach
+        )
+        self._cycle = wiring.make_cycle(self._config, self._store, self._executor, self._clock, self._reach)
         self._published.in_flight = lambda: self._executor.in_flight
         self._published.overrides = self._store.overrides
         self._context = self._make_context()
@@ -119,7 +128,7 @@ class Daemon:
     def _make_context(self) -> Context:
         orders = Orders(
             store=self._store,
-            look=lambda: self._cycle.observer.observe(self._clock.now()).snapshot,
+            look=self._look,
             mode=lambda: self._config.mode,
             may_act=lambda: self._config.libvirt.names_hosts,
             carry_out=self._carry_out_by_order,
@@ -167,6 +176,16 @@ class Daemon:
             replace_existing=True,
         )
 
+    def _follow_clock(self) -> None:
+        """Restart the schedule when the clock was set back. The next cycle would else wait until the clock reaches its time."""
+        job = self._scheduler.get_job(_JOB)
+        if job is None or job.next_run_time is None:
+            return
+        wait = job.next_run_time.timestamp() - self._clock.now()
+        if wait > self._config.interval_seconds:
+            log.warning("this machine's clock was set back; the schedule is restarted", seconds=round(wait, 1))
+            self._schedule()
+
     def _missed(self, _event: JobEvent) -> None:
         self._metrics.cycle_overrun()
         log.warning(
@@ -180,6 +199,7 @@ class Daemon:
                 if self._reload.is_set():
                     self._reload.clear()
                     self._read_again()
+                now = self._clock.now()  # the lock may have been held for long
                 report = self._one(now)
         except Exception as error:
             log.exception("a cycle failed for a reason that the program does not expect")
@@ -188,6 +208,7 @@ class Daemon:
             self._publish(report, now, self._clock.monotonic() - began)
         except Exception:
             log.exception("the outcome of a cycle could not be published")
+        self._published.cycle_ended = self._clock.monotonic()
         notify("WATCHDOG=1")
 
     def _one(self, now: float) -> Report:
@@ -204,6 +225,11 @@ class Daemon:
             with contextlib.suppress(Exception):  # the store may be what failed
                 return self._cycle.failed(sentence, now)
         return Report(result=CycleResult.FAILED, sentence=sentence)
+
+    def _look(self) -> Snapshot:
+        """The group as it is now, for an order."""
+        seen = self._cycle.observer.observe(self._clock.now()).snapshot
+        return with_silence(seen, self._reach.silence(), acts=self._published.mode == "automatic")
 
     def _carry_out_by_order(self, wanted: Set[Choice]) -> Plan:
         if not self._turning.acquire(timeout=_ORDER_SECONDS):
@@ -242,8 +268,8 @@ class Daemon:
         level(report.sentence, result=report.result.value, seconds=round(seconds, 3))
         for warning in report.observation.warnings if report.observation else ():
             log.warning("Prometheus warns", warning=warning)
-        if report.observation is not None:
-            self._log_refused(report.observation.refused)
+        self._ask_hosts(report)
+        self._changes.report(report.observation, self._reach.silence().silent)
         for row in report.broken:
             if row not in self._broken:
                 self._broken.add(row)
@@ -274,47 +300,32 @@ class Daemon:
             predictions=report.predictions,
             lost=report.lost,
             broken=report.broken,
+            heard=self._reach.heard(),
         )
         self._context.strangers.settle()
         self._cycles += 1
         if self._leads and self._cycles % _FORGET_EVERY == 0:
             self._store.forget(now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes)
 
-    def _log_refused(self, refused: RefusedTargets) -> None:
-        """One line whenever the set of refused targets changes."""
-        if refused == self._refused:
+    def _ask_hosts(self, report: Report) -> None:
+        """Ask, beside the cycles, the libvirt daemons that answer their exporter, for what the next cycle should know."""
+        if report.observation is None:
             return
-        self._refused = refused
-        if refused.counts:
-            log.warning("targets are refused: they are not taken for hosts", targets=str(refused))
-        else:
-            log.info("no target is refused any more")
+        hosts = report.observation.snapshot.hosts
+        draining = {name for name, order in report.drains.items() if order.draining}
+        reachable = [
+            host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind is UnknownKind.SILENT
+        ]
+        self._reach.forget_others({host.name for host in hosts} | draining)
+        self._reach.keep_up(reachable, closely=draining)
 
     def _migration_ended(self, move: Move, outcome: Outcome) -> None:
         self._metrics.migration_ended(move, outcome)
-        figures = {
-            "domain": move.domain,
-            "source": move.source,
-            "destination": move.destination,
-            "seconds": None if outcome.seconds is None else round(outcome.seconds, 2),
-            "downtime_seconds": outcome.downtime_seconds,
-        }
-        if outcome.result is Result.DONE:
-            log.info("a domain was migrated", **figures)
-        else:
-            log.warning(f"a migration was {outcome.result.value}", why=outcome.why, **figures)
+        reports.migration_ended(move, outcome)
 
     def _ordered(self, action: Action) -> None:
         self._metrics.ordered(action)
-        level = log.info if action.accepted else log.warning
-        level(
-            "an order was followed" if action.accepted else "an order was refused",
-            who=action.who,
-            origin=action.origin,
-            action=action.action,
-            target=action.target,
-            answer=action.answer,
-        )
+        reports.ordered(action)
 
     def _first_state(self, *, leader: bool) -> State:
         return State(
@@ -324,25 +335,7 @@ class Daemon:
             interval_seconds=self._config.interval_seconds,
         )
 
-    # --- signals and reload -------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            self._stop.set()
-
-        def reload(_signal: int, _frame: FrameType | None) -> None:
-            self._reload.set()
-
-        before = {
-            number: signal.signal(number, handler)
-            for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload))
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    # --- reload -------------------------------------------------------------------------------------------------------
 
     def _read_again(self) -> None:
         """Use the file's new content. Keep the present configuration if the file cannot be used."""
@@ -362,8 +355,8 @@ class Daemon:
             config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
-            self._executor.migrator = wiring.make_migrator(config)
-            self._cycle = wiring.make_cycle(config, self._store, self._executor, self._clock)
+            self._executor.migrator = wiring.make_migrator(config, self._workers)
+            self._cycle = wiring.make_cycle(config, self._store, self._executor, self._clock, self._reach)
             if rescheduled:
                 self._schedule()
             log.info("the configuration was read again")
@@ -374,24 +367,19 @@ class Daemon:
     def _check_reachable(self) -> None:
         """Report a wrong address at the start, as BadInput, instead of failing in every cycle.
 
-        In mode recommend the hosts are asked in the background: recommendations do not need libvirt.
+        In mode recommend the hosts are asked beside the cycles: recommendations do not need libvirt.
         """
         try:
             seen = wiring.make_observer(self._config).observe(self._clock.now())
+        except ClockError as error:  # at boot the clock may be wrong for a while; each cycle looks again
+            log.warning("nothing can be done yet", why=str(error))
+            return
         except VirtpoiseError as error:
             raise BadInput(f"prometheus.url: {error}") from None
         hosts = [host.name for host in seen.snapshot.hosts if host.state is not HostState.UNKNOWN]
-        migrator = wiring.make_migrator(self._config)
         if self._config.mode != "automatic":
-            ask = threading.Thread(target=lambda: _warn_of(migrator.unreachable(hosts)), name="ask hosts", daemon=True)
-            ask.start()
             return
-        deaf = migrator.unreachable(hosts)
-        if deaf and len(deaf) == len(hosts):
-            raise BadInput(f"libvirt.uri: no host answers; {deaf[hosts[0]]}")
-        _warn_of(deaf)
-
-
-def _warn_of(deaf: Mapping[str, str]) -> None:
-    for host, why in deaf.items():
-        log.warning("a host's libvirt does not answer", host=host, why=why)
+        self._reach.ask(hosts)
+        silent = self._reach.silence().silent
+        if silent and len(silent) == len(hosts):
+            raise BadInput(f"libvirt.uri: no host answers; {silent[hosts[0]]}")

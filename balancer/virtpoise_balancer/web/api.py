@@ -1,4 +1,4 @@
-"""The JSON API under /api/v1: a route for each operation, who may order what, and the answers to what is wrong."""
+"""The JSON API under /api/v1: a route for each operation, the admission of orders, and the answers to errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may do what over HTTP: headers for every answer, names that the page answers to, and what an order must bring with it."""
+"""Access over HTTP: security headers of every answer, the host names that are answered, and what an order needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from virtpoise_balancer.tokens import USER_HEADER, Role, known, may, read_tokens
 from virtpoise_balancer.web.connections import Peer
 from virtpoise_balancer.web.pace import Pace
 
-# All a page may use comes from here; nothing inline, nothing framed, nothing sent elsewhere.
+# A page may load only files of this server: nothing inline, nothing framed, nothing sent to other sites.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -42,7 +42,7 @@ _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
 class Forbidden(VirtpoiseError):
-    """An order that is not even looked at; ``status`` as HTTP has it."""
+    """An order that is rejected without a look at its content. ``status``: the HTTP status of the answer."""
 
     def __init__(self, status: HTTPStatus, why: str, challenge: str = "Bearer") -> None:
         super().__init__(why)
@@ -52,7 +52,7 @@ class Forbidden(VirtpoiseError):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Lets orders in: from this page, over TLS or on this machine, with a token that the file knows."""
+    """Admits orders that come from this page or a program, over TLS or on this machine, with a token of the file."""
 
     web: Web
 
@@ -63,9 +63,9 @@ class Gate:
                 return None
             return f"over {self.web.socket} only root and the balancer's own user may order (see web.socket_group)"
         if self.web.token_file is None:
-            return "web.token_file is not set, so nobody may change anything here"
+            return "web.token_file is not set, so no orders are possible here"
         if connection.url.scheme != "https" and not is_loopback(_client(connection)):
-            return "changes are accepted only over TLS, or on the balancer's own machine"
+            return "orders are accepted only over TLS, or on the balancer's own machine"
         return None
 
     def _trusts(self, peer: Peer) -> bool:
@@ -136,7 +136,10 @@ class Gate:
         return By(STRANGER, _client(connection))
 
     def _from_here(self, headers: Headers) -> bool:
-        """Browsers tell where a request comes from (Fetch metadata, Origin); programs tell nothing."""
+        """Whether the request may come from our page.
+
+        Browsers send its origin (Fetch metadata, Origin); programs do not.
+        """
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return False
         origin = headers.get("origin")
@@ -230,7 +233,7 @@ class Guard:
     def _refused(self, connection: HTTPConnection) -> Response | None:
         named = self._names is None or _peer(connection) is not None
         if not named and _name(connection.headers.get("host", "")) not in (self._names or ()):
-            return PlainTextResponse("This address is not known here: see web.external_url.\n", 421)
+            return PlainTextResponse("This host name is not served here: see web.external_url.\n", 421)
         if connection.scope["method"] in ("GET", "HEAD") and connection.scope["path"] not in _ALWAYS_READABLE:
             try:
                 self._gate.may_read(connection)

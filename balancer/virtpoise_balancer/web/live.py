@@ -1,4 +1,4 @@
-"""Server-sent events: a page hears when there is something new, and then asks for itself again."""
+"""Server-sent events: they notify a page that there is something new, and it fetches itself again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_PER_ADDRESS = 64
 
 
 class Live:
-    """``cycle`` events when a cycle has ended or somebody ordered something, ``flights`` while migrations go on."""
+    """``cycle`` events after each cycle and each order, ``flights`` events while migrations run."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -34,7 +34,7 @@ class Live:
     async def events(self, request: Request) -> Response:
         address = counted_for(request)
         if self._listeners.total() >= _MOST_LISTENERS or self._listeners[address] >= _MOST_PER_ADDRESS:
-            return PlainTextResponse("Too many listen already.\n", 503, {"Connection": "close"})
+            return PlainTextResponse("Too many listeners.\n", 503, {"Connection": "close"})
         return StreamingResponse(
             self._stream(address),
             media_type="text/event-stream",

@@ -32,7 +32,7 @@ _MOST_HEAD_BYTES = 16 * 1024
 
 
 class WebServer:
-    """BadInput when the address cannot be had, or the certificate and its key cannot be used."""
+    """BadInput if the address is not available, or the certificate and its key cannot be used."""
 
     def __init__(self, app: Starlette, web: Web) -> None:
         self._web = web
@@ -67,7 +67,7 @@ class WebServer:
         self._thread.start()
 
     def renew_certificate(self) -> None:
-        """Take the certificate as its files have it now; connections that are open keep theirs. BadInput leaves the old one."""
+        """Load the certificate again; open connections keep the old one. After BadInput the old one stays in use."""
         if self._config.ssl is None or self._web.cert_file is None:
             return
         if self._web.key_file is not None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from virtpoise_balancer.analyse.backoff import Backoff
-from virtpoise_balancer.analyse.drains import DrainOrder
+from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.execute.executor import InFlight
+from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
 from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTargets
+
+_STALLED_INTERVALS = 6
+_STALLED_SECONDS = 60.0
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
 
@@ -24,8 +29,8 @@ class State:
     """What the newest cycle left. It is replaced as a whole, never changed.
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
-    ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration left
-    running on neither host.
+    ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration
+    left running on neither host; ``heard``: the last answer of each host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -43,6 +48,12 @@ class State:
     predictions: tuple[PredictionRecord, ...] = ()
     lost: frozenset[str] = frozenset()
     broken: tuple[str, ...] = ()
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+
+    @property
+    def silent(self) -> Mapping[str, str]:
+        """Why, by host, of those whose libvirt does not answer the balancer."""
+        return {host: heard.why for host, heard in self.heard.items() if heard.why}
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -55,11 +66,24 @@ class State:
 
 @dataclass(slots=True)
 class Published:
-    """The state that all readers share. ``in_flight`` and ``overrides`` are called at each reading: they change between cycles."""
+    """The state that all readers share.
+
+    ``in_flight`` and ``overrides`` are called at each reading: they change between cycles. ``cycle_ended``: when the
+    newest cycle ended, or the balancer started, on the monotonic clock.
+    """
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
     overrides: Callable[[], Overrides] = Overrides
+    cycle_ended: float = field(
+        default_factory=time.monotonic
+    )  # on the monotonic clock; before the first cycle: the start
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long no cycle has ended, if that is too long: several intervals, and a minute at least; else None."""
+        since = time.monotonic() - self.cycle_ended
+        return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
     @property
     def mode(self) -> Mode:
@@ -69,7 +93,11 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """One host. Ratios are None while it is unknown.
+    """One host. Ratios are None while it is unknown; ``why_unknown`` completes "h1 is unknown: ".
+
+    ``draining``: a drain is ordered, even while the host is unknown. ``active_domains``: how many domains its libvirt
+    had in any state but shut off at ``asked_at`` (Unix seconds), when the balancer queried it last; None if it did not
+    answer. Draining hosts are queried in each cycle, others when they are new or did not answer.
 
     ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
     ``resource``: the one nearest to a problem.
@@ -77,6 +105,10 @@ class HostStatus:
 
     name: str
     state: HostState
+    why_unknown: str | None
+    draining: bool
+    active_domains: int | None
+    asked_at: float | None
     cpus: int
     cpu_ratio: float | None
     memory_ratio: float | None
@@ -113,9 +145,10 @@ class Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has ordered, who, and when.
+    """The balancer at this moment.
 
-    ``refused_targets``: the targets of Prometheus that are not taken for hosts.
+    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``refused_targets``: the targets of
+    Prometheus that are refused as hosts.
     """
 
     mode: Mode
@@ -136,7 +169,10 @@ class Status:
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
-    """The time of the newest sample ever seen (Unix seconds). If there is none, samples are missing since ``now``, the first cycle."""
+    """The time of the newest sample ever seen (Unix seconds).
+
+    If there is none, samples are missing since ``now``, the first cycle.
+    """
     known = [] if before is None else [before]
     if observation is not None and observation.age_seconds is not None:
         known.append(observation.snapshot.time - observation.age_seconds)
@@ -154,11 +190,15 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
     """``domains``: those on the host."""
-    backoff = state.backoffs.get(host.name)
+    backoff, heard = state.backoffs.get(host.name), state.heard.get(host.name)
     resource, count, needed = _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
+        why_unknown=host.why_unknown.text if host.why_unknown else None,
+        draining=is_draining(host.name, state.drains),
+        active_domains=heard.active_domains if heard else None,
+        asked_at=heard.asked_at if heard else None,
         cpus=host.cpus,
         cpu_ratio=host.load if host.known else None,
         memory_ratio=host.memory_ratio if host.known else None,
@@ -174,7 +214,9 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
 
 
 def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
-    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how many do."""
+    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how
+    many do.
+    """
     counts: list[tuple[Resource, int, int]] = [
         (cast(Resource, resource), consecutive(host, trigger, snapshot, samples), trigger.consecutive)
         for resource, trigger, samples in (watched(host, policy) if host.known else ())
