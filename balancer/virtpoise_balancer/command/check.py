@@ -115,8 +115,9 @@ def _files(config: Config) -> dict[str, Path]:
     http = config.prometheus.http_config
     named = {
         "prometheus.token_file": config.prometheus.token_file,
-        "prometheus.http_config.authorization.credentials_file": http.authorization
-        and http.authorization.credentials_file,
+        "prometheus.http_config.authorization.credentials_file": http.authorization.credentials_file
+        if http.authorization
+        else None,
         "prometheus.http_config.basic_auth.password_file": http.basic_auth.password_file if http.basic_auth else None,
         "prometheus.http_config.tls_config.ca_file": http.tls_config.ca_file,
         "prometheus.http_config.tls_config.cert_file": http.tls_config.cert_file,
