@@ -10,6 +10,7 @@ import sys
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -338,7 +339,7 @@ def test_a_drain_is_not_done_while_nothing_is_known_of_its_host(
 ) -> None:
     rest = {"h2": HOST | {"name": "h2", "cpu_ratio": [0.1]}}
     unknown = HOST | {"state": "unknown", "cpu_ratio": []}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"hosts": [HOST, *rest.values()], "domains": SNAPSHOT["domains"]},
         {"hosts": [unknown, *rest.values()], "domains": []},  # its domains are not seen either
         {"hosts": [*rest.values()], "domains": []},

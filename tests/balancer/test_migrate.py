@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 import libvirt
@@ -45,7 +46,7 @@ class Host:
         return self.domain, 0
 
     def isActive(self) -> bool:  # noqa: N802
-        return self.domain != libvirt.VIR_DOMAIN_SHUTOFF
+        return bool(self.domain != libvirt.VIR_DOMAIN_SHUTOFF)
 
     def jobStats(self, _flags: int = 0) -> dict[str, int]:  # noqa: N802
         return {"type": libvirt.VIR_DOMAIN_JOB_NONE}
@@ -155,7 +156,7 @@ def test_a_domain_that_is_just_handed_over_is_looked_at_again(
     def arrives(_seconds: float) -> None:
         hosts["h1"].domain, hosts["h2"].domain = None, libvirt.VIR_DOMAIN_RUNNING
 
-    monkeypatch.setattr(migrate.time, "sleep", arrives)
+    monkeypatch.setattr(time, "sleep", arrives)
     outcome = settled()
     assert outcome is not None
     assert outcome.result is Result.DONE

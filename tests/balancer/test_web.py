@@ -28,7 +28,7 @@ from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.knowledge.steering import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result
+from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result, SpaceTrigger, Trigger
 from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import Targets
@@ -90,7 +90,7 @@ def make_context(
     board: Board, store: Store, reloads: list[bool], applied: list[object], token_file: Path
 ) -> Callable[..., Context]:
     def make(**web: object) -> Context:
-        config = Config(web=Web(**{"token_file": token_file, **web}))  # type: ignore[arg-type]
+        config = Config(web=Web(**{"token_file": token_file, **web}))
         metrics = Metrics(board)
 
         def carry_out(wanted: object) -> Plan:
@@ -366,7 +366,7 @@ def test_the_api_is_what_its_document_says(client: TestClient, board: Board, sto
 def test_every_route_of_the_api_is_in_its_document(client: TestClient) -> None:
     described = client.get("/api/v1/openapi.json").json()["paths"]
     served = {
-        (route.path.replace(":path}", "}"), method.lower())  # type: ignore[attr-defined]
+        (route.path.replace(":path}", "}"), method.lower())
         for route in client.app.routes  # type: ignore[attr-defined]
         if route.path.startswith(("/api/v1/", "/sd/"))
         for method in route.methods - {"HEAD"}
@@ -721,3 +721,16 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
     printed = capsys.readouterr().out
     assert "refused target" in printed
     assert "\x1b[2J" not in printed
+
+
+def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count(
+    client: TestClient, board: Board, store: Store
+) -> None:
+    """Three readings of five are less of a problem than two of two."""
+    after_a_cycle(board, store)
+    policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=SpaceTrigger(threshold=0.9, consecutive=2))
+    full = replace(host("h1", 0.5, 0.7, 0.7, 0.7), memory_ratio_window=(0.5, 0.95, 0.95))
+    seen = Observation(snapshot=replace(SNAPSHOT, hosts=(full,)), age_seconds=1.0)
+    board.state = replace(board.state, policy=policy, observation=seen)
+    (status,) = client.get("/api/v1/status").json()["hosts"]
+    assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)

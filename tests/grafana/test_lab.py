@@ -102,8 +102,8 @@ def furnish(lab: Lab) -> None:
     """A disk for every domain, and a placement for one."""
     for host in lab.hosts:
         host.run(["truncate", "--size=64M", DISK])
-    for name, host, _ in DOMAINS:
-        lab.host(host).connection().lookupByName(name).attachDevice(DISK_XML)
+    for name, where, _ in DOMAINS:
+        lab.host(where).connection().lookupByName(name).attachDevice(DISK_XML)
     one = lab.host("h2").connection().lookupByName("vm4")
     one.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, PLACEMENT, "virtpoise", "urn:virtpoise:1")
 

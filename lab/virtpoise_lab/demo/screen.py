@@ -1,4 +1,4 @@
-"""What the demo shows: a screen that is drawn anew as things happen, or the same as lines."""
+"""The demo's display: a screen that is redrawn as things happen, or the same as lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EVENTS = 7
 
 
 class View(Protocol):
-    """Where the story is told."""
+    """The display of the demo's story."""
 
     def __enter__(self) -> Self: ...
 
@@ -93,7 +93,9 @@ class Lines:
 
 
 class Live:
-    """For a terminal: each host with its load against the threshold, the balancer's sentence, the migration's progress."""
+    """For a terminal: each host with its load against the threshold, the balancer's sentence, the migration's
+    progress.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -116,7 +118,7 @@ class Live:
         if self._live.is_started:
             self._events.append(line)
             self._live.update(self._drawn())
-        else:  # what is said after the end would only be drawn, and nobody draws any more
+        else:  # after the end nothing is drawn any more, so the line is printed
             self._console.print(Text(line), soft_wrap=True)
 
     def show(self, status: Status) -> None:
