@@ -334,6 +334,7 @@ def client_context(certificates: Path, *, with_certificate: bool = False) -> ssl
 def write(folder: Path, text: str) -> Path:
     path = folder / "web.yml"
     path.write_text(text)
+    path.chmod(0o600)
     return path
 
 
@@ -489,6 +490,7 @@ class TestUsers:
 def _replace(path: Path, text: str) -> None:
     new = path.with_suffix(".new")
     new.write_text(text)
+    new.chmod(0o600)
     new.replace(path)
 
 
