@@ -56,8 +56,8 @@ class Libvirtd:
             UUIDString=lambda: uuid,
             name=lambda: answer(self.names[uuid]),
             ID=lambda: int(uuid, 16) + 1,
-            state=lambda: self.wait((uuid,)) or [self.states[uuid], 1],
-            XMLDesc=lambda _flags: self.wait((uuid,)) or answer(self.xml[uuid]),
+            state=lambda: self.after((uuid,), lambda: [self.states[uuid], 1]),
+            XMLDesc=lambda _flags: self.after((uuid,), lambda: answer(self.xml[uuid])),
             connect=lambda: self.connection(),
         )
 
@@ -75,7 +75,7 @@ class Libvirtd:
         return SimpleNamespace(
             getAllDomainStats=states,
             lookupByUUIDString=lookup,
-            getLibVersion=lambda: self.wait(()) or 9_000_000,
+            getLibVersion=lambda: self.after((), lambda: 9_000_000),
             getVersion=lambda: answer(self.version),
             getHostname=lambda: "h1",
             getType=lambda: "QEMU",
@@ -90,6 +90,10 @@ class Libvirtd:
             if isinstance(self.xml[uuid], Exception):
                 raise self.xml[uuid]
         return [(handle, {"cpu.time": 1}) for handle in handles]
+
+    def after(self, touched: Any, then: Callable[[], Any]) -> Any:
+        self.wait(touched)
+        return then()
 
     def wait(self, touched: Any) -> None:
         with self._change:
@@ -321,8 +325,11 @@ def procfs(recorded: Recorded, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recorded.procfs, tmp_path / "proc"))
 
 
-def odd(path: Path) -> Callable[[Path], None]:
-    return lambda procfs: (procfs / path).write_bytes(b"\xff odd \x00\n") and None
+def odd(path: Path) -> Callable[[Path], object]:
+    def spoil(procfs: Path) -> None:
+        (procfs / path).write_bytes(b"\xff odd \x00\n")
+
+    return spoil
 
 
 @pytest.mark.parametrize(
@@ -337,7 +344,7 @@ def odd(path: Path) -> Callable[[Path], None]:
     ],
 )
 def test_an_odd_file_of_one_domain_takes_no_other_figure(
-    recorded: Recorded, procfs: Path, spoil: Callable[[Path], None]
+    recorded: Recorded, procfs: Path, spoil: Callable[[Path], object]
 ) -> None:
     source = KernelSource(procfs, recorded.run)
     source.follow(recorded.inventory.domains)
@@ -386,8 +393,7 @@ def test_names_cannot_steer_a_terminal_through_the_log() -> None:
 
     name = "x\x1b[2J\u202e\n\udcff"
     record = logging.LogRecord("virtpoise_exporter", logging.WARNING, "", 0, "domain %s", (name,), None)
-    for style in ("logfmt", "json"):
-        line = _Formatter(style).format(record)  # type: ignore[arg-type]
+    for line in (_Formatter("logfmt").format(record), _Formatter("json").format(record)):
         assert line.isprintable()
         assert r"\u001b[2J\u202e\n\udcff" in line
     assert json.loads(_Formatter("json").format(record))["msg"] == f"domain {name}"
