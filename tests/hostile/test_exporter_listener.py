@@ -6,19 +6,16 @@ import json
 import os
 import resource
 import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from hostile import flood
-from virtpoise_exporter.web.admission import Door, Guest, Stage, place_of
 
 pytestmark = pytest.mark.hostile
 

@@ -5,16 +5,16 @@ A scraper always gets in: room is made by ending a connection of the address tha
 
 import ipaddress
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 from typing import Protocol
 
 
-class Stage(IntEnum):
-    """What a connection is doing; the lower, the sooner it ends when room is needed."""
+class Stage(Enum):
+    """What a connection is doing."""
 
-    WAITING = 0  # for a handshake or a request
-    SENDING = 1  # an answer, which the client has not read yet
-    WORKING = 2  # on an answer
+    WAITING = "waiting"  # for a handshake or a request
+    WORKING = "working"  # on an answer
+    SENDING = "sending"  # an answer, which the client has not read yet
 
 
 class Ending(Protocol):
@@ -26,17 +26,24 @@ class Ending(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Guest:
-    """One connection that was let in. ``unread_bytes`` is the part of an answer that its client has not read yet."""
+    """One connection that was let in. ``places`` is how many it takes.
+
+    ``unread_bytes`` is the part of an answer that its client has not read yet.
+    """
 
     address: str
     ending: Ending
+    places: int = 1
     stage: Stage = Stage.WAITING
-    since: int = 0  # when it came to its stage: a count, not a time
+    since: int = 0  # when it last got on: a count, not a time
     unread_bytes: int = 0
 
 
 class Door:
-    """Keeps the guests. At most ``most`` in all, ``most_of_one`` of one address, ``most_unread_bytes`` of answers."""
+    """Keeps the guests. There are ``most`` places in all, ``most_of_one`` for one address.
+
+    Answers that clients have not read may have ``most_unread_bytes`` in all.
+    """
 
     def __init__(self, most: int, most_of_one: int, most_unread_bytes: int) -> None:
         self._most = most
@@ -48,24 +55,35 @@ class Door:
     def __len__(self) -> int:
         return len(self._guests)
 
-    def enter(self, address: str, ending: Ending) -> Guest:
-        """Lets a connection in, and ends another one if there is no room."""
+    def enter(self, address: str, ending: Ending, places: int = 1) -> Guest | None:
+        """Lets a connection in, and ends others if there is no room.
+
+        None if there is no room: its own address has all its places, and an answer is being made for each.
+        """
         place = place_of(address)
-        own = [guest for guest in self._guests if guest.address == place]
-        if len(own) >= self._most_of_one:
-            self._end(min(own, key=_patience))
-        elif len(self._guests) >= self._most:
-            counts: dict[str, int] = {}
-            for guest in self._guests:
-                counts[guest.address] = counts.get(guest.address, 0) + 1
-            self._end(min(self._guests, key=lambda guest: (-counts[guest.address], *_patience(guest))))
-        guest = Guest(place, ending)
+        while crowded := self._crowded(place, places):
+            worst = min((guest for guest in self._guests if guest.address == crowded), key=_worth)
+            if worst.stage is Stage.WORKING and crowded == place:
+                return None
+            self._end(worst)
+        guest = Guest(place, ending, places)
         self._guests.add(guest)
         self.move(guest, Stage.WAITING)
         return guest
 
+    def _crowded(self, place: str, places: int) -> str:
+        """The address that has to make room for a new connection; empty if there is room."""
+        taken: dict[str, int] = {}
+        for guest in self._guests:
+            taken[guest.address] = taken.get(guest.address, 0) + guest.places
+        if taken.get(place, 0) + places > self._most_of_one:
+            return place
+        if sum(taken.values()) + places > self._most:
+            return max(taken, key=lambda one: (taken[one], one == place))
+        return ""
+
     def move(self, guest: Guest, stage: Stage, unread_bytes: int = 0) -> None:
-        """Notes what the connection is doing now. Past the limit of unread bytes, other connections that send end."""
+        """Notes that the connection got on, and what it is doing now. Past the limit of unread bytes, other connections that send end."""
         self._count += 1
         guest.stage, guest.since, guest.unread_bytes = stage, self._count, unread_bytes
         while unread_bytes and self._unread() > self._most_unread_bytes:
@@ -89,8 +107,9 @@ class Door:
         guest.ending.cancel()
 
 
-def _patience(guest: Guest) -> tuple[Stage, int]:
-    return guest.stage, guest.since
+def _worth(guest: Guest) -> tuple[bool, int]:
+    """The least ends first: the one whose client has let the server wait longest."""
+    return guest.stage is Stage.WORKING, guest.since
 
 
 def place_of(address: str) -> str:
