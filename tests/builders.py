@@ -1,10 +1,24 @@
 """Short ways to write a group down."""
 
+from dataclasses import dataclass
 from math import ceil
 
 from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Snapshot, Trigger
 
 GIB = 2**30
+
+
+@dataclass
+class FakeClock:
+    """A clock that a test sets."""
+
+    at: float = 1000.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
 
 
 def host(name: str, *loads: float, cpus: int = 8, memory_ratio: float = 0.5, **more: object) -> Host:

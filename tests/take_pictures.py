@@ -101,7 +101,7 @@ def take_pages(page: Page, balancer: Balancer, folder: Path) -> None:
     page.get_by_role("button", name="Make all moves").click()
     page.get_by_role("button", name="Yes").click()
     page.locator("#token").fill(TOKEN)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     page.locator("#answer:not(:empty)").wait_for()
     page.goto(address)
     page.locator(".flight progress[value]").wait_for(timeout=30_000)

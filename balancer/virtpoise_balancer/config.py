@@ -1,6 +1,6 @@
 """The configuration file: one typed schema, read from YAML, refused with one line that names the key and what was expected.
 
-What each key means is told in virtpoise.example.yml, from which docs/configuration.md is made.
+virtpoise.example.yml describes each key; docs/configuration.md is generated from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.formats import INCONSISTENT, problems
 from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, shown, uri_of
-from virtpoise_balancer.model import Name, Policy, policy_problems
+from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
 
@@ -159,11 +159,12 @@ class Libvirt(Section):
             raise LibvirtError(f"{shown(host)!r} is not connected to: {error}") from None
 
 
-class State(Section):
-    """What the balancer remembers."""
+class StateStore(Section):
+    """What the balancer remembers, and for how long."""
 
     url: Annotated[str, AfterValidator(_database_url)] = "sqlite:////var/lib/virtpoise/virtpoise.db"
     keep_days: Annotated[int, Field(ge=1)] = 90
+    keep_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
 
 
 class Migration(Section):
@@ -175,7 +176,7 @@ class Migration(Section):
 
 
 class Measurement(Section):
-    """When a prediction is held against what was measured: for ``window_seconds``, from ``settle_seconds`` after the migration."""
+    """When a prediction is compared with the measured load: for ``window_seconds``, from ``settle_seconds`` after the migration."""
 
     settle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     window_seconds: Seconds = 60.0
@@ -206,8 +207,8 @@ class Log(Section):
 class Config(Section):
     prometheus: Prometheus = Prometheus()
     libvirt: Libvirt = Libvirt()
-    state: State = State()
-    mode: Literal["recommend", "automatic"] = "recommend"
+    state: StateStore = StateStore()
+    mode: Mode = "recommend"
     interval_seconds: Seconds = 10.0
     policy: Annotated[Policy, AfterValidator(_consistent_policy)] = Policy()
     migration: Migration = Migration()

@@ -36,6 +36,10 @@ class MonitorError(VirtpoiseError):
     """Prometheus could not be asked, or its answer cannot be used."""
 
 
+class ClockError(MonitorError):
+    """This machine's clock and that of Prometheus differ, so no figure can be dated."""
+
+
 class MonitorBadReply(MonitorError):
     """Something answered, but it is not a Prometheus: asking again does not help."""
 

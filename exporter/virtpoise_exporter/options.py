@@ -16,6 +16,13 @@ from virtpoise_exporter.log import FORMATS, LEVELS
 _DEFAULT_ADDRESS = "127.0.0.1:9807"
 _BYTES_PER_MEGABIT = 1_000_000 / 8
 
+EXAMPLES = (
+    "virtpoise-exporter --web.listen-address :9807",
+    "virtpoise-exporter --web.config.file /etc/virtpoise/web.yml --network.speed eth0=10000",
+    "virtpoise-exporter --libvirt.uri qemu+tcp://h1/system --no-collector.host",
+)
+_EPILOG = "examples:\n" + "".join(f"  {example}\n" for example in EXAMPLES)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -64,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="virtpoise-exporter",
         description="Prometheus exporter for a libvirt host and its domains.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     flag = parser.add_argument
@@ -73,8 +82,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help=f"host:port to serve on, or :port for all addresses; repeatable (default {_DEFAULT_ADDRESS})",
     )
-    flag("--web.config.file", metavar="FILE", help="TLS and basic authentication, as exporter-toolkit has them")
-    flag("--libvirt.uri", default="qemu:///system", metavar="URI", help="which libvirt to ask (default %(default)s)")
+    flag("--web.config.file", metavar="FILE", help="TLS and basic authentication, in the format of exporter-toolkit")
+    flag(
+        "--libvirt.uri",
+        default="qemu:///system",
+        metavar="URI",
+        help="libvirt connection to read (default %(default)s)",
+    )
     flag("--path.procfs", default="/proc", metavar="FOLDER", help="where /proc is (default %(default)s)")
     flag("--path.sysfs", default="/sys", metavar="FOLDER", help="where /sys is (default %(default)s)")
     flag(
@@ -88,18 +102,18 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="DEVICE=MEGABITS",
-        help="speed of an uplink that does not know its own, in Mbit/s; repeatable",
+        help="speed in Mbit/s of an uplink that does not report one; repeatable",
     )
-    flag("--cpu.speed", metavar="RATIO", help="speed of a CPU against the group's reference, instead of measuring it")
+    flag("--cpu.speed", metavar="RATIO", help="speed of one CPU relative to the reference, instead of measuring it")
     flag(
         "--no-collector.host",
         action="store_true",
         help=f"the same as --no-collector.X for {', '.join(topic.name for topic in TOPICS if topic.host)}",
     )
     for topic in TOPICS:
-        flag(f"--no-collector.{topic.name}", action="store_true", help=f"leave out the collector {topic.name}")
-    flag("--log.level", default="info", choices=LEVELS, help="least level to log (default %(default)s)")
-    flag("--log.format", default="logfmt", choices=FORMATS, help="form of a log line (default %(default)s)")
+        flag(f"--no-collector.{topic.name}", action="store_true", help=f"switch off: {topic.title}")
+    flag("--log.level", default="info", choices=LEVELS, help="lowest level to log (default %(default)s)")
+    flag("--log.format", default="logfmt", choices=FORMATS, help="format of log lines (default %(default)s)")
     flag("--version", action="version", version=f"virtpoise-exporter {__version__}")
     return parser
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import group, host, thesis_policy
-from virtpoise_balancer.analyse.overload import company_since, consecutive, overloaded
+from virtpoise_balancer.analyse.overload import accompanied_since, consecutive, overloaded
 from virtpoise_balancer.model import HostState, Trigger
 
 TRIGGER = Trigger(threshold=0.6, consecutive=2)
@@ -44,13 +44,12 @@ def test_the_most_loaded_comes_first_and_ties_go_by_name() -> None:
 
 def test_company_begins_with_the_oldest_reading_of_another_active_host() -> None:
     seen = group(host("h1", 0.9, 0.9, 0.9, 0.9), host("h2", 0.1, 0.1), host("h3", 0.1))
-    assert company_since(seen, "h1") == 980.0
-    assert company_since(seen, "h2") == 960.0
+    assert accompanied_since(seen) == {"h1": 980.0, "h2": 960.0, "h3": 960.0}
 
 
 def test_alone_there_is_no_company() -> None:
     seen = group(host("h1", 0.9), host("h2", state=HostState.UNKNOWN), host("h3", 0.1, state=HostState.DRAINING))
-    assert company_since(seen, "h1") is None
+    assert accompanied_since(seen) == {"h1": None, "h2": 990.0, "h3": 990.0}
 
 
 @given(st.lists(st.floats(0, 1), max_size=10), st.floats(0.01, 0.9), st.floats(0, 0.1))

@@ -1,21 +1,39 @@
 """One turn of the loop: what it does, what it says, what it remembers."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, event
 
-from builders import domain, group, host, thesis_policy
+from builders import FakeClock, domain, group, host, thesis_policy
+from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.config import Measurement
-from virtpoise_balancer.control.cycle import Cycle, CycleResult, Report
+from virtpoise_balancer.control.cycle import Cycle, Report
+from virtpoise_balancer.control.decide import CycleResult
+from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
-from virtpoise_balancer.knowledge.steering import Setting
+from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Progress, Reason, Result, Snapshot
-from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.model import (
+    HostState,
+    Mode,
+    Move,
+    Outcome,
+    Progress,
+    Reason,
+    Result,
+    Role,
+    Rule,
+    RuleKind,
+    Snapshot,
+)
+from virtpoise_balancer.monitor.observe import Load, Observation
+from virtpoise_balancer.plan import plan
 
-STEP = 10.0
 DONE = Outcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1)
 BUSY = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
 STUCK = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.5, 0.5, 0.5), domain("a", "h1", 3.0))
@@ -35,8 +53,11 @@ class Watching:
             raise MonitorError(self.failure)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        return tuple((t, v) for t, v in self.measured if start <= t <= end)
+    def observe_for(self, move: Move, now: float) -> Observation:
+        return self.observe(now)
+
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        return Load(tuple((t, v) for t, v in self.measured if start <= t <= end), ("measured with a warning",))
 
 
 @dataclass
@@ -54,11 +75,23 @@ class Acting:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(f"sqlite:///{tmp_path}/state.db")
+def clock() -> FakeClock:
+    return FakeClock()
 
 
-def make(store: Store, *members: object, executor: object = None) -> tuple[Cycle, Watching, Acting]:
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/state.db"
+
+
+@pytest.fixture
+def store(url: str, clock: FakeClock) -> Store:
+    return Store.open(url, clock=clock)
+
+
+def make(
+    store: Store, *members: object, executor: object = None, mode: Mode = "automatic"
+) -> tuple[Cycle, Watching, Acting]:
     watching, acting = Watching(group(*members)), Acting()  # type: ignore[arg-type]
     cycle = Cycle(
         observer=watching,
@@ -66,27 +99,29 @@ def make(store: Store, *members: object, executor: object = None) -> tuple[Cycle
         executor=executor or acting,  # type: ignore[arg-type]
         policy=thesis_policy(),
         measurement=Measurement(settle_seconds=20, window_seconds=60),
-        step_seconds=STEP,
+        clock=store.clock,
+        mode=mode,
     )
     return cycle, watching, acting
 
 
 def run(cycle: Cycle, now: float) -> Report:
-    return cycle.run(now, lambda: now)
+    cycle.clock.at = now  # type: ignore[attr-defined]
+    return cycle.run(now)
 
 
 def test_a_calm_group_is_left_alone(store: Store) -> None:
     cycle, _, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
     report = run(cycle, 1000.0)
     assert (report.result, acting.taken) == (CycleResult.IDLE, [])
-    assert report.sentence == "no host is at or above 60% 2 times in a row: nothing to do"
+    assert report.sentence == "no host has had 2 consecutive samples at or above a threshold (CPU 60%); nothing to do"
 
 
 def test_an_overload_is_journalled_and_handed_over_with_a_sentence_that_says_why(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     report = run(cycle, 1000.0)
     assert report.result is CycleResult.MOVED
-    assert report.sentence == "h1 is overloaded (cpu 90%, 3 times in a row): move a to h2 (h1 is predicted at 56%)"
+    assert report.sentence == "h1 is overloaded (cpu 90%, 3 consecutive samples): move a to h2 (h1 is predicted at 56%)"
     ((entries, _),) = acting.taken
     assert [move.domain for _, move in entries] == ["a"]
     assert [record.result for record in store.history(5)] == [None]
@@ -100,23 +135,23 @@ def test_while_a_migration_runs_nothing_else_is_judged(store: Store) -> None:
     acting.in_flight = (InFlight(entries[0][1], progress),)
     report = run(cycle, 1010.0)
     assert (report.result, len(acting.taken)) == (CycleResult.WAITING, 1)
-    assert report.sentence == "a is moving from h1 to h2 (47%, 3 s): nothing else is judged meanwhile"
+    assert report.sentence == "migrating a from h1 to h2 (47%, 3 s); no new plan until it finishes"
     acting.in_flight = (InFlight(entries[0][1], replace(progress, dirty_bytes_per_second=4 * 2**20)),)
-    told = "a is moving from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s): nothing else is judged meanwhile"
+    told = "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s); no new plan until it finishes"
     assert run(cycle, 1020.0).sentence == told
 
 
-def test_after_a_migration_n_readings_are_counted_afresh(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_migration_n_readings_are_counted_afresh(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1012.0, monkeypatch)
+    ended(store, acting, 1012.0)
     acting.busy = False
     results = [run(cycle, now).result for now in (1020.0, 1030.0, 1040.0)]
     assert results == [CycleResult.IDLE, CycleResult.IDLE, CycleResult.MOVED]
 
 
-def ended(store: Store, acting: Acting, at: float, monkeypatch: pytest.MonkeyPatch, outcome: Outcome = DONE) -> None:
-    monkeypatch.setattr("virtpoise_balancer.knowledge.store.time.time", lambda: at)
+def ended(store: Store, acting: Acting, at: float, outcome: Outcome = DONE) -> None:
+    store.clock.at = at  # type: ignore[attr-defined]
     for migration_id, _ in acting.taken[-1][0]:
         store.begin(migration_id)
         store.end(migration_id, outcome)
@@ -140,19 +175,48 @@ def test_an_attempt_that_solves_nothing_earns_190_seconds_and_then_200(store: St
 def test_a_reading_below_cancels_the_penalty(store: Store) -> None:
     cycle, watching, _ = make(store, *STUCK)
     run(cycle, 1000.0)
-    assert run(cycle, 1010.0).standings["h1"].penalty_until == 1190.0
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1190.0
     watching.seen = group(host("h1", 0.9, 0.9, 0.5), *STUCK[1:])
-    assert run(cycle, 1020.0).standings["h1"].penalty_until is None
+    assert run(cycle, 1020.0).backoffs["h1"].penalty_until is None
     watching.seen = group(*STUCK)
     assert run(cycle, 1050.0).plan.attempts  # type: ignore[union-attr]
 
 
-def test_a_migration_that_failed_earns_a_penalty(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_failed_earns_a_penalty(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1005.0, monkeypatch, Outcome(result=Result.FAILED, why="refused"))
+    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="refused"))
     acting.busy = False
-    assert run(cycle, 1010.0).standings["h1"].penalty_until == 1195.0
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
+
+
+def test_a_move_that_met_a_silent_host_earns_no_penalty_and_is_not_planned_again(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15))
+    run(cycle, 1000.0)
+    ((entries, _),) = acting.taken
+    assert [move.destination for _, move in entries] == ["h2"]
+    cycle = replace(cycle, silence=lambda: Silence(silent={"h2": "no answer within 10 s"}, lately=frozenset({"h2"})))
+    ended(store, acting, 1005.0, Outcome(result=Result.SKIPPED, why="no answer within 10 s"))
+    acting.busy = False
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until is None
+    watching.seen = group(*BUSY, host("h3", 0.15, 0.15, 0.15))
+    report = run(cycle, 1040.0)
+    assert [(move.source, move.destination) for move in report.plan.moves] == [("h1", "h3")]  # type: ignore[union-attr]
+    assert report.sentence.endswith("; unknown: h2")
+    ((_, recheck),) = acting.taken[1:]
+    (move,) = report.plan.moves  # type: ignore[union-attr]
+    assert recheck(move) is None
+    cycle = replace(cycle, silence=lambda: Silence(silent={"h3": "no answer"}))
+    assert cycle.obstacle(move) == "h3 is unknown: its libvirt does not answer the balancer: no answer"
+
+
+def test_a_migration_that_failed_on_a_silent_host_still_earns_a_penalty(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    cycle = replace(cycle, silence=lambda: Silence(lately=frozenset({"h2"})))
+    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="it broke"))
+    acting.busy = False
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
 
 
 def test_a_new_process_over_the_same_store_goes_on_where_the_old_one_was(store: Store) -> None:
@@ -192,7 +256,10 @@ def test_an_unknown_host_is_named(store: Store) -> None:
         ((BUSY[0], BUSY[1]), "a is no longer seen running on h1"),
         ((BUSY[0], BUSY[1], domain("a", "h2", 3.0)), "a is no longer seen running on h1"),
         ((BUSY[0], BUSY[2]), "h2 has left the group"),
-        ((BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]), "h2 takes no domains: host_unknown"),
+        (
+            (BUSY[0], host("h2", state=HostState.UNKNOWN), BUSY[2]),
+            "h2 is unknown: Prometheus has no fresh figures of it",
+        ),
         ((host("h1", state=HostState.UNKNOWN), BUSY[1]), "h1 is unknown: Prometheus has no fresh figures of it"),
     ],
 )
@@ -210,30 +277,31 @@ def test_a_destination_that_has_begun_to_drain_takes_nothing_more(store: Store) 
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
     ((entries, recheck),) = acting.taken
-    store.set_draining("h2", draining=True)
+    store.order_drain("h2", draining=True)
     assert recheck(entries[0][1]) == "h2 takes no domains: host_draining"
 
 
-def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1006.0, monkeypatch)
+    ended(store, acting, 1006.0)
     acting.busy = False
     watching.seen = group(host("h1", 0.5), host("h2", 0.4), domain("a", "h2", 3.0))
     watching.measured = tuple((1000.0 + 10 * i, 0.5) for i in range(20))
     assert run(cycle, 1080.0).measured == ()
-    verdicts = {due.role: verdict for due, verdict in run(cycle, 1090.0).measured}
-    assert verdicts["source"].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
+    report = run(cycle, 1090.0)
+    verdicts = {due.role: verdict for due, verdict in report.measured}
+    assert report.observation is not None
+    assert report.observation.warnings == ("measured with a warning",)
+    assert verdicts[Role.SOURCE].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
     assert run(cycle, 1100.0).measured == ()
 
 
-def test_a_draining_host_is_emptied_and_stays_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draining_host_is_emptied_and_stays_out(store: Store) -> None:
     cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
-    store.set_draining("h1", draining=True)
+    store.order_drain("h1", draining=True)
     assert run(cycle, 1000.0).sentence == "h1 is draining: move a to h2 (h1 is predicted at 26%)"
-    ended(store, acting, 1004.0, monkeypatch)
+    ended(store, acting, 1004.0)
     acting.busy = False
     watching.seen = group(host("h1", 0.0, 0.0), host("h2", 0.9, 0.9), domain("a", "h2", 7.0))
     later = run(cycle, 1100.0)
@@ -252,7 +320,7 @@ TWO = (
 
 def test_a_person_applies_a_plan_which_is_made_again_on_a_fresh_look(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
-    begun = cycle.apply({("uuid-of-a", "h2")}, 1000.0, lambda: 1000.0)
+    begun = cycle.apply({("uuid-of-a", "h2")}, 1000.0)
     assert [move.domain for move in begun.moves] == ["a"]
     ((entries, _),) = acting.taken
     assert [record.id for record in store.history(5)] == [entries[0][0]]
@@ -261,26 +329,34 @@ def test_a_person_applies_a_plan_which_is_made_again_on_a_fresh_look(store: Stor
 def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     watching.seen = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
-    with pytest.raises(Refused, match="out of date: the plan no longer has a to h2; now no host is at or above 60%"):
-        cycle.apply({("uuid-of-a", "h2")}, 1000.0, lambda: 1000.0)
+    with pytest.raises(
+        Refused, match="out of date: the plan no longer has a to h2; now no host has had 2 consecutive samples"
+    ):
+        cycle.apply({("uuid-of-a", "h2")}, 1000.0)
     assert (acting.taken, store.history(5)) == ([], ())
 
 
-def test_a_part_of_a_plan_can_be_applied_when_it_does_not_count_on_the_rest(store: Store) -> None:
-    cycle, _, acting = make(store, *TWO)
-    plan = run(replace(cycle, executor=RecommendingExecutor(acting)), 1000.0).plan
+def test_a_part_of_a_plan_can_be_applied(store: Store) -> None:
+    cycle, _, _ = make(store, *TWO)
+    plan = run(replace(cycle, mode="recommend"), 1000.0).plan
     assert plan is not None
-    first, second, _ = plan.moves
-    with pytest.raises(Refused, match=f"{second.domain} to h2 counts on {first.domain} to h2, which comes before it"):
-        cycle.apply({(second.uuid, "h2")}, 1000.0, lambda: 1000.0)
-    assert cycle.apply({(first.uuid, "h2")}, 1000.0, lambda: 1000.0).moves == (first,)
+    first, *_ = plan.moves
+    assert cycle.apply({(first.uuid, "h2")}, 1000.0).moves == (first,)
+
+
+def test_a_part_of_a_plan_is_refused_without_what_it_needs(store: Store) -> None:
+    pair = Rule(name="pair", kind=RuleKind.TOGETHER, domains=("a", "b"))
+    cycle, _, _ = make(store, *TWO)
+    cycle = replace(cycle, policy=replace(cycle.policy, strategy="default", rules=(pair,)))
+    with pytest.raises(Refused, match="only together: a to h2 goes together with b to h2"):
+        cycle.apply({("uuid-of-a", "h2")}, 1000.0)
 
 
 def test_while_a_migration_runs_no_plan_can_be_applied(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    with pytest.raises(Refused, match="moves are being made"):
-        cycle.apply({("uuid-of-a", "h2")}, 1010.0, lambda: 1010.0)
+    with pytest.raises(Refused, match="migrations are under way; no new plan until they finish"):
+        cycle.apply({("uuid-of-a", "h2")}, 1010.0)
     assert len(acting.taken) == 1
 
 
@@ -289,28 +365,26 @@ def test_a_pause_stops_the_moves_that_have_not_begun(store: Store) -> None:
     run(cycle, 1000.0)
     ((entries, recheck),) = acting.taken
     assert recheck(entries[0][1]) is None
-    store.set_steering("paused", Setting(value="yes", instead_of="no", at=1001.0, who="alice"))
+    store.override("paused", Setting(value="yes", instead_of="no", at=1001.0, who="alice"))
     assert recheck(entries[0][1]) == "paused by alice"
 
 
-def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(store: Store) -> None:
     """Right after them Prometheus still has the domain on the source; a second attempt then could not but fail."""
     cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
-    store.set_draining("h1", draining=True)
+    store.order_drain("h1", draining=True)
     run(cycle, 1000.0)
-    ended(store, acting, 1004.0, monkeypatch)
+    ended(store, acting, 1004.0)
     acting.busy = False
     assert run(cycle, 1010.0).plan.attempts == ()  # type: ignore[union-attr]
     watching.seen = group(host("h1", 0.0, 0.0), host("h2", 0.4, 0.4), domain("a", "h2", 1.0))
-    assert run(cycle, 1020.0).standings["h1"].penalty_until is None
+    assert run(cycle, 1020.0).backoffs["h1"].penalty_until is None
 
 
-def test_a_lost_domain_is_told_of_until_it_is_seen_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_domain_is_told_of_until_it_is_seen_again(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1005.0, monkeypatch, Outcome(result=Result.FAILED, why="absent on both", lost=True))
+    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="absent on both", lost=True))
     acting.busy = False
     watching.seen = group(*BUSY[:2])
     assert run(cycle, 1010.0).lost == {"uuid-of-a"}
@@ -318,3 +392,175 @@ def test_a_lost_domain_is_told_of_until_it_is_seen_again(store: Store, monkeypat
     assert run(cycle, 1020.0).lost == frozenset()
     watching.seen = group(*BUSY[:2])
     assert run(cycle, 1030.0).lost == frozenset()
+
+
+@contextmanager
+def meanwhile(store: Store, act: Callable[[], object]) -> Iterator[None]:
+    """Another process acts once, right after the store was read."""
+    recall = store.recall
+    left = [act]
+
+    def and_act(moved_since: float) -> Memory:
+        found = recall(moved_since)
+        if left:
+            left.pop()()
+        return found
+
+    store.recall = and_act  # type: ignore[method-assign]
+    yield
+    assert not left
+
+
+@pytest.mark.parametrize("draining", [True, False])
+def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: str, draining: bool) -> None:
+    """The cycle has read that nothing drains (or that h2 does), and writes the back-offs of all hosts."""
+    cycle, _, acting = make(store, *BUSY)
+    other = Store.open(url, clock=FakeClock(1004.0))
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0)
+    acting.busy = False
+    if not draining:
+        other.order_drain("h2", draining=True)
+    with meanwhile(store, lambda: other.order_drain("h2", draining=draining)):
+        run(cycle, 1010.0)
+    assert set(store.recall(0).backoffs) == {"h1", "h2"}
+    assert store.standing_orders().drains["h2"].draining is draining
+    states = {host.name: host.state for host in run(cycle, 1020.0).observation.snapshot.hosts}  # type: ignore[union-attr]
+    assert states["h2"] is (HostState.DRAINING if draining else HostState.ACTIVE)
+
+
+def test_only_what_changed_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle, _, _ = make(store, *STUCK, host("h3", 0.55, 0.55, 0.55))
+    run(cycle, 1000.0)  # an attempt without moves: of three hosts one earns a penalty
+    committed: list[Changes] = []
+    commit = store.commit
+
+    def noted(changes: Changes, now: float) -> Committed:
+        committed.append(changes)
+        return commit(changes, now)
+
+    monkeypatch.setattr(store, "commit", noted)
+    for now in (1010.0, 1020.0):
+        run(cycle, now)
+    assert [[backoff.host for backoff in changes.backoffs] for changes in committed] == [["h1"], []]
+
+
+def test_a_cycle_reads_in_one_transaction_and_writes_in_one(store: Store) -> None:
+    begun: list[bool] = []
+    cycle, watching, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
+    run(cycle, 990.0)
+
+    @event.listens_for(store.database.engine, "begin")
+    def _begin(connection: Connection) -> None:
+        begun.append(connection.get_execution_options().get("writes", False))
+
+    run(cycle, 1000.0)
+    assert begun == [False, True]
+    watching.seen = group(*BUSY)
+    run(cycle, 1010.0)
+    assert (len(acting.taken), begun) == (1, [False, True] * 2)
+
+
+def test_a_move_that_ends_while_the_group_is_looked_at_is_settled_before_anything_is_judged(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    observe = watching.observe
+
+    def and_end(now: float) -> Observation:
+        seen = observe(now)
+        ended(store, acting, 1009.0)
+        acting.busy = False
+        return seen
+
+    watching.observe = and_end  # type: ignore[method-assign]
+    report = run(cycle, 1010.0)
+    assert (report.result, len(acting.taken)) == (CycleResult.IDLE, 1)
+    assert report.backoffs["h1"].counted_from == 1009.0
+
+
+def test_a_lost_domain_is_not_found_by_a_reading_from_before_it_was_lost(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="absent on both", lost=True))
+    acting.busy = False
+    assert run(cycle, 1010.0).lost == {"uuid-of-a"}  # Prometheus still has the reading of the step from 1000 on
+    assert run(cycle, 1020.0).lost == frozenset()
+
+
+def test_a_recommendation_that_waits_is_stored_once_while_only_its_figures_change(store: Store) -> None:
+    cycle, watching, _ = make(store, *BUSY, mode="recommend")
+    for i in range(5):
+        watching.seen = group(host("h1", 0.9, 0.9, 0.9 + i / 100), *BUSY[1:])
+        assert run(cycle, 1000.0 + 10 * i).result is CycleResult.RECOMMENDED
+    assert len(store.plans(10)) == 1
+    watching.seen = group(*BUSY, host("h3", 0.05, 0.05, 0.05))
+    assert run(cycle, 1100.0).plan.moves[0].destination == "h3"  # type: ignore[union-attr]
+    watching.seen = group(*BUSY)
+    run(cycle, 1110.0)
+    assert [plan.made for plan in store.plans(10)] == [1110.0, 1100.0, 1000.0]
+
+
+def test_every_plan_is_stored_with_what_it_was_made_from_so_that_it_can_be_made_again(store: Store) -> None:
+    cycle, watching, acting = make(store, *STUCK)
+    run(cycle, 1000.0)  # an attempt that moves nothing
+    run(cycle, 1010.0)  # waits for its penalty
+    watching.seen = group(*BUSY)
+    store.order_drain("h3", draining=True)
+    run(replace(cycle, mode="recommend", policy=thesis_policy(0.7)), 1300.0)
+    run(cycle, 1310.0)
+    acting.busy = False
+    assert [(plan.acted, plan.moves) for plan in store.plans(10)] == [(True, 1), (False, 1), (False, 0), (True, 0)]
+    for record in store.plans(10):
+        inputs = store.inputs(record.id)
+        assert inputs is not None
+        assert plan(inputs.snapshot, inputs.policy) == store.plan(record.id).plan
+
+
+def test_a_chosen_part_of_a_plan_is_stored_with_the_choice(store: Store) -> None:
+    cycle, _, _ = make(store, *TWO, mode="recommend")
+    made = run(cycle, 1000.0).plan
+    assert made is not None
+    wanted = frozenset({(made.moves[0].uuid, "h2")})
+    cycle.apply(wanted, 1010.0)
+    newest, _ = store.plans(10)
+    inputs = store.inputs(newest.id)
+    assert inputs is not None
+    assert inputs.wanted == wanted
+
+
+def test_cycles_that_came_to_the_same_share_a_row(store: Store) -> None:
+    cycle, watching, _ = make(store, *STUCK)
+    for now in range(1000, 1060, 10):
+        run(cycle, float(now))
+    watching.failure = "Prometheus cannot be asked"
+    run(cycle, 1060.0)
+    rows = [(row.first, row.last, row.cycles, row.result) for row in store.cycles(10)]
+    assert rows == [(1060, 1060, 1, "failed"), (1010, 1050, 5, "waiting"), (1000, 1000, 1, "idle")]
+    assert [row.sentence for row in store.cycles(10)][1] == run_sentence(1050)
+
+
+def run_sentence(now: int) -> str:
+    return f"h1 waits {1190 - now} s more after an attempt that did not solve its problem"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (
+            "h1 is overloaded (cpu 90%, 3 consecutive samples)",
+            "h1 is overloaded (cpu 91%, 12 consecutive samples)",
+            True,
+        ),
+        (
+            "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s)",
+            "migrating a from h1 to h2 (9%, 1 s, dirties 12 KiB/s)",
+            True,
+        ),
+        ("h1 waits 90 s more", "h2 waits 90 s more", False),
+        ("migrating vm-3 from h1 to h2", "migrating vm-4 from h1 to h2", False),
+        ("10.0.0.1 is draining", "10.0.0.2 is draining", False),
+        ("moving db 2 to h1", "moving db 3 to h1", False),
+    ],
+)
+def test_what_cycles_came_to_is_compared_without_the_figures(one: str, other: str, same: bool) -> None:
+    assert (gist(one) == gist(other)) is same

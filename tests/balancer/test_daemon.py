@@ -5,34 +5,41 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import partialmethod
 from pathlib import Path
+from typing import Self
 
 import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
+from apscheduler.executors import base as apscheduler_run
+from apscheduler.schedulers import base as apscheduler_base
+from apscheduler.triggers import interval as apscheduler_interval
 
 from builders import domain, group, host
+from storing import record
 from virtpoise_balancer.config import read_config
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
-from virtpoise_balancer.knowledge.steering import Setting
-from virtpoise_balancer.model import Snapshot
-from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.knowledge.records import Setting
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import Move, Plan, Snapshot
+from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
+from virtpoise_balancer.service import changes, wiring
 from virtpoise_balancer.service import daemon as daemon_module
-from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.daemon import Daemon
 
 PATIENCE_SECONDS = 5.0
 SEEN = group(host("h1", 0.7, 0.7, 0.7), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
-CALM = "no host is at or above 80% 3 times in a row"
+CALM = "no host has had 3 consecutive samples at or above a threshold"
 
 
 def event(*, is_set: bool) -> threading.Event:
@@ -49,6 +56,7 @@ class Hosts:
     prometheus: threading.Event = field(default_factory=lambda: event(is_set=True))
     libvirt: threading.Event = field(default_factory=lambda: event(is_set=True))
     deaf: dict[str, str] = field(default_factory=dict)
+    clock_error: str = ""
     reach_back_seconds: float = 0.0
     acts: bool = True
     busy: bool = False
@@ -59,15 +67,22 @@ class Hosts:
     carried_out: list[Entries] = field(default_factory=list)
 
     def observe(self, now: float) -> Observation:
+        if self.clock_error:
+            raise ClockError(self.clock_error)
         self.prometheus.wait(PATIENCE_SECONDS)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        return ()
+    def observe_for(self, move: Move, now: float) -> Observation:
+        return self.observe(now)
 
-    def unreachable(self, hosts: Sequence[str]) -> dict[str, str]:
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        return Load(())
+
+    def active_domains(self, host: str) -> int:
         self.libvirt.wait(PATIENCE_SECONDS)
-        return {name: self.deaf[name] for name in hosts if name in self.deaf}
+        if host in self.deaf:
+            raise LibvirtError(self.deaf[host])
+        return 1
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         self.carried_out.append(entries)
@@ -107,12 +122,17 @@ class Log:
             found.append(self._lines.get(timeout=PATIENCE_SECONDS))
         return found
 
+    def rest(self) -> list[str]:
+        """The lines that are left."""
+        return [self._lines.get()[1] for _ in range(self._lines.qsize())]
+
 
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
     made = Hosts()
     monkeypatch.setattr(wiring, "make_observer", lambda _config: made)
-    monkeypatch.setattr(wiring, "make_migrator", lambda _config: made)
+    monkeypatch.setattr(wiring, "make_hosts", lambda *_: made)
+    monkeypatch.setattr(wiring, "make_migrator", lambda *_: made)
     monkeypatch.setattr(wiring, "make_executor", lambda *_: made)
     return made
 
@@ -121,6 +141,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     made = Log()
     monkeypatch.setattr(daemon_module, "log", made)
+    monkeypatch.setattr(changes, "log", made)
     return made
 
 
@@ -144,7 +165,7 @@ def while_it_runs(daemon: Daemon, act: Callable[[], object]) -> None:
         try:
             act()
         finally:
-            daemon._stop.set()
+            daemon.stop()
 
     with ThreadPoolExecutor(1) as pool:
         acted = pool.submit(and_stop)
@@ -162,7 +183,7 @@ def test_a_reload_takes_the_new_threshold_from_the_next_cycle_on(tmp_path: Path,
         write(tmp_path, threshold=0.6)
         reload()
         log.wait_for("the configuration was read again")
-        assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 times in a row): move a to h2")
+        assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 consecutive samples): move a to h2")
 
     while_it_runs(Daemon(write(tmp_path)), act)
 
@@ -172,7 +193,9 @@ def test_a_broken_file_is_told_and_what_was_holds_on(tmp_path: Path, hosts: Host
         log.wait_for(CALM)
         write(tmp_path, threshold=6)
         reload()
-        assert "policy.cpu.threshold: expected less than or equal to 1" in log.wait_for("is kept as it was", "warning")
+        assert "policy.cpu.threshold: expected less than or equal to 1" in log.wait_for(
+            "the present configuration stays", "warning"
+        )
         assert log.wait_for("result=").startswith(CALM)
 
     while_it_runs(Daemon(write(tmp_path)), act)
@@ -190,7 +213,7 @@ def test_a_cycle_that_takes_longer_than_the_interval_is_counted_and_told(
         log.wait_for(CALM)
         before = overruns()
         hosts.prometheus.clear()
-        log.wait_for("a cycle was left out: the one before had not ended", "warning")
+        log.wait_for("a cycle was left out: the one before it was still running", "warning")
         assert overruns() > before
         hosts.prometheus.set()
         log.wait_for(CALM)
@@ -227,6 +250,53 @@ def test_cycles_begin_at_whole_multiples_of_the_interval_also_of_a_new_one(
     while_it_runs(made, act)
 
 
+class Clock:
+    """The machine's clock, as a person may set it; everything in this process sees it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        real = time.time
+        clock = self
+
+        class Now(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> Self:
+                return cls.fromtimestamp(real() + clock.ahead, tz)
+
+        monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
+        monkeypatch.setattr(apscheduler_base, "datetime", Now)
+        monkeypatch.setattr(apscheduler_interval, "datetime", Now)
+        monkeypatch.setattr(apscheduler_run, "datetime", Now)
+
+
+@pytest.mark.parametrize("set_by", [-120.0, 120.0])
+def test_cycles_go_on_when_the_clock_is_set(
+    tmp_path: Path, hosts: Hosts, log: Log, monkeypatch: pytest.MonkeyPatch, set_by: float
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def act() -> None:
+        log.wait_for(CALM)
+        clock.ahead = set_by
+        if set_by < 0:
+            log.wait_for("this machine's clock was set back; the schedule is restarted", "warning")
+        log.wait_for(CALM)
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path)), act)
+
+
+def test_a_clock_that_is_wrong_at_the_start_keeps_nobody_from_starting(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    hosts.clock_error = "this machine's clock is 600 s behind that of Prometheus"
+
+    def act() -> None:
+        assert hosts.clock_error in log.wait_for("nothing is done", "error")
+        hosts.clock_error = ""
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path, mode="automatic")), act)
+
+
 def test_where_moves_are_only_recommended_deaf_hosts_are_told_without_waiting_for_them(
     tmp_path: Path, hosts: Hosts, log: Log
 ) -> None:
@@ -236,8 +306,8 @@ def test_where_moves_are_only_recommended_deaf_hosts_are_told_without_waiting_fo
     def act() -> None:
         log.wait_for(CALM)  # a cycle ran though no host has answered yet
         hosts.libvirt.set()
-        for name, why in hosts.deaf.items():
-            assert f"host={name} why={why}" in log.wait_for("libvirt does not answer", "warning")
+        told = {log.wait_for("libvirt does not answer", "warning") for _ in hosts.deaf}
+        assert told == {f"a host's libvirt does not answer host={name} why={why}" for name, why in hosts.deaf.items()}
 
     while_it_runs(Daemon(write(tmp_path)), act)
 
@@ -248,12 +318,71 @@ def test_where_moves_are_made_one_deaf_host_is_told_and_nothing_begins_where_all
     path = write(tmp_path, mode="automatic")
     hosts.deaf = dict.fromkeys(("h1", "h2"), "Connection refused")
     with pytest.raises(BadInput, match=r"^libvirt\.uri: no host answers; Connection refused$"):
-        Daemon(path)
+        Daemon(path).run()
     assert list(tmp_path.iterdir()) == [path]
     del hosts.deaf["h2"]
+
+    def act() -> None:
+        assert "unknown: h1" in log.wait_for(CALM)  # from the first cycle on
+        assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
+
+    while_it_runs(Daemon(path), act)
+
+
+def test_making_a_daemon_does_nothing(tmp_path: Path, hosts: Hosts) -> None:
+    Daemon(tmp_path / "missing.yml")
+    path = write(tmp_path)
+    Daemon(path)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(BadInput, match=r"missing\.yml: cannot be read"):
+        Daemon(tmp_path / "missing.yml").run()
+
+
+def test_a_store_of_a_newer_version_is_refused_at_the_start_in_one_line(tmp_path: Path, hosts: Hosts) -> None:
+    path = write(tmp_path)
+    Store.open(f"sqlite:///{tmp_path}/state.db").close()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(BadInput, match=r"was written by a newer virtpoise .*: upgrade virtpoise$"):
+        Daemon(path).run()
+
+
+def test_an_unforeseen_failure_of_a_cycle_is_logged_and_written_down_and_the_next_cycle_runs(
+    tmp_path: Path, hosts: Hosts, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_now: float) -> Observation:
+        raise KeyError("h9")
+
+    def act() -> None:
+        log.wait_for(CALM)
+        with monkeypatch.context() as patched:
+            patched.setattr(hosts, "observe", fail)
+            log.wait_for("unforeseen: KeyError: 'h9'", "error")
+        log.wait_for(CALM)
+
+    while_it_runs(Daemon(write(tmp_path)), act)
+    said = [(row.result, row.sentence) for row in Store.open(f"sqlite:///{tmp_path}/state.db").cycles(10)]
+    assert ("failed", "unforeseen: KeyError: 'h9'") in said
+    assert [result for result, _ in said] == ["idle", "failed", "idle"]
+
+
+def test_a_broken_row_of_the_store_is_named_once_and_counted(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    path = write(tmp_path)
+    store = Store.open(f"sqlite:///{tmp_path}/state.db")
+    record(store, Plan(strategy="default", solved=True, summary=""), 1000.0, acted=True)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+        database.execute("UPDATE plans SET document = x'00'")
     made = Daemon(path)
-    assert "host=h1 why=Connection refused" in log.wait_for("libvirt does not answer", "warning")
-    while_it_runs(made, lambda: log.wait_for(CALM))
+
+    def act() -> None:
+        assert "plan 1: cannot be read" in log.wait_for("a row of the store cannot be read", "error")
+        for _ in range(3):
+            log.wait_for(CALM)
+        assert made._metrics.registry.get_sample_value("virtpoise_store_broken_rows") == 1
+
+    while_it_runs(made, act)
+    assert not any("a row of the store" in line for line in log.rest())
 
 
 def test_targets_that_are_no_hosts_are_logged_once_whenever_they_change(tmp_path: Path, hosts: Hosts, log: Log) -> None:
@@ -276,7 +405,7 @@ def test_without_names_of_hosts_nothing_is_moved_whoever_set_the_mode(tmp_path: 
     path = write(tmp_path)
     path.write_text(path.read_text().replace("libvirt: {pattern: 'h*'}\n", ""))
     with closing(wiring.make_store(read_config(path))) as store:  # by an order, of before there was the key
-        store.set_steering("mode", Setting(value="automatic", instead_of="recommend", at=0.0, who="alice"))
+        store.override("mode", Setting(value="automatic", instead_of="recommend", at=0.0, who="alice"))
     hosts.seen = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 1.0))
 
     def act() -> None:
@@ -285,7 +414,7 @@ def test_without_names_of_hosts_nothing_is_moved_whoever_set_the_mode(tmp_path: 
 
     while_it_runs(Daemon(path), act)
     with pytest.raises(BadInput, match=r"virtpoise\.yml: libvirt\.pattern: expected, for mode automatic, patterns"):
-        Daemon(write_without_pattern(tmp_path))
+        Daemon(write_without_pattern(tmp_path)).run()
 
 
 def write_without_pattern(folder: Path) -> Path:

@@ -7,10 +7,12 @@ import typing
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from pydantic import BaseModel
 
 from virtpoise_balancer.config import Config, parse_config
-from virtpoise_balancer.docs import EXAMPLE, PAGES, settings
+from virtpoise_docs import PAGES
+from virtpoise_docs.configuration import EXAMPLE, settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -23,7 +25,16 @@ PAGES_BY_HAND = [
 @pytest.mark.parametrize("page", PAGES)
 def test_a_generated_page_is_what_the_code_says(page: str) -> None:
     written = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    assert written == PAGES[page](), f"run: python -m virtpoise_balancer.docs {page} > docs/{page}.md"
+    assert written == PAGES[page](), "run scripts/generate-docs"
+
+
+def test_the_generators_are_not_part_of_the_wheel() -> None:
+    files = [file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()]
+    assert "virtpoise_balancer/command/main.py" in files
+    assert "virtpoise_exporter/metrics.py" in files
+    assert {file.partition("/")[0] for file in files} == {"virtpoise_balancer", "virtpoise_exporter"}
+    sources = [ROOT / kind / file for file in files if file.endswith(".py") for kind in ("balancer", "exporter")]
+    assert [file for file in sources if file.exists() and "Generated from" in file.read_text(encoding="utf-8")] == []
 
 
 def keys(kind: object, prefix: str = "") -> set[str]:

@@ -6,9 +6,9 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
@@ -19,7 +19,7 @@ from builders import group, host
 from virtpoise_balancer import __version__
 from virtpoise_balancer.command.doctor import (
     Finding,
-    Verdict,
+    Severity,
     judge_exporter,
     judge_libvirt,
     judge_pair,
@@ -28,9 +28,9 @@ from virtpoise_balancer.command.doctor import (
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute import probe
-from virtpoise_balancer.execute.probe import HostFacts, Needs, Probe
-from virtpoise_balancer.model import HostState
+from virtpoise_balancer.execute.facts import HostFacts, Needs
+from virtpoise_balancer.execute.worker import probe
+from virtpoise_balancer.model import HostState, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
@@ -67,67 +67,72 @@ def pair(**changes: object) -> Finding:
 
 def test_a_good_pair_is_one_good_line() -> None:
     found = pair()
-    assert (found.subject, found.verdict, found.remedy) == ("h1 → h2", Verdict.GOOD, "")
+    assert (found.subject, found.verdict, found.remedy) == ("h1 → h2", Severity.GOOD, "")
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict", "says", "remedy"),
     [
-        ({"way": "unable to connect"}, Verdict.BAD, "h1 does not reach h2: unable to connect", "on h1, as root: virsh"),
+        (
+            {"way": "unable to connect"},
+            Severity.BAD,
+            "h1 does not reach h2: unable to connect",
+            "on h1, as root: virsh",
+        ),
         (
             {"there": replace(HERE, networks=frozenset())},
-            Verdict.BAD,
+            Severity.BAD,
             "vm1 needs network default, which is not there",
             "net-define",
         ),
         (
             {"there": replace(HERE, pools=frozenset())},
-            Verdict.BAD,
+            Severity.BAD,
             "vm1 needs storage pool images, which is not there",
             "pool-start it on h2",
         ),
         (
             {"there": replace(HERE, secrets=frozenset())},
-            Verdict.BAD,
+            Severity.BAD,
             "vm1 needs secret client.vms secret to open a disk, which is not there",
             "secret-set-value it on h2",
         ),
-        ({"there": replace(HERE, devices=frozenset())}, Verdict.BAD, "vm1 needs bridge br0", "make the bridge on h2"),
-        ({"there": replace(HERE, devices=None)}, Verdict.GOOD, "reached", ""),
+        ({"there": replace(HERE, devices=frozenset())}, Severity.BAD, "vm1 needs bridge br0", "make the bridge on h2"),
+        ({"there": replace(HERE, devices=None)}, Severity.GOOD, "reached", ""),
         (
             {"here": replace(HERE, devices=frozenset()), "there": replace(HERE, devices=frozenset())},
-            Verdict.GOOD,
+            Severity.GOOD,
             "",
             "",
         ),
-        ({"cpu": False}, Verdict.WARNING, "h2's CPU lacks what h1's has", "cpu-baseline"),
+        ({"cpu": False}, Severity.WARNING, "h2's CPU lacks what h1's has", "cpu-baseline"),
         (
             {"unseen": ("/local/a",)},
-            Verdict.WARNING,
+            Severity.WARNING,
             "no storage pool of h2 has /local/a",
             "storage that both hosts share",
         ),
         (
             {"there": replace(HERE, hypervisor_version=7_000_000)},
-            Verdict.WARNING,
+            Severity.WARNING,
             "the hypervisor is older there (7.0.0)",
             "one version",
         ),
         (
             {"way": LibvirtError("no domain runs on h1")},
-            Verdict.NOT_KNOWN,
+            Severity.NOT_KNOWN,
             "the way is not known: no domain runs on h1",
             "",
         ),
         (
             {"unseen": LibvirtError("h2: no answer within 30 s")},
-            Verdict.NOT_KNOWN,
+            Severity.NOT_KNOWN,
             "reached, its storage is not known: h2: no answer within 30 s",
             "",
         ),
     ],
 )
-def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Verdict, says: str, remedy: str) -> None:
+def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Severity, says: str, remedy: str) -> None:
     found = pair(**changes)
     assert (found.verdict, found.text[: len(says)]) == (verdict, says)
     assert remedy in found.remedy
@@ -136,28 +141,38 @@ def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Verd
 @pytest.mark.parametrize(
     ("state", "exporters", "verdict", "says"),
     [
-        (HostState.ACTIVE, EXPORTERS, Verdict.GOOD, f"fresh, version {__version__}, the clock agrees"),
-        (HostState.UNKNOWN, EXPORTERS, Verdict.BAD, "no fresh figures: connection refused"),
-        (HostState.ACTIVE, replace(EXPORTERS, failing={"h1": ("libvirt",)}), Verdict.BAD, "collectors fail: libvirt"),
+        (HostState.ACTIVE, EXPORTERS, Severity.GOOD, f"fresh, version {__version__}, the clock agrees"),
+        (HostState.UNKNOWN, EXPORTERS, Severity.BAD, "no fresh figures: connection refused"),
+        (HostState.ACTIVE, replace(EXPORTERS, failing={"h1": ("libvirt",)}), Severity.BAD, "collectors fail: libvirt"),
         (
             HostState.ACTIVE,
             replace(EXPORTERS, ahead_seconds={"h1": -40.0}),
-            Verdict.WARNING,
+            Severity.WARNING,
             "fresh, but the host's clock is 40 s behind",
         ),
         (
             HostState.ACTIVE,
             replace(EXPORTERS, versions={"h1": "0.0.9"}),
-            Verdict.WARNING,
+            Severity.WARNING,
             "fresh, version 0.0.9, but the balancer is",
         ),
-        (HostState.ACTIVE, replace(EXPORTERS, versions={}), Verdict.GOOD, "fresh figures of another exporter"),
+        (HostState.ACTIVE, replace(EXPORTERS, versions={}), Severity.GOOD, "fresh figures of another exporter"),
     ],
 )
-def test_what_an_exporter_lacks(state: HostState, exporters: ExporterHealth, verdict: Verdict, says: str) -> None:
+def test_what_an_exporter_lacks(state: HostState, exporters: ExporterHealth, verdict: Severity, says: str) -> None:
     found = judge_exporter(host("h1", 0.5, state=state), HEALTH, exporters)
     assert (found.subject, found.verdict, found.text[: len(says)]) == ("exporter of h1", verdict, says)
-    assert bool(found.remedy) is (verdict is not Verdict.GOOD)
+    assert bool(found.remedy) is (verdict is not Severity.GOOD)
+
+
+def test_why_a_host_is_unknown_is_said_as_it_is() -> None:
+    why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h1:1, h1:2")
+    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=why), HEALTH, EXPORTERS)
+    assert (found.verdict, found.text) == (Severity.BAD, f"nothing certain is known of the host: {why.text}")
+    libvirt = replace(why, kind=UnknownKind.LIBVIRT, text="its exporter does not say whether its libvirt answers")
+    failing = replace(EXPORTERS, failing={"h1": ("libvirt",)})
+    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=libvirt), HEALTH, failing)
+    assert found.text == "collectors fail: libvirt"
 
 
 def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:
@@ -166,18 +181,18 @@ def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:
     nobody = replace(SEEN, snapshot=group(), warnings=("too many points",), refused=refused)
     found = list(judge_prometheus(Config(), replace(HEALTH, ahead_seconds=-90.0), nobody))
     assert [(one.subject, one.verdict) for one in found] == [
-        ("Prometheus", Verdict.GOOD),
-        ("clock of Prometheus", Verdict.BAD),
-        ("hosts", Verdict.BAD),
-        ("target 'x?netcat=1'", Verdict.WARNING),
-        ("Prometheus", Verdict.WARNING),
+        ("Prometheus", Severity.GOOD),
+        ("clock of Prometheus", Severity.BAD),
+        ("hosts", Severity.BAD),
+        ("target 'x?netcat=1'", Severity.WARNING),
+        ("Prometheus", Severity.WARNING),
     ]
     assert found[1].text == "90 s behind this machine's"
 
 
 def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
     found = judge_libvirt("h1", "qemu+ssh://h1/system", "connection refused")
-    assert (found.verdict, found.text) == (Verdict.BAD, "connection refused")
+    assert (found.verdict, found.text) == (Severity.BAD, "connection refused")
     assert "virsh -c qemu+ssh://h1/system list" in found.remedy
 
 
@@ -249,34 +264,27 @@ class Connection:
     listAllNetworks = listAllStoragePools = listAllDevices  # noqa: N815
 
 
-Ask = Callable[..., Probe]
-
-
-@pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
-    def make(*domains: Running, pools: libvirt.libvirtError | None = None) -> Probe:
-        monkeypatch.setattr(probe, "connect", lambda _uri, _timeout: Connection(*domains, pools=pools))
-        return Probe("h1", "qemu:///system", 1.0)
-
-    return make
-
-
 REACHED = failed(libvirt.VIR_ERR_XML_ERROR, "XML error: unexpected root element <virtpoise-doctor>")
 BUSY = failed(libvirt.VIR_ERR_OPERATION_INVALID, "domain has an active block job")
 UNSAFE = failed(libvirt.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration: disk without cache=none")
 GONE = failed(libvirt.VIR_ERR_OPERATION_FAILED, "Failed to connect to remote libvirt URI qemu+ssh://h2/system")
 
 
-def test_a_domain_that_cannot_migrate_says_nothing_of_the_way_so_the_next_is_asked(ask: Ask) -> None:
-    assert ask(Running("a", BUSY), Running("b", UNSAFE), Running("c", REACHED)).reaches("h2") is None
-    assert "Failed to connect" in (ask(Running("a", BUSY), Running("c", GONE)).reaches("h2") or "")
-    for domains, says in (((Running("a", BUSY),), "a: domain has an active block job"), ((), "no domain runs on h1")):
-        with pytest.raises(LibvirtError, match=says):
-            ask(*domains).reaches("h2")
+def reached(*domains: Running) -> tuple[bool, str | None]:
+    return probe.reaches(Connection(*domains), "h1", "h2")
 
 
-def test_what_a_domain_needs_is_read_from_its_description(ask: Ask) -> None:
-    assert ask(Running("a", REACHED)).facts.domains == (
+def test_a_domain_that_cannot_migrate_says_nothing_of_the_way_so_the_next_is_asked() -> None:
+    assert reached(Running("a", BUSY), Running("b", UNSAFE), Running("c", REACHED)) == (True, None)
+    asked, why = reached(Running("a", BUSY), Running("c", GONE))
+    assert asked
+    assert "Failed to connect" in (why or "")
+    assert reached(Running("a", BUSY)) == (False, "a: domain has an active block job")
+    assert reached() == (False, "no domain runs on h1, so its daemon cannot be asked")
+
+
+def test_what_a_domain_needs_is_read_from_its_description() -> None:
+    assert probe.facts(Connection(Running("a", REACHED))).domains == (
         Needs(
             name="a",
             disks=("/shared/a.qcow2", "/dev/vg/a"),
@@ -288,12 +296,13 @@ def test_what_a_domain_needs_is_read_from_its_description(ask: Ask) -> None:
     )
 
 
-def test_only_a_path_that_no_pool_has_is_missing(ask: Ask) -> None:
-    paths = ("/shared/a",)
-    assert ask().unseen(paths) == ()
-    assert ask(pools=failed(libvirt.VIR_ERR_NO_STORAGE_VOL, "no storage vol with matching path")).unseen(paths) == paths
-    with pytest.raises(LibvirtError, match="connection reset"):
-        ask(pools=failed(libvirt.VIR_ERR_RPC, "connection reset")).unseen(paths)
+def test_only_a_path_that_no_pool_has_is_missing() -> None:
+    paths = ["/shared/a"]
+    missing = failed(libvirt.VIR_ERR_NO_STORAGE_VOL, "no storage vol with matching path")
+    assert probe.unseen(Connection(), paths) == []
+    assert probe.unseen(Connection(pools=missing), paths) == paths
+    with pytest.raises(libvirt.libvirtError, match="connection reset"):
+        probe.unseen(Connection(pools=failed(libvirt.VIR_ERR_RPC, "connection reset")), paths)
 
 
 # --- asked of a server that answers as Prometheus does ------------------------------------------------------------------
@@ -308,9 +317,17 @@ def test_what_prometheus_tells_of_itself_and_of_the_exporters(httpserver: HTTPSe
     httpserver.expect_request("/api/v1/status/buildinfo").respond_with_json(
         {"status": "success", "data": {"version": "2.42.0"}}
     )
-    target = {"labels": {"job": "j", "instance": "h2:9807"}, "health": "down", "lastError": "no route to host"}
+    target: dict[str, Any] = {
+        "labels": {"job": "j", "instance": "h2:9807"},
+        "health": "down",
+        "lastError": "no route to host",
+    }
     other = {"labels": {"job": "node", "instance": "h1:9100"}, "health": "down", "lastError": "not about the exporter"}
-    hostile = {"labels": {"job": "j", "instance": "x/system?command=/prog&a=:1"}, "health": "down", "lastError": "x"}
+    hostile: dict[str, Any] = {
+        "labels": {"job": "j", "instance": "x/system?command=/prog&a=:1"},
+        "health": "down",
+        "lastError": "x",
+    }
     httpserver.expect_request("/api/v1/targets").respond_with_json(
         {"status": "success", "data": {"activeTargets": [target, other, hostile]}}
     )

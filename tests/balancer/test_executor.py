@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute import executor as execute
-from virtpoise_balancer.execute.executor import LibvirtExecutor, counts_on
+from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.migrate import Watch
 from virtpoise_balancer.model import Move, Outcome, PredictedLoads, Prediction, Progress, Result
 
@@ -17,7 +20,7 @@ DONE = Outcome(result=Result.DONE)
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 
 
-def move(domain: str, source: str, destination: str, wave: int = 0, bundle: str | None = None) -> Move:
+def move(domain: str, source: str, destination: str, wave: int = 0, *, needs: str | None = None) -> Move:
     return Move(
         domain=domain,
         uuid=f"uuid-of-{domain}",
@@ -25,7 +28,7 @@ def move(domain: str, source: str, destination: str, wave: int = 0, bundle: str 
         destination=destination,
         predicted=LOADS,
         wave=wave,
-        bundle=bundle,
+        needs=(f"uuid-of-{needs}",) if needs else (),
     )
 
 
@@ -37,6 +40,7 @@ class Hosts:
     settles: Callable[[Move], Outcome | None] = lambda _: DONE
     written: list[tuple[str, str]] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    asked: list[Sequence[str]] = field(default_factory=list)
 
     def migrate(self, move: Move, watch: Watch, stop: threading.Event) -> Outcome | None:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
@@ -56,15 +60,27 @@ class Hosts:
 
 
 def executor(hosts: Hosts) -> LibvirtExecutor:
-    return LibvirtExecutor(hosts, hosts, hosts.ended)  # type: ignore[arg-type]
+    return LibvirtExecutor(hosts, hosts, hosts.ended, hosts.asked.append)  # type: ignore[arg-type]
 
 
 def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] = lambda _: None) -> LibvirtExecutor:
     made = executor(hosts)
     made.carry_out(list(enumerate(moves)), recheck)
-    made._thread.join(10)  # type: ignore[union-attr]
-    assert not made.busy
+    assert made.wait(10)
     return made
+
+
+@pytest.mark.parametrize(
+    "end", [Outcome(result=Result.SKIPPED, why="no answer"), Outcome(result=Result.FAILED, why="x"), DONE]
+)
+def test_after_a_move_that_was_not_made_its_hosts_are_asked_before_its_end_is_written(end: Outcome) -> None:
+    hosts = Hosts(lambda _: end)
+    made = executor(hosts)
+    made.ask = lambda asked: hosts.written.append(("ask", "+".join(asked)))
+    made.carry_out([(7, move("a", "h1", "h2"))], lambda _: None)
+    made._thread.join(10)  # type: ignore[union-attr]
+    asked = [] if end is DONE else [("ask", "h1+h2")]
+    assert hosts.written == [("begin", "7"), *asked, ("end", "7")]
 
 
 def test_moves_of_one_wave_are_under_way_together() -> None:
@@ -84,7 +100,7 @@ def test_moves_of_one_wave_are_under_way_together() -> None:
     assert all(flight.progress for flight in made.in_flight)
     assert all(0 <= flight.seconds < 10 for flight in made.in_flight)
     together.wait()
-    made._thread.join(10)  # type: ignore[union-attr]
+    assert made.wait(10)
     assert seen == [{"a", "b"}]
     assert made.in_flight == ()
     assert hosts.outcomes == {"a": DONE, "b": DONE}
@@ -101,8 +117,8 @@ def test_what_counts_on_a_move_that_was_not_made_is_skipped_and_never_begun() ->
     carry_out(
         hosts,
         move("out", "h2", "h3", 0),
-        move("in", "h1", "h2", 1),
-        move("after", "h4", "h1", 2),
+        move("in", "h1", "h2", 1, needs="out"),
+        move("after", "h4", "h1", 2, needs="in"),
         move("other", "h1", "h3", 2),
     )
     assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
@@ -133,7 +149,7 @@ def test_told_to_stop_it_begins_no_further_wave() -> None:
     hosts = Hosts(stop)
     made.append(executor(hosts))
     made[0].carry_out(list(enumerate([move("a", "h1", "h2", 0), move("b", "h1", "h2", 1)])), lambda _: None)
-    made[0]._thread.join(10)  # type: ignore[union-attr]
+    assert made[0].wait(10)
     assert [hosts.outcomes[name].result for name in "ab"] == [Result.DONE, Result.SKIPPED]
 
 
@@ -148,6 +164,22 @@ def test_an_unforeseen_error_ends_the_move_as_failed_and_the_others_go_on() -> N
     assert (hosts.outcomes["a"].result, hosts.outcomes["b"].result) == (Result.FAILED, Result.DONE)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_move_whose_end_cannot_be_written_down_is_not_counted_on() -> None:
+    class Full(Hosts):
+        def end(self, migration_id: int, outcome: Outcome) -> None:
+            if migration_id == 0:
+                raise OSError("disk full")
+            super().end(migration_id, outcome)
+
+    hosts = Full()
+    carry_out(hosts, move("out", "h2", "h3", 0), move("in", "h1", "h2", 1, needs="out"), move("other", "h1", "h3", 1))
+    assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
+        "in": "skipped",
+        "other": "done",
+    }
+
+
 def test_all_that_an_earlier_process_left_under_way_is_waited_for_at_once() -> None:
     together = threading.Barrier(2, timeout=10)
 
@@ -158,7 +190,7 @@ def test_all_that_an_earlier_process_left_under_way_is_waited_for_at_once() -> N
     hosts = Hosts(settles=meet)
     made = executor(hosts)
     made.adopt([(1, move("a", "h1", "h2")), (2, move("b", "h3", "h4"))])
-    made._thread.join(10)  # type: ignore[union-attr]
+    assert made.wait(10)
     assert hosts.outcomes == {"a": DONE, "b": DONE}
 
 
@@ -173,7 +205,7 @@ def test_a_move_whose_end_nobody_tells_stays_open_until_both_hosts_tell_it_and_h
         return DONE if answers.is_set() else None
 
     hosts = Hosts(lambda one: None if one.domain == "a" else DONE, settle)
-    made = carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h3", "h1", 1), move("c", "h3", "h4", 1))
+    made = carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h3", "h1", 1, needs="a"), move("c", "h3", "h4", 1))
     assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
         "b": "skipped",  # it counts on a having left h1
         "c": "done",
@@ -181,8 +213,7 @@ def test_a_move_whose_end_nobody_tells_stays_open_until_both_hosts_tell_it_and_h
     assert all(asked.acquire(timeout=10) for _ in range(3))
     assert ("end", "0") not in hosts.written
     answers.set()
-    for settling in made._settling:
-        settling.join(10)
+    assert made.wait(10, ends=True)
     assert hosts.outcomes["a"] == DONE
     assert hosts.written.count(("end", "0")) == 1
 
@@ -199,16 +230,36 @@ def test_told_to_stop_it_leaves_the_end_that_nobody_tells_to_the_next_balancer()
     assert asked.wait(10)
     made.close()
     assert hosts.written == [("begin", "0")]
-    assert not any(settling.is_alive() for settling in made._settling)
+    assert made.wait(0, ends=True)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "counts"),
-    [
-        (move("in", "h1", "h2"), move("out", "h2", "h1"), True),
-        (move("a", "h1", "h2"), move("b", "h1", "h3"), False),
-        (move("a", "h1", "h2", bundle="pair"), move("b", "h1", "h3", bundle="pair"), True),
-    ],
-)
-def test_what_a_move_counts_on(one: Move, other: Move, counts: bool) -> None:
-    assert counts_on(one, other) is counts
+def test_once_it_was_told_to_stop_nothing_is_started_any_more() -> None:
+    hosts = Hosts()
+    made = executor(hosts)
+    made.close()
+    with pytest.raises(Refused, match="about to end"):
+        made.carry_out([(0, move("a", "h1", "h2"))], lambda _: None)
+    assert hosts.written == []
+
+
+ENDS_UNDER_WAY = """
+import threading, time
+from virtpoise_balancer.execute.executor import LibvirtExecutor
+from virtpoise_balancer.model import *
+class Hosts:
+    def migrate(self, move, watch, stop):
+        time.sleep(0.3)
+        return Outcome(result=Result.DONE)
+    def begin(self, number): print("begin", number, flush=True)
+    def end(self, number, outcome): print("end", number, outcome.result.value, flush=True)
+loads = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+moves = [Move(domain=f"d{n}", uuid=f"u{n}", source="h1", destination="h2", predicted=loads, wave=n) for n in range(2)]
+made = LibvirtExecutor(Hosts(), Hosts(), lambda *_: None, lambda _: None)
+made.carry_out(list(enumerate(moves)), lambda _: None)
+"""
+
+
+def test_moves_under_way_end_in_good_order_when_the_interpreter_ends_before_them() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS_UNDER_WAY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\n")[:-1] == ["begin 0", "end 0 done", "begin 1", "end 1 done"]

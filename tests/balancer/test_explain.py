@@ -37,7 +37,7 @@ def why(name: str, snapshot: Snapshot = GROUP, policy: Policy = RULED) -> Explan
 def test_a_domain_that_is_moved() -> None:
     made = plan(GROUP, RULED)
     found = why(made.moves[0].domain)
-    assert found.verdict == f"{made.moves[0].domain} is to be moved from h1 to {made.moves[0].destination}."
+    assert found.verdict == f"{made.moves[0].domain} is to be migrated from h1 to {made.moves[0].destination}."
     assert any(f"{made.moves[0].predicted.source.cpu_ratio:.0%}" in reason for reason in found.reasons)
 
 
@@ -50,17 +50,21 @@ def test_of_a_host_that_is_unknown_no_room_is_told_and_it_comes_last() -> None:
 @pytest.mark.parametrize(
     ("name", "verdict", "says"),
     [
-        ("pinned", "pinned stays on h1.", "A rule says to leave it alone (rule stay)."),
-        ("off", "off stays on h1.", "only running domains are moved"),
+        ("pinned", "pinned stays on h1.", "A rule excludes it from balancing (rule stay)."),
+        ("off", "off stays on h1.", "only running domains are migrated"),
         (
             "calm",
             "calm stays on h2.",
             "h2 is at 30% CPU, below the threshold of 80%, so nothing has to be moved off it.",
         ),
-        ("h4", "h4 is no destination.", "Prometheus has no fresh figures of the host"),
-        ("h5", "h5 is no destination.", "The host is being drained"),
-        ("h1", "h1 is overloaded, so it is no destination.", "3 times in a row at or above 80% (3 make it a problem)"),
-        ("h2", "h2 is a destination in this plan.", "is to come from h1."),
+        ("h4", "h4 is not a destination.", "The host is unknown, so nothing is migrated"),
+        ("h5", "h5 is not a destination.", "The host is being drained"),
+        (
+            "h1",
+            "h1 is overloaded, so it is not a destination.",
+            "3 consecutive samples at or above 80% (3 make it a problem)",
+        ),
+        ("h2", "h2 is a destination in this plan.", "is to be migrated here from h1."),
     ],
 )
 def test_what_stays_and_who_takes_nothing(name: str, verdict: str, says: str) -> None:
@@ -75,19 +79,19 @@ def test_a_host_without_memory_left_is_told_so_and_its_domains_are_not_judged_by
     (standing, *_) = why("h1", small).reasons
     assert standing == (
         "h1 is at 30% CPU, below the threshold of 80%; "
-        "its memory is at 95%, 3 times in a row at or above 90% (3 make it a problem)."
+        "its memory is at 95%, 3 consecutive samples at or above 90% (3 make it a problem)."
     )
-    assert why("h1", small).verdict == "h1 is overloaded, so it is no destination."
+    assert why("h1", small).verdict == "h1 is overloaded, so it is not a destination."
     for name in ("lazy", "idle"):
         assert wording.reason(Reason.LEAST_GAIN) not in " ".join(why(name, small).reasons).lower()
     calm = replace(small, hosts=(replace(full, memory_ratio_window=(0.95,)), small.hosts[1]))
-    assert "memory is at 95%, once at or above 90%" in " ".join(why("idle", calm).reasons)
+    assert "memory is at 95%, 1 sample at or above 90%" in " ".join(why("idle", calm).reasons)
     assert "memory" not in why("h1", small, replace(POLICY, strategy="thesis")).reasons[0]
 
 
 def test_of_a_drain_that_waits_it_is_not_said_that_nothing_has_to_be_moved() -> None:
     alone = group(host("h1", 0.2, state=HostState.DRAINING), domain("a", "h1", 1.0))
-    assert why("a", alone).reasons[0].startswith("h1 is draining, but is not worked on now: ")
+    assert why("a", alone).reasons[0].startswith("h1 is draining, but this plan does not attempt to drain it: ")
 
 
 def test_every_rule_about_a_domain_is_told_for_each_destination() -> None:
@@ -106,14 +110,14 @@ def test_every_other_host_is_told_as_a_destination_the_best_first() -> None:
     takes = {one.host: one.takes for one in found.destinations}
     assert takes == {"h2": True, "h3": False, "h4": False, "h5": False}
     full = next(one for one in found.destinations if one.host == "h3")
-    assert full.why.startswith("the host's CPUs would be too busy with it (CPU load now 79%")
-    assert any("It wants 1.00 cores" in reason for reason in found.reasons)
+    assert full.why.startswith("the host's CPU load would be too high with it (CPU load now 79%")
+    assert any("Its demand is 1.00 cores" in reason for reason in found.reasons)
 
 
 def test_a_host_that_was_passed_over_is_told_why() -> None:
     (first, *_) = plan(GROUP, RULED).moves
     (told, *_) = [reason for reason in why("h3").reasons if "goes to" in reason]
-    assert told.startswith(f"{first.domain} goes to h2: the host's CPUs would be too busy with it (")
+    assert told.startswith(f"{first.domain} goes to h2: the host's CPU load would be too high with it (")
 
 
 def test_two_domains_of_one_name_are_each_explained_and_a_uuid_is_enough() -> None:
@@ -126,14 +130,17 @@ def test_two_domains_of_one_name_are_each_explained_and_a_uuid_is_enough() -> No
 def test_a_domain_is_not_told_what_was_refused_to_another_of_its_name() -> None:
     twins = replace(GROUP, domains=(*GROUP.domains, domain("pinned", "h2", 0.4, uuid="other")))
     policy = replace(POLICY, rules=(Rule(name="stay", kind=RuleKind.IGNORE, domains=("uuid-of-pinned",)),))
-    assert "A rule says to leave it alone (rule stay)." in why("uuid-of-pinned", twins, policy).reasons
+    assert "A rule excludes it from balancing (rule stay)." in why("uuid-of-pinned", twins, policy).reasons
     assert why("other", twins, policy).reasons[0] == (
         "h2 is at 30% CPU, below the threshold of 80%, so nothing has to be moved off it."
     )
-    made = replace(plan(twins, policy), refusals=(Refusal(domain="pinned", host="h2", reason=Reason.NAME_TAKEN),))
+    made = replace(
+        plan(twins, policy),
+        refusals=(Refusal(domain="pinned", uuid="uuid-of-pinned", host="h2", reason=Reason.NAME_TAKEN),),
+    )
     says = {uuid: explain(twins, policy, made, uuid)[0].reasons for uuid in ("uuid-of-pinned", "other")}
-    assert any("has a domain of this name" in reason for reason in says["uuid-of-pinned"])
-    assert not any("has a domain of this name" in reason for reason in says["other"])
+    assert any("already has a domain of this name" in reason for reason in says["uuid-of-pinned"])
+    assert not any("already has a domain of this name" in reason for reason in says["other"])
 
 
 @given(

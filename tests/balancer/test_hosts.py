@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from virtpoise_balancer import hosts
 from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute.connections import connect
+from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.web.server import listen
 from virtpoise_exporter.web.server import open_socket
 
@@ -207,17 +207,22 @@ def _program(folder: Path) -> Iterator[tuple[Path, Path]]:
     assert os.access(program, os.X_OK)
 
 
+def connect(uri: str) -> None:
+    with Workers() as workers:
+        workers.ask(uri, "connect", (), connect_seconds=20, seconds=20, what=uri)
+
+
 def test_no_label_has_libvirts_client_run_a_program(tmp_path: Path) -> None:
     """With the real client, over qemu+ssh: first that the attack is one, then that no label carries it out."""
     with _program(tmp_path) as (program, trace):
         label = f"x/system?command={program}&a=:1"
         with pytest.raises(LibvirtError):
-            connect("qemu+ssh://{host}/system".replace("{host}", label.removesuffix(":1")), 10)
+            connect("qemu+ssh://{host}/system".replace("{host}", label.removesuffix(":1")))
         assert trace.exists(), "pasted into the URI the label runs the program"
         trace.unlink()
         for instance in (label, label.removesuffix(":1"), f"-oProxyCommand={program}", f"[::1%a/?command={program}]:1"):
             with pytest.raises(LibvirtError):
-                connect(Config().libvirt.uri_of(instance), 10)
+                connect(Config().libvirt.uri_of(instance))
             found = _uri_or_none(Config().libvirt.uri, instance)
             assert found is None
         assert not trace.exists()

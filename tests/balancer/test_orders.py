@@ -7,7 +7,7 @@ import pytest
 from builders import domain, group, host
 from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.knowledge.steering import Action
+from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Plan, Snapshot
 
@@ -32,10 +32,10 @@ def test_drain_and_undrain(store: Store) -> None:
         take.drain("h1", ALICE) == "h1 drains from the next cycle on. Its moves are only recommended now: see the plan."
     )
     assert take.drain("h1", ALICE) == "h1 is draining already."
-    assert store.standings()["h1"].draining
+    assert store.standing_orders().drains["h1"].draining
     assert take.undrain("h1", ALICE) == "h1 is back in the group."
     assert take.undrain("h1", ALICE) == "h1 is not draining."
-    assert not store.standings()["h1"].draining
+    assert not store.standing_orders().drains["h1"].draining
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_drain_that_makes_no_sense_is_refused_and_journalled(
     (action,) = store.actions(5)
     assert (action.who, action.origin, action.action, action.target) == ("alice", "127.0.0.1", "drain", name)
     assert (action.accepted, action.answer) == (False, says)
-    assert not any(standing.draining for standing in store.standings().values())
+    assert store.standing_orders().drains == {}
 
 
 def test_the_last_host_is_not_drained(store: Store) -> None:
@@ -71,7 +71,7 @@ def test_a_pause_and_a_mode_outlive_the_process(store: Store, tmp_path: Path) ->
     orders(store).pause(ALICE)
     orders(store).set_mode("automatic", ALICE)
     store.close()
-    again = Store.open(f"sqlite:///{tmp_path}/state.db").steering()
+    again = Store.open(f"sqlite:///{tmp_path}/state.db").overrides()
     assert again.paused is not None
     assert again.paused.who == "alice"
     assert again.mode_over("recommend") == "automatic"
@@ -79,9 +79,9 @@ def test_a_pause_and_a_mode_outlive_the_process(store: Store, tmp_path: Path) ->
 
 def test_a_mode_holds_until_the_configuration_says_something_new(store: Store) -> None:
     orders(store).set_mode("automatic", ALICE)
-    assert store.steering().mode_over("automatic") == "automatic"  # the file was changed to what had been set
+    assert store.overrides().mode_over("automatic") == "automatic"  # the file was changed to what had been set
     orders(store).set_mode("recommend", ALICE)
-    assert store.steering().mode is None
+    assert store.overrides().mode is None
 
 
 def test_applying_is_for_a_balancer_that_runs_and_is_not_paused(store: Store) -> None:
@@ -120,7 +120,7 @@ def test_every_order_is_told_once_it_is_written_down(store: Store) -> None:
     def fail() -> Snapshot:
         raise MonitorError("Prometheus cannot be asked")
 
-    take = Orders(store=store, look=fail, mode=lambda: "recommend", told=told.append)
+    take = Orders(store=store, look=fail, mode=lambda: "recommend", on_order=told.append)
     take.pause(ALICE)
     with pytest.raises(MonitorError):
         take.drain("h1", ALICE)

@@ -19,16 +19,33 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from builders import domain, group, host, thesis_policy
-from virtpoise_balancer.analyse.backoff import Standing
+from storing import record
+from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.knowledge.steering import Setting
+from virtpoise_balancer.execute.reach import Heard
+from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Outcome, Plan, Policy, Progress, Result, SpaceTrigger, Trigger
+from virtpoise_balancer.model import (
+    HostState,
+    Outcome,
+    Plan,
+    Policy,
+    Progress,
+    Reason,
+    Refusal,
+    Result,
+    Role,
+    SpaceTrigger,
+    Trigger,
+    Unknown,
+    UnknownKind,
+)
 from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import Targets
@@ -39,7 +56,7 @@ from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Board, State, newest_figures
+from virtpoise_balancer.web.state import Published, State, newest_figures
 
 ALERTS = Path(__file__).parents[2] / "alerts"
 HERE = "http://127.0.0.1:9808"
@@ -61,9 +78,9 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def board(store: Store) -> Board:
-    made = Board(State(mode="automatic", leader=True, policy=POLICY, interval_seconds=10))
-    made.steering = store.steering
+def published(store: Store) -> Published:
+    made = Published(State(mode="automatic", leader=True, policy=POLICY, interval_seconds=10))
+    made.overrides = store.overrides
     return made
 
 
@@ -87,11 +104,11 @@ def applied() -> list[object]:
 
 @pytest.fixture
 def make_context(
-    board: Board, store: Store, reloads: list[bool], applied: list[object], token_file: Path
+    published: Published, store: Store, reloads: list[bool], applied: list[object], token_file: Path
 ) -> Callable[..., Context]:
     def make(**web: object) -> Context:
         config = Config(web=Web(**{"token_file": token_file, **web}))
-        metrics = Metrics(board)
+        metrics = Metrics(published)
 
         def carry_out(wanted: object) -> Plan:
             if wanted == {("gone", "h2")}:
@@ -100,7 +117,7 @@ def make_context(
             return Plan(strategy="thesis", solved=True, summary="")
 
         return Context(
-            board=board,
+            published=published,
             metrics=metrics,
             store=store,
             orders=Orders(
@@ -108,7 +125,7 @@ def make_context(
                 look=lambda: SNAPSHOT,
                 mode=lambda: "automatic",
                 carry_out=carry_out,
-                told=metrics.ordered,
+                on_order=metrics.ordered,
             ),
             config=lambda: config,
             reload=lambda: reloads.append(True),
@@ -128,11 +145,11 @@ def client(make_context: Callable[..., Context]) -> Iterator[TestClient]:
         yield made
 
 
-def after_a_cycle(board: Board, store: Store) -> None:
+def after_a_cycle(published: Published, store: Store) -> None:
     free = group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
     made = plan(free, POLICY)
-    store.record_plan(made, 1000.0, acted=True)
-    board.state = State(
+    record(store, made, 1000.0, acted=True)
+    published.state = State(
         mode="automatic",
         leader=True,
         policy=POLICY,
@@ -142,10 +159,10 @@ def after_a_cycle(board: Board, store: Store) -> None:
         sentence=made.summary,
         observation=Observation(snapshot=SNAPSHOT, age_seconds=2.5, duplicates=("u",)),
         plan=made,
-        standings={"h1": Standing(host="h1", penalty_until=1100.0, failures=2)},
+        backoffs={"h1": Backoff(host="h1", penalty_until=1100.0, failures=2)},
         predictions=store.open_predictions(),
     )
-    board.in_flight = lambda: (
+    published.in_flight = lambda: (
         InFlight(made.moves[0], Progress(elapsed_seconds=1, total_bytes=4, processed_bytes=1, remaining_bytes=3)),
     )
 
@@ -160,10 +177,56 @@ def metric(client: TestClient, name: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_ready_only_after_the_first_cycle(client: TestClient, board: Board, store: Store) -> None:
+def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    published.cycle_ended = time.monotonic() - 59
+    assert client.get("/-/healthy").status_code == 200
+    published.cycle_ended = time.monotonic() - 100
+    for path in ("/-/healthy", "/-/ready"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
+
+
+def test_libvirt_that_does_not_answer_is_told_everywhere(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    silent = Heard(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
+    published.state = replace(published.state, heard={"h1": Heard(asked_at=1001.0, active_domains=2), "h2": silent})
+    assert client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on h2.\n"
+    assert metric(client, "virtpoise_host_libvirt_answers") == {("h1",): 1.0, ("h2",): 0.0}
+    assert (
+        "h2</a> does not answer the balancer, so no move to it is possible: no answer within 10 s"
+        in client.get("/").text
+    )
+    found = {host["name"]: (host["active_domains"], host["asked_at"]) for host in client.get("/api/v1/hosts").json()}
+    assert found == {"h1": (2, 1001.0), "h2": (None, 1000.0), "h3": (None, None)}
+    published.state = replace(published.state, heard={"h1": silent, "h2": silent})
+    answer = client.get("/-/ready")
+    assert (answer.status_code, answer.text) == (
+        503,
+        "No host's libvirt answers the balancer, so nothing can be moved.\n",
+    )
+    published.state = replace(published.state, mode="recommend")
+    assert client.get("/-/ready").status_code == 200
+
+
+def test_why_a_host_is_unknown_is_told_everywhere(client: TestClient, published: Published, store: Store) -> None:
+    after_a_cycle(published, store)
+    why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h2:1, h2:2")
+    seen = group(host("h1", 0.9, 0.9), host("h2", state=HostState.UNKNOWN, unknown=why))
+    published.state = replace(published.state, observation=Observation(snapshot=seen, age_seconds=1.0))
+    assert metric(client, "virtpoise_host_unknown") == {("h2", "targets"): 1.0}
+    assert client.get("/api/v1/status").json()["hosts"][1]["why_unknown"] == why.text
+    assert f"is unknown: {why.text}" in client.get("/").text
+
+
+def test_ready_only_after_the_first_cycle(client: TestClient, published: Published, store: Store) -> None:
     assert client.get("/-/healthy").status_code == 200
     assert client.get("/-/ready").status_code == 503
-    after_a_cycle(board, store)
+    after_a_cycle(published, store)
     assert client.get("/-/ready").status_code == 200
 
 
@@ -173,8 +236,8 @@ def test_metrics_before_the_first_cycle_are_there(client: TestClient) -> None:
     assert metric(client, "virtpoise_host_cpu_load_ratio") == {}
 
 
-def test_metrics_show_what_the_balancer_sees(client: TestClient, board: Board, store: Store) -> None:
-    after_a_cycle(board, store)
+def test_metrics_show_what_the_balancer_sees(client: TestClient, published: Published, store: Store) -> None:
+    after_a_cycle(published, store)
     assert metric(client, "virtpoise_host_cpu_load_ratio") == {("h1",): 0.9, ("h2",): 0.1}
     assert metric(client, "virtpoise_overload_consecutive") == {("h1",): 2, ("h2",): 0, ("h3",): 0}
     assert metric(client, "virtpoise_penalty_seconds") == {("h1",): 100.0}
@@ -187,51 +250,60 @@ def test_metrics_show_what_the_balancer_sees(client: TestClient, board: Board, s
     assert metric(client, "virtpoise_plan_moves") == {(): 1}
 
 
-def test_the_age_of_the_figures_grows_while_cycles_fail(client: TestClient, board: Board) -> None:
+def test_the_age_of_the_figures_grows_while_cycles_fail(client: TestClient, published: Published) -> None:
     seen = Observation(snapshot=replace(SNAPSHOT, time=1000.0), age_seconds=2.5)
     at = newest_figures(None, seen, now=1001.0)
     assert at == 997.5
     assert newest_figures(at, None, now=1100.0) == at
     assert newest_figures(at, replace(seen, age_seconds=500.0), now=1100.0) == at
     assert newest_figures(None, None, now=1100.0) == 1100.0, "with none ever seen they are missing since the first look"
-    board.state = replace(board.state, figures_at=time.time() - 300)
+    published.state = replace(published.state, figures_at=time.time() - 300)
     assert metric(client, "virtpoise_snapshot_age_seconds")[()] == pytest.approx(300, abs=30)
 
 
 def test_the_oldest_migration_is_told_by_the_longer_of_two_clocks(
-    client: TestClient, board: Board, store: Store
+    client: TestClient, published: Published, store: Store
 ) -> None:
     assert metric(client, "virtpoise_migration_oldest_seconds") == {(): 0}
-    after_a_cycle(board, store)
-    (known,) = board.in_flight()
+    after_a_cycle(published, store)
+    (known,) = published.in_flight()
     progress = Progress(elapsed_seconds=500, total_bytes=4, processed_bytes=1, remaining_bytes=3)
     adopted = InFlight(known.move, progress)
-    board.in_flight = lambda: (InFlight(known.move, began=time.monotonic() - 100), adopted)
+    published.in_flight = lambda: (InFlight(known.move, began=time.monotonic() - 100), adopted)
     assert metric(client, "virtpoise_migration_oldest_seconds") == {(): 500}
 
 
 def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
-    client: TestClient, board: Board, store: Store
+    client: TestClient, published: Published, store: Store
 ) -> None:
-    after_a_cycle(board, store)
+    after_a_cycle(published, store)
     full = replace(SNAPSHOT.hosts[1], memory_ratio_window=(0.5, 0.93, 0.94, 0.95))
     seen = Observation(snapshot=replace(SNAPSHOT, hosts=(SNAPSHOT.hosts[0], full)), age_seconds=1.0)
-    board.state = replace(board.state, policy=Policy(), observation=seen)
+    published.state = replace(published.state, policy=Policy(), observation=seen)
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 3
     assert "is overloaded in memory" in " ".join(client.get("/").text.split())
     status = client.get("/api/v1/status").json()["hosts"][1]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 3, 3)
-    board.state = replace(board.state, policy=POLICY)  # the strategy thesis knows CPU alone
+    published.state = replace(published.state, policy=POLICY)  # the strategy thesis knows CPU alone
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 0
 
 
-def test_errors_are_told_by_pair_of_hosts(board: Board, make_context: Callable[..., Context]) -> None:
-    metrics = Metrics(board)
+def test_errors_are_told_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
+    metrics = Metrics(published)
     due = DuePrediction(
-        id=1, host="h1", role="source", predicted=0.5, lower=0.4, upper=0.6, migrated=1.0, disturbed_from=None
+        id=1,
+        host="h1",
+        role=Role.SOURCE,
+        predicted=0.5,
+        lower=0.4,
+        upper=0.6,
+        migrated=1.0,
+        disturbed_from=None,
+        source="h1",
+        destination="h2",
     )
-    metrics.prediction_measured(due, ("h1", "h2"), Measured(verdict="measured", ratio=0.47, error=-0.03))
-    metrics.prediction_measured(due, ("h1", "h2"), Measured(verdict="no_data"))
+    metrics.prediction_measured(due, Measured(verdict="measured", ratio=0.47, error=-0.03))
+    metrics.prediction_measured(due, Measured(verdict="no_data"))
     with reach(replace(make_context(), metrics=metrics)) as client:
         assert metric(client, "virtpoise_prediction_pair_error_ratio_count") == {("h2", "source", "h1"): 1}
         assert metric(client, "virtpoise_prediction_pair_error_ratio_sum")[("h2", "source", "h1")] == pytest.approx(
@@ -240,32 +312,32 @@ def test_errors_are_told_by_pair_of_hosts(board: Board, make_context: Callable[.
 
 
 def test_a_drained_host_counts_as_draining_while_it_is_switched_off(
-    client: TestClient, board: Board, store: Store
+    client: TestClient, published: Published, store: Store
 ) -> None:
-    after_a_cycle(board, store)
-    standings = {"h3": Standing(host="h3", draining=True), "h9": Standing(host="h9", draining=True)}
-    board.state = replace(board.state, standings=standings)
+    after_a_cycle(published, store)
+    drains = {name: DrainOrder(host=name, draining=True, at=1.0) for name in ("h3", "h9")}
+    published.state = replace(published.state, drains=drains)
     assert metric(client, "virtpoise_host_draining") == {("h1",): 0, ("h2",): 0, ("h3",): 1, ("h9",): 1}
     page = " ".join(client.get("/").text.split())
-    assert "is told to drain, and is unknown" in page
-    assert "h9 is told to drain, and is not seen any more" in page
+    assert "is to be drained, but is unknown" in page
+    assert "h9 is to be drained, but is no longer seen" in page
 
 
 def test_predictions_are_shown_from_the_decision_until_they_are_measured(
-    client: TestClient, board: Board, store: Store
+    client: TestClient, published: Published, store: Store
 ) -> None:
-    after_a_cycle(board, store)
+    after_a_cycle(published, store)
     predicted = metric(client, "virtpoise_prediction_ratio")
     assert predicted[("h1", "cpu", "source")] == pytest.approx(0.9 - 0.9 * 3 / 8)
     assert set(predicted) == {("h1", "cpu", "source"), ("h2", "cpu", "destination")}
 
 
 def test_migrations_are_counted_by_how_they_ended(
-    board: Board, store: Store, make_context: Callable[..., Context]
+    published: Published, store: Store, make_context: Callable[..., Context]
 ) -> None:
-    metrics = Metrics(board)
-    after_a_cycle(board, store)
-    (move,) = board.state.plan.moves  # type: ignore[union-attr]
+    metrics = Metrics(published)
+    after_a_cycle(published, store)
+    (move,) = published.state.plan.moves  # type: ignore[union-attr]
     metrics.migration_ended(move, Outcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1))
     metrics.migration_ended(move, Outcome(result=Result.FAILED, why="x", seconds=9.0))
     with reach(replace(make_context(), metrics=metrics)) as client:
@@ -273,8 +345,10 @@ def test_migrations_are_counted_by_how_they_ended(
         assert metric(client, "virtpoise_migration_duration_seconds_sum") == {(): 6.0}
 
 
-def test_status_tells_of_hosts_and_the_migration_under_way(client: TestClient, board: Board, store: Store) -> None:
-    after_a_cycle(board, store)
+def test_status_tells_of_hosts_and_the_migration_under_way(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
     status = client.get("/api/v1/status").json()
     first = status["hosts"][0]
     assert (first["name"], first["cpu_ratio"], first["consecutive"], first["failures"]) == ("h1", 0.9, 2, 2)
@@ -283,19 +357,21 @@ def test_status_tells_of_hosts_and_the_migration_under_way(client: TestClient, b
     assert status["in_flight"][0]["progress"]["remaining_bytes"] == 3
 
 
-def test_the_page_tells_how_fast_a_moving_domain_writes(client: TestClient, board: Board, store: Store) -> None:
-    after_a_cycle(board, store)
+def test_the_page_tells_how_fast_a_moving_domain_writes(client: TestClient, published: Published, store: Store) -> None:
+    after_a_cycle(published, store)
     assert "dirties" not in client.get("/").text
-    (flight,) = board.in_flight()
+    (flight,) = published.in_flight()
     progress = Progress(
         elapsed_seconds=1, total_bytes=4, processed_bytes=1, remaining_bytes=3, dirty_bytes_per_second=3 * 2**20
     )
-    board.in_flight = lambda: (replace(flight, progress=progress),)
+    published.in_flight = lambda: (replace(flight, progress=progress),)
     assert "25%, 1.0 s, dirties 3.0 MiB/s" in client.get("/").text
 
 
-def test_history_is_limited_and_says_so_of_a_wrong_limit(client: TestClient, board: Board, store: Store) -> None:
-    after_a_cycle(board, store)
+def test_history_is_limited_and_says_so_of_a_wrong_limit(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
     (record,) = client.get("/api/v1/history").json()
     assert (record["domain"], len(record["predictions"])) == ("a", 2)
     for limit in ("0", "x", "-1", "1001", "²"):
@@ -314,16 +390,16 @@ def test_reload_is_for_this_machine_and_no_page(
     assert reach(make_context(), "192.0.2.1").post("/-/reload").status_code == 403
 
 
-def test_the_plan_the_group_and_its_parts_are_told(client: TestClient, board: Board, store: Store) -> None:
+def test_the_plan_the_group_and_its_parts_are_told(client: TestClient, published: Published, store: Store) -> None:
     assert client.get("/api/v1/snapshot").status_code == 409
     assert client.get("/api/v1/plan").json() == {"at": None, "plan": None}
-    after_a_cycle(board, store)
+    after_a_cycle(published, store)
     assert client.get("/api/v1/plan").json()["plan"]["format"] == "virtpoise/plan/1"
     assert client.get("/api/v1/snapshot").json()["format"] == "virtpoise/snapshot/1"
     assert client.get("/api/v1/hosts/h1").json()["cpu_ratio"] == [0.5, 0.9, 0.9]
     assert client.get("/api/v1/domains/u1").json()["domain"]["host"] == "h1"
     assert client.get("/api/v1/domains/twin").json() == {
-        "error": "twin: more than one domain has this name: ask by uuid (u1, u2)"
+        "error": "twin: more than one domain has this name: use its uuid (u1, u2)"
     }
     assert client.get("/api/v1/hosts/h9").json() == {"error": "h9: no such host is scraped"}
     assert [why["name"] for why in client.get("/api/v1/explain/twin").json()] == ["twin", "twin"]
@@ -344,10 +420,10 @@ def test_prometheus_discovers_the_exporters(client: TestClient, make_context: Ca
 # --- the API's description ----------------------------------------------------------------------------------------------
 
 
-def test_the_api_is_what_its_document_says(client: TestClient, board: Board, store: Store) -> None:
+def test_the_api_is_what_its_document_says(client: TestClient, published: Published, store: Store) -> None:
     described = client.get("/api/v1/openapi.json").json()
     validate(described)
-    after_a_cycle(board, store)
+    after_a_cycle(published, store)
     client.post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     paths = {
         "/api/v1/hosts/{name}": "/api/v1/hosts/h3",
@@ -381,7 +457,7 @@ WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def test_orders_are_followed_and_journalled_with_who_and_from_where(
-    client: TestClient, board: Board, store: Store, applied: list[object]
+    client: TestClient, published: Published, store: Store, applied: list[object]
 ) -> None:
     for path, body, answer in (
         ("hosts/h1/drain", {}, "h1 drains from the next cycle on."),
@@ -407,7 +483,7 @@ def test_orders_are_followed_and_journalled_with_who_and_from_where(
         ("alice", "127.0.0.1", True)
     }
     assert metric(client, "virtpoise_orders_total")[("drain", "followed")] == 1
-    assert board.mode == "recommend"
+    assert published.mode == "recommend"
 
 
 CROSS_SITE = "the order comes from another site's page"
@@ -433,7 +509,7 @@ def test_an_order_that_should_not_be_is_refused_and_journalled_and_changes_nothi
 ) -> None:
     answer = client.post("/api/v1/pause", content=body, headers={"Content-Type": "application/json"} | headers)
     assert (answer.status_code, answer.json()["error"][: len(says)]) == (status, says)
-    assert store.steering().paused is None
+    assert store.overrides().paused is None
     (action,) = store.actions(5)
     assert (action.action, action.accepted, action.answer[: len(says)]) == ("pause", False, says)
     assert action.who == ("alice" if status == 400 else "?")
@@ -457,7 +533,7 @@ def test_an_order_that_cannot_be_followed_is_refused_in_words(
     assert (answer.status_code, answer.json()["error"][: len(says)]) == (status, says[: len(answer.json()["error"])])
     (action,) = store.actions(5)
     assert (action.who, action.accepted) == ("alice", False)
-    assert store.standings() == {}
+    assert store.standing_orders().drains == {}
 
 
 def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], store: Store) -> None:
@@ -465,9 +541,9 @@ def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], st
     plain = reach(context, "192.0.2.1", "http://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (plain.status_code, plain.json()["error"]) == (
         403,
-        "changes are accepted only over TLS, or on the balancer's own machine",
+        "orders are accepted only over TLS, or on the balancer's own machine",
     )
-    assert store.steering().paused is None
+    assert store.overrides().paused is None
     assert reach(context, "192.0.2.1", "http://192.0.2.7:9808").get("/api/v1/status").status_code == 200
     over_tls = reach(context, "192.0.2.1", "https://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert over_tls.status_code == 200
@@ -477,7 +553,7 @@ def test_without_a_token_file_nobody_changes_anything(make_context: Callable[...
     refused = reach(make_context(token_file=None)).post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (refused.status_code, refused.json()["error"]) == (
         403,
-        "web.token_file is not set, so nobody may change anything here",
+        "web.token_file is not set, so no orders are possible here",
     )
 
 
@@ -510,7 +586,7 @@ def test_who_takes_anothers_token_is_journalled_with_both_names(client: TestClie
         assert store.actions(1)[0].who == who
     refused = client.post("/api/v1/resume", json={}, headers=WITH_TOKEN | {USER_HEADER: "a%0Ab"})
     assert (refused.status_code, refused.json()["error"]) == (400, "Virtpoise-User: expected a name")
-    assert store.steering().paused is not None
+    assert store.overrides().paused is not None
 
 
 @pytest.mark.parametrize("broken", ["carry_out", "record_action"])
@@ -540,8 +616,8 @@ def test_another_name_for_this_machine_is_not_answered_on_loopback(make_context:
     assert reach(context).post("/api/v1/pause", json={}, headers=behind).status_code == 200
 
 
-def test_every_answer_forbids_what_no_page_needs(client: TestClient, board: Board, store: Store) -> None:
-    after_a_cycle(board, store)
+def test_every_answer_forbids_what_no_page_needs(client: TestClient, published: Published, store: Store) -> None:
+    after_a_cycle(published, store)
     for path in ("/", "/plan", "/history", "/hosts/h1", "/hosts/none", "/api/v1/status", "/metrics", "/static/page.js"):
         headers = client.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
@@ -550,8 +626,8 @@ def test_every_answer_forbids_what_no_page_needs(client: TestClient, board: Boar
         assert "access-control-allow-origin" not in headers
 
 
-def test_a_page_shows_names_as_text(client: TestClient, board: Board, store: Store) -> None:
-    after_a_cycle(board, store)
+def test_a_page_shows_names_as_text(client: TestClient, published: Published, store: Store) -> None:
+    after_a_cycle(published, store)
     page = client.get("/hosts/h1").text
     assert "a&#34;" in page
     assert "<b>" not in page.split("<tbody>")[1].split("</tbody>")[0]
@@ -559,11 +635,13 @@ def test_a_page_shows_names_as_text(client: TestClient, board: Board, store: Sto
 
 
 def test_a_name_may_hold_what_addresses_are_made_of(
-    make_context: Callable[..., Context], board: Board, store: Store
+    make_context: Callable[..., Context], published: Published, store: Store
 ) -> None:
     odd = 'rack/1 ?#%"<&'
     snapshot = group(host(odd, 0.5), host("h2", 0.1), domain("d", odd, uuid="a/b?c#d"))
-    board.state = replace(board.state, cycle_at=1.0, observation=Observation(snapshot=snapshot, age_seconds=1.0))
+    published.state = replace(
+        published.state, cycle_at=1.0, observation=Observation(snapshot=snapshot, age_seconds=1.0)
+    )
     context = make_context()
     client = reach(replace(context, orders=replace(context.orders, look=lambda: snapshot)))
     page = client.get("/").text
@@ -573,7 +651,7 @@ def test_a_name_may_hold_what_addresses_are_made_of(
     assert "<h1>d " in client.get(html.unescape(link)).text
     order = client.get("/hosts/" + quote(odd, safe="")).text.split('data-order="')[1].split('"')[0]
     assert client.post(html.unescape(order), json={}, headers=WITH_TOKEN).status_code == 200
-    assert store.standings()[odd].draining
+    assert store.standing_orders().drains[odd].draining
 
 
 def test_every_alert_links_to_a_runbook_that_is_served(client: TestClient) -> None:
@@ -589,25 +667,52 @@ def test_every_alert_links_to_a_runbook_that_is_served(client: TestClient) -> No
     assert client.get("/runbooks/VirtpoiseNothing.md").status_code == 404
 
 
-def test_a_name_that_begins_the_headline_stays_as_it_is(client: TestClient, board: Board, store: Store) -> None:
-    after_a_cycle(board, store)
-    board.state = replace(board.state, plan=None, sentence="twin is moving from h1 to h2: nothing else is judged")
+def test_a_name_that_begins_the_headline_stays_as_it_is(client: TestClient, published: Published, store: Store) -> None:
+    after_a_cycle(published, store)
+    published.state = replace(
+        published.state, plan=None, sentence="twin is moving from h1 to h2: nothing else is judged"
+    )
     assert "<h1>twin is moving" in client.get("/").text
-    board.state = replace(board.state, sentence="no host is at or above 80%: nothing to do")
+    published.state = replace(published.state, sentence="no host is at or above 80%: nothing to do")
     assert "<h1>No host is" in client.get("/").text
+
+
+def test_a_namesake_s_refusal_is_not_shown_on_another_host(client: TestClient, published: Published) -> None:
+    snapshot = group(
+        host("h1", 0.95, 0.95),
+        host("h2", 0.1, 0.1),
+        domain("twin", "h1", 2.0, uuid="u1"),
+        domain("big", "h1", 3.0),
+        domain("twin", "h2", 0.1, uuid="u2"),
+    )
+    why = Refusal(domain="twin", uuid="u1", host="h1", reason=Reason.NOT_NEEDED)
+    elsewhere = Refusal(domain="twin", uuid="u1", host="h2", reason=Reason.NAME_TAKEN)
+    made = replace(plan(snapshot, POLICY), moves=(), refusals=(why, elsewhere))
+    published.state = replace(
+        published.state, cycle_at=1.0, observation=Observation(snapshot=snapshot, age_seconds=1.0), plan=made
+    )
+
+    def row(host_name: str, uuid: str) -> str:
+        (found,) = re.findall(rf'<tr><td><a href="/domains/{uuid}">.*', client.get(f"/hosts/{host_name}").text)
+        return str(found)
+
+    assert "stays: its host needs no further move" in row("h1", "u1")
+    assert "stays" not in row("h2", "u2")
+    links = re.findall(r'<li><a href="(/domains/[^"]+)"', client.get("/plan").text)
+    assert links == ["/domains/u1", "/domains/u1"]
 
 
 @pytest.mark.parametrize("strategy", ["default", "thesis"])
 def test_the_plan_tells_each_destinations_score_before_and_after_the_move(
-    client: TestClient, board: Board, strategy: str
+    client: TestClient, published: Published, strategy: str
 ) -> None:
     policy = replace(POLICY, strategy=strategy)  # type: ignore[arg-type]
     here = [domain(f"vm{n}", "h1", 1.6) for n in range(4)]
     seen = group(host("h1", 0.95, 0.95), host("h2", 0.05, 0.05), host("h3", 0.5, 0.5), *here)
     made = plan(seen, policy)
     assert len(made.moves) > 1
-    board.state = replace(
-        board.state, policy=policy, cycle_at=1.0, observation=Observation(snapshot=seen, age_seconds=1.0), plan=made
+    published.state = replace(
+        published.state, policy=policy, cycle_at=1.0, observation=Observation(snapshot=seen, age_seconds=1.0), plan=made
     )
     found = re.findall(r"(h\d) (-?[\d.]+) → (-?[\d.]+)", client.get("/plan").text)
     assert [name for name, _, _ in found] == [move.destination for move in made.moves]
@@ -621,8 +726,8 @@ def test_the_plan_tells_each_destinations_score_before_and_after_the_move(
         assert float(found[0][2]) <= round((policy.cpu.threshold - then.cpu_ratio) / policy.cpu.threshold, 3)
 
 
-def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, board: Board) -> None:
-    store.set_steering("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
+def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, published: Published) -> None:
+    store.override("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"
     assert "Paused by &lt;i&gt;eve" in client.get("/").text
     assert metric(client, "virtpoise_paused") == {(): 1}
@@ -701,21 +806,21 @@ def test_a_wrong_certificate_is_told_before_anything_listens(
 
 
 def test_refused_targets_are_shown_everywhere_and_escaped(
-    client: TestClient, board: Board, store: Store, capsys: pytest.CaptureFixture[str]
+    client: TestClient, published: Published, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    after_a_cycle(board, store)
+    after_a_cycle(published, store)
     assert metric(client, "virtpoise_refused_targets") == {("not_a_host",): 0, ("not_admitted",): 0}
     named = Targets(bool)
     named.of_hosts([Series({"instance": "<script>alert(1)</script>\x1b[2J\u202e"}, ((0.0, 1.0),))])
     seen = Observation(snapshot=SNAPSHOT, age_seconds=2.5, refused=named.refused)
-    board.state = replace(board.state, cycle_at=2000.0, observation=seen)
+    published.state = replace(published.state, cycle_at=2000.0, observation=seen)
     assert metric(client, "virtpoise_refused_targets") == {("not_a_host",): 1, ("not_admitted",): 0}
     found = client.get("/api/v1/status").json()
     label = r"<script>alert(1)</script>\x1b[2J\u202e"
     told = {"instance": label, "reason": "not_a_host", "why": "expected a DNS name or an IP address"}
     assert found["refused_targets"] == {"counts": {"not_a_host": 1}, "named": [told]}
     page = client.get("/").text
-    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is not taken for a host" in page
+    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is refused as a host" in page
     assert "<script>alert" not in page
     terminal.status(found)
     printed = capsys.readouterr().out
@@ -724,13 +829,13 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
 
 
 def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count(
-    client: TestClient, board: Board, store: Store
+    client: TestClient, published: Published, store: Store
 ) -> None:
     """Three readings of five are less of a problem than two of two."""
-    after_a_cycle(board, store)
+    after_a_cycle(published, store)
     policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=SpaceTrigger(threshold=0.9, consecutive=2))
     full = replace(host("h1", 0.5, 0.7, 0.7, 0.7), memory_ratio_window=(0.5, 0.95, 0.95))
     seen = Observation(snapshot=replace(SNAPSHOT, hosts=(full,)), age_seconds=1.0)
-    board.state = replace(board.state, policy=policy, observation=seen)
+    published.state = replace(published.state, policy=policy, observation=seen)
     (status,) = client.get("/api/v1/status").json()["hosts"]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from virtpoise_balancer import __version__ as balancer_version
-from virtpoise_balancer.docs import balancer_metrics
 from virtpoise_balancer.monitor.matchers import EXAMPLE
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_docs.balancer_metrics import balancer_metrics
 from virtpoise_exporter import __version__ as exporter_version
 
 ROOT = Path(__file__).parents[2]

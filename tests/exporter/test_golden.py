@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.recording import Recorded, RecordedLink
-from virtpoise_exporter import docs, metrics
+from virtpoise_exporter import metrics
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors import TOPICS
 from virtpoise_exporter.collectors.balloon import BalloonCollector
@@ -71,8 +71,3 @@ def test_promtool_finds_nothing_to_complain_of(exposition: str) -> None:
         [PROMTOOL, "check", "metrics"], input=exposition, capture_output=True, text=True, timeout=60
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-
-
-def test_the_metrics_page_is_the_one_the_code_writes() -> None:
-    page = Path(__file__).parents[2] / "docs" / "metrics.md"
-    assert page.read_text() == docs.document(), "run `python -m virtpoise_exporter.docs > docs/metrics.md`"

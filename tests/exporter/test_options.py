@@ -10,7 +10,7 @@ import pytest
 from virtpoise_exporter import __version__, cli
 from virtpoise_exporter.collectors import TOPICS
 from virtpoise_exporter.errors import UsageError
-from virtpoise_exporter.options import parse_options
+from virtpoise_exporter.options import EXAMPLES, parse_options
 
 
 def test_the_defaults_are_a_promise() -> None:
@@ -144,3 +144,12 @@ def test_a_wrong_flag_on_the_command_line() -> None:
     assert ended.returncode == 2
     assert ended.stderr == "virtpoise-exporter: unrecognized arguments: --nonsense (see --help)\n"
     assert ended.stdout == ""
+
+
+def test_help_shows_examples_that_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--help"])
+    shown = capsys.readouterr().out
+    for example in EXAMPLES:
+        assert example in shown
+        parse_options(example.split()[1:])

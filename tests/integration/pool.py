@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import libvirt
 import requests
 
 from virtpoise_lab.balancer import Balancer
@@ -25,6 +26,8 @@ PENALTY = {"initial_seconds": 19, "step_seconds": 2}
 PORT = 19090
 
 Loads = Mapping[str, Mapping[str, float]]
+# One host above the threshold, one empty.
+BUSY: Loads = {"h1": {"vm1": 35, "vm2": 35}, "h2": {}}
 
 
 class Pool:
@@ -179,3 +182,24 @@ class Pools:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def places(group: Pool, domain: str) -> dict[str, str]:
+    """Where libvirt knows the domain, and as what: running, or only defined."""
+    found = {}
+    for host in group.lab.hosts:
+        try:
+            known = host.connection().lookupByName(domain)
+        except libvirt.libvirtError:
+            continue
+        found[host.name] = "running" if known.state()[0] == libvirt.VIR_DOMAIN_RUNNING else "defined"
+    return found
+
+
+def wait_under_way(group: Pool) -> str:
+    """Wait until a migration has sent something; the domain's name."""
+    status = group.wait(
+        "migration under way",
+        lambda now: now["in_flight"] and (now["in_flight"][0]["progress"] or {}).get("processed_bytes"),
+    )
+    return str(status["in_flight"][0]["domain"])

@@ -5,38 +5,15 @@ from __future__ import annotations
 import json
 import time
 
-import libvirt
 import pytest
 
-from integration.pool import PORT, STEP, Pool, Pools
+from integration.pool import BUSY, PORT, STEP, Pools, places, wait_under_way
 
 pytestmark = pytest.mark.lab
 
-BUSY = {"h1": {"vm1": 35, "vm2": 35}, "h2": {}}
 # Memory is dirtied faster than it may be sent, so that a migration does not end by itself.
 NEVER_ENDS = {"bandwidth_mib_per_second": 4}
 DIRTY = 40.0
-
-
-def places(group: Pool, domain: str) -> dict[str, str]:
-    """Where libvirt knows the domain, and as what: running, or only defined."""
-    found = {}
-    for host in group.lab.hosts:
-        try:
-            known = host.connection().lookupByName(domain)
-        except libvirt.libvirtError:
-            continue
-        found[host.name] = "running" if known.state()[0] == libvirt.VIR_DOMAIN_RUNNING else "defined"
-    return found
-
-
-def wait_under_way(group: Pool) -> str:
-    """Wait until a migration has sent something; the domain's name."""
-    status = group.wait(
-        "migration under way",
-        lambda now: now["in_flight"] and (now["in_flight"][0]["progress"] or {}).get("processed_bytes"),
-    )
-    return str(status["in_flight"][0]["domain"])
 
 
 def test_a_balancer_killed_in_the_wait_for_n_acts_at_the_moment_of_one_that_was_not(pool: Pools) -> None:

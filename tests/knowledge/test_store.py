@@ -1,5 +1,7 @@
 """The store: what is written down survives, and what an earlier process left behind is found."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +11,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, insert, literal, select, text
 
 from builders import domain, group, host, thesis_policy
-from virtpoise_balancer.analyse.backoff import Standing
-from virtpoise_balancer.analyse.learned import with_experience
-from virtpoise_balancer.analyse.measure import Measured
+from storing import record
+from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.learned import Learned, with_learned
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.leader import Leadership
+from virtpoise_balancer.knowledge.records import Changes, EndedPlan, NewCycle
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Move, Outcome, Plan, Policy, Residual, Result, Role
@@ -48,23 +52,26 @@ def made_plan() -> Plan:
 
 
 def entries(store: Store, now: float = 1000.0) -> tuple[tuple[int, Move], ...]:
-    return store.record_plan(made_plan(), now, acted=True)
+    return record(store, made_plan(), now, acted=True)
+
+
+def ended_plans(store: Store) -> tuple[EndedPlan, ...]:
+    return store.recall(0).ended_plans
+
+
+def due(store: Store) -> tuple[DuePrediction, ...]:
+    return store.recall(0).due
+
+
+def learned(store: Store, moved_since: float = 0) -> Learned:
+    return store.recall(moved_since).learned
+
+
+def give_verdict(store: Store, prediction: DuePrediction, verdict: Measured) -> None:
+    store.commit(Changes(verdicts={prediction.id: verdict}), 1000.0)
 
 
 def test_the_tables_are_those_of_the_schema(store: Store, url: str) -> None:
-    with create_engine(url).connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-
-
-def test_a_store_of_before_is_brought_up_to_date_with_what_it_holds(store: Store, url: str) -> None:
-    entries(store)
-    store.close()
-    with create_engine(url).begin() as connection:
-        connection.execute(text("ALTER TABLE migrations DROP COLUMN dirty_bytes_per_second"))
-        connection.execute(text("ALTER TABLE predictions DROP COLUMN bias"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    again = Store.open(url)
-    assert len(again.history(10)) == 3
     with create_engine(url).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
@@ -93,38 +100,45 @@ def test_what_an_earlier_process_left_is_found_begun_and_not_begun_apart(store: 
     store.end(first[0], DONE)
     store.begin(second[0])
     store.close()
-    begun, not_begun = Store.open(url).unfinished()
-    assert begun == (second,)
-    assert not_begun == (third[0],)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE plans SET document = x'00'")  # the journal alone is enough
+    ((migration_id, move),), not_begun = Store.open(url).unfinished()
+    assert (migration_id, not_begun) == (second[0], (third[0],))
+    wanted = second[1]
+    assert (move.domain, move.uuid, move.source, move.destination) == (
+        wanted.domain,
+        wanted.uuid,
+        wanted.source,
+        wanted.destination,
+    )
+    assert move.predicted.source.cpu_ratio == wanted.predicted.source.cpu_ratio
 
 
 def test_a_plan_has_ended_when_all_its_moves_have_and_is_settled_once(store: Store) -> None:
     ids = [migration_id for migration_id, _ in entries(store)]
     for migration_id in ids[:-1]:
         store.end(migration_id, DONE)
-    assert store.ended_plans() == ()
+    assert ended_plans(store) == ()
     store.end(ids[-1], Outcome(result=Result.FAILED, why="refused"))
-    (ended,) = store.ended_plans()
+    (ended,) = ended_plans(store)
     assert ended.results == (Result.DONE, Result.DONE, Result.FAILED)
     assert ended.plan == made_plan()
-    standing = Standing(host="h1", penalty_until=5.0, failures=1)
-    store.settle(ended.id, {"h1": standing})
-    assert store.ended_plans() == ()
-    assert store.standings() == {"h1": standing}
+    backoff = Backoff(host="h1", penalty_until=5.0, failures=1)
+    store.commit(Changes(settled=(ended.id,), backoffs=(backoff,)), 1010.0)
+    assert ended_plans(store) == ()
+    assert store.recall(0).backoffs == {"h1": backoff}
 
 
 def test_a_plan_without_moves_has_ended_when_it_was_made(store: Store) -> None:
     stuck = plan(group(host("h1", 0.9, 0.9), host("h2", 0.5, 0.5), domain("a", "h1", 4.0)), thesis_policy())
-    assert store.record_plan(stuck, 1234.0, acted=True) == ()
-    assert [(ended.plan, ended.ended) for ended in store.ended_plans()] == [(stuck, 1234.0)]
+    assert record(store, stuck, 1234.0, acted=True) == ()
+    assert [(ended.plan, ended.ended) for ended in ended_plans(store)] == [(stuck, 1234.0)]
 
 
-def test_a_recommendation_is_written_once_while_it_stays_the_same_and_never_journalled(store: Store) -> None:
-    for now in (1000.0, 1010.0):
-        assert store.record_plan(made_plan(), now, acted=False) == ()
-    with store._engine.connect() as connection:
-        assert connection.exec_driver_sql("select count(*) from plans").scalar() == 1
-    assert (store.history(10), store.ended_plans()) == ((), ())
+def test_a_recommendation_is_never_journalled(store: Store) -> None:
+    assert record(store, made_plan(), 1000.0, acted=False) == ()
+    assert (store.history(10), ended_plans(store)) == ((), ())
+    assert [(plan.moves, plan.acted) for plan in store.plans(10)] == [(3, False)]
 
 
 def test_a_prediction_is_due_after_its_migration_and_gone_once_it_has_a_verdict(store: Store) -> None:
@@ -132,13 +146,13 @@ def test_a_prediction_is_due_after_its_migration_and_gone_once_it_has_a_verdict(
     store.begin(first[0])
     store.end(first[0], DONE)
     store.begin(second[0])
-    source, destination = store.due_predictions(before=9e9)
-    assert (source.role, destination.role) == ("source", "destination")
-    assert store.ends(source.id) == store.ends(destination.id) == (first[1].source, first[1].destination)
+    source, destination = due(store)
+    assert (source.role, destination.role) == (Role.SOURCE, Role.DESTINATION)
+    assert {(one.source, one.destination) for one in (source, destination)} == {(first[1].source, first[1].destination)}
     assert source.disturbed_from is not None  # by the second migration of the same two hosts
     verdict = Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1)
-    store.record_verdict(source.id, verdict)
-    assert [due.id for due in store.due_predictions(before=9e9)] == [destination.id]
+    give_verdict(store, source, verdict)
+    assert [one.id for one in due(store)] == [destination.id]
     (record,) = [record for record in store.history(10) if record.id == first[0]]
     assert (record.predictions[0].measured, record.predictions[0].error) == (0.5, 0.1)
 
@@ -146,7 +160,7 @@ def test_a_prediction_is_due_after_its_migration_and_gone_once_it_has_a_verdict(
 def test_a_move_that_was_not_made_has_no_prediction_to_measure(store: Store) -> None:
     for migration_id, _ in entries(store):
         store.end(migration_id, Outcome(result=Result.SKIPPED, why="gone"))
-    assert store.due_predictions(before=9e9) == ()
+    assert due(store) == ()
     assert store.open_predictions() == ()
 
 
@@ -155,12 +169,12 @@ def test_a_prediction_is_disturbed_by_a_migration_that_began_earlier_and_is_stil
     store.begin(first[0])
     store.begin(second[0])
     store.end(second[0], DONE)
-    due = store.due_predictions(before=9e9)
-    assert [one.role for one in due] == ["source", "destination"]
-    assert all(one.disturbed_from is not None and one.disturbed_from < one.migrated for one in due)
+    found = due(store)
+    assert [one.role for one in found] == ["source", "destination"]
+    assert all(one.disturbed_from is not None and one.disturbed_from < one.migrated for one in found)
 
 
-def test_experience_knows_the_moves_that_were_done_and_those_under_way(store: Store) -> None:
+def test_the_journal_knows_the_moves_that_were_done_and_those_under_way(store: Store) -> None:
     first, second, third = entries(store)
     for migration_id, _ in (first, second, third):
         store.begin(migration_id)
@@ -169,45 +183,45 @@ def test_experience_knows_the_moves_that_were_done_and_those_under_way(store: St
     (again, *_) = entries(store)
     store.begin(again[0])
     store.end(again[0], DONE)
-    experience = store.experience(moved_since=0)
-    assert {uuid: moved.times for uuid, moved in experience.moved.items()} == {first[1].uuid: 2}
-    assert experience.migrating == {third[1].uuid: "h2"}
-    assert store.experience(moved_since=9e9).moved == {}
+    known = learned(store)
+    assert {uuid: moved.times for uuid, moved in known.moved.items()} == {first[1].uuid: 2}
+    assert known.migrating == {third[1].uuid: "h2"}
+    assert learned(store, moved_since=9e9).moved == {}
 
 
-def test_experience_knows_how_fast_each_two_hosts_were(store: Store) -> None:
+def test_the_journal_knows_how_fast_each_two_hosts_were(store: Store) -> None:
     first, second, _ = entries(store)
     store.end(first[0], DONE)
     store.end(second[0], Outcome(result=Result.DONE, seconds=0.1, transferred_bytes=5000))
-    (link,) = store.experience(moved_since=0).links
+    (link,) = learned(store).links
     assert (link.source, link.destination) == ("h1", "h2")
     assert link.bytes_per_second == pytest.approx(6000 / 6.0)
 
 
-def test_experience_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_last_watched(store: Store) -> None:
+def test_the_journal_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_last_watched(store: Store) -> None:
     first, second, third = entries(store)
     store.end(first[0], replace(DONE, dirty_bytes_per_second=1e6))
     store.end(second[0], Outcome(result=Result.FAILED, why="aborted", dirty_bytes_per_second=2e6))
     store.end(third[0], DONE)
-    assert store.experience(moved_since=0).dirtying == {first[1].uuid: 1e6, second[1].uuid: 2e6}
+    assert learned(store).dirtying == {first[1].uuid: 1e6, second[1].uuid: 2e6}
     (again, *_) = entries(store)
     store.end(again[0], replace(DONE, dirty_bytes_per_second=3e6))
-    experience = store.experience(moved_since=0)
-    assert experience.dirtying[first[1].uuid] == 3e6
-    seen = with_experience(group(host("h1"), domain(first[1].domain, "h1"), domain("new", "h1")), experience)
+    known = learned(store)
+    assert known.dirtying[first[1].uuid] == 3e6
+    seen = with_learned(group(host("h1"), domain(first[1].domain, "h1"), domain("new", "h1")), known)
     assert [domain.dirty_bytes_per_second for domain in seen.domains] == [3e6, None]
 
 
-def test_experience_has_the_residuals_of_measured_predictions_with_their_spread(store: Store) -> None:
+def test_the_journal_has_the_residuals_of_measured_predictions_with_their_spread(store: Store) -> None:
     busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
     made = plan(busy, Policy())
-    ((migration_id, move),) = store.record_plan(made, 1000.0, acted=True)
+    ((migration_id, move),) = record(store, made, 1000.0, acted=True)
     store.begin(migration_id)
     store.end(migration_id, DONE)
-    assert store.experience(moved_since=0).residuals == ()
-    source, _ = store.due_predictions(before=9e9)
-    store.record_verdict(source.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=-0.03))
-    (residual,) = store.experience(moved_since=0).residuals
+    assert learned(store).residuals == ()
+    source, _ = due(store)
+    give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=-0.03))
+    (residual,) = learned(store).residuals
     predicted = move.predicted.source
     assert predicted.saturated is not None
     assert predicted.cpu_spread_ratio is not None
@@ -217,18 +231,18 @@ def test_experience_has_the_residuals_of_measured_predictions_with_their_spread(
 
 
 def test_a_residual_is_of_the_formulas_word_not_of_what_earlier_errors_made_of_it(store: Store) -> None:
-    learned = tuple(
+    earlier = tuple(
         Residual(role=Role.SOURCE, saturated=False, error_ratio=-0.02, spread_ratio=0.03) for _ in range(20)
     )
     busy = group(host("h1", 0.85, 0.85, 0.85), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
-    made = plan(replace(busy, residuals=learned), Policy())
-    ((migration_id, move),) = store.record_plan(made, 1000.0, acted=True)
+    made = plan(replace(busy, residuals=earlier), Policy())
+    ((migration_id, move),) = record(store, made, 1000.0, acted=True)
     assert move.predicted.source.cpu_bias_ratio == pytest.approx(-0.02)
     store.begin(migration_id)
     store.end(migration_id, DONE)
-    source, _ = store.due_predictions(before=9e9)
-    store.record_verdict(source.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.005))
-    (residual,) = store.experience(moved_since=0).residuals
+    source, _ = due(store)
+    give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.005))
+    (residual,) = learned(store).residuals
     assert residual.error_ratio == pytest.approx(-0.015)
 
 
@@ -236,28 +250,61 @@ def test_a_strategy_without_intervals_leaves_no_residual(store: Store) -> None:
     (first, *_) = entries(store)
     store.begin(first[0])
     store.end(first[0], DONE)
-    for due in store.due_predictions(before=9e9):
-        store.record_verdict(due.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1))
-    assert store.experience(moved_since=0).residuals == ()
+    for prediction in due(store):
+        give_verdict(store, prediction, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1))
+    assert learned(store).residuals == ()
 
 
 def test_draining_is_an_order_that_can_be_taken_back(store: Store) -> None:
-    assert store.set_draining("h1", draining=True)
-    assert not store.set_draining("h1", draining=True)
-    assert store.standings()["h1"].draining
-    assert store.set_draining("h1", draining=False)
-    assert not store.standings()["h1"].draining
-    assert not store.set_draining("h2", draining=False)
+    assert store.order_drain("h1", draining=True)
+    assert not store.order_drain("h1", draining=True)
+    assert store.standing_orders().drains["h1"].draining
+    assert store.order_drain("h1", draining=False)
+    assert not store.standing_orders().drains["h1"].draining
+    assert not store.order_drain("h2", draining=False)
 
 
 def test_what_is_old_is_forgotten_with_all_that_hangs_on_it(store: Store) -> None:
     for migration_id, _ in entries(store, now=0.0):
         store.end(migration_id, DONE)
-    (ended,) = store.ended_plans()
-    store.settle(ended.id, {})
-    store.record_cycle(started=0.0, seconds=0.1, mode="automatic", result="moved", sentence="x")
-    store.forget(now=91 * 86400.0)
-    assert store.history(10) == ()
+    (ended,) = ended_plans(store)
+    cycle = NewCycle(at=0.0, result="moved", sentence="x", gist="x")
+    store.commit(Changes(settled=(ended.id,), cycle=cycle), 0.0)
+    store.forget(now=91 * 86400.0, keep_days=90, keep_bytes=10**9)
+    assert (store.history(10), store.cycles(10), store.plans(10)) == ((), (), ())
+
+
+def test_of_too_many_bytes_the_oldest_plans_go_but_no_migration(store: Store) -> None:
+    acted = [record(store, made_plan(), now, acted=True, snapshot=group(host("h1"))) for now in (1.0, 2.0)]
+    for now in (3.0, 4.0, 5.0):
+        record(store, made_plan(), now, acted=False, snapshot=group(host("h1")))
+    newest, second, *_ = store.plans(10)
+    sizes = {plan.id: size(store, plan.id) for plan in store.plans(10)}
+    store.forget(now=10.0, keep_days=90, keep_bytes=sizes[newest.id] + sizes[second.id])
+    left = {plan.made: plan.replayable for plan in store.plans(10)}
+    assert left == {5.0: True, 4.0: True, 2.0: False, 1.0: False}
+    assert len(store.history(10)) == sum(len(entries) for entries in acted)
+    assert store.inputs(newest.id) is not None
+    assert store.inputs(min(plan.id for plan in store.plans(10))) is None
+
+
+def size(store: Store, plan_id: int) -> int:
+    with store.database.reading() as connection:
+        return int(connection.execute(text("SELECT bytes FROM plans WHERE id = :id"), {"id": plan_id}).scalar_one())
+
+
+def test_one_broken_plan_is_left_out_and_named_and_the_others_are_read(store: Store) -> None:
+    for now in (1000.0, 2000.0, 3000.0):
+        for migration_id, _ in entries(store, now):
+            store.end(migration_id, DONE)
+    with store.database.writing() as connection:
+        connection.execute(text("UPDATE plans SET document = x'00' WHERE id = 1"))
+        connection.execute(text("UPDATE migrations SET result = 'dome' WHERE plan_id = 2 AND position = 1"))
+    memory = store.recall(0)
+    assert [ended.id for ended in memory.ended_plans] == [3]
+    assert [line.partition(":")[2].strip().partition(":")[0] for line in memory.broken] == ["plan 1", "plan 2"]
+    with pytest.raises(BadInput, match=r"^state\.url: plan 1: cannot be read: "):
+        store.plan(1)
 
 
 @pytest.mark.parametrize("url", ["sqlit:////x.db", "mysql+nosuch://h/x", "postgresql://h:port/x"])
@@ -284,14 +331,14 @@ def test_only_one_leads_until_it_lets_go(tmp_path: Path) -> None:
 
 def test_a_plan_that_is_not_settled_is_never_forgotten(store: Store) -> None:
     ids = [migration_id for migration_id, _ in entries(store, now=0.0)]
-    store.forget(now=91 * 86400.0)
+    store.forget(now=91 * 86400.0, keep_days=90, keep_bytes=2**20)
     for migration_id in ids:
         store.end(migration_id, DONE)
-    store.forget(now=91 * 86400.0)
-    (ended,) = store.ended_plans()
+    store.forget(now=91 * 86400.0, keep_days=90, keep_bytes=2**20)
+    (ended,) = ended_plans(store)
     assert ended.plan == made_plan()
-    store.settle(ended.id, {})
-    store.forget(now=91 * 86400.0)
+    store.commit(Changes(settled=(ended.id,)), 1000.0)
+    store.forget(now=91 * 86400.0, keep_days=90, keep_bytes=2**20)
     assert store.history(10) == ()
 
 
@@ -301,23 +348,23 @@ def test_a_prediction_is_disturbed_by_a_migration_that_ended_after_its_own(store
     store.begin(second[0])
     store.end(second[0], DONE)
     store.end(first[0], DONE)
-    of_second = store.due_predictions(before=9e9)[2:]
+    of_second = due(store)[2:]
     assert [one.role for one in of_second] == ["source", "destination"]
     assert all(one.disturbed_from is not None and one.disturbed_from < one.migrated for one in of_second)
 
 
-def test_experience_has_the_newest_two_hundred_residuals(store: Store) -> None:
+def test_the_journal_has_the_newest_two_hundred_residuals(store: Store) -> None:
     busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
     made = plan(busy, Policy())
-    ((migration_id, _),) = store.record_plan(made, 1000.0, acted=True)
+    ((migration_id, _),) = record(store, made, 1000.0, acted=True)
     store.begin(migration_id)
     store.end(migration_id, DONE)
-    source, _ = store.due_predictions(before=9e9)
-    store.record_verdict(source.id, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.0))
+    source, _ = due(store)
+    give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.0))
     copied = [column for column in predictions.c if column.name not in ("id", "error")]
-    with store._engine.begin() as connection:  # the same prediction again, each time with another error
+    with store.database.writing() as connection:  # the same prediction again, each time with another error
         for number in range(1, 201):
             again = select(*copied, literal(number / 1000)).where(predictions.c.id == source.id)
             connection.execute(insert(predictions).from_select([*copied, predictions.c.error], again))
-    errors = [residual.error_ratio for residual in store.experience(moved_since=0).residuals]
+    errors = [residual.error_ratio for residual in learned(store).residuals]
     assert sorted(errors) == pytest.approx([number / 1000 for number in range(1, 201)])

@@ -2,21 +2,24 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from virtpoise_balancer.config import parse_config
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
-from virtpoise_balancer.model import DomainState, HostState, Placement
-from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.model import DomainState, HostState, Move, Placement, Policy, PredictedLoads, Prediction
+from virtpoise_balancer.monitor.client import Answer, PrometheusClient, Series
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import Observation, Observer
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import TargetRefusal
+from virtpoise_balancer.plan import plan
 
 NOW = 1000.0
 GIB = 2**30
@@ -28,14 +31,21 @@ class Answers(PrometheusClient):
 
     def __init__(self, instants: dict[str, list[Series]], readings: list[Series]) -> None:
         super().__init__(url="http://answers", timeout_seconds=1)
+        self.now = NOW
         self._instants, self._readings = instants, readings
-        self._names = {query: name for name, query in QUERIES.items()}
+        self.asked: list[str] = []
 
-    def instant(self, query: str, at: float) -> list[Series]:
-        return self._instants.get(query, [])
+    def time(self) -> float:
+        return self.now
 
-    def range(self, query: str, start: float, end: float, step_seconds: float) -> list[Series]:
-        return self._readings if query == "host_cpu_ratio" else self._instants.get(query, [])
+    def instant(self, query: str, at: float) -> Answer:
+        self.asked.append(query)
+        return Answer(tuple(self._instants.get(query, ())), (f"warning of {query}",))
+
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> Answer:
+        self.asked.append(query)
+        series = self._readings if query == "host_cpu_ratio" else self._instants.get(query, ())
+        return Answer(tuple(series), ("warning of a range",))
 
 
 def one(value: float, **labels: str) -> Series:
@@ -44,23 +54,36 @@ def one(value: float, **labels: str) -> Series:
 
 def observe(
     instants: dict[str, list[Series]],
-    readings: dict[str, Samples],
+    readings: Mapping[str, Samples],
     now: float = NOW,
+    queries: Sequence[str] = tuple(QUERIES),
+    theirs: float | None = None,
     admits: Callable[[str], bool] = lambda _name: True,
 ) -> Observation:
+    """Each query is replaced by its own name, so that answers can be given by name; of others nothing is known."""
+    client = Answers(instants, as_series(readings))
+    client.now = now if theirs is None else theirs
+    return observer(client, admits, queries).observe(now)
+
+
+def as_series(readings: Mapping[str, Samples]) -> list[Series]:
+    return [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()]
+
+
+def observer(
+    client: Answers, admits: Callable[[str], bool] = lambda _name: True, queries: Sequence[str] = tuple(QUERIES)
+) -> Observer:
     """Each query is replaced by its own name, so that answers can be given by name."""
-    client = Answers(instants, [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()])
-    names = {name: name for name in QUERIES}
     return Observer(
         client=client,
         step_seconds=10,
         scrape_interval_seconds=10,
         consecutive=3,
         saturation_ratio=0.9,
-        queries=names,
+        queries={name: name for name in queries},
         matchers="",
         admits=admits,
-    ).observe(now)
+    )
 
 
 def host_figures(instance: str, age: float = 2.0, cpus: float = 2, free: float = GIB) -> dict[str, list[Series]]:
@@ -69,6 +92,7 @@ def host_figures(instance: str, age: float = 2.0, cpus: float = 2, free: float =
         "host_memory_bytes": [one(2 * GIB, instance=instance)],
         "host_sample_time": [one(NOW - age, instance=instance)],
         "host_memory_available_bytes": [one(free, instance=instance)],
+        "host_libvirt_up": [one(1, instance=instance)],
     }
 
 
@@ -119,6 +143,21 @@ def test_readings_before_a_gap_are_dropped() -> None:
         (host_figures("h1", free=3 * GIB), READINGS),  # more memory free than there is
         (host_figures("h1", cpus=1e20), READINGS),  # no host has so many
         (host_figures("h1", cpus=float("inf")), READINGS),
+        (host_figures("h1", cpus=65536), READINGS),
+        (host_figures("h1", cpus=0), READINGS),
+        (host_figures("h1") | {"host_cpu_speed": [one(1e9, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_cpu_speed": [one(1e-9, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_cpu_speed": [one(0, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_uplink_bytes_per_second": [one(65535 * 125000, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_uplink_bytes_per_second": [one(4294967295 * 125000, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_uplink_bytes_per_second": [one(-125000, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_memory_bytes": [one(0, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_memory_bytes": [one(1e300, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_memory_bytes": []}, READINGS),
+        (host_figures("h1") | {"host_cpus": []}, READINGS),
+        (host_figures("h1") | {"host_libvirt_up": []}, READINGS),
+        (host_figures("h1") | {"host_libvirt_up": [one(0, instance="h1")]}, READINGS),
+        (host_figures("h1") | {"host_libvirt_up": [one(0.5, instance="h1")]}, READINGS),
         (host_figures("h1") | {"host_memory_available_bytes": []}, READINGS),
         (host_figures("h1") | {"host_sample_time": []}, READINGS),  # the exporter has gone
     ],
@@ -151,6 +190,89 @@ def test_what_a_domains_metadata_asks_for_on_the_host_where_it_runs() -> None:
     a, b = observe(figures, {"h1": READINGS}).snapshot.domains
     assert a.placement == Placement(never_on=("h2", "h3"), apart=("db",))
     assert b.placement == Placement(ignore=True)
+
+
+def why(figures: dict[str, list[Series]], queries: Sequence[str] = tuple(QUERIES)) -> str:
+    """Why the one host of these figures is unknown."""
+    hosts = {series.labels["instance"] for answer in figures.values() for series in answer}
+    (host,) = observe(figures, dict.fromkeys(hosts, READINGS), queries=queries).snapshot.hosts
+    return host.why_unknown.text if host.why_unknown else ""
+
+
+def counts(instance: str, active: float, inactive: float) -> dict[str, list[Series]]:
+    return {
+        "host_domains_active": [one(active, instance=instance)],
+        "host_domains_inactive": [one(inactive, instance=instance)],
+    }
+
+
+def test_a_list_of_domains_that_contradicts_libvirts_own_count_does_not_stand() -> None:
+    domains = (
+        domain_figures("h1", "runs"),
+        domain_figures("h1", "off", running=0),
+        domain_figures("h1", "sleeps", running=0) | {"domain_paused": [one(1, instance="h1", uuid="sleeps")]},
+    )
+    assert why(merged(host_figures("h1"), *domains, counts("h1", 2, 1))) == ""
+    assert why(merged(host_figures("h1"), *domains, counts("h1", 7, 1))) == (
+        "its list of domains does not stand: 7 active, 2 listed"
+    )
+    assert why(merged(host_figures("h1"), *domains, counts("h1", 2, 4))) == (
+        "its list of domains does not stand: 4 inactive, 1 listed"
+    )
+    assert why(merged(host_figures("h1"), counts("h1", 3, 0))) == (
+        "its list of domains does not stand: 3 active, 0 listed"
+    )
+
+
+def test_of_other_exporters_only_what_was_asked_for_is_required() -> None:
+    figures = merged(host_figures("h1") | {"host_libvirt_up": []}, domain_figures("h1", "a"), counts("h1", 7, 0))
+    others = sorted(QUERIES.keys() - {"host_libvirt_up", "host_domains_active", "host_domains_inactive"})
+    assert why(figures, others) == ""
+    assert why(figures, [*others, "host_libvirt_up"]) == "its exporter does not say whether its libvirt answers"
+    assert why(figures, [*others, "host_domains_active"]) == "its list of domains does not stand: 7 active, 1 listed"
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        (
+            ({"instance": "h1:9807"}, {"instance": "h1:9808"}),
+            "2 targets of Prometheus claim to be it: h1:9807, h1:9808",
+        ),
+        (
+            ({"instance": "h1:1", "job": "a"}, {"instance": "h1:1", "job": "b"}),
+            "2 targets of Prometheus claim to be it: h1:1 of job a, h1:1 of job b",
+        ),
+    ],
+)
+def test_a_host_that_two_targets_claim_to_be_is_unknown_and_both_are_named(
+    labels: tuple[dict[str, str], dict[str, str]], named: str
+) -> None:
+    def of(target: dict[str, str], age: float = 2.0) -> dict[str, list[Series]]:
+        return {
+            name: [Series({**series.labels, **target}, series.samples) for series in answer]
+            for name, answer in host_figures("h1", age=age).items()
+        }
+
+    assert why(merged(*map(of, labels))) == named
+    assert why(merged(*map(of, labels), host_figures("h2") | {"host_cpus": [], "host_memory_bytes": []})) == named
+    gone, now = labels
+    assert why(merged(of(gone, age=200), of(now))) == ""  # it moved to the other
+
+
+def test_two_exporters_of_different_kinds_may_tell_of_one_host() -> None:
+    domains = merged(domain_figures("h1:9177", "a"), {"host_libvirt_up": [one(1, instance="h1:9177")]})
+    seen = observe(merged(host_figures("h1:9100") | {"host_libvirt_up": []}, domains), {"h1:9100": READINGS})
+    assert [(host.name, host.known) for host in seen.snapshot.hosts] == [("h1", True)]
+    assert [d.name for d in seen.snapshot.domains] == ["name-a"]
+
+
+@pytest.mark.parametrize("state", ["paused", "suspended", "crashed", "shutdown", "no state"])
+def test_what_is_not_shut_off_counts_as_there(state: str) -> None:
+    (left_out,) = re.findall(r'state!~"(.*)"', QUERIES["domain_paused"])
+    assert re.fullmatch(left_out, state) is None
+    assert re.fullmatch(left_out, "running")
+    assert re.fullmatch(left_out, "shutoff")
 
 
 def test_domains_of_an_unknown_host_are_not_listed() -> None:
@@ -219,22 +341,77 @@ def test_a_domain_that_has_all_of_its_host_or_talks_to_its_neighbours_is_sound()
     assert [d.state for d in seen.snapshot.domains] == [DomainState.RUNNING]
 
 
+def test_where_the_clocks_differ_no_figure_can_be_dated() -> None:
+    for theirs in (NOW - 19, NOW + 19):
+        assert observe(host_figures("h1"), {"h1": READINGS}, theirs=theirs).snapshot.host("h1")
+    for theirs, apart in ((NOW + 600, "600 s behind"), (NOW - 22, "22 s ahead of")):
+        with pytest.raises(ClockError, match=f"^this machine's clock is {apart} that of Prometheus at http://answers,"):
+            observe(host_figures("h1"), {"h1": READINGS}, theirs=theirs)
+
+
 def test_looks_at_whole_steps_so_that_every_balancer_sees_the_same_readings() -> None:
     for now in (1000.0, 1003.7, 1009.999):
         assert observe(host_figures("h1"), {"h1": READINGS}, now=now).snapshot.time == 1000.0
 
 
-values = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12)
+values = st.one_of(
+    st.floats(),  # with NaN and infinities, which the client leaves out: nothing relies on that here
+    st.sampled_from([0.0, 1.0, -1.0, 65536.0, 1e9, 1e-9, -125000.0, 65535 * 125000.0, 4294967295 * 125000.0, 2.0**63]),
+)
+HOSTILE = ("h1:1", "h1:2", "h3", "", ":9", "[::1]:1", "h2:9", "\x00")
+series = st.builds(
+    lambda value, at, labels: Series(labels, ((at, value),)),
+    values,
+    st.one_of(st.just(NOW), st.floats(-1e300, 1e300)),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "instance": st.sampled_from(HOSTILE),
+            "uuid": st.sampled_from(["", "u", "v", "a"]),
+            "domain": st.sampled_from(["", "d", "<x>"]),
+            "rule": st.sampled_from(["together", "only-on", "ignore", "x"]),
+            "value": st.sampled_from(["", "g", "h*"]),
+            "job": st.sampled_from(["a", "b"]),
+            "state": st.just("paused"),
+        },
+    ),
+)
+SOUND = merged(host_figures("sound:1"), domain_figures("sound:1", "s"))
 
 
-@given(st.dictionaries(st.sampled_from(sorted(QUERIES)), values), st.lists(values, max_size=5))
-def test_whatever_prometheus_says_there_is_a_consistent_snapshot(figures: dict[str, float], loads: list[float]) -> None:
-    answers = {
-        name: [one(value, instance="h1:1", uuid="u", domain="d", state="paused")] for name, value in figures.items()
+nearly_sound = st.dictionaries(st.sampled_from(sorted(QUERIES)), values, max_size=3).map(
+    lambda wrong: (
+        merged(host_figures("h1:1"), domain_figures("h1:1", "u"), counts("h1:1", 1, 0))
+        | {name: [one(value, instance="h1:1", uuid="u", domain="d")] for name, value in wrong.items()}
+    )
+)
+
+
+@given(
+    st.one_of(nearly_sound, st.dictionaries(st.sampled_from(sorted(QUERIES)), st.lists(series, max_size=4))),
+    st.one_of(
+        st.just({"h1:1": [0.7, 0.9, 0.9]}),
+        st.dictionaries(st.sampled_from(HOSTILE), st.lists(values, max_size=5), max_size=3),
+    ),
+)
+def test_whatever_prometheus_says_of_some_hosts_the_others_are_seen_as_they_are(
+    figures: dict[str, list[Series]], loads: dict[str, list[float]]
+) -> None:
+    readings = {
+        host: [(NOW - 10 * i, load) for i, load in reversed(list(enumerate(several)))]
+        for host, several in loads.items()
+        if host != "sound:1"
     }
-    readings = [(NOW - 10 * i, load) for i, load in reversed(list(enumerate(loads)))]
-    for host in observe(answers, {"h1:1": readings}).snapshot.hosts:
-        assert host.state is HostState.UNKNOWN or all(0 <= ratio <= 1.05 for ratio in host.cpu_ratio)
+    seen = observe(merged(SOUND, figures), readings | {"sound:1": READINGS}).snapshot
+    alone = observe(SOUND, {"sound:1": READINGS}).snapshot
+    assert seen.host("sound") == alone.host("sound")
+    assert [domain for domain in seen.domains if domain.uuid == "s"] == list(alone.domains)
+    for host in seen.hosts:
+        assert host.known is (host.why_unknown is None)
+        assert not host.known or all(0 <= ratio <= 1.05 for ratio in host.cpu_ratio)
+    assert read_snapshot(write_snapshot(seen), "what was seen") == seen
+    for strategy in ("default", "thesis"):
+        plan(seen, Policy(strategy=strategy))
 
 
 @pytest.mark.parametrize(
@@ -340,3 +517,58 @@ def test_the_matchers_stand_in_each_selector_of_each_query(name: str) -> None:
     assert selectors
     for selector in selectors:
         assert re.search(r'[{,]job="virtpoise-exporter"\}$', selector), query
+
+
+LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+MOVE = Move(domain="a", uuid="u1", source="h1", destination="h2", predicted=LOADS)
+
+
+def test_a_look_at_one_move_sees_what_the_whole_look_sees_of_it_with_fewer_queries() -> None:
+    figures = merged(host_figures("h1"), host_figures("h2"), domain_figures("h1", "u1"))
+    whole = Answers(figures, as_series({"h1": READINGS, "h2": READINGS}))
+    more = merged(figures, host_figures("h3"), domain_figures("h3", "u3"))
+    lean = Answers(more, as_series({"h1": READINGS, "h2": READINGS, "h3": READINGS}))
+    seen, of_move = observer(whole).observe(NOW), observer(lean).observe_for(MOVE, NOW)
+    assert [(host.name, host.state) for host in of_move.snapshot.hosts] == [
+        (host.name, host.state) for host in seen.snapshot.hosts
+    ]
+    assert [(one.uuid, one.host, one.state) for one in of_move.snapshot.domains] == [
+        (one.uuid, one.host, one.state) for one in seen.snapshot.domains
+    ]
+    assert len(lean.asked) <= 13 < len(whole.asked) == len(QUERIES)
+
+
+def test_two_looks_at_once_keep_their_own_warnings() -> None:
+    """Each look waits in its first query until the other has begun, as when a move is looked at again during a cycle."""
+    both = threading.Barrier(2, timeout=10)
+
+    class Meeting(Answers):
+        def instant(self, query: str, at: float) -> Answer:
+            if query == "host_cpus":
+                both.wait()
+            return Answer((), (f"{threading.current_thread().name}: {query}",))
+
+    shared = observer(Meeting({}, []))
+    with ThreadPoolExecutor(2) as pool:
+        looks = [pool.submit(_named, name, shared) for name in ("cycle", "move")]
+    for name, look in zip(("cycle", "move"), looks, strict=True):
+        of_instants = [warning for warning in look.result() if warning != "warning of a range"]
+        assert len(of_instants) == len(QUERIES) - 4  # of which four are windows
+        assert all(warning.startswith(f"{name}: ") for warning in of_instants)
+
+
+def _named(name: str, shared: Observer) -> tuple[str, ...]:
+    threading.current_thread().name = name
+    return shared.observe(NOW).warnings
+
+
+@pytest.mark.parametrize("matchers", ["", 'job="virtpoise_exporter"'])
+def test_a_query_of_two_hosts_names_them_and_nothing_in_a_name_is_a_pattern(matchers: str) -> None:
+    asked = narrowed(matchers, ["h1.lan", "h2"])
+    assert asked.startswith(matchers)
+    assert read_matchers(asked) == asked
+    (written,) = re.findall(r'instance=~"((?:[^"\\]|\\.)*)"', asked)
+    pattern = re.compile(written.replace("\\\\", "\\"))
+    fits = ["h1.lan", "h1.lan:9807", "h2:1"]
+    assert [name for name in [*fits, "h1xlan", "h1.lan.", "h3", "h1.lan:x"] if pattern.fullmatch(name)] == fits
+    assert narrowed(matchers, ["h1", "fe80::1"]) == matchers

@@ -7,12 +7,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 
 from virtpoise_balancer.config import Config, parse_config
+from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.service.wiring import make_observer
 
@@ -27,6 +29,14 @@ TARGETS = (
     ("virtpoise-exporter", HOSTILE),
     ("shop", "shop:8080"),
 )
+VALUES = {"virtpoise_host_cpus": 8, "virtpoise_libvirt_up": 1}
+
+
+class AtTheEnd(PrometheusClient):
+    """A Prometheus whose clock stands at the end of what it holds."""
+
+    def time(self) -> float:
+        return END
 
 
 def exposition() -> str:
@@ -35,6 +45,7 @@ def exposition() -> str:
         ("virtpoise_host_cpus", "gauge"),
         ("virtpoise_host_memory_total_bytes", "gauge"),
         ("virtpoise_host_memory_available_bytes", "gauge"),
+        ("virtpoise_libvirt_up", "gauge"),
         ("virtpoise_host_cpu_seconds", "counter"),
     ):
         lines.append(f"# TYPE {name} {kind}")
@@ -42,7 +53,7 @@ def exposition() -> str:
             labels = f'job="{job}",instance="{instance}"'
             for at in SCRAPES:
                 if kind == "gauge":
-                    lines.append(f"{name}{{{labels}}} {8 if name.endswith('cpus') else 1e9} {at}")
+                    lines.append(f"{name}{{{labels}}} {VALUES.get(name, 1e9)} {at}")
                 else:
                     done = (at - SCRAPES[0]) * 4  # half of the eight CPUs
                     lines += [f'{name}_total{{{labels},mode="{mode}"}} {done} {at}' for mode in ("user", "idle")]
@@ -97,7 +108,8 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
 
 def seen(config: Config) -> tuple[list[str], dict[TargetRefusal, int]]:
     """The known hosts, and how many targets were refused."""
-    found = make_observer(config).observe(END)
+    observer = make_observer(config)
+    found = replace(observer, client=AtTheEnd(url=observer.client.url, timeout_seconds=5)).observe(END)
     return [host.name for host in found.snapshot.hosts if host.known], dict(found.refused.counts)
 
 

@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from virtpoise_balancer.config import Web
-from virtpoise_balancer.model import Snapshot
-from web.serving import Balancer, small, token_file
+from virtpoise_balancer.model import Policy, Snapshot
+from web.serving import POLICY, Balancer, small, token_file
 
 CHROMIUM = Path("/usr/bin/chromium")
 _FLAGS = [
@@ -60,8 +60,8 @@ def balancer(tmp_path: Path) -> Balancer:
     return make_balancer(tmp_path, small())
 
 
-def make_balancer(folder: Path, snapshot: Snapshot) -> Balancer:
-    made = Balancer(folder, snapshot, Web(listen_address="127.0.0.1:0", token_file=token_file(folder)))
+def make_balancer(folder: Path, snapshot: Snapshot, policy: Policy = POLICY) -> Balancer:
+    made = Balancer(folder, snapshot, Web(listen_address="127.0.0.1:0", token_file=token_file(folder)), policy)
     made.cycle()
     return made
 

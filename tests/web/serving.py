@@ -1,4 +1,6 @@
-"""The real page over a group that a test makes up: the real server, store and cycle; only Prometheus and libvirt are stood in for."""
+"""The real page over a group that a test makes up: the real server, store and cycle; only Prometheus and libvirt are
+stood in for.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builders import domain, group, host
+from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.config import Config, Measurement, Web
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
+from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Policy, Snapshot
-from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.model import HostState, Move, Policy, Snapshot
+from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Board, State
+from virtpoise_balancer.web.state import Published, State
 
 TOKEN = "a-token-of-alice-1234567890"
 POLICY = Policy()
@@ -37,8 +40,11 @@ class Watching:
     def observe(self, now: float) -> Observation:
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=2.0)
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        return ()
+    def observe_for(self, move: Move, now: float) -> Observation:
+        return self.observe(now)
+
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        return Load(())
 
 
 @dataclass
@@ -67,22 +73,23 @@ class Balancer:
             executor=self.acting,
             policy=policy,
             measurement=Measurement(),
-            step_seconds=10.0,
+            clock=SYSTEM,
+            mode="recommend",
         )
-        self.board = Board(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
-        self.board.in_flight = lambda: self.acting.in_flight
-        self.board.steering = self.store.steering
-        self.metrics = Metrics(self.board)
+        self.published = Published(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
+        self.published.in_flight = lambda: self.acting.in_flight
+        self.published.overrides = self.store.overrides
+        self.metrics = Metrics(self.published)
         self.reloads: list[bool] = []
         self.orders = Orders(
             store=self.store,
             look=lambda: self.watching.observe(time.time()).snapshot,
             mode=lambda: "recommend",
-            carry_out=lambda wanted: self.loop.apply(wanted, time.time(), time.time),
-            told=self.metrics.ordered,
+            carry_out=lambda wanted: self.loop.apply(wanted, time.time()),
+            on_order=self.metrics.ordered,
         )
         self.context = Context(
-            board=self.board,
+            published=self.published,
             metrics=self.metrics,
             store=self.store,
             orders=self.orders,
@@ -95,16 +102,17 @@ class Balancer:
 
     def cycle(self) -> None:
         now = time.time()
-        report = replace(self.loop, executor=RecommendingExecutor(self.acting)).run(now, time.time)
-        self.board.state = replace(
-            self.board.state,
+        report = self.loop.run(now)
+        self.published.state = replace(
+            self.published.state,
             cycle_at=now,
             result=report.result.value,
             sentence=report.sentence,
             observation=report.observation,
             plan=report.plan,
-            standings=report.standings,
-            predictions=self.store.open_predictions(),
+            backoffs=report.backoffs,
+            drains=report.drains,
+            predictions=report.predictions,
         )
 
     @contextmanager

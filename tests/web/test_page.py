@@ -14,10 +14,11 @@ from playwright.sync_api import Page, expect
 from pytest_httpserver import HTTPServer
 
 from builders import domain, group, host
+from storing import record
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.model import Move, Outcome, Progress, Result
+from virtpoise_balancer.model import Move, Outcome, Progress, Result, Rule, RuleKind
 from web.conftest import Watched, make_balancer
-from web.serving import TOKEN, Balancer, large
+from web.serving import POLICY, TOKEN, Balancer, large
 
 Show = Callable[..., Watched]
 HOSTILE = "<script>alert(1)</script>"
@@ -26,16 +27,16 @@ PAGES = ("/", "/?sort=load", "/plan", "/history", "/hosts/h1", "/hosts/h4", HOST
 
 
 def first_move(balancer: Balancer) -> Move:
-    assert balancer.board.state.plan is not None
-    return balancer.board.state.plan.moves[0]
+    assert balancer.published.state.plan is not None
+    return balancer.published.state.plan.moves[0]
 
 
 def with_history(balancer: Balancer) -> None:
     """A done migration whose name is hostile too, and a failed one."""
-    assert balancer.board.state.plan is not None
-    move = replace(balancer.board.state.plan.moves[0], domain=HOSTILE)
-    plan = replace(balancer.board.state.plan, moves=(move, move))
-    (done, _), (failed, _) = balancer.store.record_plan(plan, time.time(), acted=True)
+    assert balancer.published.state.plan is not None
+    move = replace(balancer.published.state.plan.moves[0], domain=HOSTILE)
+    plan = replace(balancer.published.state.plan, moves=(move, move))
+    (done, _), (failed, _) = record(balancer.store, plan, time.time(), acted=True)
     balancer.store.begin(done)
     balancer.store.end(done, Outcome(result=Result.DONE, seconds=6.2, downtime_seconds=0.12))
     balancer.store.begin(failed)
@@ -122,7 +123,7 @@ def test_a_lost_balancer_is_told(show: Show, balancer: Balancer) -> None:
 
 def give_token(page: Page, token: str = TOKEN) -> None:
     page.locator("#token").fill(token)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
 
 
 def test_a_plan_is_applied_with_a_token_and_journalled(show: Show, balancer: Balancer) -> None:
@@ -140,18 +141,24 @@ def test_a_plan_is_applied_with_a_token_and_journalled(show: Show, balancer: Bal
 
 def test_a_part_of_a_plan_takes_with_it_what_it_counts_on(show: Show, tmp_path: Path) -> None:
     many = [domain(f"vm{n}", "h1", 0.9) for n in range(8)]
-    balancer = make_balancer(tmp_path, group(host("h1", 1.0, 1.0, 1.0), host("h2", 0.1, 0.1, 0.1), *many))
+    pair = Rule(name="pair", kind=RuleKind.TOGETHER, domains=("vm0", "vm1"))
+    seen = group(host("h1", 1.0, 1.0, 1.0), host("h2", 0.1, 0.1, 0.1), *many)
+    balancer = make_balancer(tmp_path, seen, replace(POLICY, rules=(pair,)))
     page = show(balancer).open("/plan")
-    boxes = page.locator("input[data-move]")
-    count = boxes.count()
-    assert count >= 2
+    moves = balancer.published.state.plan.moves if balancer.published.state.plan else ()
+    assert [move.domain for move in moves if move.needs] == ["vm0", "vm1"]
+    assert len(moves) > 2
+    boxes = {move.domain: page.locator(f'input[data-move="{move.uuid}"]') for move in moves}
     button = page.locator("[data-chosen]")
-    boxes.first.uncheck()
-    expect(boxes.nth(count - 1)).not_to_be_checked()
+    boxes["vm0"].uncheck()
+    expect(boxes["vm1"]).not_to_be_checked()
+    expect(button).to_have_text(f"Make {len(moves) - 2} move{'' if len(moves) == 3 else 's'}")
+    for name in boxes.keys() - {"vm0", "vm1"}:
+        boxes[name].uncheck()
     expect(button).to_be_disabled()
-    boxes.nth(1).check()
-    expect(boxes.first).to_be_checked()
-    expect(button).to_have_text("Make all moves" if count == 2 else "Make 2 moves")
+    boxes["vm1"].check()
+    expect(boxes["vm0"]).to_be_checked()
+    expect(button).to_have_text("Make 2 moves")
     button.click()
     page.get_by_role("button", name="Yes").click()
     give_token(page)
@@ -166,7 +173,7 @@ def test_a_wrong_token_changes_nothing_and_is_asked_for_again(show: Show, balanc
     page.get_by_role("button", name="Pause").click()
     give_token(page, "not-the-token-of-anybody")
     expect(page.locator("#answer")).to_have_text("Refused: the token is wrong")
-    assert balancer.store.steering().paused is None
+    assert balancer.store.overrides().paused is None
     (action,) = balancer.store.actions(5)
     assert (action.who, action.action, action.accepted) == ("?", "pause", False)
     assert "not-the-token" not in repr(action)
@@ -210,7 +217,7 @@ def test_a_page_of_another_site_cannot_order_anything(show: Show, balancer: Bala
     assert page.evaluate("window.tries")[1:] == ["rejected", "rejected"]
     page.get_by_role("button", name="go").click()
     expect(page.locator("body")).to_contain_text("the order comes from another site's page")
-    assert balancer.store.steering().paused is None
+    assert balancer.store.overrides().paused is None
     assert {(action.accepted, action.answer) for action in balancer.store.actions(5)} == {
         (False, "the order comes from another site's page")
     }
@@ -225,7 +232,7 @@ def test_without_a_token_file_the_page_is_for_reading(show: Show, balancer: Bala
     expect(page.locator(".closed")).to_contain_text("web.token_file is not set")
 
 
-# --- keyboard, phone, light and dark ------------------------------------------------------------------------------------
+# --- keyboard, phone, light and dark ----------------------------------------------------------------------------------
 
 
 def test_the_keyboard_is_enough(show: Show, balancer: Balancer) -> None:

@@ -1,48 +1,56 @@
-"""A host's standing: from when its readings count, and the penalty after attempts that did not solve its problem.
+"""Back-off of a host: from when its readings count, and its penalty after attempts that did not solve its problem.
 
-Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``; every further failed attempt
-adds ``step_seconds``; one reading below the threshold cancels the penalty, and the next one is of the initial length again. The
-strategy ``thesis`` knows the CPU alone; otherwise everything that can be a problem must be below its threshold.
+Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``. Every further failed attempt
+adds ``step_seconds``. One reading below the threshold cancels the penalty, and the next one has the initial length again.
+The strategy ``thesis`` watches only the CPU; for other strategies every watched resource must be below its threshold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from virtpoise_balancer.analyse.overload import company_since
+from virtpoise_balancer.analyse.drains import DrainOrder
+from virtpoise_balancer.analyse.overload import accompanied_since
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Problem, Result, Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What must be remembered of a host between cycles. Times in Unix seconds; ``failures`` in a row, without a reading below."""
+class Backoff:
+    """What a cycle remembers of a host. Times in Unix seconds.
+
+    ``counted_from``: readings before it do not count towards N. ``failures``: failed attempts since the last reading below
+    the threshold.
+    """
 
     host: str
     counted_from: float | None = None
     penalty_from: float | None = None
     penalty_until: float | None = None
     failures: int = 0
-    draining: bool = False
 
 
-def after_attempt(standing: Standing, *, solved: bool, now: float, counted_from: float, penalty: Penalty) -> Standing:
-    """The standing when an attempt has ended: N is counted afresh, and an unsolved problem earns a penalty."""
+Backoffs = Mapping[str, Backoff]
+
+
+def after_attempt(backoff: Backoff, *, solved: bool, now: float, counted_from: float, penalty: Penalty) -> Backoff:
+    """The back-off once an attempt has ended: N starts again, and an unsolved problem earns a penalty from ``now`` on."""
     if solved:
-        return replace(standing, counted_from=counted_from)
-    length = penalty.initial_seconds + standing.failures * penalty.step_seconds
+        return replace(backoff, counted_from=counted_from)
+    length = penalty.initial_seconds + backoff.failures * penalty.step_seconds
     return replace(
-        standing,
+        backoff,
         counted_from=counted_from,
         penalty_from=now,
         penalty_until=now + length,
-        failures=standing.failures + 1,
+        failures=backoff.failures + 1,
     )
 
 
 def after_plan(
-    standings: Mapping[str, Standing],
+    backoffs: Backoffs,
     hosts: Iterable[str],
     plan: Plan,
     results: Sequence[Result],
@@ -50,69 +58,73 @@ def after_plan(
     ended: float,
     counted_from: float,
     penalty: Penalty,
-) -> dict[str, Standing]:
-    """The standings that change when a plan has been carried out; ``results`` of its moves, in order.
+    silent: AbstractSet[str] = frozenset(),
+) -> dict[str, Backoff]:
+    """The back-offs that change when a plan has been carried out, by host. ``results``: of its moves, in order.
 
-    A host whose problem is not solved, by the plan or by how its moves went, gets its penalty from ``ended`` on. Where
-    anything was moved, all hosts count afresh from ``counted_from`` on, since while one solves its problem the others do
-    not judge themselves. A rule or an imbalance that a plan leaves as it is must not keep its host from being relieved: there
-    only moves that failed earn a penalty.
+    A host whose problem is not solved, by the plan or because a move was not done, gets its penalty from ``ended`` on. If the
+    plan had moves, N starts again at ``counted_from`` for all hosts: while one host solves its problem the others do not judge
+    themselves. A rule or an imbalance that a plan leaves as it is earns no penalty unless a move failed, so that the host can
+    still be relieved.
+
+    If a move was skipped because one of its hosts was ``silent``, no skipped move of the plan earns a penalty: the next plan
+    knows that the host is unknown.
     """
-    undone = {move.source for move, result in zip(plan.moves, results, strict=True) if result is not Result.DONE}
-    changed: dict[str, Standing] = {}
+    ends = list(zip(plan.moves, results, strict=True))
+    met_silence = any(result is Result.SKIPPED and silent & {move.source, move.destination} for move, result in ends)
+    harmless = {Result.DONE, Result.SKIPPED} if met_silence else {Result.DONE}
+    undone = {move.source for move, result in ends if result not in harmless}
+    changed: dict[str, Backoff] = {}
     if results:
         for name in hosts:
-            changed[name] = replace(standings.get(name, Standing(host=name)), counted_from=counted_from)
+            changed[name] = replace(backoffs.get(name, Backoff(host=name)), counted_from=counted_from)
     for attempt in plan.attempts:
         if attempt.problem in (Problem.RULE, Problem.IMBALANCE) and attempt.host not in undone:
             continue
-        standing = changed.get(attempt.host) or standings.get(attempt.host, Standing(host=attempt.host))
+        backoff = changed.get(attempt.host) or backoffs.get(attempt.host, Backoff(host=attempt.host))
         solved = attempt.solved and attempt.host not in undone
         changed[attempt.host] = after_attempt(
-            standing, solved=solved, now=ended, counted_from=counted_from, penalty=penalty
+            backoff, solved=solved, now=ended, counted_from=counted_from, penalty=penalty
         )
     return changed
 
 
-def relieved(standing: Standing, host: Host, snapshot: Snapshot, policy: Policy) -> Standing:
-    """The standing after a look at the readings: one below the threshold since the penalty began cancels it.
+def relieved(backoff: Backoff, host: Host, snapshot: Snapshot, policy: Policy) -> Backoff:
+    """The back-off after a look at the readings: a reading below the threshold since the penalty began cancels it.
 
-    ``thesis`` takes any such reading of the CPU. For other strategies the newest must be below for every resource: an idle CPU says
-    nothing about a full memory. A draining host's penalty has nothing to do with its own load, so only time ends it.
+    ``thesis`` takes any such reading of the CPU. For other strategies the newest reading of every resource must be below: an
+    idle CPU says nothing about a full memory. The penalty of a draining host does not depend on its load, so only time ends it.
     """
-    if standing.penalty_from is None or host.state is HostState.DRAINING:
-        return standing
+    if backoff.penalty_from is None or host.state is HostState.DRAINING:
+        return backoff
     looked_back = len(host.cpu_ratio) if policy.strategy == "thesis" else min(len(host.cpu_ratio), 1)
     dipped = any(
-        snapshot.time - (age + 1) * snapshot.step_seconds >= standing.penalty_from
+        snapshot.time - (age + 1) * snapshot.step_seconds >= backoff.penalty_from
         and all(readings[-1 - age] < trigger.threshold for _, trigger, readings in watched(host, policy))
         for age in range(looked_back)
     )
-    return replace(standing, penalty_from=None, penalty_until=None, failures=0) if dipped else standing
+    return replace(backoff, penalty_from=None, penalty_until=None, failures=0) if dipped else backoff
 
 
-def with_standing(snapshot: Snapshot, standings: Mapping[str, Standing]) -> Snapshot:
-    """The snapshot with what is remembered of each host, so that it alone decides the plan (and a saved one replays it)."""
-    return replace(snapshot, hosts=tuple(_placed(host, standings.get(host.name), snapshot) for host in snapshot.hosts))
+def after_order(backoff: Backoff, order: DrainOrder | None) -> Backoff:
+    """The back-off after an order to drain the host or to take it back: a penalty that began before the order is void."""
+    if order is None or backoff.penalty_from is None or backoff.penalty_from > order.at:
+        return backoff
+    return replace(backoff, penalty_from=None, penalty_until=None, failures=0)
 
 
-def draining(snapshot: Snapshot, standings: Mapping[str, Standing]) -> Snapshot:
-    """The snapshot with the hosts that are told to drain marked so; an unknown host stays unknown."""
+def with_backoffs(snapshot: Snapshot, backoffs: Backoffs) -> Snapshot:
+    """The snapshot with the back-off of each host, so that it alone decides the plan, and a saved one decides it again."""
+    since = accompanied_since(snapshot)
     return replace(
-        snapshot,
-        hosts=tuple(
-            replace(host, state=HostState.DRAINING)
-            if host.state is HostState.ACTIVE and host.name in standings and standings[host.name].draining
-            else host
-            for host in snapshot.hosts
-        ),
+        snapshot, hosts=tuple(_with_backoff(host, backoffs.get(host.name), since[host.name]) for host in snapshot.hosts)
     )
 
 
-def _placed(host: Host, standing: Standing | None, snapshot: Snapshot) -> Host:
-    starts = (standing.counted_from if standing else None, company_since(snapshot, host.name))
+def _with_backoff(host: Host, backoff: Backoff | None, accompanied: float | None) -> Host:
+    starts = (backoff.counted_from if backoff else None, accompanied)
     return replace(
         host,
         counted_from=max((start for start in starts if start is not None), default=None),
-        penalty_until=standing.penalty_until if standing else None,
+        penalty_until=backoff.penalty_until if backoff else None,
     )

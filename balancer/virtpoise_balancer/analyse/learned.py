@@ -1,4 +1,4 @@
-"""What earlier migrations taught, drawn into a snapshot, so that the snapshot alone decides the plan and replays it."""
+"""What earlier migrations taught, put into a snapshot, so that the snapshot alone decides the plan and decides it again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from virtpoise_balancer.model import Domain, Link, Residual, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A domain's migrations in the time that is remembered: how many were done, and when the last ended (Unix seconds)."""
+    """The migrations of one domain that were done in the remembered time. ``last``: when the newest ended (Unix seconds)."""
 
     times: int
     last: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Experience:
-    """By the domain's uuid: ``moved``, ``migrating`` (to which host, now), ``dirtying`` (bytes per second); the rest as Snapshot has it."""
+class Learned:
+    """What the journal knows. The mappings are keyed by a domain's uuid.
+
+    ``migrating``: the destination of a migration under way. ``dirtying``: bytes of memory written per second.
+    ``residuals`` and ``links``: as in the Snapshot.
+    """
 
     moved: Mapping[str, Moved] = field(default_factory=dict)
     migrating: Mapping[str, str] = field(default_factory=dict)
@@ -27,21 +31,21 @@ class Experience:
     links: tuple[Link, ...] = ()
 
 
-def with_experience(snapshot: Snapshot, experience: Experience) -> Snapshot:
+def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
     return replace(
         snapshot,
-        domains=tuple(_remembered(domain, experience) for domain in snapshot.domains),
-        residuals=experience.residuals,
-        links=experience.links,
+        domains=tuple(_with_learned(domain, learned) for domain in snapshot.domains),
+        residuals=learned.residuals,
+        links=learned.links,
     )
 
 
-def _remembered(domain: Domain, experience: Experience) -> Domain:
-    moved, destination = experience.moved.get(domain.uuid), experience.migrating.get(domain.uuid)
+def _with_learned(domain: Domain, learned: Learned) -> Domain:
+    moved, destination = learned.moved.get(domain.uuid), learned.migrating.get(domain.uuid)
     if moved is not None:
         domain = replace(domain, last_moved=moved.last, recent_moves=moved.times)
-    if domain.uuid in experience.dirtying:
-        domain = replace(domain, dirty_bytes_per_second=experience.dirtying[domain.uuid])
-    if destination not in (None, domain.host):  # it may have arrived, and its end not be written down yet
+    if domain.uuid in learned.dirtying:
+        domain = replace(domain, dirty_bytes_per_second=learned.dirtying[domain.uuid])
+    if destination not in (None, domain.host):  # the domain may have arrived before the end is in the journal
         domain = replace(domain, migrating_to=destination)
     return domain

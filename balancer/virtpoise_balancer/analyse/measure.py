@@ -1,4 +1,4 @@
-"""How a prediction came out.
+"""The verdict on a prediction: how far it was from the load measured after the migration.
 
 Source: thesis §5.3.3, §5.10. A least-squares line is fitted to the load measured after the migration, in a window free of
 other disturbance; the error is the distance of the line from the prediction, taken at the window's middle.
@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["source", "destination"]
+from virtpoise_balancer.model import Role
+
 _FEWEST_READINGS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuePrediction:
-    """A prediction of a finished migration. ``migrated``: when it ended; ``disturbed_from``: when the host's next migration began."""
+    """A prediction whose migration is done and that has no verdict yet.
+
+    ``migrated``: when the migration ended. ``disturbed_from``: when the next migration of the host began. Unix seconds.
+    ``source`` and ``destination``: the hosts of the migration; ``host`` is the one of them that ``role`` names.
+    """
 
     id: int
     host: str
@@ -26,6 +31,8 @@ class DuePrediction:
     upper: float
     migrated: float
     disturbed_from: float | None
+    source: str
+    destination: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

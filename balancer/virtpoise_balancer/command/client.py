@@ -1,4 +1,4 @@
-"""Asks the running balancer on this machine over its API, for the commands."""
+"""A client of the API of the balancer on this machine, for the commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.tokens import USER_HEADER, own_token
 
-_TIMEOUT_SECONDS = 60.0  # an order is looked at afresh before it is answered
+_TIMEOUT_SECONDS = 60.0  # an order is checked against fresh data before it is answered
 _ANSWERS: Mapping[int, type[VirtpoiseError]] = {400: BadInput, 404: NotKnown, 409: Refused}
 
 
@@ -24,7 +24,10 @@ def get(config: Config, path: str, timeout_seconds: float = 5.0) -> Any:
 
 
 def order(config: Config, path: str, body: Mapping[str, Any], user: str) -> str:
-    """Give an order with a token of this machine's file; the answer in words. Refused, NotKnown or BadInput as the balancer says."""
+    """Give an order with a token from ``web.token_file``, and return the answer.
+
+    Refused, NotKnown or BadInput as the balancer reports.
+    """
     token = own_token(config.web.token_file, user, root=os.geteuid() == 0)
     headers = {
         "Authorization": f"Bearer {token}",
@@ -57,7 +60,7 @@ def _connection(config: Config, timeout_seconds: float) -> http.client.HTTPConne
     host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 - compared, not bound
     if config.web.cert_file is None:
         return http.client.HTTPConnection(host, int(port), timeout=timeout_seconds)
-    # It is known by its very certificate, which is in the configuration, whatever name that is for.
+    # The balancer is identified by its certificate, which is in the configuration, whatever name is in it.
     context = ssl.create_default_context(cafile=str(config.web.cert_file))
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

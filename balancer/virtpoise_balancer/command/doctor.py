@@ -11,9 +11,11 @@ from enum import StrEnum
 from virtpoise_balancer import __version__
 from virtpoise_balancer.advice import warnings
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import BadInput, LibvirtError, MonitorError, VirtpoiseError
-from virtpoise_balancer.execute.probe import HostFacts, Probe
-from virtpoise_balancer.model import Host, HostState
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, VirtpoiseError
+from virtpoise_balancer.execute.facts import HostFacts
+from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.workers import Workers
+from virtpoise_balancer.model import Host, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, TargetRefusal, Targets
@@ -22,14 +24,14 @@ from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
 _AT_ONCE = 16
-# HTTP tells the time to the second.
+# The Date header of HTTP has a resolution of one second.
 _MOST_AHEAD_SECONDS = 2.0
 _MOST_NAMED = 3
 
 Told = Callable[[str, float, float], None]
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     GOOD = "good"
     WARNING = "warning"
     BAD = "bad"
@@ -41,7 +43,7 @@ class Finding:
     """One line: what was looked at, how it is, and, where something is wrong, what to do."""
 
     subject: str
-    verdict: Verdict
+    verdict: Severity
     text: str
     remedy: str = ""
 
@@ -58,9 +60,11 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
     except MonitorError as error:
         yield Finding(
             subject="Prometheus",
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=str(error),
-            remedy="see prometheus.url, and whether Prometheus runs and lets this machine in",
+            remedy="let both machines keep the time with NTP"
+            if isinstance(error, ClockError)
+            else "see prometheus.url, and whether Prometheus runs and lets this machine in",
         )
         return
     yield from judge_prometheus(config, health, seen)
@@ -81,19 +85,19 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
 def _own(config: Config) -> Iterator[Finding]:
     try:
         wiring.make_store(config).close()
-        yield Finding(subject="store", verdict=Verdict.GOOD, text=config.state.url)
+        yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
     except VirtpoiseError as error:
         yield Finding(
-            subject="store", verdict=Verdict.BAD, text=str(error), remedy="run it as the user that owns state.url"
+            subject="store", verdict=Severity.BAD, text=str(error), remedy="run it as the user that owns state.url"
         )
     if config.web.token_file is None:
         return
     try:
         names = ", ".join(read_tokens(config.web.token_file))
-        yield Finding(subject="tokens", verdict=Verdict.GOOD, text=f"may change something: {names}")
+        yield Finding(subject="tokens", verdict=Severity.GOOD, text=f"may change something: {names}")
     except BadInput as error:
         yield Finding(
-            subject="tokens", verdict=Verdict.BAD, text=str(error), remedy="mend the file: NAME:TOKEN, mode 0600"
+            subject="tokens", verdict=Severity.BAD, text=str(error), remedy="mend the file: NAME:TOKEN, mode 0600"
         )
 
 
@@ -102,30 +106,30 @@ def _own(config: Config) -> Iterator[Finding]:
 
 def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation) -> Iterator[Finding]:
     version = f"version {health.version}" if health.version else "its version is not told"
-    yield Finding(subject="Prometheus", verdict=Verdict.GOOD, text=f"{config.prometheus.url} answers, {version}")
+    yield Finding(subject="Prometheus", verdict=Severity.GOOD, text=f"{config.prometheus.url} answers, {version}")
     ahead = health.ahead_seconds
     if ahead is None:
-        yield Finding(subject="clock of Prometheus", verdict=Verdict.NOT_KNOWN, text="it does not tell the time")
+        yield Finding(subject="clock of Prometheus", verdict=Severity.NOT_KNOWN, text="it does not tell the time")
     elif abs(ahead) > _MOST_AHEAD_SECONDS:
         yield Finding(
             subject="clock of Prometheus",
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's",
             remedy="let both machines keep the time with NTP",
         )
     else:
-        yield Finding(subject="clock of Prometheus", verdict=Verdict.GOOD, text="agrees with this machine's")
+        yield Finding(subject="clock of Prometheus", verdict=Severity.GOOD, text="agrees with this machine's")
     if not seen.snapshot.hosts:
         yield Finding(
             subject="hosts",
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"Prometheus has figures of no host with {config.prometheus.matchers or 'any label'}",
             remedy="start virtpoise-exporter on each host and have Prometheus scrape it; see prometheus.matchers",
         )
     for target in seen.refused.named:
         yield judge_refused(target)
     for warning in seen.warnings:
-        yield Finding(subject="Prometheus", verdict=Verdict.WARNING, text=f"warns: {warning}")
+        yield Finding(subject="Prometheus", verdict=Severity.WARNING, text=f"warns: {warning}")
 
 
 def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
@@ -134,20 +138,20 @@ def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
     for name in sorted(set(config.libvirt.hosts) - set(names)):
         yield Finding(
             subject="libvirt.hosts",
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"no target is called {name!r}{like(name, names)}",
             remedy="name hosts as Prometheus does: a target's instance without its port",
         )
     for note in notes(seen.snapshot, config.policy):
         yield Finding(
             subject="policy.rules",
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=note,
             remedy="name hosts and domains as `virtpoise snapshot` does",
         )
     for warning in warnings(config):
         yield Finding(
-            subject="configuration", verdict=Verdict.WARNING, text=warning, remedy="see docs/configuration.md"
+            subject="configuration", verdict=Severity.WARNING, text=warning, remedy="see docs/configuration.md"
         )
 
 
@@ -158,7 +162,7 @@ def judge_refused(target: RefusedTarget) -> Finding:
     }
     return Finding(
         subject=f"target '{target.instance}'",
-        verdict=Verdict.WARNING,
+        verdict=Severity.WARNING,
         text=f"refused: {target.why}",
         remedy=remedies[target.reason],
     )
@@ -167,75 +171,80 @@ def judge_refused(target: RefusedTarget) -> Finding:
 def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHealth) -> Finding:
     """One line on the host's exporter: whether its figures are fresh and whole, its version, its host's clock."""
     subject = f"exporter of {host.name}"
-    if host.state is HostState.UNKNOWN:
+    unknown = host.why_unknown
+    if unknown is not None and unknown.kind is UnknownKind.STALE:
         why = health.errors.get(host.name)
         return Finding(
             subject=subject,
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"no fresh figures{f': {why}' if why else ''}",
             remedy=f"on {host.name}: systemctl status virtpoise-exporter; and see Prometheus' page of targets",
         )
     if failing := exporters.failing.get(host.name):
         return Finding(
             subject=subject,
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"collectors fail: {', '.join(failing)}",
             remedy=f"on {host.name}: journalctl -u virtpoise-exporter",
+        )
+    if unknown is not None:
+        return Finding(
+            subject=subject,
+            verdict=Severity.BAD,
+            text=f"nothing certain is known of the host: {unknown.text}",
+            remedy="see the runbooks VirtpoiseHostUnknown, VirtpoiseLibvirtUnreachable and VirtpoiseTargetsConflict",
         )
     ahead = exporters.ahead_seconds.get(host.name)
     if ahead is not None and abs(ahead) > _MOST_AHEAD_SECONDS:
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"fresh, but the host's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
             remedy=f"let {host.name} keep the time with NTP",
         )
     version = exporters.versions.get(host.name)
     if version is None:
-        return Finding(subject=subject, verdict=Verdict.GOOD, text="fresh figures of another exporter")
+        return Finding(subject=subject, verdict=Severity.GOOD, text="fresh figures of another exporter")
     if version != __version__:
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"fresh, version {version}, but the balancer is {__version__}",
             remedy="bring both to one version",
         )
     clock = "" if ahead is None else ", the clock agrees"
-    return Finding(subject=subject, verdict=Verdict.GOOD, text=f"fresh, version {version}{clock}")
+    return Finding(subject=subject, verdict=Severity.GOOD, text=f"fresh, version {version}{clock}")
 
 
 # --- libvirt ------------------------------------------------------------------------------------------------------------
 
 
 def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -> Iterator[Finding]:
-    probes: dict[str, Probe] = {}
+    known: dict[str, HostFacts] = {}
+    with Workers() as workers, ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        asked = wiring.make_hosts(config, workers)
 
-    def ask(name: str) -> Probe | str:
-        try:
-            return Probe(name, config.libvirt.uri_of(name), config.libvirt.connect_timeout_seconds)
-        except LibvirtError as error:
-            return str(error)
+        def ask(name: str) -> HostFacts | str:
+            try:
+                return asked.facts(name)
+            except LibvirtError as error:
+                return str(error)
 
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         for number, (name, answer) in enumerate(zip(names, pool.map(ask, names), strict=True), 1):
             told("asks each host's libvirt", number, len(names))
-            if isinstance(answer, Probe):
-                probes[name] = answer
+            if isinstance(answer, HostFacts):
+                known[name] = answer
             if not only or name in only or isinstance(answer, str):
-                yield judge_libvirt(
-                    name, config.libvirt.uri_of(name), answer if isinstance(answer, str) else answer.facts
-                )
+                yield judge_libvirt(name, config.libvirt.uri_of(name), answer)
         pairs = {
-            source: [other for other in probes if other != source and (not only or source in only or other in only)]
-            for source in probes
+            source: [other for other in known if other != source and (not only or source in only or other in only)]
+            for source in known
         }
         total, done = sum(len(others) for others in pairs.values()), 0
-        for findings in pool.map(lambda source: _pairs(config, probes, source, pairs[source]), probes):
+        for findings in pool.map(lambda source: _pairs(asked, known, source, pairs[source]), known):
             done += len(findings)
             told("asks each host for every other", done, total)
             yield from findings
-    for probe in probes.values():
-        probe.close()
 
 
 def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
@@ -243,30 +252,32 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
     if isinstance(answer, str):
         return Finding(
             subject=f"libvirt of {name}",
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=answer,
             remedy=f"try: virsh -c {uri} list; and see libvirt.uri and libvirt.hosts",
         )
     versions = f"libvirt {_version(answer.libvirt_version)}, hypervisor {_version(answer.hypervisor_version)}"
-    return Finding(subject=f"libvirt of {name}", verdict=Verdict.GOOD, text=versions)
+    return Finding(subject=f"libvirt of {name}", verdict=Severity.GOOD, text=versions)
 
 
-def _pairs(config: Config, probes: Mapping[str, Probe], source: str, others: Iterable[str]) -> list[Finding]:
+def _pairs(asked: Hosts, known: Mapping[str, HostFacts], source: str, others: Iterable[str]) -> list[Finding]:
     findings = []
     for destination in others:
-        here, there = probes[source], probes[destination]
+        here, there = known[source], known[destination]
         try:
-            way: str | LibvirtError | None = here.reaches(config.libvirt.uri_of(destination))
+            way: str | LibvirtError | None = asked.reaches(source, destination)
         except LibvirtError as error:
             way = error
         try:
-            paths = sorted({path for domain in here.facts.domains for path in domain.disks})
-            unseen: Sequence[str] | LibvirtError = there.unseen(paths)
+            paths = sorted({path for domain in here.domains for path in domain.disks})
+            unseen: Sequence[str] | LibvirtError = asked.unseen(destination, paths)
         except LibvirtError as error:
             unseen = error
-        findings.append(
-            judge_pair(source, destination, here.facts, there.facts, way, there.runs_cpu_of(here.facts), unseen)
-        )
+        try:
+            cpu = None if here.cpu is None else asked.runs_cpu(destination, here.cpu)
+        except LibvirtError:
+            cpu = None
+        findings.append(judge_pair(source, destination, here, there, way, cpu, unseen))
     return findings
 
 
@@ -289,7 +300,7 @@ def judge_pair(
     if isinstance(way, str):
         return Finding(
             subject=subject,
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"{source} does not reach {destination}: {way}",
             remedy=f"on {source}, as root: virsh -c URI-OF-{destination} list (keys, certificates, names, firewall)",
         )
@@ -308,7 +319,7 @@ def judge_pair(
     if cpu is False:
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"{destination}'s CPU lacks what {source}'s has",
             remedy="give domains a CPU model that both have (virsh cpu-baseline), or keep them apart with a rule",
         )
@@ -316,28 +327,28 @@ def judge_pair(
         more = f" and {len(unseen) - _MOST_NAMED} more" if len(unseen) > _MOST_NAMED else ""
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"no storage pool of {destination} has {', '.join(unseen[:_MOST_NAMED])}{more}",
             remedy="keep disks on storage that both hosts share, at the same path",
         )
     if there.hypervisor_version < here.hypervisor_version:
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"the hypervisor is older there ({_version(there.hypervisor_version)})",
             remedy="bring both to one version: newer machine types do not go to an older one",
         )
     if isinstance(way, LibvirtError):
-        return Finding(subject=subject, verdict=Verdict.NOT_KNOWN, text=f"the way is not known: {way}")
+        return Finding(subject=subject, verdict=Severity.NOT_KNOWN, text=f"the way is not known: {way}")
     if isinstance(unseen, LibvirtError):
-        return Finding(subject=subject, verdict=Verdict.NOT_KNOWN, text=f"reached, its storage is not known: {unseen}")
+        return Finding(subject=subject, verdict=Severity.NOT_KNOWN, text=f"reached, its storage is not known: {unseen}")
     known = "" if cpu is None else ", its CPU can do as much"
-    return Finding(subject=subject, verdict=Verdict.GOOD, text=f"reached{known}")
+    return Finding(subject=subject, verdict=Severity.GOOD, text=f"reached{known}")
 
 
 def _lacks(subject: str, domain: str, what: str, remedy: str) -> Finding:
     return Finding(
-        subject=subject, verdict=Verdict.BAD, text=f"{domain} needs {what}, which is not there", remedy=remedy
+        subject=subject, verdict=Severity.BAD, text=f"{domain} needs {what}, which is not there", remedy=remedy
     )
 
 

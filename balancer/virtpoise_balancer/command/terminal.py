@@ -1,10 +1,10 @@
-"""What the commands print: tables for people, JSON for programs. Names are shown as they are, never read as markup."""
+"""What the commands print: tables for people, JSON for programs. Names are never read as markup."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -17,37 +17,37 @@ from rich.text import Text
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.explain.wording import percent
+from virtpoise_balancer.model import Role
 
 if TYPE_CHECKING:
     from virtpoise_balancer.command.doctor import Finding
     from virtpoise_balancer.explain.explain import Explanation
-    from virtpoise_balancer.knowledge.steering import Action
-    from virtpoise_balancer.knowledge.store import MigrationRecord, PredictionRecord
+    from virtpoise_balancer.knowledge.records import Action, MigrationRecord, PredictionRecord
     from virtpoise_balancer.model import Move, Plan, Snapshot
 
-BAR_WIDTH = 24
+_BAR_WIDTH = 24
 _MOST_REFUSALS = 20
 _MOST_DESTINATIONS = 20
 
 
 class Console(RichConsole):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # `virtpoise history | head` is no failure: main() ends quietly
+        raise BrokenPipeError  # `virtpoise history | head` is not an error: main() exits quietly
 
 
 def as_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def load_bar(ratio: float | None, threshold: float, width: int = BAR_WIDTH) -> Text:
-    """A bar of the load with a mark at the threshold, red from there on; and the figure."""
+def _load_bar(ratio: float | None, threshold: float) -> Text:
+    """A bar of the load with a mark at the threshold, red from there on, and the percentage."""
     if ratio is None:
-        return Text("no fresh figures".ljust(width + 5), style="dim")
-    filled = min(round(ratio * width), width)
-    mark = min(int(threshold * width), width - 1)
+        return Text("no fresh samples".ljust(_BAR_WIDTH + 5), style="dim")
+    filled = min(round(ratio * _BAR_WIDTH), _BAR_WIDTH)
+    mark = min(int(threshold * _BAR_WIDTH), _BAR_WIDTH - 1)
     colour = "red" if ratio >= threshold else "green"
     bar = Text()
-    for i in range(width):
+    for i in range(_BAR_WIDTH):
         symbol = "│" if i == mark else "█" if i < filled else "─"
         bar.append(symbol, style="bold yellow" if i == mark else colour if i < filled else "dim")
     bar.append(f" {ratio:4.0%}", style=colour)
@@ -58,14 +58,14 @@ def when(at: float) -> str:
     return datetime.fromtimestamp(at).strftime("%m-%d %H:%M:%S")
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
-def _cells(*values: object) -> list[Text]:
+def cells(*values: object) -> list[Text]:
     return [value if isinstance(value, Text) else Text(str(value)) for value in values]
 
 
@@ -76,19 +76,17 @@ def plain(value: Any) -> Any:
 
 def snapshot(seen: Snapshot) -> None:
     console = Console()
-    hosts = _table("host", "state", "CPUs", "load", "memory", "of", "domains")
+    hosts = make_table("host", "state", "CPUs", "load", "memory", "of", "domains")
     for host in seen.hosts:
         here = sum(domain.host == host.name for domain in seen.domains)
         load, memory = (percent(host.load, 1), percent(host.memory_ratio, 1)) if host.known else ("-", "-")
-        hosts.add_row(*_cells(host.name, host.state, host.cpus, load, memory, wording.size(host.memory_bytes), here))
+        hosts.add_row(*cells(host.name, host.state, host.cpus, load, memory, wording.size(host.memory_bytes), here))
     console.print(hosts)
-    domains = _table("domain", "host", "state", "vCPUs", "cores", "waits for", "memory", "uuid")
+    domains = make_table("domain", "host", "state", "vCPUs", "cores", "steal", "memory", "uuid")
     for domain in seen.domains:
         cores, waits = f"{domain.cpu_cores:.2f}", f"{domain.cpu_delay_cores:.2f}"
         memory = wording.size(domain.memory_bytes)
-        domains.add_row(
-            *_cells(domain.name, domain.host, domain.state, domain.vcpus, cores, waits, memory, domain.uuid)
-        )
+        domains.add_row(*cells(domain.name, domain.host, domain.state, domain.vcpus, cores, waits, memory, domain.uuid))
     console.print(domains)
 
 
@@ -100,19 +98,19 @@ def plan(made: Plan) -> None:
     if made.moves:
         moves(made.moves)
     if made.refusals:
-        table = _table("refused domain", "host", "why")
+        table = make_table("refused domain", "host", "why")
         for refusal in made.refusals[:_MOST_REFUSALS]:
-            table.add_row(*_cells(refusal.domain or "-", refusal.host or "-", wording.refusal(refusal)))
+            table.add_row(*cells(refusal.domain or "-", refusal.host or "-", wording.refusal(refusal)))
         console.print(table)
         if len(made.refusals) > _MOST_REFUSALS:
             console.print(f"and {len(made.refusals) - _MOST_REFUSALS} more: see --output json")
 
 
 def moves(made: Sequence[Move]) -> None:
-    table = _table("domain", "from", "to", "predicted source", "predicted destination", "why")
+    table = make_table("domain", "from", "to", "predicted source", "predicted destination", "why")
     for move in made:
         table.add_row(
-            *_cells(
+            *cells(
                 move.domain,
                 move.source,
                 move.destination,
@@ -131,10 +129,10 @@ def explanations(found: Sequence[Explanation]) -> None:
         for reason in one.reasons:
             console.print(Text(f"  {reason}"))
         if one.destinations:
-            table = _table("host", "", "room left", "why")
+            table = make_table("host", "", "room left", "why")
             for host in one.destinations[:_MOST_DESTINATIONS]:
                 mark = Text("✓", style="green") if host.takes else Text("✗", style="red")
-                table.add_row(*_cells(host.host, mark, percent(host.room_ratio, 1), host.why))
+                table.add_row(*cells(host.host, mark, percent(host.room_ratio, 1), host.why))
             console.print(table)
             if len(one.destinations) > _MOST_DESTINATIONS:
                 console.print(f"and {len(one.destinations) - _MOST_DESTINATIONS} more: see --output json")
@@ -142,17 +140,17 @@ def explanations(found: Sequence[Explanation]) -> None:
 
 def status(found: dict[str, Any]) -> None:
     console = Console()
-    acting = "acts" if found["leader"] else "waits for another balancer"
+    acting = "active" if found["leader"] else "standby, another balancer is active"
     if found["paused"]:
         acting = f"paused by {found['paused']['who']}"
     console.print(Text(f"mode {found['mode']}, strategy {found['strategy']}, {acting}"))
-    table = _table("host", "state", "load", f"of {found['consecutive']}", "memory", "penalty", "domains")
+    table = make_table("host", "state", "load", f"of {found['consecutive']}", "memory", "back-off", "domains")
     for host in found["hosts"]:
         table.add_row(
-            *_cells(
+            *cells(
                 host["name"],
                 host["state"],
-                load_bar(host["cpu_ratio"], found["threshold"]),
+                _load_bar(host["cpu_ratio"], found["threshold"]),
                 host["consecutive"],
                 percent(host["memory_ratio"], 1),
                 f"{host['penalty_seconds']:.0f} s" if host["penalty_seconds"] else "-",
@@ -160,11 +158,14 @@ def status(found: dict[str, Any]) -> None:
             )
         )
     console.print(table)
+    for host in found["hosts"]:
+        if host["why_unknown"]:
+            console.print(Text(f"{host['name']} is unknown: {host['why_unknown']}"))
     refused = found["refused_targets"]
     if refused["counts"]:
-        targets = _table("refused target", "reason", "why")
+        targets = make_table("refused target", "reason", "why")
         for one in refused["named"]:
-            targets.add_row(*_cells(one["instance"], one["reason"], one["why"]))
+            targets.add_row(*cells(one["instance"], one["reason"], one["why"]))
         console.print(targets)
         if (more := sum(refused["counts"].values()) - len(refused["named"])) > 0:
             console.print(f"and {more} more refused targets")
@@ -175,34 +176,34 @@ def history(records: Sequence[MigrationRecord]) -> None:
     if records:
         Console().print(history_table(records))
     else:
-        Console().print("No domain has been migrated yet.")
+        Console().print("No migrations yet.")
 
 
 def orders(records: Sequence[Action]) -> None:
     if not records:
-        Console().print("Nobody has ordered anything yet.")
+        Console().print("No orders yet.")
         return
-    table = _table("when", "who", "from", "order", "of", "", "answer")
+    table = make_table("when", "who", "from", "order", "target", "", "answer")
     for record in records:
         outcome = Text("followed", style="green") if record.accepted else Text("refused", style="red")
         table.add_row(
-            *_cells(when(record.at), record.who, record.origin, record.action, record.target, outcome, record.answer)
+            *cells(when(record.at), record.who, record.origin, record.action, record.target, outcome, record.answer)
         )
     Console().print(table)
 
 
-def ends(moves: Sequence[tuple[Move, dict[str, Any] | None]]) -> None:
-    """How each move ended, by its record of the history; None: that is too long ago to be told."""
-    table = _table("domain", "from", "to", "result", "took", "downtime")
+def ends(moves: Sequence[tuple[Move, Mapping[str, Any] | None]]) -> None:
+    """How each move ended, from its record of the history; None: the history no longer holds it."""
+    table = make_table("domain", "from", "to", "result", "took", "downtime")
     for move, record in moves:
         result, why, took, downtime = (
             (record["result"], record["why"], record["seconds"], record["downtime_seconds"])
             if record
-            else ("not known", "see virtpoise history", None, None)
+            else ("unknown", "see virtpoise history", None, None)
         )
         result = Text(f"{result}: {why}" if why else result, style="green" if result == "done" else "red")
         table.add_row(
-            *_cells(
+            *cells(
                 move.domain, move.source, move.destination, result, wording.duration(took), wording.duration(downtime)
             )
         )
@@ -210,12 +211,12 @@ def ends(moves: Sequence[tuple[Move, dict[str, Any] | None]]) -> None:
 
 
 def history_table(records: Sequence[MigrationRecord]) -> Table:
-    """One row a migration: predicted, measured and error of source and destination."""
-    table = _table("when", "domain", "from", "to", "result", "took", "downtime", "source", "destination")
+    """One row for each migration: predicted, measured and error of source and destination."""
+    table = make_table("when", "domain", "from", "to", "result", "took", "downtime", "source", "destination")
     for record in records:
         ends = {prediction.role: prediction for prediction in record.predictions}
         table.add_row(
-            *_cells(
+            *cells(
                 when(record.began) if record.began else "-",
                 record.domain,
                 record.source,
@@ -223,8 +224,8 @@ def history_table(records: Sequence[MigrationRecord]) -> Table:
                 _result(record),
                 wording.duration(record.seconds),
                 wording.duration(record.downtime_seconds),
-                _prediction(ends.get("source")),
-                _prediction(ends.get("destination")),
+                _prediction(ends.get(Role.SOURCE)),
+                _prediction(ends.get(Role.DESTINATION)),
             )
         )
     return table
@@ -232,7 +233,7 @@ def history_table(records: Sequence[MigrationRecord]) -> Table:
 
 def _result(record: MigrationRecord) -> str:
     if record.result is None:
-        return "under way" if record.began else "to be made"
+        return "running" if record.began else "pending"
     return f"{record.result}: {record.why}" if record.why else record.result
 
 
@@ -242,18 +243,17 @@ def _prediction(prediction: PredictionRecord | None) -> str:
     text = f"predicted {percent(prediction.predicted, 1)}"
     if prediction.measured is not None:
         return f"{text}, measured {percent(prediction.measured, 1)} ({prediction.error:+.1%})"
-    verdict = {None: "not measured yet", "not_moved": "not moved"}.get(prediction.verdict, prediction.verdict)
-    return f"{text}, {verdict}"
+    return f"{text}, {wording.unmeasured(prediction.verdict)}"
 
 
-_VERDICTS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
+_SEVERITIES = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
 
 
 def findings(found: Sequence[Finding]) -> None:
-    """One line each, with the remedy below where there is one."""
+    """One line for each finding, with its remedy if it has one."""
     console = Console()
     for one in found:
-        symbol, style = _VERDICTS[one.verdict]
+        symbol, style = _SEVERITIES[one.verdict]
         line = Text(f"{symbol} ", style=style)
         line.append(one.subject, style="bold")
         line.append(f": {one.text}", style="" if one.verdict == "good" else style)
@@ -262,9 +262,14 @@ def findings(found: Sequence[Finding]) -> None:
         console.print(line, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """A line for people beside a command's output, on standard error."""
+    Console(stderr=True).print(Text(text), soft_wrap=True)
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str, float, float], None]]:
-    """A progress bar; call what it gives with a text, how much is done, and of how much."""
+    """A progress bar. Yields a function to update it: text, amount done, total."""
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

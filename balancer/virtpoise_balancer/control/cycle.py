@@ -1,185 +1,190 @@
-"""One turn of the loop, as a function of the time: look, weigh, plan, hand over. Says in one sentence what it did and why."""
+"""One turn of the loop: observe, recall, decide, commit, act. Reports what it did and why in one sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Protocol
 
-from virtpoise_balancer.analyse.backoff import Standing, after_plan, draining, relieved, with_standing
-from virtpoise_balancer.analyse.learned import Experience, with_experience
-from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure, window
+from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
+from virtpoise_balancer.analyse.silence import Silence, with_silence
+from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
+from virtpoise_balancer.control.decide import (
+    CycleResult,
+    Decision,
+    Situation,
+    Window,
+    bring_up_to_date,
+    decide,
+    decide_on_order,
+    next_cycle,
+)
 from virtpoise_balancer.errors import MonitorError, Refused
-from virtpoise_balancer.execute.executor import Executor, InFlight
-from virtpoise_balancer.explain import wording
+from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
+from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import DomainState, HostState, Move, Plan, Policy, Snapshot
-from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.plan import plan as make_plan
+from virtpoise_balancer.model import Mode, Move, Plan, Policy, Snapshot
+from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.plan.recheck import obstacle
-from virtpoise_balancer.plan.subset import Choice, choice, needs, part
-
-Clock = Callable[[], float]
-
-
-class CycleResult(StrEnum):
-    IDLE = "idle"
-    RECOMMENDED = "recommended"
-    MOVED = "moved"
-    WAITING = "waiting"
-    FAILED = "failed"
+from virtpoise_balancer.plan.subset import Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a cycle saw and did; ``lost``: domains (uuids) that a migration left running nowhere.
+    """What a cycle saw and did. If the look failed or another balancer acts, only ``result`` and ``sentence`` are set.
 
-    Without an observation (it failed, or another balancer acts) the rest is empty.
+    ``observation``: with all that is remembered put into its snapshot. ``predictions``: those without a verdict.
+    ``lost``: uuids of domains that a migration left running on neither host. ``broken``: rows of the store that were left out.
     """
 
     result: CycleResult
     sentence: str
     observation: Observation | None = None
     plan: Plan | None = None
-    standings: Mapping[str, Standing] = field(default_factory=dict)
+    backoffs: Mapping[str, Backoff] = field(default_factory=dict)
+    drains: Mapping[str, DrainOrder] = field(default_factory=dict)
     measured: tuple[tuple[DuePrediction, Measured], ...] = ()
+    predictions: tuple[PredictionRecord, ...] = ()
     lost: frozenset[str] = frozenset()
+    broken: tuple[str, ...] = ()
 
 
 class Observer(Protocol):
-    """Where a cycle looks (monitor does it)."""
+    """Where a cycle looks (monitor does it). All methods raise MonitorError."""
 
     @property
     def reach_back_seconds(self) -> float: ...
 
     def observe(self, now: float) -> Observation: ...
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]: ...
+    def observe_for(self, move: Move, now: float) -> Observation:
+        """Only the two hosts of the move, and its domain."""
+        ...
+
+    def load_between(self, host: str, start: float, end: float) -> Load: ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
-    """The loop's parts. What it remembers from one turn to the next is in the store alone."""
+    """The parts of the loop. What it remembers from one turn to the next is in the store alone.
+
+    ``silence``: which hosts do not answer now. ``mode``: as configured. ``only_recommends``: why no move may be made
+    automatically, or None.
+    """
 
     observer: Observer
     store: Store
     executor: Executor
     policy: Policy
     measurement: Measurement
-    step_seconds: float
+    clock: Clock
+    mode: Mode
+    only_recommends: str | None = None
+    silence: Callable[[], Silence] = Silence
 
-    def run(self, now: float, clock: Clock) -> Report:
-        """One turn. ``clock`` is for looks at the group that come later, before each move."""
+    def run(self, now: float) -> Report:
+        """One turn at ``now`` (Unix seconds)."""
         try:
             seen = self.observer.observe(now)
         except MonitorError as error:
-            return Report(result=CycleResult.FAILED, sentence=f"nothing is done: {error}")
-        standings = self._brought_up_to_date(seen.snapshot)
-        seen = replace(seen, snapshot=self._placed(seen.snapshot, standings, now))
-        measured = self._measure(now)
-        running = (domain.uuid for domain in seen.snapshot.domains if domain.state is DomainState.RUNNING)
-        lost = self.store.lost(running)
-        if self.executor.busy:
-            return Report(
-                result=CycleResult.WAITING,
-                sentence=_under_way(self.executor.in_flight),
-                observation=seen,
-                standings=standings,
-                measured=measured,
-                lost=lost,
-            )
-        plan = make_plan(seen.snapshot, self.policy)
-        result = CycleResult.IDLE
-        if plan.attempts:
-            acted = self.executor.acts or not plan.moves
-            entries = self.store.record_plan(plan, now, acted=acted)
-            if entries:
-                self.executor.carry_out(entries, lambda move: self._obstacle(move, clock))
-            if plan.moves:
-                result = CycleResult.MOVED if acted else CycleResult.RECOMMENDED
-        elif not plan.solved:
-            result = CycleResult.WAITING
-        return Report(
-            result=result,
-            sentence=_with_unknown(plan.summary, seen.snapshot),
-            observation=seen,
-            plan=plan,
-            standings=standings,
-            measured=measured,
-            lost=lost,
-        )
+            return self.failed(f"nothing is done: {error}", now)
+        busy = self.executor.busy
+        memory = self._recall(now)  # after `busy`: the ends of what is not under way any more are in the store
+        windows, warnings = self._windows(memory, now)
+        acts = memory.orders.overrides.acts(self.mode) and self.only_recommends is None
+        executor = self.executor if acts else RecommendingExecutor(self.executor)
+        decision = decide(self._situation(seen.snapshot, memory, now, executor, windows, busy=busy))
+        committed = self.store.commit(decision.changes, now)
+        if decision.carry_out:
+            executor.carry_out(committed.entries, self.obstacle)
+        seen = replace(seen, warnings=tuple(dict.fromkeys((*seen.warnings, *warnings))))
+        return _report(decision, seen, memory, committed)
 
-    def apply(self, wanted: Set[Choice], now: float, clock: Clock) -> Plan:
-        """Make these moves of the plan, as it is on a fresh look; what is begun. Refused when they are not (all) in it any more."""
-        if self.executor.busy:
-            raise Refused(_under_way(self.executor.in_flight))
-        snapshot = self.observer.observe(now).snapshot
-        plan = make_plan(self._placed(snapshot, self._brought_up_to_date(snapshot), now), self.policy)
-        gone = wanted - {choice(move) for move in plan.moves}
-        if gone:
-            raise Refused(f"out of date: {_no_longer(gone, snapshot)}; now {plan.summary}")
-        if why := needs(plan, wanted):
-            raise Refused(f"only together: {why}")
-        chosen = part(plan, wanted)
-        self.executor.carry_out(
-            self.store.record_plan(chosen, now, acted=True), lambda move: self._obstacle(move, clock)
-        )
+    def apply(self, wanted: Set[Choice], now: float) -> Plan:
+        """Make these moves of the plan, as it is on a fresh look, and return them. Refused when they are not all in it any more."""
+        seen = self.observer.observe(now)
+        busy = self.executor.busy
+        memory = self._recall(now)
+        situation = self._situation(seen.snapshot, memory, now, self.executor, (), busy=busy)
+        decided = decide_on_order(situation, wanted)
+        if isinstance(decided, str):
+            raise Refused(decided)
+        decision, chosen = decided
+        committed = self.store.commit(decision.changes, now)
+        self.executor.carry_out(committed.entries, self.obstacle)
         return chosen
 
-    def _placed(self, snapshot: Snapshot, standings: Mapping[str, Standing], now: float) -> Snapshot:
-        return placed(snapshot, standings, self.store.experience(now - remembered_seconds(self.policy)))
-
-    def _brought_up_to_date(self, snapshot: Snapshot) -> dict[str, Standing]:
-        """The standings after the plans that ended and the readings since."""
-        for ended in self.store.ended_plans():
-            self.store.settle(
-                ended.id,
-                after_plan(
-                    self.store.standings(),
-                    [host.name for host in snapshot.hosts],
-                    ended.plan,
-                    ended.results,
-                    ended=ended.ended,
-                    counted_from=ended.ended + self.observer.reach_back_seconds,
-                    penalty=self.policy.penalty,
-                ),
-            )
-        standings = self.store.standings()
-        relief = {
-            host.name: after
-            for host in draining(snapshot, standings).hosts
-            if (before := standings.get(host.name))
-            and (after := relieved(before, host, snapshot, self.policy)) != before
-        }
-        self.store.save_standings(relief.values())
-        return standings | relief
-
-    def _measure(self, now: float) -> tuple[tuple[DuePrediction, Measured], ...]:
-        """Hold the predictions whose window has passed against what was measured in it."""
-        verdicts = []
-        for due in self.store.due_predictions(now - self.measurement.settle_seconds):
-            start, end = window(due, self.measurement.settle_seconds, self.measurement.window_seconds)
-            if end > now:
-                continue
-            try:
-                samples = self.observer.load_between(due.host, start, end)
-            except MonitorError:
-                continue  # asked again in the next cycle
-            verdict = measure(due, (start, end), samples, self.step_seconds)
-            self.store.record_verdict(due.id, verdict)
-            verdicts.append((due, verdict))
-        return tuple(verdicts)
-
-    def _obstacle(self, move: Move, clock: Clock) -> str | None:
-        if pause := self.store.steering().paused:
+    def obstacle(self, move: Move) -> str | None:
+        """Why a move must not begin now, on a fresh look at its hosts and its domain; None when it may."""
+        orders = self.store.standing_orders()
+        if pause := orders.overrides.paused:
             return f"paused by {pause.who}"
         try:
-            snapshot = self.observer.observe(clock()).snapshot
+            snapshot = self.observer.observe_for(move, self.clock.now()).snapshot
         except MonitorError as error:
             return str(error)
-        return obstacle(move, draining(snapshot, self.store.standings()))
+        heard = with_silence(snapshot, self.silence(), acts=True)
+        return obstacle(move, with_drains(heard, orders.drains))
+
+    def _recall(self, now: float) -> Memory:
+        return self.store.recall(now - remembered_seconds(self.policy))
+
+    def _situation(
+        self,
+        seen: Snapshot,
+        memory: Memory,
+        now: float,
+        executor: Executor,
+        windows: tuple[Window, ...],
+        *,
+        busy: bool,
+    ) -> Situation:
+        return Situation(
+            now=now,
+            seen=seen,
+            memory=memory,
+            policy=self.policy,
+            windows=windows,
+            silence=self.silence(),
+            acts=executor.acts,
+            mode=self.mode,
+            only_recommends=self.only_recommends,
+            busy=busy,
+            in_flight=executor.in_flight,
+            reach_back_seconds=self.observer.reach_back_seconds,
+        )
+
+    def _windows(self, memory: Memory, now: float) -> tuple[tuple[Window, ...], tuple[str, ...]]:
+        """The predictions whose window has passed, with what was measured in it; and the warnings of these queries."""
+        windows: list[Window] = []
+        warnings: list[str] = []
+        for due in memory.due:
+            start, end = window(due, self.measurement.settle_seconds, self.measurement.window_seconds)
+            if end > now or due.migrated >= now - self.measurement.settle_seconds:
+                continue
+            try:
+                load = self.observer.load_between(due.host, start, end)
+            except MonitorError:
+                continue  # the next cycle asks again
+            windows.append(Window(due, (start, end), load.samples))
+            warnings += load.warnings
+        return tuple(windows), tuple(warnings)
+
+    def failed(self, sentence: str, now: float) -> Report:
+        """The report of a turn that came to nothing, which is written down as well."""
+        memory = self._recall(now)
+        cycle = next_cycle(now, CycleResult.FAILED, sentence, memory.newest_cycle)
+        committed = self.store.commit(Changes(cycle=cycle), now)
+        return Report(
+            result=CycleResult.FAILED,
+            sentence=sentence,
+            drains=memory.orders.drains,
+            predictions=committed.open_predictions,
+            broken=memory.broken,
+        )
 
 
 def remembered_seconds(policy: Policy) -> float:
@@ -187,33 +192,24 @@ def remembered_seconds(policy: Policy) -> float:
     return max(policy.rest_seconds, policy.rest_max_seconds)
 
 
-def placed(snapshot: Snapshot, standings: Mapping[str, Standing], experience: Experience) -> Snapshot:
-    """The snapshot with all that is remembered of its hosts and domains, so that it alone decides the plan."""
-    return with_experience(with_standing(draining(snapshot, standings), standings), experience)
+def with_memory(seen: Snapshot, store: Store, policy: Policy, now: float, *, reach_back_seconds: float) -> Snapshot:
+    """The group with all that is remembered of it, as a cycle would plan with it now. Writes nothing."""
+    memory = store.recall(now - remembered_seconds(policy))
+    situation = Situation(now=now, seen=seen, memory=memory, policy=policy, reach_back_seconds=reach_back_seconds)
+    return bring_up_to_date(situation).snapshot
 
 
-def _no_longer(gone: Set[Choice], snapshot: Snapshot) -> str:
-    names = {domain.uuid: domain.name for domain in snapshot.domains}
-    told = sorted(f"{names.get(uuid, uuid)} to {destination}" for uuid, destination in gone)
-    return f"the plan no longer has {', '.join(told)}"
-
-
-def _under_way(in_flight: tuple[InFlight, ...]) -> str:
-    if not in_flight:
-        return "moves are being made: nothing else is judged meanwhile"
-    parts = []
-    for flight in in_flight:
-        text = f"{flight.move.domain} is moving from {flight.move.source} to {flight.move.destination}"
-        if flight.progress and flight.progress.total_bytes:
-            done = 1 - flight.progress.remaining_bytes / flight.progress.total_bytes
-            dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
-            text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
-        parts.append(text)
-    return f"{', '.join(parts)}: nothing else is judged meanwhile"
-
-
-def _with_unknown(sentence: str, snapshot: Snapshot) -> str:
-    unknown = [host.name for host in snapshot.hosts if host.state is HostState.UNKNOWN]
-    if not snapshot.hosts:
-        return "no host is scraped: nothing to do"
-    return f"{sentence}; unknown: {', '.join(unknown)}" if unknown else sentence
+def _report(decision: Decision, seen: Observation, memory: Memory, committed: Committed) -> Report:
+    known = decision.up_to_date
+    return Report(
+        result=decision.result,
+        sentence=decision.sentence,
+        observation=replace(seen, snapshot=known.snapshot),
+        plan=decision.plan,
+        backoffs=known.backoffs,
+        drains=memory.orders.drains,
+        measured=known.measured,
+        predictions=committed.open_predictions,
+        lost=known.lost,
+        broken=memory.broken,
+    )

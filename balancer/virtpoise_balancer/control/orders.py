@@ -1,25 +1,25 @@
-"""What a person may order: drain, undrain, pause, resume, mode, apply. Each order is journalled, whether it is followed or refused."""
+"""Orders of people: drain, undrain, pause, resume, mode, apply. Each is journalled, whether it is followed or refused."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from virtpoise_balancer.analyse.backoff import draining
+from virtpoise_balancer.analyse.drains import with_drains
+from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import WHICH_HOSTS
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.knowledge.steering import Action, Mode, Setting
+from virtpoise_balancer.knowledge.records import Action, Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Host, HostState, Plan, Snapshot
+from virtpoise_balancer.model import Host, HostState, Mode, Plan, Snapshot
 
 if TYPE_CHECKING:
     from virtpoise_balancer.plan.subset import Choice
 
 
 class Unforeseen(VirtpoiseError):
-    """An order failed in a way that nobody foresaw: a mistake in the program or its surroundings, not of who ordered."""
+    """An order failed for a reason that the program does not expect: a bug, or a fault of the machine. Not the caller's mistake."""
 
     def __init__(self, error: Exception) -> None:
         said = str(error).partition("\n")[0]
@@ -28,7 +28,7 @@ class Unforeseen(VirtpoiseError):
 
 @dataclass(frozen=True, slots=True)
 class By:
-    """Who orders, and from where: "command", or an address."""
+    """Who gives an order, and from where: "command", or an address."""
 
     who: str
     origin: str
@@ -40,19 +40,21 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """Takes orders. ``look``: a fresh look at the group; ``mode``: what the configuration says; ``may_act``: whether it says which
-    targets are hosts, without which nothing is moved automatically; ``carry_out``: makes moves of the plan;
-    ``told``: hears of each order once it is journalled.
+    """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the plan;
+    ``on_order``: called after each order is journalled; ``may_act``: whether the configuration says which targets are hosts, without
+    which nothing is moved automatically.
 
-    Every method returns the answer in words, and raises Refused or NotKnown, with nothing changed, where it cannot be followed.
+    Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then nothing
+    was changed.
     """
 
     store: Store
     look: Callable[[], Snapshot]
     mode: Callable[[], Mode]
     carry_out: Callable[[Set[Choice]], Plan] = no_carrier
-    told: Callable[[Action], None] = lambda _action: None
+    on_order: Callable[[Action], None] = lambda _action: None
     may_act: Callable[[], bool] = lambda: True
+    clock: Clock = SYSTEM
 
     def drain(self, host: str, by: By) -> str:
         return self._journalled("drain", host, by, lambda: self._drain(host))
@@ -74,7 +76,7 @@ class Orders:
         return self._journalled("apply", target, by, lambda: self._apply(wanted))
 
     def refuse(self, action: str, target: str, by: By, why: str) -> None:
-        """Journal an order that was refused before it came here."""
+        """Journal an order that was refused before it got here."""
         self._journal(action, target, by, accepted=False, answer=why)
 
     def _journalled(self, action: str, target: str, by: By, follow: Callable[[], str]) -> str:
@@ -92,7 +94,7 @@ class Orders:
 
     def _journal(self, action: str, target: str, by: By, *, accepted: bool, answer: str) -> None:
         entry = Action(
-            at=time.time(),
+            at=self.clock.now(),
             who=by.who,
             origin=by.origin,
             action=action,
@@ -101,60 +103,59 @@ class Orders:
             answer=answer,
         )
         self.store.record_action(entry)
-        self.told(entry)
+        self.on_order(entry)
 
     def _drain(self, name: str) -> str:
-        group = draining(self.look(), self.store.standings())  # one that is leaving is nowhere to move to
+        group = with_drains(self.look(), self.store.standing_orders().drains)  # a draining host is no destination
         host = _known(group, name)
-        if host.state is HostState.UNKNOWN:
-            raise Refused(f"{name}: Prometheus has no fresh figures of it, so nothing can be moved off it")
+        if unknown := host.why_unknown:
+            raise Refused(f"{name}: {unknown.text}, so nothing can be moved off it")
         if not any(other.state is HostState.ACTIVE and other.name != name for other in group.hosts):
             raise Refused(f"{name}: it is the last host of the group, there is nowhere to move its domains")
-        if not self.store.set_draining(name, draining=True):
+        if not self.store.order_drain(name, draining=True):
             return f"{name} is draining already."
         hint = "" if self._acts() else " Its moves are only recommended now: see the plan."
         return f"{name} drains from the next cycle on.{hint}"
 
     def _undrain(self, name: str) -> str:
-        if self.store.set_draining(name, draining=False):
+        if self.store.order_drain(name, draining=False):
             return f"{name} is back in the group."
         _known(self.look(), name)
         return f"{name} is not draining."
 
     def _pause(self, by: By) -> str:
-        if pause := self.store.steering().paused:
+        if pause := self.store.overrides().paused:
             return f"Paused already, by {pause.who}."
-        self.store.set_steering("paused", Setting(value="yes", instead_of="no", at=time.time(), who=by.who))
+        self.store.override("paused", Setting(value="yes", instead_of="no", at=self.clock.now(), who=by.who))
         return "Paused: no migration begins until it is resumed; one under way goes on."
 
     def _resume(self) -> str:
-        if self.store.steering().paused is None:
+        if self.store.overrides().paused is None:
             return "It is not paused."
-        self.store.set_steering("paused", None)
+        self.store.override("paused", None)
         return "Resumed."
 
     def _set_mode(self, mode: Mode, by: By) -> str:
         configured = self.mode()
         if mode == "automatic" and not self.may_act():
             raise Refused(f"libvirt.pattern: {WHICH_HOSTS}")
-        if self.store.steering().mode_over(configured) == mode:
+        if self.store.overrides().mode_over(configured) == mode:
             return f"The mode is {mode} already."
-        setting = Setting(value=mode, instead_of=configured, at=time.time(), who=by.who)
-        self.store.set_steering("mode", None if mode == configured else setting)
+        setting = Setting(value=mode, instead_of=configured, at=self.clock.now(), who=by.who)
+        self.store.override("mode", None if mode == configured else setting)
         return f"The mode is {mode} from the next cycle on."
 
     def _apply(self, wanted: Set[Choice]) -> str:
         if not wanted:
             raise Refused("no move was chosen")
-        if pause := self.store.steering().paused:
+        if pause := self.store.overrides().paused:
             raise Refused(f"paused by {pause.who}: resume first")
         plan = self.carry_out(wanted)
         moves = ", ".join(f"{move.domain} from {move.source} to {move.destination}" for move in plan.moves)
         return f"Begun: {moves}."
 
     def _acts(self) -> bool:
-        steering = self.store.steering()
-        return steering.paused is None and steering.mode_over(self.mode()) == "automatic"
+        return self.store.overrides().acts(self.mode())
 
 
 def _known(group: Snapshot, name: str) -> Host:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import groupby
 from typing import Protocol, TypeVar
 
 import structlog
 
+from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator, Watch
 from virtpoise_balancer.model import Move, Outcome, Progress, Result
 
@@ -79,9 +78,11 @@ class LibvirtExecutor:
     migrator: Migrator
     journal: Journal
     on_end: Callable[[Move, Outcome], None]
+    ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[str, InFlight] = field(default_factory=dict)  # by the domain's uuid
     _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
+    _starting: threading.Lock = field(default_factory=threading.Lock)  # nothing starts after `stop`
     _thread: threading.Thread | None = None
     _settling: list[threading.Thread] = field(default_factory=list)  # one for each move whose end could not be told
 
@@ -105,31 +106,54 @@ class LibvirtExecutor:
         if unfinished:
             self._start(lambda: self._settle(tuple(unfinished)))
 
+    def wait(self, seconds: float, *, ends: bool = False) -> bool:
+        """Wait until no moves are being made, for ``seconds`` at most. Whether that came.
+
+        ``ends``: also until the ends that could not be told at once are known.
+        """
+        deadline = time.monotonic() + seconds
+        threads = [self._thread, *(self._settling if ends else ())]
+        for thread in threads:
+            if thread is not None:
+                thread.join(max(deadline - time.monotonic(), 0))
+        return not any(thread is not None and thread.is_alive() for thread in threads)
+
     def close(self) -> None:
         """Start nothing more, and wait until what runs has ended or was aborted."""
-        self.stop.set()
+        with self._starting:
+            self.stop.set()
         if self._thread is not None:
             self._thread.join()
         for settling in self._settling:
             settling.join()
 
     def _start(self, work: Callable[[], None]) -> None:
-        if self.busy:
-            raise RuntimeError("moves are already being made")
-        self._thread = threading.Thread(target=work, name="executor")
-        self._thread.start()
+        with self._starting:
+            if self.stop.is_set():
+                raise Refused("the balancer is about to end")
+            if self.busy:
+                raise RuntimeError("moves are already being made")
+            self._thread = threading.Thread(target=work, name="executor")
+            self._thread.start()
 
     def _make(self, entries: Entries, recheck: Recheck) -> None:
         not_made: list[Move] = []
         for _, wave in groupby(sorted(entries, key=lambda entry: entry[1].wave), key=lambda entry: entry[1].wave):
-            ids, moves = zip(*wave, strict=True)
-            with ThreadPoolExecutor(len(moves), "move") as pool:
-                results = tuple(pool.map(partial(self._make_one, tuple(not_made), recheck), ids, moves))
-            not_made += [move for move, result in zip(moves, results, strict=True) if result is not Result.DONE]
+            before = tuple(not_made)
+
+            def make(migration_id: int, move: Move, before: Sequence[Move] = before) -> None:
+                result = None
+                try:
+                    result = self._make_one(before, recheck, migration_id, move)
+                finally:
+                    if result is not Result.DONE:
+                        not_made.append(move)
+
+            _together(make, tuple(wave), "move")
 
     def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> Result | None:
         """How the move ended; None while that cannot be told."""
-        missing = next((other for other in not_made if counts_on(move, other)), None)
+        missing = next((other for other in not_made if other.uuid in move.needs), None)
         if self.stop.is_set():
             outcome = Outcome(result=Result.SKIPPED, why="told to stop")
         elif missing is not None:
@@ -139,6 +163,8 @@ class LibvirtExecutor:
         else:
             self.journal.begin(migration_id)
             begun = self._move(move, recheck)
+            if (begun is None or begun.result is not Result.DONE) and not self.stop.is_set():
+                self.ask((move.source, move.destination))  # before the end is written, so that the next plan knows it
             if begun is None:
                 self._settle_later(migration_id, move)
                 return None
@@ -167,13 +193,12 @@ class LibvirtExecutor:
             "the end of a migration cannot be told yet", domain=move.domain, hosts=[move.source, move.destination]
         )
         settling = threading.Thread(target=self._settle_one, args=(migration_id, move), name=f"settle {move.domain}")
-        self._settling.append(settling)
-        settling.start()
+        with self._starting:
+            settling.start()
+            self._settling = [one for one in self._settling if one.is_alive()] + [settling]
 
     def _settle(self, unfinished: Entries) -> None:
-        with ThreadPoolExecutor(len(unfinished), "settle") as pool:
-            for _ in pool.map(self._settle_one, *zip(*unfinished, strict=True)):
-                pass
+        _together(self._settle_one, unfinished, "settle")
 
     def _settle_one(self, migration_id: int, move: Move) -> None:
         while not self.stop.is_set():
@@ -196,9 +221,13 @@ class LibvirtExecutor:
             del self._in_flight[move.uuid]
 
 
-def counts_on(move: Move, other: Move) -> bool:
-    """Whether a move may fit only because another, earlier one was made: it goes where that one leaves, or both are one bundle."""
-    return move.destination == other.source or (move.bundle is not None and move.bundle == other.bundle)
+def _together(work: Callable[[int, Move], None], entries: Entries, name: str) -> None:
+    """Do the work for all entries at the same time, and return when all is done."""
+    threads = [threading.Thread(target=work, args=entry, name=f"{name} {entry[1].domain}") for entry in entries]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @dataclass(frozen=True, slots=True)

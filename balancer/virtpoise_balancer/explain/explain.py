@@ -1,4 +1,4 @@
-"""Why a domain is (not) moved, why a host is (not) relieved and (not) a destination: the plan, read for one name."""
+"""Why a domain is (not) migrated, why a host is (not) relieved and (not) a destination: the plan, read for one name."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from virtpoise_balancer.analyse.overload import consecutive
+from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import (
+    NO_FIGURES,
     Domain,
     DomainState,
     Host,
     HostState,
     Plan,
     Policy,
-    Prediction,
     Reason,
     Refusal,
     Snapshot,
@@ -25,31 +26,15 @@ from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict
 from virtpoise_balancer.plan.problems import no_destination
 
 _MOST_PASSED_OVER = 5
-# Refusals of a domain by a host that it would come to; all others are about the domain where it is.
-_BY_A_DESTINATION = frozenset(
-    {
-        Reason.DESTINATION_CPU,
-        Reason.DESTINATION_CPUS,
-        Reason.DESTINATION_MEMORY,
-        Reason.DESTINATION_NETWORK,
-        Reason.HOST_UNKNOWN,
-        Reason.HOST_DRAINING,
-        Reason.HOST_STANDBY,
-        Reason.HOST_OVERLOADED,
-        Reason.NAME_TAKEN,
-        Reason.RULE_APART,
-        Reason.RULE_ONLY_ON,
-        Reason.RULE_NEVER_ON,
-    }
-)
+_USE = {"memory": "its memory is", "rx": "its uplink, receiving, is", "tx": "its uplink, sending, is"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """A host as the domain's destination, as things are now: whether it would take it, and the numbers of that in words.
+    """A host as the domain's destination, as things are now: whether it would take it, and why, with the numbers.
 
-    ``room_ratio``: what would be left of the host's scarcest resource below its threshold; negative: so much is missing;
-    None: nothing is known of the host.
+    ``room_ratio``: the share of the host's scarcest resource that would be left below its threshold. Negative: that
+    share is missing. None: the host is unknown.
     """
 
     host: str
@@ -60,9 +45,9 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """``kind``: host or domain; ``verdict`` in one sentence, and the ``reasons`` behind it, each a sentence.
+    """``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
 
-    ``destinations``: of a domain, every other host, the best first; only the default strategy tells.
+    ``destinations``: for a domain every other host, the best first. The strategy `thesis` leaves them empty.
     """
 
     name: str
@@ -73,7 +58,7 @@ class Explanation:
 
 
 def explain(snapshot: Snapshot, policy: Policy, plan: Plan, name: str) -> tuple[Explanation, ...]:
-    """One explanation for the host and for each domain of this name (or uuid); none when there is no such thing."""
+    """One explanation for the host and for each domain of this name (or uuid); empty if there is neither."""
     found = [of_host(snapshot, policy, plan, host) for host in snapshot.hosts if host.name == name]
     found += [
         of_domain(snapshot, policy, plan, domain) for domain in snapshot.domains if name in (domain.name, domain.uuid)
@@ -82,42 +67,36 @@ def explain(snapshot: Snapshot, policy: Policy, plan: Plan, name: str) -> tuple[
 
 
 def not_seen(snapshot: Snapshot, name: str) -> str:
-    """What to answer when there is no explanation: a domain that nobody sees may be on a host of which nothing is known."""
+    """The answer for a name that the snapshot does not have. Its domain may be on an unknown host."""
     unknown = [host.name for host in snapshot.hosts if host.state is HostState.UNKNOWN]
     if not unknown:
         return f"{name}: no host and no domain of the group has this name"
     return (
-        f"{name}: no host and no domain that is seen has this name; a domain on an unknown host "
-        f"({', '.join(unknown)}) is not seen, and nothing is moved from or to there"
+        f"{name}: no host and no visible domain of the group has this name; domains on an unknown host "
+        f"({', '.join(unknown)}) are not visible, and nothing is migrated to or from there"
     )
+
+
+# --- a domain ---------------------------------------------------------------------------------------------------------
 
 
 def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> Explanation:
     considered = _considered(snapshot, policy, domain.uuid)
     move = next((move for move in plan.moves if move.uuid == domain.uuid), None)
     if move is not None:
-        source, destination = move.predicted.source, move.predicted.destination
-        verdict = f"{domain.name} is to be moved from {move.source} to {move.destination}."
+        verdict = f"{domain.name} is to be migrated from {move.source} to {move.destination}."
         reasons = [_sentence(move.why, move.source, move.destination)] if move.why else []
         reasons.append(
-            f"{move.source} is then predicted at {_interval(source)}, {move.destination} at {_interval(destination)}."
+            f"After that {move.source} is predicted at {wording.interval(move.predicted.source)} and "
+            f"{move.destination} at {wording.interval(move.predicted.destination)}."
         )
     else:
         verdict = f"{domain.name} stays on {domain.host}."
-        refused = _refused(snapshot, plan, domain)
-        refused.sort(key=lambda one: one.host not in (None, domain.host))
-        held = considered.held if considered else None
-        if held and held not in refused and (held.reason is not Reason.LEAST_GAIN or _only_cpu(plan, domain.host)):
-            refused.append(held)
-        reasons = [
-            _sentence(wording.refusal(one))
-            if one.host in (None, domain.host)
-            else _sentence(f"{one.host}: {wording.refusal(one)}", str(one.host))
-            for one in refused
-        ] or [_left_alone(snapshot, policy, plan, domain)]
+        reasons = [_refused(one, domain) for one in _refusals(plan, domain, considered)]
+        reasons = reasons or [_left_alone(snapshot, policy, plan, domain)]
     if considered:
         reasons.append(
-            f"It wants {considered.demand_cores:.2f} cores ({considered.demand_lower_cores:.2f} to "
+            f"Its demand is {considered.demand_cores:.2f} cores ({considered.demand_lower_cores:.2f} to "
             f"{considered.demand_upper_cores:.2f}), {wording.percent(considered.gain_ratio)} of its host."
         )
     return Explanation(
@@ -129,29 +108,24 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
     )
 
 
-def _refused(snapshot: Snapshot, plan: Plan, domain: Domain) -> list[Refusal]:
-    """The plan's refusals of the domain. They name it without its uuid: where another has its name, those that are the other's by their
-    hosts are left out.
-    """
-    named = [one for one in plan.refusals if one.domain == domain.name]
-    others = {other.host for other in snapshot.domains if other.name == domain.name and other.uuid != domain.uuid}
-    if not others:
-        return named
-    worked_on = {attempt.host for attempt in plan.attempts}
-
-    def its_own(one: Refusal) -> bool:
-        comes = one.reason in _BY_A_DESTINATION
-        if one.host == domain.host:
-            return not comes or domain.host in others
-        if one.host in others and not comes:
-            return False
-        return domain.host in worked_on or not others & worked_on
-
-    return [one for one in named if its_own(one)]
+def _refusals(plan: Plan, domain: Domain, considered: Considerations | None) -> list[Refusal]:
+    """The plan's refusals of the domain, those about the domain itself first; then what holds it on its host."""
+    found = [one for one in plan.refusals if one.uuid == domain.uuid]
+    found.sort(key=lambda one: one.host not in (None, domain.host))
+    held = considered.held if considered else None
+    if held and held not in found and (held.reason is not Reason.LEAST_GAIN or _lacks_only_cpu(plan, domain.host)):
+        found.append(held)
+    return found
 
 
-def _only_cpu(plan: Plan, host: str) -> bool:
-    """Whether the host lacks CPU and nothing else: only then does it matter how much CPU a domain takes off it."""
+def _refused(one: Refusal, domain: Domain) -> str:
+    if one.host in (None, domain.host):
+        return _sentence(wording.refusal(one))
+    return _sentence(f"{one.host}: {wording.refusal(one)}", str(one.host))
+
+
+def _lacks_only_cpu(plan: Plan, host: str) -> bool:
+    """Whether the host is overloaded in its CPU alone. Only then does it matter how much CPU a domain takes off it."""
     return {overload.resource for overload in plan.overloaded if overload.host == host} == {"cpu"}
 
 
@@ -184,55 +158,64 @@ def _best_first(one: Destination) -> tuple[bool, float, str]:
 
 
 def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> str:
+    """Why the plan does not mention the domain."""
     host = snapshot.host(domain.host)
     if domain.state is not DomainState.RUNNING:
-        return f"It is {domain.state}, and only running domains are moved."
+        return f"It is {domain.state}, and only running domains are migrated."
     if host is None or not host.known:
-        return f"{domain.host} is unknown: Prometheus has no fresh figures of it, so nothing is moved from it."
+        unknown = (host and host.why_unknown) or NO_FIGURES
+        return f"{domain.host} is unknown: {unknown.text}, so nothing is migrated from it."
     if any(overload.host == host.name for overload in plan.overloaded):
-        return f"{host.name} is overloaded, but is not worked on now: {plan.summary}."
+        return f"{host.name} is overloaded, but this plan does not attempt to relieve it: {plan.summary}."
     if host.state is HostState.DRAINING:
-        return f"{host.name} is draining, but is not worked on now: {plan.summary}."
-    return f"{_standing(host, policy, snapshot)}, so nothing has to be moved off it."
+        return f"{host.name} is draining, but this plan does not attempt to drain it: {plan.summary}."
+    return f"{_load(host, policy, snapshot)}, so nothing has to be moved off it."
+
+
+# --- a host -----------------------------------------------------------------------------------------------------------
 
 
 def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Explanation:
     leaving = [move for move in plan.moves if move.source == host.name]
     coming = [move for move in plan.moves if move.destination == host.name]
-    reasons = [f"{_standing(host, policy, snapshot)}."] if host.known else []
-    reasons += [f"{move.domain} is to leave for {move.destination}." for move in leaving]
-    reasons += [f"{move.domain} is to come from {move.source}." for move in coming]
     own = [one for one in plan.refusals if one.host == host.name and one.domain is None]
+    reasons = [f"{_load(host, policy, snapshot)}."] if host.known else []
+    reasons += [f"{move.domain} is to be migrated to {move.destination}." for move in leaving]
+    reasons += [f"{move.domain} is to be migrated here from {move.source}." for move in coming]
     reasons += [_sentence(wording.refusal(one)) for one in own]
-    here = {domain.name for domain in snapshot.domains if domain.host == host.name}
-    elsewhere = {domain.name for domain in snapshot.domains if domain.host != host.name}
-    reasons += [
-        _sentence(f"{one.domain} does not come: {wording.refusal(one)}", one.domain)
-        for one in plan.refusals
-        if one.host == host.name
-        and one.domain is not None
-        and (one.domain not in here or (one.reason in _BY_A_DESTINATION and one.domain in elsewhere))
-    ]
+    reasons += _not_taken(snapshot, plan, host)
     reasons += _passed_over(snapshot, policy, plan, host)
     closed = no_destination(host)
-    overloaded = any(overload.host == host.name for overload in plan.overloaded)
-    if coming:
-        verdict = f"{host.name} is a destination in this plan."
-    elif closed is not None:
-        verdict = f"{host.name} is no destination."
-        if not own:
-            reasons.append(_sentence(wording.refusal(closed)))
-    elif overloaded:
-        verdict = f"{host.name} is overloaded, so it is no destination."
-    elif plan.moves or plan.attempts:
-        verdict = f"{host.name} could take domains, but this plan sends none there."
-    else:
-        verdict = f"{host.name} could take domains, but nothing has to be moved."
+    if closed is not None and not own:
+        reasons.append(_sentence(wording.refusal(closed)))
+    verdict = _host_verdict(plan, host, closed, is_destination=bool(coming))
     return Explanation(name=host.name, kind="host", verdict=verdict, reasons=tuple(reasons))
 
 
+def _host_verdict(plan: Plan, host: Host, closed: Refusal | None, *, is_destination: bool) -> str:
+    if is_destination:
+        return f"{host.name} is a destination in this plan."
+    if closed is not None:
+        return f"{host.name} is not a destination."
+    if any(overload.host == host.name for overload in plan.overloaded):
+        return f"{host.name} is overloaded, so it is not a destination."
+    if plan.moves or plan.attempts:
+        return f"{host.name} could take domains, but this plan migrates none there."
+    return f"{host.name} could take domains, but nothing has to be moved."
+
+
+def _not_taken(snapshot: Snapshot, plan: Plan, host: Host) -> list[str]:
+    """Why the host does not take the domains of other hosts that the plan considered for it."""
+    here = {domain.uuid for domain in snapshot.domains if domain.host == host.name}
+    return [
+        _sentence(f"{one.domain} is not migrated here: {wording.refusal(one)}", one.domain)
+        for one in plan.refusals
+        if one.host == host.name and one.domain is not None and one.uuid not in here
+    ]
+
+
 def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> list[str]:
-    """Why domains that are to be moved go elsewhere."""
+    """Why domains that are to be migrated go to other hosts."""
     reasons = []
     elsewhere = [move for move in plan.moves if host.name not in (move.source, move.destination)]
     for move in elsewhere[:_MOST_PASSED_OVER]:
@@ -244,45 +227,38 @@ def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> 
         if here.reason is not None:
             why = wording.refusal(Refusal(host=host.name, reason=here.reason, detail=here.detail))
         elif there.reason is None:
-            why = f"with it {wording.percent(here.room_ratio)} of this host's room would be left, there {wording.percent(there.room_ratio)}"
+            why = (
+                f"with it, {wording.percent(here.room_ratio)} of this host would be left below its threshold, "
+                f"there {wording.percent(there.room_ratio)}"
+            )
         else:
             why = "other moves make room there"
         reasons.append(_sentence(f"{move.domain} goes to {move.destination}: {why}", move.domain))
     return reasons
 
 
-def _standing(host: Host, policy: Policy, snapshot: Snapshot) -> str:
-    """The host's CPU load against its threshold; of memory and uplinks what is too much. The strategy `thesis` knows the CPU alone."""
+def _load(host: Host, policy: Policy, snapshot: Snapshot) -> str:
+    """The host's CPU load against its threshold, and each other watched resource that is above its own."""
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
-    load = f"{host.name}{state} is at {wording.percent(host.load)} CPU"
-    said = [_against(load, policy.cpu, host, host.cpu_ratio, snapshot)]
-    if policy.strategy == "default":
-        for what, trigger, readings in (
-            ("its memory is", policy.memory, host.memory_ratio_window or (host.memory_ratio,)),
-            ("its uplink, receiving, is", policy.network, host.rx_ratio_window or (host.rx_ratio,)),
-            ("its uplink, sending, is", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
-        ):
-            if readings[-1] >= trigger.threshold:
-                said.append(_against(f"{what} at {wording.percent(readings[-1])}", trigger, host, readings, snapshot))
-    return "; ".join(said)
+    parts = []
+    for resource, trigger, samples in watched(host, policy):
+        use = f"{_USE[resource]} at" if resource in _USE else f"{host.name}{state} is at"
+        now = f"{use} {wording.percent(samples[-1])}{'' if resource in _USE else ' CPU'}"
+        if resource not in _USE or samples[-1] >= trigger.threshold:
+            parts.append(_against(now, trigger, host, samples, snapshot))
+    return "; ".join(parts)
 
 
-def _against(use: str, trigger: Trigger, host: Host, readings: Sequence[float], snapshot: Snapshot) -> str:
-    count = consecutive(host, trigger, snapshot, readings)
+def _against(use: str, trigger: Trigger, host: Host, samples: Sequence[float], snapshot: Snapshot) -> str:
+    """The use and how many of its newest samples count towards a problem."""
+    count = consecutive(host, trigger, snapshot, samples)
     threshold = wording.percent(trigger.threshold)
     if count == 0:
-        return f"{use}, below the threshold of {threshold}" if readings[-1] < trigger.threshold else use
-    times = "once" if count == 1 else f"{count} times in a row"
+        return f"{use}, below the threshold of {threshold}" if samples[-1] < trigger.threshold else use
+    times = "1 sample" if count == 1 else f"{count} consecutive samples"
     return f"{use}, {times} at or above {threshold} ({trigger.consecutive} make it a problem)"
 
 
-def _interval(prediction: Prediction) -> str:
-    ratio, lower, upper = prediction.cpu_ratio, prediction.cpu_ratio_lower, prediction.cpu_ratio_upper
-    if lower == upper:
-        return wording.percent(ratio)
-    return f"{wording.percent(ratio)} ({wording.percent(lower)} to {wording.percent(upper)})"
-
-
 def _sentence(text: str, *names: str) -> str:
-    """The text as a sentence; ``names`` may begin it, and stay as they are."""
+    """The text as a sentence with a capital letter and a full stop. A name that begins it stays as it is."""
     return wording.headline(text, names) + ("" if text.endswith(".") else ".")

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 
-from virtpoise_balancer.model import Detail, Reason, Refusal
+from virtpoise_balancer.model import Detail, Prediction, Reason, Refusal
 
 _REASONS: Mapping[Reason, str] = {
-    Reason.ALONE: "there is no other host to move anything to",
-    Reason.PENALTY: "waits after an attempt that did not solve its problem",
-    Reason.WAITING: "waits until another host's problem has been worked on",
-    Reason.HOST_UNKNOWN: "Prometheus has no fresh figures of the host, so it takes nothing and gives nothing away",
-    Reason.HOST_DRAINING: "the host is being drained, so it takes nothing",
-    Reason.HOST_STANDBY: "the host is on standby, so it takes nothing",
-    Reason.HOST_OVERLOADED: "the host is overloaded itself, so it takes nothing",
-    Reason.DESTINATION_CPU: "the host's CPUs would be too busy with it",
+    Reason.ALONE: "there is no other active host to migrate to",
+    Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
+    Reason.WAITING: "waits until another host's problem has been handled",
+    Reason.HOST_UNKNOWN: "the host is unknown, so nothing is migrated to or from it",
+    Reason.HOST_DRAINING: "the host is being drained, so it takes no domains",
+    Reason.HOST_STANDBY: "the host is on standby, so it takes no domains",
+    Reason.HOST_OVERLOADED: "the host is overloaded itself, so it takes no domains",
+    Reason.DESTINATION_CPU: "the host's CPU load would be too high with it",
     Reason.DESTINATION_CPUS: "the host has fewer CPUs than the domain has vCPUs",
-    Reason.DESTINATION_MEMORY: "the host's memory would be too full with it",
-    Reason.DESTINATION_NETWORK: "the host's uplink would be too full with it",
-    Reason.NAME_TAKEN: "the host has a domain of this name already",
-    Reason.RULE_TOGETHER: "a rule keeps it together with a domain that cannot move",
-    Reason.RULE_APART: "a rule keeps it apart from a domain on the host",
-    Reason.RULE_ONLY_ON: "a rule has it only on other hosts",
-    Reason.RULE_NEVER_ON: "a rule has it never on the host",
-    Reason.NOT_RUNNING: "it does not run, or there are no fresh figures of it",
+    Reason.DESTINATION_MEMORY: "the host's memory use would be too high with it",
+    Reason.DESTINATION_NETWORK: "the host's uplink would be too busy with it",
+    Reason.NAME_TAKEN: "the host already has a domain of this name",
+    Reason.RULE_TOGETHER: "an affinity rule ties it to a domain that cannot move",
+    Reason.RULE_APART: "an anti-affinity rule keeps it apart from a domain on the host",
+    Reason.RULE_ONLY_ON: "a host affinity rule allows it only on other hosts",
+    Reason.RULE_NEVER_ON: "a host anti-affinity rule excludes the host",
+    Reason.NOT_RUNNING: "it is not running, or Prometheus has no fresh samples of it",
     Reason.NOT_NEEDED: "its host needs no further move",
     Reason.MIGRATING: "it is being migrated",
-    Reason.RESTING: "it was moved a short while ago and rests",
-    Reason.LEAST_GAIN: "moving it would relieve its host by too little",
-    Reason.RULE_IGNORE: "a rule says to leave it alone",
+    Reason.RESTING: "it was moved recently and is in its cool-down",
+    Reason.LEAST_GAIN: "moving it would relieve its host too little",
+    Reason.RULE_IGNORE: "a rule excludes it from balancing",
     Reason.RULE_CONFLICT: "its rules contradict each other",
-    Reason.RULE_BROKEN: "it stands where a rule does not want it",
+    Reason.RULE_BROKEN: "it is where a rule does not want it",
     Reason.NO_DESTINATION: "no host can take it",
-    Reason.COSTLIER: "moving others costs less",
+    Reason.COSTLIER: "moving other domains costs less",
     Reason.UNSOLVED: "the plan does not relieve the host enough",
 }
+# What a refusal's numbers mean, by their keys.
 _FIGURES: Mapping[str, str] = {
+    "unknown": "{}",
     "seconds_left": "{} left",
     "until": "waits for {}",
     "cpu_ratio": "CPU load now {}",
@@ -43,8 +45,8 @@ _FIGURES: Mapping[str, str] = {
     "rx_ratio": "receiving now {}",
     "tx_ratio": "sending now {}",
     "source_ratio": "its host is at {}",
-    "source_upper_ratio": "its host comes to at most {}",
-    "upper_ratio": "it comes to at most {}",
+    "source_upper_ratio": "its host will be at most at {}",
+    "upper_ratio": "it will be at most at {}",
     "recovery": "recovered at {}",
     "domain_ratio": "the domain adds {}",
     "predicted_ratio": "together {}",
@@ -56,6 +58,8 @@ _FIGURES: Mapping[str, str] = {
     "missing_bytes": "{} too little",
     "missing_bytes_per_second": "{} too little",
     "domains_left": "domains that stay: {}",
+    "cost_bytes": "it would copy {}",
+    "least_cost_bytes": "a domain that is moved instead copies {}",
     "destination": "to {}",
     "cpus": "the host has {} CPUs",
     "vcpus": "the domain has {} vCPUs",
@@ -68,6 +72,14 @@ _FIGURES: Mapping[str, str] = {
     "resource": "{}",
     "hosts": "other hosts: {}",
 }
+# Why a prediction has no measurement, by its verdict.
+_UNMEASURED: Mapping[str | None, str] = {
+    None: "not measured yet",
+    "disturbed": "not measured, another migration interfered",
+    "no_data": "not measured, samples are missing",
+    "not_moved": "not moved",
+}
+_VALUES = frozenset(reason.value for reason in Reason)
 _RATIOS = ("recovery", "threshold")
 _KIB = 1024
 
@@ -76,8 +88,18 @@ def reason(which: Reason) -> str:
     return _REASONS[which]
 
 
+def is_worded(key: str) -> bool:
+    """Whether a number with this key in a refusal's detail has a wording of its own."""
+    return key in _FIGURES or _counted_reason(key) is not None
+
+
+def unmeasured(verdict: str | None) -> str:
+    """Why a prediction has no measurement; None: it is not due."""
+    return _UNMEASURED.get(verdict, verdict or "")
+
+
 def refusal(one: Refusal) -> str:
-    """The reason with its numbers, without the names: "the host's CPUs would be too busy with it (CPU load now 70%, ...)"."""
+    """The reason with its numbers, without names: "the host's CPU load would be too high with it (threshold 80%)"."""
     numbers = figures(one)
     return f"{_REASONS[one.reason]} ({numbers})" if numbers else _REASONS[one.reason]
 
@@ -88,13 +110,20 @@ def figures(one: Refusal) -> str:
 
 
 def details(numbers: Detail) -> str:
+    """The numbers of a refusal or of a host that was considered; those without a value are left out."""
     return ", ".join(_figure(key, value) for key, value in numbers.items() if value is not None)
 
 
 def _figure(key: str, value: float | int | str) -> str:
-    if key.startswith("hosts_"):  # how many hosts refuse for this reason
-        return f"{key.removeprefix('hosts_').replace('_', ' ')}: {value} host{'' if value == 1 else 's'}"
+    if (counted := _counted_reason(key)) is not None:
+        return f"{value} host{'' if value == 1 else 's'}: {_REASONS[counted]}"
     return _FIGURES.get(key, key.replace("_", " ") + " {}").format(_value(key, value))
+
+
+def _counted_reason(key: str) -> Reason | None:
+    """The reason whose refusing hosts are counted under this key, such as hosts_destination_cpu."""
+    name = key.removeprefix("hosts_")
+    return Reason(name) if name != key and name in _VALUES else None
 
 
 def _value(key: str, value: float | int | str) -> str:
@@ -111,9 +140,15 @@ def _value(key: str, value: float | int | str) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def headline(sentence: str, names: Iterable[str] = ()) -> str:
-    """A sentence that begins with a capital, unless a name begins it."""
-    return sentence if sentence.partition(" ")[0].rstrip(":") in set(names) else sentence[:1].upper() + sentence[1:]
+def headline(sentence: str, names: Container[str] = ()) -> str:
+    """The sentence with a capital letter, unless one of ``names`` begins it."""
+    return sentence if sentence.partition(" ")[0].rstrip(":") in names else sentence[:1].upper() + sentence[1:]
+
+
+def interval(one: Prediction) -> str:
+    """The predicted CPU load with its interval, if it has one: "56% (52% to 59%)"."""
+    lower, upper = one.cpu_ratio_lower, one.cpu_ratio_upper
+    return percent(one.cpu_ratio) + (f" ({percent(lower)} to {percent(upper)})" if lower != upper else "")
 
 
 def percent(ratio: float | None, digits: int = 0) -> str:
@@ -121,7 +156,7 @@ def percent(ratio: float | None, digits: int = 0) -> str:
 
 
 def size(amount: float | None) -> str:
-    """Bytes in binary units, as memory is sold."""
+    """Bytes in binary units."""
     if amount is None:
         return "-"
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -132,7 +167,7 @@ def size(amount: float | None) -> str:
 
 
 def dirtied(bytes_per_second: float | None) -> str:
-    """What is to be said after a migration's progress; nothing where the guest writes nothing, or QEMU has not counted yet."""
+    """How fast the guest writes, as an addition to a migration's progress; empty if that is 0 or not yet known."""
     return f", dirties {size(bytes_per_second)}/s" if bytes_per_second else ""
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
 
 metadata = MetaData()
 
+# Cycles in a row that came to the same share a row.
 cycles = Table(
     "cycles",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("started", Float, nullable=False, index=True),
-    Column("seconds", Float, nullable=False),
-    Column("mode", String, nullable=False),
+    Column("first", Float, nullable=False),  # when the first of them began
+    Column("last", Float, nullable=False, index=True),
+    Column("cycles", Integer, nullable=False),
     Column("result", String, nullable=False),
-    Column("sentence", Text, nullable=False),
+    Column("sentence", Text, nullable=False),  # of the newest
+    Column("gist", Text, nullable=False),  # the sentence without its figures
 )
 
 plans = Table(
@@ -25,9 +27,15 @@ plans = Table(
     Column("strategy", String, nullable=False),
     Column("solved", Boolean, nullable=False),
     Column("summary", Text, nullable=False),
-    Column("document", Text, nullable=False),  # the plan as its file format has it
+    Column("moves", Integer, nullable=False, server_default="0"),  # how many
+    Column("gist", String, nullable=False, server_default=""),  # equal for plans that want the same moves
+    Column("document", LargeBinary),  # the plan as its file format has it, compressed
+    Column(
+        "inputs", LargeBinary
+    ),  # the snapshot and the policy it was made from, compressed; null once they were dropped
+    Column("bytes", Integer, nullable=False, server_default="0"),  # of document and inputs
     Column("acted", Boolean, nullable=False),  # whether its moves were made, not only recommended
-    Column("settled", Boolean, nullable=False, index=True),  # whether its end has been drawn into the standings
+    Column("settled", Boolean, nullable=False, index=True),  # whether the back-offs account for how it ended
 )
 
 migrations = Table(
@@ -48,7 +56,7 @@ migrations = Table(
     Column("downtime_seconds", Float),
     Column("transferred_bytes", Integer),
     Column("dirty_bytes_per_second", Float),
-    # the domain ran on neither host afterwards, and was not seen running since
+    # the domain ran on neither host afterwards and has not been seen running since
     Column("lost", Boolean, nullable=False, server_default="0"),
 )
 
@@ -74,20 +82,29 @@ predictions = Table(
     Column("verdict", String, index=True),  # null: not yet due; else measured, disturbed, no_data, not_moved
 )
 
-standings = Table(
-    "standings",
+# The newest order for each host. Written by orders alone.
+drains = Table(
+    "drains",
+    metadata,
+    Column("host", String, primary_key=True),
+    Column("draining", Boolean, nullable=False),  # false: the drain was taken back
+    Column("at", Float, nullable=False),
+)
+
+# Written by cycles alone.
+backoffs = Table(
+    "backoffs",
     metadata,
     Column("host", String, primary_key=True),
     Column("counted_from", Float),
     Column("penalty_from", Float),
     Column("penalty_until", Float),
     Column("failures", Integer, nullable=False),
-    Column("draining", Boolean, nullable=False),
 )
 
-# What a person has set, over what the configuration says.
-steering = Table(
-    "steering",
+# What a person has set over the configuration.
+overrides = Table(
+    "overrides",
     metadata,
     Column("name", String, primary_key=True),  # paused, mode
     Column("value", String, nullable=False),

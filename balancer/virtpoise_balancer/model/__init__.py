@@ -1,8 +1,8 @@
 """The values that walk through the loop: what was seen (Snapshot), what is wanted (Policy), what follows (Plan).
 
-Frozen, without I/O. Units are in the names: ``_bytes``, ``_cores`` (CPU seconds per second), ``_seconds``; a ``_ratio`` is 0..1; times are
-Unix seconds. The annotations double as the schema of the files and replies that are read at the border (``formats``, ``config``), so
-that a range is written once.
+Frozen, without I/O. Units are in the names: ``_bytes``, ``_cores`` (CPU seconds per second), ``_seconds``; a ``_ratio``
+is 0..1; times are Unix seconds. The annotations double as the schema of the files and replies that are read at the
+border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.migration import Outcome, Progress, Result
@@ -25,6 +25,7 @@ from virtpoise_balancer.model.policy import (
     Imbalance,
     Limits,
     MigrationCost,
+    Mode,
     Penalty,
     Policy,
     Rule,
@@ -36,6 +37,7 @@ from virtpoise_balancer.model.policy import (
     policy_problems,
 )
 from virtpoise_balancer.model.snapshot import (
+    NO_FIGURES,
     Domain,
     DomainState,
     Host,
@@ -46,10 +48,14 @@ from virtpoise_balancer.model.snapshot import (
     Residual,
     Role,
     Snapshot,
+    Unknown,
+    UnknownKind,
     check_consistent,
 )
 from virtpoise_balancer.model.units import (
+    MOST_BYTES,
     MOST_COUNTED,
+    MOST_CPUS,
     RATIO_TOLERANCE,
     STRICT,
     Amount,
@@ -57,11 +63,15 @@ from virtpoise_balancer.model.units import (
     Count,
     Name,
     Ratio,
+    Resource,
     Threshold,
 )
 
 __all__ = [
+    "MOST_BYTES",
     "MOST_COUNTED",
+    "MOST_CPUS",
+    "NO_FIGURES",
     "RATIO_TOLERANCE",
     "STRICT",
     "Amount",
@@ -80,6 +90,7 @@ __all__ = [
     "Limits",
     "Link",
     "MigrationCost",
+    "Mode",
     "Move",
     "Name",
     "Outcome",
@@ -96,6 +107,7 @@ __all__ = [
     "Reason",
     "Refusal",
     "Residual",
+    "Resource",
     "Result",
     "Role",
     "Rule",
@@ -106,6 +118,8 @@ __all__ = [
     "Threshold",
     "Trend",
     "Trigger",
+    "Unknown",
+    "UnknownKind",
     "Weights",
     "check_consistent",
     "policy_problems",

@@ -66,33 +66,48 @@ class Series:
         return self.samples[-1][1]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The series of an answer, and what Prometheus warned of while it evaluated the query."""
+
+    series: tuple[Series, ...]
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class PrometheusClient:
-    """A Prometheus-compatible server. ``warnings`` gathers what it warned of; whoever asks may empty it."""
+    """A Prometheus-compatible server. Keeps nothing between two queries, so several threads may ask it."""
 
     url: str
     timeout_seconds: float
     token_file: Path | None = None
     ca_file: Path | None = None
-    warnings: list[str] = field(default_factory=list)
     session: requests.Session = field(default_factory=requests.Session)
 
-    def instant(self, query: str, at: float) -> list[Series]:
+    def instant(self, query: str, at: float) -> Answer:
         """An instant query's vector at a Unix time. MonitorError when it cannot be had."""
-        data = self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"})
+        data, warnings = self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"})
         if not isinstance(data, _Vector):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
-        return _finite([(series.metric, [series.value]) for series in data.result])
+        return Answer(_finite([(series.metric, [series.value]) for series in data.result]), warnings)
 
-    def range(self, query: str, start: float, end: float, step_seconds: float) -> list[Series]:
+    def time(self) -> float:
+        """The server's own clock, in Unix seconds. MonitorError when it cannot be had."""
+        data, _ = self._ask("/api/v1/query", {"query": "vector(time())"})  # at no time: at the server's
+        found = _finite([(one.metric, [one.value]) for one in data.result]) if isinstance(data, _Vector) else ()
+        if len(found) != 1:
+            raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for 'vector(time())'")
+        return found[0].value
+
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> Answer:
         """A range query's matrix; both ends are evaluated. MonitorError when it cannot be had."""
         form = {"query": query, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step_seconds:.3f}"}
-        data = self._ask("/api/v1/query_range", form)
+        data, warnings = self._ask("/api/v1/query_range", form)
         if not isinstance(data, _Matrix):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a matrix for {query!r}")
-        return _finite([(series.metric, series.values) for series in data.result])
+        return Answer(_finite([(series.metric, series.values) for series in data.result]), warnings)
 
-    def _ask(self, path: str, form: dict[str, str]) -> _Vector | _Matrix:
+    def _ask(self, path: str, form: dict[str, str]) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
         deadline = time.monotonic() + self.timeout_seconds
         pause = _RETRY_FIRST_SECONDS
         while True:
@@ -108,7 +123,7 @@ class PrometheusClient:
                 time.sleep(wait)
                 pause *= 2
 
-    def _ask_once(self, path: str, form: dict[str, str], deadline: float) -> _Vector | _Matrix:
+    def _ask_once(self, path: str, form: dict[str, str], deadline: float) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
         left = max(deadline - time.monotonic(), 0.001)
         try:
             response = self.session.post(
@@ -134,8 +149,7 @@ class PrometheusClient:
             ) from None
         if reply.status == "error" or reply.data is None:
             raise MonitorBadReply(f"Prometheus at {self.url} refused {form['query']!r}: {reply.error or 'no data'}")
-        self.warnings.extend(reply.warnings)
-        return reply.data
+        return reply.data, tuple(reply.warnings)
 
     def authorization(self) -> dict[str, str]:
         """The headers by which Prometheus knows the balancer."""
@@ -150,14 +164,14 @@ class PrometheusClient:
         return {"Authorization": f"Bearer {token}"}
 
 
-def _finite(found: list[tuple[dict[str, str], list[_Sample]]]) -> list[Series]:
+def _finite(found: list[tuple[dict[str, str], list[_Sample]]]) -> tuple[Series, ...]:
     """The series with their finite samples; a rate over too little says NaN, and that is no figure."""
     series = []
     for labels, samples in found:
         values = tuple((at, value) for at, text in samples if (value := _number(text)) is not None)
         if values:
             series.append(Series(labels, values))
-    return series
+    return tuple(series)
 
 
 def _number(text: str) -> float | None:

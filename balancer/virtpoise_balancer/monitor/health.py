@@ -43,7 +43,7 @@ def prometheus_health(client: PrometheusClient, matchers: str, targets: Targets,
     ahead = parsedate_to_datetime(date).timestamp() + 0.5 - time.time() if date else None
     down = {
         (series.labels.get("job"), series.labels["instance"]): _host(series)
-        for series in targets.of_hosts(client.instant(f"up{{{matchers}}} == 0", now))
+        for series in targets.of_hosts(client.instant(f"up{{{matchers}}} == 0", now).series)
     }
     errors = {}
     for target in _data(_get(client, "/api/v1/targets?state=active")).get("activeTargets", ()):
@@ -58,7 +58,7 @@ def exporter_health(client: PrometheusClient, matchers: str, targets: Targets, n
     """MonitorError when Prometheus cannot be asked."""
 
     def ask(query: str) -> list[Series]:
-        return targets.of_hosts(client.instant(query, now))
+        return targets.of_hosts(client.instant(query, now).series)
 
     failing: dict[str, list[str]] = {}
     for series in ask(f"virtpoise_exporter_collector_success{{{matchers}}} == 0"):

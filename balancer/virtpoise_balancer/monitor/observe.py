@@ -8,43 +8,76 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from virtpoise_balancer.errors import ClockError
 from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import (
+    MOST_BYTES,
     MOST_COUNTED,
+    MOST_CPUS,
+    NO_FIGURES,
     RATIO_TOLERANCE,
     Domain,
     DomainState,
     Host,
     HostState,
+    Move,
     Placement,
     Snapshot,
+    Unknown,
     check_consistent,
 )
+from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import RefusedTargets, Targets
 
 # Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
 _READINGS = 30
 # What is asked for as a window of readings, one a step.
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
+# What only a plan needs. A look at a single move is content without.
+_ONLY_FOR_A_PLAN = frozenset(
+    {
+        "host_cpu_speed",
+        "host_memory_ratio",
+        "host_uplink_bytes_per_second",
+        "host_rx_ratio",
+        "host_tx_ratio",
+        "domain_placement",
+        "domain_memory_resident_bytes",
+        "domain_cpu_delay_cores",
+        "domain_cpu_cores_unsaturated",
+        "domain_cpu_delay_cores_unsaturated",
+        "domain_rx_bytes_per_second",
+        "domain_tx_bytes_per_second",
+        "domain_rx_ratio",
+        "domain_tx_ratio",
+    }
+)
 # What a domain's metadata may name several of; `ignore` stands alone.
 _PLACEMENT_LISTS = frozenset({"together", "apart", "only_on", "never_on", "prefer"})
 # A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is no figure.
 _CPU_TOLERANCE = 2.0
 # Traffic between domains of one host passes no uplink and may be far above its speed, but not so far.
 _MOST_UPLINK_RATIO = 1000.0
+_MOST_BYTES_PER_SECOND = 1e13
 # A sample older than this many scrapes is no longer what is.
 _STALE_SCRAPES = 3.5
+# How far this machine's clock and that of Prometheus may be apart.
+_MOST_APART_SCRAPES = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A snapshot, how old the newest sample of any host is (None: there is none), what Prometheus warned of, the domains seen
-    running twice (by uuid), and the targets that are no hosts.
+    """A snapshot and what goes with it.
+
+    ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``: uuids of
+    domains seen running twice. ``refused``: targets that are not hosts.
     """
 
     snapshot: Snapshot
@@ -54,10 +87,19 @@ class Observation:
     refused: RefusedTargets = field(default_factory=RefusedTargets)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The load samples of one host as (Unix seconds, ratio), and what Prometheus warned of."""
+
+    samples: tuple[tuple[float, float], ...]
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """Looks at the group. ``step_seconds``: between two readings; ``consecutive``: the N that the domains' figures are averaged over;
-    ``matchers``: PromQL label matchers of the targets to look at; ``admits``: whether a target of this name may be a host.
+    """Looks at the group. ``step_seconds``: between two readings. ``consecutive``: the N that domains' figures are averaged over.
+
+    ``matchers``: PromQL label matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
     """
 
     client: PrometheusClient
@@ -83,29 +125,44 @@ class Observer:
         """How far before its step a reading may reach, since ``rate()`` needs two scrapes."""
         return self.ranges.reading - self.step_seconds
 
-    def _query(self, name: str) -> str:
-        return render(self.queries.get(name, QUERIES[name]), self.ranges, self.matchers)
+    def _query(self, name: str, hosts: Collection[str] | None = None) -> str:
+        matchers = self.matchers if hosts is None else narrowed(self.matchers, hosts)
+        return render(self.queries.get(name, QUERIES[name]), self.ranges, matchers)
 
     def observe(self, now: float) -> Observation:
-        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError."""
+        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError.
+
+        ClockError where ``now`` is not what Prometheus' own clock shows.
+        """
+        return self._look(now, QUERIES, None, readings=max(_READINGS, self.consecutive))
+
+    def observe_for(self, move: Move, now: float) -> Observation:
+        """The two hosts of a move and their domains: whether they are known and running. MonitorError."""
+        return self._look(now, QUERIES.keys() - _ONLY_FOR_A_PLAN, (move.source, move.destination), readings=1)
+
+    def _look(self, now: float, wanted: Collection[str], hosts: Collection[str] | None, readings: int) -> Observation:
+        """``wanted``: names of queries; the others count as unanswered. ``hosts``: None for all. ``readings``: of each window."""
+        self._check_clock(now)
         at = math.floor(now / self.step_seconds) * self.step_seconds
-        self.client.warnings.clear()
+        start = at - (readings - 1) * self.step_seconds
         targets = Targets(self.admits)
-        answers = {
-            name: targets.of_hosts(self.client.instant(self._query(name), at))
-            for name in QUERIES
-            if name not in _WINDOWS
-        }
-        start = at - (max(_READINGS, self.consecutive) - 1) * self.step_seconds
-        windows = {
-            name: _trailing(
-                targets.of_hosts(self.client.range(self._query(name), start, at, self.step_seconds)),
-                at,
-                self.step_seconds,
+        warnings: list[str] = []
+
+        def ask(name: str) -> Sequence[Series]:
+            if name not in wanted:
+                return ()
+            query = self._query(name, hosts)
+            is_window = name in _WINDOWS
+            answer = (
+                self.client.range(query, start, at, self.step_seconds) if is_window else self.client.instant(query, at)
             )
-            for name in _WINDOWS
-        }
-        hosts, age = _hosts(answers, windows, at, self._stale_seconds)
+            warnings.extend(answer.warnings)
+            series = targets.of_hosts(answer.series)
+            return series if hosts is None else [one for one in series if _host(one) in hosts]
+
+        answers = {name: ask(name) for name in QUERIES if name not in _WINDOWS}
+        windows = {name: _trailing(ask(name), at, self.step_seconds) for name in _WINDOWS}
+        hosts, age = _hosts(answers, windows, at, self._stale_seconds, self.queries.keys())
         domains, duplicates = _domains(answers, hosts)
         snapshot = Snapshot(
             time=at, step_seconds=self.step_seconds, hosts=tuple(hosts.values()), domains=tuple(domains)
@@ -114,21 +171,34 @@ class Observer:
         return Observation(
             snapshot=snapshot,
             age_seconds=age,
-            warnings=tuple(dict.fromkeys(self.client.warnings)),
+            warnings=tuple(dict.fromkeys(warnings)),
             duplicates=tuple(duplicates),
             refused=targets.refused,
+        )
+
+    def _check_clock(self, now: float) -> None:
+        asked = time.monotonic()
+        theirs = self.client.time()
+        took = time.monotonic() - asked
+        bound = _MOST_APART_SCRAPES * self.scrape_interval_seconds
+        if now - bound <= theirs <= now + took + bound:
+            return
+        apart = f"{abs(theirs - now):.0f} s {'behind' if theirs > now else 'ahead of'}"
+        raise ClockError(
+            f"this machine's clock is {apart} that of Prometheus at {self.client.url}, so no figure can be dated"
         )
 
     @property
     def _stale_seconds(self) -> float:
         return _STALE_SCRAPES * self.scrape_interval_seconds
 
-    def load_between(self, host: str, start: float, end: float) -> tuple[tuple[float, float], ...]:
-        """The host's readings from ``start`` to ``end`` as (Unix seconds, ratio). MonitorError."""
+    def load_between(self, host: str, start: float, end: float) -> Load:
+        """The host's readings from ``start`` to ``end`` (Unix seconds). MonitorError."""
         first = math.ceil(start / self.step_seconds) * self.step_seconds
-        readings = self.client.range(self._query("host_cpu_ratio"), first, max(end, first), self.step_seconds)
-        of_hosts = Targets(self.admits).of_hosts(readings)
-        return next((series.samples for series in of_hosts if _host(series) == host), ())
+        answer = self.client.range(self._query("host_cpu_ratio", [host]), first, max(end, first), self.step_seconds)
+        of_hosts = Targets(self.admits).of_hosts(answer.series)
+        samples = next((series.samples for series in of_hosts if _host(series) == host), ())
+        return Load(samples, answer.warnings)
 
 
 def _host(series: Series) -> str:
@@ -145,11 +215,13 @@ def _trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, t
     trailing: dict[str, tuple[float, ...]] = {}
     for series in readings:
         run: list[float] = []
-        for back, (time, ratio) in enumerate(reversed(series.samples)):
-            if abs(time - (at - back * step)) > step / 2 or not _is_ratio(ratio):
+        for back, (at_step, ratio) in enumerate(reversed(series.samples)):
+            if abs(at_step - (at - back * step)) > step / 2 or not _is_ratio(ratio):
                 break
             run.append(max(ratio, 0.0))
-        trailing[_host(series)] = tuple(reversed(run))
+        name = _host(series)
+        if len(run) >= len(trailing.get(name, ())):  # of a target that went, what it was is over
+            trailing[name] = tuple(reversed(run))
     return trailing
 
 
@@ -162,8 +234,12 @@ def _hosts(
     windows: Mapping[str, Mapping[str, tuple[float, ...]]],
     at: float,
     stale_seconds: float,
+    replaced: AbstractSet[str],
 ) -> tuple[dict[str, Host], float | None]:
-    """The hosts by name, and the age of the newest sample of any, also of one that is too old to act on."""
+    """The hosts by name, and the age of the newest sample of any, also of one that is too old to act on.
+
+    ``replaced``: the queries that are the configuration's own.
+    """
     cpus, memory, sampled, available, speed, uplink = (
         _by_host(answers[name])
         for name in (
@@ -175,34 +251,70 @@ def _hosts(
             "host_uplink_bytes_per_second",
         )
     )
+    targets = doubt.targets_by_host(
+        {
+            query: [(_host(series), series) for series in answers[query]]
+            for query in ("host_sample_time", "host_libvirt_up", "domain_running")
+        },
+        at,
+        stale_seconds,
+    )
+    lists = doubt.lists_by_host(answers)
     readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
     ages: list[float] = []
-    for name in sorted(cpus.keys() & memory.keys()):
-        if cpus[name] < 1 or memory[name] < 1:
-            continue  # no host is like this: another exporter's metric under this name
+    for name in sorted(cpus.keys() | memory.keys()):
         age = at - sampled.get(name, -math.inf)
-        free = available.get(name, -1.0)
-        sound = cpus[name] <= MOST_COUNTED and 0 <= free <= memory[name]
-        known = age <= stale_seconds and sound and bool(readings.get(name))
         if math.isfinite(age):
             ages.append(age)
-        hosts[name] = Host(
-            name=name,
-            state=HostState.ACTIVE if known else HostState.UNKNOWN,
-            cpus=int(min(cpus[name], MOST_COUNTED)),
-            cpu_speed=speed.get(name, 0.0) or 1.0,
-            cpu_ratio=readings[name] if known else (),
-            memory_bytes=int(memory[name]),
-            memory_used_bytes=int(memory[name] - free) if known else 0,
-            rx_ratio=rx[name][-1] if rx.get(name) else 0.0,
-            tx_ratio=tx[name][-1] if tx.get(name) else 0.0,
-            memory_ratio_window=memory_readings.get(name, ()) if known else (),
-            rx_ratio_window=rx.get(name, ()) if known else (),
-            tx_ratio_window=tx.get(name, ()) if known else (),
-            uplink_bytes_per_second=uplink.get(name) or None,
+        figures = doubt.Figures(
+            cpus=cpus.get(name),
+            cpu_speed=speed.get(name),
+            memory_bytes=memory.get(name),
+            available_bytes=available.get(name),
+            uplink_bytes_per_second=uplink.get(name),
+        )
+        unknown = (
+            doubt.of_targets(targets.get(name, frozenset()))
+            or doubt.of_age(age, stale_seconds)
+            or doubt.of_lists(lists.get(name, doubt.NOTHING_LISTED), replaced)
+            or doubt.of_figures(figures)
+            or (None if readings.get(name) else NO_FIGURES)
+        )
+        hosts[name] = (
+            _unknown(name, unknown, figures)
+            if unknown
+            else Host(
+                name=name,
+                cpus=int(cpus[name]),
+                cpu_speed=speed.get(name, 1.0),
+                cpu_ratio=readings[name],
+                memory_bytes=int(memory[name]),
+                memory_used_bytes=int(memory[name]) - int(available[name]),
+                rx_ratio=rx[name][-1] if rx.get(name) else 0.0,
+                tx_ratio=tx[name][-1] if tx.get(name) else 0.0,
+                memory_ratio_window=memory_readings.get(name, ()),
+                rx_ratio_window=rx.get(name, ()),
+                tx_ratio_window=tx.get(name, ()),
+                uplink_bytes_per_second=uplink.get(name) or None,
+            )
         )
     return hosts, min(ages, default=None)
+
+
+def _unknown(name: str, unknown: Unknown, figures: doubt.Figures) -> Host:
+    """An unknown host, with its size where that figure can be right."""
+    return Host(
+        name=name,
+        state=HostState.UNKNOWN,
+        unknown=unknown,
+        cpus=_within(figures.cpus, MOST_CPUS),
+        memory_bytes=_within(figures.memory_bytes, MOST_BYTES),
+    )
+
+
+def _within(value: float | None, most: int) -> int:
+    return int(value) if value is not None and 1 <= value <= most else 1
 
 
 def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]) -> tuple[list[Domain], list[str]]:
@@ -290,7 +402,7 @@ def _domain(
 def _sound(own: Mapping[str, float], host: Host) -> bool:
     """Whether what a domain cannot be moved without is there, and no figure is beyond what can be."""
     cores, memory, vcpus = (own.get(figure, math.nan) for figure in ("cpu_cores", "memory_bytes", "vcpus"))
-    if not (cores >= 0 and 0 <= memory < math.inf and 1 <= vcpus <= MOST_COUNTED):
+    if not (cores >= 0 and 0 <= memory <= MOST_BYTES and 1 <= vcpus <= MOST_COUNTED):
         return False
     most = {
         "cpu_cores": host.cpus * _CPU_TOLERANCE,
@@ -299,6 +411,9 @@ def _sound(own: Mapping[str, float], host: Host) -> bool:
         "cpu_delay_cores_unsaturated": vcpus * _CPU_TOLERANCE,
         "rx_ratio": _MOST_UPLINK_RATIO,
         "tx_ratio": _MOST_UPLINK_RATIO,
+        "rx_bytes_per_second": _MOST_BYTES_PER_SECOND,
+        "tx_bytes_per_second": _MOST_BYTES_PER_SECOND,
+        "memory_resident_bytes": MOST_BYTES,
     }
     return all(own.get(figure, 0.0) <= bound for figure, bound in most.items())
 
@@ -312,4 +427,4 @@ def _amount(value: float | None) -> float:
 
 
 def _whole(value: float | None) -> int:
-    return int(_amount(value)) if value is None or math.isfinite(value) else 0
+    return int(_amount(value)) if value is None or value <= MOST_BYTES else 0

@@ -12,6 +12,8 @@ Every query can be replaced in the configuration (``prometheus.queries``), so th
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from string import Template
 
@@ -55,10 +57,15 @@ QUERIES: dict[str, str] = {
     "host_uplink_bytes_per_second": "max by (instance) (virtpoise_host_network_speed_bytes{$matchers})",
     "host_rx_ratio": _HOST_LINK_RATIO.format(direction="receive").strip(),
     "host_tx_ratio": _HOST_LINK_RATIO.format(direction="transmit").strip(),
+    # whether libvirt answers the exporter (1 or 0), and what it counts itself: without them no list of domains stands
+    "host_libvirt_up": "virtpoise_libvirt_up{$matchers}",
+    "host_domains_active": 'virtpoise_domains{state="active",$matchers}',
+    "host_domains_inactive": 'virtpoise_domains{state="inactive",$matchers}',
     # domains
     "domain_running": "virtpoise_domain_running{$matchers}",
     "domain_placement": "virtpoise_domain_placement{$matchers} == 1",
-    "domain_paused": 'virtpoise_domain_state{state="paused",$matchers} == 1',
+    # active without running: paused, suspended to memory, crashed, in shutdown
+    "domain_paused": 'virtpoise_domain_state{state!~"running|shutoff",$matchers} == 1',
     "domain_vcpus": "virtpoise_domain_vcpus{$matchers}",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes{$matchers}",
     "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes{$matchers}",
@@ -120,3 +127,15 @@ def render(query: str, ranges: Ranges, matchers: str) -> str:
         if field.name != "saturation"
     }
     return Template(query).safe_substitute(durations, saturation=f"{ranges.saturation:g}", matchers=matchers)
+
+
+def narrowed(matchers: str, hosts: Iterable[str]) -> str:
+    """The matchers, and that a target is one of these hosts, on any port.
+
+    They stay as they are when a host is an IPv6 address, which a target's label can write in several ways.
+    """
+    names = sorted(set(hosts))
+    if any(":" in name for name in names):
+        return matchers
+    pattern = f"({'|'.join(map(re.escape, names))})(:[0-9]+)?".replace("\\", "\\\\").replace('"', '\\"')
+    return ",".join(part for part in (matchers, f'instance=~"{pattern}"') if part)

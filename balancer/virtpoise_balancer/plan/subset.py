@@ -1,7 +1,6 @@
-"""A part of a plan that can be carried out by itself: what a person takes from a recommendation.
+"""Part of a plan that can be carried out by itself: what a person takes from a recommendation.
 
-A move's predictions hold after all moves before it in the plan, and it may only fit because of them. So a part must have, with
-each move, every earlier one that touches the same hosts; and of a bundle all moves or none.
+With each move it has those that the move needs (``Move.needs``).
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import replace
 
-from virtpoise_balancer.model import Move, Plan
+from virtpoise_balancer.model import Move, Plan, Policy, Snapshot
+from virtpoise_balancer.plan import predict
 
 Choice = tuple[str, str]  # a domain's uuid and its destination
 
@@ -19,23 +19,23 @@ def choice(move: Move) -> Choice:
 
 
 def needs(plan: Plan, wanted: Set[Choice]) -> str | None:
-    """Why the wanted moves of the plan, each of which is in it, cannot be made by themselves; None: they can."""
-    chosen = [choice(move) in wanted for move in plan.moves]
-    for i, move in enumerate(plan.moves):
-        if not chosen[i]:
-            continue
-        for j, other in enumerate(plan.moves):
-            if chosen[j]:
-                continue
-            if move.bundle is not None and other.bundle == move.bundle:
-                return f"{_told(move)} goes together with {_told(other)}"
-            if j < i and {move.source, move.destination} & {other.source, other.destination}:
-                return f"{_told(move)} counts on {_told(other)}, which comes before it"
+    """Why ``wanted``, moves of the plan, is not self-contained, or None if it can be carried out alone."""
+    left_out = {move.uuid: move for move in plan.moves if choice(move) not in wanted}
+    for move in plan.moves:
+        missing = next((left_out[uuid] for uuid in move.needs if uuid in left_out), None)
+        if missing is not None and choice(move) in wanted:
+            if move.bundle is not None and missing.bundle == move.bundle:
+                return f"{_named(move)} goes together with {_named(missing)}"
+            return f"{_named(move)} counts on {_named(missing)}, which comes before it"
     return None
 
 
-def part(plan: Plan, wanted: Set[Choice]) -> Plan:
-    """The plan with the wanted moves alone. A host whose moves are not all wanted is not attempted, so it earns no penalty."""
+def part(plan: Plan, wanted: Set[Choice], snapshot: Snapshot, policy: Policy) -> Plan:
+    """The plan with the wanted moves alone, each predicted without the others.
+
+    A host whose moves are not all wanted is not attempted, so it earns no penalty. ``snapshot``, ``policy``: what the
+    plan was made of.
+    """
     moves = tuple(move for move in plan.moves if choice(move) in wanted)
     if len(moves) == len(plan.moves):
         return plan
@@ -43,10 +43,10 @@ def part(plan: Plan, wanted: Set[Choice]) -> Plan:
     return replace(
         plan,
         solved=False,
-        moves=moves,
+        moves=predict(snapshot, policy, moves),
         attempts=tuple(attempt for attempt in plan.attempts if attempt.host not in left),
     )
 
 
-def _told(move: Move) -> str:
+def _named(move: Move) -> str:
     return f"{move.domain} to {move.destination}"

@@ -1,15 +1,15 @@
 """The strategy `thesis`: the algorithm of the source design, to the letter.
 
-Source: A. Chillarón, "Diseño e implementación de un sistema de gestión autónoma de máquinas virtuales", UAM 2011, §4.4.3 and §4.4.6.
-Domains by falling score, hosts by falling score, first fit, hosts sorted again after each assignment. One problem is worked on at a
-time, since in the thesis the others stop judging themselves meanwhile; a problem for which nothing can be moved leaves the next one
-its turn.
+Source: A. Chillarón, "Diseño e implementación de un sistema de gestión autónoma de máquinas virtuales", UAM 2011,
+§4.4.3 and §4.4.6. Domains by falling score, hosts by falling score, first fit, hosts sorted again after each
+assignment. One problem is worked on at a time, since in the thesis the others stop judging themselves until it is done.
+If nothing can be moved for a problem, the next one is attempted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from virtpoise_balancer.model import (
@@ -32,6 +32,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.plan.problems import find, no_destination
 from virtpoise_balancer.plan.summary import summarise
+from virtpoise_balancer.plan.waves import needs
 
 _GIB = 2**30
 _POSITIVE = 0.333  # two of the six host properties count for a host (the thesis' own rounding)
@@ -107,10 +108,29 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         summary=summarise(policy, problems.overloaded, attempts, moves, problems.held),
         overloaded=problems.overloaded,
         attempts=tuple(attempts),
-        moves=tuple(replace(move, wave=i) for i, move in enumerate(moves)),  # one after another
+        moves=_in_order(moves),
         refusals=tuple(refusals),
         scores=scores,
     )
+
+
+def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
+    """The moves with what each leaves on its hosts if these moves alone are made, in this order."""
+    servers = _servers(snapshot)
+    domains = {domain.uuid: domain for domain in snapshot.domains}
+    made = []
+    for move in moves:
+        domain, source = domains[move.uuid], servers[move.source]
+        load = generated_load(domain, source.host)
+        alone = _assign(domain, load, source, servers[move.destination], policy.weights.host)
+        made.append(replace(move, predicted=alone.predicted, destination_score=alone.destination_score))
+    return tuple(made)
+
+
+def _in_order(moves: list[Move]) -> tuple[Move, ...]:
+    """The moves one after another, each with what it depends on."""
+    needed = needs([(move.source, move.destination) for move in moves], [None] * len(moves))
+    return tuple(replace(move, wave=i, needs=tuple(moves[n].uuid for n in needed[i])) for i, move in enumerate(moves))
 
 
 def domain_score(domain: Domain, load: float, weights: DomainWeights) -> float:
@@ -174,7 +194,7 @@ def _relieve(
     destinations = _destinations(servers, source.host.name)
     walk = _Walk()
     paused = [domain for domain in here if domain.state is DomainState.PAUSED]
-    walk.refusals += [Refusal(domain=d.name, host=d.host, reason=Reason.NOT_RUNNING) for d in paused]
+    walk.refusals += [Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.NOT_RUNNING) for d in paused]
 
     def relieved() -> bool:
         return problem is Problem.OVERLOAD and source.load < threshold
@@ -182,7 +202,9 @@ def _relieve(
     for domain in offenders:
         if relieved():
             walk.refusals.append(
-                Refusal(domain=domain.name, reason=Reason.NOT_NEEDED, detail={"source_ratio": source.load})
+                Refusal(
+                    domain=domain.name, uuid=domain.uuid, reason=Reason.NOT_NEEDED, detail={"source_ratio": source.load}
+                )
             )
             continue
         load = loads[domain.uuid]
@@ -193,7 +215,7 @@ def _relieve(
             if refusal:
                 walk.refusals.append(refusal)
                 continue
-            walk.moves.append(_assign(domain, load, source, server))
+            walk.moves.append(_assign(domain, load, source, server, policy.weights.host))
             break
     walk.solved = relieved() or (problem is Problem.DRAIN and len(walk.moves) == len(offenders) and not paused)
     return walk
@@ -201,19 +223,20 @@ def _relieve(
 
 def _refuses(server: _Server, domain: Domain, load: float, threshold: float) -> Refusal | None:
     if domain.name in server.names:
-        return Refusal(domain=domain.name, host=server.host.name, reason=Reason.NAME_TAKEN)
+        return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=Reason.NAME_TAKEN)
     predicted = server.load + load
     if predicted < threshold:
         return None
     return Refusal(
         domain=domain.name,
+        uuid=domain.uuid,
         host=server.host.name,
         reason=Reason.DESTINATION_CPU,
         detail={"cpu_ratio": server.load, "domain_ratio": load, "predicted_ratio": predicted, "threshold": threshold},
     )
 
 
-def _assign(domain: Domain, load: float, source: _Server, destination: _Server) -> Move:
+def _assign(domain: Domain, load: float, source: _Server, destination: _Server, weights: HostWeights) -> Move:
     for server, sign in ((source, -1), (destination, 1)):
         server.load = max(0.0, server.load + sign * load)
         server.memory_used_bytes = max(0, server.memory_used_bytes + sign * domain.memory_bytes)
@@ -226,4 +249,5 @@ def _assign(domain: Domain, load: float, source: _Server, destination: _Server) 
         source=source.host.name,
         destination=destination.host.name,
         predicted=PredictedLoads(source=source.prediction(), destination=destination.prediction()),
+        destination_score=destination.score(weights),
     )

@@ -1,4 +1,4 @@
-"""How the daemon logs: one line an event, logfmt or JSON, on standard error."""
+"""The daemon's log: one line for each event, logfmt or JSON, on standard error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def set_up(level: str, style: Literal["logfmt", "json"]) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # Libraries speak up only when something is wrong; what they skip on purpose we log ourselves.
+    # Libraries log only when something is wrong. What the scheduler leaves out on purpose we log ourselves.
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="level=%(levelname)s logger=%(name)s msg=%(message)s"
     )
@@ -36,5 +36,5 @@ def set_up(level: str, style: Literal["logfmt", "json"]) -> None:
 
 
 def _one_line(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """A name or a message of another program must not begin a line of its own."""
+    """Line breaks in names and in messages of other programs are escaped, so that none can forge a line of the log."""
     return {key: value.replace("\n", "\\n") if isinstance(value, str) else value for key, value in event.items()}

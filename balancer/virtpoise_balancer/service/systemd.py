@@ -1,4 +1,4 @@
-"""Tells systemd how the daemon is (sd_notify(3)); nothing happens where systemd did not start it."""
+"""Reports the daemon's state to systemd (sd_notify(3)). Does nothing when systemd did not start the daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the parts that a configuration describes."""
+"""Makes the parts that a configuration describes. Making one asks no one; only opening the store touches the disk."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 from virtpoise_balancer.errors import BadInput
 
 if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
+    from virtpoise_balancer.clock import Clock
     from virtpoise_balancer.config import Config
     from virtpoise_balancer.control.cycle import Cycle
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
+    from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
     from virtpoise_balancer.execute.migrate import Migrator
+    from virtpoise_balancer.execute.reach import Reach
+    from virtpoise_balancer.execute.workers import Workers
     from virtpoise_balancer.knowledge.leader import Leadership
     from virtpoise_balancer.knowledge.store import Store
     from virtpoise_balancer.model import Move, Outcome
@@ -41,10 +45,11 @@ def make_observer(config: Config) -> Observer:
     )
 
 
-def make_store(config: Config) -> Store:
+def make_store(config: Config, *, upgrade: bool = False) -> Store:
+    """The opened store. ``upgrade``: an older one is brought up to date; only for the balancer that acts."""
     from virtpoise_balancer.knowledge.store import Store
 
-    return Store.open(config.state.url, config.state.keep_days)
+    return Store.open(config.state.url, upgrade=upgrade)
 
 
 def make_leadership(config: Config) -> Leadership:
@@ -53,25 +58,44 @@ def make_leadership(config: Config) -> Leadership:
     return Leadership(Path(f"{_database_file(config)}.lock"))
 
 
-def make_migrator(config: Config) -> Migrator:
+def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
+    from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
+
+    return LibvirtHosts(
+        uri_of=config.libvirt.uri_of,
+        connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
+        workers=workers,
+    )
+
+
+def make_migrator(config: Config, workers: Workers) -> Migrator:
     from virtpoise_balancer.execute.migrate import Migrator
 
     return Migrator(
-        uri_of=config.libvirt.uri_of,
-        connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
+        hosts=make_hosts(config, workers),
         timeout_seconds=config.migration.timeout_seconds,
         stop_grace_seconds=config.migration.stop_grace_seconds,
         bandwidth_mib_per_second=config.migration.bandwidth_mib_per_second,
     )
 
 
-def make_executor(config: Config, store: Store, on_end: Callable[[Move, Outcome], None]) -> LibvirtExecutor:
+def make_executor(
+    config: Config, workers: Workers, store: Store, on_end: Callable[[Move, Outcome], None], reach: Reach
+) -> LibvirtExecutor:
     from virtpoise_balancer.execute.executor import LibvirtExecutor
 
-    return LibvirtExecutor(make_migrator(config), store, on_end)
+    return LibvirtExecutor(make_migrator(config, workers), store, on_end, reach.ask)
 
 
-def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:
+def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
+    """``config``: as it is now."""
+    from virtpoise_balancer.execute.reach import Reach
+
+    return Reach(lambda host: make_hosts(config(), workers).active_domains(host))
+
+
+def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock, reach: Reach) -> Cycle:
+    from virtpoise_balancer.config import WHICH_HOSTS
     from virtpoise_balancer.control.cycle import Cycle
 
     return Cycle(
@@ -80,7 +104,10 @@ def make_cycle(config: Config, store: Store, executor: Executor) -> Cycle:
         executor=executor,
         policy=config.policy,
         measurement=config.measurement,
-        step_seconds=config.interval_seconds,
+        clock=clock,
+        mode=config.mode,
+        silence=reach.silence,
+        only_recommends=None if config.libvirt.names_hosts else f"libvirt.pattern: {WHICH_HOSTS}",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the web application works with."""
+"""What the web application uses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
-from virtpoise_balancer.web.state import Board
+from virtpoise_balancer.web.state import Published
+
+# The most migrations or orders that one answer of the API holds.
+MOST_RECORDS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """``config``: as it is now; ``reload``: has it read again before the next cycle; ``stopping``: whether the server ends."""
+    """``config``: the current configuration; ``reload``: read it again before the next cycle; ``stopping``: whether the
+    server is shutting down.
+    """
 
-    board: Board
+    published: Published
     metrics: Metrics
     store: Store
     orders: Orders

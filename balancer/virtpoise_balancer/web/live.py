@@ -1,4 +1,4 @@
-"""Server-sent events: a page hears when there is something new, and then asks for itself again."""
+"""Server-sent events: they notify a page that there is something new, and it fetches itself again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from virtpoise_balancer.web.context import Context
-from virtpoise_balancer.web.state import Board
+from virtpoise_balancer.web.state import Published
 
 _LOOK_SECONDS = 0.5
 _KEEPALIVE_SECONDS = 15.0
@@ -19,7 +19,7 @@ _MOST_LISTENERS = 128
 
 
 class Live:
-    """``cycle`` events when a cycle has ended or somebody ordered something, ``flights`` while migrations go on."""
+    """``cycle`` events after each cycle and each order, ``flights`` events while migrations run."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -27,7 +27,7 @@ class Live:
 
     async def events(self, _request: Request) -> Response:
         if self._listeners >= _MOST_LISTENERS:
-            return PlainTextResponse("Too many listen already.\n", 503)
+            return PlainTextResponse("Too many listeners.\n", 503)
         return StreamingResponse(
             self._stream(),
             media_type="text/event-stream",
@@ -38,17 +38,17 @@ class Live:
         self._listeners += 1
         try:
             yield "retry: 2000\n\n"
-            board = self._context.board
-            seen = await run_in_threadpool(_newest, board)
+            published = self._context.published
+            seen = await run_in_threadpool(_newest, published)
             silent = 0.0
             while not self._context.stopping():
                 await asyncio.sleep(_LOOK_SECONDS)
                 silent += _LOOK_SECONDS
-                now = await run_in_threadpool(_newest, board)
+                now = await run_in_threadpool(_newest, published)
                 event = _event(seen, now)
                 seen = now
                 if event is not None:
-                    data = json.dumps({"cycle_at": board.state.cycle_at})
+                    data = json.dumps({"cycle_at": published.state.cycle_at})
                     yield f"event: {event}\ndata: {data}\n\n"
                     silent = 0.0
                 elif silent >= _KEEPALIVE_SECONDS:
@@ -58,8 +58,8 @@ class Live:
             self._listeners -= 1
 
 
-def _newest(board: Board) -> tuple[object, ...]:
-    return (board.state, board.steering(), board.in_flight())
+def _newest(published: Published) -> tuple[object, ...]:
+    return (published.state, published.overrides(), published.in_flight())
 
 
 def _event(seen: tuple[object, ...], now: tuple[object, ...]) -> str | None:

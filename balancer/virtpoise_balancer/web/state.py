@@ -1,28 +1,36 @@
-"""The newest state of the balancer, for whoever asks: written by the loop, read by the web server's threads."""
+"""The newest state of the balancer: written by the loop, read by the web server's threads."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
-from virtpoise_balancer.analyse.backoff import Standing
+from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
 from virtpoise_balancer.analyse.overload import consecutive
+from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.knowledge.steering import Mode, Setting, Steering
-from virtpoise_balancer.knowledge.store import PredictionRecord
-from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Plan, Policy, Progress, Snapshot, Trigger
+from virtpoise_balancer.execute.reach import Heard
+from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
+from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTargets
+
+_STALLED_INTERVALS = 6
+_STALLED_SECONDS = 60.0
 
 Resource = Literal["cpu", "memory", "rx", "tx"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Replaced as a whole after each cycle. ``mode``: what the configuration says; ``cycle_at``: when the newest cycle ran (Unix
-    seconds), None before the first; ``figures_at``: of when the newest figures are that were ever seen, also after cycles that saw none;
-    ``lost``: domains (uuids) that a migration left running nowhere.
+    """What the newest cycle left. It is replaced as a whole, never changed.
+
+    ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
+    ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration
+    left running on neither host; ``heard``: the last answer of each host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -35,9 +43,17 @@ class State:
     sentence: str = "no cycle has run yet"
     observation: Observation | None = None
     plan: Plan | None = None
-    standings: Mapping[str, Standing] = field(default_factory=dict)
+    backoffs: Mapping[str, Backoff] = field(default_factory=dict)
+    drains: Mapping[str, DrainOrder] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
     lost: frozenset[str] = frozenset()
+    broken: tuple[str, ...] = ()
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+
+    @property
+    def silent(self) -> Mapping[str, str]:
+        """Why, by host, of those whose libvirt does not answer the balancer."""
+        return {host: heard.why for host, heard in self.heard.items() if heard.why}
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -49,28 +65,50 @@ class State:
 
 
 @dataclass(slots=True)
-class Board:
-    """``in_flight`` and ``steering`` are asked at each look, since migrations and orders do not wait for a cycle."""
+class Published:
+    """The state that all readers share.
+
+    ``in_flight`` and ``overrides`` are called at each reading: they change between cycles. ``cycle_ended``: when the
+    newest cycle ended, or the balancer started, on the monotonic clock.
+    """
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
-    steering: Callable[[], Steering] = Steering
+    overrides: Callable[[], Overrides] = Overrides
+    cycle_ended: float = field(
+        default_factory=time.monotonic
+    )  # on the monotonic clock; before the first cycle: the start
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long no cycle has ended, if that is too long: several intervals, and a minute at least; else None."""
+        since = time.monotonic() - self.cycle_ended
+        return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
     @property
     def mode(self) -> Mode:
-        """The mode that holds."""
-        return self.steering().mode_over(self.state.mode)
+        """The mode in force: an order overrides the configuration."""
+        return self.overrides().mode_over(self.state.mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """What is known of one host. Ratios are None while it is unknown.
+    """One host. Ratios are None while it is unknown; ``why_unknown`` completes "h1 is unknown: ".
 
-    ``consecutive``: readings in a row that count towards ``needed``, of the ``resource`` that is the nearest to it.
+    ``draining``: a drain is ordered, even while the host is unknown. ``active_domains``: how many domains its libvirt
+    had in any state but shut off at ``asked_at`` (Unix seconds), when the balancer queried it last; None if it did not
+    answer. Draining hosts are queried in each cycle, others when they are new or did not answer.
+
+    ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
+    ``resource``: the one nearest to a problem.
     """
 
     name: str
     state: HostState
+    why_unknown: str | None
+    draining: bool
+    active_domains: int | None
+    asked_at: float | None
     cpus: int
     cpu_ratio: float | None
     memory_ratio: float | None
@@ -89,14 +127,14 @@ class HostStatus:
 
     @property
     def worst_ratio(self) -> float | None:
-        """Of ``resource``."""
+        """The newest ratio of ``resource``."""
         ratios = {"cpu": self.cpu_ratio, "memory": self.memory_ratio, "rx": self.rx_ratio, "tx": self.tx_ratio}
         return ratios[self.resource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
-    """A migration under way."""
+    """A running migration."""
 
     domain: str
     uuid: str
@@ -107,8 +145,10 @@ class Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has set over the configuration, and who and when;
-    ``refused_targets``: the targets of Prometheus that are not taken for hosts.
+    """The balancer at this moment.
+
+    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``refused_targets``: the targets of
+    Prometheus that are refused as hosts.
     """
 
     mode: Mode
@@ -129,7 +169,10 @@ class Status:
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
-    """Of when the newest figures are (Unix seconds). With none ever seen they are missing since the first look, which is ``now``."""
+    """The time of the newest sample ever seen (Unix seconds).
+
+    If there is none, samples are missing since ``now``, the first cycle.
+    """
     known = [] if before is None else [before]
     if observation is not None and observation.age_seconds is not None:
         known.append(observation.snapshot.time - observation.age_seconds)
@@ -137,7 +180,7 @@ def newest_figures(before: float | None, observation: Observation | None, now: f
 
 
 def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
-    """The domains that are not shut off, where they are; in the snapshot's order."""
+    """The domains on each host, shut-off ones aside, in the snapshot's order."""
     found: dict[str, list[Domain]] = {}
     for domain in snapshot.domains if snapshot else ():
         if domain.state is not DomainState.SHUTOFF:
@@ -146,12 +189,16 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 
 
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
-    """``domains``: those that are on the host."""
-    standing = state.standings.get(host.name)
-    resource, count, needed = _worst(state.policy, snapshot, host)
+    """``domains``: those on the host."""
+    backoff, heard = state.backoffs.get(host.name), state.heard.get(host.name)
+    resource, count, needed = _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
+        why_unknown=host.why_unknown.text if host.why_unknown else None,
+        draining=is_draining(host.name, state.drains),
+        active_domains=heard.active_domains if heard else None,
+        asked_at=heard.asked_at if heard else None,
         cpus=host.cpus,
         cpu_ratio=host.load if host.known else None,
         memory_ratio=host.memory_ratio if host.known else None,
@@ -161,29 +208,26 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
         consecutive=count,
         needed=needed,
         penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
-        failures=standing.failures if standing else 0,
+        failures=backoff.failures if backoff else 0,
         domains=tuple(sorted(domain.name for domain in domains)),
     )
 
 
-def _worst(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
-    """The resource that has most of the readings in a row that it needs, their number, and how many make it a problem."""
-    watched: list[tuple[Resource, Trigger, tuple[float, ...]]] = [("cpu", policy.cpu, host.cpu_ratio)]
-    if host.known and policy.strategy != "thesis":  # which knows no other resource
-        watched += [
-            ("memory", policy.memory, host.memory_ratio_window or (host.memory_ratio,)),
-            ("rx", policy.network, host.rx_ratio_window or (host.rx_ratio,)),
-            ("tx", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
-        ]
-    counts = [
-        (name, consecutive(host, trigger, snapshot, readings), trigger.consecutive)
-        for name, trigger, readings in watched
+def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
+    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how
+    many do.
+    """
+    counts: list[tuple[Resource, int, int]] = [
+        (cast(Resource, resource), consecutive(host, trigger, snapshot, samples), trigger.consecutive)
+        for resource, trigger, samples in (watched(host, policy) if host.known else ())
     ]
-    return max(counts, key=lambda one: one[1] / one[2])  # of equals the first
+    return max(
+        counts, key=lambda one: one[1] / one[2], default=("cpu", 0, policy.cpu.consecutive)
+    )  # the first of equals
 
 
 def host_statuses(state: State) -> tuple[HostStatus, ...]:
-    """Of all hosts, in the snapshot's order; none before the first cycle that saw any."""
+    """All hosts in the snapshot's order; empty before the first snapshot."""
     snapshot = state.snapshot
     if snapshot is None:
         return ()
@@ -191,7 +235,7 @@ def host_statuses(state: State) -> tuple[HostStatus, ...]:
     return tuple(host_status(state, snapshot, host, domains.get(host.name, ())) for host in snapshot.hosts)
 
 
-def flights(board: Board) -> tuple[Flight, ...]:
+def flights(published: Published) -> tuple[Flight, ...]:
     return tuple(
         Flight(
             domain=one.move.domain,
@@ -200,17 +244,17 @@ def flights(board: Board) -> tuple[Flight, ...]:
             destination=one.move.destination,
             progress=one.progress,
         )
-        for one in board.in_flight()
+        for one in published.in_flight()
     )
 
 
-def status(board: Board) -> Status:
-    state = board.state
-    steering = board.steering()
+def status(published: Published) -> Status:
+    state = published.state
+    overrides = published.overrides()
     return Status(
-        mode=steering.mode_over(state.mode),
-        mode_set=steering.mode,
-        paused=steering.paused,
+        mode=overrides.mode_over(state.mode),
+        mode_set=overrides.mode,
+        paused=overrides.paused,
         leader=state.leader,
         interval_seconds=state.interval_seconds,
         strategy=state.policy.strategy,
@@ -221,6 +265,6 @@ def status(board: Board) -> Status:
         result=state.result,
         sentence=state.sentence,
         hosts=host_statuses(state),
-        in_flight=flights(board),
+        in_flight=flights(published),
         refused_targets=state.refused,
     )

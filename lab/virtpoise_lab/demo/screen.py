@@ -1,4 +1,4 @@
-"""The demo's display: a screen that is redrawn as things happen, or the same as lines."""
+"""The output of the demo: a live screen for a terminal, or lines for a log."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from virtpoise_balancer.command.terminal import load_bar
 from virtpoise_balancer.explain.wording import dirtied, duration, percent, size
 
 Status = Mapping[str, Any]
 _EVENTS = 7
+_BAR_WIDTH = 36
 
 
 class View(Protocol):
-    """The display of the demo's story."""
+    """What the demo writes to."""
 
     def __enter__(self) -> Self: ...
 
@@ -40,11 +40,25 @@ class View(Protocol):
         ...
 
     def finish(self, table: RenderableType, words: Sequence[str]) -> None:
-        """The end: the table of what was predicted and measured, and what there is to say of it."""
+        """The end: the table of predictions and measurements, and the closing sentences."""
         ...
 
 
-def _readings(host: Status, wanted: int) -> Text:
+def _load(ratio: float | None, threshold: float) -> RenderableType:
+    """The host's CPU load as a bar, red from the threshold on."""
+    if ratio is None:
+        return Text("no fresh samples", style="dim")
+    colour = "red" if ratio >= threshold else "green"
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        ProgressBar(total=1.0, completed=ratio, width=_BAR_WIDTH, complete_style=colour, finished_style=colour),
+        Text(percent(ratio), style=colour),
+    )
+    return bar
+
+
+def _samples(host: Status, wanted: int) -> Text:
+    """A dot for each of the ``wanted`` consecutive samples, filled for those that there are."""
     count = min(host["consecutive"], wanted)
     return Text("●" * count + "○" * (wanted - count), style="bold red" if count else "dim")
 
@@ -56,7 +70,7 @@ def _share_done(progress: Status | None) -> float:
 
 
 class Lines:
-    """For a log or a pipe: a line when something happens, and one whenever the balancer has looked again."""
+    """For a log or a pipe: a line for each event and for each cycle of the balancer."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -93,9 +107,7 @@ class Lines:
 
 
 class Live:
-    """For a terminal: each host with its load against the threshold, the balancer's sentence, the migration's
-    progress.
-    """
+    """For a terminal: the load of each host, the balancer's sentence and the migration's progress."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -118,7 +130,7 @@ class Live:
         if self._live.is_started:
             self._events.append(line)
             self._live.update(self._drawn())
-        else:  # after the end nothing is drawn any more, so the line is printed
+        else:  # after finish() nothing is drawn any more
             self._console.print(Text(line), soft_wrap=True)
 
     def show(self, status: Status) -> None:
@@ -149,15 +161,15 @@ def _hosts(status: Status) -> RenderableType:
     for title in (
         "host",
         f"load (threshold {status['threshold']:.0%})",
-        f"{status['consecutive']} in a row",
+        f"{status['consecutive']} samples",
         "domains",
     ):
         table.add_column(title)
     for host in status["hosts"]:
         table.add_row(
             Text(host["name"], style="bold"),
-            load_bar(host["cpu_ratio"], status["threshold"], 36),
-            _readings(host, status["consecutive"]),
+            _load(host["cpu_ratio"], status["threshold"]),
+            _samples(host, status["consecutive"]),
             Text(" ".join(host["domains"])),
         )
     return table
@@ -179,7 +191,7 @@ def _flight(flight: Status) -> RenderableType:
 
 
 def result_table(records: Sequence[Status]) -> Table:
-    """One row a migration: seconds, downtime, and of both hosts the predicted and the measured load with the error."""
+    """Two rows for each migration, one for each host: the predicted and the measured load, and the error."""
     table = Table(title="What was predicted, and what was measured", title_justify="left")
     for title in ("domain", "from", "to", "seconds", "downtime", "host", "predicted", "measured", "error"):
         table.add_column(title, justify="left" if title in ("domain", "from", "to", "host") else "right")

@@ -61,7 +61,7 @@ def run(view: View, *, keep: bool) -> int:
             measurement={"settle_seconds": 8, "window_seconds": 24},
         )
         balancer.start()
-        view.say(f"the balancer runs: {THRESHOLD:.0%} is too much when it is read {CONSECUTIVE} times in a row")
+        view.say(f"the balancer runs: {THRESHOLD:.0%} is too much in {CONSECUTIVE} consecutive samples")
         ended = _play(view, lab, stack, balancer, steady)
         if keep:
             done = True

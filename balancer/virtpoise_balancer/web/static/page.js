@@ -1,13 +1,13 @@
 "use strict";
 
-// The page asks for itself again whenever the balancer has something new, and takes over what differs: focus, scrolling, open
-// details and what was typed stay. Orders go to the API with a token that this tab alone keeps.
+// The page fetches itself again when the balancer has news, and changes only what differs: focus, scroll position, open details
+// and typed text stay. Orders go to the API with a token that only this tab keeps.
 
 const TOKEN = "virtpoise-token";
 const AGO_MILLISECONDS = 1000;
 const ANSWER_MILLISECONDS = 8000;
 
-// --- taking over what differs ---------------------------------------------------------------------------------------
+// --- updating what differs ---------------------------------------------------------------------------------------
 
 function take(old, fresh) {
   if (old.nodeType !== Node.ELEMENT_NODE) {
@@ -27,7 +27,7 @@ function take(old, fresh) {
 }
 
 function takeChildren(old, fresh) {
-  // Elements with an id are the same wherever they stand; only those whose order changes are moved, for moving takes the focus.
+  // Elements with the same id are the same element. Only those whose order changes are moved, since a move loses the focus.
   const wanted = new Set();
   for (const child of fresh.children) if (child.id) wanted.add(child.id);
   const known = new Map();
@@ -188,18 +188,22 @@ function chosen() {
   button.disabled = taken.length === 0;
   button.textContent = taken.length === moves().length ? "Make all moves" : `Make ${taken.length} move${taken.length === 1 ? "" : "s"}`;
   button.dataset.body = JSON.stringify({
-    moves: taken.map((move) => ({ uuid: move.dataset.uuid, destination: move.dataset.destination })),
+    moves: taken.map((move) => ({ uuid: move.dataset.move, destination: move.dataset.destination })),
   });
 }
 
-// A move takes with it those that it counts on; left out, it takes those away that count on it.
+// The uuids of the moves that this one depends on.
+function needs(move) {
+  return JSON.parse(move.dataset.needs);
+}
+
+// Selecting a move selects those that it needs; deselecting one deselects those that need it.
 function choose(input) {
   const all = new Map(moves().map((move) => [move.dataset.move, move]));
   const settle = (move) => {
-    const needs = move.dataset.needs.split(" ").filter(Boolean);
     if (move.checked) {
-      for (const number of needs) {
-        const other = all.get(number);
+      for (const uuid of needs(move)) {
+        const other = all.get(uuid);
         if (other && !other.checked) {
           other.checked = true;
           settle(other);
@@ -207,7 +211,7 @@ function choose(input) {
       }
     } else {
       for (const other of all.values()) {
-        if (other.checked && other.dataset.needs.split(" ").includes(move.dataset.move)) {
+        if (other.checked && needs(other).includes(move.dataset.move)) {
           other.checked = false;
           settle(other);
         }

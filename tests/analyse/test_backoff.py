@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from builders import GIB, domain, group, host, thesis_policy
-from virtpoise_balancer.analyse.backoff import Standing, after_attempt, after_plan, draining, relieved, with_standing
+from virtpoise_balancer.analyse.backoff import Backoff, after_attempt, after_order, after_plan, relieved, with_backoffs
+from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
 from virtpoise_balancer.model import Attempt, HostState, Penalty, Plan, Policy, Problem, Reason, Result
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.problems import find
@@ -14,36 +15,36 @@ PENALTY = Penalty(initial_seconds=190, step_seconds=10)
 POLICY = thesis_policy()
 
 
-def failed(standing: Standing, now: float) -> Standing:
-    return after_attempt(standing, solved=False, now=now, counted_from=now, penalty=PENALTY)
+def failed(backoff: Backoff, now: float) -> Backoff:
+    return after_attempt(backoff, solved=False, now=now, counted_from=now, penalty=PENALTY)
 
 
 def test_penalties_grow_by_a_step_with_each_failure() -> None:
-    standing = Standing(host="h1")
+    backoff = Backoff(host="h1")
     lengths = []
     for now in (1000.0, 2000.0, 3000.0):
-        standing = failed(standing, now)
-        lengths.append((standing.penalty_until or 0) - now)
+        backoff = failed(backoff, now)
+        lengths.append((backoff.penalty_until or 0) - now)
     assert lengths == [190, 200, 210]
 
 
 def test_one_reading_below_cancels_the_penalty_and_its_growth() -> None:
-    standing = failed(failed(Standing(host="h1"), 700.0), 960.0)
+    backoff = failed(failed(Backoff(host="h1"), 700.0), 960.0)
     seen = host("h1", 0.9, 0.9, 0.5, 0.9)
-    after = relieved(standing, seen, group(seen), POLICY)
+    after = relieved(backoff, seen, group(seen), POLICY)
     assert (after.penalty_until, after.failures) == (None, 0)
     assert (failed(after, 1000.0).penalty_until or 0) - 1000.0 == 190
 
 
 def test_a_reading_below_from_before_the_penalty_cancels_nothing() -> None:
     """Time 1000, step 10: the low reading covers 970-980, the penalty began at 975."""
-    standing = failed(Standing(host="h1"), 975.0)
+    backoff = failed(Backoff(host="h1"), 975.0)
     seen = host("h1", 0.5, 0.9, 0.9)
-    assert relieved(standing, seen, group(seen), POLICY) == standing
+    assert relieved(backoff, seen, group(seen), POLICY) == backoff
 
 
 def test_an_idle_cpu_does_not_cancel_the_penalty_of_a_full_memory_or_uplink() -> None:
-    standing = failed(Standing(host="h1"), 960.0)
+    backoff = failed(Backoff(host="h1"), 960.0)
     for full in (
         {"memory_ratio": 0.95},
         {"memory_ratio_window": (0.95, 0.95)},
@@ -52,15 +53,15 @@ def test_an_idle_cpu_does_not_cancel_the_penalty_of_a_full_memory_or_uplink() ->
         {"cpu_ratio": (0.2, 0.85)},
     ):
         seen = replace(host("h1", 0.2, 0.2), **({"memory_used_bytes": 8 * GIB} if "memory_ratio" in full else full))
-        assert relieved(standing, seen, group(seen), Policy()) == standing
+        assert relieved(backoff, seen, group(seen), Policy()) == backoff
     seen = host("h1", 0.2, 0.2, memory_ratio_window=(0.95, 0.85))
-    assert relieved(standing, seen, group(seen), Policy()).penalty_until is None
+    assert relieved(backoff, seen, group(seen), Policy()).penalty_until is None
 
 
 def test_the_thesis_looks_at_the_cpu_alone() -> None:
-    standing = failed(Standing(host="h1"), 960.0)
+    backoff = failed(Backoff(host="h1"), 960.0)
     seen = host("h1", 0.2, 0.9, memory_ratio=0.99, tx_ratio_window=(0.99, 0.99))
-    assert relieved(standing, seen, group(seen), POLICY).penalty_until is None
+    assert relieved(backoff, seen, group(seen), POLICY).penalty_until is None
 
 
 def test_a_host_that_waits_with_a_full_memory_says_so() -> None:
@@ -72,16 +73,16 @@ def test_a_host_that_waits_with_a_full_memory_says_so() -> None:
 
 @pytest.mark.parametrize("problem", [Problem.RULE, Problem.IMBALANCE])
 def test_a_rule_or_imbalance_that_stays_leaves_the_penalty_alone(problem: Problem) -> None:
-    before = {"h1": failed(Standing(host="h1"), 700.0)}
+    before = {"h1": failed(Backoff(host="h1"), 700.0)}
     attempts = (Attempt(host="h1", problem=problem, solved=False),)
     made = Plan(strategy="default", solved=False, summary="", attempts=attempts)
     assert after_plan(before, ["h1", "h2"], made, (), ended=1000.0, counted_from=1005.0, penalty=PENALTY) == {}
 
 
 def test_a_draining_hosts_low_load_does_not_cancel_its_penalty() -> None:
-    standing = replace(failed(Standing(host="h1"), 960.0), draining=True)
+    backoff = failed(Backoff(host="h1"), 960.0)
     seen = host("h1", 0.1, 0.1, state=HostState.DRAINING)
-    assert relieved(standing, seen, group(seen), POLICY) == standing
+    assert relieved(backoff, seen, group(seen), POLICY) == backoff
 
 
 def test_after_a_plan_with_moves_all_hosts_count_afresh_and_only_the_unsolved_is_penalised() -> None:
@@ -90,7 +91,7 @@ def test_after_a_plan_with_moves_all_hosts_count_afresh_and_only_the_unsolved_is
     assert made.solved
     for results, penalised in (((Result.DONE,), False), ((Result.FAILED,), True), ((Result.SKIPPED,), True)):
         after = after_plan({}, ["h1", "h2"], made, results, ended=1010.0, counted_from=1015.0, penalty=PENALTY)
-        assert {name: standing.counted_from for name, standing in after.items()} == {"h1": 1015.0, "h2": 1015.0}
+        assert {name: backoff.counted_from for name, backoff in after.items()} == {"h1": 1015.0, "h2": 1015.0}
         assert (after["h1"].penalty_until == 1200.0) is penalised
         assert after["h2"].penalty_until is None
 
@@ -104,19 +105,35 @@ def test_a_plan_without_moves_penalises_its_host_and_leaves_the_others_alone() -
 
 def test_what_is_remembered_goes_into_the_snapshot_so_that_it_alone_decides() -> None:
     snapshot = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
-    assert plan(with_standing(snapshot, {}), POLICY).moves
-    standing = Standing(host="h1", counted_from=985.0)
-    assert not plan(with_standing(snapshot, {"h1": standing}), POLICY).attempts
+    assert plan(with_backoffs(snapshot, {}), POLICY).moves
+    backoff = Backoff(host="h1", counted_from=985.0)
+    assert not plan(with_backoffs(snapshot, {"h1": backoff}), POLICY).attempts
 
 
 def test_readings_from_before_the_group_had_a_second_host_do_not_count() -> None:
     newcomer = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1), domain("a", "h1", 3.0))
-    assert not plan(with_standing(newcomer, {}), POLICY).attempts
+    assert not plan(with_backoffs(newcomer, {}), POLICY).attempts
     later = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
-    assert plan(with_standing(later, {}), POLICY).moves
+    assert plan(with_backoffs(later, {}), POLICY).moves
 
 
 def test_only_an_active_host_is_marked_draining() -> None:
-    orders = {name: Standing(host=name, draining=True) for name in ("h1", "h2")}
-    seen = draining(group(host("h1", 0.1), host("h2", state=HostState.UNKNOWN), host("h3", 0.1)), orders)
-    assert [h.state for h in seen.hosts] == [HostState.DRAINING, HostState.UNKNOWN, HostState.ACTIVE]
+    orders = {name: DrainOrder(host=name, draining=name != "h4", at=1.0) for name in ("h1", "h2", "h4")}
+    seen = with_drains(
+        group(host("h1", 0.1), host("h2", state=HostState.UNKNOWN), host("h3", 0.1), host("h4", 0.1)), orders
+    )
+    assert [h.state for h in seen.hosts] == [
+        HostState.DRAINING,
+        HostState.UNKNOWN,
+        HostState.ACTIVE,
+        HostState.ACTIVE,
+    ]
+
+
+@pytest.mark.parametrize("draining", [True, False])
+def test_an_order_ends_the_penalty_that_began_before_it_and_no_later_one(draining: bool) -> None:
+    backoff = failed(Backoff(host="h1"), 1000.0)
+    later = DrainOrder(host="h1", draining=draining, at=1005.0)
+    assert after_order(backoff, later) == Backoff(host="h1", counted_from=1000.0)
+    assert after_order(backoff, replace(later, at=999.0)) == backoff
+    assert after_order(backoff, None) == backoff

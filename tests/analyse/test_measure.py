@@ -8,9 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtpoise_balancer.analyse.measure import DuePrediction, fit, measure, window
+from virtpoise_balancer.model import Role
 
 DUE = DuePrediction(
-    id=1, host="h1", role="source", predicted=0.5, lower=0.4, upper=0.6, migrated=1000.0, disturbed_from=None
+    id=1,
+    host="h1",
+    role=Role.SOURCE,
+    predicted=0.5,
+    lower=0.4,
+    upper=0.6,
+    migrated=1000.0,
+    disturbed_from=None,
+    source="h1",
+    destination="h2",
 )
 
 

@@ -1,0 +1,48 @@
+"""Hosts whose libvirt does not answer the balancer: unknown for planning, and not the fault of whoever was to leave for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+
+from virtpoise_balancer.model import HostState, Snapshot, Unknown, UnknownKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """Which hosts do not answer the balancer.
+
+    ``silent``: why, by host. ``lately``: those that were silent within the last minutes, these included. ``answered``: whether any host
+    answers.
+    """
+
+    silent: Mapping[str, str] = field(default_factory=dict)
+    lately: AbstractSet[str] = frozenset()
+    answered: bool = False
+
+
+def with_silence(snapshot: Snapshot, silence: Silence, *, acts: bool) -> Snapshot:
+    """The snapshot with the silent hosts marked as unknown.
+
+    A balancer that only recommends (not ``acts``) may have no way to any libvirt. So where no host answers it, silence says nothing about
+    the hosts, and it goes by Prometheus alone.
+    """
+    if not silence.silent or not (acts or silence.answered):
+        return snapshot
+    return replace(
+        snapshot,
+        hosts=tuple(
+            replace(
+                host,
+                state=HostState.UNKNOWN,
+                unknown=Unknown(
+                    kind=UnknownKind.SILENT,
+                    text=f"its libvirt does not answer the balancer: {silence.silent[host.name]}",
+                ),
+            )
+            if host.known and host.name in silence.silent
+            else host
+            for host in snapshot.hosts
+        ),
+    )

@@ -1,0 +1,50 @@
+"""The group that a command works on: from Prometheus and the store, or from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file
+
+if TYPE_CHECKING:
+    from virtpoise_balancer.config import Config
+    from virtpoise_balancer.model import Policy, Snapshot
+
+
+def group_and_policy(snapshot: Path | None, config: Path | None) -> tuple[Snapshot, Policy]:
+    """The group to plan for, and the policy.
+
+    Without ``snapshot``: the group as it is now. With it: the file's group, and the default policy unless ``config`` is
+    given.
+    """
+    if snapshot is None:
+        from virtpoise_balancer.config import read_config
+
+        settings = read_config(config or DEFAULT_CONFIG)
+        return observe_now(settings), settings.policy
+    from virtpoise_balancer.formats import read_snapshot
+    from virtpoise_balancer.model import Policy
+
+    group = read_snapshot(read_file(snapshot), str(snapshot))
+    if config is None:
+        return group, Policy()
+    from virtpoise_balancer.config import read_config
+
+    return group, read_config(config).policy
+
+
+def observe_now(settings: Config) -> Snapshot:
+    """The group now, completed with what the store remembers of it. MonitorError if Prometheus cannot be queried."""
+    import time
+
+    from virtpoise_balancer.control.cycle import with_memory
+    from virtpoise_balancer.service import wiring
+
+    now, observer = time.time(), wiring.make_observer(settings)
+    seen = observer.observe(now).snapshot
+    store = wiring.make_store(settings)
+    try:
+        return with_memory(seen, store, settings.policy, now, reach_back_seconds=observer.reach_back_seconds)
+    finally:
+        store.close()

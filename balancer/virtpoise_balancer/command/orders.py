@@ -1,0 +1,180 @@
+"""The commands that order something: apply, drain, undrain, pause, resume, mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from virtpoise_balancer.command.options import (
+    DEFAULT_CONFIG,
+    EXIT_NO,
+    ConfigOption,
+    HostArgument,
+    new_app,
+    print_out,
+)
+from virtpoise_balancer.errors import Refused
+from virtpoise_balancer.model import Mode
+
+if TYPE_CHECKING:
+    from virtpoise_balancer.config import Config
+    from virtpoise_balancer.control.orders import By, Orders
+    from virtpoise_balancer.model import Move
+
+app = new_app()
+
+
+@app.command(
+    epilog="Examples: virtpoise apply | virtpoise apply vm1 --yes --wait. Exit status 1: the plan is out of date or "
+    "cannot be carried out now, and nothing was changed; with --wait also: a move was not done. What this command "
+    "refuses without asking the balancer (a domain that the plan does not move, no token) is not an order and is "
+    "not journalled."
+)
+def apply(
+    domains: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DOMAIN", help="Only these domains' moves; by default the whole plan."),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the moves have ended, and show how each ended.")
+    ] = False,
+) -> None:
+    """Have the running balancer make the moves that it recommends, after checking them against fresh data.
+
+    Needs web.token_file in the configuration, with a token for the calling user. Root may use another user's token; the
+    journal names both.
+    """
+    import json
+
+    from virtpoise_balancer.command import client, terminal
+    from virtpoise_balancer.config import read_config
+    from virtpoise_balancer.formats import read_plan
+
+    settings = read_config(config)
+    plan = client.get(settings, "plan")["plan"]
+    chosen = _chosen(read_plan(json.dumps(plan), "the balancer's plan").moves if plan else (), domains or [])
+    if not chosen:
+        print_out("The plan has no moves: nothing to apply.")
+        return
+    terminal.moves(chosen)
+    if not yes and not typer.confirm("Make these moves?"):
+        raise Refused("not confirmed, nothing was changed")
+
+    from virtpoise_balancer.command.wait import newest_migration, until_ended
+
+    wanted = [{"uuid": move.uuid, "destination": move.destination} for move in chosen]
+    before = newest_migration(settings)
+    print_out(client.order(settings, "plan/apply", {"moves": wanted}, _by().who))
+    if wait and not until_ended(settings, chosen, before):
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(
+    epilog="Example: virtpoise drain h1 --wait. A host is empty when its own libvirt, which the running balancer "
+    "queries, lists no domain in any state but shut off. --wait shows what the drain waits for. Exit status 1: the drain "
+    "was refused, or ended by `virtpoise undrain` before the host was empty."
+)
+def drain(
+    host: HostArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the host is empty, and show the progress.")] = False,
+) -> None:
+    """Evacuate a host: migrate all running domains off it, and keep it empty until `virtpoise undrain`."""
+    import time
+
+    settings, orders, by = _orders(config)
+    print_out(orders.drain(host, by))
+    since = time.time()  # a cycle that began earlier may not know the order
+    if wait:
+        from virtpoise_balancer.command.drained import wait_until_empty
+
+        wait_until_empty(settings, host, since)
+        print_out(f"{host} is empty.")
+
+
+@app.command(epilog="Example: virtpoise undrain h1")
+def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Return a drained or draining host to the group."""
+    _, orders, by = _orders(config)
+    print_out(orders.undrain(host, by))
+
+
+@app.command(epilog="Example: virtpoise pause")
+def pause(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Start no migration until `virtpoise resume`, even after a restart.
+
+    Running migrations, monitoring and planning continue.
+    """
+    _, orders, by = _orders(config)
+    print_out(orders.pause(by))
+
+
+@app.command(epilog="Example: virtpoise resume")
+def resume(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """End a pause."""
+    _, orders, by = _orders(config)
+    print_out(orders.resume(by))
+
+
+@app.command(epilog="Example: virtpoise mode automatic")
+def mode(
+    mode: Annotated[
+        Mode,
+        typer.Argument(metavar="MODE", help="recommend: moves are only recommended. automatic: they are made."),
+    ],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Set the mode of the running balancer.
+
+    It survives restarts, until it is set again or changed in the configuration.
+    """
+    _, orders, by = _orders(config)
+    print_out(orders.set_mode(mode, by))
+
+
+def _orders(path: Path) -> tuple[Config, Orders, By]:
+    """The configuration, what takes the orders, and who gives them. Orders go to the store: no balancer need run."""
+    from virtpoise_balancer.config import read_config
+
+    settings = read_config(path)
+
+    import time
+
+    from virtpoise_balancer.control.orders import Orders
+    from virtpoise_balancer.service import wiring
+
+    orders = Orders(
+        store=wiring.make_store(settings),
+        look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
+        mode=lambda: settings.mode,
+        may_act=lambda: settings.libvirt.names_hosts,
+    )
+    return settings, orders, _by()
+
+
+def _by() -> By:
+    """The calling user; behind sudo, the user who called it."""
+    import os
+    import pwd
+
+    from virtpoise_balancer.control.orders import By
+
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return By(os.environ.get("SUDO_USER", user), "command")
+
+
+def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:
+    """The recommended moves of these domains (names or uuids), or all. Refused if one of them is not moved."""
+    for name in domains:
+        if not any(name in (move.domain, move.uuid) for move in recommended):
+            names = ", ".join(move.domain for move in recommended) or "no domain"
+            raise Refused(f"{name}: the plan does not move it; it moves {names}")
+    return [move for move in recommended if not domains or move.domain in domains or move.uuid in domains]

@@ -1,0 +1,194 @@
+"""The commands that only show: snapshot, plan, status, explain, history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from virtpoise_balancer.command.group import group_and_policy, observe_now
+from virtpoise_balancer.command.options import (
+    DEFAULT_CONFIG,
+    EXIT_NO,
+    ConfigOption,
+    OptionalConfigOption,
+    Output,
+    OutputOption,
+    SnapshotOption,
+    complete_host_or_domain,
+    new_app,
+    print_out,
+)
+from virtpoise_balancer.errors import BadInput, NotKnown
+
+app = new_app()
+
+
+@app.command(epilog="Examples: virtpoise snapshot > cluster.json | virtpoise snapshot --output table")
+def snapshot(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = "json") -> None:
+    """Print the group as the balancer sees it now: for a bug report, or for `virtpoise plan --snapshot`."""
+    from virtpoise_balancer.config import read_config
+
+    seen = observe_now(read_config(config))
+
+    from virtpoise_balancer.command import terminal
+    from virtpoise_balancer.formats import write_snapshot
+
+    if output == "json":
+        print_out(write_snapshot(seen))
+    else:
+        terminal.snapshot(seen)
+
+
+@app.command(
+    epilog="Examples: virtpoise plan | virtpoise plan --snapshot cluster.json --config policy.yml --output json. "
+    "virtpoise plan --replay 12. Exit status 1: there is a problem that the plan does not solve; with --replay: the outcome is "
+    "not the same."
+)
+def plan(
+    snapshot: SnapshotOption = None,
+    config: OptionalConfigOption = None,
+    replay: Annotated[
+        int | None,
+        typer.Option(
+            "--replay",
+            metavar="PLAN_ID",
+            min=1,
+            help="Make a stored plan again, from its snapshot and with its policy, and compare. `virtpoise history --plans` "
+            "lists the ids.",
+        ),
+    ] = None,
+    output: OutputOption = "table",
+) -> None:
+    """Show which domains would be migrated where, and why. Changes nothing."""
+    if replay is not None:
+        if snapshot is not None:
+            raise BadInput("plan: expected one of --snapshot, --replay")
+        _replay(replay, config, output)
+        return
+    group, policy = group_and_policy(snapshot, config)
+
+    from virtpoise_balancer.command import terminal
+    from virtpoise_balancer.formats import write_plan
+    from virtpoise_balancer.plan import plan as make_plan
+
+    made = make_plan(group, policy)
+    if output == "json":
+        print_out(write_plan(made))
+    else:
+        terminal.plan(made)
+    if not made.solved:
+        raise typer.Exit(EXIT_NO)
+
+
+def _replay(plan_id: int, config: Path | None, output: Output) -> None:
+    from virtpoise_balancer.config import read_config
+
+    settings = read_config(config or DEFAULT_CONFIG)
+
+    from virtpoise_balancer.command import past, terminal
+    from virtpoise_balancer.service import wiring
+
+    store = wiring.make_store(settings)
+    try:
+        found = past.make_again(store, plan_id)
+    finally:
+        store.close()
+    if output == "json":
+        terminal.as_json(past.replayed_json(plan_id, found))
+    else:
+        past.replayed(plan_id, found)
+    if not found.same:
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(epilog="Example: virtpoise status --output json")
+def status(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = "table") -> None:
+    """Show the running balancer's hosts, its mode, and what it does or waits for."""
+    from virtpoise_balancer.command import client, terminal
+    from virtpoise_balancer.config import read_config
+
+    found = client.get(read_config(config), "status")
+    if output == "json":
+        terminal.as_json(found)
+    else:
+        terminal.status(found)
+
+
+@app.command(epilog="Examples: virtpoise explain vm1 | virtpoise explain h2 --snapshot cluster.json")
+def explain(
+    name: Annotated[
+        str,
+        typer.Argument(help="A domain (name or uuid) or a host.", autocompletion=complete_host_or_domain),
+    ],
+    snapshot: SnapshotOption = None,
+    config: OptionalConfigOption = None,
+    output: OutputOption = "table",
+) -> None:
+    """Explain why a domain is (not) migrated, or why a host is (not) a destination, with the numbers."""
+    group, policy = group_and_policy(snapshot, config)
+
+    from virtpoise_balancer.command import terminal
+    from virtpoise_balancer.explain.explain import explain as explain_name
+    from virtpoise_balancer.explain.explain import not_seen
+    from virtpoise_balancer.plan import plan as make_plan
+
+    explanations = explain_name(group, policy, make_plan(group, policy), name)
+    if not explanations:
+        raise NotKnown(not_seen(group, name))
+    if output == "json":
+        terminal.as_json([terminal.plain(explanation) for explanation in explanations])
+    else:
+        terminal.explanations(explanations)
+
+
+@app.command(
+    epilog="Examples: virtpoise history --limit 50 | virtpoise history --orders | virtpoise history --cycles --limit 100 | "
+    "virtpoise history --plans | virtpoise history --why 12"
+)
+def history(
+    config: ConfigOption = DEFAULT_CONFIG,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
+    orders: Annotated[
+        bool,
+        typer.Option("--orders", help="Show people's orders instead of the migrations: who, when, and the answer."),
+    ] = False,
+    cycles: Annotated[
+        bool,
+        typer.Option(
+            "--cycles", help="Show what the cycles did and why. Cycles in a row that came to the same share a line."
+        ),
+    ] = False,
+    plans: Annotated[bool, typer.Option("--plans", help="Show the stored plans with their ids.")] = False,
+    why: Annotated[
+        int | None,
+        typer.Option(
+            "--why",
+            metavar="PLAN_ID",
+            min=1,
+            help="Show one stored plan: its moves, the reasons, what it refused, and how each move went.",
+        ),
+    ] = None,
+    output: OutputOption = "table",
+) -> None:
+    """Show the migrations, each with what was predicted for both hosts and what was measured afterwards."""
+    if sum((orders, cycles, plans, why is not None)) > 1:
+        raise BadInput("history: expected one of --orders, --cycles, --plans, --why")
+    from virtpoise_balancer.config import read_config
+
+    settings = read_config(config)
+
+    from virtpoise_balancer.command import past
+    from virtpoise_balancer.service import wiring
+
+    store = wiring.make_store(settings)
+    try:
+        if why is not None:
+            past.show_why(store, why, output)
+        else:
+            past.show_history(
+                store, "orders" if orders else "cycles" if cycles else "plans" if plans else "migrations", limit, output
+            )
+    finally:
+        store.close()

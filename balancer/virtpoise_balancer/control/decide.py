@@ -1,0 +1,244 @@
+"""What a cycle does, as a pure function of what it saw and what it remembers. Reads and writes nothing.
+
+Situation ──▶ bring_up_to_date ──▶ UpToDate ──▶ decide ──▶ Decision: a sentence, a plan, and what is to be written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from virtpoise_balancer.analyse.backoff import Backoff, after_order, after_plan, relieved, with_backoffs
+from virtpoise_balancer.analyse.drains import with_drains
+from virtpoise_balancer.analyse.learned import with_learned
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
+from virtpoise_balancer.analyse.silence import Silence, with_silence
+from virtpoise_balancer.control import sentences
+from virtpoise_balancer.control.sentences import UnderWay
+from virtpoise_balancer.knowledge.records import Changes, LostDomain, Memory, NewCycle, NewestCycle, NewPlan
+from virtpoise_balancer.model import DomainState, Mode, Plan, Policy, Snapshot
+from virtpoise_balancer.plan import plan as make_plan
+from virtpoise_balancer.plan.subset import Choice, choice, needs, part
+
+
+class CycleResult(StrEnum):
+    IDLE = "idle"
+    RECOMMENDED = "recommended"
+    MOVED = "moved"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A prediction whose window has passed, with the window and the host's load samples in it as (Unix seconds, ratio)."""
+
+    due: DuePrediction
+    window: tuple[float, float]
+    samples: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """All that a cycle decides on.
+
+    ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``acts``: whether moves are
+    made, not only recommended. ``mode`` and ``only_recommends``: as of the Cycle. ``busy``: moves of an earlier plan are still
+    being made. ``in_flight``: its migrations under way. ``reach_back_seconds``: how far before its step a reading may reach.
+    """
+
+    now: float
+    seen: Snapshot
+    memory: Memory
+    policy: Policy
+    windows: tuple[Window, ...] = ()
+    silence: Silence = field(default_factory=Silence)
+    acts: bool = True
+    mode: Mode = "recommend"
+    only_recommends: str | None = None
+    busy: bool = False
+    in_flight: tuple[UnderWay, ...] = ()
+    reach_back_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpToDate:
+    """What is known now. ``snapshot`` holds all of it, so that it alone decides the plan. ``changes``: to be written.
+
+    ``backoffs``: by host. ``lost``: uuids of domains that a migration left running on neither host.
+    """
+
+    snapshot: Snapshot
+    backoffs: Mapping[str, Backoff]
+    measured: tuple[tuple[DuePrediction, Measured], ...]
+    lost: frozenset[str]
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a cycle came to. ``plan`` is None while migrations are under way. ``carry_out``: its moves are to be made."""
+
+    result: CycleResult
+    sentence: str
+    up_to_date: UpToDate
+    plan: Plan | None = None
+    carry_out: bool = False
+    changes: Changes = field(default_factory=Changes)
+
+
+def decide(situation: Situation) -> Decision:
+    """The whole decision of one cycle."""
+    known = bring_up_to_date(situation)
+    if situation.busy:
+        return _decision(situation, known, CycleResult.WAITING, sentences.under_way(situation.in_flight))
+    plan = make_plan(known.snapshot, situation.policy)
+    sentence = sentences.with_unknown(plan.summary, known.snapshot)
+    if not plan.attempts:
+        result = CycleResult.IDLE if plan.solved else CycleResult.WAITING
+        return _decision(situation, known, result, sentence, plan, acted=False)
+    if not plan.moves:  # the attempt has ended by being made, and earns its penalty
+        return _decision(situation, known, CycleResult.IDLE, sentence, plan, acted=True)
+    if not situation.acts:
+        return _decision(situation, known, CycleResult.RECOMMENDED, sentence, plan, acted=False)
+    return _decision(situation, known, CycleResult.MOVED, sentence, plan, acted=True)
+
+
+def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision, Plan] | str:
+    """The decision to make the moves that a person chose from a plan, with these moves as a plan; or why they cannot be made.
+
+    The plan is made again, and all chosen moves must still be in it.
+    """
+    if situation.busy:
+        return sentences.under_way(situation.in_flight)
+    known = bring_up_to_date(situation)
+    plan = make_plan(known.snapshot, situation.policy)
+    gone = wanted - {choice(move) for move in plan.moves}
+    if gone:
+        return sentences.out_of_date(gone, known.snapshot, plan.summary)
+    if why := needs(plan, wanted):
+        return f"only together: {why}"
+    chosen = part(plan, wanted, known.snapshot, situation.policy)
+    sentence = sentences.with_unknown(chosen.summary, known.snapshot)
+    decision = _decision(situation, known, CycleResult.MOVED, sentence, chosen, acted=True, wanted=frozenset(wanted))
+    return decision, chosen
+
+
+def bring_up_to_date(situation: Situation) -> UpToDate:
+    """The snapshot with all that is remembered, after the plans that ended, the orders and the readings since."""
+    memory = situation.memory
+    heard = with_silence(situation.seen, situation.silence, acts=situation.acts)
+    marked = with_drains(heard, memory.orders.drains)
+    backoffs = _backoffs(situation, marked)
+    measured = tuple(
+        (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
+    )
+    found = _found(memory.lost, situation.seen)
+    return UpToDate(
+        snapshot=with_learned(with_backoffs(marked, backoffs), memory.learned),
+        backoffs=backoffs,
+        measured=measured,
+        lost=frozenset(one.uuid for one in memory.lost if one.migration_id not in found),
+        changes=Changes(
+            settled=tuple(ended.id for ended in memory.ended_plans),
+            backoffs=tuple(backoff for host, backoff in backoffs.items() if backoff != memory.backoffs.get(host)),
+            verdicts={due.id: verdict for due, verdict in measured},
+            found=found,
+        ),
+    )
+
+
+def gist_of(plan: Plan) -> str:
+    """Equal for plans that want the same moves for the same problems, whatever loads they predict."""
+    wants = {
+        "moves": [(move.uuid, move.source, move.destination) for move in plan.moves],
+        "attempts": [(attempt.host, attempt.problem, attempt.solved) for attempt in plan.attempts],
+        "held": [(refusal.host, refusal.reason) for refusal in plan.refusals if refusal.domain is None],
+        "solved": plan.solved,
+    }
+    return hashlib.sha256(json.dumps(wants).encode()).hexdigest()
+
+
+def next_cycle(now: float, result: CycleResult, sentence: str, newest: NewestCycle | None) -> NewCycle:
+    """The cycle as it is written down: it extends the newest row when it came to the same."""
+    gist = sentences.gist(sentence)
+    same = newest is not None and (newest.result, newest.gist) == (result, gist)
+    return NewCycle(
+        at=now, result=result, sentence=sentence, gist=gist, extends=newest.id if newest is not None and same else None
+    )
+
+
+def _decision(
+    situation: Situation,
+    known: UpToDate,
+    result: CycleResult,
+    sentence: str,
+    plan: Plan | None = None,
+    *,
+    acted: bool = False,
+    wanted: frozenset[Choice] | None = None,
+) -> Decision:
+    memory = situation.memory
+    overrides = memory.orders.overrides
+    if situation.only_recommends is not None and overrides.mode_over(situation.mode) == "automatic":
+        sentence = f"only recommends, {situation.only_recommends}; {sentence}"
+    elif overrides.paused is not None:
+        sentence = f"paused by {overrides.paused.who}: {sentence}"
+    return Decision(
+        result=result,
+        sentence=sentence,
+        up_to_date=known,
+        plan=plan,
+        carry_out=acted and plan is not None and bool(plan.moves),
+        changes=replace(
+            known.changes,
+            plan=None if plan is None else _to_be_stored(situation, known.snapshot, plan, acted=acted, wanted=wanted),
+            cycle=next_cycle(situation.now, result, sentence, memory.newest_cycle),
+        ),
+    )
+
+
+def _to_be_stored(
+    situation: Situation, snapshot: Snapshot, plan: Plan, *, acted: bool, wanted: frozenset[Choice] | None
+) -> NewPlan | None:
+    """The plan as it is stored; None for one that finds no problem, or that came out the same before and still waits."""
+    if plan.solved and not plan.attempts:
+        return None
+    gist, newest = gist_of(plan), situation.memory.newest_plan
+    if not acted and newest is not None and not newest.acted and newest.gist == gist:
+        return None
+    return NewPlan(plan=plan, gist=gist, acted=acted, snapshot=snapshot, policy=situation.policy, wanted=wanted)
+
+
+def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
+    """By host. ``marked``: the snapshot with its draining hosts marked."""
+    memory, policy = situation.memory, situation.policy
+    backoffs = dict(memory.backoffs)
+    names = [host.name for host in marked.hosts]
+    for ended in memory.ended_plans:
+        counted_from = ended.ended + situation.reach_back_seconds
+        backoffs |= after_plan(
+            backoffs,
+            names,
+            ended.plan,
+            ended.results,
+            ended=ended.ended,
+            counted_from=counted_from,
+            penalty=policy.penalty,
+            silent=situation.silence.lately,
+        )
+    drains = memory.orders.drains
+    backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}
+    for host in marked.hosts:
+        if host.name in backoffs:
+            backoffs[host.name] = relieved(backoffs[host.name], host, marked, policy)
+    return backoffs
+
+
+def _found(lost: Sequence[LostDomain], seen: Snapshot) -> tuple[int, ...]:
+    """The migrations whose lost domain was seen running after they had ended. A reading covers the step before it."""
+    running = {domain.uuid for domain in seen.domains if domain.state is DomainState.RUNNING} if lost else set()
+    return tuple(one.migration_id for one in lost if one.uuid in running and one.ended <= seen.time - seen.step_seconds)

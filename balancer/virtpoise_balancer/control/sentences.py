@@ -1,0 +1,59 @@
+"""The sentences of a cycle that are not a plan's own. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence, Set
+from typing import Protocol
+
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.model import HostState, Move, Progress, Snapshot
+from virtpoise_balancer.plan.subset import Choice
+
+# A figure: one or more numbers with their units, such as "90%" or "2 min 5 s". The digits of a name such as h1 are none.
+_UNIT = r"(?:%|(?:ms|s|min|h|d|[KMGT]iB|B|times|readings|consecutive)\b)"
+_FIGURE = re.compile(rf"(?<![\w.-])-?\d+(?:\.\d+)?\s?{_UNIT}(?:\s\d+(?:\.\d+)?\s?{_UNIT})*")
+
+
+class UnderWay(Protocol):
+    """A migration under way. ``progress`` is None until libvirt has reported any."""
+
+    @property
+    def move(self) -> Move: ...
+
+    @property
+    def progress(self) -> Progress | None: ...
+
+
+def gist(sentence: str) -> str:
+    """The sentence without its figures: equal for cycles that came to the same."""
+    return _FIGURE.sub("#", sentence)
+
+
+def under_way(in_flight: Sequence[UnderWay]) -> str:
+    if not in_flight:
+        return "migrations are under way; no new plan until they finish"
+    parts = []
+    for flight in in_flight:
+        text = f"{flight.move.domain} from {flight.move.source} to {flight.move.destination}"
+        if flight.progress and flight.progress.total_bytes:
+            done = 1 - flight.progress.remaining_bytes / flight.progress.total_bytes
+            dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
+            text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
+        parts.append(text)
+    return f"migrating {', '.join(parts)}; no new plan until {'it finishes' if len(parts) == 1 else 'they finish'}"
+
+
+def with_unknown(sentence: str, snapshot: Snapshot) -> str:
+    """The sentence with the hosts named that are unknown."""
+    if not snapshot.hosts:
+        return "no host is scraped: nothing to do"
+    unknown = [host.name for host in snapshot.hosts if host.state is HostState.UNKNOWN]
+    return f"{sentence}; unknown: {', '.join(unknown)}" if unknown else sentence
+
+
+def out_of_date(gone: Set[Choice], snapshot: Snapshot, summary: str) -> str:
+    """Why moves that a person chose cannot be made: they are not in the plan any more."""
+    names = {domain.uuid: domain.name for domain in snapshot.domains}
+    moves = sorted(f"{names.get(uuid, uuid)} to {destination}" for uuid, destination in gone)
+    return f"out of date: the plan no longer has {', '.join(moves)}; now {summary}"

@@ -1,0 +1,48 @@
+"""What a host's libvirt tells, as plain values. Without other imports: each worker process loads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Presence(StrEnum):
+    """What a host says of a domain."""
+
+    ABSENT = "absent"
+    DEFINED = "defined"
+    PAUSED = "paused"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a running domain needs on any host it is moved to.
+
+    ``disks``: files and block devices by their paths; ``pools``: those from which disks come as volumes; ``secrets``: what disks over a
+    network (rbd, iscsi) are opened with, by uuid or usage.
+    """
+
+    name: str
+    disks: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()  # libvirt networks
+    bridges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor * 10^3 + release).
+
+    ``pools`` are the active ones; ``secrets`` by uuid and usage.
+    """
+
+    libvirt_version: int
+    hypervisor_version: int
+    cpu: str | None
+    devices: frozenset[str] | None  # network devices; None where libvirt does not list them
+    networks: frozenset[str] = frozenset()
+    pools: frozenset[str] = frozenset()
+    secrets: frozenset[str] = frozenset()
+    domains: tuple[Needs, ...] = ()

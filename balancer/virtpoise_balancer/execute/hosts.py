@@ -1,0 +1,86 @@
+"""The hosts' libvirt daemons as the balancer sees them: what can be asked and done, in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from virtpoise_balancer.execute.facts import HostFacts, Presence
+from virtpoise_balancer.model import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """libvirt's figures of a migration that has ended; None where it has none."""
+
+    seconds: float | None = None
+    downtime_seconds: float | None = None
+    transferred_bytes: int | None = None
+
+
+class Migration(Protocol):
+    """A migration that libvirt was asked for."""
+
+    def ended(self, seconds: float) -> bool:
+        """Whether the request has been answered, waiting this long for it."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong, once it has ended: libvirt's message, or that the connection was lost; None for a success."""
+        ...
+
+
+class Hosts(Protocol):
+    """All hosts, each by its name; domains by their uuids.
+
+    Every method returns or raises within a bounded time. LibvirtError when the host does not answer, or refuses; its message is one line.
+    """
+
+    def active_domains(self, host: str) -> int:
+        """How many domains the host's libvirt has in any state but shut off."""
+        ...
+
+    def presence(self, host: str, uuid: str) -> Presence:
+        """How the domain stands on this host."""
+        ...
+
+    def progress(self, host: str, uuid: str) -> Progress | None:
+        """The figures of the domain's running job on this host; None when there is no job."""
+        ...
+
+    def completed(self, host: str, uuid: str) -> Completed:
+        """The figures of the domain's last migration to this host."""
+        ...
+
+    def migration(
+        self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
+    ) -> AbstractContextManager[Migration]:
+        """Ask for a migration. It goes on when the block is left before it has ended."""
+        ...
+
+    def abort(self, host: str, uuid: str) -> None:
+        """Abort the domain's running job on this host."""
+        ...
+
+    def undefine(self, host: str, uuid: str) -> None:
+        """Remove the domain's definition from this host; one that is gone already is no error."""
+        ...
+
+    def facts(self, host: str) -> HostFacts:
+        """What decides whether domains can be migrated from and to the host."""
+        ...
+
+    def reaches(self, host: str, destination: str) -> str | None:
+        """Why the host's own daemon does not reach the destination's, or None. LibvirtError also when it cannot be asked."""
+        ...
+
+    def runs_cpu(self, host: str, cpu: str) -> bool | None:
+        """Whether the host's CPU can do all that the given one can (XML of ``HostFacts``); None where libvirt cannot compare."""
+        ...
+
+    def unseen(self, host: str, paths: Sequence[str]) -> tuple[str, ...]:
+        """Those of the paths that are in none of the host's storage pools."""
+        ...

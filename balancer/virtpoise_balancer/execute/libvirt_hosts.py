@@ -1,0 +1,149 @@
+"""The hosts' real libvirt daemons, asked through worker processes. Replies are checked before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge
+from pydantic import TypeAdapter, ValidationError
+
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute.facts import HostFacts, Presence
+from virtpoise_balancer.execute.hosts import Completed, Migration
+from virtpoise_balancer.execute.workers import Worker, Workers
+from virtpoise_balancer.model import Progress
+
+# What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
+_ANSWER_SECONDS = 30.0
+# libvirt's job statistics; of a running job not all keys are there at all times.
+_Job = Mapping[str, int | str | bool | float]
+
+_T = TypeVar("_T")
+_JOB: TypeAdapter[_Job | None] = TypeAdapter(_Job | None)
+_FACTS = TypeAdapter(HostFacts)
+_PRESENCE = TypeAdapter(Presence)
+_WAY: TypeAdapter[tuple[bool, str | None]] = TypeAdapter(tuple[bool, str | None])
+_VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
+_PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
+_COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Ge(0)])
+_NOTHING: TypeAdapter[None] = TypeAdapter(None)
+
+
+@dataclass(slots=True)
+class _Called:
+    """A migration call that a worker makes."""
+
+    worker: Worker
+    error: str | None = None
+
+    def ended(self, seconds: float) -> bool:
+        if self.worker.busy:
+            try:
+                reply = self.worker.reply(seconds)
+            except LibvirtError as error:
+                self.error = str(error)
+                return True
+            if reply is None:
+                return False
+            self.error = reply.error
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibvirtHosts:
+    """``uri_of``: a host's address, used by the balancer and by the source host alike."""
+
+    uri_of: Callable[[str], str]
+    connect_timeout_seconds: float
+    workers: Workers = field(repr=False)
+
+    def active_domains(self, host: str) -> int:
+        return self._ask(_COUNT, host, "active_domains")
+
+    def presence(self, host: str, uuid: str) -> Presence:
+        return self._ask(_PRESENCE, host, "presence", uuid)
+
+    def progress(self, host: str, uuid: str) -> Progress | None:
+        job = self._ask(_JOB, host, "job", uuid, what="job statistics")
+        if job is None:
+            return None
+        pages = _number(job, "memory_dirty_rate")
+        return Progress(
+            elapsed_seconds=(_number(job, "time_elapsed") or 0) / 1000,
+            total_bytes=_number(job, "data_total") or 0,
+            processed_bytes=_number(job, "data_processed") or 0,
+            remaining_bytes=_number(job, "data_remaining") or 0,
+            dirty_bytes_per_second=None if pages is None else float(pages * (_number(job, "memory_page_size") or 4096)),
+        )
+
+    def completed(self, host: str, uuid: str) -> Completed:
+        job = self._ask(_JOB, host, "completed_job", uuid, what="job statistics") or {}
+        downtime = _number(job, "downtime")
+        return Completed(
+            seconds=(_number(job, "time_elapsed") or 0) / 1000 or None,
+            downtime_seconds=None if downtime is None else downtime / 1000,
+            transferred_bytes=_number(job, "data_processed"),
+        )
+
+    @contextmanager
+    def migration(
+        self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
+    ) -> Iterator[Migration]:
+        uri = self.uri_of(source)
+        # A worker of its own, since this one is busy until the migration ends.
+        with self.workers.lent(uri) as worker:
+            worker.send(uri, "migrate", (uuid, self.uri_of(destination), bandwidth_mib_per_second))
+            yield _Called(worker)
+
+    def abort(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "abort", uuid, what="abort")
+
+    def undefine(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "undefine", uuid, what="undefine")
+
+    def facts(self, host: str) -> HostFacts:
+        return self._ask(_FACTS, host, "facts")
+
+    def reaches(self, host: str, destination: str) -> str | None:
+        # The source connects to the destination first, which takes its own time.
+        seconds = self.connect_timeout_seconds + _ANSWER_SECONDS
+        asked, why = self._ask(_WAY, host, "reaches", host, self.uri_of(destination), seconds=seconds)
+        if not asked:
+            raise LibvirtError(why or "")
+        return why
+
+    def runs_cpu(self, host: str, cpu: str) -> bool | None:
+        return self._ask(_VERDICT, host, "runs_cpu", cpu)
+
+    def unseen(self, host: str, paths: Sequence[str]) -> tuple[str, ...]:
+        return self._ask(_PATHS, host, "unseen", tuple(paths))
+
+    def _ask(
+        self,
+        kind: TypeAdapter[_T],
+        host: str,
+        call: str,
+        *arguments: object,
+        seconds: float = _ANSWER_SECONDS,
+        what: str | None = None,
+    ) -> _T:
+        value: Any = self.workers.ask(
+            self.uri_of(host),
+            call,
+            arguments,
+            connect_seconds=self.connect_timeout_seconds,
+            seconds=seconds,
+            what=what or host,
+        )
+        try:
+            return kind.validate_python(value)
+        except ValidationError as error:
+            raise LibvirtError(f"{host}: the answer to {call} is not as expected: {error.errors()[0]['msg']}") from None
+
+
+def _number(job: _Job, key: str) -> int | None:
+    value = job.get(key)
+    return value if isinstance(value, int) and value >= 0 else None

@@ -1,0 +1,113 @@
+"""Which hosts' libvirt daemons answer the balancer, asked beside the cycles: of each host one question at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from virtpoise_balancer.analyse.silence import Silence
+from virtpoise_balancer.errors import LibvirtError
+
+# How long after its last answer a silent host is asked again.
+_AGAIN_SECONDS = 10.0
+# How long a host that was silent counts as lately silent. A plan that met it has ended by then.
+_LATELY_SECONDS = 600.0
+_ASK_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A host's last answer. ``asked_at``: when it was asked, in Unix seconds. ``why``: why it did not answer, or empty.
+
+    ``active_domains``: how many domains its libvirt has in any state but shut off; None when it did not answer.
+    """
+
+    asked_at: float
+    active_domains: int | None
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Reach:
+    """What the hosts answered. ``ask_host`` returns a host's number of active domains within a bounded time, or raises LibvirtError."""
+
+    ask_host: Callable[[str], int]
+    _heard: dict[str, Heard] = field(default_factory=dict)
+    _answered_at: dict[str, float] = field(default_factory=dict)  # when the last question ended, monotonic
+    _silent_at: dict[str, float] = field(default_factory=dict)  # when the host was last silent, monotonic
+    _under_way: dict[str, threading.Event] = field(default_factory=dict)  # set when the question has been answered
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ASK_AT_ONCE))
+
+    def keep_up(self, hosts: Collection[str], closely: Collection[str] = ()) -> None:
+        """Ask in the background what is not known: new hosts, silent ones again, and in any case those to be watched ``closely``.
+
+        Returns at once.
+        """
+        now = time.monotonic()
+        with self._lock:
+            due = [
+                host
+                for host in hosts
+                if (heard := self._heard.get(host)) is None
+                or (heard.why and now - self._answered_at[host] >= _AGAIN_SECONDS)
+            ]
+        self._begin({*due, *closely})
+
+    def forget_others(self, hosts: Collection[str]) -> None:
+        """Forget all but these hosts."""
+        with self._lock:
+            for known in (self._heard, self._answered_at, self._silent_at):
+                for gone in known.keys() - set(hosts):
+                    del known[gone]
+
+    def ask(self, hosts: Iterable[str]) -> None:
+        """Ask these hosts now, all at once, and return when all have answered or were given up."""
+        for answered in self._begin(hosts):
+            answered.wait()
+
+    def heard(self) -> Mapping[str, Heard]:
+        with self._lock:
+            return dict(self._heard)
+
+    def silence(self) -> Silence:
+        now = time.monotonic()
+        with self._lock:
+            return Silence(
+                silent={host: heard.why for host, heard in self._heard.items() if heard.why},
+                lately=frozenset(host for host, at in self._silent_at.items() if now - at < _LATELY_SECONDS),
+                answered=any(not heard.why for heard in self._heard.values()),
+            )
+
+    def _begin(self, hosts: Iterable[str]) -> list[threading.Event]:
+        """Begin to ask those that are not being asked already; for each host what is set when it has answered."""
+        answers = []
+        for host in hosts:
+            with self._lock:
+                under_way = self._under_way.get(host)
+                if under_way is None:
+                    under_way = self._under_way[host] = threading.Event()
+                    threading.Thread(target=self._ask_one, args=(host,), name=f"ask {host}", daemon=True).start()
+            answers.append(under_way)
+        return answers
+
+    def _ask_one(self, host: str) -> None:
+        with self._turns:
+            asked_at = time.time()
+            try:
+                heard = Heard(asked_at=asked_at, active_domains=self.ask_host(host))
+            except LibvirtError as error:
+                heard = Heard(asked_at=asked_at, active_domains=None, why=str(error))
+            except Exception as error:  # whatever it was, the host has not answered
+                heard = Heard(
+                    asked_at=asked_at, active_domains=None, why=f"unforeseen: {type(error).__name__}: {error}"
+                )
+        now = time.monotonic()
+        with self._lock:
+            self._heard[host] = heard
+            self._answered_at[host] = now
+            if heard.why:
+                self._silent_at[host] = now
+            self._under_way.pop(host).set()

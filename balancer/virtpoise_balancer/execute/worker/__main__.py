@@ -1,0 +1,76 @@
+"""A worker process: reads requests, calls libvirt, writes replies, one after another, over the socket that is its standard input.
+
+A request is one line of JSON, ``{"do": NAME, "uri": URI, "arguments": [...]}``; its reply is one line, ``{"value": ...}`` or
+``{"error": LINE}``. A worker leads its own process group. When the other end of the socket is closed, it kills that group: itself, in the
+midst of whatever call, and the ssh that libvirt may have started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import libvirt
+
+from virtpoise_balancer.execute.worker import domains, probe
+from virtpoise_balancer.execute.worker.connection import Connection, message, prepare
+
+_CALLS: Mapping[str, Callable[..., object]] = {
+    "connect": lambda _connection: None,
+    "active_domains": domains.active_domains,
+    "presence": domains.presence,
+    "job": domains.job,
+    "completed_job": domains.completed_job,
+    "migrate": domains.migrate,
+    "abort": domains.abort,
+    "undefine": domains.undefine,
+    "facts": probe.facts,
+    "reaches": probe.reaches,
+    "runs_cpu": probe.runs_cpu,
+    "unseen": probe.unseen,
+}
+
+
+def main() -> None:
+    """Serve until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare()
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    with socket.socket(fileno=0) as wire:
+        threading.Thread(target=_read, args=(wire, requests), name="requests", daemon=True).start()
+        connection = Connection()
+        while True:
+            wire.sendall(_reply(connection, json.loads(requests.get())) + b"\n")
+
+
+def _read(wire: socket.socket, requests: queue.SimpleQueue[bytes]) -> None:
+    with wire.makefile("rb") as lines:
+        for line in lines:
+            requests.put(line)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _reply(connection: Connection, request: Mapping[str, Any]) -> bytes:
+    try:
+        value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
+    except libvirt.libvirtError as error:
+        return json.dumps({"error": message(error)}).encode()
+    except ElementTree.ParseError as error:
+        return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()
+    return json.dumps({"value": value}, default=_plain).encode()
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else list(value)  # type: ignore[call-overload]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""A worker's connection to one host's libvirt daemon at a time."""
+
+from __future__ import annotations
+
+import threading
+
+import libvirt
+
+# Keepalive: a daemon that has not answered for this long is gone, and calls that wait for it end.
+_KEEPALIVE_SECONDS = 5
+_KEEPALIVE_COUNT = 4
+
+
+def prepare() -> None:
+    """Run libvirt's event loop, which keepalive needs, in a thread. Call once, before anything is opened."""
+    libvirt.virEventRegisterDefaultImpl()
+    # Errors are raised to the caller; libvirt would also print them.
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+
+    def loop() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
+
+
+class Connection:
+    """Opened when it is needed, and kept until another host is asked or it dies.
+
+    A worker makes one call at a time, so no connection is ever closed with a call under way.
+    """
+
+    def __init__(self) -> None:
+        self._uri = ""
+        self._open: libvirt.virConnect | None = None
+
+    def to(self, uri: str) -> libvirt.virConnect:
+        """An open connection to the daemon at ``uri``. libvirtError when it does not answer."""
+        if self._open is not None and self._uri == uri and self._open.isAlive():
+            return self._open
+        self.close()
+        opened = libvirt.open(uri)
+        self._uri, self._open = uri, opened
+        try:
+            opened.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # a driver without a daemon
+                self.close()
+                raise
+        return opened
+
+    def close(self) -> None:
+        """Close it; one that is dead already is no error."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            try:
+                opened.close()
+            except libvirt.libvirtError:
+                return
+
+
+def message(error: libvirt.libvirtError) -> str:
+    """libvirt's message in one line."""
+    return " ".join((error.get_error_message() or str(error)).split())

@@ -1,0 +1,131 @@
+"""The doctor's questions to a host: can domains be migrated from and to it? Changes nothing.
+
+Whether one host reaches another is asked of the source's own daemon: a peer-to-peer migration whose description of the domain is no
+domain at all. The source's daemon first connects to the destination and then reads that description, which it can only refuse
+(libvirt, qemuMigrationSrcPerformPeer2Peer); no destination ever hears of a domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from virtpoise_balancer.execute.facts import HostFacts, Needs
+from virtpoise_balancer.execute.worker.connection import message
+
+_NO_DOMAIN = "<virtpoise-doctor/>"
+# What the source says of that description, once it has reached the destination.
+_REFUSALS = (libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL, libvirt.VIR_ERR_XML_INVALID_SCHEMA)
+# What it says when it does not reach it; anything else (a job on the domain, a disk that is unsafe to migrate) is about the domain.
+_NO_CONNECTION = (
+    libvirt.VIR_ERR_OPERATION_FAILED,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_RPC,
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+    libvirt.VIR_ERR_GNUTLS_ERROR,
+)
+_MOST_ASKED = 5
+
+
+def facts(connection: libvirt.virConnect) -> HostFacts:
+    """The facts about the host, and what its running domains need."""
+    cpu = ET.fromstring(connection.getCapabilities()).find("./host/cpu")  # noqa: S314 - from the host's own libvirt
+    running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+    return HostFacts(
+        libvirt_version=connection.getLibVersion(),
+        hypervisor_version=connection.getVersion(),
+        cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
+        devices=_devices(connection),
+        networks=_listed(
+            lambda: [one.name() for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
+        ),
+        pools=_listed(
+            lambda: [
+                one.name() for one in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+            ]
+        ),
+        secrets=_listed(
+            lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), one.usageID())]
+        ),
+        domains=tuple(_needs(domain.XMLDesc()) for domain in running),
+    )
+
+
+def reaches(connection: libvirt.virConnect, name: str, destination: str) -> tuple[bool, str | None]:
+    """Whether the daemon of the host ``name`` itself reaches the destination's address.
+
+    Whether it could be asked, and why not; or what it says when it does not reach the destination, None when it does.
+    """
+    running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+    why = "" if running else f"no domain runs on {name}, so its daemon cannot be asked"
+    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
+    for domain in running[:_MOST_ASKED]:
+        try:
+            domain.migrateToURI3(destination, {libvirt.VIR_MIGRATE_PARAM_DEST_XML: _NO_DOMAIN}, flags)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in _REFUSALS:
+                return True, None
+            if error.get_error_code() in _NO_CONNECTION:
+                return True, message(error)
+            why = f"{domain.name()}: {message(error)}"
+        else:
+            return True, "the description of no domain was accepted"  # no libvirt does this
+    return False, why
+
+
+def runs_cpu(connection: libvirt.virConnect, cpu: str) -> bool | None:
+    """Whether this host's CPU can do all that the given one can; None where libvirt cannot compare them."""
+    verdict = connection.compareCPU(cpu)
+    return None if verdict == libvirt.VIR_CPU_COMPARE_ERROR else verdict != libvirt.VIR_CPU_COMPARE_INCOMPATIBLE
+
+
+def unseen(connection: libvirt.virConnect, paths: Sequence[str]) -> list[str]:
+    """Those of the paths that are in none of this host's storage pools."""
+    missing = []
+    for path in paths:
+        try:
+            connection.storageVolLookupByPath(path)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                raise
+            missing.append(path)
+    return missing
+
+
+def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
+    try:
+        found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
+        names = [ET.fromstring(device.XMLDesc()).findtext("./capability/interface") for device in found]  # noqa: S314
+    except libvirt.libvirtError:
+        return None  # this libvirt has no driver for it
+    return frozenset(name for name in names if name)
+
+
+def _listed(names: Callable[[], Iterable[str]]) -> frozenset[str]:
+    """The names that libvirt lists; none where it has no driver for them, so that no domain there can use one."""
+    try:
+        return frozenset(name for name in names() if name)
+    except libvirt.libvirtError:
+        return frozenset()
+
+
+def _needs(description: str) -> Needs:
+    root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
+    disk_sources = root.findall("./devices/disk/source")
+    # Told of the disk or of its source, and since the first is the older way libvirt may tell both.
+    secrets = [*root.findall("./devices/disk/auth/secret"), *root.findall("./devices/disk/source/auth/secret")]
+    sources = root.findall("./devices/interface/source")
+    return Needs(
+        name=root.findtext("name") or "?",
+        disks=tuple(path for source in disk_sources if (path := source.get("file") or source.get("dev")) is not None),
+        pools=tuple(sorted({pool for source in disk_sources if (pool := source.get("pool"))})),
+        secrets=tuple(sorted({name for secret in secrets if (name := secret.get("uuid") or secret.get("usage"))})),
+        networks=tuple(sorted({name for source in sources if (name := source.get("network"))})),
+        bridges=tuple(
+            sorted({name for source in sources if not source.get("network") and (name := source.get("bridge"))})
+        ),
+    )

@@ -1,0 +1,53 @@
+"""Documents in the store: plans and what they were made from, as compressed JSON. Refuses what is not one, naming the field."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.formats import first_problem, read_plan, write_plan
+from virtpoise_balancer.knowledge.records import Inputs
+from virtpoise_balancer.model import InconsistentSnapshot, Plan, check_consistent
+
+_INPUTS = TypeAdapter(Inputs)
+# A document that unpacks to more than this is not one of ours.
+_MOST_BYTES = 1 << 30
+
+
+def pack_plan(plan: Plan) -> bytes:
+    return zlib.compress(write_plan(plan).encode())
+
+
+def unpack_plan(packed: Any, source: str) -> Plan:
+    """``source`` names the document in a BadInput."""
+    return read_plan(_unpack(packed, source), source)
+
+
+def pack_inputs(inputs: Inputs) -> bytes:
+    return zlib.compress(_INPUTS.dump_json(inputs))
+
+
+def unpack_inputs(packed: Any, source: str) -> Inputs:
+    """``source`` names the document in a BadInput."""
+    try:
+        inputs = _INPUTS.validate_json(_unpack(packed, source))
+        check_consistent(inputs.snapshot)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {first_problem(error)}") from None
+    except InconsistentSnapshot as error:
+        raise BadInput(f"{source}: {error}") from None
+    return inputs
+
+
+def _unpack(packed: Any, source: str) -> bytes:
+    unpacking = zlib.decompressobj()
+    try:
+        unpacked = unpacking.decompress(packed, _MOST_BYTES)
+    except (TypeError, zlib.error) as error:
+        raise BadInput(f"{source}: cannot be read: {error}") from None
+    if not unpacking.eof:
+        raise BadInput(f"{source}: cannot be read: cut off, or too large")
+    return unpacked

@@ -1,0 +1,107 @@
+"""What the journal teaches the planner: who moved lately, how fast domains write to memory, how far predictions were off."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, literal, select, union_all
+
+from virtpoise_balancer.analyse.learned import Learned, Moved
+from virtpoise_balancer.knowledge.schema import migrations, predictions
+from virtpoise_balancer.model import Link, Residual, Result, Role
+
+# For each role and regime. More would not make an interval better, but each cycle slower.
+_RESIDUALS_KEPT = 200
+# The newest migrations to look at, and the most of them that count for one link.
+_MIGRATIONS_WEIGHED = 2000
+_MIGRATIONS_OF_A_LINK = 20
+
+
+def read(connection: Connection, moved_since: float, migrating: dict[str, str]) -> Learned:
+    """``moved_since``: only migrations that ended after it count as moves of a domain. ``migrating``: as in ``Learned``."""
+    return Learned(
+        moved=_moved(connection, moved_since),
+        migrating=migrating,
+        dirtying=_dirtying(connection),
+        residuals=_residuals(connection),
+        links=_links(connection),
+    )
+
+
+def _moved(connection: Connection, since: float) -> dict[str, Moved]:
+    rows = connection.execute(
+        select(migrations.c.uuid, func.count().label("times"), func.max(migrations.c.ended).label("last"))
+        .where(migrations.c.result == Result.DONE.value, migrations.c.ended > since)
+        .group_by(migrations.c.uuid)
+    )
+    return {row.uuid: Moved(times=row.times, last=row.last) for row in rows}
+
+
+def _dirtying(connection: Connection) -> dict[str, float]:
+    """By uuid, the rate of the newest migration that was watched for long enough, whether it was done or not."""
+    rows = connection.execute(
+        select(migrations.c.uuid, migrations.c.dirty_bytes_per_second)
+        .where(migrations.c.dirty_bytes_per_second.is_not(None))
+        .order_by(migrations.c.id.desc())
+        .limit(_MIGRATIONS_WEIGHED)
+    ).all()
+    return {row.uuid: row.dirty_bytes_per_second for row in reversed(rows)}
+
+
+def _residuals(connection: Connection) -> tuple[Residual, ...]:
+    """The newest of each role and regime, so that a common regime does not push a rare one out."""
+    kinds = [
+        select(
+            literal(role.value).label("role"),
+            literal(saturated).label("saturated"),
+            predictions.c.error,
+            predictions.c.bias,
+            predictions.c.spread,
+        )
+        .where(
+            predictions.c.role == role.value,
+            predictions.c.saturated.is_(saturated),
+            predictions.c.verdict == "measured",
+            predictions.c.spread > 0,
+        )
+        .order_by(predictions.c.id.desc())
+        .limit(_RESIDUALS_KEPT)
+        .subquery()
+        for role in Role
+        for saturated in (False, True)
+    ]
+    rows = connection.execute(union_all(*(select(kind) for kind in kinds)))
+    return tuple(
+        Residual(
+            role=Role(row.role),
+            saturated=bool(row.saturated),
+            error_ratio=row.error + row.bias,
+            spread_ratio=row.spread,
+        )
+        for row in rows
+    )
+
+
+def _links(connection: Connection) -> tuple[Link, ...]:
+    """The speed of the newest migrations between each two hosts, taken together."""
+    rows = connection.execute(
+        select(migrations.c.source, migrations.c.destination, migrations.c.transferred_bytes, migrations.c.seconds)
+        .where(
+            migrations.c.result == Result.DONE.value,
+            migrations.c.transferred_bytes > 0,
+            migrations.c.seconds > 0,
+        )
+        .order_by(migrations.c.id.desc())
+        .limit(_MIGRATIONS_WEIGHED)
+    )
+    totals: dict[tuple[str, str], tuple[int, int, float]] = {}
+    for row in rows:
+        count, transferred, seconds = totals.get((row.source, row.destination), (0, 0, 0.0))
+        if count < _MIGRATIONS_OF_A_LINK:
+            totals[row.source, row.destination] = (
+                count + 1,
+                transferred + row.transferred_bytes,
+                seconds + row.seconds,
+            )
+    return tuple(
+        Link(source=source, destination=destination, bytes_per_second=transferred / seconds)
+        for (source, destination), (_, transferred, seconds) in sorted(totals.items())
+    )

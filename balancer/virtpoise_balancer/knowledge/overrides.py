@@ -1,0 +1,39 @@
+"""What people set over the configuration, and the journal of all orders."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Literal
+
+from sqlalchemy import Connection, delete, insert, select
+
+from virtpoise_balancer.knowledge import schema
+from virtpoise_balancer.knowledge.database import fields_of
+from virtpoise_balancer.knowledge.records import Action, Overrides, Setting
+
+
+def read(connection: Connection) -> Overrides:
+    rows = connection.execute(select(schema.overrides)).all()
+    settings = {row.name: Setting(**fields_of(row, Setting)) for row in rows}
+    return Overrides(paused=settings.get("paused"), mode=settings.get("mode"))
+
+
+def write(connection: Connection, name: Literal["paused", "mode"], setting: Setting | None) -> None:
+    """Set it, or take it back with None."""
+    connection.execute(delete(schema.overrides).where(schema.overrides.c.name == name))
+    if setting is not None:
+        connection.execute(insert(schema.overrides).values(asdict(setting) | {"name": name}))
+
+
+def record_action(connection: Connection, action: Action) -> None:
+    connection.execute(insert(schema.actions).values(asdict(action)))
+
+
+def actions(connection: Connection, limit: int) -> tuple[Action, ...]:
+    """The newest orders, newest first."""
+    rows = connection.execute(select(schema.actions).order_by(schema.actions.c.id.desc()).limit(limit))
+    return tuple(Action(**fields_of(row, Action)) for row in rows)
+
+
+def forget(connection: Connection, before: float) -> None:
+    connection.execute(delete(schema.actions).where(schema.actions.c.at < before))

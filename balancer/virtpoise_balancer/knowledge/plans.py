@@ -1,0 +1,141 @@
+"""Stored plans, each with the snapshot and the policy it was made from, so that any of them can be made again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from virtpoise_balancer import __version__
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.knowledge.database import fields_of
+from virtpoise_balancer.knowledge.documents import pack_inputs, pack_plan, unpack_inputs, unpack_plan
+from virtpoise_balancer.knowledge.records import EndedPlan, Inputs, NewestPlan, NewPlan, PlanRecord
+from virtpoise_balancer.knowledge.schema import migrations, plans
+from virtpoise_balancer.model import Plan, Result
+
+_SHORT = (
+    plans.c.id,
+    plans.c.made,
+    plans.c.strategy,
+    plans.c.acted,
+    plans.c.solved,
+    plans.c.moves,
+    plans.c.summary,
+    plans.c.inputs.is_not(None).label("replayable"),
+)
+
+
+def record(connection: Connection, new: NewPlan, now: float) -> int:
+    """Write a plan down; its id."""
+    made = new.plan
+    packed = pack_plan(made)
+    inputs = pack_inputs(Inputs(snapshot=new.snapshot, policy=new.policy, wanted=new.wanted, version=__version__))
+    written = insert(plans).values(
+        made=now,
+        strategy=made.strategy,
+        solved=made.solved,
+        summary=made.summary,
+        moves=len(made.moves),
+        gist=new.gist,
+        document=packed,
+        inputs=inputs,
+        bytes=len(packed) + len(inputs),
+        acted=new.acted,
+        settled=not new.acted,
+    )
+    return int(connection.execute(written.returning(plans.c.id)).scalar_one())
+
+
+def newest(connection: Connection) -> NewestPlan | None:
+    row = connection.execute(select(plans.c.gist, plans.c.acted).order_by(plans.c.id.desc()).limit(1)).first()
+    return None if row is None else NewestPlan(**fields_of(row, NewestPlan))
+
+
+def ended(connection: Connection, broken: list[str]) -> tuple[EndedPlan, ...]:
+    """The plans that were acted on, whose moves have all ended, and that are not settled yet; oldest first."""
+    rows = connection.execute(
+        select(plans.c.id, plans.c.made, migrations.c.id.label("migration_id"), migrations.c.result, migrations.c.ended)
+        .outerjoin(migrations, migrations.c.plan_id == plans.c.id)
+        .where(plans.c.settled.is_(False))
+        .order_by(plans.c.id, migrations.c.position)
+    ).all()
+    found = []
+    for plan_id in dict.fromkeys(row.id for row in rows):
+        of_plan = [row for row in rows if row.id == plan_id]
+        moves = [row for row in of_plan if row.migration_id is not None]
+        if any(move.result is None for move in moves):
+            continue
+        plan = document(connection, plan_id, broken)
+        if plan is None:
+            continue
+        if len(plan.moves) != len(moves) or any(move.result not in list(Result) for move in moves):
+            broken.append(f"{_named(plan_id)}: its moves and the journal do not fit together")
+            continue
+        found.append(
+            EndedPlan(
+                id=plan_id,
+                plan=plan,
+                results=tuple(Result(move.result) for move in moves),
+                ended=max((move.ended for move in moves), default=of_plan[0].made),
+            )
+        )
+    return tuple(found)
+
+
+def settle(connection: Connection, plan_ids: tuple[int, ...]) -> None:
+    """The back-offs account for how these plans ended."""
+    if plan_ids:
+        connection.execute(update(plans).where(plans.c.id.in_(plan_ids)).values(settled=True))
+
+
+def listed(connection: Connection, limit: int) -> tuple[PlanRecord, ...]:
+    """The newest first."""
+    rows = connection.execute(select(*_SHORT).order_by(plans.c.id.desc()).limit(limit))
+    return tuple(_short(row) for row in rows)
+
+
+def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:
+    """None when there is no such plan, BadInput when it cannot be read."""
+    row = connection.execute(select(*_SHORT, plans.c.document).where(plans.c.id == plan_id)).first()
+    return None if row is None else (_short(row), unpack_plan(row.document, _named(plan_id)))
+
+
+def inputs(connection: Connection, plan_id: int) -> Inputs | None:
+    """None when they are not kept, BadInput when they cannot be read."""
+    packed = connection.execute(select(plans.c.inputs).where(plans.c.id == plan_id)).scalar()
+    return None if packed is None else unpack_inputs(packed, _named(plan_id))
+
+
+def document(connection: Connection, plan_id: int, broken: list[str]) -> Plan | None:
+    """The plan, or None with a line in ``broken`` when it cannot be read."""
+    packed = connection.execute(select(plans.c.document).where(plans.c.id == plan_id)).scalar()
+    try:
+        return unpack_plan(packed, _named(plan_id))
+    except BadInput as error:
+        broken.append(str(error))
+        return None
+
+
+def forget(connection: Connection, before: float, keep_bytes: int) -> None:
+    """Drop plans made before ``before``, and the oldest of the others until ``keep_bytes`` suffice.
+
+    A plan that was acted on loses only its inputs to ``keep_bytes``, since its migrations belong to the history.
+    """
+    connection.execute(delete(plans).where(plans.c.made < before, plans.c.settled))
+    running = select(plans.c.id, func.sum(plans.c.bytes).over(order_by=plans.c.id.desc()).label("total")).subquery()
+    beyond = select(running.c.id).where(running.c.total > keep_bytes)
+    connection.execute(delete(plans).where(plans.c.id.in_(beyond), plans.c.acted.is_(False)))
+    connection.execute(
+        update(plans)
+        .where(plans.c.id.in_(beyond), plans.c.inputs.is_not(None))
+        .values(inputs=None, bytes=func.length(plans.c.document))
+    )
+
+
+def _short(row: Row[Any]) -> PlanRecord:
+    return PlanRecord(**fields_of(row, PlanRecord) | {"replayable": bool(row.replayable)})
+
+
+def _named(plan_id: int) -> str:
+    return f"state.url: plan {plan_id}"

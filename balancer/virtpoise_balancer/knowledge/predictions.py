@@ -1,0 +1,129 @@
+"""Predictions of journalled moves, and their verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.knowledge.database import fields_of
+from virtpoise_balancer.knowledge.records import PredictionRecord
+from virtpoise_balancer.knowledge.schema import migrations, predictions
+from virtpoise_balancer.model import Move, PredictedLoads, Prediction, Result, Role
+
+
+def journal(connection: Connection, migration_id: int, move: Move, now: float) -> None:
+    """Write down what is predicted for both hosts of a move."""
+    rows = []
+    for role in Role:
+        predicted: Prediction = getattr(move.predicted, role.value)
+        rows.append(
+            {
+                "migration_id": migration_id,
+                "host": getattr(move, role.value),
+                "role": role.value,
+                "resource": "cpu",
+                "made": now,
+                "predicted": predicted.cpu_ratio,
+                "lower": predicted.cpu_ratio_lower,
+                "upper": predicted.cpu_ratio_upper,
+                "spread": predicted.cpu_spread_ratio,
+                "bias": predicted.cpu_bias_ratio,
+                "saturated": predicted.saturated,
+            }
+        )
+    connection.execute(insert(predictions), rows)
+
+
+def due(connection: Connection) -> tuple[DuePrediction, ...]:
+    """Predictions without a verdict whose migration is done."""
+    other = migrations.alias("other")
+    disturbed = (
+        select(func.min(other.c.began))
+        .where(
+            other.c.id != predictions.c.migration_id,
+            # begun later, or begun earlier and still under way when this one had ended
+            (other.c.began > migrations.c.began)
+            | (other.c.ended > migrations.c.ended)
+            | (other.c.began.is_not(None) & other.c.result.is_(None)),
+            (other.c.source == predictions.c.host) | (other.c.destination == predictions.c.host),
+        )
+        .correlate(predictions, migrations)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
+        select(
+            predictions.c.id,
+            predictions.c.host,
+            predictions.c.role,
+            predictions.c.predicted,
+            predictions.c.lower,
+            predictions.c.upper,
+            migrations.c.ended.label("migrated"),
+            disturbed.label("disturbed_from"),
+            migrations.c.source,
+            migrations.c.destination,
+        )
+        .join(migrations, predictions.c.migration_id == migrations.c.id)
+        .where(predictions.c.verdict.is_(None), migrations.c.result == Result.DONE.value)
+        .order_by(predictions.c.id)
+    )
+    return tuple(DuePrediction(**fields_of(row, DuePrediction) | {"role": Role(row.role)}) for row in rows)
+
+
+def record_verdicts(connection: Connection, verdicts: Mapping[int, Measured]) -> None:
+    """``verdicts``: by the prediction's id."""
+    for prediction_id, measured in verdicts.items():
+        start, end = measured.window or (None, None)
+        connection.execute(
+            update(predictions)
+            .where(predictions.c.id == prediction_id)
+            .values(
+                verdict=measured.verdict,
+                window_start=start,
+                window_end=end,
+                measured=measured.ratio,
+                error=measured.error,
+            )
+        )
+
+
+def drop(connection: Connection, migration_id: int) -> None:
+    """The migration was not done, so its predictions will not be measured."""
+    connection.execute(
+        update(predictions).where(predictions.c.migration_id == migration_id).values(verdict="not_moved")
+    )
+
+
+def loads(connection: Connection, migration_ids: Sequence[int]) -> dict[int, PredictedLoads]:
+    """By migration, the CPU loads that were predicted for its two hosts."""
+    found: dict[tuple[int, str], Prediction] = {}
+    for row in connection.execute(select(predictions).where(predictions.c.migration_id.in_(migration_ids))):
+        found[row.migration_id, row.role] = Prediction(
+            cpu_ratio=row.predicted,
+            cpu_ratio_lower=row.lower,
+            cpu_ratio_upper=row.upper,
+            cpu_spread_ratio=row.spread,
+            cpu_bias_ratio=row.bias,
+            saturated=row.saturated,
+        )
+    missing = Prediction.exact(0.0)
+    return {
+        one: PredictedLoads(
+            source=found.get((one, Role.SOURCE.value), missing),
+            destination=found.get((one, Role.DESTINATION.value), missing),
+        )
+        for one in migration_ids
+    }
+
+
+def open_ones(connection: Connection) -> tuple[PredictionRecord, ...]:
+    """The predictions that wait for their verdict; a host's newest last."""
+    rows = connection.execute(select(predictions).where(predictions.c.verdict.is_(None)).order_by(predictions.c.id))
+    return tuple(as_record(row) for row in rows)
+
+
+def as_record(row: Row[Any]) -> PredictionRecord:
+    return PredictionRecord(**fields_of(row, PredictionRecord) | {"role": Role(row.role)})

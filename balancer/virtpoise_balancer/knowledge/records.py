@@ -1,0 +1,248 @@
+"""The values that go into the store and come out of it. Times are Unix seconds. No database here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from virtpoise_balancer.analyse.backoff import Backoff, Backoffs
+from virtpoise_balancer.analyse.drains import DrainOrders
+from virtpoise_balancer.analyse.learned import Learned
+from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.model import Mode, Move, Plan, Policy, Result, Role, Snapshot
+from virtpoise_balancer.plan.subset import Choice
+
+# Moves with their ids in the journal.
+Entries = tuple[tuple[int, Move], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A value that ``who`` set ``at`` a time when the configuration said ``instead_of``."""
+
+    value: str
+    instead_of: str
+    at: float
+    who: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What a person has set over the configuration; None where no one has. While ``paused`` no migration begins."""
+
+    paused: Setting | None = None
+    mode: Setting | None = None
+
+    def mode_over(self, configured: Mode) -> Mode:
+        """The effective mode: the newer of what a person set and what the configuration says."""
+        if self.mode is None or self.mode.instead_of != configured:
+            return configured
+        return "automatic" if self.mode.value == "automatic" else "recommend"
+
+    def acts(self, configured: Mode) -> bool:
+        """Whether moves are made, not only recommended."""
+        return self.paused is None and self.mode_over(configured) == "automatic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingOrders:
+    """What people have ordered and not taken back. ``drains``: the newest order for each host."""
+
+    overrides: Overrides = Overrides()
+    drains: DrainOrders = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """An order, followed or refused. ``origin``: "command", or the address it came from. ``answer``: the reply to it."""
+
+    at: float
+    who: str
+    origin: str
+    action: str
+    target: str = ""
+    accepted: bool
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionRecord:
+    """A prediction and, once it has a ``verdict`` (measured, disturbed, no_data, not_moved), how it came out."""
+
+    host: str
+    role: Role
+    resource: str
+    made: float
+    predicted: float
+    lower: float
+    upper: float
+    measured: float | None
+    error: float | None
+    verdict: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationRecord:
+    """A migration as the history shows it. ``began`` and ``result`` are None until it has begun and ended."""
+
+    id: int
+    plan_id: int
+    domain: str
+    uuid: str
+    source: str
+    destination: str
+    began: float | None
+    ended: float | None
+    result: str | None
+    why: str
+    seconds: float | None
+    downtime_seconds: float | None
+    transferred_bytes: int | None
+    dirty_bytes_per_second: float | None
+    predictions: tuple[PredictionRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleRecord:
+    """Cycles in a row that came to the same. ``sentence``: of the newest of them; only its figures may differ from the first."""
+
+    first: float
+    last: float
+    cycles: int
+    result: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRecord:
+    """A stored plan in short. ``acted``: its moves were made, not only recommended. ``replayable``: what it was made from is kept."""
+
+    id: int
+    made: float
+    strategy: str
+    acted: bool
+    solved: bool
+    moves: int
+    summary: str
+    replayable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a plan was made from. ``wanted``: the moves that a person chose from the plan, or None for the whole plan.
+
+    ``version``: the version of virtpoise that made the plan.
+    """
+
+    snapshot: Snapshot
+    policy: Policy
+    wanted: frozenset[Choice] | None = None
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastPlan:
+    """A stored plan with how each of its moves went."""
+
+    record: PlanRecord
+    plan: Plan
+    migrations: tuple[MigrationRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestPlan:
+    """The plan that was stored last. ``gist``: as ``NewPlan`` has it."""
+
+    gist: str
+    acted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestCycle:
+    """The row of ``CycleRecord`` that the next cycle may extend."""
+
+    id: int
+    result: str
+    gist: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedPlan:
+    """A plan that was acted on and whose moves have all ended. ``results``: of its moves, in order. ``ended``: when the last did."""
+
+    id: int
+    plan: Plan
+    results: tuple[Result, ...]
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostDomain:
+    """A domain that a migration left running on neither host when it ended."""
+
+    migration_id: int
+    uuid: str
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """All that a cycle reads, as it was at one moment. ``ended_plans``: those not settled yet, oldest first.
+
+    ``broken``: one line for each row that could not be read and was left out.
+    """
+
+    orders: StandingOrders = StandingOrders()
+    backoffs: Backoffs = field(default_factory=dict)
+    learned: Learned = field(default_factory=Learned)
+    ended_plans: tuple[EndedPlan, ...] = ()
+    due: tuple[DuePrediction, ...] = ()
+    lost: tuple[LostDomain, ...] = ()
+    newest_plan: NewestPlan | None = None
+    newest_cycle: NewestCycle | None = None
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPlan:
+    """A plan to be stored with what it was made from. Plans with the same ``gist`` want the same moves for the same problems."""
+
+    plan: Plan
+    gist: str
+    acted: bool
+    snapshot: Snapshot
+    policy: Policy
+    wanted: frozenset[Choice] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCycle:
+    """What a cycle did. ``extends``: the id of the row that it extends, or None for a row of its own."""
+
+    at: float
+    result: str
+    sentence: str
+    gist: str
+    extends: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """All that a cycle writes. ``settled``: ids of plans. ``backoffs``: only those that changed. ``found``: ids of the
+    migrations whose lost domains run again. ``verdicts``: by the prediction's id.
+    """
+
+    settled: tuple[int, ...] = ()
+    backoffs: tuple[Backoff, ...] = ()
+    verdicts: Mapping[int, Measured] = field(default_factory=dict)
+    found: tuple[int, ...] = ()
+    plan: NewPlan | None = None
+    cycle: NewCycle | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """``entries``: the new plan's moves with their ids, if it is acted on. ``open_predictions``: those without a verdict."""
+
+    entries: Entries = ()
+    open_predictions: tuple[PredictionRecord, ...] = ()

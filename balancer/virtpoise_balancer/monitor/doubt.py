@@ -1,0 +1,168 @@
+"""Why a host's figures cannot be believed: no fact follows from what is missing, contradicts itself or cannot be (law 3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from virtpoise_balancer.hosts import of_instance
+from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
+from virtpoise_balancer.monitor.client import Series
+
+# What lists the domains, and what counts them: a configuration that replaces the first must replace the second to have them compared.
+LISTING = frozenset({"domain_running", "domain_paused"})
+COUNTING = frozenset({"host_domains_active", "host_domains_inactive"})
+# One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
+_CPU_SPEEDS = (0.01, 100.0)
+# A terabyte a second. An uplink that does not know its speed reports -1, or that as an unsigned number (65,535 or 4,294,967,295 Mbit/s).
+_MOST_UPLINK_BYTES = 1e12
+_SPEEDS_OF_NONE = (65_535 * 125_000, 4_294_967_295 * 125_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """One host's plain figures, as Prometheus gave them; None: it gave none."""
+
+    cpus: float | None
+    cpu_speed: float | None
+    memory_bytes: float | None
+    available_bytes: float | None
+    uplink_bytes_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lists:
+    """What libvirt says about one host's domains.
+
+    ``up``: whether libvirt answers the exporter. ``counted`` and ``listed``: active and inactive domains. None: no figure.
+    """
+
+    up: float | None
+    counted: tuple[float | None, float | None]
+    listed: tuple[int, int]
+
+
+NOTHING_LISTED = Lists(up=None, counted=(None, None), listed=(0, 0))
+
+
+def of_targets(targets: AbstractSet[tuple[str, str]]) -> Unknown | None:
+    """Doubt about a host whose figures come from these targets, each an instance and a job."""
+    if len(targets) < 2:
+        return None
+    instances = {instance for instance, _ in targets}
+    names = sorted(instances if len(instances) == len(targets) else {f"{i} of job {job}" for i, job in targets})
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return Unknown(
+        kind=UnknownKind.TARGETS,
+        text=f"{len(names)} targets of Prometheus claim to be it: {', '.join(names[:3])}{more}",
+    )
+
+
+def of_age(age_seconds: float, stale_seconds: float) -> Unknown | None:
+    """Doubt about a host whose newest sample is so old."""
+    return None if age_seconds <= stale_seconds else NO_FIGURES
+
+
+def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
+    """Doubt about a host's list of domains. ``replaced``: the queries that are the configuration's own.
+
+    Other exporters may have no metric for libvirt's answer, so it is required only where it was asked for: with virtpoise's own list,
+    or by a query of the configuration.
+    """
+    own_list = not replaced & LISTING
+    if lists.up is None and (own_list or "host_libvirt_up" in replaced):
+        return Unknown(kind=UnknownKind.LIBVIRT, text="its exporter does not say whether its libvirt answers")
+    if lists.up is not None and lists.up != 1:
+        return Unknown(kind=UnknownKind.LIBVIRT, text="its libvirt does not answer its exporter")
+    if not own_list and not replaced & COUNTING:
+        return None
+    for what, counted, listed in zip(("active", "inactive"), lists.counted, lists.listed, strict=True):
+        if counted is not None and counted != listed:
+            return Unknown(
+                kind=UnknownKind.DOMAINS,
+                text=f"its list of domains does not stand: {counted:g} {what}, {listed} listed",
+            )
+    return None
+
+
+def of_figures(figures: Figures) -> Unknown | None:
+    """Doubt about a host with such figures: one that is missing, or that no host has."""
+    for what, value, least, most in (
+        ("number of CPUs", figures.cpus, 1.0, float(MOST_CPUS)),
+        ("memory in bytes", figures.memory_bytes, 1.0, float(MOST_BYTES)),
+        ("available memory in bytes", figures.available_bytes, 0.0, figures.memory_bytes or 0.0),
+    ):
+        if value is None:
+            return Unknown(kind=UnknownKind.STALE, text=f"Prometheus has no fresh figure of its {what}")
+        if not least <= value <= most:
+            return _absurd(what, value)
+    speed, uplink = figures.cpu_speed, figures.uplink_bytes_per_second
+    if speed is not None and not _CPU_SPEEDS[0] <= speed <= _CPU_SPEEDS[1]:
+        return _absurd("CPU speed", speed)
+    if uplink is not None and (not 0 <= uplink <= _MOST_UPLINK_BYTES or uplink in _SPEEDS_OF_NONE):
+        return _absurd("uplink's speed in bytes per second", uplink)
+    return None
+
+
+def _absurd(what: str, value: float) -> Unknown:
+    return Unknown(kind=UnknownKind.FIGURES, text=f"its {what} cannot be right: {value:g}")
+
+
+def targets_by_host(
+    answers: Mapping[str, Sequence[tuple[str, Series]]], at: float, stale_seconds: float
+) -> dict[str, AbstractSet[tuple[str, str]]]:
+    """By host, the targets that report it now: of the query that knows most of them. ``answers``: by query, (host, series).
+
+    Exporters of different kinds may share a host (one for its figures, one for its domains), so only what answers one and the same
+    query is held against each other. A target that went away without a word is told by the age of its samples.
+    """
+    fresh: dict[str, set[tuple[str, str]]] = {}
+    gone: set[tuple[str, str]] = set()
+    for host, series in answers["host_sample_time"]:
+        if at - series.value <= stale_seconds:
+            fresh.setdefault(host, set()).add(_target(series))
+        else:
+            gone.add(_target(series))
+    found: dict[str, AbstractSet[tuple[str, str]]] = dict(fresh)
+    for query in ("host_libvirt_up", "domain_running"):
+        now: dict[str, set[tuple[str, str]]] = {}
+        for host, series in answers[query]:
+            if _target(series) not in gone:
+                now.setdefault(host, set()).add(_target(series))
+        for host, targets in now.items():
+            if len(targets) > len(found.get(host, ())):
+                found[host] = targets
+    return found
+
+
+def _target(series: Series) -> tuple[str, str]:
+    return series.labels.get("instance", ""), series.labels.get("job", "")
+
+
+def lists_by_host(answers: Mapping[str, Sequence[Series]]) -> dict[str, Lists]:
+    """By host, what libvirt counts and what is listed."""
+    up, active, inactive = (
+        {_host(series): series.value for series in answers[name]}
+        for name in ("host_libvirt_up", "host_domains_active", "host_domains_inactive")
+    )
+    listed = {(_host(series), series.labels.get("uuid", "")): series.value == 1 for series in answers["domain_running"]}
+    listed |= {
+        key: True
+        for series in answers["domain_paused"]
+        if (key := (_host(series), series.labels.get("uuid", ""))) in listed
+    }
+    numbers = Counter((host, is_active) for (host, _), is_active in listed.items())
+    return {
+        host: Lists(
+            up=up.get(host),
+            counted=(active.get(host), inactive.get(host)),
+            listed=(numbers[host, True], numbers[host, False]),
+        )
+        for host in up.keys() | active.keys() | inactive.keys() | {host for host, _ in listed}
+    }
+
+
+def _host(series: Series) -> str:
+    return of_instance(series.labels.get("instance", ""))

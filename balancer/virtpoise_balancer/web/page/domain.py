@@ -1,0 +1,57 @@
+"""The page /domains/UUID: a domain's use, why it is (not) migrated, possible destinations, and its migrations."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from virtpoise_balancer.errors import NotKnown, Refused
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.model import Domain, Host
+from virtpoise_balancer.web.detail import domain_detail, seen
+from virtpoise_balancer.web.page.parts import Figure, host_link, migration_card, plural
+from virtpoise_balancer.web.page.writer import Writer
+
+_MOST_MIGRATIONS = 20
+
+
+def domain_page(writer: Writer, request: Request) -> Response:
+    state = writer.state
+    try:
+        detail = domain_detail(writer.context, request.path_params["name"])
+    except (NotKnown, Refused) as error:
+        return writer.error(request, str(error), 404)
+    domain = detail.domain
+    return writer.page(
+        request,
+        "domain.html",
+        domain=domain,
+        host=host_link(domain.host),
+        explanation=detail.explanation,
+        figures=_figures(domain, seen(state).host(domain.host)),
+        migrations=[migration_card(record, state.policy) for record in detail.migrations[:_MOST_MIGRATIONS]],
+    )
+
+
+def _figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
+    share = wording.percent(domain.cpu_cores / host.cpus) if host else "-"
+    return (
+        Figure(
+            label="CPU",
+            value=f"{domain.cpu_cores:.2f} cores",
+            note=f"{share} of {domain.host}, {plural(domain.vcpus, 'vCPU')}",
+        ),
+        Figure(label="Steal", value=f"{domain.cpu_delay_cores:.2f} cores", note="ready to run, but waiting for a CPU"),
+        Figure(label="Memory", value=wording.size(domain.memory_bytes), note=_resident(domain)),
+        Figure(
+            label="Network",
+            value=f"{wording.size(domain.rx_bytes_per_second)}/s",
+            note=f"received, {wording.size(domain.tx_bytes_per_second)}/s sent",
+        ),
+    )
+
+
+def _resident(domain: Domain) -> str:
+    if domain.memory_resident_bytes is None:
+        return "assigned"
+    return f"assigned, {wording.size(domain.memory_resident_bytes)} resident"

@@ -1,0 +1,26 @@
+"""The page /history: the migrations with their predictions and measurements, and the orders."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.web.context import MOST_RECORDS
+from virtpoise_balancer.web.operations import limit
+from virtpoise_balancer.web.page.parts import migration_card
+from virtpoise_balancer.web.page.writer import Writer
+
+_AT_FIRST = 50
+_MORE = 4  # times as many at each "Show more"
+
+
+def history_page(writer: Writer, request: Request) -> Response:
+    try:
+        most = limit(request, _AT_FIRST)
+    except BadInput as error:
+        return writer.error(request, str(error), 400)
+    policy, store = writer.state.policy, writer.context.store
+    migrations = [migration_card(record, policy) for record in store.history(most)]
+    more = min(most * _MORE, MOST_RECORDS) if len(migrations) == most < MOST_RECORDS else None
+    return writer.page(request, "history.html", migrations=migrations, actions=store.actions(most), more=more)

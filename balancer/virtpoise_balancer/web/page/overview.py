@@ -1,0 +1,160 @@
+"""The page /: the newest cycle's sentence, running migrations, what needs attention, and all hosts."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.model import DomainState, HostState, Snapshot
+from virtpoise_balancer.web.page.parts import (
+    Anchor,
+    Figure,
+    HostRow,
+    domain_link,
+    host_link,
+    host_row,
+    of_resource,
+    plural,
+)
+from virtpoise_balancer.web.page.writer import Cache, Writer
+from virtpoise_balancer.web.state import HostStatus, State, domains_by_host, host_status
+
+# In a group of at most this many hosts each domain is listed; in a larger one it is only a segment of its host's bar.
+_MOST_HOSTS_WITH_DOMAINS = 60
+_MOST_ATTENTION = 12
+
+Note = tuple[Anchor | None, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """``attention``: each with the host or domain that it is about; ``named``: whether the rows list their domains."""
+
+    figures: tuple[Figure, ...]
+    attention: tuple[Note, ...]
+    rows: tuple[HostRow, ...]
+    named: bool
+
+
+class OverviewPage:
+    """The heaviest page, and the one that everyone opens: it is written once for all readers who see the same."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._cache = Cache()
+
+    def page(self, request: Request) -> Response:
+        published = self._writer.context.published
+        by_load = request.query_params.get("sort") == "load"
+        key = (
+            published.state,
+            published.overrides(),
+            published.in_flight(),
+            self._writer.closed(request),
+            by_load,
+        )
+        return HTMLResponse(self._cache.get(key, partial(self._text, request, by_load=by_load)))
+
+    def _text(self, request: Request, *, by_load: bool) -> str:
+        found = overview(self._writer.state)
+        rows = found.rows if found else ()
+        if by_load:
+            rows = tuple(sorted(rows, key=lambda row: -1.0 if row.cpu.ratio is None else row.cpu.ratio, reverse=True))
+        return self._writer.text(request, "overview.html", found=found, rows=rows, by_load=by_load)
+
+
+def overview(state: State) -> Overview | None:
+    """None before the first cycle that has a snapshot."""
+    snapshot = state.snapshot
+    if snapshot is None:
+        return None
+    on = domains_by_host(snapshot)
+    named = len(snapshot.hosts) <= _MOST_HOSTS_WITH_DOMAINS
+    statuses = [host_status(state, snapshot, host, on.get(host.name, ())) for host in snapshot.hosts]
+    rows = tuple(
+        host_row(state.policy, host, found, on.get(host.name, ()), named=named)
+        for host, found in zip(snapshot.hosts, statuses, strict=True)
+    )
+    return Overview(figures=_figures(snapshot, statuses), attention=_attention(state, statuses), rows=rows, named=named)
+
+
+def _figures(snapshot: Snapshot, statuses: Sequence[HostStatus]) -> tuple[Figure, ...]:
+    loads = {found.name: found.cpu_ratio for found in statuses if found.cpu_ratio is not None}
+    unknown = len(statuses) - len(loads)
+    running = sum(domain.state is DomainState.RUNNING for domain in snapshot.domains)
+    others = len(snapshot.domains) - running
+    figures = [
+        Figure(label="Hosts", value=str(len(statuses)), note=f"{unknown} unknown" if unknown else "all known"),
+        Figure(label="Domains", value=str(running), note=f"running, {others} not" if others else "running"),
+    ]
+    if loads:
+        top = max(loads, key=lambda name: loads[name])
+        figures.append(Figure(label="Highest load", value=wording.percent(loads[top]), note=top))
+        figures.append(
+            Figure(
+                label="Mean load",
+                value=wording.percent(statistics.fmean(loads.values())),
+                note=f"± {wording.percent(statistics.pstdev(loads.values()))} between hosts",
+            )
+        )
+    return tuple(figures)
+
+
+def _attention(state: State, statuses: Sequence[HostStatus]) -> tuple[Note, ...]:
+    """What an administrator should look at, the most at once being bounded."""
+    found = [note for host in statuses for note in _of_host(state, host)]
+    found += _of_group(state, {host.name for host in statuses})
+    if len(found) > _MOST_ATTENTION:
+        return (*found[:_MOST_ATTENTION], (None, f"and {len(found) - _MOST_ATTENTION} more"))
+    return tuple(found)
+
+
+def _of_host(state: State, host: HostStatus) -> Iterator[Note]:
+    link = host_link(host.name)
+    if host.state is HostState.UNKNOWN:
+        yield link, f"{'is to be drained, but ' if host.draining else ''}is unknown: {host.why_unknown}"
+    elif host.state is HostState.DRAINING:
+        yield link, _drained(host)
+    if host.state is not HostState.UNKNOWN and host.name in state.silent:
+        yield link, f"does not answer the balancer, so no move to it is possible: {state.silent[host.name]}"
+    if host.overloaded:
+        measured = f"{wording.percent(host.worst_ratio)}, {host.consecutive} consecutive samples"
+        yield link, f"is overloaded{of_resource(host)}: {measured}"
+    if host.penalty_seconds:
+        attempts = plural(host.failures, "failed attempt")
+        yield link, f"is in back-off for {wording.duration(host.penalty_seconds)}, after {attempts}"
+
+
+def _drained(host: HostStatus) -> str:
+    """How far a drain is. Only the host's libvirt can report that no domain is left."""
+    left = len(host.domains) if host.active_domains is None else host.active_domains
+    if left:
+        return f"is draining: {plural(left, 'domain')} left"
+    return (
+        "is drained" if host.active_domains == 0 else "is draining: its libvirt has not yet reported that it is empty"
+    )
+
+
+def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
+    """``seen``: the names of the snapshot's hosts."""
+    for name, order in sorted(state.drains.items()):
+        if order.draining and name not in seen:
+            yield None, f"{name} is to be drained, but is no longer seen (virtpoise undrain {name} returns it)"
+    observation = state.observation
+    if observation is None:
+        return
+    names = {domain.uuid: domain.name for domain in observation.snapshot.domains} if observation.duplicates else {}
+    for uuid in observation.duplicates:
+        yield domain_link(names.get(uuid, uuid), uuid), "is seen running on more than one host"
+    for target in state.refused.named:
+        yield None, f"target '{target.instance}' is refused as a host: {target.why}"
+    for note in state.plan.notes if state.plan else ():
+        yield None, note
+    for warning in observation.warnings:
+        yield None, f"Prometheus warns: {warning}"

@@ -1,0 +1,118 @@
+"""Writes the pages from their templates. All that comes from outside is escaped there."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from virtpoise_balancer import __version__
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.page.flights import flight_cards
+from virtpoise_balancer.web.page.parts import WIDTH, clock, host_link, iso
+from virtpoise_balancer.web.state import State, flights
+
+_STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+
+
+class Writer:
+    """The templates with what all pages have: the header, running migrations, and whether orders are possible."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        folder = files("virtpoise_balancer.web") / "static"
+        self._static = {name: (folder / name).read_bytes() for name in _STATIC}
+        self._templates = Environment(
+            loader=PackageLoader("virtpoise_balancer.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals.update(
+            program=__version__,
+            files=hashlib.sha256(b"".join(self._static.values())).hexdigest()[:12],
+            iso=iso,
+            clock=clock,
+            WIDTH=WIDTH,
+            host_link=host_link,
+        )
+        self._templates.filters.update(percent=wording.percent, size=wording.size, duration=wording.duration)
+
+    @property
+    def state(self) -> State:
+        return self.context.published.state
+
+    def text(self, request: Request, template: str, **values: Any) -> str:
+        """The page as HTML."""
+        published = self.context.published
+        state = published.state
+        overrides = published.overrides()
+        return self._templates.get_template(template).render(
+            page=template.removesuffix(".html"),
+            state=state,
+            overrides=overrides,
+            mode=overrides.mode_over(state.mode),
+            sentence=_sentence(state),
+            flights=flight_cards(flights(published)),
+            closed=self.closed(request),
+            **values,
+        )
+
+    def page(self, request: Request, template: str, **values: Any) -> Response:
+        return HTMLResponse(self.text(request, template, **values))
+
+    def error(self, request: Request, why: str, status: int) -> Response:
+        return HTMLResponse(self.text(request, "wrong.html", why=why), status)
+
+    def closed(self, request: Request) -> str | None:
+        """Why this reader cannot order anything, or None."""
+        return self.context.gate.closed(request)
+
+    def static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._static:
+            return PlainTextResponse("There is no such file.\n", 404)
+        # Pages name their files with a version, so a file never changes under its name.
+        return Response(
+            self._static[name],
+            media_type=_STATIC[name],
+            headers={"Cache-Control": "public, max-age=31536000, immutable"},
+        )
+
+
+def _sentence(state: State) -> str:
+    """The newest cycle's sentence with a capital letter, unless it begins with a name."""
+    hosts, domains = (state.snapshot.hosts, state.snapshot.domains) if state.snapshot else ((), ())
+    names = (*(host.name for host in hosts), *(domain.name for domain in domains))
+    return wording.headline(state.sentence, names)
+
+
+class Cache:
+    """The texts written last, for a few keys.
+
+    A key's first part is the state: it is large, so it is compared by identity.
+    """
+
+    _MOST = 4
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: list[tuple[tuple[object, ...], str]] = []
+
+    def get(self, key: tuple[object, ...], write: Callable[[], str]) -> str:
+        """The text for this key; ``write`` makes it unless it is kept."""
+        with self._lock:
+            for known, text in self._kept:
+                if known[0] is key[0] and known[1:] == key[1:]:
+                    return text
+            text = write()
+            self._kept = [(key, text), *self._kept][: self._MOST]
+            return text

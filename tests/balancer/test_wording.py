@@ -1,0 +1,92 @@
+"""What people read about a refusal: every number behind it has a wording of its own."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import virtpoise_balancer
+from random_groups import random_group, varied_group
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.model import Detail, Plan, Reason, Refusal, Snapshot
+from virtpoise_balancer.plan import plan
+from virtpoise_balancer.plan.default.consider import consider
+
+PLAN = Path(virtpoise_balancer.__file__).parent / "plan"
+# Keys that the source puts together, and what they are put together from.
+JOINED: dict[str, tuple[str, ...]] = {
+    "{}_ratio": ("cpu", "memory", "rx", "tx"),
+    "hosts_{}": tuple(reason.value for reason in Reason),
+    "{}/{}": (),  # the score of a domain whose name is not unique: no detail
+}
+
+
+def literal_keys(node: ast.expr | None) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        pattern = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        yield from (pattern.format(part) for part in JOINED[pattern])
+    elif isinstance(node, ast.IfExp):
+        yield from literal_keys(node.body)
+        yield from literal_keys(node.orelse)
+
+
+def keys_of_the_source() -> set[str]:
+    """Every string that a dictionary in plan/ is written with as a key, in the files that write details of refusals."""
+    found: set[str] = set()
+    sources = [file.read_text(encoding="utf-8") for file in PLAN.rglob("*.py")]
+    for source in sources:
+        for node in ast.walk(ast.parse(source)) if re.search(r"\b(?:detail=|Detail\b)", source) else ():
+            if isinstance(node, ast.Dict):
+                found |= {key for one in node.keys for key in literal_keys(one)}
+            elif isinstance(node, ast.DictComp):
+                found |= set(literal_keys(node.key))
+            elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+                found |= set(literal_keys(node.slice))
+    return found
+
+
+def details(made: Plan, snapshot: Snapshot) -> Iterator[Detail]:
+    yield from (refusal.detail for refusal in made.refusals)
+    for domain in snapshot.domains[::9]:
+        if considered := consider(snapshot, replace(random_group(0)[1], strategy="default"), domain.uuid):
+            yield from (host.detail for host in considered.hosts)
+
+
+def test_every_key_that_the_source_writes_has_a_wording() -> None:
+    keys = keys_of_the_source()
+    assert {"cost_bytes", "seconds_left", "cpu_ratio", "missing_cores", "hosts_destination_cpu"} <= keys
+    assert [key for key in sorted(keys) if not wording.is_worded(key)] == []
+
+
+@pytest.mark.parametrize("strategy", ["default", "thesis"])
+@pytest.mark.parametrize("make", [random_group, varied_group])
+def test_every_number_of_a_plan_has_a_wording(make: object, strategy: str) -> None:
+    seen: set[str] = set()
+    for seed in range(10):
+        snapshot, policy = make(seed)  # type: ignore[operator]
+        made = plan(snapshot, replace(policy, strategy=strategy))
+        seen |= {key for detail in details(made, snapshot) for key in detail}
+    assert len(seen) > 5
+    assert [key for key in sorted(seen) if not wording.is_worded(key)] == []
+
+
+def test_what_a_cheaper_move_costs_is_said_in_words() -> None:
+    costs = {"cost_bytes": 3 * 2**30, "least_cost_bytes": 2**30}
+    assert wording.refusal(Refusal(domain="vm1", host="h1", reason=Reason.COSTLIER, detail=costs)) == (
+        "moving other domains costs less (it would copy 3.0 GiB, a domain that is moved instead copies 1.0 GiB)"
+    )
+
+
+def test_hosts_that_refuse_are_counted_with_their_reasons() -> None:
+    detail = {"hosts_destination_cpu": 3, "hosts_rule_apart": 1}
+    assert wording.details(detail) == (
+        "3 hosts: the host's CPU load would be too high with it, "
+        "1 host: an anti-affinity rule keeps it apart from a domain on the host"
+    )

@@ -1,0 +1,279 @@
+"""Worker processes: real ones, with libvirt's own test driver, a server that never answers, and an ssh that hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute import workers as workers_
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
+from virtpoise_balancer.execute.worker import __main__ as worker_main
+from virtpoise_balancer.execute.worker import domains
+from virtpoise_balancer.execute.workers import Workers
+
+ANSWERS = "test:///default"
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # of the domain that the test driver has
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    with Workers() as made:
+        yield made
+    assert children() == set()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a host that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"qemu+tcp://127.0.0.1:{server.getsockname()[1]}/system"
+
+
+def hosts(workers: Workers, *, connect: float = 20.0, **uris: str) -> LibvirtHosts:
+    return LibvirtHosts(uri_of=uris.__getitem__, connect_timeout_seconds=connect, workers=workers)
+
+
+def children() -> set[int]:
+    """All child processes of this one, zombies too."""
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+def held() -> tuple[int, int, set[int]]:
+    return len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir())), children()
+
+
+def no_more(before: tuple[int, int, set[int]]) -> bool:
+    """Whether no thread, descriptor or process was added. (A thread that has ended is listed for a moment, so before as well.)"""
+    threads, descriptors, processes = held()
+    return threads <= before[0] and descriptors <= before[1] and processes == before[2]
+
+
+def wait_until(done: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    """Whether there is no such process any more; a zombie, whose parent is not this process, counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_worker_answers_one_question_after_another_over_one_connection(workers: Workers) -> None:
+    asked = hosts(workers, h1=ANSWERS)
+    known = [asked.presence("h1", uuid) for uuid in (UUID, UUID[:-1] + "0", UUID)]
+    assert known == [Presence.RUNNING, Presence.ABSENT, Presence.RUNNING]
+    (worker,) = children()
+    asked.undefine("h1", UUID)
+    assert asked.active_domains("h1") == 1
+    assert asked.facts("h1").libvirt_version >= 9_000_000
+    assert children() == {worker}
+
+
+def test_what_libvirt_refuses_is_one_line_and_the_worker_serves_on(workers: Workers) -> None:
+    asked = hosts(workers, h1=ANSWERS, h2="qemu+tcp://127.0.0.1:1/system", h3="nothing:///")
+    with pytest.raises(LibvirtError, match=r"^abort: .*not supported by the connection driver: virDomainAbortJob$"):
+        asked.abort("h1", UUID)
+    before = children()
+    assert asked.presence("h1", UUID) is Presence.RUNNING
+    assert children() == before
+    with pytest.raises(LibvirtError, match=r"^nothing:///: "):
+        asked.active_domains("h3")
+    with pytest.raises(LibvirtError, match=r"^qemu\+tcp://127.0.0.1:1/system: .*refused$"):
+        asked.presence("h2", UUID)
+
+
+def test_past_the_deadline_the_worker_is_killed_and_the_next_question_has_another(
+    workers: Workers, silent: str
+) -> None:
+    asked = hosts(workers, h1=silent, connect=0.5)
+    before = held()
+    began = time.monotonic()
+    with pytest.raises(LibvirtError, match=r"^qemu\+tcp://127.0.0.1:\d+/system: no answer within 0.5 s$"):
+        asked.active_domains("h1")
+    assert time.monotonic() - began < 5
+    wait_until(lambda: no_more(before))
+    assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
+
+
+def test_fifty_hangs_leave_no_thread_no_descriptor_and_no_process(workers: Workers) -> None:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(10)]
+    uris = {f"h{n}": f"qemu+tcp://127.0.0.1:{one.getsockname()[1]}/system" for n, one in enumerate(servers)}
+    asked = hosts(workers, connect=1.0, **uris)
+    before = held()
+
+    def hang(host: str) -> None:
+        with suppress(LibvirtError):
+            asked.active_domains(host)
+
+    with ThreadPoolExecutor(10) as pool:
+        for _ in pool.map(hang, [*uris] * 5):
+            pass
+    wait_until(lambda: no_more(before))
+    for server in servers:
+        server.close()
+
+
+def test_a_host_that_hangs_holds_up_no_other(workers: Workers, silent: str) -> None:
+    asked = hosts(workers, h1=silent, h2=ANSWERS)
+    with ThreadPoolExecutor(4) as pool:
+        hanging = [pool.submit(asked.active_domains, "h1") for _ in range(3)]
+        wait_until(lambda: len(children()) == 3)
+        assert pool.submit(asked.presence, "h2", UUID).result(10) is Presence.RUNNING
+        assert not any(answer.done() for answer in hanging)
+        for worker in children():
+            os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_worker_that_dies_is_one_error_and_the_next_question_has_another(
+    workers: Workers, silent: str, how: signal.Signals
+) -> None:
+    asked = hosts(workers, h1=silent)
+    before = held()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(asked.active_domains, "h1")
+        wait_until(children)
+        time.sleep(0.3)  # until it has begun; sooner it is a death as well
+        os.kill(children().pop(), how)
+        error = answer.exception(20)
+    assert str(error).endswith(f"the process that asked it was ended by {how.name}")
+    wait_until(lambda: no_more(before))
+    assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
+
+
+def test_a_machine_that_starts_no_process_is_one_error(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = held()
+    monkeypatch.setattr(workers_, "_COMMAND", ("/nonexistent/python",))
+    with pytest.raises(LibvirtError, match=r"^no process can be started to ask: No such file or directory$"):
+        hosts(workers, h1=ANSWERS).active_domains("h1")
+    assert no_more(before)
+
+
+def test_xml_that_cannot_be_read_is_one_error() -> None:
+    class Broken:
+        def to(self, _uri: str) -> Broken:
+            return self
+
+        def getCapabilities(self) -> str:  # noqa: N802
+            return "<capabilities>"
+
+    reply = json.loads(worker_main._reply(Broken(), {"do": "facts", "uri": "", "arguments": []}))  # type: ignore[arg-type]
+    assert reply["error"].startswith("libvirt's XML cannot be read: no element found")
+
+
+def test_a_worker_that_died_while_it_was_idle_is_replaced(workers: Workers) -> None:
+    asked = hosts(workers, h1=ANSWERS)
+    asked.active_domains("h1")
+    (worker,) = children()
+    os.kill(worker, signal.SIGKILL)
+    with suppress(LibvirtError):  # this one may find it dead
+        asked.active_domains("h1")
+    asked.active_domains("h1")
+    assert children()
+    assert worker not in children()
+
+
+def test_idle_workers_are_ended_after_a_while(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_, "_IDLE_SECONDS", 0.2)
+    before = held()
+    hosts(workers, h1=ANSWERS).active_domains("h1")
+    assert children()
+    wait_until(lambda: no_more(before))
+
+
+def test_many_hosts_are_asked_by_a_bounded_number_of_workers(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_, "_MOST_KEPT", 3)
+    uris = {f"h{n}": f"test:///default?number={n}" for n in range(12)}
+    asked = hosts(workers, connect=20.0, **uris)
+    for host in uris:
+        asked.active_domains(host)
+    assert len(children()) == 3
+
+
+@pytest.fixture
+def hanging_ssh(tmp_path: Path) -> tuple[str, Path]:
+    """A host's address whose ssh hangs and hears nothing, and the file in which it notes its process number."""
+    program, noted = tmp_path / "ssh", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {noted}.new\nmv {noted}.new {noted}\nexec sleep 600\n")
+    program.chmod(0o755)
+    return f"qemu+ssh://h1/system?command={program}", noted
+
+
+def test_no_ssh_outlives_the_deadline(workers: Workers, hanging_ssh: tuple[str, Path]) -> None:
+    uri, noted = hanging_ssh
+    with pytest.raises(LibvirtError, match="no answer within 5 s"):
+        hosts(workers, h1=uri, connect=5.0).active_domains("h1")
+    pid = int(noted.read_text())
+    wait_until(lambda: gone(pid))
+
+
+def test_no_worker_and_no_ssh_outlives_a_balancer_that_is_killed(hanging_ssh: tuple[str, Path]) -> None:
+    uri, noted = hanging_ssh
+    program = (
+        "import sys; from virtpoise_balancer.execute.workers import Workers\n"
+        "Workers().ask(sys.argv[1], 'connect', (), connect_seconds=60, seconds=60, what='')"
+    )
+    balancer = subprocess.Popen([sys.executable, "-c", program, uri])
+    wait_until(noted.exists)
+    ssh = int(noted.read_text())
+    (worker,) = (int(pid) for pid in Path(f"/proc/{balancer.pid}/task/{balancer.pid}/children").read_text().split())
+    balancer.kill()
+    balancer.wait()
+    wait_until(lambda: gone(worker))
+    wait_until(lambda: gone(ssh))
+
+
+@pytest.mark.parametrize("value", ["somewhere", None, 3, {"running": True}])
+def test_an_answer_that_is_not_what_was_asked_for_is_an_error(value: object) -> None:
+    class Wrong(Workers):
+        def ask(self, *_: Any, **__: Any) -> Any:
+            return value
+
+    with pytest.raises(LibvirtError, match="h1: the answer to presence is not as expected"):
+        hosts(Wrong(), h1=ANSWERS).presence("h1", UUID)
+
+
+def test_figures_of_a_job_that_are_missing_or_out_of_range_are_not_taken() -> None:
+    class Odd(Workers):
+        def ask(self, *_: Any, **__: Any) -> Any:
+            return {"time_elapsed": 1500, "data_total": -1, "data_processed": "7", "memory_dirty_rate": 10}
+
+    progress = hosts(Odd(), h1=ANSWERS).progress("h1", UUID)
+    assert progress is not None
+    assert (progress.elapsed_seconds, progress.total_bytes, progress.processed_bytes) == (1.5, 0, 0)
+    assert progress.dirty_bytes_per_second == 40960
+
+
+def test_how_a_domain_stands_on_a_host() -> None:
+    connection = libvirt.open(ANSWERS)
+    domain = connection.lookupByUUIDString(UUID)
+    assert domains.presence(connection, UUID) == "running"
+    domain.suspend()
+    assert domains.presence(connection, UUID) == "paused"
+    domain.destroy()
+    assert domains.presence(connection, UUID) == "defined"
+    domains.undefine(connection, UUID)
+    domains.undefine(connection, UUID)
+    assert domains.presence(connection, UUID) == "absent"
+    assert domains.job(connection, UUID) is None
+    connection.close()

@@ -1,0 +1,50 @@
+"""A host whose libvirt is silent for a while in mid-migration: the balancer lives on, and its journal says what libvirt says."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from integration.pool import BUSY, Pool, Pools, places, wait_under_way
+from virtpoise_lab import processes
+
+pytestmark = pytest.mark.lab
+
+
+def silence(group: Pool, host: str, seconds: float) -> None:
+    """Stop the host's libvirtd for this long."""
+    (started,) = [p for p in group.lab.state.processes if (p.name, p.host) == ("libvirtd", host)]
+    pid = processes.child_of(started.process.pid, group.lab.host(host).group.pids())
+    assert pid is not None
+    processes.signal_pid(pid, signal.SIGSTOP)
+    time.sleep(seconds)  # the silence itself is what is tried
+    processes.signal_pid(pid, signal.SIGCONT)
+
+
+def held(group: Pool) -> tuple[int, int]:
+    """The balancer's threads and descriptors."""
+    own = Path("/proc", str(group.balancer.process.pid))
+    return len(list((own / "task").iterdir())), len(list((own / "fd").iterdir()))
+
+
+@pytest.mark.parametrize(("silent", "seconds"), [("h1", 33), ("h1", 45), ("h2", 33), ("h2", 45)])
+def test_the_balancer_outlives_a_silence_and_journals_what_became_of_the_domain(
+    pool: Pools, silent: str, seconds: float
+) -> None:
+    group = pool(BUSY)
+    group.start(migration={"bandwidth_mib_per_second": 1, "timeout_seconds": 170})
+    domain = wait_under_way(group)
+    for name in BUSY["h1"]:
+        group.lab.load(name, 1)  # so that no other migration follows
+    threads, descriptors = held(group)
+    silence(group, silent, seconds)
+    assert group.balancer.process.poll() is None
+    assert held(group)[0] <= threads + 2
+    assert held(group)[1] <= descriptors + 8
+    group.wait("the end", lambda now: group.balancer.history()[0]["result"] is not None, 200)
+    (first,) = group.balancer.history()
+    where = {"h2": "running"} if first["result"] == "done" else {"h1": "running"}
+    assert (first["domain"], places(group, domain)) == (domain, where)
