@@ -3,9 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from enum import Enum
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from xml.etree.ElementTree import ParseError
 
 import libvirt
@@ -24,7 +26,16 @@ _HOST_SECONDS = 2.0  # the first list waits so long for what the host is
 _KEEPALIVE = (5, 3)  # a libvirtd that is silent for 5 s three times is gone
 _LIST, _PING = "the list of domains", "libvirt's version"
 _MOST_COMPLAINTS = 1000  # of one connection; each is logged once
-HELD, GONE = "held", "gone"
+_SECOND_LIST = "the list over the second connection"
+
+
+class Held(Enum):
+    """No answer of libvirt."""
+
+    HELD = 1
+
+
+HELD: Literal[Held.HELD] = Held.HELD
 
 _EVENTS = (
     libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
@@ -41,6 +52,9 @@ class Session:
     The list waits for every domain that libvirt holds locked. When it does, the domains of the last list and of the
     events since are asked for one by one, over a second connection: libvirtd works on five questions of a connection at
     once. Then only the domains that libvirt holds are without an answer.
+
+    A domain that may be locked is never looked up: libvirt would hold the lock of its list of domains meanwhile, and
+    with it all its clients as soon as a domain is defined or removed. A question for statistics takes no such lock.
     """
 
     def __init__(
@@ -57,7 +71,8 @@ class Session:
         self._host_read = threading.Event()
         self._facts: dict[str, tuple[tuple[str, int], float, Facts]] = {}
         self._networks: dict[str, tuple[float, Forward]] = {}
-        self._handles: dict[str, Any] = {}  # empty until the first list of all domains
+        self._handles: dict[str, Any] = {}
+        self._second_handles: dict[str, Any] = {}  # the same domains' over the second connection
         self._domains: dict[str, Domain] = {}
         self._answered_at: dict[str, float] = {}
         self._missed: set[str] = set()  # domains with events since the last list of all
@@ -87,14 +102,14 @@ class Session:
         finally:
             self._closed = True
             for identifier in registered:
-                _quietly(self._connection.domainEventDeregisterAny, identifier)
+                _quietly(self._second.domainEventDeregisterAny, identifier)
             for connection in (self._connection, self._second):
                 _quietly(connection.unregisterCloseCallback)
                 _quietly(connection.close)
 
     def held(self, uuids: Collection[str]) -> set[str]:
         """Those domains that libvirt does not answer about now. Takes a second for each, but for three at most."""
-        return {uuid for uuid in uuids if self._look(uuid, lambda domain: domain.state()) is HELD}
+        return {uuid for uuid in uuids if self._look(uuid, self._state) is HELD}
 
     def _watch(self, registered: list[int]) -> None:
         """Registers for events and for the end of the connections.
@@ -109,7 +124,7 @@ class Session:
             log.debug("no keepalive: %s", error)
         for event in _EVENTS:
             try:
-                registered.append(self._connection.domainEventRegisterAny(None, event, self._on_event, None))
+                registered.append(self._second.domainEventRegisterAny(None, event, self._on_event, None))
             except libvirt.libvirtError as error:
                 log.debug("no events of kind %s: %s", event, error)
 
@@ -119,7 +134,9 @@ class Session:
         self._changed.put("")
 
     def _on_event(self, _connection: Any, domain: Any, *_details: Any) -> None:
-        self._changed.put(domain.UUIDString())
+        uuid = domain.UUIDString()
+        self._second_handles[uuid] = domain
+        self._changed.put(uuid)
 
     def _await_change(self, until: float) -> set[str]:
         """The uuids of changed domains; empty if none changes before ``until``, when it is time to list anyway."""
@@ -136,22 +153,33 @@ class Session:
 
     def _list(self, changed: set[str], now: float) -> None:
         try:
-            listed = self._questions.ask(_LIST, self._all_states)
+            listed = self._questions.ask(_LIST, lambda: _states(self._connection))
         except HeldUpError:
             self._list_one_by_one(changed, now)
             return
         self._handles = {handle.UUIDString(): handle for handle, _ in listed}
         self._domains = {
-            uuid: _domain(handle, (stats.get("state.state", 0), stats.get("state.reason", 0)))
+            uuid: _domain(handle, stats)
             for (uuid, handle), (_, stats) in zip(self._handles.items(), listed, strict=True)
         }
         self._answered_at = dict.fromkeys(self._handles, now)
+        self._learn_second_handles()
         changed, self._missed = changed | self._missed, set()
         self._show(changed, now)
 
-    def _all_states(self) -> list[tuple[Any, Mapping[str, Any]]]:
-        listed: list[tuple[Any, Mapping[str, Any]]] = self._connection.getAllDomainStats(
-            libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    def _learn_second_handles(self) -> None:
+        if not self._handles.keys() <= self._second_handles.keys():
+            with suppress(HeldUpError):
+                for handle, _ in self._questions.ask(_SECOND_LIST, lambda: _states(self._second)):
+                    self._second_handles[handle.UUIDString()] = handle
+        for uuid in list(self._second_handles):
+            if uuid not in self._handles:
+                del self._second_handles[uuid]
+
+    def _state(self, handle: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+        """The domain and its state; empty if libvirt does not know it."""
+        listed: list[tuple[Any, Mapping[str, Any]]] = self._second.domainListGetStats(
+            [handle], libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         )
         return listed
 
@@ -166,24 +194,26 @@ class Session:
         except HeldUpError:
             return
         for uuid in sorted({*self._domains, *self._missed}):
-            found = self._look(uuid, lambda domain: (domain, _domain(domain, tuple(domain.state()))))
-            if found is GONE:
-                for known in (self._domains, self._handles, self._answered_at):
+            found = self._look(uuid, self._state)
+            if found is HELD:
+                continue
+            for handle, stats in found:
+                self._domains[uuid], self._answered_at[uuid] = _domain(handle, stats), now
+            if not found:
+                for known in (self._domains, self._handles, self._answered_at, self._second_handles):
                     known.pop(uuid, None)
-            elif not isinstance(found, str):
-                # statistics are asked over the first connection, whose handle the last list gave
-                self._handles.setdefault(uuid, found[0])
-                self._domains[uuid], self._answered_at[uuid] = found[1], now
         self._show(set(self._missed), now)
 
-    def _look(self, uuid: str, question: Callable[[Any], _T]) -> _T | str:
-        """The answer about one domain; else HELD, or GONE if libvirt does not know it."""
-        try:
-            return self._questions.ask(uuid, lambda: question(self._second.lookupByUUIDString(uuid)))
-        except HeldUpError:
+    def _look(self, uuid: str, question: Callable[[Any], _T]) -> _T | Literal[Held.HELD]:
+        """The answer about one domain, over the second connection; HELD if there is none now."""
+        handle = self._second_handles.get(uuid)
+        if handle is None:
             return HELD
-        except libvirt.libvirtError as error:
-            return GONE if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else HELD
+        try:
+            return self._questions.ask(uuid, lambda: question(handle))
+        except (HeldUpError, libvirt.libvirtError) as error:
+            log.debug("libvirt does not answer about domain %s: %r", uuid, error)
+            return HELD
 
     def _show(self, changed: set[str], now: float) -> None:
         """Publishes the domains with their facts."""
@@ -212,11 +242,11 @@ class Session:
         lasts = _FACTS_SECONDS * (1 + int(uuid[:2], 16) / 512)  # spread, so that not all fall due in one list
         if known and known[0] == life and not again and now - known[1] < lasts:
             return True
-        xml = self._look(uuid, lambda domain: (text_of(lambda: domain.XMLDesc(0)),))
-        if isinstance(xml, str):  # it is held, or it ended between the list and this call
+        xml = self._look(uuid, lambda handle: text_of(lambda: handle.XMLDesc(0)))
+        if xml is HELD:  # or it ended between the list and this call
             return False
         try:
-            self._facts[uuid] = (life, now, domain_facts(xml[0]))
+            self._facts[uuid] = (life, now, domain_facts(xml))
         except (ParseError, ValueError) as error:
             self._complain(f"the XML of domain {life[0]} cannot be read: {error}")
             return False
@@ -259,8 +289,22 @@ class Session:
             log.warning("%s", reason)
 
 
-def _domain(handle: Any, state: tuple[int, ...]) -> Domain:
-    return Domain(handle.UUIDString(), text_of(handle.name), handle.ID(), state[0], state[1])
+def _states(connection: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+    """All domains with their states."""
+    listed: list[tuple[Any, Mapping[str, Any]]] = connection.getAllDomainStats(
+        libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    )
+    return listed
+
+
+def _domain(handle: Any, stats: Mapping[str, Any]) -> Domain:
+    return Domain(
+        uuid=handle.UUIDString(),
+        name=text_of(handle.name),
+        id=handle.ID(),
+        state=stats.get("state.state", 0),
+        reason=stats.get("state.reason", 0),
+    )
 
 
 def _host_facts(connection: Any, last: HostFacts, complain: Callable[[str], None]) -> tuple[HostFacts, bool]:
