@@ -41,6 +41,7 @@ _MOST_HEAD_BYTES = 16 * 1024
 _PART_BYTES = 64 * 1024  # of an answer is copied at a time for a client that reads slowly
 _KERNEL_BUFFER_BYTES = 128 * 1024  # for each direction of a connection; the kernel would take megabytes
 _BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 16  # a scraper behind a flood in the kernel's queue does not wait for one turn of the loop for each
 HEAD_SECONDS = 5.0
 _IDLE_SECONDS = 120.0
 TAKE_SECONDS = 10.0
@@ -93,6 +94,7 @@ class Server:
         """Accepts connections until cancelled."""
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
+        accepted = 0
         while True:
             try:
                 connection, address = await loop.sock_accept(listening)
@@ -103,7 +105,9 @@ class Server:
             task = loop.create_task(self._converse(connection, str(address[0])))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            await asyncio.sleep(0)  # lets it begin: a flood of connections would keep this loop to itself
+            accepted += 1
+            if accepted % _ACCEPTED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # lets them begin: a flood of connections would keep this loop to itself
 
     def _complain(self, reason: str) -> None:
         """Logs a reason once, until another one comes: clients decide how often it happens."""
