@@ -1,4 +1,4 @@
-"""What the attacks share."""
+"""What the attacks share: a balancer to attack, and the recorded host of the exporter's own tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from exporter.conftest import recorded
 from hostile.attacked import Attacked, attacked
+
+__all__ = ["recorded"]
 
 
 @pytest.fixture
