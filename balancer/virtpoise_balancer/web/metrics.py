@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import Action, PredictionRecord
-from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role
+from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role, UnsettledKind
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.web.state import Published, host_statuses
 
@@ -169,6 +169,7 @@ class _StateCollector(Collector):
                 "Age of the newest sample of any host that was ever seen; it grows while cycles fail.",
                 max(time.time() - state.figures_at, 0.0),
             )
+        yield self._unaccounted()
         yield self._draining()
         yield self._store()
         yield from self._hosts()
@@ -199,6 +200,18 @@ class _StateCollector(Collector):
             len(self._published.state.broken),
         )
 
+    def _unaccounted(self) -> Metric:
+        family = GaugeMetricFamily(
+            "virtpoise_domains_unaccounted",
+            "Domains that are not known to exist once, by their hosts' own libvirt: active twice, nowhere after a migration, or "
+            "unknown. Nothing is moved from or to their hosts.",
+            labels=["kind"],
+        )
+        kinds = Tally(one.kind for one in self._published.state.unsettled)
+        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.UNKNOWN):
+            family.add_metric([kind.value], kinds[kind])
+        return family
+
     def _draining(self) -> Metric:
         """Of hosts that are not seen as well: one that was drained may be switched off."""
         state = self._published.state
@@ -216,7 +229,7 @@ class _StateCollector(Collector):
         yield _single(
             "virtpoise_domain_vanished",
             "Domains that a migration left running on neither host, not seen running since.",
-            len(state.lost),
+            sum(one.kind is UnsettledKind.NOWHERE for one in state.unsettled),
         )
         yield _single(
             "virtpoise_domain_duplicates",
@@ -255,7 +268,8 @@ class _StateCollector(Collector):
         states = GaugeMetricFamily("virtpoise_host_state", "1 for the host's state.", labels=["host", "state"])
         unknown = GaugeMetricFamily(
             "virtpoise_host_unknown",
-            "1 while nothing certain is known of the host, by why: stale, figures, targets, libvirt, domains or silent.",
+            "1 while nothing certain is known of the host, by why: stale, figures, targets, libvirt, domains, silent, "
+            "unaccounted or migrating.",
             labels=["host", "reason"],
         )
         answers = _by_host(

@@ -14,7 +14,7 @@ from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
-from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot
+from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot, Unsettled
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTargets
 
@@ -29,8 +29,8 @@ class State:
     """What the newest cycle left. It is replaced as a whole, never changed.
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
-    ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration left
-    running on neither host.
+    ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action off
+    their hosts.
     """
 
     mode: Mode
@@ -46,7 +46,7 @@ class State:
     backoffs: Mapping[str, Backoff] = field(default_factory=dict)
     drains: Mapping[str, DrainOrder] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
-    lost: frozenset[str] = frozenset()
+    unsettled: tuple[Unsettled, ...] = ()
     broken: tuple[str, ...] = ()
     heard: Mapping[str, Heard] = field(default_factory=dict)
 
