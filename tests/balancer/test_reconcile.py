@@ -21,6 +21,7 @@ SETTLED = (Presence.RUNNING, Presence.PAUSED)
 ACTIVE = (*SETTLED, Presence.MIGRATING)
 LATER = 2000.0
 
+
 def test_no_combination_of_answers_breaks_a_law() -> None:
     for answers in itertools.product((None, JOB, SILENT), ANSWERS, ANSWERS, (None, *ANSWERS), (None, "h2", "h3")):
         check(*answers)
@@ -72,9 +73,7 @@ def check(
         (Presence.ABSENT, Presence.ABSENT, {"h3": SILENT}, Result.FAILED, True),
     ],
 )
-def test_the_verdict(
-    here: Presence, there: Presence, elsewhere: dict[str, Answer], result: Result, lost: bool
-) -> None:
+def test_the_verdict(here: Presence, there: Presence, elsewhere: dict[str, Answer], result: Result, lost: bool) -> None:
     found = reconcile(ENTRY, None, here, there, elsewhere, LATER)
     assert isinstance(found, Verdict)
     assert (found.result, found.lost) == (result, lost)

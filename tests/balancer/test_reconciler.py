@@ -67,9 +67,7 @@ class Balancer:
     @property
     def held(self) -> dict[str, UnsettledKind]:
         """The hosts that all action is kept off, and why."""
-        return {
-            host: one.kind for one in self.accounts.unsettled(self.store.watched()) for host in sorted(one.hosts)
-        }
+        return {host: one.kind for one in self.accounts.unsettled(self.store.watched()) for host in sorted(one.hosts)}
 
     @property
     def journal(self) -> list[MigrationRecord]:

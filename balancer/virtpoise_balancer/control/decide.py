@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -235,4 +235,3 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
         if host.name in backoffs:
             backoffs[host.name] = relieved(backoffs[host.name], host, marked, policy)
     return backoffs
-

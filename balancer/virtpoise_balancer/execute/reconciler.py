@@ -16,7 +16,6 @@ import structlog
 
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Completed, Hosts
 from virtpoise_balancer.execute.reconcile import Answer, Silent, StillOpen, Verdict, is_away, reconcile
 from virtpoise_balancer.model import JournalEntry, Move, Outcome, Progress, Result, Unsettled, UnsettledKind, Written

@@ -317,7 +317,9 @@ def _within(value: float | None, most: int) -> int:
     return int(value) if value is not None and 1 <= value <= most else 1
 
 
-def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]) -> tuple[list[Domain], dict[str, tuple[str, ...]]]:
+def _domains(
+    answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]
+) -> tuple[list[Domain], dict[str, tuple[str, ...]]]:
     figures = {
         name.removeprefix("domain_"): {(_host(s), s.labels.get("uuid", "")): s.value for s in answer}
         for name, answer in answers.items()

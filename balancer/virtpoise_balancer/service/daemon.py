@@ -30,7 +30,7 @@ from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot, UnknownKind
+from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Snapshot, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports, signals, wiring
 from virtpoise_balancer.service.changes import Changes
@@ -311,9 +311,7 @@ class Daemon:
             return
         hosts = report.observation.snapshot.hosts
         draining = {name for name, order in report.drains.items() if order.draining}
-        reachable = [
-            host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind in _STILL_ASKED
-        ]
+        reachable = [host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind in _STILL_ASKED]
         self._reach.forget_others({host.name for host in hosts} | draining)
         self._reach.keep_up(reachable, closely=draining)
 

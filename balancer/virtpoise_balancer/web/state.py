@@ -14,7 +14,18 @@ from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
-from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot, Unsettled
+from virtpoise_balancer.model import (
+    Domain,
+    DomainState,
+    Host,
+    HostState,
+    Mode,
+    Plan,
+    Policy,
+    Progress,
+    Snapshot,
+    Unsettled,
+)
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTargets
 
@@ -139,7 +150,8 @@ class Flight:
 class Status:
     """The balancer at this moment. ``mode_set`` and ``paused``: what a person has ordered, who, and when.
 
-    ``refused_targets``: the targets of Prometheus that are not taken for hosts.
+    ``unsettled``: domains that keep all action off their hosts. ``refused_targets``: the targets of Prometheus that are not taken
+    for hosts.
     """
 
     mode: Mode
@@ -156,6 +168,7 @@ class Status:
     sentence: str
     hosts: tuple[HostStatus, ...]
     in_flight: tuple[Flight, ...]
+    unsettled: tuple[Unsettled, ...]
     refused_targets: RefusedTargets
 
 
@@ -252,5 +265,6 @@ def status(published: Published) -> Status:
         sentence=state.sentence,
         hosts=host_statuses(state),
         in_flight=flights(published),
+        unsettled=state.unsettled,
         refused_targets=state.refused,
     )
