@@ -402,7 +402,7 @@ def unsettled(kind: UnsettledKind, *hosts: str) -> Unsettled:
 
 @pytest.mark.parametrize("kind", UnsettledKind)
 def test_only_the_hosts_of_an_unsettled_domain_wait(store: Store, kind: UnsettledKind) -> None:
-    cycle, watching, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15), host("h4", 0.1, 0.1, 0.1))
+    cycle, _, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15), host("h4", 0.1, 0.1, 0.1))
     cycle = replace(cycle, accounts=Open((unsettled(kind, "h2", "h4"),)))
     report = run(cycle, 1000.0)
     assert [(move.source, move.destination) for move in report.plan.moves] == [("h1", "h3")]  # type: ignore[union-attr]

@@ -20,7 +20,7 @@ class Accounts(Protocol):
         """Ask for what is not known. ``group``: all hosts that are known; ``seen_twice``: by uuid, None where no one looked."""
         ...
 
-    def unsettled(self, entries: Sequence[JournalEntry]) -> tuple[Unsettled, ...]:
+    def unsettled(self, entries: Sequence[JournalEntry], /) -> tuple[Unsettled, ...]:
         """The domains that keep all action off their hosts now. ``entries``: of the journal, as it is now."""
         ...
 
@@ -51,5 +51,5 @@ class NoAccounts:
         self, entries: Sequence[JournalEntry], group: Collection[str], seen_twice: Mapping[str, SeenTwice] | None
     ) -> None: ...
 
-    def unsettled(self, entries: Sequence[JournalEntry]) -> tuple[Unsettled, ...]:
+    def unsettled(self, _entries: Sequence[JournalEntry]) -> tuple[Unsettled, ...]:
         return ()

@@ -7,6 +7,7 @@ contradicts is corrected.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class Reconciler:
         try:
             written = self.journal.end(migration_id, outcome)
         except Exception as error:  # whatever the store has, the end must not be forgotten
-            log.error("the end of a migration cannot be written yet", domain=move.domain, error=_line(error))
+            log.warning("the end of a migration cannot be written yet", domain=move.domain, error=_line(error))
             self._unwritten[migration_id] = (move, outcome)
             return
         self._unwritten.pop(migration_id, None)
@@ -219,10 +220,8 @@ class Reconciler:
         figures, why = Completed(), ""
         if verdict.result is Result.DONE:
             why = self._tidied(move, verdict)
-            try:
+            with contextlib.suppress(LibvirtError):
                 figures = self.hosts().completed(move.destination, move.uuid)
-            except LibvirtError:
-                pass
         else:
             why = f"{requested.why or 'the migration ended'}: {verdict.places}"
         return Outcome(
