@@ -142,7 +142,9 @@ class World:
         self.hosts = {h.name: h for h in self.snapshot.hosts}
         self.cpu = {h.name: max(h.cpu_ratio[-3:]) for h in self.snapshot.hosts}
         self.memory = {h.name: float(h.memory_used_bytes) for h in self.snapshot.hosts}
-        self.sent = {h.name: h.tx_ratio * (h.uplink_bytes_per_second or UPLINK) for h in self.snapshot.hosts}
+        self.uplink = {h.name: h.uplink_bytes_per_second or UPLINK for h in self.snapshot.hosts}
+        self.sent = {h.name: h.tx_ratio * self.uplink[h.name] for h in self.snapshot.hosts}
+        self.received = {h.name: h.rx_ratio * self.uplink[h.name] for h in self.snapshot.hosts}
 
     def move(self, move: Move) -> None:
         domain = self.domains[move.uuid]
@@ -154,6 +156,7 @@ class World:
             self.cpu[name] += sign * cores / self.hosts[name].cpus
             self.memory[name] += sign * domain.memory_bytes
             self.sent[name] += sign * domain.tx_bytes_per_second
+            self.received[name] += sign * domain.rx_bytes_per_second
 
     def full(self, name: str) -> list[str]:
         """What of a host that just received something is not below its threshold."""
@@ -162,10 +165,7 @@ class World:
             found.append("cpu")
         if self.memory[name] / self.hosts[name].memory_bytes >= self.policy.memory.threshold + 1e-9:
             found.append("memory")
-        if (
-            self.sent[name] / (self.hosts[name].uplink_bytes_per_second or UPLINK)
-            >= self.policy.network.threshold + 1e-9
-        ):
+        if max(self.sent[name], self.received[name]) / self.uplink[name] >= self.policy.network.threshold + 1e-9:
             found.append("network")
         return found
 
@@ -195,18 +195,31 @@ class World:
         recovery = self.policy.cpu.recovery_ratio - by
         return all(self.cpu[host] + MARGIN <= recovery + 1e-9 for host in hosts)
 
+    def _seen(self, host: Host) -> Host:
+        sent, received = (max(now[host.name], 0.0) / self.uplink[host.name] for now in (self.sent, self.received))
+        return replace(
+            host,
+            cpu_ratio=(min(max(self.cpu[host.name], 0.0), 1.0),) * 3,
+            memory_used_bytes=int(self.memory[host.name]),
+            tx_ratio=sent,
+            rx_ratio=received,
+            tx_ratio_window=(sent,) * len(host.tx_ratio_window),
+            rx_ratio_window=(received,) * len(host.rx_ratio_window),
+        )
+
     def after(self) -> Snapshot:
         """The group as it would be seen then."""
         return replace(
             self.snapshot,
-            hosts=tuple(
-                replace(
-                    h, cpu_ratio=(min(max(self.cpu[h.name], 0.0), 1.0),) * 3, memory_used_bytes=int(self.memory[h.name])
-                )
-                for h in self.snapshot.hosts
-            ),
+            hosts=tuple(self._seen(host) for host in self.snapshot.hosts),
             domains=tuple(replace(d, host=self.host_of[d.uuid]) for d in self.snapshot.domains),
         )
+
+
+def busy_network(seed: int) -> tuple[Snapshot, Policy]:
+    """A varied group in which no domain waits for a CPU, so that loads add up as the World has them."""
+    snapshot, policy = varied_group(seed)
+    return replace(snapshot, domains=tuple(replace(d, cpu_delay_cores=0.0) for d in snapshot.domains)), policy
 
 
 def carry_out(snapshot: Snapshot, policy: Policy, plan: Plan) -> tuple[World, list[str]]:

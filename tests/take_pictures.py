@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from virtpoise_lab.balancer import Balancer
 from virtpoise_lab.lab import Lab
@@ -32,8 +32,8 @@ DOMAINS = (
     ("ci-runner", "h2", 15),
 )
 CALM = 0.4
-WIDE = {"width": 1200, "height": 760}
-PHONE = {"width": 390, "height": 844}
+WIDE = ViewportSize(width=1200, height=760)
+PHONE = ViewportSize(width=390, height=844)
 
 
 def main(folder: Path) -> None:

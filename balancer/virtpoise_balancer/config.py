@@ -159,7 +159,7 @@ class Libvirt(Section):
             raise LibvirtError(f"{shown(host)!r} is not connected to: {error}") from None
 
 
-class State(Section):
+class StateStore(Section):
     """What the balancer remembers, and for how long."""
 
     url: Annotated[str, AfterValidator(_database_url)] = "sqlite:////var/lib/virtpoise/virtpoise.db"
@@ -207,7 +207,7 @@ class Log(Section):
 class Config(Section):
     prometheus: Prometheus = Prometheus()
     libvirt: Libvirt = Libvirt()
-    state: State = State()
+    state: StateStore = StateStore()
     mode: Mode = "recommend"
     interval_seconds: Seconds = 10.0
     policy: Annotated[Policy, AfterValidator(_consistent_policy)] = Policy()

@@ -1,4 +1,4 @@
-"""The tokens of those who may change something: a file with a line ``NAME:TOKEN`` for each, read by nobody else."""
+"""The tokens of those who may give orders: a file with mode 0600 and a line ``NAME:TOKEN`` for each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from virtpoise_balancer.errors import BadInput
 
 LEAST_LENGTH = 20
-# Says for whom a command orders (percent-encoded), where that is not the owner of the token that it takes.
+# The user who calls a command (percent-encoded), if that is not the owner of the token that it uses.
 USER_HEADER = "Virtpoise-User"
 _LINE = re.compile(rf"([A-Za-z0-9._@-]{{1,64}}):([\x21-\x7e]{{{LEAST_LENGTH},}})")
 
 
 def read_tokens(path: Path) -> dict[str, str]:
-    """The tokens by their owners' names. BadInput says what is wrong with the file, and never what is in it."""
+    """The tokens by their owners' names. BadInput names the fault of the file, but never its content."""
     try:
         if path.stat().st_mode & stat.S_IRWXO:
             raise BadInput(f"web.token_file: {path}: others may read it; chmod o-rwx")
@@ -43,7 +43,7 @@ def read_tokens(path: Path) -> dict[str, str]:
 
 
 def owner(tokens: Mapping[str, str], token: str) -> str | None:
-    """Whose token it is; takes as long for a wrong one as for a right one."""
+    """The owner of the token, or None. It takes as long for a wrong token as for a right one."""
     found = None
     for name, known in tokens.items():
         if hmac.compare_digest(known.encode(), token.encode("utf-8", "replace")):
@@ -52,11 +52,12 @@ def owner(tokens: Mapping[str, str], token: str) -> str | None:
 
 
 def own_token(path: Path | None, user: str, *, root: bool) -> str:
-    """The token that a command of ``user`` takes on the balancer's machine: the user's own. Root may read them all, so it takes the
-    file's first where the user has none; the journal then names both.
+    """The token that a command of ``user`` uses on the balancer's machine: the user's own.
+
+    Root can read all of them, and uses the file's first if the user has none; the journal then names both.
     """
     if path is None:
-        raise BadInput("web.token_file: not set, so nobody may change anything through the running balancer")
+        raise BadInput("web.token_file: not set, so no orders are possible through the running balancer")
     tokens = read_tokens(path)
     if user not in tokens and not root:
         raise BadInput(f"web.token_file: {path}: no token for {user}")

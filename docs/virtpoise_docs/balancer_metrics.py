@@ -30,11 +30,11 @@ _METRICS = """\
 Generated from the code by `scripts/generate-docs`; a test compares the two. The exporter's metrics are in
 [metrics.md](metrics.md).
 
-- Names carry their unit; ratios go from 0 to 1. A host is called what Prometheus calls it (its target's `instance` without the port).
-- Only the balancer that acts (`virtpoise_leader`) tells of hosts and plans.
-- The metrics are stable: one that is to be renamed is served under both names for one release.
+- Names carry their unit; ratios go from 0 to 1. A host's name is its target's `instance` without the port.
+- Only the active balancer (`virtpoise_leader`) exports metrics of hosts and plans.
+- The metrics are stable: a renamed metric is exported under both names for one release.
 
-`process_*` are the balancer's own use of its machine, as every Prometheus client tells it.
+`process_*` are the balancer's own resource use, as in every Prometheus client.
 
 | metric | kind | labels | meaning |
 | --- | --- | --- | --- |

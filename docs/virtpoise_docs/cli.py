@@ -16,13 +16,13 @@ Generated from the code by `scripts/generate-docs`; a test compares the two.
 | exit status | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | the answer is no: a problem stands that the plan does not solve, a check of the doctor failed, an order was refused |
-| 2 | bad input, or something could not be reached; one line on standard error says what was expected |
+| 1 | the answer is no: a problem that the plan does not solve, a failed check of the doctor, a refused order |
+| 2 | bad input, or something could not be reached; one line on standard error names what was expected |
 | 130 | interrupted |
 
-`--config` is also taken from the environment variable `VIRTPOISE_CONFIG`. `virtpoise --install-completion` has the shell complete
-commands, options, and the names of hosts and domains. Tables are for people and may change; `--output json` is for programs.
-Bytes are shown in binary units, ratios as percent.
+`--config` is also taken from the environment variable `VIRTPOISE_CONFIG`. `virtpoise --install-completion` enables
+completion in the shell for commands, options, and the names of hosts and domains. Tables are for people and may change;
+`--output json` is for programs. Bytes are shown in binary units, ratios as percent.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,18 @@ EXAMPLE = Path(__file__).parents[2] / "balancer" / "virtpoise.example.yml"
 _CONFIGURATION = """\
 # Configuration
 
-Generated from [virtpoise.example.yml](../balancer/virtpoise.example.yml) by `scripts/generate-docs`. Tests compare both with
-the schema, which has no other keys.
+Generated from [virtpoise.example.yml](../balancer/virtpoise.example.yml) by `scripts/generate-docs`. Tests compare both
+with the schema, which has no other keys.
 """
+_WIDTH = 120
 _SETTING = re.compile(r"(?P<indent> *)(?P<unset>#?)(?P<item>- )?(?P<key>[a-z_]+):(?: (?P<value>.+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A key of the example: its whole path, its value as written (empty for a section), whether it is commented out, what is said of it."""
+    """A key of the example: its path, its value as written (empty for a section), whether it is commented out, its
+    comment.
+    """
 
     path: str
     value: str
@@ -52,11 +56,11 @@ def configuration() -> str:
     text = EXAMPLE.read_text(encoding="utf-8")
     found = list(settings(text))
     introduction = " ".join(line[2:] for line in text.split("\n\n")[0].splitlines() if line.startswith("# "))
-    parts = [_CONFIGURATION, f"\n{introduction}\n"]
+    parts = [_CONFIGURATION, f"\n{textwrap.fill(introduction, _WIDTH)}\n"]
     tops = list(dict.fromkeys(one.path.partition(".")[0] for one in found))
     for top in tops:
         section = [one for one in found if one.path.partition(".")[0] == top]
-        parts.append(f"\n## `{top}`\n\n{section[0].text}\n")
+        parts.append(f"\n## `{top}`\n\n{textwrap.fill(section[0].text, _WIDTH)}\n")
         if section[0].value:
             parts.append(f"\nDefault: `{section[0].value}`.\n")
         else:

@@ -1,5 +1,3 @@
 """Per-host Prometheus exporter: what a libvirt host and its domains use, read without ever blocking on a domain."""
 
-from typing import Final
-
-__version__: Final = "0.1.0"  # importlib.metadata would cost 3 MB of memory to say so
+__version__ = "0.1.0"  # importlib.metadata would cost 3 MB of memory to say so

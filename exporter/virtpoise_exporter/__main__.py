@@ -1,4 +1,4 @@
-"""`python -m virtpoise_exporter`, the same as the command `virtpoise-exporter`."""
+"""``python -m virtpoise_exporter``, the same as the command ``virtpoise-exporter``."""
 
 from virtpoise_exporter.cli import main
 

@@ -1,21 +1,20 @@
-"""Which source tells what the domains use: the kernel where it can, else libvirt."""
+"""Chooses the source of the domains' usage: the kernel where its files can be read, else libvirt."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from virtpoise_exporter.kernel.domains import KernelSource
 from virtpoise_exporter.log import log
 from virtpoise_exporter.source import Source
 from virtpoise_exporter.virt.model import Domain
 
-TRIES: Final = 3  # a domain may be listed a moment before its process can be found
+_TRIES = 3  # a domain may be listed a moment before its process can be found
 
 
 class SourceChoice:
-    """Decides once, when there are domains to try: two sources in turn would make counters jump."""
+    """Chooses once, when the first domain runs. Changing between two sources would make counters jump."""
 
     def __init__(self, kernel: KernelSource | None, libvirt: Source) -> None:
-        """`kernel` is None if the domains do not run on this machine."""
+        """``kernel`` is None if the domains do not run on this machine."""
         self._kernel = kernel
         self._libvirt = libvirt
         self._failures = 0
@@ -25,13 +24,13 @@ class SourceChoice:
         self._told = ""
 
     def tell(self) -> None:
-        """Logs which source it is, and why, unless that has been said."""
+        """Logs the source and the reason, unless that has been logged already."""
         if self.reason != self._told:
             self._told = self.reason
-            log.info("what domains use comes from the source %s: %s", self.source.name, self.reason)
+            log.info("the domains' usage is read from source %s: %s", self.source.name, self.reason)
 
     def follow(self, domains: Sequence[Domain]) -> None:
-        """Takes a new list of domains; belongs to the thread that lists them."""
+        """Takes a new list of domains. Called only by the thread that lists them."""
         if self._kernel is None:
             return
         if self.source is self._kernel:
@@ -41,7 +40,7 @@ class SourceChoice:
             return
         if any(self._kernel.reads(domain) for domain in active):
             self._decide(self._kernel, "the domains' processes can be read")
-        elif self._failures + 1 < TRIES:
+        elif self._failures + 1 < _TRIES:
             self._failures += 1
         else:
             self._kernel.follow(())

@@ -1,4 +1,4 @@
-"""The command `virtpoise-exporter`."""
+"""The command ``virtpoise-exporter``."""
 
 import sys
 
@@ -8,8 +8,10 @@ from virtpoise_exporter.options import parse_options
 
 
 def main() -> None:
-    """Runs the exporter until SIGTERM or SIGINT; a wrong flag or file ends it with one line and exit status 2, and SIGINT
-    before it serves with status 130."""
+    """Runs the exporter until SIGTERM or SIGINT.
+
+    A wrong flag or file ends it with one line and exit status 2. SIGINT before it serves ends it with status 130.
+    """
     try:
         options = parse_options(sys.argv[1:])
         configure(options.log_level, options.log_format)

@@ -1,4 +1,4 @@
-"""Puts the exporter together and runs it."""
+"""Builds the exporter from its parts and runs it."""
 
 import asyncio
 import os
@@ -12,24 +12,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from virtpoise_exporter import __version__
 from virtpoise_exporter.choice import SourceChoice
-from virtpoise_exporter.collectors import balloon, block
-from virtpoise_exporter.collectors.balloon import BalloonCollector
-from virtpoise_exporter.collectors.block import BlockCollector
-from virtpoise_exporter.collectors.cpu import CpuCollector
-from virtpoise_exporter.collectors.domains import DomainsCollector
-from virtpoise_exporter.collectors.libvirt import LibvirtCollector
-from virtpoise_exporter.collectors.memory import MemoryCollector
-from virtpoise_exporter.collectors.network import NetworkCollector
-from virtpoise_exporter.collectors.numa import NumaCollector
-from virtpoise_exporter.collectors.pressure import PressureCollector
-from virtpoise_exporter.collectors.speed import SpeedCollector
+from virtpoise_exporter.collectors.build import Parts, build
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.kernel.domains import KernelSource
 from virtpoise_exporter.kernel.process import state_folder
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.log import log
 from virtpoise_exporter.options import Options
-from virtpoise_exporter.scrape import Collector, Scraper
+from virtpoise_exporter.scrape import BackgroundCollector, Scraper
 from virtpoise_exporter.systemd import notify, watchdog_seconds
 from virtpoise_exporter.virt import source as libvirt_source
 from virtpoise_exporter.virt.link import Link, start_event_loop
@@ -42,7 +32,7 @@ FIRST_SECONDS = 3.0
 
 
 class Exporter:
-    """The exporter's parts, wired. Nothing is read, opened or started before `run`."""
+    """The exporter's parts, wired. Nothing is read, opened or started before ``run``."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -55,23 +45,17 @@ class Exporter:
             KernelSource(options.procfs, folder) if folder else None, LibvirtSource(stats.of(libvirt_source.GROUPS))
         )
         self._topology = TopologyKeeper(options.procfs, options.sysfs, options.speeds)
-        self._speed = SpeedCollector(options.cpu_speed, options.procfs, options.state)
-        self._slow = (
-            BlockCollector(self._link, stats.of(block.GROUPS)),
-            BalloonCollector(self._link, stats.of(balloon.GROUPS)),
+        parts = Parts(
+            procfs=options.procfs,
+            sysfs=options.sysfs,
+            state=options.state,
+            cpu_speed=options.cpu_speed,
+            link=self._link,
+            statistics=stats.of,
+            choice=self._choice,
+            topology=self._topology,
         )
-        every: tuple[Collector, ...] = (
-            CpuCollector(),
-            MemoryCollector(),
-            NetworkCollector(self._topology, options.procfs),
-            PressureCollector(options.procfs),
-            NumaCollector(options.sysfs),
-            self._speed,
-            LibvirtCollector(self._link),
-            DomainsCollector(self._link, self._choice, self._topology),
-            *self._slow,
-        )
-        self._collectors = [collector for collector in every if collector.name in options.collectors]
+        self._collectors = build(options.collectors, parts)
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises UsageError if an address cannot be had."""
@@ -80,11 +64,9 @@ class Exporter:
         self._topology.start()
         start_event_loop()
         self._link.start()
-        if self._speed in self._collectors:
-            self._speed.start()
-        for collector in self._slow:
-            if collector in self._collectors:
-                collector.facts.start()
+        for collector in self._collectors:
+            if isinstance(collector, BackgroundCollector):
+                collector.start()
         self._link.wait_for_first(FIRST_SECONDS)
         self._topology.wait_for_first(FIRST_SECONDS)
         self._choice.tell()
@@ -109,9 +91,11 @@ class Exporter:
 
 
 def _allow_descriptors() -> None:
-    """Every running domain takes a descriptor; what a shell allows by default is too few for a thousand."""
+    """Raises the limit of open files: each running domain needs one, and a shell's default is too low for a
+    thousand.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # a sandbox may forbid it: then what its manager set is what there is
+    with suppress(OSError, ValueError):  # a sandbox may forbid it; then the limit stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -130,7 +114,7 @@ async def _serve(server: Server, listening: list[socket.socket]) -> None:
 
 
 async def _pat_watchdog() -> None:
-    """Tells systemd that the event loop turns."""
+    """Reports to systemd's watchdog that the event loop runs."""
     seconds = watchdog_seconds()
     while seconds:
         notify("WATCHDOG=1")

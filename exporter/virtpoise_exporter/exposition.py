@@ -26,9 +26,17 @@ class Metric:
     labels: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SharedLabels:
+    """The first labels of many series, escaped once: their names, and the text that ``labels()`` writes of them."""
+
+    names: tuple[str, ...]
+    text: str
+
+
 @dataclass(slots=True)
 class Family:
-    """One metric with its samples: pairs of a label block (as `labels()` writes it) and a value."""
+    """One metric with its samples: pairs of a label block (as ``labels()`` writes it) and a value."""
 
     metric: Metric
     samples: list[tuple[str, float]] = field(default_factory=list)
@@ -37,9 +45,21 @@ class Family:
         """Adds a sample; the label values stand in the order of the metric's labels."""
         self.samples.append((labels(self.metric.labels, label_values), value))
 
+    def add_shared(self, shared: SharedLabels, value: float, *label_values: str) -> None:
+        """Adds a sample whose first labels are shared; the other label values stand in the order of the metric's
+        labels.
+
+        Raises ValueError if the metric has other labels.
+        """
+        names, count = self.metric.labels, len(shared.names)
+        if names[:count] != shared.names:
+            raise ValueError(f"{self.metric.name}: its first labels are {names[:count]}, not {shared.names}")
+        rest = labels(names[count:], label_values)
+        self.samples.append((f"{shared.text},{rest}" if rest else shared.text, value))
+
 
 def labels(names: Sequence[str], values: Sequence[str]) -> str:
-    """The text between the braces, escaped: `domain="web \\"1\\"",uuid="..."`."""
+    """The text between the braces, escaped: ``domain="web \\"1\\"",uuid="..."``."""
     return ",".join([f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)])
 
 

@@ -1,13 +1,15 @@
-"""Log lines in the exporters' idiom, `ts=... level=... msg="..."` or the same as JSON, on standard error."""
+"""Log lines in the format of Prometheus' exporters, ``ts=... level=... msg="..."`` or the same as JSON, on standard
+error.
+"""
 
 import json
 import logging
 import sys
 import time
-from typing import Final, Literal
+from typing import Literal
 
-LEVELS: Final = ("debug", "info", "warn", "error")
-FORMATS: Final = ("logfmt", "json")
+LEVELS = ("debug", "info", "warn", "error")
+FORMATS = ("logfmt", "json")
 
 log = logging.getLogger("virtpoise_exporter")
 
@@ -34,7 +36,7 @@ def _logfmt(value: str) -> str:
 
 
 def configure(level: str, style: Literal["logfmt", "json"]) -> None:
-    """Sends the exporter's log lines from `level` upwards to standard error."""
+    """Sends the exporter's log lines from ``level`` upwards to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(style))
     log.handlers = [handler]

@@ -1,10 +1,8 @@
 """Every metric of the exporter. docs/metrics.md is generated from this table."""
 
-from typing import Final
-
 from virtpoise_exporter.exposition import Kind, Metric
 
-DOMAIN: Final = ("domain", "uuid")
+DOMAIN = ("domain", "uuid")
 
 
 def _metric(collector: str, name: str, kind: Kind, help_text: str, *labels: str) -> Metric:
@@ -17,7 +15,7 @@ HOST_CPU_SECONDS = _metric(
     "host_cpu_seconds_total",
     "counter",
     "Seconds all CPUs of the host together spent in each mode. The modes add up to all CPU time; "
-    "the time that guests ran is in user and nice.",
+    "the time that guests ran is in user and nice, the time that a hypervisor took from the host is in steal.",
     "mode",
 )
 HOST_CPUS = _metric("cpu", "host_cpus", "gauge", "CPUs online on the host.")
@@ -41,14 +39,16 @@ HOST_NETWORK_SPEED = _metric(
     "network",
     "host_network_speed_bytes",
     "gauge",
-    "Bytes per second an uplink of the host can carry in each direction. Absent where the device has no speed and none is configured.",
+    "Bytes per second an uplink of the host can carry in each direction. "
+    "Absent if the device has no speed and none is configured.",
     "device",
 )
 HOST_PRESSURE = _metric(
     "pressure",
     "host_pressure_seconds_total",
     "counter",
-    "Seconds in which some (kind=some) or all (kind=full) runnable tasks waited for a resource (the kernel's pressure stall information).",
+    "Seconds in which some (kind=some) or all (kind=full) runnable tasks waited for a resource "
+    "(the kernel's pressure stall information).",
     "resource",
     "kind",
 )
@@ -96,7 +96,7 @@ DOMAIN_PLACEMENT = _metric(
     "libvirt",
     "domain_placement",
     "gauge",
-    "1 for each rule of placement in the domain's own metadata, and the group or the hosts that it names.",
+    "1 for each placement rule in the domain's own metadata, with the group or the hosts that it names.",
     *DOMAIN,
     "rule",
     "value",
@@ -105,7 +105,8 @@ DOMAIN_RUNNING = _metric(
     "libvirt",
     "domain_running",
     "gauge",
-    "1 where the domain runs; 0 where it is shut off, paused, or arriving or leaving by a migration. Over all hosts at most one is 1.",
+    "1 where the domain runs; 0 where it is shut off, paused, or arriving or leaving by a migration. "
+    "Over all hosts at most one is 1.",
     *DOMAIN,
 )
 DOMAIN_STATE = _metric(
@@ -151,7 +152,8 @@ DOMAIN_NETWORK_RECEIVE = _metric(
     "domains",
     "domain_network_receive_bytes_total",
     "counter",
-    "Bytes the domain received on a network device; uplink is the host's interface behind it, empty if the traffic stays on the host.",
+    "Bytes the domain received on a network device; uplink is the host's interface behind it, "
+    "empty if the traffic stays on the host.",
     *DOMAIN,
     "device",
     "uplink",
@@ -160,7 +162,8 @@ DOMAIN_NETWORK_TRANSMIT = _metric(
     "domains",
     "domain_network_transmit_bytes_total",
     "counter",
-    "Bytes the domain sent on a network device; uplink is the host's interface behind it, empty if the traffic stays on the host.",
+    "Bytes the domain sent on a network device; uplink is the host's interface behind it, "
+    "empty if the traffic stays on the host.",
     *DOMAIN,
     "device",
     "uplink",
@@ -189,8 +192,8 @@ DOMAIN_MEMORY_USABLE = _metric(
     "balloon",
     "domain_memory_usable_bytes",
     "gauge",
-    "Memory that the guest could give up without swapping, as its balloon driver says. "
-    "Only of domains whose XML asks for it: <memballoon><stats period='10'/>.",
+    "Memory that the guest could give up without swapping, as its balloon driver reports. "
+    "Only for domains whose XML asks for it: <memballoon><stats period='10'/>.",
     *DOMAIN,
 )
 
@@ -207,14 +210,15 @@ STALE_DOMAINS = _metric(
     "",
     "exporter_stale_domains",
     "gauge",
-    "Active domains that a collector had to leave out of this scrape, wholly or in part, because their figures are not fresh.",
+    "Active domains that a collector had to leave out of this scrape, wholly or in part, "
+    "because their figures are not fresh.",
     "collector",
 )
 DATA_AGE = _metric(
     "",
     "exporter_collector_data_age_seconds",
     "gauge",
-    "Age of what a collector shows from beside the scrape path: libvirt's list of domains, the disks' counters.",
+    "Age of figures that a collector reads in the background: libvirt's list of domains, the disks' counters.",
     "collector",
 )
 COLLECTOR_SUCCESS = _metric(
@@ -229,4 +233,4 @@ COLLECTOR_DURATION = _metric(
 )
 BUILD_INFO = _metric("", "exporter_build_info", "gauge", "1, labelled with the exporter's version.", "version")
 
-ALL: Final = tuple(value for value in globals().values() if isinstance(value, Metric))
+ALL = tuple(value for value in globals().values() if isinstance(value, Metric))

@@ -1,4 +1,4 @@
-"""The exporter's flags, in the exporters' idiom, checked before anything starts."""
+"""The exporter's flags, named as in other exporters and checked before anything starts."""
 
 import argparse
 import math
@@ -6,21 +6,27 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from virtpoise_exporter import __version__
+from virtpoise_exporter.collectors import TOPICS
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.log import FORMATS, LEVELS
 
-DEFAULT_ADDRESS: Final = "127.0.0.1:9807"
-HOST_COLLECTORS: Final = ("cpu", "memory", "network", "pressure", "numa", "speed")
-COLLECTORS: Final = (*HOST_COLLECTORS, "libvirt", "domains", "block", "balloon")
-_BYTES_PER_MEGABIT: Final = 1_000_000 / 8
+_DEFAULT_ADDRESS = "127.0.0.1:9807"
+_BYTES_PER_MEGABIT = 1_000_000 / 8
+
+EXAMPLES = (
+    "virtpoise-exporter --web.listen-address :9807",
+    "virtpoise-exporter --web.config.file /etc/virtpoise/web.yml --network.speed eth0=10000",
+    "virtpoise-exporter --libvirt.uri qemu+tcp://h1/system --no-collector.host",
+)
+_EPILOG = "examples:\n" + "".join(f"  {example}\n" for example in EXAMPLES)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The flags. `speeds` are bytes per second of a device; `cpu_speed` is None if it is to be measured."""
+    """The flags. ``speeds`` are bytes per second of a device; ``cpu_speed`` is None if it is to be measured."""
 
     addresses: tuple[tuple[str, int], ...]
     web_config: Path | None
@@ -41,19 +47,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_options(arguments: list[str]) -> Options:
-    """The options for `arguments`. Raises UsageError."""
+    """The options for ``arguments``. Raises UsageError."""
     given = vars(_parser().parse_args(arguments))
-    off = {name for name in COLLECTORS if given[f"no_collector.{name}"]}
+    off = {topic.name for topic in TOPICS if given[f"no_collector.{topic.name}"]}
     if given["no_collector.host"]:
-        off.update(HOST_COLLECTORS)
+        off.update(topic.name for topic in TOPICS if topic.host)
     return Options(
-        addresses=tuple(_address(text) for text in given["web.listen_address"] or [DEFAULT_ADDRESS]),
+        addresses=tuple(_address(text) for text in given["web.listen_address"] or [_DEFAULT_ADDRESS]),
         web_config=Path(given["web.config.file"]) if given["web.config.file"] else None,
         uri=_uri(given["libvirt.uri"]),
         procfs=_root("--path.procfs", given["path.procfs"], "stat"),
         sysfs=_root("--path.sysfs", given["path.sysfs"], "class/net"),
         state=Path(given["path.state"]),
-        collectors=tuple(name for name in COLLECTORS if name not in off),
+        collectors=tuple(topic.name for topic in TOPICS if topic.name not in off),
         speeds=dict(_device_speed(text) for text in given["network.speed"]),
         cpu_speed=_ratio(given["cpu.speed"]),
         log_level=given["log.level"],
@@ -65,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="virtpoise-exporter",
         description="Prometheus exporter for a libvirt host and its domains.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     flag = parser.add_argument
@@ -72,10 +80,15 @@ def _parser() -> argparse.ArgumentParser:
         "--web.listen-address",
         action="append",
         metavar="ADDRESS",
-        help=f"host:port to serve on, or :port for all addresses; repeatable (default {DEFAULT_ADDRESS})",
+        help=f"host:port to serve on, or :port for all addresses; repeatable (default {_DEFAULT_ADDRESS})",
     )
-    flag("--web.config.file", metavar="FILE", help="TLS and basic authentication, as exporter-toolkit has them")
-    flag("--libvirt.uri", default="qemu:///system", metavar="URI", help="which libvirt to ask (default %(default)s)")
+    flag("--web.config.file", metavar="FILE", help="TLS and basic authentication, in the format of exporter-toolkit")
+    flag(
+        "--libvirt.uri",
+        default="qemu:///system",
+        metavar="URI",
+        help="libvirt connection to read (default %(default)s)",
+    )
     flag("--path.procfs", default="/proc", metavar="FOLDER", help="where /proc is (default %(default)s)")
     flag("--path.sysfs", default="/sys", metavar="FOLDER", help="where /sys is (default %(default)s)")
     flag(
@@ -89,18 +102,18 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="DEVICE=MEGABITS",
-        help="speed of an uplink that does not know its own, in Mbit/s; repeatable",
+        help="speed in Mbit/s of an uplink that does not report one; repeatable",
     )
-    flag("--cpu.speed", metavar="RATIO", help="speed of a CPU against the group's reference, instead of measuring it")
+    flag("--cpu.speed", metavar="RATIO", help="speed of one CPU relative to the reference, instead of measuring it")
     flag(
         "--no-collector.host",
         action="store_true",
-        help=f"the same as --no-collector.X for {', '.join(HOST_COLLECTORS)}",
+        help=f"the same as --no-collector.X for {', '.join(topic.name for topic in TOPICS if topic.host)}",
     )
-    for name in COLLECTORS:
-        flag(f"--no-collector.{name}", action="store_true", help=f"leave out the collector {name}")
-    flag("--log.level", default="info", choices=LEVELS, help="least level to log (default %(default)s)")
-    flag("--log.format", default="logfmt", choices=FORMATS, help="form of a log line (default %(default)s)")
+    for topic in TOPICS:
+        flag(f"--no-collector.{topic.name}", action="store_true", help=f"switch off: {topic.title}")
+    flag("--log.level", default="info", choices=LEVELS, help="lowest level to log (default %(default)s)")
+    flag("--log.format", default="logfmt", choices=FORMATS, help="format of log lines (default %(default)s)")
     flag("--version", action="version", version=f"virtpoise-exporter {__version__}")
     return parser
 
@@ -109,7 +122,7 @@ def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not bracketed):
-        raise UsageError(f"--web.listen-address {text!r}: expected host:port or :port, e.g. {DEFAULT_ADDRESS}")
+        raise UsageError(f"--web.listen-address {text!r}: expected host:port or :port, e.g. {_DEFAULT_ADDRESS}")
     return host[1:-1] if bracketed else host, int(port)
 
 

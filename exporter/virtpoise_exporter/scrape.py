@@ -1,4 +1,4 @@
-"""One scrape: every collector in a lane of its own, whoever is late is left out."""
+"""One scrape: each collector runs in a thread of its own, and one that is late is left out."""
 
 import threading
 import time
@@ -6,24 +6,32 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Protocol, runtime_checkable
 
 from virtpoise_exporter import __version__, metrics
 from virtpoise_exporter.exposition import Family, render
 from virtpoise_exporter.log import log
 
-_COLLECTORS_SHARE: Final = 0.9  # of the deadline, so that a collector that keeps its own time is in the scrape
+_COLLECTORS_SHARE = 0.9  # of the deadline, so that a collector that uses all its time is still in the scrape
 
 
 class Collector(Protocol):
-    """Reads one topic. It holds no lock across a read, keeps no time of its own, and raises if it could not read."""
+    """Reads one topic. It holds no lock during a read, has no timeout of its own, and raises if it cannot read."""
 
     @property
     def name(self) -> str:
         """The collector's name in flags and labels."""
 
     def collect(self, seconds: float, /) -> list[Family]:
-        """Fresh families, after at most `seconds` if it can be helped: a scrape waits no longer."""
+        """Fresh families, if possible within ``seconds``: a scrape waits no longer."""
+
+
+@runtime_checkable
+class BackgroundCollector(Collector, Protocol):
+    """A collector that also works between scrapes, once it has been started."""
+
+    def start(self) -> None:
+        """Starts to work in the background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +62,14 @@ class _Lane:
 
 
 class Scraper:
-    """Runs all collectors at once and renders what came in time. `extra` are expositions of other origin."""
+    """Runs all collectors at once and renders what came in time. ``extra`` returns an exposition to append."""
 
     def __init__(self, collectors: Iterable[Collector], extra: Callable[[], bytes] = bytes) -> None:
         self._lanes = tuple(_Lane(collector) for collector in collectors)
         self._extra = extra
 
     def scrape(self, seconds: float) -> bytes:
-        """The exposition, after at most `seconds`."""
+        """The exposition, after at most ``seconds``."""
         began = time.monotonic()
         asked = [(lane.collector.name, lane.ask(began + seconds * _COLLECTORS_SHARE)) for lane in self._lanes]
         wait([future for _, future in asked], timeout=seconds)
@@ -71,7 +79,7 @@ class Scraper:
             if future.done():
                 result = future.result()
             else:
-                future.cancel()  # if it has not begun: a lane that hangs gathers no queue
+                future.cancel()  # if it has not started: a lane that hangs gathers no queue
                 log.warning("collector %s did not answer within %.1f s", name, seconds)
                 result = _Result((), success=False, seconds=time.monotonic() - began)
             families += result.families

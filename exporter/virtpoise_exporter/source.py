@@ -1,4 +1,4 @@
-"""What a domain uses, and the interface of those who can tell: the kernel or libvirt."""
+"""A domain's usage, and the interface of its two sources: the kernel and libvirt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one domain used since its process began. None is what could not be told now."""
+    """What one domain used since its process started. None marks a figure that cannot be read now."""
 
     cpu_seconds: float | None
     vcpu_seconds: float | None
@@ -27,15 +27,18 @@ class Usage:
 
 
 class VcpuSum:
-    """Sums a counter of a domain's vCPUs, so that the sum never goes backwards: a vCPU that was unplugged stays in it with
-    its last figure, and one that is plugged again, and so starts from zero, is added on top."""
+    """The sum of a counter over a domain's vCPUs, which never falls.
+
+    A vCPU that was unplugged stays in the sum with its last value. One that is plugged in again starts from zero and
+    is added on top.
+    """
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
         self._before = 0
 
     def add(self, readings: Mapping[str, int]) -> int:
-        """The sum after a reading of some or all vCPUs, in nanoseconds."""
+        """The sum, in nanoseconds, after new readings of some or all vCPUs."""
         for vcpu, reading in readings.items():
             last = self._last.get(vcpu, 0)
             if reading < last:
@@ -46,21 +49,21 @@ class VcpuSum:
 
 @dataclass(frozen=True, slots=True)
 class VcpuSums:
-    """Of one domain: what its vCPUs ran, and what they waited for a CPU."""
+    """The sums of one domain: the time its vCPUs ran, and the time they waited for a CPU."""
 
     run: VcpuSum = field(default_factory=VcpuSum)
     delay: VcpuSum = field(default_factory=VcpuSum)
 
 
 class Source(Protocol):
-    """Tells what domains use. Two of them exist and give equal numbers for the same domain."""
+    """Reads the domains' usage. Both sources give equal figures for the same domain."""
 
     @property
     def name(self) -> str:
-        """`kernel` or `libvirt`."""
+        """``kernel`` or ``libvirt``."""
 
     def read(self, domains: Sequence[Domain], seconds: float, /) -> Mapping[str, Usage]:
-        """The usage of the active `domains` by uuid, read now, after at most `seconds`.
+        """The usage of the active ``domains`` by uuid, read now, after at most ``seconds``.
 
         A domain that cannot be read now is left out.
         """

@@ -1,4 +1,4 @@
-"""Tells systemd how the exporter is (sd_notify(3)), if systemd started it."""
+"""Reports the exporter's state to systemd (sd_notify(3)), if systemd started it."""
 
 import os
 import socket
@@ -7,8 +7,7 @@ from virtpoise_exporter.log import log
 
 
 def notify(state: str) -> None:
-    """Sends e.g. `READY=1` to the socket that systemd named; does nothing without one. Nobody there is no reason not to
-    serve."""
+    """Sends a state such as ``READY=1`` to systemd's socket. Does nothing without one; an error is only logged."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
@@ -17,11 +16,11 @@ def notify(state: str) -> None:
             connection.connect("\0" + path[1:] if path.startswith("@") else path)
             connection.sendall(state.encode())
     except OSError as error:
-        log.warning("systemd cannot be told %s at NOTIFY_SOCKET %s: %s", state, path, error.strerror or error)
+        log.warning("state %s cannot be sent to systemd at NOTIFY_SOCKET %s: %s", state, path, error.strerror or error)
 
 
 def watchdog_seconds() -> float | None:
-    """How often systemd wants to hear from this process: half the time after which it would end it."""
+    """Seconds between two reports to systemd's watchdog: half its timeout. None if it does not watch this process."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     microseconds = os.environ.get("WATCHDOG_USEC", "")

@@ -1,4 +1,4 @@
-"""What the balancer does, decides and refuses."""
+"""The dashboard of the balancer: cycles, decisions, refusals, migrations."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ NOW = Row(
     (
         Stat(
             title="Mode",
-            description="automatic: the balancer migrates by itself. recommend: it waits for a person.",
+            description="automatic: the balancer carries out its plans. recommend: a person applies them.",
             queries=(Query(f"max by (mode) (virtpoise_mode{{{BALANCER}}}) == 1", "{{mode}}", instant=True),),
             unit="none",
             names=True,
@@ -81,8 +81,8 @@ NOW = Row(
             width=3,
         ),
         Stat(
-            title="Who acts",
-            description="Of several balancers one acts, the others wait.",
+            title="Active balancer",
+            description="One of several balancers is active, the others are on standby.",
             queries=(Query(f"max by (instance) (virtpoise_leader{{{BALANCER}}}) == 1", "{{instance}}", instant=True),),
             unit="none",
             names=True,
@@ -91,14 +91,14 @@ NOW = Row(
         ),
         _number(
             "Last cycle",
-            "Time since the newest cycle ran. Cycles go on while domains move.",
+            "Time since the newest cycle. Cycles continue during migrations.",
             f"time() - max(virtpoise_last_cycle_timestamp_seconds{{{BALANCER}}})",
             "s",
             (Step(None, "green"), Step(60, "yellow"), Step(300, "red")),
         ),
         _number(
-            "Age of the figures",
-            "Age of the newest figures of any host that the balancer has seen.",
+            "Age of the samples",
+            "Age of the newest sample of any host that the balancer has seen.",
             f"max(virtpoise_snapshot_age_seconds{{{BALANCER}}})",
             "s",
             (Step(None, "green"), Step(30, "yellow"), Step(120, "red")),
@@ -112,7 +112,7 @@ NOW = Row(
         ),
         _number(
             "Unsolved",
-            "Whether a problem stands that the plan does not solve.",
+            "Whether there is a problem that the plan does not solve.",
             f"max(virtpoise_plan_unsolved{{{BALANCER}}})",
             "none",
             BAD_IF_ANY,
@@ -120,14 +120,14 @@ NOW = Row(
         ),
         _number(
             "Domains twice",
-            "Domains seen running on more than one host at the newest look. One in the moment after its migration is no harm.",
+            "Domains seen running on more than one host in the newest cycle. Right after a migration this is harmless.",
             f"max(virtpoise_domain_duplicates{{{BALANCER}}})",
             "none",
             (Step(None, "green"), Step(1, "yellow")),
         ),
         _number(
             "Domains vanished",
-            "Domains that a migration left on neither host, not seen since.",
+            "Domains that ran on neither host after their migration, and have not been seen since.",
             f"max(virtpoise_domain_vanished{{{BALANCER}}})",
             "none",
             BAD_IF_ANY,
@@ -140,7 +140,7 @@ CYCLES = Row(
     (
         TimeSeries(
             title="Cycles by result",
-            description="How cycles ended: nothing to do, recommended, moved, waiting (for N in a row, a penalty, a person), failed.",
+            description="Results of cycles: idle, recommended, moved, waiting, failed.",
             queries=(
                 Query(
                     f"sum by (result) (increase(virtpoise_cycles_total{{{BALANCER}}}[$__rate_interval]))",
@@ -155,7 +155,7 @@ CYCLES = Row(
         ),
         TimeSeries(
             title="Duration of a cycle",
-            description="Half of the cycles, and 99 of 100, took at most this long.",
+            description="Median and 99th percentile of the duration.",
             queries=(
                 Query(_quantile(0.5, "cycle_duration_seconds"), "half"),
                 Query(_quantile(0.99, "cycle_duration_seconds"), "99 of 100"),
@@ -179,9 +179,9 @@ CYCLES = Row(
             height=6,
         ),
         TimeSeries(
-            title="Age of the figures over time",
-            description="Age of the newest figures of any host that the balancer has seen. "
-            "It grows while Prometheus does not answer or has none.",
+            title="Age of the samples over time",
+            description="Age of the newest sample of any host that the balancer has seen. "
+            "It grows while Prometheus does not answer or has no samples.",
             queries=(Query(f"max(virtpoise_snapshot_age_seconds{{{BALANCER}}})", "age"),),
             unit="s",
             minimum=0,
@@ -194,7 +194,7 @@ DECISIONS = Row(
     "Decisions",
     (
         TimeSeries(
-            title="Load that it sees",
+            title="Load as the balancer sees it",
             description="CPU load of each host as the balancer saw it, and the threshold.",
             queries=(
                 Query(f"max by (host) (virtpoise_host_cpu_load_ratio{{{BY_HOST}}})", "{{host}}"),
@@ -206,9 +206,9 @@ DECISIONS = Row(
             styles=(THRESHOLD_LINE,),
         ),
         TimeSeries(
-            title="Readings in a row over the threshold",
-            description="How many readings in a row each host has been at or above its threshold, in CPU, memory or its uplink. "
-            "At N the balancer acts.",
+            title="Consecutive samples over the threshold",
+            description="Consecutive samples of each host at or above its threshold, in CPU, memory or its uplink. "
+            "At `consecutive` of them the host counts as overloaded.",
             queries=(Query(f"max by (host) (virtpoise_overload_consecutive{{{BY_HOST}}})", "{{host}}"),),
             unit="none",
             decimals=0,
@@ -216,22 +216,22 @@ DECISIONS = Row(
         ),
         StateTimeline(
             title="State of each host",
-            description="As the balancer sees it: only active hosts give and take domains.",
+            description="As the balancer sees it. Only active hosts take part in balancing.",
             queries=(Query(promql.host_state(BY_HOST), "{{host}}"),),
             unit="none",
             values=STATES,
         ),
         TimeSeries(
-            title="Penalties",
-            description="How long each host still has to wait after an attempt that did not solve its problem. "
-            "One reading below the threshold cancels it.",
+            title="Back-off",
+            description="How long each host is still in back-off after an attempt that did not solve its problem. "
+            "One sample below the threshold ends it.",
             queries=(Query(f"max by (host) (virtpoise_penalty_seconds{{{BY_HOST}}})", "{{host}}"),),
             unit="s",
             minimum=0,
         ),
         TimeSeries(
             title="Refusals by reason",
-            description="Why domains were not moved and hosts were no destination, in the newest plan.",
+            description="Why domains were not migrated and hosts were not destinations, in the newest plan.",
             queries=(Query(f"sum by (reason) (virtpoise_refusals{{{BALANCER}}})", "{{reason}}"),),
             unit="none",
             decimals=0,
@@ -240,7 +240,7 @@ DECISIONS = Row(
         ),
         TimeSeries(
             title="Moves in the plan over time",
-            description="Migrations in the newest plan; and 1 while a problem stands that it does not solve.",
+            description="Migrations in the newest plan, and 1 while there is a problem that it does not solve.",
             queries=(
                 Query(f"max(virtpoise_plan_moves{{{BALANCER}}})", "moves"),
                 Query(f"max(virtpoise_plan_unsolved{{{BALANCER}}})", "unsolved"),
@@ -258,7 +258,7 @@ MIGRATIONS = Row(
     (
         TimeSeries(
             title="Migrations in flight",
-            description="Live migrations under way.",
+            description="Running live migrations.",
             queries=(Query(f"max(virtpoise_migrations_in_flight{{{BALANCER}}})", "in flight"),),
             unit="none",
             decimals=0,
@@ -267,7 +267,8 @@ MIGRATIONS = Row(
         ),
         TimeSeries(
             title="Oldest migration in flight",
-            description="How long the oldest migration under way has taken so far. By default one is aborted after 10 minutes.",
+            description="How long the oldest running migration has taken so far. By default a migration is aborted "
+            "after 10 minutes.",
             queries=(Query(f"max(virtpoise_migration_oldest_seconds{{{BALANCER}}})", "oldest"),),
             unit="s",
             minimum=0,
@@ -275,7 +276,8 @@ MIGRATIONS = Row(
         ),
         TimeSeries(
             title="Migrations by result",
-            description="Migrations that ended. Skipped: the world had changed before the start. Failed: the domain stayed where it was.",
+            description="Migrations that ended. Skipped: the situation had changed before the start. "
+            "Failed: the domain stayed on its source.",
             queries=(Query(ended_in_steps("result"), "{{result}}", min_step=EVENTS_STEP),),
             unit="none",
             minimum=0,
@@ -284,12 +286,10 @@ MIGRATIONS = Row(
             styles=RESULTS,
             width=8,
         ),
-        _distribution(
-            "Duration of migrations", "How long migrations took, counted over time.", "migration_duration_seconds"
-        ),
+        _distribution("Duration of migrations", "Histogram of the duration over time.", "migration_duration_seconds"),
         _distribution(
             "Downtime of migrations",
-            "How long domains stood still at the end of their migration, as libvirt measured it.",
+            "Downtime of domains at the end of their migration, as reported by libvirt.",
             "migration_downtime_seconds",
         ),
         Table(
@@ -308,7 +308,7 @@ MIGRATIONS = Row(
 BALANCER_DASHBOARD = Dashboard(
     uid="virtpoise-balancer",
     title="Virtpoise / Balancer",
-    description="Cycles, decisions, refusals, penalties and migrations of the balancer.",
+    description="Cycles, decisions, refusals, back-off and migrations of the balancer.",
     variables=(
         promql.BALANCER_VARIABLE,
         Variable(

@@ -1,4 +1,4 @@
-"""One domain, wherever it runs."""
+"""The dashboard of one domain, on whichever host it runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ PLACE = Row(
         ),
         StateTimeline(
             title="Where it ran",
-            description="Filled while the domain runs on the host: where one line ends and another begins, it migrated.",
+            description="Filled while the domain runs on the host. Where one line ends and another begins, it was "
+            "migrated.",
             queries=(Query(by_host(f"max by (instance) (virtpoise_domain_running{{{DOMAIN}}} == 1)"), "{{host}}"),),
             unit="none",
             values=(Value(1, "runs here", "green"),),
@@ -61,7 +62,8 @@ CPU = Row(
     (
         TimeSeries(
             title="CPU",
-            description="CPUs that the domain keeps busy, QEMU's own work included, on the host that runs it; and its vCPUs.",
+            description="CPUs that the domain keeps busy, QEMU's own work included, on the host that runs it; and its "
+            "vCPUs.",
             queries=(
                 Query(_rate("cpu_seconds_total"), "on {{host}}"),
                 Query(f"max(virtpoise_domain_vcpus{{{DOMAIN}}})", "vCPUs"),
@@ -72,8 +74,9 @@ CPU = Row(
             styles=(VCPUS,),
         ),
         TimeSeries(
-            title="Waiting for a CPU",
-            description="CPUs that the domain wanted and had to wait for; its guest sees this as steal. Leaving a saturated host ends it.",
+            title="Steal: waiting for a CPU",
+            description="CPUs for which the domain waited; its guest sees this as steal. It ends when the domain "
+            "leaves a saturated host.",
             queries=(Query(_rate("cpu_delay_seconds_total"), "on {{host}}"),),
             unit="suffix: CPUs",
             decimals=2,
@@ -81,7 +84,7 @@ CPU = Row(
         ),
         TimeSeries(
             title="Memory",
-            description="Memory assigned to the domain, and what its process holds on the host.",
+            description="Memory assigned to the domain, and the resident memory of its process.",
             queries=(
                 Query(
                     by_host(f"max by (instance) (virtpoise_domain_memory_bytes{{{DOMAIN}}})"), "assigned on {{host}}"
@@ -122,7 +125,8 @@ NETWORK = Row(
         ),
         Table(
             title="Network devices",
-            description="The host's interface behind each network device of the domain; empty where the traffic stays on the host.",
+            description="The host's interface behind each network device of the domain; empty if the traffic stays on "
+            "the host.",
             queries=(
                 Query(
                     by_host(
@@ -142,7 +146,7 @@ NETWORK = Row(
 DOMAIN_DASHBOARD = Dashboard(
     uid="virtpoise-domain",
     title="Virtpoise / Domain",
-    description="One domain: where it ran, what it took of its host and what it had to wait for.",
+    description="One domain: where it ran, what it used, and its steal time.",
     variables=(
         promql.JOB_VARIABLE,
         promql.BALANCER_VARIABLE,

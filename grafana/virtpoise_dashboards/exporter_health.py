@@ -1,4 +1,4 @@
-"""Whether the figures can be trusted: exporters, their collectors, and libvirt behind them."""
+"""The health of exporters, their collectors, and libvirt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = Row(
     (
         Stat(
             title="Exporters that answer",
-            description="Targets that Prometheus scrapes with success.",
+            description="Targets that Prometheus scrapes successfully.",
             queries=(Query(f"count(up{{{HOST}}} == 1)", "up", instant=True),),
             unit="none",
             steps=GREEN,
@@ -76,7 +76,7 @@ OVER_TIME = Row(
         ),
         StateTimeline(
             title="libvirt answers",
-            description="Whether each exporter reached libvirt. A gap: the exporter itself did not answer.",
+            description="Whether each exporter reached libvirt. In a gap, the exporter itself did not answer.",
             queries=(Query(by_host(f"min by (instance) (virtpoise_libvirt_up{{{HOST}}})"), "{{host}}"),),
             unit="none",
             values=UP,
@@ -100,14 +100,14 @@ OVER_TIME = Row(
         ),
         TimeSeries(
             title="Duration of a scrape",
-            description="How long Prometheus waited for each host's figures.",
+            description="How long Prometheus waited for each exporter.",
             queries=(Query(by_host(f"max by (instance) (scrape_duration_seconds{{{HOST}}})"), "{{host}}"),),
             unit="s",
             minimum=0,
         ),
         TimeSeries(
             title="Samples in a scrape",
-            description="How many samples each host gives. It follows the number of its domains.",
+            description="Samples from each host, about proportional to the number of its domains.",
             queries=(Query(by_host(f"max by (instance) (scrape_samples_scraped{{{HOST}}})"), "{{host}}"),),
             unit="none",
             minimum=0,
@@ -128,7 +128,7 @@ INVENTORY = Row(
         ),
         Table(
             title="Versions",
-            description="Exporter, libvirt and hypervisor of each host: a host that lags behind stands out.",
+            description="Versions of exporter, libvirt and hypervisor of each host.",
             queries=(
                 Query(
                     by_host(
@@ -156,7 +156,7 @@ INVENTORY = Row(
 EXPORTER_HEALTH = Dashboard(
     uid="virtpoise-exporter-health",
     title="Virtpoise / Exporter health",
-    description="Whether the figures can be trusted: exporters, their collectors, and libvirt behind them.",
+    description="The health of exporters, their collectors, and libvirt.",
     variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.host_variable(multi=True)),
     annotations=promql.ANNOTATIONS,
     rows=(NOW, OVER_TIME, INVENTORY),

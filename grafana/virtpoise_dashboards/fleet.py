@@ -1,4 +1,4 @@
-"""All hosts at a glance."""
+"""The dashboard of all hosts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NOW = Row(
         ),
         Stat(
             title="Hosts unknown",
-            description="Hosts that the balancer has no fresh figures of. Nothing is moved from them or to them.",
+            description="Hosts without fresh samples. Nothing is migrated to or from them.",
             queries=(
                 Query(
                     f'sum(max by (host) (virtpoise_host_state{{{BALANCER}, state="unknown"}}))', "hosts", instant=True
@@ -65,7 +65,7 @@ NOW = Row(
         ),
         Stat(
             title="Hosts over threshold",
-            description="Hosts whose CPU load is at or above their threshold in the balancer's newest look.",
+            description="Hosts whose CPU load is at or above their threshold in the balancer's newest cycle.",
             queries=(
                 Query(
                     f"count(max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}})"
@@ -87,14 +87,14 @@ NOW = Row(
         ),
         Stat(
             title="Migrations in flight",
-            description="Live migrations under way.",
+            description="Running live migrations.",
             queries=(Query(f"max(virtpoise_migrations_in_flight{{{BALANCER}}})", "migrations", instant=True),),
             unit="none",
             width=3,
         ),
         Stat(
             title="Mode",
-            description="automatic: the balancer migrates by itself. recommend: it waits for a person.",
+            description="automatic: the balancer carries out its plans. recommend: a person applies them.",
             queries=(Query(f"max by (mode) (virtpoise_mode{{{BALANCER}}}) == 1", "{{mode}}", instant=True),),
             unit="none",
             names=True,
@@ -121,7 +121,8 @@ FULLNESS = Row(
     (
         BarGauge(
             title="CPU",
-            description="Share of CPU time in use. Colours follow the default threshold of 80 %; the configured one is drawn below.",
+            description="Share of CPU time in use. Colours follow the default threshold of 80 %; the configured one "
+            "is drawn below.",
             queries=(Query(f"sort_desc({CPU_LOAD})", "{{host}}", instant=True),),
             unit="percentunit",
             minimum=0,
@@ -132,7 +133,7 @@ FULLNESS = Row(
         ),
         BarGauge(
             title="Memory",
-            description="Share of memory in use; what the kernel could reclaim counts as free.",
+            description="Share of memory in use. Memory that the kernel can reclaim counts as free.",
             queries=(Query(f"sort_desc({MEMORY_LOAD})", "{{host}}", instant=True),),
             unit="percentunit",
             minimum=0,
@@ -143,7 +144,8 @@ FULLNESS = Row(
         ),
         BarGauge(
             title="Fullest uplink",
-            description="Share of the speed in use, of the host's fullest uplink in its busier direction. Absent where no speed is known.",
+            description="Share of the speed in use, of the host's fullest uplink in its busier direction. Absent "
+            "where no speed is known.",
             queries=(Query(f"sort_desc({FULLEST_UPLINK})", "{{host}}", instant=True),),
             unit="percentunit",
             minimum=0,
@@ -183,7 +185,8 @@ OVER_TIME = Row(
         ),
         TimeSeries(
             title="Fullest uplink over time",
-            description="Share of the speed in use, of each host's fullest uplink, and the threshold. Migrations show as peaks.",
+            description="Share of the speed in use, of each host's fullest uplink, and the threshold. Migrations show "
+            "as peaks.",
             queries=(Query(FULLEST_UPLINK, "{{host}}"), Query(UPLINK_THRESHOLD, "threshold")),
             unit="percentunit",
             minimum=0,
@@ -192,7 +195,7 @@ OVER_TIME = Row(
         ),
         StateTimeline(
             title="State of each host",
-            description="As the balancer sees it: only active hosts give and take domains.",
+            description="As the balancer sees it. Only active hosts take part in balancing.",
             queries=(Query(promql.host_state(f'{BALANCER}, host=~"$host"'), "{{host}}"),),
             unit="none",
             values=STATES,
@@ -220,7 +223,8 @@ PLACES = Row(
     (
         StateTimeline(
             title="Domains and their hosts",
-            description="A line for each domain on each host, filled while it runs there: where one line ends and another begins, "
+            description="A line for each domain on each host, filled while it runs there: where one line ends and "
+            "another begins, "
             "the domain migrated. In a large group choose a few hosts above.",
             queries=(
                 Query(
@@ -252,7 +256,8 @@ PLACES = Row(
         ),
         BarGauge(
             title="Domains that wait most for a CPU",
-            description="CPUs that a domain wanted and had to wait for; its guest sees this as steal. What a saturated host hides.",
+            description="CPUs for which a domain waited; its guest sees this as steal. A saturated host hides this "
+            "demand.",
             queries=(
                 Query(
                     f"topk(15, sum by (domain) (rate(virtpoise_domain_cpu_delay_seconds_total{{{HOST}}}[$__rate_interval])))",

@@ -1,4 +1,4 @@
-"""One host, and what its domains take of it."""
+"""The dashboard of one host and its domains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOW = Row(
     (
         Stat(
             title="State",
-            description="As the balancer sees it: only active hosts give and take domains.",
+            description="As the balancer sees it. Only active hosts take part in balancing.",
             queries=(Query(f"max({promql.host_state(OF_HOST)})", "state", instant=True),),
             unit="none",
             values=STATES,
@@ -46,7 +46,7 @@ NOW = Row(
         ),
         Stat(
             title="Memory in use",
-            description="Share of memory in use; what the kernel could reclaim counts as free.",
+            description="Share of memory in use. Memory that the kernel can reclaim counts as free.",
             queries=(Query(MEMORY_LOAD, "{{host}}", instant=True),),
             unit="percentunit",
             decimals=0,
@@ -87,7 +87,8 @@ CPU = Row(
     (
         TimeSeries(
             title="CPU load over time",
-            description="Share of CPU time in use, as measured here and as the balancer saw it, and the host's threshold.",
+            description="Share of CPU time in use, as measured here and as the balancer saw it, and the host's "
+            "threshold.",
             queries=(
                 Query(CPU_LOAD, "load"),
                 Query(f"max(virtpoise_host_cpu_load_ratio{{{OF_HOST}}})", "as the balancer saw it"),
@@ -114,7 +115,7 @@ CPU = Row(
         ),
         TimeSeries(
             title="CPU of each domain",
-            description="CPUs that each domain keeps busy. What is missing to the host's load, the host itself uses.",
+            description="CPUs that each domain keeps busy. The rest of the host's load is the host's own.",
             queries=(Query(_rate("domain_cpu_seconds_total", "domain"), "{{domain}}"),),
             unit="suffix: CPUs",
             decimals=2,
@@ -124,8 +125,9 @@ CPU = Row(
             link=TO_DOMAIN,
         ),
         TimeSeries(
-            title="Waiting for a CPU",
-            description="CPUs that each domain wanted and had to wait for; its guest sees this as steal. It grows on a saturated host.",
+            title="Steal: waiting for a CPU",
+            description="CPUs for which each domain waited; its guest sees this as steal. It grows on a saturated "
+            "host.",
             queries=(Query(_rate("domain_cpu_delay_seconds_total", "domain"), "{{domain}}"),),
             unit="suffix: CPUs",
             decimals=2,
@@ -136,7 +138,8 @@ CPU = Row(
         ),
         TimeSeries(
             title="Pressure",
-            description="Share of the time in which some tasks waited for CPU, memory or disk (pressure stall information).",
+            description="Share of the time in which some tasks waited for CPU, memory or disk (pressure stall "
+            "information).",
             queries=(
                 Query(
                     f'sum by (resource) (rate(virtpoise_host_pressure_seconds_total{{{HOST}, kind="some"}}[$__rate_interval]))',
@@ -156,7 +159,7 @@ MEMORY = Row(
     (
         TimeSeries(
             title="Memory of the host",
-            description="Memory of the host, what is in use of it, and what is assigned to its domains.",
+            description="Memory of the host: total, in use, and assigned to its domains.",
             queries=(
                 Query(f"sum(virtpoise_host_memory_total_bytes{{{HOST}}})", "total"),
                 Query(
@@ -215,7 +218,7 @@ ABOUT = Row(
     (
         Table(
             title="The host",
-            description="What the host is.",
+            description="Host name, CPU, architecture and hypervisor.",
             queries=(Query(f"virtpoise_host_info{{{HOST}}}", instant=True, format="table"),),
             unit="none",
             columns={
@@ -236,7 +239,7 @@ ABOUT = Row(
 HOST_DASHBOARD = Dashboard(
     uid="virtpoise-host",
     title="Virtpoise / Host",
-    description="One host: its CPU, memory and uplinks, and what its domains take of them.",
+    description="One host: its CPU, memory and uplinks, and its domains' shares.",
     variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.host_variable(multi=False)),
     annotations=promql.ANNOTATIONS,
     rows=(NOW, CPU, MEMORY, NETWORK, ABOUT),

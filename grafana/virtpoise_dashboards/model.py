@@ -22,9 +22,10 @@ Format = Literal["time_series", "table", "heatmap"]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One PromQL query. ``legend`` may name labels of the result, as ``{{host}}``; ``instant`` asks for the newest value alone.
+    """One PromQL query. ``legend`` may name labels of the result, as ``{{host}}``; ``instant``: only the newest value.
 
-    ``min_step``: at least this far apart, so that events that are counted per step show once and not at each of many steps.
+    ``min_step``: at least this far apart, so that events that are counted per step show once and not at each of many
+    steps.
     """
 
     expr: str
@@ -78,7 +79,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From ``value`` (None: from the bottom) on, this colour."""
+    """The colour from ``value`` on; None: from the lowest value."""
 
     value: float | None
     color: str
@@ -103,7 +104,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """What all panels have. ``description`` says what is seen and what to make of it."""
+    """What all panels have. ``description``: what is shown, and its meaning."""
 
     title: str
     description: str
@@ -124,7 +125,7 @@ class Panel:
         raise NotImplementedError
 
     def defaults(self) -> Json:
-        """What this kind of panel adds to the defaults of its fields."""
+        """This kind of panel's additions to the defaults of its fields."""
         return {}
 
     def overrides(self) -> list[Json]:
@@ -158,7 +159,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A way from a series to the dashboard about it; ``variable`` takes the series' label ``label``."""
+    """A link from a series to its dashboard, whose ``variable`` is set to the series' label ``label``."""
 
     title: str
     uid: str
@@ -367,9 +368,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A choice at the top of the page: the values of ``query``, of which ``regex`` may cut out a part.
+    """A choice at the top of the page: the values of ``query``, or the parts of them that ``regex`` captures.
 
-    ``anything``: "All" stands for whatever there is, not for a list of all values (which may be a thousand hosts).
+    ``anything``: "All" matches every value, instead of a list of all values (which may be a thousand hosts).
     """
 
     name: str
@@ -420,7 +421,7 @@ DATASOURCE_VARIABLE: Json = {
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Marks on all time axes where ``expr`` is above zero; a run of them is one region."""
+    """Marks on all time axes while ``expr`` is above zero; consecutive marks form one region."""
 
     name: str
     expr: str
@@ -496,7 +497,7 @@ class Dashboard:
 
 
 def lay_out(rows: tuple[Row, ...]) -> list[Json]:
-    """The rows' panels with numbers and places: from left to right, then below the highest of the line."""
+    """The rows' panels with numbers and positions: from left to right, then below the highest panel of the line."""
     placed: list[Json] = []
     y = 0
     for row in rows:

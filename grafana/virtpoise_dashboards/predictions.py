@@ -1,4 +1,4 @@
-"""What was predicted for both ends of a migration, and what came."""
+"""The dashboard of predictions and measurements for both hosts of migrations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _error(hosts: str) -> str:
 
 
 def _pair_error(host: str, role: str) -> str:
-    """The mean size of the error on this end, over the moments in which both ends of the chosen pair had a prediction."""
+    """The mean absolute error on this end, while both ends of the chosen pair had a prediction."""
     return (
         f"avg(avg_over_time((abs({_load(host)} - {_predicted(host, role)})"
         f" and on () ({_predicted('$source', 'source')} and on () {_predicted('$destination', 'destination')}))"
@@ -69,8 +69,10 @@ PAIR = Row(
     (
         TimeSeries(
             title="CPU load of $source and $destination, measured and predicted",
-            description="Full lines: the load that the balancer saw. Dashed lines, from the moment of a decision until its outcome is "
-            "measured: the load predicted for the source and for the destination, with the interval that should hold 9 of 10 outcomes.",
+            description="Full lines: the load that the balancer saw. Dashed lines, from the moment of a decision "
+            "until its outcome is "
+            "measured: the load predicted for the source and for the destination, with the interval that should hold "
+            "9 of 10 outcomes.",
             queries=(
                 Query(_load("$source"), "source measured"),
                 Query(_load("$destination"), "destination measured"),
@@ -93,7 +95,8 @@ PAIR = Row(
         ),
         Stat(
             title="Mean error on the source",
-            description="Mean distance of the load of $source from its prediction, while this pair had one. It includes the time in which "
+            description="Mean distance of the load of $source from its prediction, while this pair had one. It "
+            "includes the time in which "
             "the domain was still on its way.",
             queries=(Query(_pair_error("$source", "source"), "$source", instant=True),),
             unit="percentunit",
@@ -102,7 +105,7 @@ PAIR = Row(
         ),
         Stat(
             title="Mean error on the destination",
-            description="Mean distance of the load of $destination from its prediction, while this pair had one.",
+            description="Mean absolute error of the load of $destination, while this pair had a prediction.",
             queries=(Query(_pair_error("$destination", "destination"), "$destination", instant=True),),
             unit="percentunit",
             decimals=1,
@@ -142,14 +145,15 @@ ERRORS = Row(
     (
         TimeSeries(
             title="Measured minus predicted",
-            description="For each host with a prediction: above zero it carries more than predicted. While the domain is still on its way "
+            description="For each host with a prediction: above zero it carries more than predicted. While the domain "
+            "is still on its way "
             "the source shows above and the destination below zero.",
             queries=(Query(_error("$host"), "{{host}} as {{role}}"),),
             unit="percentunit",
         ),
         Heatmap(
-            title="Errors when measured",
-            description="How far off the measured outcomes were, counted by size over time.",
+            title="Errors of measured predictions",
+            description="Histogram of the prediction errors over time.",
             queries=(
                 Query(
                     f"sum by (le) (increase(virtpoise_prediction_error_ratio_bucket{{{BALANCER}}}[$__rate_interval]))",
@@ -161,8 +165,8 @@ ERRORS = Row(
             unit="percentunit",
         ),
         Stat(
-            title="Error of the middle outcome",
-            description="Half of the outcomes measured in this time range were nearer to their prediction.",
+            title="Median error",
+            description="Half of the measurements in this time range were closer to their prediction.",
             queries=(
                 Query(
                     "histogram_quantile(0.5, sum by (le, role)"
@@ -176,8 +180,8 @@ ERRORS = Row(
             width=6,
         ),
         Stat(
-            title="Error that 9 of 10 keep",
-            description="Nine of ten outcomes measured in this time range were nearer to their prediction.",
+            title="90th percentile of the error",
+            description="Nine of ten measurements in this time range were closer to their prediction.",
             queries=(
                 Query(
                     "histogram_quantile(0.9, sum by (le, role)"
@@ -192,7 +196,8 @@ ERRORS = Row(
         ),
         Stat(
             title="Within the interval",
-            description="Share of the outcomes of this time range that lay within their predicted interval. Meant to be 90 %.",
+            description="Share of the measurements in this time range that were within the predicted interval. The "
+            "target is 90 %.",
             queries=(
                 Query(
                     f"sum by (role) (increase(virtpoise_prediction_within_interval_total{{{BALANCER}}}[$__range]))"
@@ -209,8 +214,8 @@ ERRORS = Row(
             width=6,
         ),
         Stat(
-            title="Outcomes measured",
-            description="Predictions of this time range whose outcome has been measured.",
+            title="Measured predictions",
+            description="Predictions of this time range that have been measured.",
             queries=(
                 Query(
                     f"sum by (role) (increase(virtpoise_predictions_measured_total{{{BALANCER}}}[$__range]))",
@@ -224,7 +229,8 @@ ERRORS = Row(
         ),
         TimeSeries(
             title="Within the interval, since the balancer's start",
-            description="Share of all outcomes since the balancer's start that lay within their interval. Meant to come to rest near 90 %.",
+            description="Share of all measurements since the balancer's start that were within the predicted interval. "
+            "It should settle near 90 %.",
             queries=(
                 Query(
                     f"sum by (role) (virtpoise_prediction_within_interval_total{{{BALANCER}}})"
@@ -240,7 +246,7 @@ ERRORS = Row(
         ),
         Table(
             title="Mean error by pair of hosts",
-            description="Mean distance of the measured outcomes from their predictions since the balancer's start.",
+            description="Mean absolute error of the predictions since the balancer's start.",
             queries=(
                 Query(
                     f"sum by (source, destination, role) (virtpoise_prediction_pair_error_ratio_sum{{{BALANCER}}})"
@@ -271,7 +277,7 @@ def _end(role: str) -> Variable:
 PREDICTIONS = Dashboard(
     uid="virtpoise-predictions",
     title="Virtpoise / Predictions and actuals",
-    description="For each migration the load of both hosts with what was predicted for them, and how far off predictions are.",
+    description="For each migration the load of both hosts with its prediction, and the errors of predictions.",
     variables=(
         promql.BALANCER_VARIABLE,
         _end("source"),

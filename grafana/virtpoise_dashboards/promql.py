@@ -104,7 +104,7 @@ JUST_ENDED = (
 
 ANNOTATIONS = (
     Annotation(
-        "Migrations under way", f"max(virtpoise_migrations_in_flight{{{BALANCER}}}) > 0", "blue", "Migration under way"
+        "Running migrations", f"max(virtpoise_migrations_in_flight{{{BALANCER}}}) > 0", "blue", "Running migration"
     ),
     Annotation("Migrations ended", JUST_ENDED, "purple", "{{source}} → {{destination}}: {{result}}"),
     Annotation(

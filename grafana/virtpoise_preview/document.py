@@ -80,7 +80,7 @@ def answers_of(panel: Json, values: Values, source: Source) -> Iterator[Answer]:
 
 
 def _coarser(span: Span, step: float) -> Span:
-    """The span in steps at least this long, the last of which ends with it."""
+    """The span in steps of at least this length; the last step ends with the span."""
     step = max(span.step, step)
     return Span(span.end - (span.end - span.start) // step * step, span.end, step)
 

@@ -61,7 +61,7 @@ def resolve(dashboard: Json, source: Source, chosen: Mapping[str, str]) -> dict[
 
 
 def options_of(variable: Json, source: Source, values: Values) -> list[str]:
-    """What can be chosen, sorted: the values of the label, of which the variable's ``regex`` may cut out a part."""
+    """The choices, sorted: the values of the label, or the parts of them that the variable's ``regex`` captures."""
     match = _LABEL_VALUES.fullmatch(variable["query"]["query"])
     if match is None:
         raise PreviewError(f"variable {variable['name']}: expected label_values(selector, label)")

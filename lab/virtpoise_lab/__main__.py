@@ -1,4 +1,4 @@
-"""`python -m virtpoise_lab`."""
+"""``python -m virtpoise_lab``."""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""What a guest boots: the packaged kernel and an initramfs that holds nothing but our own init and the network driver."""
+"""What a guest boots: the packaged kernel and an initramfs that holds nothing but our own init and the network
+driver.
+"""
 
 import hashlib
 import os
@@ -14,7 +16,7 @@ CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab"))
 # Guests start side by side: the first builds and measures what is missing, the others wait for it.
 _making = threading.RLock()
 
-# Of the network card and what it stands on, in the order in which they need each other.
+# The network card's modules and those they depend on, in the order in which they must be loaded.
 MODULES = (
     "virtio/virtio_ring.ko",
     "virtio/virtio.ko",
@@ -97,7 +99,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _cpio(init: bytes, drivers: Path) -> Iterator[bytes]:
-    """An archive in the kernel's `newc` format (Documentation/driver-api/early-userspace/buffer-format.rst).
+    """An archive in the kernel's ``newc`` format (Documentation/driver-api/early-userspace/buffer-format.rst).
 
     Written here since cpio(1) packs device nodes only where they exist, and the kernel wants /dev/console at once.
     """

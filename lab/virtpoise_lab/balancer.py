@@ -1,4 +1,6 @@
-"""The real balancer, as its user runs it: `virtpoise run` with a configuration file, on the manager's side of a lab."""
+"""The real balancer, as its user runs it: ``virtpoise run`` with a configuration file, on the manager's side of a
+lab.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ _MOST_HOSTS = 20
 
 
 class Balancer:
-    """A balancer over a lab. ``folder`` holds its configuration, its store and its log (in the lab's own folder by default)."""
+    """A balancer over a lab.
+
+    ``folder`` holds its configuration, its store and its log (in the lab's own folder by default).
+    """
 
     def __init__(self, lab: Lab, folder: Path | None = None, address: str = ADDRESS, name: str = NAME) -> None:
         self.lab = lab
@@ -58,7 +63,7 @@ class Balancer:
         self.wait_for("its first cycle", lambda status: status["cycle_at"] is not None)
 
     def stop(self) -> int:
-        """Tell it to stop; its exit status."""
+        """Send it SIGTERM and wait; its exit status."""
         if self._process is None:
             raise LabError("the balancer was not started")
         self._process.terminate()
@@ -80,7 +85,7 @@ class Balancer:
         return self._process
 
     def status(self) -> dict[str, Any] | None:
-        """What it tells of itself, or None while it does not answer."""
+        """Its status as the API returns it; None while it does not answer."""
         try:
             found: dict[str, Any] = self._ask("status")
         except requests.RequestException:
@@ -88,7 +93,7 @@ class Balancer:
         return found
 
     def host(self, name: str) -> dict[str, Any]:
-        """What it tells of one host."""
+        """One host of its status; empty if the balancer does not answer or does not know the host."""
         status = self.status() or {"hosts": []}
         found: dict[str, Any] = next((host for host in status["hosts"] if host["name"] == name), {})
         return found
@@ -102,7 +107,7 @@ class Balancer:
         return requests.get(f"http://{self.address}/api/v1/{path}", timeout=5).json()
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """One command of `virtpoise` with this configuration."""
+        """One command of ``virtpoise`` with this configuration."""
         return subprocess.run(self._command(*arguments), capture_output=True, text=True, timeout=120, check=False)
 
     def wait_for(self, what: str, reached: Callable[[dict[str, Any]], object], seconds: float = 60) -> dict[str, Any]:

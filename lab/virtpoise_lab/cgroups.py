@@ -1,7 +1,7 @@
 """A control group per host: what it may use, and which processes are its own. Both versions of the interface.
 
-With version 1 a group is one folder per controller; with version 2 it is one folder. A hybrid machine (version 1 with an
-empty version 2 beside it) gets both, since only version 2 measures pressure per group.
+With version 1 a group is one folder per controller; with version 2 it is one folder. A hybrid machine (version 1 with
+an empty version 2 beside it) gets both, since only version 2 measures pressure per group.
 """
 
 import signal
@@ -14,7 +14,8 @@ from virtpoise_lab.processes import Process, process, signal_pid, wait_until
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory")
 TOP = "virtpoise-lab"
 _PERIOD = 100_000  # µs, the kernel's own default
-# A host counts as so many of the manager's sides: what Prometheus or the balancer does is not to be seen as a guest that waits.
+# A host weighs this many times as much as the manager's side. So work of Prometheus or the balancer hardly makes a
+# guest wait.
 _HOST_WEIGHT = 8
 
 
@@ -57,7 +58,7 @@ def mounted() -> Hierarchies:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group below the lab's own; made by `create`, gone with `remove_all`."""
+    """One group below the lab's own; made by ``create``, gone with ``remove_all``."""
 
     mounts: Hierarchies
     name: str
@@ -92,7 +93,9 @@ class Group:
                     ) from None
 
     def limit_cpu(self, cpu: int, share: float | None) -> None:
-        """Runs the group on this CPU only, for at most that part of its time (None for all of it), before the manager's side."""
+        """Runs the group on this CPU only, for at most that part of its time (None for all of it), before the
+        manager's side.
+        """
         quota = None if share is None else round(share * _PERIOD)
         if self.mounts.v1:
             folders = {name: path / TOP / self.name for name, path in self.mounts.v1}
@@ -123,8 +126,23 @@ class Group:
         fields = dict(line.split() for line in text.splitlines())
         return int(fields["user_usec"]) / 1e6, int(fields["system_usec"]) / 1e6
 
+    def waited(self) -> float:
+        """Seconds for which the group had work and none of it ran (PSI's ``full``), so far; 0 where PSI is missing."""
+        if self.pressure is None:
+            return 0.0
+        full = next(
+            line for line in (self.pressure / "cpu.pressure").read_text().splitlines() if line.startswith("full")
+        )
+        return int(full.rpartition("total=")[2]) / 1e6
+
+    def cpu(self) -> int:
+        """The CPU that the group runs on, as ``limit_cpu`` has set it."""
+        root = dict(self.mounts.v1)["cpuset"] if self.mounts.v1 else self.mounts.v2
+        assert root
+        return int((root / TOP / self.name / "cpuset.cpus").read_text())
+
     def share(self) -> float:
-        """The CPUs that the group may use, as `limit_cpu` has set it."""
+        """The CPUs that the group may use, as ``limit_cpu`` has set it."""
         if self.mounts.v1:
             quota = (dict(self.mounts.v1)["cpu"] / TOP / self.name / "cpu.cfs_quota_us").read_text().strip()
         else:
@@ -133,7 +151,7 @@ class Group:
         return 1.0 if quota in ("-1", "max") else int(quota) / _PERIOD
 
     def joining(self, command: list[str]) -> list[str]:
-        """The command that joins the group and then becomes `command`."""
+        """The command that joins the group and then becomes ``command``."""
         joins = "".join(f"echo 0 >{folder}/cgroup.procs; " for folder in self.folders)
         return ["/bin/sh", "-ec", f'{joins}exec "$@"', "sh", *command]
 
@@ -151,7 +169,7 @@ class Group:
             signal_pid(pid, number)
 
     def kill(self, seconds: float = 10) -> None:
-        """Kills every process of the group, those born meanwhile too, and waits for their end."""
+        """Kills every process of the group, new ones included, and waits for their end."""
         killed: set[Process] = set()
 
         def over() -> bool:
@@ -163,14 +181,15 @@ class Group:
 
 
 def weigh(mounts: Hierarchies, cpus: int) -> None:
-    """Lets the lab as a whole count as four busy processes on each CPU, against whatever else runs on this machine.
+    """Lets the lab as a whole count as fifty busy processes on each CPU, against whatever else runs on this machine.
 
-    A host's CPU is then almost its own, and the machine stays usable.
+    A host's CPU is then its own whenever the host wants it. Other programs get what the hosts leave.
     """
+    processes = 50 * cpus
     if mounts.v1:
-        (dict(mounts.v1)["cpu"] / TOP / "cpu.shares").write_text(str(1024 * 4 * cpus))  # one process has 1024
+        (dict(mounts.v1)["cpu"] / TOP / "cpu.shares").write_text(str(min(262_144, 1024 * processes)))  # one has 1024
     elif mounts.v2:
-        (mounts.v2 / TOP / "cpu.weight").write_text(str(min(10_000, 100 * 4 * cpus)))  # one process has 100
+        (mounts.v2 / TOP / "cpu.weight").write_text(str(min(10_000, 100 * processes)))  # one has 100
 
 
 def groups(mounts: Hierarchies) -> list[Group]:

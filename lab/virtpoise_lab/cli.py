@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--hosts", type=int, metavar="N", help="hosts h1 to hN (default: 2, or as many as --place names)")
     what = up.add_mutually_exclusive_group()
     what.add_argument("--domains", type=int, metavar="N", help="domains vm1 to vmN, dealt to the hosts in turn")
-    what.add_argument("--place", metavar="h1=4,h2=2", help="so many domains on each host, numbered in this order")
+    what.add_argument("--place", metavar="h1=4,h2=2", help="how many domains each host gets, numbered in this order")
     what.add_argument("--paused-domains", type=int, metavar="N", help="one host with N domains that never run")
     up.add_argument("--load", action="append", default=[], metavar="vm1=70", help="a domain's first CPU load, percent")
     up.add_argument("--vcpus", type=int, default=1, metavar="N", help="vCPUs of each domain (default: 1)")
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--host-memory", type=int, metavar="MIB", help="memory of each host (default: what fits all domains)"
     )
     up.add_argument("--capacity", type=int, metavar="N", help="divide the CPUs among N hosts (default: --hosts)")
-    up.add_argument("--replace", action="store_true", help="end a lab that is up, and start anew")
+    up.add_argument("--replace", action="store_true", help="end a lab that is up, and start a new one")
     up.set_defaults(run=_up)
 
     load = commands.add_parser("load", help="change the load of a running domain")

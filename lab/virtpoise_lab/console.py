@@ -22,7 +22,9 @@ def words(load: Load, share: float) -> tuple[str, int, int, int]:
 
 
 def command_line(name: str, load: Load, share: float, tsc_khz: int | None = None) -> str:
-    """The kernel command line of the guest of this name that starts with this load; tsc_khz: where it is not to measure it."""
+    """The kernel command line of the guest of this name that starts with this load; tsc_khz: where it is not to
+    measure it.
+    """
     kind, cpu, dirty, traffic = words(load, share)
     # tsc: the only clock that costs no trip out of the emulated machine. No IPv6: an idle guest stays idle.
     base = "console=ttyS0 quiet panic=-1 clocksource=tsc tsc=reliable ipv6.disable=1"
@@ -32,7 +34,9 @@ def command_line(name: str, load: Load, share: float, tsc_khz: int | None = None
 
 
 def rhythm(name: str) -> int:
-    """Which of the 31 rhythms a guest keeps; names that differ in nothing but their last letter or digit never share one."""
+    """Which of the 31 rhythms a guest keeps; names that differ in nothing but their last letter or digit never share
+    one.
+    """
     return 1 + int.from_bytes(name.encode(), "big") % 31
 
 

@@ -31,7 +31,7 @@ listen_tls = 0
 listen_tcp = 1
 listen_addr = "{address}"
 tcp_port = "{port}"
-# The lab's own bridge, on which nobody but its hosts and this machine speaks.
+# The lab's own bridge: only its hosts and this machine are on it.
 auth_tcp = "none"
 auth_unix_rw = "none"
 unix_sock_group = "root"
@@ -48,7 +48,7 @@ migration_address = "0.0.0.0"
 migration_host = "{address}"
 """
 
-# libvirtd asks for Debian's user even where it is told another one; the package that would make it starts services.
+# libvirtd looks up Debian's user even where another one is configured; the package that would make it starts services.
 _ACCOUNTS = {
     "passwd": "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n",
     "group": "libvirt-qemu:x:64055:\n",
@@ -73,7 +73,7 @@ class HostProcess(subprocess.Popen[bytes]):
 
 
 class Host:
-    """A host that was booted. on_start is told of each process that is started in it, by name."""
+    """A host that was booted. ``on_start`` is called for each process that is started in it, with its name."""
 
     def __init__(
         self, spec: HostSpec, init: Process, group: Group, on_start: Callable[[str, "Host", HostProcess], None]
@@ -110,15 +110,16 @@ class Host:
         return self.folder / Path(CONSOLES).relative_to("/") / domain
 
     def entering(self, command: Sequence[str]) -> list[str]:
-        """The command that enters the host's cgroup and namespaces and runs `command` there."""
+        """The command that enters the host's cgroup and namespaces and runs ``command`` there."""
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid"]
         return self.group.joining(["nsenter", f"--target={self.init.pid}", *namespaces, "--wd=/", "--", *command])
 
     def popen(self, command: Sequence[str], name: str | None = None, **options: Any) -> HostProcess:
-        """Starts a process inside the host and records it under a name; `down` ends it.
+        """Starts a process inside the host and records it under a name; ``down`` ends it.
 
-        What it prints goes to logs/HOST-NAME.log in the lab's folder unless `stdout` or `stderr` is given. Its numbers
-        for itself are those of the host's own process namespace; `pid`, `wait` and signals work as with any Popen.
+        What it prints goes to logs/HOST-NAME.log in the lab's folder unless ``stdout`` or ``stderr`` is given. Its
+        numbers for itself are those of the host's own process namespace; ``pid``, ``wait`` and signals work as with any
+        Popen.
         """
         name = name or Path(command[0]).name
         with open_log(f"{self.name}-{name}") as log:
@@ -132,7 +133,7 @@ class Host:
         return subprocess.run(self.entering(command), **{"check": True, **options})
 
     def connection(self) -> Any:
-        """A libvirt connection (virConnect) to this host over the lab's network; made anew if it broke."""
+        """A libvirt connection (virConnect) to this host over the lab's network; opened again if it broke."""
         if self._connection is None or not self._connection.isAlive():
             self._connection = connect(self.uri)
         return self._connection
@@ -160,7 +161,7 @@ class Host:
 
 
 def connect(uri: str) -> Any:
-    """Opens libvirt at this address; raises LabError if nobody answers."""
+    """Opens libvirt at this address; raises LabError if it does not answer."""
     try:
         return libvirt.open(uri)
     except libvirt.libvirtError as error:

@@ -1,4 +1,4 @@
-"""The lab as a whole: `Lab.up` starts it, `Lab.attach` finds it again, `down` ends it."""
+"""The lab as a whole: ``Lab.up`` starts it, ``Lab.attach`` finds it again, ``down`` ends it."""
 
 import math
 import os
@@ -35,7 +35,9 @@ _BOOT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """A host as `status` shows it. cpu and memory: ratios as the host itself reads them; None if it does not answer."""
+    """A host as ``status`` shows it. cpu and memory: ratios as the host itself reads them; None if it does not
+    answer.
+    """
 
     name: str
     address: str
@@ -69,7 +71,7 @@ class Lab:
     ) -> "Lab":
         """Starts a lab of hosts h1, h2, ... and waits until every guest has answered.
 
-        capacity: for how many hosts the machine's CPUs are divided (default: `hosts`), so that hosts that join later
+        capacity: for how many hosts the machine's CPUs are divided (default: ``hosts``), so that hosts that join later
         leave the first ones as they are. host_memory_mib: each host's memory (default: enough for what starts).
         A lab that crashed is cleaned up first; one that lives is refused unless replace_live.
         Raises LabError, with nothing left behind, if something is missing or does not start.
@@ -171,7 +173,7 @@ class Lab:
     ) -> Load:
         """Changes the load of a running domain, wherever it is now; returns when the guest has taken it.
 
-        What is not given stays as it was. Units: see `Load`. Raises LabError if the guest has not answered in time.
+        What is not given stays as it was. Units: see ``Load``. Raises LabError if the guest has not answered in time.
         """
         now = self.state
         spec = now.domain(name)
@@ -207,7 +209,7 @@ class Lab:
     def add_host(self) -> Host:
         """Boots one more host, with no domain on it.
 
-        Where the CPUs were divided for fewer hosts they are divided anew, and the guests told to keep their percentage.
+        Where the CPUs were divided for fewer hosts they are divided again, and the guests keep their percentage.
         """
         with state.locked(artefacts.CACHE):
             now = self.state
@@ -237,7 +239,7 @@ class Lab:
         self._await_guest(with_host)
 
     def spawn(self, command: Sequence[str], name: str | None = None, **options: Any) -> subprocess.Popen[bytes]:
-        """Starts a process on the manager's side and records it; `down` ends it. Output as with `Host.popen`."""
+        """Starts a process on the manager's side and records it; ``down`` ends it. Output as with ``Host.popen``."""
         name = name or Path(command[0]).name
         process = self._spawn(Group(self._mounts, _MANAGER), command, name, **options)
         self._record(Started(name, None, processes.process(process.pid)))
@@ -312,7 +314,9 @@ class Lab:
         processes.wait_until(lambda: bool(file.read_text()), 10, f"the figures of {spec.name} at {file}")
 
     def _make_switch(self) -> None:
-        """The switch that connects the hosts, in a network namespace of its own: no firewall of this machine meddles."""
+        """The switch that connects the hosts, in a network namespace of its own: no firewall of this machine
+        meddles.
+        """
         switch = self._spawn_base("switch", ["unshare", "--net", "sleep", "infinity"])
         ours = Path("/proc/self/ns/net").readlink()
         theirs = Path(f"/proc/{switch.pid}/ns/net")

@@ -17,13 +17,13 @@ _NAMES = UUID("6f0c1b0e-2f0a-4c57-9a5e-5d6c6e2f7a10")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a guest is told to do.
+    """The load that a guest makes.
 
     cpu: percent of one CPU of a host, in all (up to 100 for each vCPU). kind: "share" spends that part of each 200 ms
     of wall time computing, at moments of its own, and does not catch up on what it could not run; "work" owes that
     amount and catches up, up to 5 s of it.
     dirty: MB (10^6 bytes) of memory written per second. traffic: MB sent per second. The CPU time that dirtying and
-    sending take inside the guest is part of `cpu`, not on top of it.
+    sending take inside the guest is part of ``cpu``, not on top of it.
     """
 
     cpu: float = 0.0
@@ -49,7 +49,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class DomainSpec:
-    """A domain to start. host: None lets the lab choose the host with the fewest domains. paused: started but never run."""
+    """A domain to start. host: None lets the lab choose the host with the fewest domains. paused: started but never
+    run.
+    """
 
     name: str
     host: str | None = None

@@ -1,4 +1,4 @@
-"""Processes of the lab, named so that a number that was given to somebody else meanwhile is never taken for ours."""
+"""Processes of the lab, identified by number and start time: a number may be given to another process later."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def process(pid: int) -> Process:
 
 
 def child_of(parent: int, among: list[int]) -> int | None:
-    """The one of these processes whose parent is `parent`."""
+    """The one of these processes whose parent is ``parent``."""
     for pid in among:
         stat = _stat(pid)
         if stat is not None and int(stat[1]) == parent:
@@ -44,7 +44,7 @@ def child_of(parent: int, among: list[int]) -> int | None:
 
 
 def signal_pid(pid: int, number: signal.Signals) -> None:
-    """Sends a signal; a process that ended meanwhile is no error."""
+    """Sends a signal; a process that has ended is no error."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -52,7 +52,7 @@ def signal_pid(pid: int, number: signal.Signals) -> None:
 
 
 def wait_until(done: Callable[[], bool], seconds: float, what: str, every: float = 0.02) -> None:
-    """Asks until `done` says yes; raises LabError that names `what` when the time is over."""
+    """Asks until ``done`` says yes; raises LabError that names ``what`` when the time is over."""
     end = time.monotonic() + seconds
     while not done():
         if time.monotonic() > end:

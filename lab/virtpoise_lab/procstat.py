@@ -1,7 +1,7 @@
 """A host's /proc/stat: the CPU time of its cgroup out of the CPU time it may have.
 
-lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's work
-included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
+lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's
+work included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
 
     python -m virtpoise_lab.procstat HOST FILE     serves the figures of that host's cgroup at FILE, until it is unmounted
 """
@@ -27,23 +27,60 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Account:
-    """Keeps the balance of a host's CPU time: what it could have had so far, and what of it was not used."""
+    """Keeps the balance of a host's CPU time: what it could have had so far, what it used, and what others took."""
 
     def __init__(self, now: float) -> None:
         self._then = now
         self._had = 0.0
+        self._stolen = 0
         self._idle = 0
 
-    def text(self, now: float, share: float, user: float, system: float, rest: str) -> str:
-        """The file at this moment (proc(5)). share: CPUs the host may use; user, system: seconds it has used.
+    def text(self, now: float, share: float, user: float, system: float, stolen: float, rest: str) -> str:
+        """The file at this moment (proc(5)).
 
+        ``share``: CPUs that the host may use. ``user``, ``system``: seconds that it has used. ``stolen``: seconds for
+        which it wanted a CPU and did not get it; what exceeds the unused time is not counted.
         No counter ever runs backwards, also where the kernel let the host have a little more than its share.
         """
         self._had += (now - self._then) * share
         self._then = now
-        self._idle = max(self._idle, round((self._had - user - system) * _TICKS))
-        line = f" {round(user * _TICKS)} 0 {round(system * _TICKS)} {self._idle} 0 0 0 0 0 0\n"
+        unused = self._had - user - system
+        self._stolen = max(self._stolen, round(min(stolen, unused) * _TICKS))
+        self._idle = max(self._idle, round(unused * _TICKS) - self._stolen)
+        line = f" {round(user * _TICKS)} 0 {round(system * _TICKS)} {self._idle} 0 0 0 {self._stolen} 0 0\n"
         return f"cpu {line}cpu0{line}{rest}"
+
+
+class Steal:
+    """Measures the CPU time that others took from a host: other programs of this machine, and its hypervisor.
+
+    Only a host with a whole CPU is measured. Hosts that divide a CPU wait for each other, which takes nothing from
+    their shares. Where the kernel does not measure pressure (PSI), waiting for other programs is not seen.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._before = self._read()
+        self._seconds = 0.0
+
+    def seconds(self) -> float:
+        """Seconds stolen since this object was made."""
+        now, before = self._read(), self._before
+        self._before = now
+        if self._group.share() == 1:
+            self._seconds += max(0.0, now - before)
+        return self._seconds
+
+    def _read(self) -> float:
+        return self._group.waited() + _stolen_from(self._group.cpu())
+
+
+def _stolen_from(cpu: int) -> float:
+    """Seconds for which this machine's hypervisor let one of its CPUs wait (proc(5), field 8), since the machine
+    started.
+    """
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    return next((int(line[8]) / _TICKS for line in lines if line[0] == f"cpu{cpu}"), 0.0)
 
 
 def _rest() -> str:
@@ -53,7 +90,7 @@ def _rest() -> str:
 
 def serve(device: int, group: Group) -> None:
     """Answers the kernel until the file is unmounted. Each opening of the file sees the figures of that moment."""
-    account = Account(time.monotonic())
+    account, steal = Account(time.monotonic()), Steal(group)
     opened: dict[int, bytes] = {}
     while True:
         try:
@@ -66,7 +103,8 @@ def serve(device: int, group: Group) -> None:
         body = request[_HEADER.size :]
         answer: bytes | None = b""
         if opcode == _INIT:
-            # version 7.31; read ahead, flags, requests under way, congestion threshold, longest write, clock's grain in ns
+            # version 7.31; read ahead, flags, requests under way, congestion threshold, longest write, clock's grain in
+            # ns
             answer = struct.pack("=IIIIHHII", 7, 31, 0, 0, 16, 12, 4096, 1) + bytes(36)
         elif opcode == _GETATTR:
             times, sizes = (0, 0, 0), (1, 0, 0)  # access, change, status; inode, size, blocks
@@ -74,7 +112,8 @@ def serve(device: int, group: Group) -> None:
             answer = struct.pack("=QII", 0, 0, 0) + attributes
         elif opcode == _OPEN:
             user, system = group.usage()
-            opened[unique] = account.text(time.monotonic(), group.share(), user, system, _rest()).encode()
+            now = time.monotonic()
+            opened[unique] = account.text(now, group.share(), user, system, steal.seconds(), _rest()).encode()
             answer = struct.pack("=QII", unique, _DIRECT_IO, 0)
         elif opcode == _READ:
             handle, offset, size = struct.unpack_from("=QQI", body)

@@ -65,11 +65,11 @@ class Stack:
         balancer: bool = False,
         rules: Iterable[Path] | None = None,
     ) -> "Stack":
-        """Starts an exporter in every host and Prometheus on 127.0.0.1:`port`; waits until each has been scraped.
+        """Starts an exporter in every host and Prometheus on 127.0.0.1:``port``; waits until each has been scraped.
 
         exporter: gives the command for a host; it must listen on the host's address, port 9807.
         balancer: whether to scrape the balancer's own metrics at 127.0.0.1:9808, as job "virtpoise-balancer".
-        rules: rule files; by default those of the folder `alerts`, as far as there are any.
+        rules: rule files; by default those of the folder ``alerts``, as far as there are any.
         Raises LabError that says which part did not come up.
         """
         stack = cls(lab, exporter, port)
@@ -110,7 +110,7 @@ class Stack:
         self.scrape(host)
 
     def leave(self, host: str) -> None:
-        """A host leaves the group: it is no target any more, what it told last is stale, and its exporter ends."""
+        """A host leaves the group: it is no target any more, its last figures are stale, and its exporter ends."""
         self._scraped.discard(host)
         self._write_targets()
         wait_until(lambda: _instance(host) not in self.health(), 30, f"Prometheus drops {host}", 0.1)
@@ -119,7 +119,7 @@ class Stack:
         self.stop_exporter(host)
 
     def forget(self) -> None:
-        """Starts Prometheus anew, with no past; waits until each host has been scraped again."""
+        """Restarts Prometheus without its data; waits until each host has been scraped again."""
         self.lab.stop("prometheus")
         shutil.rmtree(self._folder / "data")
         self._start_prometheus()

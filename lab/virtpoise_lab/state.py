@@ -1,4 +1,6 @@
-"""What a running lab has started, on disk, so that any later command finds it: `load`, `status`, and above all `down`."""
+"""What a running lab has started, on disk, so that any later command finds it: ``load``, ``status``, and above all
+``down``.
+"""
 
 import fcntl
 import json
@@ -69,7 +71,10 @@ class State:
 
 
 def read() -> State | None:
-    """The lab's state; None if there is no lab. A file that a crash left unreadable stands for a lab that died early."""
+    """The lab's state; None if there is no lab.
+
+    A file that a crash left unreadable stands for a lab that died early.
+    """
     try:
         data = json.loads(FILE.read_text())
     except FileNotFoundError:

@@ -52,7 +52,7 @@ def test_an_idle_cpu_does_not_cancel_the_penalty_of_a_full_memory_or_uplink() ->
         {"tx_ratio_window": (0.2, 0.95)},
         {"cpu_ratio": (0.2, 0.85)},
     ):
-        seen = replace(host("h1", 0.2, 0.2), **({"memory_used_bytes": 8 * GIB} if "memory_ratio" in full else full))  # type: ignore[arg-type]
+        seen = replace(host("h1", 0.2, 0.2), **({"memory_used_bytes": 8 * GIB} if "memory_ratio" in full else full))
         assert relieved(backoff, seen, group(seen), Policy()) == backoff
     seen = host("h1", 0.2, 0.2, memory_ratio_window=(0.95, 0.85))
     assert relieved(backoff, seen, group(seen), Policy()).penalty_until is None

@@ -74,7 +74,7 @@ def test_the_plan_and_the_doctor_name_what_fits_no_host_and_no_domain() -> None:
         r"the metadata of 'a' names the group '\x1bx': the policy has no apart rule of this name",
     )
     for strategy in ("default", "thesis"):
-        assert plan(seen, replace(policy, strategy=strategy)).notes == notes  # type: ignore[arg-type]
+        assert plan(seen, replace(policy, strategy=strategy)).notes == notes
     config = parse_config("libvirt: {hosts: {kvm2: 'qemu:///system'}, pattern: kvm*}", "x").model_copy(
         update={"policy": policy}
     )

@@ -17,7 +17,7 @@ from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
-from virtpoise_balancer.knowledge.records import Changes, Memory, Setting
+from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     HostState,
@@ -28,6 +28,7 @@ from virtpoise_balancer.model import (
     Progress,
     Reason,
     Result,
+    Role,
     Rule,
     RuleKind,
     Snapshot,
@@ -117,14 +118,14 @@ def test_a_calm_group_is_left_alone(store: Store) -> None:
     cycle, _, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
     report = run(cycle, 1000.0)
     assert (report.result, acting.taken) == (CycleResult.IDLE, [])
-    assert report.sentence == "no host is at or above 60% 2 times in a row: nothing to do"
+    assert report.sentence == "no host has had 2 consecutive samples at or above a threshold (CPU 60%); nothing to do"
 
 
 def test_an_overload_is_journalled_and_handed_over_with_a_sentence_that_says_why(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     report = run(cycle, 1000.0)
     assert report.result is CycleResult.MOVED
-    assert report.sentence == "h1 is overloaded (cpu 90%, 3 times in a row): move a to h2 (h1 is predicted at 56%)"
+    assert report.sentence == "h1 is overloaded (cpu 90%, 3 consecutive samples): move a to h2 (h1 is predicted at 56%)"
     ((entries, _),) = acting.taken
     assert [move.domain for _, move in entries] == ["a"]
     assert [record.result for record in store.history(5)] == [None]
@@ -296,7 +297,7 @@ def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(s
     verdicts = {due.role: verdict for due, verdict in report.measured}
     assert report.observation is not None
     assert report.observation.warnings == ("measured with a warning",)
-    assert verdicts["source"].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
+    assert verdicts[Role.SOURCE].error == pytest.approx(0.5 - (0.9 - 0.9 * 3 / 8))
     assert run(cycle, 1100.0).measured == ()
 
 
@@ -332,7 +333,9 @@ def test_a_person_applies_a_plan_which_is_made_again_on_a_fresh_look(store: Stor
 def test_a_plan_that_is_out_of_date_is_refused_in_words_and_nothing_begins(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     watching.seen = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
-    with pytest.raises(Refused, match="out of date: the plan no longer has a to h2; now no host is at or above 60%"):
+    with pytest.raises(
+        Refused, match="out of date: the plan no longer has a to h2; now no host has had 2 consecutive samples"
+    ):
         cycle.apply({("uuid-of-a", "h2")}, 1000.0)
     assert (acting.taken, store.history(5)) == ([], ())
 
@@ -472,12 +475,17 @@ def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: st
     assert states["h2"] is (HostState.DRAINING if draining else HostState.ACTIVE)
 
 
-def test_only_what_changed_is_written(store: Store) -> None:
+def test_only_what_changed_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cycle, _, _ = make(store, *STUCK, host("h3", 0.55, 0.55, 0.55))
     run(cycle, 1000.0)  # an attempt without moves: of three hosts one earns a penalty
     committed: list[Changes] = []
     commit = store.commit
-    store.commit = lambda changes, now: (committed.append(changes), commit(changes, now))[1]  # type: ignore[method-assign]
+
+    def noted(changes: Changes, now: float) -> Committed:
+        committed.append(changes)
+        return commit(changes, now)
+
+    monkeypatch.setattr(store, "commit", noted)
     for now in (1010.0, 1020.0):
         run(cycle, now)
     assert [[backoff.host for backoff in changes.backoffs] for changes in committed] == [["h1"], []]
@@ -575,7 +583,11 @@ def run_sentence(now: int) -> str:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("h1 is overloaded (cpu 90%, 3 times in a row)", "h1 is overloaded (cpu 91%, 12 times in a row)", True),
+        (
+            "h1 is overloaded (cpu 90%, 3 consecutive samples)",
+            "h1 is overloaded (cpu 91%, 12 consecutive samples)",
+            True,
+        ),
         (
             "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s)",
             "migrating a from h1 to h2 (9%, 1 s, dirties 12 KiB/s)",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from functools import partialmethod
 from pathlib import Path
+from typing import Self
 
 import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
@@ -38,7 +39,7 @@ from virtpoise_balancer.service.daemon import Daemon
 
 PATIENCE_SECONDS = 5.0
 SEEN = group(host("h1", 0.7, 0.7, 0.7), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
-CALM = "no host is at or above 80% 3 times in a row"
+CALM = "no host has had 3 consecutive samples at or above a threshold"
 
 
 def event(*, is_set: bool) -> threading.Event:
@@ -180,7 +181,7 @@ def test_a_reload_takes_the_new_threshold_from_the_next_cycle_on(tmp_path: Path,
         write(tmp_path, threshold=0.6)
         reload()
         log.wait_for("the configuration was read again")
-        assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 times in a row): move a to h2")
+        assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 consecutive samples): move a to h2")
 
     while_it_runs(Daemon(write(tmp_path)), act)
 
@@ -257,8 +258,8 @@ class Clock:
 
         class Now(datetime):
             @classmethod
-            def now(cls, tz: tzinfo | None = None) -> datetime:
-                return datetime.fromtimestamp(real() + clock.ahead, tz)
+            def now(cls, tz: tzinfo | None = None) -> Self:
+                return cls.fromtimestamp(real() + clock.ahead, tz)
 
         monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
         monkeypatch.setattr(apscheduler_base, "datetime", Now)

@@ -8,6 +8,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
@@ -18,7 +19,7 @@ from builders import group, host
 from virtpoise_balancer import __version__
 from virtpoise_balancer.command.doctor import (
     Finding,
-    Verdict,
+    Severity,
     judge_exporter,
     judge_libvirt,
     judge_pair,
@@ -66,67 +67,72 @@ def pair(**changes: object) -> Finding:
 
 def test_a_good_pair_is_one_good_line() -> None:
     found = pair()
-    assert (found.subject, found.verdict, found.remedy) == ("h1 → h2", Verdict.GOOD, "")
+    assert (found.subject, found.verdict, found.remedy) == ("h1 → h2", Severity.GOOD, "")
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict", "says", "remedy"),
     [
-        ({"way": "unable to connect"}, Verdict.BAD, "h1 does not reach h2: unable to connect", "on h1, as root: virsh"),
+        (
+            {"way": "unable to connect"},
+            Severity.BAD,
+            "h1 does not reach h2: unable to connect",
+            "on h1, as root: virsh",
+        ),
         (
             {"there": replace(HERE, networks=frozenset())},
-            Verdict.BAD,
+            Severity.BAD,
             "vm1 needs network default, which is not there",
             "net-define",
         ),
         (
             {"there": replace(HERE, pools=frozenset())},
-            Verdict.BAD,
+            Severity.BAD,
             "vm1 needs storage pool images, which is not there",
             "pool-start it on h2",
         ),
         (
             {"there": replace(HERE, secrets=frozenset())},
-            Verdict.BAD,
+            Severity.BAD,
             "vm1 needs secret client.vms secret to open a disk, which is not there",
             "secret-set-value it on h2",
         ),
-        ({"there": replace(HERE, devices=frozenset())}, Verdict.BAD, "vm1 needs bridge br0", "make the bridge on h2"),
-        ({"there": replace(HERE, devices=None)}, Verdict.GOOD, "reached", ""),
+        ({"there": replace(HERE, devices=frozenset())}, Severity.BAD, "vm1 needs bridge br0", "make the bridge on h2"),
+        ({"there": replace(HERE, devices=None)}, Severity.GOOD, "reached", ""),
         (
             {"here": replace(HERE, devices=frozenset()), "there": replace(HERE, devices=frozenset())},
-            Verdict.GOOD,
+            Severity.GOOD,
             "",
             "",
         ),
-        ({"cpu": False}, Verdict.WARNING, "h2's CPU lacks what h1's has", "cpu-baseline"),
+        ({"cpu": False}, Severity.WARNING, "h2's CPU lacks what h1's has", "cpu-baseline"),
         (
             {"unseen": ("/local/a",)},
-            Verdict.WARNING,
+            Severity.WARNING,
             "no storage pool of h2 has /local/a",
             "storage that both hosts share",
         ),
         (
             {"there": replace(HERE, hypervisor_version=7_000_000)},
-            Verdict.WARNING,
+            Severity.WARNING,
             "the hypervisor is older there (7.0.0)",
             "one version",
         ),
         (
             {"way": LibvirtError("no domain runs on h1")},
-            Verdict.NOT_KNOWN,
+            Severity.NOT_KNOWN,
             "the way is not known: no domain runs on h1",
             "",
         ),
         (
             {"unseen": LibvirtError("h2: no answer within 30 s")},
-            Verdict.NOT_KNOWN,
+            Severity.NOT_KNOWN,
             "reached, its storage is not known: h2: no answer within 30 s",
             "",
         ),
     ],
 )
-def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Verdict, says: str, remedy: str) -> None:
+def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Severity, says: str, remedy: str) -> None:
     found = pair(**changes)
     assert (found.verdict, found.text[: len(says)]) == (verdict, says)
     assert remedy in found.remedy
@@ -135,34 +141,34 @@ def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Verd
 @pytest.mark.parametrize(
     ("state", "exporters", "verdict", "says"),
     [
-        (HostState.ACTIVE, EXPORTERS, Verdict.GOOD, f"fresh, version {__version__}, the clock agrees"),
-        (HostState.UNKNOWN, EXPORTERS, Verdict.BAD, "no fresh figures: connection refused"),
-        (HostState.ACTIVE, replace(EXPORTERS, failing={"h1": ("libvirt",)}), Verdict.BAD, "collectors fail: libvirt"),
+        (HostState.ACTIVE, EXPORTERS, Severity.GOOD, f"fresh, version {__version__}, the clock agrees"),
+        (HostState.UNKNOWN, EXPORTERS, Severity.BAD, "no fresh figures: connection refused"),
+        (HostState.ACTIVE, replace(EXPORTERS, failing={"h1": ("libvirt",)}), Severity.BAD, "collectors fail: libvirt"),
         (
             HostState.ACTIVE,
             replace(EXPORTERS, ahead_seconds={"h1": -40.0}),
-            Verdict.WARNING,
+            Severity.WARNING,
             "fresh, but the host's clock is 40 s behind",
         ),
         (
             HostState.ACTIVE,
             replace(EXPORTERS, versions={"h1": "0.0.9"}),
-            Verdict.WARNING,
+            Severity.WARNING,
             "fresh, version 0.0.9, but the balancer is",
         ),
-        (HostState.ACTIVE, replace(EXPORTERS, versions={}), Verdict.GOOD, "fresh figures of another exporter"),
+        (HostState.ACTIVE, replace(EXPORTERS, versions={}), Severity.GOOD, "fresh figures of another exporter"),
     ],
 )
-def test_what_an_exporter_lacks(state: HostState, exporters: ExporterHealth, verdict: Verdict, says: str) -> None:
+def test_what_an_exporter_lacks(state: HostState, exporters: ExporterHealth, verdict: Severity, says: str) -> None:
     found = judge_exporter(host("h1", 0.5, state=state), HEALTH, exporters)
     assert (found.subject, found.verdict, found.text[: len(says)]) == ("exporter of h1", verdict, says)
-    assert bool(found.remedy) is (verdict is not Verdict.GOOD)
+    assert bool(found.remedy) is (verdict is not Severity.GOOD)
 
 
 def test_why_a_host_is_unknown_is_said_as_it_is() -> None:
     why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h1:1, h1:2")
     found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=why), HEALTH, EXPORTERS)
-    assert (found.verdict, found.text) == (Verdict.BAD, f"nothing certain is known of the host: {why.text}")
+    assert (found.verdict, found.text) == (Severity.BAD, f"nothing certain is known of the host: {why.text}")
     libvirt = replace(why, kind=UnknownKind.LIBVIRT, text="its exporter does not say whether its libvirt answers")
     failing = replace(EXPORTERS, failing={"h1": ("libvirt",)})
     found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=libvirt), HEALTH, failing)
@@ -175,18 +181,18 @@ def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:
     nobody = replace(SEEN, snapshot=group(), warnings=("too many points",), refused=refused)
     found = list(judge_prometheus(Config(), replace(HEALTH, ahead_seconds=-90.0), nobody))
     assert [(one.subject, one.verdict) for one in found] == [
-        ("Prometheus", Verdict.GOOD),
-        ("clock of Prometheus", Verdict.BAD),
-        ("hosts", Verdict.BAD),
-        ("target 'x?netcat=1'", Verdict.WARNING),
-        ("Prometheus", Verdict.WARNING),
+        ("Prometheus", Severity.GOOD),
+        ("clock of Prometheus", Severity.BAD),
+        ("hosts", Severity.BAD),
+        ("target 'x?netcat=1'", Severity.WARNING),
+        ("Prometheus", Severity.WARNING),
     ]
     assert found[1].text == "90 s behind this machine's"
 
 
 def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
     found = judge_libvirt("h1", "qemu+ssh://h1/system", "connection refused")
-    assert (found.verdict, found.text) == (Verdict.BAD, "connection refused")
+    assert (found.verdict, found.text) == (Severity.BAD, "connection refused")
     assert "virsh -c qemu+ssh://h1/system list" in found.remedy
 
 
@@ -311,9 +317,17 @@ def test_what_prometheus_tells_of_itself_and_of_the_exporters(httpserver: HTTPSe
     httpserver.expect_request("/api/v1/status/buildinfo").respond_with_json(
         {"status": "success", "data": {"version": "2.42.0"}}
     )
-    target = {"labels": {"job": "j", "instance": "h2:9807"}, "health": "down", "lastError": "no route to host"}
+    target: dict[str, Any] = {
+        "labels": {"job": "j", "instance": "h2:9807"},
+        "health": "down",
+        "lastError": "no route to host",
+    }
     other = {"labels": {"job": "node", "instance": "h1:9100"}, "health": "down", "lastError": "not about the exporter"}
-    hostile = {"labels": {"job": "j", "instance": "x/system?command=/prog&a=:1"}, "health": "down", "lastError": "x"}
+    hostile: dict[str, Any] = {
+        "labels": {"job": "j", "instance": "x/system?command=/prog&a=:1"},
+        "health": "down",
+        "lastError": "x",
+    }
     httpserver.expect_request("/api/v1/targets").respond_with_json(
         {"status": "success", "data": {"activeTargets": [target, other, hostile]}}
     )

@@ -41,6 +41,8 @@ from virtpoise_balancer.model import (
     Refusal,
     Result,
     Role,
+    SpaceTrigger,
+    Trigger,
     Unknown,
     UnknownKind,
     Unsettled,
@@ -107,7 +109,7 @@ def make_context(
     published: Published, store: Store, reloads: list[bool], applied: list[object], token_file: Path
 ) -> Callable[..., Context]:
     def make(**web: object) -> Context:
-        config = Config(web=Web(**{"token_file": token_file, **web}))  # type: ignore[arg-type]
+        config = Config(web=Web(**{"token_file": token_file, **web}))
         metrics = Metrics(published)
 
         def carry_out(wanted: object) -> Plan:
@@ -198,7 +200,7 @@ def test_libvirt_that_does_not_answer_is_told_everywhere(
     assert client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on h2.\n"
     assert metric(client, "virtpoise_host_libvirt_answers") == {("h1",): 1.0, ("h2",): 0.0}
     assert (
-        "h2</a> does not answer the balancer, so no move to it can be made: no answer within 10 s"
+        "h2</a> does not answer the balancer, so no move to it is possible: no answer within 10 s"
         in client.get("/").text
     )
     found = {host["name"]: (host["active_domains"], host["asked_at"]) for host in client.get("/api/v1/hosts").json()}
@@ -457,7 +459,7 @@ def test_the_api_is_what_its_document_says(client: TestClient, published: Publis
 def test_every_route_of_the_api_is_in_its_document(client: TestClient) -> None:
     described = client.get("/api/v1/openapi.json").json()["paths"]
     served = {
-        (route.path.replace(":path}", "}"), method.lower())  # type: ignore[attr-defined]
+        (route.path.replace(":path}", "}"), method.lower())
         for route in client.app.routes  # type: ignore[attr-defined]
         if route.path.startswith(("/api/v1/", "/sd/"))
         for method in route.methods - {"HEAD"}
@@ -556,7 +558,7 @@ def test_from_elsewhere_orders_need_tls(make_context: Callable[..., Context], st
     plain = reach(context, "192.0.2.1", "http://192.0.2.7:9808").post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (plain.status_code, plain.json()["error"]) == (
         403,
-        "changes are accepted only over TLS, or on the balancer's own machine",
+        "orders are accepted only over TLS, or on the balancer's own machine",
     )
     assert store.overrides().paused is None
     assert reach(context, "192.0.2.1", "http://192.0.2.7:9808").get("/api/v1/status").status_code == 200
@@ -568,7 +570,7 @@ def test_without_a_token_file_nobody_changes_anything(make_context: Callable[...
     refused = reach(make_context(token_file=None)).post("/api/v1/pause", json={}, headers=WITH_TOKEN)
     assert (refused.status_code, refused.json()["error"]) == (
         403,
-        "web.token_file is not set, so nobody may change anything here",
+        "web.token_file is not set, so no orders are possible here",
     )
 
 
@@ -835,9 +837,22 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
     told = {"instance": label, "reason": "not_a_host", "why": "expected a DNS name or an IP address"}
     assert found["refused_targets"] == {"counts": {"not_a_host": 1}, "named": [told]}
     page = client.get("/").text
-    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is not taken for a host" in page
+    assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is refused as a host" in page
     assert "<script>alert" not in page
     terminal.status(found)
     printed = capsys.readouterr().out
     assert "refused target" in printed
     assert "\x1b[2J" not in printed
+
+
+def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    """Three readings of five are less of a problem than two of two."""
+    after_a_cycle(published, store)
+    policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=SpaceTrigger(threshold=0.9, consecutive=2))
+    full = replace(host("h1", 0.5, 0.7, 0.7, 0.7), memory_ratio_window=(0.5, 0.95, 0.95))
+    seen = Observation(snapshot=replace(SNAPSHOT, hosts=(full,)), age_seconds=1.0)
+    published.state = replace(published.state, policy=policy, observation=seen)
+    (status,) = client.get("/api/v1/status").json()["hosts"]
+    assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)

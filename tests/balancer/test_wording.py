@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,11 +38,11 @@ def literal_keys(node: ast.expr | None) -> Iterator[str]:
 
 
 def keys_of_the_source() -> set[str]:
-    """Every string that a dictionary in plan/ is written with as a key, in the files that make refusals."""
+    """Every string that a dictionary in plan/ is written with as a key, in the files that write details of refusals."""
     found: set[str] = set()
     sources = [file.read_text(encoding="utf-8") for file in PLAN.rglob("*.py")]
     for source in sources:
-        for node in ast.walk(ast.parse(source)) if "detail" in source.lower() else ():
+        for node in ast.walk(ast.parse(source)) if re.search(r"\b(?:detail=|Detail\b)", source) else ():
             if isinstance(node, ast.Dict):
                 found |= {key for one in node.keys for key in literal_keys(one)}
             elif isinstance(node, ast.DictComp):

@@ -204,7 +204,7 @@ def test_idle_workers_are_ended_after_a_while(workers: Workers, monkeypatch: pyt
 def test_many_hosts_are_asked_by_a_bounded_number_of_workers(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers_, "_MOST_KEPT", 3)
     uris = {f"h{n}": f"test:///default?number={n}" for n in range(12)}
-    asked = hosts(workers, **uris)
+    asked = hosts(workers, connect=20.0, **uris)
     for host in uris:
         asked.active_domains(host)
     assert len(children()) == 3

@@ -1,54 +1,15 @@
 """A recorded host: its /proc and /sys, libvirt's run folder, and what libvirt said."""
 
 import json
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import psutil
 import pytest
 
+from exporter.recording import RECORDED, Recorded, RecordedLink
 from virtpoise_exporter.virt.model import Domain, HostFacts, Inventory
-from virtpoise_exporter.virt.stats import Answer
 from virtpoise_exporter.virt.xml import domain_facts, network_forward
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import exporter_watch`
-
-RECORDED = Path(__file__).parent / "recorded"
-
-
-@dataclass
-class RecordedLink:
-    """Stands where the connection to libvirt stands, with a list that was recorded."""
-
-    listed: Inventory | None
-    up: bool = True
-
-    def last_inventory(self) -> Inventory | None:
-        return self.listed
-
-    def inventory(self) -> Inventory | None:
-        return self.listed if self.up else None
-
-
-@dataclass(frozen=True)
-class Recorded:
-    procfs: Path
-    sysfs: Path
-    run: Path
-    inventory: Inventory
-    stats: dict[str, dict[str, Any]]
-
-    def domain(self, name: str) -> Domain:
-        return next(domain for domain in self.inventory.domains if domain.name == name)
-
-    def ask(self, domains: Sequence[Domain], _seconds: float) -> Answer:
-        """All guests have told of their memory just now."""
-        now = {"balloon.last-update": int(time.time())}
-        return Answer({domain.uuid: {**self.stats[domain.uuid], **now} for domain in domains})
 
 
 @pytest.fixture(scope="session")

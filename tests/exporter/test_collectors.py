@@ -2,12 +2,16 @@
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from exporter.recording import Recorded, RecordedLink
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors import slow, speed
 from virtpoise_exporter.collectors.balloon import BalloonCollector
@@ -21,12 +25,13 @@ from virtpoise_exporter.collectors.speed import SpeedCollector, measure
 from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.exposition import render
 from virtpoise_exporter.kernel.topology import TopologyKeeper
+from virtpoise_exporter.scrape import Collector
 from virtpoise_exporter.source import Traffic, Usage
-from virtpoise_exporter.virt.model import STATES, state_words
+from virtpoise_exporter.virt.model import STATES, Domain, state_words
 from virtpoise_exporter.virt.stats import Answer
 
 
-def page(collector) -> str:
+def page(collector: Collector) -> str:
     return render(collector.collect(5.0)).decode()
 
 
@@ -38,7 +43,7 @@ def stale(text: str, domain: str, collector: str) -> bool:
 class TestLibvirtGone:
     """What nobody stands behind any more is left out; what does not age stays."""
 
-    def test_after_it_was_there(self, link):
+    def test_after_it_was_there(self, link: RecordedLink) -> None:
         link.up = False
         text = page(LibvirtCollector(link))
         assert "virtpoise_libvirt_up 0\n" in text
@@ -46,16 +51,20 @@ class TestLibvirtGone:
         assert "virtpoise_domain_running" not in text
         assert "virtpoise_domains{" not in text
 
-    def test_its_domains_are_counted_and_as_old_as_the_last_list(self, link, monkeypatch):
+    def test_its_domains_are_counted_and_as_old_as_the_last_list(
+        self, link: RecordedLink, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         collector = LibvirtCollector(link)
         assert 'virtpoise_exporter_stale_domains{collector="libvirt"} 0\n' in page(collector)
         link.up = False
-        monkeypatch.setattr(time, "monotonic", lambda: link.listed.taken_at + 12.5)
+        assert link.listed is not None
+        later = link.listed.taken_at + 12.5
+        monkeypatch.setattr(time, "monotonic", lambda: later)
         text = page(collector)
         assert 'virtpoise_exporter_stale_domains{collector="libvirt"} 4\n' in text
         assert text.count('collector="libvirt"} 12.5\n') == 5  # each of them, and the list itself
 
-    def test_before_it_ever_was(self, link):
+    def test_before_it_ever_was(self, link: RecordedLink) -> None:
         link.listed, link.up = None, False
         text = page(LibvirtCollector(link))
         assert "virtpoise_libvirt_up 0\n" in text
@@ -64,12 +73,14 @@ class TestLibvirtGone:
 
 class TestSlowFacts:
     @pytest.fixture
-    def now(self, monkeypatch):
+    def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         clock = [time.monotonic()]
-        monkeypatch.setattr(slow.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
         return clock
 
-    def test_they_are_shown_with_their_age_while_they_are_fresh(self, recorded, link, now):
+    def test_they_are_shown_with_their_age_while_they_are_fresh(
+        self, recorded: Recorded, link: RecordedLink, now: list[float]
+    ) -> None:
         collector = BlockCollector(link, recorded.ask)
         collector.facts.refresh()
         now[0] += 29
@@ -77,7 +88,9 @@ class TestSlowFacts:
         assert 'virtpoise_domain_block_read_bytes_total{domain="web"' in text
         assert 'virtpoise_exporter_collector_data_age_seconds{collector="block"} 29' in text
 
-    def test_they_are_left_out_and_counted_when_they_are_old(self, recorded, link, now):
+    def test_they_are_left_out_and_counted_when_they_are_old(
+        self, recorded: Recorded, link: RecordedLink, now: list[float]
+    ) -> None:
         collector = BlockCollector(link, recorded.ask)
         collector.facts.refresh()
         page(collector)
@@ -87,8 +100,8 @@ class TestSlowFacts:
         assert 'virtpoise_exporter_stale_domains{collector="block"} 2\n' in text
         assert "virtpoise_domain_stale_seconds{" in text
 
-    def test_many_domains_are_asked_less_often(self, recorded, link, now):
-        def ask(domains, seconds):
+    def test_many_domains_are_asked_less_often(self, recorded: Recorded, link: RecordedLink, now: list[float]) -> None:
+        def ask(domains: Sequence[Domain], seconds: float) -> Answer:
             return replace(recorded.ask(domains, seconds), seconds=1.0)
 
         collector = BlockCollector(link, ask)
@@ -96,27 +109,29 @@ class TestSlowFacts:
         now[0] += 99  # asking took 1 s, so it is done every 50 s
         assert "virtpoise_domain_block_read_bytes_total" in page(collector)
 
-    def test_nobody_is_asked_while_libvirt_is_gone(self, link):
+    def test_nobody_is_asked_while_libvirt_is_gone(self, link: RecordedLink) -> None:
         link.up = False
 
-        def ask(_domains, _seconds):
+        def ask(_domains: Sequence[Domain], _seconds: float) -> Answer:
             raise AssertionError
 
         assert BlockCollector(link, ask).facts.refresh() == slow.RETRY_SECONDS
 
-    def test_they_are_asked_for_once_a_minute_however_long_it_takes(self, recorded, link):
+    def test_they_are_asked_for_once_a_minute_however_long_it_takes(
+        self, recorded: Recorded, link: RecordedLink
+    ) -> None:
         collector = BlockCollector(
             link, lambda domains, seconds: replace(recorded.ask(domains, seconds), seconds=1000.0)
         )
         assert collector.facts.refresh() == 60
 
-    def test_a_question_that_hung_is_asked_again_soon(self, recorded, link):
+    def test_a_question_that_hung_is_asked_again_soon(self, recorded: Recorded, link: RecordedLink) -> None:
         collector = BlockCollector(
             link, lambda domains, seconds: replace(recorded.ask(domains, seconds), seconds=1.0, complete=False)
         )
         assert collector.facts.refresh() == 15
 
-    def test_a_disk_that_is_not_told_of_any_more_is_missed(self, recorded, link):
+    def test_a_disk_that_is_not_told_of_any_more_is_missed(self, recorded: Recorded, link: RecordedLink) -> None:
         """libvirt answers for a domain that is busy without what it would have to ask QEMU for."""
         answer, domain = recorded.ask(recorded.inventory.domains, 1.0), recorded.domain("web")
         missing = {key: value for key, value in answer.stats[domain.uuid].items() if key != "block.0.rd.bytes"}
@@ -134,7 +149,7 @@ class TestSlowFacts:
 class TestBalloon:
     """QEMU repeats what a guest said last, for ever."""
 
-    def page(self, recorded, link, stats) -> str:
+    def page(self, recorded: Recorded, link: RecordedLink, stats: dict[str, int]) -> str:
         domain = recorded.domain("web")
         answer = Answer({domain.uuid: {"balloon.usable": 1024, **stats}})
         collector = BalloonCollector(link, lambda _domains, _seconds: answer)
@@ -142,13 +157,15 @@ class TestBalloon:
         return page(collector)
 
     @pytest.mark.parametrize("age", [0, 38])
-    def test_what_the_guest_said_lately_is_shown(self, recorded, link, age):
+    def test_what_the_guest_said_lately_is_shown(self, recorded: Recorded, link: RecordedLink, age: int) -> None:
         text = self.page(recorded, link, {"balloon.last-update": int(time.time()) - age})
         assert 'virtpoise_domain_memory_usable_bytes{domain="web"' in text
         assert stale(text, "web", "balloon") is False
 
     @pytest.mark.parametrize("stats", [{"balloon.last-update": int(time.time()) - 41}, {"balloon.last-update": 0}, {}])
-    def test_what_the_guest_said_long_ago_is_left_out_and_counted(self, recorded, link, stats):
+    def test_what_the_guest_said_long_ago_is_left_out_and_counted(
+        self, recorded: Recorded, link: RecordedLink, stats: dict[str, int]
+    ) -> None:
         """Asked for every 15 s, and told by the guest every 10 s."""
         text = self.page(recorded, link, stats)
         assert "virtpoise_domain_memory_usable_bytes" not in text
@@ -160,13 +177,13 @@ class TestPartOfADomain:
 
     FULL = Usage(1.0, 1.0, 0.5, 4096, {"vnet0": Traffic(1, 2)})
 
-    def collect(self, recorded, link, *usages: Usage) -> str:
+    def collect(self, recorded: Recorded, link: RecordedLink, *usages: Usage) -> str:
         domain, answers = recorded.domain("web"), list(usages)
 
         class Told:
             name = "told"
 
-            def read(self, _domains, _seconds):
+            def read(self, _domains: Sequence[Domain], _seconds: float) -> dict[str, Usage]:
                 return {domain.uuid: answers.pop(0)}
 
         topology = TopologyKeeper(recorded.procfs, recorded.sysfs, {})
@@ -183,26 +200,26 @@ class TestPartOfADomain:
             {"traffic": {}},
         ],
     )
-    def test_what_it_had_is_missed(self, recorded, link, missing):
+    def test_what_it_had_is_missed(self, recorded: Recorded, link: RecordedLink, missing: dict[str, Any]) -> None:
         assert stale(self.collect(recorded, link, self.FULL), "web", "domains") is False
         text = self.collect(recorded, link, self.FULL, replace(self.FULL, **missing))
         assert stale(text, "web", "domains") is True
 
-    def test_it_is_missed_until_it_comes_back(self, recorded, link):
+    def test_it_is_missed_until_it_comes_back(self, recorded: Recorded, link: RecordedLink) -> None:
         part = replace(self.FULL, resident_bytes=None)
         assert stale(self.collect(recorded, link, self.FULL, part, part), "web", "domains") is True
         assert stale(self.collect(recorded, link, self.FULL, part, self.FULL), "web", "domains") is False
 
-    def test_what_it_never_had_is_not_missed(self, recorded, link):
+    def test_what_it_never_had_is_not_missed(self, recorded: Recorded, link: RecordedLink) -> None:
         part = replace(self.FULL, cpu_delay_seconds=None)
         assert stale(self.collect(recorded, link, part, part), "web", "domains") is False
 
-    def test_a_device_that_was_unplugged_is_not_missed(self, recorded, link):
+    def test_a_device_that_was_unplugged_is_not_missed(self, recorded: Recorded, link: RecordedLink) -> None:
         before = replace(self.FULL, traffic={**self.FULL.traffic, "vnet99": Traffic(3, 4)})
         assert stale(self.collect(recorded, link, before, self.FULL), "web", "domains") is False
 
 
-def test_a_stale_domain_is_as_old_as_its_last_figures(recorded):
+def test_a_stale_domain_is_as_old_as_its_last_figures(recorded: Recorded) -> None:
     staleness, domain = Staleness("domains"), recorded.domain("web")
     staleness.judge([domain], {domain.uuid}, 100.0)
     text = render(staleness.judge([domain], set(), 107.5)).decode()
@@ -210,15 +227,18 @@ def test_a_stale_domain_is_as_old_as_its_last_figures(recorded):
 
 
 @given(st.lists(st.floats(0, 1e9, allow_nan=False), min_size=1))
-def test_cpu_time_falls_only_if_it_begins_anew(readings):
+@example([100.0, 97.5, 100.5])  # a few ticks back, which the kernel does
+@example([100.0, 96.5, 97.0])  # begun anew: no later value may hide behind the old one
+def test_cpu_time_falls_only_if_it_begins_anew(readings: list[float]) -> None:
     last = 0.0
     for reading in readings:
+        begun_anew = reading < last - 3.0
         now = steady(last, reading)
-        assert now >= last or now == reading < last - 3.0
+        assert now == (reading if begun_anew else max(last, reading))
         last = now
 
 
-def test_every_state_of_libvirt_has_its_word():
+def test_every_state_of_libvirt_has_its_word() -> None:
     assert [word for word, _ in STATES] == [
         "no state",
         "running",
@@ -236,16 +256,16 @@ def test_every_state_of_libvirt_has_its_word():
 
 
 @pytest.mark.parametrize(("text", "count"), [("0-3,8-11", 8), ("0", 1), ("", 0), ("\n", 0), ("1,3\n", 2)])
-def test_a_list_of_cpus_is_counted(text, count):
+def test_a_list_of_cpus_is_counted(text: str, count: int) -> None:
     assert count_cpus(text) == count
 
 
-def test_a_kernel_without_pressure_is_no_failure(tmp_path):
+def test_a_kernel_without_pressure_is_no_failure(tmp_path: Path) -> None:
     assert page(PressureCollector(tmp_path)) == ""
 
 
 @pytest.mark.parametrize("seconds", [None, 10.0])
-def test_a_measured_speed_is_above_zero(seconds, monkeypatch):
+def test_a_measured_speed_is_above_zero(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the flag must be: what a load is divided by."""
     monkeypatch.setattr(speed, "RUNS", 1)
     if seconds:  # as on the slowest of all machines
@@ -255,32 +275,39 @@ def test_a_measured_speed_is_above_zero(seconds, monkeypatch):
 
 class TestSpeed:
     @pytest.fixture(autouse=True)
-    def measured(self, monkeypatch):
-        """How often it was measured; the measurement itself takes seconds."""
-        counted = []
-        monkeypatch.setattr(speed, "measure", lambda: counted.append(1) or 1.35)
-        return counted
+    def measured(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """Its measurements so far; a real one takes seconds."""
+        made: list[float] = []
 
-    def find(self, recorded, folder) -> str:
+        def measure() -> float:
+            made.append(1.35)
+            return 1.35
+
+        monkeypatch.setattr(speed, "measure", measure)
+        return made
+
+    def find(self, recorded: Recorded, folder: Path) -> str:
         collector = SpeedCollector(None, recorded.procfs, folder)
         collector.find()
         return page(collector)
 
-    def test_it_is_measured_once_and_kept(self, recorded, tmp_path, measured):
+    def test_it_is_measured_once_and_kept(self, recorded: Recorded, tmp_path: Path, measured: list[float]) -> None:
         assert "virtpoise_host_cpu_speed_ratio 1.35\n" in self.find(recorded, tmp_path)
         assert "virtpoise_host_cpu_speed_ratio 1.35\n" in self.find(recorded, tmp_path)
         assert len(measured) == 1
 
     @pytest.mark.parametrize("kept", ["", "{}", '{"format": "virtpoise/cpu-speed/1", "ratio": 2}', "[1]"])
-    def test_what_was_kept_of_another_cpu_or_is_broken_is_measured_anew(self, recorded, tmp_path, kept, measured):
+    def test_what_was_kept_of_another_cpu_or_is_broken_is_measured_anew(
+        self, recorded: Recorded, tmp_path: Path, kept: str, measured: list[float]
+    ) -> None:
         (tmp_path / "cpu-speed.json").write_text(kept)
         assert "virtpoise_host_cpu_speed_ratio 1.35\n" in self.find(recorded, tmp_path)
         assert "virtpoise_host_cpu_speed_ratio 1.35\n" in self.find(recorded, tmp_path)
         assert len(measured) == 1
 
-    def test_a_folder_that_cannot_be_written_is_no_failure(self, recorded, tmp_path):
+    def test_a_folder_that_cannot_be_written_is_no_failure(self, recorded: Recorded, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         assert "virtpoise_host_cpu_speed_ratio 1.35\n" in self.find(recorded, tmp_path / "file" / "below")
 
-    def test_a_configured_one_is_believed(self, recorded, tmp_path):
+    def test_a_configured_one_is_believed(self, recorded: Recorded, tmp_path: Path) -> None:
         assert "virtpoise_host_cpu_speed_ratio 1.5\n" in page(SpeedCollector(1.5, recorded.procfs, tmp_path))

@@ -7,31 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.recording import Recorded
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.kernel.domains import KernelSource
 from virtpoise_exporter.kernel.netdev import parse_default_route, parse_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, state_folder, uuid_of
-from virtpoise_exporter.source import Traffic, VcpuSum
+from virtpoise_exporter.source import Traffic, Usage, VcpuSum
+from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.source import LibvirtSource
 
 
 @pytest.fixture
-def procfs(recorded, tmp_path) -> Path:
+def procfs(recorded: Recorded, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recorded.procfs, tmp_path / "proc"))
 
 
 @pytest.fixture
-def source(recorded, procfs) -> KernelSource:
+def source(recorded: Recorded, procfs: Path) -> KernelSource:
     source = KernelSource(procfs, recorded.run)
     source.follow(recorded.inventory.domains)
     return source
 
 
-def read(source, domain):
-    return source.read([domain], 1.0).get(domain.uuid)
+def read(source: KernelSource, domain: Domain) -> Usage:
+    return source.read([domain], 1.0)[domain.uuid]
 
 
-def test_a_domain_is_read_from_its_process(recorded, source):
+def test_a_domain_is_read_from_its_process(recorded: Recorded, source: KernelSource) -> None:
     usage = read(source, recorded.domain("web"))
     assert usage.cpu_seconds == pytest.approx(12.14)
     assert usage.vcpu_seconds == pytest.approx(11.98)  # of both vCPUs, and of no other thread
@@ -40,30 +42,32 @@ def test_a_domain_is_read_from_its_process(recorded, source):
     assert usage.traffic == {"vnet0": Traffic(received_bytes=7654321, sent_bytes=1234567)}
 
 
-def test_a_macvtap_shows_the_traffic_as_the_guest_sees_it(recorded, source):
+def test_a_macvtap_shows_the_traffic_as_the_guest_sees_it(recorded: Recorded, source: KernelSource) -> None:
     assert read(source, recorded.domain("arriving")).traffic == {"macvtap0": Traffic(333333, 444444)}
 
 
-def test_of_two_processes_with_one_uuid_the_one_of_this_host_is_read(recorded, source):
+def test_of_two_processes_with_one_uuid_the_one_of_this_host_is_read(recorded: Recorded, source: KernelSource) -> None:
     """The other is process 1402, whose figures are a thousand times as high."""
     assert read(source, recorded.domain('büro "1" \\ eins')).cpu_seconds == pytest.approx(0.75)
 
 
-def test_a_pid_file_that_names_a_stranger_is_not_believed(recorded, procfs, tmp_path):
+def test_a_pid_file_that_names_a_stranger_is_not_believed(recorded: Recorded, procfs: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "web.pid").write_text("1302")
     source = KernelSource(procfs, tmp_path / "run")
     source.follow(recorded.inventory.domains)
-    assert read(source, recorded.domain("web")) is None
+    assert not source.read([recorded.domain("web")], 1.0)
 
 
-def test_a_domain_whose_process_has_ended_is_left_out_and_the_others_are_not(recorded, source, procfs):
+def test_a_domain_whose_process_has_ended_is_left_out_and_the_others_are_not(
+    recorded: Recorded, source: KernelSource, procfs: Path
+) -> None:
     shutil.rmtree(procfs / "1201")
-    assert read(source, recorded.domain("web")) is None
+    assert not source.read([recorded.domain("web")], 1.0)
     assert read(source, recorded.domain("arriving")) is not None
 
 
-def test_a_vcpu_that_is_unplugged_stays_in_the_sum(recorded, source, procfs):
+def test_a_vcpu_that_is_unplugged_stays_in_the_sum(recorded: Recorded, source: KernelSource, procfs: Path) -> None:
     domain = recorded.domain("web")
     before = read(source, domain).cpu_delay_seconds
     shutil.rmtree(procfs / "1201" / "task" / "1208")
@@ -72,15 +76,15 @@ def test_a_vcpu_that_is_unplugged_stays_in_the_sum(recorded, source, procfs):
     assert read(source, domain).cpu_delay_seconds == before
 
 
-def test_a_vcpu_that_is_plugged_in_is_counted(recorded, source, procfs):
+def test_a_vcpu_that_is_plugged_in_is_counted(recorded: Recorded, source: KernelSource, procfs: Path) -> None:
     domain = recorded.domain("web")
-    before = read(source, domain).cpu_delay_seconds
+    before = read(source, domain).cpu_delay_seconds or 0.0
     shutil.copytree(procfs / "1201" / "task" / "1208", procfs / "1201" / "task" / "1299")
     _change_thread_count(procfs / "1201" / "stat", 1)
     assert read(source, domain).cpu_delay_seconds == pytest.approx(before + 0.576645280)
 
 
-def test_a_vcpu_that_gets_its_name_late_is_counted(recorded, source, procfs):
+def test_a_vcpu_that_gets_its_name_late_is_counted(recorded: Recorded, source: KernelSource, procfs: Path) -> None:
     """QEMU makes a vCPU's thread first and names it then; a scrape may fall between."""
     domain, name = recorded.domain("web"), procfs / "1201" / "task" / "1208" / "comm"
     name.write_text("qemu-system-x86\n")
@@ -96,7 +100,7 @@ def _change_thread_count(stat: Path, by: int) -> None:
     stat.write_text(f"{head}) {' '.join(fields)}\n")
 
 
-def test_descriptors_are_let_go_with_their_domains(recorded, source):
+def test_descriptors_are_let_go_with_their_domains(recorded: Recorded, source: KernelSource) -> None:
     def open_here() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -106,7 +110,7 @@ def test_descriptors_are_let_go_with_their_domains(recorded, source):
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("0123"), st.integers(0, 10**15), max_size=4), max_size=20))
-def test_the_sum_of_vcpus_never_goes_backwards(readings):
+def test_the_sum_of_vcpus_never_goes_backwards(readings: list[dict[str, int]]) -> None:
     total, last = VcpuSum(), 0
     for reading in readings:
         now = total.add(reading)
@@ -115,7 +119,7 @@ def test_the_sum_of_vcpus_never_goes_backwards(readings):
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=9), st.integers(1, 20))
-def test_the_sum_of_vcpus_is_the_plain_sum_while_no_vcpu_goes(first, steps):
+def test_the_sum_of_vcpus_is_the_plain_sum_while_no_vcpu_goes(first: list[int], steps: int) -> None:
     total = VcpuSum()
     for step in range(steps):
         reading = {str(vcpu): value + step for vcpu, value in enumerate(first)}
@@ -123,10 +127,10 @@ def test_the_sum_of_vcpus_is_the_plain_sum_while_no_vcpu_goes(first, steps):
 
 
 @given(st.text(st.characters(blacklist_characters="\0", codec="utf-8"), max_size=15))
-def test_a_command_may_be_called_anything(name):
+def test_a_command_may_be_called_anything(name: str) -> None:
     fields = ["S", *["0"] * 10, "150", "50", *["0"] * 4, "3", "0", "777", "0", "10", *["0"] * 28]
     stat = parse_stat(f"42 ({name}) {' '.join(fields)}\n".encode())
-    assert (stat.cpu_seconds, stat.threads, stat.started_ticks, stat.resident_bytes) == (2.0, 3, 777, 10 * 4096)
+    assert (stat.cpu_seconds, stat.threads, stat.resident_bytes) == (2.0, 3, 10 * 4096)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +144,11 @@ def test_a_command_may_be_called_anything(name):
         ("IO mon_iothread", False),
     ],
 )
-def test_vcpu_threads_are_known_by_their_names(name, vcpu):
+def test_vcpu_threads_are_known_by_their_names(name: str, vcpu: bool) -> None:
     assert is_vcpu(name) is vcpu
 
 
-def test_small_parsers():
+def test_small_parsers() -> None:
     assert parse_schedstat(b"7990000000 1423354720 77\n") == (7990000000, 1423354720)
     assert uuid_of(b"qemu\0-uuid\x00178a5bcc\0-S\0") == "178a5bcc"
     assert uuid_of(b"qemu\0-name\0-uuid") == ""
@@ -164,51 +168,53 @@ def test_small_parsers():
         ("xen:///system", None),
     ],
 )
-def test_only_domains_of_this_machine_are_looked_for_in_proc(uri, folder):
+def test_only_domains_of_this_machine_are_looked_for_in_proc(uri: str, folder: Path) -> None:
     assert state_folder(uri) == (Path(folder) if folder else None)
 
 
 class TestChoice:
     """Which source tells what the domains use."""
 
-    def choice(self, recorded, procfs):
+    def choice(self, recorded: Recorded, procfs: Path | None) -> SourceChoice:
         kernel = KernelSource(procfs, recorded.run) if procfs else None
         return SourceChoice(kernel, LibvirtSource(recorded.ask))
 
-    def test_the_kernel_where_processes_can_be_read(self, recorded, procfs):
+    def test_the_kernel_where_processes_can_be_read(self, recorded: Recorded, procfs: Path) -> None:
         choice = self.choice(recorded, procfs)
         choice.follow(recorded.inventory.domains)
         assert choice.source.name == "kernel"
 
-    def test_libvirt_where_proc_is_hidden(self, recorded, tmp_path):
+    def test_libvirt_where_proc_is_hidden(self, recorded: Recorded, tmp_path: Path) -> None:
         choice = self.choice(recorded, tmp_path)
         for _ in range(3):
             choice.follow(recorded.inventory.domains)
         assert choice.source.name == "libvirt"
         assert "proc root" in choice.reason
 
-    def test_it_is_told_at_start_also_where_there_is_nothing_to_decide(self, recorded, procfs, caplog):
+    def test_it_is_told_at_start_also_where_there_is_nothing_to_decide(
+        self, recorded: Recorded, procfs: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level("INFO", "virtpoise_exporter")
         self.choice(recorded, None).tell()
         self.choice(recorded, procfs).tell()
         assert caplog.messages == [
-            "what domains use comes from the source libvirt: libvirt is on another machine",
-            "what domains use comes from the source kernel: no domain's process has been seen yet",
+            "the domains' usage is read from source libvirt: libvirt is on another machine",
+            "the domains' usage is read from source kernel: no domain's process has been seen yet",
         ]
 
-    def test_it_is_told_once(self, recorded, procfs, caplog):
+    def test_it_is_told_once(self, recorded: Recorded, procfs: Path, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level("INFO", "virtpoise_exporter")
         choice = self.choice(recorded, procfs)
         choice.follow(recorded.inventory.domains)
         choice.tell()
-        assert caplog.messages == ["what domains use comes from the source kernel: the domains' processes can be read"]
+        assert caplog.messages == ["the domains' usage is read from source kernel: the domains' processes can be read"]
 
-    def test_libvirt_for_another_machine(self, recorded):
+    def test_libvirt_for_another_machine(self, recorded: Recorded) -> None:
         choice = self.choice(recorded, None)
         choice.follow(recorded.inventory.domains)
         assert choice.source.name == "libvirt"
 
-    def test_a_process_that_is_found_late_is_waited_for(self, recorded, procfs, tmp_path):
+    def test_a_process_that_is_found_late_is_waited_for(self, recorded: Recorded, procfs: Path, tmp_path: Path) -> None:
         hidden = procfs.rename(tmp_path / "hidden")
         choice = self.choice(recorded, procfs)
         choice.follow(recorded.inventory.domains)
@@ -216,7 +222,7 @@ class TestChoice:
         choice.follow(recorded.inventory.domains)
         assert choice.source.name == "kernel"
 
-    def test_once_chosen_it_stays(self, recorded, procfs):
+    def test_once_chosen_it_stays(self, recorded: Recorded, procfs: Path) -> None:
         choice = self.choice(recorded, procfs)
         choice.follow(recorded.inventory.domains)
         shutil.rmtree(procfs)

@@ -14,8 +14,8 @@ from typing import Any
 
 import libvirt
 import pytest
-from exporter_watch import CPU, Watcher, hold_to_the_laws, scrape
 
+from exporter.exporter_watch import CPU, Watcher, hold_to_the_laws, scrape
 from virtpoise_lab import requirements
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec, Load
@@ -32,7 +32,7 @@ STALE = ("virtpoise_exporter_stale_domains", 'collector="domains"')
 
 
 @pytest.fixture(scope="module")
-def hidden_proc(tmp_path_factory) -> Path:
+def hidden_proc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A /proc that tells of the host, but shows no process."""
     folder = tmp_path_factory.mktemp("proc")
     (folder / "net").mkdir()
@@ -42,7 +42,7 @@ def hidden_proc(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab(hidden_proc, tmp_path_factory) -> Iterator[Lab]:
+def lab(hidden_proc: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """vm1, vm2 and four paused domains on h1; on each host an exporter, and on h1 one more that cannot see processes."""
     missing = requirements.missing()
     if missing:
@@ -59,8 +59,8 @@ def lab(hidden_proc, tmp_path_factory) -> Iterator[Lab]:
             if host.name == "h1":
                 flags = [f"--web.listen-address={host.address}:{LIBVIRT}", f"--path.procfs={hidden_proc}"]
                 host.popen([*common, *flags], name="exporter-libvirt")
-        for host, port in (("h1", KERNEL), ("h2", KERNEL), ("h1", LIBVIRT)):
-            await_scrape(running.host(host).address, port, lambda one: one.value(UP) == 1)
+        for name, port in (("h1", KERNEL), ("h2", KERNEL), ("h1", LIBVIRT)):
+            await_scrape(running.host(name).address, port, lambda one: one.value(UP) == 1)
         await_scrape(running.host("h1").address, LIBVIRT, lambda one: one.domains(CPU) >= ALL)
         yield running
 
@@ -78,7 +78,8 @@ def await_scrape(host: str, port: int, true_of: Callable[[Any], bool], seconds: 
 
 
 def pid_of(lab: Lab, host: str, domain: str) -> str:
-    return lab.host(host).run(["cat", f"/run/libvirt/qemu/{domain}.pid"], capture_output=True, text=True).stdout.strip()
+    found = lab.host(host).run(["cat", f"/run/libvirt/qemu/{domain}.pid"], capture_output=True, text=True)
+    return str(found.stdout).strip()
 
 
 def signal_in(lab: Lab, host: str, name: str, *processes: str) -> None:
@@ -86,7 +87,8 @@ def signal_in(lab: Lab, host: str, name: str, *processes: str) -> None:
 
 
 def libvirtd(lab: Lab, host: str) -> str:
-    return lab.host(host).run(["pgrep", "--newest", "-x", "libvirtd"], capture_output=True, text=True).stdout.split()[0]
+    found = lab.host(host).run(["pgrep", "--newest", "-x", "libvirtd"], capture_output=True, text=True)
+    return str(found.stdout).split()[0]
 
 
 COMPARE = """
@@ -123,7 +125,7 @@ COMPARE = """
 """
 
 
-def test_both_sources_tell_the_same(lab):
+def test_both_sources_tell_the_same(lab: Lab) -> None:
     """What libvirt says lies between what the kernel said before and says after it, to a tick of the clock."""
     ran = lab.host("h1").run(
         [sys.executable, "-c", textwrap.dedent(COMPARE)], capture_output=True, text=True, timeout=60
@@ -142,18 +144,21 @@ def test_both_sources_tell_the_same(lab):
                     assert low_traffic[index] <= traffic[index] <= high_traffic[index], "traffic"
 
 
-def test_the_load_of_a_domain_is_its_counters_slope(lab):
+def test_the_load_of_a_domain_is_its_counters_slope(lab: Lab) -> None:
     lab.load("vm1", 60)
     host = lab.host("h1").address
     first = scrape(host, KERNEL)
     threading.Event().wait(4)
     second = scrape(host, KERNEL)
     lab.load("vm1", 15)
-    slope = (second.of(CPU, "vm1") - first.of(CPU, "vm1")) / (second.at - first.at)
+    before, after = first.of(CPU, "vm1"), second.of(CPU, "vm1")
+    assert before is not None
+    assert after is not None
+    slope = (after - before) / (second.at - first.at)
     assert slope == pytest.approx(0.6, abs=0.15)
 
 
-def test_what_a_running_domain_is_given_as_metadata_is_there_at_once(lab):
+def test_what_a_running_domain_is_given_as_metadata_is_there_at_once(lab: Lab) -> None:
     """As docs/operating.md tells people to do it; sooner than the next list of all domains would tell."""
     virsh = ["virsh", "--connect", "qemu:///system", "metadata", "vm1", "--live", "--uri", "urn:virtpoise:1"]
     asked = "<placement><apart>db</apart></placement>"
@@ -165,7 +170,7 @@ def test_what_a_running_domain_is_given_as_metadata_is_there_at_once(lab):
         watcher.until(lambda one: one.of("virtpoise_domain_placement", "vm1") is None, seconds=2)
 
 
-def test_it_needs_no_right(lab, tmp_path_factory):
+def test_it_needs_no_right(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> None:
     """As nobody, without groups and capabilities; over the one socket of the lab's libvirtd that polkit does not guard."""
     host, port = lab.host("h1"), 9809
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
@@ -188,7 +193,7 @@ def test_it_needs_no_right(lab, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("port", "others"), [(KERNEL, ALL), (LIBVIRT, ALL - {"vm2"})])
-def test_a_stopped_qemu_holds_up_nothing(lab, port, others):
+def test_a_stopped_qemu_holds_up_nothing(lab: Lab, port: int, others: set[str]) -> None:
     """Its own figures go on where the kernel tells them; where QEMU would have to be asked, they are left out and counted."""
     address, process = lab.host("h1").address, pid_of(lab, "h1", "vm2")
     with Watcher(address, port) as watcher:
@@ -207,7 +212,7 @@ def test_a_stopped_qemu_holds_up_nothing(lab, port, others):
         assert one.domains("virtpoise_domain_stale_seconds") == missing
 
 
-def test_three_stopped_qemus_do_not_cost_the_connection(lab):
+def test_three_stopped_qemus_do_not_cost_the_connection(lab: Lab) -> None:
     """Each holds one of the five questions that libvirtd works on at once for one client."""
     stopped, address = PAUSED[:3], lab.host("h1").address
     processes = [pid_of(lab, "h1", domain) for domain in stopped]
@@ -225,7 +230,7 @@ def test_three_stopped_qemus_do_not_cost_the_connection(lab):
     assert settled.domains("virtpoise_domain_stale_seconds") == ALL - settled.domains(RESIDENT)
 
 
-def test_libvirtd_that_hangs_is_told_and_the_rest_goes_on(lab):
+def test_libvirtd_that_hangs_is_told_and_the_rest_goes_on(lab: Lab) -> None:
     with Watcher(lab.host("h1").address, KERNEL) as watcher:
         daemon = libvirtd(lab, "h1")
         signal_in(lab, "h1", "STOP", daemon)
@@ -239,7 +244,7 @@ def test_libvirtd_that_hangs_is_told_and_the_rest_goes_on(lab):
     assert down.domains("virtpoise_domain_running") == set()  # nobody stands behind it now
 
 
-def test_libvirtd_that_is_stopped_or_killed_and_comes_back_leaves_nothing_open(lab):
+def test_libvirtd_that_is_stopped_or_killed_and_comes_back_leaves_nothing_open(lab: Lab) -> None:
     address = lab.host("h1").address
 
     def restart(watcher: Watcher, how: str) -> None:
@@ -273,7 +278,7 @@ def test_libvirtd_that_is_stopped_or_killed_and_comes_back_leaves_nothing_open(l
     assert after[1] <= threads
 
 
-def test_domains_that_come_go_move_and_change_their_names_during_two_hundred_scrapes(lab):
+def test_domains_that_come_go_move_and_change_their_names_during_two_hundred_scrapes(lab: Lab) -> None:
     here, there = lab.host("h1"), lab.host("h2")
     watchers = [Watcher(here.address, KERNEL), Watcher(here.address, LIBVIRT), Watcher(there.address, KERNEL)]
     stop = threading.Event()
@@ -330,7 +335,7 @@ def test_domains_that_come_go_move_and_change_their_names_during_two_hundred_scr
     assert scrape(there.address, KERNEL).of("virtpoise_domain_running", "vm1") is None
 
 
-def test_one_idle_and_fifty_slow_clients_hold_up_nothing(lab):
+def test_one_idle_and_fifty_slow_clients_hold_up_nothing(lab: Lab) -> None:
     address = lab.host("h1").address, KERNEL
     with contextlib.ExitStack() as clients, Watcher(*address) as watcher:
         _idle, *slow = [clients.enter_context(socket.create_connection(address, 5)) for _ in range(51)]
@@ -340,7 +345,7 @@ def test_one_idle_and_fifty_slow_clients_hold_up_nothing(lab):
     hold_to_the_laws(watcher.scrapes, always=ALL, lasting=ALL)
 
 
-def test_a_qemu_that_dies_is_gone_and_the_others_are_in_every_scrape(lab):
+def test_a_qemu_that_dies_is_gone_and_the_others_are_in_every_scrape(lab: Lab) -> None:
     """The last test of this lab: it has a domain less afterwards."""
     with Watcher(lab.host("h1").address, KERNEL) as watcher:
         signal_in(lab, "h1", "KILL", pid_of(lab, "h1", "p4"))

@@ -3,15 +3,17 @@
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from virtpoise_exporter import __version__, cli
+from virtpoise_exporter.collectors import TOPICS
 from virtpoise_exporter.errors import UsageError
-from virtpoise_exporter.options import HOST_COLLECTORS, parse_options
+from virtpoise_exporter.options import EXAMPLES, parse_options
 
 
-def test_the_defaults_are_a_promise():
+def test_the_defaults_are_a_promise() -> None:
     options = parse_options([])
     assert options.addresses == (("127.0.0.1", 9807),)
     assert options.uri == "qemu:///system"
@@ -23,7 +25,7 @@ def test_the_defaults_are_a_promise():
     assert (options.log_level, options.log_format) == ("info", "logfmt")
 
 
-def test_the_version_is_the_packages():
+def test_the_version_is_the_packages() -> None:
     from importlib.metadata import version
 
     assert __version__ == version("virtpoise")
@@ -38,24 +40,25 @@ def test_the_version_is_the_packages():
         ("localhost:0", ("localhost", 0)),
     ],
 )
-def test_addresses(text, address):
+def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert parse_options(["--web.listen-address", text]).addresses == (address,)
 
 
-def test_several_addresses():
+def test_several_addresses() -> None:
     flags = ["--web.listen-address", ":1", "--web.listen-address=[::1]:2"]
     assert parse_options(flags).addresses == (("", 1), ("::1", 2))
 
 
-def test_a_host_with_node_exporter_leaves_out_all_of_the_host():
-    assert not set(HOST_COLLECTORS) & set(parse_options(["--no-collector.host"]).collectors)
+def test_a_host_with_node_exporter_leaves_out_all_of_the_host() -> None:
+    left = parse_options(["--no-collector.host"]).collectors
+    assert left == ("libvirt", "domains", "block", "balloon") == tuple(t.name for t in TOPICS if not t.host)
 
 
-def test_one_collector_is_left_out():
+def test_one_collector_is_left_out() -> None:
     assert "block" not in parse_options(["--no-collector.block"]).collectors
 
 
-def test_a_speed_is_given_in_megabits():
+def test_a_speed_is_given_in_megabits() -> None:
     assert parse_options(["--network.speed", "eth0=10000"]).speeds == {"eth0": 1.25e9}
 
 
@@ -82,14 +85,14 @@ def test_a_speed_is_given_in_megabits():
         ["--log.level", "loud"],
     ],
 )
-def test_a_wrong_flag_is_named(flags):
+def test_a_wrong_flag_is_named(flags: list[str]) -> None:
     with pytest.raises(UsageError) as raised:
         parse_options(flags)
     assert flags[0] in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -103,7 +106,7 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_a_port_in_use():
+def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = run("--web.listen-address", f"127.0.0.1:{port}", "--log.level=error")
@@ -111,7 +114,7 @@ def test_a_port_in_use():
     assert ended.stderr == f"virtpoise-exporter: --web.listen-address 127.0.0.1:{port}: Address already in use\n"
 
 
-def test_a_name_that_cannot_be_one():
+def test_a_name_that_cannot_be_one() -> None:
     ended = run("--web.listen-address", f"{'x' * 64}:9807", "--log.level=error")
     assert ended.returncode == 2
     assert ended.stderr == (
@@ -119,7 +122,7 @@ def test_a_name_that_cannot_be_one():
     )
 
 
-def test_an_interrupt_before_it_serves(monkeypatch, capsys):
+def test_an_interrupt_before_it_serves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(_arguments: list[str]) -> None:
         raise KeyboardInterrupt
 
@@ -130,14 +133,23 @@ def test_an_interrupt_before_it_serves(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_an_unreadable_web_configuration(tmp_path):
+def test_an_unreadable_web_configuration(tmp_path: Path) -> None:
     ended = run("--web.config.file", str(tmp_path / "web.yml"))
     assert ended.returncode == 2
     assert ended.stderr == f"virtpoise-exporter: --web.config.file {tmp_path}/web.yml: No such file or directory\n"
 
 
-def test_a_wrong_flag_on_the_command_line():
+def test_a_wrong_flag_on_the_command_line() -> None:
     ended = run("--nonsense")
     assert ended.returncode == 2
     assert ended.stderr == "virtpoise-exporter: unrecognized arguments: --nonsense (see --help)\n"
     assert ended.stdout == ""
+
+
+def test_help_shows_examples_that_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--help"])
+    shown = capsys.readouterr().out
+    for example in EXAMPLES:
+        assert example in shown
+        parse_options(example.split()[1:])

@@ -1,7 +1,7 @@
 """A scrape: whoever fails or hangs is left out, said to be, and does no harm to the others."""
 
 import threading
-import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,12 +30,13 @@ class Hanging:
     name = "hanging"
 
     def __init__(self) -> None:
-        self.entered = 0
+        self.entered = self.left = 0
         self.go_on = threading.Event()
 
     def collect(self, _seconds: float) -> list[Family]:
         self.entered += 1
-        self.go_on.wait(30)
+        self.go_on.wait(60)
+        self.left += 1
         return []
 
 
@@ -44,29 +45,28 @@ def success(text: str, name: str) -> bool:
 
 
 @pytest.fixture
-def hanging():
+def hanging() -> Iterator[Hanging]:
     collector = Hanging()
     yield collector
     collector.go_on.set()
 
 
-def test_a_broken_collector_is_told_and_the_others_are_there():
+def test_a_broken_collector_is_told_and_the_others_are_there() -> None:
     text = Scraper([Good(), Broken()]).scrape(5.0).decode()
     assert "virtpoise_libvirt_up 1\n" in text
     assert success(text, "good")
     assert not success(text, "broken")
 
 
-def test_a_hanging_collector_costs_the_deadline_and_no_more(hanging):
+def test_a_hanging_collector_costs_the_deadline_and_no_more(hanging: Hanging) -> None:
     scraper = Scraper([Good(), hanging])
-    began = time.monotonic()
     text = scraper.scrape(0.3).decode()
-    assert time.monotonic() - began < 0.6
+    assert (hanging.entered, hanging.left) == (1, 0)  # it hangs still
     assert "virtpoise_libvirt_up 1\n" in text
     assert not success(text, "hanging")
 
 
-def test_scrapes_that_a_collector_missed_are_not_made_up_for(hanging):
+def test_scrapes_that_a_collector_missed_are_not_made_up_for(hanging: Hanging) -> None:
     scraper = Scraper([hanging])
     for _ in range(5):
         scraper.scrape(0.05)
@@ -75,7 +75,7 @@ def test_scrapes_that_a_collector_missed_are_not_made_up_for(hanging):
     assert hanging.entered == 2
 
 
-def test_a_scrape_through_many_threads_is_whole():
+def test_a_scrape_through_many_threads_is_whole() -> None:
     scraper, texts = Scraper([Good()]), []
     threads = [threading.Thread(target=lambda: texts.append(scraper.scrape(5.0).decode())) for _ in range(20)]
     for thread in threads:

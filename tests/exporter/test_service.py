@@ -18,7 +18,7 @@ PROMTOOL = shutil.which("promtool") or "/var/cache/virtpoise-lab/prometheus/usr/
 
 
 @pytest.fixture
-def example(tmp_path) -> Path:
+def example(tmp_path: Path) -> Path:
     """The sample web configuration beside the certificates that it names."""
     shutil.copy(ROOT / "exporter" / "web.example.yml", tmp_path / "web.yml")
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "exporter.key"]
@@ -28,7 +28,7 @@ def example(tmp_path) -> Path:
     return tmp_path / "web.yml"
 
 
-def test_the_sample_web_configuration_is_taken(example):
+def test_the_sample_web_configuration_is_taken(example: Path) -> None:
     from virtpoise_exporter.web.config import load
 
     config = load(example)
@@ -37,7 +37,7 @@ def test_the_sample_web_configuration_is_taken(example):
 
 
 @pytest.mark.skipif(not Path(PROMTOOL).exists(), reason="promtool is not installed")
-def test_promtool_takes_it_too(example):
+def test_promtool_takes_it_too(example: Path) -> None:
     checked = subprocess.run(
         [PROMTOOL, "check", "web-config", str(example)], capture_output=True, text=True, timeout=60
     )
@@ -45,7 +45,7 @@ def test_promtool_takes_it_too(example):
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_understands_the_unit(tmp_path):
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     text = (ROOT / "exporter" / "virtpoise-exporter.service").read_text()
     unit = tmp_path / "virtpoise-exporter.service"
     unit.write_text(text.replace("/opt/virtpoise/bin/virtpoise-exporter", "/bin/true"))
@@ -54,7 +54,7 @@ def test_systemd_understands_the_unit(tmp_path):
     assert complaints == []
 
 
-def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_ends(tmp_path):
+def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_ends(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, socket.create_server(("127.0.0.1", 0)) as free:
         told.bind(path)
@@ -64,7 +64,7 @@ def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_ends(tmp_pat
         flags = ["--libvirt.uri=test:///default", "--cpu.speed=1", f"--web.listen-address=127.0.0.1:{port}"]
         environment = {**os.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"}
         with subprocess.Popen(
-            [sys.executable, "-m", "virtpoise_exporter", *flags], env=environment, stderr=subprocess.PIPE
+            [sys.executable, "-m", "virtpoise_exporter", *flags], env=environment, stderr=subprocess.PIPE, text=True
         ) as exporter:
             messages = {told.recv(100) for _ in range(4)}
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -74,12 +74,12 @@ def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_ends(tmp_pat
             exporter.send_signal(signal.SIGTERM)
             while told.recv(100) != b"STOPPING=1":
                 pass
-            _, errors = exporter.communicate(timeout=20)
+            errors = last_words(exporter)
     assert messages == {b"READY=1", b"WATCHDOG=1"}
     assert b"\nvirtpoise_libvirt_up 1\n" in page
     assert b'virtpoise_domain_info{domain="test",uuid=' in page
     assert exporter.returncode == 0
-    assert b"Traceback" not in errors
+    assert "Traceback" not in errors
 
 
 @contextmanager
@@ -95,6 +95,14 @@ def started(*flags: str, **environment: str) -> Iterator[tuple[int, subprocess.P
             exporter.kill()
 
 
+def last_words(exporter: subprocess.Popen[str]) -> str:
+    """What it logs until its end. ``communicate`` would lose what came together with the first line."""
+    assert exporter.stderr is not None
+    errors = exporter.stderr.read()
+    exporter.wait(20)
+    return errors
+
+
 def fetch(port: int) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", "/metrics")
@@ -104,38 +112,38 @@ def fetch(port: int) -> bytes:
 
 
 @pytest.mark.skipif(not Path(PROMTOOL).exists(), reason="promtool is not installed")
-def test_promtool_finds_nothing_to_complain_of_in_what_is_served():
+def test_promtool_finds_nothing_to_complain_of_in_what_is_served() -> None:
     with started("--libvirt.uri=test:///default") as (port, _exporter):
         page = fetch(port)
     checked = subprocess.run([PROMTOOL, "check", "metrics"], input=page, capture_output=True, timeout=60)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-def test_a_notify_socket_that_is_not_there_is_told_and_done_without():
+def test_a_notify_socket_that_is_not_there_is_told_and_done_without() -> None:
     with started("--libvirt.uri=test:///default", NOTIFY_SOCKET="/nonexistent") as (port, exporter):
         assert b"\nvirtpoise_libvirt_up 1\n" in fetch(port)
         exporter.send_signal(signal.SIGTERM)
-        _, errors = exporter.communicate(timeout=20)
+        errors = last_words(exporter)
     assert exporter.returncode == 0
-    assert "systemd cannot be told READY=1 at NOTIFY_SOCKET /nonexistent: No such file or directory" in errors
+    assert "state READY=1 cannot be sent to systemd at NOTIFY_SOCKET /nonexistent: No such file or directory" in errors
     assert "Traceback" not in errors
 
 
-def test_an_interrupt_while_libvirt_is_waited_for_ends_it_in_silence():
+def test_an_interrupt_while_libvirt_is_waited_for_ends_it_in_silence() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         started(f"--libvirt.uri=qemu+tcp://127.0.0.1:{silent.getsockname()[1]}/system") as (_port, exporter),
     ):
         silent.accept()[0].close()  # libvirt is being asked, so the flags are read
         exporter.send_signal(signal.SIGINT)
-        _, errors = exporter.communicate(timeout=20)
+        errors = last_words(exporter)
     assert exporter.returncode in (0, 130)
     assert "Traceback" not in errors
 
 
-def test_the_source_is_told_at_start():
+def test_the_source_is_told_at_start() -> None:
     with started("--libvirt.uri=test:///default") as (port, exporter):
         fetch(port)
         exporter.send_signal(signal.SIGTERM)
-        _, errors = exporter.communicate(timeout=20)
-    assert "what domains use comes from the source libvirt: libvirt is on another machine" in errors
+        errors = last_words(exporter)
+    assert "the domains' usage is read from source libvirt: libvirt is on another machine" in errors

@@ -4,42 +4,44 @@ import json
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from exporter.recording import Recorded
 from virtpoise_exporter.kernel import openvswitch
 from virtpoise_exporter.kernel.openvswitch import bridge_ports, parse_tables
-from virtpoise_exporter.kernel.topology import Link, Topology, TopologyKeeper, read_topology
+from virtpoise_exporter.kernel.topology import Device, Topology, TopologyKeeper, read_topology
 from virtpoise_exporter.virt.model import Forward, Nic
 
 ON_BRIDGE = Nic("vnet0", "bridge", bridge="br0")
 
 
-def topology(*links: Link, route: str = "") -> Topology:
-    return Topology({link.name: link for link in links}, route)
+def topology(*devices: Device, route: str = "") -> Topology:
+    return Topology({device.name: device for device in devices}, route)
 
 
-ETH0, ETH1 = Link("eth0", physical=True), Link("eth1", physical=True)
-TAP = Link("vnet0", tap=True)
+ETH0, ETH1 = Device("eth0", physical=True), Device("eth1", physical=True)
+TAP = Device("vnet0")
 
 
 @pytest.mark.parametrize(
-    ("links", "uplink"),
+    ("devices", "uplink"),
     [
-        ((ETH0, TAP, Link("br0", ("eth0", "vnet0"))), "eth0"),
-        ((ETH0, TAP, Link("br0", ("eth0.5", "vnet0")), Link("eth0.5", ("eth0",))), "eth0"),
-        ((ETH0, ETH1, TAP, Link("bond0", ("eth0", "eth1"), bond=True), Link("br0", ("bond0", "vnet0"))), "bond0"),
-        ((ETH0, TAP, Link("br0", ("vnet0",))), ""),  # an isolated bridge
-        ((TAP, Link("eth0", outside=True), Link("br0", ("eth0", "vnet0"))), "eth0"),  # a host in a container
-        ((ETH0, Link("br0", ("br0",))), ""),  # what stands on itself ends the search
+        ((ETH0, TAP, Device("br0", ("eth0", "vnet0"))), "eth0"),
+        ((ETH0, TAP, Device("br0", ("eth0.5", "vnet0")), Device("eth0.5", ("eth0",))), "eth0"),
+        ((ETH0, ETH1, TAP, Device("bond0", ("eth0", "eth1"), bond=True), Device("br0", ("bond0", "vnet0"))), "bond0"),
+        ((ETH0, TAP, Device("br0", ("vnet0",))), ""),  # an isolated bridge
+        ((TAP, Device("eth0", outside=True), Device("br0", ("eth0", "vnet0"))), "eth0"),  # a host in a container
+        ((ETH0, Device("br0", ("br0",))), ""),  # what stands on itself ends the search
         ((), ""),
     ],
 )
-def test_below_a_bridge(links, uplink):
-    assert topology(*links).uplink_of(ON_BRIDGE, None) == uplink
+def test_below_a_bridge(devices: tuple[Device, ...], uplink: str) -> None:
+    assert topology(*devices).uplink_of(ON_BRIDGE, None) == uplink
 
 
-def test_below_a_macvtap():
+def test_below_a_macvtap() -> None:
     assert topology(ETH0).uplink_of(Nic("macvtap0", "direct", lower="eth0"), None) == "eth0"
 
 
@@ -53,43 +55,51 @@ def test_below_a_macvtap():
         (None, ""),  # a network that libvirt did not tell of
     ],
 )
-def test_out_of_a_libvirt_network(forward, uplink):
+def test_out_of_a_libvirt_network(forward: Forward | None, uplink: str) -> None:
     nic = Nic("vnet0", "network", bridge="virbr0", network="default")
-    assert topology(ETH0, ETH1, Link("virbr0", ("vnet0",)), TAP, route="eth1").uplink_of(nic, forward) == uplink
+    assert topology(ETH0, ETH1, Device("virbr0", ("vnet0",)), TAP, route="eth1").uplink_of(nic, forward) == uplink
 
 
-def test_uplinks_are_counted_once():
-    bond = Link("bond0", ("eth0", "eth1"), bond=True)
-    links = (ETH0, ETH1, bond, Link("bond0.7", ("bond0",)), Link("br0", ("bond0.7",)), Link("eth2", physical=True), TAP)
-    assert topology(*links).uplinks == ("bond0", "eth2")
+def test_uplinks_are_counted_once() -> None:
+    bond = Device("bond0", ("eth0", "eth1"), bond=True)
+    devices = (
+        ETH0,
+        ETH1,
+        bond,
+        Device("bond0.7", ("bond0",)),
+        Device("br0", ("bond0.7",)),
+        Device("eth2", physical=True),
+        TAP,
+    )
+    assert topology(*devices).uplinks == ("bond0", "eth2")
 
 
-def test_a_container_leaves_by_its_veth_and_not_by_taps():
-    links = (Link("lo"), Link("eth0", outside=True), Link("br0", ("vnet0",)), TAP)
-    assert topology(*links).uplinks == ("eth0",)
+def test_a_container_leaves_by_its_veth_and_not_by_taps() -> None:
+    devices = (Device("lo"), Device("eth0", outside=True), Device("br0", ("vnet0",)), TAP)
+    assert topology(*devices).uplinks == ("eth0",)
 
 
-def test_a_speed_that_is_configured_stands_in(recorded):
+def test_a_speed_that_is_configured_stands_in(recorded: Recorded) -> None:
     speeds = {
         name: link.speed_bytes
-        for name, link in read_topology(recorded.procfs, recorded.sysfs, {"eth2": 125e6}).links.items()
+        for name, link in read_topology(recorded.procfs, recorded.sysfs, {"eth2": 125e6}).devices.items()
     }
     assert speeds["eth2"] == 125e6
     assert speeds["eth0"] == 1.25e9
 
 
-def test_a_device_without_speed_says_so_by_absence(recorded):
-    assert read_topology(recorded.procfs, recorded.sysfs, {}).links["eth2"].speed_bytes is None
+def test_a_device_without_speed_says_so_by_absence(recorded: Recorded) -> None:
+    assert read_topology(recorded.procfs, recorded.sysfs, {}).devices["eth2"].speed_bytes is None
 
 
-def test_devices_that_cannot_be_read_leave_the_last_topology_to_age(recorded, tmp_path):
+def test_devices_that_cannot_be_read_leave_the_last_topology_to_age(recorded: Recorded, tmp_path: Path) -> None:
     keeper = TopologyKeeper(recorded.procfs, tmp_path, {})
     keeper.refresh()
     assert keeper.topology() is None
 
 
 # What OVSDB answers for br-int with a tap and a patch to br-ex, which has eth0 and a bond of two more.
-ROWS = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     "Bridge": [
         {"name": "br-int", "ports": ["set", [["uuid", "p1"], ["uuid", "p2"], ["uuid", "p0"]]]},
         {"name": "br-ex", "ports": ["set", [["uuid", "p3"], ["uuid", "p4"], ["uuid", "p5"]]]},
@@ -115,16 +125,16 @@ ROWS = {
 }
 
 
-def test_open_vswitch_bridges_lead_through_their_patches():
+def test_open_vswitch_bridges_lead_through_their_patches() -> None:
     ports = parse_tables(ROWS)
     assert ports == {"br-int": ("br-ex", "vnet0"), "br-ex": ("br-int", "eth0", "eth1", "eth2"), "br-none": ()}
-    links = [Link(name, lowers) for name, lowers in ports.items()]
-    assert topology(ETH0, TAP, *links).uplink_of(Nic("vnet0", "bridge", bridge="br-int"), None) == "eth0"
+    devices = [Device(name, lowers) for name, lowers in ports.items()]
+    assert topology(ETH0, TAP, *devices).uplink_of(Nic("vnet0", "bridge", bridge="br-int"), None) == "eth0"
 
 
-def test_ovsdb_is_asked_over_its_socket(tmp_path):
+def test_ovsdb_is_asked_over_its_socket(tmp_path: Path) -> None:
     path = tmp_path / "db.sock"
-    asked = []
+    asked: list[Any] = []
 
     def serve() -> None:
         connection, _ = listening.accept()
@@ -148,7 +158,7 @@ def test_ovsdb_is_asked_over_its_socket(tmp_path):
 @pytest.mark.parametrize(
     "answer", [b"", b"nonsense", b'{"result": []}', b'{"result": [{"rows": [{}]}, {"rows": []}, {"rows": []}]}']
 )
-def test_an_ovsdb_that_answers_nonsense_is_done_without(tmp_path, answer):
+def test_an_ovsdb_that_answers_nonsense_is_done_without(tmp_path: Path, answer: bytes) -> None:
     path = tmp_path / "db.sock"
 
     def serve() -> None:
@@ -166,12 +176,14 @@ def test_an_ovsdb_that_answers_nonsense_is_done_without(tmp_path, answer):
         thread.join()
 
 
-def test_a_host_without_open_vswitch_asks_nobody(tmp_path, caplog):
+def test_a_host_without_open_vswitch_asks_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert bridge_ports(tmp_path / "none.sock") == {}
     assert caplog.messages == []
 
 
-def test_an_ovsdb_that_may_not_be_asked_is_done_without_and_told_once(recorded, caplog, monkeypatch):
+def test_an_ovsdb_that_may_not_be_asked_is_done_without_and_told_once(
+    recorded: Recorded, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As for an unprivileged user: its folder is root's. The other devices are read as ever."""
 
     def refuse(*_arguments: object, **_options: object) -> None:
@@ -181,12 +193,14 @@ def test_an_ovsdb_that_may_not_be_asked_is_done_without_and_told_once(recorded, 
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr(Path, "exists", refuse)
     for _ in range(2):
-        assert "eth0" in read_topology(recorded.procfs, recorded.sysfs, {}).links
+        assert "eth0" in read_topology(recorded.procfs, recorded.sysfs, {}).devices
     assert len(caplog.messages) == 1
     assert "Permission denied" in caplog.messages[0]
 
 
-def test_devices_that_hang_hold_up_the_start_no_longer_than_asked(recorded, monkeypatch):
+def test_devices_that_hang_hold_up_the_start_no_longer_than_asked(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def hang(*_arguments: object) -> Topology:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 
 import bcrypt
@@ -30,24 +31,29 @@ from virtpoise_exporter.web.server import Server, open_socket, scrape_seconds
 PAGE = b"virtpoise_test 1\n"
 
 
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Message
+    body: bytes
+
+
 @dataclass
 class Running:
     port: int
     asked: list[float] = field(default_factory=list)
 
-    def get(
-        self, path: str = "/metrics", tls: ssl.SSLContext | None = None, **headers: str
-    ) -> http.client.HTTPResponse:
+    def get(self, path: str = "/metrics", tls: ssl.SSLContext | None = None, **headers: str) -> Answer:
         connection: http.client.HTTPConnection
         if tls:
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=tls)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=tls)
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
-        response.body = response.read()  # type: ignore[attr-defined]
+        body = response.read()
         connection.close()
-        return response
+        return Answer(response.status, response.headers, body)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
@@ -98,13 +104,13 @@ def basic(user: str, password: str) -> str:
 
 
 class TestPages:
-    def test_metrics(self):
+    def test_metrics(self) -> None:
         with serving() as running:
             response = running.get()
         assert (response.status, response.body) == (200, PAGE)
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
 
-    def test_metrics_compressed_for_who_asks(self):
+    def test_metrics_compressed_for_who_asks(self) -> None:
         with serving() as running:
             response = running.get(Accept_Encoding="gzip")
         assert response.headers["Content-Encoding"] == "gzip"
@@ -121,11 +127,11 @@ class TestPages:
             ("/metrics/..", 404),
         ],
     )
-    def test_paths(self, path, status):
+    def test_paths(self, path: str, status: int) -> None:
         with serving() as running:
             assert running.get(path).status == status
 
-    def test_several_requests_on_one_connection(self):
+    def test_several_requests_on_one_connection(self) -> None:
         with serving() as running:
             connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
             for _ in range(3):
@@ -133,7 +139,7 @@ class TestPages:
                 assert connection.getresponse().read() == PAGE
             connection.close()
 
-    def test_head_has_no_body(self):
+    def test_head_has_no_body(self) -> None:
         with serving() as running:
             answer = running.talk(b"HEAD /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -149,7 +155,7 @@ class TestPages:
             (b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", b"431"),
         ],
     )
-    def test_wrong_requests_are_refused_and_the_next_is_served(self, sent, status):
+    def test_wrong_requests_are_refused_and_the_next_is_served(self, sent: bytes, status: bytes) -> None:
         with serving() as running:
             assert running.talk(sent).split()[1] == status
             assert running.get().status == 200
@@ -171,39 +177,43 @@ class TestDeadline:
             ("x", 9.5),
         ],
     )
-    def test_it_is_what_prometheus_waits_less_the_way(self, header, seconds):
+    def test_it_is_what_prometheus_waits_less_the_way(self, header: str, seconds: float) -> None:
         request = Request("GET", "/metrics", {"x-prometheus-scrape-timeout-seconds": header}, keep_alive=True)
         assert scrape_seconds(request) == seconds
 
-    def test_a_scrape_is_told_it(self):
+    def test_a_scrape_is_told_it(self) -> None:
         with serving() as running:
             running.get(X_Prometheus_Scrape_Timeout_Seconds="3")
         assert 2.0 < running.asked[0] <= 2.5
 
-    def test_more_scrapes_than_threads_are_answered_in_time_or_told_off(self):
-        def slow(seconds: float) -> bytes:
-            time.sleep(seconds + 0.05)
+    def test_more_scrapes_than_threads_are_answered_in_time_or_told_off(self) -> None:
+        go_on = threading.Event()
+
+        def slow(_seconds: float) -> bytes:
+            go_on.wait(60)
             return PAGE
 
         with serving(scrape=slow) as running:
-            statuses: list[int] = []
+            clients = [running.connect() for _ in range(10)]
+            for client in clients:
+                client.sendall(b"GET /metrics HTTP/1.1\r\nX-Prometheus-Scrape-Timeout-Seconds: 1\r\n\r\n")
+            time.sleep(2)  # the deadline passes, of those that run and of those that wait for a thread
+            go_on.set()
+            statuses = [int(client.recv(65536).split()[1]) for client in clients]
+            for client in clients:
+                client.close()
+        assert sorted(statuses) == [200] * 4 + [503] * 6
 
-            def ask() -> None:
-                statuses.append(running.get(X_Prometheus_Scrape_Timeout_Seconds="1").status)
 
-            threads = [threading.Thread(target=ask) for _ in range(10)]
-            began = time.monotonic()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            took = time.monotonic() - began
-        assert sorted(set(statuses)) == [200, 503]
-        assert took < 2.0
+def _no_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the server wait for slow clients far longer than a test's own client waits for its answer."""
+    for name in ("HEAD_SECONDS", "TAKE_SECONDS"):
+        monkeypatch.setattr(web_server, name, 600.0)
 
 
 class TestRudeClients:
-    def test_idle_and_slow_clients_do_not_hold_up_a_scrape(self):
+    def test_idle_and_slow_clients_do_not_hold_up_a_scrape(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _no_deadlines(monkeypatch)  # a scrape that they held up would be held up for good
         big = b"x" * 200_000
         with serving(scrape=lambda _: big) as running:
             idle = running.connect()
@@ -213,16 +223,12 @@ class TestRudeClients:
                     connection.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow")  # and never the rest
                 else:
                     connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")  # and never takes the answer
-            took = []
             for _ in range(10):
-                began = time.monotonic()
                 assert running.get().body == big
-                took.append(time.monotonic() - began)
             for connection in (idle, *slow):
                 connection.close()
-        assert max(took) < 1.0
 
-    def test_more_connections_than_there_is_room_for_end_the_oldest(self, monkeypatch):
+    def test_more_connections_than_there_is_room_for_end_the_oldest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 20)
         with serving() as running:
             silent = [running.connect() for _ in range(40)]
@@ -231,12 +237,12 @@ class TestRudeClients:
             for connection in silent:
                 connection.close()
 
-    def test_a_silent_client_is_let_go(self, monkeypatch):
+    def test_a_silent_client_is_let_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(web_server, "HEAD_SECONDS", 0.2)
         with serving() as running, running.connect() as silent:
             assert silent.recv(1) == b""
 
-    def test_one_who_does_not_take_the_answer_is_let_go(self, monkeypatch):
+    def test_one_who_does_not_take_the_answer_is_let_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(web_server, "TAKE_SECONDS", 0.2)
         ended = threading.Event()
         with serving(scrape=lambda _: b"x" * 50_000_000) as running, running.connect() as client:
@@ -252,7 +258,7 @@ class TestRudeClients:
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_break_the_parser(raw):
+def test_no_bytes_break_the_parser(raw: bytes) -> None:
     try:
         request = parse_head(raw + b"\r\n\r\n")
     except BadRequestError:
@@ -261,7 +267,7 @@ def test_no_bytes_break_the_parser(raw):
 
 
 @given(st.binary(max_size=100))
-def test_no_bytes_break_basic_authentication(raw):
+def test_no_bytes_break_basic_authentication(raw: bytes) -> None:
     parse_basic(raw.decode("latin-1"))
     parse_basic("Basic " + raw.decode("latin-1"))
     parse_basic("Basic " + base64.b64encode(raw).decode())
@@ -271,12 +277,12 @@ def test_no_bytes_break_basic_authentication(raw):
     ("header", "gzipped"),
     [("gzip", True), ("deflate, gzip;q=0.5", True), ("gzip;q=0", False), ("", False), ("br", False), ("*", True)],
 )
-def test_compression_is_for_who_takes_it(header, gzipped):
+def test_compression_is_for_who_takes_it(header: str, gzipped: bool) -> None:
     assert accepts_gzip(Request("GET", "/", {"accept-encoding": header}, keep_alive=True)) is gzipped
 
 
 @pytest.fixture(scope="session")
-def certificates(tmp_path_factory) -> Path:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, a server's and a client's certificate, made by openssl."""
     folder = tmp_path_factory.mktemp("certificates")
 
@@ -338,11 +344,11 @@ OTHER = bcrypt.hashpw(b"other", bcrypt.gensalt(4)).decode()
 
 
 class TestTls:
-    def test_it_is_spoken(self, certificates, tmp_path):
+    def test_it_is_spoken(self, certificates: Path, tmp_path: Path) -> None:
         with serving(write(tmp_path, TLS.format(certificates))) as running:
             assert running.get(tls=client_context(certificates)).status == 200
 
-    def test_a_renewed_certificate_is_taken(self, certificates, tmp_path):
+    def test_a_renewed_certificate_is_taken(self, certificates: Path, tmp_path: Path) -> None:
         (tmp_path / "server.crt").write_bytes((certificates / "server.crt").read_bytes())
         (tmp_path / "server.key").write_bytes((certificates / "server.key").read_bytes())
         config = write(tmp_path, "tls_server_config: {cert_file: server.crt, key_file: server.key}\n")
@@ -359,17 +365,18 @@ class TestTls:
                 _replace(tmp_path / f"server.{kind}", (certificates / f"client.{kind}").read_text())
             assert shown(running.port).split() == (certificates / "client.crt").read_text().split()
 
-    def test_idle_connections_do_not_hold_it_up(self, certificates, tmp_path):
+    def test_idle_connections_do_not_hold_it_up(
+        self, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """What blocks prometheus_client's own server: a handshake that never begins."""
+        _no_deadlines(monkeypatch)
         with serving(write(tmp_path, TLS.format(certificates))) as running:
             silent = [running.connect() for _ in range(51)]
-            began = time.monotonic()
             assert running.get(tls=client_context(certificates)).status == 200
-            assert time.monotonic() - began < 1.0
             for connection in silent:
                 connection.close()
 
-    def test_old_versions_are_refused(self, certificates, tmp_path):
+    def test_old_versions_are_refused(self, certificates: Path, tmp_path: Path) -> None:
         context = client_context(certificates)
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         with (
@@ -378,14 +385,14 @@ class TestTls:
         ):
             running.get(tls=context)
 
-    def test_mutual(self, certificates, tmp_path):
+    def test_mutual(self, certificates: Path, tmp_path: Path) -> None:
         with serving(write(tmp_path, MUTUAL.format(certificates))) as running:
             assert running.get(tls=client_context(certificates, with_certificate=True)).status == 200
             with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
                 running.get(tls=client_context(certificates))
 
     @pytest.mark.parametrize(("san", "welcome"), [("prometheus.example", True), ("another.example", False)])
-    def test_only_allowed_names(self, certificates, tmp_path, san, welcome):
+    def test_only_allowed_names(self, certificates: Path, tmp_path: Path, san: str, welcome: bool) -> None:
         config = write(tmp_path, MUTUAL.format(certificates) + f"  client_allowed_sans: [{san}]\n")
         with serving(config) as running:
             context = client_context(certificates, with_certificate=True)
@@ -408,13 +415,13 @@ class TestUsers:
             ("Basic ???", 401),
         ],
     )
-    def test_who_may_come_in(self, tmp_path, authorization, status):
+    def test_who_may_come_in(self, tmp_path: Path, authorization: str, status: int) -> None:
         with serving(write(tmp_path, f"basic_auth_users:\n  prometheus: {SECRET}\n")) as running:
             for _ in range(2):  # the second time from memory
                 assert running.get(Authorization=authorization).status == status
             assert running.get("/", Authorization=authorization).status == status
 
-    def test_guessers_do_not_keep_out_who_has_been_let_in(self, tmp_path):
+    def test_guessers_do_not_keep_out_who_has_been_let_in(self, tmp_path: Path) -> None:
         slow = bcrypt.hashpw(b"secret", bcrypt.gensalt(12)).decode()
         with serving(write(tmp_path, f"basic_auth_users:\n  prometheus: {slow}\n")) as running:
             known = basic("prometheus", "secret")
@@ -427,14 +434,13 @@ class TestUsers:
             threads = [threading.Thread(target=guess, args=(number,)) for number in range(30)]
             for thread in threads:
                 thread.start()
-            began = time.monotonic()
             assert running.get(Authorization=known).status == 200
-            assert time.monotonic() - began < 1.0
+            assert guesses.count(401) < 8  # of the sixteen guesses that are verified: it has not waited for its turn
             for thread in threads:
                 thread.join()
         assert set(guesses) == {401, 503}
 
-    def test_a_changed_file_counts_from_the_next_request(self, tmp_path):
+    def test_a_changed_file_counts_from_the_next_request(self, tmp_path: Path) -> None:
         config = write(tmp_path, f"basic_auth_users:\n  prometheus: {SECRET}\n")
         with serving(config) as running:
             assert running.get(Authorization=basic("prometheus", "secret")).status == 200
@@ -442,7 +448,7 @@ class TestUsers:
             assert running.get(Authorization=basic("prometheus", "secret")).status == 401
             assert running.get(Authorization=basic("prometheus", "other")).status == 200
 
-    def test_a_reload_takes_the_changed_file(self, tmp_path):
+    def test_a_reload_takes_the_changed_file(self, tmp_path: Path) -> None:
         config = write(tmp_path, "http_server_config:\n  headers:\n    X-Frame-Options: deny\n")
         with serving(config) as running:
             _replace(config, "http_server_config:\n  headers:\n    X-Frame-Options: sameorigin\n")
@@ -450,7 +456,9 @@ class TestUsers:
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"X-Frame-Options: sameorigin\r\n" in answer
 
-    def test_a_file_that_changes_while_it_is_read_is_read_again(self, tmp_path, monkeypatch):
+    def test_a_file_that_changes_while_it_is_read_is_read_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         config = write(tmp_path, f"basic_auth_users:\n  first: {SECRET}\n")
         watched = Watched(config)
         later = ["second", "third"]
@@ -467,7 +475,7 @@ class TestUsers:
         assert list(watched.current().users) == ["first"]
         assert list(watched.current().users) == ["second"]
 
-    def test_a_file_that_breaks_lets_nobody_in_until_it_is_mended(self, tmp_path):
+    def test_a_file_that_breaks_lets_nobody_in_until_it_is_mended(self, tmp_path: Path) -> None:
         good = f"basic_auth_users:\n  prometheus: {SECRET}\n"
         config = write(tmp_path, good)
         with serving(config) as running:
@@ -484,12 +492,12 @@ def _replace(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def test_a_rate_limit_is_kept(tmp_path):
+def test_a_rate_limit_is_kept(tmp_path: Path) -> None:
     with serving(write(tmp_path, "rate_limit:\n  interval: 1h\n  burst: 2\n")) as running:
         assert [running.get().status for _ in range(3)] == [200, 200, 429]
 
 
-def test_configured_headers_are_sent(tmp_path):
+def test_configured_headers_are_sent(tmp_path: Path) -> None:
     with serving(
         write(tmp_path, "http_server_config:\n  http2: true\n  headers:\n    X-Frame-Options: deny\n")
     ) as running:
@@ -512,7 +520,7 @@ def test_configured_headers_are_sent(tmp_path):
         ("http_server_config: {http2: 3}", "http_server_config.http2: expected true or false"),
     ],
 )
-def test_a_wrong_file_is_told_by_its_field(tmp_path, text, told):
+def test_a_wrong_file_is_told_by_its_field(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(UsageError) as raised:
         load(write(tmp_path, text))
     message = str(raised.value)
@@ -533,13 +541,15 @@ def test_a_wrong_file_is_told_by_its_field(tmp_path, text, told):
         ("  client_allowed_sans: [a]\n", "tls_server_config.client_allowed_sans: expected client_auth_type"),
     ],
 )
-def test_a_tls_section_that_would_be_weaker_than_it_says_is_refused(certificates, tmp_path, extra, told):
+def test_a_tls_section_that_would_be_weaker_than_it_says_is_refused(
+    certificates: Path, tmp_path: Path, extra: str, told: str
+) -> None:
     with pytest.raises(UsageError) as raised:
         load(write(tmp_path, TLS.format(certificates) + extra))
     assert told in str(raised.value)
 
 
-def test_a_key_that_does_not_fit_is_refused(certificates, tmp_path):
+def test_a_key_that_does_not_fit_is_refused(certificates: Path, tmp_path: Path) -> None:
     text = TLS.format(certificates).replace("server.key", "client.key")
     with pytest.raises(UsageError, match="expected a certificate and its key"):
         load(write(tmp_path, text))

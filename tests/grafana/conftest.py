@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import scenario`
-
-from scenario import LENGTH, STEP, Scenario
-
+from grafana.scenario import LENGTH, STEP, Scenario
 from virtpoise_preview.prometheus import Prometheus, Span
 
 BIN = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "prometheus/usr/bin"

@@ -122,7 +122,7 @@ def test_every_variable_that_is_named_exists_and_each_that_exists_is_used(path: 
 @each_dashboard
 def test_migrations_and_drains_are_marked_on_every_time_axis(path: Path) -> None:
     marked = {annotation["name"] for annotation in read(path)["annotations"]["list"] if not annotation.get("builtIn")}
-    assert marked == {"Migrations under way", "Migrations ended", "Drains"}
+    assert marked == {"Running migrations", "Migrations ended", "Drains"}
 
 
 @each_dashboard

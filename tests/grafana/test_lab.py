@@ -39,7 +39,7 @@ THRESHOLD = 0.6
 
 # Panels (by title; of a repeated panel by its legends) that a calm run leaves empty, and why
 EMPTY: dict[tuple[str, str], str] = {
-    ("Penalties", "{{host}}"): "no attempt failed, so no host waits",
+    ("Back-off", "{{host}}"): "no attempt failed, so no host is in back-off",
     **{
         ("$host", f"as {role} {which}"): "a host that was only one end has no prediction as the other"
         for role in ("source", "destination")
@@ -102,8 +102,8 @@ def furnish(lab: Lab) -> None:
     """A disk for every domain, and a placement for one."""
     for host in lab.hosts:
         host.run(["truncate", "--size=64M", DISK])
-    for name, host, _ in DOMAINS:
-        lab.host(host).connection().lookupByName(name).attachDevice(DISK_XML)
+    for name, where, _ in DOMAINS:
+        lab.host(where).connection().lookupByName(name).attachDevice(DISK_XML)
     one = lab.host("h2").connection().lookupByName("vm4")
     one.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, PLACEMENT, "virtpoise", "urn:virtpoise:1")
 
@@ -149,7 +149,7 @@ def test_every_variable_has_values(path: Path, run: Run) -> None:
 def test_the_migration_is_marked(run: Run) -> None:
     dashboard, values = drawn(FOLDER / "virtpoise-fleet.json", run)
     texts = {mark.text for mark in marks(dashboard, values, run.source)}
-    assert {"Migration under way", f"{run.ends[0]} → {run.ends[1]}: done"} <= texts
+    assert {"Running migration", f"{run.ends[0]} → {run.ends[1]}: done"} <= texts
 
 
 def rules() -> list[dict[str, Any]]:

@@ -88,7 +88,7 @@ def test_migrations_and_drains_are_marked(source: Source) -> None:
         for mark in marks(dashboard, resolve(dashboard, source, {}), source)
     }
     assert found == {
-        *(("Migration under way", start) for start in (420, 700, 900, 1500)),
+        *(("Running migration", start) for start in (420, 700, 900, 1500)),
         ("h1 → h2: done", 440),
         ("h1 → h2: failed", 720),
         ("h1 → h3: done", 930),

@@ -20,5 +20,10 @@ from virtpoise_preview.variables import substitute
     ],
 )
 def test_substitute(text: str, expected: str) -> None:
-    values = {"host": ("h1", "h2"), "one": ("10.0.0.1",), "any": ".*", "__rate_interval": "40s"}
+    values: dict[str, str | tuple[str, ...]] = {
+        "host": ("h1", "h2"),
+        "one": ("10.0.0.1",),
+        "any": ".*",
+        "__rate_interval": "40s",
+    }
     assert substitute(text, values) == expected

@@ -1,31 +1,35 @@
-"""Real groups for the tests in this folder."""
+"""Real groups for the tests in this folder, and scenes that are played again where this machine disturbed them."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
+from integration.pool import Pools
+from integration.scenes import play
 from virtpoise_lab import requirements
-from virtpoise_lab.model import Kind
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that these tests can `import pool`
-
-from pool import Loads, Pool
 
 
 @pytest.fixture
-def pool() -> Iterator[Callable[..., Pool]]:
-    """Makes a pool that ends with the test."""
+def pool() -> Iterator[Pools]:
+    """Makes pools that end with the test."""
     missing = requirements.missing()
     if missing:
         pytest.skip(missing)
-    with ExitStack() as ending:
+    with Pools() as pools:
+        yield pools
 
-        def make(loads: Loads, kind: Kind = "work", **more: float) -> Pool:
-            made = Pool(loads, kind, **more)
-            ending.callback(made.close)
-            return made
 
-        yield make
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test on pools as a scene, which is played again where it was disturbed."""
+    pools = pyfuncitem.funcargs.get("pool")
+    if not isinstance(pools, Pools):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    play(
+        partial(pyfuncitem.obj, **arguments),
+        pools,
+        lambda line: pyfuncitem.add_report_section("call", "disturbed scene", line),
+    )
+    return True

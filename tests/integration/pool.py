@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import libvirt
 import requests
 
 from virtpoise_lab.balancer import Balancer
@@ -25,6 +26,8 @@ PENALTY = {"initial_seconds": 19, "step_seconds": 2}
 PORT = 19090
 
 Loads = Mapping[str, Mapping[str, float]]
+# One host above the threshold, one empty.
+BUSY: Loads = {"h1": {"vm1": 35, "vm2": 35}, "h2": {}}
 
 
 class Pool:
@@ -34,13 +37,21 @@ class Pool:
         self.lab = Lab.up(
             hosts=len(loads), domains=[DomainSpec(name, host) for host, here in loads.items() for name in here]
         )
+        try:
+            self._set_up(loads, kind, dirty)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, loads: Loads, kind: Kind, dirty: float) -> None:
         self.stack = Stack.start(self.lab, port=PORT)
         # Only now: work that piles up while many guests boot would be caught up on for a long time.
         for here in loads.values():
             for name, load in here.items():
                 self.lab.load(name, load, kind=kind, dirty=dirty)
+        self._began = time.time()
         # Until a reading reaches back to no moment before that: the first decision is to be made on these loads.
-        steady = time.time() + READING
+        steady = self._began + READING
         wait_until(lambda: all(self.readings(host.name, steady) for host in self.lab.hosts), 30, "steady readings")
         self.balancer = Balancer(self.lab)
 
@@ -63,15 +74,25 @@ class Pool:
 
     def readings(self, host: str, since: float) -> list[tuple[float, float]]:
         """The host's load at each step since a time, as Prometheus has it: (Unix seconds, ratio)."""
+        return [(at, 1 - idle) for at, idle in self._ratios("idle", host, since)]
+
+    def _ratios(self, mode: str, host: str, since: float) -> list[tuple[float, float]]:
+        """The part of the host's CPU time that was spent in a mode, at each step since a time: (Unix seconds, ratio)."""
         start = math.ceil(since / STEP) * STEP
         end = math.floor(time.time() / STEP) * STEP
-        query = (
-            f'1 - sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*",mode="idle"}}[{round(READING * 1000)}ms]))'
-            f' / sum(rate(virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*"}}[{round(READING * 1000)}ms]))'
-        )
+        counter = f'virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*"'
+        window = f"[{round(READING * 1000)}ms]"
+        query = f'sum(rate({counter},mode="{mode}"}}{window})) / sum(rate({counter}}}{window}))'
         form = {"query": query, "start": str(start), "end": str(max(start, end)), "step": str(STEP)}
         found = requests.post(f"{self.stack.url}/api/v1/query_range", data=form, timeout=10).json()["data"]["result"]
         return [(float(t), float(v)) for t, v in found[0]["values"]] if found else []
+
+    def stolen(self) -> dict[str, float]:
+        """By host: the largest part of its CPU time that others took in a reading, from the first load on."""
+        return {
+            host.name: max((v for _, v in self._ratios("steal", host.name, self._began)), default=0.0)
+            for host in self.lab.hosts
+        }
 
     def moves(self) -> list[tuple[str, str, str]]:
         """The migrations that were done: domain, source, destination; oldest first."""
@@ -91,6 +112,10 @@ class Pool:
         )
         return self.moves()
 
+    def wait_failures(self, host: str, count: int) -> None:
+        """Wait until the host has failed that many times in a row."""
+        self.wait(f"failure {count} of {host}", lambda _: self.balancer.host(host).get("failures") == count)
+
     def wait_settled(self, threshold: float = 0.6, steps: int = 4, seconds: float = 60) -> float:
         """Wait until no host has had a reading at or above the threshold for some steps; the time when that began."""
         deadline = time.monotonic() + seconds
@@ -108,9 +133,11 @@ class Pool:
 
     def wait_next_cycle(self, count: int = 1) -> dict[str, Any]:
         for _ in range(count):
-            before = (self.balancer.status() or {}).get("cycle_at")
-            status = self.wait("next cycle", lambda now, before=before: now["cycle_at"] != before, 30)
+            status = self._wait_past((self.balancer.status() or {}).get("cycle_at"))
         return status
+
+    def _wait_past(self, cycle_at: float | None) -> dict[str, Any]:
+        return self.wait("next cycle", lambda now: now["cycle_at"] != cycle_at, 30)
 
     def wait_readings(self, host: str, reached: Callable[[float], bool], seconds: float = 60) -> float:
         """Wait until the balancer's newest reading of the host is as wanted; the reading."""
@@ -125,3 +152,54 @@ class Pool:
 
     def _open(self) -> bool:
         return any(record["result"] is None for record in self.balancer.history())
+
+
+class Pools:
+    """Makes the pools of one test: called like ``Pool``. As a context manager it ends them all."""
+
+    def __init__(self) -> None:
+        self._made: list[Pool] = []
+
+    def __call__(self, loads: Loads, kind: Kind = "work", **more: float) -> Pool:
+        made = Pool(loads, kind, **more)
+        self._made.append(made)
+        return made
+
+    def stolen(self) -> dict[str, float]:
+        """Of all pools: by host, the largest part of its CPU time that others took in a reading."""
+        found: dict[str, float] = {}
+        for made in self._made:
+            for host, ratio in made.stolen().items():
+                found[host] = max(found.get(host, 0.0), ratio)
+        return found
+
+    def close(self) -> None:
+        while self._made:
+            self._made.pop().close()
+
+    def __enter__(self) -> Pools:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def places(group: Pool, domain: str) -> dict[str, str]:
+    """Where libvirt knows the domain, and as what: running, or only defined."""
+    found = {}
+    for host in group.lab.hosts:
+        try:
+            known = host.connection().lookupByName(domain)
+        except libvirt.libvirtError:
+            continue
+        found[host.name] = "running" if known.state()[0] == libvirt.VIR_DOMAIN_RUNNING else "defined"
+    return found
+
+
+def wait_under_way(group: Pool) -> str:
+    """Wait until a migration has sent something; the domain's name."""
+    status = group.wait(
+        "migration under way",
+        lambda now: now["in_flight"] and (now["in_flight"][0]["progress"] or {}).get("processed_bytes"),
+    )
+    return str(status["in_flight"][0]["domain"])

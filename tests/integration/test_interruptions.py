@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 
-import libvirt
 import pytest
-from pool import PORT, STEP, Pool
+
+from integration.pool import BUSY, PORT, STEP, Pools, places, wait_under_way
 
 pytestmark = pytest.mark.lab
-MakePool = Callable[..., Pool]
 
-BUSY = {"h1": {"vm1": 35, "vm2": 35}, "h2": {}}
 # Memory is dirtied faster than it may be sent, so that a migration does not end by itself.
 NEVER_ENDS = {"bandwidth_mib_per_second": 4}
 DIRTY = 40.0
 
 
-def places(group: Pool, domain: str) -> dict[str, str]:
-    """Where libvirt knows the domain, and as what: running, or only defined."""
-    found = {}
-    for host in group.lab.hosts:
-        try:
-            known = host.connection().lookupByName(domain)
-        except libvirt.libvirtError:
-            continue
-        found[host.name] = "running" if known.state()[0] == libvirt.VIR_DOMAIN_RUNNING else "defined"
-    return found
-
-
-def wait_under_way(group: Pool) -> str:
-    """Wait until a migration has sent something; the domain's name."""
-    status = group.wait(
-        "migration under way",
-        lambda now: now["in_flight"] and (now["in_flight"][0]["progress"] or {}).get("processed_bytes"),
-    )
-    return str(status["in_flight"][0]["domain"])
-
-
-def test_a_balancer_killed_in_the_wait_for_n_acts_at_the_moment_of_one_that_was_not(pool: MakePool) -> None:
+def test_a_balancer_killed_in_the_wait_for_n_acts_at_the_moment_of_one_that_was_not(pool: Pools) -> None:
     group = pool({"h1": {"vm1": 20, "vm2": 20}, "h2": {}})
     group.start(consecutive=8)
     group.wait_settled(steps=2)
@@ -55,7 +31,7 @@ def test_a_balancer_killed_in_the_wait_for_n_acts_at_the_moment_of_one_that_was_
     assert migration["began"] // STEP * STEP == first_overloaded + 7 * STEP
 
 
-def test_a_migration_past_its_bound_is_aborted_and_the_domain_stays_whole(pool: MakePool) -> None:
+def test_a_migration_past_its_bound_is_aborted_and_the_domain_stays_whole(pool: Pools) -> None:
     group = pool(BUSY, dirty=DIRTY)
     group.start(migration={"bandwidth_mib_per_second": 20, "timeout_seconds": 10})
     group.wait("failed migration", lambda now: any(r["result"] == "failed" for r in group.balancer.history()))
@@ -68,7 +44,7 @@ def test_a_migration_past_its_bound_is_aborted_and_the_domain_stays_whole(pool: 
     group.wait("penalty", lambda now: group.balancer.host("h1").get("failures") == 1)
 
 
-def test_told_to_stop_it_aborts_what_does_not_end_in_time_and_leaves_cleanly(pool: MakePool) -> None:
+def test_told_to_stop_it_aborts_what_does_not_end_in_time_and_leaves_cleanly(pool: Pools) -> None:
     group = pool(BUSY, dirty=DIRTY)
     group.start(migration={**NEVER_ENDS, "stop_grace_seconds": 2})
     domain = wait_under_way(group)
@@ -78,7 +54,7 @@ def test_told_to_stop_it_aborts_what_does_not_end_in_time_and_leaves_cleanly(poo
     assert (migration["result"], migration["why"]) == ("failed", "aborted: told to stop: running on h1, absent on h2")
 
 
-def test_told_to_stop_it_lets_a_migration_end_that_can(pool: MakePool) -> None:
+def test_told_to_stop_it_lets_a_migration_end_that_can(pool: Pools) -> None:
     group = pool(BUSY)
     group.start(migration={"bandwidth_mib_per_second": 8, "stop_grace_seconds": 50})
     domain = wait_under_way(group)
@@ -86,7 +62,7 @@ def test_told_to_stop_it_lets_a_migration_end_that_can(pool: MakePool) -> None:
     assert places(group, domain) == {"h2": "running"}
 
 
-def test_a_killed_balancers_migration_goes_on_and_the_next_one_learns_its_end(pool: MakePool) -> None:
+def test_a_killed_balancers_migration_goes_on_and_the_next_one_learns_its_end(pool: Pools) -> None:
     group = pool(BUSY)
     group.start(migration={"bandwidth_mib_per_second": 8})
     domain = wait_under_way(group)
@@ -98,7 +74,7 @@ def test_a_killed_balancers_migration_goes_on_and_the_next_one_learns_its_end(po
     assert group.balancer.history()[0]["downtime_seconds"] is not None
 
 
-def test_a_libvirt_that_nobody_answers_at_is_told_at_the_start(pool: MakePool) -> None:
+def test_a_libvirt_that_nobody_answers_at_is_told_at_the_start(pool: Pools) -> None:
     group = pool({"h1": {"vm1": 5}, "h2": {}})
     nobody = dict.fromkeys(("h1", "h2"), "qemu+tcp://127.0.0.1:1/system")
     group.configure(libvirt={"hosts": nobody})
@@ -108,7 +84,7 @@ def test_a_libvirt_that_nobody_answers_at_is_told_at_the_start(pool: MakePool) -
     assert done.stderr.count("\n") == 1
 
 
-def test_a_second_balancer_waits_until_the_first_is_gone(pool: MakePool) -> None:
+def test_a_second_balancer_waits_until_the_first_is_gone(pool: Pools) -> None:
     from virtpoise_lab.balancer import Balancer
 
     group = pool({"h1": {"vm1": 5}, "h2": {}})

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
 import pytest
 import requests
-from pool import Pool
-from test_interruptions import BUSY, places, wait_under_way
-from test_silent_host import silence
 
+from integration.pool import BUSY, Pool, Pools, places, wait_under_way
+from integration.test_silent_host import silence
 from virtpoise_lab import processes
 
 pytestmark = pytest.mark.lab
-MakePool = Callable[..., Pool]
 
 
 def metric(group: Pool, series: str) -> float:
@@ -33,7 +30,7 @@ def kill_qemu(group: Pool, host: str, domain: str) -> None:
     processes.signal_pid(pid, signal.SIGKILL)
 
 
-def test_a_source_whose_daemon_stops_in_mid_migration_leaves_no_wrong_verdict(pool: MakePool) -> None:
+def test_a_source_whose_daemon_stops_in_mid_migration_leaves_no_wrong_verdict(pool: Pools) -> None:
     """Its QEMU goes on meanwhile, and the daemon finishes the job when it goes on: no end before that, and no other move."""
     group = pool(BUSY)
     group.start(migration={"bandwidth_mib_per_second": 2})
@@ -50,7 +47,7 @@ def test_a_source_whose_daemon_stops_in_mid_migration_leaves_no_wrong_verdict(po
     assert places(group, domain) == where
 
 
-def test_a_domain_whose_qemu_dies_in_mid_migration_is_lost_until_it_runs_again(pool: MakePool) -> None:
+def test_a_domain_whose_qemu_dies_in_mid_migration_is_lost_until_it_runs_again(pool: Pools) -> None:
     group = pool(BUSY)
     group.start(migration={"bandwidth_mib_per_second": 2})
     domain = wait_under_way(group)
@@ -66,7 +63,7 @@ def test_a_domain_whose_qemu_dies_in_mid_migration_is_lost_until_it_runs_again(p
     group.wait("the domain", lambda now: metric(group, "virtpoise_domain_vanished") == 0.0, 30)
 
 
-def test_a_domain_that_a_person_shuts_down_after_a_failure_is_not_lost_for_ever(pool: MakePool) -> None:
+def test_a_domain_that_a_person_shuts_down_after_a_failure_is_not_lost_for_ever(pool: Pools) -> None:
     group = pool({"h1": {"vm1": 70}, "h2": {}})
     group.start(migration={"bandwidth_mib_per_second": 2})
     domain = wait_under_way(group)

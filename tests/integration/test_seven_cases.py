@@ -10,16 +10,15 @@ each test says why its loads are still the case.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
-from pool import STEP, Pool
+
+from integration.pool import STEP, Pools
 
 pytestmark = pytest.mark.lab
-MakePool = Callable[..., Pool]
 
 
-def test_case_1_nothing_while_alone_and_one_domain_moves_after_another_host_has_joined(pool: MakePool) -> None:
+def test_case_1_nothing_while_alone_and_one_domain_moves_after_another_host_has_joined(pool: Pools) -> None:
     """Server 1 just above 60 %, alone; later server 2, idle, joins: after 2 further readings one VM moves, both end below."""
     group = pool({"h1": {"vm1": 30, "vm2": 20, "vm3": 17}, "h2": {}})
     group.stack.leave("h2")
@@ -39,7 +38,7 @@ def test_case_1_nothing_while_alone_and_one_domain_moves_after_another_host_has_
     assert group.moves() == [move]
 
 
-def test_case_2_a_saturated_source_needs_a_second_round(pool: MakePool) -> None:
+def test_case_2_a_saturated_source_needs_a_second_round(pool: Pools) -> None:
     """Server 1 well above 70 %, server 2 idle: the first prediction is wrong, since the VMs that stay take the CPU that was freed.
 
     Guests busy for a share of the time: together they want more than the host gives them at the same moments, and get more when one leaves.
@@ -60,7 +59,7 @@ def test_case_2_a_saturated_source_needs_a_second_round(pool: MakePool) -> None:
     assert wrong > predicted + 0.02  # the load that made the second round necessary
 
 
-def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(pool: MakePool) -> None:
+def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(pool: Pools) -> None:
     """Server 1 above 70 %, server 2 idle: three VMs move. Then server 2 is raised, and whatever left it would overload 1."""
     group = pool({"h1": dict.fromkeys("abcdefg", 11.7), "h2": {}})
     # Not at full speed: copying three domains would fill both hosts, and the work left undone meanwhile be done afterwards.
@@ -91,7 +90,7 @@ def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(
     assert len(group.moves()) == 3
 
 
-def test_case_4_one_domain_each_way(pool: MakePool) -> None:
+def test_case_4_one_domain_each_way(pool: Pools) -> None:
     """Server 1 is raised above 60 % and settles; then server 2 is raised: one VM each way, both end below."""
     group = pool({"h1": {"a": 12, "b": 7, "c": 6, "d": 15}, "h2": {"e": 4}})
     group.start()
@@ -105,7 +104,7 @@ def test_case_4_one_domain_each_way(pool: MakePool) -> None:
     assert len(group.moves()) == 2
 
 
-def test_case_5_then_only_a_nearly_idle_domain_can_move(pool: MakePool) -> None:
+def test_case_5_then_only_a_nearly_idle_domain_can_move(pool: Pools) -> None:
     """Server 1 well above, server 2 half full; after it settles server 1 is raised again: nothing fits but a VM that is nearly idle.
 
     75 % and 40 % are 65 % and 16 % here: on one CPU each domain is a larger part, and these leave room for the idle one, and for none
@@ -122,7 +121,7 @@ def test_case_5_then_only_a_nearly_idle_domain_can_move(pool: MakePool) -> None:
     assert len(group.moves()) == 2
 
 
-def test_case_6_a_host_at_half_load_drains(pool: MakePool) -> None:
+def test_case_6_a_host_at_half_load_drains(pool: Pools) -> None:
     """Server 1 drains: six VMs move, the receiver stays below 60 % all the time, and the host is out of the group.
 
     About 50 % are some 20 % here (with what each guest needs by itself): what receiving costs, a QEMU to start and memory to write, is
@@ -149,7 +148,7 @@ def test_case_6_a_host_at_half_load_drains(pool: MakePool) -> None:
     )
 
 
-def test_case_7_penalties_of_the_initial_length_and_then_one_step_more(pool: MakePool) -> None:
+def test_case_7_penalties_of_the_initial_length_and_then_one_step_more(pool: Pools) -> None:
     """Both servers above the threshold: both fail, with penalties of 190 s and 200 s; when one falls, the other moves one VM.
 
     The thesis takes a threshold of 20 % because it could not make more load; on one CPU a domain is a larger part of it, so
@@ -159,10 +158,7 @@ def test_case_7_penalties_of_the_initial_length_and_then_one_step_more(pool: Mak
     group.start(threshold=0.4)
     for failures, longest in ((1, 19), (2, 21)):
         for name in ("h1", "h2"):
-            group.wait(
-                f"failure {failures} of {name}",
-                lambda now, n=name, f=failures: group.balancer.host(n).get("failures") == f,
-            )
+            group.wait_failures(name, failures)
             assert longest - 3 < group.balancer.host(name)["penalty_seconds"] <= longest
     assert group.balancer.history() == []
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pool import Pool
-from test_interruptions import BUSY, places, wait_under_way
 
+from integration.pool import BUSY, Pool, Pools, places, wait_under_way
 from virtpoise_lab import processes
 
 pytestmark = pytest.mark.lab
-MakePool = Callable[..., Pool]
 
 
 def silence(group: Pool, host: str, seconds: float) -> None:
@@ -35,7 +32,7 @@ def held(group: Pool) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("silent", "seconds"), [("h1", 33), ("h1", 45), ("h2", 33), ("h2", 45)])
 def test_the_balancer_outlives_a_silence_and_journals_what_became_of_the_domain(
-    pool: MakePool, silent: str, seconds: float
+    pool: Pools, silent: str, seconds: float
 ) -> None:
     group = pool(BUSY)
     group.start(migration={"bandwidth_mib_per_second": 1, "timeout_seconds": 170})

@@ -5,16 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from pool import Pool
 
+from integration.pool import Pool, Pools
 from virtpoise_lab import processes
 
 pytestmark = pytest.mark.lab
-MakePool = Callable[..., Pool]
 
 
 @contextmanager
@@ -35,7 +34,7 @@ def of(status: dict[str, object], name: str) -> dict[str, object]:
     return next(host for host in hosts if host["name"] == name)
 
 
-def test_the_emptiest_host_with_a_silent_libvirt_takes_nothing_and_costs_nobody_a_penalty(pool: MakePool) -> None:
+def test_the_emptiest_host_with_a_silent_libvirt_takes_nothing_and_costs_nobody_a_penalty(pool: Pools) -> None:
     group = pool({"h1": {"vm1": 20, "vm2": 20}, "h2": {}, "h3": {"vm3": 10}})
     group.start(libvirt={"connect_timeout_seconds": 3})
     group.wait_settled(steps=2)
@@ -51,7 +50,7 @@ def test_the_emptiest_host_with_a_silent_libvirt_takes_nothing_and_costs_nobody_
     group.wait("h2 known again", lambda now: of(now, "h2")["state"] == "active")
 
 
-def test_a_drain_ends_when_libvirt_itself_lists_nothing_and_not_while_it_is_silent(pool: MakePool) -> None:
+def test_a_drain_ends_when_libvirt_itself_lists_nothing_and_not_while_it_is_silent(pool: Pools) -> None:
     group = pool({"h1": {"vm1": 20}, "h2": {}})
     group.start(libvirt={"connect_timeout_seconds": 3})
     group.wait_settled(steps=2)

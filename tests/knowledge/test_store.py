@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, insert, literal, select, text
 
 from builders import domain, group, host, thesis_policy
 from storing import record
@@ -18,7 +18,7 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Changes, EndedPlan, NewCycle
-from virtpoise_balancer.knowledge.schema import metadata
+from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Move, Outcome, Plan, Policy, Residual, Result, Role
 from virtpoise_balancer.plan import plan
@@ -223,6 +223,8 @@ def test_the_journal_has_the_residuals_of_measured_predictions_with_their_spread
     give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=-0.03))
     (residual,) = learned(store).residuals
     predicted = move.predicted.source
+    assert predicted.saturated is not None
+    assert predicted.cpu_spread_ratio is not None
     assert residual == Residual(
         role=Role.SOURCE, saturated=predicted.saturated, error_ratio=-0.03, spread_ratio=predicted.cpu_spread_ratio
     )
@@ -325,3 +327,44 @@ def test_only_one_leads_until_it_lets_go(tmp_path: Path) -> None:
     first.release()
     assert second.take()
     second.release()
+
+
+def test_a_plan_that_is_not_settled_is_never_forgotten(store: Store) -> None:
+    ids = [migration_id for migration_id, _ in entries(store, now=0.0)]
+    store.forget(now=91 * 86400.0, keep_days=90, keep_bytes=2**20)
+    for migration_id in ids:
+        store.end(migration_id, DONE)
+    store.forget(now=91 * 86400.0, keep_days=90, keep_bytes=2**20)
+    (ended,) = ended_plans(store)
+    assert ended.plan == made_plan()
+    store.commit(Changes(settled=(ended.id,)), 1000.0)
+    store.forget(now=91 * 86400.0, keep_days=90, keep_bytes=2**20)
+    assert store.history(10) == ()
+
+
+def test_a_prediction_is_disturbed_by_a_migration_that_ended_after_its_own(store: Store) -> None:
+    first, second, _ = entries(store)
+    store.begin(first[0])
+    store.begin(second[0])
+    store.end(second[0], DONE)
+    store.end(first[0], DONE)
+    of_second = due(store)[2:]
+    assert [one.role for one in of_second] == ["source", "destination"]
+    assert all(one.disturbed_from is not None and one.disturbed_from < one.migrated for one in of_second)
+
+
+def test_the_journal_has_the_newest_two_hundred_residuals(store: Store) -> None:
+    busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
+    made = plan(busy, Policy())
+    ((migration_id, _),) = record(store, made, 1000.0, acted=True)
+    store.begin(migration_id)
+    store.end(migration_id, DONE)
+    source, _ = due(store)
+    give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.0))
+    copied = [column for column in predictions.c if column.name not in ("id", "error")]
+    with store.database.writing() as connection:  # the same prediction again, each time with another error
+        for number in range(1, 201):
+            again = select(*copied, literal(number / 1000)).where(predictions.c.id == source.id)
+            connection.execute(insert(predictions).from_select([*copied, predictions.c.error], again))
+    errors = [residual.error_ratio for residual in learned(store).residuals]
+    assert sorted(errors) == pytest.approx([number / 1000 for number in range(1, 201)])

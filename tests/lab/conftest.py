@@ -1,16 +1,12 @@
 """Real hosts for the tests in this folder."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from virtpoise_lab import requirements
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that these tests can `import lab_watch`
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from lab_watch import names_of, namespaces_of, namespaces_there, processes_of, traces
 
+from lab.lab_watch import names_of, namespaces_of, namespaces_there, processes_of, traces
 from virtpoise_lab import lab as lab_
 from virtpoise_lab import state
 from virtpoise_lab.errors import LabError

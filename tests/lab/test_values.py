@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from virtpoise_lab import procstat
 from virtpoise_lab.cgroups import Group, Hierarchies, hierarchies
 from virtpoise_lab.cli import main
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.model import DomainSpec, Load, checked, placed
-from virtpoise_lab.procstat import Account
+from virtpoise_lab.procstat import Account, Steal
 
 V1 = """\
 30 29 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -98,9 +99,46 @@ def test_a_hosts_cpu_time_is_what_it_used_and_what_it_could_have_used() -> None:
 
     account = Account(now=100.0)
     rest = "btime 1\n"
-    assert fields(account.text(110.0, 0.5, 1.0, 0.5, rest)) == [100, 0, 50, 350, 0, 0, 0, 0, 0, 0]
+    assert fields(account.text(110.0, 0.5, 1.0, 0.5, 0.0, rest)) == [100, 0, 50, 350, 0, 0, 0, 0, 0, 0]
     # a smaller share from here on, and all of it used, and a little more: idle stands still
-    assert fields(account.text(120.0, 0.25, 3.5, 0.55, rest)) == [350, 0, 55, 350, 0, 0, 0, 0, 0, 0]
+    assert fields(account.text(120.0, 0.25, 3.5, 0.55, 0.0, rest)) == [350, 0, 55, 350, 0, 0, 0, 0, 0, 0]
+
+
+def test_what_others_took_of_a_hosts_cpu_is_steal_and_no_longer_idle() -> None:
+    def idle_and_steal(text: str) -> tuple[int, int]:
+        fields = text.split("\n", 1)[0].split()[1:]
+        return int(fields[3]), int(fields[7])
+
+    account = Account(now=100.0)
+    assert idle_and_steal(account.text(110.0, 1.0, 4.0, 1.0, 2.0, "")) == (300, 200)
+    # more than was left unused cannot have been stolen, and neither counter falls
+    assert idle_and_steal(account.text(120.0, 1.0, 14.0, 1.0, 9.0, "")) == (300, 500)
+    assert idle_and_steal(account.text(130.0, 1.0, 24.0, 1.0, 9.0, "")) == (300, 500)
+
+
+def test_waiting_for_the_cpu_and_the_hypervisors_part_are_stolen_from_a_host_with_a_whole_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hypervisor = {3: 7.0}
+    monkeypatch.setattr(procstat, "_stolen_from", lambda cpu: hypervisor[cpu])
+    group = Group(Hierarchies((), tmp_path), "h1")
+    group.create()
+    group.limit_cpu(3, None)
+    pressure = tmp_path / "virtpoise-lab" / "h1" / "cpu.pressure"
+
+    def waited(some: int, full: int) -> None:
+        averages = "avg10=0.00 avg60=0.00 avg300=0.00"
+        pressure.write_text(f"some {averages} total={some}\nfull {averages} total={full}\n")
+
+    waited(5_000_000, 2_000_000)
+    steal = Steal(group)
+    assert steal.seconds() == 0.0
+    waited(9_000_000, 3_500_000)
+    hypervisor[3] = 7.25
+    assert steal.seconds() == 1.75
+    group.limit_cpu(3, 0.5)  # the host divides its CPU from here on, and waits for the other one
+    waited(9_000_000, 6_500_000)
+    assert steal.seconds() == 1.75
 
 
 @pytest.mark.parametrize(

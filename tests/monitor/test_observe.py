@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -54,7 +54,7 @@ def one(value: float, **labels: str) -> Series:
 
 def observe(
     instants: dict[str, list[Series]],
-    readings: dict[str, Samples],
+    readings: Mapping[str, Samples],
     now: float = NOW,
     queries: Sequence[str] = tuple(QUERIES),
     theirs: float | None = None,
@@ -66,7 +66,7 @@ def observe(
     return observer(client, admits, queries).observe(now)
 
 
-def as_series(readings: dict[str, Samples]) -> list[Series]:
+def as_series(readings: Mapping[str, Samples]) -> list[Series]:
     return [Series({"instance": host}, tuple(samples)) for host, samples in readings.items()]
 
 
@@ -250,7 +250,7 @@ def test_a_host_that_two_targets_claim_to_be_is_unknown_and_both_are_named(
 ) -> None:
     def of(target: dict[str, str], age: float = 2.0) -> dict[str, list[Series]]:
         return {
-            name: [Series(series.labels | target, series.samples) for series in answer]
+            name: [Series({**series.labels, **target}, series.samples) for series in answer]
             for name, answer in host_figures("h1", age=age).items()
         }
 
@@ -411,7 +411,7 @@ def test_whatever_prometheus_says_of_some_hosts_the_others_are_seen_as_they_are(
         assert not host.known or all(0 <= ratio <= 1.05 for ratio in host.cpu_ratio)
     assert read_snapshot(write_snapshot(seen), "what was seen") == seen
     for strategy in ("default", "thesis"):
-        plan(seen, Policy(strategy=strategy))  # type: ignore[arg-type]
+        plan(seen, Policy(strategy=strategy))
 
 
 @pytest.mark.parametrize(

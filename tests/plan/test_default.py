@@ -25,16 +25,17 @@ from virtpoise_balancer.model import (
     Role,
     Rule,
     RuleKind,
+    SpaceTrigger,
     Trigger,
     policy_problems,
 )
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 from virtpoise_balancer.plan.default.group import Group
-from virtpoise_balancer.plan.default.trial import Board
+from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.waves import waves
 
-POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=Trigger(threshold=0.9, consecutive=2))
+POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=SpaceTrigger(threshold=0.9, consecutive=2))
 
 
 def where(made: Plan) -> dict[str, str]:
@@ -477,7 +478,7 @@ def test_the_order_of_those_under_way_decides_nothing() -> None:
     uses = set()
     for order in permutations(arriving):
         seen = Group(group(host("h1", 0.5, 0.5), host("h2", 0.1, 0.1), *order), POLICY)
-        uses.add(Board(seen, [], np.zeros(2, dtype=np.bool_)).use.tobytes())
+        uses.add(Trial(seen, [], np.zeros(2, dtype=np.bool_)).use.tobytes())
     assert len(uses) == 1
 
 
@@ -645,6 +646,26 @@ def test_a_rule_that_cannot_be_repaired_is_told_but_no_attempt() -> None:
     assert reasons(made, "a") == {Reason.RULE_BROKEN}
 
 
+@pytest.mark.parametrize(
+    ("policy", "summary"),
+    [
+        (Policy(), "3 consecutive samples at or above a threshold (CPU 80%, memory 90%, uplink 90%)"),
+        (Policy(strategy="thesis"), "3 consecutive samples at or above a threshold (CPU 80%)"),
+        (
+            replace(POLICY, network=SpaceTrigger(threshold=0.7, consecutive=5)),
+            "enough consecutive samples at or above a threshold (CPU: 2 at 80%, memory: 2 at 90%, uplink: 5 at 70%)",
+        ),
+        (
+            Policy(strategy="thesis", cpu=Trigger(threshold=0.6, consecutive=1)),
+            "a sample at or above a threshold (CPU 60%)",
+        ),
+    ],
+)
+def test_a_plan_of_a_calm_group_names_all_that_is_watched(policy: Policy, summary: str) -> None:
+    calm = group(host("h1", 0.1, 0.1), host("h2", 0.1, 0.1))
+    assert plan(calm, policy).summary == f"no host has had {summary}; nothing to do"
+
+
 def test_the_summary_names_the_problem() -> None:
     calm = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), A)
     made = plan(calm, replace(POLICY, rules=(rule(RuleKind.NEVER_ON, "a", hosts=("h1",)),), repair_rules=True))
@@ -653,7 +674,7 @@ def test_the_summary_names_the_problem() -> None:
     made = plan(uneven, replace(POLICY, imbalance=Imbalance(deviation_ratio=0.2)))
     assert made.summary == "the group is uneven and h1 its busiest host: move a to h2 (h1 is predicted at 45%)"
     made = plan(group(HOT, host("h2", 0.1, 0.1), A), POLICY)
-    assert made.summary == "h1 is overloaded (cpu 90%, 2 times in a row): move a to h2 (h1 is predicted at 65%)"
+    assert made.summary == "h1 is overloaded (cpu 90%, 2 consecutive samples): move a to h2 (h1 is predicted at 65%)"
     made = plan(group(replace(HOT, state=HostState.DRAINING), host("h2", 0.1, 0.1), A), POLICY)
     assert made.summary == "h1 is draining: move a to h2 (h1 is predicted at 65%)"
 
@@ -755,7 +776,7 @@ def test_an_on_off_domain_takes_as_much_of_a_faster_host() -> None:
     assert not made.moves
     told = next(one for one in made.refusals if one.domain == "a")
     assert (told.reason, told.host) == (Reason.DESTINATION_CPU, "h2")
-    assert told.detail["predicted_upper_ratio"] >= 0.5 + 0.761 * 4 / 8
+    assert float(told.detail["predicted_upper_ratio"] or 0) >= 0.5 + 0.761 * 4 / 8
     there = Group(snapshot, POLICY)
     arrives = there.residents(there.index["h1"]).demands.only([0]).at_speed(2.0)
     load = there.residents(there.index["h2"]).load(np.ones((1, 0), dtype=np.bool_), [arrives])
@@ -776,7 +797,7 @@ def test_what_was_predicted_too_high_throughout_is_predicted_lower_and_stays_in_
     assert after.predicted.source == before.predicted.source
     there, formula = after.predicted.destination, before.predicted.destination.cpu_ratio
     assert there.cpu_ratio == pytest.approx(formula - 0.02)
-    assert (there.cpu_ratio_lower, there.cpu_ratio_upper) == (pytest.approx(formula - 0.03), pytest.approx(formula))
+    assert (there.cpu_ratio_lower, there.cpu_ratio_upper) == pytest.approx((formula - 0.03, formula))
 
 
 def test_wide_earlier_errors_make_the_plan_more_careful() -> None:

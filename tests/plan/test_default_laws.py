@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from random_groups import POLICY, UPLINK, carry_out, random_group, settled, varied_group
-from virtpoise_balancer.model import HostState, Plan, Policy, Snapshot, Trigger
+from random_groups import POLICY, UPLINK, World, busy_network, carry_out, random_group, settled, varied_group
+from virtpoise_balancer.model import HostState, Plan, Policy, Resource, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
 
 seeds = st.integers(0, 100_000)
@@ -65,6 +66,32 @@ def test_planning_after_a_plan_that_solved_gives_no_move(seed: int) -> None:
         world, _ = carry_out(snapshot, policy, made)
         again = plan(world.after(), policy)
         assert (again.moves, again.overloaded, again.solved) == ((), (), True)
+
+
+@pytest.mark.parametrize("make", [random_group, busy_network])
+@given(seed=seeds)
+@settings(deadline=None, max_examples=20)
+def test_planning_again_after_any_prefix_of_a_plan_reaches_a_legal_solved_end_that_is_no_longer(
+    make: Callable[[int], tuple[Snapshot, Policy]], seed: int
+) -> None:
+    snapshot, policy = make(seed)
+    made = plan(snapshot, policy)
+    if not made.solved:
+        return
+    for length in range(len(made.moves) + 1):
+        world = World(snapshot, policy)
+        for move in made.moves[:length]:
+            world.move(move)
+        then = world.after()
+        rest = plan(then, policy)
+        assert carry_out(then, policy, rest)[1] == []
+        assert rest.solved
+        assert length + len(rest.moves) <= len(made.moves)
+
+
+def test_the_groups_with_busy_networks_have_uplinks_to_relieve() -> None:
+    found = [overload.resource for seed in range(20) for overload in plan(*busy_network(seed)).overloaded]
+    assert Resource.TX in found
 
 
 @given(seeds)

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import domain, group, host, shut_off, thesis_policy
-from virtpoise_balancer.model import HostState, Problem, Reason, Snapshot
+from virtpoise_balancer.model import Domain, Host, HostState, Problem, Reason, Snapshot
 from virtpoise_balancer.plan import plan
 
 
 def figure_10() -> Snapshot:
     """The three servers of Figure 10: (active, inactive, load, memory ratio)."""
     servers = {"s1": (1, 4, 0.04, 0.60), "s2": (3, 3, 0.20, 0.50), "s3": (5, 1, 0.55, 0.65)}
-    members = []
+    members: list[Host | Domain] = []
     for name, (active, inactive, load, memory) in servers.items():
         members.append(host(name, load, load, memory_ratio=memory))
         members += [domain(f"{name}-on{i}", name) for i in range(active)]
@@ -114,7 +114,7 @@ def test_no_attempt_while_alone_in_the_group() -> None:
     made = plan(group(host("s1", 0.9, 0.9), domain("a", "s1", 4.0)), thesis_policy())
     assert (made.moves, made.attempts, made.solved) == ((), (), False)
     assert [(r.host, r.reason) for r in made.refusals] == [("s1", Reason.ALONE)]
-    assert made.summary == "s1 is overloaded (cpu 90%, 2 times in a row) and has no other host to move to"
+    assert made.summary == "s1 is overloaded (cpu 90%, 2 consecutive samples) and has no other host to move to"
 
 
 def test_no_attempt_during_a_penalty() -> None:

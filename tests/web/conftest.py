@@ -1,19 +1,15 @@
 """A real browser for the tests in this folder."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that these tests can `import serving`
-
-from serving import POLICY, Balancer, small, token_file
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.model import Policy, Snapshot
+from web.serving import POLICY, Balancer, small, token_file
 
 CHROMIUM = Path("/usr/bin/chromium")
 _FLAGS = [
@@ -41,8 +37,12 @@ class Watched:
         self.problems: list[str] = []
         page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", self._close)
         page.on("request", lambda request: self._look(request.url))
+
+    def _close(self, dialog: Dialog) -> None:
+        self.problems.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def _look(self, url: str) -> None:
         if not url.startswith(self.address):

@@ -1,4 +1,6 @@
-"""The real page over a group that a test makes up: the real server, store and cycle; only Prometheus and libvirt are stood in for."""
+"""The real page over a group that a test makes up: the real server, store and cycle; only Prometheus and libvirt are
+stood in for.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the readings mean. Pure: no clock, no chance, no I/O."""
+"""What the samples mean. Pure: no clock, no random numbers, no I/O."""

@@ -1,4 +1,4 @@
-"""Which hosts have been overloaded N times in a row.
+"""Which hosts have had N consecutive samples at or above their threshold.
 
 Source: thesis §4.4.4. Every step a host's load is at or above the threshold counts; one below it starts again from 0.
 """
@@ -11,9 +11,11 @@ from virtpoise_balancer.model import Host, HostState, Overload, Policy, Snapshot
 
 
 def consecutive(host: Host, trigger: Trigger, snapshot: Snapshot, readings: Sequence[float] | None = None) -> int:
-    """How many of the host's newest readings in a row (of its CPU, unless others are given) are at or above the threshold and count.
+    """The number of consecutive samples, ending with the newest, that are at or above the threshold and count.
 
-    A reading covers the step that ends with it; it counts when that whole step lies after ``counted_from``.
+    ``readings``: the samples, newest last; by default those of the CPU.
+
+    A sample covers the step that ends with it; it counts when that whole step lies after ``counted_from``.
     """
     count = 0
     for age, ratio in enumerate(reversed(host.cpu_ratio if readings is None else readings)):
@@ -25,7 +27,9 @@ def consecutive(host: Host, trigger: Trigger, snapshot: Snapshot, readings: Sequ
 
 
 def overloaded(snapshot: Snapshot, policy: Policy) -> tuple[Overload, ...]:
-    """The active hosts with at least N readings in a row, the most loaded first; ties by name."""
+    """The active hosts with at least N consecutive samples at or above the CPU threshold, the most loaded first; ties
+    by name.
+    """
     found = [
         Overload(host=host.name, ratio=host.load, consecutive=count)
         for host in snapshot.hosts
@@ -37,10 +41,10 @@ def overloaded(snapshot: Snapshot, policy: Policy) -> tuple[Overload, ...]:
 
 
 def accompanied_since(snapshot: Snapshot) -> dict[str, float | None]:
-    """By host, the start of the oldest reading of any other active host (Unix seconds), or None while the host is alone.
+    """By host, the start of the oldest sample of any other active host (Unix seconds), or None while the host is alone.
 
-    Source: thesis §4.4.4, §5 case 1. While a host is alone its readings lead to nothing. After another one joins, it needs N
-    new readings.
+    Source: thesis §4.4.4, §5 case 1. While a host is alone its samples lead to nothing. After another one joins, it needs N
+    new samples.
     """
     lengths = {
         host.name: len(host.cpu_ratio) for host in snapshot.hosts if host.known and host.state is HostState.ACTIVE

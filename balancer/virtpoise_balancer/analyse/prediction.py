@@ -1,9 +1,10 @@
 """The CPU load that a set of domains makes on a host.
 
-With C CPUs, of which the host uses u for itself, every vCPU that is runnable gets the same part g of that time. On-off vCPUs are runnable
-for a share p of it whatever they get; those that catch up, as long as they need for the c cores that they want. So load = min(C, u +
-sum c + g sum p) / C, and g = E[min(C, N)] / E[N] with N the number that are runnable (Poisson binomial). A domain that is taken for both
-counts in both, by its weight. Formulas, sources and measurements: docs/scoring.md.
+With C CPUs, of which the host uses u for itself, every vCPU that is runnable gets the same part g of that time. On-off
+vCPUs are runnable for a share p of it whatever they get; those that catch up, as long as they need for the c cores that
+they want. So load = min(C, u + sum c + g sum p) / C, and g = E[min(C, N)] / E[N] with N the number that are runnable
+(Poisson binomial). A domain that is taken for both counts in both, by its weight. Formulas, sources and measurements:
+docs/scoring.md.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 
 # How far two measurements of an unchanged load differ, as a share of the host.
 NOISE_RATIO = 0.03
-# Where nobody is ever runnable nobody asks what he gets: only so that nothing is divided by zero.
+# Keeps divisions defined where no vCPU is ever runnable.
 _LEAST_RUNNABLE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Predicted loads, one entry a case: ``ratio`` 0..1, ``spread``: how unsure it is, ``wanted``: cores wanted over cores there."""
+    """Predicted loads (cases).
+
+    ``ratio``: 0..1. ``spread``: its uncertainty, likewise. ``wanted``: cores wanted over CPUs, so it may pass 1.
+    """
 
     ratio: Floats
     spread: Floats
@@ -30,39 +34,46 @@ class Load:
 
 
 def own_cores(cpus: int, load: Floats, demands: Demands, there: Floats) -> Floats:
-    """What of each host's load no domain accounts for: the host's own use, which stays. ``there``: who is where (hosts x domains)."""
+    """The part of each host's load that no domain accounts for, in cores (hosts).
+
+    ``there``: which domains are where (hosts x domains).
+    """
     own: Floats = np.maximum(load * cpus - there @ demands.used, 0.0)
     return own
 
 
 def corrections(cpus: int, load: Floats, own: Floats, demands: Demands, there: Floats) -> tuple[Floats, Floats]:
-    """What ``predict`` is off by for hosts as they are: each host's part, which stays, and each domain's, which goes with it.
+    """What ``predict`` is off by for hosts as they are: the host's part, which stays (hosts), and each domain's, which
+    leaves with it.
 
-    Where it says too much, that is what it makes of domains that it takes for on-off beyond what they run, as far as it goes.
+    Where the prediction is too high, the excess is charged to domains that are taken for on-off, at most what exceeds
+    their use.
     """
     error = load - predict(cpus, own, demands, there).ratio
-    runnable, cores = demands.sums[:, 4:].T
-    beyond = demands.on_off * np.maximum(runnable - cores, 0.0) / cpus
+    sums = demands.sums
+    beyond = demands.on_off * np.maximum(sums.all_on_off - sums.all_catching_up, 0.0) / cpus
     most = there @ beyond
     share = np.minimum(np.maximum(-error, 0.0) / np.where(most, most, 1.0), 1.0)
     return error + share * most, -(share @ there) * beyond
 
 
 def predict(cpus: int, own: Floats | float, demands: Demands, there: Floats) -> Load:
-    """The load for each row of ``there``: which of the domains there are, 1 or 0 (cases x domains); ``own``: likewise, or one for all.
+    """The load of a host in each case. ``there``: which of the domains are there, 1 or 0 (cases x domains). ``own``:
+    cores, one a case or for all.
 
     Stacked demands have one axis more, and so has ``there`` (hosts x cases x domains).
     """
-    added = there @ demands.sums
-    busy, on, certain, doubt, all_on_off, none_on_off = (added[..., column] for column in range(6))
-    chance = demands.sums[..., 0] / demands.vcpus
-    part = busy_cpus(cpus, chance, demands.vcpus, there) / np.maximum(busy, _LEAST_RUNNABLE)
-    wanted = own + certain
-    filled = np.minimum(wanted + part * on, cpus)
-    # What one domain is taken for mostly hangs on its host, so they are doubted together.
-    apart = np.abs(np.minimum(own + part * all_on_off, cpus) - np.minimum(own + none_on_off, cpus)) / cpus
-    weight = np.minimum(on / np.maximum(all_on_off, _LEAST_RUNNABLE), 1.0)
+    added = demands.added(there)
+    chance = demands.sums.busy / demands.vcpus
+    part = busy_cpus(cpus, chance, demands.vcpus, there) / np.maximum(added.busy, _LEAST_RUNNABLE)
+    wanted = own + added.catching_up
+    filled = np.minimum(wanted + part * added.on_off, cpus)
+    # The kind of a domain mostly follows from its host, so the doubts of all domains add up.
+    apart = (
+        np.abs(np.minimum(own + part * added.all_on_off, cpus) - np.minimum(own + added.all_catching_up, cpus)) / cpus
+    )
+    weight = np.minimum(added.on_off / np.maximum(added.all_on_off, _LEAST_RUNNABLE), 1.0)
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
-    # Half the way from the lower to the upper end, of which what lies above the CPUs there are does not count.
-    between = (np.minimum(filled + doubt, cpus) - (filled - doubt)) / (2 * cpus)
-    return Load(filled / cpus, NOISE_RATIO + between + undecided, (wanted + on) / cpus)
+    # Half the distance from the lower to the upper end, both cut at the number of CPUs.
+    between = (np.minimum(filled + added.doubt, cpus) - (filled - added.doubt)) / (2 * cpus)
+    return Load(filled / cpus, NOISE_RATIO + between + undecided, (wanted + added.on_off) / cpus)

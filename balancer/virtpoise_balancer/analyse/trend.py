@@ -1,8 +1,9 @@
-"""Where a host's load is going, if its readings tell.
+"""A forecast of a host's load from its samples, where they show a trend.
 
-A straight line through the newer half of the readings, against the mean of the last few: both forecast the later half of the window
-from what came before, and the line is believed only where it was clearly the better one. On loads that jump about (PlanetLab's) that
-is nearly never, on ramps nearly always (docs/scoring.md has both, judged on days that the bound was not chosen on).
+A straight line through the newer half of the readings, against the mean of the last few: both forecast the later half
+of the window from what came before, and the line is believed only where it was clearly the better one. On loads that
+jump about (PlanetLab's) that is nearly never, on ramps nearly always (docs/scoring.md has both, judged on days that the
+bound was not chosen on).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _BELIEVED_BELOW = 0.6
 
 
 def forecast(windows: Sequence[Sequence[float]], *, steps: int, level_readings: int) -> Floats:
-    """For each window of readings (newest last) the load ``steps`` later, at least 0; NaN where no trend can be told."""
+    """The load ``steps`` after the newest sample of each window, at least 0; NaN without a trend (windows)."""
     result = np.full(len(windows), np.nan)
     if steps <= 0:
         return result
@@ -50,7 +51,7 @@ def _forecast(readings: Floats, steps: int, level_readings: int) -> Floats:
 
 
 def _sliding(readings: Floats, weights: Floats) -> Floats:
-    """The weighted sum of every so many readings in a row (hosts x places)."""
+    """The weighted sum of the samples at each position of a window as long as ``weights`` (hosts x positions)."""
     places = readings.shape[1] - len(weights) + 1
     at = np.arange(places)
     spread = np.zeros((readings.shape[1], places))

@@ -1,24 +1,22 @@
-"""Which hosts have too little left of CPU, memory or an uplink, N readings in a row or on the way there by their trend."""
+"""Which hosts are overloaded in CPU, memory or an uplink: N consecutive samples at or above the threshold, or by their
+trend.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from virtpoise_balancer.analyse.overload import consecutive
-from virtpoise_balancer.model import Host, HostState, Overload, Policy, Snapshot, Trigger
+from virtpoise_balancer.model import Host, HostState, Overload, Policy, Resource, Snapshot, Trigger
 
 
-def watched(host: Host, policy: Policy) -> tuple[tuple[str, Trigger, Sequence[float]], ...]:
-    """What can be a problem of a host that is known: the resource, when it is one, and its readings, newest last."""
-    cpu = ("cpu", policy.cpu, host.cpu_ratio)
-    if policy.strategy == "thesis":
-        return (cpu,)
-    return (
-        cpu,
-        ("memory", policy.memory, host.memory_ratio_window or (host.memory_ratio,)),
-        ("rx", policy.network, host.rx_ratio_window or (host.rx_ratio,)),
-        ("tx", policy.network, host.tx_ratio_window or (host.tx_ratio,)),
-    )
+def watched(host: Host, policy: Policy) -> tuple[tuple[Resource, Trigger, Sequence[float]], ...]:
+    """What can be a problem of a known host: each resource with its trigger and its samples, newest last.
+
+    The strategy ``thesis`` watches the CPU alone.
+    """
+    resources = (Resource.CPU,) if policy.strategy == "thesis" else tuple(Resource)
+    return tuple((resource, policy.trigger(resource), host.samples(resource)) for resource in resources)
 
 
 def overloads(
@@ -26,8 +24,8 @@ def overloads(
 ) -> tuple[Overload, ...]:
     """The active hosts with a problem, one entry a resource, the furthest above its threshold first; ties by name.
 
-    ``ahead``: for each of ``hosts`` its load a few steps from now as its trend has it, NaN without one. With a reading at the threshold and
-    the trend above it, the readings that are still missing to N are taken from the trend.
+    ``ahead``: the load of each host a few steps from now by its trend, NaN without one. Where a sample is at the
+    threshold and the trend stays above it, the trend stands for the samples that are still missing to N.
     """
     found: list[tuple[float, Overload]] = []
     for host, coming in zip(hosts, ahead, strict=True):
@@ -37,7 +35,7 @@ def overloads(
             if readings[-1] < trigger.threshold:
                 continue
             count = consecutive(host, trigger, snapshot, readings)
-            rising = resource == "cpu" and coming >= policy.cpu.threshold  # False for NaN
+            rising = resource is Resource.CPU and coming >= policy.cpu.threshold  # False for NaN
             if count and count + (policy.trend.steps if rising else 0) >= trigger.consecutive:
                 excess = readings[-1] / trigger.threshold
                 overload = Overload(host=host.name, resource=resource, ratio=readings[-1], consecutive=count)

@@ -1,4 +1,4 @@
-"""Windows of readings (newest last) as arrays."""
+"""Windows of samples (newest last) as arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virtpoise_balancer.analyse.demand import Floats
 
 
 def by_length(windows: Sequence[Sequence[float]], most: int) -> Iterator[tuple[NDArray[np.intp], Floats]]:
-    """The windows' newest readings, at most so many of each: for each length the numbers of the windows, and rows x readings."""
+    """Group windows by length, each cut to its newest ``most``. Yields (places of the windows, windows x samples)."""
     lengths = np.minimum(np.fromiter(map(len, windows), np.int64, len(windows)), most)
     for length in np.unique(lengths[lengths > 0]).tolist():
         rows = np.flatnonzero(lengths == length)
@@ -21,7 +21,7 @@ def by_length(windows: Sequence[Sequence[float]], most: int) -> Iterator[tuple[N
 
 
 def newest(windows: Sequence[Sequence[float]], count: int) -> Floats:
-    """The windows' newest readings, at most so many of each (windows x readings), NaN before the first of a shorter one."""
+    """The newest ``count`` samples of each window (windows x samples), NaN before the first of a shorter one."""
     known = list(by_length(windows, count))
     longest = max((readings.shape[1] for _, readings in known), default=0)
     result = np.full((len(windows), longest), np.nan)

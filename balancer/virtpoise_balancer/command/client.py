@@ -24,7 +24,10 @@ def get(config: Config, path: str, timeout_seconds: float = 5.0) -> Any:
 
 
 def order(config: Config, path: str, body: Mapping[str, Any], user: str) -> str:
-    """Give an order with a token from ``web.token_file``, and return the answer. Refused, NotKnown or BadInput as the balancer reports."""
+    """Give an order with a token from ``web.token_file``, and return the answer.
+
+    Refused, NotKnown or BadInput as the balancer reports.
+    """
     token = own_token(config.web.token_file, user, root=os.geteuid() == 0)
     headers = {
         "Authorization": f"Bearer {token}",

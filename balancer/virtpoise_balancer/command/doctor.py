@@ -24,14 +24,14 @@ from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
 _AT_ONCE = 16
-# HTTP tells the time to the second.
+# The Date header of HTTP has a resolution of one second.
 _MOST_AHEAD_SECONDS = 2.0
 _MOST_NAMED = 3
 
 Told = Callable[[str, float, float], None]
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     GOOD = "good"
     WARNING = "warning"
     BAD = "bad"
@@ -43,7 +43,7 @@ class Finding:
     """One line: what was looked at, how it is, and, where something is wrong, what to do."""
 
     subject: str
-    verdict: Verdict
+    verdict: Severity
     text: str
     remedy: str = ""
 
@@ -60,7 +60,7 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
     except MonitorError as error:
         yield Finding(
             subject="Prometheus",
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=str(error),
             remedy="let both machines keep the time with NTP"
             if isinstance(error, ClockError)
@@ -85,19 +85,19 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
 def _own(config: Config) -> Iterator[Finding]:
     try:
         wiring.make_store(config).close()
-        yield Finding(subject="store", verdict=Verdict.GOOD, text=config.state.url)
+        yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
     except VirtpoiseError as error:
         yield Finding(
-            subject="store", verdict=Verdict.BAD, text=str(error), remedy="run it as the user that owns state.url"
+            subject="store", verdict=Severity.BAD, text=str(error), remedy="run it as the user that owns state.url"
         )
     if config.web.token_file is None:
         return
     try:
         names = ", ".join(read_tokens(config.web.token_file))
-        yield Finding(subject="tokens", verdict=Verdict.GOOD, text=f"may change something: {names}")
+        yield Finding(subject="tokens", verdict=Severity.GOOD, text=f"may change something: {names}")
     except BadInput as error:
         yield Finding(
-            subject="tokens", verdict=Verdict.BAD, text=str(error), remedy="mend the file: NAME:TOKEN, mode 0600"
+            subject="tokens", verdict=Severity.BAD, text=str(error), remedy="mend the file: NAME:TOKEN, mode 0600"
         )
 
 
@@ -106,30 +106,30 @@ def _own(config: Config) -> Iterator[Finding]:
 
 def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation) -> Iterator[Finding]:
     version = f"version {health.version}" if health.version else "its version is not told"
-    yield Finding(subject="Prometheus", verdict=Verdict.GOOD, text=f"{config.prometheus.url} answers, {version}")
+    yield Finding(subject="Prometheus", verdict=Severity.GOOD, text=f"{config.prometheus.url} answers, {version}")
     ahead = health.ahead_seconds
     if ahead is None:
-        yield Finding(subject="clock of Prometheus", verdict=Verdict.NOT_KNOWN, text="it does not tell the time")
+        yield Finding(subject="clock of Prometheus", verdict=Severity.NOT_KNOWN, text="it does not tell the time")
     elif abs(ahead) > _MOST_AHEAD_SECONDS:
         yield Finding(
             subject="clock of Prometheus",
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's",
             remedy="let both machines keep the time with NTP",
         )
     else:
-        yield Finding(subject="clock of Prometheus", verdict=Verdict.GOOD, text="agrees with this machine's")
+        yield Finding(subject="clock of Prometheus", verdict=Severity.GOOD, text="agrees with this machine's")
     if not seen.snapshot.hosts:
         yield Finding(
             subject="hosts",
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"Prometheus has figures of no host with {config.prometheus.matchers or 'any label'}",
             remedy="start virtpoise-exporter on each host and have Prometheus scrape it; see prometheus.matchers",
         )
     for target in seen.refused.named:
         yield judge_refused(target)
     for warning in seen.warnings:
-        yield Finding(subject="Prometheus", verdict=Verdict.WARNING, text=f"warns: {warning}")
+        yield Finding(subject="Prometheus", verdict=Severity.WARNING, text=f"warns: {warning}")
 
 
 def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
@@ -138,20 +138,20 @@ def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
     for name in sorted(set(config.libvirt.hosts) - set(names)):
         yield Finding(
             subject="libvirt.hosts",
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"no target is called {name!r}{like(name, names)}",
             remedy="name hosts as Prometheus does: a target's instance without its port",
         )
     for note in notes(seen.snapshot, config.policy):
         yield Finding(
             subject="policy.rules",
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=note,
             remedy="name hosts and domains as `virtpoise snapshot` does",
         )
     for warning in warnings(config):
         yield Finding(
-            subject="configuration", verdict=Verdict.WARNING, text=warning, remedy="see docs/configuration.md"
+            subject="configuration", verdict=Severity.WARNING, text=warning, remedy="see docs/configuration.md"
         )
 
 
@@ -162,7 +162,7 @@ def judge_refused(target: RefusedTarget) -> Finding:
     }
     return Finding(
         subject=f"target '{target.instance}'",
-        verdict=Verdict.WARNING,
+        verdict=Severity.WARNING,
         text=f"refused: {target.why}",
         remedy=remedies[target.reason],
     )
@@ -176,21 +176,21 @@ def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHeal
         why = health.errors.get(host.name)
         return Finding(
             subject=subject,
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"no fresh figures{f': {why}' if why else ''}",
             remedy=f"on {host.name}: systemctl status virtpoise-exporter; and see Prometheus' page of targets",
         )
     if failing := exporters.failing.get(host.name):
         return Finding(
             subject=subject,
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"collectors fail: {', '.join(failing)}",
             remedy=f"on {host.name}: journalctl -u virtpoise-exporter",
         )
     if unknown is not None:
         return Finding(
             subject=subject,
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"nothing certain is known of the host: {unknown.text}",
             remedy="see the runbooks VirtpoiseHostUnknown, VirtpoiseLibvirtUnreachable and VirtpoiseTargetsConflict",
         )
@@ -198,22 +198,22 @@ def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHeal
     if ahead is not None and abs(ahead) > _MOST_AHEAD_SECONDS:
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"fresh, but the host's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
             remedy=f"let {host.name} keep the time with NTP",
         )
     version = exporters.versions.get(host.name)
     if version is None:
-        return Finding(subject=subject, verdict=Verdict.GOOD, text="fresh figures of another exporter")
+        return Finding(subject=subject, verdict=Severity.GOOD, text="fresh figures of another exporter")
     if version != __version__:
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"fresh, version {version}, but the balancer is {__version__}",
             remedy="bring both to one version",
         )
     clock = "" if ahead is None else ", the clock agrees"
-    return Finding(subject=subject, verdict=Verdict.GOOD, text=f"fresh, version {version}{clock}")
+    return Finding(subject=subject, verdict=Severity.GOOD, text=f"fresh, version {version}{clock}")
 
 
 # --- libvirt ------------------------------------------------------------------------------------------------------------
@@ -252,12 +252,12 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
     if isinstance(answer, str):
         return Finding(
             subject=f"libvirt of {name}",
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=answer,
             remedy=f"try: virsh -c {uri} list; and see libvirt.uri and libvirt.hosts",
         )
     versions = f"libvirt {_version(answer.libvirt_version)}, hypervisor {_version(answer.hypervisor_version)}"
-    return Finding(subject=f"libvirt of {name}", verdict=Verdict.GOOD, text=versions)
+    return Finding(subject=f"libvirt of {name}", verdict=Severity.GOOD, text=versions)
 
 
 def _pairs(asked: Hosts, known: Mapping[str, HostFacts], source: str, others: Iterable[str]) -> list[Finding]:
@@ -300,7 +300,7 @@ def judge_pair(
     if isinstance(way, str):
         return Finding(
             subject=subject,
-            verdict=Verdict.BAD,
+            verdict=Severity.BAD,
             text=f"{source} does not reach {destination}: {way}",
             remedy=f"on {source}, as root: virsh -c URI-OF-{destination} list (keys, certificates, names, firewall)",
         )
@@ -319,7 +319,7 @@ def judge_pair(
     if cpu is False:
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"{destination}'s CPU lacks what {source}'s has",
             remedy="give domains a CPU model that both have (virsh cpu-baseline), or keep them apart with a rule",
         )
@@ -327,28 +327,28 @@ def judge_pair(
         more = f" and {len(unseen) - _MOST_NAMED} more" if len(unseen) > _MOST_NAMED else ""
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"no storage pool of {destination} has {', '.join(unseen[:_MOST_NAMED])}{more}",
             remedy="keep disks on storage that both hosts share, at the same path",
         )
     if there.hypervisor_version < here.hypervisor_version:
         return Finding(
             subject=subject,
-            verdict=Verdict.WARNING,
+            verdict=Severity.WARNING,
             text=f"the hypervisor is older there ({_version(there.hypervisor_version)})",
             remedy="bring both to one version: newer machine types do not go to an older one",
         )
     if isinstance(way, LibvirtError):
-        return Finding(subject=subject, verdict=Verdict.NOT_KNOWN, text=f"the way is not known: {way}")
+        return Finding(subject=subject, verdict=Severity.NOT_KNOWN, text=f"the way is not known: {way}")
     if isinstance(unseen, LibvirtError):
-        return Finding(subject=subject, verdict=Verdict.NOT_KNOWN, text=f"reached, its storage is not known: {unseen}")
+        return Finding(subject=subject, verdict=Severity.NOT_KNOWN, text=f"reached, its storage is not known: {unseen}")
     known = "" if cpu is None else ", its CPU can do as much"
-    return Finding(subject=subject, verdict=Verdict.GOOD, text=f"reached{known}")
+    return Finding(subject=subject, verdict=Severity.GOOD, text=f"reached{known}")
 
 
 def _lacks(subject: str, domain: str, what: str, remedy: str) -> Finding:
     return Finding(
-        subject=subject, verdict=Verdict.BAD, text=f"{domain} needs {what}, which is not there", remedy=remedy
+        subject=subject, verdict=Severity.BAD, text=f"{domain} needs {what}, which is not there", remedy=remedy
     )
 
 

@@ -88,19 +88,20 @@ def _waits(
     if status["paused"]:
         return f"waits: paused by {status['paused']['who']}; `virtpoise resume` takes it back"
     made = read_plan(json.dumps(plan), "the balancer's plan") if plan else None
-    moves = [move.domain for move in made.moves if move.source == host["name"]] if made else []
+    leaving = {move.uuid: move.domain for move in made.moves if move.source == host["name"]} if made else {}
+    moves = list(leaving.values())
     if moves and status["mode"] != "automatic":
         return (
             f"waits for a person, since moves are only recommended ({_names(moves)}): "
             "`virtpoise apply` makes them, `virtpoise mode automatic` makes all from now on"
         )
     stays = {
-        one.domain: wording.refusal(one)
+        one.uuid or one.domain: f"{one.domain} stays: {wording.refusal(one)}"
         for one in (made.refusals if made else ())
-        if one.domain in host["domains"] and one.domain not in moves and one.host in (None, host["name"])
+        if one.domain in host["domains"] and one.uuid not in leaving and one.host in (None, host["name"])
     }
     if stays and not moves:
-        named = [f"{domain} stays: {why}" for domain, why in list(stays.items())[:_MOST_NAMED]]
+        named = list(stays.values())[:_MOST_NAMED]
         more = f"; and {len(stays) - _MOST_NAMED} more" if len(stays) > _MOST_NAMED else ""
         return f"cannot finish now: {'; '.join(named)}{more}"
     return "" if moves else str(status["sentence"])

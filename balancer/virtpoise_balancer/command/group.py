@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def group_and_policy(snapshot: Path | None, config: Path | None) -> tuple[Snapshot, Policy]:
-    """What to plan for, and by which policy.
+    """The group to plan for, and the policy.
 
-    Without ``snapshot``: the group as it is now. With it: the file's group, and the default policy unless ``config`` is given.
+    Without ``snapshot``: the group as it is now. With it: the file's group, and the default policy unless ``config`` is
+    given.
     """
     if snapshot is None:
         from virtpoise_balancer.config import read_config

@@ -38,7 +38,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback(
     help="Keeps plain libvirt/KVM hosts in balance, driven by Prometheus.\n\n"
-    "Exit status of every command: 0 done; 1 the answer is no (a problem remains, a check failed, an order was refused); "
+    "Exit status: 0 done; 1 the answer is no (a problem remains, a check failed, an order was refused); "
     "2 bad input, or something could not be reached, with one line on standard error; 130 interrupted.",
 )
 def _options(
@@ -65,7 +65,8 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 @app.command(
     epilog="Examples: virtpoise doctor | virtpoise doctor h1 h2. Exit status 1: a check failed. Between two hosts, the "
-    "connection is tested by asking the first to migrate a running domain with an XML that no libvirt accepts; the domain stays."
+    "connection is tested by asking the first to migrate a running domain with an XML that no libvirt accepts. "
+    "The domain stays."
 )
 def doctor(
     hosts: Annotated[
@@ -85,7 +86,7 @@ def doctor(
     settings = read_config(config)
 
     from virtpoise_balancer.command import terminal
-    from virtpoise_balancer.command.doctor import Verdict, examine
+    from virtpoise_balancer.command.doctor import Severity, examine
 
     with terminal.progress() as bar:
         findings = list(examine(settings, hosts or [], bar))
@@ -93,7 +94,7 @@ def doctor(
         terminal.as_json([terminal.plain(finding) for finding in findings])
     else:
         terminal.findings(findings)
-    if any(finding.verdict is Verdict.BAD for finding in findings):
+    if any(finding.verdict is Severity.BAD for finding in findings):
         raise typer.Exit(EXIT_NO)
 
 
@@ -102,22 +103,23 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
     output: OutputOption = "table",
 ) -> None:
-    """Check whether a configuration file can be used, with warnings of likely mistakes.
+    """Check whether a configuration file can be used, and warn of likely mistakes.
 
-    `virtpoise doctor` and `virtpoise plan` check whether the rules fit the hosts and domains: only Prometheus knows these.
+    Whether rules match the existing hosts and domains, `virtpoise doctor` and `virtpoise plan` report: that needs
+    Prometheus.
     """
     from virtpoise_balancer.advice import warnings
     from virtpoise_balancer.config import read_config
 
     settings = read_config(file)
-    warned = warnings(settings)
+    found = warnings(settings)
     if output == "json":
         from virtpoise_balancer.command import terminal
 
-        found = {"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy}
-        terminal.as_json({**found, "warnings": warned})
+        facts = {"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy}
+        terminal.as_json({**facts, "warnings": found})
         return
-    for warning in warned:
+    for warning in found:
         sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
     print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
 
@@ -127,7 +129,7 @@ app.add_typer(orders.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status. A user's mistake is reported in one line on standard error."""
+    """Run the command and return its exit status. Standard error has one line for each mistake of the user."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:

@@ -29,8 +29,9 @@ app = new_app()
 
 @app.command(
     epilog="Examples: virtpoise apply | virtpoise apply vm1 --yes --wait. Exit status 1: the plan is out of date or "
-    "cannot be carried out now, and nothing was changed; with --wait also: a move was not done. What this command refuses "
-    "without asking the balancer (a domain that the plan does not move, no token) is not an order and is not journalled."
+    "cannot be carried out now, and nothing was changed; with --wait also: a move was not done. What this command "
+    "refuses without asking the balancer (a domain that the plan does not move, no token) is not an order and is "
+    "not journalled."
 )
 def apply(
     domains: Annotated[
@@ -45,8 +46,8 @@ def apply(
 ) -> None:
     """Have the running balancer make the moves that it recommends, after checking them against fresh data.
 
-    Needs web.token_file in the configuration, with a token for the calling user. Root may use another user's token; the journal names
-    both.
+    Needs web.token_file in the configuration, with a token for the calling user. Root may use another user's token; the
+    journal names both.
     """
     import json
 
@@ -74,8 +75,9 @@ def apply(
 
 
 @app.command(
-    epilog="Example: virtpoise drain h1 --wait. A host is empty when its own libvirt, which the running balancer asks, lists no domain in "
-    "any state but shut off. --wait shows what the drain waits for. Exit status 1: the drain was refused, or taken back before its end."
+    epilog="Example: virtpoise drain h1 --wait. A host is empty when its own libvirt, which the running balancer "
+    "queries, lists no domain in any state but shut off. --wait shows what the drain waits for. Exit status 1: the drain "
+    "was refused, or ended by `virtpoise undrain` before the host was empty."
 )
 def drain(
     host: HostArgument,
@@ -104,7 +106,10 @@ def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 @app.command(epilog="Example: virtpoise pause")
 def pause(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Start no migration until `virtpoise resume`, even after a restart. Running migrations, monitoring and planning continue."""
+    """Start no migration until `virtpoise resume`, even after a restart.
+
+    Running migrations, monitoring and planning continue.
+    """
     _, orders, by = _orders(config)
     print_out(orders.pause(by))
 
@@ -124,7 +129,10 @@ def mode(
     ],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Set the mode of the running balancer. It survives restarts, until it is set again or changed in the configuration."""
+    """Set the mode of the running balancer.
+
+    It survives restarts, until it is set again or changed in the configuration.
+    """
     _, orders, by = _orders(config)
     print_out(orders.set_mode(mode, by))
 

@@ -246,14 +246,14 @@ def _prediction(prediction: PredictionRecord | None) -> str:
     return f"{text}, {wording.unmeasured(prediction.verdict)}"
 
 
-_VERDICTS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
+_SEVERITIES = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
 
 
 def findings(found: Sequence[Finding]) -> None:
     """One line for each finding, with its remedy if it has one."""
     console = Console()
     for one in found:
-        symbol, style = _VERDICTS[one.verdict]
+        symbol, style = _SEVERITIES[one.verdict]
         line = Text(f"{symbol} ", style=style)
         line.append(one.subject, style="bold")
         line.append(f": {one.text}", style="" if one.verdict == "good" else style)

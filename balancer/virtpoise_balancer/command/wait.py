@@ -37,7 +37,10 @@ def until_ended(settings: Config, moves: Sequence[Move], after: int) -> bool:
 
 
 def _records(settings: Config, wanted: set[tuple[str, str]], after: int) -> dict[tuple[str, str], Record]:
-    """The wanted moves' records, by uuid and destination. Of several of one move the oldest: a later plan may repeat it."""
+    """The wanted moves' records, by uuid and destination.
+
+    Of several of one move the oldest: a later plan may repeat it.
+    """
     return {
         key: record
         for record in client.get(settings, f"history?limit={MOST_RECORDS}")  # newest first

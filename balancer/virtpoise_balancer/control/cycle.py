@@ -74,8 +74,8 @@ class Observer(Protocol):
 class Cycle:
     """The parts of the loop. What it remembers from one turn to the next is in the store alone.
 
-    ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured. ``only_recommends``: why no move may be made
-    automatically, or None.
+    ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
+    ``only_recommends``: why no move may be made automatically, or None.
     """
 
     observer: Observer

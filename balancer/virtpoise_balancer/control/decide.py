@@ -123,7 +123,7 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision
         return sentences.out_of_date(gone, known.snapshot, plan.summary)
     if why := needs(plan, wanted):
         return f"only together: {why}"
-    chosen = part(plan, wanted)
+    chosen = part(plan, wanted, known.snapshot, situation.policy)
     sentence = sentences.with_unknown(chosen.summary, known.snapshot)
     decision = _decision(situation, known, CycleResult.MOVED, sentence, chosen, acted=True, wanted=frozenset(wanted))
     return decision, chosen

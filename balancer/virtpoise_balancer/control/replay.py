@@ -29,7 +29,7 @@ def replay(stored: Plan, inputs: Inputs, version: str) -> Replay:
     """The outcome is the same when the moves, their order and what they solve are; predicted loads are not compared."""
     made = make_plan(inputs.snapshot, inputs.policy)
     if inputs.wanted is not None:
-        made = part(made, inputs.wanted)
+        made = part(made, inputs.wanted, inputs.snapshot, inputs.policy)
     then, now = ([(*choice(move), move.source) for move in one.moves] for one in (stored, made))
     return Replay(
         plan=made,

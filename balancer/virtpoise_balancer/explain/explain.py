@@ -33,8 +33,8 @@ _USE = {"memory": "its memory is", "rx": "its uplink, receiving, is", "tx": "its
 class Destination:
     """A host as the domain's destination, as things are now: whether it would take it, and why, with the numbers.
 
-    ``room_ratio``: the share of the host's scarcest resource that would be left below its threshold. Negative: that share is
-    missing. None: the host is unknown.
+    ``room_ratio``: the share of the host's scarcest resource that would be left below its threshold. Negative: that
+    share is missing. None: the host is unknown.
     """
 
     host: str
@@ -109,7 +109,7 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
 
 
 def _refusals(plan: Plan, domain: Domain, considered: Considerations | None) -> list[Refusal]:
-    """The plan's refusals of the domain, those about the domain itself first, and what holds it on its host at any time."""
+    """The plan's refusals of the domain, those about the domain itself first; then what holds it on its host."""
     found = [one for one in plan.refusals if one.uuid == domain.uuid]
     found.sort(key=lambda one: one.host not in (None, domain.host))
     held = considered.held if considered else None
@@ -238,7 +238,7 @@ def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> 
 
 
 def _load(host: Host, policy: Policy, snapshot: Snapshot) -> str:
-    """The host's CPU load against its threshold, and each other resource that the policy watches and that is above its own."""
+    """The host's CPU load against its threshold, and each other watched resource that is above its own."""
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
     parts = []
     for resource, trigger, samples in watched(host, policy):

@@ -10,7 +10,7 @@ _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
     Reason.WAITING: "waits until another host's problem has been handled",
-    Reason.HOST_UNKNOWN: "nothing certain is known of the host, so nothing is migrated to or from it",
+    Reason.HOST_UNKNOWN: "the host is unknown, so nothing is migrated to or from it",
     Reason.HOST_DRAINING: "the host is being drained, so it takes no domains",
     Reason.HOST_STANDBY: "the host is on standby, so it takes no domains",
     Reason.HOST_OVERLOADED: "the host is overloaded itself, so it takes no domains",
@@ -99,7 +99,7 @@ def unmeasured(verdict: str | None) -> str:
 
 
 def refusal(one: Refusal) -> str:
-    """The reason with its numbers, without the names: "the host's CPUs would be too busy with it (CPU load now 70%, ...)"."""
+    """The reason with its numbers, without names: "the host's CPU load would be too high with it (threshold 80%)"."""
     numbers = figures(one)
     return f"{_REASONS[one.reason]} ({numbers})" if numbers else _REASONS[one.reason]
 
@@ -167,7 +167,7 @@ def size(amount: float | None) -> str:
 
 
 def dirtied(bytes_per_second: float | None) -> str:
-    """How fast the guest writes, as an addition to a migration's progress; empty if it is 0 or QEMU has not measured it yet."""
+    """How fast the guest writes, as an addition to a migration's progress; empty if that is 0 or not yet known."""
     return f", dirties {size(bytes_per_second)}/s" if bytes_per_second else ""
 
 

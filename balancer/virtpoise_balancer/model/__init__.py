@@ -1,8 +1,8 @@
 """The values that walk through the loop: what was seen (Snapshot), what is wanted (Policy), what follows (Plan).
 
-Frozen, without I/O. Units are in the names: ``_bytes``, ``_cores`` (CPU seconds per second), ``_seconds``; a ``_ratio`` is 0..1; times are
-Unix seconds. The annotations double as the schema of the files and replies that are read at the border (``formats``, ``config``), so
-that a range is written once.
+Frozen, without I/O. Units are in the names: ``_bytes``, ``_cores`` (CPU seconds per second), ``_seconds``; a ``_ratio``
+is 0..1; times are Unix seconds. The annotations double as the schema of the files and replies that are read at the
+border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import JournalEntry, Unsettled, UnsettledKind, Written
@@ -64,6 +64,7 @@ from virtpoise_balancer.model.units import (
     Count,
     Name,
     Ratio,
+    Resource,
     Threshold,
 )
 
@@ -108,6 +109,7 @@ __all__ = [
     "Reason",
     "Refusal",
     "Residual",
+    "Resource",
     "Result",
     "Role",
     "Rule",

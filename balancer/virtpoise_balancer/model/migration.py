@@ -16,8 +16,8 @@ class Result(StrEnum):
 class Outcome:
     """How one move ended. ``why`` is empty when it is done; the figures are known only for a migration that ran.
 
-    ``dirty_bytes_per_second``: how fast the domain last wrote to its memory while it was watched; ``lost``: it runs on neither host any
-    more.
+    ``dirty_bytes_per_second``: how fast the domain last wrote to its memory while it was watched; ``lost``: it runs on
+    neither host any more.
     """
 
     result: Result

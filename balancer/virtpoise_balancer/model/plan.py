@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from virtpoise_balancer.model.units import Resource
+
 
 class Reason(StrEnum):
     """Why a host or a domain was considered and not moved, or why a host took nothing."""
@@ -64,10 +66,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overload:
-    """A host whose last ``consecutive`` readings of ``resource`` were at or above the threshold; ``ratio`` is the newest."""
+    """A host whose last ``consecutive`` readings of ``resource`` were at or above the threshold; ``ratio`` is the
+    newest.
+    """
 
     host: str
-    resource: str = "cpu"
+    resource: Resource = Resource.CPU
     ratio: float
     consecutive: int
 
@@ -76,9 +80,9 @@ class Overload:
 class Prediction:
     """The load of one host after a move, with the interval that the strategy vouches for.
 
-    ``cpu_spread_ratio``: how unsure the strategy is of itself, before earlier errors widen or narrow the interval; ``cpu_bias_ratio``:
-    how far earlier errors moved ``cpu_ratio`` from the formula's word; ``saturated``: the source hid demand when this was predicted. All
-    three go into the Residual that the prediction will leave.
+    ``cpu_spread_ratio``: how unsure the strategy is of itself, before earlier errors widen or narrow the interval;
+    ``cpu_bias_ratio``: how far earlier errors moved ``cpu_ratio`` from the formula's estimate; ``saturated``: the
+    source hid demand when this was predicted. All three go into the Residual that the prediction will leave.
     """
 
     cpu_ratio: float
@@ -105,7 +109,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedLoads:
-    """Of both ends of a move, after it and all moves before it in the plan."""
+    """What is predicted of both hosts of a move, after it and all moves before it in the plan."""
 
     source: Prediction
     destination: Prediction
@@ -113,13 +117,16 @@ class PredictedLoads:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it in words.
+    """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it
+    in words.
 
-    ``cost_bytes``: what it is expected to transfer. Moves with the same ``bundle`` belong together: all of them or none.
+    ``cost_bytes``: what it is expected to transfer. Moves with the same ``bundle`` belong together: all of them or
+    none.
 
-    ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make room
-    there, and all others of its bundle. It must not be made without them. ``destination_score``: the strategy's score of the
-    destination after this move and all before it, comparable to ``Plan.scores.hosts``; None in plans of earlier versions.
+    ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make
+    room there, and all others of its bundle. It must not be made without them. ``destination_score``: the strategy's
+    score of the destination after this move and all before it, comparable to ``Plan.scores.hosts``; None in plans of
+    earlier versions.
     """
 
     domain: str
@@ -153,7 +160,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """As they were before the first assignment, by name."""
+    """The scores before the first assignment, by name."""
 
     hosts: Mapping[str, float] = field(default_factory=dict)
     domains: Mapping[str, float] = field(default_factory=dict)

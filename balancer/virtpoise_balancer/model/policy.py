@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from virtpoise_balancer.model.units import STRICT, Amount, Count, Name, Threshold
+from virtpoise_balancer.model.units import STRICT, Amount, Count, Name, Resource, Threshold
 
 # What the balancer does with a plan: leave it to a person, or carry it out.
 Mode = Literal["recommend", "automatic"]
@@ -17,7 +17,7 @@ Mode = Literal["recommend", "automatic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """When a resource is a problem: ``consecutive`` readings in a row at or above ``threshold``.
+    """When a resource is a problem: after ``consecutive`` samples at or above ``threshold``, one after another.
 
     ``recovery``: how low a plan may bring the host before it stops; by default 0.05 below the threshold.
     """
@@ -34,14 +34,16 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceTrigger(Trigger):
-    """For memory and uplinks, which bear being nearly full better than CPUs do."""
+    """The trigger of memory and uplinks, which work well while nearly full."""
 
     threshold: Threshold = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Penalty:
-    """How long a host waits after an attempt that did not solve its problem, and how much longer after each further one."""
+    """How long a host waits after an attempt that did not solve its problem, and how much longer after each further
+    one.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     initial_seconds: Amount = 190.0
@@ -126,7 +128,9 @@ class MigrationCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imbalance:
-    """Also move while the standard deviation of the hosts' CPU load is above ``deviation_ratio`` and a move lowers it by the gain."""
+    """Also move while the standard deviation of the hosts' CPU load is above ``deviation_ratio`` and a move lowers it
+    by the gain.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     deviation_ratio: Annotated[float, Gt(0), Lt(1)] = 0.15
@@ -135,7 +139,10 @@ class Imbalance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """How many steps ahead a host's load is forecast from its readings; 0: none. Used only where it did better than the last reading."""
+    """How many steps ahead a host's load is forecast from its readings; 0: none.
+
+    Used only where it did better than the last reading.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     steps: Annotated[int, Ge(0), Le(60)] = 3
@@ -145,11 +152,11 @@ class Trend:
 class Policy:
     """What the administrator wants; the section ``policy`` of the configuration.
 
-    ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each further move of it
-    that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off its source's load at least, unless
-    nothing else helps. ``saturation_ratio``: from this load on a host hides demand. ``coverage``: the share of predictions that their
-    intervals hold. ``repair_rules``: also move domains only because a rule is broken. ``metadata``: whether a domain's own metadata
-    binds that domain, or nothing.
+    ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each
+    further move of it that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off
+    its source's load at least, unless nothing else helps. ``saturation_ratio``: from this load on a host hides demand.
+    ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains only because a
+    rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -172,6 +179,12 @@ class Policy:
     metadata: Literal["own", "ignore"] = "own"
     imbalance: Imbalance | None = None
     trend: Trend = Trend()
+
+    def trigger(self, resource: Resource) -> Trigger:
+        """When a resource is a problem; both directions of an uplink share one trigger."""
+        if resource is Resource.CPU:
+            return self.cpu
+        return self.memory if resource is Resource.MEMORY else self.network
 
 
 def policy_problems(policy: Policy) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What was seen: the hosts and domains of a group at one moment, with what earlier migrations taught."""
+"""The hosts and domains of a group at one moment, with what was learned from earlier migrations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio
+from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio, Resource
 
 
 class HostState(StrEnum):
@@ -53,12 +53,15 @@ NO_FIGURES = Unknown(kind=UnknownKind.STALE, text="Prometheus has no fresh figur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One host. ``cpu_ratio`` holds the last readings without a gap, one a step, newest last; so do the other windows, where known.
+    """One host. ``cpu_ratio`` holds the last samples without a gap, one a step, newest last; so do the other windows,
+    where known.
 
-    ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks count as equal.
+    ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks
+    count as equal.
 
-    ``counted_from``: readings whose step began earlier do not count towards N (an attempt ended then, or the host was alone).
-    ``penalty_until``: until then the host makes no attempt. ``unknown``: why nothing is known of it; only in state unknown.
+    ``counted_from``: samples whose step began earlier do not count towards N (an attempt ended then, or the host was
+    alone). ``penalty_until``: until then the host makes no attempt. ``unknown``: why nothing is known of it; only in
+    state unknown.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -97,12 +100,33 @@ class Host:
 
     @property
     def memory_ratio(self) -> float:
+        """The share of its memory in use, 0..1."""
         return self.memory_used_bytes / self.memory_bytes
+
+    def ratio(self, resource: Resource) -> float:
+        """The present share of a resource in use; of the CPU only for a host that is ``known``."""
+        if resource is Resource.CPU:
+            return self.load
+        if resource is Resource.MEMORY:
+            return self.memory_ratio
+        return self.rx_ratio if resource is Resource.RX else self.tx_ratio
+
+    def samples(self, resource: Resource) -> tuple[float, ...]:
+        """The last samples of a resource, newest last; where no window is known, the present ratio alone."""
+        if resource is Resource.CPU:
+            return self.cpu_ratio
+        if resource is Resource.MEMORY:
+            return self.memory_ratio_window or (self.memory_ratio,)
+        if resource is Resource.RX:
+            return self.rx_ratio_window or (self.rx_ratio,)
+        return self.tx_ratio_window or (self.tx_ratio,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What a domain's own metadata asks for: names of groups to be kept together or apart, hosts (shell patterns) to be on or not."""
+    """What a domain's own metadata asks for: names of groups to be kept together or apart, hosts (shell patterns) to be
+    on or not.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     together: tuple[Name, ...] = ()
@@ -117,10 +141,10 @@ class Placement:
 class Domain:
     """One domain, listed once, on the host where it runs (or, shut off, where it is defined).
 
-    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two with
-    ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None: there were none.
-    ``memory_resident_bytes``: what its process holds of ``memory_bytes``; ``migrating_to``: the destination of a migration under way;
-    ``recent_moves``: how often it was moved in the time that is remembered.
+    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two
+    with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None:
+    there were none. ``memory_resident_bytes``: what its process holds of ``memory_bytes``; ``migrating_to``: the
+    destination of a migration under way; ``recent_moves``: how often it was moved in the time that is remembered.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -148,13 +172,17 @@ class Domain:
 
 
 class Role(StrEnum):
+    """Which end of a migration a host is."""
+
     SOURCE = "source"
     DESTINATION = "destination"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
-    """How far the formula for a host's CPU load was off once: measured less its word, and the spread it was predicted with."""
+    """One past prediction error: measured minus predicted (before bias correction), and the spread it was predicted
+    with.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     role: Role
@@ -165,7 +193,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """How fast earlier migrations between two hosts went."""
+    """The speed of earlier migrations between two hosts."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     source: Name
@@ -175,7 +203,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions and the speed of ``links``."""
+    """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions and the speed of
+    ``links``.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     format: Literal["virtpoise/snapshot/1"] = "virtpoise/snapshot/1"

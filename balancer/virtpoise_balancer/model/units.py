@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -25,3 +26,24 @@ Threshold = Annotated[float, Gt(0), Le(1)]
 # A ratio measured from two samples may pass 1 by the jitter of their times; anything further is a broken query.
 RATIO_TOLERANCE = 1.05
 Ratio = Annotated[float, Ge(0), Le(RATIO_TOLERANCE)]
+
+
+class Resource(StrEnum):
+    """What a host can run short of. ``rx`` and ``tx`` are its busiest uplink, received and sent.
+
+    ``row``: where the resource stands in arrays of resources x hosts, and in columns of domains x resources.
+    """
+
+    row: int
+
+    CPU = "cpu"
+    MEMORY = "memory"
+    RX = "rx"
+    TX = "tx"
+
+    def __new__(cls, value: str) -> Resource:
+        """The member, numbered in the order of definition."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.row = len(cls.__members__)
+        return member

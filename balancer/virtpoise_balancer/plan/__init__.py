@@ -1,17 +1,36 @@
 """Which domains to move where. Pure and deterministic: the same snapshot and policy give the same plan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
-from virtpoise_balancer.model import Plan, Policy, Snapshot
+from virtpoise_balancer.model import Move, Plan, Policy, Snapshot
 from virtpoise_balancer.plan import default, thesis
 from virtpoise_balancer.plan.unmatched import notes
 
-Strategy = Callable[[Snapshot, Policy], Plan]
 
-STRATEGIES: dict[str, Strategy] = {"default": default.plan, "thesis": thesis.plan}
+class Strategy(NamedTuple):
+    """One way to decide.
+
+    ``plan``: what to do about a snapshot. ``predict``: some moves of such a plan, with what each leaves on its hosts if
+    these alone are made in this order.
+    """
+
+    plan: Callable[[Snapshot, Policy], Plan]
+    predict: Callable[[Snapshot, Policy, Sequence[Move]], tuple[Move, ...]]
+
+
+STRATEGIES = {
+    "default": Strategy(default.plan, default.predict),
+    "thesis": Strategy(thesis.plan, thesis.predict),
+}
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
-    """The plan of the policy's strategy, with notes on what the policy names and the group has not."""
-    return replace(STRATEGIES[policy.strategy](snapshot, policy), notes=notes(snapshot, policy))
+    """The plan of the policy's strategy, with notes on names in the policy that the group lacks."""
+    return replace(STRATEGIES[policy.strategy].plan(snapshot, policy), notes=notes(snapshot, policy))
+
+
+def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
+    """What each move leaves on its hosts if these moves alone are made in this order, by the policy's strategy."""
+    return STRATEGIES[policy.strategy].predict(snapshot, policy, moves)

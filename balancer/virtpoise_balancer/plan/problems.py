@@ -17,7 +17,7 @@ _CLOSED = {
 
 @dataclass(frozen=True, slots=True)
 class Problems:
-    """``attempt``: what to work on, in this order (drains are orders, so they come first); ``held``: why the rest must wait."""
+    """``attempt``: what to work on, drains first, since they are orders. ``held``: why the others must wait."""
 
     overloaded: tuple[Overload, ...]
     attempt: tuple[tuple[Host, Problem], ...]
@@ -25,7 +25,7 @@ class Problems:
 
 
 def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None = None) -> Problems:
-    """``found``: the overloads, where they are not those of the CPU alone."""
+    """The problems of the snapshot. ``found``: the overloads, where they are not those of the CPU alone."""
     hosts = {host.name: host for host in snapshot.hosts}
     if found is None:
         found = overloaded(snapshot, policy)
@@ -43,7 +43,7 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
         if draining
         else ()
     )
-    # One in penalty may have too few new readings to count as overloaded; why nothing happens is told all the same.
+    # A host in back-off may have too few new samples to count as overloaded; the plan still gives the reason.
     counted = {overload.host for overload in found}
     waiting = sorted(
         host.name
@@ -74,7 +74,9 @@ def _held_back(host: Host, snapshot: Snapshot) -> Refusal | None:
 
 
 def _seen_since(host: Host, snapshot: Snapshot) -> bool:
-    """Whether the host was seen since its last attempt ended: until then its domains may be listed where they no longer are."""
+    """Whether the host was seen since its last attempt ended: until then its domains may be listed where they no longer
+    are.
+    """
     return host.counted_from is None or snapshot.time - snapshot.step_seconds >= host.counted_from
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import replace
 
-from virtpoise_balancer.model import Move, Plan
+from virtpoise_balancer.model import Move, Plan, Policy, Snapshot
+from virtpoise_balancer.plan import predict
 
 Choice = tuple[str, str]  # a domain's uuid and its destination
 
@@ -29,8 +30,12 @@ def needs(plan: Plan, wanted: Set[Choice]) -> str | None:
     return None
 
 
-def part(plan: Plan, wanted: Set[Choice]) -> Plan:
-    """The plan with the wanted moves alone. A host whose moves are not all wanted is not attempted, so it earns no penalty."""
+def part(plan: Plan, wanted: Set[Choice], snapshot: Snapshot, policy: Policy) -> Plan:
+    """The plan with the wanted moves alone, each predicted without the others.
+
+    A host whose moves are not all wanted is not attempted, so it earns no penalty. ``snapshot``, ``policy``: what the
+    plan was made of.
+    """
     moves = tuple(move for move in plan.moves if choice(move) in wanted)
     if len(moves) == len(plan.moves):
         return plan
@@ -38,7 +43,7 @@ def part(plan: Plan, wanted: Set[Choice]) -> Plan:
     return replace(
         plan,
         solved=False,
-        moves=moves,
+        moves=predict(snapshot, policy, moves),
         attempts=tuple(attempt for attempt in plan.attempts if attempt.host not in left),
     )
 

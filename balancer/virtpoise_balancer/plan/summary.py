@@ -16,11 +16,9 @@ def summarise(
     held: Sequence[Refusal],
     unrepaired: Sequence[str] = (),
 ) -> str:
-    """``unrepaired``: the rules that are broken, should be repaired and are not."""
+    """The sentence for a plan of these parts. ``unrepaired``: the broken rules that should be repaired and are not."""
     if not attempts and not held and not unrepaired:
-        return (
-            f"no host is at or above {policy.cpu.threshold:.0%} {policy.cpu.consecutive} times in a row: nothing to do"
-        )
+        return _idle(policy)
     found = {overload.host: overload for overload in overloaded}
     leaving: dict[str, list[Move]] = defaultdict(list)
     for move in moves:
@@ -31,6 +29,23 @@ def summarise(
     return "; ".join(parts)
 
 
+def _idle(policy: Policy) -> str:
+    """Why nothing is done: what was watched, with the threshold of each resource."""
+    watched = {"CPU": policy.cpu}
+    if policy.strategy != "thesis":
+        watched |= {"memory": policy.memory, "uplink": policy.network}
+    counts = {trigger.consecutive for trigger in watched.values()}
+    if len(counts) > 1:
+        levels = [f"{name}: {one.consecutive} at {one.threshold:.0%}" for name, one in watched.items()]
+        return (
+            f"no host has had enough consecutive samples at or above a threshold ({', '.join(levels)}); nothing to do"
+        )
+    count = counts.pop()
+    samples = "a sample" if count == 1 else f"{count} consecutive samples"
+    levels = [f"{name} {one.threshold:.0%}" for name, one in watched.items()]
+    return f"no host has had {samples} at or above a threshold ({', '.join(levels)}); nothing to do"
+
+
 def _problem(host: str, problem: Problem, overloads: Mapping[str, Overload]) -> str:
     if problem is Problem.RULE:
         return f"a rule is broken on {host}"
@@ -39,7 +54,9 @@ def _problem(host: str, problem: Problem, overloads: Mapping[str, Overload]) -> 
     if problem is Problem.DRAIN:
         return f"{host} is draining"
     overload = overloads[host]
-    return f"{host} is overloaded ({overload.resource} {overload.ratio:.0%}, {overload.consecutive} times in a row)"
+    return (
+        f"{host} is overloaded ({overload.resource} {overload.ratio:.0%}, {overload.consecutive} consecutive samples)"
+    )
 
 
 def _attempt(attempt: Attempt, overloads: Mapping[str, Overload], moves: Sequence[Move]) -> str:

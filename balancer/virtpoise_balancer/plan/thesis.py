@@ -1,15 +1,15 @@
 """The strategy `thesis`: the algorithm of the source design, to the letter.
 
-Source: A. Chillarón, "Diseño e implementación de un sistema de gestión autónoma de máquinas virtuales", UAM 2011, §4.4.3 and §4.4.6.
-Domains by falling score, hosts by falling score, first fit, hosts sorted again after each assignment. One problem is worked on at a
-time, since in the thesis the others stop judging themselves meanwhile; a problem for which nothing can be moved leaves the next one
-its turn.
+Source: A. Chillarón, "Diseño e implementación de un sistema de gestión autónoma de máquinas virtuales", UAM 2011,
+§4.4.3 and §4.4.6. Domains by falling score, hosts by falling score, first fit, hosts sorted again after each
+assignment. One problem is worked on at a time, since in the thesis the others stop judging themselves until it is done.
+If nothing can be moved for a problem, the next one is attempted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from virtpoise_balancer.model import (
@@ -112,6 +112,19 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         refusals=tuple(refusals),
         scores=scores,
     )
+
+
+def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
+    """The moves with what each leaves on its hosts if these moves alone are made, in this order."""
+    servers = _servers(snapshot)
+    domains = {domain.uuid: domain for domain in snapshot.domains}
+    made = []
+    for move in moves:
+        domain, source = domains[move.uuid], servers[move.source]
+        load = generated_load(domain, source.host)
+        alone = _assign(domain, load, source, servers[move.destination], policy.weights.host)
+        made.append(replace(move, predicted=alone.predicted, destination_score=alone.destination_score))
+    return tuple(made)
 
 
 def _in_order(moves: list[Move]) -> tuple[Move, ...]:

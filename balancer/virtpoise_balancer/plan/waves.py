@@ -1,7 +1,7 @@
 """What a move depends on, and which migrations of a sequence may therefore run at the same time.
 
-A move that needs the room that an earlier one makes waits for it; besides, the limits in flight hold in every wave. Within a wave the
-moves may end in any order, or not at all, without a host passing a threshold.
+A move that needs the room that an earlier one makes waits for it; besides, the limits in flight hold in every wave.
+Within a wave the moves may end in any order, or not at all, without a host passing a threshold.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from virtpoise_balancer.model import Limits
 
 
 def room_makers(moves: Sequence[tuple[Hashable, Hashable]]) -> list[tuple[int, ...]]:
-    """For each (source, destination) the positions of the earlier ones that leave its destination: it may fit only thanks to them."""
+    """The places of the earlier moves that leave each move's destination: it may fit only thanks to them."""
     leaving: dict[Hashable, list[int]] = defaultdict(list)
     found: list[tuple[int, ...]] = []
     for at, (source, destination) in enumerate(moves):
@@ -23,7 +23,7 @@ def room_makers(moves: Sequence[tuple[Hashable, Hashable]]) -> list[tuple[int, .
 
 
 def needs(moves: Sequence[tuple[Hashable, Hashable]], bundles: Sequence[Hashable | None]) -> list[tuple[int, ...]]:
-    """For each (source, destination) the positions of those it must not be made without: its room makers, and the others of its bundle.
+    """The places of the moves that each move must not be made without: its room makers, and the others of its bundle.
 
     ``bundles``: for each move what its bundle is known by, or None.
     """
@@ -39,7 +39,7 @@ def needs(moves: Sequence[tuple[Hashable, Hashable]], bundles: Sequence[Hashable
 def waves(
     moves: Sequence[tuple[int, int]], limits: Limits, under_way: Sequence[tuple[int, int | None]] = ()
 ) -> list[int]:
-    """For each (source, destination), in the order of the sequence, the number of its wave, from 0.
+    """The number of each move's wave, from 0. ``moves``: (source, destination), in the order of the plan.
 
     ``under_way``: migrations that were begun earlier and take part of the first wave's limits.
     """

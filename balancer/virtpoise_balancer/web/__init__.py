@@ -1,1 +1,1 @@
-"""What the balancer tells of itself over HTTP: metrics, health, status."""
+"""The balancer over HTTP: page, API, metrics and health checks."""

@@ -1,4 +1,4 @@
-"""The JSON API under /api/v1: a route for each operation, who may order what, and the answers to what is wrong."""
+"""The JSON API under /api/v1: a route for each operation, the admission of orders, and the answers to errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _order(context: Context, operation: Operation, strangers: Bucket) -> Callabl
     bodies = TypeAdapter(operation.body)
 
     def follow(request: Request, content: bytes | None) -> Response:
-        """``content`` None: there is more than anybody needs."""
+        """``content`` None: the body is too long."""
         target = request.path_params.get("name", "")
         try:
             by = context.gate.admit(request)
@@ -103,7 +103,7 @@ def _order(context: Context, operation: Operation, strangers: Bucket) -> Callabl
 
 
 def refusal(error: VirtpoiseError) -> Response:
-    """The answer to what cannot be done: the reason, with the status that fits it."""
+    """The answer to an error: its text, with the fitting HTTP status."""
     headers = {}
     if isinstance(error, Forbidden):
         status = error.status

@@ -1,4 +1,4 @@
-"""The balancer's HTTP application: the same words as Prometheus' own (/-/healthy, /-/ready, /-/reload, /metrics), page and API."""
+"""The balancer's HTTP application: page, API, /metrics, and the same /-/healthy, /-/ready, /-/reload as Prometheus."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def make_app(context: Context) -> Starlette:
         return PlainTextResponse("virtpoise is ready.\n")
 
     def do_reload(request: Request) -> Response:
-        # Changing anything from another machine needs more than an open port.
+        # An order from another machine needs more than an open port.
         if request.client is None or not is_loopback(request.client.host) or "origin" in request.headers:
-            return PlainTextResponse("Reload is for this machine alone.\n", 403)
+            return PlainTextResponse("Reload is possible only from this machine.\n", 403)
         context.reload()
-        return PlainTextResponse("The configuration is read again before the next cycle.\n")
+        return PlainTextResponse("The configuration is reloaded before the next cycle.\n")
 
     def show_metrics(_request: Request) -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""What the web application works with."""
+"""What the web application uses."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MOST_RECORDS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """``config``: the current configuration; ``reload``: read it again before the next cycle; ``stopping``: whether the server is
-    shutting down.
+    """``config``: the current configuration; ``reload``: read it again before the next cycle; ``stopping``: whether the
+    server is shutting down.
     """
 
     published: Published

@@ -14,7 +14,7 @@ from virtpoise_balancer.web.state import HostStatus, State, host_statuses
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostDetail:
-    """A host, its newest CPU samples (oldest first, ``step_seconds`` apart), and why it is (not) relieved or a destination."""
+    """A host, its CPU samples (oldest first, ``step_seconds`` apart), and why it is (not) relieved or a destination."""
 
     status: HostStatus
     step_seconds: float
@@ -47,7 +47,10 @@ def host_detail(state: State, name: str) -> HostDetail:
 
 
 def domain_detail(context: Context, name: str) -> DomainDetail:
-    """The domain of this uuid, or of this name if only one has it. NotKnown if there is none, Refused before the first snapshot."""
+    """The domain of this uuid, or of this name if only one has it.
+
+    NotKnown if there is none, Refused before the first snapshot.
+    """
     state = context.published.state
     snapshot = seen(state)
     found = [domain for domain in snapshot.domains if domain.uuid == name]

@@ -1,7 +1,7 @@
-"""The hosts' exporters as Prometheus' HTTP service discovery takes them.
+"""The hosts' exporters, for Prometheus' HTTP service discovery.
 
-Format: https://prometheus.io/docs/prometheus/latest/http_sd/. Listed are the hosts that the configuration names (``libvirt.hosts``)
-and those that the newest cycle saw, at the address by which their libvirt is reached.
+Format: https://prometheus.io/docs/prometheus/latest/http_sd/. It lists the configured hosts (``libvirt.hosts``)
+and those of the newest snapshot, at the address of their libvirt.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from virtpoise_balancer.model import Snapshot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """One group of targets and the labels they get."""
+    """A group of targets and their labels."""
 
     targets: tuple[str, ...]
     labels: Mapping[str, str]
 
 
 def targets(config: Config, snapshot: Snapshot | None) -> tuple[Targets, ...]:
-    """One group a host, by name."""
+    """One group for each host, sorted by name."""
     names = set(config.libvirt.hosts) | {host.name for host in (snapshot.hosts if snapshot else ())}
     port = config.prometheus.exporter_port
     return tuple(

@@ -1,4 +1,4 @@
-"""Who may do what over HTTP: headers for every answer, names that the page answers to, and what an order must bring with it."""
+"""Access over HTTP: security headers of every answer, the host names that are answered, and what an order needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.tokens import USER_HEADER, owner, read_tokens
 
-# All a page may use comes from here; nothing inline, nothing framed, nothing sent elsewhere.
+# A page may load only files of this server: nothing inline, nothing framed, nothing sent to other sites.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -37,7 +37,7 @@ _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
 class Forbidden(VirtpoiseError):
-    """An order that is not even looked at; ``status`` as HTTP has it."""
+    """An order that is rejected without a look at its content. ``status``: the HTTP status of the answer."""
 
     def __init__(self, status: HTTPStatus, why: str) -> None:
         super().__init__(why)
@@ -46,20 +46,23 @@ class Forbidden(VirtpoiseError):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Lets orders in: from this page, over TLS or on this machine, with a token that the file knows."""
+    """Admits orders that come from this page or a program, over TLS or on this machine, with a token of the file."""
 
     web: Web
 
     def closed(self, connection: HTTPConnection) -> str | None:
-        """Why nobody may change anything over this connection, or None."""
+        """Why no order is possible over this connection, or None."""
         if self.web.token_file is None:
-            return "web.token_file is not set, so nobody may change anything here"
+            return "web.token_file is not set, so no orders are possible here"
         if connection.url.scheme != "https" and not is_loopback(_client(connection)):
-            return "changes are accepted only over TLS, or on the balancer's own machine"
+            return "orders are accepted only over TLS, or on the balancer's own machine"
         return None
 
     def admit(self, connection: HTTPConnection) -> By:
-        """Who orders. Forbidden says why not; nothing of a wrong token is kept or told."""
+        """Who gives the order.
+
+        Forbidden with the reason if it is not admitted; a wrong token is neither stored nor shown.
+        """
         headers = connection.headers
         if not self._from_here(headers):
             raise Forbidden(HTTPStatus.FORBIDDEN, "the order comes from another site's page")
@@ -86,7 +89,10 @@ class Gate:
         return By(NOBODY, _client(connection))
 
     def _from_here(self, headers: Headers) -> bool:
-        """Browsers tell where a request comes from (Fetch metadata, Origin); programs tell nothing."""
+        """Whether the request may come from our page.
+
+        Browsers send its origin (Fetch metadata, Origin); programs do not.
+        """
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return False
         origin = headers.get("origin")
@@ -117,8 +123,10 @@ def _client(connection: HTTPConnection) -> str:
 
 
 class Guard:
-    """Wraps the application. On loopback it answers only to this machine's names and the external address, so that no other site's
-    page can read it by giving its own name this machine's address (DNS rebinding).
+    """Middleware: security headers, and on loopback a check of the request's host name.
+
+    Only this machine's names and that of ``external_url`` are answered. So a page of another site cannot read by
+    pointing its own name to this machine's address (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
@@ -144,7 +152,7 @@ class Guard:
             await send(message)
 
         if self._names is not None and _name(Headers(scope=scope).get("host", "")) not in self._names:
-            refused = PlainTextResponse("This address is not known here: see web.external_url.\n", 421)
+            refused = PlainTextResponse("This host name is not served here: see web.external_url.\n", 421)
             await refused(scope, receive, with_headers)
             return
         await self._app(scope, receive, with_headers)
@@ -152,7 +160,10 @@ class Guard:
 
 @dataclass(slots=True)
 class Bucket:
-    """Lets ``rate`` a second through, and ``burst`` at once: what strangers can have written down is bounded."""
+    """A token bucket: ``rate`` a second and ``burst`` at once.
+
+    It limits how many rejected orders of strangers are journalled.
+    """
 
     rate: float
     burst: float

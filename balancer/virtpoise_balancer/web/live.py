@@ -1,4 +1,4 @@
-"""Server-sent events: a page hears when there is something new, and then asks for itself again."""
+"""Server-sent events: they notify a page that there is something new, and it fetches itself again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_LISTENERS = 128
 
 
 class Live:
-    """``cycle`` events when a cycle has ended or somebody ordered something, ``flights`` while migrations go on."""
+    """``cycle`` events after each cycle and each order, ``flights`` events while migrations run."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -27,7 +27,7 @@ class Live:
 
     async def events(self, _request: Request) -> Response:
         if self._listeners >= _MOST_LISTENERS:
-            return PlainTextResponse("Too many listen already.\n", 503)
+            return PlainTextResponse("Too many listeners.\n", 503)
         return StreamingResponse(
             self._stream(),
             media_type="text/event-stream",

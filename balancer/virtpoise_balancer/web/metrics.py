@@ -1,4 +1,4 @@
-"""The balancer's own metrics: gauges made from the published state at each scrape, and counters of what has happened."""
+"""The balancer's own metrics: gauges made from the published state at each scrape, and counters of events."""
 
 from __future__ import annotations
 
@@ -25,21 +25,19 @@ _CYCLE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
 class Metrics:
-    """All metrics of one balancer, in a registry of their own."""
+    """All metrics of a balancer, in their own registry."""
 
     def __init__(self, published: Published) -> None:
         self.registry = CollectorRegistry()
         build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
-        # Not left to process_start_time_seconds, which is worked out from /proc and so wrong or missing in some containers.
+        # process_start_time_seconds is read from /proc, and is wrong or missing in some containers.
         Gauge(
             "virtpoise_start_timestamp_seconds",
             "When this balancer started, in Unix time.",
             registry=self.registry,
         ).set(time.time())
-        self._cycles = Counter(
-            "virtpoise_cycles_total", "Cycles by what they came to.", ["result"], registry=self.registry
-        )
+        self._cycles = Counter("virtpoise_cycles_total", "Cycles by result.", ["result"], registry=self.registry)
         for result in ("idle", "recommended", "moved", "waiting", "failed"):
             self._cycles.labels(result)
         self._cycle_seconds = Histogram(
@@ -50,56 +48,56 @@ class Metrics:
         )
         self._overruns = Counter(
             "virtpoise_cycle_overruns_total",
-            "Cycles that were left out because the one before had not ended.",
+            "Cycles that were skipped because the previous one was still running.",
             registry=self.registry,
         )
         self._migrations = Counter(
             "virtpoise_migrations_total",
-            "Migrations by their ends and how they ended: done, skipped or failed.",
+            "Migrations by source, destination and result: done, skipped or failed.",
             ["source", "destination", "result"],
             registry=self.registry,
         )
         self._migration_seconds = Histogram(
             "virtpoise_migration_duration_seconds",
-            "How long done migrations took.",
+            "Duration of done migrations.",
             buckets=_DURATION_BUCKETS,
             registry=self.registry,
         )
         self._downtime_seconds = Histogram(
             "virtpoise_migration_downtime_seconds",
-            "How long domains stood still in done migrations.",
+            "Downtime of domains in done migrations.",
             buckets=_DOWNTIME_BUCKETS,
             registry=self.registry,
         )
         self._errors = Histogram(
             "virtpoise_prediction_error_ratio",
-            "Distance of the measured from the predicted host CPU ratio after a migration.",
+            "Absolute difference between the measured and the predicted host CPU ratio after a migration.",
             ["role"],
             buckets=_ERROR_BUCKETS,
             registry=self.registry,
         )
-        # No histogram: buckets for each pair would be many, and a series that begins with its first outcome hides that from increase().
+        # Not a histogram: each pair would have many buckets, and increase() misses the first event of a new series.
         self._pair_errors = Summary(
             "virtpoise_prediction_pair_error_ratio",
-            "The same distance, by pair of hosts between which a domain has moved.",
+            "The same difference, by pair of hosts between which a domain was migrated.",
             ["source", "destination", "role"],
             registry=self.registry,
         )
         self._measured = Counter(
             "virtpoise_predictions_measured_total",
-            "Predictions that were held against a measurement.",
+            "Predictions that were compared with a measurement.",
             ["role"],
             registry=self.registry,
         )
         self._within = Counter(
             "virtpoise_prediction_within_interval_total",
-            "Measured predictions whose measurement lay within their interval.",
+            "Predictions whose measurement was within their interval.",
             ["role"],
             registry=self.registry,
         )
         self._orders = Counter(
             "virtpoise_orders_total",
-            "Orders over HTTP (page, API, virtpoise apply), by what was ordered and whether it was followed or refused.",
+            "Orders over HTTP (page, API, virtpoise apply), by action and by whether they were followed or refused.",
             ["action", "result"],
             registry=self.registry,
         )
@@ -150,13 +148,15 @@ class _StateCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self._published.state
-        yield _single("virtpoise_leader", "1 on the balancer that acts.", float(state.leader))
-        mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode that is set.", labels=["mode"])
+        yield _single("virtpoise_leader", "1 on the active balancer, 0 on standby.", float(state.leader))
+        mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode in force.", labels=["mode"])
         for name in get_args(Mode):
             mode.add_metric([name], float(name == self._published.mode))
         yield mode
         yield _single(
-            "virtpoise_paused", "1 while a person has paused it.", self._published.overrides().paused is not None
+            "virtpoise_paused",
+            "1 while the balancer is paused by an order.",
+            self._published.overrides().paused is not None,
         )
         yield from self._in_flight()
         if state.cycle_at is not None:
@@ -166,7 +166,7 @@ class _StateCollector(Collector):
         if state.figures_at is not None:
             yield _single(
                 "virtpoise_snapshot_age_seconds",
-                "Age of the newest sample of any host that was ever seen; it grows while cycles fail.",
+                "Age of the newest sample of any host that was ever seen. It grows while cycles fail.",
                 max(time.time() - state.figures_at, 0.0),
             )
         yield self._unaccounted()
@@ -177,18 +177,18 @@ class _StateCollector(Collector):
         yield from _predictions(state.predictions)
 
     def _in_flight(self) -> Iterator[Metric]:
-        """By host, too: only these hosts' uplinks are filled by it."""
+        """In total and by host: a migration fills the uplinks of its two hosts."""
         flights = self._published.in_flight()
-        yield _single("virtpoise_migrations_in_flight", "Migrations under way.", len(flights))
+        yield _single("virtpoise_migrations_in_flight", "Running migrations.", len(flights))
         yield _single(
             "virtpoise_migration_oldest_seconds",
-            "How long the oldest migration under way has taken so far; 0 without one.",
+            "How long the oldest running migration has taken so far; 0 without one.",
             max((flight.seconds for flight in flights), default=0.0),
         )
         ends = Tally(host for flight in flights for host in (flight.move.source, flight.move.destination))
         snapshot = self._published.state.snapshot
         seen = {host.name for host in snapshot.hosts} if snapshot else set()
-        family = _by_host("virtpoise_host_migrations_in_flight", "Migrations under way from the host or to it.")
+        family = _by_host("virtpoise_host_migrations_in_flight", "Running migrations from the host or to it.")
         for name in sorted(seen | ends.keys()):
             family.add_metric([name], ends[name])
         yield family
@@ -213,11 +213,11 @@ class _StateCollector(Collector):
         return family
 
     def _draining(self) -> Metric:
-        """Of hosts that are not seen as well: one that was drained may be switched off."""
+        """Also for hosts that are not seen: a drained host may be switched off."""
         state = self._published.state
         ordered = {name: order.draining for name, order in state.drains.items()}
         seen = {host.name: False for host in state.snapshot.hosts} if state.snapshot else {}
-        family = _by_host("virtpoise_host_draining", "1 from drain to undrain, also while the host is not seen.")
+        family = _by_host("virtpoise_host_draining", "1 from drain to undrain, even while the host is not seen.")
         for name, draining in sorted((seen | ordered).items()):
             family.add_metric([name], float(draining))
         return family
@@ -228,7 +228,7 @@ class _StateCollector(Collector):
             return
         yield _single(
             "virtpoise_domain_vanished",
-            "Domains that a migration left running on neither host, not seen running since.",
+            "Domains that ran nowhere after their migration, until their hosts' libvirt or a person accounts for them.",
             sum(one.kind is UnsettledKind.NOWHERE for one in state.unsettled),
         )
         yield _single(
@@ -238,18 +238,19 @@ class _StateCollector(Collector):
         )
         refused = GaugeMetricFamily(
             "virtpoise_refused_targets",
-            "Targets of Prometheus that are not taken for hosts: not_a_host (no DNS name and no address) or not_admitted.",
+            "Targets of Prometheus that are refused as hosts: not_a_host (neither DNS name nor address) or not_admitted.",
             labels=["reason"],
         )
         for reason in TargetRefusal:
             refused.add_metric([reason.value], state.refused.counts.get(reason, 0))
         yield refused
-        load = _by_host("virtpoise_host_cpu_load_ratio", "Newest CPU use of the host, as the balancer sees it.")
+        load = _by_host("virtpoise_host_cpu_load_ratio", "Newest CPU load of the host, as the balancer sees it.")
         policy = state.policy
         thresholds = [
             (
                 _by_host(
-                    f"virtpoise_host_{name}_threshold_ratio", f"{what} use from which the host counts as overloaded."
+                    f"virtpoise_host_{name}_threshold_ratio",
+                    f"{what} use from which a sample of the host counts towards an overload.",
                 ),
                 trigger.threshold,
             )
@@ -262,19 +263,22 @@ class _StateCollector(Collector):
         memory = _by_host("virtpoise_host_memory_ratio", "Memory in use on the host.")
         count = _by_host(
             "virtpoise_overload_consecutive",
-            "Readings in a row at or above the threshold that count, of the resource that has most of those it needs.",
+            "Consecutive samples at or above the threshold, of the resource that is nearest to an overload.",
         )
-        penalty = _by_host("virtpoise_penalty_seconds", "How long the host still waits after an attempt that failed.")
-        states = GaugeMetricFamily("virtpoise_host_state", "1 for the host's state.", labels=["host", "state"])
+        penalty = _by_host(
+            "virtpoise_penalty_seconds",
+            "How long the host is still in back-off after an attempt that did not solve its problem.",
+        )
+        states = GaugeMetricFamily(
+            "virtpoise_host_state", "1 for the state that the host is in.", labels=["host", "state"]
+        )
         unknown = GaugeMetricFamily(
             "virtpoise_host_unknown",
-            "1 while nothing certain is known of the host, by why: stale, figures, targets, libvirt, domains, silent, "
-            "unaccounted or migrating.",
+            "1 while the host is unknown, by reason: stale, figures, targets, libvirt, domains, silent, unaccounted or migrating.",
             labels=["host", "reason"],
         )
         answers = _by_host(
-            "virtpoise_host_libvirt_answers",
-            "Whether the host's libvirt answered the balancer when it asked last: 1 or 0.",
+            "virtpoise_host_libvirt_answers", "Whether the host's libvirt answered the balancer's last query: 1 or 0."
         )
         for host, figures in zip(state.observation.snapshot.hosts, host_statuses(state), strict=True):
             for kind in HostState:
@@ -299,11 +303,11 @@ class _StateCollector(Collector):
         if plan is None:
             return
         yield _single(
-            "virtpoise_plan_unsolved", "1 while a problem stands that the plan does not solve.", not plan.solved
+            "virtpoise_plan_unsolved", "1 while there is a problem that the plan does not solve.", not plan.solved
         )
         yield _single("virtpoise_plan_moves", "Moves in the newest plan.", len(plan.moves))
         refusals = GaugeMetricFamily(
-            "virtpoise_refusals", "Hosts and domains refused in the newest plan, by reason.", labels=["reason"]
+            "virtpoise_refusals", "Refusals of hosts and domains in the newest plan, by reason.", labels=["reason"]
         )
         for reason, number in sorted(Tally(refusal.reason.value for refusal in plan.refusals).items()):
             refusals.add_metric([reason], number)
@@ -311,7 +315,7 @@ class _StateCollector(Collector):
 
 
 def _predictions(records: tuple[PredictionRecord, ...]) -> Iterator[Metric]:
-    """The predictions that wait for their measurement; of several of one host the newest holds."""
+    """The predictions that are not measured yet; of several for one host only the newest."""
     newest = {(record.host, record.role, record.resource): record for record in records}
     labels = ["host", "role", "resource"]
     families = {

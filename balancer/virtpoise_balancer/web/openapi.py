@@ -14,12 +14,12 @@ from virtpoise_balancer.web.operations import Error, Operation
 _ORDER_ERRORS = {
     "400": "The body is not what was expected.",
     "401": "A token is needed, or it is wrong.",
-    "403": "The order comes from another site's page, or not over TLS, or nobody may change anything.",
+    "403": "The order comes from another site's page or not over TLS, or no orders are possible.",
     "404": "There is no such host.",
-    "409": "It cannot be followed now; nothing was changed.",
+    "409": "It cannot be carried out now; nothing was changed.",
     "413": "The body is too long.",
     "415": "The body is not application/json.",
-    "502": "Prometheus could not be asked; nothing was changed.",
+    "502": "Prometheus could not be queried; nothing was changed.",
 }
 _Schemas = Mapping[tuple[Any, JsonSchemaMode], dict[str, Any]]
 
@@ -42,7 +42,8 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "info": {
             "title": "virtpoise",
             "version": __version__,
-            "description": "What the balancer sees, believes and does. Reading is open to whoever reaches it; orders need a token.",
+            "description": "What the balancer observes, plans and does. Everyone who can connect can read; orders "
+            "need a token.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -88,7 +89,7 @@ def _reading_errors(operation: Operation) -> dict[str, str]:
         else:
             errors["404"] = "There is no host or domain of this name."
     if errors or operation.name == "snapshot":
-        errors["409"] = "The newest cycle has seen nothing."
+        errors["409"] = "The newest cycle has no snapshot."
     return errors
 
 

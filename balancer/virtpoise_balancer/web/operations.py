@@ -25,14 +25,14 @@ _MOST_MOVES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Error:
-    """What is wrong, in words."""
+    """What is wrong, in one sentence."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What was done, in words."""
+    """What was done, in one sentence."""
 
     answer: str
 
@@ -56,7 +56,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyBody:
-    """The moves to make: all of the plan, or a part that can be made by itself."""
+    """The moves to make: the whole plan, or a part that contains all that its moves need."""
 
     __pydantic_config__ = STRICT
     moves: Annotated[tuple[Wanted, ...], MinLen(1), MaxLen(_MOST_MOVES)]
@@ -69,7 +69,7 @@ class ModeBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoBody:
+class EmptyBody:
     """An empty object."""
 
     __pydantic_config__ = STRICT
@@ -77,7 +77,7 @@ class NoBody:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """Of a path or a query; ``schema`` as JSON Schema has it."""
+    """A parameter in a path or a query. ``schema``: its JSON Schema."""
 
     name: str
     place: Literal["path", "query"]
@@ -87,7 +87,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """``run`` takes the request; that of an order also the body and who ordered, and gives the answer in words."""
+    """``run`` takes the request, and for an order also the body and who gives it; an order returns a sentence."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -106,11 +106,11 @@ class Operation:
 LIMIT = Parameter(
     "limit",
     "query",
-    "How many, the newest first.",
+    "How many, newest first.",
     {"type": "integer", "minimum": 1, "maximum": MOST_RECORDS, "default": 20},
 )
 HOST = Parameter("name", "path", "The host's name.")
-DOMAIN = Parameter("name", "path", "The domain's uuid, or its name where only one has it.")
+DOMAIN = Parameter("name", "path", "The domain's uuid, or its name if only one domain has it.")
 
 
 def operations(context: Context) -> tuple[Operation, ...]:
@@ -152,16 +152,16 @@ def operations(context: Context) -> tuple[Operation, ...]:
     def show_actions(request: Request) -> tuple[Action, ...]:
         return store.actions(limit(request))
 
-    def drain(request: Request, _body: NoBody, by: By) -> str:
+    def drain(request: Request, _body: EmptyBody, by: By) -> str:
         return orders.drain(request.path_params["name"], by)
 
-    def undrain(request: Request, _body: NoBody, by: By) -> str:
+    def undrain(request: Request, _body: EmptyBody, by: By) -> str:
         return orders.undrain(request.path_params["name"], by)
 
-    def pause(_request: Request, _body: NoBody, by: By) -> str:
+    def pause(_request: Request, _body: EmptyBody, by: By) -> str:
         return orders.pause(by)
 
-    def resume(_request: Request, _body: NoBody, by: By) -> str:
+    def resume(_request: Request, _body: EmptyBody, by: By) -> str:
         return orders.resume(by)
 
     def set_mode(_request: Request, body: ModeBody, by: By) -> str:
@@ -192,9 +192,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
         )
 
     return (
-        get("/status", "status", "What the balancer sees, does and waits for.", Status, show_status),
+        get("/status", "status", "The balancer's hosts, its mode, and what it does or waits for.", Status, show_status),
         get("/plan", "plan", "The newest cycle's plan.", CurrentPlan, show_plan),
-        get("/snapshot", "snapshot", "The group as the newest cycle saw it.", Snapshot, show_snapshot),
+        get("/snapshot", "snapshot", "The newest cycle's snapshot.", Snapshot, show_snapshot),
         get("/hosts", "hosts", "All hosts.", tuple[HostStatus, ...], show_hosts),
         get("/hosts/{name:path}", "host", "One host.", HostDetail, show_host, HOST),
         get("/domains", "domains", "All domains.", tuple[Domain, ...], show_domains),
@@ -202,7 +202,7 @@ def operations(context: Context) -> tuple[Operation, ...]:
         get(
             "/explain/{name:path}",
             "explain",
-            "Why a domain is (not) moved, or a host (not) relieved and (not) a destination.",
+            "Why a domain is (not) migrated, or a host (not) relieved and (not) a destination.",
             tuple[Explanation, ...],
             show_why,
             Parameter("name", "path", "A host's or domain's name, or a domain's uuid."),
@@ -217,26 +217,26 @@ def operations(context: Context) -> tuple[Operation, ...]:
             answer=tuple[Targets, ...],
             run=lambda _request: targets(context.config(), published.state.snapshot),
         ),
-        post("/plan/apply", "apply", "Make moves of the plan, once a fresh look has confirmed them.", ApplyBody, apply),
+        post(
+            "/plan/apply", "apply", "Make moves of the plan, after checking them against fresh data.", ApplyBody, apply
+        ),
         post(
             "/hosts/{name:path}/drain",
             "drain",
-            "Move all running domains off a host and keep it empty.",
-            NoBody,
+            "Evacuate a host: migrate all running domains off it, and keep it empty.",
+            EmptyBody,
             drain,
             HOST,
         ),
-        post(
-            "/hosts/{name:path}/undrain", "undrain", "Take a drained host back into the group.", NoBody, undrain, HOST
-        ),
-        post("/pause", "pause", "Begin no migration until resumed, even after a restart.", NoBody, pause),
-        post("/resume", "resume", "Take a pause back.", NoBody, resume),
+        post("/hosts/{name:path}/undrain", "undrain", "Return a drained host to the group.", EmptyBody, undrain, HOST),
+        post("/pause", "pause", "Start no migration until resumed, even after a restart.", EmptyBody, pause),
+        post("/resume", "resume", "End a pause.", EmptyBody, resume),
         post("/mode", "mode", "Only recommend moves, or make them.", ModeBody, set_mode),
     )
 
 
 def limit(request: Request, default: int = 20) -> int:
-    """The query's ``limit``; BadInput when it is none."""
+    """The query's ``limit``; BadInput if it is not a number in range."""
     given = request.query_params.get("limit", str(default))
     if not given.isascii() or not given.isdigit() or not 1 <= int(given) <= MOST_RECORDS:
         raise BadInput(f"limit: expected 1 to {MOST_RECORDS}, got {given!r}")

@@ -1,4 +1,4 @@
-"""Serves an application in a thread of its own, over TLS where a certificate is configured."""
+"""Serves an application in its own thread, over TLS if a certificate is configured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GRACE_SECONDS = 1
 
 
 class WebServer:
-    """BadInput when the address cannot be had, or the certificate and its key cannot be used."""
+    """BadInput if the address is not available, or the certificate and its key cannot be used."""
 
     def __init__(self, app: Starlette, web: Web) -> None:
         self._web = web
@@ -50,7 +50,7 @@ class WebServer:
         self._thread.start()
 
     def renew_certificate(self) -> None:
-        """Take the certificate as its files have it now; connections that are open keep theirs. BadInput leaves the old one."""
+        """Load the certificate again; open connections keep the old one. After BadInput the old one stays in use."""
         if self._config.ssl is None or self._web.cert_file is None:
             return
         try:
@@ -73,7 +73,7 @@ def listen(address: str) -> socket.socket:
     """A listening socket at a host and a port. BadInput when there can be none."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP, asyncio sends each answer at once; otherwise an answer in two writes waits 40 ms for an acknowledgement.
+    # With the protocol named, asyncio disables Nagle's algorithm; otherwise an answer in two writes waits 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

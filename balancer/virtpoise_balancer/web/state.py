@@ -40,8 +40,8 @@ class State:
     """What the newest cycle left. It is replaced as a whole, never changed.
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
-    ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action off
-    their hosts.
+    ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action
+    off their hosts; ``heard``: the last answer of each host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -77,7 +77,11 @@ class State:
 
 @dataclass(slots=True)
 class Published:
-    """The state that all readers share. ``in_flight`` and ``overrides`` are called at each reading: they change between cycles."""
+    """The state that all readers share.
+
+    ``in_flight`` and ``overrides`` are called at each reading: they change between cycles. ``cycle_ended``: when the
+    newest cycle ended, or the balancer started, on the monotonic clock.
+    """
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
@@ -100,7 +104,11 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """One host. Ratios are None while it is unknown.
+    """One host. Ratios are None while it is unknown; ``why_unknown`` completes "h1 is unknown: ".
+
+    ``draining``: a drain is ordered, even while the host is unknown. ``active_domains``: how many domains its libvirt
+    had in any state but shut off at ``asked_at`` (Unix seconds), when the balancer queried it last; None if it did not
+    answer. Draining hosts are queried in each cycle, others when they are new or did not answer.
 
     ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
     ``resource``: the one nearest to a problem.
@@ -148,10 +156,10 @@ class Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The balancer at this moment. ``mode_set`` and ``paused``: what a person has ordered, who, and when.
+    """The balancer at this moment.
 
-    ``unsettled``: domains that keep all action off their hosts. ``refused_targets``: the targets of Prometheus that are not taken
-    for hosts.
+    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``unsettled``: domains that keep all action off
+    their hosts; ``refused_targets``: the targets of Prometheus that are refused as hosts.
     """
 
     mode: Mode
@@ -173,7 +181,10 @@ class Status:
 
 
 def newest_figures(before: float | None, observation: Observation | None, now: float) -> float:
-    """The time of the newest sample ever seen (Unix seconds). If there is none, samples are missing since ``now``, the first cycle."""
+    """The time of the newest sample ever seen (Unix seconds).
+
+    If there is none, samples are missing since ``now``, the first cycle.
+    """
     known = [] if before is None else [before]
     if observation is not None and observation.age_seconds is not None:
         known.append(observation.snapshot.time - observation.age_seconds)
@@ -215,7 +226,9 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
 
 
 def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
-    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how many do."""
+    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how
+    many do.
+    """
     counts: list[tuple[Resource, int, int]] = [
         (cast(Resource, resource), consecutive(host, trigger, snapshot, samples), trigger.consecutive)
         for resource, trigger, samples in (watched(host, policy) if host.known else ())

@@ -1,8 +1,8 @@
-"""Memory as the guest sees it. Only guests tell it whose balloon is asked to: `<memballoon><stats period='10'/>`."""
+"""Memory as the guest sees it, for domains whose XML asks for it: ``<memballoon><stats period='10'/>``."""
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import libvirt
 
@@ -14,20 +14,27 @@ from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
-GROUPS: Final = libvirt.VIR_DOMAIN_STATS_BALLOON
-_USABLE: Final = ("usable", "")
-_UPDATED: Final = ("last-update", "")
+GROUPS = libvirt.VIR_DOMAIN_STATS_BALLOON
+_USABLE = ("usable", "")
+_UPDATED = ("last-update", "")
 
 
 class BalloonCollector:
-    """Of domains whose balloon keeps statistics. QEMU repeats what the guest said last, for ever if the guest hangs or has
-    stopped its driver; so what counts is when the guest said it."""
+    """Memory of domains whose balloon keeps statistics.
+
+    QEMU repeats the guest's last figures, also when the guest hangs or has stopped its driver. So the age of the
+    guest's own figures decides whether they are shown.
+    """
 
     name = "balloon"
 
     def __init__(self, link: Link, ask: Ask) -> None:
-        """`ask` gives libvirt's statistics of the group GROUPS."""
+        """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
         self.facts = SlowFacts(self.name, link, ask, lambda domain: domain.facts.balloon_period_seconds > 0, _parse)
+
+    def start(self) -> None:
+        """Starts to ask libvirt in the background."""
+        self.facts.start()
 
     def collect(self, _seconds: float) -> list[Family]:
         usable = Family(metrics.DOMAIN_MEMORY_USABLE)
@@ -38,7 +45,7 @@ class BalloonCollector:
             lasts = 2 * self.facts.pace + domain.facts.balloon_period_seconds
             if _USABLE not in figures or now - figures[_UPDATED] > lasts:
                 return False
-            usable.samples.append((domain.block, figures[_USABLE]))
+            usable.add_shared(domain.labels, figures[_USABLE])
             return True
 
         freshness = self.facts.fresh(show)
@@ -46,7 +53,7 @@ class BalloonCollector:
 
 
 def _parse(stats: Mapping[str, Any]) -> dict[Figure, float]:
-    """libvirt gives KiB, and seconds since 1970; 0 if the guest has never said anything."""
+    """The figures in libvirt's keys: KiB, and Unix seconds of the last update (0 if the guest never reported)."""
     if "balloon.usable" not in stats or not stats.get("balloon.last-update"):
         return {}
     return {_USABLE: stats["balloon.usable"] * 1024, _UPDATED: stats["balloon.last-update"]}

@@ -1,20 +1,20 @@
 """Bytes read and written by each disk, and its size."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import libvirt
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.slow import SlowFacts
 from virtpoise_exporter.collectors.staleness import Figure
-from virtpoise_exporter.exposition import Family, escape
+from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
-GROUPS: Final = libvirt.VIR_DOMAIN_STATS_BLOCK
-_METRICS: Final = {
+GROUPS = libvirt.VIR_DOMAIN_STATS_BLOCK
+_METRICS = {
     "rd.bytes": metrics.DOMAIN_BLOCK_READ,
     "wr.bytes": metrics.DOMAIN_BLOCK_WRITTEN,
     "capacity": metrics.DOMAIN_BLOCK_CAPACITY,
@@ -22,20 +22,24 @@ _METRICS: Final = {
 
 
 class BlockCollector:
-    """Of domains with disks."""
+    """Disk counters of domains with disks."""
 
     name = "block"
 
     def __init__(self, link: Link, ask: Ask) -> None:
-        """`ask` gives libvirt's statistics of the group GROUPS."""
+        """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
         self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks), _parse)
+
+    def start(self) -> None:
+        """Starts to ask libvirt in the background."""
+        self.facts.start()
 
     def collect(self, _seconds: float) -> list[Family]:
         families = {key: Family(metric) for key, metric in _METRICS.items()}
 
         def show(domain: Domain, figures: Mapping[Figure, float]) -> bool:
             for (key, device), value in figures.items():
-                families[key].samples.append((f'{domain.block},device="{escape(device)}"', value))
+                families[key].add_shared(domain.labels, value, device)
             return bool(figures)
 
         freshness = self.facts.fresh(show)

@@ -9,14 +9,14 @@ from virtpoise_exporter.exposition import Family
 _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
 
-_RESET_SECONDS = 3.0  # a counter that falls by more has begun anew
+_RESET_SECONDS = 3.0  # a counter that falls by more has been reset
 
 
 class CpuCollector:
-    """`/proc/stat` below psutil's proc root.
+    """``/proc/stat`` below psutil's proc root.
 
-    The kernel sometimes lets idle and iowait fall by a few ticks (proc(5)), which Prometheus would take for a counter
-    that begins anew, and the host for one that was never so busy. Such a counter stands still until it catches up.
+    The kernel sometimes lets idle and iowait fall by a few ticks (proc(5)). Prometheus would take this for a counter
+    reset, and so for a very busy host. Such a counter stands still until it catches up.
     """
 
     name = "cpu"
@@ -35,5 +35,5 @@ class CpuCollector:
 
 
 def steady(last: float, now: float) -> float:
-    """A counter's value that does not fall, unless it has begun anew."""
+    """The counter's value to show: it never falls, unless it has been reset."""
     return last if last - _RESET_SECONDS <= now < last else now

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from virtpoise_exporter import metrics
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors.staleness import Figure, Lives, Staleness
-from virtpoise_exporter.exposition import Family, escape
+from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.source import Usage
 from virtpoise_exporter.virt.link import Link
@@ -14,8 +14,10 @@ from virtpoise_exporter.virt.model import Domain, Inventory
 
 
 class DomainsCollector:
-    """Joins the last list of domains with what the source reads now. While libvirt is away the domains run on, and so
-    do their figures as long as the source can read them."""
+    """Joins the last list of domains with what the source reads now.
+
+    While libvirt is down the domains run on. Their figures are shown as long as the source can read them.
+    """
 
     name = "domains"
 
@@ -47,11 +49,10 @@ class DomainsCollector:
                 if nic.device not in traffic:
                     continue
                 uplink = topology.uplink_of(nic, inventory.networks.get(nic.network)) if topology else ""
-                if topology is None or nic.device not in topology.links:
+                if topology is None or nic.device not in topology.devices:
                     self._keeper.want()
-                block = f'{domain.block},device="{escape(nic.device)}",uplink="{escape(uplink)}"'
-                received.samples.append((block, traffic[nic.device].received_bytes))
-                sent.samples.append((block, traffic[nic.device].sent_bytes))
+                received.add_shared(domain.labels, traffic[nic.device].received_bytes, nic.device, uplink)
+                sent.add_shared(domain.labels, traffic[nic.device].sent_bytes, nic.device, uplink)
         return [received, sent]
 
 
@@ -69,7 +70,7 @@ def _usage(active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family
             (resident, usage.resident_bytes),
         ):
             if value is not None:
-                family.samples.append((domain.block, value))
+                family.add_shared(domain.labels, value)
     return [cpu, vcpu, delay, resident]
 
 

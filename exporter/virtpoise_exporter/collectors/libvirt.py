@@ -4,13 +4,16 @@ import time
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.staleness import Staleness
-from virtpoise_exporter.exposition import Family, escape
+from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain, Inventory, state_words
 
 
 class LibvirtCollector:
-    """Reads the last inventory. What libvirt does not stand behind any more is left out and counted."""
+    """Shows the last list of domains.
+
+    When that list is too old, states and counts are left out and counted as stale.
+    """
 
     name = "libvirt"
 
@@ -42,7 +45,7 @@ class LibvirtCollector:
 
 
 def _host(inventory: Inventory | None) -> list[Family]:
-    """What the host is does not age: it stays when libvirt goes."""
+    """The host's identity. It does not change, so it is shown while libvirt is down, too."""
     info = Family(metrics.HOST_INFO)
     if inventory is not None:
         host = inventory.host
@@ -60,12 +63,12 @@ def _domains(domains: tuple[Domain, ...]) -> list[Family]:
     placement = Family(metrics.DOMAIN_PLACEMENT)
     for domain in domains:
         word, reason = state_words(domain.state, domain.reason)
-        info.samples.append((domain.block, 1))
-        running.samples.append((domain.block, 1 if domain.running else 0))
-        states.samples.append((f'{domain.block},state="{escape(word)}",reason="{escape(reason)}"', 1))
+        info.add_shared(domain.labels, 1)
+        running.add_shared(domain.labels, 1 if domain.running else 0)
+        states.add_shared(domain.labels, 1, word, reason)
         for rule, value in domain.facts.placement:
-            placement.samples.append((f'{domain.block},rule="{escape(rule)}",value="{escape(value)}"', 1))
+            placement.add_shared(domain.labels, 1, rule, value)
         if domain.facts.vcpus:
-            vcpus.samples.append((domain.block, domain.facts.vcpus))
-            memory.samples.append((domain.block, domain.facts.memory_bytes))
+            vcpus.add_shared(domain.labels, domain.facts.vcpus)
+            memory.add_shared(domain.labels, domain.facts.memory_bytes)
     return [counts, info, placement, running, states, vcpus, memory]

@@ -7,7 +7,7 @@ from virtpoise_exporter.exposition import Family
 
 
 class MemoryCollector:
-    """`/proc/meminfo` below psutil's proc root."""
+    """``/proc/meminfo`` below psutil's proc root."""
 
     name = "memory"
 

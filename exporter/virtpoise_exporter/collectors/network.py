@@ -9,7 +9,7 @@ from virtpoise_exporter.kernel.topology import TopologyKeeper
 
 
 class NetworkCollector:
-    """Counts each uplink once: bonds instead of their members, and neither bridges nor the domains' own devices."""
+    """Counts each uplink once: bonds instead of their members, no bridges, none of the domains' own devices."""
 
     name = "network"
 
@@ -29,7 +29,7 @@ class NetworkCollector:
                 continue
             received.add(counters[device].received, device)
             sent.add(counters[device].sent, device)
-            bytes_per_second = topology.links[device].speed_bytes
+            bytes_per_second = topology.devices[device].speed_bytes
             if bytes_per_second is not None:
                 speed.add(bytes_per_second, device)
         return [received, sent, speed]

@@ -1,17 +1,18 @@
-"""CPUs and memory of the NUMA nodes (Documentation/admin-guide/mm/numaperf.rst, Documentation/ABI/stable/sysfs-devices-node)."""
+"""CPUs and memory of the NUMA nodes (Documentation/admin-guide/mm/numaperf.rst,
+Documentation/ABI/stable/sysfs-devices-node).
+"""
 
 import re
 from pathlib import Path
-from typing import Final
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family
 
-_NODE: Final = re.compile(r"node(\d+)")
+_NODE = re.compile(r"node(\d+)")
 
 
 class NumaCollector:
-    """`/sys/devices/system/node`; nothing, and no failure, on a kernel without NUMA."""
+    """``/sys/devices/system/node``; empty, without a failure, on a kernel without NUMA."""
 
     name = "numa"
 
@@ -40,7 +41,7 @@ def _nodes(folder: Path) -> list[tuple[str, Path]]:
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
-    """Bytes by name from a node's meminfo, e.g. `Node 0 MemTotal:  24682144 kB`."""
+    """Bytes by name from a node's meminfo, e.g. ``Node 0 MemTotal:  24682144 kB``."""
     sizes = {}
     for line in text.splitlines():
         fields = line.split()
@@ -50,7 +51,7 @@ def parse_meminfo(text: str) -> dict[str, int]:
 
 
 def count_cpus(cpulist: str) -> int:
-    """How many CPUs a list such as `0-3,8-11` names; a node may have none."""
+    """The number of CPUs in a list such as ``0-3,8-11``; 0 for an empty list."""
     count = 0
     for part in cpulist.strip().split(","):
         first, _, last = part.partition("-")

@@ -10,7 +10,7 @@ _RESOURCES = ("cpu", "io", "memory")
 
 
 class PressureCollector:
-    """`/proc/pressure`; nothing, and no failure, on a kernel without it."""
+    """``/proc/pressure``; empty, without a failure, on a kernel without it."""
 
     name = "pressure"
 
@@ -30,7 +30,7 @@ class PressureCollector:
 
 
 def parse_pressure(text: str) -> Iterator[tuple[str, float]]:
-    """Kind and stalled seconds of each line, e.g. `some avg10=0.09 avg60=0.29 avg300=0.37 total=4923247` (µs)."""
+    """Kind and stalled seconds of each line, e.g. ``some avg10=0.09 avg60=0.29 avg300=0.37 total=4923247`` (µs)."""
     for line in text.splitlines():
         kind, *fields = line.split()
         total = next(field for field in fields if field.startswith("total="))

@@ -1,10 +1,10 @@
-"""Facts that only QEMU knows: asked for beside the scrape path, at their own pace, and shown while they are fresh."""
+"""Facts that only QEMU knows. They are read in the background, at their own pace, and shown while they are fresh."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.staleness import Figure, Lives, Staleness
@@ -14,15 +14,15 @@ from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
-LEAST_PACE_SECONDS: Final = 15.0
-MOST_PACE_SECONDS: Final = 60.0
-RETRY_SECONDS: Final = 1.0
-PACE_PER_SECOND: Final = 50  # asking takes at most 2 % of the time, unless that would be less often than once a minute
+_LEAST_PACE_SECONDS = 15.0
+_MOST_PACE_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+_PACE_PER_SECOND = 50  # a round may take 2 % of the time, but rounds are at most a minute apart
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What was told when everybody was asked; `short` are the uuids of those who did not tell all that they told before."""
+    """The answers of one round. ``short`` holds the uuids of domains that reported less than before."""
 
     asked_at: float = float("-inf")
     told: Mapping[tuple[str, int], Mapping[Figure, float]] = field(default_factory=dict)
@@ -30,8 +30,7 @@ class _Round:
 
 
 class SlowFacts:
-    """Asks again and again for those domains of which there is something to know. Fresh is what is at most twice as old as
-    the pace at which it is asked for."""
+    """Keeps the slow facts of the domains that have any. Facts are fresh up to twice the pace, in seconds."""
 
     def __init__(
         self,
@@ -41,8 +40,9 @@ class SlowFacts:
         concerns: Callable[[Domain], bool],
         parse: Callable[[Mapping[str, Any]], Mapping[Figure, float]],
     ) -> None:
-        """`ask` asks for one group of libvirt's statistics; `concerns` says of which domains; `parse` finds in libvirt's keys
-        of a domain what there is to show."""
+        """``ask`` asks libvirt for one group of statistics. ``concerns`` selects the domains that have such facts.
+        ``parse`` takes the figures out of a domain's keys.
+        """
         self._name = name
         self._link = link
         self._ask = ask
@@ -51,31 +51,33 @@ class SlowFacts:
         self._last = _Round()
         self._lives = Lives()
         self._staleness = Staleness(name)
-        self.pace = LEAST_PACE_SECONDS
+        self.pace = _LEAST_PACE_SECONDS
 
     def start(self) -> None:
-        """Begins to ask in the background."""
+        """Starts to ask libvirt in the background."""
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def refresh(self) -> float:
-        """Asks once, if libvirt is there to be asked. Returns after how many seconds to ask again."""
+        """Asks once, if libvirt is up. Returns the seconds to wait until the next round."""
         inventory = self._link.inventory()
         if inventory is None:
             return RETRY_SECONDS
         began = time.monotonic()
         domains = self._concerned(inventory.domains)
-        answer = self._ask(domains, LEAST_PACE_SECONDS)
+        answer = self._ask(domains, _LEAST_PACE_SECONDS)
         told = {uuid: self._parse(stats) for uuid, stats in answer.stats.items()}
         short = self._lives.short(domains, told)
-        self.pace = min(MOST_PACE_SECONDS, max(LEAST_PACE_SECONDS, PACE_PER_SECOND * answer.seconds))
+        self.pace = min(_MOST_PACE_SECONDS, max(_LEAST_PACE_SECONDS, _PACE_PER_SECOND * answer.seconds))
         self._last = _Round(
             began, {(domain.uuid, domain.id): told.get(domain.uuid, {}) for domain in domains}, frozenset(short)
         )
-        return LEAST_PACE_SECONDS if short or not answer.complete else self.pace
+        return _LEAST_PACE_SECONDS if short or not answer.complete else self.pace
 
     def fresh(self, show: Callable[[Domain, Mapping[Figure, float]], bool]) -> list[Family]:
-        """Calls `show` with each domain and what it told, fresh or nothing. It says whether it found what it wanted; the
-        families returned count those of which it did not, or not all, and tell how old the others are."""
+        """Families with the age of the facts and the domains whose facts are missing.
+
+        Calls ``show`` for each domain with its fresh figures, or with none. ``show`` returns whether it showed all.
+        """
         inventory, now = self._link.last_inventory(), time.monotonic()
         domains = self._concerned(inventory.domains) if inventory else []
         if not domains:
@@ -97,6 +99,6 @@ class SlowFacts:
             try:
                 seconds = self.refresh()
             except Exception:  # the next round tries again
-                log.exception("the facts of collector %s cannot be read", self._name)
-                seconds = LEAST_PACE_SECONDS
+                log.exception("collector %s cannot read its facts", self._name)
+                seconds = _LEAST_PACE_SECONDS
             time.sleep(seconds)

@@ -1,8 +1,8 @@
 """How fast one CPU of this host computes, for groups of unequal hosts.
 
-Measured once, with work that every CPU does in the same way: whole-number arithmetic, branches and small memory, without
-the special instructions (AES, SHA, wide vectors) that would make one CPU look many times another. What counts is the CPU
-time of the measuring thread and the best of several short runs, so that a busy host measures like an idle one.
+It is measured once, with work that every CPU does in the same way: integer arithmetic, branches and little memory.
+Special instructions (AES, SHA, wide vectors), which would exaggerate differences, are not used. The result is the CPU
+time of the best of several short runs, so that a busy host measures like an idle one.
 """
 
 import json
@@ -11,19 +11,18 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import Final
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.log import log
 
-REFERENCE_ROUNDS_PER_SECOND: Final = 770.0  # of a Xeon of 2020; what 1 means, so it never changes
-RUNS: Final = 30  # spread over two seconds: a burst of other work or of a neighbour on the same core spoils a few
-_FORMAT: Final = "virtpoise/cpu-speed/1"
+_REFERENCE_ROUNDS_PER_SECOND = 770.0  # a Xeon of 2020; this defines the ratio 1, so it never changes
+RUNS = 30  # spread over two seconds, so that a burst of other work spoils only a few
+_FORMAT = "virtpoise/cpu-speed/1"
 
 
 class SpeedCollector:
-    """Shows a configured ratio, or one that was measured on this CPU before, or measures."""
+    """Shows the configured ratio, else the one kept from an earlier start, else measures it."""
 
     name = "speed"
 
@@ -33,7 +32,7 @@ class SpeedCollector:
         self._file = state / "cpu-speed.json"
 
     def start(self) -> None:
-        """Reads what was measured before; measures in the background if there is nothing for this CPU."""
+        """Starts to find the ratio in the background, unless it is configured."""
         if self._ratio is None:
             threading.Thread(target=self.find, name="speed", daemon=True).start()
 
@@ -44,7 +43,7 @@ class SpeedCollector:
         return [family]
 
     def find(self) -> None:
-        """Takes what was measured before, or measures and keeps it."""
+        """Reads the ratio that was kept for this CPU, or measures and keeps it."""
         measured_on = self._measured_on()
         try:
             kept = json.loads(self._file.read_text())
@@ -61,10 +60,10 @@ class SpeedCollector:
             temporary.write_text(content + "\n")
             temporary.replace(self._file)
         except OSError as error:
-            log.info("the CPU's speed is measured at every start, for it cannot be kept in %s: %s", self._file, error)
+            log.info("the CPU's speed cannot be kept in %s, so each start measures it: %s", self._file, error)
 
     def _measured_on(self) -> str:
-        """What a measurement holds for: this CPU and this interpreter."""
+        """The CPU model and interpreter that a measurement is valid for."""
         try:
             text = (self._procfs / "cpuinfo").read_text()
         except OSError:
@@ -74,13 +73,15 @@ class SpeedCollector:
 
 
 def measure() -> float:
-    """The ratio, at least 0.05 and rounded to steps of that, which is what two measurements of one CPU agree on; takes some
-    0.4 s of CPU time."""
+    """The ratio in steps of 0.05, at least 0.05. Two measurements of one CPU agree within a step.
+
+    It takes some 0.4 s of CPU time.
+    """
     seconds = float("inf")
     for _ in range(RUNS):
         seconds = min(seconds, _run())
         time.sleep(0.05)
-    return max(0.05, round(20 / seconds / REFERENCE_ROUNDS_PER_SECOND) / 20)
+    return max(0.05, round(20 / seconds / _REFERENCE_ROUNDS_PER_SECOND) / 20)
 
 
 def _run() -> float:

@@ -5,21 +5,20 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from virtpoise_exporter.kernel.netdev import Counters, parse_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, uuid_of
 from virtpoise_exporter.source import Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain, Nic
 
-_ENDED: Final = (FileNotFoundError, ProcessLookupError)
+_ENDED = (FileNotFoundError, ProcessLookupError)
 
 
 @dataclass(slots=True)
 class _Process:
-    """An open door to one process: `folder` is a descriptor of /proc/PID, which never leads to another process.
+    """One open process. ``folder`` is a descriptor of /proc/PID, which never leads to another process.
 
-    It is closed with its last reference, so never under a scrape that still reads through it.
+    It is closed with its last reference, so never while a scrape still reads through it.
     """
 
     folder: int
@@ -34,8 +33,8 @@ class _Process:
 class KernelSource:
     """Reads processes, each over a descriptor that stays open.
 
-    `follow` finds them; it belongs to the thread that lists the domains, for a process's command line lies in its own
-    memory and may be slow to read. `read` belongs to the scrape and only reads what the kernel keeps itself.
+    ``follow`` finds the processes. Only the thread that lists the domains calls it: a command line lies in the
+    process's own memory and may be slow to read. ``read`` is called by scrapes and reads only what the kernel keeps.
     """
 
     name = "kernel"
@@ -47,7 +46,7 @@ class KernelSource:
         self._reading = threading.Lock()
 
     def follow(self, domains: Iterable[Domain]) -> None:
-        """Opens the processes of domains that have started and lets go of those that have ended."""
+        """Opens the processes of domains that have started, and drops those of domains that have ended."""
         found = {}
         for domain in domains:
             if domain.active:
@@ -62,7 +61,7 @@ class KernelSource:
         return (domain.uuid, domain.id) in self._processes
 
     def read(self, domains: Sequence[Domain], _seconds: float) -> Mapping[str, Usage]:
-        """See Source. Nothing here waits for anyone but the kernel, so no time is kept."""
+        """See ``Source``. Only the kernel is asked, which does not block, so the time is not limited."""
         processes, usages = self._processes, {}
         counters = self._counters() if any(domain.facts.nics for domain in domains) else {}
         with self._reading:
@@ -102,10 +101,10 @@ class KernelSource:
 
 
 def _vcpu_times(process: _Process, threads: int, vcpus: int) -> tuple[float | None, float | None]:
-    """Seconds that the vCPUs ran and that they waited; None where no thread runs a vCPU.
+    """Seconds that the vCPUs ran, and seconds that they waited for a CPU; None if no thread runs a vCPU.
 
-    QEMU makes a thread first and names it then, so the threads are looked through again as well while there are fewer vCPUs
-    among them than the domain has.
+    QEMU names a thread after it has created it. So the threads are read again while fewer vCPUs are found than the
+    domain has.
     """
     if threads != process.threads or len(process.vcpus) < vcpus:
         process.vcpus, process.threads = _vcpu_threads(process.folder), threads

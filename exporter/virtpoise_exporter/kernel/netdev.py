@@ -1,4 +1,6 @@
-"""Counters of network devices from `/proc/net/dev`: one read for all, without any lock a stuck driver could hold."""
+"""Counters of network devices from ``/proc/net/dev``: one read for all, without a lock that a stuck driver could
+hold.
+"""
 
 from dataclasses import dataclass
 
@@ -12,7 +14,7 @@ class Counters:
 
 
 def parse_netdev(text: str) -> dict[str, Counters]:
-    """Parses `/proc/net/dev`."""
+    """Parses ``/proc/net/dev``."""
     counters = {}
     for line in text.splitlines()[2:]:
         name, _, numbers = line.rpartition(":")
@@ -22,7 +24,7 @@ def parse_netdev(text: str) -> dict[str, Counters]:
 
 
 def parse_default_route(text: str) -> str:
-    """The device of the IPv4 default route with the least metric in `/proc/net/route`; empty if there is none."""
+    """The device of the IPv4 default route with the least metric in ``/proc/net/route``; empty if there is none."""
     routes = []
     for line in text.splitlines()[1:]:
         fields = line.split()

@@ -1,4 +1,4 @@
-"""The ports of Open vSwitch bridges, which sysfs does not tell: asked of OVSDB where it runs.
+"""The ports of Open vSwitch bridges, from OVSDB where it runs: sysfs does not have them.
 
 Protocol: RFC 7047, JSON-RPC over a Unix socket. Schema: ovs-vswitchd.conf.db(5).
 """
@@ -7,15 +7,15 @@ import json
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from virtpoise_exporter.log import log
 
-SOCKET: Final = Path("/run/openvswitch/db.sock")
-TIMEOUT_SECONDS: Final = 2.0
-_MOST_BYTES: Final = 16 * 1024 * 1024
-_complaints: Final[set[str]] = set()
-_TABLES: Final = {
+SOCKET = Path("/run/openvswitch/db.sock")
+_TIMEOUT_SECONDS = 2.0
+_MOST_BYTES = 16 * 1024 * 1024
+_complaints: set[str] = set()
+_TABLES = {
     "Bridge": ["name", "ports"],
     "Port": ["_uuid", "interfaces"],
     "Interface": ["_uuid", "name", "type", "options"],
@@ -23,14 +23,14 @@ _TABLES: Final = {
 
 
 def bridge_ports(path: Path = SOCKET) -> dict[str, tuple[str, ...]]:
-    """The devices behind each bridge; empty where no Open vSwitch runs or it does not answer."""
+    """The devices behind each bridge; empty if Open vSwitch does not run or does not answer."""
     try:
         return parse_tables(_ask(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         complaint = f"Open vSwitch does not tell its bridges at {path}: {error}"
-        if complaint not in _complaints:  # it is asked four times a minute, and may be root's for ever
+        if complaint not in _complaints:  # OVSDB is asked four times a minute, and access may be denied for good
             _complaints.add(complaint)
             log.warning("%s", complaint)
         return {}
@@ -39,7 +39,7 @@ def bridge_ports(path: Path = SOCKET) -> dict[str, tuple[str, ...]]:
 def parse_tables(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, tuple[str, ...]]:
     """Bridges and their devices from the rows of the tables Bridge, Port and Interface.
 
-    A patch port leads to the bridge that holds its peer, which stands in the result in its place.
+    A patch port is replaced by the bridge that holds its peer.
     """
     interfaces = {row["_uuid"][1]: row for row in rows["Interface"]}
     ports = {row["_uuid"][1]: [interfaces[uuid] for uuid in _uuids(row["interfaces"])] for row in rows["Port"]}
@@ -62,7 +62,7 @@ def parse_tables(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, t
 
 
 def _uuids(value: list[Any]) -> list[str]:
-    """OVSDB writes a set of one as its member: `["uuid", x]` or `["set", [["uuid", x], ...]]`."""
+    """OVSDB writes a set of one as its member: ``["uuid", x]`` or ``["set", [["uuid", x], ...]]``."""
     return [value[1]] if value[0] == "uuid" else [member[1] for member in value[1]]
 
 
@@ -73,7 +73,7 @@ def _ask(path: Path) -> dict[str, list[dict[str, Any]]]:
     question = {"method": "transact", "params": ["Open_vSwitch", *operations], "id": 0}
     received = b""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(TIMEOUT_SECONDS)
+        connection.settimeout(_TIMEOUT_SECONDS)
         connection.connect(str(path))
         connection.sendall(json.dumps(question).encode())
         while len(received) < _MOST_BYTES:

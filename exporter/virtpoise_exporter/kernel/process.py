@@ -1,4 +1,4 @@
-"""A domain's QEMU process in /proc: which one it is, what it used, and how long its vCPUs waited.
+"""A domain's QEMU process in /proc: its identity, its usage, and how long its vCPUs waited for a CPU.
 
 Fields: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html and Documentation/scheduler/sched-stats.rst
 """
@@ -8,47 +8,46 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-TICKS: Final = os.sysconf("SC_CLK_TCK")
-PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_VCPU: Final = re.compile(r"(CPU \d+|ALL CPUs)/")  # QEMU's names for them, which libvirt always asks for
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+_VCPU = re.compile(r"(CPU \d+|ALL CPUs)/")  # QEMU's names of vCPU threads, which libvirt always enables
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessStat:
-    """`/proc/PID/stat`: CPU time of all threads, living and ended; threads now; birth in ticks; resident memory."""
+    """``/proc/PID/stat``: CPU time of all threads, living and ended; threads now; resident memory."""
 
     cpu_seconds: float
     threads: int
-    started_ticks: int
     resident_bytes: int
 
 
 def parse_stat(text: bytes) -> ProcessStat:
-    """Parses `/proc/PID/stat`. The command stands in brackets and may itself hold blanks and brackets."""
+    """Parses ``/proc/PID/stat``. The command is in brackets and may itself contain blanks and brackets."""
     fields = text[text.rindex(b")") + 2 :].split()
     return ProcessStat(
         cpu_seconds=(int(fields[11]) + int(fields[12])) / TICKS,
         threads=int(fields[17]),
-        started_ticks=int(fields[19]),
         resident_bytes=int(fields[21]) * PAGE,
     )
 
 
 def parse_schedstat(text: bytes) -> tuple[int, int]:
-    """`/proc/PID/task/TID/schedstat`: nanoseconds on a CPU, nanoseconds waiting for one."""
+    """``/proc/PID/task/TID/schedstat``: nanoseconds on a CPU, nanoseconds waiting for one."""
     run, delay, _slices = text.split()
     return int(run), int(delay)
 
 
 def is_vcpu(thread_name: str) -> bool:
-    """Whether a thread of QEMU runs a vCPU: `CPU 0/KVM`, `CPU 1/TCG`, or `ALL CPUs/TCG` for one thread for all."""
+    """Whether a thread of QEMU runs a vCPU: ``CPU 0/KVM``, ``CPU 1/TCG``, or ``ALL CPUs/TCG`` for one thread for
+    all.
+    """
     return _VCPU.match(thread_name) is not None
 
 
 def uuid_of(command_line: bytes) -> str:
-    """The uuid on QEMU's command line, or an empty text."""
+    """The uuid on QEMU's command line; empty if there is none."""
     arguments = command_line.split(b"\0")
     for flag, value in itertools.pairwise(arguments):
         if flag == b"-uuid":
@@ -57,9 +56,9 @@ def uuid_of(command_line: bytes) -> str:
 
 
 def state_folder(uri: str) -> Path | None:
-    """Where the libvirtd behind `uri` keeps its domains' pid files; None if it is not on this machine.
+    """Where the libvirtd behind ``uri`` keeps its domains' pid files; None if it is not on this machine.
 
-    libvirt writes `NAME.pid` there for each QEMU it starts (`src/qemu/qemu_process.c`).
+    libvirt writes ``NAME.pid`` there for each QEMU it starts (``src/qemu/qemu_process.c``).
     """
     scheme, _, rest = uri.partition("://")
     server, _, path = rest.partition("/")

@@ -1,8 +1,8 @@
 """Which network devices lead out of the host, and which of them is behind each domain's own device.
 
-`/sys/class/net` (Documentation/ABI/testing/sysfs-class-net) tells what stands on what: `lower_X` are a bridge's ports, a
-bond's members, a VLAN's or a macvtap's base. Some of its files wait for the kernel's network lock, which a stuck driver
-may hold; so a thread of its own reads them, and a scrape looks at what that thread saw last.
+``/sys/class/net`` (Documentation/ABI/testing/sysfs-class-net) shows which device is built on which: ``lower_X`` are a
+bridge's ports, a bond's members, the base of a VLAN or macvtap. Some of its files wait for the kernel's network lock,
+which a stuck driver may hold. So a thread of its own reads them, and a scrape uses what that thread read last.
 """
 
 import os
@@ -12,44 +12,43 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 from virtpoise_exporter.kernel.netdev import parse_default_route
 from virtpoise_exporter.kernel.openvswitch import bridge_ports
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.model import Forward, Nic
 
-REFRESH_SECONDS: Final = 15.0
-_BYTES_PER_MEGABIT: Final = 1_000_000 / 8
+_REFRESH_SECONDS = 15.0
+_BYTES_PER_MEGABIT = 1_000_000 / 8
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """A network device. `lowers` are the devices it stands on."""
+class Device:
+    """A network device. ``lowers`` are the devices it stands on."""
 
     name: str
     lowers: tuple[str, ...] = ()
     physical: bool = False
     bond: bool = False
-    tap: bool = False
-    outside: bool = False  # its other end is in another network namespace, as of a container's or a lab host's veth
-    speed_bytes: float | None = None  # a second and direction; None if the device has no speed
+    outside: bool = False  # its other end is in another network namespace: the veth of a container or lab host
+    speed_bytes: float | None = None  # per second and direction; None if the device has no speed
 
 
 @dataclass(frozen=True)
 class Topology:
     """The host's network devices at one moment."""
 
-    links: Mapping[str, Link] = field(default_factory=dict)
+    devices: Mapping[str, Device] = field(default_factory=dict)
     default_route: str = ""
 
     @cached_property
     def uplinks(self) -> tuple[str, ...]:
-        """The devices by which traffic leaves the host, none counted twice: bonds instead of their members, neither
-        bridges nor VLANs. A host without hardware of its own (a container, a lab host) leaves by its veth devices."""
-        members = {lower for link in self.links.values() if link.bond for lower in link.lowers}
-        real = {link.name for link in self.links.values() if link.physical or link.bond} - members
-        outside = {link.name for link in self.links.values() if link.outside and not link.lowers and not link.tap}
+        """The devices through which traffic leaves the host, each counted once: bonds instead of their members, no
+        bridges, no VLANs. On a host without hardware of its own (a container, a lab host) these are its veth devices.
+        """
+        members = {lower for device in self.devices.values() if device.bond for lower in device.lowers}
+        real = {device.name for device in self.devices.values() if device.physical or device.bond} - members
+        outside = {device.name for device in self.devices.values() if device.outside and not device.lowers}
         return tuple(sorted(real or outside))
 
     def uplink_of(self, nic: Nic, forward: Forward | None) -> str:
@@ -69,26 +68,26 @@ class Topology:
             name = todo.pop(0)
             if name in self.uplinks:
                 return name
-            if name not in seen and name in self.links:
+            if name not in seen and name in self.devices:
                 seen.add(name)
-                todo.extend(self.links[name].lowers)
+                todo.extend(self.devices[name].lowers)
         return ""
 
 
 def read_topology(procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> Topology:
-    """The devices below `sysfs`; `speeds` (bytes per second) stand in for what the devices say."""
-    links = dict(_read_links(sysfs / "class/net", speeds))
+    """The devices below ``sysfs``; ``speeds`` (bytes per second) stand in for what the devices say."""
+    devices = dict(_read_links(sysfs / "class/net", speeds))
     for bridge, ports in bridge_ports().items():
-        if bridge in links:
-            links[bridge] = Link(bridge, lowers=ports)
+        if bridge in devices:
+            devices[bridge] = Device(bridge, lowers=ports)
     try:
         route = parse_default_route((procfs / "net/route").read_text())
     except OSError:  # a kernel without IPv4
         route = ""
-    return Topology(links, route)
+    return Topology(devices, route)
 
 
-def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[tuple[str, Link]]:
+def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[tuple[str, Device]]:
     for name in os.listdir(folder):  # noqa: PTH208 - with hundreds of taps, paths cost more than the reads
         try:
             entries = frozenset(os.listdir(folder / name))  # noqa: PTH208
@@ -96,11 +95,11 @@ def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[tuple[str
             continue
         lowers = tuple(sorted(entry.removeprefix("lower_") for entry in entries if entry.startswith("lower_")))
         if "tun_flags" in entries or "macvtap" in entries:
-            yield name, Link(name, lowers, tap=True)
+            yield name, Device(name, lowers)
             continue
         yield (
             name,
-            Link(
+            Device(
                 name=name,
                 lowers=lowers,
                 physical="device" in entries,
@@ -112,7 +111,7 @@ def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[tuple[str
 
 
 def _speed(text: str) -> float | None:
-    """Bytes per second; the kernel says -1, or refuses to say, for a device without speed."""
+    """Bytes per second; None for a device without speed, where the kernel has -1 or an error."""
     try:
         megabits = int(text)
     except ValueError:
@@ -128,7 +127,7 @@ def _text(path: Path) -> str:
 
 
 class TopologyKeeper:
-    """Reads the topology again and again in a thread of its own."""
+    """Keeps the topology fresh, in a thread of its own."""
 
     def __init__(self, procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> None:
         self._procfs = procfs
@@ -140,16 +139,16 @@ class TopologyKeeper:
         self._read_at = float("-inf")
 
     def start(self) -> None:
-        """Begins to read in the background."""
+        """Starts to read in the background."""
         threading.Thread(target=self._run, name="topology", daemon=True).start()
 
     def wait_for_first(self, seconds: float) -> None:
-        """Waits for the first reading, but not longer than `seconds`."""
+        """Waits for the first reading, but not longer than ``seconds``."""
         self._first.wait(seconds)
 
     def topology(self) -> Topology | None:
-        """What was read last; None if that is too long ago because reading hangs."""
-        fresh = time.monotonic() - self._read_at <= 2 * REFRESH_SECONDS
+        """The last topology; None if it is too old because reading hangs."""
+        fresh = time.monotonic() - self._read_at <= 2 * _REFRESH_SECONDS
         return self._topology if fresh else None
 
     def want(self) -> None:
@@ -161,11 +160,11 @@ class TopologyKeeper:
             self.refresh()
             self._first.set()
             time.sleep(0.2)  # domains that start one after the other bring a device each
-            self._wanted.wait(REFRESH_SECONDS)
+            self._wanted.wait(_REFRESH_SECONDS)
             self._wanted.clear()
 
     def refresh(self) -> None:
-        """Reads the devices now; if they cannot be read, what was read last ages."""
+        """Reads the devices now. If this fails, the last topology stays and ages."""
         began = time.monotonic()
         try:
             self._topology = read_topology(self._procfs, self._sysfs, self._speeds)

@@ -1,15 +1,15 @@
 """The one long-lived, read-only connection to libvirt, kept by a thread of its own.
 
 The thread lists the domains when an event says that something changed, and every few seconds in case an event was lost.
-A scrape only ever looks at the last list: whatever hangs in libvirt hangs this thread and no scrape. It asks only what
-libvirt knows itself (states and XML), never QEMU.
+A scrape only reads the last list: a call that hangs in libvirt blocks this thread and no scrape. The thread asks only
+for what libvirt knows itself (states and XML), never for what QEMU has to answer.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any
 
 import libvirt
 
@@ -17,15 +17,15 @@ from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.model import Domain, Facts, Forward, HostFacts, Inventory
 from virtpoise_exporter.virt.xml import domain_facts, host_cpu, network_forward
 
-RELIST_SECONDS: Final = 5.0
-GATHER_SECONDS: Final = 0.1  # events that come together are answered by one list
-FRESH_SECONDS: Final = 2 * RELIST_SECONDS
-FACTS_SECONDS: Final = 60.0
-MOST_FACTS_SECONDS: Final = 2 * FACTS_SECONDS  # then they are no longer told, if there are no newer ones
-RECONNECT_SECONDS: Final = 1.0
-KEEPALIVE: Final = (5, 3)  # a libvirtd that is silent for 5 s three times is gone
+_RELIST_SECONDS = 5.0
+_GATHER_SECONDS = 0.1  # one list answers all events within this time
+_FRESH_SECONDS = 2 * _RELIST_SECONDS
+_FACTS_SECONDS = 60.0
+_MOST_FACTS_SECONDS = 2 * _FACTS_SECONDS  # older facts are left out
+_RECONNECT_SECONDS = 1.0
+_KEEPALIVE = (5, 3)  # a libvirtd that is silent for 5 s three times is gone
 
-_EVENTS: Final = (
+_EVENTS = (
     libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
     libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE,
     libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED,
@@ -47,7 +47,7 @@ def start_event_loop() -> None:
 
 
 class Link:
-    """Keeps an `Inventory` fresh. `listed` is called by the link's thread with the domains of every new list."""
+    """Keeps an ``Inventory`` fresh. The link's thread calls ``listed`` with the domains of every new list."""
 
     def __init__(self, uri: str, listed: Callable[[Sequence[Domain]], None]) -> None:
         self.uri = uri
@@ -59,11 +59,11 @@ class Link:
         self._complained = ""
 
     def start(self) -> None:
-        """Begins to connect, and to connect again whenever the connection is lost."""
+        """Starts to connect in the background, and reconnects whenever the connection is lost."""
         threading.Thread(target=self._run, name="libvirt-link", daemon=True).start()
 
     def wait_for_first(self, seconds: float) -> None:
-        """Waits for the first list, but not longer than `seconds`."""
+        """Waits for the first list, but not longer than ``seconds``."""
         self._first.wait(seconds)
 
     def last_inventory(self) -> Inventory | None:
@@ -71,9 +71,9 @@ class Link:
         return self._inventory
 
     def inventory(self) -> Inventory | None:
-        """The last list if libvirt still stands behind it, else None."""
+        """The last list; None if it is older than 10 s or the connection is lost."""
         last = self._inventory
-        if last is None or self._lost.is_set() or time.monotonic() - last.taken_at > FRESH_SECONDS:
+        if last is None or self._lost.is_set() or time.monotonic() - last.taken_at > _FRESH_SECONDS:
             return None
         return last
 
@@ -88,8 +88,8 @@ class Link:
                 _Session(self.uri, self._take, self._lost.set).run()
             except libvirt.libvirtError as error:
                 reason = error.get_error_message() or str(error)
-            except Exception:  # nothing that libvirt says may end this thread
-                log.exception("the list of domains failed")
+            except Exception:  # no answer of libvirt may end this thread
+                log.exception("the domains cannot be listed")
                 reason = "see the error above"
             else:
                 reason = "it closed the connection"
@@ -98,7 +98,7 @@ class Link:
             if reason != self._complained:
                 log.warning("libvirt at %s is gone, trying again: %s", self.uri, reason)
                 self._complained = reason
-            time.sleep(RECONNECT_SECONDS)
+            time.sleep(_RECONNECT_SECONDS)
 
     def _take(self, inventory: Inventory, handles: Mapping[str, Any]) -> None:
         self._handles = handles
@@ -126,7 +126,7 @@ class _Session:
         self._connection = libvirt.openReadOnly(uri)
 
     def run(self) -> None:
-        """Lists and lists again until the connection is lost."""
+        """Lists the domains again and again until the connection is lost."""
         registered: list[int] = []
         try:
             self._watch(registered)
@@ -135,7 +135,7 @@ class _Session:
             while not self._closed:
                 began = time.monotonic()
                 self._list(host, changed, began)
-                changed = self._await_change(began + RELIST_SECONDS)
+                changed = self._await_change(began + _RELIST_SECONDS)
         finally:
             for identifier in registered:
                 _quietly(self._connection.domainEventDeregisterAny, identifier)
@@ -143,10 +143,13 @@ class _Session:
             _quietly(self._connection.close)
 
     def _watch(self, registered: list[int]) -> None:
-        """Asks to be told of changes and of the end; drivers without a daemon (test, embedded) cannot end."""
+        """Registers for events and for the end of the connection.
+
+        Drivers without a daemon (test, embedded) have no end.
+        """
         try:
             self._connection.registerCloseCallback(self._on_close, None)
-            self._connection.setKeepAlive(*KEEPALIVE)
+            self._connection.setKeepAlive(*_KEEPALIVE)
         except libvirt.libvirtError as error:
             log.debug("no keepalive: %s", error)
         for event in _EVENTS:
@@ -164,12 +167,12 @@ class _Session:
         self._changed.put(domain.UUIDString())
 
     def _await_change(self, until: float) -> set[str]:
-        """The uuids of domains that changed; nothing if none has until then, for an event may have been lost."""
+        """The uuids of changed domains; empty if none changes before ``until``, when it is time to list anyway."""
         try:
-            changed = {self._changed.get(timeout=max(GATHER_SECONDS, until - time.monotonic()))}
+            changed = {self._changed.get(timeout=max(_GATHER_SECONDS, until - time.monotonic()))}
         except Empty:
             return set()
-        time.sleep(GATHER_SECONDS)
+        time.sleep(_GATHER_SECONDS)
         while True:
             try:
                 changed.add(self._changed.get_nowait())
@@ -200,21 +203,21 @@ class _Session:
 
     def _facts_of(self, handle: Any, uuid: str, life: tuple[str, int], now: float, *, again: bool) -> Facts:
         known = self._facts.get(uuid)
-        lasts = FACTS_SECONDS * (1 + int(uuid[:2], 16) / 512)  # spread, so that not all fall due in one list
+        lasts = _FACTS_SECONDS * (1 + int(uuid[:2], 16) / 512)  # spread, so that not all fall due in one list
         if known and known[0] == life and not again and now - known[1] < lasts:
             return known[2]
         try:
             facts = domain_facts(handle.XMLDesc(0))
-        except libvirt.libvirtError as error:  # it went away between the list and the question
+        except libvirt.libvirtError as error:  # it ended between the list and this call
             log.debug("no XML of domain %s: %s", life[0], error)
-            return known[2] if known and known[0] == life and now - known[1] <= MOST_FACTS_SECONDS else Facts()
+            return known[2] if known and known[0] == life and now - known[1] <= _MOST_FACTS_SECONDS else Facts()
         self._facts[uuid] = (life, now, facts)
         return facts
 
     def _forwards(self, domains: Sequence[Domain], now: float) -> dict[str, Forward]:
         names = {nic.network for domain in domains for nic in domain.facts.nics if nic.network}
         for name in names:
-            if name not in self._networks or now - self._networks[name][0] > FACTS_SECONDS:
+            if name not in self._networks or now - self._networks[name][0] > _FACTS_SECONDS:
                 try:
                     forward = network_forward(self._connection.networkLookupByName(name).XMLDesc(0))
                 except libvirt.libvirtError as error:
@@ -242,7 +245,7 @@ def _version(number: int) -> str:
 
 
 def _quietly(action: Callable[..., Any], *arguments: Any) -> None:
-    """Does what frees a connection that may be dead already."""
+    """Runs an action that frees a connection, which may be dead already."""
     try:
         action(*arguments)
     except libvirt.libvirtError as error:

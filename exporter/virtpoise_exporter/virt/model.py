@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
 
-from virtpoise_exporter.exposition import labels
+from virtpoise_exporter.exposition import SharedLabels, labels
 from virtpoise_exporter.metrics import DOMAIN
 
-RUNNING: Final = 1
+RUNNING = 1
 
 # virDomainState and the reasons of each state, in the words of virsh (libvirt-domain.h)
-STATES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+STATES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("no state", ("unknown",)),
     (
         "running",
@@ -62,7 +61,7 @@ STATES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 
 
 def state_words(state: int, reason: int) -> tuple[str, str]:
-    """libvirt's words for a state and its reason; a number this version does not know stays a number."""
+    """libvirt's words for a state and its reason. A number that this version does not know stays a number."""
     if not 0 <= state < len(STATES):
         return str(state), str(reason)
     word, reasons = STATES[state]
@@ -71,7 +70,7 @@ def state_words(state: int, reason: int) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """A network device of a domain. `device` is its end on the host; what carries it on is a bridge or a lower device."""
+    """A network device of a domain. ``device`` is its end on the host, attached to a bridge or a lower device."""
 
     device: str
     kind: str
@@ -82,19 +81,19 @@ class Nic:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the domain's XML says: slow to change, and read again when an event says that it did."""
+    """The facts in a domain's XML. They seldom change, and are read again after an event."""
 
     vcpus: int = 0
     memory_bytes: int = 0
     nics: tuple[Nic, ...] = ()
     disks: tuple[str, ...] = ()
-    balloon_period_seconds: int = 0  # how often its balloon driver tells of its memory; 0: never
+    balloon_period_seconds: int = 0  # how often its balloon driver reports its memory; 0: never
     placement: tuple[tuple[str, str], ...] = ()  # what its metadata asks for: (rule, group or hosts)
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain on this host. `id` is -1 while it is inactive and changes with every start."""
+    """A domain on this host. ``id`` is -1 while it is inactive and changes with every start."""
 
     uuid: str
     name: str
@@ -112,9 +111,9 @@ class Domain:
         return self.state == RUNNING
 
     @cached_property
-    def block(self) -> str:
-        """The label block that all series of the domain share."""
-        return labels(DOMAIN, (self.name, self.uuid))
+    def labels(self) -> SharedLabels:
+        """The labels that all series of the domain share."""
+        return SharedLabels(DOMAIN, labels(DOMAIN, (self.name, self.uuid)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,9 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """How a libvirt network leaves the host: `mode` as in its XML, empty if it does not; `device` if one is named."""
+    """How a libvirt network leaves the host: ``mode`` as in its XML, empty if it does not; ``device`` if one is
+    named.
+    """
 
     mode: str = ""
     device: str = ""
@@ -139,7 +140,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All domains of the host as libvirt listed them at `taken_at` (monotonic seconds), and the networks they use."""
+    """All domains of the host as libvirt listed them at ``taken_at`` (monotonic seconds), and the networks they use."""
 
     host: HostFacts
     domains: tuple[Domain, ...]

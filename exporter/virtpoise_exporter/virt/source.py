@@ -1,8 +1,8 @@
-"""The libvirt source: what domains used as libvirt tells it, for where the kernel cannot be read."""
+"""The libvirt source: the domains' usage from libvirt's statistics, where the kernel's files cannot be read."""
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import libvirt
 
@@ -10,7 +10,7 @@ from virtpoise_exporter.source import Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
-GROUPS: Final = (
+GROUPS = (
     libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
     | libvirt.VIR_DOMAIN_STATS_VCPU
     | libvirt.VIR_DOMAIN_STATS_BALLOON
@@ -24,7 +24,7 @@ class LibvirtSource:
     name = "libvirt"
 
     def __init__(self, ask: Ask) -> None:
-        """`ask` gives libvirt's statistics of the groups GROUPS."""
+        """``ask`` returns libvirt's statistics of the groups ``GROUPS``."""
         self._ask = ask
         self._sums: dict[tuple[str, int], VcpuSums] = {}
         self._summing = threading.Lock()
@@ -39,9 +39,10 @@ class LibvirtSource:
 
 
 def usage(stats: Mapping[str, Any], sums: VcpuSums) -> Usage:
-    """A domain's usage from libvirt's keys. Keys that are missing, as they are while a domain is busy, give None.
+    """A domain's usage from libvirt's keys. A missing key (the domain is busy) gives None.
 
-    `vcpu.N.time`, `vcpu.N.delay` and `cpu.time` are nanoseconds, whatever the manual says; `balloon.rss` is in KiB.
+    ``vcpu.N.time``, ``vcpu.N.delay`` and ``cpu.time`` are nanoseconds, whatever the manual says; ``balloon.rss`` is in
+    KiB.
     """
     runs, delays = _of_vcpus(stats, ".time"), _of_vcpus(stats, ".delay")
     cpu, resident = stats.get("cpu.time"), stats.get("balloon.rss")

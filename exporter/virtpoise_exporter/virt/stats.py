@@ -1,9 +1,9 @@
 """Statistics from libvirt, asked so that no domain can hold up the others.
 
-libvirt answers a question about many domains one by one, and NOWAIT only keeps it from waiting for a domain that is busy
-with somebody else's question. A domain whose QEMU does not answer is not busy until it is asked: that question hangs as
-long as QEMU does (seen: 4 s at both ends of a migration, for ever if QEMU is stopped), and the domains after it wait too.
-But whoever hangs holds that domain's job, so the same question asked again steps over it.
+libvirt answers a question about many domains one by one. NOWAIT makes it skip a domain that is busy with another
+question. A domain whose QEMU does not answer is not busy until it is asked. Then that question hangs as long as QEMU
+does, and so do the domains after it (seen: 4 s at both ends of a migration, for ever if QEMU is stopped). But the
+question that hangs holds that domain's job, so the same question asked again skips that domain.
 """
 
 import threading
@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import libvirt
 
@@ -21,17 +21,19 @@ from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 
-AT_ONCE: Final = 25  # domains in one question: some 0.2 s where nothing hangs
-PATIENCE_SECONDS: Final = 1.0
-# libvirtd works on five questions of a client at once (max_client_requests) and then hears nothing of it any more, not even
-# that it is alive: one is left for the list of domains.
-MOST_AT_ONCE: Final = 4
+_AT_ONCE = 25  # domains in one question: some 0.2 s where nothing hangs
+PATIENCE_SECONDS = 1.0
+# libvirtd works on five questions of a client at once (max_client_requests) and then reads nothing more from it, not
+# even keepalives. The fifth is left for the list of domains.
+_MOST_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """By uuid: libvirt's keys and values, e.g. `{"cpu.time": 540000000, ...}`. `seconds` is how long libvirt worked on what
-    it answered; `complete` is whether it answered every question."""
+    """libvirt's keys and values by uuid, e.g. ``{"cpu.time": 540000000, ...}``.
+
+    ``seconds``: how long libvirt took for what it answered. ``complete``: whether it answered every question.
+    """
 
     stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -39,28 +41,31 @@ class Answer:
 
 
 Ask = Callable[[Sequence[Domain], float], Answer]
-"""Asks for some domains, for at most so many seconds; those that were not answered for are left out."""
+"""A function that asks for some domains within a number of seconds. Domains without an answer are left out."""
 
 
 class Stats:
-    """Asks over the link's one connection. A question that hangs is left to its thread, of which there are at most
-    `MOST_AT_ONCE`, whoever asks; it ends when QEMU answers, or when the connection is lost."""
+    """Asks over the link's one connection.
+
+    A question that hangs is left to its thread, which ends when QEMU answers or the connection is lost. All callers
+    together have at most ``_MOST_AT_ONCE`` such threads.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._room = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._room = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def of(self, groups: int) -> Ask:
-        """Asks for `groups` (VIR_DOMAIN_STATS_*)."""
+        """A function that asks for ``groups`` (VIR_DOMAIN_STATS_*)."""
         return partial(self._ask, groups)
 
     def _ask(self, groups: int, domains: Sequence[Domain], seconds: float) -> Answer:
-        """What libvirt answered now, after at most `seconds`. Domains it did not answer for are left out."""
+        """What libvirt answered now, after at most ``seconds``. Domains it did not answer for are left out."""
         until = time.monotonic() + seconds
         stats: dict[str, Mapping[str, Any]] = {}
         took, complete = 0.0, True
-        for first in range(0, len(domains), AT_ONCE):
-            answer = self._ask_some(groups, domains[first : first + AT_ONCE], until)
+        for first in range(0, len(domains), _AT_ONCE):
+            answer = self._ask_some(groups, domains[first : first + _AT_ONCE], until)
             if answer is None:
                 return Answer(stats, took, complete=False)
             stats |= answer.stats
@@ -69,7 +74,7 @@ class Stats:
         return Answer(stats, took, complete)
 
     def _ask_some(self, groups: int, domains: Sequence[Domain], until: float) -> Answer | None:
-        """None if there is no time or no room left to ask."""
+        """The answer for one batch; None if there is no time or no free thread to ask."""
         handles = self._link.handles([domain.uuid for domain in domains])
         complete = len(handles) == len(domains)
         if not handles:

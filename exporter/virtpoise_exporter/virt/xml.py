@@ -5,15 +5,14 @@ Formats: https://libvirt.org/formatdomain.html, https://libvirt.org/formatcaps.h
 """
 
 from itertools import islice
-from typing import Final
 from xml.etree import ElementTree
 
 from virtpoise_exporter.virt.model import Facts, Forward, Nic
 
-# Of the element <placement> in a domain's <metadata>; docs/configuration.md says what each means.
-PLACEMENT_NAMESPACE: Final = "urn:virtpoise:1"
-PLACEMENT_RULES: Final = ("together", "apart", "only-on", "never-on", "prefer", "ignore")
-# Whoever may edit a domain writes these, and each is a series in Prometheus.
+# The element <placement> in a domain's <metadata>; docs/configuration.md explains the rules.
+_PLACEMENT_NAMESPACE = "urn:virtpoise:1"
+_PLACEMENT_RULES = ("together", "apart", "only-on", "never-on", "prefer", "ignore")
+# Anyone who may edit a domain can write these, and each becomes a series in Prometheus.
 _MOST_RULES = 16
 _LONGEST_VALUE = 128
 
@@ -32,7 +31,7 @@ _UNITS = {
 
 
 def domain_facts(xml: str) -> Facts:
-    """The facts of a domain; what the XML does not say is 0 or empty."""
+    """The facts of a domain; 0 or empty where the XML has nothing."""
     root = ElementTree.fromstring(xml)  # noqa: S314
     return Facts(
         vcpus=_vcpus(root.find("vcpu")),
@@ -40,12 +39,12 @@ def domain_facts(xml: str) -> Facts:
         nics=tuple(nic for element in root.iterfind("devices/interface") if (nic := _nic(element))),
         disks=tuple(device for element in root.iterfind("devices/disk") if (device := _disk(element))),
         balloon_period_seconds=_period(root.find("devices/memballoon/stats")),
-        placement=_placement(root.find(f"metadata/{{{PLACEMENT_NAMESPACE}}}placement")),
+        placement=_placement(root.find(f"metadata/{{{_PLACEMENT_NAMESPACE}}}placement")),
     )
 
 
 def host_cpu(capabilities: str) -> tuple[str, str, str]:
-    """The host's uuid, CPU model and architecture from the capabilities; empty where they are not told."""
+    """The host's uuid, CPU model and architecture from the capabilities; empty where they are missing."""
     root = ElementTree.fromstring(capabilities)  # noqa: S314
     return (
         (root.findtext("host/uuid") or "").strip(),
@@ -67,14 +66,16 @@ def network_forward(xml: str) -> Forward:
 
 
 def _placement(element: ElementTree.Element | None) -> tuple[tuple[str, str], ...]:
-    """Each rule once. `virsh metadata` leaves the inner elements without a namespace, an XML editor may give them one."""
+    """Each rule once. ``virsh metadata`` leaves the inner elements without a namespace, an XML editor may give them
+    one.
+    """
     if element is None:
         return ()
     asked = ((child.tag.rpartition("}")[2], (child.text or "").strip()) for child in element)
     good = (
         (rule, "" if rule == "ignore" else value)
         for rule, value in asked
-        if rule == "ignore" or (rule in PLACEMENT_RULES and 0 < len(value) <= _LONGEST_VALUE)
+        if rule == "ignore" or (rule in _PLACEMENT_RULES and 0 < len(value) <= _LONGEST_VALUE)
     )
     return tuple(sorted(islice(dict.fromkeys(good), _MOST_RULES)))
 
@@ -96,7 +97,7 @@ def _period(element: ElementTree.Element | None) -> int:
 
 
 def _disk(element: ElementTree.Element) -> str:
-    """Its device; empty for a drive without a medium, which has nothing to tell."""
+    """The disk's device; empty for a drive without a medium, which has no counters."""
     target = element.find("target")
     return target.get("dev", "") if target is not None and element.find("source") is not None else ""
 

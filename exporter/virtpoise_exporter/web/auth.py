@@ -6,14 +6,13 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
-from typing import Final
 
-# the hash of nothing anybody knows: an unknown user takes as long as a wrong password
-_NOBODY: Final = b"$2b$10$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
+# the hash of an unknown password: checking an unknown user takes as long as a wrong password
+_NOBODY = b"$2b$10$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
 
 
 class Gate:
-    """Says who may come in. Whom it has let in it remembers by a keyed digest, for bcrypt is slow by design."""
+    """Verifies users. It remembers verified credentials by a keyed digest, because bcrypt is slow by design."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
@@ -25,7 +24,7 @@ class Gate:
         return credentials is not None and self._digest(users, *credentials) in self._welcome
 
     def verify(self, users: Mapping[str, str], authorization: str) -> bool:
-        """Whether the header carries a user of `users` and the password to its hash. Takes up to a second."""
+        """Whether the header carries a user of ``users`` and the password to its hash. Takes up to a second."""
         import bcrypt
 
         credentials = parse_basic(authorization)

@@ -1,6 +1,6 @@
 """The web configuration of Prometheus' exporter-toolkit: TLS, client certificates, basic authentication.
 
-Format: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md (`promtool check web-config`).
+Format: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md (``promtool check web-config``).
 What this exporter cannot honour is refused rather than ignored.
 """
 
@@ -9,24 +9,24 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from virtpoise_exporter.errors import UsageError
 
 _T = TypeVar("_T")
 _Stamp = tuple[int, int, int] | None
-_VERSIONS: Final = {
+_VERSIONS = {
     "TLS10": ssl.TLSVersion.TLSv1,
     "TLS11": ssl.TLSVersion.TLSv1_1,
     "TLS12": ssl.TLSVersion.TLSv1_2,
     "TLS13": ssl.TLSVersion.TLSv1_3,
 }
-_CLIENT_AUTH: Final = {
+_CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
-_HEADERS: Final = (
+_HEADERS = (
     "Cache-Control",
     "Content-Security-Policy",
     "Strict-Transport-Security",
@@ -34,13 +34,13 @@ _HEADERS: Final = (
     "X-Frame-Options",
     "X-XSS-Protection",
 )
-_BCRYPT: Final = re.compile(r"\$2[abxy]\$(\d\d)\$[./A-Za-z0-9]{53}")
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BCRYPT = re.compile(r"\$2[abxy]\$(\d\d)\$[./A-Za-z0-9]{53}")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """One request more every `interval_seconds`, and at most `burst` at once."""
+    """Allows one more request every ``interval_seconds``, and at most ``burst`` at once."""
 
     interval_seconds: float
     burst: int
@@ -48,8 +48,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """A checked web configuration. `files` are all that it was read from, as they were just before, to see when one of them
-    changes."""
+    """A checked web configuration. ``files`` holds the state of all files it was read from, to notice a change."""
 
     tls: ssl.SSLContext | None = None
     allowed_sans: frozenset[str] = frozenset()
@@ -192,14 +191,14 @@ class _Reader:
 
 
 class Watched:
-    """The configuration as its files say now: read again when one of them has changed."""
+    """The configuration, read again whenever one of its files has changed."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._config = load(path) if path else WebConfig()
 
     def current(self) -> WebConfig:
-        """The configuration. Raises UsageError while the files hold a wrong one: then nobody is let in."""
+        """The configuration. Raises UsageError while the files are wrong: then every request is refused."""
         if self._path is not None and _changed(self._config):
             config = load(self._path)
             if not _changed(config):  # else it may be half old and half new; the next request reads it again

@@ -21,7 +21,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. `headers` come besides Content-Type and Content-Length."""
+    """An answer. ``headers`` come besides Content-Type and Content-Length."""
 
     status: HTTPStatus
     body: bytes

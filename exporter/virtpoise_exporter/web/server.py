@@ -1,7 +1,7 @@
 """The server: one event loop for all connections, a few threads for scrapes.
 
-A silent or slow client costs a socket and a deadline, never a thread: the handshake, a request's head and the taking of
-an answer are bounded in time, the connections in number, the answers that nobody takes in bytes.
+A silent or slow client costs a socket and a deadline, never a thread. Handshakes, request heads and sending answers
+have deadlines; the number of connections and the bytes of unsent answers are limited.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Final
 
 from virtpoise_exporter import __version__, exposition
 from virtpoise_exporter.errors import UsageError
@@ -27,19 +26,19 @@ from virtpoise_exporter.web.http import (
     render_response,
 )
 
-MOST_CONNECTIONS: Final = 256
-MOST_SCRAPES: Final = 4
-MOST_VERIFYING: Final = 16
-MOST_HEAD_BYTES: Final = 16 * 1024
-MOST_UNTAKEN_BYTES: Final = 4 * 1024 * 1024
-HEAD_SECONDS: Final = 5.0
-IDLE_SECONDS: Final = 120.0
-TAKE_SECONDS: Final = 10.0
-DEFAULT_SCRAPE_SECONDS: Final = 10.0
-MOST_SCRAPE_SECONDS: Final = 60.0
-SCRAPE_OFFSET_SECONDS: Final = 0.5  # for the way to Prometheus and back
+MOST_CONNECTIONS = 256
+_MOST_SCRAPES = 4
+_MOST_VERIFYING = 16
+_MOST_HEAD_BYTES = 16 * 1024
+_MOST_UNTAKEN_BYTES = 4 * 1024 * 1024
+HEAD_SECONDS = 5.0
+_IDLE_SECONDS = 120.0
+TAKE_SECONDS = 10.0
+_DEFAULT_SCRAPE_SECONDS = 10.0
+_MOST_SCRAPE_SECONDS = 60.0
+_SCRAPE_OFFSET_SECONDS = 0.5  # for the network to Prometheus and back
 
-_PAGE: Final = f"""<!DOCTYPE html>
+_PAGE = f"""<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>virtpoise exporter</title></head>
 <body>
@@ -58,7 +57,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     elif socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
     else:
-        family, address = socket.AF_INET, ("0.0.0.0", port)  # noqa: S104 - asked for as `:port`
+        family, address = socket.AF_INET, ("0.0.0.0", port)  # noqa: S104 - asked for as ``:port``
     return socket.create_server(address, family=family, backlog=128)
 
 
@@ -66,12 +65,12 @@ class Server:
     """Serves /metrics, /-/healthy, /-/ready, /-/reload and a landing page on sockets that listen already."""
 
     def __init__(self, scrape: Callable[[float], bytes], watched: Watched) -> None:
-        """`scrape` gives an exposition after at most the seconds it is called with."""
+        """``scrape`` returns an exposition within the number of seconds that it is called with."""
         self._scrape = scrape
         self._watched = watched
         self._gate = Gate()
         self._bucket = _Bucket()
-        self._threads = ThreadPoolExecutor(MOST_SCRAPES, thread_name_prefix="scrape")
+        self._threads = ThreadPoolExecutor(_MOST_SCRAPES, thread_name_prefix="scrape")
         self._verifier = ThreadPoolExecutor(1, thread_name_prefix="verify")
         self._verifying = 0
         self._connections: set[asyncio.Task[None]] = set()
@@ -99,8 +98,10 @@ class Server:
             await asyncio.sleep(0)  # lets it begin: a flood of connections would keep this loop to itself
 
     def _evict(self) -> bool:
-        """Ends the connection that has been silent for longest, or else the one that takes its answer slowest; False if
-        all are being answered."""
+        """Closes the connection that has been silent longest, or else the one that reads its answer slowest.
+
+        False if all are being answered.
+        """
         for some in (self._waiting, self._untaken):
             for victim in some:
                 del some[victim]
@@ -115,7 +116,7 @@ class Server:
         self._waiting[task] = 0
         try:
             config = self._watched.current()
-            reader = asyncio.StreamReader(MOST_HEAD_BYTES)
+            reader = asyncio.StreamReader(_MOST_HEAD_BYTES)
             protocol = asyncio.StreamReaderProtocol(reader)
             loop = asyncio.get_running_loop()
             transport, _ = await loop.connect_accepted_socket(
@@ -130,7 +131,7 @@ class Server:
             if _welcome(transport, config):
                 await self._answer_all(task, reader, writer)
         except UsageError as error:
-            log.error("nobody is let in: %s", error)
+            log.error("all requests are refused: %s", error)
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError) as error:
             log.debug("a connection ended: %r", error)
         except Exception:
@@ -167,12 +168,15 @@ class Server:
                 response = await self._answer(request)
                 keep_alive, with_body = request.keep_alive, request.method != "HEAD"
             await self._send(task, writer, render_response(response, keep_alive=keep_alive, with_body=with_body))
-            patience = IDLE_SECONDS
+            patience = _IDLE_SECONDS
 
     async def _send(self, task: asyncio.Task[None], writer: asyncio.StreamWriter, answer: bytes) -> None:
-        """Sends it and waits until it is taken; of the answers that nobody takes, the oldest give way."""
+        """Sends the answer and waits until the client has read it.
+
+        Past the limit, the oldest unread answers are dropped.
+        """
         self._untaken[task] = len(answer)
-        while sum(self._untaken.values()) > MOST_UNTAKEN_BYTES and next(iter(self._untaken)) is not task:
+        while sum(self._untaken.values()) > _MOST_UNTAKEN_BYTES and next(iter(self._untaken)) is not task:
             oldest = next(iter(self._untaken))
             del self._untaken[oldest]
             oldest.cancel()
@@ -201,7 +205,7 @@ class Server:
                 return _with(await self._metrics(request, began), config)
             case "/-/healthy":
                 return _with(_text(HTTPStatus.OK, "healthy"), config)
-            case "/-/ready":  # nobody is answered before libvirt was asked for its domains once, see Exporter.run
+            case "/-/ready":  # the server starts after libvirt was asked for its domains once, see Exporter.run
                 return _with(_text(HTTPStatus.OK, "ready"), config)
             case "/-/reload":  # done already: a configuration that has changed is read again for each request
                 return _with(_text(HTTPStatus.OK, "reloaded"), config)
@@ -211,12 +215,14 @@ class Server:
                 return _with(_text(HTTPStatus.NOT_FOUND), config)
 
     async def _may_enter(self, users: Mapping[str, str], request: Request) -> bool | None:
-        """Whether the request carries a user and the password; None if too many others wait to be told the same. Who has
-        been let in before does not wait: guessers cannot keep Prometheus out."""
+        """Whether the request carries a user and the right password; None if too many requests wait to be verified.
+
+        Credentials that were verified before do not wait: guessing clients cannot lock out Prometheus.
+        """
         authorization = request.headers.get("authorization", "")
         if self._gate.remembers(users, authorization):
             return True
-        if self._verifying >= MOST_VERIFYING:
+        if self._verifying >= _MOST_VERIFYING:
             return None
         self._verifying += 1
         try:
@@ -260,14 +266,14 @@ class _Bucket:
 
 
 def scrape_seconds(request: Request) -> float:
-    """How long a scrape may take: what Prometheus says it will wait, less the way."""
+    """Seconds that a scrape may take: Prometheus' timeout, less the time on the network."""
     try:
         seconds = float(request.headers.get("x-prometheus-scrape-timeout-seconds", ""))
     except ValueError:
-        seconds = DEFAULT_SCRAPE_SECONDS
-    if not 0 < seconds <= MOST_SCRAPE_SECONDS:  # also if it is not a number
-        seconds = DEFAULT_SCRAPE_SECONDS
-    return max(seconds / 2, seconds - SCRAPE_OFFSET_SECONDS)
+        seconds = _DEFAULT_SCRAPE_SECONDS
+    if not 0 < seconds <= _MOST_SCRAPE_SECONDS:  # also if it is not a number
+        seconds = _DEFAULT_SCRAPE_SECONDS
+    return max(seconds / 2, seconds - _SCRAPE_OFFSET_SECONDS)
 
 
 def _welcome(transport: asyncio.BaseTransport, config: WebConfig) -> bool:

@@ -1,1 +1,3 @@
-"""The demo: the whole loop on real hosts, from the load that rises to the prediction that is held against a measurement."""
+"""The demo: the whole loop on real hosts, from the load that rises to the prediction that is held against a
+measurement.
+"""

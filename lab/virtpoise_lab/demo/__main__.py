@@ -1,4 +1,4 @@
-"""`scripts/demo`: the command line of the demo."""
+"""``scripts/demo``: the command line of the demo."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ THRESHOLD = 0.6
 CONSECUTIVE = 3
 INTERVAL_SECONDS = 4
 SCRAPE_SECONDS = 2
-# The longest that a migration may take to start, from the scrape that made N: a look at most an interval later, and 2 s to act.
+# The longest that a migration may take to start, from the scrape that made N: a look at most an interval later, and 2 s
+# to act.
 BOUND_SECONDS = INTERVAL_SECONDS + 2
 # h1 begins at about 48 %; when vm1 gets busy it is at about 70 %.
 DOMAINS = (
@@ -60,7 +61,7 @@ def run(view: View, *, keep: bool) -> int:
             measurement={"settle_seconds": 8, "window_seconds": 24},
         )
         balancer.start()
-        view.say(f"the balancer runs: {THRESHOLD:.0%} is too much when it is read {CONSECUTIVE} times in a row")
+        view.say(f"the balancer runs: {THRESHOLD:.0%} is too much in {CONSECUTIVE} consecutive samples")
         ended = _play(view, lab, stack, balancer, steady)
         if keep:
             done = True
@@ -146,9 +147,11 @@ def _judged(balancer: Balancer) -> bool:
 
 
 def reaction(prometheus: str, record: Mapping[str, Any]) -> float | None:
-    """Seconds from the scrape that made N to the migration's start: from the first scrape that only the deciding look could see.
+    """Seconds from the scrape that made N to the migration's start: from the first scrape that only the deciding look
+    could see.
 
-    That look is the one at which the predictions were made, however late the start; None where Prometheus has no such scrape.
+    That look is the one at which the predictions were made, however late the start; None where Prometheus has no such
+    scrape.
     """
     looked = record["predictions"][0]["made"] // INTERVAL_SECONDS * INTERVAL_SECONDS
     since_last_look = f'virtpoise_host_cpus{{instance=~"h1:.*"}}[{INTERVAL_SECONDS}s]'

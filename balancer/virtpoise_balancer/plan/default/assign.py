@@ -1,7 +1,7 @@
 """Assigns destinations until the problems are gone: quickly for all, by search where that is not provably the best.
 
-In a group with room each source's cheapest set of domains fits, and nothing can be better; that is settled source by source. What is
-left over goes to the search, and what no set of moves can solve is relieved as far as it can be.
+In a group with room each source's cheapest set of domains fits, and nothing can be better; that is settled source by
+source. What is left over goes to the search, and what no set of moves can solve is relieved as far as it can be.
 """
 
 from __future__ import annotations
@@ -11,29 +11,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virtpoise_balancer.plan.default.candidates import Item
+from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.search import Budget, Search
-from virtpoise_balancer.plan.default.source import Source, look_ahead
-from virtpoise_balancer.plan.default.trial import Board, Step
+from virtpoise_balancer.plan.default.source import Source, predict_ahead
+from virtpoise_balancer.plan.default.trial import Step, Trial
 
-# How many items more than the fewest the quick assignment tries, how many sets of one size, and how many items in all.
-_EXTRA_ITEMS = 2
+# The quick assignment tries options with up to this many candidates more than the fewest, this many of each size, and
+# places at most this many candidates in all.
+_EXTRA_CANDIDATES = 2
 _TRIES = 32
 _MOST_PLACED = 400
-# For each source, so many hosts are likely to be looked at as destinations.
+# How many destinations a source is expected to need a full prediction of.
 _LIKELY = 2
-# Checks of a domain on a host that all searches for one plan may make together; each may use half of what is left.
+# The budget of all searches for one plan, in checks of a candidate on a host. Each search may use half of what is left.
 _CHECKS = 150_000
-# Up to so many sources are searched together; of more only those that the quick assignment left over, in portions.
+# Up to this many sources are searched together. Where there are more, only those that the quick assignment left over,
+# in portions.
 _TOGETHER = 4
 _PORTION = 2
-# So many left-over sources are searched at most: where there are more the group is full, and searching does not empty it.
+# The most left-over sources that are searched. Where there are more the group is full, and searching does not make it
+# less so.
 _MOST_SEARCHED = 12
 
 
 @dataclass(slots=True, eq=False)
-class Part:
-    """Sources that were assigned together, with the steps; ``solved`` by those steps, ``best``: provably with the least cost."""
+class Assignment:
+    """Sources that were assigned together, with the steps; ``solved`` by those steps, ``best``: provably with the least
+    cost.
+    """
 
     sources: list[Source]
     steps: list[Step]
@@ -41,113 +46,123 @@ class Part:
     best: bool
 
 
-def relieve(board: Board, sources: Sequence[Source]) -> tuple[Board, set[int]]:
-    """A board with the steps added that solve as many sources as can be found; the numbers of the hosts that are not solved."""
-    earlier = board
-    look_ahead(sources)
-    items = [item for source in sources for item in source.items]
-    if items:
-        board.group.look(board.roomiest(items, _LIKELY * len(sources)))
-    parts = []
+def relieve(trial: Trial, sources: Sequence[Source]) -> tuple[Trial, set[int]]:
+    """A trial with the steps added that solve as many sources as can be found; the numbers of the hosts that are not
+    solved.
+    """
+    earlier = trial
+    predict_ahead(sources)
+    candidates = [candidate for source in sources for candidate in source.candidates]
+    if candidates:
+        trial.group.prepare(trial.roomiest(candidates, _LIKELY * len(sources)))
+    assignments = []
     for source in sources:
-        board, part = _assign(board, source)
-        parts.append(part)
-    if all(part.best for part in parts):
-        return board, set()
+        trial, assignment = _assign(trial, source)
+        assignments.append(assignment)
+    if all(assignment.best for assignment in assignments):
+        return trial, set()
     checks = _CHECKS
-    for chosen in _portions(parts):
-        if not all(part in parts for part in chosen):
-            continue  # found together with others meanwhile
-        others = [part for part in parts if part not in chosen]
-        without = earlier.replayed([step for part in others for step in part.steps])
+    for chosen in _portions(assignments):
+        if not all(assignment in assignments for assignment in chosen):
+            continue  # replaced by an earlier search
+        others = [assignment for assignment in assignments if assignment not in chosen]
+        without = earlier.replayed([step for assignment in others for step in assignment.steps])
         if without is None:
             continue
         budget = Budget(checks // 2)
         found = _search(without, chosen, budget)
         checks -= checks // 2 - max(budget.checks, 0)
         if found is not None:
-            parts = [*others, found]
-    final = earlier.replayed([step for part in parts for step in part.steps])
+            assignments = [*others, found]
+    final = earlier.replayed([step for assignment in assignments for step in assignment.steps])
     if final is None:
         raise AssertionError("steps that were legal one after the other are not any more")
-    return final, {source.number for part in parts if not part.solved for source in part.sources}
+    return final, {
+        source.number for assignment in assignments if not assignment.solved for source in assignment.sources
+    }
 
 
-def relieve_partly(board: Board, source: Source) -> None:
-    """Take as much off a source that cannot be solved as fits elsewhere, the items that relieve it most first."""
+def relieve_partly(trial: Trial, source: Source) -> None:
+    """Take as much off a source that cannot be solved as fits elsewhere, the candidates that relieve it most first."""
     while True:
-        left = source.left(board.moved)
-        candidates = [item for item in source.items if not any(d.uuid in board.moved for d in item.domains)]
+        left = source.left(trial.moved)
+        candidates = [
+            candidate for candidate in source.candidates if not any(d.uuid in trial.moved for d in candidate.domains)
+        ]
         if not candidates or (source.goals and source.solved(left)[0]):
             return
         without = np.repeat(left, len(candidates), axis=0)
-        for case, item in enumerate(candidates):
-            without[case, list(item.rows)] = False
+        for case, candidate in enumerate(candidates):
+            without[case, list(candidate.rows)] = False
         missing, still = float(source.missing(left)[0]), source.missing(without)
         order = sorted(range(len(candidates)), key=lambda i: (round(float(still[i]), 9), candidates[i].weight, i))
         for i in order:
             if source.goals and still[i] >= missing:
                 return
-            destination = board.best(candidates[i])
+            destination = trial.best(candidates[i])
             if destination is not None:
-                board.apply(Step(candidates[i], destination))
+                trial.apply(Step(candidates[i], destination))
                 break
         else:
             return
 
 
-def _assign(board: Board, source: Source) -> tuple[Board, Part]:
-    """The cheapest of the source's ways that fits, without making room first, and the board with it."""
-    unsolved = Part([source], [], solved=False, best=False)
+def _assign(trial: Trial, source: Source) -> tuple[Trial, Assignment]:
+    """The cheapest of the source's options that fits, without making room first, and the trial with it."""
+    unsolved = Assignment([source], [], solved=False, best=False)
     if source.fewest is None:
-        return board, unsolved
+        return trial, unsolved
     nowhere: set[int] = set()
     placed = 0
-    for number, way in enumerate(source.cheapest(_EXTRA_ITEMS, _TRIES)):
+    for number, option in enumerate(source.cheapest(_EXTRA_CANDIDATES, _TRIES)):
         if placed > _MOST_PLACED:
             break
-        if any(id(item) in nowhere for item in way.items):
+        if any(id(candidate) in nowhere for candidate in option.candidates):
             continue
-        placed += len(way.items)
-        with_all = _place_all(board, way.items)
+        placed += len(option.candidates)
+        with_all = _place_all(trial, option.candidates)
         if with_all is not None:
-            steps = with_all.steps[len(board.steps) :]
-            return with_all, Part([source], steps, solved=True, best=number == 0)
-        nowhere.update(id(item) for item in way.items if id(item) not in nowhere and board.best(item) is None)
-    return board, unsolved
+            steps = with_all.steps[len(trial.steps) :]
+            return with_all, Assignment([source], steps, solved=True, best=number == 0)
+        nowhere.update(
+            id(candidate)
+            for candidate in option.candidates
+            if id(candidate) not in nowhere and trial.best(candidate) is None
+        )
+    return trial, unsolved
 
 
-def _place_all(board: Board, items: Sequence[Item]) -> Board | None:
-    """A board on which all have a destination, the largest first; None: one of them finds none."""
-    trial = board.copy()
-    for item in sorted(items, key=lambda item: -item.wants):
-        destination = trial.best(item)
+def _place_all(trial: Trial, candidates: Sequence[Candidate]) -> Trial | None:
+    """A trial on which all have a destination, the largest first; None: one of them finds none."""
+    placed_all = trial.copy()
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.wants):
+        destination = placed_all.best(candidate)
         if destination is None:
             return None
-        trial.apply(Step(item, destination))
-    return trial
+        placed_all.apply(Step(candidate, destination))
+    return placed_all
 
 
-def _portions(parts: list[Part]) -> list[list[Part]]:
-    """Which parts to search anew, together."""
-    coverable = [part for part in parts if part.sources[0].fewest is not None]
+def _portions(assignments: list[Assignment]) -> list[list[Assignment]]:
+    """Groups of assignments; each group is searched together."""
+    coverable = [assignment for assignment in assignments if assignment.sources[0].fewest is not None]
     if len(coverable) <= _TOGETHER:
-        unsolved = [[part] for part in coverable if not part.solved] if len(coverable) > 1 else []
+        unsolved = [[assignment] for assignment in coverable if not assignment.solved] if len(coverable) > 1 else []
         return [coverable, *unsolved] if coverable else []
-    left_over = [part for part in coverable if not part.best][:_MOST_SEARCHED]
+    left_over = [assignment for assignment in coverable if not assignment.best][:_MOST_SEARCHED]
     return [left_over[i : i + _PORTION] for i in range(0, len(left_over), _PORTION)]
 
 
-def _search(without: Board, chosen: list[Part], budget: Budget) -> Part | None:
-    """A better part in place of the chosen ones; None: none was found."""
-    sources = [source for part in chosen for source in part.sources]
-    steps = [step for part in chosen for step in part.steps]
-    if all(part.solved for part in chosen):
-        moves: int | None = sum(step.item.moves for step in steps)
-        weight = sum(step.item.weight for step in steps)
+def _search(without: Trial, chosen: list[Assignment], budget: Budget) -> Assignment | None:
+    """A better assignment in place of the chosen ones; None: none was found."""
+    sources = [source for assignment in chosen for source in assignment.sources]
+    steps = [step for assignment in chosen for step in assignment.steps]
+    if all(assignment.solved for assignment in chosen):
+        moves: int | None = sum(step.candidate.moves for step in steps)
+        weight = sum(step.candidate.weight for step in steps)
     else:
         moves, weight = None, 0.0
     found = Search(without, sources, budget).run(moves, weight)
     if found is None:
         return None
-    return Part(sources, found.steps, solved=True, best=True)
+    return Assignment(sources, found.steps, solved=True, best=True)

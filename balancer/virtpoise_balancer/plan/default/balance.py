@@ -1,4 +1,6 @@
-"""Moves that even out a group without an overload, if the policy wants that: until it is even enough or a move gains too little."""
+"""Moves that even out a group without an overload, if the policy wants that: until it is even enough or a move gains
+too little.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,15 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Attempt, Imbalance, Problem
-from virtpoise_balancer.plan.default.candidates import Item, movable, relief_of
+from virtpoise_balancer.plan.default.candidates import Candidate, movable, relief_of
 from virtpoise_balancer.plan.default.group import CPU
-from virtpoise_balancer.plan.default.trial import Board, Step
+from virtpoise_balancer.plan.default.trial import Step, Trial
 
 
-def balance(board: Board, wanted: Imbalance) -> list[Attempt]:
+def balance(trial: Trial, wanted: Imbalance) -> list[Attempt]:
     """Takes from the busiest host what lowers the standard deviation of the hosts' CPU load most, again and again."""
-    group = board.group
-    counted = np.flatnonzero(board.open)
+    group = trial.group
+    counted = np.flatnonzero(trial.open)
     if len(counted) < 2:
         return []
     load = group.level.copy()
@@ -23,11 +25,11 @@ def balance(board: Board, wanted: Imbalance) -> list[Attempt]:
         return []
     busiest = int(counted[load[counted].argmax()])
     for _ in range(len(counted)):
-        step = _best_step(board, load, counted, deviation, wanted.least_gain_ratio)
+        step = _best_step(trial, load, counted, deviation, wanted.least_gain_ratio)
         if step is None:
             break
-        board.apply(step)
-        _shift(load, board, step)
+        trial.apply(step)
+        _shift(load, trial, step)
         deviation = float(load[counted].std())
         if deviation <= wanted.deviation_ratio:
             break
@@ -37,36 +39,36 @@ def balance(board: Board, wanted: Imbalance) -> list[Attempt]:
     return [Attempt(host=group.hosts[busiest].name, problem=Problem.IMBALANCE, solved=solved)]
 
 
-def _best_step(board: Board, load: Floats, counted: np.ndarray, deviation: float, least_gain: float) -> Step | None:
-    """From the busiest host, the item and destination that lower the deviation most, by at least the gain."""
-    group = board.group
+def _best_step(trial: Trial, load: Floats, counted: np.ndarray, deviation: float, least_gain: float) -> Step | None:
+    """From the busiest host, the candidate and destination that lower the deviation most, by at least the gain."""
+    group = trial.group
     source = int(counted[load[counted].argmax()])
-    best: tuple[float, Item, int] | None = None
+    best: tuple[float, Candidate, int] | None = None
     size = len(counted)
     total, squares = float(load[counted].sum()), float((load[counted] ** 2).sum())
-    for item in movable(group, source).items:
-        if any(domain.uuid in board.moved for domain in item.domains):
+    for candidate in movable(group, source).candidates:
+        if any(domain.uuid in trial.moved for domain in candidate.domains):
             continue
-        freed = float(relief_of(group, item)[CPU])
+        freed = float(relief_of(group, candidate)[CPU])
         off = freed * float(group.per_unit[CPU, source])
         on = freed * group.per_unit[CPU]
         sums = total - off + on
         of_squares = squares - load[source] ** 2 + (load[source] - off) ** 2 - load**2 + (load + on) ** 2
         after = np.sqrt(np.maximum(of_squares / size - (sums / size) ** 2, 0.0))
-        ok = board.fits(item, board.room(item))
+        ok = trial.fits(candidate, trial.room(candidate))
         if not ok.any():
             continue
-        host = board.first_sound(item, ok, -after)
+        host = trial.first_sound(candidate, ok, -after)
         if host is not None and (best is None or after[host] < best[0]):
-            best = (float(after[host]), item, host)
+            best = (float(after[host]), candidate, host)
     if best is None or deviation - best[0] < least_gain:
         return None
     why = f"evens out the group: the standard deviation of its load falls from {deviation:.3f} to {best[0]:.3f}"
     return Step(best[1], best[2], why)
 
 
-def _shift(load: Floats, board: Board, step: Step) -> None:
-    per_unit = board.group.per_unit
-    freed = float(relief_of(board.group, step.item)[CPU])
-    load[step.item.source] -= freed * per_unit[CPU, step.item.source]
+def _shift(load: Floats, trial: Trial, step: Step) -> None:
+    per_unit = trial.group.per_unit
+    freed = float(relief_of(trial.group, step.candidate)[CPU])
+    load[step.candidate.source] -= freed * per_unit[CPU, step.candidate.source]
     load[step.destination] += freed * per_unit[CPU, step.destination]

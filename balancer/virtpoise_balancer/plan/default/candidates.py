@@ -1,4 +1,7 @@
-"""What can be moved from a host: domains, or bundles of domains that rules keep together; and why the others stay."""
+"""What can be moved from a host: domains, or bundles of domains that affinity rules keep together.
+
+And why the others stay.
+"""
 
 from __future__ import annotations
 
@@ -11,54 +14,63 @@ from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusa
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
 
-# A memory that is dirtied almost as fast as it is sent: the copy converges only because QEMU slows the guest down.
+# The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
+# guest.
 _MOST_DIRTY_SHARE = 0.9
-# What moving a domain that should rest is priced at: more bytes than all memory of a group, so that it goes only where nothing else does.
+# The price of moving a domain that should rest: more bytes than all memory of a group, so that it moves only if nothing
+# else helps.
 _UNREST_BYTES = 1e16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Item:
-    """Domains of one host that move together (mostly one), by their rows in the host's Residents.
+class Candidate:
+    """Domains of one host that move together; mostly one, more for a bundle."""
 
-    ``cost``: bytes to transfer; ``weight``: the same, made dearer where leaving breaks a soft rule or a rest; ``wants``: of the CPU at
-    most; ``arrival``: what adds up where it comes (Residents), both in the group's units; ``margin``: what its uncertainty adds to a
-    destination's CPU share; ``allowed``: hosts that rules about hosts, CPUs and names let it go to (None: all).
-    """
-
+    # The host's number.
     source: int
+    # The domains' rows in the host's Residents, ascending.
     rows: tuple[int, ...]
     domains: tuple[Domain, ...]
+    # Bytes to transfer.
     cost: float
+    # The same, higher where leaving breaks a soft rule or a rest. Options are compared by it.
     weight: float
+    # The CPU that they want at most, in the group's units.
     wants: float
+    # What they add to a destination, in the group's units (resources).
     arrival: Floats
+    # What their uncertainty adds to a destination's CPU share.
     margin: float
+    # The hosts to which hard rules about hosts, the number of CPUs and names let them go (hosts); None: all.
     allowed: Mask | None
 
     def most(self, resource: int) -> float:
-        """What it brings of a resource at most, in the group's units."""
+        """The most that it adds of a resource, in the group's units."""
         return self.wants if resource == CPU else float(self.arrival[resource])
 
     @property
     def moves(self) -> int:
+        """The number of migrations."""
         return len(self.domains)
 
     @property
     def name(self) -> str:
+        """The name of its first domain."""
         return self.domains[0].name
 
 
 @dataclass(frozen=True, slots=True)
 class Movable:
-    """A host's items, and a refusal for each domain that is in none."""
+    """A host's candidates, and a refusal for each domain that is in none."""
 
-    items: tuple[Item, ...]
+    candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
 
 
 def transfer_bytes(domain: Domain, policy: Policy, bytes_per_second: float | None = None) -> float:
-    """What a live migration transfers: the memory, and again and again what was dirtied meanwhile (a geometric series)."""
+    """The bytes that a live migration transfers: the memory, and in each further round what was dirtied in the last (a
+    geometric series).
+    """
     if not domain.dirty_bytes_per_second:
         return domain.memory_bytes
     speed = bytes_per_second or policy.migration.bytes_per_second
@@ -67,7 +79,7 @@ def transfer_bytes(domain: Domain, policy: Policy, bytes_per_second: float | Non
 
 
 def resting_seconds(domain: Domain, group: Group) -> float:
-    """How much longer a moved domain stays put; 0: it may move. Each remembered move makes the rest longer."""
+    """How much longer a moved domain must rest; 0 if it may move. Each remembered move makes the rest longer."""
     if domain.last_moved is None:
         return 0.0
     return max(domain.last_moved + _rest_seconds(group.policy, domain.recent_moves) - group.snapshot.time, 0.0)
@@ -83,7 +95,11 @@ def _rest_seconds(policy: Policy, moves: int) -> float:
 
 
 def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = True) -> Movable:
-    """``rested``: only those that have rested; ``least_gain``: only those whose leaving is worth a migration."""
+    """The host's candidates, and why its other domains stay.
+
+    ``rested``: leave out domains that must rest. ``least_gain``: leave out those whose leaving is not worth a
+    migration.
+    """
     residents = group.residents(host)
     running, here, bonds_of = residents.running, group.domains_on(host), group.rules.bonds_of
     paused = DomainState.PAUSED
@@ -96,7 +112,7 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
         refusal = _held(domain, group, rested=rested)
         if refusal:
             refusals[domain.uuid] = refusal
-    items: list[Item] = []
+    candidates: list[Candidate] = []
     done: set[str] = set()
     gains = (residents.wants * group.per_unit[CPU, host]).tolist()
     for row, domain in enumerate(running):
@@ -104,10 +120,10 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
             continue
         rows = [row]
         if domain.uuid in bonds_of:
-            company = group.rules.company(domain.uuid) & {one.uuid for one in here}
-            done |= company
-            rows = [number for number, one in enumerate(running) if one.uuid in company]
-            held = sorted(refusals[uuid].domain or uuid for uuid in company if uuid in refusals)
+            bundle = group.rules.bundle_of(domain.uuid) & {one.uuid for one in here}
+            done |= bundle
+            rows = [number for number, one in enumerate(running) if one.uuid in bundle]
+            held = sorted(refusals[uuid].domain or uuid for uuid in bundle if uuid in refusals)
             if held:
                 for one in (running[number] for number in rows):
                     bound = Refusal(
@@ -127,8 +143,8 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
                     domain=one.name, uuid=one.uuid, host=one.host, reason=Reason.LEAST_GAIN, detail=detail
                 )
             continue
-        items.append(item_of(group, residents, rows))
-    return Movable(tuple(items), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
+        candidates.append(candidate_of(group, residents, rows))
+    return Movable(tuple(candidates), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
 
 
 def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
@@ -166,18 +182,18 @@ def resting(domain: Domain, group: Group) -> Refusal | None:
     return Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.RESTING, detail=detail)
 
 
-def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
+def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candidate:
     domains = tuple(residents.running[row] for row in rows)
     speeds = group.speeds(residents.number)
     speed = None if speeds is None else float(speeds.max())  # only destinations about as near as the nearest are taken
     cost = sum(transfer_bytes(domain, group.policy, speed) for domain in domains)
     unrest = _UNREST_BYTES * sum(resting_seconds(domain, group) > 0 for domain in domains)
-    return Item(
+    return Candidate(
         source=residents.number,
         rows=tuple(rows),
         domains=domains,
         cost=cost,
-        weight=cost * (2 if _leaves_company(group, domains) else 1) + unrest,
+        weight=cost * (2 if _leaves_affinity(group, domains) else 1) + unrest,
         wants=float(total(residents.wants, rows)),
         arrival=total(residents.arrival, rows),
         margin=group.margin(saturated=residents.saturated),
@@ -185,19 +201,21 @@ def item_of(group: Group, residents: Residents, rows: list[int]) -> Item:
     )
 
 
-def relief_of(group: Group, item: Item) -> Floats:
-    """What its host uses less without the item, in the group's units: where domains wait, others take part of what it leaves."""
-    residents = group.residents(item.source)
-    relief = total(residents.relief, item.rows)
+def relief_of(group: Group, candidate: Candidate) -> Floats:
+    """What its host uses less without the candidate, in the group's units: where domains wait, others take part of what
+    it leaves.
+    """
+    residents = group.residents(candidate.source)
+    relief = total(residents.relief, candidate.rows)
     if residents.saturated or residents.demands.on_off.any():
         stay = ~residents.leaving[np.newaxis]
-        stay[0, list(item.rows)] = False
+        stay[0, list(candidate.rows)] = False
         freed = max(residents.level - float(residents.load(stay).ratio[0]), 0.0)
         relief[CPU] = freed / group.per_unit[CPU, residents.number]
     return relief
 
 
-def _leaves_company(group: Group, domains: tuple[Domain, ...]) -> bool:
+def _leaves_affinity(group: Group, domains: tuple[Domain, ...]) -> bool:
     """Whether leaving breaks a soft rule that holds now."""
     if not group.rules.bonds:
         return False
@@ -212,7 +230,9 @@ def _leaves_company(group: Group, domains: tuple[Domain, ...]) -> bool:
 
 
 def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
-    """Where the rules about hosts, the number of CPUs and the names that are taken let all of these domains go; None: everywhere."""
+    """Where the rules about hosts, the number of CPUs and the names that are taken let all of these domains go; None:
+    everywhere.
+    """
     mask: Mask | None = None
     vcpus = max(domain.vcpus for domain in domains)
     least = min(vcpus, group.hosts[group.index[domains[0].host]].cpus)

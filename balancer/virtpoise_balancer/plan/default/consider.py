@@ -1,7 +1,7 @@
-"""Every detail behind a plan of the default strategy, for any domain and any host, moved or not.
+"""The answer for any domain and any host: whether the host would take it, with all numbers.
 
-A plan carries one refusal for each domain that stays; at 10,000 hosts it cannot carry one for each pair. Whoever asks about a pair gets
-it here, from the same snapshot, policy and code.
+A plan carries one refusal for each domain that stays; at 10,000 hosts it cannot carry one for each pair. Here a pair is
+answered from the same snapshot, policy and code.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal, RuleKind, Snapshot
-from virtpoise_balancer.plan.default.candidates import item_of, movable
+from virtpoise_balancer.plan.default.candidates import candidate_of, movable
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
-from virtpoise_balancer.plan.default.trial import Board
-from virtpoise_balancer.plan.default.why_not import may_be_more, verdict
+from virtpoise_balancer.plan.default.trial import Trial
+from virtpoise_balancer.plan.default.why_not import check_host, may_be_more
 from virtpoise_balancer.plan.problems import find
 
 
@@ -31,8 +31,8 @@ class RuleVerdict:
 class Considered:
     """One host as a destination of the domain, as things are now. ``reason`` None: it would take it.
 
-    ``room_ratio``: what would be left of the host's scarcest resource, as a share of its limit; negative: that much is missing.
-    ``detail``: the numbers of that resource, or of what stands against it.
+    ``room_ratio``: what would be left of the host's scarcest resource, as a share of its limit; negative: that much is
+    missing. ``detail``: the numbers of that resource, or of what stands against it.
     """
 
     host: str
@@ -44,10 +44,10 @@ class Considered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Considerations:
-    """A domain with what it wants and why it could not leave its host by itself (None: it could), and each host as its destination.
+    """One domain, and each other host as its destination.
 
-    The cores are the estimate of its demand with both ends; ``on_off_ratio``: how far it is taken for a guest that loses what it
-    cannot run.
+    ``held``: why it could not leave its host, or None. The cores are the estimate of its demand with both ends.
+    ``on_off_ratio``: how far it is taken for a guest of a fixed rate, which loses what it cannot run.
     """
 
     domain: str
@@ -63,7 +63,7 @@ class Considerations:
 
 
 def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
-    """None for a domain that does not run, or whose host is unknown: nothing is considered about it."""
+    """The answers for one domain, or None if it does not run or its host is unknown."""
     domain = next((one for one in snapshot.domains if one.uuid == uuid), None)
     if domain is None or domain.state is not DomainState.RUNNING:
         return None
@@ -73,25 +73,27 @@ def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | 
         return None
     found = group.overloads
     sources = sources_of(group, find(snapshot, policy, found).attempt, found)
-    board = Board(group, sources, closed_hosts(group, found))
+    trial = Trial(group, sources, closed_hosts(group, found))
     residents = group.residents(number)
     row = residents.running.index(domain)
     choice = movable(group, number)
-    item = next((one for one in choice.items if domain in one.domains), None) or item_of(group, residents, [row])
-    after = board.after(item)
-    group.look(host for host in range(len(group.hosts)) if may_be_more(board, item, host, after[:, host]))
+    candidate = next((one for one in choice.candidates if domain in one.domains), None) or candidate_of(
+        group, residents, [row]
+    )
+    after = trial.after(candidate)
+    group.prepare(host for host in range(len(group.hosts)) if may_be_more(trial, candidate, host, after[:, host]))
     considered = []
     for host, one in enumerate(group.hosts):
         if host == number:
             continue
-        said = verdict(board, item, host, after)
+        said = check_host(trial, candidate, host, after)
         considered.append(
             Considered(
                 host=one.name,
                 reason=said.reason,
                 room_ratio=said.room,
                 detail=said.detail,
-                rules=_rules(board, domain, host),
+                rules=_rules(trial, domain, host),
             )
         )
     demands = residents.demands
@@ -109,8 +111,8 @@ def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | 
     )
 
 
-def _rules(board: Board, domain: Domain, host: int) -> tuple[RuleVerdict, ...]:
-    rules = board.group.rules
+def _rules(trial: Trial, domain: Domain, host: int) -> tuple[RuleVerdict, ...]:
+    rules = trial.group.rules
     said = []
     for tie in rules.ties_of.get(domain.uuid, ()):
         fits = bool(rules.matching(tie.hosts)[host])
@@ -118,7 +120,7 @@ def _rules(board: Board, domain: Domain, host: int) -> tuple[RuleVerdict, ...]:
         said.append(RuleVerdict(rule=tie.name, kind=tie.kind, hard=tie.hard, kept=kept))
     for number in rules.bonds_of.get(domain.uuid, ()):
         bond = rules.bonds[number]
-        there = board.members(number).get(host, 0)
+        there = trial.members(number).get(host, 0)
         kept = there == 0 if bond.kind is RuleKind.APART else there == len(bond.members) - 1
         said.append(RuleVerdict(rule=bond.name, kind=bond.kind, hard=bond.hard, kept=kept))
     return tuple(said)

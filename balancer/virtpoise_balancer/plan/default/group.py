@@ -1,8 +1,5 @@
-"""The group as the default strategy reckons with it: hosts and what they use as arrays, the domains of a host on demand.
-
-Four resources in this order, the rows of all arrays of hosts: CPU (cores of a CPU of speed 1), memory (bytes), received and sent traffic
-(bytes per second). A host's use is a share of what it has; ``per_unit`` turns a domain's amount into that share. Everything is sorted
-by name, so that the order of the input decides nothing.
+"""A snapshot as the default strategy computes with it: hosts and what they use as arrays, the domains of a host on
+demand.
 """
 
 from __future__ import annotations
@@ -16,38 +13,51 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from virtpoise_balancer.analyse.calibration import Reaches, reaches
+from virtpoise_balancer.analyse.calibration import Quantiles, quantiles
 from virtpoise_balancer.analyse.demand import Demands, Floats, estimate, residence
 from virtpoise_balancer.analyse.prediction import NOISE_RATIO, corrections, own_cores
 from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.analyse.windows import newest
-from virtpoise_balancer.model import Domain, DomainState, Overload, Policy, Refusal, Role, Snapshot
+from virtpoise_balancer.model import Domain, DomainState, Host, Overload, Policy, Refusal, Resource, Role, Snapshot
 from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
 from virtpoise_balancer.plan.default.rules import Rules, gather
 from virtpoise_balancer.plan.problems import no_destination
 
-CPU, MEMORY, RX, TX = range(4)
-RESOURCES = ("cpu", "memory", "rx", "tx")
+# The rows of resources x hosts, and the columns of domains x resources.
+CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
 
 
 class Group:
-    """A snapshot under a policy."""
+    """A snapshot under a policy. Hosts are numbers, the columns of all arrays; resources are rows, in the order of
+    ``Resource``.
+
+    Amounts in the *group's units*: CPU in cores of a CPU of speed 1, memory in bytes, traffic in bytes per second.
+    Apart from what is computed on demand nothing changes. tests/invariants.py checks what the comments say.
+    """
 
     def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
+        """Cheap: what concerns single hosts and their domains is computed on demand."""
         self.snapshot = snapshot
         self.policy = policy
-        self.hosts = sorted(snapshot.hosts, key=attrgetter("name"))
-        self.index = {host.name: number for number, host in enumerate(self.hosts)}
-        self.reaches: Reaches = reaches(snapshot.residuals, policy.coverage)
-        # Which domains are on which host: their numbers in the snapshot, sorted by host, and where each host's begin.
+        # By name, so that the order of the input decides nothing. A host's number is its place here.
+        self.hosts: list[Host] = sorted(snapshot.hosts, key=attrgetter("name"))
+        # The number of each host, by name.
+        self.index: dict[str, int] = {host.name: number for number, host in enumerate(self.hosts)}
+        # How far intervals reach and predictions are biased, by role and whether the source was saturated.
+        self.quantiles: Quantiles = quantiles(snapshot.residuals, policy.coverage)
+        # Places of the domains in the snapshot, sorted by host (domains); and where each host's begin (hosts + 1).
         hosts_of = map(self.index.__getitem__, map(attrgetter("host"), snapshot.domains))
         place = np.fromiter(hosts_of, np.int64, len(snapshot.domains))
-        self._by_host = np.argsort(place, kind="stable")
-        self._begins = np.searchsorted(place[self._by_host], np.arange(len(self.hosts) + 1))
-        self.under_way = sorted((d for d in snapshot.domains if d.migrating_to is not None), key=lambda d: d.uuid)
+        self._by_host: NDArray[np.intp] = np.argsort(place, kind="stable")
+        self._begins: NDArray[np.intp] = np.searchsorted(place[self._by_host], np.arange(len(self.hosts) + 1))
+        # Domains that are being migrated already, by uuid.
+        self.under_way: list[Domain] = sorted(
+            (d for d in snapshot.domains if d.migrating_to is not None), key=lambda d: d.uuid
+        )
+        # The placement rules as they apply to these domains.
         placed = any(map(attrgetter("placement"), snapshot.domains))
-        self.rules = (
+        self.rules: Rules = (
             gather(
                 policy.rules,
                 sorted(snapshot.domains, key=lambda d: d.uuid),
@@ -57,20 +67,20 @@ class Group:
             if policy.rules or placed
             else Rules([host.name for host in self.hosts])
         )
-        uplinks = [host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND for host in self.hosts]
-        cores = [host.cpus * host.cpu_speed for host in self.hosts]
-        self.per_unit = 1 / np.array((cores, [float(host.memory_bytes) for host in self.hosts], uplinks, uplinks))
-        thresholds = (policy.cpu.threshold, policy.memory.threshold, policy.network.threshold, policy.network.threshold)
-        self.limit = np.array(thresholds)[:, np.newaxis]
-        self.recovery = np.array(
-            (
-                policy.cpu.recovery_ratio,
-                policy.memory.recovery_ratio,
-                policy.network.recovery_ratio,
-                policy.network.recovery_ratio,
-            )
-        )
+        there = {
+            Resource.CPU: [host.cpus * host.cpu_speed for host in self.hosts],
+            Resource.MEMORY: [float(host.memory_bytes) for host in self.hosts],
+            Resource.RX: (uplinks := [h.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND for h in self.hosts]),
+            Resource.TX: uplinks,
+        }
+        # The share of the host that one of the group's units takes (resources x hosts); above 0.
+        self.per_unit: Floats = 1 / np.array([there[resource] for resource in Resource], dtype=np.float64)
+        # The threshold, which the use of a destination must stay below (resources x 1).
+        self.limit: Floats = np.array([[policy.trigger(resource).threshold] for resource in Resource])
+        # ``level``: the CPU load over the last N samples (hosts), 0 for unknown hosts. ``use``: the share in use, at
+        # the upper end (resources x hosts), infinite for unknown hosts.
         self.level, self.use = self._use()
+        # The running domains of the hosts that were asked for so far.
         self._residents: dict[int, Residents] = {}
 
     def domains_on(self, number: int) -> list[Domain]:
@@ -79,25 +89,25 @@ class Group:
         return [domains[i] for i in self._by_host[self._begins[number] : self._begins[number + 1]].tolist()]
 
     def _use(self) -> tuple[Floats, Floats]:
-        """The CPU load of each host over the last N readings, and what each host uses of each resource, at the upper end.
+        """The CPU load over the last N samples (hosts), and the share in use at the upper end (resources x hosts).
 
-        As a destination a host counts with its highest recent reading, or with where its load is going if that is higher: one low
-        sample makes no room.
+        A destination counts with its highest recent sample, or with its forecast if that is higher: one low sample
+        makes no room.
         """
         count, hosts = self.policy.cpu.consecutive, self.hosts
         cpu = newest([host.cpu_ratio for host in hosts], count)
         level = np.nansum(cpu, axis=1) / np.maximum(np.isfinite(cpu).sum(axis=1), 1)
         use = [np.fmax(_highest(cpu), self.ahead)]
-        for ratio in ("memory_ratio", "rx_ratio", "tx_ratio"):
-            now = np.array(list(map(attrgetter(ratio), hosts)), dtype=np.float64)
-            recent = newest(list(map(attrgetter(f"{ratio}_window"), hosts)), count)
+        for resource in (Resource.MEMORY, Resource.RX, Resource.TX):
+            now = np.array(list(map(attrgetter(f"{resource}_ratio"), hosts)), dtype=np.float64)
+            recent = newest(list(map(attrgetter(f"{resource}_ratio_window"), hosts)), count)
             use.append(np.fmax(now, _highest(recent)))
         unknown = [not host.known for host in hosts]
         return np.where(unknown, 0.0, level), np.where(unknown, np.inf, use)
 
     @cached_property
     def ahead(self) -> Floats:
-        """Each host's load as its trend has it in a few steps; NaN where there is none."""
+        """The load of each host that its trend forecasts a few steps ahead (hosts); NaN without a trend."""
         return forecast(
             [host.cpu_ratio if host.known else () for host in self.hosts],
             steps=self.policy.trend.steps,
@@ -106,27 +116,32 @@ class Group:
 
     @cached_property
     def overloads(self) -> tuple[Overload, ...]:
-        """The overloads of all hosts; only those that use as much as a threshold are looked at, which is no less than they read now."""
+        """The overloads of all hosts.
+
+        ``use`` is at least the newest sample, so hosts below every threshold need no closer look.
+        """
         near = np.flatnonzero((self.use >= self.limit).any(axis=0)).tolist()
         return overloads(self.snapshot, self.policy, [self.hosts[number] for number in near], self.ahead[near].tolist())
 
     @cached_property
     def cpus(self) -> NDArray[np.int64]:
+        """The number of CPUs (hosts)."""
         return np.array([host.cpus for host in self.hosts], dtype=np.int64)
 
     @cached_property
     def fewest_cpus(self) -> int:
+        """The smallest number of CPUs of any host."""
         return int(self.cpus.min(initial=np.iinfo(np.int64).max))
 
     @cached_property
     def least_use(self) -> Floats:
-        """Of each resource what the host that uses least of it does."""
+        """The least share in use of any host (resources)."""
         least: Floats = self.use.min(axis=1, initial=np.inf)
         return least
 
     @cached_property
     def link_speed(self) -> dict[int, dict[int, float]]:
-        """By source and destination, what earlier migrations between them reached, in bytes per second."""
+        """By source and destination, the speed of earlier migrations between them, in bytes per second."""
         speeds: dict[int, dict[int, float]] = {}
         for link in self.snapshot.links:
             if link.source in self.index and link.destination in self.index:
@@ -134,9 +149,10 @@ class Group:
         return speeds
 
     def speeds(self, number: int) -> Floats | None:
-        """How fast a migration from the host to each host is taken to be; None: nothing was learned of any.
+        """The expected speed of a migration from the host to each host, in bytes per second (hosts), or None if none
+        was measured.
 
-        One that was never tried is taken to be as fast as the best that was: it must not lose to a nearly full host for that.
+        An untried pair counts as fast as the fastest: being new must not make it lose to a nearly full host.
         """
         learned = self.link_speed.get(number)
         if not learned:
@@ -149,12 +165,12 @@ class Group:
 
     @cached_property
     def closed(self) -> list[Refusal]:
-        """The hosts that can take no domain at all, and why."""
+        """One refusal for each host that can take no domain at all."""
         return [refusal for host in self.hosts if (refusal := no_destination(host))]
 
     @cached_property
     def repeated_names(self) -> dict[str, list[int]]:
-        """The hosts that hold a domain of a name that exists more than once."""
+        """By each name that more than one domain has, the hosts that hold such a domain."""
         name_of = attrgetter("name")
         holders: dict[str, list[int]] = defaultdict(list)
         if len(set(map(name_of, self.snapshot.domains))) < len(self.snapshot.domains):
@@ -166,21 +182,24 @@ class Group:
         return holders
 
     def residents(self, number: int) -> Residents:
-        """The running domains of a host that is known."""
+        """The running domains of a known host."""
         if number not in self._residents:
-            self._look([number])
+            self._prepare([number])
         return self._residents[number]
 
-    def look(self, wanted: Iterable[int]) -> None:
-        """Prepares for what will be asked of these hosts, which are known: for many together that is much quicker."""
+    def prepare(self, wanted: Iterable[int]) -> None:
+        """Compute ``residents`` of these known hosts together, which is much quicker.
+
+        A speed-up only; results do not change.
+        """
         missing = sorted({number for number in wanted if number not in self._residents}, key=self.cpus.__getitem__)
         for _, alike in groupby(missing, key=self.cpus.__getitem__):
             numbers = list(alike)
             for begin in range(0, len(numbers), TOGETHER):
-                self._look(numbers[begin : begin + TOGETHER])
+                self._prepare(numbers[begin : begin + TOGETHER])
 
-    def _look(self, numbers: Sequence[int]) -> None:
-        """``numbers``: of hosts with equally many CPUs."""
+    def _prepare(self, numbers: Sequence[int]) -> None:
+        """``numbers``: hosts with the same number of CPUs."""
         cpus = self.hosts[numbers[0]].cpus
         state, order = DomainState.RUNNING, attrgetter("name", "uuid")
         running = [
@@ -206,7 +225,7 @@ class Group:
                 running=running[at],
                 demands=Demands(demands.table[begin:end]),
                 own=float(own[at]),
-                above=self.reaches[Role.DESTINATION, full].above,
+                above=self.quantiles[Role.DESTINATION, full].above,
                 overhead_ratio=self.policy.migration.overhead_ratio,
                 leaving=np.array([domain.migrating_to is not None for domain in running[at]], dtype=np.bool_),
                 corrections=(0.0, np.zeros(end - begin)) if full else (float(stays[at]), goes[begin:end]),
@@ -214,9 +233,10 @@ class Group:
             begin = end
 
     def room(self, use: Floats) -> Floats:
-        """Of each host what is free of its scarcest resource, as a share of the limit; ``use``: shares (resources x hosts), used up here.
+        """The free share of each host's scarcest resource, as a share of its limit (hosts); negative: exceeded.
 
-        Arrays of all hosts are dear to make, so this one serves again.
+        ``use``: shares in use (resources x hosts). It is overwritten, since arrays of all hosts are expensive to
+        allocate.
         """
         np.subtract(self.limit, use, out=use)
         use /= self.limit
@@ -224,8 +244,11 @@ class Group:
         return room
 
     def margin(self, *, saturated: bool) -> float:
-        """What the interval of a prediction of a destination adds to its load, whatever comes to it."""
-        return NOISE_RATIO * self.reaches[Role.DESTINATION, saturated].above
+        """What the interval of a destination's prediction adds to its CPU share at least.
+
+        ``saturated``: whether the source is.
+        """
+        return NOISE_RATIO * self.quantiles[Role.DESTINATION, saturated].above
 
 
 def _highest(readings: Floats) -> Floats:

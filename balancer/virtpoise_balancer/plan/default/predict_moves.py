@@ -1,123 +1,158 @@
-"""What both ends of each move are predicted to use, one move after the other."""
+"""What both hosts of each move are predicted to use, one move after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Mask
-from virtpoise_balancer.model import PredictedLoads, Prediction, Role
-from virtpoise_balancer.plan.default.group import MEMORY, RX, TX, Group
-from virtpoise_balancer.plan.default.residents import TRAFFIC_DOUBT, Residents, foresee
-from virtpoise_balancer.plan.default.trial import Step
+from virtpoise_balancer.model import PredictedLoads, Prediction, Resource, Role
+from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.plan.default.residents import TRAFFIC_DOUBT, Residents, predict_together
+
+_UPLINKS = (Resource.RX, Resource.TX)
+
+
+class _Interval(NamedTuple):
+    """A share of a resource in use, between two ends; each may pass 1."""
+
+    lower: float
+    middle: float
+    upper: float
+
+    def changed(self, lower: float, middle: float, upper: float) -> _Interval:
+        """The interval with these amounts added to its ends and its middle; none falls below 0."""
+        return _Interval(max(self.lower + lower, 0.0), max(self.middle + middle, 0.0), max(self.upper + upper, 0.0))
 
 
 @dataclass(slots=True)
-class _Account:
-    """One host: who is left, who came, and the interval of what it uses of memory and uplinks, as (lower, middle, upper) shares."""
+class _HostUse:
+    """One host after the moves so far.
+
+    ``present``: which of its own domains are left (1 x domains). ``arrivals``: what the domains that came want of its
+    CPUs. ``shares``: the use of memory and uplinks.
+    """
 
     residents: Residents
     present: Mask
     arrivals: list[Demands] = field(default_factory=list)
-    shares: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    shares: dict[Resource, _Interval] = field(default_factory=dict)
 
-    def shift(self, resource: int, lower: float, middle: float, upper: float) -> None:
-        now = self.shares[resource]
-        self.shares[resource] = (max(now[0] + lower, 0.0), max(now[1] + middle, 0.0), max(now[2] + upper, 0.0))
-
-    def copy(self) -> _Account:
-        return _Account(self.residents, self.present.copy(), list(self.arrivals), dict(self.shares))
+    def copy(self) -> _HostUse:
+        """The same, not changed by later moves."""
+        return _HostUse(self.residents, self.present.copy(), list(self.arrivals), dict(self.shares))
 
 
-class Ledger:
-    def __init__(self, group: Group) -> None:
-        self.group = group
-        self._accounts: dict[int, _Account] = {}
+def predict_moves(group: Group, moves: Sequence[tuple[int, int, int]]) -> list[PredictedLoads]:
+    """The predicted use of both hosts of each move, after it and all moves before it.
 
-    def _account(self, number: int) -> _Account:
-        account = self._accounts.get(number)
-        if account is None:
-            residents = self.group.residents(number)
-            host = residents.host
-            account = _Account(
-                residents,
-                ~residents.leaving[np.newaxis],
-                shares={
-                    MEMORY: (host.memory_ratio,) * 3,
-                    RX: (host.rx_ratio,) * 3,
-                    TX: (host.tx_ratio,) * 3,
-                },
-            )
-            self._accounts[number] = account
-            for domain in self.group.under_way:
-                if domain.migrating_to == host.name:
-                    self._arrive(account, self.group.index[domain.host], domain.uuid)
-        return account
-
-    def _arrive(self, account: _Account, source: int, uuid: str) -> None:
-        if not self.group.hosts[source].known:
-            return
-        residents = self.group.residents(source)
-        row = next((i for i, domain in enumerate(residents.running) if domain.uuid == uuid), None)
-        if row is None:
-            return
-        account.arrivals.append(residents.arriving([row], account.residents.host))
-        self._shift(account, residents, row, 1)
-
-    def _shift(self, account: _Account, residents: Residents, row: int, sign: int) -> None:
-        domain = residents.running[row]
-        unit = self.group.per_unit[:, account.residents.number]
-        resident, assigned = residents.relief[row, MEMORY] * unit[MEMORY], domain.memory_bytes * unit[MEMORY]
-        ends = (resident, assigned) if sign > 0 else (assigned, resident)
-        account.shift(MEMORY, sign * ends[0], sign * resident, sign * ends[1])
-        for resource in (RX, TX):
-            traffic = residents.traffic[row, resource - RX] * unit[resource]
-            less, more = traffic * (1 - TRAFFIC_DOUBT), traffic * (1 + TRAFFIC_DOUBT)
-            ends = (less, more) if sign > 0 else (more, less)
-            account.shift(resource, sign * ends[0], sign * traffic, sign * ends[1])
-
-    def enter(self, moves: Iterable[tuple[Step, int]]) -> list[PredictedLoads]:
-        """For each domain of a step (its row): the use of both hosts after it has gone over, and all that were entered before."""
-        ends = [self._enter(step, row) for step, row in moves]
-        foresee((source.residents, source.present) for source, _ in ends if not source.arrivals)
-        return [
-            PredictedLoads(
-                source=self._prediction(source, Role.SOURCE, saturated=source.residents.saturated),
-                destination=self._prediction(destination, Role.DESTINATION, saturated=source.residents.saturated),
-            )
-            for source, destination in ends
-        ]
-
-    def _enter(self, step: Step, row: int) -> tuple[_Account, _Account]:
-        source, destination = self._account(step.item.source), self._account(step.destination)
-        source.present[0, row] = False
-        self._shift(source, source.residents, row, -1)
-        self._arrive(destination, step.item.source, source.residents.running[row].uuid)
-        return source.copy(), destination.copy()
-
-    def _prediction(self, account: _Account, role: Role, *, saturated: bool) -> Prediction:
-        load = account.residents.load(account.present, account.arrivals)
-        ratio, spread = float(load.ratio[0]), float(load.spread[0])
-        reach = self.group.reaches[role, saturated]
-        lower, upper = max(ratio - reach.below * spread, 0.0), min(ratio + reach.above * spread, 1.0)
-        likeliest = min(max(ratio + reach.bias_ratio, lower), upper)
-        memory, rx, tx = (account.shares[resource] for resource in (MEMORY, RX, TX))
-        return Prediction(
-            cpu_ratio=likeliest,
-            cpu_ratio_lower=lower,
-            cpu_ratio_upper=upper,
-            cpu_spread_ratio=spread,
-            cpu_bias_ratio=likeliest - ratio,
-            saturated=saturated,
-            memory_ratio=memory[1],
-            memory_ratio_lower=memory[0],
-            memory_ratio_upper=memory[2],
-            rx_ratio=rx[1],
-            rx_ratio_lower=rx[0],
-            rx_ratio_upper=rx[2],
-            tx_ratio=tx[1],
-            tx_ratio_lower=tx[0],
-            tx_ratio_upper=tx[2],
+    ``moves``: (source, row of the domain among the source's running domains, destination). Migrations that are under
+    way count as arrived. The CPU loads are predicted together at the end, which is much quicker.
+    """
+    uses = _Uses(group)
+    ends = [uses.after(*move) for move in moves]
+    predict_together((source.residents, source.present) for source, _ in ends if not source.arrivals)
+    return [
+        PredictedLoads(
+            source=_prediction(group, source, Role.SOURCE, saturated=source.residents.saturated),
+            destination=_prediction(group, destination, Role.DESTINATION, saturated=source.residents.saturated),
         )
+        for source, destination in ends
+    ]
+
+
+def free_share(group: Group, use: Prediction) -> float:
+    """The free share of the scarcest resource below its threshold, by the upper ends of the prediction; negative:
+    exceeded.
+    """
+    policy = group.policy
+    ends = (
+        (use.cpu_ratio_upper, policy.cpu.threshold),
+        (use.memory_ratio_upper, policy.memory.threshold),
+        (use.rx_ratio_upper, policy.network.threshold),
+        (use.tx_ratio_upper, policy.network.threshold),
+    )
+    return min((threshold - share) / threshold for share, threshold in ends if share is not None)
+
+
+class _Uses:
+    """The hosts that the moves so far touch."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._of: dict[int, _HostUse] = {}
+
+    def after(self, source: int, row: int, destination: int) -> tuple[_HostUse, _HostUse]:
+        """Both hosts after one more move."""
+        leaves, takes = self._use(source), self._use(destination)
+        leaves.present[0, row] = False
+        self._change(leaves, leaves.residents, row, -1)
+        self._arrive(takes, leaves.residents, row)
+        return leaves.copy(), takes.copy()
+
+    def _use(self, number: int) -> _HostUse:
+        use = self._of.get(number)
+        if use is None:
+            residents = self._group.residents(number)
+            host = residents.host
+            shares = {r: _Interval(*(host.ratio(r),) * 3) for r in (Resource.MEMORY, *_UPLINKS)}
+            use = self._of[number] = _HostUse(residents, ~residents.leaving[np.newaxis], shares=shares)
+            for domain in self._group.under_way:
+                home = self._group.index[domain.host]
+                if domain.migrating_to == host.name and self._group.hosts[home].known:
+                    coming = self._group.residents(home)
+                    if domain in coming.running:
+                        self._arrive(use, coming, coming.running.index(domain))
+        return use
+
+    def _arrive(self, use: _HostUse, home: Residents, row: int) -> None:
+        use.arrivals.append(home.arriving([row], use.residents.host))
+        self._change(use, home, row, 1)
+
+    def _change(self, use: _HostUse, home: Residents, row: int, sign: int) -> None:
+        """``sign``: 1 where the domain arrives, -1 where it leaves.
+
+        At least the resident part of its memory arrives, or leaves, and at most all that is assigned.
+        """
+        per_unit = self._group.per_unit[:, use.residents.number]
+        memory = per_unit[Resource.MEMORY.row]
+        resident = home.relief[row, Resource.MEMORY.row] * memory
+        amounts = {Resource.MEMORY: _Interval(resident, resident, home.running[row].memory_bytes * memory)}
+        for resource, traffic in zip(_UPLINKS, home.traffic[row], strict=True):
+            share = traffic * per_unit[resource.row]
+            amounts[resource] = _Interval(share * (1 - TRAFFIC_DOUBT), share, share * (1 + TRAFFIC_DOUBT))
+        for resource, amount in amounts.items():
+            now = use.shares[resource]
+            if sign > 0:
+                use.shares[resource] = now.changed(amount.lower, amount.middle, amount.upper)
+            else:  # the lower end falls by the most that may leave
+                use.shares[resource] = now.changed(-amount.upper, -amount.middle, -amount.lower)
+
+
+def _prediction(group: Group, use: _HostUse, role: Role, *, saturated: bool) -> Prediction:
+    load = use.residents.load(use.present, use.arrivals)
+    ratio, spread = float(load.ratio[0]), float(load.spread[0])
+    quantile = group.quantiles[role, saturated]
+    lower, upper = max(ratio - quantile.below * spread, 0.0), min(ratio + quantile.above * spread, 1.0)
+    likeliest = min(max(ratio + quantile.bias_ratio, lower), upper)
+    memory, rx, tx = (use.shares[resource] for resource in (Resource.MEMORY, *_UPLINKS))
+    return Prediction(
+        cpu_ratio=likeliest,
+        cpu_ratio_lower=lower,
+        cpu_ratio_upper=upper,
+        cpu_spread_ratio=spread,
+        cpu_bias_ratio=likeliest - ratio,
+        saturated=saturated,
+        memory_ratio=memory.middle,
+        memory_ratio_lower=memory.lower,
+        memory_ratio_upper=memory.upper,
+        rx_ratio=rx.middle,
+        rx_ratio_lower=rx.lower,
+        rx_ratio_upper=rx.upper,
+        tx_ratio=tx.middle,
+        tx_ratio_lower=tx.lower,
+        tx_ratio_upper=tx.upper,
+    )

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.model import Attempt, Domain, DomainState, Problem, Reason, Refusal, RuleKind
-from virtpoise_balancer.plan.default.candidates import Item, movable
+from virtpoise_balancer.plan.default.candidates import Candidate, movable
 from virtpoise_balancer.plan.default.group import Group
-from virtpoise_balancer.plan.default.trial import Board, Step
+from virtpoise_balancer.plan.default.trial import Step, Trial
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """A broken rule: ``domains`` that are where they should not be; ``anchor``: the only host they may go to (keep together)."""
+class BrokenRule:
+    """A hard rule that is broken.
+
+    ``domains``: those that must move. ``anchor``: the only host that keeps the rule, for affinity.
+    """
 
     rule: str
     kind: RuleKind
@@ -23,53 +26,53 @@ class Fault:
     anchor: int | None = None
 
 
-def faults(board: Board) -> list[Fault]:
+def broken_rules(trial: Trial) -> list[BrokenRule]:
     """The hard rules that are broken after the steps so far. Domains between two hosts are left out."""
-    rules = board.group.rules
+    rules = trial.group.rules
     if not rules.ties_of and not rules.bonds:
         return []
     bound = {
         domain.uuid: domain
-        for domain in board.group.snapshot.domains
+        for domain in trial.group.snapshot.domains
         if (domain.uuid in rules.ties_of or domain.uuid in rules.bonds_of)
         and domain.state is not DomainState.SHUTOFF
         and domain.migrating_to is None
     }
-    found: list[Fault] = []
+    found: list[BrokenRule] = []
     for uuid in sorted(rules.ties_of, key=lambda uuid: (bound[uuid].name if uuid in bound else "", uuid)):
         if uuid in bound:
-            tie = rules.broken_tie(uuid, board.host_of(bound[uuid]))
+            tie = rules.broken_tie(uuid, trial.host_of(bound[uuid]))
             if tie:
-                found.append(Fault(tie.name, tie.kind, (bound[uuid],)))
+                found.append(BrokenRule(tie.name, tie.kind, (bound[uuid],)))
     for bond in rules.bonds:
         if not bond.hard:
             continue
         at: dict[int, list[Domain]] = {}
         for domain in sorted((bound[u] for u in bond.members if u in bound), key=lambda d: (d.memory_bytes, d.name)):
-            at.setdefault(board.host_of(domain), []).append(domain)
+            at.setdefault(trial.host_of(domain), []).append(domain)
         if bond.kind is RuleKind.APART:
             # All but the one that is dearest to move must leave.
-            found += [Fault(bond.name, bond.kind, tuple(ds[:-1])) for _, ds in sorted(at.items()) if len(ds) > 1]
+            found += [BrokenRule(bond.name, bond.kind, tuple(ds[:-1])) for _, ds in sorted(at.items()) if len(ds) > 1]
         elif len(at) > 1:
             anchor = max(at, key=lambda host: (sum(d.memory_bytes for d in at[host]), -host))
             strays = tuple(d for host, ds in sorted(at.items()) if host != anchor for d in ds)
-            found.append(Fault(bond.name, bond.kind, strays, anchor))
+            found.append(BrokenRule(bond.name, bond.kind, strays, anchor))
     return found
 
 
-def refusals(board: Board, found: Sequence[Fault]) -> list[Refusal]:
+def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
     """One for each domain that is where a rule does not want it."""
-    hosts = board.group.hosts
+    hosts = trial.group.hosts
     return [
         Refusal(
             domain=domain.name,
             uuid=domain.uuid,
-            host=hosts[board.host_of(domain)].name,
+            host=hosts[trial.host_of(domain)].name,
             reason=Reason.RULE_BROKEN,
-            detail={"rule": fault.rule, "kind": fault.kind},
+            detail={"rule": one.rule, "kind": one.kind},
         )
-        for fault in found
-        for domain in fault.domains
+        for one in found
+        for domain in one.domains
     ]
 
 
@@ -86,39 +89,41 @@ def contradictions(group: Group) -> list[Refusal]:
     ]
 
 
-def repair(board: Board, found: Sequence[Fault]) -> list[Attempt]:
-    """Move what is where it should not be, where that is possible; one attempt a fault of which anything is moved.
+def repair(trial: Trial, found: Sequence[BrokenRule]) -> list[Attempt]:
+    """Move domains so that broken rules are kept again; one attempt for each rule for which anything is moved.
 
-    One that nothing can be done about is no attempt: it would be made again in every cycle. It stays named as a broken rule.
+    A rule that cannot be repaired is no attempt, since it would be made again in every cycle. It stays named as broken.
     """
     attempts = []
-    for fault in found:
-        moved = [domain for domain in fault.domains if _move(board, domain, fault)]
+    for one in found:
+        moved = [domain for domain in one.domains if _move(trial, domain, one)]
         if moved:
-            solved = len(moved) == len(fault.domains)
+            solved = len(moved) == len(one.domains)
             attempts.append(Attempt(host=moved[0].host, problem=Problem.RULE, solved=solved))
     return attempts
 
 
-def _move(board: Board, domain: Domain, fault: Fault) -> bool:
-    group = board.group
+def _move(trial: Trial, domain: Domain, one: BrokenRule) -> bool:
+    group = trial.group
     number = group.index[domain.host]
-    if domain.uuid in board.moved or not group.hosts[number].known:
+    if domain.uuid in trial.moved or not group.hosts[number].known:
         return False
-    item = _item_with(board, number, domain)
-    if item is None:
+    candidate = _candidate_with(trial, number, domain)
+    if candidate is None:
         return False
     among = None
-    if fault.anchor is not None:
+    if one.anchor is not None:
         among = np.zeros(len(group.hosts), dtype=np.bool_)
-        among[fault.anchor] = True
-    destination = board.best(item, among)
+        among[one.anchor] = True
+    destination = trial.best(candidate, among)
     if destination is None:
         return False
-    board.apply(Step(item, destination, f"keeps the rule {fault.rule}"))
+    trial.apply(Step(candidate, destination, f"keeps the rule {one.rule}"))
     return True
 
 
-def _item_with(board: Board, number: int, domain: Domain) -> Item | None:
-    items = movable(board.group, number, least_gain=False).items
-    return next((item for item in items if any(one.uuid == domain.uuid for one in item.domains)), None)
+def _candidate_with(trial: Trial, number: int, domain: Domain) -> Candidate | None:
+    candidates = movable(trial.group, number, least_gain=False).candidates
+    return next(
+        (candidate for candidate in candidates if any(one.uuid == domain.uuid for one in candidate.domains)), None
+    )

@@ -1,4 +1,6 @@
-"""What is reckoned about the domains of one host: what they want, what each would bring elsewhere, the load that some of them make."""
+"""The running domains of one host as arrays: what they want, what each adds elsewhere, and the load that some of them
+make.
+"""
 
 from __future__ import annotations
 
@@ -13,51 +15,59 @@ from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
 from virtpoise_balancer.analyse.prediction import Load, predict
 from virtpoise_balancer.model import Domain, Host
 
-# What an uplink of unknown speed is taken for (1 Gbit/s): only ratios between such uplinks matter, and there it cancels out.
+# The assumed speed of an uplink of unknown speed (1 Gbit/s). It cancels out in ratios between such uplinks.
 UPLINK_BYTES_PER_SECOND = 125e6
 # How far a domain's traffic may differ from what was measured, as a share of it.
 TRAFFIC_DOUBT = 0.25
-# So many hosts are reckoned with together.
+# The most hosts in one batch of predictions.
 TOGETHER = 64
-# A host that is asked for more (cases x domains) gains little by company, and would make all others in it as large.
-_MOST_FORESEEN = 4_000
+# The largest host of a batch (cases x domains). Batches are padded to their largest host, so a larger one is predicted
+# alone.
+_MOST_TOGETHER = 4_000
 
 
 @dataclass
 class Residents:
-    """The running domains of one host, sorted by name, with their demand and what each would bring to another host.
+    """The running domains of one host with their demand, and what each adds to another host.
 
-    ``above``: how many spreads the interval of what comes from here goes above what is predicted; ``leaving``: under way elsewhere
-    already; ``corrections``: what the formula for the load is off by now, the host's part and the domains', which later predictions are
-    corrected by.
+    Apart from caches nothing changes.
     """
 
+    # The host's number in the group.
     number: int
     host: Host
+    # Its CPU load over the last N samples, 0..1.
     level: float
+    # Whether the load hides demand.
     saturated: bool
+    # By name. A domain's place is its row in all arrays.
     running: list[Domain]
     demands: Demands
+    # The host's own CPU use, in cores.
     own: float
+    # How many spreads the interval of a destination that takes a domain from here extends above its prediction.
     above: float
+    # What a domain's destination needs beyond its memory while it arrives, as a share of that memory.
     overhead_ratio: float
+    # Which are being migrated elsewhere already (domains).
     leaving: Mask
+    # What the formula for the load is off by now, which later predictions are corrected by: the host's part, and each
+    # domain's (domains).
     corrections: tuple[float, Floats]
     _arriving: dict[tuple[float, ...], Demands] = field(default_factory=dict)
     _loads: dict[tuple[object, ...], tuple[Load, Sequence[Demands]]] = field(default_factory=dict)
 
     @cached_property
     def wants(self) -> Floats:
-        """What each wants of the CPU at the upper end, in the group's units."""
-        _, on, rest, doubt, runnable, cores = self.demands.sums.T
-        on_off = self.demands.on_off
-        doubt = doubt + np.minimum(on_off, 1 - on_off) * np.abs(runnable - cores)
-        wants: Floats = (on + rest + self.above * doubt) * self.host.cpu_speed
+        """The CPU that each wants at the upper end, in the group's units (domains)."""
+        sums, on_off = self.demands.sums, self.demands.on_off
+        doubt = sums.doubt + np.minimum(on_off, 1 - on_off) * np.abs(sums.all_on_off - sums.all_catching_up)
+        wants: Floats = (sums.on_off + sums.catching_up + self.above * doubt) * self.host.cpu_speed
         return wants
 
     @cached_property
     def traffic(self) -> Floats:
-        """What each receives and sends, as measured (domains x 2)."""
+        """What each receives and sends, as measured, in bytes per second (domains x 2)."""
         uplink = self.host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND
         measured = [
             (
@@ -72,7 +82,7 @@ class Residents:
     def arrival(self) -> Floats:
         """What adds up where they come, at the upper end, in the group's units (domains x resources).
 
-        Of the CPU that is less than they want: on-off ones get into each other's way.
+        Of the CPU that is less than they want: on-off ones get into each other's option.
         """
         memory = np.array([domain.memory_bytes for domain in self.running], dtype=np.float64)
         cores, arriving = self.demands.cores * self.host.cpu_speed, memory * (1 + self.overhead_ratio)
@@ -94,9 +104,10 @@ class Residents:
         return found
 
     def load(self, present: Mask, arrivals: Sequence[Demands] = ()) -> Load:
-        """The host's CPU load with the domains of each row of ``present`` (cases x domains), and with others that came.
+        """The host's CPU load in each case. ``present``: which of its domains are there (cases x domains);
+        ``arrivals``: others that came.
 
-        A single case is often asked for again: when it is looked for, when its plan is judged, and when it is written down.
+        Single cases are kept, since several steps need the same one.
         """
         case = (present.tobytes(), *map(id, arrivals))
         found = self._loads.get(case)
@@ -113,8 +124,8 @@ class Residents:
             self._loads[case] = (load, tuple(arrivals))
         return load
 
-    def foreseen(self, present: Mask, predicted: Load) -> None:
-        """``predicted``: the formula's word for each row of ``present``, about which ``load`` will be asked."""
+    def keep(self, present: Mask, predicted: Load) -> None:
+        """Keep what was predicted for ``present``, for which ``load`` will be called."""
         self._loads[present.tobytes(),] = (self._corrected(present, predicted), ())
 
     def _corrected(self, present: Mask, predicted: Load) -> Load:
@@ -123,19 +134,20 @@ class Residents:
         return Load(ratio, predicted.spread, predicted.wanted)
 
 
-def foresee(asked: Iterable[tuple[Residents, Mask]]) -> None:
-    """Predicts what hosts will be asked for one after the other (``Residents.load``, without arrivals): many together are much quicker.
+def predict_together(asked: Iterable[tuple[Residents, Mask]]) -> None:
+    """Batch the predictions that ``Residents.load`` will be asked for, without arrivals. A speed-up only; results do
+    not change.
 
-    Of different numbers of domains and cases the largest decide what it takes, so hosts come together with others of their size.
+    A batch is padded to its largest host, so hosts are grouped by size.
     """
-    few = [(residents, present) for residents, present in asked if present.size <= _MOST_FORESEEN]
+    few = [(residents, present) for residents, present in asked if present.size <= _MOST_TOGETHER]
     few.sort(key=lambda one: (one[0].host.cpus, *one[1].shape))
     for cpus, alike in groupby(few, key=lambda one: one[0].host.cpus):
         while together := list(islice(alike, TOGETHER)):
-            _foresee(cpus, together)
+            _predict_together(cpus, together)
 
 
-def _foresee(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
+def _predict_together(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
     there = np.zeros((len(asked), *np.max([present.shape for _, present in asked], axis=0)))
     for host, (_, present) in enumerate(asked):
         there[host, : len(present), : present.shape[1]] = present
@@ -144,7 +156,7 @@ def _foresee(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
     for host, (residents, present) in enumerate(asked):
         cases = slice(len(present))
         rows = (predicted.ratio[host, cases], predicted.spread[host, cases], predicted.wanted[host, cases])
-        residents.foreseen(present, Load(*rows))
+        residents.keep(present, Load(*rows))
 
 
 def total(amounts: Floats, rows: Sequence[int]) -> Floats:
@@ -154,7 +166,7 @@ def total(amounts: Floats, rows: Sequence[int]) -> Floats:
 
 
 def _resident(domain: Domain) -> int:
-    """What leaving frees at least."""
+    """The memory that leaving frees at least, in bytes."""
     if domain.memory_resident_bytes is None:
         return domain.memory_bytes
     return min(domain.memory_resident_bytes, domain.memory_bytes)

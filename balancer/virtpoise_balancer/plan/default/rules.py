@@ -1,7 +1,7 @@
-"""Where domains may be: the policy's rules and the domains' own metadata as one set, and what contradicts itself in it.
+"""The placement rules of the policy and of the domains' own metadata as one set, and the contradictions in it.
 
-A move never breaks a hard rule. A rule that holds causes no move, and one that is broken already causes none either unless the
-policy says so; but a domain that moves anyway goes where the rule is kept.
+A move never breaks a hard rule. A rule that holds causes no move, and one that is broken already causes none either
+unless the policy says so; but a domain that moves anyway goes where the rule is kept.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ class Tie:
 
 @dataclass(slots=True)
 class Rules:
-    """``bonds`` and ``ties`` by domain; ``conflicts``: for each domain whose hard rules contradict each other, how.
+    """The rules as they apply to the domains of a group.
 
-    ``crowded``: likewise for domains to be kept apart that are more than there are hosts for them; each may go where the rule lets it.
+    ``bonds`` (affinity, anti-affinity) and ``ties`` (host affinity) by domain. ``conflicts``: how the hard rules of a
+    domain contradict each other, by uuid. ``crowded``: likewise where a rule keeps more domains apart than there are
+    hosts; each may go where it allows.
     """
 
     host_names: Sequence[str]
@@ -95,7 +97,7 @@ class Rules:
                     return tie
         return None
 
-    def company(self, uuid: str) -> frozenset[str]:
+    def bundle_of(self, uuid: str) -> frozenset[str]:
         """The domain and all that hard rules keep together with it."""
         found: set[str] = set()
         ahead = [uuid]
@@ -224,17 +226,17 @@ def _conflicts(rules: Rules) -> dict[str, str]:
     """By uuid: the domain's hard rules cannot all be kept, wherever it is."""
     conflicts: dict[str, str] = {}
     for uuid in sorted(rules.ties_of.keys() | rules.bonds_of.keys()):
-        company = sorted(rules.company(uuid))
-        if company[0] != uuid and company[0] in conflicts:
-            conflicts[uuid] = conflicts[company[0]]
+        bundle = sorted(rules.bundle_of(uuid))
+        if bundle[0] != uuid and bundle[0] in conflicts:
+            conflicts[uuid] = conflicts[bundle[0]]
             continue
-        apart = _kept_apart(rules, set(company))
+        apart = _kept_apart(rules, set(bundle))
         if apart:
             conflicts[uuid] = f"{apart} keeps apart what other rules keep together"
             continue
         places = np.ones(len(rules.host_names), dtype=np.bool_)
         names: list[str] = []
-        for one in company:
+        for one in bundle:
             allowed = rules.allowed(one)
             if allowed is not None:
                 places &= allowed
@@ -261,8 +263,8 @@ def _crowded(rules: Rules) -> dict[str, str]:
     return crowded
 
 
-def _kept_apart(rules: Rules, company: set[str]) -> str | None:
+def _kept_apart(rules: Rules, bundle: set[str]) -> str | None:
     for bond in rules.bonds:
-        if bond.hard and bond.kind is RuleKind.APART and len(bond.members & company) > 1:
+        if bond.hard and bond.kind is RuleKind.APART and len(bond.members & bundle) > 1:
             return bond.name
     return None

@@ -1,8 +1,4 @@
-"""The strategy `default`: clears all overloads together with the fewest and cheapest moves, by demand and its upper end.
-
-Steps: find the problems (CPU, memory, uplinks), find the cheapest sets of domains whose leaving solves each, find where they fit, order
-them so that every beginning is legal, and say for everything considered why it was or was not moved. Formulas: docs/scoring.md.
-"""
+"""The default strategy from a snapshot to a plan; the package's docstring lists its steps."""
 
 from __future__ import annotations
 
@@ -21,22 +17,21 @@ from virtpoise_balancer.model import (
     Plan,
     Policy,
     PredictedLoads,
-    Prediction,
     Problem,
     Reason,
     Refusal,
+    Resource,
     Scores,
     Snapshot,
 )
 from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
 from virtpoise_balancer.plan.default.balance import balance
 from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
-from virtpoise_balancer.plan.default.group import CPU, MEMORY, RESOURCES, Group
-from virtpoise_balancer.plan.default.predict_moves import Ledger
-from virtpoise_balancer.plan.default.repair import contradictions, faults, repair
-from virtpoise_balancer.plan.default.repair import refusals as broken_rules
-from virtpoise_balancer.plan.default.source import Outcome, Source, outcomes
-from virtpoise_balancer.plan.default.trial import Board, Step
+from virtpoise_balancer.plan.default.group import CPU, Group
+from virtpoise_balancer.plan.default.predict_moves import free_share, predict_moves
+from virtpoise_balancer.plan.default.repair import broken_rules, contradictions, repair, rule_refusals
+from virtpoise_balancer.plan.default.source import Residue, Source, residues
+from virtpoise_balancer.plan.default.trial import Step, Trial
 from virtpoise_balancer.plan.default.why_not import nowhere
 from virtpoise_balancer.plan.problems import find
 from virtpoise_balancer.plan.summary import summarise
@@ -44,31 +39,32 @@ from virtpoise_balancer.plan.waves import needs, waves
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
+    """The plan that clears all problems together, or as many as it can."""
     group = Group(snapshot, policy)
     found = group.overloads
     problems = find(snapshot, policy, found)
     sources = sources_of(group, problems.attempt, found)
-    board, sources = _solve(Board(group, sources, closed_hosts(group, found)), sources)
-    ends = outcomes(sources, board.moved)
+    trial, sources = _solve(Trial(group, sources, closed_hosts(group, found)), sources)
+    ends = residues(sources, trial.moved)
     attempts = [
-        Attempt(host=source.residents.host.name, problem=source.problem, solved=outcome.solved)
-        for source, outcome in zip(sources, ends, strict=True)
+        Attempt(host=source.residents.host.name, problem=source.problem, solved=residue.solved)
+        for source, residue in zip(sources, ends, strict=True)
     ]
     refusals = list(problems.held)
-    for source, outcome in zip(sources, ends, strict=True):
-        refusals += _stayed(source, board, outcome)
+    for source, residue in zip(sources, ends, strict=True):
+        refusals += _stayed(source, trial, residue)
     if policy.repair_rules:
-        attempts += repair(board, faults(board))
+        attempts += repair(trial, broken_rules(trial))
     if policy.imbalance is not None and not problems.attempt:
-        attempts += balance(board, policy.imbalance)
+        attempts += balance(trial, policy.imbalance)
     if attempts:
         refusals += group.closed
     named = {(one.domain, one.host) for one in refusals if one.reason is Reason.RULE_CONFLICT}
     refusals += [one for one in contradictions(group) if (one.domain, one.host) not in named]
-    broken = faults(board)
-    refusals += broken_rules(board, broken)
-    unrepaired = [fault.rule for fault in broken] if policy.repair_rules else []
-    moves = _moves(board, {source.number: source for source in sources})
+    broken = broken_rules(trial)
+    refusals += rule_refusals(trial, broken)
+    unrepaired = [one.rule for one in broken] if policy.repair_rules else []
+    moves = _moves(trial, {source.number: source for source in sources})
     return Plan(
         strategy="default",
         solved=not problems.held and not unrepaired and all(attempt.solved for attempt in attempts),
@@ -77,7 +73,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         attempts=tuple(attempts),
         moves=tuple(moves),
         refusals=tuple(refusals),
-        scores=_scores(group, board, sources),
+        scores=_scores(group, trial, sources),
     )
 
 
@@ -94,172 +90,184 @@ def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Seq
     for overload in found:
         overloads_of[overload.host].append(overload)
     hosts = [(group.index[host.name], host.name, problem) for host, problem in attempt]
-    group.look(number for number, _, _ in hosts)
+    group.prepare(number for number, _, _ in hosts)
     return [_source_of(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
 
 
 def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
-    goals: dict[int, float] = {}
+    goals: dict[Resource, float] = {}
     if problem is Problem.OVERLOAD:
         for overload in overloads_of_it:
-            resource = RESOURCES.index(overload.resource)
-            goals[resource] = float(group.recovery[resource])
-        if CPU in goals:
+            goals[overload.resource] = group.policy.trigger(overload.resource).recovery_ratio
+        if Resource.CPU in goals:
             # A host on its way up is relieved of what is still to come as well, within reason.
             coming = float(group.ahead[number] - group.level[number])
             if coming > 0:  # False for NaN
-                goals[CPU] -= min(coming, goals[CPU] / 2)
+                goals[Resource.CPU] -= min(coming, goals[Resource.CPU] / 2)
     return Source(group, group.residents(number), problem, goals)
 
 
-def _solve(board: Board, sources: list[Source]) -> tuple[Board, list[Source]]:
-    """The board with the steps, and the sources as they were solved: where only that solves one, domains may go that gain little each,
-    and where that is not enough those that should rest."""
-    board, unsolved = relieve(board, sources)
+def _solve(trial: Trial, sources: list[Source]) -> tuple[Trial, list[Source]]:
+    """The trial with the steps, and the sources as they were solved.
+
+    A source that is not solved otherwise may move domains that gain little each, and if need be those that should rest.
+    """
+    trial, unsolved = relieve(trial, sources)
     for widened in (Source.with_small, Source.unrested):
         wider = {s.number: more for s in sources if s.number in unsolved and (more := widened(s)) is not None}
         if wider:
-            board, still = relieve(board, list(wider.values()))
+            trial, still = relieve(trial, list(wider.values()))
             unsolved = (unsolved - wider.keys()) | still
             sources = [source if source.number in unsolved else wider.get(source.number, source) for source in sources]
     for source in sources:
         if source.number in unsolved:
-            relieve_partly(board, source)
-    return board, sources
+            relieve_partly(trial, source)
+    return trial, sources
 
 
-def _stayed(source: Source, board: Board, outcome: Outcome) -> list[Refusal]:
+def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
     """Why each domain of the source that was not moved was not, and what the source lacks if it is not relieved."""
     host = source.residents.host
     refusals = list(source.refusals)
-    gone = [item for item in source.items if any(domain.uuid in board.moved for domain in item.domains)]
-    resource, upper = next(iter(outcome.shares.items()), (CPU, 0.0))
+    gone = [
+        candidate for candidate in source.candidates if any(domain.uuid in trial.moved for domain in candidate.domains)
+    ]
+    resource, upper = next(iter(residue.shares.items()), (Resource.CPU, 0.0))
     enough = {"source_upper_ratio": round(upper, 6), "recovery": source.goals.get(resource)}
-    for item in source.items:
-        if item in gone:
+    for candidate in source.candidates:
+        if candidate in gone:
             continue
-        cheaper = [one.cost for one in gone if one.cost < item.cost and one.wants <= item.wants]
-        rests = [refusal for domain in item.domains if (refusal := resting(domain, source.group))]
+        cheaper = [one.cost for one in gone if one.cost < candidate.cost and one.wants <= candidate.wants]
+        rests = [refusal for domain in candidate.domains if (refusal := resting(domain, source.group))]
         if rests and source.goals:
             refusals += rests
-        elif outcome.solved and cheaper:
-            costs = {"cost_bytes": int(item.cost), "least_cost_bytes": int(min(cheaper))}
+        elif residue.solved and cheaper:
+            costs = {"cost_bytes": int(candidate.cost), "least_cost_bytes": int(min(cheaper))}
             refusals += [
                 Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.COSTLIER, detail=costs)
-                for d in item.domains
+                for d in candidate.domains
             ]
-        elif outcome.solved:
+        elif residue.solved:
             refusals += [
                 Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.NOT_NEEDED, detail=enough)
-                for d in item.domains
+                for d in candidate.domains
             ]
-        elif board.best(item) is None:
-            refusal = nowhere(board, item)
-            refusals += [replace(refusal, domain=domain.name, uuid=domain.uuid) for domain in item.domains]
+        elif trial.best(candidate) is None:
+            refusal = nowhere(trial, candidate)
+            refusals += [replace(refusal, domain=domain.name, uuid=domain.uuid) for domain in candidate.domains]
         else:
             none = {"gain_ratio": 0.0}
             refusals += [
                 Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.LEAST_GAIN, detail=none)
-                for d in item.domains
+                for d in candidate.domains
             ]
-    if not outcome.solved:
-        refusals += _missing(source, outcome)
+    if not residue.solved:
+        refusals += _missing(source, residue)
     return refusals
 
 
-def _missing(source: Source, outcome: Outcome) -> list[Refusal]:
-    """What is still too much on an unsolved source, for each resource: cores of its own CPUs, bytes, or bytes per second."""
+def _missing(source: Source, residue: Residue) -> list[Refusal]:
+    """One refusal for each resource of an unsolved source with the excess, in cores of its own CPUs, bytes, or bytes
+    per second.
+    """
     refusals = []
     host = source.residents.host
     for resource, goal in source.goals.items():
-        share = outcome.shares[resource]
+        share = residue.shares[resource]
         over = share - goal
         if over <= 0:
             continue
-        if resource == CPU:
+        if resource is Resource.CPU:
             amount: dict[str, float | int] = {"missing_cores": round(over * host.cpus, 6)}
         else:
-            unit = "missing_bytes" if resource == MEMORY else "missing_bytes_per_second"
-            amount = {unit: int(over / source.group.per_unit[resource, source.number])}
-        detail = {"resource": RESOURCES[resource], "upper_ratio": round(share, 6), "recovery": goal, **amount}
+            unit = "missing_bytes" if resource is Resource.MEMORY else "missing_bytes_per_second"
+            amount = {unit: int(over / source.group.per_unit[resource.row, source.number])}
+        detail = {"resource": resource.value, "upper_ratio": round(share, 6), "recovery": goal, **amount}
         refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail=detail))
     if not source.goals:
-        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail={"domains_left": outcome.domains}))
+        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail={"domains_left": residue.domains}))
     return refusals
 
 
-def _moves(board: Board, sources: Mapping[int, Source]) -> list[Move]:
+def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
     """The steps as moves in the order of their waves, each with what it leaves on both hosts and why it is made."""
-    group = board.group
-    singles = [(step, row) for step in board.steps for row in step.item.rows]
-    ends = [(step.item.source, step.destination) for step, _ in singles]
-    uuids = [group.residents(step.item.source).running[row].uuid for step, row in singles]
-    needed = needs(ends, [id(step) if step.item.moves > 1 else None for step, _ in singles])
-    numbers = waves(
-        ends,
-        group.policy.limits,
-        [(group.index[one.host], group.index.get(one.migrating_to or "")) for one in group.under_way],
-    )
-    order = sorted(range(len(singles)), key=lambda at: numbers[at])
+    group = trial.group
+    singles = [(step, row) for step in trial.steps for row in step.candidate.rows]
+    ends = [(step.candidate.source, step.destination) for step, _ in singles]
+    domains = [group.residents(step.candidate.source).running[row] for step, row in singles]
+    needed = needs(ends, [id(step) if step.candidate.moves > 1 else None for step, _ in singles])
+    under_way = [(group.index[one.host], group.index.get(one.migrating_to or "")) for one in group.under_way]
+    numbers = waves(ends, group.policy.limits, under_way)
+    order = sorted(range(len(singles)), key=numbers.__getitem__)
+    predictions = predict_moves(group, [(ends[at][0], singles[at][1], ends[at][1]) for at in order])
     moves = []
-    for at, predicted in zip(order, Ledger(group).enter(singles[at] for at in order), strict=True):
-        step, row = singles[at]
-        domain = group.residents(step.item.source).running[row]
-        destination = group.hosts[step.destination].name
-        speed = group.link_speed.get(step.item.source, {}).get(step.destination)
+    for at, predicted in zip(order, predictions, strict=True):
+        (step, _), (source, destination), domain = singles[at], ends[at], domains[at]
+        speed = group.link_speed.get(source, {}).get(destination)
         moves.append(
             Move(
                 domain=domain.name,
                 uuid=domain.uuid,
                 source=domain.host,
-                destination=destination,
+                destination=group.hosts[destination].name,
                 predicted=predicted,
                 wave=numbers[at],
                 why=step.why or _why(step, predicted, sources, (singles[n][0] for n in range(at + 1, len(singles)))),
                 cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
-                bundle=step.item.name if step.item.moves > 1 else None,
-                needs=tuple(uuids[n] for n in needed[at]),
-                destination_score=_score(group, predicted.destination),
+                bundle=step.candidate.name if step.candidate.moves > 1 else None,
+                needs=tuple(domains[n].uuid for n in needed[at]),
+                destination_score=free_share(group, predicted.destination),
             )
         )
     return moves
 
 
-def _score(group: Group, use: Prediction) -> float:
-    """The share of the scarcest resource that is free below the threshold, by the upper ends of a prediction."""
-    upper = np.array(
-        (use.cpu_ratio_upper, use.memory_ratio_upper, use.rx_ratio_upper, use.tx_ratio_upper), dtype=np.float64
+def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
+    """The moves with what each leaves on its hosts if these moves alone are made, in this order."""
+    group = Group(snapshot, policy)
+    ends = [(group.index[move.source], group.index[move.destination]) for move in moves]
+    rows = [
+        next(row for row, domain in enumerate(group.residents(source).running) if domain.uuid == move.uuid)
+        for move, (source, _) in zip(moves, ends, strict=True)
+    ]
+    predictions = predict_moves(group, [(source, row, to) for row, (source, to) in zip(rows, ends, strict=True)])
+    return tuple(
+        replace(move, predicted=predicted, destination_score=free_share(group, predicted.destination))
+        for move, predicted in zip(moves, predictions, strict=True)
     )
-    limit = group.limit[:, 0]
-    return float(((limit - upper) / limit).min())
 
 
 def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], later: Iterable[Step]) -> str:
-    source = sources.get(step.item.source)
+    source = sources.get(step.candidate.source)
     if source is None:
-        following = next((one.item.name for one in later if one.destination == step.item.source), "another domain")
+        following = next(
+            (one.candidate.name for one in later if one.destination == step.candidate.source), "another domain"
+        )
         return f"makes room for {following}"
     name = source.residents.host.name
     if source.problem is Problem.DRAIN:
         return f"{name} is draining"
-    short = " and ".join("uplink" if r in ("rx", "tx") else r for r in (RESOURCES[n] for n in source.goals))
+    short = " and ".join("uplink" if r in (Resource.RX, Resource.TX) else r for r in source.goals)
     return f"relieves {name} ({short}): its CPU load comes to at most {predicted.source.cpu_ratio_upper:.0%}"
 
 
-def _scores(group: Group, board: Board, sources: Sequence[Source]) -> Scores:
-    """Of each possible destination the share of its scarcest resource that is free below the threshold; of each domain that could
-    relieve its host, the share of the host's CPUs that it wants."""
+def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:
+    """The scores before the first assignment.
+
+    Of each destination: the free share of its scarcest resource below the threshold. Of each domain that could relieve
+    its host: the share of the host's CPUs that it wants.
+    """
     if not sources:
         return Scores()
     room = group.room(group.use.copy())
     domains = [
         (domain, float(source.residents.wants[row] * group.per_unit[CPU, source.number]))
         for source in sources
-        for item in source.items
-        for row, domain in zip(item.rows, item.domains, strict=True)
+        for candidate in source.candidates
+        for row, domain in zip(candidate.rows, candidate.domains, strict=True)
     ]
     names = Counter(domain.name for domain, _ in domains)
     return Scores(
-        hosts={group.hosts[number].name: float(room[number]) for number in np.flatnonzero(board.open)},
+        hosts={group.hosts[number].name: float(room[number]) for number in np.flatnonzero(trial.open)},
         domains={d.name if names[d.name] == 1 else f"{d.name}/{d.uuid}": score for d, score in domains},
     )

@@ -10,76 +10,99 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
 from virtpoise_balancer.model import Domain, DomainState, Role, RuleKind
-from virtpoise_balancer.plan.default.candidates import Item, relief_of
+from virtpoise_balancer.plan.default.candidates import Candidate, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
 from virtpoise_balancer.plan.default.source import Source
 
-# Two destinations whose migrations take about as long count as equally near.
+# Two destinations count as equally near when the migration to one takes at most this many times as long as to the
+# other.
 _SAME_SPEED = 1.25
-# Of hosts that would take an item by what adds up, so many are held against the whole prediction; past that it goes nowhere.
+# How many hosts that pass the cheap additive check get the full prediction. If none of these passes, the candidate is
+# not placed.
 _MOST_PREDICTED = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One item goes from its host to another. ``why``: in words, where it is not to relieve its host."""
+    """One candidate goes from its host to another. ``why``: in words, where it is not to relieve its host."""
 
-    item: Item
+    candidate: Candidate
     destination: int
     why: str = ""
 
 
-class Board:
-    """``open``: hosts that may take something; ``relievable``: hosts with a problem, which may once they are relieved (a swap).
+class Trial:
+    """The group after the steps so far. Hosts are numbers, the columns of all arrays; resources are rows, in the order
+    of ``Resource``.
 
-    ``limit``: what each host's use must stay below; of a host with a problem that is what it is to come down to.
+    Invariant: every step was legal when it was made. tests/invariants.py checks what the comments say.
     """
 
     def __init__(self, group: Group, sources: Sequence[Source], closed: Mask) -> None:
+        """``sources``: hosts with a problem. ``closed``: hosts that take nothing (hosts)."""
+        # Never changed here.
         self.group = group
+        # Hosts that may take something (hosts). Never changed.
         self.open = ~closed
+        # Hosts that can be relieved of a problem; once they are, they may take something (a swap). Disjoint from
+        # ``open``. Never changed.
         self.relievable = np.zeros_like(closed)
+        # The share in use, at the upper end (resources x hosts); at least 0. Infinite for unknown hosts.
         self.use = group.use.copy()
+        # What the use of a host must stay below (resources x hosts): the threshold; of a source, what it is to come
+        # down to. Never changed.
         self.limit = np.repeat(group.limit, len(group.hosts), axis=1)
         for source in sources:
             if source.goals:
                 number, residents = source.number, source.residents
                 self.relievable[number] = True
-                self.limit[list(source.goals), number] = list(source.goals.values())
+                self.limit[[resource.row for resource in source.goals], number] = list(source.goals.values())
                 # What it would use if all wants were met: domains that leave take their wants with them.
                 wants = residents.own * residents.host.cpu_speed + float(residents.wants.sum())
                 self.use[CPU, number] = max(self.use[CPU, number], wants * group.per_unit[CPU, number])
+        # In the order in which they are made. No domain is in two.
         self.steps: list[Step] = []
+        # By uuid of a domain that has a step, where it is now.
         self._host_of: dict[str, int] = {}
+        # By name of a domain that exists more than once, the hosts to which one was moved, or is under way.
         self._names: dict[str, set[int]] = defaultdict(set)
+        # By host, what the domains that came or are coming want of its CPUs.
         self._arrivals: dict[int, tuple[Demands, ...]] = {}
+        # By number of a bond and host, how many of the bond's domains are there. One that was under way counts on both
+        # hosts.
         self._members: dict[int, dict[int, int]] = {n: defaultdict(int) for n in range(len(group.rules.bonds))}
         for host in range(len(group.hosts)) if group.rules.bonds else ():
             for domain in group.domains_on(host):
                 for number in group.rules.bonds_of.get(domain.uuid, ()):
                     self._members[number][host] += 1
         for domain in group.under_way:
-            destination = group.index.get(domain.migrating_to or "")
-            if destination is None:
-                continue
-            home = group.index[domain.host]
-            if group.hosts[home].known and domain.state is DomainState.RUNNING:
-                coming = group.residents(home)
-                row = coming.running.index(domain)
-                self.use[:, destination] += coming.arrival[row] * group.per_unit[:, destination]
-                self._arrive(home, [row], destination)
-            else:  # only its size is known
-                memory = domain.memory_bytes * (1 + group.policy.migration.overhead_ratio)
-                self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
-                self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
-            if domain.name in group.repeated_names:
-                self._names[domain.name].add(destination)
-            for number in group.rules.bonds_of.get(domain.uuid, ()):
-                self._members[number][destination] += 1
+            self._expect(domain)
 
-    def copy(self) -> Board:
-        other = object.__new__(Board)
+    def _expect(self, domain: Domain) -> None:
+        """Count a domain that is under way on its destination as well."""
+        group = self.group
+        destination = group.index.get(domain.migrating_to or "")
+        if destination is None:
+            return
+        home = group.index[domain.host]
+        if group.hosts[home].known and domain.state is DomainState.RUNNING:
+            coming = group.residents(home)
+            row = coming.running.index(domain)
+            self.use[:, destination] += coming.arrival[row] * group.per_unit[:, destination]
+            self._arrive(home, [row], destination)
+        else:  # only its size is known
+            memory = domain.memory_bytes * (1 + group.policy.migration.overhead_ratio)
+            self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
+            self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
+        if domain.name in group.repeated_names:
+            self._names[domain.name].add(destination)
+        for number in group.rules.bonds_of.get(domain.uuid, ()):
+            self._members[number][destination] += 1
+
+    def copy(self) -> Trial:
+        """The same, to be changed by itself; what is never changed is shared."""
+        other = object.__new__(Trial)
         other.group = self.group
         other.open = self.open
         other.relievable = self.relievable
@@ -105,175 +128,191 @@ class Board:
         """Whether a domain of a name that exists more than once was moved to the host."""
         return host in self._names.get(name, ())
 
-    def after(self, item: Item) -> Floats:
-        """What each host would use of each resource with the item on it, at the upper end (resources x hosts)."""
-        return self._with(item, slice(None))
+    def after(self, candidate: Candidate) -> Floats:
+        """What each host would use of each resource with the candidate on it, at the upper end (resources x hosts)."""
+        return self._after_on(candidate, slice(None))
 
-    def _with(self, item: Item, hosts: slice) -> Floats:
-        after: Floats = item.arrival[:, np.newaxis] * self.group.per_unit[:, hosts]
+    def _after_on(self, candidate: Candidate, hosts: slice) -> Floats:
+        after: Floats = candidate.arrival[:, np.newaxis] * self.group.per_unit[:, hosts]
         after += self.use[:, hosts]
-        after[CPU] += item.margin
+        after[CPU] += candidate.margin
         return after
 
-    def room(self, item: Item) -> Floats:
-        """What each host would have free of its scarcest resource with the item on it."""
-        return self.group.room(self.after(item))
+    def room(self, candidate: Candidate) -> Floats:
+        """What each host would have free of its scarcest resource with the candidate on it."""
+        return self.group.room(self.after(candidate))
 
-    def fits(self, item: Item, room: Floats) -> Mask:
-        """The hosts that can take the item by what adds up: open, with room left, allowed by every hard rule."""
-        return self._allowed(item, self.open & (room > 0))
+    def fits(self, candidate: Candidate, room: Floats) -> Mask:
+        """The hosts that can take the candidate by what adds up: open, with room left, allowed by every hard rule."""
+        return self._allowed(candidate, self.open & (room > 0))
 
-    def takes(self, item: Item, host: int) -> bool:
-        """Whether the host can take the item, by the whole prediction as well; one with a problem can, too, once enough has left it."""
+    def takes(self, candidate: Candidate, host: int) -> bool:
+        """Whether the host can take the candidate, by the whole prediction too.
+
+        One with a problem can as well, once it is relieved.
+        """
         one = slice(host, host + 1)
-        if not (self._with(item, one) < self.limit[:, one]).all():
+        if not (self._after_on(candidate, one) < self.limit[:, one]).all():
             return False
-        return bool(self._allowed(item, self.open | self.relievable)[host]) and self.sound(item, host)
+        return bool(self._allowed(candidate, self.open | self.relievable)[host]) and self.sound(candidate, host)
 
-    def _allowed(self, item: Item, ok: Mask) -> Mask:
-        """Those of the hosts that hard rules and names allow, in place."""
-        ok[item.source] = False
-        if item.allowed is not None:
-            ok &= item.allowed
-        ok[self.kept_apart(item, hard=True)] = False
-        for domain in item.domains:
+    def _allowed(self, candidate: Candidate, ok: Mask) -> Mask:
+        """``ok`` without the hosts that hard rules and names forbid; changed in place."""
+        ok[candidate.source] = False
+        if candidate.allowed is not None:
+            ok &= candidate.allowed
+        if self.group.rules.bonds:
+            ok[self.kept_apart(candidate, hard=True)] = False
+        for domain in candidate.domains:
             ok[list(self._names.get(domain.name, ()))] = False
         return ok
 
-    def kept_apart(self, item: Item, *, hard: bool) -> list[int]:
-        """Hosts with a domain from which a rule keeps the item apart."""
-        hosts: list[int] = []
+    def kept_apart(self, candidate: Candidate, *, hard: bool) -> list[int]:
+        """Hosts with a domain from which a rule (anti-affinity) keeps the candidate apart."""
         bonds = self.group.rules.bonds
-        for domain in item.domains:
-            for number in self.group.rules.bonds_of.get(domain.uuid, ()):
-                if bonds[number].kind is RuleKind.APART and bonds[number].hard is hard:
-                    hosts += [host for host, count in self._members[number].items() if count and host != item.source]
-        return hosts
+        numbers = [n for n in self._bonds(candidate) if bonds[n].kind is RuleKind.APART and bonds[n].hard is hard]
+        return self._elsewhere(candidate, numbers)
 
-    def company(self, item: Item) -> list[int]:
-        """Hosts with a domain with which a rule wants the item together."""
-        hosts: list[int] = []
+    def hosts_with_affinity(self, candidate: Candidate) -> list[int]:
+        """Hosts with a domain with which a rule (affinity) wants the candidate together."""
         bonds = self.group.rules.bonds
-        for domain in item.domains:
-            for number in self.group.rules.bonds_of.get(domain.uuid, ()):
-                if bonds[number].kind is RuleKind.TOGETHER:
-                    hosts += [host for host, count in self._members[number].items() if count and host != item.source]
-        return hosts
+        numbers = [n for n in self._bonds(candidate) if bonds[n].kind is RuleKind.TOGETHER]
+        return self._elsewhere(candidate, numbers)
 
-    def liking(self, item: Item) -> Floats | None:
-        """How well soft rules and preferences of the item are kept on each host; None: it has none."""
+    def _bonds(self, candidate: Candidate) -> list[int]:
+        """The numbers of the bonds of the candidate's domains."""
+        return [n for domain in candidate.domains for n in self.group.rules.bonds_of.get(domain.uuid, ())]
+
+    def _elsewhere(self, candidate: Candidate, bonds: Sequence[int]) -> list[int]:
+        """Other hosts that hold a member of one of the bonds, once for each bond."""
+        return [h for n in bonds for h, count in self._members[n].items() if count and h != candidate.source]
+
+    def liking(self, candidate: Candidate) -> Floats | None:
+        """How well soft rules and preferences of the candidate are kept on each host (hosts), higher is better, or None
+        without any.
+        """
         rules = self.group.rules
-        if not any(domain.uuid in rules.ties_of or domain.uuid in rules.bonds_of for domain in item.domains):
+        if not any(domain.uuid in rules.ties_of or domain.uuid in rules.bonds_of for domain in candidate.domains):
             return None
         liking = np.zeros(len(self.group.hosts))
-        for domain in item.domains:
+        for domain in candidate.domains:
             soft = rules.allowed(domain.uuid, hard=False)
             if soft is not None:
                 liking[~soft] -= 4
             preferred = rules.preferred(domain.uuid)
             if preferred is not None:
                 liking[preferred] += 2
-        liking[self.kept_apart(item, hard=False)] -= 4
-        liking[self.company(item)] += 4
+        liking[self.kept_apart(candidate, hard=False)] -= 4
+        liking[self.hosts_with_affinity(candidate)] += 4
         return liking
 
     def host_of(self, domain: Domain) -> int:
         """Where the domain is after the steps so far."""
         return self._host_of.get(domain.uuid, self.group.index[domain.host])
 
-    def best(self, item: Item, among: Mask | None = None) -> int | None:
-        """The destination for the item (one of ``among``, if given); None: no host takes it. Among equals the first by name."""
-        room = self.room(item)
-        ok = self.fits(item, room)
+    def best(self, candidate: Candidate, among: Mask | None = None) -> int | None:
+        """The best destination for the candidate, or None if no host takes it. Ties break by name.
+
+        ``among``: the hosts to choose from; by default all. More soft rules kept count first, then a faster link, then
+        more room.
+        """
+        room = self.room(candidate)
+        ok = self.fits(candidate, room)
         if among is not None:
             ok &= among
         if not ok.any():
             return None
-        liking = self.liking(item)
-        speed = self.group.speeds(item.source)
+        liking = self.liking(candidate)
+        speed = self.group.speeds(candidate.source)
         if liking is None and speed is None:
-            return self.first_sound(item, ok, room)
+            return self.first_sound(candidate, ok, room)
         while ok.any():
             among = ok if liking is None else ok & (liking == liking[ok].max())
             if speed is not None:
                 among = among & (speed * _SAME_SPEED >= speed[among].max())
-            found = self.first_sound(item, among, room)
+            found = self.first_sound(candidate, among, room)
             if found is not None:
                 return found
             ok &= ~among
         return None
 
-    def roomiest(self, items: Sequence[Item], most: int) -> list[int]:
-        """Hosts that may take something, at most so many: those with the most room once they had the largest of these items."""
-        largest = np.max([item.arrival for item in items], axis=0)[:, np.newaxis]
+    def roomiest(self, candidates: Sequence[Candidate], most: int) -> list[int]:
+        """At most ``most`` open hosts: those with the most room once they had the largest of these candidates."""
+        largest = np.max([candidate.arrival for candidate in candidates], axis=0)[:, np.newaxis]
         room = np.where(self.open, self.group.room(largest * self.group.per_unit + self.use), -np.inf)
         return [host for host in np.argsort(-room, kind="stable")[:most].tolist() if self.open[host]]
 
-    def first_sound(self, item: Item, ok: Mask, rank: Floats) -> int | None:
-        """Of the hosts that can take the item by what adds up, the one of highest rank that can by the whole prediction as well."""
+    def first_sound(self, candidate: Candidate, ok: Mask, rank: Floats) -> int | None:
+        """The host of highest rank among ``ok`` that can take the candidate by the whole prediction, or None.
+
+        ``rank``: hosts.
+        """
         rank = np.where(ok, rank, -np.inf)
         for _ in range(min(int(np.count_nonzero(ok)), _MOST_PREDICTED)):
             host = int(rank.argmax())
-            if self.sound(item, host):
+            if self.sound(candidate, host):
                 return host
             rank[host] = -np.inf
         return None
 
-    def sound(self, item: Item, host: int) -> bool:
-        """Whether the host stays below its CPU limit by the upper end of what will be predicted of it with the item."""
-        return self.predicted(item, host) < float(self.limit[CPU, host])
+    def sound(self, candidate: Candidate, host: int) -> bool:
+        """Whether the host stays below its CPU limit by the upper end of what will be predicted of it with the
+        candidate.
+        """
+        return self.predicted(candidate, host) < float(self.limit[CPU, host])
 
-    def predicted(self, item: Item, host: int) -> float:
-        """The upper end of the host's CPU share with the item as the Ledger will have it.
+    def predicted(self, candidate: Candidate, host: int) -> float:
+        """The upper end of the host's CPU share with the candidate, as ``predict_moves`` will have it.
 
-        What adds up is less where it is not clear what kind of guests are there, and where on-off ones come to a faster host: the time for
-        which they are runnable does not shrink.
+        It may exceed what adds up: where the kind of the guests is in doubt, and where on-off guests come to a faster
+        host, since the share of time for which they are runnable does not shrink.
         """
         group = self.group
-        residents, source = group.residents(host), group.residents(item.source)
+        residents, source = group.residents(host), group.residents(candidate.source)
         here = [domain.uuid not in self._host_of for domain in residents.running]
         present = np.array(here, dtype=np.bool_) & ~residents.leaving
         load = residents.load(
-            present[np.newaxis], (*self._arrivals.get(host, ()), source.arriving(item.rows, residents.host))
+            present[np.newaxis], (*self._arrivals.get(host, ()), source.arriving(candidate.rows, residents.host))
         )
-        reach = group.reaches[Role.DESTINATION, source.saturated].above
-        return min(float(load.ratio[0] + reach * load.spread[0]), 1.0)
+        quantile = group.quantiles[Role.DESTINATION, source.saturated].above
+        return min(float(load.ratio[0] + quantile * load.spread[0]), 1.0)
 
     def _arrive(self, source: int, rows: Sequence[int], destination: int) -> None:
         coming = self.group.residents(source).arriving(rows, self.group.hosts[destination])
         self._arrivals[destination] = (*self._arrivals.get(destination, ()), coming)
 
-    def replayed(self, steps: Sequence[Step]) -> Board | None:
-        """A copy of the board with the steps made; None when one of them does not fit where it should go."""
+    def replayed(self, steps: Sequence[Step]) -> Trial | None:
+        """A copy with the steps made, or None when one of them does not fit where it should go."""
         copy = self.copy()
         for step in steps:
-            item, host = step.item, step.destination
-            if not copy.takes(item, host):
+            candidate, host = step.candidate, step.destination
+            if not copy.takes(candidate, host):
                 return None
             copy.apply(step)
         return copy
 
     def apply(self, step: Step) -> None:
-        item, destination = step.item, step.destination
+        """Make a step; it must be legal."""
+        candidate, destination = step.candidate, step.destination
         per_unit = self.group.per_unit
-        self.use[:, destination] += item.arrival * per_unit[:, destination]
-        left = departure(self, item) * per_unit[:, item.source]
-        self.use[:, item.source] -= np.minimum(left, self.use[:, item.source])
-        self._arrive(item.source, item.rows, destination)
-        for domain in item.domains:
+        self.use[:, destination] += candidate.arrival * per_unit[:, destination]
+        left = departure(self, candidate) * per_unit[:, candidate.source]
+        self.use[:, candidate.source] -= np.minimum(left, self.use[:, candidate.source])
+        self._arrive(candidate.source, candidate.rows, destination)
+        for domain in candidate.domains:
             self._host_of[domain.uuid] = destination
             if domain.name in self.group.repeated_names:
                 self._names[domain.name].add(destination)
             for number in self.group.rules.bonds_of.get(domain.uuid, ()):
-                self._members[number][item.source] -= 1
+                self._members[number][candidate.source] -= 1
                 self._members[number][destination] += 1
         self.steps.append(step)
 
 
-def departure(board: Board, item: Item) -> Floats:
-    """What the item's host uses less without it, in the group's units."""
-    if not board.relievable[item.source]:
-        return relief_of(board.group, item)
-    left = total(board.group.residents(item.source).relief, item.rows)
-    left[CPU] = item.wants
+def departure(trial: Trial, candidate: Candidate) -> Floats:
+    """What leaves the host with the candidate (resources), in the group's units. Of a source: all that it wants."""
+    if not trial.relievable[candidate.source]:
+        return relief_of(trial.group, candidate)
+    left = total(trial.group.residents(candidate.source).relief, candidate.rows)
+    left[CPU] = candidate.wants
     return left

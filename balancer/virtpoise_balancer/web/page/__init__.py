@@ -1,1 +1,1 @@
-"""The page: one module for each page, ``parts`` for what several of them show, ``writer`` for the templates, ``routes``."""
+"""The page: one module for each page; ``parts`` holds what several of them show, ``writer`` the templates."""

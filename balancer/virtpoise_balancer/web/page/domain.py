@@ -1,4 +1,4 @@
-"""The page /domains/UUID: a domain's use, why it is (not) migrated, each host as its destination, and its migrations."""
+"""The page /domains/UUID: a domain's use, why it is (not) migrated, possible destinations, and its migrations."""
 
 from __future__ import annotations
 

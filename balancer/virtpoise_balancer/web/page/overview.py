@@ -118,18 +118,27 @@ def _attention(state: State, statuses: Sequence[HostStatus]) -> tuple[Note, ...]
 def _of_host(state: State, host: HostStatus) -> Iterator[Note]:
     link = host_link(host.name)
     if host.state is HostState.UNKNOWN:
-        drained = "is to be drained, but " if host.draining else ""
-        yield link, f"{drained}is unknown: {host.why_unknown}"
+        yield link, f"{'is to be drained, but ' if host.draining else ''}is unknown: {host.why_unknown}"
     elif host.state is HostState.DRAINING:
         yield link, _drained(host)
     if host.state is not HostState.UNKNOWN and host.name in state.silent:
-        yield link, f"does not answer the balancer, so no move to it can be made: {state.silent[host.name]}"
+        yield link, f"does not answer the balancer, so no move to it is possible: {state.silent[host.name]}"
     if host.overloaded:
         measured = f"{wording.percent(host.worst_ratio)}, {host.consecutive} consecutive samples"
         yield link, f"is overloaded{of_resource(host)}: {measured}"
     if host.penalty_seconds:
         attempts = plural(host.failures, "failed attempt")
         yield link, f"is in back-off for {wording.duration(host.penalty_seconds)}, after {attempts}"
+
+
+def _drained(host: HostStatus) -> str:
+    """How far a drain is. Only the host's libvirt can report that no domain is left."""
+    left = len(host.domains) if host.active_domains is None else host.active_domains
+    if left:
+        return f"is draining: {plural(left, 'domain')} left"
+    return (
+        "is drained" if host.active_domains == 0 else "is draining: its libvirt has not yet reported that it is empty"
+    )
 
 
 def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
@@ -146,17 +155,9 @@ def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
     names = {domain.uuid: domain.name for domain in observation.snapshot.domains} if observation.duplicates else {}
     for uuid in sorted(observation.duplicates.keys() - {one.uuid for one in state.unsettled}):
         yield domain_link(names.get(uuid, uuid), uuid), "is seen running on more than one host"
-    for one in state.refused.named:
-        yield None, f"target '{one.instance}' is not taken for a host: {one.why}"
+    for target in state.refused.named:
+        yield None, f"target '{target.instance}' is refused as a host: {target.why}"
     for note in state.plan.notes if state.plan else ():
         yield None, note
     for warning in observation.warnings:
         yield None, f"Prometheus warns: {warning}"
-
-
-def _drained(host: HostStatus) -> str:
-    """How far a drain is. That nothing is left is for the host's libvirt to say."""
-    left = len(host.domains) if host.active_domains is None else host.active_domains
-    if left:
-        return f"is draining: {plural(left, 'domain')} left"
-    return "is drained" if host.active_domains == 0 else "is draining: its libvirt has not said yet that it is empty"

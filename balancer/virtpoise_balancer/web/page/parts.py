@@ -1,4 +1,7 @@
-"""What several pages show: links, tags, bars, figures, the two ends of a migration. Pure values, ready for the templates."""
+"""What several pages show: links, tags, bars, figures, the two ends of a migration.
+
+Pure values, ready for the templates.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A ratio against its threshold. ``own``: where the share of the host itself begins, after all domains, in drawing units."""
+    """A ratio against its threshold.
+
+    ``own``: where the share of the host itself begins, after all domains, in drawing units.
+    """
 
     label: str
     ratio: float | None
@@ -77,7 +83,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRow:
-    """A host with its bars. ``count``: its domains, shut-off ones aside; ``domains`` is empty where only their number is shown."""
+    """A host with its bars.
+
+    ``count``: its domains, shut-off ones aside; ``domains`` is empty where only their number is shown.
+    """
 
     name: str
     url: str
@@ -91,7 +100,10 @@ class HostRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveEnd:
-    """One host of a move: its CPU load now and measured afterwards, and the prediction with its interval. All are ratios."""
+    """One host of a move: its CPU load now and measured afterwards, and the prediction with its interval.
+
+    All are ratios.
+    """
 
     role: str
     host: Anchor
@@ -183,7 +195,10 @@ def _host_tags(found: HostStatus) -> tuple[Tag, ...]:
 
 
 def _cpu_bar(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Domain]) -> Bar:
-    """The host's load, divided into its domains' shares. If the shares add up to more than the load, they are scaled down to it."""
+    """The host's load, divided into its domains' shares.
+
+    If the shares add up to more than the load, they are scaled down to it.
+    """
     load = found.cpu_ratio
     if load is None:
         return _plain_bar("CPU", None, policy.cpu.threshold)

@@ -36,7 +36,9 @@ class MoveCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalGroup:
-    """The refusals with one reason: how many there are, and of those that are shown the domain, the host and the numbers."""
+    """The refusals with one reason: how many there are, and of those that are shown the domain, the host and the
+    numbers.
+    """
 
     reason: str
     count: int

@@ -96,7 +96,10 @@ def _sentence(state: State) -> str:
 
 
 class Cache:
-    """The texts written last, for a few keys. A key's first part is the state: it is large, so it is compared by identity."""
+    """The texts written last, for a few keys.
+
+    A key's first part is the state: it is large, so it is compared by identity.
+    """
 
     _MOST = 4
 

@@ -1,0 +1,203 @@
+"""The few hosts of a search, kept so that one step can be made and taken back in microseconds.
+
+Why this exists beside ``Trial``: a search makes many thousand steps on at most some twenty hosts. Trial holds arrays of
+all hosts, and copying them for each step would cost far more. So the search counts in plain lists with what adds up,
+and Trial has the last word: it replays each sequence that is found, by the whole prediction. Both must agree on what
+adds up; tests/invariants.py compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.model import Resource, RuleKind
+from virtpoise_balancer.plan.default.candidates import Candidate, movable
+from virtpoise_balancer.plan.default.source import Source
+from virtpoise_balancer.plan.default.trial import Step, Trial, departure
+
+# The most hosts that the search tries as destinations, besides the sources; in a larger group those with the most room.
+_MOST_HOSTS = 16
+
+
+class SearchState:
+    """The hosts of a search after the steps that are made at this moment.
+
+    Invariant: after ``put(s)`` and ``take_back(s)`` everything is as before, but for rounding. Lists of one number a
+    resource stand in the order of ``Resource``.
+    """
+
+    def __init__(self, trial: Trial, sources: Sequence[Source]) -> None:
+        """``trial``: with everything placed that is not searched. ``sources``: what is searched."""
+        group = trial.group
+        room = ((trial.limit - trial.use) / trial.limit).min(axis=0)
+        hosts = [host for host in range(len(group.hosts)) if trial.open[host]]
+        relieved = [source.number for source in sources if trial.relievable[source.number]]
+        # The group before the search. Never changed here.
+        self.trial = trial
+        # Numbers of the possible destinations, by name. A source is one as well: once relieved, it may take something
+        # (a swap).
+        self.hosts: list[int] = sorted(sorted(hosts, key=lambda host: (-room[host], host))[:_MOST_HOSTS] + relieved)
+        # By host, for each resource the share that its use must stay below. Never changed.
+        self.limit: dict[int, list[float]] = {host: trial.limit[:, host].tolist() for host in self.hosts}
+        # By host, for each resource the share in use after the steps, at the upper end. Not cut at 0, so that a step
+        # can be taken back.
+        self.use: dict[int, list[float]] = {host: trial.use[:, host].tolist() for host in self.hosts}
+        # By host, for each resource the share that one unit of the group takes. Never changed.
+        self.per_unit: dict[int, list[float]] = {host: group.per_unit[:, host].tolist() for host in self.hosts}
+        # By number of a bond and host, how many of the bond's domains are there after the steps. Hard bonds alone are
+        # kept up to date.
+        self.members: dict[int, dict[int, int]] = {n: dict(trial.members(n)) for n in range(len(group.rules.bonds))}
+        # Uuids of the domains that have a step, in the trial or here.
+        self.moved: set[str] = set(trial.moved)
+        # The steps made here, in order.
+        self.steps: list[Step] = []
+        # What was computed once, by ``id`` of the candidate (which its Source, or _leaving, keeps alive) or by host.
+        self._loads: dict[int, dict[int, tuple[float, ...]]] = {}
+        self._departures: dict[int, list[float]] = {}
+        self._most_freed: dict[int, list[float]] = {}
+        self._leaving: dict[int, list[Candidate]] = {}
+        self._likings: dict[int, Floats | None] = {}
+
+    def put(self, candidate: Candidate, host: int) -> None:
+        """Make a step."""
+        self._shift(candidate, host, 1)
+        self.moved.update(domain.uuid for domain in candidate.domains)
+        self.steps.append(Step(candidate, host))
+
+    def take_back(self) -> None:
+        """Undo the last step."""
+        step = self.steps.pop()
+        self._shift(step.candidate, step.destination, -1)
+        self.moved.difference_update(domain.uuid for domain in step.candidate.domains)
+
+    def _shift(self, candidate: Candidate, host: int, sign: int) -> None:
+        self.use[host] = [u + sign * a for u, a in zip(self.use[host], self.load(candidate, host), strict=True)]
+        if candidate.source in self.use:
+            unit = self.per_unit[candidate.source]
+            left = self._departure(candidate)
+            self.use[candidate.source] = [
+                u - sign * a * n for u, a, n in zip(self.use[candidate.source], left, unit, strict=True)
+            ]
+        for number in self.hard_bonds(candidate):
+            members = self.members[number]
+            members[host] = members.get(host, 0) + sign
+            members[candidate.source] = members.get(candidate.source, 0) - sign
+
+    def room_for(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether all hosts together have the CPU and the memory that the candidates need; a cheap necessary condition.
+
+        It holds for any number of ejections: making room on one host takes it on another.
+        """
+        use = {host: list(shares) for host, shares in self.use.items()}
+        for candidate in candidates:
+            if candidate.source in use:
+                left, unit = self._departure(candidate), self.per_unit[candidate.source]
+                for row, (amount, share) in enumerate(zip(left, unit, strict=True)):
+                    use[candidate.source][row] -= amount * share
+        for row in (Resource.CPU.row, Resource.MEMORY.row):
+            left_over = sum(
+                max(self.limit[host][row] - use[host][row], 0.0) / self.per_unit[host][row] for host in self.hosts
+            )
+            if sum(float(candidate.arrival[row]) for candidate in candidates) >= left_over:
+                return False
+        return True
+
+    def fits(self, candidate: Candidate, host: int) -> bool:
+        """Whether the host stays below its limits with the candidate, by what adds up."""
+        return self._below(host, self.use[host], candidate)
+
+    def fits_without(self, candidate: Candidate, host: int, other: Candidate, more: int) -> bool:
+        """Whether the candidate could fit once ``other`` has left, and up to ``more`` further domains of the host.
+
+        A further domain is assumed to free as much of each resource as any one there does, so the answer errs towards
+        yes.
+        """
+        freed = [
+            max(use - (relief + more * most) * unit, 0.0)
+            for use, relief, most, unit in zip(
+                self.use[host], self._departure(other), self._largest(host), self.per_unit[host], strict=True
+            )
+        ]
+        return self._below(host, freed, candidate)
+
+    def _below(self, host: int, use: Sequence[float], candidate: Candidate) -> bool:
+        # Written out: this is what a search does most.
+        cpu, memory, rx, tx = use
+        more_cpu, more_memory, more_rx, more_tx = self.load(candidate, host)
+        most_cpu, most_memory, most_rx, most_tx = self.limit[host]
+        return (
+            cpu + more_cpu + candidate.margin < most_cpu
+            and memory + more_memory < most_memory
+            and rx + more_rx < most_rx
+            and tx + more_tx < most_tx
+        )
+
+    def allowed(self, candidate: Candidate, host: int, hard_bonds: Sequence[int]) -> bool:
+        """Whether rules and names let the candidate go to the host. ``hard_bonds``: those of the candidate."""
+        if host == candidate.source or (candidate.allowed is not None and not candidate.allowed[host]):
+            return False
+        if any(self.trial.placed_there(domain.name, host) for domain in candidate.domains):
+            return False
+        bonds = self.trial.group.rules.bonds
+        return not any(
+            bonds[number].kind is RuleKind.APART and self.members[number].get(host, 0) for number in hard_bonds
+        )
+
+    def hard_bonds(self, candidate: Candidate) -> list[int]:
+        """Numbers of the hard rules that keep the candidate's domains together with others, or apart."""
+        if not self.members:
+            return []
+        rules = self.trial.group.rules
+        numbers = [n for domain in candidate.domains for n in rules.bonds_of.get(domain.uuid, ())]
+        return [number for number in numbers if rules.bonds[number].hard]
+
+    def best_first(self, candidate: Candidate) -> list[int]:
+        """All hosts: those on which most soft rules and preferences are kept first, of those the emptiest."""
+        if id(candidate) not in self._likings:
+            self._likings[id(candidate)] = self.trial.liking(candidate)
+        liking = self._likings[id(candidate)]
+        if liking is None:
+            return sorted(self.hosts, key=self._fullness)
+        return sorted(self.hosts, key=lambda host: (-liking[host], self._fullness(host)))
+
+    def _fullness(self, host: int) -> float:
+        cpu, memory, rx, tx = self.use[host]
+        most_cpu, most_memory, most_rx, most_tx = self.limit[host]
+        return max(cpu / most_cpu, memory / most_memory, rx / most_rx, tx / most_tx)
+
+    def likeness(self, candidate: Candidate, host: int) -> tuple[float, ...]:
+        """Equal for hosts on which placing the candidate leads to the same."""
+        return (*self.use[host], *self.load(candidate, host), *self.limit[host])
+
+    def load(self, candidate: Candidate, host: int) -> tuple[float, ...]:
+        """The shares that the candidate adds to the host, one a resource."""
+        loads = self._loads.setdefault(id(candidate), {})
+        found = loads.get(host)
+        if found is None:
+            amounts = zip(candidate.arrival.tolist(), self.per_unit[host], strict=True)
+            found = loads[host] = tuple(amount * unit for amount, unit in amounts)
+        return found
+
+    def _departure(self, candidate: Candidate) -> list[float]:
+        left = self._departures.get(id(candidate))
+        if left is None:
+            left = self._departures[id(candidate)] = departure(self.trial, candidate).tolist()
+        return left
+
+    def _largest(self, host: int) -> list[float]:
+        """Of each resource the most that one of the host's domains frees by leaving."""
+        found = self._most_freed.get(host)
+        if found is None:
+            freed = (self._departure(one) for one in self.ejectable(host))
+            found = self._most_freed[host] = [max(amounts) for amounts in zip(*freed, strict=True)]
+        return found
+
+    def ejectable(self, host: int) -> list[Candidate]:
+        """Single domains that could leave the host to make room, the cheapest first."""
+        found = self._leaving.get(host)
+        if found is None:
+            candidates = movable(self.trial.group, host, least_gain=False).candidates
+            found = sorted((one for one in candidates if one.moves == 1), key=lambda one: one.weight)
+            self._leaving[host] = found
+        return found
