@@ -287,7 +287,7 @@ def test_a_lost_domain_is_settled_by_a_shut_off_on_purpose_or_by_a_person(balanc
     balancer.make(move("b", "h3", "h4"))
     balancer.cycle()
     assert set(balancer.held) == {"h3", "h4"}
-    assert balancer.store.acknowledge("b")
+    assert balancer.store.acknowledge("b", "by alice")
     balancer.cycle()
     assert balancer.held == {}
 

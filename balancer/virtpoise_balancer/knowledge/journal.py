@@ -132,12 +132,13 @@ def _next_sources(connection: Connection, uuids: Collection[str]) -> Callable[[s
     return lambda uuid, after: next((source for id_, source in begun.get(uuid, ()) if id_ > after), None)
 
 
-def acknowledge(connection: Connection, uuid: str) -> bool:
-    """A person has accounted for a lost domain. Whether it was lost."""
-    changed = connection.execute(
-        update(migrations).where(migrations.c.uuid == uuid, migrations.c.lost).values(lost=False)
-    )
-    return changed.rowcount > 0
+def acknowledge(connection: Connection, uuid: str, why: str, now: float) -> bool:
+    """A person has accounted for a domain that was lost, or whose migration has no known end. Whether there was one."""
+    of_domain = update(migrations).where(migrations.c.uuid == uuid)
+    found = connection.execute(of_domain.where(migrations.c.lost).values(lost=False))
+    left_open = migrations.c.began.is_not(None) & migrations.c.result.is_(None)
+    ended = connection.execute(of_domain.where(left_open).values(result=Result.FAILED.value, ended=now, why=why))
+    return found.rowcount + ended.rowcount > 0
 
 
 def history(

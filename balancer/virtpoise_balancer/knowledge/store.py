@@ -121,10 +121,10 @@ class Store:
         with self.database.reading() as connection:
             return journal.watched(connection, self.clock.now())
 
-    def acknowledge(self, uuid: str) -> bool:
-        """A person has accounted for a lost domain. Whether it was lost."""
+    def acknowledge(self, uuid: str, why: str) -> bool:
+        """A person has accounted for a domain that was lost, or whose migration has no known end. Whether there was one."""
         with self.database.writing() as connection:
-            return journal.acknowledge(connection, uuid)
+            return journal.acknowledge(connection, uuid, why, self.clock.now())
 
     # --- orders -------------------------------------------------------------------------------------------------------
 
