@@ -84,6 +84,7 @@ class World:
     stopped: set[str] = field(default_factory=set)  # hosts whose daemon is stopped
     jobs: list[Job] = field(default_factory=list)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
+    jobless: set[str] = field(default_factory=set)  # hosts that report no job, whatever they do
     undefinable: set[str] = field(default_factory=set)  # hosts that keep old definitions
     on: dict[Step, Callable[[], object]] = field(default_factory=dict)  # done once, right before a job takes that step
     _due: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
@@ -197,7 +198,7 @@ class World:
         with self._lock:
             self._answers(host)
             for job in self.running_jobs(uuid):
-                if job.source == host:
+                if job.source == host and host not in self.jobless:
                     left = int(job.seconds - job.performed)
                     return Progress(
                         elapsed_seconds=job.performed,

@@ -147,7 +147,9 @@ def test_a_person_accounts_for_a_lost_domain_and_for_a_migration_without_an_end(
         store.begin(migration_id)
     store.end(first[0], Outcome(result=Result.FAILED, why="absent on both", lost=True))
     take = orders(store)
-    with pytest.raises(NotKnown, match="c: no such domain is lost or has a migration without a known end; there are: a, b"):
+    with pytest.raises(
+        NotKnown, match="c: no such domain is lost or has a migration without a known end; there are: a, b"
+    ):
         take.acknowledge("c", ALICE)
     told = "a is accounted for: its hosts take part again from the next cycle on."
     assert take.acknowledge("a", ALICE) == told

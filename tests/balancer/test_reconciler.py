@@ -134,6 +134,21 @@ def test_a_daemon_that_is_stopped_for_a_while(
         assert (first.result is None, balancer.held) == (False, {})
 
 
+def test_a_job_that_its_source_does_not_report_any_more_runs_on_without_a_verdict(
+    balancer: Balancer, world: World
+) -> None:
+    """After the silence no job is reported, and the domain waits on the destination and arrives."""
+    world.perform_seconds = 80.0
+    world.silence("h1", 16.0, 32.0)
+    world.after(16.0, lambda: world.jobless.add("h1"))
+    balancer.make(move("a", "h1", "h2"))
+    balancer.cycle(2)
+    assert world.places("a") == {"h1": "running", "h2": "migrating"}
+    assert (balancer.results, set(balancer.held)) == ([None], {"h1", "h2"})
+    balancer.cycle(4)
+    assert (balancer.results, world.places("a")) == (["done"], {"h2": "running"})
+
+
 def test_a_domain_that_runs_twice_is_found_out_and_keeps_both_hosts_still_until_one_copy_is_gone(
     balancer: Balancer, world: World
 ) -> None:

@@ -158,7 +158,9 @@ class Orders:
         return f"Begun: {moves}."
 
     def _acknowledge(self, name: str, by: By) -> str:
-        unsettled = {entry.move.uuid: entry.move.domain for entry in self.store.watched() if entry.is_open or entry.lost}
+        unsettled = {
+            entry.move.uuid: entry.move.domain for entry in self.store.watched() if entry.is_open or entry.lost
+        }
         wanted = [uuid for uuid, domain in unsettled.items() if name in (uuid, domain)]
         if not wanted:
             names = ", ".join(sorted(unsettled.values())) or "none"
