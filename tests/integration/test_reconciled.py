@@ -31,7 +31,7 @@ def kill_qemu(group: Pool, host: str, domain: str) -> None:
 
 
 def test_a_source_whose_daemon_stops_in_mid_migration_leaves_no_wrong_verdict(pool: Pools) -> None:
-    """Its QEMU goes on meanwhile, and the daemon finishes the job when it goes on: no end before that, and no other move."""
+    """Its QEMU goes on, and the daemon finishes the job afterwards. There is no end before that, and no other move."""
     group = pool(BUSY)
     group.start(migration={"bandwidth_mib_per_second": 2})
     domain = wait_under_way(group)
@@ -53,7 +53,7 @@ def test_a_domain_whose_qemu_dies_in_mid_migration_is_lost_until_it_runs_again(p
     domain = wait_under_way(group)
     kill_qemu(group, "h1", domain)
     group.wait("the end", lambda now: group.balancer.history()[0]["result"] is not None, 60)
-    for _ in range(5):  # samples from before its death come in meanwhile
+    for _ in range(5):  # samples from before its death still come in
         group.wait_next_cycle()
         assert metric(group, "virtpoise_domain_vanished") == 1.0
     assert metric(group, 'virtpoise_domains_unaccounted{kind="nowhere"}') == 1.0

@@ -23,7 +23,7 @@ from virtpoise_balancer.model import JournalEntry, Move, Outcome, Progress, Resu
 
 log = structlog.get_logger()
 
-# For how long a domain may be between its hosts when the request has been answered, and how often that is looked at.
+# For how long a domain may be between its hosts after the request was answered, and how often to look.
 _HANDOVER_SECONDS = 20.0
 _LOOK_SECONDS = 0.5
 
