@@ -1,5 +1,6 @@
 """The command line as its user meets it: each mistake one line and exit status 2, each answer in both forms."""
 
+import getpass
 import io
 import json
 import os
@@ -302,12 +303,26 @@ def test_every_command_that_only_reads_answers_people_and_programs(command: str)
 
 def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str) -> None:
     file = str(written(tmp_path, nobody))
-    assert virtpoise("check-config", file).stdout == f"{file}: good (mode recommend, strategy default).\n"
+    user = getpass.getuser()
+    assert (
+        virtpoise("check-config", file).stdout
+        == f"{file}: good for the user {user} (mode recommend, strategy default).\n"
+    )
     told = json.loads(virtpoise("check-config", file, "--output", "json").stdout)
-    assert told == {"file": file, "mode": "recommend", "strategy": "default", "warnings": []}
+    assert told == {
+        "file": file,
+        "mode": "recommend",
+        "strategy": "default",
+        "user": user,
+        "unchecked": [],
+        "warnings": [],
+    }
     Path(file).write_text("")
     warned = virtpoise("check-config", file)
-    assert (warned.returncode, warned.stdout) == (0, f"{file}: good (mode recommend, strategy default).\n")
+    assert (warned.returncode, warned.stdout) == (
+        0,
+        f"{file}: good for the user {user} (mode recommend, strategy default).\n",
+    )
     assert warned.stderr.startswith(f"virtpoise: {file}: warning: libvirt.pattern: not set, so every target with ")
     Path(file).write_text("mode: auto\ncolour: red\n")
     refused = virtpoise("check-config", file)

@@ -1,7 +1,7 @@
 """One turn of the loop: what it does, what it says, what it remembers."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,8 +89,9 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str, clock: FakeClock) -> Store:
-    return Store.open(url, clock=clock)
+def store(url: str, clock: FakeClock) -> Iterator[Store]:
+    with closing(Store.open(url, clock=clock)) as opened:
+        yield opened
 
 
 def make(

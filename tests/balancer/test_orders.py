@@ -1,5 +1,7 @@
 """Orders of people: followed or refused in words, and written down either way."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,8 +33,9 @@ MOVES = Plan(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(f"sqlite:///{tmp_path}/state.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db")) as opened:
+        yield opened
 
 
 def orders(store: Store, snapshot: Snapshot = GROUP, **more: object) -> Orders:
@@ -84,7 +87,8 @@ def test_a_pause_and_a_mode_outlive_the_process(store: Store, tmp_path: Path) ->
     orders(store).pause(ALICE)
     orders(store).set_mode("automatic", ALICE)
     store.close()
-    again = Store.open(f"sqlite:///{tmp_path}/state.db").overrides()
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db")) as reopened:
+        again = reopened.overrides()
     assert again.paused is not None
     assert again.paused.who == "alice"
     assert again.mode_over("recommend") == "automatic"

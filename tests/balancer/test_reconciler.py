@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,8 +88,9 @@ def world() -> World:
 
 
 @pytest.fixture
-def balancer(world: World, tmp_path: Path) -> Balancer:
-    return Balancer(world, Store.open(f"sqlite:///{tmp_path}/state.db", clock=world.clock))
+def balancer(world: World, tmp_path: Path) -> Iterator[Balancer]:
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db", clock=world.clock)) as store:
+        yield Balancer(world, store)
 
 
 class Full:

@@ -290,7 +290,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority", "-days", "2")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority", "-days", "2",
+            "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
     for name, san in (("server", "IP:127.0.0.1"), ("client", "DNS:prometheus.example")):
         openssl(
             "req",
@@ -301,9 +302,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"{name}.csr",
             "-subj",
             f"/CN={name}",
-            "-addext",
-            f"subjectAltName={san}",
         )
+        (folder / "extensions").write_text(f"subjectAltName={san}\nauthorityKeyIdentifier=keyid\n")
         openssl(
             "x509",
             "-req",
@@ -314,8 +314,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "-CAkey",
             "ca.key",
             "-CAcreateserial",
-            "-copy_extensions",
-            "copy",
+            "-extfile",
+            "extensions",
             "-out",
             f"{name}.crt",
             "-days",

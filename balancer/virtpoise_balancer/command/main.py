@@ -98,30 +98,45 @@ def doctor(
         raise typer.Exit(EXIT_NO)
 
 
-@app.command("check-config", epilog="Example: virtpoise check-config virtpoise.yml")
+@app.command(
+    "check-config",
+    epilog="Examples: virtpoise check-config virtpoise.yml | virtpoise check-config virtpoise.yml --user virtpoise",
+)
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="Check that this user can read all files. By default the user who asks; if that is root, the owner of "
+            "the folder of state.url, as whom the balancer runs.",
+        ),
+    ] = None,
     output: OutputOption = "table",
 ) -> None:
-    """Check whether a configuration file can be used, and warn of likely mistakes.
+    """Check whether the balancer can use a configuration file and the files that it names, and warn of likely mistakes.
 
     Whether rules match the existing hosts and domains, `virtpoise doctor` and `virtpoise plan` report: that needs
     Prometheus.
     """
     from virtpoise_balancer.advice import warnings
-    from virtpoise_balancer.config import read_config
+    from virtpoise_balancer.command.check import check
 
-    settings = read_config(file)
-    found = warnings(settings)
+    found = check(file, user)
+    mode, strategy = found.config.mode, found.config.policy.strategy
+    warned = warnings(found.config)
     if output == "json":
         from virtpoise_balancer.command import terminal
 
-        facts = {"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy}
-        terminal.as_json({**facts, "warnings": found})
+        about = {"file": str(file), "mode": mode, "strategy": strategy, "user": found.user}
+        terminal.as_json({**about, "unchecked": [str(path) for path in found.unchecked], "warnings": warned})
         return
-    for warning in found:
+    for warning in warned:
         sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
-    print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
+    print_out(f"{file}: good for the user {found.user} (mode {mode}, strategy {strategy}).")
+    for path in found.unchecked:
+        print_out(f"{path}: not checked, systemd puts it there when it starts the service.")
 
 
 app.add_typer(reading.app)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,8 +88,8 @@ def drain(
     """Evacuate a host: migrate all running domains off it, and keep it empty until `virtpoise undrain`."""
     import time
 
-    settings, orders, by = _orders(config)
-    print_out(orders.drain(host, by))
+    with _orders(config) as (settings, orders, by):
+        print_out(orders.drain(host, by))
     since = time.time()  # a cycle that began earlier may not know the order
     if wait:
         from virtpoise_balancer.command.drained import wait_until_empty
@@ -100,8 +101,8 @@ def drain(
 @app.command(epilog="Example: virtpoise undrain h1")
 def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Return a drained or draining host to the group."""
-    _, orders, by = _orders(config)
-    print_out(orders.undrain(host, by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.undrain(host, by))
 
 
 @app.command(
@@ -123,15 +124,15 @@ def pause(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     Running migrations, monitoring and planning continue.
     """
-    _, orders, by = _orders(config)
-    print_out(orders.pause(by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.pause(by))
 
 
 @app.command(epilog="Example: virtpoise resume")
 def resume(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """End a pause."""
-    _, orders, by = _orders(config)
-    print_out(orders.resume(by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.resume(by))
 
 
 @app.command(epilog="Example: virtpoise mode automatic")
@@ -146,11 +147,12 @@ def mode(
 
     It survives restarts, until it is set again or changed in the configuration.
     """
-    _, orders, by = _orders(config)
-    print_out(orders.set_mode(mode, by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.set_mode(mode, by))
 
 
-def _orders(path: Path) -> tuple[Config, Orders, By]:
+@contextmanager
+def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
     """The configuration, what takes the orders, and who gives them. Orders go to the store: no balancer need run."""
     from virtpoise_balancer.config import read_config
 
@@ -161,13 +163,14 @@ def _orders(path: Path) -> tuple[Config, Orders, By]:
     from virtpoise_balancer.control.orders import Orders
     from virtpoise_balancer.service import wiring
 
-    orders = Orders(
-        store=wiring.make_store(settings),
-        look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
-        mode=lambda: settings.mode,
-        may_act=lambda: settings.libvirt.names_hosts,
-    )
-    return settings, orders, _by()
+    with closing(wiring.make_store(settings)) as store:
+        orders = Orders(
+            store=store,
+            look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
+            mode=lambda: settings.mode,
+            may_act=lambda: settings.libvirt.names_hosts,
+        )
+        yield settings, orders, _by()
 
 
 def _by() -> By:

@@ -27,6 +27,7 @@ class Needs:
     """
 
     name: str
+    machine: str | None = None  # its machine type, as QEMU names it
     disks: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -38,6 +39,7 @@ class Needs:
 class HostFacts:
     """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor * 10^3 + release).
 
+    ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their short names;
     ``pools`` are the active ones; ``secrets`` by uuid and usage.
     """
 
@@ -45,6 +47,8 @@ class HostFacts:
     hypervisor_version: int
     cpu: str | None
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
+    uuid: str | None = None
+    machines: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
     pools: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
