@@ -114,8 +114,8 @@ def acknowledge(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """End the wait for a domain that was lost in a migration, or whose migration has no known end."""
-    _, orders, by = _orders(config)
-    print_out(orders.acknowledge(domain, by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.acknowledge(domain, by))
 
 
 @app.command(epilog="Example: virtpoise pause")
