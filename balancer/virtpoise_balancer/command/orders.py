@@ -1,4 +1,4 @@
-"""The commands that order something: apply, drain, undrain, pause, resume, mode."""
+"""The commands that order something: apply, drain, undrain, acknowledge, pause, resume, mode."""
 
 from __future__ import annotations
 
@@ -103,6 +103,19 @@ def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Return a drained or draining host to the group."""
     with _orders(config) as (_, orders, by):
         print_out(orders.undrain(host, by))
+
+
+@app.command(
+    epilog="Example: virtpoise acknowledge vm1. First make sure that the domain runs on one host at most, and where: nothing "
+    "checks that afterwards. A domain that runs again, or that its guest shut down, needs no acknowledgement."
+)
+def acknowledge(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Its name or its uuid.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """End the wait for a domain that was lost in a migration, or whose migration has no known end."""
+    with _orders(config) as (_, orders, by):
+        print_out(orders.acknowledge(domain, by))
 
 
 @app.command(epilog="Example: virtpoise pause")

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
-from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role
+from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role, UnsettledKind
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.web.state import Published, host_statuses
 
@@ -179,6 +179,7 @@ class _StateCollector(Collector):
                 "Age of the newest sample of any host that was ever seen. It grows while cycles fail.",
                 max(time.time() - state.figures_at, 0.0),
             )
+        yield self._unaccounted()
         yield self._draining()
         yield self._store()
         yield from self._hosts()
@@ -209,6 +210,18 @@ class _StateCollector(Collector):
             len(self._published.state.broken),
         )
 
+    def _unaccounted(self) -> Metric:
+        family = GaugeMetricFamily(
+            "virtpoise_domains_unaccounted",
+            "Domains that are not known to exist once, by their hosts' own libvirt: active twice, nowhere after a migration, or "
+            "unknown. Nothing is moved from or to their hosts.",
+            labels=["kind"],
+        )
+        kinds = Tally(one.kind for one in self._published.state.unsettled)
+        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.UNKNOWN):
+            family.add_metric([kind.value], kinds[kind])
+        return family
+
     def _draining(self) -> Metric:
         """Also for hosts that are not seen: a drained host may be switched off."""
         state = self._published.state
@@ -225,8 +238,8 @@ class _StateCollector(Collector):
             return
         yield _single(
             "virtpoise_domain_vanished",
-            "Domains that ran on neither host after their migration, and have not been seen running since.",
-            len(state.lost),
+            "Domains that ran nowhere after their migration, until their hosts' libvirt or a person accounts for them.",
+            sum(one.kind is UnsettledKind.NOWHERE for one in state.unsettled),
         )
         yield _single(
             "virtpoise_domain_duplicates",
@@ -271,7 +284,7 @@ class _StateCollector(Collector):
         )
         unknown = GaugeMetricFamily(
             "virtpoise_host_unknown",
-            "1 while the host is unknown, by reason: stale, figures, targets, libvirt, domains or silent.",
+            "1 while the host is unknown, by reason: stale, figures, targets, libvirt, domains, silent, unaccounted or migrating.",
             labels=["host", "reason"],
         )
         answers = _by_host(

@@ -166,6 +166,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
     def undrain(request: Request, _body: EmptyBody, by: By) -> str:
         return orders.undrain(request.path_params["name"], by)
 
+    def acknowledge(request: Request, _body: EmptyBody, by: By) -> str:
+        return orders.acknowledge(request.path_params["name"], by)
+
     def pause(_request: Request, _body: EmptyBody, by: By) -> str:
         return orders.pause(by)
 
@@ -274,6 +277,14 @@ def operations(context: Context) -> tuple[Operation, ...]:
             HOST,
         ),
         post("/hosts/{name:path}/undrain", "undrain", "Return a drained host to the group.", EmptyBody, undrain, HOST),
+        post(
+            "/domains/{name:path}/acknowledge",
+            "acknowledge",
+            "End the wait for a domain that was lost in a migration, or whose migration has no known end.",
+            EmptyBody,
+            acknowledge,
+            DOMAIN,
+        ),
         post("/pause", "pause", "Start no migration until resumed, even after a restart.", EmptyBody, pause),
         post("/resume", "resume", "End a pause.", EmptyBody, resume),
         post("/mode", "mode", "Only recommend moves, or make them.", ModeBody, set_mode, role="mode"),

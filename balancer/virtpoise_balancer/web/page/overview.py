@@ -127,11 +127,14 @@ def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
     for name, order in sorted(state.drains.items()):
         if order.draining and name not in seen:
             yield None, f"{name} is to be drained, but is no longer seen (virtpoise undrain {name} returns it)"
+    for open_one in state.unsettled:
+        hosts = " and ".join(open_one.hosts)
+        yield None, f"{open_one.text}; nothing is moved from or to {hosts}"
     observation = state.observation
     if observation is None:
         return
     names = {domain.uuid: domain.name for domain in observation.snapshot.domains} if observation.duplicates else {}
-    for uuid in observation.duplicates:
+    for uuid in sorted(observation.duplicates.keys() - {one.uuid for one in state.unsettled}):
         yield domain_link(names.get(uuid, uuid), uuid), "is seen running on more than one host"
     for target in state.refused.named:
         yield None, f"target '{target.instance}' is refused as a host: {target.why}"
