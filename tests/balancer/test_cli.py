@@ -385,7 +385,9 @@ def balancer(httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     tokens.write_text("alice:a-token-of-alice-1234567890\n")
     tokens.chmod(0o600)
     file = tmp_path / "virtpoise.yml"
-    file.write_text(f"web: {{listen_address: '{httpserver.host}:{httpserver.port}', token_file: '{tokens}'}}\n")
+    file.write_text(
+        f"web: {{listen_address: '{httpserver.host}:{httpserver.port}', token_file: '{tokens}', token_over_http: true}}\n"
+    )
     return ["--yes", "--config", str(file)]
 
 
@@ -399,7 +401,9 @@ def test_apply_takes_nobody_elses_token_except_for_root_who_is_named(
 ) -> None:
     httpserver.expect_request("/api/v1/history").respond_with_json([])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert virtpoise("apply", *balancer).stderr.endswith("tokens: no token for robert\n")
+    assert virtpoise("apply", *balancer).stderr.endswith(
+        "tokens: no token in plain text for robert; see web.socket for commands without a token\n"
+    )
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     httpserver.expect_request(
         "/api/v1/plan/apply",
@@ -463,6 +467,4 @@ def test_a_token_file_that_cannot_be_used_is_told_when_the_balancer_starts(tmp_p
     assert "cannot be read: No such file or directory" in refused("run", "--config", str(config))
     tokens.write_text("alice:short\n")
     tokens.chmod(0o600)
-    assert "line 1: expected NAME:TOKEN with a token of at least 20 characters" in refused(
-        "run", "--config", str(config)
-    )
+    assert "or NAME:TOKEN with a token of at least 20 characters" in refused("run", "--config", str(config))

@@ -106,9 +106,9 @@ def test_what_an_earlier_process_left_is_found_begun_and_not_begun_apart(store: 
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute("UPDATE plans SET document = x'00'")  # the journal alone is enough
     with closing(Store.open(url)) as again:
-        ((migration_id, move),), not_begun = again.unfinished()
-    assert (migration_id, not_begun) == (second[0], (third[0],))
-    wanted = second[1]
+        left = {entry.id: entry for entry in again.watched()}
+    assert {migration_id: entry.is_open for migration_id, entry in left.items()} == {second[0]: True, third[0]: False}
+    move, wanted = left[second[0]].move, second[1]
     assert (move.domain, move.uuid, move.source, move.destination) == (
         wanted.domain,
         wanted.uuid,

@@ -10,10 +10,21 @@ from pathlib import Path
 
 from virtpoise_balancer.config import Config, read_config
 from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.secret_files import check_secret
 from virtpoise_balancer.tokens import read_tokens
 
 # Where systemd puts the credentials of a service (LoadCredential=), for as long as it runs.
 _CREDENTIALS = Path("/run/credentials")
+
+_SECRET = frozenset(
+    {
+        "prometheus.token_file",
+        "prometheus.http_config.authorization.credentials_file",
+        "prometheus.http_config.basic_auth.password_file",
+        "prometheus.http_config.tls_config.key_file",
+        "web.key_file",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +98,11 @@ def _problems(file: Path, config: Config) -> Iterator[str]:
                 read_tokens(path)
             except BadInput as error:
                 yield str(error)
+        elif key in _SECRET:
+            try:
+                check_secret(path, key)
+            except BadInput as error:
+                yield str(error)
         elif reason := _unreadable(path):
             yield f"{key}: {path}: cannot be read: {reason}"
     folder = _state(config).parent
@@ -96,8 +112,16 @@ def _problems(file: Path, config: Config) -> Iterator[str]:
 
 def _files(config: Config) -> dict[str, Path]:
     """The files that the configuration names, by their keys."""
+    http = config.prometheus.http_config
     named = {
         "prometheus.token_file": config.prometheus.token_file,
+        "prometheus.http_config.authorization.credentials_file": http.authorization.credentials_file
+        if http.authorization
+        else None,
+        "prometheus.http_config.basic_auth.password_file": http.basic_auth.password_file if http.basic_auth else None,
+        "prometheus.http_config.tls_config.ca_file": http.tls_config.ca_file,
+        "prometheus.http_config.tls_config.cert_file": http.tls_config.cert_file,
+        "prometheus.http_config.tls_config.key_file": http.tls_config.key_file,
         "prometheus.ca_file": config.prometheus.ca_file,
         "web.token_file": config.web.token_file,
         "web.cert_file": config.web.cert_file,

@@ -1,4 +1,4 @@
-"""The commands that order something: apply, drain, undrain, pause, resume, mode."""
+"""The commands that order something: apply, drain, undrain, acknowledge, pause, resume, mode."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def apply(
 ) -> None:
     """Have the running balancer make the moves that it recommends, after checking them against fresh data.
 
-    Needs web.token_file in the configuration, with a token for the calling user. Root may use another user's token; the
-    journal names both.
+    Root and the balancer's own user use its socket, as do members of web.socket_group. Anyone else needs a token in web.token_file, and
+    the balancer TLS. The journal names the user, also behind sudo.
     """
     import json
 
@@ -103,6 +103,19 @@ def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Return a drained or draining host to the group."""
     with _orders(config) as (_, orders, by):
         print_out(orders.undrain(host, by))
+
+
+@app.command(
+    epilog="Example: virtpoise acknowledge vm1. First make sure that the domain runs on one host at most, and where: nothing "
+    "checks that afterwards. A domain that runs again, or that its guest shut down, needs no acknowledgement."
+)
+def acknowledge(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Its name or its uuid.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """End the wait for a domain that was lost in a migration, or whose migration has no known end."""
+    with _orders(config) as (_, orders, by):
+        print_out(orders.acknowledge(domain, by))
 
 
 @app.command(epilog="Example: virtpoise pause")
@@ -163,15 +176,11 @@ def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
 def _by() -> By:
     """The calling user; behind sudo, the user who called it."""
     import os
-    import pwd
 
     from virtpoise_balancer.control.orders import By
+    from virtpoise_balancer.tokens import user_name
 
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        user = str(os.getuid())
-    return By(os.environ.get("SUDO_USER", user), "command")
+    return By(os.environ.get("SUDO_USER") or user_name(os.getuid()), "command")
 
 
 def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:

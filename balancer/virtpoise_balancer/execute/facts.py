@@ -7,11 +7,14 @@ from enum import StrEnum
 
 
 class Presence(StrEnum):
-    """What a host says of a domain."""
+    """What a host's libvirt reports of a domain."""
 
     ABSENT = "absent"
-    DEFINED = "defined"
-    PAUSED = "paused"
+    DEFINED = "defined"  # does not run, for no known reason: its process crashed, or libvirt was restarted
+    SHUT_OFF = "shut off"  # by its guest or a person: shut down, saved, or made from a snapshot
+    DESTROYED = "destroyed"  # its process was ended over libvirt
+    PAUSED = "paused"  # active, but its CPUs do not run
+    MIGRATING = "between hosts"  # paused by a migration, on either of its hosts
     RUNNING = "running"
 
 
