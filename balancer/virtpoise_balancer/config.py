@@ -22,6 +22,7 @@ from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checke
 from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
+from virtpoise_balancer.rules.check import rule_problems
 
 WHICH_HOSTS = (
     "expected, for mode automatic, patterns of the hosts' names such as kvm*.example.org (or libvirt.hosts), "
@@ -92,7 +93,7 @@ def inconsistent(found: Iterable[str]) -> PydanticCustomError:
 
 
 def _consistent_policy(policy: Policy) -> Policy:
-    if found := list(policy_problems(policy)):
+    if found := [*policy_problems(policy), *rule_problems(policy)]:
         raise inconsistent(found)
     return policy
 
