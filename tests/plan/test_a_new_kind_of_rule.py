@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from builders import domain, group, host
+from invariants import check_search_state
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.explain import wording
@@ -15,6 +16,11 @@ from virtpoise_balancer.explain.explain import of_domain
 from virtpoise_balancer.model import Domain, HostState, Plan, Policy, Reason, Rule, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
+from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.plan.default.search_state import SearchState
+from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
+from virtpoise_balancer.plan.default.trial import Trial
+from virtpoise_balancer.plan.problems import find
 from virtpoise_balancer.rules import KINDS
 from virtpoise_balancer.rules.base import GroupKind
 
@@ -139,3 +145,27 @@ def test_the_configuration_takes_the_kind_and_says_what_a_rule_of_it_lacks() -> 
     ):
         with pytest.raises(BadInput, match=problem.replace(".", r"\.")):
             parse_config(rule.format(kind, domains, more), "x")
+
+
+def test_the_search_counts_the_domains_on_each_host_as_the_plan_does() -> None:
+    """After a and b went to h3 together, d may go only to h2, where c is; taken back, it may go to both."""
+    pair = Rule(name="pair", kind="together", domains=("a", "b"))
+    policy = spread(*"abcd")
+    policy = replace(policy, rules=(pair, *policy.rules))
+    more = domain("b", "h1", 0.2), domain("c", "h2", 0.1), domain("d", "h1", 0.2)
+    made = Group(hot(*more, third=True), policy)
+    sources = sources_of(made, find(made.snapshot, policy, made.overloads).attempt, made.overloads)
+    state = SearchState(Trial(made, sources, closed_hosts(made, made.overloads)), sources)
+    bundle, single = sorted(sources[0].candidates, key=lambda candidate: candidate.name)
+
+    def allowed() -> list[str]:
+        bonds = state.hard_bonds(single)
+        return [made.hosts[host].name for host in state.hosts if state.allowed(single, host, bonds)]
+
+    assert (bundle.name, single.name) == ("a", "d")
+    state.put(bundle, made.index["h3"])
+    check_search_state(state)
+    assert allowed() == ["h2"]
+    state.take_back()
+    check_search_state(state)
+    assert allowed() == ["h2", "h3"]
