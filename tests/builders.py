@@ -20,6 +20,9 @@ class FakeClock:
     def monotonic(self) -> float:
         return self.at
 
+    def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
 
 def host(name: str, *loads: float, cpus: int = 8, memory_ratio: float = 0.5, **more: object) -> Host:
     memory = 8 * GIB

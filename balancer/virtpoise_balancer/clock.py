@@ -15,6 +15,10 @@ class Clock(Protocol):
         """Seconds since some moment. Never goes back, so it measures durations."""
         ...
 
+    def sleep(self, seconds: float) -> None:
+        """Return after this long."""
+        ...
+
 
 class SystemClock:
     """The machine's own clocks."""
@@ -24,6 +28,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 SYSTEM = SystemClock()

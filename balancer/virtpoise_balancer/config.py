@@ -13,43 +13,33 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.formats import INCONSISTENT, problems
 from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, shown, uri_of
+from virtpoise_balancer.http_config import HostName, HttpConfig, Section, http_url, with_key
 from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
+from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
 from virtpoise_balancer.rules.check import rule_problems
+from virtpoise_balancer.secret_files import check_secret
+from virtpoise_balancer.tokens import read_tokens
 
 WHICH_HOSTS = (
     "expected, for mode automatic, patterns of the hosts' names such as kvm*.example.org (or libvirt.hosts), "
     "so that no other target becomes a host"
 )
 
+_MOST_SOCKET_PATH = 100  # unix(7) has room for 108 bytes
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _http_url(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if scheme not in ("http", "https") or not separator or not rest.strip("/"):
-        raise ValueError("an address like http://127.0.0.1:9090")
-    return url.rstrip("/")
-
-
-def _host_name(name: str) -> str:
-    try:
-        return checked(name)
-    except NotAHost:
-        raise ValueError(
-            "the name of a host as Prometheus gives it, without a port: a DNS name or an IP address"
-        ) from None
-
-
 def _external_url(url: str) -> str:
-    url = _http_url(url)
+    url = http_url(url)
     parts = urlsplit(url)
     if parts.scheme != "https" and not _loopback(parts.hostname or ""):
         raise ValueError("an https address (or one of this machine's own), since tokens are sent there")
@@ -81,6 +71,12 @@ def _listen_address(address: str) -> str:
     return address
 
 
+def _socket_path(path: Path) -> Path:
+    if not path.is_absolute() or len(str(path)) > _MOST_SOCKET_PATH:
+        raise ValueError(f"a whole path of at most {_MOST_SOCKET_PATH} characters like /run/virtpoise/virtpoise.sock")
+    return path
+
+
 def _known_queries(queries: dict[str, str]) -> dict[str, str]:
     for name in queries:
         if name not in QUERIES:
@@ -102,24 +98,52 @@ def _patterns(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-HostName = Annotated[str, AfterValidator(_host_name)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Prometheus(Section):
     """Where the figures come from."""
 
-    url: Annotated[str, AfterValidator(_http_url)] = "http://127.0.0.1:9090"
+    url: Annotated[str, AfterValidator(http_url)] = "http://127.0.0.1:9090"
     timeout_seconds: Seconds = 5.0
     scrape_interval_seconds: Seconds | None = None
     matchers: Annotated[str, AfterValidator(read_matchers)] = EXAMPLE
     exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9807
     token_file: Path | None = None
     ca_file: Path | None = None
+    http_config: HttpConfig = HttpConfig()
     queries: Annotated[dict[str, str], AfterValidator(_known_queries)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Prometheus:
+        http = self.http_config
+        if sum(one is not None for one in (self.token_file, http.basic_auth, http.authorization)) > 1:
+            raise inconsistent(["http_config: expected one of token_file, basic_auth and authorization"])
+        if self.ca_file is not None and http.tls_config.ca_file is not None:
+            raise inconsistent(["http_config.tls_config.ca_file: expected ca_file once, got it in prometheus as well"])
+        return self
+
+    def access(self) -> Access:
+        """How Prometheus is asked."""
+        http, tls = self.http_config, self.http_config.tls_config
+        file, key, scheme, user = self.token_file, "prometheus.token_file", "Bearer", None
+        if http.authorization is not None:
+            file, scheme = http.authorization.credentials_file, http.authorization.type
+            key = "prometheus.http_config.authorization.credentials_file"
+        elif http.basic_auth is not None:
+            file, user = http.basic_auth.password_file, http.basic_auth.username
+            key = "prometheus.http_config.basic_auth.password_file"
+        return Access(
+            secret_file=file,
+            secret_key=key,
+            scheme=scheme,
+            user=user,
+            ca_file=self.ca_file or tls.ca_file,
+            cert_file=tls.cert_file,
+            key_file=tls.key_file,
+            server_name=tls.server_name,
+            insecure_skip_verify=tls.insecure_skip_verify,
+            proxy_url=http.proxy_url,
+            headers={name: one.values[0] for name, one in http.http_headers.items() if one.values},
+            header_files={name: one.files[0] for name, one in http.http_headers.items() if one.files},
+        )
 
 
 class Libvirt(Section):
@@ -189,14 +213,27 @@ class Web(Section):
     listen_address: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:9808"
     external_url: Annotated[str, AfterValidator(_external_url)] | None = None
     token_file: Path | None = None
+    read: Literal["everyone", "token"] = "everyone"
+    socket: Annotated[Path, AfterValidator(_socket_path)] = Path("/run/virtpoise/virtpoise.sock")
+    socket_group: Name | None = None
+    token_over_http: bool = False
     cert_file: Path | None = None
     key_file: Path | None = None
 
     @model_validator(mode="after")
     def _both(self) -> Web:
-        if (self.cert_file is None) != (self.key_file is None):
-            missing = "key_file" if self.key_file is None else "cert_file"
-            raise ValueError(f"both cert_file and key_file; {missing} is missing")
+        return with_key(self)
+
+    @model_validator(mode="after")
+    def _readable(self) -> Web:
+        if self.read == "token":
+            if self.token_file is None:
+                raise inconsistent(["read: token needs token_file"])
+            host = self.listen_address.rpartition(":")[0].strip("[]")
+            if self.cert_file is None and not _loopback(host):
+                raise inconsistent(
+                    ["read: token needs TLS (cert_file and key_file), or a listen_address of this machine alone"]
+                )
         return self
 
 
@@ -234,6 +271,15 @@ class Config(Section):
         if found:
             raise inconsistent(found)
         return self
+
+
+def check_secrets(config: Config) -> None:
+    """BadInput when a file with a secret that the configuration names cannot be used, by whoever calls this."""
+    config.prometheus.access().check()
+    if config.web.token_file is not None:
+        read_tokens(config.web.token_file)
+    if config.web.key_file is not None:
+        check_secret(config.web.key_file, "web.key_file")
 
 
 def read_config(path: Path) -> Config:

@@ -13,8 +13,10 @@ from virtpoise_balancer.model import InconsistentSnapshot, Plan, Snapshot, check
 
 # The type of an error that is about several fields: its lines name them.
 INCONSISTENT = "inconsistent"
+# The type of an error whose value is not shown; its message is what was expected.
+SECRET = "secret"  # noqa: S105 - no password
 
-_PASSWORD = re.compile(r"(://[^/@\s:]*):[^/\s]*@")  # of a URL
+_PASSWORD = re.compile(r"((?:://|')[^/@\s:']*):[^\s']*@")  # of a URL
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _SNAPSHOT = TypeAdapter(Snapshot)
 _PLAN = TypeAdapter(Plan)
@@ -44,6 +46,8 @@ def _lines(problem: ErrorDetails) -> list[str]:
     if problem["type"] == INCONSISTENT:  # each line names its field below this one
         above = f"{path}." if problem["loc"] else ""
         return [f"{above}{line}" for line in problem["msg"].splitlines()]
+    if problem["type"] == SECRET:
+        return [f"{path}: expected {problem['msg']}"]
     message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return [f"{path}: expected {message}, got {_shown(problem['input'])}"]
 

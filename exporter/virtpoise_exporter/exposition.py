@@ -64,14 +64,17 @@ def labels(names: Sequence[str], values: Sequence[str]) -> str:
 
 
 def escape(value: str) -> str:
-    r"""A label value with backslash, double quote and line feed escaped, and lone surrogates replaced.
+    r"""A label value with backslash, double quote and line feed escaped, and bytes that are not UTF-8 as ``\xNN``.
 
     libvirt hands names over as bytes that need not be UTF-8; Python keeps such bytes as lone surrogates.
     """
     if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
         return value
-    printable = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return printable.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    try:
+        raw = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        raw = value.encode("utf-8", "backslashreplace")
+    return raw.decode("utf-8", "backslashreplace").replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def render(families: Iterable[Family]) -> bytes:

@@ -26,13 +26,23 @@ class _Formatter(logging.Formatter):
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         if self._json:
-            return json.dumps(fields, ensure_ascii=False)
+            return _visible(json.dumps(fields, ensure_ascii=False))
         return " ".join(f"{key}={_logfmt(value)}" for key, value in fields.items())
 
 
 def _logfmt(value: str) -> str:
     plain = value.isprintable() and not any(character in value for character in ' "=\\')
-    return value if plain and value else json.dumps(value, ensure_ascii=False)
+    return value if plain and value else _visible(json.dumps(value, ensure_ascii=False))
+
+
+def _visible(text: str) -> str:
+    """JSON text with all that a terminal would not show as it is (controls, bidi marks, lone surrogates) escaped.
+
+    Names come from whoever may define a domain.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
 
 
 def configure(level: str, style: Literal["logfmt", "json"]) -> None:

@@ -83,7 +83,13 @@ HOST_CPU_SPEED = _metric(
 )
 
 # libvirt
-LIBVIRT_UP = _metric("libvirt", "libvirt_up", "gauge", "1 if libvirt on this host answers, 0 if it does not.")
+LIBVIRT_UP = _metric(
+    "libvirt",
+    "libvirt_up",
+    "gauge",
+    "1 if libvirt on this host answers, 0 if it does not or has not listed its domains. It stays 1 if libvirt answers, "
+    'but not about some domains: exporter_stale_domains{collector="libvirt"} counts those.',
+)
 DOMAINS = _metric(
     "libvirt", "domains", "gauge", "Domains that libvirt on this host knows, active or inactive.", "state"
 )
@@ -183,6 +189,15 @@ DOMAIN_STALE = _metric(
     "because they are not fresh; absent for a domain whose figures are all here.",
     *DOMAIN,
     "collector",
+)
+
+DOMAIN_FACTS_AGE = _metric(
+    "libvirt",
+    "domain_facts_age_seconds",
+    "gauge",
+    "Age of the facts in the domain's XML (its vCPUs, memory, devices and placement rules) where libvirt does not give "
+    "the XML now, or gives one that cannot be read; absent for a domain whose facts are current.",
+    *DOMAIN,
 )
 
 DOMAIN_BLOCK_CAPACITY = _metric(

@@ -46,6 +46,7 @@ class _Lane:
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
+        self._complained = ""
         self._queue: SimpleQueue[tuple[Future[_Result], float]] = SimpleQueue()
         threading.Thread(target=self._run, name=f"collect-{collector.name}", daemon=True).start()
 
@@ -54,11 +55,36 @@ class _Lane:
         self._queue.put((future, until))
         return future
 
+    def late(self, seconds: float) -> None:
+        """Notes that the collector did not answer in time."""
+        self._complain(f"it did not answer within {seconds:.0f} s")
+
     def _run(self) -> None:
         while True:
             future, until = self._queue.get()
             if future.set_running_or_notify_cancel():
-                future.set_result(_collect(self.collector, until))
+                future.set_result(self._collect(until))
+
+    def _collect(self, until: float) -> _Result:
+        began = time.monotonic()
+        try:
+            families, success = self.collector.collect(max(0.0, until - began)), True
+        except Exception as error:  # a failing collector never breaks the scrape
+            log.debug("collector %s failed", self.collector.name, exc_info=True)
+            self._complain(repr(error))
+            families, success = [], False
+        else:
+            self._complain("")
+        return _Result(families, success, time.monotonic() - began)
+
+    def _complain(self, reason: str) -> None:
+        """Logs why the collector fails, once for each reason, and that it succeeds again: scrapes come all the time."""
+        if reason != self._complained:
+            self._complained = reason
+            if reason:
+                log.error("collector %s failed: %s", self.collector.name, reason)
+            else:
+                log.info("collector %s succeeds again", self.collector.name)
 
 
 class Scraper:
@@ -71,16 +97,17 @@ class Scraper:
     def scrape(self, seconds: float) -> bytes:
         """The exposition, after at most ``seconds``."""
         began = time.monotonic()
-        asked = [(lane.collector.name, lane.ask(began + seconds * _COLLECTORS_SHARE)) for lane in self._lanes]
+        asked = [(lane, lane.ask(began + seconds * _COLLECTORS_SHARE)) for lane in self._lanes]
         wait([future for _, future in asked], timeout=seconds)
         families: list[Family] = []
         success, duration = Family(metrics.COLLECTOR_SUCCESS), Family(metrics.COLLECTOR_DURATION)
-        for name, future in asked:
+        for lane, future in asked:
+            name = lane.collector.name
             if future.done():
                 result = future.result()
             else:
                 future.cancel()  # if it has not started: a lane that hangs gathers no queue
-                log.warning("collector %s did not answer within %.1f s", name, seconds)
+                lane.late(seconds)
                 result = _Result((), success=False, seconds=time.monotonic() - began)
             families += result.families
             success.add(1 if result.success else 0, name)
@@ -88,13 +115,3 @@ class Scraper:
         build = Family(metrics.BUILD_INFO)
         build.add(1, __version__)
         return render([*families, success, duration, build]) + self._extra()
-
-
-def _collect(collector: Collector, until: float) -> _Result:
-    began = time.monotonic()
-    try:
-        families, success = collector.collect(max(0.0, until - began)), True
-    except Exception:  # a failing collector never breaks the scrape
-        log.exception("collector %s failed", collector.name)
-        families, success = [], False
-    return _Result(families, success, time.monotonic() - began)

@@ -1,5 +1,6 @@
 """The command line as its user meets it: each mistake one line and exit status 2, each answer in both forms."""
 
+import getpass
 import io
 import json
 import os
@@ -302,12 +303,26 @@ def test_every_command_that_only_reads_answers_people_and_programs(command: str)
 
 def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str) -> None:
     file = str(written(tmp_path, nobody))
-    assert virtpoise("check-config", file).stdout == f"{file}: good (mode recommend, strategy default).\n"
+    user = getpass.getuser()
+    assert (
+        virtpoise("check-config", file).stdout
+        == f"{file}: good for the user {user} (mode recommend, strategy default).\n"
+    )
     told = json.loads(virtpoise("check-config", file, "--output", "json").stdout)
-    assert told == {"file": file, "mode": "recommend", "strategy": "default", "warnings": []}
+    assert told == {
+        "file": file,
+        "mode": "recommend",
+        "strategy": "default",
+        "user": user,
+        "unchecked": [],
+        "warnings": [],
+    }
     Path(file).write_text("")
     warned = virtpoise("check-config", file)
-    assert (warned.returncode, warned.stdout) == (0, f"{file}: good (mode recommend, strategy default).\n")
+    assert (warned.returncode, warned.stdout) == (
+        0,
+        f"{file}: good for the user {user} (mode recommend, strategy default).\n",
+    )
     assert warned.stderr.startswith(f"virtpoise: {file}: warning: libvirt.pattern: not set, so every target with ")
     Path(file).write_text("mode: auto\ncolour: red\n")
     refused = virtpoise("check-config", file)
@@ -370,7 +385,9 @@ def balancer(httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     tokens.write_text("alice:a-token-of-alice-1234567890\n")
     tokens.chmod(0o600)
     file = tmp_path / "virtpoise.yml"
-    file.write_text(f"web: {{listen_address: '{httpserver.host}:{httpserver.port}', token_file: '{tokens}'}}\n")
+    file.write_text(
+        f"web: {{listen_address: '{httpserver.host}:{httpserver.port}', token_file: '{tokens}', token_over_http: true}}\n"
+    )
     return ["--yes", "--config", str(file)]
 
 
@@ -384,7 +401,9 @@ def test_apply_takes_nobody_elses_token_except_for_root_who_is_named(
 ) -> None:
     httpserver.expect_request("/api/v1/history").respond_with_json([])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert virtpoise("apply", *balancer).stderr.endswith("tokens: no token for robert\n")
+    assert virtpoise("apply", *balancer).stderr.endswith(
+        "tokens: no token in plain text for robert; see web.socket for commands without a token\n"
+    )
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     httpserver.expect_request(
         "/api/v1/plan/apply",
@@ -448,6 +467,4 @@ def test_a_token_file_that_cannot_be_used_is_told_when_the_balancer_starts(tmp_p
     assert "cannot be read: No such file or directory" in refused("run", "--config", str(config))
     tokens.write_text("alice:short\n")
     tokens.chmod(0o600)
-    assert "line 1: expected NAME:TOKEN with a token of at least 20 characters" in refused(
-        "run", "--config", str(config)
-    )
+    assert "or NAME:TOKEN with a token of at least 20 characters" in refused("run", "--config", str(config))

@@ -1,7 +1,7 @@
 """One turn of the loop: what it does, what it says, what it remembers."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import MonitorError, Refused
+from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     HostState,
+    JournalEntry,
     Mode,
     Move,
     Outcome,
@@ -29,6 +31,8 @@ from virtpoise_balancer.model import (
     Role,
     Rule,
     Snapshot,
+    Unsettled,
+    UnsettledKind,
 )
 from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.plan import plan
@@ -84,8 +88,9 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str, clock: FakeClock) -> Store:
-    return Store.open(url, clock=clock)
+def store(url: str, clock: FakeClock) -> Iterator[Store]:
+    with closing(Store.open(url, clock=clock)) as opened:
+        yield opened
 
 
 def make(
@@ -380,17 +385,59 @@ def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(store: Stor
     assert run(cycle, 1020.0).backoffs["h1"].penalty_until is None
 
 
-def test_a_lost_domain_is_told_of_until_it_is_seen_again(store: Store) -> None:
+@dataclass
+class Open:
+    """Accounts of these domains, whatever is asked."""
+
+    found: tuple[Unsettled, ...]
+    asked: list[tuple[Sequence[JournalEntry], Collection[str], object]] = field(default_factory=list)
+
+    def keep_up(self, entries: Sequence[JournalEntry], group: Collection[str], seen_twice: object) -> None:
+        self.asked.append((entries, group, seen_twice))
+
+    def unsettled(self, entries: Sequence[JournalEntry]) -> tuple[Unsettled, ...]:
+        return self.found
+
+
+def unsettled(kind: UnsettledKind, *hosts: str) -> Unsettled:
+    return Unsettled(domain="z", uuid="z", hosts=hosts, kind=kind, text=f"z is {kind}")
+
+
+@pytest.mark.parametrize("kind", UnsettledKind)
+def test_only_the_hosts_of_an_unsettled_domain_wait(store: Store, kind: UnsettledKind) -> None:
+    cycle, _, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15), host("h4", 0.1, 0.1, 0.1))
+    cycle = replace(cycle, accounts=Open((unsettled(kind, "h2", "h4"),)))
+    report = run(cycle, 1000.0)
+    assert [(move.source, move.destination) for move in report.plan.moves] == [("h1", "h3")]  # type: ignore[union-attr]
+    assert report.sentence.endswith("; unknown: h2, h4")
+    assert [one.kind for one in report.unsettled] == [kind]
+    ((entries, recheck),) = acting.taken
+    assert recheck(entries[0][1]) is None
+    cycle = replace(cycle, accounts=Open((unsettled(kind, "h3", "h4"),)))
+    assert cycle.obstacle(entries[0][1]) == f"h3 is unknown: z is {kind}"
+
+
+@pytest.mark.parametrize("failure", [None, "Prometheus at http://x cannot be asked"])
+def test_every_cycle_asks_for_what_is_open_also_one_without_prometheus(store: Store, failure: str | None) -> None:
     cycle, watching, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="absent on both", lost=True))
-    acting.busy = False
-    watching.seen = group(*BUSY[:2])
-    assert run(cycle, 1010.0).lost == {"uuid-of-a"}
-    watching.seen = group(*BUSY)
-    assert run(cycle, 1020.0).lost == frozenset()
-    watching.seen = group(*BUSY[:2])
-    assert run(cycle, 1030.0).lost == frozenset()
+    ((entries, _),) = acting.taken
+    store.begin(entries[0][0])
+    accounts = Open(())
+    watching.failure = failure
+    run(replace(cycle, accounts=accounts), 1010.0)
+    ((asked, group, _),) = accounts.asked
+    assert [entry.id for entry in asked] == [entries[0][0]]
+    assert set(group) == (set() if failure else {"h1", "h2"})
+
+
+def test_a_domain_seen_twice_is_asked_about_by_name_and_hosts(store: Store) -> None:
+    cycle, watching, _ = make(store, *BUSY)
+    observe = watching.observe
+    watching.observe = lambda now: replace(observe(now), duplicates={"uuid-of-a": ("h1", "h2")})  # type: ignore[method-assign]
+    accounts = Open(())
+    run(replace(cycle, accounts=accounts), 1000.0)
+    assert accounts.asked[0][2] == {"uuid-of-a": SeenTwice("a", ("h1", "h2"))}
 
 
 @contextmanager
@@ -475,15 +522,6 @@ def test_a_move_that_ends_while_the_group_is_looked_at_is_settled_before_anythin
     report = run(cycle, 1010.0)
     assert (report.result, len(acting.taken)) == (CycleResult.IDLE, 1)
     assert report.backoffs["h1"].counted_from == 1009.0
-
-
-def test_a_lost_domain_is_not_found_by_a_reading_from_before_it_was_lost(store: Store) -> None:
-    cycle, _, acting = make(store, *BUSY)
-    run(cycle, 1000.0)
-    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="absent on both", lost=True))
-    acting.busy = False
-    assert run(cycle, 1010.0).lost == {"uuid-of-a"}  # Prometheus still has the reading of the step from 1000 on
-    assert run(cycle, 1020.0).lost == frozenset()
 
 
 def test_a_recommendation_that_waits_is_stored_once_while_only_its_figures_change(store: Store) -> None:

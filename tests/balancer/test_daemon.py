@@ -87,8 +87,6 @@ class Hosts:
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         self.carried_out.append(entries)
 
-    def adopt(self, unfinished: Entries) -> None: ...
-
     def close(self) -> None: ...
 
 

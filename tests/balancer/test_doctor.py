@@ -49,6 +49,7 @@ HERE = HostFacts(
     domains=(
         Needs(
             name="vm1",
+            machine="pc-i440fx-10.0",
             disks=("/shared/vm1.qcow2",),
             pools=("images",),
             secrets=("client.vms secret",),
@@ -115,9 +116,28 @@ def test_a_good_pair_is_one_good_line() -> None:
         (
             {"there": replace(HERE, hypervisor_version=7_000_000)},
             Severity.WARNING,
-            "the hypervisor is older there (7.0.0)",
+            "the hypervisor is older there (7.0.0, here 7.2.15)",
             "one version",
         ),
+        (
+            {"there": replace(HERE, libvirt_version=8_000_000)},
+            Severity.WARNING,
+            "the libvirt is older there (8.0.0, here 9.0.0)",
+            "one version",
+        ),
+        (
+            {"there": replace(HERE, machines=frozenset({"pc", "pc-i440fx-7.2"}))},
+            Severity.BAD,
+            "vm1 needs machine type pc-i440fx-10.0, which is not there",
+            "a newer QEMU on h2",
+        ),
+        (
+            {"here": replace(HERE, uuid="u1"), "there": replace(HERE, uuid="u1"), "way": "Attempt to migrate"},
+            Severity.BAD,
+            "both have the uuid u1, so libvirt takes them for one host",
+            "host_uuid",
+        ),
+        ({"here": replace(HERE, uuid="u1"), "there": replace(HERE, uuid="u2")}, Severity.GOOD, "reached", ""),
         (
             {"way": LibvirtError("no domain runs on h1")},
             Severity.NOT_KNOWN,
@@ -206,8 +226,10 @@ def failed(code: int, text: str) -> libvirt.libvirtError:
 
 
 class Running:
-    def __init__(self, name: str, answer: libvirt.libvirtError) -> None:
-        self._name, self._answer = name, answer
+    """Gives its answers in turn, and the last one ever after."""
+
+    def __init__(self, name: str, *answers: libvirt.libvirtError) -> None:
+        self._name, self._answers = name, list(answers)
 
     def name(self) -> str:
         return self._name
@@ -216,7 +238,7 @@ class Running:
         return f"<domain><name>{self._name}</name>{DEVICES}</domain>"
 
     def migrateToURI3(self, _uri: str, _params: object, _flags: int) -> None:  # noqa: N802
-        raise self._answer
+        raise self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
 DEVICES = """<devices>
@@ -281,6 +303,17 @@ def test_a_domain_that_cannot_migrate_says_nothing_of_the_way_so_the_next_is_ask
     assert "Failed to connect" in (why or "")
     assert reached(Running("a", BUSY)) == (False, "a: domain has an active block job")
     assert reached() == (False, "no domain runs on h1, so its daemon cannot be asked")
+
+
+def test_a_refusal_that_was_lost_with_the_connection_is_asked_for_again() -> None:
+    lost = failed(libvirt.VIR_ERR_SYSTEM_ERROR, "End of file while reading data: : Input/output error")
+    assert reached(Running("a", lost, lost, lost, REACHED)) == (True, None)
+    refused = failed(
+        libvirt.VIR_ERR_SYSTEM_ERROR, "Cannot recv data: ssh: connect to host h2 port 22: Connection refused"
+    )
+    asked, why = reached(Running("a", refused))
+    assert asked
+    assert "Connection refused" in (why or "")
 
 
 def test_what_a_domain_needs_is_read_from_its_description() -> None:

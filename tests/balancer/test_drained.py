@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -133,7 +134,7 @@ def test_only_what_is_seen_after_the_order_counts(monkeypatch: pytest.MonkeyPatc
     def wait(_settings: Config, _host: str, since: float) -> None:
         waited_since.append(since)
 
-    monkeypatch.setattr(orders, "_orders", lambda _path: (Config(), Orders(), None))
+    monkeypatch.setattr(orders, "_orders", lambda _path: nullcontext((Config(), Orders(), None)))
     monkeypatch.setattr(drained, "wait_until_empty", wait)
     orders.drain("h1", wait=True)
     assert waited_since[0] >= ordered[0]

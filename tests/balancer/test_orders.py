@@ -1,25 +1,41 @@
 """Orders of people: followed or refused in words, and written down either way."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from builders import domain, group, host
+from storing import record
 from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Plan, Snapshot
+from virtpoise_balancer.model import HostState, Move, Outcome, Plan, PredictedLoads, Prediction, Result, Snapshot
 
 ALICE = By("alice", "127.0.0.1")
 GROUP = group(
     host("h1", 0.5), host("h2", 0.1), host("h3", state=HostState.UNKNOWN), domain("a", "h1"), domain("b", "h2")
 )
 
+LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+MOVES = Plan(
+    strategy="default",
+    solved=True,
+    summary="",
+    overloaded=(),
+    moves=tuple(
+        Move(domain=name, uuid=f"uuid-of-{name}", source="h1", destination="h2", predicted=LOADS) for name in "ab"
+    ),
+    refusals=(),
+)
+
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(f"sqlite:///{tmp_path}/state.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db")) as opened:
+        yield opened
 
 
 def orders(store: Store, snapshot: Snapshot = GROUP, **more: object) -> Orders:
@@ -71,7 +87,8 @@ def test_a_pause_and_a_mode_outlive_the_process(store: Store, tmp_path: Path) ->
     orders(store).pause(ALICE)
     orders(store).set_mode("automatic", ALICE)
     store.close()
-    again = Store.open(f"sqlite:///{tmp_path}/state.db").overrides()
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db")) as reopened:
+        again = reopened.overrides()
     assert again.paused is not None
     assert again.paused.who == "alice"
     assert again.mode_over("recommend") == "automatic"
@@ -126,3 +143,21 @@ def test_every_order_is_told_once_it_is_written_down(store: Store) -> None:
         take.drain("h1", ALICE)
     assert [(action.action, action.accepted) for action in told] == [("pause", True), ("drain", False)]
     assert tuple(reversed(told)) == store.actions(5)
+
+
+def test_a_person_accounts_for_a_lost_domain_and_for_a_migration_without_an_end(store: Store) -> None:
+    first, second = record(store, MOVES, 1000.0, acted=True)
+    for migration_id, _ in (first, second):
+        store.begin(migration_id)
+    store.end(first[0], Outcome(result=Result.FAILED, why="absent on both", lost=True))
+    take = orders(store)
+    with pytest.raises(
+        NotKnown, match="c: no such domain is lost or has a migration without a known end; there are: a, b"
+    ):
+        take.acknowledge("c", ALICE)
+    told = "a is accounted for: its hosts take part again from the next cycle on."
+    assert take.acknowledge("a", ALICE) == told
+    assert take.acknowledge("uuid-of-b", ALICE).startswith("b is accounted for")
+    assert [entry.id for entry in store.watched() if entry.is_open or entry.lost] == []
+    assert [record.why for record in store.history(5)] == ["ended by the word of alice", "absent on both"]
+    assert store.actions(1)[0].action == "acknowledge"

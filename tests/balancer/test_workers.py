@@ -271,7 +271,10 @@ def test_how_a_domain_stands_on_a_host() -> None:
     domain.suspend()
     assert domains.presence(connection, UUID) == "paused"
     domain.destroy()
-    assert domains.presence(connection, UUID) == "defined"
+    assert domains.presence(connection, UUID) == "destroyed"
+    domain.create()
+    domain.shutdown()
+    assert domains.presence(connection, UUID) == "shut off"
     domains.undefine(connection, UUID)
     domains.undefine(connection, UUID)
     assert domains.presence(connection, UUID) == "absent"

@@ -38,7 +38,9 @@ def recorded() -> Recorded:
 
 @pytest.fixture
 def link(recorded: Recorded) -> RecordedLink:
-    return RecordedLink(replace(recorded.inventory, taken_at=time.monotonic()))
+    """libvirt has not given one domain's XML for half a minute."""
+    now, arriving = time.monotonic(), recorded.domain("arriving")
+    return RecordedLink(replace(recorded.inventory, taken_at=now, facts_from={arriving.uuid: now - 30}))
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ def example(tmp_path: Path) -> Path:
     command = ["openssl", "req", "-x509", *key, "-out", "exporter.crt", "-subj", "/CN=x", "-days", "2"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
     shutil.copy(tmp_path / "exporter.crt", tmp_path / "authority.crt")
+    (tmp_path / "web.yml").chmod(0o640)
     return tmp_path / "web.yml"
 
 

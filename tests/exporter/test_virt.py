@@ -1,9 +1,7 @@
 """What libvirt's XML and statistics are read as."""
 
 import time
-from types import SimpleNamespace
 
-import libvirt
 import pytest
 
 from exporter.recording import Recorded
@@ -171,34 +169,6 @@ def test_a_drive_without_a_medium_has_nothing_to_tell() -> None:
 )
 def test_how_often_a_guest_tells_of_its_memory(balloon: str, seconds: float) -> None:
     assert domain(balloon).balloon_period_seconds == seconds
-
-
-class TestFactsThatAreNotRenewed:
-    """libvirt lists a domain, but does not tell its XML: seen while libvirtd is busy with it."""
-
-    def vcpus(self, monkeypatch: pytest.MonkeyPatch, after: float) -> int:
-        """What is told of a domain with two vCPUs so many seconds after its XML was last to be had."""
-        handle = SimpleNamespace(UUIDString=lambda: "00", name=lambda: "web", ID=lambda: 1)
-        connection = SimpleNamespace(getAllDomainStats=lambda *_: [(handle, {"state.state": 1})])
-        monkeypatch.setattr(libvirt, "openReadOnly", lambda _uri: connection)
-        taken: list[Inventory] = []
-        session = link._Session("qemu:///system", lambda inventory, _handles: taken.append(inventory), lambda: None)
-
-        def refuse(_flags: int) -> str:
-            raise libvirt.libvirtError("no XML")
-
-        host = HostFacts("h", "u", "m", "a", "q", "v")
-        handle.XMLDesc = lambda _flags: "<domain><vcpu>2</vcpu></domain>"
-        session._list(host, set(), 1000.0)
-        handle.XMLDesc = refuse
-        session._list(host, set(), 1000.0 + after)
-        return taken[-1].domains[0].facts.vcpus
-
-    def test_they_last_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert self.vcpus(monkeypatch, after=119) == 2
-
-    def test_then_they_are_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert self.vcpus(monkeypatch, after=121) == 0
 
 
 def test_a_list_of_domains_is_trusted_for_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

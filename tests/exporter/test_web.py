@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gzip
 import http.client
+import shutil
 import socket
 import ssl
 import subprocess
@@ -290,7 +291,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority", "-days", "2")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority", "-days", "2",
+            "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
     for name, san in (("server", "IP:127.0.0.1"), ("client", "DNS:prometheus.example")):
         openssl(
             "req",
@@ -301,9 +303,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"{name}.csr",
             "-subj",
             f"/CN={name}",
-            "-addext",
-            f"subjectAltName={san}",
         )
+        (folder / "extensions").write_text(f"subjectAltName={san}\nauthorityKeyIdentifier=keyid\n")
         openssl(
             "x509",
             "-req",
@@ -314,8 +315,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "-CAkey",
             "ca.key",
             "-CAcreateserial",
-            "-copy_extensions",
-            "copy",
+            "-extfile",
+            "extensions",
             "-out",
             f"{name}.crt",
             "-days",
@@ -334,6 +335,7 @@ def client_context(certificates: Path, *, with_certificate: bool = False) -> ssl
 def write(folder: Path, text: str) -> Path:
     path = folder / "web.yml"
     path.write_text(text)
+    path.chmod(0o600)
     return path
 
 
@@ -350,7 +352,7 @@ class TestTls:
 
     def test_a_renewed_certificate_is_taken(self, certificates: Path, tmp_path: Path) -> None:
         (tmp_path / "server.crt").write_bytes((certificates / "server.crt").read_bytes())
-        (tmp_path / "server.key").write_bytes((certificates / "server.key").read_bytes())
+        shutil.copy(certificates / "server.key", tmp_path)
         config = write(tmp_path, "tls_server_config: {cert_file: server.crt, key_file: server.key}\n")
         anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
@@ -489,6 +491,7 @@ class TestUsers:
 def _replace(path: Path, text: str) -> None:
     new = path.with_suffix(".new")
     new.write_text(text)
+    new.chmod(0o600)
     new.replace(path)
 
 

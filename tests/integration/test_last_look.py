@@ -10,11 +10,22 @@ from typing import Any
 import libvirt
 import pytest
 
+from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
 from virtpoise_balancer.execute.migrate import Migrator
+from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.model import Move, Outcome, PredictedLoads, Prediction, Progress, Result
+from virtpoise_balancer.model import (
+    JournalEntry,
+    Move,
+    Outcome,
+    PredictedLoads,
+    Prediction,
+    Progress,
+    Result,
+    Written,
+)
 from virtpoise_lab import requirements
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
@@ -39,11 +50,33 @@ def hosts(lab: Lab) -> Iterator[LibvirtHosts]:
         yield LibvirtHosts(uri_of=uris.__getitem__, connect_timeout_seconds=10, workers=workers)
 
 
+class Ends:
+    """A journal of one migration."""
+
+    outcome: Outcome | None = None
+
+    def begin(self, migration_id: int) -> float:
+        return time.time()
+
+    def end(self, migration_id: int, outcome: Outcome) -> Written:
+        self.outcome = outcome
+        return Written.ENDED
+
+    def reopen(self, migration_id: int, why: str) -> None: ...
+
+
 def make(lab: Lab, hosts: LibvirtHosts, destination: str, seen: list[Progress] | None = None) -> Outcome | None:
     uuid = lab.state.domain("vm1").uuid
     move = Move(domain="vm1", uuid=uuid, source="h1", destination=destination, predicted=LOADS)
     migrator = Migrator(hosts=hosts, timeout_seconds=60, stop_grace_seconds=5, bandwidth_mib_per_second=16)
-    return migrator.migrate(move, (seen if seen is not None else []).append, threading.Event())
+    if why := migrator.obstacle(move):
+        return Outcome(result=Result.SKIPPED, why=why)
+    ends = Ends()
+    reconciler = Reconciler(lambda: hosts, ends, lambda _move, _outcome: None, SYSTEM)
+    entry = JournalEntry(id=1, move=move, began=ends.begin(1))
+    reconciler.requested(entry, migrator.request(move, (seen if seen is not None else []).append, threading.Event()))
+    wait_until(lambda: isinstance(reconciler.settle(entry), Outcome), 20, "the end of the migration")
+    return ends.outcome
 
 
 def vm1(lab: Lab, host: str) -> Any:

@@ -1,6 +1,7 @@
 """The store: what is written down survives, and what an earlier process left behind is found."""
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,9 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str) -> Store:
-    return Store.open(url)
+def store(url: str) -> Iterator[Store]:
+    with closing(Store.open(url)) as opened:
+        yield opened
 
 
 def made_plan() -> Plan:
@@ -90,7 +92,8 @@ def test_history_outlives_the_process(store: Store, url: str) -> None:
     store.begin(first[0])
     store.end(first[0], DONE)
     store.close()
-    (record,) = [record for record in Store.open(url).history(10) if record.result]
+    with closing(Store.open(url)) as again:
+        (record,) = [record for record in again.history(10) if record.result]
     assert (record.result, record.seconds, record.downtime_seconds) == ("done", 5.9, 0.14)
 
 
@@ -102,9 +105,10 @@ def test_what_an_earlier_process_left_is_found_begun_and_not_begun_apart(store: 
     store.close()
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute("UPDATE plans SET document = x'00'")  # the journal alone is enough
-    ((migration_id, move),), not_begun = Store.open(url).unfinished()
-    assert (migration_id, not_begun) == (second[0], (third[0],))
-    wanted = second[1]
+    with closing(Store.open(url)) as again:
+        left = {entry.id: entry for entry in again.watched()}
+    assert {migration_id: entry.is_open for migration_id, entry in left.items()} == {second[0]: True, third[0]: False}
+    move, wanted = left[second[0]].move, second[1]
     assert (move.domain, move.uuid, move.source, move.destination) == (
         wanted.domain,
         wanted.uuid,

@@ -12,6 +12,7 @@ from werkzeug import Request, Response
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.health import prometheus_health
+from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.targets import Targets
 
 
@@ -24,7 +25,7 @@ def vector(*series: tuple[dict[str, str], str], **more: object) -> str:
 def client(httpserver: HTTPServer) -> Iterator[PrometheusClient]:
     made = PrometheusClient(url=httpserver.url_for("").rstrip("/"), timeout_seconds=2.0)
     yield made
-    made.session.close()
+    made.close()
 
 
 def test_asks_by_post_with_the_time_and_reads_the_vector(httpserver: HTTPServer, client: PrometheusClient) -> None:
@@ -102,22 +103,28 @@ def test_nobody_there_is_told_in_one_line() -> None:
 
 
 def test_a_ca_file_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
-    made = PrometheusClient(url="https://127.0.0.1:1", timeout_seconds=2.0, ca_file=tmp_path / "none.pem")
+    made = PrometheusClient(
+        url="https://127.0.0.1:1", timeout_seconds=2.0, access=Access(ca_file=tmp_path / "none.pem")
+    )
     for ask in (lambda: made.instant("up", 0), lambda: prometheus_health(made, "", Targets(bool), 0)):
-        with pytest.raises(MonitorError, match=r"^prometheus\.ca_file: .*none\.pem") as refused:
+        with pytest.raises(MonitorError, match=r"^prometheus\.ca_file or .*none\.pem") as refused:
             ask()
         assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", "gehe\u00efm".encode()])
-def test_a_token_file_that_is_no_ascii_text_is_told(client: PrometheusClient, tmp_path: Path, content: bytes) -> None:
-    client.token_file = tmp_path / "token"
-    client.token_file.write_bytes(content)
+def test_a_token_file_that_is_no_ascii_text_is_reported(httpserver: HTTPServer, tmp_path: Path, content: bytes) -> None:
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    token.chmod(0o600)
+    client = PrometheusClient(
+        url=httpserver.url_for("").rstrip("/"), timeout_seconds=2, access=Access(secret_file=token)
+    )
     with pytest.raises(MonitorBadReply, match=r"^prometheus\.token_file: .*/token: expected ASCII text$"):
         client.instant("up", 0)
 
 
-def test_the_token_is_sent_and_read_anew(httpserver: HTTPServer, client: PrometheusClient, tmp_path: object) -> None:
+def test_the_token_is_sent_and_read_anew(httpserver: HTTPServer, tmp_path: Path) -> None:
     seen: list[str] = []
 
     def answer(request: Request) -> Response:
@@ -125,9 +132,13 @@ def test_the_token_is_sent_and_read_anew(httpserver: HTTPServer, client: Prometh
         return Response(vector())
 
     httpserver.expect_request("/api/v1/query").respond_with_handler(answer)
-    token = tmp_path / "token"  # type: ignore[operator]
-    client.token_file = token
+    token = tmp_path / "token"
+    token.touch(0o600)
+    client = PrometheusClient(
+        url=httpserver.url_for("").rstrip("/"), timeout_seconds=2, access=Access(secret_file=token)
+    )
     for value in ("first", "second"):
         token.write_text(f"{value}\n")
         client.instant("x", 0)
+    client.close()
     assert seen == ["Bearer first", "Bearer second"]

@@ -114,7 +114,7 @@ def prometheus(folder: Path, *ports: int) -> Iterator[Observer]:
             admits=lambda _name: True,
         )
     finally:
-        client.session.close()
+        client.close()
         server.terminate()
         server.wait()
 

@@ -75,7 +75,9 @@ def test_it_is_live_and_leaves_alone_what_its_reader_does(show: Show, balancer: 
         host("h1", 0.4, 0.4), host("h2", 0.6, 0.61), host("h5", 0.1), domain("vm", "h2", 2.0, uuid="u")
     )
     balancer.cycle()
-    expect(page.locator("h1")).to_have_text(re.compile("^No host is at or above 80%"))
+    expect(page.locator("h1")).to_have_text(
+        re.compile("^No host has had 3 consecutive samples at or above a threshold")
+    )
     expect(page.locator("#host-h2 .load b")).to_have_text("61%")
     expect(page.locator("#host-h3")).to_have_count(0)
     expect(page.locator("#host-h5")).to_be_hidden()  # it came, and the filter holds

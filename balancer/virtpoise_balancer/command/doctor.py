@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.advice import warnings
+from virtpoise_balancer.command.check import asks, runs_as
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, VirtpoiseError
 from virtpoise_balancer.execute.facts import HostFacts
@@ -83,6 +84,16 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
 
 
 def _own(config: Config) -> Iterator[Finding]:
+    user = runs_as(config)
+    if user != asks():
+        # Root would also make the store, and the balancer could not write to it then.
+        yield Finding(
+            subject="user",
+            verdict=Severity.WARNING,
+            text=f"asked by root, but the balancer runs as {user}, who may read and reach less",
+            remedy=f"runuser -u {user} -- virtpoise doctor",
+        )
+        return
     try:
         wiring.make_store(config).close()
         yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
@@ -297,6 +308,13 @@ def judge_pair(
     a LibvirtError where those cannot be asked.
     """
     subject = f"{source} → {destination}"
+    if here.uuid is not None and here.uuid == there.uuid:
+        return Finding(
+            subject=subject,
+            verdict=Severity.BAD,
+            text=f"both have the uuid {here.uuid}, so libvirt takes them for one host",
+            remedy="on one of them: a host_uuid of its own in /etc/libvirt/libvirtd.conf, then restart libvirtd",
+        )
     if isinstance(way, str):
         return Finding(
             subject=subject,
@@ -305,6 +323,9 @@ def judge_pair(
             remedy=f"on {source}, as root: virsh -c URI-OF-{destination} list (keys, certificates, names, firewall)",
         )
     for domain in here.domains:
+        if domain.machine is not None and there.machines and domain.machine not in there.machines:
+            remedy = f"a newer QEMU on {destination}, or an older machine type for {domain.name}"
+            return _lacks(subject, domain.name, f"machine type {domain.machine}", remedy)
         for needed, present, what, remedy in (
             (domain.networks, there.networks, "network {}", "virsh net-define and net-start"),
             (domain.pools, there.pools, "storage pool {}", "virsh pool-define and pool-start"),
@@ -331,13 +352,17 @@ def judge_pair(
             text=f"no storage pool of {destination} has {', '.join(unseen[:_MOST_NAMED])}{more}",
             remedy="keep disks on storage that both hosts share, at the same path",
         )
-    if there.hypervisor_version < here.hypervisor_version:
-        return Finding(
-            subject=subject,
-            verdict=Severity.WARNING,
-            text=f"the hypervisor is older there ({_version(there.hypervisor_version)})",
-            remedy="bring both to one version: newer machine types do not go to an older one",
-        )
+    for name, ours, theirs in (
+        ("hypervisor", here.hypervisor_version, there.hypervisor_version),
+        ("libvirt", here.libvirt_version, there.libvirt_version),
+    ):
+        if theirs < ours:
+            return Finding(
+                subject=subject,
+                verdict=Severity.WARNING,
+                text=f"the {name} is older there ({_version(theirs)}, here {_version(ours)})",
+                remedy="bring both to one version: what is newer may not go to an older one",
+            )
     if isinstance(way, LibvirtError):
         return Finding(subject=subject, verdict=Severity.NOT_KNOWN, text=f"the way is not known: {way}")
     if isinstance(unseen, LibvirtError):

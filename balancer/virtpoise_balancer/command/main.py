@@ -23,6 +23,8 @@ from virtpoise_balancer.command.options import (
     print_out,
 )
 from virtpoise_balancer.errors import Refused, VirtpoiseError
+from virtpoise_balancer.tokens import Role
+from virtpoise_balancer.visible import visible
 
 # What the parser raises for a wrong option or argument; typer exports only its descendants.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -98,30 +100,64 @@ def doctor(
         raise typer.Exit(EXIT_NO)
 
 
-@app.command("check-config", epilog="Example: virtpoise check-config virtpoise.yml")
+@app.command(
+    "check-config",
+    epilog="Examples: virtpoise check-config virtpoise.yml | virtpoise check-config virtpoise.yml --user virtpoise",
+)
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="Check that this user can read all files. By default the user who asks; if that is root, the owner of "
+            "the folder of state.url, as whom the balancer runs.",
+        ),
+    ] = None,
     output: OutputOption = "table",
 ) -> None:
-    """Check whether a configuration file can be used, and warn of likely mistakes.
+    """Check whether the balancer can use a configuration file and the files that it names, and warn of likely mistakes.
 
     Whether rules match the existing hosts and domains, `virtpoise doctor` and `virtpoise plan` report: that needs
     Prometheus.
     """
     from virtpoise_balancer.advice import warnings
-    from virtpoise_balancer.config import read_config
+    from virtpoise_balancer.command.check import check
 
-    settings = read_config(file)
-    found = warnings(settings)
+    found = check(file, user)
+    mode, strategy = found.config.mode, found.config.policy.strategy
+    warned = warnings(found.config)
     if output == "json":
         from virtpoise_balancer.command import terminal
 
-        facts = {"file": str(file), "mode": settings.mode, "strategy": settings.policy.strategy}
-        terminal.as_json({**facts, "warnings": found})
+        about = {"file": str(file), "mode": mode, "strategy": strategy, "user": found.user}
+        terminal.as_json({**about, "unchecked": [str(path) for path in found.unchecked], "warnings": warned})
         return
-    for warning in found:
-        sys.stderr.write(f"virtpoise: {file}: warning: {warning}\n")
-    print_out(f"{file}: good (mode {settings.mode}, strategy {settings.policy.strategy}).")
+    for warning in warned:
+        sys.stderr.write(f"virtpoise: {file}: warning: {visible(warning)}\n")
+    print_out(f"{file}: good for the user {found.user} (mode {mode}, strategy {strategy}).")
+    for path in found.unchecked:
+        print_out(f"{path}: not checked, systemd puts it there when it starts the service.")
+
+
+@app.command(epilog="Example: virtpoise token alice --role order")
+def token(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Whose it is; the journal names the owner of each order.")
+    ],
+    role: Annotated[
+        Role,
+        typer.Option(
+            "--role",
+            help="read, if web.read asks for a token; order: also moves, drains and pauses; mode: also the mode.",
+        ),
+    ] = "order",
+) -> None:
+    """Make a token. The first line is the token itself, for its owner; the second is the line with its hash for web.token_file."""
+    from virtpoise_balancer.tokens import new_token
+
+    print_out("\n".join(new_token(name, role)))
 
 
 app.add_typer(reading.app)
@@ -133,12 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
-        sys.stderr.write("".join(f"virtpoise: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"virtpoise: {visible(line)}\n" for line in str(error).splitlines()))
         return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT
     except _UsageError as error:
         message: str = error.format_message()  # type: ignore[attr-defined]
         message = " ".join(message.split()).replace("Value error, ", "")
-        sys.stderr.write(f"virtpoise: {message} (see virtpoise --help)\n")
+        sys.stderr.write(f"virtpoise: {visible(message)} (see virtpoise --help)\n")
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("virtpoise: interrupted\n")
@@ -151,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if (why := _database_error(error)) is None:
             raise
-        sys.stderr.write(f"virtpoise: state.url: {why}\n")
+        sys.stderr.write(f"virtpoise: state.url: {visible(why)}\n")
         return EXIT_BAD_INPUT
     return int(code or 0)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from virtpoise_balancer.errors import BadInput, VirtpoiseError
+from virtpoise_balancer.visible import visible_lines
 
 DEFAULT_CONFIG = Path("/etc/virtpoise/virtpoise.yml")
 
@@ -71,7 +72,7 @@ def new_app() -> typer.Typer:
 
 
 def print_out(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible_lines(text) + "\n")
 
 
 def read_file(path: Path) -> bytes:

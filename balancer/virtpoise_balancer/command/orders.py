@@ -1,8 +1,9 @@
-"""The commands that order something: apply, drain, undrain, pause, resume, mode."""
+"""The commands that order something: apply, drain, undrain, acknowledge, pause, resume, mode."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,8 +47,8 @@ def apply(
 ) -> None:
     """Have the running balancer make the moves that it recommends, after checking them against fresh data.
 
-    Needs web.token_file in the configuration, with a token for the calling user. Root may use another user's token; the
-    journal names both.
+    Root and the balancer's own user use its socket, as do members of web.socket_group. Anyone else needs a token in web.token_file, and
+    the balancer TLS. The journal names the user, also behind sudo.
     """
     import json
 
@@ -87,8 +88,8 @@ def drain(
     """Evacuate a host: migrate all running domains off it, and keep it empty until `virtpoise undrain`."""
     import time
 
-    settings, orders, by = _orders(config)
-    print_out(orders.drain(host, by))
+    with _orders(config) as (settings, orders, by):
+        print_out(orders.drain(host, by))
     since = time.time()  # a cycle that began earlier may not know the order
     if wait:
         from virtpoise_balancer.command.drained import wait_until_empty
@@ -100,8 +101,21 @@ def drain(
 @app.command(epilog="Example: virtpoise undrain h1")
 def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Return a drained or draining host to the group."""
-    _, orders, by = _orders(config)
-    print_out(orders.undrain(host, by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.undrain(host, by))
+
+
+@app.command(
+    epilog="Example: virtpoise acknowledge vm1. First make sure that the domain runs on one host at most, and where: nothing "
+    "checks that afterwards. A domain that runs again, or that its guest shut down, needs no acknowledgement."
+)
+def acknowledge(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Its name or its uuid.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """End the wait for a domain that was lost in a migration, or whose migration has no known end."""
+    with _orders(config) as (_, orders, by):
+        print_out(orders.acknowledge(domain, by))
 
 
 @app.command(epilog="Example: virtpoise pause")
@@ -110,15 +124,15 @@ def pause(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     Running migrations, monitoring and planning continue.
     """
-    _, orders, by = _orders(config)
-    print_out(orders.pause(by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.pause(by))
 
 
 @app.command(epilog="Example: virtpoise resume")
 def resume(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """End a pause."""
-    _, orders, by = _orders(config)
-    print_out(orders.resume(by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.resume(by))
 
 
 @app.command(epilog="Example: virtpoise mode automatic")
@@ -133,11 +147,12 @@ def mode(
 
     It survives restarts, until it is set again or changed in the configuration.
     """
-    _, orders, by = _orders(config)
-    print_out(orders.set_mode(mode, by))
+    with _orders(config) as (_, orders, by):
+        print_out(orders.set_mode(mode, by))
 
 
-def _orders(path: Path) -> tuple[Config, Orders, By]:
+@contextmanager
+def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
     """The configuration, what takes the orders, and who gives them. Orders go to the store: no balancer need run."""
     from virtpoise_balancer.config import read_config
 
@@ -148,27 +163,24 @@ def _orders(path: Path) -> tuple[Config, Orders, By]:
     from virtpoise_balancer.control.orders import Orders
     from virtpoise_balancer.service import wiring
 
-    orders = Orders(
-        store=wiring.make_store(settings),
-        look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
-        mode=lambda: settings.mode,
-        may_act=lambda: settings.libvirt.names_hosts,
-    )
-    return settings, orders, _by()
+    with closing(wiring.make_store(settings)) as store:
+        orders = Orders(
+            store=store,
+            look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
+            mode=lambda: settings.mode,
+            may_act=lambda: settings.libvirt.names_hosts,
+        )
+        yield settings, orders, _by()
 
 
 def _by() -> By:
     """The calling user; behind sudo, the user who called it."""
     import os
-    import pwd
 
     from virtpoise_balancer.control.orders import By
+    from virtpoise_balancer.tokens import user_name
 
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        user = str(os.getuid())
-    return By(os.environ.get("SUDO_USER", user), "command")
+    return By(os.environ.get("SUDO_USER") or user_name(os.getuid()), "command")
 
 
 def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:

@@ -18,7 +18,6 @@ from virtpoise_balancer.command.options import (
     SnapshotOption,
     complete_host_or_domain,
     new_app,
-    print_out,
 )
 from virtpoise_balancer.errors import BadInput, NotKnown
 
@@ -36,7 +35,7 @@ def snapshot(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = "json
     from virtpoise_balancer.formats import write_snapshot
 
     if output == "json":
-        print_out(write_snapshot(seen))
+        terminal.print_json(write_snapshot(seen))
     else:
         terminal.snapshot(seen)
 
@@ -75,7 +74,7 @@ def plan(
 
     made = make_plan(group, policy)
     if output == "json":
-        print_out(write_plan(made))
+        terminal.print_json(write_plan(made))
     else:
         terminal.plan(made)
     if not made.solved:

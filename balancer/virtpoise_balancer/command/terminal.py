@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.explain.wording import percent
 from virtpoise_balancer.model import Role
+from virtpoise_balancer.visible import visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
     from virtpoise_balancer.command.doctor import Finding
@@ -31,12 +34,25 @@ _MOST_DESTINATIONS = 20
 
 
 class Console(RichConsole):
+    """Shows names as they are: no markup, no emoji, and an escape for what a terminal would obey."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible_lines(segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # `virtpoise history | head` is not an error: main() exits quietly
 
 
 def as_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    print_json(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_json(document: str) -> None:
+    sys.stdout.write(visible_json(document) + "\n")
 
 
 def _load_bar(ratio: float | None, threshold: float) -> Text:
@@ -66,7 +82,7 @@ def make_table(*columns: str) -> Table:
 
 
 def cells(*values: object) -> list[Text]:
-    return [value if isinstance(value, Text) else Text(str(value)) for value in values]
+    return [value if isinstance(value, Text) else Text(visible(str(value))) for value in values]
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.silence import Silence, with_silence
+from virtpoise_balancer.analyse.unsettled import with_unsettled
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.decide import (
@@ -23,10 +24,12 @@ from virtpoise_balancer.control.decide import (
     next_cycle,
 )
 from virtpoise_balancer.errors import MonitorError, Refused
+from virtpoise_balancer.execute.accounts import Accounts, NoAccounts
+from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Mode, Move, Plan, Policy, Snapshot
+from virtpoise_balancer.model import Mode, Move, Plan, Policy, Snapshot, Unsettled
 from virtpoise_balancer.monitor.observe import Load, Observation
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice
@@ -37,7 +40,7 @@ class Report:
     """What a cycle saw and did. If the look failed or another balancer acts, only ``result`` and ``sentence`` are set.
 
     ``observation``: with all that is remembered put into its snapshot. ``predictions``: those without a verdict.
-    ``lost``: uuids of domains that a migration left running on neither host. ``broken``: rows of the store that were left out.
+    ``unsettled``: domains that keep all action off their hosts. ``broken``: rows of the store that were left out.
     """
 
     result: CycleResult
@@ -48,7 +51,7 @@ class Report:
     drains: Mapping[str, DrainOrder] = field(default_factory=dict)
     measured: tuple[tuple[DuePrediction, Measured], ...] = ()
     predictions: tuple[PredictionRecord, ...] = ()
-    lost: frozenset[str] = frozenset()
+    unsettled: tuple[Unsettled, ...] = ()
     broken: tuple[str, ...] = ()
 
 
@@ -71,8 +74,8 @@ class Observer(Protocol):
 class Cycle:
     """The parts of the loop. What it remembers from one turn to the next is in the store alone.
 
-    ``silence``: which hosts do not answer now. ``mode``: as configured. ``only_recommends``: why no move may be made
-    automatically, or None.
+    ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
+    ``only_recommends``: why no move may be made automatically, or None.
     """
 
     observer: Observer
@@ -84,6 +87,7 @@ class Cycle:
     mode: Mode
     only_recommends: str | None = None
     silence: Callable[[], Silence] = Silence
+    accounts: Accounts = field(default_factory=NoAccounts)
 
     def run(self, now: float) -> Report:
         """One turn at ``now`` (Unix seconds)."""
@@ -93,15 +97,17 @@ class Cycle:
             return self.failed(f"nothing is done: {error}", now)
         busy = self.executor.busy
         memory = self._recall(now)  # after `busy`: the ends of what is not under way any more are in the store
+        self.accounts.keep_up(memory.watched, _known(seen.snapshot), _seen_twice(seen))
         windows, warnings = self._windows(memory, now)
         acts = memory.orders.overrides.acts(self.mode) and self.only_recommends is None
         executor = self.executor if acts else RecommendingExecutor(self.executor)
-        decision = decide(self._situation(seen.snapshot, memory, now, executor, windows, busy=busy))
+        situation = self._situation(seen.snapshot, memory, now, executor, windows, busy=busy)
+        decision = decide(situation)
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
             executor.carry_out(committed.entries, self.obstacle)
         seen = replace(seen, warnings=tuple(dict.fromkeys((*seen.warnings, *warnings))))
-        return _report(decision, seen, memory, committed)
+        return _report(decision, seen, situation, committed)
 
     def apply(self, wanted: Set[Choice], now: float) -> Plan:
         """Make these moves of the plan, as it is on a fresh look, and return them. Refused when they are not all in it any more."""
@@ -127,7 +133,8 @@ class Cycle:
         except MonitorError as error:
             return str(error)
         heard = with_silence(snapshot, self.silence(), acts=True)
-        return obstacle(move, with_drains(heard, orders.drains))
+        settled = with_unsettled(heard, self.accounts.unsettled(self.store.watched()))
+        return obstacle(move, with_drains(settled, orders.drains))
 
     def _recall(self, now: float) -> Memory:
         return self.store.recall(now - remembered_seconds(self.policy))
@@ -149,6 +156,7 @@ class Cycle:
             policy=self.policy,
             windows=windows,
             silence=self.silence(),
+            unsettled=self.accounts.unsettled(memory.watched),
             acts=executor.acts,
             mode=self.mode,
             only_recommends=self.only_recommends,
@@ -176,6 +184,7 @@ class Cycle:
     def failed(self, sentence: str, now: float) -> Report:
         """The report of a turn that came to nothing, which is written down as well."""
         memory = self._recall(now)
+        self.accounts.keep_up(memory.watched, (), None)
         cycle = next_cycle(now, CycleResult.FAILED, sentence, memory.newest_cycle)
         committed = self.store.commit(Changes(cycle=cycle), now)
         return Report(
@@ -183,8 +192,18 @@ class Cycle:
             sentence=sentence,
             drains=memory.orders.drains,
             predictions=committed.open_predictions,
+            unsettled=self.accounts.unsettled(memory.watched),
             broken=memory.broken,
         )
+
+
+def _known(seen: Snapshot) -> tuple[str, ...]:
+    return tuple(host.name for host in seen.hosts)
+
+
+def _seen_twice(seen: Observation) -> dict[str, SeenTwice]:
+    names = {domain.uuid: domain.name for domain in seen.snapshot.domains}
+    return {uuid: SeenTwice(names.get(uuid, uuid), hosts) for uuid, hosts in seen.duplicates.items()}
 
 
 def remembered_seconds(policy: Policy) -> float:
@@ -199,8 +218,8 @@ def with_memory(seen: Snapshot, store: Store, policy: Policy, now: float, *, rea
     return bring_up_to_date(situation).snapshot
 
 
-def _report(decision: Decision, seen: Observation, memory: Memory, committed: Committed) -> Report:
-    known = decision.up_to_date
+def _report(decision: Decision, seen: Observation, situation: Situation, committed: Committed) -> Report:
+    known, memory = decision.up_to_date, situation.memory
     return Report(
         result=decision.result,
         sentence=decision.sentence,
@@ -210,6 +229,6 @@ def _report(decision: Decision, seen: Observation, memory: Memory, committed: Co
         drains=memory.orders.drains,
         measured=known.measured,
         predictions=committed.open_predictions,
-        lost=known.lost,
+        unsettled=situation.unsettled,
         broken=memory.broken,
     )

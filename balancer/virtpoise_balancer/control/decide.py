@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -16,10 +16,11 @@ from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.learned import with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.analyse.silence import Silence, with_silence
+from virtpoise_balancer.analyse.unsettled import with_unsettled
 from virtpoise_balancer.control import sentences
 from virtpoise_balancer.control.sentences import UnderWay
-from virtpoise_balancer.knowledge.records import Changes, LostDomain, Memory, NewCycle, NewestCycle, NewPlan
-from virtpoise_balancer.model import DomainState, Mode, Plan, Policy, Snapshot
+from virtpoise_balancer.knowledge.records import Changes, Memory, NewCycle, NewestCycle, NewPlan
+from virtpoise_balancer.model import Mode, Plan, Policy, Snapshot, Unsettled
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
 
@@ -45,9 +46,10 @@ class Window:
 class Situation:
     """All that a cycle decides on.
 
-    ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``acts``: whether moves are
-    made, not only recommended. ``mode`` and ``only_recommends``: as of the Cycle. ``busy``: moves of an earlier plan are still
-    being made. ``in_flight``: its migrations under way. ``reach_back_seconds``: how far before its step a reading may reach.
+    ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``: domains
+    that keep all action off their hosts. ``acts``: whether moves are made, not only recommended. ``mode`` and
+    ``only_recommends``: as of the Cycle. ``busy``: moves of an earlier plan are still being made. ``in_flight``: its migrations
+    under way. ``reach_back_seconds``: how far before its step a reading may reach.
     """
 
     now: float
@@ -56,6 +58,7 @@ class Situation:
     policy: Policy
     windows: tuple[Window, ...] = ()
     silence: Silence = field(default_factory=Silence)
+    unsettled: tuple[Unsettled, ...] = ()
     acts: bool = True
     mode: Mode = "recommend"
     only_recommends: str | None = None
@@ -68,13 +71,12 @@ class Situation:
 class UpToDate:
     """What is known now. ``snapshot`` holds all of it, so that it alone decides the plan. ``changes``: to be written.
 
-    ``backoffs``: by host. ``lost``: uuids of domains that a migration left running on neither host.
+    ``backoffs``: by host.
     """
 
     snapshot: Snapshot
     backoffs: Mapping[str, Backoff]
     measured: tuple[tuple[DuePrediction, Measured], ...]
-    lost: frozenset[str]
     changes: Changes
 
 
@@ -131,22 +133,19 @@ def bring_up_to_date(situation: Situation) -> UpToDate:
     """The snapshot with all that is remembered, after the plans that ended, the orders and the readings since."""
     memory = situation.memory
     heard = with_silence(situation.seen, situation.silence, acts=situation.acts)
-    marked = with_drains(heard, memory.orders.drains)
+    marked = with_drains(with_unsettled(heard, situation.unsettled), memory.orders.drains)
     backoffs = _backoffs(situation, marked)
     measured = tuple(
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
     )
-    found = _found(memory.lost, situation.seen)
     return UpToDate(
         snapshot=with_learned(with_backoffs(marked, backoffs), memory.learned),
         backoffs=backoffs,
         measured=measured,
-        lost=frozenset(one.uuid for one in memory.lost if one.migration_id not in found),
         changes=Changes(
             settled=tuple(ended.id for ended in memory.ended_plans),
             backoffs=tuple(backoff for host, backoff in backoffs.items() if backoff != memory.backoffs.get(host)),
             verdicts={due.id: verdict for due, verdict in measured},
-            found=found,
         ),
     )
 
@@ -236,9 +235,3 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
         if host.name in backoffs:
             backoffs[host.name] = relieved(backoffs[host.name], host, marked, policy)
     return backoffs
-
-
-def _found(lost: Sequence[LostDomain], seen: Snapshot) -> tuple[int, ...]:
-    """The migrations whose lost domain was seen running after they had ended. A reading covers the step before it."""
-    running = {domain.uuid for domain in seen.domains if domain.state is DomainState.RUNNING} if lost else set()
-    return tuple(one.migration_id for one in lost if one.uuid in running and one.ended <= seen.time - seen.step_seconds)

@@ -1,4 +1,4 @@
-"""Orders of people: drain, undrain, pause, resume, mode, apply. Each is journalled, whether it is followed or refused."""
+"""Orders of people: drain, undrain, pause, resume, mode, apply, acknowledge. Each is journalled, whether it is followed or refused."""
 
 from __future__ import annotations
 
@@ -74,6 +74,9 @@ class Orders:
     def apply(self, wanted: Set[Choice], by: By) -> str:
         target = f"{len(wanted)} move{'' if len(wanted) == 1 else 's'}"  # the answer names them
         return self._journalled("apply", target, by, lambda: self._apply(wanted))
+
+    def acknowledge(self, domain: str, by: By) -> str:
+        return self._journalled("acknowledge", domain, by, lambda: self._acknowledge(domain, by))
 
     def refuse(self, action: str, target: str, by: By, why: str) -> None:
         """Journal an order that was refused before it got here."""
@@ -153,6 +156,19 @@ class Orders:
         plan = self.carry_out(wanted)
         moves = ", ".join(f"{move.domain} from {move.source} to {move.destination}" for move in plan.moves)
         return f"Begun: {moves}."
+
+    def _acknowledge(self, name: str, by: By) -> str:
+        unsettled = {
+            entry.move.uuid: entry.move.domain for entry in self.store.watched() if entry.is_open or entry.lost
+        }
+        wanted = [uuid for uuid, domain in unsettled.items() if name in (uuid, domain)]
+        if not wanted:
+            names = ", ".join(sorted(unsettled.values())) or "none"
+            raise NotKnown(f"{name}: no such domain is lost or has a migration without a known end; there are: {names}")
+        if len(wanted) > 1:
+            raise Refused(f"{name}: several domains have this name; name one by its uuid: {', '.join(sorted(wanted))}")
+        self.store.acknowledge(wanted[0], f"ended by the word of {by.who}")
+        return f"{unsettled[wanted[0]]} is accounted for: its hosts take part again from the next cycle on."
 
     def _acts(self) -> bool:
         return self.store.overrides().acts(self.mode())

@@ -1,8 +1,7 @@
-"""Carries journalled moves out beside the cycles: those of a wave at the same time, one wave after another.
+"""Starts journalled moves beside the cycles: those of a wave at the same time, one wave after another.
 
-The start and the end of each are written down. Waves already respect the limits in flight (plan); a move that counts on one that was
-not made is skipped. An end that cannot be told, since a host does not answer, is asked for until both hosts tell; meanwhile the entry
-in the journal stays open, so that the domain counts as migrating, and the group is balanced on.
+Waves already respect the limits in flight (plan). A move that needs one that was not made is skipped. How a migration that was asked for
+has ended is for the reconciler to find out: at once, or in later cycles while a host does not answer; the next moves do not wait for it.
 """
 
 from __future__ import annotations
@@ -12,40 +11,35 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
 from virtpoise_balancer.errors import Refused
-from virtpoise_balancer.execute.migrate import Migrator, Watch
-from virtpoise_balancer.model import Move, Outcome, Progress, Result
+from virtpoise_balancer.execute.migrate import Migrator
+from virtpoise_balancer.execute.reconcile import StillOpen
+from virtpoise_balancer.execute.reconciler import Reconciler, Requested
+from virtpoise_balancer.model import JournalEntry, Move, Outcome, Progress, Result
 
 log = structlog.get_logger()
 
-_RETRY_SECONDS = 5.0
-_T = TypeVar("_T")
-
-
-class Journal(Protocol):
-    """Where migrations are written down (knowledge keeps it)."""
-
-    def begin(self, migration_id: int) -> None: ...
-
-    def end(self, migration_id: int, outcome: Outcome) -> None: ...
+# For how long a domain may be between its hosts after the request was answered, and how often to look.
+_HANDOVER_SECONDS = 20.0
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A migration under way; ``progress`` once libvirt has told of it; ``began`` on the monotonic clock, for this process."""
+    """A migration under way. ``began``: in Unix seconds, as the journal has it; ``progress`` once libvirt has reported any."""
 
     move: Move
     progress: Progress | None = None
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.time)
 
     @property
     def seconds(self) -> float:
-        """For how long; of one that an earlier process began, libvirt knows more than this one."""
-        return max(time.monotonic() - self.began, self.progress.elapsed_seconds if self.progress else 0.0)
+        """For how long it has been under way."""
+        return max(time.time() - self.began, 0.0)
 
 
 # Moves by their ids in the journal.
@@ -61,7 +55,9 @@ class Executor(Protocol):
     def in_flight(self) -> tuple[InFlight, ...]: ...
 
     @property
-    def busy(self) -> bool: ...
+    def busy(self) -> bool:
+        """Whether moves of a plan are being made."""
+        ...
 
     @property
     def acts(self) -> bool:
@@ -76,19 +72,21 @@ class LibvirtExecutor:
     """Makes the moves, in a thread of its own."""
 
     migrator: Migrator
-    journal: Journal
-    on_end: Callable[[Move, Outcome], None]
+    reconciler: Reconciler
     ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
     stop: threading.Event = field(default_factory=threading.Event)
-    _in_flight: dict[str, InFlight] = field(default_factory=dict)  # by the domain's uuid
+    _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
     _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
     _starting: threading.Lock = field(default_factory=threading.Lock)  # nothing starts after `stop`
     _thread: threading.Thread | None = None
-    _settling: list[threading.Thread] = field(default_factory=list)  # one for each move whose end could not be told
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
-        return tuple(self._in_flight.copy().values())
+        others = (
+            InFlight(entry.move, progress, entry.began or time.time())
+            for entry, progress in self.reconciler.under_way()
+        )
+        return (*self._in_flight.copy().values(), *others)
 
     @property
     def busy(self) -> bool:
@@ -99,24 +97,20 @@ class LibvirtExecutor:
         return True
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
-        self._start(lambda: self._make(tuple(entries), recheck))
+        with self._starting:
+            if self.stop.is_set():
+                raise Refused("the balancer is about to end")
+            if self.busy:
+                raise RuntimeError("moves are already being made")
+            self.reconciler.hold(migration_id for migration_id, _ in entries)
+            self._thread = threading.Thread(target=self._make, args=(tuple(entries), recheck), name="executor")
+            self._thread.start()
 
-    def adopt(self, unfinished: Entries) -> None:
-        """Wait for the migrations that an earlier process journalled and did not see the end of, and journal their ends."""
-        if unfinished:
-            self._start(lambda: self._settle(tuple(unfinished)))
-
-    def wait(self, seconds: float, *, ends: bool = False) -> bool:
-        """Wait until no moves are being made, for ``seconds`` at most. Whether that came.
-
-        ``ends``: also until the ends that could not be told at once are known.
-        """
-        deadline = time.monotonic() + seconds
-        threads = [self._thread, *(self._settling if ends else ())]
-        for thread in threads:
-            if thread is not None:
-                thread.join(max(deadline - time.monotonic(), 0))
-        return not any(thread is not None and thread.is_alive() for thread in threads)
+    def wait(self, seconds: float) -> bool:
+        """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return not self.busy
 
     def close(self) -> None:
         """Start nothing more, and wait until what runs has ended or was aborted."""
@@ -124,17 +118,7 @@ class LibvirtExecutor:
             self.stop.set()
         if self._thread is not None:
             self._thread.join()
-        for settling in self._settling:
-            settling.join()
-
-    def _start(self, work: Callable[[], None]) -> None:
-        with self._starting:
-            if self.stop.is_set():
-                raise Refused("the balancer is about to end")
-            if self.busy:
-                raise RuntimeError("moves are already being made")
-            self._thread = threading.Thread(target=work, name="executor")
-            self._thread.start()
+        self.reconciler.close()
 
     def _make(self, entries: Entries, recheck: Recheck) -> None:
         not_made: list[Move] = []
@@ -142,83 +126,81 @@ class LibvirtExecutor:
             before = tuple(not_made)
 
             def make(migration_id: int, move: Move, before: Sequence[Move] = before) -> None:
-                result = None
+                done = False
                 try:
-                    result = self._make_one(before, recheck, migration_id, move)
+                    done = self._make_one(before, recheck, migration_id, move)
+                except Exception:  # the next cycles find out what became of it
+                    log.exception("a move failed in an unforeseen way", domain=move.domain)
                 finally:
-                    if result is not Result.DONE:
+                    self.reconciler.release(migration_id)
+                    if not done:
                         not_made.append(move)
 
             _together(make, tuple(wave), "move")
 
-    def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> Result | None:
-        """How the move ended; None while that cannot be told."""
+    def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> bool:
+        """Make the move, unless something is against it. Whether the domain is where it should go."""
         missing = next((other for other in not_made if other.uuid in move.needs), None)
         if self.stop.is_set():
-            outcome = Outcome(result=Result.SKIPPED, why="told to stop")
-        elif missing is not None:
-            outcome = Outcome(
-                result=Result.SKIPPED, why=f"it counts on {missing.domain} having left {missing.source}, which did not"
+            return self._skip(migration_id, move, "told to stop")
+        if missing is not None:
+            return self._skip(
+                migration_id, move, f"it counts on {missing.domain} having left {missing.source}, which did not"
             )
-        else:
-            self.journal.begin(migration_id)
-            begun = self._move(move, recheck)
-            if (begun is None or begun.result is not Result.DONE) and not self.stop.is_set():
-                self.ask((move.source, move.destination))  # before the end is written, so that the next plan knows it
-            if begun is None:
-                self._settle_later(migration_id, move)
-                return None
-            outcome = begun
-        self._end(migration_id, move, outcome)
-        return outcome.result
+        if not self.reconciler.can_write:
+            return self._skip(migration_id, move, "the store cannot be written: no move begins")
+        try:
+            began = self.reconciler.journal.begin(migration_id)
+        except Exception as error:
+            return self._skip(migration_id, move, f"the store cannot be written: {type(error).__name__}")
+        entry = JournalEntry(id=migration_id, move=move, began=began)
+        if why := self._obstacle(move, recheck):
+            self._ask_again(move)
+            return self._skip(migration_id, move, why)
+        self._in_flight[migration_id] = InFlight(move, began=began)
+        try:
+            return self._migrate(entry)
+        finally:
+            del self._in_flight[migration_id]
 
-    def _end(self, migration_id: int, move: Move, outcome: Outcome) -> None:
-        self.journal.end(migration_id, outcome)
-        self.on_end(move, outcome)
-
-    def _move(self, move: Move, recheck: Recheck) -> Outcome | None:
+    def _obstacle(self, move: Move, recheck: Recheck) -> str | None:
         try:
             with self._looking:
                 why = recheck(move)
-            if why:
-                return Outcome(result=Result.SKIPPED, why=why)
-            return self._watched(move, self.migrator.migrate)
-        except Exception as error:  # a mistake of ours must not leave the journal open
-            log.exception("a move failed in an unforeseen way", domain=move.domain)
-            return Outcome(result=Result.FAILED, why=f"unforeseen: {type(error).__name__}: {error}")
+            return why or self.migrator.obstacle(move)
+        except Exception as error:  # nothing has begun yet
+            log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
+            return f"unforeseen: {type(error).__name__}: {error}"
 
-    def _settle_later(self, migration_id: int, move: Move) -> None:
-        """Ask for the end beside the moves to come: a host that is gone must not hold up the others."""
-        log.warning(
-            "the end of a migration cannot be told yet", domain=move.domain, hosts=[move.source, move.destination]
-        )
-        settling = threading.Thread(target=self._settle_one, args=(migration_id, move), name=f"settle {move.domain}")
-        with self._starting:
-            settling.start()
-            self._settling = [one for one in self._settling if one.is_alive()] + [settling]
-
-    def _settle(self, unfinished: Entries) -> None:
-        _together(self._settle_one, unfinished, "settle")
-
-    def _settle_one(self, migration_id: int, move: Move) -> None:
-        while not self.stop.is_set():
-            outcome = self._watched(move, self.migrator.settle)
-            if outcome is not None:
-                self._end(migration_id, move, outcome)
-                return
-            self.stop.wait(_RETRY_SECONDS)
-
-    def _watched(self, move: Move, make: Callable[[Move, Watch, threading.Event], _T]) -> _T:
-        began = InFlight(move)
-
+    def _migrate(self, entry: JournalEntry) -> bool:
         def watch(progress: Progress) -> None:
-            self._in_flight[move.uuid] = replace(began, progress=progress)
+            self._in_flight[entry.id] = replace(self._in_flight[entry.id], progress=progress)
 
-        self._in_flight[move.uuid] = began
+        requested = Requested(why="unforeseen", answered=False)
         try:
-            return make(move, watch, self.stop)
-        finally:
-            del self._in_flight[move.uuid]
+            requested = self.migrator.request(entry.move, watch, self.stop)
+        except Exception as error:  # it was asked for, or not: only the hosts know
+            log.exception("a request for a migration failed in an unforeseen way", domain=entry.move.domain)
+            requested = Requested(why=f"unforeseen: {type(error).__name__}: {error}", answered=False)
+        self.reconciler.requested(entry, requested)
+        if requested.why:
+            self._ask_again(entry.move)  # before the end is written, so that the next plan knows it
+        clock = self.reconciler.clock
+        patience = clock.monotonic() + _HANDOVER_SECONDS
+        while isinstance(found := self.reconciler.settle(entry), StillOpen):
+            if found.silent or found.progress or not requested.answered or clock.monotonic() >= patience:
+                log.warning("a migration has no known end yet", domain=entry.move.domain, why=found.text)
+                return False
+            clock.sleep(_LOOK_SECONDS)
+        return found.result is Result.DONE
+
+    def _ask_again(self, move: Move) -> None:
+        if not self.stop.is_set():
+            self.ask((move.source, move.destination))
+
+    def _skip(self, migration_id: int, move: Move, why: str) -> bool:
+        self.reconciler.end(migration_id, move, Outcome(result=Result.SKIPPED, why=why))
+        return False
 
 
 def _together(work: Callable[[int, Move], None], entries: Entries, name: str) -> None:

@@ -7,11 +7,14 @@ from enum import StrEnum
 
 
 class Presence(StrEnum):
-    """What a host says of a domain."""
+    """What a host's libvirt reports of a domain."""
 
     ABSENT = "absent"
-    DEFINED = "defined"
-    PAUSED = "paused"
+    DEFINED = "defined"  # does not run, for no known reason: its process crashed, or libvirt was restarted
+    SHUT_OFF = "shut off"  # by its guest or a person: shut down, saved, or made from a snapshot
+    DESTROYED = "destroyed"  # its process was ended over libvirt
+    PAUSED = "paused"  # active, but its CPUs do not run
+    MIGRATING = "between hosts"  # paused by a migration, on either of its hosts
     RUNNING = "running"
 
 
@@ -24,6 +27,7 @@ class Needs:
     """
 
     name: str
+    machine: str | None = None  # its machine type, as QEMU names it
     disks: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -35,6 +39,7 @@ class Needs:
 class HostFacts:
     """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor * 10^3 + release).
 
+    ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their short names;
     ``pools`` are the active ones; ``secrets`` by uuid and usage.
     """
 
@@ -42,6 +47,8 @@ class HostFacts:
     hypervisor_version: int
     cpu: str | None
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
+    uuid: str | None = None
+    machines: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
     pools: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()

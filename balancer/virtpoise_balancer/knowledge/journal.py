@@ -1,17 +1,20 @@
-"""The journal of migrations: written down before they begin, ended once their end is known."""
+"""The journal of migrations: written down before they begin, ended once the world has shown their end, corrected if it shows another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
 from virtpoise_balancer.knowledge import predictions
-from virtpoise_balancer.knowledge.records import Entries, LostDomain, MigrationRecord, PredictionRecord
+from virtpoise_balancer.knowledge.records import Entries, MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
-from virtpoise_balancer.model import Move, Outcome, Result
+from virtpoise_balancer.model import JournalEntry, Move, Outcome, Result, Written
+
+# How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out after all.
+_MAY_BE_CONTRADICTED_SECONDS = 300.0
 
 
 def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float) -> Entries:
@@ -30,65 +33,112 @@ def begin(connection: Connection, migration_id: int, now: float) -> None:
     connection.execute(update(migrations).where(migrations.c.id == migration_id).values(began=now))
 
 
-def end(connection: Connection, migration_id: int, outcome: Outcome, now: float) -> None:
-    connection.execute(
-        update(migrations)
-        .where(migrations.c.id == migration_id)
-        .values(
-            ended=now,
-            result=outcome.result.value,
-            why=outcome.why,
-            seconds=outcome.seconds,
-            downtime_seconds=outcome.downtime_seconds,
-            transferred_bytes=outcome.transferred_bytes,
-            dirty_bytes_per_second=outcome.dirty_bytes_per_second,
-            lost=outcome.lost,
-        )
-    )
-    if outcome.result is not Result.DONE:
+def end(connection: Connection, migration_id: int, outcome: Outcome, now: float) -> Written:
+    """Write the end of a migration, or correct the one that was written before.
+
+    A failure is corrected when the domain turns out to have arrived, and a loss when the domain is accounted for. Any other second
+    end changes nothing, so that an end may be written again.
+    """
+    before = connection.execute(select(migrations).where(migrations.c.id == migration_id)).one_or_none()
+    if before is None:  # forgotten
+        return Written.NOTHING
+    values = {
+        "ended": now,
+        "result": outcome.result.value,
+        "why": outcome.why,
+        "seconds": outcome.seconds,
+        "downtime_seconds": outcome.downtime_seconds,
+        "transferred_bytes": outcome.transferred_bytes,
+        "dirty_bytes_per_second": outcome.dirty_bytes_per_second,
+        "lost": outcome.lost,
+    }
+    arrived = before.result == Result.FAILED.value and outcome.result is Result.DONE
+    if before.result is None:
+        written = Written.ENDED
+        if before.why:  # an end was taken back
+            values["why"] = "; ".join(filter(None, (outcome.why, before.why)))
+    elif arrived:
+        written = Written.CORRECTED
+        values["why"] = "; ".join(filter(None, (outcome.why, f"corrected, was failed: {before.why}")))
+    elif before.lost and not outcome.lost and outcome.result is not Result.SKIPPED:
+        written = Written.NOTHING
+        values = {"lost": False}
+    else:
+        return Written.NOTHING
+    connection.execute(update(migrations).where(migrations.c.id == migration_id).values(values))
+    if written is Written.ENDED and outcome.result is not Result.DONE:
         predictions.drop(connection, migration_id)
+    return written
 
 
-def unfinished(connection: Connection) -> tuple[Entries, tuple[int, ...]]:
-    """Migrations without an end: those that had begun, and the ids of those that had not.
+def reopen(connection: Connection, migration_id: int, why: str) -> None:
+    """Take the end of a migration back. ``why``: what contradicts it."""
+    before = connection.execute(select(migrations).where(migrations.c.id == migration_id)).one_or_none()
+    if before is not None and before.result is not None:
+        text = f"corrected, was {before.result}: {before.why}; then {why}"
+        connection.execute(
+            update(migrations)
+            .where(migrations.c.id == migration_id)
+            .values(result=None, ended=None, why=text, seconds=None, lost=False)
+        )
+
+
+def watched(connection: Connection, now: float) -> tuple[JournalEntry, ...]:
+    """The entries that the world is asked about: without an end, with a domain that is lost, or failed a short while ago.
 
     The moves are read from the journal itself, not from the stored plan, so that no broken plan hides a migration.
     """
-    rows = connection.execute(select(migrations).where(migrations.c.result.is_(None)).order_by(migrations.c.id)).all()
-    begun = [row for row in rows if row.began is not None]
-    loads = predictions.loads(connection, [row.id for row in begun])
-    moves = tuple(
-        (
-            int(row.id),
-            Move(
+    lately = (
+        (migrations.c.result == Result.FAILED.value)
+        & migrations.c.began.is_not(None)
+        & (migrations.c.ended > now - _MAY_BE_CONTRADICTED_SECONDS)
+    )
+    wanted = migrations.c.result.is_(None) | migrations.c.lost | lately
+    rows = connection.execute(select(migrations).where(wanted).order_by(migrations.c.id)).all()
+    if not rows:
+        return ()
+    next_sources = _next_sources(connection, {row.uuid for row in rows})
+    loads = predictions.loads(connection, [row.id for row in rows])
+    return tuple(
+        JournalEntry(
+            id=row.id,
+            move=Move(
                 domain=row.domain,
                 uuid=row.uuid,
                 source=row.source,
                 destination=row.destination,
                 predicted=loads[row.id],
             ),
+            began=row.began,
+            result=None if row.result is None else Result(row.result),
+            lost=bool(row.lost),
+            left_from=left_from,
         )
-        for row in begun
+        for row in rows
+        if (left_from := next_sources(row.uuid, row.id)) is None or row.result is None or row.lost
     )
-    return moves, tuple(int(row.id) for row in rows if row.began is None)
 
 
-def noted(connection: Connection) -> tuple[dict[str, str], tuple[LostDomain, ...]]:
-    """The migrations that are under way, as the domain's uuid and its destination, and the domains that were lost."""
+def _next_sources(connection: Connection, uuids: Collection[str]) -> Callable[[str, int], str | None]:
+    """A function of a domain and an entry: the source of the domain's next migration that began, or None."""
+    begun: dict[str, list[tuple[int, str]]] = {}
     rows = connection.execute(
-        select(
-            migrations.c.id, migrations.c.uuid, migrations.c.destination, migrations.c.ended, migrations.c.lost
-        ).where(migrations.c.lost | (migrations.c.began.is_not(None) & migrations.c.result.is_(None)))
-    ).all()
-    under_way = {row.uuid: row.destination for row in rows if not row.lost}
-    lost = tuple(LostDomain(migration_id=row.id, uuid=row.uuid, ended=row.ended or 0.0) for row in rows if row.lost)
-    return under_way, lost
+        select(migrations.c.id, migrations.c.uuid, migrations.c.source)
+        .where(migrations.c.uuid.in_(uuids), migrations.c.began.is_not(None))
+        .order_by(migrations.c.id)
+    )
+    for row in rows:
+        begun.setdefault(row.uuid, []).append((row.id, row.source))
+    return lambda uuid, after: next((source for id_, source in begun.get(uuid, ()) if id_ > after), None)
 
 
-def mark_found(connection: Connection, migration_ids: Sequence[int]) -> None:
-    """The domains that these migrations lost run again."""
-    if migration_ids:
-        connection.execute(update(migrations).where(migrations.c.id.in_(migration_ids)).values(lost=False))
+def acknowledge(connection: Connection, uuid: str, why: str, now: float) -> bool:
+    """A person has accounted for a domain that was lost, or whose migration has no known end. Whether there was one."""
+    of_domain = update(migrations).where(migrations.c.uuid == uuid)
+    found = connection.execute(of_domain.where(migrations.c.lost).values(lost=False))
+    left_open = migrations.c.began.is_not(None) & migrations.c.result.is_(None)
+    ended = connection.execute(of_domain.where(left_open).values(result=Result.FAILED.value, ended=now, why=why))
+    return found.rowcount + ended.rowcount > 0
 
 
 def history(

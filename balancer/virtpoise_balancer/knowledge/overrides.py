@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from virtpoise_balancer.knowledge import schema
 from virtpoise_balancer.knowledge.database import fields_of
-from virtpoise_balancer.knowledge.records import Action, Overrides, Setting
+from virtpoise_balancer.knowledge.records import STRANGER, Action, Overrides, Setting
 
 
 def read(connection: Connection) -> Overrides:
@@ -30,8 +30,12 @@ def record_action(connection: Connection, action: Action) -> None:
 
 
 def actions(connection: Connection, limit: int) -> tuple[Action, ...]:
-    """The newest orders, newest first."""
-    rows = connection.execute(select(schema.actions).order_by(schema.actions.c.id.desc()).limit(limit))
+    """The newest orders, newest first. Refused orders of strangers are at most a quarter of them, so they displace no other."""
+    newest = select(schema.actions).order_by(schema.actions.c.id.desc())
+    stranger = schema.actions.c.who == STRANGER
+    strangers = connection.execute(newest.where(stranger).limit(limit // 4)).all()
+    others = connection.execute(newest.where(~stranger).limit(limit - len(strangers))).all()
+    rows = sorted((*strangers, *others), key=lambda row: -int(row.id))
     return tuple(Action(**fields_of(row, Action)) for row in rows)
 
 

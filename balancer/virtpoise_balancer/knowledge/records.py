@@ -9,7 +9,7 @@ from virtpoise_balancer.analyse.backoff import Backoff, Backoffs
 from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.learned import Learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.model import Mode, Move, Plan, Policy, Result, Role, Snapshot
+from virtpoise_balancer.model import JournalEntry, Mode, Move, Plan, Policy, Result, Role, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
 # Moves with their ids in the journal.
@@ -50,6 +50,10 @@ class StandingOrders:
 
     overrides: Overrides = Overrides()
     drains: DrainOrders = field(default_factory=dict)
+
+
+# Who gave an order that brought no known token. No user and no token has this name.
+STRANGER = "?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,19 +181,10 @@ class EndedPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LostDomain:
-    """A domain that a migration left running on neither host when it ended."""
-
-    migration_id: int
-    uuid: str
-    ended: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """All that a cycle reads, as it was at one moment. ``ended_plans``: those not settled yet, oldest first.
 
-    ``broken``: one line for each row that could not be read and was left out.
+    ``watched``: the migrations that the world is asked about. ``broken``: one line for each row that could not be read and was left out.
     """
 
     orders: StandingOrders = StandingOrders()
@@ -197,7 +192,7 @@ class Memory:
     learned: Learned = field(default_factory=Learned)
     ended_plans: tuple[EndedPlan, ...] = ()
     due: tuple[DuePrediction, ...] = ()
-    lost: tuple[LostDomain, ...] = ()
+    watched: tuple[JournalEntry, ...] = ()
     newest_plan: NewestPlan | None = None
     newest_cycle: NewestCycle | None = None
     broken: tuple[str, ...] = ()
@@ -228,14 +223,11 @@ class NewCycle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """All that a cycle writes. ``settled``: ids of plans. ``backoffs``: only those that changed. ``found``: ids of the
-    migrations whose lost domains run again. ``verdicts``: by the prediction's id.
-    """
+    """All that a cycle writes. ``settled``: ids of plans. ``backoffs``: only those that changed. ``verdicts``: by the prediction's id."""
 
     settled: tuple[int, ...] = ()
     backoffs: tuple[Backoff, ...] = ()
     verdicts: Mapping[int, Measured] = field(default_factory=dict)
-    found: tuple[int, ...] = ()
     plan: NewPlan | None = None
     cycle: NewCycle | None = None
 

@@ -33,7 +33,7 @@ from virtpoise_balancer.knowledge.records import (
     Setting,
     StandingOrders,
 )
-from virtpoise_balancer.model import Outcome
+from virtpoise_balancer.model import JournalEntry, Outcome, Written
 
 _DAY_SECONDS = 86400.0
 
@@ -59,14 +59,15 @@ class Store:
         """All that a cycle needs. Moves of a domain count if they ended after ``moved_since`` (Unix seconds)."""
         broken: list[str] = []
         with self.database.reading() as connection:
-            migrating, lost = journal.noted(connection)
+            watched = journal.watched(connection, self.clock.now())
+            migrating = {entry.move.uuid: entry.move.destination for entry in watched if entry.is_open}
             return Memory(
                 orders=StandingOrders(overrides=overrides.read(connection), drains=drains.read(connection)),
                 backoffs=backoffs.read(connection),
                 learned=learned.read(connection, moved_since, migrating),
                 ended_plans=plans.ended(connection, broken),
                 due=predictions.due(connection),
-                lost=lost,
+                watched=watched,
                 newest_plan=plans.newest(connection),
                 newest_cycle=cycles.newest(connection),
                 broken=tuple(broken),
@@ -77,7 +78,6 @@ class Store:
         entries: Entries = ()
         with self.database.writing() as connection:
             predictions.record_verdicts(connection, changes.verdicts)
-            journal.mark_found(connection, changes.found)
             plans.settle(connection, changes.settled)
             backoffs.write(connection, changes.backoffs)
             if changes.cycle is not None:
@@ -99,20 +99,32 @@ class Store:
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
-    def begin(self, migration_id: int) -> None:
-        """A journalled migration begins now."""
+    def begin(self, migration_id: int) -> float:
+        """A journalled migration begins now; the time of that."""
+        now = self.clock.now()
         with self.database.writing() as connection:
-            journal.begin(connection, migration_id, self.clock.now())
+            journal.begin(connection, migration_id, now)
+        return now
 
-    def end(self, migration_id: int, outcome: Outcome) -> None:
-        """A journalled migration has ended now."""
+    def end(self, migration_id: int, outcome: Outcome) -> Written:
+        """The end of a journalled migration is known now; what that changed."""
         with self.database.writing() as connection:
-            journal.end(connection, migration_id, outcome, self.clock.now())
+            return journal.end(connection, migration_id, outcome, self.clock.now())
 
-    def unfinished(self) -> tuple[Entries, tuple[int, ...]]:
-        """Journalled migrations without an end: those that had begun, and the ids of those that had not."""
+    def reopen(self, migration_id: int, why: str) -> None:
+        """The end of a journalled migration was none. ``why``: what contradicts it."""
+        with self.database.writing() as connection:
+            journal.reopen(connection, migration_id, why)
+
+    def watched(self) -> tuple[JournalEntry, ...]:
+        """The migrations that the world is to be asked about."""
         with self.database.reading() as connection:
-            return journal.unfinished(connection)
+            return journal.watched(connection, self.clock.now())
+
+    def acknowledge(self, uuid: str, why: str) -> bool:
+        """A person has accounted for a domain that was lost, or whose migration has no known end. Whether there was one."""
+        with self.database.writing() as connection:
+            return journal.acknowledge(connection, uuid, why, self.clock.now())
 
     # --- orders -------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ is 0..1; times are Unix seconds. The annotations double as the schema of the fil
 border (``formats``, ``config``), so that a range is written once.
 """
 
+from virtpoise_balancer.model.entry import JournalEntry, Unsettled, UnsettledKind, Written
 from virtpoise_balancer.model.migration import Outcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
@@ -86,6 +87,7 @@ __all__ = [
     "HostWeights",
     "Imbalance",
     "InconsistentSnapshot",
+    "JournalEntry",
     "Limits",
     "Link",
     "MigrationCost",
@@ -118,7 +120,10 @@ __all__ = [
     "Trigger",
     "Unknown",
     "UnknownKind",
+    "Unsettled",
+    "UnsettledKind",
     "Weights",
+    "Written",
     "check_consistent",
     "policy_problems",
 ]

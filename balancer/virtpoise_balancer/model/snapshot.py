@@ -35,6 +35,8 @@ class UnknownKind(StrEnum):
     LIBVIRT = "libvirt"  # its libvirt does not answer its exporter
     DOMAINS = "domains"  # its list of domains contradicts libvirt's own count
     SILENT = "silent"  # its libvirt does not answer the balancer
+    UNACCOUNTED = "unaccounted"  # a domain of it is active twice or nowhere, or its place is unknown
+    MIGRATING = "migrating"  # a migration from or to it has not ended, though its plan has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

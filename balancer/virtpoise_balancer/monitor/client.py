@@ -1,4 +1,7 @@
-"""Asks Prometheus' HTTP API: POST, one deadline for a query with its retries, warnings kept, nothing in a reply trusted."""
+"""Asks Prometheus' HTTP API: POST, one deadline for a query with its retries, warnings kept, nothing in a reply trusted.
+
+A reply is bounded in bytes, series and samples, and so is each text in it, before anything is made of it.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,29 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated, Literal
 
-import requests
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
 from virtpoise_balancer.formats import first_problem
+from virtpoise_balancer.hosts import shown
+from virtpoise_balancer.monitor.http import Access, Http, Reply
+
+# Of one reply. A thousand hosts with 50,000 domains need half of this.
+MOST_REPLY_BYTES = 64 * 2**20
+MOST_SERIES = 100_000
+MOST_SAMPLES = 4_000_000
+# Of one label's value: libvirt's names and uuids are far shorter.
+MOST_LABEL = 1024
+_MOST_WARNINGS = 20
+_MOST_SHOWN = 300
 
 _RETRY_FIRST_SECONDS = 0.1
 _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
 
 # [Unix seconds, value as text], as https://prometheus.io/docs/prometheus/latest/querying/api/ defines it
-_Sample = tuple[float, str]
+_Sample = tuple[FiniteFloat, str]
 
 
 class _Instant(BaseModel):
@@ -36,12 +48,12 @@ class _Range(BaseModel):
 
 class _Vector(BaseModel):
     resultType: Literal["vector"]  # noqa: N815 - Prometheus' own name
-    result: list[_Instant]
+    result: Annotated[list[_Instant], Field(max_length=MOST_SERIES)]
 
 
 class _Matrix(BaseModel):
     resultType: Literal["matrix"]  # noqa: N815
-    result: list[_Range]
+    result: Annotated[list[_Range], Field(max_length=MOST_SERIES)]
 
 
 class _Reply(BaseModel):
@@ -76,25 +88,35 @@ class Answer:
 
 @dataclass(slots=True)
 class PrometheusClient:
-    """A Prometheus-compatible server. Keeps nothing between two queries, so several threads may ask it."""
+    """A Prometheus-compatible server. Keeps no answer between two queries, so several threads may ask it."""
 
     url: str
     timeout_seconds: float
-    token_file: Path | None = None
-    ca_file: Path | None = None
-    session: requests.Session = field(default_factory=requests.Session)
+    access: Access = field(default_factory=Access)
+    _http: Http = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._http = Http(self.url, self.access, MOST_REPLY_BYTES)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def get(self, path: str) -> Reply:
+        """What Prometheus answers to a GET; for what it reports of itself. MonitorError when it cannot be had."""
+        return self._http.exchange("GET", path, self.timeout_seconds)
 
     def instant(self, query: str, at: float) -> Answer:
         """An instant query's vector at a Unix time. MonitorError when it cannot be had."""
         data, warnings = self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"})
         if not isinstance(data, _Vector):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
-        return Answer(_finite([(series.metric, [series.value]) for series in data.result]), warnings)
+        return _answer([(series.metric, [series.value]) for series in data.result], warnings)
 
     def time(self) -> float:
         """The server's own clock, in Unix seconds. MonitorError when it cannot be had."""
         data, _ = self._ask("/api/v1/query", {"query": "vector(time())"})  # at no time: at the server's
-        found = _finite([(one.metric, [one.value]) for one in data.result]) if isinstance(data, _Vector) else ()
+        samples = [(one.metric, [one.value]) for one in data.result] if isinstance(data, _Vector) else []
+        found = _answer(samples, ()).series
         if len(found) != 1:
             raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for 'vector(time())'")
         return found[0].value
@@ -105,7 +127,9 @@ class PrometheusClient:
         data, warnings = self._ask("/api/v1/query_range", form)
         if not isinstance(data, _Matrix):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a matrix for {query!r}")
-        return Answer(_finite([(series.metric, series.values) for series in data.result]), warnings)
+        if sum(len(series.values) for series in data.result) > MOST_SAMPLES:
+            raise MonitorBadReply(f"Prometheus at {self.url}: expected at most {MOST_SAMPLES} samples for {query!r}")
+        return _answer([(series.metric, series.values) for series in data.result], warnings)
 
     def _ask(self, path: str, form: dict[str, str]) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
         deadline = time.monotonic() + self.timeout_seconds
@@ -125,73 +149,49 @@ class PrometheusClient:
 
     def _ask_once(self, path: str, form: dict[str, str], deadline: float) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
         left = max(deadline - time.monotonic(), 0.001)
-        try:
-            response = self.session.post(
-                self.url + path,
-                data={**form, "timeout": f"{max(1, round(left * 1000))}ms"},
-                headers=self.authorization(),
-                timeout=left,
-                verify=str(self.ca_file) if self.ca_file else True,
-                allow_redirects=False,
+        form = {**form, "timeout": f"{max(1, round(left * 1000))}ms"}
+        response = self._http.exchange("POST", path, left, form)
+        if response.status in _RETRY_STATUSES:
+            raise MonitorError(f"Prometheus at {self.url} answered {response.status} {shown(response.reason)}")
+        if response.content.count(b'"metric"') > 2 * MOST_SERIES:  # refused before much larger objects are made of it
+            raise MonitorBadReply(
+                f"Prometheus at {self.url}: expected at most {MOST_SERIES} series for {form['query']!r}"
             )
-        except requests.RequestException as error:
-            raise MonitorError(f"Prometheus at {self.url} cannot be asked: {reason(error)}") from None
-        except OSError as error:  # before anybody was asked
-            raise MonitorBadReply(f"prometheus.ca_file: {error}") from None
-        if response.status_code in _RETRY_STATUSES:
-            raise MonitorError(f"Prometheus at {self.url} answered {response.status_code} {response.reason}")
         try:
             reply = _REPLY.validate_json(response.content)
         except ValidationError as error:
-            kind = response.headers.get("Content-Type", "no content type")
+            kind = shown(response.headers.get("Content-Type", "no content type"))
+            why = shown(first_problem(error), _MOST_SHOWN)
             raise MonitorBadReply(
-                f"{self.url} does not answer as Prometheus does ({response.status_code}, {kind}): {first_problem(error)}"
+                f"{self.url} does not answer as Prometheus does ({response.status}, {kind}): {why}"
             ) from None
         if reply.status == "error" or reply.data is None:
-            raise MonitorBadReply(f"Prometheus at {self.url} refused {form['query']!r}: {reply.error or 'no data'}")
-        return reply.data, tuple(reply.warnings)
-
-    def authorization(self) -> dict[str, str]:
-        """The headers by which Prometheus knows the balancer."""
-        if not self.token_file:
-            return {}
-        try:  # read at each query: tokens are renewed
-            token = self.token_file.read_text(encoding="ascii").strip()
-        except OSError as error:
-            raise MonitorBadReply(f"prometheus.token_file: {self.token_file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise MonitorBadReply(f"prometheus.token_file: {self.token_file}: expected ASCII text") from None
-        return {"Authorization": f"Bearer {token}"}
+            why = shown(reply.error, _MOST_SHOWN) or "no data"
+            raise MonitorBadReply(f"Prometheus at {self.url} refused {form['query']!r}: {why}")
+        return reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
 
 
-def _finite(found: list[tuple[dict[str, str], list[_Sample]]]) -> tuple[Series, ...]:
-    """The series with their finite samples; a rate over too little says NaN, and that is no figure."""
-    series = []
+def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[str, ...]) -> Answer:
+    """The series with their finite samples: a rate over too little is NaN, and that is no figure.
+
+    A series with an absurdly long label is left out by itself, and warned of.
+    """
+    series, long = [], 0
     for labels, samples in found:
+        if any(len(name) > MOST_LABEL or len(value) > MOST_LABEL for name, value in labels.items()):
+            long += 1
+            continue
         values = tuple((at, value) for at, text in samples if (value := _number(text)) is not None)
         if values:
             series.append(Series(labels, values))
-    return tuple(series)
+    if long:
+        warnings = (*warnings, f"{long} series have a label of more than {MOST_LABEL} characters and are left out")
+    return Answer(tuple(series), warnings)
 
 
 def _number(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        raise MonitorBadReply(f"Prometheus: expected a number as a sample's value, got {text!r}") from None
+        raise MonitorBadReply(f"Prometheus: expected a number as a sample's value, got '{shown(text)}'") from None
     return value if math.isfinite(value) else None
-
-
-def reason(error: requests.RequestException) -> str:
-    """What went wrong, in one line."""
-    if isinstance(error, requests.Timeout):
-        return "no answer within the deadline"
-    cause: BaseException = error
-    while (inner := cause.__cause__ or cause.__context__ or _inner(cause)) is not None:
-        cause = inner
-    return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).splitlines()[0]
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    reason = getattr(error, "reason", None)
-    return reason if isinstance(reason, BaseException) else None

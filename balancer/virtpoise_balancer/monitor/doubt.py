@@ -14,6 +14,8 @@ from virtpoise_balancer.monitor.client import Series
 # What lists the domains, and what counts them: a configuration that replaces the first must replace the second to have them compared.
 LISTING = frozenset({"domain_running", "domain_paused"})
 COUNTING = frozenset({"host_domains_active", "host_domains_inactive"})
+# Of one host, in all states: no host of libvirt's comes near.
+MOST_DOMAINS = 10_000
 # One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
 _CPU_SPEEDS = (0.01, 100.0)
 # A terabyte a second. An uplink that does not know its speed reports -1, or that as an unsigned number (65,535 or 4,294,967,295 Mbit/s).
@@ -76,6 +78,8 @@ def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
         return Unknown(kind=UnknownKind.LIBVIRT, text="its exporter does not say whether its libvirt answers")
     if lists.up is not None and lists.up != 1:
         return Unknown(kind=UnknownKind.LIBVIRT, text="its libvirt does not answer its exporter")
+    if sum(lists.listed) > MOST_DOMAINS:
+        return _absurd("number of domains", sum(lists.listed))
     if not own_list and not replaced & COUNTING:
         return None
     for what, counted, listed in zip(("active", "inactive"), lists.counted, lists.listed, strict=True):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
-
-import requests
 
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.hosts import of_instance
-from virtpoise_balancer.monitor.client import PrometheusClient, Series, reason
+from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.http import Reply
 from virtpoise_balancer.monitor.targets import Targets
 
 _EXPORTER = "virtpoise_exporter_build_info"
@@ -46,11 +47,11 @@ def prometheus_health(client: PrometheusClient, matchers: str, targets: Targets,
         for series in targets.of_hosts(client.instant(f"up{{{matchers}}} == 0", now).series)
     }
     errors = {}
-    for target in _data(_get(client, "/api/v1/targets?state=active")).get("activeTargets", ()):
+    for target in _data(client, _get(client, "/api/v1/targets?state=active")).get("activeTargets", ()):
         labels = target.get("labels", {})
         if host := down.get((labels.get("job"), labels.get("instance"))):
             errors[host] = str(target.get("lastError", ""))
-    version = _data(build).get("version")
+    version = _data(client, build).get("version")
     return PrometheusHealth(version=str(version) if version else None, ahead_seconds=ahead, errors=errors)
 
 
@@ -78,29 +79,18 @@ def _host(series: Series) -> str:
     return of_instance(series.labels["instance"])
 
 
-def _get(client: PrometheusClient, path: str) -> requests.Response:
-    try:
-        response = client.session.get(
-            client.url + path,
-            headers=client.authorization(),
-            timeout=client.timeout_seconds,
-            verify=str(client.ca_file) if client.ca_file else True,
-            allow_redirects=False,
-        )
-    except requests.RequestException as error:
-        raise MonitorError(f"Prometheus at {client.url} cannot be asked: {reason(error)}") from None
-    except OSError as error:  # before anybody was asked
-        raise MonitorError(f"prometheus.ca_file: {error}") from None
-    if not response.ok:
-        raise MonitorError(f"Prometheus at {client.url} answered {response.status_code} to {path}")
+def _get(client: PrometheusClient, path: str) -> Reply:
+    response = client.get(path)
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        raise MonitorError(f"Prometheus at {client.url} answered {response.status} to {path}")
     return response
 
 
-def _data(response: requests.Response) -> dict[str, Any]:
+def _data(client: PrometheusClient, response: Reply) -> dict[str, Any]:
     try:
-        found = response.json().get("data")
-    except (ValueError, AttributeError):
+        found = json.loads(response.content).get("data")
+    except (ValueError, AttributeError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise MonitorError(f"{response.url} does not answer as Prometheus does")
+        raise MonitorError(f"{client.url} does not answer as Prometheus does")
     return found

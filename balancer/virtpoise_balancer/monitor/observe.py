@@ -76,14 +76,14 @@ _MOST_APART_SCRAPES = 2.0
 class Observation:
     """A snapshot and what goes with it.
 
-    ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``: uuids of
-    domains seen running twice. ``refused``: targets that are not hosts.
+    ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``: the hosts
+    of domains that are seen running twice, by uuid. ``refused``: targets that are not hosts.
     """
 
     snapshot: Snapshot
     age_seconds: float | None
     warnings: tuple[str, ...] = ()
-    duplicates: tuple[str, ...] = ()
+    duplicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: RefusedTargets = field(default_factory=RefusedTargets)
 
 
@@ -172,7 +172,7 @@ class Observer:
             snapshot=snapshot,
             age_seconds=age,
             warnings=tuple(dict.fromkeys(warnings)),
-            duplicates=tuple(duplicates),
+            duplicates=duplicates,
             refused=targets.refused,
         )
 
@@ -317,7 +317,9 @@ def _within(value: float | None, most: int) -> int:
     return int(value) if value is not None and 1 <= value <= most else 1
 
 
-def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]) -> tuple[list[Domain], list[str]]:
+def _domains(
+    answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]
+) -> tuple[list[Domain], dict[str, tuple[str, ...]]]:
     figures = {
         name.removeprefix("domain_"): {(_host(s), s.labels.get("uuid", "")): s.value for s in answer}
         for name, answer in answers.items()
@@ -326,7 +328,7 @@ def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host])
     placements = _placements(answers["domain_placement"])
     # uuid -> (host, name), where it runs before where it is paused before where it is only defined
     listed: dict[str, list[tuple[str, str]]] = {}
-    running: dict[str, int] = {}
+    running: dict[str, list[str]] = {}
 
     def order(series: Series) -> tuple[float, bool, str]:
         host = _host(series)
@@ -336,12 +338,12 @@ def _domains(answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host])
         host, uuid, name = _host(series), series.labels.get("uuid", ""), series.labels.get("domain", "")
         if host in hosts and hosts[host].known and uuid and name:
             listed.setdefault(uuid, []).append((host, name))
-            running[uuid] = running.get(uuid, 0) + (series.value == 1)
+            running.setdefault(uuid, []).extend([host] if series.value == 1 else [])
     domains = [
-        _domain(uuid, hosts[host], name, figures, placements, running=running[uuid])
+        _domain(uuid, hosts[host], name, figures, placements, running=len(running[uuid]))
         for uuid, ((host, name), *_) in listed.items()
     ]
-    duplicates = sorted(uuid for uuid, count in running.items() if count > 1)
+    duplicates = {uuid: tuple(sorted(names)) for uuid, names in sorted(running.items()) if len(names) > 1}
     return sorted(domains, key=lambda domain: (domain.name, domain.uuid)), duplicates
 
 

@@ -18,23 +18,23 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.clock import SYSTEM, Clock
-from virtpoise_balancer.config import Config, read_config
+from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, ClockError, Refused, VirtpoiseError
+from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Result, Snapshot, UnknownKind
+from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Snapshot, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports, signals, wiring
 from virtpoise_balancer.service.changes import Changes
 from virtpoise_balancer.service.systemd import notify
-from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
@@ -48,6 +48,8 @@ _JOB = "cycle"
 _FORGET_EVERY = 360  # cycles
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")
+# Unknown hosts whose figures are there, and so their libvirt.
+_STILL_ASKED = (UnknownKind.SILENT, UnknownKind.UNACCOUNTED, UnknownKind.MIGRATING)
 # How long an order waits for a cycle that is being run.
 _ORDER_SECONDS = 30.0
 
@@ -61,7 +63,9 @@ class Daemon:
     _store: Store
     _leadership: Leadership
     _executor: LibvirtExecutor
+    _accounts: LibvirtAccounts
     _cycle: Cycle
+    _context: Context
     _web: WebServer
     _workers: Workers
     _reach: Reach
@@ -109,23 +113,26 @@ class Daemon:
 
     def _open(self) -> None:
         self._config = read_config(self._path)
-        if self._config.web.token_file is not None:
-            read_tokens(self._config.web.token_file)  # a wrong file is reported now, not to the first who needs it
+        check_secrets(self._config)  # a wrong file is reported now, not to the first who needs it
         self._reach = wiring.make_reach(lambda: self._config, self._workers)
         self._check_reachable()
         self._published = Published(self._first_state(leader=False))
         self._metrics = Metrics(self._published)
         self._leadership = wiring.make_leadership(self._config)
         self._store = wiring.make_store(self._config, upgrade=self._leadership.take())
-        self._executor = wiring.make_executor(
-            self._config, self._workers, self._store, self._migration_ended, self._reach
+        self._accounts = wiring.make_accounts(
+            lambda: self._config, self._workers, self._store, self._clock, self._migration_ended
         )
-        self._cycle = wiring.make_cycle(self._config, self._store, self._executor, self._clock, self._reach)
+        self._executor = wiring.make_executor(self._config, self._workers, self._accounts, self._reach)
+        self._cycle = wiring.make_cycle(
+            self._config, self._store, self._executor, self._accounts, self._clock, self._reach
+        )
         self._published.in_flight = lambda: self._executor.in_flight
         self._published.overrides = self._store.overrides
-        self._web = WebServer(make_app(self._context()), self._config.web)
+        self._context = self._make_context()
+        self._web = WebServer(make_app(self._context), self._config.web)
 
-    def _context(self) -> Context:
+    def _make_context(self) -> Context:
         orders = Orders(
             store=self._store,
             look=self._look,
@@ -248,16 +255,8 @@ class Daemon:
         if not self._leadership.take():
             return False
         self._leads = True
-        begun, not_begun = self._store.unfinished()
-        for migration_id in not_begun:
-            self._store.end(
-                migration_id, Outcome(result=Result.SKIPPED, why="the balancer ended before the migration began")
-            )
-        if begun:
-            log.warning(
-                "taking over migrations that an earlier balancer began", domains=[move.domain for _, move in begun]
-            )
-            self._executor.adopt(begun)
+        if begun := [entry.move.domain for entry in self._store.watched() if entry.is_open]:
+            log.warning("taking over migrations that an earlier balancer began", domains=begun)
         return True
 
     # --- what is reported ---------------------------------------------------------------------------------------------
@@ -298,10 +297,11 @@ class Daemon:
             backoffs=report.backoffs,
             drains=report.drains,
             predictions=report.predictions,
-            lost=report.lost,
+            unsettled=report.unsettled,
             broken=report.broken,
             heard=self._reach.heard(),
         )
+        self._context.strangers.settle()
         self._cycles += 1
         if self._leads and self._cycles % _FORGET_EVERY == 0:
             self._store.forget(now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes)
@@ -312,9 +312,7 @@ class Daemon:
             return
         hosts = report.observation.snapshot.hosts
         draining = {name for name, order in report.drains.items() if order.draining}
-        reachable = [
-            host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind is UnknownKind.SILENT
-        ]
+        reachable = [host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind in _STILL_ASKED]
         self._reach.forget_others({host.name for host in hosts} | draining)
         self._reach.keep_up(reachable, closely=draining)
 
@@ -355,7 +353,9 @@ class Daemon:
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
             self._executor.migrator = wiring.make_migrator(config, self._workers)
-            self._cycle = wiring.make_cycle(config, self._store, self._executor, self._clock, self._reach)
+            self._cycle = wiring.make_cycle(
+                config, self._store, self._executor, self._accounts, self._clock, self._reach
+            )
             if rescheduled:
                 self._schedule()
             log.info("the configuration was read again")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
+
+from virtpoise_balancer.visible import visible
 
 
 def set_up(level: str, style: Literal["logfmt", "json"]) -> None:
@@ -36,5 +38,11 @@ def set_up(level: str, style: Literal["logfmt", "json"]) -> None:
 
 
 def _one_line(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Line breaks in names and in messages of other programs are escaped, so that none can forge a line of the log."""
-    return {key: value.replace("\n", "\\n") if isinstance(value, str) else value for key, value in event.items()}
+    """What cannot be seen is escaped, so that no name forges a line of the log or is obeyed by a terminal."""
+    return {key: _visible(value) for key, value in event.items()}
+
+
+def _visible(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    return [_visible(one) for one in value] if isinstance(value, list | tuple) else value

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.clock import Clock
     from virtpoise_balancer.config import Config
     from virtpoise_balancer.control.cycle import Cycle
+    from virtpoise_balancer.execute.accounts import LibvirtAccounts
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
     from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
     from virtpoise_balancer.execute.migrate import Migrator
@@ -30,8 +31,7 @@ def make_observer(config: Config) -> Observer:
     client = PrometheusClient(
         url=config.prometheus.url,
         timeout_seconds=config.prometheus.timeout_seconds,
-        token_file=config.prometheus.token_file,
-        ca_file=config.prometheus.ca_file,
+        access=config.prometheus.access(),
     )
     return Observer(
         client=client,
@@ -79,12 +79,28 @@ def make_migrator(config: Config, workers: Workers) -> Migrator:
     )
 
 
-def make_executor(
-    config: Config, workers: Workers, store: Store, on_end: Callable[[Move, Outcome], None], reach: Reach
-) -> LibvirtExecutor:
+def make_accounts(
+    config: Callable[[], Config],
+    workers: Workers,
+    store: Store,
+    clock: Clock,
+    on_end: Callable[[Move, Outcome], None],
+) -> LibvirtAccounts:
+    """``config``: as it is now."""
+    from virtpoise_balancer.execute.accounts import LibvirtAccounts
+    from virtpoise_balancer.execute.copies import Copies
+    from virtpoise_balancer.execute.reconciler import Reconciler
+
+    def hosts() -> LibvirtHosts:
+        return make_hosts(config(), workers)
+
+    return LibvirtAccounts(Reconciler(hosts, store, on_end, clock), Copies(hosts))
+
+
+def make_executor(config: Config, workers: Workers, accounts: LibvirtAccounts, reach: Reach) -> LibvirtExecutor:
     from virtpoise_balancer.execute.executor import LibvirtExecutor
 
-    return LibvirtExecutor(make_migrator(config, workers), store, on_end, reach.ask)
+    return LibvirtExecutor(make_migrator(config, workers), accounts.reconciler, reach.ask)
 
 
 def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
@@ -94,7 +110,9 @@ def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
     return Reach(lambda host: make_hosts(config(), workers).active_domains(host))
 
 
-def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock, reach: Reach) -> Cycle:
+def make_cycle(
+    config: Config, store: Store, executor: Executor, accounts: LibvirtAccounts, clock: Clock, reach: Reach
+) -> Cycle:
     from virtpoise_balancer.config import WHICH_HOSTS
     from virtpoise_balancer.control.cycle import Cycle
 
@@ -107,6 +125,7 @@ def make_cycle(config: Config, store: Store, executor: Executor, clock: Clock, r
         clock=clock,
         mode=config.mode,
         silence=reach.silence,
+        accounts=accounts,
         only_recommends=None if config.libvirt.names_hosts else f"libvirt.pattern: {WHICH_HOSTS}",
     )
 

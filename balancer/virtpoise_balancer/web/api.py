@@ -2,75 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import structlog
+from anyio import CapacityLimiter, to_thread
 from pydantic import TypeAdapter, ValidationError
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from virtpoise_balancer.control.orders import Unforeseen
+from virtpoise_balancer.control.orders import By, Unforeseen
 from virtpoise_balancer.errors import BadInput, MonitorError, NotKnown, VirtpoiseError
 from virtpoise_balancer.formats import first_problem
+from virtpoise_balancer.hosts import shown
 from virtpoise_balancer.web.context import Context
-from virtpoise_balancer.web.guard import Bucket, Forbidden
+from virtpoise_balancer.web.guard import Forbidden, refused
+from virtpoise_balancer.web.kept import Written
 from virtpoise_balancer.web.operations import Answer, Operation, operations
 
 log = structlog.get_logger()
 
 _MOST_BODY_BYTES = 1 << 20
+_BODY_SECONDS = 10.0
+_MOST_ORDERS = 8  # that are followed at once; others wait
+_LONGEST_KEY = 8
 
 
 def routes(context: Context) -> list[Route]:
     """A route for each operation."""
-    strangers = Bucket(rate=1.0, burst=20.0)
     # The longer path first: a host's name may have slashes.
     ordered = sorted(operations(context), key=lambda operation: -operation.path.count("/"))
+    limiter = CapacityLimiter(_MOST_ORDERS)
     return [
         Route(
             operation.path,
-            _order(context, operation, strangers) if operation.body is not None else _reading(operation),
+            _order(context, operation, limiter) if operation.body is not None else _reading(context, operation),
             methods=[operation.method],
         )
         for operation in ordered
     ]
 
 
-def _reading(operation: Operation) -> Callable[[Request], Response]:
+def _reading(context: Context, operation: Operation) -> Callable[[Request], Response]:
     adapter = TypeAdapter(operation.answer)
 
     def endpoint(request: Request) -> Response:
+        def write() -> Written:
+            return Written(adapter.dump_json(operation.run(request)), "application/json")
+
+        key = (request.url.path, request.query_params.get("limit", "")[:_LONGEST_KEY])
         try:
-            return _json(adapter, operation.run(request))
+            return context.kept.get(key, write, until_changed=operation.until_changed).answer(request)
         except VirtpoiseError as error:
             return refusal(error)
 
     return endpoint
 
 
-def _order(context: Context, operation: Operation, strangers: Bucket) -> Callable[[Request], Any]:
+def _order(context: Context, operation: Operation, limiter: CapacityLimiter) -> Callable[[Request], Any]:
     answers = TypeAdapter(Answer)
     bodies = TypeAdapter(operation.body)
 
-    def follow(request: Request, content: bytes | None) -> Response:
-        """``content`` None: the body is too long."""
+    def follow(request: Request, by: By, content: bytes) -> Response:
         target = request.path_params.get("name", "")
-        try:
-            by = context.gate.admit(request)
-        except Forbidden as error:
-            if strangers.take():
-                context.orders.refuse(operation.name, target, context.gate.anybody(request), str(error))
-            return refusal(error)
-        if content is None:
-            too_large = Forbidden(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body: expected at most {_MOST_BODY_BYTES} bytes"
-            )
-            context.orders.refuse(operation.name, target, by, str(too_large))
-            return refusal(too_large)
         try:
             body = bodies.validate_json(content or b"{}")
         except ValidationError as error:
@@ -84,32 +81,53 @@ def _order(context: Context, operation: Operation, strangers: Bucket) -> Callabl
         except VirtpoiseError as error:
             return refusal(error)
 
-    def answer(request: Request, content: bytes | None) -> Response:
+    def answer(request: Request, by: By, content: bytes) -> Response:
         try:
-            return follow(request, content)
+            return follow(request, by, content)
         except Exception as error:
             log.exception("an order failed in an unforeseen way", order=operation.name)
             return refusal(error if isinstance(error, Unforeseen) else Unforeseen(error))
 
     async def endpoint(request: Request) -> Response:
-        content = bytearray()
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > _MOST_BODY_BYTES:
-                return await run_in_threadpool(answer, request, None)
-        return await run_in_threadpool(answer, request, bytes(content))
+        """Nothing of the body is read before the order is admitted."""
+        target = shown(request.path_params.get("name", ""))
+        try:
+            by = context.gate.admit(request, operation.role)
+        except Forbidden as error:
+            origin = context.gate.anybody(request).origin
+            await to_thread.run_sync(
+                context.strangers.refused, operation.name, target, origin, str(error), limiter=limiter
+            )
+            return refusal(error)
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                content = await _body(request)
+        except (ClientDisconnect, TimeoutError):
+            late = Forbidden(HTTPStatus.REQUEST_TIMEOUT, f"the body: expected within {_BODY_SECONDS:g} s")
+            return refusal(late)
+        except Forbidden as error:
+            await to_thread.run_sync(context.orders.refuse, operation.name, target, by, str(error), limiter=limiter)
+            return refusal(error)
+        return await to_thread.run_sync(answer, request, by, content, limiter=limiter)
 
     return endpoint
 
 
+async def _body(request: Request) -> bytes:
+    """The request's body. Forbidden when there is more than anybody needs, ClientDisconnect when it does not come."""
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > _MOST_BODY_BYTES:
+            raise Forbidden(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body: expected at most {_MOST_BODY_BYTES} bytes")
+    return bytes(content)
+
+
 def refusal(error: VirtpoiseError) -> Response:
-    """The answer to an error: its text, with the fitting HTTP status."""
-    headers = {}
+    """The answer to what cannot be done: the reason, with the status that fits it."""
     if isinstance(error, Forbidden):
-        status = error.status
-        if status is HTTPStatus.UNAUTHORIZED:
-            headers["WWW-Authenticate"] = 'Bearer realm="virtpoise"'
-    elif isinstance(error, Unforeseen):
+        return refused(error)
+    if isinstance(error, Unforeseen):
         status = HTTPStatus.INTERNAL_SERVER_ERROR
     elif isinstance(error, NotKnown):
         status = HTTPStatus.NOT_FOUND
@@ -119,7 +137,7 @@ def refusal(error: VirtpoiseError) -> Response:
         status = HTTPStatus.BAD_GATEWAY
     else:
         status = HTTPStatus.CONFLICT
-    return JSONResponse({"error": str(error)}, status, headers)
+    return JSONResponse({"error": str(error)}, status)
 
 
 def _json(adapter: TypeAdapter[Any], value: Any) -> Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -13,6 +12,7 @@ from starlette.routing import Route
 from virtpoise_balancer.web import api
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Guard, is_loopback
+from virtpoise_balancer.web.kept import Written
 from virtpoise_balancer.web.live import Live
 from virtpoise_balancer.web.openapi import document
 from virtpoise_balancer.web.operations import PREFIX, operations
@@ -54,8 +54,11 @@ def make_app(context: Context) -> Starlette:
         context.reload()
         return PlainTextResponse("The configuration is reloaded before the next cycle.\n")
 
-    def show_metrics(_request: Request) -> Response:
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    def written_metrics() -> Written:
+        return Written(metrics.exposition(), CONTENT_TYPE_LATEST)
+
+    def show_metrics(request: Request) -> Response:
+        return context.kept.get("/metrics", written_metrics, until_changed=False).answer(request)
 
     described = document(operations(context))
 
@@ -74,7 +77,6 @@ def make_app(context: Context) -> Starlette:
             *page_routes(context),
         ],
         middleware=[
-            Middleware(Guard, web=context.config().web),
-            Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1),
+            Middleware(Guard, gate=context.gate),
         ],
     )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-import threading
-import time
-from dataclasses import dataclass, field
+import os
+from base64 import b64decode
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, VirtpoiseError
-from virtpoise_balancer.tokens import USER_HEADER, owner, read_tokens
+from virtpoise_balancer.knowledge.records import STRANGER
+from virtpoise_balancer.tokens import USER_HEADER, Role, known, may, read_tokens, user_name
+from virtpoise_balancer.web.connections import Peer
+from virtpoise_balancer.web.pace import Pace
 
 # A page may load only files of this server: nothing inline, nothing framed, nothing sent to other sites.
 CONTENT_SECURITY_POLICY = (
@@ -31,7 +35,8 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-NOBODY = "?"
+_WATCHED = frozenset({"/-/healthy", "/-/ready", "/metrics"})
+_ALWAYS_READABLE = frozenset({"/-/healthy", "/-/ready"})
 _LONGEST_USER = 64
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
@@ -39,9 +44,10 @@ _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 class Forbidden(VirtpoiseError):
     """An order that is rejected without a look at its content. ``status``: the HTTP status of the answer."""
 
-    def __init__(self, status: HTTPStatus, why: str) -> None:
+    def __init__(self, status: HTTPStatus, why: str, challenge: str = "Bearer") -> None:
         super().__init__(why)
         self.status = status
+        self.challenge = challenge
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +57,83 @@ class Gate:
     web: Web
 
     def closed(self, connection: HTTPConnection) -> str | None:
-        """Why no order is possible over this connection, or None."""
+        """Why nobody may change anything over this connection, or None."""
+        if (peer := _peer(connection)) is not None:
+            if self._trusts(peer):
+                return None
+            return f"over {self.web.socket} only root and the balancer's own user may order (see web.socket_group)"
         if self.web.token_file is None:
             return "web.token_file is not set, so no orders are possible here"
         if connection.url.scheme != "https" and not is_loopback(_client(connection)):
             return "orders are accepted only over TLS, or on the balancer's own machine"
         return None
 
-    def admit(self, connection: HTTPConnection) -> By:
-        """Who gives the order.
+    def _trusts(self, peer: Peer) -> bool:
+        # With a group, the socket's file mode lets in its members and nobody else.
+        return peer.uid in (0, os.geteuid()) or self.web.socket_group is not None
 
-        Forbidden with the reason if it is not admitted; a wrong token is neither stored nor shown.
-        """
+    def admit(self, connection: HTTPConnection, needed: Role) -> By:
+        """Who orders. Forbidden gives the reason, and nothing of a wrong token is kept or shown."""
         headers = connection.headers
         if not self._from_here(headers):
             raise Forbidden(HTTPStatus.FORBIDDEN, "the order comes from another site's page")
         if why := self.closed(connection):
             raise Forbidden(HTTPStatus.FORBIDDEN, why)
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise Forbidden(HTTPStatus.UNAUTHORIZED, "a token is needed")
-        assert self.web.token_file is not None  # noqa: S101 - closed() has seen to it
-        try:
-            who = owner(read_tokens(self.web.token_file), token.strip())
-        except BadInput as error:
-            raise Forbidden(HTTPStatus.FORBIDDEN, str(error)) from None
-        if who is None:
-            raise Forbidden(HTTPStatus.UNAUTHORIZED, "the token is wrong")
+        peer = _peer(connection)
+        who = user_name(peer.uid) if peer is not None else self._owner(headers, needed)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Forbidden(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/json")
         user = unquote(headers.get(USER_HEADER, who))
         if not user.isprintable() or not 0 < len(user) <= _LONGEST_USER:
             raise Forbidden(HTTPStatus.BAD_REQUEST, f"{USER_HEADER}: expected a name")
-        return By(who if user == who else f"{user} (token of {who})", _client(connection))
+        if user == who:
+            return By(who, _client(connection))
+        if peer is not None:
+            if peer.uid != 0:
+                raise Forbidden(HTTPStatus.FORBIDDEN, f"{USER_HEADER}: only root orders for another user")
+            return By(f"{user} (as root)", _client(connection))
+        return By(f"{user} (token of {who})", _client(connection))
+
+    def may_read(self, connection: HTTPConnection) -> None:
+        """Forbidden where ``web.read`` asks for a token and there is none that is known."""
+        if self.web.read == "everyone":
+            return
+        peer = _peer(connection)
+        if peer is None:
+            self._owner(connection.headers, "read", basic=True)
+        elif not self._trusts(peer):
+            raise Forbidden(HTTPStatus.FORBIDDEN, "web.read: only root and the balancer's own user may read here")
+
+    def _owner(self, headers: Headers, needed: Role, *, basic: bool = False) -> str:
+        """The owner of the token that came along. Forbidden unless it is known and its role suffices.
+
+        ``basic``: HTTP's basic authentication is accepted too, with the owner as user and the token as password: browsers
+        attach it to every request, so it is good enough for reading only.
+        """
+        assert self.web.token_file is not None  # noqa: S101 - closed() and the configuration have seen to it
+        challenge = "Basic" if basic else "Bearer"
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        name = None
+        if basic and scheme.lower() == "basic":
+            name, given = _basic(given)
+        elif scheme.lower() != "bearer":
+            given = ""
+        if not given.strip():
+            raise Forbidden(HTTPStatus.UNAUTHORIZED, "a token is needed", challenge)
+        try:
+            token = known(read_tokens(self.web.token_file).values(), given.strip())
+        except BadInput as error:
+            raise Forbidden(HTTPStatus.FORBIDDEN, str(error)) from None
+        if token is None or name not in (None, token.owner):
+            raise Forbidden(HTTPStatus.UNAUTHORIZED, "the token is wrong", challenge)
+        if not may(token.role, needed):
+            raise Forbidden(
+                HTTPStatus.FORBIDDEN, f"the token of {token.owner} has role {token.role}; this needs role {needed}"
+            )
+        return token.owner
 
     def anybody(self, connection: HTTPConnection) -> By:
-        return By(NOBODY, _client(connection))
+        return By(STRANGER, _client(connection))
 
     def _from_here(self, headers: Headers) -> bool:
         """Whether the request may come from our page.
@@ -101,7 +148,10 @@ class Gate:
         own = {headers.get("host", "")}
         if self.web.external_url:
             own.add(urlsplit(self.web.external_url).netloc)
-        return urlsplit(origin).netloc in own
+        try:
+            return urlsplit(origin).netloc in own
+        except ValueError:
+            return False
 
 
 def is_loopback(address: str) -> bool:
@@ -119,18 +169,37 @@ def _name(host_header: str) -> str | None:
 
 
 def _client(connection: HTTPConnection) -> str:
+    """The address, or "socket"."""
+    if _peer(connection) is not None:
+        return "socket"
     return connection.client.host if connection.client else ""
 
 
-class Guard:
-    """Middleware: security headers, and on loopback a check of the request's host name.
+def _peer(connection: HTTPConnection) -> Peer | None:
+    found = connection.scope.get("state", {}).get("peer")
+    return found if isinstance(found, Peer) else None
 
-    Only this machine's names and that of ``external_url`` are answered. So a page of another site cannot read by
-    pointing its own name to this machine's address (DNS rebinding).
+
+def _basic(credentials: str) -> tuple[str, str]:
+    try:
+        name, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
+    except ValueError:
+        return "", ""
+    return name, password
+
+
+class Guard:
+    """Wraps the application: the pace of each address, the names that it answers to, who may read, and headers for every answer.
+
+    On loopback it answers only to this machine's names and the external address, so that no other site's page can read it by giving
+    its own name this machine's address (DNS rebinding).
     """
 
-    def __init__(self, app: ASGIApp, web: Web) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
+        self._gate = gate
+        self._pace = Pace()
+        web = gate.web
         host = web.listen_address.rpartition(":")[0]
         self._names: frozenset[str] | None = None
         if is_loopback(host.strip("[]")) or host == "localhost":
@@ -151,32 +220,47 @@ class Guard:
                 message["headers"] = headers.raw
             await send(message)
 
-        if self._names is not None and _name(Headers(scope=scope).get("host", "")) not in self._names:
-            refused = PlainTextResponse("This host name is not served here: see web.external_url.\n", 421)
+        connection = HTTPConnection(scope)
+        wait = self._pace.wait_seconds(f"{_kind(connection)} of {counted_for(connection)}")
+        if wait is None:
+            refused = PlainTextResponse("Too many requests from this address.\n", 429, {"Retry-After": "2"})
             await refused(scope, receive, with_headers)
             return
-        await self._app(scope, receive, with_headers)
+        if wait:
+            await asyncio.sleep(wait)
+        await (self._refused(connection) or self._app)(scope, receive, with_headers)
+
+    def _refused(self, connection: HTTPConnection) -> Response | None:
+        named = self._names is None or _peer(connection) is not None
+        if not named and _name(connection.headers.get("host", "")) not in (self._names or ()):
+            return PlainTextResponse("This host name is not served here: see web.external_url.\n", 421)
+        if connection.scope["method"] in ("GET", "HEAD") and connection.scope["path"] not in _ALWAYS_READABLE:
+            try:
+                self._gate.may_read(connection)
+            except Forbidden as error:
+                return refused(error)
+        return None
 
 
-@dataclass(slots=True)
-class Bucket:
-    """A token bucket: ``rate`` a second and ``burst`` at once.
+def _kind(connection: HTTPConnection) -> str:
+    """Of a request: each kind has a pace of its own, so that a flood of one leaves the others alone."""
+    if connection.scope["method"] not in ("GET", "HEAD"):
+        return "orders"
+    return "metrics" if connection.scope["path"] in _WATCHED else "reading"
 
-    It limits how many rejected orders of strangers are journalled.
-    """
 
-    rate: float
-    burst: float
-    _level: float = 0.0
-    _at: float = field(default_factory=time.monotonic)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+def counted_for(connection: HTTPConnection) -> str:
+    """Whose requests and listeners these count as."""
+    peer = _peer(connection)
+    if peer is not None:
+        return f"uid {peer.uid}"
+    address = _client(connection)
+    return "loopback" if is_loopback(address) else address
 
-    def take(self) -> bool:
-        with self._lock:
-            now = time.monotonic()
-            self._level = max(self._level - (now - self._at) * self.rate, 0.0)
-            self._at = now
-            if self._level + 1 > self.burst:
-                return False
-            self._level += 1
-            return True
+
+def refused(error: Forbidden) -> Response:
+    """The answer to what is not even looked at."""
+    headers = {}
+    if error.status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = f'{error.challenge} realm="virtpoise"'
+    return JSONResponse({"error": str(error)}, error.status, headers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from starlette.concurrency import run_in_threadpool
@@ -11,11 +13,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.guard import counted_for
 from virtpoise_balancer.web.state import Published
 
 _LOOK_SECONDS = 0.5
 _KEEPALIVE_SECONDS = 15.0
 _MOST_LISTENERS = 128
+_MOST_PER_ADDRESS = 64
 
 
 class Live:
@@ -23,28 +27,39 @@ class Live:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._listeners = 0
+        self._listeners: Counter[str] = Counter()
+        self._looked: tuple[object, ...] | None = None
+        self._looked_at = 0.0
 
-    async def events(self, _request: Request) -> Response:
-        if self._listeners >= _MOST_LISTENERS:
-            return PlainTextResponse("Too many listeners.\n", 503)
+    async def events(self, request: Request) -> Response:
+        address = counted_for(request)
+        if self._listeners.total() >= _MOST_LISTENERS or self._listeners[address] >= _MOST_PER_ADDRESS:
+            return PlainTextResponse("Too many listeners.\n", 503, {"Connection": "close"})
         return StreamingResponse(
-            self._stream(),
+            self._stream(address),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    async def _stream(self) -> AsyncIterator[str]:
-        self._listeners += 1
+    async def _look(self) -> tuple[object, ...]:
+        """What is published now; looked up at most once in half a period, for all listeners."""
+        now = time.monotonic()
+        if self._looked is None or now - self._looked_at >= _LOOK_SECONDS / 2:
+            self._looked_at = now
+            self._looked = await run_in_threadpool(_newest, self._context.published)
+        return self._looked
+
+    async def _stream(self, address: str) -> AsyncIterator[str]:
+        self._listeners[address] += 1
         try:
             yield "retry: 2000\n\n"
             published = self._context.published
-            seen = await run_in_threadpool(_newest, published)
+            seen = await self._look()
             silent = 0.0
             while not self._context.stopping():
                 await asyncio.sleep(_LOOK_SECONDS)
                 silent += _LOOK_SECONDS
-                now = await run_in_threadpool(_newest, published)
+                now = await self._look()
                 event = _event(seen, now)
                 seen = now
                 if event is not None:
@@ -55,7 +70,9 @@ class Live:
                     yield ": still here\n\n"
                     silent = 0.0
         finally:
-            self._listeners -= 1
+            self._listeners[address] -= 1
+            if not self._listeners[address]:
+                del self._listeners[address]
 
 
 def _newest(published: Published) -> tuple[object, ...]:

@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.knowledge.records import Action, PredictionRecord
-from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role
+from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
+from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role, UnsettledKind
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.web.state import Published, host_statuses
 
@@ -29,6 +29,7 @@ class Metrics:
 
     def __init__(self, published: Published) -> None:
         self.registry = CollectorRegistry()
+        self.changes = 0  # counts what has happened, orders of strangers aside
         build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
         # process_start_time_seconds is read from /proc, and is wrong or missing in some containers.
@@ -108,6 +109,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def cycle_ended(self, result: str, seconds: float) -> None:
+        self.changes += 1
         self._cycles.labels(result).inc()
         self._cycle_seconds.observe(seconds)
 
@@ -115,6 +117,7 @@ class Metrics:
         self._overruns.inc()
 
     def migration_ended(self, move: Move, outcome: Outcome) -> None:
+        self.changes += 1
         self._migrations.labels(move.source, move.destination, outcome.result.value).inc()
         if outcome.result is Result.DONE:
             if outcome.seconds is not None:
@@ -123,6 +126,7 @@ class Metrics:
                 self._downtime_seconds.observe(outcome.downtime_seconds)
 
     def prediction_measured(self, due: DuePrediction, measured: Measured) -> None:
+        self.changes += 1
         """``ends``: the migration's source and destination."""
         if measured.ratio is None or measured.error is None:
             return
@@ -133,7 +137,13 @@ class Metrics:
             self._within.labels(due.role).inc()
 
     def ordered(self, action: Action) -> None:
+        if action.who == STRANGER:  # counted one by one in stranger_refused
+            return
+        self.changes += 1
         self._orders.labels(action.action, "followed" if action.accepted else "refused").inc()
+
+    def stranger_refused(self, action: str) -> None:
+        self._orders.labels(action, "refused").inc()
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
@@ -169,6 +179,7 @@ class _StateCollector(Collector):
                 "Age of the newest sample of any host that was ever seen. It grows while cycles fail.",
                 max(time.time() - state.figures_at, 0.0),
             )
+        yield self._unaccounted()
         yield self._draining()
         yield self._store()
         yield from self._hosts()
@@ -199,6 +210,18 @@ class _StateCollector(Collector):
             len(self._published.state.broken),
         )
 
+    def _unaccounted(self) -> Metric:
+        family = GaugeMetricFamily(
+            "virtpoise_domains_unaccounted",
+            "Domains that are not known to exist once, by their hosts' own libvirt: active twice, nowhere after a migration, or "
+            "unknown. Nothing is moved from or to their hosts.",
+            labels=["kind"],
+        )
+        kinds = Tally(one.kind for one in self._published.state.unsettled)
+        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.UNKNOWN):
+            family.add_metric([kind.value], kinds[kind])
+        return family
+
     def _draining(self) -> Metric:
         """Also for hosts that are not seen: a drained host may be switched off."""
         state = self._published.state
@@ -215,8 +238,8 @@ class _StateCollector(Collector):
             return
         yield _single(
             "virtpoise_domain_vanished",
-            "Domains that ran on neither host after their migration, and have not been seen running since.",
-            len(state.lost),
+            "Domains that ran nowhere after their migration, until their hosts' libvirt or a person accounts for them.",
+            sum(one.kind is UnsettledKind.NOWHERE for one in state.unsettled),
         )
         yield _single(
             "virtpoise_domain_duplicates",
@@ -261,7 +284,7 @@ class _StateCollector(Collector):
         )
         unknown = GaugeMetricFamily(
             "virtpoise_host_unknown",
-            "1 while the host is unknown, by reason: stale, figures, targets, libvirt, domains or silent.",
+            "1 while the host is unknown, by reason: stale, figures, targets, libvirt, domains, silent, unaccounted or migrating.",
             labels=["host", "reason"],
         )
         answers = _by_host(

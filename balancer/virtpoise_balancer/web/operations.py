@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -12,8 +13,10 @@ from starlette.requests import Request
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, NotKnown
 from virtpoise_balancer.explain.explain import Explanation, explain, not_seen
+from virtpoise_balancer.hosts import shown
 from virtpoise_balancer.knowledge.records import Action, MigrationRecord
 from virtpoise_balancer.model import STRICT, Domain, Mode, Name, Plan, Snapshot
+from virtpoise_balancer.tokens import Role
 from virtpoise_balancer.web.context import MOST_RECORDS, Context
 from virtpoise_balancer.web.detail import DomainDetail, HostDetail, domain_detail, host_detail, planned, seen
 from virtpoise_balancer.web.discovery import Targets, targets
@@ -87,7 +90,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """``run`` takes the request, and for an order also the body and who gives it; an order returns a sentence."""
+    """``run`` takes the request, and for an order also the body and who gives it; an order returns a sentence.
+
+    ``role``: what a token needs; ``until_changed``: whether the answer depends on the published state alone.
+    """
 
     method: Literal["GET", "POST"]
     path: str
@@ -97,6 +103,8 @@ class Operation:
     run: Callable[..., Any]
     parameters: tuple[Parameter, ...] = ()
     body: Any = None
+    role: Role = "read"
+    until_changed: bool = True
 
     @property
     def public_path(self) -> str:
@@ -158,6 +166,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
     def undrain(request: Request, _body: EmptyBody, by: By) -> str:
         return orders.undrain(request.path_params["name"], by)
 
+    def acknowledge(request: Request, _body: EmptyBody, by: By) -> str:
+        return orders.acknowledge(request.path_params["name"], by)
+
     def pause(_request: Request, _body: EmptyBody, by: By) -> str:
         return orders.pause(by)
 
@@ -171,14 +182,33 @@ def operations(context: Context) -> tuple[Operation, ...]:
         return orders.apply({(move.uuid, move.destination) for move in body.moves}, by)
 
     def get(
-        path: str, name: str, summary: str, answer: Any, run: Callable[..., Any], *parameters: Parameter
+        path: str,
+        name: str,
+        summary: str,
+        answer: Any,
+        run: Callable[..., Any],
+        *parameters: Parameter,
+        until_changed: bool = True,
     ) -> Operation:
         return Operation(
-            method="GET", path=PREFIX + path, name=name, summary=summary, answer=answer, run=run, parameters=parameters
+            method="GET",
+            path=PREFIX + path,
+            name=name,
+            summary=summary,
+            answer=answer,
+            run=run,
+            parameters=parameters,
+            until_changed=until_changed,
         )
 
     def post(
-        path: str, name: str, summary: str, body: Any, run: Callable[..., str], *parameters: Parameter
+        path: str,
+        name: str,
+        summary: str,
+        body: Any,
+        run: Callable[..., str],
+        *parameters: Parameter,
+        role: Role = "order",
     ) -> Operation:
         return Operation(
             method="POST",
@@ -189,6 +219,7 @@ def operations(context: Context) -> tuple[Operation, ...]:
             run=run,
             body=body,
             parameters=parameters,
+            role=role,
         )
 
     return (
@@ -198,7 +229,7 @@ def operations(context: Context) -> tuple[Operation, ...]:
         get("/hosts", "hosts", "All hosts.", tuple[HostStatus, ...], show_hosts),
         get("/hosts/{name:path}", "host", "One host.", HostDetail, show_host, HOST),
         get("/domains", "domains", "All domains.", tuple[Domain, ...], show_domains),
-        get("/domains/{name:path}", "domain", "One domain.", DomainDetail, show_domain, DOMAIN),
+        get("/domains/{name:path}", "domain", "One domain.", DomainDetail, show_domain, DOMAIN, until_changed=False),
         get(
             "/explain/{name:path}",
             "explain",
@@ -207,8 +238,24 @@ def operations(context: Context) -> tuple[Operation, ...]:
             show_why,
             Parameter("name", "path", "A host's or domain's name, or a domain's uuid."),
         ),
-        get("/history", "history", "The migrations.", tuple[MigrationRecord, ...], show_history, LIMIT),
-        get("/actions", "actions", "The orders, followed or refused.", tuple[Action, ...], show_actions, LIMIT),
+        get(
+            "/history",
+            "history",
+            "The migrations.",
+            tuple[MigrationRecord, ...],
+            show_history,
+            LIMIT,
+            until_changed=False,
+        ),
+        get(
+            "/actions",
+            "actions",
+            "The orders, followed or refused.",
+            tuple[Action, ...],
+            show_actions,
+            LIMIT,
+            until_changed=False,
+        ),
         Operation(
             method="GET",
             path="/sd/hosts",
@@ -216,6 +263,7 @@ def operations(context: Context) -> tuple[Operation, ...]:
             summary="The hosts' exporters, for Prometheus' HTTP service discovery.",
             answer=tuple[Targets, ...],
             run=lambda _request: targets(context.config(), published.state.snapshot),
+            until_changed=False,
         ),
         post(
             "/plan/apply", "apply", "Make moves of the plan, after checking them against fresh data.", ApplyBody, apply
@@ -229,15 +277,23 @@ def operations(context: Context) -> tuple[Operation, ...]:
             HOST,
         ),
         post("/hosts/{name:path}/undrain", "undrain", "Return a drained host to the group.", EmptyBody, undrain, HOST),
+        post(
+            "/domains/{name:path}/acknowledge",
+            "acknowledge",
+            "End the wait for a domain that was lost in a migration, or whose migration has no known end.",
+            EmptyBody,
+            acknowledge,
+            DOMAIN,
+        ),
         post("/pause", "pause", "Start no migration until resumed, even after a restart.", EmptyBody, pause),
         post("/resume", "resume", "End a pause.", EmptyBody, resume),
-        post("/mode", "mode", "Only recommend moves, or make them.", ModeBody, set_mode),
+        post("/mode", "mode", "Only recommend moves, or make them.", ModeBody, set_mode, role="mode"),
     )
 
 
 def limit(request: Request, default: int = 20) -> int:
     """The query's ``limit``; BadInput if it is not a number in range."""
     given = request.query_params.get("limit", str(default))
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given) <= MOST_RECORDS:
-        raise BadInput(f"limit: expected 1 to {MOST_RECORDS}, got {given!r}")
+    if not re.fullmatch(r"[0-9]{1,6}", given) or not 1 <= int(given) <= MOST_RECORDS:
+        raise BadInput(f"limit: expected 1 to {MOST_RECORDS}, got '{shown(given)}'")
     return int(given)

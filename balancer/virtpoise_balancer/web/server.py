@@ -1,19 +1,34 @@
-"""Serves an application in its own thread, over TLS if a certificate is configured."""
+"""Serves an application in a thread of its own: over TCP, with TLS where a certificate is configured, and over a Unix socket."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import grp
+import logging
+import os
 import socket
 import ssl
+import stat
 import threading
+from pathlib import Path
+from typing import Any, cast
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.secret_files import check_secret
+from virtpoise_balancer.web.connections import BoundedProtocol, Connections, Listener
 
-_MOST_CONNECTIONS = 512
+log = structlog.get_logger()
+
+_BACKLOG = 128
 _GRACE_SECONDS = 1
+_KEEP_ALIVE_SECONDS = 5
+_MOST_HEAD_BYTES = 16 * 1024
 
 
 class WebServer:
@@ -21,26 +36,28 @@ class WebServer:
 
     def __init__(self, app: Starlette, web: Web) -> None:
         self._web = web
-        self._config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            limit_concurrency=_MOST_CONNECTIONS,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-            ssl_certfile=web.cert_file,
-            ssl_keyfile=web.key_file,
-        )
+        # What it would log is what strangers send.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        self._config = _config(app, ssl_certfile=web.cert_file, ssl_keyfile=web.key_file)
+        if web.key_file is not None:
+            check_secret(web.key_file, "web.key_file")
         try:
             self._config.load()
         except (OSError, ssl.SSLError) as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
         self._socket = listen(web.listen_address)
-        self._server = uvicorn.Server(self._config)
-        self._thread = threading.Thread(
-            target=lambda: self._server.run(sockets=[self._socket]), name="web", daemon=True
-        )
+        self._serving = [(uvicorn.Server(self._config), self._socket)]
+        try:
+            local = listen_locally(web)
+        except BadInput:
+            self._socket.close()
+            raise
+        if local is not None:
+            self._serving.append((uvicorn.Server(_config(app)), local))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
+
+    async def _serve(self) -> None:
+        await asyncio.gather(*(server.serve(sockets=[listening]) for server, listening in self._serving))
 
     @property
     def port(self) -> int:
@@ -53,6 +70,8 @@ class WebServer:
         """Load the certificate again; open connections keep the old one. After BadInput the old one stays in use."""
         if self._config.ssl is None or self._web.cert_file is None:
             return
+        if self._web.key_file is not None:
+            check_secret(self._web.key_file, "web.key_file")
         try:
             self._config.ssl.load_cert_chain(self._web.cert_file, self._web.key_file)
         except (OSError, ssl.SSLError) as error:
@@ -60,21 +79,45 @@ class WebServer:
 
     @property
     def stopping(self) -> bool:
-        return self._server.should_exit
+        return any(server.should_exit for server, _ in self._serving)
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        for server, _ in self._serving:
+            server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(timeout=5)
-        self._socket.close()
+        for _, listening in self._serving:
+            if listening.family == socket.AF_UNIX and listening.fileno() >= 0:
+                self._web.socket.unlink(missing_ok=True)
+            listening.close()
 
 
-def listen(address: str) -> socket.socket:
+def _config(app: Starlette, **tls: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=cast(Any, BoundedProtocol),
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        h11_max_incomplete_event_size=_MOST_HEAD_BYTES,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        **tls,
+    )
+
+
+def listen(address: str) -> Listener:
     """A listening socket at a host and a port. BadInput when there can be none."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio disables Nagle's algorithm; otherwise an answer in two writes waits 40 ms.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # Named as TCP, asyncio sends each answer at once; otherwise an answer in two writes waits 40 ms for an acknowledgement.
+    listening = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.connections = Connections()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         # Resolved, so that an IPv6 address keeps its zone.
@@ -85,6 +128,57 @@ def listen(address: str) -> socket.socket:
         listening.close()
         raise BadInput(f"web.listen_address: {address}: {error.strerror}") from None
     return listening
+
+
+def listen_locally(web: Web) -> Listener | None:
+    """The Unix socket for commands on this machine. None, with a line in the log, where the default one cannot be had."""
+    try:
+        return _listen_at(web.socket, web.socket_group)
+    except (OSError, KeyError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"there is no group {web.socket_group}"
+        if {"socket", "socket_group"} & web.model_fields_set:
+            raise BadInput(f"web.socket: {web.socket}: {why}") from None
+        log.info("no socket for local commands", path=str(web.socket), why=why)
+        return None
+
+
+def _listen_at(path: Path, group: str | None) -> Listener:
+    if path.parent.stat().st_mode & stat.S_IWOTH:
+        raise OSError(errno.EPERM, "other users may write to its folder")
+    _remove_stale(path)
+    listening = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.connections = Connections()
+    try:
+        before = os.umask(0o177)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(before)
+        if group is not None:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        # Who may do what is decided for each request, by the user at the other end; with a group, its members alone get in.
+        path.chmod(0o666 if group is None else 0o660)
+        listening.listen()
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of a balancer that was killed. OSError when another one answers there, or it is no socket."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "expected a socket or nothing")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        try:
+            trial.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise OSError(errno.EADDRINUSE, "another balancer listens there")
 
 
 def _said(error: OSError) -> str:

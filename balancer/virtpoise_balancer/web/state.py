@@ -14,7 +14,18 @@ from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
-from virtpoise_balancer.model import Domain, DomainState, Host, HostState, Mode, Plan, Policy, Progress, Snapshot
+from virtpoise_balancer.model import (
+    Domain,
+    DomainState,
+    Host,
+    HostState,
+    Mode,
+    Plan,
+    Policy,
+    Progress,
+    Snapshot,
+    Unsettled,
+)
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTargets
 
@@ -29,8 +40,8 @@ class State:
     """What the newest cycle left. It is replaced as a whole, never changed.
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
-    ``figures_at``: the time of the newest sample that any cycle has seen; ``lost``: uuids of domains that a migration
-    left running on neither host; ``heard``: the last answer of each host's libvirt to the balancer.
+    ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action
+    off their hosts; ``heard``: the last answer of each host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -46,7 +57,7 @@ class State:
     backoffs: Mapping[str, Backoff] = field(default_factory=dict)
     drains: Mapping[str, DrainOrder] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
-    lost: frozenset[str] = frozenset()
+    unsettled: tuple[Unsettled, ...] = ()
     broken: tuple[str, ...] = ()
     heard: Mapping[str, Heard] = field(default_factory=dict)
 
@@ -147,8 +158,8 @@ class Flight:
 class Status:
     """The balancer at this moment.
 
-    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``refused_targets``: the targets of
-    Prometheus that are refused as hosts.
+    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``unsettled``: domains that keep all action off
+    their hosts; ``refused_targets``: the targets of Prometheus that are refused as hosts.
     """
 
     mode: Mode
@@ -165,6 +176,7 @@ class Status:
     sentence: str
     hosts: tuple[HostStatus, ...]
     in_flight: tuple[Flight, ...]
+    unsettled: tuple[Unsettled, ...]
     refused_targets: RefusedTargets
 
 
@@ -266,5 +278,6 @@ def status(published: Published) -> Status:
         sentence=state.sentence,
         hosts=host_statuses(state),
         in_flight=flights(published),
+        unsettled=state.unsettled,
         refused_targets=state.refused,
     )

@@ -5,14 +5,15 @@ import time
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.exposition import Family
-from virtpoise_exporter.virt.link import Link
+from virtpoise_exporter.virt.link import FRESH_SECONDS, Link
 from virtpoise_exporter.virt.model import Domain, Inventory, state_words
 
 
 class LibvirtCollector:
     """Shows the last list of domains.
 
-    When that list is too old, states and counts are left out and counted as stale.
+    When that list is too old, states and counts are left out and counted as stale. So is the state of a domain that
+    libvirt does not answer about; its facts are shown with their age.
     """
 
     name = "libvirt"
@@ -32,14 +33,16 @@ class LibvirtCollector:
             up,
             age,
             *_host(last),
-            *(_domains(inventory.domains) if inventory else ()),
+            *(_domains(inventory, time.monotonic()) if inventory else ()),
             *self._stale(inventory, last),
         ]
 
     def _stale(self, inventory: Inventory | None, last: Inventory | None) -> list[Family]:
         if inventory is not None:
-            active = [domain for domain in inventory.domains if domain.active]
-            return self._staleness.judge(active, {domain.uuid for domain in active}, inventory.taken_at)
+            now = inventory.taken_at
+            expected = [domain for domain in inventory.domains if domain.active or domain.uuid in inventory.held_since]
+            fresh = {domain.uuid for domain in expected if _state_known(inventory, domain, time.monotonic())}
+            return self._staleness.judge(expected, fresh, now)
         active = [domain for domain in last.domains if domain.active] if last else []
         return self._staleness.judge(active, (), time.monotonic())
 
@@ -47,28 +50,34 @@ class LibvirtCollector:
 def _host(inventory: Inventory | None) -> list[Family]:
     """The host's identity. It does not change, so it is shown while libvirt is down, too."""
     info = Family(metrics.HOST_INFO)
-    if inventory is not None:
+    if inventory is not None and inventory.host.hostname:
         host = inventory.host
         info.add(1, host.hostname, host.host_uuid, host.cpu_model, host.arch, host.hypervisor, host.libvirt_version)
     return [info]
 
 
-def _domains(domains: tuple[Domain, ...]) -> list[Family]:
+def _state_known(inventory: Inventory, domain: Domain, now: float) -> bool:
+    return now - inventory.held_since.get(domain.uuid, now) <= FRESH_SECONDS
+
+
+def _domains(inventory: Inventory, now: float) -> list[Family]:
     counts = Family(metrics.DOMAINS)
-    active = sum(domain.active for domain in domains)
+    active = sum(domain.active for domain in inventory.domains)
     counts.add(active, "active")
-    counts.add(len(domains) - active, "inactive")
+    counts.add(len(inventory.domains) - active, "inactive")
     info, running, states = Family(metrics.DOMAIN_INFO), Family(metrics.DOMAIN_RUNNING), Family(metrics.DOMAIN_STATE)
     vcpus, memory = Family(metrics.DOMAIN_VCPUS), Family(metrics.DOMAIN_MEMORY)
-    placement = Family(metrics.DOMAIN_PLACEMENT)
-    for domain in domains:
-        word, reason = state_words(domain.state, domain.reason)
+    placement, age = Family(metrics.DOMAIN_PLACEMENT), Family(metrics.DOMAIN_FACTS_AGE)
+    for domain in inventory.domains:
         info.add_shared(domain.labels, 1)
-        running.add_shared(domain.labels, 1 if domain.running else 0)
-        states.add_shared(domain.labels, 1, word, reason)
+        if _state_known(inventory, domain, now):
+            running.add_shared(domain.labels, 1 if domain.running else 0)
+            states.add_shared(domain.labels, 1, *state_words(domain.state, domain.reason))
         for rule, value in domain.facts.placement:
             placement.add_shared(domain.labels, 1, rule, value)
         if domain.facts.vcpus:
             vcpus.add_shared(domain.labels, domain.facts.vcpus)
             memory.add_shared(domain.labels, domain.facts.memory_bytes)
-    return [counts, info, placement, running, states, vcpus, memory]
+        if domain.uuid in inventory.facts_from:
+            age.add_shared(domain.labels, now - inventory.facts_from[domain.uuid])
+    return [counts, info, placement, running, states, vcpus, memory, age]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family
-from virtpoise_exporter.kernel.netdev import parse_netdev
+from virtpoise_exporter.kernel.netdev import read_netdev
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 
 
@@ -15,7 +15,7 @@ class NetworkCollector:
 
     def __init__(self, keeper: TopologyKeeper, procfs: Path) -> None:
         self._keeper = keeper
-        self._netdev = procfs / "net/dev"
+        self._procfs = procfs
 
     def collect(self, _seconds: float) -> list[Family]:
         topology = self._keeper.topology()
@@ -23,7 +23,7 @@ class NetworkCollector:
             raise TimeoutError("the network devices below the sys root cannot be read")
         received, sent = Family(metrics.HOST_NETWORK_RECEIVE), Family(metrics.HOST_NETWORK_TRANSMIT)
         speed = Family(metrics.HOST_NETWORK_SPEED)
-        counters = parse_netdev(self._netdev.read_text())
+        counters = read_netdev(self._procfs)
         for device in topology.uplinks:
             if device not in counters:
                 continue

@@ -21,10 +21,10 @@ class PressureCollector:
         family = Family(metrics.HOST_PRESSURE)
         for resource in _RESOURCES:
             try:
-                text = (self._folder / resource).read_text()
-            except (FileNotFoundError, OSError):  # psi=0: the files are there and refuse to be read
+                stalled = list(parse_pressure((self._folder / resource).read_text()))
+            except OSError:  # psi=0: the files are there and refuse to be read
                 continue
-            for kind, seconds in parse_pressure(text):
+            for kind, seconds in stalled:
                 family.add(seconds, resource, kind)
         return [family]
 

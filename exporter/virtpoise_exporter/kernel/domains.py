@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtpoise_exporter.kernel.netdev import Counters, parse_netdev
-from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, uuid_of
+from virtpoise_exporter.kernel.netdev import Counters, read_netdev
+from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, pid_file, uuid_of
 from virtpoise_exporter.source import Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain, Nic
 
@@ -71,9 +71,9 @@ class KernelSource:
                     continue
                 try:
                     stat = parse_stat(_read(process.folder, "stat"))
-                    run, delay = _vcpu_times(process, stat.threads, domain.facts.vcpus)
-                except OSError:  # it ended between the list and now
+                except (OSError, ValueError, IndexError):  # it ended between the list and now
                     continue
+                run, delay = _vcpu_times(process, stat.threads, domain.facts.vcpus)
                 usages[domain.uuid] = Usage(
                     cpu_seconds=stat.cpu_seconds,
                     vcpu_seconds=run,
@@ -90,30 +90,37 @@ class KernelSource:
         the same uuid. The pid file lies in this host's own /run and names none of those.
         """
         try:
-            pid = int((self._state / f"{domain.name}.pid").read_text())
+            pid = int((self._state / pid_file(domain.name)).read_text())
             process = _Process(os.open(self._procfs / str(pid), os.O_RDONLY | os.O_DIRECTORY))
             return process if uuid_of(_read(process.folder, "cmdline")) == domain.uuid else None
         except (OSError, ValueError):
             return None
 
     def _counters(self) -> Mapping[str, Counters]:
-        return parse_netdev((self._procfs / "net/dev").read_text())
+        """The counters of all network devices; none if they cannot be read, which says nothing of the rest."""
+        try:
+            return read_netdev(self._procfs)
+        except OSError:
+            return {}
 
 
 def _vcpu_times(process: _Process, threads: int, vcpus: int) -> tuple[float | None, float | None]:
-    """Seconds that the vCPUs ran, and seconds that they waited for a CPU; None if no thread runs a vCPU.
+    """Seconds that the vCPUs ran, and seconds that they waited for a CPU.
 
-    QEMU names a thread after it has created it. So the threads are read again while fewer vCPUs are found than the
-    domain has.
+    None if no thread runs a vCPU, or if the time of one cannot be read: without it the sum would be too low. QEMU names
+    a thread after it has created it. So the threads are read again while fewer vCPUs are found than the domain has.
     """
-    if threads != process.threads or len(process.vcpus) < vcpus:
-        process.vcpus, process.threads = _vcpu_threads(process.folder), threads
     runs, delays = {}, {}
-    for thread in process.vcpus:
-        try:
-            runs[thread], delays[thread] = parse_schedstat(_read(process.folder, f"task/{thread}/schedstat"))
-        except _ENDED:  # unplugged a moment ago
-            process.threads = -1
+    try:
+        if threads != process.threads or len(process.vcpus) < vcpus:
+            process.vcpus, process.threads = _vcpu_threads(process.folder), threads
+        for thread in process.vcpus:
+            try:
+                runs[thread], delays[thread] = parse_schedstat(_read(process.folder, f"task/{thread}/schedstat"))
+            except _ENDED:  # unplugged a moment ago
+                process.threads = -1
+    except (OSError, ValueError):
+        return None, None
     if not process.vcpus:
         return None, None
     return process.sums.run.add(runs) / 1e9, process.sums.delay.add(delays) / 1e9

@@ -3,6 +3,7 @@ hold.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,20 +15,28 @@ class Counters:
 
 
 def parse_netdev(text: str) -> dict[str, Counters]:
-    """Parses ``/proc/net/dev``."""
+    """Parses ``/proc/net/dev``. A line that is not as expected is left out."""
     counters = {}
-    for line in text.splitlines()[2:]:
+    for line in text.split("\n")[2:]:  # a name may hold what splitlines() takes for the end of a line
         name, _, numbers = line.rpartition(":")
         fields = numbers.split()
-        counters[name.strip()] = Counters(int(fields[0]), int(fields[8]))
+        try:
+            counters[name.strip(" ")] = Counters(int(fields[0]), int(fields[8]))
+        except (IndexError, ValueError):
+            continue
     return counters
+
+
+def read_netdev(procfs: Path) -> dict[str, Counters]:
+    """The counters of all devices. Raises OSError."""
+    return parse_netdev((procfs / "net/dev").read_text(errors="surrogateescape"))
 
 
 def parse_default_route(text: str) -> str:
     """The device of the IPv4 default route with the least metric in ``/proc/net/route``; empty if there is none."""
     routes = []
-    for line in text.splitlines()[1:]:
+    for line in text.split("\n")[1:]:
         fields = line.split()
-        if len(fields) >= 8 and fields[1] == "00000000" and fields[7] == "00000000":
+        if len(fields) >= 8 and fields[1] == "00000000" and fields[7] == "00000000" and fields[6].isdecimal():
             routes.append((int(fields[6]), fields[0]))
     return min(routes)[1] if routes else ""

@@ -28,8 +28,8 @@ def bridge_ports(path: Path = SOCKET) -> dict[str, tuple[str, ...]]:
         return parse_tables(_ask(path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        complaint = f"Open vSwitch does not tell its bridges at {path}: {error}"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        complaint = f"Open vSwitch does not answer with its bridges at {path}: {error!r}"
         if complaint not in _complaints:  # OVSDB is asked four times a minute, and access may be denied for good
             _complaints.add(complaint)
             log.warning("%s", complaint)

@@ -55,10 +55,18 @@ def uuid_of(command_line: bytes) -> str:
     return ""
 
 
+_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;"})
+
+
+def pid_file(domain: str) -> str:
+    """The name of a domain's pid file: libvirt escapes it as XML (``R&amp;D.pid``, ``src/util/virpidfile.c``)."""
+    return f"{domain.translate(_ESCAPED)}.pid"
+
+
 def state_folder(uri: str) -> Path | None:
     """Where the libvirtd behind ``uri`` keeps its domains' pid files; None if it is not on this machine.
 
-    libvirt writes ``NAME.pid`` there for each QEMU it starts (``src/qemu/qemu_process.c``).
+    libvirt writes ``pid_file(NAME)`` there for each QEMU it starts (``src/qemu/qemu_process.c``).
     """
     scheme, _, rest = uri.partition("://")
     server, _, path = rest.partition("/")

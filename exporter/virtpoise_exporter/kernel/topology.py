@@ -81,7 +81,7 @@ def read_topology(procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> Top
         if bridge in devices:
             devices[bridge] = Device(bridge, lowers=ports)
     try:
-        route = parse_default_route((procfs / "net/route").read_text())
+        route = parse_default_route((procfs / "net/route").read_text(errors="surrogateescape"))
     except OSError:  # a kernel without IPv4
         route = ""
     return Topology(devices, route)
@@ -121,7 +121,7 @@ def _speed(text: str) -> float | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="surrogateescape").strip()
     except OSError:
         return ""
 
@@ -168,7 +168,7 @@ class TopologyKeeper:
         began = time.monotonic()
         try:
             self._topology = read_topology(self._procfs, self._sysfs, self._speeds)
-        except OSError as error:
-            log.warning("the network devices cannot be read: %s", error)
+        except Exception as error:  # this thread must not end: the next reading may succeed
+            log.warning("the network devices cannot be read: %r", error)
         else:
             self._read_at = began

@@ -118,14 +118,14 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What does not change while libvirtd runs."""
+    """What does not change while libvirtd runs; empty where libvirt has not said it."""
 
-    hostname: str
-    host_uuid: str
-    cpu_model: str
-    arch: str
-    hypervisor: str
-    libvirt_version: str
+    hostname: str = ""
+    host_uuid: str = ""
+    cpu_model: str = ""
+    arch: str = ""
+    hypervisor: str = ""
+    libvirt_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,16 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All domains of the host as libvirt listed them at ``taken_at`` (monotonic seconds), and the networks they use."""
+    """All domains of the host as libvirt listed them at ``taken_at``, and the networks they use.
+
+    ``held_since`` has the uuids of domains that libvirt does not answer about now, with the time of its last answer:
+    their states are of that time. ``facts_from`` has those whose XML cannot be had or read now, with the time of their
+    facts. All times are monotonic seconds.
+    """
 
     host: HostFacts
     domains: tuple[Domain, ...]
     networks: Mapping[str, Forward]
     taken_at: float
+    held_since: Mapping[str, float] = field(default_factory=dict)
+    facts_from: Mapping[str, float] = field(default_factory=dict)

@@ -54,7 +54,8 @@ def usage(stats: Mapping[str, Any], sums: VcpuSums) -> Usage:
         traffic={
             name: Traffic(stats[f"net.{index}.rx.bytes"], stats[f"net.{index}.tx.bytes"])
             for index in range(stats.get("net.count", 0))
-            if (name := stats.get(f"net.{index}.name")) and f"net.{index}.tx.bytes" in stats
+            if (name := stats.get(f"net.{index}.name"))
+            and {f"net.{index}.rx.bytes", f"net.{index}.tx.bytes"} <= stats.keys()
         },
     )
 

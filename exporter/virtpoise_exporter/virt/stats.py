@@ -79,6 +79,7 @@ class Stats:
         complete = len(handles) == len(domains)
         if not handles:
             return Answer(complete=complete)
+        held: set[str] = set()
         while (room := _patience(until)) > 0 and self._room.acquire(timeout=room):
             began = time.monotonic()
             future: Future[Mapping[str, Mapping[str, Any]]] = Future()
@@ -90,10 +91,24 @@ class Stats:
             except FutureTimeoutError:
                 log.debug("a domain's QEMU does not answer; asking for the others again")
                 complete = False
-            except libvirt.libvirtError as error:
-                log.debug("no statistics: %s", error)
-                return Answer(complete=False)
+                # a domain that libvirt holds locked is not skipped: it would hold up the next question as well
+                held |= self._link.held([handle.UUIDString() for handle in handles])
+                handles = [handle for handle in handles if handle.UUIDString() not in held]
+                if not handles:
+                    return Answer(complete=False)
+            except (libvirt.libvirtError, UnicodeDecodeError) as error:
+                log.debug("no statistics of %d domains: %s", len(handles), error)
+                return self._halves(groups, domains, until)
         return None
+
+    def _halves(self, groups: int, domains: Sequence[Domain], until: float) -> Answer:
+        """Asks for each half by itself: one domain whose answer cannot be had or read takes no other's."""
+        if len(domains) < 2 or self._link.inventory() is None:
+            return Answer(complete=False)
+        middle = len(domains) // 2
+        answers = [self._ask_some(groups, half, until) for half in (domains[:middle], domains[middle:])]
+        stats = {uuid: told for answer in answers if answer for uuid, told in answer.stats.items()}
+        return Answer(stats, sum(answer.seconds for answer in answers if answer), complete=False)
 
     def _run(self, groups: int, handles: Sequence[Any], future: Future[Mapping[str, Mapping[str, Any]]]) -> None:
         try:

@@ -4,6 +4,7 @@ The XML comes from libvirtd, which wrote it itself from its own model: no docume
 Formats: https://libvirt.org/formatdomain.html, https://libvirt.org/formatcaps.html
 """
 
+import re
 from itertools import islice
 from xml.etree import ElementTree
 
@@ -30,9 +31,18 @@ _UNITS = {
 }
 
 
+# What may stand in XML (https://www.w3.org/TR/xml/#charsets). libvirt writes more: what a title was set to, as it is.
+_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def _parse(xml: str) -> ElementTree.Element:
+    """The root element. Characters that XML does not allow are replaced. Raises ParseError."""
+    return ElementTree.fromstring(_NO_XML.sub("\ufffd", xml))  # noqa: S314
+
+
 def domain_facts(xml: str) -> Facts:
-    """The facts of a domain; 0 or empty where the XML has nothing."""
-    root = ElementTree.fromstring(xml)  # noqa: S314
+    """The facts of a domain; 0 or empty where the XML has nothing. Raises ParseError, ValueError."""
+    root = _parse(xml)
     return Facts(
         vcpus=_vcpus(root.find("vcpu")),
         memory_bytes=_memory(root.find("currentMemory")) or _memory(root.find("memory")),
@@ -45,7 +55,7 @@ def domain_facts(xml: str) -> Facts:
 
 def host_cpu(capabilities: str) -> tuple[str, str, str]:
     """The host's uuid, CPU model and architecture from the capabilities; empty where they are missing."""
-    root = ElementTree.fromstring(capabilities)  # noqa: S314
+    root = _parse(capabilities)
     return (
         (root.findtext("host/uuid") or "").strip(),
         (root.findtext("host/cpu/model") or "").strip(),
@@ -55,7 +65,7 @@ def host_cpu(capabilities: str) -> tuple[str, str, str]:
 
 def network_forward(xml: str) -> Forward:
     """How a libvirt network leaves the host (https://libvirt.org/formatnetwork.html#connectivity)."""
-    forward = ElementTree.fromstring(xml).find("forward")  # noqa: S314
+    forward = _parse(xml).find("forward")
     if forward is None:
         return Forward()
     interface = forward.find("interface")

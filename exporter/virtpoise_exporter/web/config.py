@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from virtpoise_exporter.errors import UsageError
+from virtpoise_exporter.web.files import check_secret, read_trusted
 
 _T = TypeVar("_T")
 _Stamp = tuple[int, int, int] | None
@@ -64,7 +65,7 @@ def load(path: Path) -> WebConfig:
 
     reader = _Reader(path)
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(read_trusted(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--web.config.file {path}: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
@@ -105,7 +106,7 @@ class _Reader:
         context.maximum_version = self._one_of(section, f"{name}.max_version", _VERSIONS, "TLS13")
         context.set_alpn_protocols(["http/1.1"])
         certificate = self._file(section, f"{name}.cert_file")
-        key = self._file(section, f"{name}.key_file")
+        key = self._file(section, f"{name}.key_file", secret=True)
         try:
             context.load_cert_chain(certificate, key, password=lambda: b"")
         except (OSError, ssl.SSLError) as error:
@@ -130,6 +131,11 @@ class _Reader:
 
     def _users(self, content: Any) -> dict[str, str]:
         users = {}
+        if content:
+            try:
+                check_secret(self._path)
+            except OSError as error:
+                raise self._error("basic_auth_users", str(error)) from None
         for user, digest in self._mapping("basic_auth_users", content).items():
             match = _BCRYPT.fullmatch(digest) if isinstance(digest, str) else None
             if match is None or not 4 <= int(match[1]) <= 31:
@@ -167,7 +173,7 @@ class _Reader:
                 raise self._error(f"{name}.{key}".removeprefix("."), f"expected one of {', '.join(keys)}")
         return section
 
-    def _file(self, section: dict[str, Any], field_name: str) -> Path:
+    def _file(self, section: dict[str, Any], field_name: str, *, secret: bool = False) -> Path:
         """A file's path, relative to the configuration's folder."""
         value = section.get(field_name.rpartition(".")[2])
         if not isinstance(value, str) or not value:
@@ -175,9 +181,11 @@ class _Reader:
         path = self._path.parent / value
         self._files.append((path, _stamp(path)))
         try:
-            path.open("rb").close()
+            read_trusted(path)
+            if secret:
+                check_secret(path)
         except OSError as error:
-            raise self._error(field_name, f"{path}: {error.strerror}") from None
+            raise self._error(field_name, f"{path}: {error.strerror}" if error.strerror else str(error)) from None
         return path
 
     def _one_of(self, section: dict[str, Any], field_name: str, choices: Mapping[str, _T], default: str) -> _T:

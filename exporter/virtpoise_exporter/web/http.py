@@ -9,6 +9,10 @@ class BadRequestError(Exception):
     """The bytes are no HTTP request that this server understands."""
 
 
+class HeadTooLargeError(Exception):
+    """A request's head is longer than this server takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request's head; the names of its headers are in lower case."""
@@ -55,8 +59,8 @@ def parse_head(head: bytes) -> Request:
     )
 
 
-def render_response(response: Response, *, keep_alive: bool, with_body: bool) -> bytes:
-    """The bytes of an answer; a HEAD request gets it without its body."""
+def render_head(response: Response, *, keep_alive: bool) -> bytes:
+    """The bytes of an answer up to its body."""
     lines = [
         f"HTTP/1.1 {response.status.value} {response.status.phrase}",
         f"Content-Type: {response.content_type}",
@@ -64,8 +68,7 @@ def render_response(response: Response, *, keep_alive: bool, with_body: bool) ->
         f"Connection: {'keep-alive' if keep_alive else 'close'}",
         *(f"{name}: {value}" for name, value in response.headers.items()),
     ]
-    head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
-    return head + response.body if with_body else head
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
 
 
 def accepts_gzip(request: Request) -> bool:

@@ -1,36 +1,47 @@
 """The server: one event loop for all connections, a few threads for scrapes.
 
 A silent or slow client costs a socket and a deadline, never a thread. Handshakes, request heads and sending answers
-have deadlines; the number of connections and the bytes of unsent answers are limited.
+have deadlines. Connections are limited in all and for each address (see ``admission``), and so are the bytes of unread
+answers, the kernel's buffers included. Bodies of requests are never read.
 """
 
 import asyncio
-import gzip
 import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http import HTTPStatus
 
 from virtpoise_exporter import __version__, exposition
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.log import log
+from virtpoise_exporter.web.admission import Door, Guest, Stage
 from virtpoise_exporter.web.auth import Gate
 from virtpoise_exporter.web.config import RateLimit, Watched, WebConfig
 from virtpoise_exporter.web.http import (
     BadRequestError,
+    HeadTooLargeError,
     Request,
     Response,
     accepts_gzip,
     parse_head,
-    render_response,
+    render_head,
 )
+from virtpoise_exporter.web.shared import SharedScrapes
 
+# Of connections without TLS, which cost some 50 KB. One with TLS costs up to 1.5 MB while it shakes hands and takes the
+# place of four: 64 of them stay well below the unit's MemoryMax.
 MOST_CONNECTIONS = 256
-_MOST_SCRAPES = 4
+MOST_OF_AN_ADDRESS = 128
+_PLACES_WITH_TLS = 4
+MOST_UNREAD_BYTES = 8 * 1024 * 1024
 _MOST_VERIFYING = 16
 _MOST_HEAD_BYTES = 16 * 1024
-_MOST_UNTAKEN_BYTES = 4 * 1024 * 1024
+_PART_BYTES = 64 * 1024  # of an answer is copied at a time for a client that reads slowly
+_KERNEL_BUFFER_BYTES = 128 * 1024  # for each direction of a connection; the kernel would take megabytes
+_BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 16  # a scraper behind a flood in the kernel's queue does not wait for one turn of the loop for each
 HEAD_SECONDS = 5.0
 _IDLE_SECONDS = 120.0
 TAKE_SECONDS = 10.0
@@ -54,11 +65,14 @@ def open_socket(host: str, port: int) -> socket.socket:
     """A listening socket; an empty host means all addresses. Raises OSError."""
     if host:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
     elif socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+        listening = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
     else:
-        family, address = socket.AF_INET, ("0.0.0.0", port)  # noqa: S104 - asked for as ``:port``
-    return socket.create_server(address, family=family, backlog=128)
+        listening = socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - asked for as ``:port``
+    for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # its connections inherit them
+        listening.setsockopt(socket.SOL_SOCKET, buffer, _KERNEL_BUFFER_BYTES)
+    return listening
 
 
 class Server:
@@ -66,59 +80,61 @@ class Server:
 
     def __init__(self, scrape: Callable[[float], bytes], watched: Watched) -> None:
         """``scrape`` returns an exposition within the number of seconds that it is called with."""
-        self._scrape = scrape
+        self._scrapes = SharedScrapes(scrape)
         self._watched = watched
         self._gate = Gate()
         self._bucket = _Bucket()
-        self._threads = ThreadPoolExecutor(_MOST_SCRAPES, thread_name_prefix="scrape")
         self._verifier = ThreadPoolExecutor(1, thread_name_prefix="verify")
         self._verifying = 0
-        self._connections: set[asyncio.Task[None]] = set()
-        # who waits for a request, and who takes how many bytes; the longest first, as dictionaries keep their order
-        self._waiting: dict[asyncio.Task[None], int] = {}
-        self._untaken: dict[asyncio.Task[None], int] = {}
+        self._door = Door(MOST_CONNECTIONS, MOST_OF_AN_ADDRESS, MOST_UNREAD_BYTES)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._complained = ""
 
     async def serve(self, listening: socket.socket) -> None:
         """Accepts connections until cancelled."""
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
+        accepted = 0
         while True:
             try:
-                connection, _ = await loop.sock_accept(listening)
+                connection, address = await loop.sock_accept(listening)
             except OSError as error:  # no descriptor left, or the client has gone already
-                log.warning("a connection cannot be accepted: %s", error)
+                self._complain(f"a connection cannot be accepted: {error}")
                 await asyncio.sleep(0.1)
                 continue
-            if len(self._connections) >= MOST_CONNECTIONS and not self._evict():
-                connection.close()
-                continue
-            task = loop.create_task(self._converse(connection))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
-            await asyncio.sleep(0)  # lets it begin: a flood of connections would keep this loop to itself
+            task = loop.create_task(self._converse(connection, str(address[0])))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            accepted += 1
+            if accepted % _ACCEPTED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # lets them begin: a flood of connections would keep this loop to itself
 
-    def _evict(self) -> bool:
-        """Closes the connection that has been silent longest, or else the one that reads its answer slowest.
+    def _complain(self, reason: str) -> None:
+        """Logs a reason once, until another one comes: clients decide how often it happens."""
+        if reason != self._complained:
+            self._complained = reason
+            log.error("%s", reason)
 
-        False if all are being answered.
-        """
-        for some in (self._waiting, self._untaken):
-            for victim in some:
-                del some[victim]
-                victim.cancel()
-                return True
-        return False
-
-    async def _converse(self, connection: socket.socket) -> None:
+    async def _converse(self, connection: socket.socket, address: str) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: this is a task
         writer: asyncio.StreamWriter | None = None
-        self._waiting[task] = 0
         try:
             config = self._watched.current()
+        except UsageError as error:
+            self._complain(f"all requests are refused: {error}")
+            connection.close()
+            return
+        guest = self._door.enter(address, task, _PLACES_WITH_TLS if config.tls else 1)
+        if guest is None:
+            connection.close()
+            return
+        handed_over = False
+        try:
             reader = asyncio.StreamReader(_MOST_HEAD_BYTES)
             protocol = asyncio.StreamReaderProtocol(reader)
             loop = asyncio.get_running_loop()
+            handed_over = True
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol,
                 connection,
@@ -126,64 +142,69 @@ class Server:
                 ssl_handshake_timeout=HEAD_SECONDS if config.tls else None,
                 ssl_shutdown_timeout=1.0 if config.tls else None,
             )
-            transport.set_write_buffer_limits(0)
+            transport.set_write_buffer_limits(high=1, low=0)  # of 0 asyncio's TLS loses count
             writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             if _welcome(transport, config):
-                await self._answer_all(task, reader, writer)
+                await self._answer_all(guest, reader, writer)
         except UsageError as error:
-            log.error("all requests are refused: %s", error)
+            self._complain(f"all requests are refused: {error}")
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError) as error:
             log.debug("a connection ended: %r", error)
         except Exception:
             log.exception("a connection failed")
         finally:
-            self._waiting.pop(task, None)
-            self._untaken.pop(task, None)
-            if writer is None:
+            self._door.leave(guest)
+            if writer is None and handed_over:
+                # the transport closes it, once it notices; asyncio would keep an unfinished handshake for seconds
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            elif writer is None:
                 connection.close()
-            elif writer.transport.get_write_buffer_size():
+            elif writer.transport.get_write_buffer_size() or task.cancelling():
                 writer.transport.abort()
             else:
                 writer.close()
 
-    async def _answer_all(
-        self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer_all(self, guest: Guest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one request after the other. A client that sends the next before it has an answer gets no more."""
         patience = HEAD_SECONDS
         keep_alive = True
         while keep_alive:
-            self._waiting[task] = 0
+            self._door.move(guest, Stage.WAITING)
             async with asyncio.timeout(patience):
-                first = await reader.readexactly(1)
+                received = await reader.read(_MOST_HEAD_BYTES)
+            if not received:
+                return
             keep_alive = with_body = False
             try:
                 async with asyncio.timeout(HEAD_SECONDS):
-                    request = parse_head(first + await reader.readuntil(b"\r\n\r\n"))
-            except asyncio.LimitOverrunError:
+                    head, rest = await _read_head(reader, received)
+                request = parse_head(head)
+            except HeadTooLargeError:
                 response, with_body = _text(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE), True
             except BadRequestError as error:
                 response, with_body = _text(HTTPStatus.BAD_REQUEST, str(error)), True
             else:
-                self._waiting.pop(task, None)
+                self._door.move(guest, Stage.WORKING)
                 response = await self._answer(request)
-                keep_alive, with_body = request.keep_alive, request.method != "HEAD"
-            await self._send(task, writer, render_response(response, keep_alive=keep_alive, with_body=with_body))
+                keep_alive, with_body = request.keep_alive and not rest, request.method != "HEAD"
+            await self._send(guest, writer, response, keep_alive=keep_alive, with_body=with_body)
             patience = _IDLE_SECONDS
 
-    async def _send(self, task: asyncio.Task[None], writer: asyncio.StreamWriter, answer: bytes) -> None:
-        """Sends the answer and waits until the client has read it.
-
-        Past the limit, the oldest unread answers are dropped.
-        """
-        self._untaken[task] = len(answer)
-        while sum(self._untaken.values()) > _MOST_UNTAKEN_BYTES and next(iter(self._untaken)) is not task:
-            oldest = next(iter(self._untaken))
-            del self._untaken[oldest]
-            oldest.cancel()
+    async def _send(
+        self, guest: Guest, writer: asyncio.StreamWriter, response: Response, *, keep_alive: bool, with_body: bool
+    ) -> None:
+        """Sends the answer and waits until the client has read it. Only a part of it is copied at a time."""
+        head = render_head(response, keep_alive=keep_alive)
+        body = memoryview(response.body if with_body else b"")
+        self._door.move(guest, Stage.SENDING, len(head) + len(body))
         async with asyncio.timeout(TAKE_SECONDS):
-            writer.write(answer)
+            writer.write(head)
+            for start in range(0, len(body), _PART_BYTES):
+                writer.write(body[start : start + _PART_BYTES])
+                await writer.drain()
+                self._door.move(guest, Stage.SENDING, len(body) - start)  # who reads slowly is not who reads nothing
             await writer.drain()
-        self._untaken.pop(task, None)
 
     async def _answer(self, request: Request) -> Response:
         began = time.monotonic()
@@ -232,21 +253,30 @@ class Server:
             self._verifying -= 1
 
     async def _metrics(self, request: Request, began: float) -> Response:
-        until = began + scrape_seconds(request)
-        compress = accepts_gzip(request)
-
-        def work() -> bytes | None:
-            seconds = until - time.monotonic()
-            if seconds <= 0:  # it waited too long for one of the few threads
-                return None
-            body = self._scrape(seconds)
-            return gzip.compress(body, compresslevel=1, mtime=0) if compress else body
-
-        body = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        if body is None:
+        compressed = accepts_gzip(request)
+        try:
+            body = await self._scrapes.body(began + scrape_seconds(request), compressed=compressed)
+        except TimeoutError:
             return _text(HTTPStatus.SERVICE_UNAVAILABLE, "too many scrapes at once")
-        headers = {"Vary": "Accept-Encoding"} | ({"Content-Encoding": "gzip"} if compress else {})
+        headers = {"Vary": "Accept-Encoding"} | ({"Content-Encoding": "gzip"} if compressed else {})
         return Response(HTTPStatus.OK, body, exposition.CONTENT_TYPE, headers)
+
+
+async def _read_head(reader: asyncio.StreamReader, received: bytes) -> tuple[bytes, bytes]:
+    """A request's head, and what came after it: a body, or requests that do not wait for their turn.
+
+    Raises HeadTooLargeError, EOFError.
+    """
+    while (end := received.find(b"\r\n\r\n")) < 0:
+        if len(received) >= _MOST_HEAD_BYTES:
+            raise HeadTooLargeError
+        more = await reader.read(_MOST_HEAD_BYTES)
+        if not more:
+            raise EOFError
+        received += more
+    if end > _MOST_HEAD_BYTES:
+        raise HeadTooLargeError
+    return received[: end + 4], received[end + 4 :]
 
 
 class _Bucket:

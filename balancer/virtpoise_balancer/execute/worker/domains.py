@@ -14,6 +14,19 @@ _FLAGS = (
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
 )
 
+_WHY_OFF = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: Presence.SHUT_OFF,
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: Presence.SHUT_OFF,
+    libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT: Presence.SHUT_OFF,
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: Presence.DESTROYED,
+}
+_PAUSED_BY_A_MIGRATION = (
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
+)
+
 
 def active_domains(connection: libvirt.virConnect) -> int:
     """How many domains are there in any state but shut off."""
@@ -24,9 +37,13 @@ def presence(connection: libvirt.virConnect, uuid: str) -> str:
     """How the domain stands on this host, as a value of ``Presence``."""
     try:
         domain = connection.lookupByUUIDString(uuid)
-        state, _reason = domain.state()
+        state, reason = domain.state()
         if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
             return Presence.RUNNING
+        if state == libvirt.VIR_DOMAIN_SHUTOFF:
+            return _WHY_OFF.get(reason, Presence.DEFINED)
+        if state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_BY_A_MIGRATION:
+            return Presence.MIGRATING
         return Presence.PAUSED if domain.isActive() else Presence.DEFINED
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:

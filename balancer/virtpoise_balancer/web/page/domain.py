@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import Response
 
 from virtpoise_balancer.errors import NotKnown, Refused
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import Domain, Host
 from virtpoise_balancer.web.detail import domain_detail, seen
+from virtpoise_balancer.web.kept import Written
 from virtpoise_balancer.web.page.parts import Figure, host_link, migration_card, plural
 from virtpoise_balancer.web.page.writer import Writer
 
 _MOST_MIGRATIONS = 20
 
 
-def domain_page(writer: Writer, request: Request) -> Response:
+def domain_page(writer: Writer, request: Request) -> Written:
     state = writer.state
     try:
         detail = domain_detail(writer.context, request.path_params["name"])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import DomainState, HostState, Snapshot
+from virtpoise_balancer.web.kept import Written
 from virtpoise_balancer.web.page.parts import (
     Anchor,
     Figure,
@@ -22,7 +21,7 @@ from virtpoise_balancer.web.page.parts import (
     of_resource,
     plural,
 )
-from virtpoise_balancer.web.page.writer import Cache, Writer
+from virtpoise_balancer.web.page.writer import Writer
 from virtpoise_balancer.web.state import HostStatus, State, domains_by_host, host_status
 
 # In a group of at most this many hosts each domain is listed; in a larger one it is only a segment of its host's bar.
@@ -42,31 +41,13 @@ class Overview:
     named: bool
 
 
-class OverviewPage:
-    """The heaviest page, and the one that everyone opens: it is written once for all readers who see the same."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._cache = Cache()
-
-    def page(self, request: Request) -> Response:
-        published = self._writer.context.published
-        by_load = request.query_params.get("sort") == "load"
-        key = (
-            published.state,
-            published.overrides(),
-            published.in_flight(),
-            self._writer.closed(request),
-            by_load,
-        )
-        return HTMLResponse(self._cache.get(key, partial(self._text, request, by_load=by_load)))
-
-    def _text(self, request: Request, *, by_load: bool) -> str:
-        found = overview(self._writer.state)
-        rows = found.rows if found else ()
-        if by_load:
-            rows = tuple(sorted(rows, key=lambda row: -1.0 if row.cpu.ratio is None else row.cpu.ratio, reverse=True))
-        return self._writer.text(request, "overview.html", found=found, rows=rows, by_load=by_load)
+def overview_page(writer: Writer, request: Request) -> Written:
+    found = overview(writer.state)
+    rows = found.rows if found else ()
+    by_load = request.query_params.get("sort") == "load"
+    if by_load:
+        rows = tuple(sorted(rows, key=lambda row: -1.0 if row.cpu.ratio is None else row.cpu.ratio, reverse=True))
+    return writer.page(request, "overview.html", found=found, rows=rows, by_load=by_load)
 
 
 def overview(state: State) -> Overview | None:
@@ -146,11 +127,14 @@ def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
     for name, order in sorted(state.drains.items()):
         if order.draining and name not in seen:
             yield None, f"{name} is to be drained, but is no longer seen (virtpoise undrain {name} returns it)"
+    for open_one in state.unsettled:
+        hosts = " and ".join(open_one.hosts)
+        yield None, f"{open_one.text}; nothing is moved from or to {hosts}"
     observation = state.observation
     if observation is None:
         return
     names = {domain.uuid: domain.name for domain in observation.snapshot.domains} if observation.duplicates else {}
-    for uuid in observation.duplicates:
+    for uuid in sorted(observation.duplicates.keys() - {one.uuid for one in state.unsettled}):
         yield domain_link(names.get(uuid, uuid), uuid), "is seen running on more than one host"
     for target in state.refused.named:
         yield None, f"target '{target.instance}' is refused as a host: {target.why}"

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.explain import wording
+from virtpoise_balancer.visible import visible_lines
 from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.kept import Written
 from virtpoise_balancer.web.page.flights import flight_cards
 from virtpoise_balancer.web.page.parts import WIDTH, clock, host_link, iso
 from virtpoise_balancer.web.state import State, flights
 
+_HTML = "text/html; charset=utf-8"
 _STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
@@ -28,17 +29,18 @@ class Writer:
     def __init__(self, context: Context) -> None:
         self.context = context
         folder = files("virtpoise_balancer.web") / "static"
-        self._static = {name: (folder / name).read_bytes() for name in _STATIC}
+        self._static = {name: Written((folder / name).read_bytes(), kind) for name, kind in _STATIC.items()}
         self._templates = Environment(
             loader=PackageLoader("virtpoise_balancer.web"),
             autoescape=True,
+            finalize=lambda value: visible_lines(value) if type(value) is str else value,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         self._templates.globals.update(
             program=__version__,
-            files=hashlib.sha256(b"".join(self._static.values())).hexdigest()[:12],
+            files=hashlib.sha256(b"".join(file.plain for file in self._static.values())).hexdigest()[:12],
             iso=iso,
             clock=clock,
             WIDTH=WIDTH,
@@ -66,11 +68,11 @@ class Writer:
             **values,
         )
 
-    def page(self, request: Request, template: str, **values: Any) -> Response:
-        return HTMLResponse(self.text(request, template, **values))
+    def page(self, request: Request, template: str, **values: Any) -> Written:
+        return Written(self.text(request, template, **values).encode(), _HTML)
 
-    def error(self, request: Request, why: str, status: int) -> Response:
-        return HTMLResponse(self.text(request, "wrong.html", why=why), status)
+    def error(self, request: Request, why: str, status: int) -> Written:
+        return Written(self.text(request, "wrong.html", why=why).encode(), _HTML, status)
 
     def closed(self, request: Request) -> str | None:
         """Why this reader cannot order anything, or None."""
@@ -81,11 +83,9 @@ class Writer:
         if name not in self._static:
             return PlainTextResponse("There is no such file.\n", 404)
         # Pages name their files with a version, so a file never changes under its name.
-        return Response(
-            self._static[name],
-            media_type=_STATIC[name],
-            headers={"Cache-Control": "public, max-age=31536000, immutable"},
-        )
+        found = self._static[name].answer(request)
+        found.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return found
 
 
 def _sentence(state: State) -> str:
@@ -93,26 +93,3 @@ def _sentence(state: State) -> str:
     hosts, domains = (state.snapshot.hosts, state.snapshot.domains) if state.snapshot else ((), ())
     names = (*(host.name for host in hosts), *(domain.name for domain in domains))
     return wording.headline(state.sentence, names)
-
-
-class Cache:
-    """The texts written last, for a few keys.
-
-    A key's first part is the state: it is large, so it is compared by identity.
-    """
-
-    _MOST = 4
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: list[tuple[tuple[object, ...], str]] = []
-
-    def get(self, key: tuple[object, ...], write: Callable[[], str]) -> str:
-        """The text for this key; ``write`` makes it unless it is kept."""
-        with self._lock:
-            for known, text in self._kept:
-                if known[0] is key[0] and known[1:] == key[1:]:
-                    return text
-            text = write()
-            self._kept = [(key, text), *self._kept][: self._MOST]
-            return text

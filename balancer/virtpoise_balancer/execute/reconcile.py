@@ -1,0 +1,131 @@
+"""The end of a migration as the world has it: a pure function of what its source, its destination and the other hosts answered.
+
+After a migration was asked for, only the world decides: no error of the request is an end, and nothing is an end while a job may
+still run. What this cannot decide now is asked again in the next cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.model import JournalEntry, Progress, Result, UnsettledKind
+
+# How long after its beginning a migration may still begin, where no answer to the request was seen.
+_LATE_SECONDS = 30.0
+
+# Active, and not between two hosts.
+SETTLED = (Presence.RUNNING, Presence.PAUSED)
+_ACTIVE = (*SETTLED, Presence.MIGRATING)
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A host did not answer."""
+
+    why: str
+
+
+Answer = Presence | Silent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How the migration ended. ``places``: where the domain is, in words.
+
+    ``lost``: it is active on no host, and no one seems to have meant that. ``leftover``: its old definition is still on the source.
+    """
+
+    result: Result
+    places: str
+    lost: bool = False
+    leftover: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillOpen:
+    """The end is not known. ``hosts``: those that must be left alone. ``text`` completes "h1 is unknown: "."""
+
+    kind: UnsettledKind
+    hosts: tuple[str, ...]
+    text: str
+    progress: Progress | None = None
+    silent: bool = False  # a host did not answer
+
+
+def reconcile(
+    entry: JournalEntry,
+    job: Progress | Silent | None,
+    here: Answer,
+    there: Answer,
+    others: Mapping[str, Answer],
+    now: float,
+    *,
+    answered: bool = False,
+) -> Verdict | StillOpen:
+    """What became of an entry that has begun.
+
+    ``job``: the domain's job on the source, asked before the rest. ``here``, ``there``: how the domain stands on the source and the
+    destination. ``others``: on all other hosts of the group; needed only where neither end has it active. ``answered``: libvirt has
+    answered the request, so that it cannot begin any more.
+    """
+    move = entry.move
+    ends = {move.source: here, move.destination: there}
+    name = f"the migration of {move.domain} from {move.source} to {move.destination}"
+    if isinstance(job, Progress):
+        return _open(entry, UnsettledKind.MIGRATING, f"{name} is still under way", progress=job)
+    active = [host for host, answer in (ends | dict(others)).items() if answer in SETTLED]
+    if len(active) > 1:
+        return StillOpen(
+            kind=UnsettledKind.TWICE,
+            hosts=tuple(dict.fromkeys((*ends, *active))),
+            text=f"{move.domain} is active on {' and '.join(active)} at once, since {name}",
+        )
+    for answer in (job, here, there):
+        if isinstance(answer, Silent):
+            return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {answer.why}", silent=True)
+    places = ", ".join(f"{answer} on {host}" for host, answer in ends.items())
+    if Presence.MIGRATING in (here, there):
+        return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {places}")
+    if there in SETTLED:
+        return Verdict(result=Result.DONE, places=places, leftover=here is not Presence.ABSENT)
+    if here in SETTLED:
+        if not answered and now - (entry.began or now) < _LATE_SECONDS:
+            return _open(entry, UnsettledKind.MIGRATING, f"{name} may still begin")
+        return Verdict(result=Result.FAILED, places=places)
+    return _away(entry, here, there, others, places)
+
+
+def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str, Answer], places: str) -> Verdict:
+    """The verdict where the domain is active on neither end."""
+    went_on = entry.left_from == entry.move.destination
+    result = Result.DONE if went_on else Result.FAILED
+    elsewhere = [host for host, answer in others.items() if answer in _ACTIVE]
+    if elsewhere:
+        return Verdict(result=result, places=f"{places}, {others[elsewhere[0]]} on {elsewhere[0]}")
+    if went_on:  # where it is now is for its next migration to say
+        return Verdict(result=Result.DONE, places=places)
+    if here is Presence.ABSENT and there in (Presence.SHUT_OFF, Presence.DESTROYED):
+        return Verdict(result=Result.DONE, places=f"{places} since")
+    if here is Presence.SHUT_OFF:  # a definition that was on the destination before says nothing
+        return Verdict(result=Result.FAILED, places=places)
+    if here is there is Presence.ABSENT:
+        for host, answer in others.items():
+            if answer in (Presence.SHUT_OFF, Presence.DESTROYED):
+                return Verdict(result=Result.FAILED, places=f"{places}, {answer} on {host}")
+    silent = [host for host, answer in others.items() if isinstance(answer, Silent)]
+    unheard = f"; no answer from {', '.join(silent)}" if silent else ""
+    return Verdict(result=Result.FAILED, places=f"{places}, active on no host{unheard}", lost=True)
+
+
+def is_away(here: Answer, there: Answer) -> bool:
+    """Whether both ends answer and neither has the domain active, so that the other hosts are to be asked."""
+    return not any(isinstance(answer, Silent) or answer in _ACTIVE for answer in (here, there))
+
+
+def _open(
+    entry: JournalEntry, kind: UnsettledKind, text: str, progress: Progress | None = None, *, silent: bool = False
+) -> StillOpen:
+    hosts = (entry.move.source, entry.move.destination)
+    return StillOpen(kind=kind, hosts=hosts, text=text, progress=progress, silent=silent)

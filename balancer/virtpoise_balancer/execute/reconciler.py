@@ -1,0 +1,270 @@
+"""Reconciles the journal with the world: asks for the end of every entry that has none, and writes it down.
+
+One way to an end for all entries: those of a plan under way, of an earlier process, of a host that was silent, of an error that no one
+foresaw. Everything here may be repeated: an end that could not be written is kept and written later, and a verdict that the world
+contradicts is corrected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from virtpoise_balancer.clock import Clock
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute.hosts import Completed, Hosts
+from virtpoise_balancer.execute.reconcile import Answer, Silent, StillOpen, Verdict, is_away, reconcile
+from virtpoise_balancer.model import JournalEntry, Move, Outcome, Progress, Result, Unsettled, UnsettledKind, Written
+
+log = structlog.get_logger()
+
+NOT_BEGUN = Outcome(result=Result.SKIPPED, why="the balancer ended before the migration began")
+
+
+class Journal(Protocol):
+    """Where migrations are written down (knowledge keeps it). Any of it may fail."""
+
+    def begin(self, migration_id: int) -> float:
+        """When it begins: now, in Unix seconds."""
+        ...
+
+    def end(self, migration_id: int, outcome: Outcome) -> Written:
+        """Write an end. One that contradicts an earlier end corrects it, where the world may have gone on since."""
+        ...
+
+    def reopen(self, migration_id: int, why: str) -> None:
+        """Take an end back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """What was seen of a request. It is no end. ``why``: what went wrong; ``answered``: libvirt has answered it."""
+
+    why: str | None = None
+    answered: bool = True
+    seconds: float | None = None
+    dirty_bytes_per_second: float | None = None
+
+
+_NOT_SEEN = Requested(why="the end of the migration was not seen", answered=False)
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """``hosts``: as configured now. ``on_end``: called after an end was written."""
+
+    hosts: Callable[[], Hosts]
+    journal: Journal
+    on_end: Callable[[Move, Outcome], None]
+    clock: Clock
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _held: set[int] = field(default_factory=set)  # entries that the executor works on
+    _asking: dict[int, threading.Thread] = field(default_factory=dict)
+    _requested: dict[int, Requested] = field(default_factory=dict)
+    _unwritten: dict[int, tuple[Move, Outcome]] = field(default_factory=dict)
+    _found: dict[int, StillOpen] = field(default_factory=dict)
+    _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
+
+    # --- for the executor ---------------------------------------------------------------------------------------------
+
+    def hold(self, migration_ids: Iterable[int]) -> None:
+        """Leave these entries to the caller until it releases them."""
+        with self._lock:
+            self._held.update(migration_ids)
+
+    def release(self, migration_id: int) -> None:
+        with self._lock:
+            self._held.discard(migration_id)
+
+    @property
+    def can_write(self) -> bool:
+        """Whether all ends that are known could be written. While not, nothing may begin."""
+        return not self._unwritten
+
+    def requested(self, entry: JournalEntry, requested: Requested) -> None:
+        """What the request for a migration has come to, for the words and figures of its end."""
+        self._requested[entry.id] = requested
+
+    def settle(self, entry: JournalEntry, group: Collection[str] = ()) -> Outcome | StillOpen:
+        """Ask the world once; write the end if there is one. ``group``: all its hosts."""
+        found = self._ask(entry, group)
+        if isinstance(found, StillOpen):
+            self._keep_open(entry, found)
+            return found
+        outcome = self._outcome(entry, found)
+        self.end(entry.id, entry.move, outcome)
+        return outcome
+
+    def end(self, migration_id: int, move: Move, outcome: Outcome) -> None:
+        """Write an end, at once or, when that fails, in a later cycle."""
+        try:
+            written = self.journal.end(migration_id, outcome)
+        except Exception as error:  # whatever the store has, the end must not be forgotten
+            log.warning("the end of a migration cannot be written yet", domain=move.domain, error=_line(error))
+            self._unwritten[migration_id] = (move, outcome)
+            return
+        self._unwritten.pop(migration_id, None)
+        self._requested.pop(migration_id, None)
+        self._found.pop(migration_id, None)
+        self._open.pop(migration_id, None)
+        if written is Written.CORRECTED:
+            log.warning("the end of a migration was corrected", domain=move.domain, result=outcome.result.value)
+        if written is not Written.NOTHING:
+            self.on_end(move, outcome)
+
+    # --- in each cycle ------------------------------------------------------------------------------------------------
+
+    def keep_up(self, entries: Sequence[JournalEntry], group: Collection[str]) -> None:
+        """Ask for the ends of these entries beside the cycle, each by one thread at a time, but for those under way. Returns soon.
+
+        ``group``: all hosts that are known.
+        """
+        with self._lock:
+            loose = {entry.id: entry for entry in entries if entry.id not in self._held}
+            self._open = {id_: entry for id_, entry in loose.items() if entry.is_open}
+            self._found = {id_: found for id_, found in self._found.items() if id_ in loose}
+        for migration_id, (move, outcome) in list(self._unwritten.items()):
+            self.end(migration_id, move, outcome)
+            loose.pop(migration_id, None)
+        if not self.can_write:
+            return
+        for entry in loose.values():
+            if entry.began is None:
+                self.end(entry.id, entry.move, NOT_BEGUN)
+            else:
+                self._begin_to_ask(entry, group)
+
+    def unsettled(self, entries: Sequence[JournalEntry]) -> tuple[Unsettled, ...]:
+        """The domains of these entries that keep action off their hosts, by what is known now. Not those that are under way."""
+        return tuple(
+            _unsettled(entry, self._found.get(entry.id))
+            for entry in entries
+            if entry.id not in self._held and (entry.is_open or entry.lost)
+        )
+
+    def under_way(self) -> tuple[tuple[JournalEntry, Progress | None], ...]:
+        """The entries of the newest cycle that may still migrate, with how far libvirt has got."""
+        found = self._found.copy()
+        return tuple(
+            (entry, one.progress if one else None)
+            for entry in self._open.copy().values()
+            if (one := found.get(entry.id)) is None or one.kind is not UnsettledKind.TWICE
+        )
+
+    def wait(self, seconds: float) -> None:
+        """Wait until all that is being asked has been answered, for ``seconds`` at most each."""
+        for thread in list(self._asking.values()):
+            thread.join(seconds)
+
+    def close(self) -> None:
+        """Write nothing more. What is open is for the next process."""
+        self._stop.set()
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _begin_to_ask(self, entry: JournalEntry, group: Collection[str]) -> None:
+        with self._lock:
+            if entry.id in self._asking or self._stop.is_set():
+                return
+            thread = threading.Thread(
+                target=self._ask_beside, args=(entry, tuple(group)), name=f"reconcile {entry.move.domain}", daemon=True
+            )
+            self._asking[entry.id] = thread
+        thread.start()
+
+    def _ask_beside(self, entry: JournalEntry, group: Collection[str]) -> None:
+        try:
+            self.settle(entry, group)
+        except Exception:  # the next cycle asks again
+            log.exception("a migration could not be reconciled", domain=entry.move.domain)
+        finally:
+            with self._lock:
+                self._asking.pop(entry.id, None)
+
+    def _ask(self, entry: JournalEntry, group: Collection[str]) -> Verdict | StillOpen:
+        hosts, move = self.hosts(), entry.move
+        job: Progress | Silent | None
+        try:
+            job = hosts.progress(move.source, move.uuid)
+        except LibvirtError as error:
+            job = Silent(str(error))
+        here = presence(hosts, move.source, move.uuid)
+        there = presence(hosts, move.destination, move.uuid)
+        others: dict[str, Answer] = {}
+        if not isinstance(job, Progress) and is_away(here, there):
+            others = {
+                host: presence(hosts, host, move.uuid) for host in sorted(set(group) - {move.source, move.destination})
+            }
+        answered = self._requested.get(entry.id, _NOT_SEEN).answered
+        return reconcile(entry, job, here, there, others, self.clock.now(), answered=answered)
+
+    def _keep_open(self, entry: JournalEntry, found: StillOpen) -> None:
+        self._found[entry.id] = found
+        contradicts = found.progress is not None or found.kind is UnsettledKind.TWICE
+        if entry.result is not None and not entry.lost and contradicts:
+            log.warning("the end of a migration is taken back", domain=entry.move.domain, why=found.text)
+            self.journal.reopen(entry.id, found.text)
+
+    def _outcome(self, entry: JournalEntry, verdict: Verdict) -> Outcome:
+        if self._stop.is_set():
+            raise RuntimeError("the balancer is about to end")
+        move = entry.move
+        requested = self._requested.get(entry.id, _NOT_SEEN)
+        figures, why = Completed(), ""
+        if verdict.result is Result.DONE:
+            why = self._tidied(move, verdict)
+            with contextlib.suppress(LibvirtError):
+                figures = self.hosts().completed(move.destination, move.uuid)
+        else:
+            why = f"{requested.why or 'the migration ended'}: {verdict.places}"
+        return Outcome(
+            result=verdict.result,
+            why=why,
+            seconds=figures.seconds if requested.seconds is None else requested.seconds,
+            downtime_seconds=figures.downtime_seconds,
+            transferred_bytes=figures.transferred_bytes,
+            dirty_bytes_per_second=requested.dirty_bytes_per_second,
+            lost=verdict.lost,
+        )
+
+    def _tidied(self, move: Move, verdict: Verdict) -> str:
+        """What is not as it should be after a done migration, or nothing. An old definition could be started a second time."""
+        if not verdict.leftover:
+            return ""
+        try:
+            self.hosts().undefine(move.source, move.uuid)
+        except LibvirtError as error:
+            return f"its definition is still on {move.source}: {error}"
+        return ""
+
+
+def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
+    """How the domain stands on the host, or that it does not answer."""
+    try:
+        return hosts.presence(host, uuid)
+    except LibvirtError as error:
+        return Silent(str(error))
+
+
+def _unsettled(entry: JournalEntry, found: StillOpen | None) -> Unsettled:
+    move = entry.move
+    way = f"from {move.source} to {move.destination}"
+    kind = UnsettledKind.UNKNOWN
+    hosts: tuple[str, ...] = (move.source, move.destination)
+    text = f"the migration of {move.domain} {way} has no known end"
+    if entry.lost and (found is None or found.kind is not UnsettledKind.TWICE):
+        kind, text = UnsettledKind.NOWHERE, f"{move.domain} runs nowhere since its migration {way}"
+    elif found is not None:
+        kind, hosts, text = found.kind, found.hosts, found.text
+    return Unsettled(domain=move.domain, uuid=move.uuid, hosts=hosts, kind=kind, text=text)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -1,0 +1,60 @@
+"""A migration as the journal has it, and the domains that are not accounted for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from virtpoise_balancer.model.migration import Result
+from virtpoise_balancer.model.plan import Move
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """A journalled migration, identified by its ``id`` alone: a domain may have had several.
+
+    ``began``: in Unix seconds, None before it begins. ``result``: None while its end is not known. ``lost``: the domain ran nowhere
+    when it ended, and has not been accounted for since. ``left_from``: the source of the domain's next migration that began, if any.
+    """
+
+    id: int
+    move: Move
+    began: float | None = None
+    result: Result | None = None
+    lost: bool = False
+    left_from: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.began is not None and self.result is None
+
+
+class Written(StrEnum):
+    """What writing an end has changed in the journal."""
+
+    NOTHING = "nothing"
+    ENDED = "ended"
+    CORRECTED = "corrected"
+
+
+class UnsettledKind(StrEnum):
+    MIGRATING = "migrating"  # a migration of ours goes on, though no plan is being made
+    UNKNOWN = "unknown"  # a host does not say where the domain is
+    TWICE = "twice"  # it is active on more than one host
+    NOWHERE = "nowhere"  # it was migrated, and is active on no host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsettled:
+    """A domain that keeps all action off its hosts. ``text`` completes "h1 is unknown: "."""
+
+    domain: str
+    uuid: str
+    hosts: tuple[str, ...]
+    kind: UnsettledKind
+    text: str
+
+    @property
+    def unaccounted(self) -> bool:
+        """Whether it is not known to exist exactly once."""
+        return self.kind is not UnsettledKind.MIGRATING

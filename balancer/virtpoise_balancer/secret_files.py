@@ -1,0 +1,70 @@
+"""Files with secrets (tokens, passwords, private keys): read only where no other user could have read or replaced them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from virtpoise_balancer.errors import BadInput
+
+_MOST_BYTES = 1 << 20
+
+
+def read_secret(path: Path, field: str) -> str:
+    """The file's text, ASCII. BadInput names ``field``, the file and what is wrong, and never what is in the file."""
+    try:
+        return _content(path, field).decode("ascii")
+    except UnicodeDecodeError:
+        raise BadInput(f"{field}: {path}: expected ASCII text") from None
+
+
+def check_secret(path: Path, field: str) -> None:
+    """BadInput unless the file could be read with ``read_secret``; for files that a library reads, such as private keys."""
+    _content(path, field)
+
+
+def _content(path: Path, field: str) -> bytes:
+    try:
+        # Not blocking: opening a FIFO would wait for a writer for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            problem = _file_problem(found) or _folder_problem(path, found.st_uid)
+            content = b"" if problem else file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise BadInput(f"{field}: {path}: cannot be read: {error.strerror}") from None
+    if problem:
+        raise BadInput(f"{field}: {path}: {problem}")
+    if len(content) > _MOST_BYTES:
+        raise BadInput(f"{field}: {path}: expected at most {_MOST_BYTES} bytes")
+    return content
+
+
+def _file_problem(found: os.stat_result) -> str | None:
+    if not stat.S_ISREG(found.st_mode):
+        return "expected a regular file"
+    # Root may use a file of any user: the folder's check ensures that nobody else placed it there.
+    if os.geteuid() != 0 and found.st_uid not in (0, os.geteuid()):
+        return f"it belongs to another user (uid {found.st_uid}); expected root or the user who reads it"
+    if found.st_mode & stat.S_IRWXO:
+        return "other users may read it; chmod o-rwx"
+    if found.st_mode & stat.S_IWGRP and found.st_gid != 0:
+        return "its group may write to it; chmod g-w"
+    return None
+
+
+def _folder_problem(path: Path, owner: int) -> str | None:
+    """What lets another user replace the file: the folder it is named in, or the one that a symbolic link leads to."""
+    for folder in {path.absolute().parent, path.resolve().parent}:
+        found = folder.stat()
+        own = found.st_uid in (0, os.geteuid())
+        if found.st_mode & stat.S_ISVTX and own and owner in (0, os.geteuid()):
+            continue  # as /tmp: only a file's owner renames or deletes it
+        if found.st_mode & stat.S_IWOTH:
+            return f"other users may write to its folder; chmod o-w {folder}"
+        if found.st_mode & stat.S_IWGRP and found.st_gid != 0:
+            return f"a group may write to its folder; chmod g-w {folder}"
+        if os.geteuid() != 0 and not own:
+            return f"its folder {folder} belongs to another user (uid {found.st_uid})"
+    return None

@@ -1,0 +1,213 @@
+"""Bounds of open connections: how many in all and from one address, and how long each may wait, send or not read.
+
+A connection that waits (for TLS, for a request, for the next one) gives way to a newer one, so silent clients keep nobody out.
+Those that are being answered do not give way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MOST_CONNECTIONS = 256
+MOST_PER_ADDRESS = 128
+# Whose handshake of TLS is not complete. Each holds buffers of 256 KiB, for a while even after its end.
+MOST_SHAKING_HANDS = 48
+# From the connection, or the last answer, to the whole head of a request. TLS has as long again before.
+REQUEST_SECONDS = 10.0
+# To read what fills the buffers of an answer.
+READING_SECONDS = 10.0
+_PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of a Unix socket, as the kernel knows it."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """One open connection. ``busy``: it is being answered and reads; ``new``: it has not shaken hands."""
+
+    address: str
+    end: Callable[[], None]
+    busy: bool = False
+    new: bool = True
+    timer: asyncio.TimerHandle | None = None
+
+    def waits(self, seconds: float) -> None:
+        self.busy = False
+        self._within(seconds)
+
+    def works(self) -> None:
+        self.busy = True
+        self.stop()
+
+    def stalls(self) -> None:
+        """The client does not read."""
+        self.busy = False
+        self._within(READING_SECONDS)
+
+    def _within(self, seconds: float) -> None:
+        self.stop()
+        self.timer = asyncio.get_running_loop().call_later(seconds, self.end)
+
+    def stop(self) -> None:
+        """Nothing is awaited any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+@dataclass(slots=True)
+class Connections:
+    """All open connections of a server, by address, the oldest first. Used in the server's thread alone."""
+
+    most: int = MOST_CONNECTIONS
+    most_per_address: int = MOST_PER_ADDRESS
+    most_new: int = MOST_SHAKING_HANDS
+    _places: dict[str, dict[Place, None]] = field(default_factory=dict)
+    _count: int = 0
+
+    def take(self, address: str, end: Callable[[], None]) -> Place | None:
+        """A place for a new connection, made by ending one that waits if need be. None when all others are busy."""
+        new = [place for places in self._places.values() for place in places if place.new]
+        if len(new) >= self.most_new:
+            self._end(new[0])
+        own = self._places.get(address, {})
+        if len(own) >= self.most_per_address and not self._make_room(own):
+            return None
+        if self._count >= self.most and not any(
+            self._make_room(places) for places in sorted(self._places.values(), key=len, reverse=True)
+        ):
+            return None
+        place = Place(address, end)
+        self._places.setdefault(address, {})[place] = None
+        self._count += 1
+        place.waits(REQUEST_SECONDS)
+        return place
+
+    def give_back(self, place: Place) -> None:
+        """The connection has ended. It may be reported more than once."""
+        place.stop()
+        own = self._places.get(place.address, {})
+        if place in own:
+            del own[place]
+            self._count -= 1
+            if not own:
+                del self._places[place.address]
+
+    def _make_room(self, places: dict[Place, None]) -> bool:
+        waiting = next((place for place in places if not place.busy), None)
+        if waiting is None:
+            return False
+        self._end(waiting)
+        return True
+
+    def _end(self, place: Place) -> None:
+        self.give_back(place)
+        place.end()
+
+
+class Listener(socket.socket):
+    """A listening socket that accepts within the bounds."""
+
+    connections: Connections
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted, address = super().accept()
+        who = _who(accepted, address)
+        bounded = Accepted(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        bounded.connections = self.connections
+        bounded.place = self.connections.take(who, bounded.shut)
+        if bounded.place is None:
+            bounded.close()
+            raise ConnectionAbortedError  # as if it had hung up; the server goes on with the next
+        return bounded, address
+
+
+class Accepted(socket.socket):
+    """A connection that gives its place back when it is closed."""
+
+    place: Place | None
+    connections: Connections
+
+    def shut(self) -> None:
+        with suppress(OSError):  # it is closed already
+            self.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self.place is not None:
+            self.connections.give_back(self.place)
+        super().close()
+
+
+def _who(accepted: socket.socket, address: Any) -> str:
+    """Whom a connection counts for: the user at a Unix socket, this machine, an IPv4 address, or an IPv6 network of 64 bits."""
+    if accepted.family == socket.AF_UNIX:
+        return f"uid {peer_of(accepted).uid}"
+    found = ip_address(address[0].partition("%")[0])
+    if found.is_loopback:
+        return "loopback"
+    mapped = getattr(found, "ipv4_mapped", None)
+    if mapped is not None or found.version == 4:
+        return str(mapped or found)
+    return str(ip_network(f"{found}/64", strict=False))
+
+
+def peer_of(connected: Any) -> Peer:
+    """``connected``: a Unix socket."""
+    _, uid, gid = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return Peer(uid=uid, gid=gid)
+
+
+class BoundedProtocol(H11Protocol):
+    """HTTP/1.1 whose connections have deadlines. The scope's state has ``peer`` where it came over a Unix socket."""
+
+    _place: Place | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        connected = transport.get_extra_info("socket")
+        if connected.family == socket.AF_UNIX:
+            self.app_state = {**self.app_state, "peer": peer_of(connected)}
+        self._place = getattr(getattr(connected, "_sock", None), "place", None)
+        if self._place is not None:
+            self._place.end = transport.abort
+            self._place.new = False
+            self._place.waits(REQUEST_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._place is not None and self._answering and not self._place.busy:
+            self._place.works()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._place is not None and not self._answering:
+            self._place.waits(REQUEST_SECONDS)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._place is not None:
+            self._place.stalls()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._place is not None and self._answering:
+            self._place.works()
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete

@@ -1,0 +1,101 @@
+"""The verdict on a migration, for every combination of what its hosts may answer."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.execute.reconcile import Answer, Silent, StillOpen, Verdict, is_away, reconcile
+from virtpoise_balancer.model import JournalEntry, Move, PredictedLoads, Prediction, Progress, Result, UnsettledKind
+
+LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+ENTRY = JournalEntry(
+    id=7, move=Move(domain="a", uuid="u", source="h1", destination="h2", predicted=LOADS), began=1000.0
+)
+JOB = Progress(elapsed_seconds=1, total_bytes=2, processed_bytes=1, remaining_bytes=1)
+SILENT = Silent("no answer")
+ANSWERS: tuple[Answer, ...] = (*Presence, SILENT)
+SETTLED = (Presence.RUNNING, Presence.PAUSED)
+ACTIVE = (*SETTLED, Presence.MIGRATING)
+LATER = 2000.0
+
+
+def test_no_combination_of_answers_breaks_a_law() -> None:
+    for answers in itertools.product((None, JOB, SILENT), ANSWERS, ANSWERS, (None, *ANSWERS), (None, "h2", "h3")):
+        check(*answers)
+
+
+def check(
+    job: Progress | Silent | None, here: Answer, there: Answer, other: Answer | None, left_from: str | None
+) -> None:
+    entry = JournalEntry(id=7, move=ENTRY.move, began=1000.0, left_from=left_from)
+    others = {} if other is None else {"h3": other}
+    found = reconcile(entry, job, here, there, others, LATER)
+    case = f"{job}, {here}, {there}, {others}, {left_from}: {found}"
+    settled = [answer for answer in (here, there, other) if answer in SETTLED]
+    if job is JOB or SILENT in (job, here, there) or Presence.MIGRATING in (here, there):
+        assert isinstance(found, StillOpen), case  # no verdict while a job may run, or an end is not known
+    if len(settled) > 1 and job is not JOB:
+        assert isinstance(found, StillOpen), case
+        assert found.kind is UnsettledKind.TWICE, case
+    if isinstance(found, StillOpen):
+        assert {"h1", "h2"} <= set(found.hosts), case
+        return
+    assert here not in ACTIVE or there not in ACTIVE, case
+    assert not found.lost or not any(answer in ACTIVE for answer in (here, there, other)), case
+    if there in SETTLED:
+        assert (found.result, found.lost) == (Result.DONE, False), case
+        assert found.leftover is (here is not Presence.ABSENT), case
+    elif here in SETTLED:
+        assert (found.result, found.lost) == (Result.FAILED, False), case
+    elif found.result is Result.DONE:
+        assert left_from == "h2" or (here is Presence.ABSENT and there in (Presence.SHUT_OFF, Presence.DESTROYED)), case
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "elsewhere", "result", "lost"),
+    [
+        (Presence.ABSENT, Presence.RUNNING, {}, Result.DONE, False),
+        (Presence.DEFINED, Presence.RUNNING, {}, Result.DONE, False),
+        (Presence.ABSENT, Presence.PAUSED, {}, Result.DONE, False),  # by a person, not by the migration
+        (Presence.RUNNING, Presence.ABSENT, {}, Result.FAILED, False),
+        (Presence.PAUSED, Presence.DEFINED, {}, Result.FAILED, False),
+        (Presence.DEFINED, Presence.ABSENT, {}, Result.FAILED, True),  # its process died
+        (Presence.DESTROYED, Presence.ABSENT, {}, Result.FAILED, True),  # in the midst of a migration
+        (Presence.ABSENT, Presence.ABSENT, {}, Result.FAILED, True),
+        (Presence.DEFINED, Presence.SHUT_OFF, {}, Result.FAILED, True),  # the latter may be of years ago
+        (Presence.SHUT_OFF, Presence.ABSENT, {}, Result.FAILED, False),  # its guest shut down on the way
+        (Presence.ABSENT, Presence.SHUT_OFF, {}, Result.DONE, False),  # it arrived, and was shut down
+        (Presence.ABSENT, Presence.ABSENT, {"h3": Presence.RUNNING}, Result.FAILED, False),
+        (Presence.ABSENT, Presence.ABSENT, {"h3": Presence.SHUT_OFF}, Result.FAILED, False),
+        (Presence.ABSENT, Presence.ABSENT, {"h3": SILENT}, Result.FAILED, True),
+    ],
+)
+def test_the_verdict(here: Presence, there: Presence, elsewhere: dict[str, Answer], result: Result, lost: bool) -> None:
+    found = reconcile(ENTRY, None, here, there, elsewhere, LATER)
+    assert isinstance(found, Verdict)
+    assert (found.result, found.lost) == (result, lost)
+
+
+def test_a_migration_whose_request_was_not_answered_may_begin_for_a_while_yet() -> None:
+    def at(now: float, *, answered: bool) -> Verdict | StillOpen:
+        return reconcile(ENTRY, None, Presence.RUNNING, Presence.ABSENT, {}, now, answered=answered)
+
+    assert isinstance(at(1029.0, answered=False), StillOpen)
+    assert isinstance(at(1029.0, answered=True), Verdict)
+    assert isinstance(at(1030.0, answered=False), Verdict)
+
+
+def test_of_two_attempts_the_first_was_done_where_the_second_began() -> None:
+    left_again = JournalEntry(id=7, move=ENTRY.move, began=1000.0, left_from="h2")
+    found = reconcile(left_again, None, Presence.ABSENT, Presence.ABSENT, {"h3": Presence.RUNNING}, LATER)
+    assert isinstance(found, Verdict)
+    assert found.result is Result.DONE
+
+
+def test_the_other_hosts_are_asked_only_where_neither_end_has_it() -> None:
+    assert [is_away(here, there) for here, there in itertools.product(ANSWERS, ANSWERS)] == [
+        not {here, there} & {*ACTIVE, SILENT} for here, there in itertools.product(ANSWERS, ANSWERS)
+    ]

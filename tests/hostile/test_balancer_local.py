@@ -1,0 +1,205 @@
+"""The Unix socket for local commands, roles, and who gets a token: with real users of this machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from hostile.attacked import Attacked
+from virtpoise_balancer.command import client
+from virtpoise_balancer.config import parse_config
+from virtpoise_balancer.errors import VirtpoiseError
+from virtpoise_balancer.tokens import ROLES, new_token, read_tokens
+from virtpoise_balancer.web.server import listen_locally
+
+pytestmark = pytest.mark.hostile
+
+Attack = Callable[..., Attacked]
+NOBODY = 65534
+ASK = """
+import http.client, json, os, socket, sys
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+try:
+    connection.sock.connect(sys.argv[1])
+except OSError as error:
+    print(json.dumps([0, error.strerror])); sys.exit()
+headers = {"Content-Type": "application/json", **json.loads(sys.argv[5])}
+connection.request(sys.argv[3], sys.argv[4], "{}" if sys.argv[3] == "POST" else None, headers)
+answer = connection.getresponse()
+print(json.dumps([answer.status, answer.read().decode()]))
+"""
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    """A place for a socket that other users reach, and that only this one writes to."""
+    folder = Path(f"/tmp/virtpoise-{os.getpid()}")
+    folder.mkdir(mode=0o755)
+    yield folder / "virtpoise.sock"
+    for left in folder.iterdir():
+        left.unlink()
+    folder.rmdir()
+
+
+def ask(path: Path, uid: int, method: str, target: str, **headers: str) -> tuple[int, str]:
+    command = [sys.executable, "-c", ASK, str(path), str(uid), method, target, json.dumps(headers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    status, text = json.loads(done.stdout)
+    return status, text
+
+
+@needs_root
+def test_the_kernel_says_who_orders_over_the_socket(attack: Attack, path: Path) -> None:
+    balancer = attack(socket=str(path))
+    assert ask(path, 0, "POST", "/api/v1/pause")[0] == 200
+    status, text = ask(path, NOBODY, "POST", "/api/v1/resume")
+    assert (status, json.loads(text)["error"]) == (
+        403,
+        f"over {path} only root and the balancer's own user may order (see web.socket_group)",
+    )
+    assert ask(path, NOBODY, "POST", "/api/v1/resume", Authorization="Bearer wrong")[0] == 403
+    assert ask(path, NOBODY, "GET", "/api/v1/plan")[0] == 200
+    assert ask(path, 0, "POST", "/api/v1/resume", **{"Virtpoise-User": "alice"})[0] == 200
+    assert [one[:2] for one in balancer.ask("orders")] == [
+        ["alice (as root)", "socket"],
+        ["?", "socket"],
+        ["root", "socket"],
+    ]
+
+
+@needs_root
+def test_with_reading_closed_other_users_do_not_read(attack: Attack, path: Path) -> None:
+    attack(socket=str(path), read="token")
+    assert ask(path, 0, "GET", "/api/v1/plan")[0] == 200
+    assert ask(path, NOBODY, "GET", "/api/v1/plan")[0] == 403
+    assert ask(path, NOBODY, "GET", "/-/healthy")[0] == 200
+
+
+@needs_root
+def test_a_group_lets_in_its_members_and_nobody_else(attack: Attack, path: Path) -> None:
+    attack(socket=str(path), socket_group="nogroup")  # the group of uid 65534
+    assert ask(path, NOBODY, "POST", "/api/v1/pause")[0] == 200
+    assert ask(path, 12345, "GET", "/api/v1/plan") == (0, "Permission denied")
+
+
+def test_the_socket_of_a_killed_balancer_is_taken_over_and_that_of_a_live_one_is_not(path: Path) -> None:
+    config = parse_config(f"web: {{socket: {path}}}", "config").web
+    first = listen_locally(config)
+    assert first is not None
+    with pytest.raises(VirtpoiseError, match=r"^web\.socket: .*another balancer listens there$"):
+        listen_locally(config)
+    first.close()  # as SIGKILL leaves it
+    second = listen_locally(config)
+    assert second is not None
+    second.close()
+    path.unlink()
+    path.write_text("precious")
+    with pytest.raises(VirtpoiseError, match="expected a socket or nothing"):
+        listen_locally(config)
+    assert path.read_text() == "precious"
+
+
+@contextmanager
+def impostor() -> Iterator[tuple[int, list[bytes]]]:
+    """Took the balancer's port; what it hears."""
+    heard: list[bytes] = []
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.settimeout(1)
+                    heard.append(connection.recv(1 << 16))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1], heard
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_who_took_the_balancers_port_gets_no_token(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("root:a-token-of-root-1234567890\n")
+    tokens.chmod(0o600)
+    with impostor() as (port, heard):
+        text = f"web: {{listen_address: '127.0.0.1:{port}', token_file: {tokens}, socket: {tmp_path}/none.sock"
+        for more in ("", ", read: token"):
+            config = parse_config(f"{text}{more}}}", "config")
+            with pytest.raises(VirtpoiseError, match="a token is sent over TLS only"):
+                client.order(config, "plan/apply", {"moves": []}, "root")
+        with pytest.raises(VirtpoiseError, match="a token is sent over TLS only"):
+            client.get(config, "plan")
+        assert heard == []
+        allowed = parse_config(f"{text}, token_over_http: true}}", "config")
+        with pytest.raises(VirtpoiseError, match="no balancer answers"):
+            client.order(allowed, "plan/apply", {"moves": []}, "root")
+        assert b"a-token-of-root-1234567890" in heard[0]
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> dict[str, str]:
+    """One of each role, by its role; the file has their hashes."""
+    made = {role: new_token(f"a-{role}-er", role) for role in ROLES}
+    file = tmp_path / "hashed"
+    file.write_text("".join(f"{line}\n" for _, line in made.values()))
+    file.chmod(0o600)
+    assert all(token not in file.read_text() for token, _ in made.values())
+    assert [one.plain for one in read_tokens(file).values()] == [None] * 3
+    return {role: token for role, (token, _) in made.items()}
+
+
+def request(balancer: Attacked, method: str, target: str, authorization: str, body: str = "{}") -> int:
+    with closing(http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=5)) as connection:
+        headers = {"Content-Type": "application/json", "Authorization": authorization}
+        connection.request(method, target, None if method == "GET" else body, headers)
+        return connection.getresponse().status
+
+
+def test_each_role_may_do_its_own(attack: Attack, tokens: dict[str, str], tmp_path: Path) -> None:
+    from base64 import b64encode
+
+    balancer = attack(token_file=str(tmp_path / "hashed"), read="token")
+    mode = '{"mode": "recommend"}'
+    found = {
+        role: [
+            request(balancer, "GET", "/metrics", f"Bearer {token}"),
+            request(balancer, "POST", "/api/v1/pause", f"Bearer {token}"),
+            request(balancer, "POST", "/api/v1/mode", f"Bearer {token}", mode),
+        ]
+        for role, token in (tokens | {"none": "wrong-wrong-wrong-wrong"}).items()
+    }
+    assert found == {
+        "read": [200, 403, 403],
+        "order": [200, 200, 403],
+        "mode": [200, 200, 200],
+        "none": [401, 401, 401],
+    }
+    for path in ("/", "/plan", "/api/v1/status", "/api/v1/events", "/sd/hosts", "/static/page.js", "/runbooks"):
+        assert request(balancer, "GET", path, "") == 401
+        assert request(balancer, "HEAD", path, "") == 401
+    assert request(balancer, "GET", "/-/healthy", "") == 200
+    # A browser attaches basic authentication to whatever another site's page asks for: good for reading alone.
+    basic = b64encode(f"a-mode-er:{tokens['mode']}".encode()).decode()
+    assert request(balancer, "GET", "/", f"Basic {basic}") == 200
+    assert request(balancer, "POST", "/api/v1/pause", f"Basic {basic}") == 401
+    other = b64encode(f"a-read-er:{tokens['mode']}".encode()).decode()
+    assert request(balancer, "GET", "/", f"Basic {other}") == 401
