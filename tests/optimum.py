@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from random_groups import GIB, MARGIN
-from virtpoise_balancer.model import Policy, RuleKind, Snapshot
+from virtpoise_balancer.model import Policy, Snapshot
 
 _STRICTLY = 1e-7
 _LEAST_GAIN = 0.01
@@ -83,7 +83,7 @@ def optimum(snapshot: Snapshot, policy: Policy, overloaded: list[str], *, waves:
     at = {host.name: h for h, host in enumerate(hosts)}
     rows = _Rows()
     lower, upper = np.zeros(col.size), np.ones(col.size)
-    stays = {name for rule in policy.rules if rule.kind is RuleKind.IGNORE for name in rule.domains}
+    stays = {name for rule in policy.rules if rule.kind == "ignore" for name in rule.domains}
     for i, domain in enumerate(domains):
         home = at[domain.host]
         if domain.host in overloaded and domain.cpu_cores / hosts[home].cpus < _LEAST_GAIN:
@@ -152,13 +152,13 @@ def _keep_rules(
     for rule in policy.rules:
         members = [number[name] for name in rule.domains]
         for h, host in enumerate(snapshot.hosts):
-            if rule.kind is RuleKind.TOGETHER:
+            if rule.kind == "together":
                 for one in members[1:]:
                     rows.add({col.x(wave, members[0], h): 1, col.x(wave, one, h): -1}, 0, 0)
-            elif rule.kind is RuleKind.APART:
+            elif rule.kind == "apart":
                 rows.add({col.x(wave, one, h): 1 for one in members}, 0, 1)
-            elif (rule.kind is RuleKind.ONLY_ON and host.name not in rule.hosts) or (
-                rule.kind is RuleKind.NEVER_ON and host.name in rule.hosts
+            elif (rule.kind == "only_on" and host.name not in rule.hosts) or (
+                rule.kind == "never_on" and host.name in rule.hosts
             ):
                 for one in members:
                     upper[col.x(wave, one, h)] = 0

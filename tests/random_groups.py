@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from virtpoise_balancer.model import Domain, Host, Move, Plan, Policy, Rule, RuleKind, Snapshot, Trigger
+from virtpoise_balancer.model import Domain, Host, Move, Plan, Policy, Rule, Snapshot, Trigger
 
 GIB = 2**30
 POLICY = Policy(cpu=Trigger(threshold=0.8, recovery=0.75))
@@ -104,18 +104,18 @@ def _random_rules(rng: random.Random, snapshot: Snapshot) -> tuple[Rule, ...]:
     host_of = {domain.name: domain.host for domain in snapshot.domains}
     rules: list[Rule] = []
     for number in range(rng.randint(1, 4)):
-        kind = rng.choice(list(RuleKind))
+        kind = rng.choice(("together", "apart", "only_on", "never_on", "prefer", "ignore"))
         name = f"r{number}"
-        if kind is RuleKind.TOGETHER:
+        if kind == "together":
             host = rng.choice([h.name for h in snapshot.hosts])
             here = [n for n in names if host_of[n] == host]
             rules.append(Rule(name=name, kind=kind, domains=tuple(rng.sample(here, min(2, len(here))))))
-        elif kind is RuleKind.APART:
+        elif kind == "apart":
             picked: dict[str, str] = {}
             for one in rng.sample(names, min(4, len(names))):
                 picked.setdefault(host_of[one], one)
             rules.append(Rule(name=name, kind=kind, domains=tuple(picked.values())))
-        elif kind is RuleKind.IGNORE:
+        elif kind == "ignore":
             rules.append(Rule(name=name, kind=kind, domains=(rng.choice(names),)))
         else:
             one = rng.choice(names)
@@ -123,7 +123,7 @@ def _random_rules(rng: random.Random, snapshot: Snapshot) -> tuple[Rule, ...]:
             some = tuple(rng.sample(sorted(hosts), rng.randint(1, len(hosts))))
             rules.append(
                 Rule(name=name, kind=kind, domains=(one,), hosts=(host_of[one], *some[1:]))
-                if kind is RuleKind.ONLY_ON
+                if kind == "only_on"
                 else Rule(name=name, kind=kind, domains=(one,), hosts=some[:1])
             )
     return tuple(rules)
@@ -177,16 +177,16 @@ class World:
             if not rule.hard:
                 continue
             places = {name: self.host_of[names[name]] for name in rule.domains}
-            if rule.kind is RuleKind.TOGETHER and len(set(places.values())) > 1:
+            if rule.kind == "together" and len(set(places.values())) > 1:
                 found.add((rule.name, "together"))
-            if rule.kind is RuleKind.APART and len(set(places.values())) < len(places):
+            if rule.kind == "apart" and len(set(places.values())) < len(places):
                 found.add((rule.name, "apart"))
             for name, host in places.items():
-                if rule.kind is RuleKind.ONLY_ON and host not in rule.hosts:
+                if rule.kind == "only_on" and host not in rule.hosts:
                     found.add((rule.name, name))
-                if rule.kind is RuleKind.NEVER_ON and host in rule.hosts:
+                if rule.kind == "never_on" and host in rule.hosts:
                     found.add((rule.name, name))
-                if rule.kind is RuleKind.IGNORE and host != self.domains[names[name]].host:
+                if rule.kind == "ignore" and host != self.domains[names[name]].host:
                     found.add((rule.name, name))
         return found
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.model import RuleKind
 from virtpoise_balancer.monitor.queries import has_matchers
 from virtpoise_balancer.plan.unmatched import fits_none, like
+from virtpoise_balancer.rules import KINDS, GroupKind
 
 _WILDCARDS = re.compile(r"[*?\[]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -47,7 +47,7 @@ def _of_rules(config: Config) -> Iterator[str]:
                     f"{like(pattern, libvirt.hosts)}"
                 )
         names = [one for one in rule.domains if not _UUID.fullmatch(one)]
-        if config.policy.repair_rules and rule.kind in (RuleKind.TOGETHER, RuleKind.APART) and names:
+        if config.policy.repair_rules and isinstance(KINDS[rule.kind], GroupKind) and names:
             yield (
                 f"policy.rules.{number}.domains: {names[0]!r} is a name, which whoever defines a domain chooses; with "
                 "repair_rules it has others moved: where tenants define domains, list uuids"

@@ -24,6 +24,7 @@ from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
+from virtpoise_balancer.rules.check import rule_problems
 from virtpoise_balancer.secret_files import check_secret
 from virtpoise_balancer.tokens import read_tokens
 
@@ -88,7 +89,7 @@ def inconsistent(found: Iterable[str]) -> PydanticCustomError:
 
 
 def _consistent_policy(policy: Policy) -> Policy:
-    if found := list(policy_problems(policy)):
+    if found := [*policy_problems(policy), *rule_problems(policy)]:
         raise inconsistent(found)
     return policy
 

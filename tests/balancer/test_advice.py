@@ -10,7 +10,7 @@ from builders import domain, group, host
 from virtpoise_balancer.advice import warnings
 from virtpoise_balancer.command.doctor import judge_names
 from virtpoise_balancer.config import parse_config
-from virtpoise_balancer.model import Placement, Policy, Rule, RuleKind
+from virtpoise_balancer.model import Placement, Policy, Rule
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan
 
@@ -66,7 +66,7 @@ def test_the_plan_and_the_doctor_name_what_fits_no_host_and_no_domain() -> None:
         host("kvm2.lan", 0.1),
         domain("a", "kvm1.lan", placement=Placement(apart=("\x1bx",), only_on=("z",))),
     )
-    never = Rule(name="r", kind=RuleKind.NEVER_ON, domains=("a", "b-*", "uuid-of-a"), hosts=("kvm1", "kvm2*"))
+    never = Rule(name="r", kind="never_on", domains=("a", "b-*", "uuid-of-a"), hosts=("kvm1", "kvm2*"))
     policy = Policy(rules=(never,))
     notes = (
         "the rule 'r' names 'kvm1', and no host is called so (there is 'kvm1.lan')",

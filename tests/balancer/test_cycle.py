@@ -30,7 +30,6 @@ from virtpoise_balancer.model import (
     Result,
     Role,
     Rule,
-    RuleKind,
     Snapshot,
     Unsettled,
     UnsettledKind,
@@ -350,7 +349,7 @@ def test_a_part_of_a_plan_can_be_applied(store: Store) -> None:
 
 
 def test_a_part_of_a_plan_is_refused_without_what_it_needs(store: Store) -> None:
-    pair = Rule(name="pair", kind=RuleKind.TOGETHER, domains=("a", "b"))
+    pair = Rule(name="pair", kind="together", domains=("a", "b"))
     cycle, _, _ = make(store, *TWO)
     cycle = replace(cycle, policy=replace(cycle.policy, strategy="default", rules=(pair,)))
     with pytest.raises(Refused, match="only together: a to h2 goes together with b to h2"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from builders import domain, group, host, shut_off
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.explain.explain import Explanation, explain
-from virtpoise_balancer.model import HostState, Policy, Reason, Refusal, Rule, RuleKind, Snapshot
+from virtpoise_balancer.model import HostState, Policy, Reason, Refusal, Rule, Snapshot
 from virtpoise_balancer.plan import plan
 
 POLICY = Policy()
@@ -26,7 +26,7 @@ GROUP = group(
     shut_off("off", "h1"),
     domain("calm", "h2", 0.5),
 )
-RULED = replace(POLICY, rules=(Rule(name="stay", kind=RuleKind.IGNORE, domains=("pinned",)),))
+RULED = replace(POLICY, rules=(Rule(name="stay", kind="ignore", domains=("pinned",)),))
 
 
 def why(name: str, snapshot: Snapshot = GROUP, policy: Policy = RULED) -> Explanation:
@@ -96,8 +96,8 @@ def test_of_a_drain_that_waits_it_is_not_said_that_nothing_has_to_be_moved() -> 
 
 def test_every_rule_about_a_domain_is_told_for_each_destination() -> None:
     rules = (
-        Rule(name="near", kind=RuleKind.ONLY_ON, domains=("a",), hosts=("h1", "h2")),
-        Rule(name="spread", kind=RuleKind.APART, domains=("a", "calm"), hard=False),
+        Rule(name="near", kind="only_on", domains=("a",), hosts=("h1", "h2")),
+        Rule(name="spread", kind="apart", domains=("a", "calm"), hard=False),
     )
     told = {one.host: one.why for one in why("a", policy=replace(POLICY, rules=rules)).destinations}
     assert "rule near kept, soft rule spread broken" in told["h2"]
@@ -129,7 +129,7 @@ def test_two_domains_of_one_name_are_each_explained_and_a_uuid_is_enough() -> No
 
 def test_a_domain_is_not_told_what_was_refused_to_another_of_its_name() -> None:
     twins = replace(GROUP, domains=(*GROUP.domains, domain("pinned", "h2", 0.4, uuid="other")))
-    policy = replace(POLICY, rules=(Rule(name="stay", kind=RuleKind.IGNORE, domains=("uuid-of-pinned",)),))
+    policy = replace(POLICY, rules=(Rule(name="stay", kind="ignore", domains=("uuid-of-pinned",)),))
     assert "A rule excludes it from balancing (rule stay)." in why("uuid-of-pinned", twins, policy).reasons
     assert why("other", twins, policy).reasons[0] == (
         "h2 is at 30% CPU, below the threshold of 80%, so nothing has to be moved off it."

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from builders import domain, group, host, shut_off
-from virtpoise_balancer.model import HostState, Policy, Reason, Rule, RuleKind, Trigger
+from virtpoise_balancer.model import HostState, Policy, Reason, Rule, Trigger
 from virtpoise_balancer.plan.default.consider import consider
 
 POLICY = Policy(
     cpu=Trigger(threshold=0.8, consecutive=2),
     rules=(
-        Rule(name="not-there", kind=RuleKind.NEVER_ON, domains=("a",), hosts=("h3",)),
-        Rule(name="apart", kind=RuleKind.APART, domains=("a", "c"), hard=False),
+        Rule(name="not-there", kind="never_on", domains=("a",), hosts=("h3",)),
+        Rule(name="apart", kind="apart", domains=("a", "c"), hard=False),
     ),
 )
 GROUP = group(

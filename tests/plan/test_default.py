@@ -24,16 +24,15 @@ from virtpoise_balancer.model import (
     Residual,
     Role,
     Rule,
-    RuleKind,
     SpaceTrigger,
     Trigger,
-    policy_problems,
 )
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.waves import waves
+from virtpoise_balancer.rules.check import rule_problems
 
 POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=SpaceTrigger(threshold=0.9, consecutive=2))
 
@@ -51,7 +50,7 @@ def refusal(made: Plan, reason: Reason) -> Refusal:
     return found
 
 
-def rule(kind: RuleKind, *domains: str, hosts: tuple[str, ...] = (), hard: bool = True) -> Rule:
+def rule(kind: str, *domains: str, hosts: tuple[str, ...] = (), hard: bool = True) -> Rule:
     return Rule(name="the-rule", kind=kind, domains=domains, hosts=hosts, hard=hard)
 
 
@@ -317,7 +316,7 @@ def test_a_preference_counts_for_more_than_a_faster_link() -> None:
     snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.1, 0.1), host("h3", 0.3, 0.3), domain("a", "h1", 2.0))
     learned = replace(snapshot, links=(Link(source="h1", destination="h3", bytes_per_second=10e6),))
     assert where(plan(learned, POLICY)) == {"a": "h2"}
-    preferred = replace(POLICY, rules=(rule(RuleKind.PREFER, "a", hosts=("h3",)),))
+    preferred = replace(POLICY, rules=(rule("prefer", "a", hosts=("h3",)),))
     assert where(plan(learned, preferred)) == {"a": "h3"}
 
 
@@ -554,21 +553,21 @@ def ruled(*rules: Rule, members: tuple[object, ...] = (), **more: object) -> Pla
 
 def test_keep_apart() -> None:
     assert where(ruled()) == {"a": "h2"}
-    apart = rule(RuleKind.APART, "a", "c")
+    apart = rule("apart", "a", "c")
     assert where(ruled(apart, members=(domain("c", "h2", 0.1),))) == {"a": "h3"}
 
 
 def test_keep_together_moves_a_bundle() -> None:
     hotter = plan(
         group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), A, domain("b", "h1", 1.0)),
-        replace(POLICY, rules=(rule(RuleKind.TOGETHER, "a", "b"),)),
+        replace(POLICY, rules=(rule("together", "a", "b"),)),
     )
     assert where(hotter) == {"a": "h2", "b": "h2"}
     assert {move.bundle for move in hotter.moves} == {"a"}
 
 
 def test_a_bundle_with_a_domain_that_must_stay_stays() -> None:
-    made = ruled(rule(RuleKind.TOGETHER, "a", "idle"), rule(RuleKind.IGNORE, "idle"), members=(domain("idle", "h1"),))
+    made = ruled(rule("together", "a", "idle"), rule("ignore", "idle"), members=(domain("idle", "h1"),))
     assert where(made) == {"b": "h2"}
     assert refusal(made, Reason.RULE_TOGETHER).detail == {"with": "idle"}
     assert refusal(made, Reason.RULE_IGNORE).domain == "idle"
@@ -577,11 +576,11 @@ def test_a_bundle_with_a_domain_that_must_stay_stays() -> None:
 @pytest.mark.parametrize(
     "one",
     [
-        rule(RuleKind.ONLY_ON, "a", hosts=("h1", "h3")),
-        rule(RuleKind.NEVER_ON, "a", hosts=("h2",)),
-        rule(RuleKind.PREFER, "a", hosts=("h3",)),
-        rule(RuleKind.NEVER_ON, "?", hosts=("*2",)),
-        rule(RuleKind.NEVER_ON, "uuid-of-a", hosts=("h2",), hard=False),
+        rule("only_on", "a", hosts=("h1", "h3")),
+        rule("never_on", "a", hosts=("h2",)),
+        rule("prefer", "a", hosts=("h3",)),
+        rule("never_on", "?", hosts=("*2",)),
+        rule("never_on", "uuid-of-a", hosts=("h2",), hard=False),
     ],
 )
 def test_rules_about_hosts_choose_the_destination(one: Rule) -> None:
@@ -589,7 +588,7 @@ def test_rules_about_hosts_choose_the_destination(one: Rule) -> None:
 
 
 def test_a_soft_rule_gives_way_where_nothing_else_helps() -> None:
-    soft = rule(RuleKind.NEVER_ON, "a", "b", hosts=("h2", "h3"), hard=False)
+    soft = rule("never_on", "a", "b", hosts=("h2", "h3"), hard=False)
     assert where(ruled(soft)) == {"a": "h2"}
     assert not ruled(replace(soft, hard=True)).moves
 
@@ -598,7 +597,7 @@ def test_a_soft_bond_makes_a_domain_dearer() -> None:
     friend = domain("friend", "h1", 0.1)
     cheap_b = domain("b", "h1", 2.2, memory_bytes=int(1.5 * A.memory_bytes))
     snapshot = group(HOT, host("h2", 0.1, 0.1), A, cheap_b, friend)
-    soft = replace(POLICY, rules=(rule(RuleKind.TOGETHER, "a", "friend", hard=False),))
+    soft = replace(POLICY, rules=(rule("together", "a", "friend", hard=False),))
     assert where(plan(snapshot, POLICY)) == {"a": "h2"}
     assert where(plan(snapshot, soft)) == {"b": "h2"}
 
@@ -608,14 +607,14 @@ def test_a_domains_own_metadata_rules_as_well() -> None:
     made = plan(group(HOT, host("h2", 0.1, 0.1), shy, B), POLICY)
     assert where(made) == {"b": "h2"}
     apart = replace(A, placement=Placement(apart=("db",)))
-    db = replace(POLICY, rules=(replace(rule(RuleKind.APART, "c*"), name="db"),))
+    db = replace(POLICY, rules=(replace(rule("apart", "c*"), name="db"),))
     snapshot = group(HOT, host("h2", 0.1, 0.1), host("h3", 0.3, 0.3), apart, domain("c", "h2", 0.1))
     assert where(plan(snapshot, db)) == {"a": "h3"}
 
 
 def test_rules_that_hold_or_are_broken_cause_no_move() -> None:
     calm = group(host("h1", 0.5, 0.5), host("h2", 0.1, 0.1), A, B)
-    rules = (rule(RuleKind.NEVER_ON, "a", hosts=("h1",)), replace(rule(RuleKind.APART, "a", "b"), name="other"))
+    rules = (rule("never_on", "a", hosts=("h1",)), replace(rule("apart", "a", "b"), name="other"))
     made = plan(calm, replace(POLICY, rules=rules))
     assert made.moves == ()
     assert reasons(made, "a") == {Reason.RULE_BROKEN}
@@ -624,9 +623,9 @@ def test_rules_that_hold_or_are_broken_cause_no_move() -> None:
 @pytest.mark.parametrize(
     ("one", "expected"),
     [
-        (rule(RuleKind.NEVER_ON, "a", hosts=("h1",)), {"a": "h2"}),
-        (rule(RuleKind.APART, "a", "b"), {"a": "h2"}),
-        (rule(RuleKind.TOGETHER, "b", "c"), {"c": "h1"}),
+        (rule("never_on", "a", hosts=("h1",)), {"a": "h2"}),
+        (rule("apart", "a", "b"), {"a": "h2"}),
+        (rule("together", "b", "c"), {"c": "h1"}),
     ],
 )
 def test_broken_rules_are_repaired_where_the_policy_says_so(one: Rule, expected: dict[str, str]) -> None:
@@ -640,7 +639,7 @@ def test_broken_rules_are_repaired_where_the_policy_says_so(one: Rule, expected:
 def test_a_rule_that_cannot_be_repaired_is_told_but_no_attempt() -> None:
     """An attempt in each cycle would renew the penalty of its host, and its overload would never be relieved."""
     calm = group(host("h1", 0.4, 0.4), host("h2", 0.79, 0.79), A)
-    made = plan(calm, replace(POLICY, rules=(rule(RuleKind.NEVER_ON, "a", hosts=("h1",)),), repair_rules=True))
+    made = plan(calm, replace(POLICY, rules=(rule("never_on", "a", hosts=("h1",)),), repair_rules=True))
     assert (made.attempts, made.moves, made.solved) == ((), (), False)
     assert made.summary == "the rule the-rule stays broken"
     assert reasons(made, "a") == {Reason.RULE_BROKEN}
@@ -668,7 +667,7 @@ def test_a_plan_of_a_calm_group_names_all_that_is_watched(policy: Policy, summar
 
 def test_the_summary_names_the_problem() -> None:
     calm = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), A)
-    made = plan(calm, replace(POLICY, rules=(rule(RuleKind.NEVER_ON, "a", hosts=("h1",)),), repair_rules=True))
+    made = plan(calm, replace(POLICY, rules=(rule("never_on", "a", hosts=("h1",)),), repair_rules=True))
     assert made.summary == "a rule is broken on h1: move a to h2 (h1 is predicted at 15%)"
     uneven = group(host("h1", 0.7, 0.7), host("h2", 0.1, 0.1), A)
     made = plan(uneven, replace(POLICY, imbalance=Imbalance(deviation_ratio=0.2)))
@@ -680,7 +679,7 @@ def test_the_summary_names_the_problem() -> None:
 
 
 def test_each_domain_of_a_bundle_that_nobody_takes_has_a_reason() -> None:
-    made = plan(group(HOT, host("h2", 0.6, 0.6), A, B), replace(POLICY, rules=(rule(RuleKind.TOGETHER, "a", "b"),)))
+    made = plan(group(HOT, host("h2", 0.6, 0.6), A, B), replace(POLICY, rules=(rule("together", "a", "b"),)))
     assert reasons(made, "a") == reasons(made, "b") == {Reason.DESTINATION_CPU}
 
 
@@ -695,22 +694,22 @@ def test_the_search_prefers_as_well() -> None:
         domain("b", "h2", 1.5, memory_bytes=GIB // 8),
     )
     assert where(plan(snapshot, POLICY)) == {"b": "h3", "a": "h2"}
-    preferred = replace(POLICY, rules=(rule(RuleKind.PREFER, "b", hosts=("h4",)),))
+    preferred = replace(POLICY, rules=(rule("prefer", "b", hosts=("h4",)),))
     assert where(plan(snapshot, preferred)) == {"b": "h4", "a": "h2"}
 
 
 def test_a_domain_that_moves_anyway_goes_where_its_broken_rule_is_kept() -> None:
-    made = ruled(rule(RuleKind.NEVER_ON, "a", hosts=("h1", "h2")))
+    made = ruled(rule("never_on", "a", hosts=("h1", "h2")))
     assert where(made) == {"a": "h3"}
 
 
 @pytest.mark.parametrize(
     "rules",
     [
-        (rule(RuleKind.TOGETHER, "a", "b"), replace(rule(RuleKind.APART, "a", "b"), name="other")),
+        (rule("together", "a", "b"), replace(rule("apart", "a", "b"), name="other")),
         (
-            rule(RuleKind.ONLY_ON, "a", "b", hosts=("h2",)),
-            replace(rule(RuleKind.NEVER_ON, "a", "b", hosts=("h?",)), name="x"),
+            rule("only_on", "a", "b", hosts=("h2",)),
+            replace(rule("never_on", "a", "b", hosts=("h?",)), name="x"),
         ),
     ],
 )
@@ -722,12 +721,12 @@ def test_contradictory_rules_are_named_and_their_domains_stay(rules: tuple[Rule,
 
 def test_contradictory_rules_are_named_in_every_plan() -> None:
     calm = group(host("h1", 0.2, 0.2), host("h2", 0.1, 0.1), A, B)
-    nowhere = replace(POLICY, rules=(rule(RuleKind.NEVER_ON, "a", hosts=("h?",)),))
+    nowhere = replace(POLICY, rules=(rule("never_on", "a", hosts=("h?",)),))
     assert Reason.RULE_CONFLICT in reasons(plan(calm, nowhere), "a")
 
 
 def test_more_domains_to_be_kept_apart_than_hosts_are_named_but_may_move() -> None:
-    apart = (rule(RuleKind.APART, "a", "b", "c"),)
+    apart = (rule("apart", "a", "b", "c"),)
     members = (HOT, host("h2", 0.1, 0.1), A, domain("b", "h1", 0.3), domain("c", "h1", 0.3))
     made = plan(group(*members), replace(POLICY, rules=apart))
     assert where(made) == {"a": "h2"}
@@ -741,13 +740,13 @@ def test_more_domains_to_be_kept_apart_than_hosts_are_named_but_may_move() -> No
 @pytest.mark.parametrize(
     ("one", "field"),
     [
-        (rule(RuleKind.ONLY_ON, "a"), "rules.0.hosts"),
-        (rule(RuleKind.APART, "a", hosts=("h1",)), "rules.0.hosts"),
-        (rule(RuleKind.APART, "a"), "rules.0.domains"),
+        (rule("only_on", "a"), "rules.0.hosts"),
+        (rule("apart", "a", hosts=("h1",)), "rules.0.hosts"),
+        (rule("apart", "a"), "rules.0.domains"),
     ],
 )
 def test_a_rule_that_says_nothing_is_refused(one: Rule, field: str) -> None:
-    found = next(policy_problems(replace(POLICY, rules=(one,))))
+    found = next(rule_problems(replace(POLICY, rules=(one,))))
     assert found.startswith(f"{field}: expected ")
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import domain, group, host
-from virtpoise_balancer.model import Domain, Placement, Plan, Policy, Rule, RuleKind
+from virtpoise_balancer.model import Domain, Placement, Plan, Policy, Rule
 from virtpoise_balancer.plan import plan
 
 POLICY = Policy(repair_rules=True)
@@ -18,7 +18,7 @@ BIG = 2**30
 VICTIM = domain("victim", "h1", 0.1, placement=Placement(together=("web",), apart=("db",)))
 
 
-def rule(kind: RuleKind, *domains: str, name: str, hard: bool = True) -> Rule:
+def rule(kind: str, *domains: str, name: str, hard: bool = True) -> Rule:
     return Rule(name=name, kind=kind, domains=domains, hard=hard)
 
 
@@ -42,27 +42,25 @@ def where(made: Plan) -> dict[str, str]:
     ],
 )
 @pytest.mark.parametrize("at", ["evil", "h1"])
-@pytest.mark.parametrize("kind", [None, RuleKind.TOGETHER, RuleKind.APART])
-def test_one_tenants_metadata_moves_no_other_tenants_domain(
-    attacker: Placement, at: str, kind: RuleKind | None
-) -> None:
+@pytest.mark.parametrize("kind", [None, "together", "apart"])
+def test_one_tenants_metadata_moves_no_other_tenants_domain(attacker: Placement, at: str, kind: str | None) -> None:
     """Whether the policy has such groups, with a member of its own, or none."""
-    rules = () if kind is None else (rule(kind, "listed", "other", name="web" if kind is RuleKind.TOGETHER else "db"),)
-    listed = domain("listed", "h1" if kind is RuleKind.TOGETHER else "h2", 0.1)
+    rules = () if kind is None else (rule(kind, "listed", "other", name="web" if kind == "together" else "db"),)
+    listed = domain("listed", "h1" if kind == "together" else "h2", 0.1)
     ours = moves(VICTIM, listed, rules=rules)
     theirs = domain("attacker", at, 0.1, memory_bytes=BIG, placement=attacker)
     assert {name: to for name, to in moves(VICTIM, listed, theirs, rules=rules).items() if name != "attacker"} == ours
 
 
 def test_a_name_that_fits_a_rule_and_metadata_together_lead_nobody_to_a_host_of_its_choice() -> None:
-    together = rule(RuleKind.TOGETHER, "db-*", name="databases")
+    together = rule("together", "db-*", name="databases")
     db = domain("db-1", "h1", 0.1, memory_bytes=2 * BIG)
     attacker = domain("db-x", "h1", 0.1, memory_bytes=BIG, placement=Placement(only_on=("evil",)))
     assert moves(db, attacker, rules=(together,)) == {}
 
 
 def test_a_domain_joins_a_group_of_the_policy_and_itself_moves_to_keep_its_rule() -> None:
-    together, apart = rule(RuleKind.TOGETHER, "a", name="web"), rule(RuleKind.APART, "b", name="db")
+    together, apart = rule("together", "a", name="web"), rule("apart", "b", name="db")
     a, b = domain("a", "h2", 0.1, memory_bytes=100), domain("b", "h1", 0.1, memory_bytes=100)
     joins = domain("joins", "h1", 0.1, memory_bytes=BIG, placement=Placement(together=("web",)))
     assert moves(a, joins, rules=(together,)) == {"joins": "h2"}
@@ -94,7 +92,7 @@ placements = st.builds(
 def test_where_the_policys_own_rules_hold_only_domains_with_metadata_are_moved_for_a_rule(
     found: list[tuple[str, Placement | None]],
 ) -> None:
-    rules = (rule(RuleKind.TOGETHER, "t1", "t2", name="web"), rule(RuleKind.APART, "a1", "a2", name="db"))
+    rules = (rule("together", "t1", "t2", name="web"), rule("apart", "a1", "a2", name="db"))
     kept = (domain("t1", "h2", 0.01), domain("t2", "h2", 0.01), domain("a1", "h1", 0.01), domain("a2", "h2", 0.01))
     others = tuple(
         domain(f"d{i}", at, 0.01, memory_bytes=BIG, placement=placement) for i, (at, placement) in enumerate(found)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from builders import domain, group, host
 from random_groups import carry_out, random_group, varied_group
 from virtpoise_balancer.formats import read_plan, write_plan
-from virtpoise_balancer.model import Policy, Reason, Rule, RuleKind, Trigger
+from virtpoise_balancer.model import Policy, Reason, Rule, Trigger
 from virtpoise_balancer.plan import plan, predict
 from virtpoise_balancer.plan.subset import choice, needs, part
 
@@ -144,7 +144,7 @@ def test_a_bundle_is_needed_as_a_whole() -> None:
             domain("a", "h1", 1.0),
             domain("b", "h1", 1.0),
         ),
-        Policy(rules=(Rule(name="pair", kind=RuleKind.TOGETHER, domains=("a", "b")),)),
+        Policy(rules=(Rule(name="pair", kind="together", domains=("a", "b")),)),
     )
     assert {move.domain: move.needs for move in made.moves} == {"a": ("uuid-of-b",), "b": ("uuid-of-a",)}
     assert needs(made, {("uuid-of-a", "h2")}) == "a to h2 goes together with b to h2"

@@ -19,7 +19,6 @@ from virtpoise_balancer.model import (
     Reason,
     Resource,
     Rule,
-    RuleKind,
     SpaceTrigger,
     Trend,
     Trigger,
@@ -38,7 +37,7 @@ def where(made: Plan) -> dict[str, str]:
     return {move.domain: move.destination for move in made.moves}
 
 
-def pair(kind: RuleKind, *names: str) -> Policy:
+def pair(kind: str, *names: str) -> Policy:
     return replace(POLICY, repair_rules=True, rules=(Rule(name="pair", kind=kind, domains=names),))
 
 
@@ -89,7 +88,7 @@ def test_a_host_on_its_way_up_is_relieved_of_what_is_still_to_come() -> None:
 
 def test_a_domain_between_two_hosts_breaks_no_rule() -> None:
     hosts = host("h1", 0.2, 0.2), host("h2", 0.2, 0.2), host("h3", 0.2, 0.2)
-    policy = pair(RuleKind.APART, "a", "b")
+    policy = pair("apart", "a", "b")
     made = plan(group(*hosts, domain("a", "h1"), domain("b", "h1")), policy)
     assert len(made.moves) == 1
     made = plan(group(*hosts, domain("a", "h1", migrating_to="h2"), domain("b", "h1")), policy)
@@ -116,7 +115,7 @@ def test_together_is_kept_only_where_all_others_are() -> None:
         domain("b", "h2", 0.5),
         domain("c", "h3", 0.5),
     )
-    policy = replace(POLICY, rules=(Rule(name="all", kind=RuleKind.TOGETHER, domains=("a", "b", "c")),))
+    policy = replace(POLICY, rules=(Rule(name="all", kind="together", domains=("a", "b", "c")),))
     asked = consider(snapshot, policy, "uuid-of-a")
     assert asked is not None
     assert [rule.kept for one in asked.hosts for rule in one.rules] == [False, False]

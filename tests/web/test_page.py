@@ -16,7 +16,7 @@ from pytest_httpserver import HTTPServer
 from builders import domain, group, host
 from storing import record
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.model import Move, Outcome, Progress, Result, Rule, RuleKind
+from virtpoise_balancer.model import Move, Outcome, Progress, Result, Rule
 from web.conftest import Watched, make_balancer
 from web.serving import POLICY, TOKEN, Balancer, large
 
@@ -143,7 +143,7 @@ def test_a_plan_is_applied_with_a_token_and_journalled(show: Show, balancer: Bal
 
 def test_a_part_of_a_plan_takes_with_it_what_it_counts_on(show: Show, tmp_path: Path) -> None:
     many = [domain(f"vm{n}", "h1", 0.9) for n in range(8)]
-    pair = Rule(name="pair", kind=RuleKind.TOGETHER, domains=("vm0", "vm1"))
+    pair = Rule(name="pair", kind="together", domains=("vm0", "vm1"))
     seen = group(host("h1", 1.0, 1.0, 1.0), host("h2", 0.1, 0.1, 0.1), *many)
     balancer = make_balancer(tmp_path, seen, replace(POLICY, rules=(pair,)))
     page = show(balancer).open("/plan")

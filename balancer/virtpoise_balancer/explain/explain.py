@@ -136,7 +136,7 @@ def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations
 def _destinations(considered: Considerations) -> tuple[Destination, ...]:
     found = []
     for one in considered.hosts:
-        why = "would take it" if one.reason is None else wording.reason(one.reason)
+        why = "would take it" if one.reason is None else wording.reason(one.reason, one.detail)
         numbers = ", ".join(filter(None, (wording.details(one.detail), *map(_rule, one.rules))))
         found.append(
             Destination(

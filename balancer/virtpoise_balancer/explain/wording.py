@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from types import MappingProxyType
 
 from virtpoise_balancer.model import Detail, Prediction, Reason, Refusal
+from virtpoise_balancer.rules import KINDS
 
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
@@ -19,21 +21,18 @@ _REASONS: Mapping[Reason, str] = {
     Reason.DESTINATION_MEMORY: "the host's memory use would be too high with it",
     Reason.DESTINATION_NETWORK: "the host's uplink would be too busy with it",
     Reason.NAME_TAKEN: "the host already has a domain of this name",
-    Reason.RULE_TOGETHER: "an affinity rule ties it to a domain that cannot move",
-    Reason.RULE_APART: "an anti-affinity rule keeps it apart from a domain on the host",
-    Reason.RULE_ONLY_ON: "a host affinity rule allows it only on other hosts",
-    Reason.RULE_NEVER_ON: "a host anti-affinity rule excludes the host",
+    Reason.RULE: "a placement rule forbids it",
     Reason.NOT_RUNNING: "it is not running, or Prometheus has no fresh samples of it",
     Reason.NOT_NEEDED: "its host needs no further move",
     Reason.MIGRATING: "it is being migrated",
     Reason.RESTING: "it was moved recently and is in its cool-down",
     Reason.LEAST_GAIN: "moving it would relieve its host too little",
-    Reason.RULE_IGNORE: "a rule excludes it from balancing",
     Reason.RULE_CONFLICT: "its rules contradict each other",
     Reason.RULE_BROKEN: "it is where a rule does not want it",
     Reason.NO_DESTINATION: "no host can take it",
     Reason.COSTLIER: "moving other domains costs less",
     Reason.UNSOLVED: "the plan does not relieve the host enough",
+    **{kind.reason: kind.wording for kind in KINDS.values() if kind.reason is not Reason.RULE},
 }
 # What a refusal's numbers mean, by their keys.
 _FIGURES: Mapping[str, str] = {
@@ -65,6 +64,7 @@ _FIGURES: Mapping[str, str] = {
     "vcpus": "the domain has {} vCPUs",
     "rule": "rule {}",
     "with": "with {}",
+    "there": "{} of its domains are there",
     "name": "{}",
     "where": "{}",
     "conflict": "{}",
@@ -84,13 +84,15 @@ _RATIOS = ("recovery", "threshold")
 _KIB = 1024
 
 
-def reason(which: Reason) -> str:
-    return _REASONS[which]
+def reason(which: Reason, detail: Detail = MappingProxyType({})) -> str:
+    """The reason in words. ``detail``: of a rule without a reason of its own it names the kind, which has the words."""
+    kind = KINDS.get(str(detail.get("kind"))) if which is Reason.RULE else None
+    return kind.wording if kind else _REASONS[which]
 
 
 def is_worded(key: str) -> bool:
     """Whether a number with this key in a refusal's detail has a wording of its own."""
-    return key in _FIGURES or _counted_reason(key) is not None
+    return _wording(key) is not None or _counted_reason(key) is not None
 
 
 def unmeasured(verdict: str | None) -> str:
@@ -101,7 +103,8 @@ def unmeasured(verdict: str | None) -> str:
 def refusal(one: Refusal) -> str:
     """The reason with its numbers, without names: "the host's CPU load would be too high with it (threshold 80%)"."""
     numbers = figures(one)
-    return f"{_REASONS[one.reason]} ({numbers})" if numbers else _REASONS[one.reason]
+    why = reason(one.reason, one.detail)
+    return f"{why} ({numbers})" if numbers else why
 
 
 def figures(one: Refusal) -> str:
@@ -117,7 +120,13 @@ def details(numbers: Detail) -> str:
 def _figure(key: str, value: float | int | str) -> str:
     if (counted := _counted_reason(key)) is not None:
         return f"{value} host{'' if value == 1 else 's'}: {_REASONS[counted]}"
-    return _FIGURES.get(key, key.replace("_", " ") + " {}").format(_value(key, value))
+    return (_wording(key) or key.replace("_", " ") + " {}").format(_value(key, value))
+
+
+def _wording(key: str) -> str | None:
+    """What the number with this key means, or None: it has no wording of its own."""
+    of_kinds = (kind.figures[key] for kind in KINDS.values() if key in kind.figures)
+    return _FIGURES.get(key) or next(of_kinds, None)
 
 
 def _counted_reason(key: str) -> Reason | None:

@@ -11,6 +11,7 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import first_problem, read_plan, write_plan
 from virtpoise_balancer.knowledge.records import Inputs
 from virtpoise_balancer.model import InconsistentSnapshot, Plan, check_consistent
+from virtpoise_balancer.rules.check import rule_problems
 
 _INPUTS = TypeAdapter(Inputs)
 # A document that unpacks to more than this is not one of ours.
@@ -35,6 +36,8 @@ def unpack_inputs(packed: Any, source: str) -> Inputs:
     try:
         inputs = _INPUTS.validate_json(_unpack(packed, source))
         check_consistent(inputs.snapshot)
+        for problem in rule_problems(inputs.policy):
+            raise BadInput(f"{source}: policy.{problem}")
     except ValidationError as error:
         raise BadInput(f"{source}: {first_problem(error)}") from None
     except InconsistentSnapshot as error:

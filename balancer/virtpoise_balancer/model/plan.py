@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DESTINATION_MEMORY = "destination_memory"
     DESTINATION_NETWORK = "destination_network"
     NAME_TAKEN = "name_taken"
+    RULE = "rule"
     RULE_TOGETHER = "rule_together"
     RULE_APART = "rule_apart"
     RULE_ONLY_ON = "rule_only_on"

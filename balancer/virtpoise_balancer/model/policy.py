@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -80,25 +79,17 @@ class Weights:
     domain: DomainWeights = DomainWeights()
 
 
-class RuleKind(StrEnum):
-    TOGETHER = "together"
-    APART = "apart"
-    ONLY_ON = "only_on"
-    NEVER_ON = "never_on"
-    PREFER = "prefer"
-    IGNORE = "ignore"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Where domains may be. ``domains`` and ``hosts`` are names or shell patterns; a domain's uuid fits as well.
+    """Where domains may be. ``kind``: one of ``rules.KINDS``. ``domains`` and ``hosts`` are names or shell
+    patterns; a domain's uuid fits as well.
 
     ``hard``: never broken by a move. A soft rule is kept wherever that costs no move and leaves no overload.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     name: Name
-    kind: RuleKind
+    kind: Name
     domains: Annotated[tuple[Name, ...], MinLen(1)]
     hosts: tuple[Name, ...] = ()
     hard: bool = True
@@ -188,18 +179,7 @@ class Policy:
 
 
 def policy_problems(policy: Policy) -> Iterator[str]:
-    """A line for each recovery level above its threshold and each rule that says nothing: the field, and what was expected."""
+    """A line for each recovery level above its threshold: the field, and what was expected. Rules: ``rules.check``."""
     for resource, trigger in (("cpu", policy.cpu), ("memory", policy.memory), ("network", policy.network)):
         if trigger.recovery_ratio > trigger.threshold:
             yield f"{resource}.recovery: expected at most the threshold ({trigger.threshold:g}), got {trigger.recovery_ratio:g}"
-    names: set[str] = set()
-    for i, rule in enumerate(policy.rules):
-        if rule.name in names:
-            yield f"rules.{i}.name: expected each name once, got {rule.name!r} again"
-        names.add(rule.name)
-        about_hosts = rule.kind in (RuleKind.ONLY_ON, RuleKind.NEVER_ON, RuleKind.PREFER)
-        if about_hosts is not bool(rule.hosts):
-            expected = "at least one host" if about_hosts else f"none with {rule.kind}"
-            yield f"rules.{i}.hosts: expected {expected}, got {', '.join(rule.hosts) or 'none'}"
-        if rule.kind in (RuleKind.TOGETHER, RuleKind.APART) and len(rule.domains) == 1 and rule.domains[0].isalnum():
-            yield f"rules.{i}.domains: expected at least two, or a pattern, got {rule.domains[0]}"

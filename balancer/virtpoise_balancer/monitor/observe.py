@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from virtpoise_balancer.errors import ClockError
 from virtpoise_balancer.hosts import of_instance
@@ -60,7 +60,7 @@ _ONLY_FOR_A_PLAN = frozenset(
     }
 )
 # What a domain's metadata may name several of; `ignore` stands alone.
-_PLACEMENT_LISTS = frozenset({"together", "apart", "only_on", "never_on", "prefer"})
+_PLACEMENT_LISTS = frozenset(one.name for one in fields(Placement)) - {"ignore"}
 # A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is no figure.
 _CPU_TOLERANCE = 2.0
 # Traffic between domains of one host passes no uplink and may be far above its speed, but not so far.

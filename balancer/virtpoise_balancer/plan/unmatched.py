@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from fnmatch import translate
 
-from virtpoise_balancer.model import DomainState, Policy, RuleKind, Snapshot
+from virtpoise_balancer.model import DomainState, Policy, Snapshot
+from virtpoise_balancer.rules import GroupKind, kinds
 
 # How many notes a plan carries.
 _MOST_NOTES = 50
@@ -55,7 +56,7 @@ def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     for domain in snapshot.domains:
         if (asked := domain.placement) is None or domain.state is DomainState.SHUTOFF:
             continue
-        for kind, names in ((RuleKind.TOGETHER, asked.together), (RuleKind.APART, asked.apart)):
-            for name in names:
-                if (kind, name) not in groups:
-                    yield f"the metadata of {domain.name!r} names the group {name!r}: the policy has no {kind} rule of this name"
+        for kind in kinds(GroupKind):
+            for name in kind.asked(asked):
+                if (kind.name, name) not in groups:
+                    yield f"the metadata of {domain.name!r} names the group {name!r}: the policy has no {kind.name} rule of this name"

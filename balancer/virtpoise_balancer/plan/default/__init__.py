@@ -2,7 +2,7 @@
 
 Steps, as ``strategy.plan`` takes them (formulas: docs/scoring.md):
 
-    1. Group the snapshot: hosts and their use as arrays (``group``), the placement rules as one set (``rules``).
+    1. Group the snapshot: hosts and their use as arrays (``group``), the placement rules as one set (``rule_set``).
     2. Find the problems: CPU, memory, uplinks, drains (``plan.problems``, ``analyse.triggers``).
     3. Estimate what the domains of a host want, and what each frees by leaving and takes by arriving (``residents``).
     4. List what may leave: domains, or bundles of domains that rules keep together (``candidates``).
@@ -17,7 +17,7 @@ The data::
 
     Snapshot + Policy
           |
-        Group ---- Rules                    all hosts: arrays (resources x hosts)
+        Group ---- RuleSet                  all hosts: arrays (resources x hosts)
           |
        Residents                            one host: its running domains, arrays (domains)
           |

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
-from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusal, RuleKind
+from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusal
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
 
@@ -157,10 +157,10 @@ def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
             reason=Reason.MIGRATING,
             detail={"destination": domain.migrating_to},
         )
-    if domain.uuid in rules.ignored:
-        rule = rules.ignored[domain.uuid]
+    if domain.uuid in rules.held:
+        kind, rule = rules.held[domain.uuid]
         return Refusal(
-            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.RULE_IGNORE, detail={"rule": rule}
+            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=kind.reason, detail=kind.why(rule)
         )
     if domain.uuid in rules.conflicts:
         conflict = rules.conflicts[domain.uuid]
@@ -222,7 +222,7 @@ def _leaves_affinity(group: Group, domains: tuple[Domain, ...]) -> bool:
     uuids = {domain.uuid for domain in domains}
     for number in {n for domain in domains for n in group.rules.bonds_of.get(domain.uuid, ())}:
         bond = group.rules.bonds[number]
-        if bond.kind is RuleKind.TOGETHER and not bond.hard:
+        if bond.kind.attracts and not bond.hard:
             host = domains[0].host
             if any(d.uuid in bond.members and d.uuid not in uuids for d in group.domains_on(group.index[host])):
                 return True

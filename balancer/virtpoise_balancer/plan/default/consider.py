@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal, RuleKind, Snapshot
+from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal, Snapshot
 from virtpoise_balancer.plan.default.candidates import candidate_of, movable
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
@@ -22,7 +22,7 @@ class RuleVerdict:
     """Whether a rule about the domain would be kept on the host."""
 
     rule: str
-    kind: RuleKind
+    kind: str
     hard: bool
     kept: bool
 
@@ -115,12 +115,11 @@ def _rules(trial: Trial, domain: Domain, host: int) -> tuple[RuleVerdict, ...]:
     rules = trial.group.rules
     said = []
     for tie in rules.ties_of.get(domain.uuid, ()):
-        fits = bool(rules.matching(tie.hosts)[host])
-        kept = fits is not (tie.kind is RuleKind.NEVER_ON)
-        said.append(RuleVerdict(rule=tie.name, kind=tie.kind, hard=tie.hard, kept=kept))
+        kept = bool(rules.kept(tie)[host])
+        said.append(RuleVerdict(rule=tie.name, kind=tie.kind.name, hard=tie.hard, kept=kept))
     for number in rules.bonds_of.get(domain.uuid, ()):
         bond = rules.bonds[number]
         there = trial.members(number).get(host, 0)
-        kept = there == 0 if bond.kind is RuleKind.APART else there == len(bond.members) - 1
-        said.append(RuleVerdict(rule=bond.name, kind=bond.kind, hard=bond.hard, kept=kept))
+        kept = bond.kind.kept(there, len(bond.members))
+        said.append(RuleVerdict(rule=bond.name, kind=bond.kind.name, hard=bond.hard, kept=kept))
     return tuple(said)

@@ -21,7 +21,7 @@ from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.analyse.windows import newest
 from virtpoise_balancer.model import Domain, DomainState, Host, Overload, Policy, Refusal, Resource, Role, Snapshot
 from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
-from virtpoise_balancer.plan.default.rules import Rules, gather
+from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
 from virtpoise_balancer.plan.problems import no_destination
 
 # The rows of resources x hosts, and the columns of domains x resources.
@@ -57,7 +57,7 @@ class Group:
         )
         # The placement rules as they apply to these domains.
         placed = any(map(attrgetter("placement"), snapshot.domains))
-        self.rules: Rules = (
+        self.rules: RuleSet = (
             gather(
                 policy.rules,
                 sorted(snapshot.domains, key=lambda d: d.uuid),
@@ -65,7 +65,7 @@ class Group:
                 metadata=policy.metadata == "own",
             )
             if policy.rules or placed
-            else Rules([host.name for host in self.hosts])
+            else RuleSet([host.name for host in self.hosts])
         )
         there = {
             Resource.CPU: [host.cpus * host.cpu_speed for host in self.hosts],

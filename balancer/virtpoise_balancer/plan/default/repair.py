@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virtpoise_balancer.model import Attempt, Domain, DomainState, Problem, Reason, Refusal, RuleKind
+from virtpoise_balancer.model import Attempt, Domain, DomainState, Problem, Reason, Refusal
 from virtpoise_balancer.plan.default.candidates import Candidate, movable
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.trial import Step, Trial
@@ -21,7 +21,7 @@ class BrokenRule:
     """
 
     rule: str
-    kind: RuleKind
+    kind: str
     domains: tuple[Domain, ...]
     anchor: int | None = None
 
@@ -43,20 +43,14 @@ def broken_rules(trial: Trial) -> list[BrokenRule]:
         if uuid in bound:
             tie = rules.broken_tie(uuid, trial.host_of(bound[uuid]))
             if tie:
-                found.append(BrokenRule(tie.name, tie.kind, (bound[uuid],)))
+                found.append(BrokenRule(tie.name, tie.kind.name, (bound[uuid],)))
     for bond in rules.bonds:
         if not bond.hard:
             continue
         at: dict[int, list[Domain]] = {}
         for domain in sorted((bound[u] for u in bond.members if u in bound), key=lambda d: (d.memory_bytes, d.name)):
             at.setdefault(trial.host_of(domain), []).append(domain)
-        if bond.kind is RuleKind.APART:
-            # All but the one that is dearest to move must leave.
-            found += [BrokenRule(bond.name, bond.kind, tuple(ds[:-1])) for _, ds in sorted(at.items()) if len(ds) > 1]
-        elif len(at) > 1:
-            anchor = max(at, key=lambda host: (sum(d.memory_bytes for d in at[host]), -host))
-            strays = tuple(d for host, ds in sorted(at.items()) if host != anchor for d in ds)
-            found.append(BrokenRule(bond.name, bond.kind, strays, anchor))
+        found += [BrokenRule(bond.name, bond.kind.name, one.domains, one.anchor) for one in bond.kind.violated(at)]
     return found
 
 

@@ -8,10 +8,10 @@ adds up; tests/invariants.py compares them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from virtpoise_balancer.analyse.demand import Floats
-from virtpoise_balancer.model import Resource, RuleKind
+from virtpoise_balancer.model import Resource
 from virtpoise_balancer.plan.default.candidates import Candidate, movable
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.trial import Step, Trial, departure
@@ -79,10 +79,10 @@ class SearchState:
             self.use[candidate.source] = [
                 u - sign * a * n for u, a, n in zip(self.use[candidate.source], left, unit, strict=True)
             ]
-        for number in self.hard_bonds(candidate):
+        for number, count in self.hard_bonds(candidate).items():
             members = self.members[number]
-            members[host] = members.get(host, 0) + sign
-            members[candidate.source] = members.get(candidate.source, 0) - sign
+            members[host] = members.get(host, 0) + sign * count
+            members[candidate.source] = members.get(candidate.source, 0) - sign * count
 
     def room_for(self, candidates: Sequence[Candidate]) -> bool:
         """Whether all hosts together have the CPU and the memory that the candidates need; a cheap necessary condition.
@@ -133,24 +133,23 @@ class SearchState:
             and tx + more_tx < most_tx
         )
 
-    def allowed(self, candidate: Candidate, host: int, hard_bonds: Sequence[int]) -> bool:
+    def allowed(self, candidate: Candidate, host: int, hard_bonds: Mapping[int, int]) -> bool:
         """Whether rules and names let the candidate go to the host. ``hard_bonds``: those of the candidate."""
         if host == candidate.source or (candidate.allowed is not None and not candidate.allowed[host]):
             return False
         if any(self.trial.placed_there(domain.name, host) for domain in candidate.domains):
             return False
         bonds = self.trial.group.rules.bonds
-        return not any(
-            bonds[number].kind is RuleKind.APART and self.members[number].get(host, 0) for number in hard_bonds
+        return all(
+            bonds[number].kind.allows(self.members[number].get(host, 0), count) for number, count in hard_bonds.items()
         )
 
-    def hard_bonds(self, candidate: Candidate) -> list[int]:
-        """Numbers of the hard rules that keep the candidate's domains together with others, or apart."""
+    def hard_bonds(self, candidate: Candidate) -> dict[int, int]:
+        """The numbers of the hard rules about several domains, each with how many of the candidate's it has."""
         if not self.members:
-            return []
+            return {}
         rules = self.trial.group.rules
-        numbers = [n for domain in candidate.domains for n in rules.bonds_of.get(domain.uuid, ())]
-        return [number for number in numbers if rules.bonds[number].hard]
+        return {n: count for n, count in rules.bonds_among(candidate.domains).items() if rules.bonds[n].hard}
 
     def best_first(self, candidate: Candidate) -> list[int]:
         """All hosts: those on which most soft rules and preferences are kept first, of those the emptiest."""

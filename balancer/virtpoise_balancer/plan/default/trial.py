@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
-from virtpoise_balancer.model import Domain, DomainState, Role, RuleKind
+from virtpoise_balancer.model import Domain, DomainState, Role
 from virtpoise_balancer.plan.default.candidates import Candidate, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
@@ -162,30 +162,21 @@ class Trial:
         if candidate.allowed is not None:
             ok &= candidate.allowed
         if self.group.rules.bonds:
-            ok[self.kept_apart(candidate, hard=True)] = False
+            ok[self.refusing(candidate)] = False
         for domain in candidate.domains:
             ok[list(self._names.get(domain.name, ()))] = False
         return ok
 
-    def kept_apart(self, candidate: Candidate, *, hard: bool) -> list[int]:
-        """Hosts with a domain from which a rule (anti-affinity) keeps the candidate apart."""
+    def refusing(self, candidate: Candidate) -> list[int]:
+        """Other hosts where a hard rule does not let the candidate join the domains there."""
         bonds = self.group.rules.bonds
-        numbers = [n for n in self._bonds(candidate) if bonds[n].kind is RuleKind.APART and bonds[n].hard is hard]
-        return self._elsewhere(candidate, numbers)
-
-    def hosts_with_affinity(self, candidate: Candidate) -> list[int]:
-        """Hosts with a domain with which a rule (affinity) wants the candidate together."""
-        bonds = self.group.rules.bonds
-        numbers = [n for n in self._bonds(candidate) if bonds[n].kind is RuleKind.TOGETHER]
-        return self._elsewhere(candidate, numbers)
-
-    def _bonds(self, candidate: Candidate) -> list[int]:
-        """The numbers of the bonds of the candidate's domains."""
-        return [n for domain in candidate.domains for n in self.group.rules.bonds_of.get(domain.uuid, ())]
-
-    def _elsewhere(self, candidate: Candidate, bonds: Sequence[int]) -> list[int]:
-        """Other hosts that hold a member of one of the bonds, once for each bond."""
-        return [h for n in bonds for h, count in self._members[n].items() if count and h != candidate.source]
+        return [
+            host
+            for number, arriving in self.group.rules.bonds_among(candidate.domains).items()
+            if bonds[number].hard
+            for host, there in self._members[number].items()
+            if host != candidate.source and not bonds[number].kind.allows(there, arriving)
+        ]
 
     def liking(self, candidate: Candidate) -> Floats | None:
         """How well soft rules and preferences of the candidate are kept on each host (hosts), higher is better, or None
@@ -196,14 +187,14 @@ class Trial:
             return None
         liking = np.zeros(len(self.group.hosts))
         for domain in candidate.domains:
-            soft = rules.allowed(domain.uuid, hard=False)
-            if soft is not None:
-                liking[~soft] -= 4
-            preferred = rules.preferred(domain.uuid)
-            if preferred is not None:
-                liking[preferred] += 2
-        liking[self.kept_apart(candidate, hard=False)] -= 4
-        liking[self.hosts_with_affinity(candidate)] += 4
+            for tie in rules.ties_of.get(domain.uuid, ()):
+                if not tie.binding:
+                    liking[rules.kept(tie)] += tie.kind.weight
+        for number, arriving in rules.bonds_among(candidate.domains).items():
+            bond = rules.bonds[number]
+            for host, there in self._members[number].items():
+                if host != candidate.source:
+                    liking[host] += bond.kind.liking(there, arriving, hard=bond.hard)
         return liking
 
     def host_of(self, domain: Domain) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
-from virtpoise_balancer.model import Detail, Reason, Refusal, Resource, Role, RuleKind
+from virtpoise_balancer.model import Detail, Reason, Refusal, Resource, Role
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.group import CPU
 from virtpoise_balancer.plan.default.trial import Trial
@@ -107,21 +107,20 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
     vcpus = min(max(d.vcpus for d in candidate.domains), group.hosts[candidate.source].cpus)
     if group.hosts[host].cpus < vcpus:
         return Reason.DESTINATION_CPUS, {"cpus": group.hosts[host].cpus, "vcpus": vcpus}
+    arriving = group.rules.bonds_among(candidate.domains)
     for domain in candidate.domains:
         if domain.name in group.repeated_names and (
             host in group.repeated_names[domain.name] or trial.placed_there(domain.name, host)
         ):
             return Reason.NAME_TAKEN, {"name": domain.name}
-        for tie in group.rules.ties_of.get(domain.uuid, ()):
-            if tie.hard and tie.kind is not RuleKind.PREFER:
-                fits = bool(group.rules.matching(tie.hosts)[host])
-                if fits is (tie.kind is RuleKind.NEVER_ON):
-                    reason = Reason.RULE_ONLY_ON if tie.kind is RuleKind.ONLY_ON else Reason.RULE_NEVER_ON
-                    return reason, {"rule": tie.name}
+        tie = group.rules.broken_tie(domain.uuid, host)
+        if tie:
+            return tie.kind.reason, tie.kind.why(tie.name)
         for number in group.rules.bonds_of.get(domain.uuid, ()):
             bond = group.rules.bonds[number]
-            if bond.hard and bond.kind is RuleKind.APART and trial.members(number).get(host, 0):
-                return Reason.RULE_APART, {"rule": bond.name}
+            there = trial.members(number).get(host, 0)
+            if bond.hard and not bond.kind.allows(there, arriving[number]):
+                return bond.kind.reason, bond.kind.why_full(bond.name, there)
     return None
 
 
@@ -159,7 +158,7 @@ def _blocked(trial: Trial, candidate: Candidate) -> Mapping[int, Reason]:
     hosts = np.flatnonzero(~trial.open).tolist()
     if candidate.allowed is not None:
         hosts += np.flatnonzero(~candidate.allowed).tolist()
-    hosts += trial.kept_apart(candidate, hard=True)
+    hosts += trial.refusing(candidate)
     hosts += [host for domain in candidate.domains for host in group.repeated_names.get(domain.name, ())]
     for host in sorted(set(hosts)):
         obstacle = _obstacle(trial, candidate, host)

@@ -7,7 +7,7 @@ unless the policy says so; but a domain that moves anyway goes where the rule is
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
@@ -15,19 +15,22 @@ from fnmatch import translate
 import numpy as np
 from numpy.typing import NDArray
 
-from virtpoise_balancer.model import Domain, DomainState, Rule, RuleKind
+from virtpoise_balancer.model import Domain, DomainState, Rule
+from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, HostKind, kinds
+from virtpoise_balancer.rules.never_on import NEVER_ON
+from virtpoise_balancer.rules.only_on import ONLY_ON
 
 _WILDCARDS = re.compile(r"[*?\[]")
-# Of domains to be kept together or apart: the rule's name, its kind, and whether it is hard.
-_Key = tuple[str, RuleKind, bool]
+# Of a rule about several domains: its name, its kind, and whether it is hard.
+_Key = tuple[str, GroupKind, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Bond:
-    """Domains (by uuid) to be kept together or apart."""
+    """A rule about several domains (by uuid)."""
 
     name: str
-    kind: RuleKind
+    kind: GroupKind
     hard: bool
     members: frozenset[str]
 
@@ -37,65 +40,64 @@ class Tie:
     """One domain's rule about hosts (shell patterns)."""
 
     name: str
-    kind: RuleKind
+    kind: HostKind
     hard: bool
     hosts: tuple[str, ...]
 
+    @property
+    def binding(self) -> bool:
+        """Whether no move may break it."""
+        return self.hard and self.kind.binding
+
 
 @dataclass(slots=True)
-class Rules:
+class RuleSet:
     """The rules as they apply to the domains of a group.
 
-    ``bonds`` (affinity, anti-affinity) and ``ties`` (host affinity) by domain. ``conflicts``: how the hard rules of a
-    domain contradict each other, by uuid. ``crowded``: likewise where a rule keeps more domains apart than there are
-    hosts; each may go where it allows.
+    ``bonds`` and ``ties`` by domain. ``held``: the rule that keeps a domain where it is, by uuid. ``conflicts``: how
+    the hard rules of a domain contradict each other, by uuid. ``crowded``: likewise where a rule has more domains than
+    fit on the hosts; each may go where it allows.
     """
 
     host_names: Sequence[str]
     bonds: tuple[Bond, ...] = ()
     bonds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ties_of: Mapping[str, tuple[Tie, ...]] = field(default_factory=dict)
-    ignored: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[str, tuple[HoldKind, str]] = field(default_factory=dict)
     conflicts: Mapping[str, str] = field(default_factory=dict)
     crowded: Mapping[str, str] = field(default_factory=dict)
-    _masks: dict[tuple[str, ...], NDArray[np.bool_]] = field(default_factory=dict)
+    _kept: dict[tuple[str, tuple[str, ...]], NDArray[np.bool_]] = field(default_factory=dict)
 
-    def matching(self, patterns: tuple[str, ...]) -> NDArray[np.bool_]:
-        """For each host whether its name fits one of the patterns."""
-        mask = self._masks.get(patterns)
+    def kept(self, tie: Tie) -> NDArray[np.bool_]:
+        """For each host whether the rule is kept there."""
+        key = (tie.kind.name, tie.hosts)
+        mask = self._kept.get(key)
         if mask is None:
-            fits = [re.compile(translate(pattern)).match for pattern in patterns]
-            mask = np.array([any(fit(name) for fit in fits) for name in self.host_names], dtype=np.bool_)
-            self._masks[patterns] = mask
+            fits = [re.compile(translate(pattern)).match for pattern in tie.hosts]
+            named = np.array([any(fit(name) for fit in fits) for name in self.host_names], dtype=np.bool_)
+            mask = self._kept[key] = tie.kind.allows(named)
         return mask
 
-    def allowed(self, uuid: str, *, hard: bool = True) -> NDArray[np.bool_] | None:
-        """For each host whether the domain's hard (or soft) rules about hosts let it be there; None: everywhere."""
+    def allowed(self, uuid: str) -> NDArray[np.bool_] | None:
+        """For each host whether the domain's hard rules about hosts let it be there; None: everywhere."""
         mask: NDArray[np.bool_] | None = None
         for tie in self.ties_of.get(uuid, ()):
-            if tie.hard is not hard or tie.kind is RuleKind.PREFER:
-                continue
-            fits = self.matching(tie.hosts)
-            ok = fits if tie.kind is RuleKind.ONLY_ON else ~fits
-            mask = ok if mask is None else mask & ok
-        return mask
-
-    def preferred(self, uuid: str) -> NDArray[np.bool_] | None:
-        mask: NDArray[np.bool_] | None = None
-        for tie in self.ties_of.get(uuid, ()):
-            if tie.kind is RuleKind.PREFER:
-                fits = self.matching(tie.hosts)
-                mask = fits if mask is None else mask | fits
+            if tie.binding:
+                mask = self.kept(tie) if mask is None else mask & self.kept(tie)
         return mask
 
     def broken_tie(self, uuid: str, host: int) -> Tie | None:
-        """The first hard rule about hosts that the domain breaks where it is."""
-        for tie in self.ties_of.get(uuid, ()):
-            if tie.hard and tie.kind is not RuleKind.PREFER:
-                fits = bool(self.matching(tie.hosts)[host])
-                if fits is (tie.kind is RuleKind.NEVER_ON):
-                    return tie
-        return None
+        """The first hard rule about hosts that the domain breaks on the host."""
+        ties = self.ties_of.get(uuid, ())
+        return next((tie for tie in ties if tie.binding and not self.kept(tie)[host]), None)
+
+    def bonds_among(self, domains: Sequence[Domain]) -> dict[int, int]:
+        """The numbers of the bonds of these domains, each with how many of them it has."""
+        counts: dict[int, int] = {}
+        for domain in domains:
+            for number in self.bonds_of.get(domain.uuid, ()):
+                counts[number] = counts.get(number, 0) + 1
+        return counts
 
     def bundle_of(self, uuid: str) -> frozenset[str]:
         """The domain and all that hard rules keep together with it."""
@@ -108,26 +110,27 @@ class Rules:
             found.add(one)
             for number in self.bonds_of.get(one, ()):
                 bond = self.bonds[number]
-                if bond.hard and bond.kind is RuleKind.TOGETHER:
+                if bond.hard and bond.kind.attracts:
                     ahead.extend(bond.members - found)
         return frozenset(found)
 
 
 def gather(
     rules: Sequence[Rule], domains: Sequence[Domain], host_names: Sequence[str], *, metadata: bool = True
-) -> Rules:
+) -> RuleSet:
     """The rules as they apply to these domains; a shut-off domain is under none. ``metadata``: whether the domains' own counts."""
     members: dict[_Key, set[str]] = defaultdict(set)
     ties: dict[str, list[Tie]] = defaultdict(list)
-    ignored: dict[str, str] = {}
+    held: dict[str, tuple[HoldKind, str]] = {}
 
     def apply(rule: Rule, uuid: str) -> None:
-        if rule.kind in (RuleKind.TOGETHER, RuleKind.APART):
-            members[rule.name, rule.kind, rule.hard].add(uuid)
-        elif rule.kind is RuleKind.IGNORE:
-            ignored[uuid] = rule.name
-        else:
-            ties[uuid].append(Tie(rule.name, rule.kind, rule.hard, rule.hosts))
+        kind = KINDS[rule.kind]
+        if isinstance(kind, GroupKind):
+            members[rule.name, kind, rule.hard].add(uuid)
+        elif isinstance(kind, HostKind):
+            ties[uuid].append(Tie(rule.name, kind, rule.hard, rule.hosts))
+        elif isinstance(kind, HoldKind):
+            held[uuid] = (kind, rule.name)
 
     by_name: dict[str, list[Rule]] = defaultdict(list)
     by_pattern: list[tuple[re.Pattern[str], Rule]] = []
@@ -148,28 +151,30 @@ def gather(
             if pattern.match(domain.name):
                 apply(rule, domain.uuid)
     if metadata:
+        holding = kinds(HoldKind)
         groups = {(rule.name, rule.kind): rule for rule in rules}
         host_of = {domain.uuid: domain.host for domain in domains}
         for domain in domains:
             if domain.placement is not None and domain.state is not DomainState.SHUTOFF:
                 ties[domain.uuid] += _asked(domain, groups, members, host_of)
-                if domain.placement.ignore:
-                    ignored[domain.uuid] = "metadata"
+                for kind in holding:
+                    if kind.asks(domain.placement):
+                        held[domain.uuid] = (kind, "metadata")
     bonds = tuple(
         Bond(name, kind, hard, frozenset(uuids))
-        for (name, kind, hard), uuids in sorted(members.items())
+        for (name, kind, hard), uuids in sorted(members.items(), key=lambda one: (one[0][0], one[0][1].name, one[0][2]))
         if len(uuids) > 1
     )
     bonds_of: dict[str, list[int]] = defaultdict(list)
     for number, bond in enumerate(bonds):
         for uuid in bond.members:
             bonds_of[uuid].append(number)
-    found = Rules(
+    found = RuleSet(
         host_names,
         bonds,
         {uuid: tuple(numbers) for uuid, numbers in bonds_of.items()},
         {uuid: tuple(dict.fromkeys(several)) for uuid, several in ties.items() if several},
-        ignored,
+        held,
     )
     found.conflicts = _conflicts(found)
     found.crowded = _crowded(found)
@@ -178,42 +183,35 @@ def gather(
 
 def _asked(
     domain: Domain,
-    groups: Mapping[tuple[str, RuleKind], Rule],
+    groups: Mapping[tuple[str, str], Rule],
     members: Mapping[_Key, set[str]],
     host_of: Mapping[str, str],
 ) -> Iterator[Tie]:
     """What a domain's own metadata asks for, as rules about hosts: these bind this domain and no other.
 
-    A group named there is a rule of the policy. ``members``: the domains that the policy puts into it, and no domain by its metadata;
-    together with them is where they are, apart from them is where they are not.
+    A group named there is a rule of the policy. ``members``: the domains that the policy puts into it, and no domain by
+    its metadata. The domain may go where the rule allows one more beside these.
     """
     asked = domain.placement
     if asked is None or _kept_together(domain.uuid, members):  # what binds this domain would bind those with it
         return
-    for kind, hosts in (
-        (RuleKind.ONLY_ON, asked.only_on),
-        (RuleKind.NEVER_ON, asked.never_on),
-        (RuleKind.PREFER, asked.prefer),
-    ):
-        if hosts:
+    for kind in kinds(HostKind):
+        if hosts := kind.asked(asked):
             yield Tie("metadata", kind, True, hosts)
-    for kind, names, about_hosts in (
-        (RuleKind.TOGETHER, asked.together, RuleKind.ONLY_ON),
-        (RuleKind.APART, asked.apart, RuleKind.NEVER_ON),
-    ):
-        for name in names:
-            if (rule := groups.get((name, kind))) is None:
+    for group_kind in kinds(GroupKind):
+        for name in group_kind.asked(asked):
+            if (rule := groups.get((name, group_kind.name))) is None:
                 continue
-            others = members.get((name, kind, rule.hard), set()) - {domain.uuid}
-            if others:
-                at = tuple(sorted({_literal(host_of[uuid]) for uuid in others}))
-                yield Tie(f"metadata:{name}", about_hosts, rule.hard, at)
+            there = Counter(host_of[one] for one in members.get((name, group_kind, rule.hard), set()) - {domain.uuid})
+            at = [host for host, count in sorted(there.items()) if group_kind.attracts or not group_kind.allows(count)]
+            if at:
+                about_hosts = ONLY_ON if group_kind.attracts else NEVER_ON
+                yield Tie(f"metadata:{name}", about_hosts, rule.hard, tuple(map(_literal, at)))
 
 
 def _kept_together(uuid: str, members: Mapping[_Key, set[str]]) -> bool:
     return any(
-        hard and kind is RuleKind.TOGETHER and uuid in uuids and len(uuids) > 1
-        for (_, kind, hard), uuids in members.items()
+        hard and kind.attracts and uuid in uuids and len(uuids) > 1 for (_, kind, hard), uuids in members.items()
     )
 
 
@@ -222,7 +220,7 @@ def _literal(name: str) -> str:
     return _WILDCARDS.sub(lambda found: f"[{found[0]}]", name)
 
 
-def _conflicts(rules: Rules) -> dict[str, str]:
+def _conflicts(rules: RuleSet) -> dict[str, str]:
     """By uuid: the domain's hard rules cannot all be kept, wherever it is."""
     conflicts: dict[str, str] = {}
     for uuid in sorted(rules.ties_of.keys() | rules.bonds_of.keys()):
@@ -240,31 +238,34 @@ def _conflicts(rules: Rules) -> dict[str, str]:
             allowed = rules.allowed(one)
             if allowed is not None:
                 places &= allowed
-                names += [t.name for t in rules.ties_of[one] if t.hard and t.kind is not RuleKind.PREFER]
+                names += [tie.name for tie in rules.ties_of[one] if tie.binding]
         if not places.any():
             conflicts[uuid] = f"no host is left by {', '.join(dict.fromkeys(names))}"
     return conflicts
 
 
-def _crowded(rules: Rules) -> dict[str, str]:
-    """By uuid: a rule keeps apart more domains than there are hosts on which any of them may be."""
+def _crowded(rules: RuleSet) -> dict[str, str]:
+    """By uuid: a rule has more domains than it allows on the hosts on which any of them may be."""
     crowded: dict[str, str] = {}
     for bond in rules.bonds:
-        if not bond.hard or bond.kind is not RuleKind.APART:
+        size = len(bond.members)
+        if not bond.hard or bond.kind.most(size) == size:
             continue
         allowed = [rules.allowed(uuid) for uuid in sorted(bond.members)]
         places = len(rules.host_names)
         masks = [mask for mask in allowed if mask is not None]
         if len(masks) == len(allowed):
             places = int(np.logical_or.reduce(masks).sum())
-        if len(bond.members) > places:
-            told = f"{bond.name} keeps {len(bond.members)} domains apart, for which there are {places} hosts"
+        if size > places * bond.kind.most(size):
+            told = bond.kind.crowded(bond.name, size, places)
             crowded |= dict.fromkeys(sorted(bond.members - crowded.keys()), told)
     return crowded
 
 
-def _kept_apart(rules: Rules, bundle: set[str]) -> str | None:
+def _kept_apart(rules: RuleSet, bundle: set[str]) -> str | None:
+    """The first rule that does not allow on one host what other rules keep together."""
     for bond in rules.bonds:
-        if bond.hard and bond.kind is RuleKind.APART and len(bond.members & bundle) > 1:
+        size = len(bond.members & bundle)
+        if bond.hard and size > 1 and bond.kind.most(size) < size:
             return bond.name
     return None

@@ -1,0 +1,74 @@
+"""The kinds of placement rules: what holds for each, and that whoever lists them lists the same."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from builders import domain, group, host
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.knowledge.documents import pack_inputs, unpack_inputs
+from virtpoise_balancer.knowledge.records import Inputs
+from virtpoise_balancer.model import Placement, Policy, Reason, Rule, Trigger
+from virtpoise_balancer.plan import plan
+from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, Kind, kinds
+from virtpoise_exporter.virt.xml import domain_facts
+
+EXAMPLE = Path(__file__).parents[2] / "balancer/virtpoise.example.yml"
+POLICY = Policy(cpu=Trigger(consecutive=2))
+
+
+def test_the_example_explains_each_kind() -> None:
+    lines = EXAMPLE.read_text(encoding="utf-8").split("#- name: databases-apart")[1].split("#kind:")[0]
+    assert [name for name in KINDS if name not in lines] == []
+
+
+def test_a_domains_metadata_can_ask_for_each_kind_from_the_exporter_to_the_plan() -> None:
+    elements = "".join(f"<{name.replace('_', '-')}>x</{name.replace('_', '-')}>" for name in KINDS)
+    placement = f"<metadata><placement xmlns='urn:virtpoise:1'>{elements}</placement></metadata>"
+    facts = domain_facts(f"<domain><name>a</name><uuid>u</uuid>{placement}</domain>")
+    assert {rule.replace("-", "_") for rule, _ in facts.placement} == KINDS.keys()
+    assert {one.name for one in fields(Placement)} == KINDS.keys()
+    asked = Placement(**{name: True if isinstance(kind, HoldKind) else ("x",) for name, kind in KINDS.items()})  # type: ignore[arg-type]
+    assert all(
+        kind.asks(asked) if isinstance(kind, HoldKind) else kind.asked(asked) == ("x",) for kind in KINDS.values()
+    )
+
+
+@pytest.mark.parametrize("kind", kinds(GroupKind), ids=lambda kind: kind.name)
+def test_an_empty_host_takes_any_one_domain_and_more_are_never_easier(kind: GroupKind) -> None:
+    """The planner counts on both: it looks only at hosts that have some of the domains, and stops at the first too many."""
+    assert kind.allows(0)
+    answers = [kind.allows(there) for there in range(10)]
+    assert answers == sorted(answers, reverse=True)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_a_refusal_by_a_rule_has_the_words_of_its_kind(kind: Kind) -> None:
+    detail = kind.why("the-rule")
+    assert detail["rule"] == "the-rule"
+    if kind.reason is not Reason.RULE:
+        assert wording.reason(kind.reason, detail) == kind.wording
+
+
+def test_of_two_hosts_the_one_that_keeps_more_soft_rules_is_taken() -> None:
+    """h2 breaks two rules, h3 one of them; h2 has more room."""
+    rules = (
+        Rule(name="db", kind="apart", domains=("a", "b"), hard=False),
+        Rule(name="web", kind="apart", domains=("a", "c"), hard=False),
+        Rule(name="old", kind="apart", domains=("a", "d"), hard=False),
+    )
+    friends = domain("b", "h2", 0.1), domain("c", "h2", 0.1), domain("d", "h3", 0.1)
+    hosts = host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), host("h3", 0.4, 0.4)
+    snapshot = group(*hosts, domain("a", "h1", 2.0), *friends)
+    assert [move.destination for move in plan(snapshot, POLICY).moves] == ["h2"]
+    assert [move.destination for move in plan(snapshot, replace(POLICY, rules=rules)).moves] == ["h3"]
+
+
+def test_a_stored_policy_with_a_kind_of_a_newer_version_is_refused_in_one_line() -> None:
+    policy = replace(POLICY, rules=(Rule(name="r", kind="newer", domains=("a",)),))
+    with pytest.raises(BadInput, match=r"^plan 7: policy\.rules\.0\.kind: expected one of together, .*, got 'newer'$"):
+        unpack_inputs(pack_inputs(Inputs(snapshot=group(host("h1", 0.1)), policy=policy, version="9")), "plan 7")
