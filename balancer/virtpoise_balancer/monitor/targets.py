@@ -43,6 +43,11 @@ class RefusedTargets:
         return f"{names} and {more} more" if more else names
 
 
+def host_of(series: Series) -> str:
+    """The name of the host that a series belongs to. ``Targets`` must have admitted its target."""
+    return of_instance(series.labels.get("instance", ""))
+
+
 class Targets:
     """The targets of one look at Prometheus. ``admits``: whether the configuration lets a host of this name in."""
 
