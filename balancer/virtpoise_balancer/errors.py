@@ -1,4 +1,4 @@
-"""What can go wrong and is told to the user in one line."""
+"""The errors that reach the user, each as one line."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def order(config: Config, path: str, body: Mapping[str, Any], user: str) -> str:
 
 
 def _token(config: Config, user: str) -> dict[str, str]:
-    """The header with a token, where it goes to nobody but the balancer. VirtpoiseError otherwise."""
+    """The header with a token, if only the balancer can receive it. VirtpoiseError otherwise."""
     if config.web.cert_file is None and not config.web.token_over_http:
         raise VirtpoiseError(
             f"{config.web.socket} (web.socket): no balancer lets this user in there, and a token is sent over TLS only "

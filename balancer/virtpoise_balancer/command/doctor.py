@@ -116,7 +116,7 @@ def _own(config: Config) -> Iterator[Finding]:
 
 
 def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation) -> Iterator[Finding]:
-    version = f"version {health.version}" if health.version else "its version is not told"
+    version = f"version {health.version}" if health.version else "it does not report its version"
     yield Finding(subject="Prometheus", verdict=Severity.GOOD, text=f"{config.prometheus.url} answers, {version}")
     ahead = health.ahead_seconds
     if ahead is None:
@@ -259,7 +259,7 @@ def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -
 
 
 def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
-    """``answer``: what the host told, or why it did not."""
+    """``answer``: the host's answer, or why there is none."""
     if isinstance(answer, str):
         return Finding(
             subject=f"libvirt of {name}",

@@ -1,4 +1,4 @@
-"""What a host's libvirt tells, as plain values. Without other imports: each worker process loads it."""
+"""What a host's libvirt reports, as plain values. It imports nothing else, since each worker process loads it."""
 
 from __future__ import annotations
 

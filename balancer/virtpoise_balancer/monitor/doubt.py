@@ -14,7 +14,7 @@ from virtpoise_balancer.monitor.client import Series
 # What lists the domains, and what counts them: a configuration that replaces the first must replace the second to have them compared.
 LISTING = frozenset({"domain_running", "domain_paused"})
 COUNTING = frozenset({"host_domains_active", "host_domains_inactive"})
-# Of one host, in all states: no host of libvirt's comes near.
+# The most domains of one host, in all states. No libvirt host comes near.
 MOST_DOMAINS = 10_000
 # One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
 _CPU_SPEEDS = (0.01, 100.0)
@@ -120,7 +120,7 @@ def targets_by_host(
     """By host, the targets that report it now: of the query that knows most of them. ``answers``: by query, (host, series).
 
     Exporters of different kinds may share a host (one for its figures, one for its domains), so only what answers one and the same
-    query is held against each other. A target that went away without a word is told by the age of its samples.
+    query is held against each other. A target that disappeared is recognised by the age of its samples.
     """
     fresh: dict[str, set[tuple[str, str]]] = {}
     gone: set[tuple[str, str]] = set()

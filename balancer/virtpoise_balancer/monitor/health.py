@@ -1,4 +1,4 @@
-"""How Prometheus itself and the exporters behind it are, for the doctor. Asks besides queries what Prometheus tells of itself."""
+"""The health of Prometheus and of the exporters behind it, for the doctor. Besides queries, it reads Prometheus' own status."""
 
 from __future__ import annotations
 

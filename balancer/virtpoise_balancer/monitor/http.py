@@ -119,7 +119,7 @@ class Http:
         self._session.close()
 
     def exchange(self, method: str, path: str, seconds: float, form: Mapping[str, str] | None = None) -> Reply:
-        """The reply. MonitorError when it cannot be had within so many seconds, MonitorBadReply when asking again does not help."""
+        """The reply within ``seconds``. MonitorError when there is none; MonitorBadReply when a second request would not help."""
         access = self._access
         try:
             headers = {"Accept-Encoding": "gzip", **access.request_headers()}

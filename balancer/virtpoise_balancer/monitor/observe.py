@@ -32,9 +32,9 @@ from virtpoise_balancer.monitor.domain_figures import read_domains
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import RefusedTargets, Targets, host_of
 
-# Enough for N and, after a restart, for a dip during a penalty; a balancer that runs sees each reading as it comes.
+# How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
 _READINGS = 30
-# What is asked for as a window of readings, one a step.
+# The queries that return a window of samples, one a step.
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
 # What only a plan needs. A look at a single move is content without.
 _ONLY_FOR_A_PLAN = frozenset(

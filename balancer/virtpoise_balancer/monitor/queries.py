@@ -1,11 +1,14 @@
-"""What is asked of Prometheus, in PromQL.
+"""The queries for Prometheus, in PromQL.
 
-Each query gives one series per host (label ``instance``) or per host and domain (``instance`` and ``uuid``);
-``domain_running`` also carries ``domain``, the name. In them stand, as durations: ``$reading``, the range that one reading
-of the load covers; ``$window``, that of N readings; ``$slow``, the range that damps network noise; ``$memory``, how long a
-host that went silent is still listed (as unknown); ``$history`` and ``$resolution``, how far back and how finely the recent
-past is looked at; and as a ratio ``$saturation``, the load from which on a host hides demand. ``$matchers`` stands in each selector:
-the label matchers (``prometheus.matchers``) that say which targets are asked about.
+Each query returns one series per host (label ``instance``) or per host and domain (``instance`` and ``uuid``).
+``domain_running`` also has ``domain``, the name. Placeholders:
+
+- ``$reading``: the range of one sample of the load; ``$window``: that of N samples (durations).
+- ``$slow``: the range that damps network noise.
+- ``$memory``: how long a silent host is still listed, as unknown.
+- ``$history``, ``$resolution``: how far back the recent past goes, and its step.
+- ``$saturation``: the load from which on a host hides demand (a ratio).
+- ``$matchers``: the label matchers (``prometheus.matchers``) of the targets. Each selector has them.
 
 Every query can be replaced in the configuration (``prometheus.queries``), so that other exporters can serve.
 """
@@ -30,8 +33,8 @@ _HOST_CPU_RATIO = (
     " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total{$matchers}[$reading]))"
 )
 
-# Of the recent past, only the steps in which the host was not saturated: then a domain got what it wanted. A counter that began anew
-# within a step falls, and tells nothing.
+# The mean over those recent steps in which the host was not saturated: then a domain got what it wanted. A counter that
+# restarted within a step falls, so that step is left out.
 _UNSATURATED = """
 avg_over_time((
   deriv({metric}{{$matchers}}[$reading]) >= 0 and on (instance) (({host_ratio}) < $saturation)

@@ -1,6 +1,6 @@
 """Bounds of open connections: how many in all and from one address, and how long each may wait, send or not read.
 
-A connection that waits (for TLS, for a request, for the next one) gives way to a newer one, so silent clients keep nobody out.
+A connection that waits (for TLS, for a request, for the next one) gives way to a newer one, so silent clients cannot keep others out.
 Those that are being answered do not give way.
 """
 

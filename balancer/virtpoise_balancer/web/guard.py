@@ -57,7 +57,7 @@ class Gate:
     web: Web
 
     def closed(self, connection: HTTPConnection) -> str | None:
-        """Why nobody may change anything over this connection, or None."""
+        """Why no order is accepted over this connection, or None."""
         if (peer := _peer(connection)) is not None:
             if self._trusts(peer):
                 return None
@@ -69,7 +69,7 @@ class Gate:
         return None
 
     def _trusts(self, peer: Peer) -> bool:
-        # With a group, the socket's file mode lets in its members and nobody else.
+        # With a group, the socket's file mode lets in only its members.
         return peer.uid in (0, os.geteuid()) or self.web.socket_group is not None
 
     def admit(self, connection: HTTPConnection, needed: Role) -> By:

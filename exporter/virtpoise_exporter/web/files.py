@@ -8,7 +8,7 @@ _MOST_BYTES = 1024 * 1024
 
 
 def read_trusted(path: Path) -> bytes:
-    """The content of a regular file that nobody but root and the exporter's own user can change. Raises OSError.
+    """The content of a regular file that only root and the exporter's own user can change. Raises OSError.
 
     The folder counts as well: who may write to it can put another file in this one's place.
     """

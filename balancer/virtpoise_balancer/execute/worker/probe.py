@@ -30,9 +30,9 @@ _NO_CONNECTION = (
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
 _MOST_ASKED = 5
-# Over ssh the refusal is often lost: the source closes its connection to the destination before it answers, finds the other end gone
-# meanwhile, and answers with that ("End of file", seen in a quarter of all answers of libvirt 9.0 and 11.3). A destination that cannot
-# be reached gives the same code, but each time. So only what comes this often in a row, or slowly, is taken for that.
+# Over ssh the refusal is often lost. The source closes its connection to the destination before it answers. If the other
+# end is gone first, the source answers "End of file" instead (a quarter of all answers of libvirt 9.0 and 11.3). An
+# unreachable destination gives the same code, but each time. So only a slow answer, or one that repeats this often, counts.
 _MAY_HIDE_A_REFUSAL = (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_RPC)
 _MOST_TRIES = 12
 _RETRY_SECONDS = 15.0
