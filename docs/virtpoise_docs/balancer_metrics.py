@@ -8,8 +8,8 @@ from virtpoise_balancer.knowledge.records import Action, PredictionRecord
 from virtpoise_balancer.model import (
     Host,
     HostState,
+    MigrationOutcome,
     Move,
-    Outcome,
     Plan,
     Policy,
     PredictedLoads,
@@ -85,7 +85,8 @@ def _one_of_everything() -> Metrics:
     )
     metrics = Metrics(Published(state))
     metrics.migration_ended(
-        Move(domain="vm1", uuid="u", source="h1", destination="h2", predicted=ends), Outcome(result=Result.DONE)
+        Move(domain="vm1", uuid="u", source="h1", destination="h2", predicted=ends),
+        MigrationOutcome(result=Result.DONE),
     )
     due = DuePrediction(
         id=1,

@@ -22,9 +22,9 @@ from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     HostState,
     JournalEntry,
+    MigrationOutcome,
     Mode,
     Move,
-    Outcome,
     Progress,
     Reason,
     Result,
@@ -34,10 +34,10 @@ from virtpoise_balancer.model import (
     Unsettled,
     UnsettledKind,
 )
-from virtpoise_balancer.monitor.observe import Load, Observation
+from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.plan import plan
 
-DONE = Outcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1)
+DONE = MigrationOutcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1)
 BUSY = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
 STUCK = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.5, 0.5, 0.5), domain("a", "h1", 3.0))
 
@@ -59,8 +59,8 @@ class Watching:
     def observe_for(self, move: Move, now: float) -> Observation:
         return self.observe(now)
 
-    def load_between(self, host: str, start: float, end: float) -> Load:
-        return Load(tuple((t, v) for t, v in self.measured if start <= t <= end), ("measured with a warning",))
+    def load_between(self, host: str, start: float, end: float) -> HostLoad:
+        return HostLoad(tuple((t, v) for t, v in self.measured if start <= t <= end), ("measured with a warning",))
 
 
 @dataclass
@@ -154,7 +154,7 @@ def test_after_a_migration_n_readings_are_counted_afresh(store: Store) -> None:
     assert results == [CycleResult.IDLE, CycleResult.IDLE, CycleResult.MOVED]
 
 
-def ended(store: Store, acting: Acting, at: float, outcome: Outcome = DONE) -> None:
+def ended(store: Store, acting: Acting, at: float, outcome: MigrationOutcome = DONE) -> None:
     store.clock.at = at  # type: ignore[attr-defined]
     for migration_id, _ in acting.taken[-1][0]:
         store.begin(migration_id)
@@ -189,7 +189,7 @@ def test_a_reading_below_cancels_the_penalty(store: Store) -> None:
 def test_a_migration_that_failed_earns_a_penalty(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="refused"))
+    ended(store, acting, 1005.0, MigrationOutcome(result=Result.FAILED, why="refused"))
     acting.busy = False
     assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
 
@@ -200,7 +200,7 @@ def test_a_move_that_met_a_silent_host_earns_no_penalty_and_is_not_planned_again
     ((entries, _),) = acting.taken
     assert [move.destination for _, move in entries] == ["h2"]
     cycle = replace(cycle, silence=lambda: Silence(silent={"h2": "no answer within 10 s"}, lately=frozenset({"h2"})))
-    ended(store, acting, 1005.0, Outcome(result=Result.SKIPPED, why="no answer within 10 s"))
+    ended(store, acting, 1005.0, MigrationOutcome(result=Result.SKIPPED, why="no answer within 10 s"))
     acting.busy = False
     assert run(cycle, 1010.0).backoffs["h1"].penalty_until is None
     watching.seen = group(*BUSY, host("h3", 0.15, 0.15, 0.15))
@@ -218,7 +218,7 @@ def test_a_migration_that_failed_on_a_silent_host_still_earns_a_penalty(store: S
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
     cycle = replace(cycle, silence=lambda: Silence(lately=frozenset({"h2"})))
-    ended(store, acting, 1005.0, Outcome(result=Result.FAILED, why="it broke"))
+    ended(store, acting, 1005.0, MigrationOutcome(result=Result.FAILED, why="it broke"))
     acting.busy = False
     assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
 

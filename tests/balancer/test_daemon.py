@@ -31,7 +31,7 @@ from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Move, Plan, Snapshot
-from virtpoise_balancer.monitor.observe import Load, Observation
+from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
 from virtpoise_balancer.service import changes, wiring
 from virtpoise_balancer.service import daemon as daemon_module
@@ -75,8 +75,8 @@ class Hosts:
     def observe_for(self, move: Move, now: float) -> Observation:
         return self.observe(now)
 
-    def load_between(self, host: str, start: float, end: float) -> Load:
-        return Load(())
+    def load_between(self, host: str, start: float, end: float) -> HostLoad:
+        return HostLoad(())
 
     def active_domains(self, host: str) -> int:
         self.libvirt.wait(PATIENCE_SECONDS)

@@ -34,7 +34,7 @@ from virtpoise_balancer.model import HostState, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal, Targets
+from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, RefusedTargets, TargetRefusal
 
 HEALTH = PrometheusHealth(version="3.1.0", ahead_seconds=0.3, errors={"h1": "connection refused"})
 EXPORTERS = ExporterHealth(versions={"h1": __version__}, failing={}, ahead_seconds={"h1": 0.1})
@@ -373,7 +373,7 @@ def test_what_prometheus_tells_of_itself_and_of_the_exporters(httpserver: HTTPSe
 
     httpserver.expect_request("/api/v1/query").respond_with_handler(answer)
     answers = iter((vector((target["labels"], 0), (hostile["labels"], 0)),))
-    targets = Targets(bool)
+    targets = AdmittedTargets(bool)
     health = prometheus_health(client, 'job="j"', targets, time.time())
     assert (health.version, health.errors) == ("2.42.0", {"h2": "no route to host"})
     assert health.ahead_seconds == pytest.approx(0, abs=1.5)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from virtpoise_balancer.command import client, drained, orders
-from virtpoise_balancer.command.drained import Progress, look, wait_until_empty
+from virtpoise_balancer.command.drained import DrainProgress, look, wait_until_empty
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
 
@@ -52,7 +52,7 @@ def answers(
 
 
 def test_empty_is_the_word_of_its_own_libvirt() -> None:
-    assert look(answers(), "h1", ORDERED) == Progress(left=0, empty=True)
+    assert look(answers(), "h1", ORDERED) == DrainProgress(left=0, empty=True)
 
 
 @pytest.mark.parametrize(
@@ -68,17 +68,17 @@ def test_empty_is_the_word_of_its_own_libvirt() -> None:
     ],
 )
 def test_while_its_libvirt_says_nothing_it_is_not_empty(host: dict[str, Any], waits: str) -> None:
-    assert look(answers(host=HOST | host), "h1", ORDERED) == Progress(left=None, waits=waits)
+    assert look(answers(host=HOST | host), "h1", ORDERED) == DrainProgress(left=None, waits=waits)
 
 
 def test_a_domain_that_prometheus_does_not_show_keeps_it_from_being_empty() -> None:
-    assert look(answers(host=HOST | {"active_domains": 1}), "h1", ORDERED) == Progress(left=1)
+    assert look(answers(host=HOST | {"active_domains": 1}), "h1", ORDERED) == DrainProgress(left=1)
 
 
 def test_a_migration_under_way_keeps_it_from_being_empty() -> None:
     flight = {"domain": "a", "source": "h2", "destination": "h1"}
     seen = look(answers(status=STATUS | {"in_flight": [flight]}), "h1", ORDERED)
-    assert seen == Progress(left=0, waits="a migrating")
+    assert seen == DrainProgress(left=0, waits="a migrating")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_drain_says_what_it_waits_for(
     status: dict[str, Any], host: dict[str, Any], plan: dict[str, Any] | None, waits: str
 ) -> None:
     seen = look(answers(STATUS | status, HOST | {"active_domains": 2} | host, plan), "h1", ORDERED)
-    assert seen == Progress(left=2, waits=waits)
+    assert seen == DrainProgress(left=2, waits=waits)
 
 
 def test_a_drain_that_was_taken_back_is_no_longer_waited_for() -> None:

@@ -18,8 +18,8 @@ from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import (
     JournalEntry,
+    MigrationOutcome,
     Move,
-    Outcome,
     PredictedLoads,
     Prediction,
     Progress,
@@ -27,7 +27,7 @@ from virtpoise_balancer.model import (
     UnsettledKind,
 )
 
-DONE = Outcome(result=Result.DONE)
+DONE = MigrationOutcome(result=Result.DONE)
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 
 
@@ -50,12 +50,12 @@ OPEN = StillOpen(kind=UnsettledKind.UNKNOWN, hosts=("h1", "h2"), text="no answer
 class Hosts:
     """In the place of libvirt and the journal. ``does``: what a migration comes to, None for no known end."""
 
-    does: Callable[[Move], Outcome | None] = lambda _: DONE
+    does: Callable[[Move], MigrationOutcome | None] = lambda _: DONE
     written: list[tuple[str, str]] = field(default_factory=list)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, MigrationOutcome] = field(default_factory=dict)
     asked: list[Sequence[str]] = field(default_factory=list)
     held: set[int] = field(default_factory=set)
-    ends: dict[str, Outcome | None] = field(default_factory=dict)  # of the moves that were asked for
+    ends: dict[str, MigrationOutcome | None] = field(default_factory=dict)  # of the moves that were asked for
     can_write: bool = True
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -71,7 +71,7 @@ class Hosts:
         end = self.ends[move.uuid] = self.does(move)
         return Requested(why=None if end is DONE else "it broke")
 
-    def settle(self, entry: JournalEntry) -> Outcome | StillOpen:
+    def settle(self, entry: JournalEntry) -> MigrationOutcome | StillOpen:
         outcome = self.ends[entry.move.uuid]
         if outcome is None:
             return OPEN
@@ -95,7 +95,7 @@ class Hosts:
         self.written.append(("begin", str(migration_id)))
         return self.clock.now()
 
-    def end(self, migration_id: int, move: Move, outcome: Outcome) -> None:
+    def end(self, migration_id: int, move: Move, outcome: MigrationOutcome) -> None:
         self.written.append(("end", str(migration_id)))
         self.outcomes[move.domain] = outcome
 
@@ -111,8 +111,8 @@ def carry_out(hosts: Hosts, *moves: Move, recheck: Callable[[Move], str | None] 
     return made
 
 
-@pytest.mark.parametrize("end", [Outcome(result=Result.FAILED, why="x"), DONE])
-def test_after_a_move_that_was_not_made_its_hosts_are_asked_before_its_end_is_written(end: Outcome) -> None:
+@pytest.mark.parametrize("end", [MigrationOutcome(result=Result.FAILED, why="x"), DONE])
+def test_after_a_move_that_was_not_made_its_hosts_are_asked_before_its_end_is_written(end: MigrationOutcome) -> None:
     hosts = Hosts(lambda _: end)
     made = executor(hosts)
     made.ask = lambda asked: hosts.written.append(("ask", "+".join(asked)))
@@ -126,7 +126,7 @@ def test_moves_of_one_wave_are_under_way_together() -> None:
     together = threading.Barrier(3, timeout=10)
     seen: list[set[str]] = []
 
-    def meet(_: Move) -> Outcome:
+    def meet(_: Move) -> MigrationOutcome:
         together.wait()
         together.wait()
         return DONE
@@ -174,13 +174,13 @@ def test_a_move_is_looked_at_again_before_it_is_made() -> None:
     carry_out(
         hosts, move("a", "h1", "h2"), move("b", "h3", "h4"), recheck=lambda one: "gone" if one.domain == "a" else None
     )
-    assert (hosts.outcomes["a"], hosts.outcomes["b"]) == (Outcome(result=Result.SKIPPED, why="gone"), DONE)
+    assert (hosts.outcomes["a"], hosts.outcomes["b"]) == (MigrationOutcome(result=Result.SKIPPED, why="gone"), DONE)
 
 
 def test_told_to_stop_it_begins_no_further_wave() -> None:
     made: list[LibvirtExecutor] = []
 
-    def stop(_: Move) -> Outcome:
+    def stop(_: Move) -> MigrationOutcome:
         made[0].stop.set()
         return DONE
 
@@ -199,7 +199,7 @@ def test_an_unforeseen_error_before_the_start_skips_the_move_and_the_others_go_o
 
     hosts = Hosts()
     carry_out(hosts, move("a", "h1", "h2"), move("b", "h3", "h4"), recheck=break_for_a)
-    assert hosts.outcomes["a"] == Outcome(result=Result.SKIPPED, why="unforeseen: ValueError: unheard of")
+    assert hosts.outcomes["a"] == MigrationOutcome(result=Result.SKIPPED, why="unforeseen: ValueError: unheard of")
     assert hosts.outcomes["b"] == DONE
 
 
@@ -217,7 +217,7 @@ def test_a_move_without_a_known_end_is_let_go_and_not_counted_on_and_holds_up_no
 def test_what_is_still_to_be_made_is_held_from_the_start() -> None:
     held: list[set[int]] = []
 
-    def note(_: Move) -> Outcome:
+    def note(_: Move) -> MigrationOutcome:
         held.append(set(hosts.held))
         return DONE
 

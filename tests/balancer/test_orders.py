@@ -12,7 +12,16 @@ from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Move, Outcome, Plan, PredictedLoads, Prediction, Result, Snapshot
+from virtpoise_balancer.model import (
+    HostState,
+    MigrationOutcome,
+    Move,
+    Plan,
+    PredictedLoads,
+    Prediction,
+    Result,
+    Snapshot,
+)
 
 ALICE = By("alice", "127.0.0.1")
 GROUP = group(
@@ -149,7 +158,7 @@ def test_a_person_accounts_for_a_lost_domain_and_for_a_migration_without_an_end(
     first, second = record(store, MOVES, 1000.0, acted=True)
     for migration_id, _ in (first, second):
         store.begin(migration_id)
-    store.end(first[0], Outcome(result=Result.FAILED, why="absent on both", lost=True))
+    store.end(first[0], MigrationOutcome(result=Result.FAILED, why="absent on both", lost=True))
     take = orders(store)
     with pytest.raises(
         NotKnown, match="c: no such domain is lost or has a migration without a known end; there are: a, b"

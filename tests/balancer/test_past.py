@@ -14,7 +14,7 @@ from virtpoise_balancer.command.main import main
 from virtpoise_balancer.control.decide import CycleResult, next_cycle
 from virtpoise_balancer.knowledge.records import Changes
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Outcome, Policy, Result, Trigger
+from virtpoise_balancer.model import MigrationOutcome, Policy, Result, Trigger
 from virtpoise_balancer.plan import plan
 
 BUSY = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("[red]a", "h1", 3.0), domain("b", "h1", 0.5))
@@ -48,7 +48,7 @@ def carried_out(store: Store) -> None:
     made = plan(BUSY, POLICY)
     ((migration_id, _),) = record(store, made, 1000.0, acted=True, snapshot=BUSY, policy=POLICY)
     store.begin(migration_id)
-    store.end(migration_id, Outcome(result=Result.FAILED, why="full"))
+    store.end(migration_id, MigrationOutcome(result=Result.FAILED, why="full"))
 
 
 def test_plans_are_listed_with_their_ids_and_one_is_explained(store: Store, config: list[str]) -> None:

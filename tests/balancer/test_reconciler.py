@@ -19,7 +19,7 @@ from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge.records import MigrationRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Move, Outcome, Plan, PredictedLoads, Prediction, Result, UnsettledKind
+from virtpoise_balancer.model import MigrationOutcome, Move, Plan, PredictedLoads, Prediction, Result, UnsettledKind
 from worlds import Step, World
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
@@ -50,7 +50,7 @@ class Balancer:
         )
         self.executor = LibvirtExecutor(migrator, self.reconciler, lambda _hosts: None)
 
-    def on_end(self, move: Move, outcome: Outcome) -> None:
+    def on_end(self, move: Move, outcome: MigrationOutcome) -> None:
         self.ended.append((move.domain, outcome.result))
 
     def make(self, *moves: Move, recheck: Callable[[Move], str | None] = lambda _move: None) -> None:
@@ -208,7 +208,7 @@ def test_a_verdict_that_the_world_contradicts_is_taken_back_and_corrected(balanc
         acted=True,
     )
     balancer.store.begin(entry)
-    balancer.store.end(entry, Outcome(result=Result.FAILED, why="refused"))
+    balancer.store.end(entry, MigrationOutcome(result=Result.FAILED, why="refused"))
     balancer.cycle()
     assert balancer.journal[1].result == "failed"
     with world.migration("a", "h1", "h2", None):

@@ -34,7 +34,7 @@ from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     HostState,
-    Outcome,
+    MigrationOutcome,
     Plan,
     Policy,
     Progress,
@@ -51,7 +51,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.monitor.targets import Targets
+from virtpoise_balancer.monitor.targets import AdmittedTargets
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
 from virtpoise_balancer.web.app import make_app
@@ -357,8 +357,8 @@ def test_migrations_are_counted_by_how_they_ended(
     metrics = Metrics(published)
     after_a_cycle(published, store)
     (move,) = published.state.plan.moves  # type: ignore[union-attr]
-    metrics.migration_ended(move, Outcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1))
-    metrics.migration_ended(move, Outcome(result=Result.FAILED, why="x", seconds=9.0))
+    metrics.migration_ended(move, MigrationOutcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1))
+    metrics.migration_ended(move, MigrationOutcome(result=Result.FAILED, why="x", seconds=9.0))
     with reach(replace(make_context(), metrics=metrics)) as client:
         assert metric(client, "virtpoise_migrations_total") == {("h2", "done", "h1"): 1, ("h2", "failed", "h1"): 1}
         assert metric(client, "virtpoise_migration_duration_seconds_sum") == {(): 6.0}
@@ -831,7 +831,7 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
 ) -> None:
     after_a_cycle(published, store)
     assert metric(client, "virtpoise_refused_targets") == {("not_a_host",): 0, ("not_admitted",): 0}
-    named = Targets(bool)
+    named = AdmittedTargets(bool)
     named.of_hosts([Series({"instance": "<script>alert(1)</script>\x1b[2J\u202e"}, ((0.0, 1.0),))])
     seen = Observation(snapshot=SNAPSHOT, age_seconds=2.5, refused=named.refused)
     published.state = replace(published.state, cycle_at=2000.0, observation=seen)

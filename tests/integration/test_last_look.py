@@ -18,8 +18,8 @@ from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import (
     JournalEntry,
+    MigrationOutcome,
     Move,
-    Outcome,
     PredictedLoads,
     Prediction,
     Progress,
@@ -53,29 +53,31 @@ def hosts(lab: Lab) -> Iterator[LibvirtHosts]:
 class Ends:
     """A journal of one migration."""
 
-    outcome: Outcome | None = None
+    outcome: MigrationOutcome | None = None
 
     def begin(self, migration_id: int) -> float:
         return time.time()
 
-    def end(self, migration_id: int, outcome: Outcome) -> Written:
+    def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         self.outcome = outcome
         return Written.ENDED
 
     def reopen(self, migration_id: int, why: str) -> None: ...
 
 
-def make(lab: Lab, hosts: LibvirtHosts, destination: str, seen: list[Progress] | None = None) -> Outcome | None:
+def make(
+    lab: Lab, hosts: LibvirtHosts, destination: str, seen: list[Progress] | None = None
+) -> MigrationOutcome | None:
     uuid = lab.state.domain("vm1").uuid
     move = Move(domain="vm1", uuid=uuid, source="h1", destination=destination, predicted=LOADS)
     migrator = Migrator(hosts=hosts, timeout_seconds=60, stop_grace_seconds=5, bandwidth_mib_per_second=16)
     if why := migrator.obstacle(move):
-        return Outcome(result=Result.SKIPPED, why=why)
+        return MigrationOutcome(result=Result.SKIPPED, why=why)
     ends = Ends()
     reconciler = Reconciler(lambda: hosts, ends, lambda _move, _outcome: None, SYSTEM)
     entry = JournalEntry(id=1, move=move, began=ends.begin(1))
     reconciler.requested(entry, migrator.request(move, (seen if seen is not None else []).append, threading.Event()))
-    wait_until(lambda: isinstance(reconciler.settle(entry), Outcome), 20, "the end of the migration")
+    wait_until(lambda: isinstance(reconciler.settle(entry), MigrationOutcome), 20, "the end of the migration")
     return ends.outcome
 
 
@@ -97,7 +99,7 @@ def test_a_domain_that_is_not_running_at_its_source_stays(lab: Lab, hosts: Libvi
     vm1(lab, "h1").suspend()
     try:
         outcome = make(lab, hosts, "h2")
-        assert outcome == Outcome(result=Result.SKIPPED, why="vm1 is paused on h1, no longer running there")
+        assert outcome == MigrationOutcome(result=Result.SKIPPED, why="vm1 is paused on h1, no longer running there")
     finally:
         vm1(lab, "h1").resume()
     assert whole(lab, hosts)
@@ -109,7 +111,7 @@ def test_a_domain_that_its_destination_has_already_stays(
 ) -> None:
     twin = lab.host("h2").connection().createXML(vm1(lab, "h1").XMLDesc(), flags)
     try:
-        assert make(lab, hosts, "h2") == Outcome(result=Result.SKIPPED, why=f"vm1 is already {stands} on h2")
+        assert make(lab, hosts, "h2") == MigrationOutcome(result=Result.SKIPPED, why=f"vm1 is already {stands} on h2")
     finally:
         twin.destroy()
     assert whole(lab, hosts)
@@ -119,7 +121,9 @@ def test_a_domain_with_another_job_under_way_stays(lab: Lab, hosts: LibvirtHosts
     uuid = lab.state.domain("vm1").uuid
     with hosts.migration(uuid, "h1", "h3", 1) as other:
         wait_until(lambda: hosts.progress("h1", uuid) is not None, 20, "the other job")
-        assert make(lab, hosts, "h2") == Outcome(result=Result.SKIPPED, why="vm1 is being worked on by another job")
+        assert make(lab, hosts, "h2") == MigrationOutcome(
+            result=Result.SKIPPED, why="vm1 is being worked on by another job"
+        )
         hosts.abort("h1", uuid)
         assert other.ended(30)
         assert other.error is not None

@@ -21,10 +21,10 @@ from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Changes, EndedPlan, NewCycle
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Move, Outcome, Plan, Policy, Residual, Result, Role
+from virtpoise_balancer.model import MigrationOutcome, Move, Plan, Policy, Residual, Result, Role
 from virtpoise_balancer.plan import plan
 
-DONE = Outcome(result=Result.DONE, seconds=5.9, downtime_seconds=0.14, transferred_bytes=1000)
+DONE = MigrationOutcome(result=Result.DONE, seconds=5.9, downtime_seconds=0.14, transferred_bytes=1000)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_plan_has_ended_when_all_its_moves_have_and_is_settled_once(store: Sto
     for migration_id in ids[:-1]:
         store.end(migration_id, DONE)
     assert ended_plans(store) == ()
-    store.end(ids[-1], Outcome(result=Result.FAILED, why="refused"))
+    store.end(ids[-1], MigrationOutcome(result=Result.FAILED, why="refused"))
     (ended,) = ended_plans(store)
     assert ended.results == (Result.DONE, Result.DONE, Result.FAILED)
     assert ended.plan == made_plan()
@@ -163,7 +163,7 @@ def test_a_prediction_is_due_after_its_migration_and_gone_once_it_has_a_verdict(
 
 def test_a_move_that_was_not_made_has_no_prediction_to_measure(store: Store) -> None:
     for migration_id, _ in entries(store):
-        store.end(migration_id, Outcome(result=Result.SKIPPED, why="gone"))
+        store.end(migration_id, MigrationOutcome(result=Result.SKIPPED, why="gone"))
     assert due(store) == ()
     assert store.open_predictions() == ()
 
@@ -183,7 +183,7 @@ def test_the_journal_knows_the_moves_that_were_done_and_those_under_way(store: S
     for migration_id, _ in (first, second, third):
         store.begin(migration_id)
     store.end(first[0], DONE)
-    store.end(second[0], Outcome(result=Result.FAILED, why="refused"))
+    store.end(second[0], MigrationOutcome(result=Result.FAILED, why="refused"))
     (again, *_) = entries(store)
     store.begin(again[0])
     store.end(again[0], DONE)
@@ -196,7 +196,7 @@ def test_the_journal_knows_the_moves_that_were_done_and_those_under_way(store: S
 def test_the_journal_knows_how_fast_each_two_hosts_were(store: Store) -> None:
     first, second, _ = entries(store)
     store.end(first[0], DONE)
-    store.end(second[0], Outcome(result=Result.DONE, seconds=0.1, transferred_bytes=5000))
+    store.end(second[0], MigrationOutcome(result=Result.DONE, seconds=0.1, transferred_bytes=5000))
     (link,) = learned(store).links
     assert (link.source, link.destination) == ("h1", "h2")
     assert link.bytes_per_second == pytest.approx(6000 / 6.0)
@@ -205,7 +205,7 @@ def test_the_journal_knows_how_fast_each_two_hosts_were(store: Store) -> None:
 def test_the_journal_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_last_watched(store: Store) -> None:
     first, second, third = entries(store)
     store.end(first[0], replace(DONE, dirty_bytes_per_second=1e6))
-    store.end(second[0], Outcome(result=Result.FAILED, why="aborted", dirty_bytes_per_second=2e6))
+    store.end(second[0], MigrationOutcome(result=Result.FAILED, why="aborted", dirty_bytes_per_second=2e6))
     store.end(third[0], DONE)
     assert learned(store).dirtying == {first[1].uuid: 1e6, second[1].uuid: 2e6}
     (again, *_) = entries(store)

@@ -13,7 +13,7 @@ from virtpoise_balancer.errors import MonitorBadReply, MonitorError
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.health import prometheus_health
 from virtpoise_balancer.monitor.http import Access
-from virtpoise_balancer.monitor.targets import Targets
+from virtpoise_balancer.monitor.targets import AdmittedTargets
 
 
 def vector(*series: tuple[dict[str, str], str], **more: object) -> str:
@@ -106,7 +106,7 @@ def test_a_ca_file_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     made = PrometheusClient(
         url="https://127.0.0.1:1", timeout_seconds=2.0, access=Access(ca_file=tmp_path / "none.pem")
     )
-    for ask in (lambda: made.instant("up", 0), lambda: prometheus_health(made, "", Targets(bool), 0)):
+    for ask in (lambda: made.instant("up", 0), lambda: prometheus_health(made, "", AdmittedTargets(bool), 0)):
         with pytest.raises(MonitorError, match=r"^prometheus\.ca_file or .*none\.pem") as refused:
             ask()
         assert "\n" not in str(refused.value)

@@ -14,7 +14,7 @@ from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput, ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, Move, Placement, Policy, PredictedLoads, Prediction
-from virtpoise_balancer.monitor.client import Answer, PrometheusClient, Series
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import Observation, Observer
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
@@ -38,14 +38,14 @@ class Answers(PrometheusClient):
     def time(self) -> float:
         return self.now
 
-    def instant(self, query: str, at: float) -> Answer:
+    def instant(self, query: str, at: float) -> QueryAnswer:
         self.asked.append(query)
-        return Answer(tuple(self._instants.get(query, ())), (f"warning of {query}",))
+        return QueryAnswer(tuple(self._instants.get(query, ())), (f"warning of {query}",))
 
-    def range(self, query: str, start: float, end: float, step_seconds: float) -> Answer:
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
         self.asked.append(query)
         series = self._readings if query == "host_cpu_ratio" else self._instants.get(query, ())
-        return Answer(tuple(series), ("warning of a range",))
+        return QueryAnswer(tuple(series), ("warning of a range",))
 
 
 def one(value: float, **labels: str) -> Series:
@@ -543,10 +543,10 @@ def test_two_looks_at_once_keep_their_own_warnings() -> None:
     both = threading.Barrier(2, timeout=10)
 
     class Meeting(Answers):
-        def instant(self, query: str, at: float) -> Answer:
+        def instant(self, query: str, at: float) -> QueryAnswer:
             if query == "host_cpus":
                 both.wait()
-            return Answer((), (f"{threading.current_thread().name}: {query}",))
+            return QueryAnswer((), (f"{threading.current_thread().name}: {query}",))
 
     shared = observer(Meeting({}, []))
     with ThreadPoolExecutor(2) as pool:

@@ -14,7 +14,7 @@ from virtpoise_balancer.model import (
     HostState,
     Imbalance,
     Limits,
-    Link,
+    LinkSpeed,
     Placement,
     Plan,
     Policy,
@@ -302,19 +302,19 @@ def test_limits_in_flight_make_waves() -> None:
 def test_a_slow_link_is_avoided() -> None:
     snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.2, 0.2), host("h3", 0.3, 0.3), domain("a", "h1", 2.0))
     assert where(plan(snapshot, POLICY)) == {"a": "h2"}
-    learned = replace(snapshot, links=(Link(source="h1", destination="h2", bytes_per_second=10e6),))
+    learned = replace(snapshot, links=(LinkSpeed(source="h1", destination="h2", bytes_per_second=10e6),))
     assert where(plan(learned, POLICY)) == {"a": "h3"}
 
 
 def test_a_link_that_was_never_tried_is_no_slow_one() -> None:
     snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.5, 0.5), host("h3", 0.1, 0.1), domain("a", "h1", 1.5))
-    learned = replace(snapshot, links=(Link(source="h1", destination="h2", bytes_per_second=1e9),))
+    learned = replace(snapshot, links=(LinkSpeed(source="h1", destination="h2", bytes_per_second=1e9),))
     assert where(plan(learned, POLICY)) == {"a": "h3"}
 
 
 def test_a_preference_counts_for_more_than_a_faster_link() -> None:
     snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.1, 0.1), host("h3", 0.3, 0.3), domain("a", "h1", 2.0))
-    learned = replace(snapshot, links=(Link(source="h1", destination="h3", bytes_per_second=10e6),))
+    learned = replace(snapshot, links=(LinkSpeed(source="h1", destination="h3", bytes_per_second=10e6),))
     assert where(plan(learned, POLICY)) == {"a": "h2"}
     preferred = replace(POLICY, rules=(rule("prefer", "a", hosts=("h3",)),))
     assert where(plan(learned, preferred)) == {"a": "h3"}
@@ -327,7 +327,7 @@ def test_over_fast_links_a_dirtying_domain_is_cheap() -> None:
         domain("a", "h1", 2.0, memory_bytes=GIB, dirty_bytes_per_second=80e6),
         domain("b", "h1", 2.0, memory_bytes=2 * GIB),
     )
-    learned = replace(snapshot, links=(Link(source="h1", destination="h2", bytes_per_second=1e9),))
+    learned = replace(snapshot, links=(LinkSpeed(source="h1", destination="h2", bytes_per_second=1e9),))
     assert where(plan(learned, POLICY)) == {"a": "h2"}
 
 

@@ -12,7 +12,7 @@ from virtpoise_balancer.analyse.demand import estimate
 from virtpoise_balancer.model import (
     Domain,
     Imbalance,
-    Link,
+    LinkSpeed,
     MigrationCost,
     Plan,
     Policy,
@@ -129,8 +129,8 @@ def test_together_is_kept_only_where_all_others_are() -> None:
 def test_a_link_that_is_a_little_faster_does_not_outweigh_room(times_as_fast: float, destination: str) -> None:
     snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.4, 0.4), host("h3", 0.1, 0.1), domain("a", "h1", 1.5))
     links = (
-        Link(source="h1", destination="h2", bytes_per_second=1e9 * times_as_fast),
-        Link(source="h1", destination="h3", bytes_per_second=1e9),
+        LinkSpeed(source="h1", destination="h2", bytes_per_second=1e9 * times_as_fast),
+        LinkSpeed(source="h1", destination="h3", bytes_per_second=1e9),
     )
     assert where(plan(replace(snapshot, links=links), POLICY)) == {"a": destination}
 

@@ -18,7 +18,7 @@ from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Move, Policy, Snapshot
-from virtpoise_balancer.monitor.observe import Load, Observation
+from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
@@ -43,8 +43,8 @@ class Watching:
     def observe_for(self, move: Move, now: float) -> Observation:
         return self.observe(now)
 
-    def load_between(self, host: str, start: float, end: float) -> Load:
-        return Load(())
+    def load_between(self, host: str, start: float, end: float) -> HostLoad:
+        return HostLoad(())
 
 
 @dataclass

@@ -16,7 +16,7 @@ from pytest_httpserver import HTTPServer
 from builders import domain, group, host
 from storing import record
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.model import Move, Outcome, Progress, Result, Rule
+from virtpoise_balancer.model import MigrationOutcome, Move, Progress, Result, Rule
 from web.conftest import Watched, make_balancer
 from web.serving import POLICY, TOKEN, Balancer, large
 
@@ -38,9 +38,9 @@ def with_history(balancer: Balancer) -> None:
     plan = replace(balancer.published.state.plan, moves=(move, move))
     (done, _), (failed, _) = record(balancer.store, plan, time.time(), acted=True)
     balancer.store.begin(done)
-    balancer.store.end(done, Outcome(result=Result.DONE, seconds=6.2, downtime_seconds=0.12))
+    balancer.store.end(done, MigrationOutcome(result=Result.DONE, seconds=6.2, downtime_seconds=0.12))
     balancer.store.begin(failed)
-    balancer.store.end(failed, Outcome(result=Result.FAILED, why="aborted: longer than 600 s"))
+    balancer.store.end(failed, MigrationOutcome(result=Result.FAILED, why="aborted: longer than 600 s"))
 
 
 def test_every_page_is_quiet_keeps_to_itself_and_shows_hostile_names_as_text(show: Show, balancer: Balancer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from virtpoise_balancer.model import Domain, Link, Residual, Snapshot
+from virtpoise_balancer.model import Domain, LinkSpeed, Residual, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Learned:
     migrating: Mapping[str, str] = field(default_factory=dict)
     dirtying: Mapping[str, float] = field(default_factory=dict)
     residuals: tuple[Residual, ...] = ()
-    links: tuple[Link, ...] = ()
+    links: tuple[LinkSpeed, ...] = ()
 
 
 def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:

@@ -19,7 +19,7 @@ from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import Host, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.monitor.targets import RefusedTarget, TargetRefusal, Targets
+from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, TargetRefusal
 from virtpoise_balancer.plan.unmatched import like, notes
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
@@ -53,7 +53,7 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
     """All findings, as they come. ``only``: these hosts, each with every other; by default all. BadInput for a host there is not."""
     yield from _own(config)
     observer, now = wiring.make_observer(config), time.time()
-    targets = Targets(observer.admits)
+    targets = AdmittedTargets(observer.admits)
     try:
         health = prometheus_health(observer.client, observer.matchers, targets, now)
         seen = observer.observe(now)

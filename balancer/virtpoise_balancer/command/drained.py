@@ -22,7 +22,7 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class DrainProgress:
     """How far a drain is. ``left``: domains that the host's libvirt still has, None while it has not said.
 
     ``waits``: what stands in the way, or what goes on; empty when the host is ``empty``.
@@ -54,27 +54,29 @@ def wait_until_empty(settings: Config, host: str, since: float) -> None:
             time.sleep(settings.interval_seconds)
 
 
-def look(ask: Callable[[str], Any], host: str, since: float) -> Progress:
+def look(ask: Callable[[str], Any], host: str, since: float) -> DrainProgress:
     """How far the drain is, as the running balancer knows it. ``ask``: what it answers to a path of its API."""
     try:
         status = ask("status")
         if status["cycle_at"] is None or status["cycle_at"] <= since:
-            return Progress(left=None, waits="waits for the balancer's next cycle")
+            return DrainProgress(left=None, waits="waits for the balancer's next cycle")
         found = ask(f"hosts/{quote(host, safe='')}")["status"]
         plan = ask("plan")["plan"]
     except VirtpoiseError as error:
-        return Progress(left=None, waits=f"waits: {error}")
+        return DrainProgress(left=None, waits=f"waits: {error}")
     if not found["draining"]:
         raise Refused(f"{host} is not draining any more")
     if found["asked_at"] is None or found["asked_at"] <= since:
-        return Progress(left=None, waits="waits for the answer of its libvirt")
+        return DrainProgress(left=None, waits="waits for the answer of its libvirt")
     left = found["active_domains"]
     if left is None:
-        return Progress(left=None, waits=f"waits: {found['why_unknown'] or 'its libvirt does not answer the balancer'}")
+        return DrainProgress(
+            left=None, waits=f"waits: {found['why_unknown'] or 'its libvirt does not answer the balancer'}"
+        )
     flights = [one["domain"] for one in status["in_flight"] if host in (one["source"], one["destination"])]
     if left == 0 and not flights:
-        return Progress(left=0, empty=True)
-    return Progress(left=left, waits=_waits(status, found, plan, flights))
+        return DrainProgress(left=0, empty=True)
+    return DrainProgress(left=left, waits=_waits(status, found, plan, flights))
 
 
 def _waits(

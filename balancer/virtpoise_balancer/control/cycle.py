@@ -30,7 +30,7 @@ from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Mode, Move, Plan, Policy, Snapshot, Unsettled
-from virtpoise_balancer.monitor.observe import Load, Observation
+from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice
 
@@ -55,7 +55,7 @@ class Report:
     broken: tuple[str, ...] = ()
 
 
-class Observer(Protocol):
+class GroupObserver(Protocol):
     """Where a cycle looks (monitor does it). All methods raise MonitorError."""
 
     @property
@@ -67,7 +67,7 @@ class Observer(Protocol):
         """Only the two hosts of the move, and its domain."""
         ...
 
-    def load_between(self, host: str, start: float, end: float) -> Load: ...
+    def load_between(self, host: str, start: float, end: float) -> HostLoad: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class Cycle:
     ``only_recommends``: why no move may be made automatically, or None.
     """
 
-    observer: Observer
+    observer: GroupObserver
     store: Store
     executor: Executor
     policy: Policy

@@ -19,7 +19,7 @@ from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
-from virtpoise_balancer.model import JournalEntry, Move, Outcome, Progress, Result
+from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Progress, Result
 
 log = structlog.get_logger()
 
@@ -199,7 +199,7 @@ class LibvirtExecutor:
             self.ask((move.source, move.destination))
 
     def _skip(self, migration_id: int, move: Move, why: str) -> bool:
-        self.reconciler.end(migration_id, move, Outcome(result=Result.SKIPPED, why=why))
+        self.reconciler.end(migration_id, move, MigrationOutcome(result=Result.SKIPPED, why=why))
         return False
 
 

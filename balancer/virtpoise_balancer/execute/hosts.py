@@ -20,7 +20,7 @@ class Completed:
     transferred_bytes: int | None = None
 
 
-class Migration(Protocol):
+class RunningMigration(Protocol):
     """A migration that libvirt was asked for."""
 
     def ended(self, seconds: float) -> bool:
@@ -57,7 +57,7 @@ class Hosts(Protocol):
 
     def migration(
         self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
-    ) -> AbstractContextManager[Migration]:
+    ) -> AbstractContextManager[RunningMigration]:
         """Ask for a migration. It goes on when the block is left before it has ended."""
         ...
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import HostFacts, Presence
-from virtpoise_balancer.execute.hosts import Completed, Migration
+from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.workers import Worker, Workers
 from virtpoise_balancer.model import Progress
 
@@ -91,7 +91,7 @@ class LibvirtHosts:
     @contextmanager
     def migration(
         self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
-    ) -> Iterator[Migration]:
+    ) -> Iterator[RunningMigration]:
         uri = self.uri_of(source)
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:

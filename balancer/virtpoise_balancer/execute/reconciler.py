@@ -19,11 +19,20 @@ from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.hosts import Completed, Hosts
 from virtpoise_balancer.execute.reconcile import Answer, Silent, StillOpen, Verdict, is_away, reconcile
-from virtpoise_balancer.model import JournalEntry, Move, Outcome, Progress, Result, Unsettled, UnsettledKind, Written
+from virtpoise_balancer.model import (
+    JournalEntry,
+    MigrationOutcome,
+    Move,
+    Progress,
+    Result,
+    Unsettled,
+    UnsettledKind,
+    Written,
+)
 
 log = structlog.get_logger()
 
-NOT_BEGUN = Outcome(result=Result.SKIPPED, why="the balancer ended before the migration began")
+NOT_BEGUN = MigrationOutcome(result=Result.SKIPPED, why="the balancer ended before the migration began")
 
 
 class Journal(Protocol):
@@ -33,7 +42,7 @@ class Journal(Protocol):
         """When it begins: now, in Unix seconds."""
         ...
 
-    def end(self, migration_id: int, outcome: Outcome) -> Written:
+    def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         """Write an end. One that contradicts an earlier end corrects it, where the world may have gone on since."""
         ...
 
@@ -61,14 +70,14 @@ class Reconciler:
 
     hosts: Callable[[], Hosts]
     journal: Journal
-    on_end: Callable[[Move, Outcome], None]
+    on_end: Callable[[Move, MigrationOutcome], None]
     clock: Clock
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _held: set[int] = field(default_factory=set)  # entries that the executor works on
     _asking: dict[int, threading.Thread] = field(default_factory=dict)
     _requested: dict[int, Requested] = field(default_factory=dict)
-    _unwritten: dict[int, tuple[Move, Outcome]] = field(default_factory=dict)
+    _unwritten: dict[int, tuple[Move, MigrationOutcome]] = field(default_factory=dict)
     _found: dict[int, StillOpen] = field(default_factory=dict)
     _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
 
@@ -92,7 +101,7 @@ class Reconciler:
         """What the request for a migration has come to, for the words and figures of its end."""
         self._requested[entry.id] = requested
 
-    def settle(self, entry: JournalEntry, group: Collection[str] = ()) -> Outcome | StillOpen:
+    def settle(self, entry: JournalEntry, group: Collection[str] = ()) -> MigrationOutcome | StillOpen:
         """Ask the world once; write the end if there is one. ``group``: all its hosts."""
         found = self._ask(entry, group)
         if isinstance(found, StillOpen):
@@ -102,7 +111,7 @@ class Reconciler:
         self.end(entry.id, entry.move, outcome)
         return outcome
 
-    def end(self, migration_id: int, move: Move, outcome: Outcome) -> None:
+    def end(self, migration_id: int, move: Move, outcome: MigrationOutcome) -> None:
         """Write an end, at once or, when that fails, in a later cycle."""
         try:
             written = self.journal.end(migration_id, outcome)
@@ -212,7 +221,7 @@ class Reconciler:
             log.warning("the end of a migration is taken back", domain=entry.move.domain, why=found.text)
             self.journal.reopen(entry.id, found.text)
 
-    def _outcome(self, entry: JournalEntry, verdict: Verdict) -> Outcome:
+    def _outcome(self, entry: JournalEntry, verdict: Verdict) -> MigrationOutcome:
         if self._stop.is_set():
             raise RuntimeError("the balancer is about to end")
         move = entry.move
@@ -224,7 +233,7 @@ class Reconciler:
                 figures = self.hosts().completed(move.destination, move.uuid)
         else:
             why = f"{requested.why or 'the migration ended'}: {verdict.places}"
-        return Outcome(
+        return MigrationOutcome(
             result=verdict.result,
             why=why,
             seconds=figures.seconds if requested.seconds is None else requested.seconds,

@@ -34,7 +34,7 @@ _COMMAND = (sys.executable, "-P", "-m", "virtpoise_balancer.execute.worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class WorkerReply:
     """``error``: libvirt's message, or None when the call was answered with ``value``, plain values as JSON has them."""
 
     value: Any = None
@@ -77,7 +77,7 @@ class Worker:
         except OSError:
             return  # it is dead: `reply` finds out
 
-    def reply(self, seconds: float) -> Reply | None:
+    def reply(self, seconds: float) -> WorkerReply | None:
         """The answer to the last request, or at first the word that it is ready. Waits this long; None when there is none yet.
 
         LibvirtError when the worker has died instead.
@@ -97,7 +97,7 @@ class Worker:
         reply = json.loads(self._received)
         self._received.clear()
         self.busy = False
-        return Reply(**reply)
+        return WorkerReply(**reply)
 
     def kill(self) -> str:
         """End it and what it has started, whatever it is doing. Returns what had ended it, as a signal's name or a status."""

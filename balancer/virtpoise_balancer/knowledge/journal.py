@@ -11,7 +11,7 @@ from virtpoise_balancer.knowledge import predictions
 from virtpoise_balancer.knowledge.records import Entries, MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
-from virtpoise_balancer.model import JournalEntry, Move, Outcome, Result, Written
+from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Result, Written
 
 # How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out after all.
 _MAY_BE_CONTRADICTED_SECONDS = 300.0
@@ -33,7 +33,7 @@ def begin(connection: Connection, migration_id: int, now: float) -> None:
     connection.execute(update(migrations).where(migrations.c.id == migration_id).values(began=now))
 
 
-def end(connection: Connection, migration_id: int, outcome: Outcome, now: float) -> Written:
+def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
     """Write the end of a migration, or correct the one that was written before.
 
     A failure is corrected when the domain turns out to have arrived, and a loss when the domain is accounted for. Any other second

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, func, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import Link, Residual, Result, Role
+from virtpoise_balancer.model import LinkSpeed, Residual, Result, Role
 
 # For each role and regime. More would not make an interval better, but each cycle slower.
 _RESIDUALS_KEPT = 200
@@ -80,7 +80,7 @@ def _residuals(connection: Connection) -> tuple[Residual, ...]:
     )
 
 
-def _links(connection: Connection) -> tuple[Link, ...]:
+def _links(connection: Connection) -> tuple[LinkSpeed, ...]:
     """The speed of the newest migrations between each two hosts, taken together."""
     rows = connection.execute(
         select(migrations.c.source, migrations.c.destination, migrations.c.transferred_bytes, migrations.c.seconds)
@@ -102,6 +102,6 @@ def _links(connection: Connection) -> tuple[Link, ...]:
                 seconds + row.seconds,
             )
     return tuple(
-        Link(source=source, destination=destination, bytes_per_second=transferred / seconds)
+        LinkSpeed(source=source, destination=destination, bytes_per_second=transferred / seconds)
         for (source, destination), (_, transferred, seconds) in sorted(totals.items())
     )

@@ -33,7 +33,7 @@ from virtpoise_balancer.knowledge.records import (
     Setting,
     StandingOrders,
 )
-from virtpoise_balancer.model import JournalEntry, Outcome, Written
+from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Written
 
 _DAY_SECONDS = 86400.0
 
@@ -106,7 +106,7 @@ class Store:
             journal.begin(connection, migration_id, now)
         return now
 
-    def end(self, migration_id: int, outcome: Outcome) -> Written:
+    def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         """The end of a journalled migration is known now; what that changed."""
         with self.database.writing() as connection:
             return journal.end(connection, migration_id, outcome, self.clock.now())

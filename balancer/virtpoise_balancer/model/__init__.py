@@ -6,7 +6,7 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import JournalEntry, Unsettled, UnsettledKind, Written
-from virtpoise_balancer.model.migration import Outcome, Progress, Result
+from virtpoise_balancer.model.migration import MigrationOutcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
     Detail,
@@ -43,7 +43,7 @@ from virtpoise_balancer.model.snapshot import (
     Host,
     HostState,
     InconsistentSnapshot,
-    Link,
+    LinkSpeed,
     Placement,
     Residual,
     Role,
@@ -89,12 +89,12 @@ __all__ = [
     "InconsistentSnapshot",
     "JournalEntry",
     "Limits",
-    "Link",
+    "LinkSpeed",
     "MigrationCost",
+    "MigrationOutcome",
     "Mode",
     "Move",
     "Name",
-    "Outcome",
     "Overload",
     "Penalty",
     "Placement",

@@ -13,7 +13,7 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class MigrationOutcome:
     """How one move ended. ``why`` is empty when it is done; the figures are known only for a migration that ran.
 
     ``dirty_bytes_per_second``: how fast the domain last wrote to its memory while it was watched; ``lost``: it runs on

@@ -192,7 +192,7 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class LinkSpeed:
     """The speed of earlier migrations between two hosts."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -214,7 +214,7 @@ class Snapshot:
     hosts: tuple[Host, ...]
     domains: tuple[Domain, ...]
     residuals: tuple[Residual, ...] = ()
-    links: tuple[Link, ...] = ()
+    links: tuple[LinkSpeed, ...] = ()
 
     def host(self, name: str) -> Host | None:
         return next((host for host in self.hosts if host.name == name), None)

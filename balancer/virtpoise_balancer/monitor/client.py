@@ -79,7 +79,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryAnswer:
     """The series of an answer, and what Prometheus warned of while it evaluated the query."""
 
     series: tuple[Series, ...]
@@ -105,7 +105,7 @@ class PrometheusClient:
         """What Prometheus answers to a GET; for what it reports of itself. MonitorError when it cannot be had."""
         return self._http.exchange("GET", path, self.timeout_seconds)
 
-    def instant(self, query: str, at: float) -> Answer:
+    def instant(self, query: str, at: float) -> QueryAnswer:
         """An instant query's vector at a Unix time. MonitorError when it cannot be had."""
         data, warnings = self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"})
         if not isinstance(data, _Vector):
@@ -121,7 +121,7 @@ class PrometheusClient:
             raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for 'vector(time())'")
         return found[0].value
 
-    def range(self, query: str, start: float, end: float, step_seconds: float) -> Answer:
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
         """A range query's matrix; both ends are evaluated. MonitorError when it cannot be had."""
         form = {"query": query, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step_seconds:.3f}"}
         data, warnings = self._ask("/api/v1/query_range", form)
@@ -171,7 +171,7 @@ class PrometheusClient:
         return reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
 
 
-def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[str, ...]) -> Answer:
+def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[str, ...]) -> QueryAnswer:
     """The series with their finite samples: a rate over too little is NaN, and that is no figure.
 
     A series with an absurdly long label is left out by itself, and warned of.
@@ -186,7 +186,7 @@ def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[s
             series.append(Series(labels, values))
     if long:
         warnings = (*warnings, f"{long} series have a label of more than {MOST_LABEL} characters and are left out")
-    return Answer(tuple(series), warnings)
+    return QueryAnswer(tuple(series), warnings)
 
 
 def _number(text: str) -> float | None:

@@ -14,7 +14,7 @@ from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
 from virtpoise_balancer.monitor.http import Reply
-from virtpoise_balancer.monitor.targets import Targets
+from virtpoise_balancer.monitor.targets import AdmittedTargets
 
 _EXPORTER = "virtpoise_exporter_build_info"
 
@@ -37,7 +37,9 @@ class ExporterHealth:
     ahead_seconds: Mapping[str, float]
 
 
-def prometheus_health(client: PrometheusClient, matchers: str, targets: Targets, now: float) -> PrometheusHealth:
+def prometheus_health(
+    client: PrometheusClient, matchers: str, targets: AdmittedTargets, now: float
+) -> PrometheusHealth:
     """``matchers``: PromQL label matchers of the hosts' targets. MonitorError when Prometheus cannot be asked."""
     build = _get(client, "/api/v1/status/buildinfo")
     date = build.headers.get("Date")
@@ -55,7 +57,7 @@ def prometheus_health(client: PrometheusClient, matchers: str, targets: Targets,
     return PrometheusHealth(version=str(version) if version else None, ahead_seconds=ahead, errors=errors)
 
 
-def exporter_health(client: PrometheusClient, matchers: str, targets: Targets, now: float) -> ExporterHealth:
+def exporter_health(client: PrometheusClient, matchers: str, targets: AdmittedTargets, now: float) -> ExporterHealth:
     """MonitorError when Prometheus cannot be asked."""
 
     def ask(query: str) -> list[Series]:

@@ -30,7 +30,7 @@ from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, Series
 from virtpoise_balancer.monitor.domain_figures import read_domains
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
-from virtpoise_balancer.monitor.targets import RefusedTargets, Targets, host_of
+from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
 _READINGS = 30
@@ -77,7 +77,7 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class HostLoad:
     """The load samples of one host as (Unix seconds, ratio), and what Prometheus warned of."""
 
     samples: tuple[tuple[float, float], ...]
@@ -134,7 +134,7 @@ class Observer:
         self._check_clock(now)
         at = math.floor(now / self.step_seconds) * self.step_seconds
         start = at - (readings - 1) * self.step_seconds
-        targets = Targets(self.admits)
+        targets = AdmittedTargets(self.admits)
         warnings: list[str] = []
 
         def ask(name: str) -> Sequence[Series]:
@@ -181,13 +181,13 @@ class Observer:
     def _stale_seconds(self) -> float:
         return _STALE_SCRAPES * self.scrape_interval_seconds
 
-    def load_between(self, host: str, start: float, end: float) -> Load:
+    def load_between(self, host: str, start: float, end: float) -> HostLoad:
         """The host's readings from ``start`` to ``end`` (Unix seconds). MonitorError."""
         first = math.ceil(start / self.step_seconds) * self.step_seconds
         answer = self.client.range(self._query("host_cpu_ratio", [host]), first, max(end, first), self.step_seconds)
-        of_hosts = Targets(self.admits).of_hosts(answer.series)
+        of_hosts = AdmittedTargets(self.admits).of_hosts(answer.series)
         samples = next((series.samples for series in of_hosts if host_of(series) == host), ())
-        return Load(samples, answer.warnings)
+        return HostLoad(samples, answer.warnings)
 
 
 def _by_host(answer: Sequence[Series]) -> dict[str, float]:

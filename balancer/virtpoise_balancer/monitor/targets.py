@@ -44,11 +44,11 @@ class RefusedTargets:
 
 
 def host_of(series: Series) -> str:
-    """The name of the host that a series belongs to. ``Targets`` must have admitted its target."""
+    """The name of the host that a series belongs to. ``AdmittedTargets`` must have admitted its target."""
     return of_instance(series.labels.get("instance", ""))
 
 
-class Targets:
+class AdmittedTargets:
     """The targets of one look at Prometheus. ``admits``: whether the configuration lets a host of this name in."""
 
     def __init__(self, admits: Callable[[str], bool]) -> None:

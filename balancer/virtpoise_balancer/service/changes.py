@@ -17,7 +17,7 @@ _MOST_LINES = 20
 
 
 @dataclass(slots=True)
-class Changes:
+class LoggedChanges:
     """What was logged so far, so that each change is logged once."""
 
     _unknown: dict[str, UnknownKind] = field(default_factory=dict)

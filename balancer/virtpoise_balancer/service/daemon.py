@@ -30,10 +30,10 @@ from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Move, Outcome, Plan, Snapshot, UnknownKind
+from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Plan, Snapshot, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports, signals, wiring
-from virtpoise_balancer.service.changes import Changes
+from virtpoise_balancer.service.changes import LoggedChanges
 from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
@@ -79,7 +79,7 @@ class Daemon:
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self._leads = False
         self._cycles = 0
-        self._changes = Changes()
+        self._changes = LoggedChanges()
         self._broken: set[str] = set()  # what was already logged about rows of the store that cannot be read
 
     def run(self) -> None:
@@ -316,7 +316,7 @@ class Daemon:
         self._reach.forget_others({host.name for host in hosts} | draining)
         self._reach.keep_up(reachable, closely=draining)
 
-    def _migration_ended(self, move: Move, outcome: Outcome) -> None:
+    def _migration_ended(self, move: Move, outcome: MigrationOutcome) -> None:
         self._metrics.migration_ended(move, outcome)
         reports.migration_ended(move, outcome)
 

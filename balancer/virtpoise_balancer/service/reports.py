@@ -5,12 +5,12 @@ from __future__ import annotations
 import structlog
 
 from virtpoise_balancer.knowledge.records import Action
-from virtpoise_balancer.model import Move, Outcome, Result
+from virtpoise_balancer.model import MigrationOutcome, Move, Result
 
 log = structlog.get_logger()
 
 
-def migration_ended(move: Move, outcome: Outcome) -> None:
+def migration_ended(move: Move, outcome: MigrationOutcome) -> None:
     figures = {
         "domain": move.domain,
         "source": move.source,

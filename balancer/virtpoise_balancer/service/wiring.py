@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.execute.workers import Workers
     from virtpoise_balancer.knowledge.leader import Leadership
     from virtpoise_balancer.knowledge.store import Store
-    from virtpoise_balancer.model import Move, Outcome
+    from virtpoise_balancer.model import MigrationOutcome, Move
     from virtpoise_balancer.monitor.observe import Observer
 
 
@@ -84,7 +84,7 @@ def make_accounts(
     workers: Workers,
     store: Store,
     clock: Clock,
-    on_end: Callable[[Move, Outcome], None],
+    on_end: Callable[[Move, MigrationOutcome], None],
 ) -> LibvirtAccounts:
     """``config``: as it is now."""
     from virtpoise_balancer.execute.accounts import LibvirtAccounts

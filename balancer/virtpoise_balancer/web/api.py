@@ -20,7 +20,7 @@ from virtpoise_balancer.formats import first_problem
 from virtpoise_balancer.hosts import shown
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Forbidden, refused
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.operations import Answer, Operation, operations
 
 log = structlog.get_logger()
@@ -50,8 +50,8 @@ def _reading(context: Context, operation: Operation) -> Callable[[Request], Resp
     adapter = TypeAdapter(operation.answer)
 
     def endpoint(request: Request) -> Response:
-        def write() -> Written:
-            return Written(adapter.dump_json(operation.run(request)), "application/json")
+        def write() -> KeptAnswer:
+            return KeptAnswer(adapter.dump_json(operation.run(request)), "application/json")
 
         key = (request.url.path, request.query_params.get("limit", "")[:_LONGEST_KEY])
         try:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from virtpoise_balancer.web import api
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Guard, is_loopback
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.live import Live
 from virtpoise_balancer.web.openapi import document
 from virtpoise_balancer.web.operations import PREFIX, operations
@@ -54,8 +54,8 @@ def make_app(context: Context) -> Starlette:
         context.reload()
         return PlainTextResponse("The configuration is reloaded before the next cycle.\n")
 
-    def written_metrics() -> Written:
-        return Written(metrics.exposition(), CONTENT_TYPE_LATEST)
+    def written_metrics() -> KeptAnswer:
+        return KeptAnswer(metrics.exposition(), CONTENT_TYPE_LATEST)
 
     def show_metrics(request: Request) -> Response:
         return context.kept.get("/metrics", written_metrics, until_changed=False).answer(request)

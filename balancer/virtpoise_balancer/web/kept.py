@@ -25,7 +25,7 @@ _FRESH_SECONDS = 1.0
 
 
 @dataclass(slots=True)
-class Written:
+class KeptAnswer:
     """An answer as it was written, and packed. Both are shared: nothing is copied for each reader."""
 
     plain: bytes
@@ -64,11 +64,11 @@ class Kept:
         self._basis = basis
         self._lock = threading.Lock()
         self._written_from: tuple[object, ...] = ()
-        self._kept: dict[Hashable, Written] = {}
+        self._kept: dict[Hashable, KeptAnswer] = {}
         self._writing = threading.Lock()
         self._rested_at = 0.0
 
-    def get(self, key: Hashable, write: Callable[[], Written], *, until_changed: bool = True) -> Written:
+    def get(self, key: Hashable, write: Callable[[], KeptAnswer], *, until_changed: bool = True) -> KeptAnswer:
         """The answer for ``key``, from ``write`` if it is not kept. Not ``until_changed``: it is kept for a second at most."""
         if found := self._find(key, until_changed=until_changed):
             return found
@@ -84,7 +84,7 @@ class Kept:
                 self._keep(basis, key, found)
             return found
 
-    def _find(self, key: Hashable, *, until_changed: bool) -> Written | None:
+    def _find(self, key: Hashable, *, until_changed: bool) -> KeptAnswer | None:
         basis = self._basis()
         with self._lock:
             if not _same(basis, self._written_from):
@@ -93,7 +93,7 @@ class Kept:
             fresh = found is not None and (until_changed or time.monotonic() - found.at < _FRESH_SECONDS)
             return found if fresh else None
 
-    def _keep(self, basis: tuple[object, ...], key: Hashable, found: Written) -> None:
+    def _keep(self, basis: tuple[object, ...], key: Hashable, found: KeptAnswer) -> None:
         with self._lock:
             if not _same(basis, self._written_from):
                 self._kept.clear()

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
-from virtpoise_balancer.model import HostState, Mode, Move, Outcome, Result, Role, UnsettledKind
+from virtpoise_balancer.model import HostState, MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.web.state import Published, host_statuses
 
@@ -116,7 +116,7 @@ class Metrics:
     def cycle_overrun(self) -> None:
         self._overruns.inc()
 
-    def migration_ended(self, move: Move, outcome: Outcome) -> None:
+    def migration_ended(self, move: Move, outcome: MigrationOutcome) -> None:
         self.changes += 1
         self._migrations.labels(move.source, move.destination, outcome.result.value).inc()
         if outcome.result is Result.DONE:

@@ -8,14 +8,14 @@ from virtpoise_balancer.errors import NotKnown, Refused
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import Domain, Host
 from virtpoise_balancer.web.detail import domain_detail, seen
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.parts import Figure, host_link, migration_card, plural
 from virtpoise_balancer.web.page.writer import Writer
 
 _MOST_MIGRATIONS = 20
 
 
-def domain_page(writer: Writer, request: Request) -> Written:
+def domain_page(writer: Writer, request: Request) -> KeptAnswer:
     state = writer.state
     try:
         detail = domain_detail(writer.context, request.path_params["name"])

@@ -6,7 +6,7 @@ from starlette.requests import Request
 
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.web.context import MOST_RECORDS
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.operations import limit
 from virtpoise_balancer.web.page.parts import migration_card
 from virtpoise_balancer.web.page.writer import Writer
@@ -15,7 +15,7 @@ _AT_FIRST = 50
 _MORE = 4  # times as many at each "Show more"
 
 
-def history_page(writer: Writer, request: Request) -> Written:
+def history_page(writer: Writer, request: Request) -> KeptAnswer:
     try:
         most = limit(request, _AT_FIRST)
     except BadInput as error:

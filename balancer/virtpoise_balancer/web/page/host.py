@@ -12,7 +12,7 @@ from virtpoise_balancer.errors import NotKnown, Refused
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import Domain, DomainState, Host, Plan, Policy, Refusal
 from virtpoise_balancer.web.detail import host_detail, seen
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.parts import WIDTH, Anchor, domain_link, host_row, migration_card
 from virtpoise_balancer.web.page.writer import Writer
 from virtpoise_balancer.web.state import domains_by_host
@@ -45,7 +45,7 @@ class Curve:
     text: str
 
 
-def host_page(writer: Writer, request: Request) -> Written:
+def host_page(writer: Writer, request: Request) -> KeptAnswer:
     state = writer.state
     try:
         detail = host_detail(state, request.path_params["name"])

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import DomainState, HostState, Snapshot
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.parts import (
     Anchor,
     Figure,
@@ -41,7 +41,7 @@ class Overview:
     named: bool
 
 
-def overview_page(writer: Writer, request: Request) -> Written:
+def overview_page(writer: Writer, request: Request) -> KeptAnswer:
     found = overview(writer.state)
     rows = found.rows if found else ()
     by_load = request.query_params.get("sort") == "load"

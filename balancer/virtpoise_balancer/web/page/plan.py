@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import Host, Move, Plan, Policy, Refusal, Snapshot
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.parts import Anchor, MoveEnd, domain_link, host_link, planned_end
 from virtpoise_balancer.web.page.writer import Writer
 
@@ -57,7 +57,7 @@ class PlanView:
     domains: tuple[tuple[str, str], ...]
 
 
-def plan_page(writer: Writer, request: Request) -> Written:
+def plan_page(writer: Writer, request: Request) -> KeptAnswer:
     state = writer.state
     found = None
     if state.plan is not None and state.snapshot is not None:

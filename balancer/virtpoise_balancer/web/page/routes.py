@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from virtpoise_balancer.web.context import Context
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.domain import domain_page
 from virtpoise_balancer.web.page.history import history_page
 from virtpoise_balancer.web.page.host import host_page
@@ -27,7 +27,7 @@ def routes(context: Context) -> list[Route]:
     writer = Writer(context)
     runbooks = RunbookPages(writer)
 
-    def page(write: Callable[[Request], Written], *, until_changed: bool = True) -> Callable[[Request], Response]:
+    def page(write: Callable[[Request], KeptAnswer], *, until_changed: bool = True) -> Callable[[Request], Response]:
         """The page, written once for all readers who see the same."""
 
         def endpoint(request: Request) -> Response:

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.requests import Request
 
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.writer import Writer
 
 
@@ -20,10 +20,10 @@ class RunbookPages:
         folder = files("virtpoise_balancer.web") / "runbooks"
         self._runbooks = {one.name: one.read_text(encoding="utf-8") for one in folder.iterdir()}
 
-    def index(self, request: Request) -> Written:
+    def index(self, request: Request) -> KeptAnswer:
         return self._writer.page(request, "runbooks.html", names=sorted(self._runbooks))
 
-    def one(self, request: Request) -> Written:
+    def one(self, request: Request) -> KeptAnswer:
         name = request.path_params["name"]
         if name not in self._runbooks:
             return self._writer.error(request, f"{name}: there is no such runbook", 404)

@@ -14,7 +14,7 @@ from virtpoise_balancer import __version__
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.visible import visible_lines
 from virtpoise_balancer.web.context import Context
-from virtpoise_balancer.web.kept import Written
+from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.flights import flight_cards
 from virtpoise_balancer.web.page.parts import WIDTH, clock, host_link, iso
 from virtpoise_balancer.web.state import State, flights
@@ -29,7 +29,7 @@ class Writer:
     def __init__(self, context: Context) -> None:
         self.context = context
         folder = files("virtpoise_balancer.web") / "static"
-        self._static = {name: Written((folder / name).read_bytes(), kind) for name, kind in _STATIC.items()}
+        self._static = {name: KeptAnswer((folder / name).read_bytes(), kind) for name, kind in _STATIC.items()}
         self._templates = Environment(
             loader=PackageLoader("virtpoise_balancer.web"),
             autoescape=True,
@@ -68,11 +68,11 @@ class Writer:
             **values,
         )
 
-    def page(self, request: Request, template: str, **values: Any) -> Written:
-        return Written(self.text(request, template, **values).encode(), _HTML)
+    def page(self, request: Request, template: str, **values: Any) -> KeptAnswer:
+        return KeptAnswer(self.text(request, template, **values).encode(), _HTML)
 
-    def error(self, request: Request, why: str, status: int) -> Written:
-        return Written(self.text(request, "wrong.html", why=why).encode(), _HTML, status)
+    def error(self, request: Request, why: str, status: int) -> KeptAnswer:
+        return KeptAnswer(self.text(request, "wrong.html", why=why).encode(), _HTML, status)
 
     def closed(self, request: Request) -> str | None:
         """Why this reader cannot order anything, or None."""
