@@ -262,7 +262,7 @@ class Hosts:
     def begin(self, number): print("begin", number, flush=True); return 0.0
     def settle(self, entry):
         print("end", entry.id, "done", flush=True)
-        return Outcome(result=Result.DONE)
+        return MigrationOutcome(result=Result.DONE)
 loads = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 moves = [Move(domain=f"d{n}", uuid=f"u{n}", source="h1", destination="h2", predicted=loads, wave=n) for n in range(2)]
 made = LibvirtExecutor(Hosts(), Hosts(), lambda _: None)
