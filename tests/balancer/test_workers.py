@@ -50,7 +50,11 @@ def hosts(workers: Workers, *, connect: float = 20.0, **uris: str) -> LibvirtHos
 
 def children() -> set[int]:
     """All child processes of this one, zombies too."""
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found.update(int(pid) for pid in (task / "children").read_text().split())
+    return found
 
 
 def held() -> tuple[int, int, set[int]]:
@@ -159,6 +163,21 @@ def test_a_worker_that_dies_is_one_error_and_the_next_question_has_another(
     assert str(error).endswith(f"the process that asked it was ended by {how.name}")
     wait_until(lambda: no_more(before))
     assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING
+
+
+def test_a_worker_that_dies_before_it_leads_a_process_group_is_one_error(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = subprocess.Popen
+
+    def dies(command: Any, **options: Any) -> Any:
+        return started(
+            [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], **options | {"start_new_session": False}
+        )
+
+    monkeypatch.setattr(subprocess, "Popen", dies)
+    with pytest.raises(LibvirtError, match=r"the process that asked it was ended by SIGKILL$"):
+        hosts(workers, h1=ANSWERS).active_domains("h1")
 
 
 def test_a_machine_that_starts_no_process_is_one_error(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,10 @@ class Worker:
         with self._wire:
             if self._process.returncode is None:
                 # Not reaped yet, so that the number is still its own.
-                os.killpg(self._process.pid, signal.SIGKILL)
+                try:
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                except ProcessLookupError:  # it died before it had a group of its own
+                    self._process.kill()
         status = self._process.wait()
         return signal.Signals(-status).name if status < 0 else f"status {status}"
 
