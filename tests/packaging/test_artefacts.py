@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -69,6 +72,15 @@ def running(*command: str | Path, cwd: Path, until: str) -> Iterator[re.Match[st
     assert process.returncode == 0, written + rest
 
 
+def empty_prometheus(request: Request) -> Response:
+    """The answer of a Prometheus without targets: its own time, and nothing else."""
+    kind = "matrix" if request.path.endswith("_range") else "vector"
+    asks_time = request.form["query"] == "vector(time())"
+    result = [{"metric": {}, "value": [time.time(), str(time.time())]}] if asks_time else []
+    answer = {"status": "success", "data": {"resultType": kind, "result": result}}
+    return Response(json.dumps(answer), content_type="application/json")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
@@ -117,9 +129,8 @@ def test_both_commands_start_outside_the_checkout(
     program = python(version)
     if program is None:
         pytest.skip(f"there is no Python {version} here")
-    for path, kind in (("query", "vector"), ("query_range", "matrix")):
-        empty = {"status": "success", "data": {"resultType": kind, "result": []}}
-        httpserver.expect_request(f"/api/v1/{path}").respond_with_json(empty)
+    httpserver.expect_request("/api/v1/query").respond_with_handler(empty_prometheus)
+    httpserver.expect_request("/api/v1/query_range").respond_with_handler(empty_prometheus)
     run(program, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     programs = tmp_path / "venv" / "bin"
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
