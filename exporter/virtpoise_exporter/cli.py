@@ -1,6 +1,9 @@
 """The command ``virtpoise-exporter``."""
 
+import os
+import signal
 import sys
+from types import FrameType
 
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.log import configure
@@ -12,6 +15,7 @@ def main() -> None:
 
     A wrong flag or file ends it with one line and exit status 2. SIGINT before it serves ends it with status 130.
     """
+    signal.signal(signal.SIGINT, _end_at_once)
     try:
         options = parse_options(sys.argv[1:])
         configure(options.log_level, options.log_format)
@@ -23,3 +27,8 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
+    """Until it serves there is nothing to put in order, and a KeyboardInterrupt in a callback of libvirt would be lost."""
+    os._exit(130)
