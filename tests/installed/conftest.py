@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(checkout(tmp_path_factory.mktemp("checkout")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Exporters on both Debians, the balancer on the newer one."""
     if os.geteuid() != 0:
