@@ -49,6 +49,8 @@ EMPTY: dict[tuple[str, str], str] = {
 # Metrics that such a run does not have, and why
 ABSENT = {
     "virtpoise_penalty_seconds": "no attempt failed, so no host waits",
+    "virtpoise_host_unknown": "no host is unknown",
+    "virtpoise_domain_facts_age_seconds": "libvirt answers about every domain, so no fact is old",
     "virtpoise_domain_memory_usable_bytes": "the lab's guests have no balloon driver that could tell",
 }
 # What the lab's domains do not have by themselves. A disk that is only read may stay behind as a file of the same name.
