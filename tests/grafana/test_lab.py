@@ -50,9 +50,10 @@ EMPTY: dict[tuple[str, str], str] = {
 ABSENT = {
     "virtpoise_penalty_seconds": "no attempt failed, so no host waits",
     "virtpoise_host_unknown": "no host is unknown",
-    "virtpoise_domain_facts_age_seconds": "libvirt answers about every domain, so no fact is old",
     "virtpoise_domain_memory_usable_bytes": "the lab's guests have no balloon driver that could tell",
 }
+# Metrics that such a run may have, and why
+SOMETIMES = {"virtpoise_domain_facts_age_seconds": "libvirt may not give a domain's XML while it starts or migrates"}
 # What the lab's domains do not have by themselves. A disk that is only read may stay behind as a file of the same name.
 DISK = "/var/lib/libvirt/disk"
 DISK_XML = f"""
@@ -172,7 +173,7 @@ def test_every_metric_that_is_named_anywhere_is_there(run: Run) -> None:
     there = set(run.source.prometheus.label_values('{__name__=~"virtpoise_.+"}', "__name__", run.source.span))
     there |= {name.removesuffix("_count") for name in there}  # histograms and summaries
     there |= {name.removesuffix("_count") for name in there}  # summaries
-    assert sorted(named - there - set(ABSENT)) == []
+    assert sorted(named - there - set(ABSENT) - set(SOMETIMES)) == []
     assert sorted(set(ABSENT) & there) == []
 
 
