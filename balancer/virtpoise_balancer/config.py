@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.formats import INCONSISTENT, problems
-from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, shown, uri_of
+from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, uri_of
 from virtpoise_balancer.http_config import HostName, HttpConfig, Section, http_url, with_key
 from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
 from virtpoise_balancer.monitor.http import Access
@@ -27,6 +27,7 @@ from virtpoise_balancer.monitor.queries import QUERIES
 from virtpoise_balancer.rules.check import rule_problems
 from virtpoise_balancer.secret_files import check_secret
 from virtpoise_balancer.tokens import read_tokens
+from virtpoise_balancer.visible import shown
 
 WHICH_HOSTS = (
     "expected, for mode automatic, patterns of the hosts' names such as kvm*.example.org (or libvirt.hosts), "

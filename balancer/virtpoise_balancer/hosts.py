@@ -28,8 +28,6 @@ _AFTER_HOST = r"(?P<after>(?::[0-9]{1,5})?(?:/[^?#{}\x00-\x20\x7f-\U0010ffff]*)?
 _TEMPLATE = re.compile(rf"{_BEFORE_HOST}(?P<prefix>[A-Za-z0-9._-]*)\{{host\}}(?P<suffix>[A-Za-z0-9._-]*){_AFTER_HOST}")
 _URI = re.compile(rf"{_BEFORE_HOST}(?P<host>\[[^\[\]]*\]|[^/?#:\[\]]*){_AFTER_HOST}")
 
-_MOST_SHOWN = 120
-
 
 class NotAHost(ValueError):
     """This is no name of a host; the message says what was expected."""
@@ -135,9 +133,3 @@ def host_in(uri: str) -> str | None:
 def matcher(patterns: Iterable[str]) -> re.Pattern[str]:
     """Fits a name that one of the shell patterns fits."""
     return re.compile("|".join(translate(pattern) for pattern in patterns) or r"(?!)")
-
-
-def shown(text: str, most: int = _MOST_SHOWN) -> str:
-    """Hostile text as it can be shown: on one line, what is not printable ASCII as an escape, cut to ``most`` characters."""
-    escaped = text[: most + 1].encode("unicode_escape").decode("ascii")
-    return escaped if len(escaped) <= most else f"{escaped[: most - 3]}..."

@@ -10,6 +10,7 @@ import unicodedata
 
 # Plain text has none of these, so most text is passed on as it is.
 _SUSPECT = re.compile(r"[^\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff]")
+_MOST_SHOWN = 120
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -26,6 +27,15 @@ def visible_lines(text: str) -> str:
 def visible_json(document: str) -> str:
     """A JSON document with JSON's own escapes in their place; what it says stays the same."""
     return "".join(_json_escape(one) if _hidden(one) and one != "\n" else one for one in document)
+
+
+def shown(text: str, most: int = _MOST_SHOWN) -> str:
+    """The text as printable ASCII on one line, cut to ``most`` characters: for values that were refused.
+
+    Escapes stand for all other characters. Names that are accepted go through ``visible``, which keeps letters of any script.
+    """
+    escaped = text[: most + 1].encode("unicode_escape").decode("ascii")
+    return escaped if len(escaped) <= most else f"{escaped[: most - 3]}..."
 
 
 def _hidden(character: str) -> bool:

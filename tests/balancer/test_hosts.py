@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtpoise_balancer import hosts
+from virtpoise_balancer import hosts, visible
 from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.workers import Workers
@@ -236,7 +236,7 @@ def test_libvirts_client_connects_to_the_address_in_brackets() -> None:
 
 @given(st.text(max_size=400))
 def test_a_hostile_label_is_shown_on_one_line_of_printable_ascii(text: str) -> None:
-    shown = hosts.shown(text)
+    shown = visible.shown(text)
     assert shown.isascii()
     assert shown.isprintable()
     assert len(shown) <= 120

@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
 from virtpoise_balancer.formats import first_problem
-from virtpoise_balancer.hosts import shown
 from virtpoise_balancer.monitor.http import Access, Http, Reply
+from virtpoise_balancer.visible import shown
 
 # Of one reply. A thousand hosts with 50,000 domains need half of this.
 MOST_REPLY_BYTES = 64 * 2**20

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from virtpoise_balancer.hosts import NotAHost, of_instance, shown
+from virtpoise_balancer.hosts import NotAHost, of_instance
 from virtpoise_balancer.monitor.client import Series
+from virtpoise_balancer.visible import shown
 
 # How many refused targets are named; the others are counted.
 _MOST_NAMED = 50

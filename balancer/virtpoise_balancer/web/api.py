@@ -17,7 +17,7 @@ from starlette.routing import Route
 from virtpoise_balancer.control.orders import By, Unforeseen
 from virtpoise_balancer.errors import BadInput, MonitorError, NotKnown, VirtpoiseError
 from virtpoise_balancer.formats import first_problem
-from virtpoise_balancer.hosts import shown
+from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Forbidden, refused
 from virtpoise_balancer.web.kept import KeptAnswer

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, NotKnown
 from virtpoise_balancer.explain.explain import Explanation, explain, not_seen
-from virtpoise_balancer.hosts import shown
 from virtpoise_balancer.knowledge.records import Action, MigrationRecord
 from virtpoise_balancer.model import STRICT, Domain, Mode, Name, Plan, Snapshot
 from virtpoise_balancer.tokens import Role
+from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import MOST_RECORDS, Context
 from virtpoise_balancer.web.detail import DomainDetail, HostDetail, domain_detail, host_detail, planned, seen
 from virtpoise_balancer.web.discovery import Targets, targets
