@@ -89,7 +89,7 @@ def test_after_a_plan_with_moves_all_hosts_count_afresh_and_only_the_unsolved_is
     snapshot = group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
     made = plan(snapshot, POLICY)
     assert made.solved
-    for results, penalised in (((Result.DONE,), False), ((Result.FAILED,), True), ((Result.SKIPPED,), True)):
+    for results, penalised in (((Result.DONE,), False), ((Result.FAILED,), True), ((Result.SKIPPED,), False)):
         after = after_plan({}, ["h1", "h2"], made, results, ended=1010.0, counted_from=1015.0, penalty=PENALTY)
         assert {name: backoff.counted_from for name, backoff in after.items()} == {"h1": 1015.0, "h2": 1015.0}
         assert (after["h1"].penalty_until == 1200.0) is penalised

@@ -24,13 +24,14 @@ from virtpoise_balancer.model import (
     JournalEntry,
     MigrationOutcome,
     Mode,
-    Move,
+    Policy,
     Progress,
     Reason,
     Result,
     Role,
     Rule,
     Snapshot,
+    Trigger,
     Unsettled,
     UnsettledKind,
 )
@@ -50,13 +51,15 @@ class Watching:
     failure: str | None = None
     measured: tuple[tuple[float, float], ...] = ()
     reach_back_seconds: float = 0.0
+    asked_for: list[set[str]] = field(default_factory=list)  # the hosts of each look before a move
 
     def observe(self, now: float) -> Observation:
         if self.failure:
             raise MonitorError(self.failure)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
 
-    def observe_for(self, move: Move, now: float) -> Observation:
+    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
+        self.asked_for.append(set(hosts))
         return self.observe(now)
 
     def load_between(self, host: str, start: float, end: float) -> HostLoad:
@@ -194,12 +197,23 @@ def test_a_migration_that_failed_earns_a_penalty(store: Store) -> None:
     assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
 
 
+@pytest.mark.parametrize(
+    "why", ["Prometheus cannot be asked", "a no longer fits: h2: the host's memory use would be too high"]
+)
+def test_a_move_that_was_skipped_earns_its_source_no_penalty(store: Store, why: str) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0, MigrationOutcome(result=Result.SKIPPED, why=why))
+    acting.busy = False
+    assert run(cycle, 1010.0).backoffs["h1"].penalty_until is None
+
+
 def test_a_move_that_met_a_silent_host_earns_no_penalty_and_is_not_planned_again(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15))
     run(cycle, 1000.0)
     ((entries, _),) = acting.taken
     assert [move.destination for _, move in entries] == ["h2"]
-    cycle = replace(cycle, silence=lambda: Silence(silent={"h2": "no answer within 10 s"}, lately=frozenset({"h2"})))
+    cycle = replace(cycle, silence=lambda: Silence(silent={"h2": "no answer within 10 s"}))
     ended(store, acting, 1005.0, MigrationOutcome(result=Result.SKIPPED, why="no answer within 10 s"))
     acting.busy = False
     assert run(cycle, 1010.0).backoffs["h1"].penalty_until is None
@@ -211,13 +225,13 @@ def test_a_move_that_met_a_silent_host_earns_no_penalty_and_is_not_planned_again
     (move,) = report.plan.moves  # type: ignore[union-attr]
     assert recheck(move) is None
     cycle = replace(cycle, silence=lambda: Silence(silent={"h3": "no answer"}))
-    assert cycle.obstacle(move) == "h3 is unknown: its libvirt does not answer the balancer: no answer"
+    assert cycle.obstacle(move, ordered=False) == "h3 is unknown: its libvirt does not answer the balancer: no answer"
 
 
 def test_a_migration_that_failed_on_a_silent_host_still_earns_a_penalty(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    cycle = replace(cycle, silence=lambda: Silence(lately=frozenset({"h2"})))
+    cycle = replace(cycle, silence=lambda: Silence(silent={"h2": "no answer"}))
     ended(store, acting, 1005.0, MigrationOutcome(result=Result.FAILED, why="it broke"))
     acting.busy = False
     assert run(cycle, 1010.0).backoffs["h1"].penalty_until == 1195.0
@@ -282,7 +296,58 @@ def test_a_destination_that_has_begun_to_drain_takes_nothing_more(store: Store) 
     run(cycle, 1000.0)
     ((entries, recheck),) = acting.taken
     store.order_drain("h2", draining=True)
-    assert recheck(entries[0][1]) == "h2 takes no domains: host_draining"
+    assert recheck(entries[0][1]) == "a no longer fits: h2: the host is being drained, so it takes no domains"
+
+
+def test_a_move_needs_room_on_its_destination_when_it_begins_and_only_its_hosts_are_asked_for(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY, host("h3", 0.2, 0.2, 0.2))
+    cycle = replace(cycle, policy=Policy(cpu=Trigger(threshold=0.6, consecutive=2)))
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    assert recheck(entries[0][1]) is None
+    watching.seen = group(BUSY[0], host("h2", 0.1, 0.1, 0.1, memory_ratio=0.89), BUSY[2])
+    assert str(recheck(entries[0][1])).startswith(
+        "a no longer fits: h2: the host's memory use would be too high with it"
+    )
+    watching.failure = "Prometheus cannot be asked"
+    assert recheck(entries[0][1]) == "Prometheus cannot be asked"
+    assert watching.asked_for == [{"h1", "h2"}] * 3
+
+
+def test_what_is_on_its_way_to_the_destination_is_looked_for_as_well(store: Store) -> None:
+    busy = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.9, 0.9, 0.9), host("h3", 0.1, 0.1, 0.1, cpus=32))
+    cycle, watching, acting = make(store, *busy, domain("a", "h1", 3.0), domain("b", "h2", 3.0))
+    cycle = replace(cycle, policy=Policy(cpu=Trigger(threshold=0.7, consecutive=2)))
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    assert [(move.source, move.destination) for _, move in entries] == [("h1", "h3"), ("h2", "h3")]
+    store.begin(entries[0][0])
+    assert recheck(entries[1][1]) is None
+    assert watching.asked_for == [{"h1", "h2", "h3"}]
+    watching.seen = group(
+        *busy[:2], host("h3", 0.55, 0.55, 0.55, cpus=32), domain("a", "h1", 3.0), domain("b", "h2", 3.0)
+    )
+    assert recheck(entries[0][1]) is None  # it alone fits
+    assert "CPU load would be too high" in str(recheck(entries[1][1]))  # with the other it does not
+
+
+def test_a_mode_that_was_changed_ends_what_has_not_begun_but_not_what_a_person_chose(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    store.override("mode", Setting(value="recommend", instead_of="automatic", at=1001.0, who="alice"))
+    assert recheck(entries[0][1]) == "the mode is recommend"
+    assert cycle.obstacle(entries[0][1], ordered=True) is None
+
+
+def test_undrain_ends_what_has_not_begun(store: Store) -> None:
+    cycle, _, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
+    store.order_drain("h1", draining=True)
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    assert recheck(entries[0][1]) is None
+    store.order_drain("h1", draining=False)
+    assert recheck(entries[0][1]) == "h1 is no longer draining"
 
 
 def test_predictions_are_held_against_what_was_measured_after_the_dust_settled(store: Store) -> None:
@@ -414,7 +479,7 @@ def test_only_the_hosts_of_an_unsettled_domain_wait(store: Store, kind: Unsettle
     ((entries, recheck),) = acting.taken
     assert recheck(entries[0][1]) is None
     cycle = replace(cycle, accounts=Open((unsettled(kind, "h3", "h4"),)))
-    assert cycle.obstacle(entries[0][1]) == f"h3 is unknown: z is {kind}"
+    assert cycle.obstacle(entries[0][1], ordered=False) == f"h3 is unknown: z is {kind}"
 
 
 @pytest.mark.parametrize("failure", [None, "Prometheus at http://x cannot be asked"])

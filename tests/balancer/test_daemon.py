@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Move, Plan, Snapshot
+from virtpoise_balancer.model import Plan, Snapshot
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
 from virtpoise_balancer.service import changes, wiring
@@ -65,6 +65,7 @@ class Hosts:
     refused: RefusedTargets = field(default_factory=RefusedTargets)
     seen: Snapshot = SEEN
     carried_out: list[Entries] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
     def observe(self, now: float) -> Observation:
         if self.clock_error:
@@ -72,7 +73,7 @@ class Hosts:
         self.prometheus.wait(PATIENCE_SECONDS)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
 
-    def observe_for(self, move: Move, now: float) -> Observation:
+    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
         return self.observe(now)
 
     def load_between(self, host: str, start: float, end: float) -> HostLoad:
@@ -86,6 +87,9 @@ class Hosts:
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         self.carried_out.append(entries)
+
+    def drop(self, why: str) -> None:
+        self.dropped.append(why)
 
     def close(self) -> None: ...
 
@@ -181,6 +185,7 @@ def test_a_reload_takes_the_new_threshold_from_the_next_cycle_on(tmp_path: Path,
         write(tmp_path, threshold=0.6)
         reload()
         log.wait_for("the configuration was read again")
+        assert hosts.dropped == ["policy of the configuration changed after it was planned"]
         assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 consecutive samples): move a to h2")
 
     while_it_runs(Daemon(write(tmp_path)), act)

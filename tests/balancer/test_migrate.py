@@ -11,7 +11,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconciler import Requested
-from virtpoise_balancer.model import Move, PredictedLoads, Prediction, Progress
+from virtpoise_balancer.model import Cause, Move, PredictedLoads, Prediction, Progress
 from worlds import World
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
@@ -120,3 +120,18 @@ def test_how_fast_memory_was_written_to_is_kept_of_what_was_seen_last(
 
     monkeypatch.setattr(world, "progress", look)
     assert request(world).dirty_bytes_per_second == 40960
+
+
+@pytest.mark.parametrize(
+    ("timeout", "stop", "broken", "cause"),
+    [
+        (600, False, False, None),
+        (600, False, True, Cause.ERROR),
+        (3, False, False, Cause.SLOW),
+        (600, True, False, Cause.STOPPED),
+    ],
+)
+def test_what_a_request_teaches(world: World, timeout: float, stop: bool, broken: bool, cause: Cause | None) -> None:
+    if broken:
+        world.after(2, lambda: world.ends("u", "h1", Presence.DEFINED))
+    assert request(world, timeout, stop=stop).cause is cause

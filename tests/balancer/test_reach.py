@@ -49,7 +49,7 @@ def test_a_host_that_does_not_answer_is_silent_until_it_answers_again(monkeypatc
     reach = Reach(libvirt.active_domains)
     assert reach.silence() == Silence()
     reach.ask(("h1", "h2"))
-    assert reach.silence() == Silence(silent={"h2": "Connection refused"}, lately=frozenset({"h2"}), answered=True)
+    assert reach.silence() == Silence(silent={"h2": "Connection refused"}, answered=True)
     assert reach.heard()["h1"].active_domains == 3
     assert reach.heard()["h2"].active_domains is None
     libvirt.refused.clear()
@@ -60,7 +60,6 @@ def test_a_host_that_does_not_answer_is_silent_until_it_answers_again(monkeypatc
     reach.keep_up(("h1", "h2", "h3"))
     wait_until(lambda: reach.heard().keys() == {"h1", "h2", "h3"} and not reach.silence().silent)
     assert sorted(libvirt.asked) == ["h2", "h3"]  # who answers is not asked again
-    assert reach.silence().lately == {"h2"}
     reach.forget_others({"h1"})
     assert reach.heard().keys() == {"h1"}
 

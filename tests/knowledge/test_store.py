@@ -21,7 +21,7 @@ from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Changes, EndedPlan, NewCycle
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import MigrationOutcome, Move, Plan, Policy, Residual, Result, Role
+from virtpoise_balancer.model import Cause, MigrationOutcome, Move, Plan, Policy, Residual, Result, Role
 from virtpoise_balancer.plan import plan
 
 DONE = MigrationOutcome(result=Result.DONE, seconds=5.9, downtime_seconds=0.14, transferred_bytes=1000)
@@ -189,7 +189,8 @@ def test_the_journal_knows_the_moves_that_were_done_and_those_under_way(store: S
     store.end(again[0], DONE)
     known = learned(store)
     assert {uuid: moved.times for uuid, moved in known.moved.items()} == {first[1].uuid: 2}
-    assert known.migrating == {third[1].uuid: "h2"}
+    open_ones = [one.uuid for one in store.recall(0.0).commitments if one.is_open]
+    assert open_ones == [third[1].uuid]
     assert learned(store, moved_since=9e9).moved == {}
 
 
@@ -214,6 +215,49 @@ def test_the_journal_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_las
     assert known.dirtying[first[1].uuid] == 3e6
     seen = with_learned(group(host("h1"), domain(first[1].domain, "h1"), domain("new", "h1")), known)
     assert [domain.dirty_bytes_per_second for domain in seen.domains] == [3e6, None]
+
+
+def fail(store: Store, cause: Cause | None, why: str = "refused", at: int = 0) -> Move:
+    """The first move of a new plan fails."""
+    migration_id, move = entries(store)[at]
+    store.begin(migration_id)
+    result = Result.SKIPPED if cause is Cause.OBSTACLE else Result.FAILED
+    store.end(migration_id, MigrationOutcome(result=result, why=why, cause=cause))
+    return move
+
+
+def attempts(store: Store) -> dict[str | None, tuple[int, str]]:
+    return {one.destination: (one.failures, one.why) for one in learned(store).attempts}
+
+
+@pytest.mark.parametrize("cause", [None, Cause.ERROR, Cause.OBSTACLE])
+def test_the_journal_counts_failures_in_a_row_with_the_last_reason(url: str, store: Store, cause: Cause | None) -> None:
+    assert learned(store).attempts == ()
+    fail(store, cause, "the CPU lacks avx")
+    move = fail(store, cause, "no such disk" + "!" * 500)
+    with closing(Store.open(url)) as another:
+        (one,) = learned(another).attempts
+    assert (one.uuid, one.destination, one.failures, len(one.why)) == (move.uuid, "h2", 2, 200)
+    assert one.why.startswith("no such disk!")
+    migration_id, _ = entries(store)[0]
+    store.begin(migration_id)
+    store.end(migration_id, DONE)
+    assert learned(store).attempts == ()
+    fail(store, cause)
+    assert attempts(store) == {"h2": (1, "refused")}
+
+
+def test_a_migration_that_did_not_end_in_time_counts_for_every_destination(store: Store) -> None:
+    fail(store, Cause.SLOW, "aborted: longer than 600 s")
+    fail(store, Cause.ERROR)
+    assert attempts(store) == {None: (1, "aborted: longer than 600 s"), "h2": (1, "refused")}
+
+
+def test_what_was_only_skipped_or_stopped_teaches_nothing(store: Store) -> None:
+    fail(store, Cause.STOPPED)
+    migration_id, _ = entries(store)[0]
+    store.end(migration_id, MigrationOutcome(result=Result.SKIPPED, why="Prometheus cannot be asked"))
+    assert learned(store).attempts == ()
 
 
 def test_the_journal_has_the_residuals_of_measured_predictions_with_their_spread(store: Store) -> None:

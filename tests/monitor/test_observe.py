@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput, ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
-from virtpoise_balancer.model import DomainState, HostState, Move, Placement, Policy, PredictedLoads, Prediction
+from virtpoise_balancer.model import DomainState, HostState, Placement, Policy
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import Observation, Observer
@@ -519,23 +520,15 @@ def test_the_matchers_stand_in_each_selector_of_each_query(name: str) -> None:
         assert re.search(r'[{,]job="virtpoise-exporter"\}$', selector), query
 
 
-LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
-MOVE = Move(domain="a", uuid="u1", source="h1", destination="h2", predicted=LOADS)
-
-
-def test_a_look_at_one_move_sees_what_the_whole_look_sees_of_it_with_fewer_queries() -> None:
+def test_a_look_at_some_hosts_sees_of_them_what_the_whole_look_sees_and_asks_for_no_other() -> None:
     figures = merged(host_figures("h1"), host_figures("h2"), domain_figures("h1", "u1"))
     whole = Answers(figures, as_series({"h1": READINGS, "h2": READINGS}))
     more = merged(figures, host_figures("h3"), domain_figures("h3", "u3"))
-    lean = Answers(more, as_series({"h1": READINGS, "h2": READINGS, "h3": READINGS}))
-    seen, of_move = observer(whole).observe(NOW), observer(lean).observe_for(MOVE, NOW)
-    assert [(host.name, host.state) for host in of_move.snapshot.hosts] == [
-        (host.name, host.state) for host in seen.snapshot.hosts
-    ]
-    assert [(one.uuid, one.host, one.state) for one in of_move.snapshot.domains] == [
-        (one.uuid, one.host, one.state) for one in seen.snapshot.domains
-    ]
-    assert len(lean.asked) <= 13 < len(whole.asked) == len(QUERIES)
+    narrow = Answers(more, as_series({"h1": READINGS, "h2": READINGS, "h3": READINGS}))
+    seen, of_two = observer(whole).observe(NOW), observer(narrow).observe_hosts(("h1", "h2"), NOW)
+    assert of_two.snapshot == seen.snapshot
+    replace(observer(narrow), queries={}).observe_hosts(("h1", "h2"), NOW)
+    assert all('instance=~"(h1|h2)' in query for query in narrow.asked[len(QUERIES) :])
 
 
 def test_two_looks_at_once_keep_their_own_warnings() -> None:

@@ -5,7 +5,7 @@ stood in for.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Move, Policy, Snapshot
+from virtpoise_balancer.model import HostState, Policy, Snapshot
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
@@ -40,7 +40,7 @@ class Watching:
     def observe(self, now: float) -> Observation:
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=2.0)
 
-    def observe_for(self, move: Move, now: float) -> Observation:
+    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
         return self.observe(now)
 
     def load_between(self, host: str, start: float, end: float) -> HostLoad:

@@ -8,7 +8,6 @@ The strategy ``thesis`` watches only the CPU; for other strategies every watched
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from virtpoise_balancer.analyse.drains import DrainOrder
@@ -58,31 +57,26 @@ def after_plan(
     ended: float,
     counted_from: float,
     penalty: Penalty,
-    silent: AbstractSet[str] = frozenset(),
 ) -> dict[str, Backoff]:
     """The back-offs that change when a plan has been carried out, by host. ``results``: of its moves, in order.
 
-    A host whose problem is not solved, by the plan or because a move was not done, gets its penalty from ``ended`` on. If the
-    plan had moves, N starts again at ``counted_from`` for all hosts: while one host solves its problem the others do not judge
-    themselves. A rule or an imbalance that a plan leaves as it is earns no penalty unless a move failed, so that the host can
-    still be relieved.
-
-    If a move was skipped because one of its hosts was ``silent``, no skipped move of the plan earns a penalty: the next plan
-    knows that the host is unknown.
+    A host whose problem the plan does not solve, or from which a migration failed, gets its penalty from ``ended`` on. Not if its
+    moves were skipped: then the attempt was cut off, and the next plan knows why. If the plan had moves, N starts again at
+    ``counted_from`` for all hosts: while one host solves its problem the others do not judge themselves. A rule or an imbalance
+    that a plan leaves as it is earns no penalty unless a move failed, so that the host can still be relieved.
     """
     ends = list(zip(plan.moves, results, strict=True))
-    met_silence = any(result is Result.SKIPPED and silent & {move.source, move.destination} for move, result in ends)
-    harmless = {Result.DONE, Result.SKIPPED} if met_silence else {Result.DONE}
-    undone = {move.source for move, result in ends if result not in harmless}
+    failed = {move.source for move, result in ends if result is Result.FAILED}
+    cut_off = {move.source for move, result in ends if result is Result.SKIPPED}
     changed: dict[str, Backoff] = {}
     if results:
         for name in hosts:
             changed[name] = replace(backoffs.get(name, Backoff(host=name)), counted_from=counted_from)
     for attempt in plan.attempts:
-        if attempt.problem in (Problem.RULE, Problem.IMBALANCE) and attempt.host not in undone:
+        if attempt.problem in (Problem.RULE, Problem.IMBALANCE) and attempt.host not in failed:
             continue
         backoff = changed.get(attempt.host) or backoffs.get(attempt.host, Backoff(host=attempt.host))
-        solved = attempt.solved and attempt.host not in undone
+        solved = (attempt.solved or attempt.host in cut_off) and attempt.host not in failed
         changed[attempt.host] = after_attempt(
             backoff, solved=solved, now=ended, counted_from=counted_from, penalty=penalty
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from virtpoise_balancer.model import Domain, LinkSpeed, Residual, Snapshot
+from virtpoise_balancer.analyse.drains import DrainOrders
+from virtpoise_balancer.model import Domain, FailedAttempts, LinkSpeed, Residual, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,14 @@ class Moved:
 class Learned:
     """What the journal knows. The mappings are keyed by a domain's uuid.
 
-    ``migrating``: the destination of a migration under way. ``dirtying``: bytes of memory written per second.
-    ``residuals`` and ``links``: as in the Snapshot.
+    ``dirtying``: bytes of memory written per second. ``residuals``, ``links`` and ``attempts``: as in the Snapshot.
     """
 
     moved: Mapping[str, Moved] = field(default_factory=dict)
-    migrating: Mapping[str, str] = field(default_factory=dict)
     dirtying: Mapping[str, float] = field(default_factory=dict)
     residuals: tuple[Residual, ...] = ()
     links: tuple[LinkSpeed, ...] = ()
+    attempts: tuple[FailedAttempts, ...] = ()
 
 
 def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
@@ -37,15 +37,26 @@ def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
         domains=tuple(_with_learned(domain, learned) for domain in snapshot.domains),
         residuals=learned.residuals,
         links=learned.links,
+        attempts=learned.attempts,
+    )
+
+
+def after_orders(
+    attempts: Iterable[FailedAttempts], snapshot: Snapshot, orders: DrainOrders
+) -> tuple[FailedAttempts, ...]:
+    """Without the failures of domains whose host was ordered to drain later: who orders it anew has mended what was wrong."""
+    host_of = {domain.uuid: domain.host for domain in snapshot.domains}
+    return tuple(
+        one
+        for one in attempts
+        if (order := orders.get(host_of.get(one.uuid, ""))) is None or not order.draining or order.at < one.failed_at
     )
 
 
 def _with_learned(domain: Domain, learned: Learned) -> Domain:
-    moved, destination = learned.moved.get(domain.uuid), learned.migrating.get(domain.uuid)
+    moved = learned.moved.get(domain.uuid)
     if moved is not None:
         domain = replace(domain, last_moved=moved.last, recent_moves=moved.times)
     if domain.uuid in learned.dirtying:
         domain = replace(domain, dirty_bytes_per_second=learned.dirtying[domain.uuid])
-    if destination not in (None, domain.host):  # the domain may have arrived before the end is in the journal
-        domain = replace(domain, migrating_to=destination)
     return domain

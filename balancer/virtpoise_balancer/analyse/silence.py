@@ -1,9 +1,8 @@
-"""Hosts whose libvirt does not answer the balancer: unknown for planning, and not the fault of whoever was to leave for them."""
+"""Hosts whose libvirt does not answer the balancer: unknown for planning."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from virtpoise_balancer.model import HostState, Snapshot, Unknown, UnknownKind
@@ -13,12 +12,10 @@ from virtpoise_balancer.model import HostState, Snapshot, Unknown, UnknownKind
 class Silence:
     """Which hosts do not answer the balancer.
 
-    ``silent``: why, by host. ``lately``: those that were silent within the last minutes, these included. ``answered``: whether any host
-    answers.
+    ``silent``: why, by host. ``answered``: whether any host answers.
     """
 
     silent: Mapping[str, str] = field(default_factory=dict)
-    lately: AbstractSet[str] = frozenset()
     answered: bool = False
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from virtpoise_balancer.analyse.backoff import Backoff
-from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
+from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
-from virtpoise_balancer.analyse.silence import Silence, with_silence
-from virtpoise_balancer.analyse.unsettled import with_unsettled
+from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.decide import (
@@ -22,6 +22,7 @@ from virtpoise_balancer.control.decide import (
     decide,
     decide_on_order,
     next_cycle,
+    why_not_now,
 )
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.accounts import Accounts, NoAccounts
@@ -31,8 +32,10 @@ from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Pre
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Mode, Move, Plan, Policy, Snapshot, Unsettled
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
-from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice
+
+# By then the samples show what a migration has changed.
+_SHOWN_AFTER_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +66,8 @@ class GroupObserver(Protocol):
 
     def observe(self, now: float) -> Observation: ...
 
-    def observe_for(self, move: Move, now: float) -> Observation:
-        """Only the two hosts of the move, and its domain."""
+    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
+        """Only these hosts and their domains."""
         ...
 
     def load_between(self, host: str, start: float, end: float) -> HostLoad: ...
@@ -105,7 +108,7 @@ class Cycle:
         decision = decide(situation)
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
-            executor.carry_out(committed.entries, self.obstacle)
+            executor.carry_out(committed.entries, partial(self.obstacle, ordered=False))
         seen = replace(seen, warnings=tuple(dict.fromkeys((*seen.warnings, *warnings))))
         return _report(decision, seen, situation, committed)
 
@@ -120,21 +123,27 @@ class Cycle:
             raise Refused(decided)
         decision, chosen = decided
         committed = self.store.commit(decision.changes, now)
-        self.executor.carry_out(committed.entries, self.obstacle)
+        self.executor.carry_out(committed.entries, partial(self.obstacle, ordered=True))
         return chosen
 
-    def obstacle(self, move: Move) -> str | None:
-        """Why a move must not begin now, on a fresh look at its hosts and its domain; None when it may."""
-        orders = self.store.standing_orders()
-        if pause := orders.overrides.paused:
-            return f"paused by {pause.who}"
+    def obstacle(self, move: Move, *, ordered: bool) -> str | None:
+        """Why a planned move must not begin now, on a fresh look at the hosts that it concerns; None when it may.
+
+        ``ordered``: a person chose the move.
+        """
+        now = self.clock.now()
+        memory = self._recall(now)
+        ends = {move.source, move.destination}
+        on_the_way = {
+            one.source
+            for one in memory.commitments
+            if one.destination in ends and (one.ended is None or one.ended > now - _SHOWN_AFTER_SECONDS)
+        }
         try:
-            snapshot = self.observer.observe_for(move, self.clock.now()).snapshot
+            seen = self.observer.observe_hosts(ends | on_the_way, now).snapshot
         except MonitorError as error:
             return str(error)
-        heard = with_silence(snapshot, self.silence(), acts=True)
-        settled = with_unsettled(heard, self.accounts.unsettled(self.store.watched()))
-        return obstacle(move, with_drains(settled, orders.drains))
+        return why_not_now(self._situation(seen, memory, now, self.executor, (), busy=True), move, ordered=ordered)
 
     def _recall(self, now: float) -> Memory:
         return self.store.recall(now - remembered_seconds(self.policy))
@@ -223,7 +232,7 @@ def _report(decision: Decision, seen: Observation, situation: Situation, committ
     return Report(
         result=decision.result,
         sentence=decision.sentence,
-        observation=replace(seen, snapshot=known.snapshot),
+        observation=replace(seen, snapshot=known.seen),
         plan=decision.plan,
         backoffs=known.backoffs,
         drains=memory.orders.drains,

@@ -12,16 +12,18 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from virtpoise_balancer.analyse.backoff import Backoff, after_order, after_plan, relieved, with_backoffs
+from virtpoise_balancer.analyse.commitments import with_commitments, with_migrating
 from virtpoise_balancer.analyse.drains import with_drains
-from virtpoise_balancer.analyse.learned import with_learned
+from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.analyse.unsettled import with_unsettled
 from virtpoise_balancer.control import sentences
 from virtpoise_balancer.control.sentences import UnderWay
 from virtpoise_balancer.knowledge.records import Changes, Memory, NewCycle, NewestCycle, NewPlan
-from virtpoise_balancer.model import Mode, Plan, Policy, Snapshot, Unsettled
+from virtpoise_balancer.model import Mode, Move, Plan, Policy, Refusal, Snapshot, Unsettled
 from virtpoise_balancer.plan import plan as make_plan
+from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
 
 
@@ -71,9 +73,10 @@ class Situation:
 class UpToDate:
     """What is known now. ``snapshot`` holds all of it, so that it alone decides the plan. ``changes``: to be written.
 
-    ``backoffs``: by host.
+    ``seen``: the same without the moves that the figures do not show yet. ``backoffs``: by host.
     """
 
+    seen: Snapshot
     snapshot: Snapshot
     backoffs: Mapping[str, Backoff]
     measured: tuple[tuple[DuePrediction, Measured], ...]
@@ -109,6 +112,23 @@ def decide(situation: Situation) -> Decision:
     return _decision(situation, known, CycleResult.MOVED, sentence, plan, acted=True)
 
 
+def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | None:
+    """Why a move that was planned must not begin now, or None.
+
+    ``situation``: its snapshot holds the hosts that the move concerns. ``ordered``: a person chose the move, so the mode does not
+    matter.
+    """
+    overrides = situation.memory.orders.overrides
+    if overrides.paused is not None:
+        return f"paused by {overrides.paused.who}"
+    if not ordered and not overrides.acts(situation.mode):
+        return "the mode is recommend"
+    others = tuple(one for one in situation.memory.commitments if one.uuid != move.uuid)
+    known = bring_up_to_date(replace(situation, memory=replace(situation.memory, commitments=others)), waiting=False)
+    why = obstacle(move, known.snapshot, situation.policy)
+    return sentences.refused(why, move) if isinstance(why, Refusal) else why
+
+
 def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision, Plan] | str:
     """The decision to make the moves that a person chose from a plan, with these moves as a plan; or why they cannot be made.
 
@@ -129,8 +149,11 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision
     return decision, chosen
 
 
-def bring_up_to_date(situation: Situation) -> UpToDate:
-    """The snapshot with all that is remembered, after the plans that ended, the orders and the readings since."""
+def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
+    """The snapshot with all that is remembered, after the plans that ended, the orders and the readings since.
+
+    ``waiting``: moves that wait for their beginning count as well.
+    """
     memory = situation.memory
     heard = with_silence(situation.seen, situation.silence, acts=situation.acts)
     marked = with_drains(with_unsettled(heard, situation.unsettled), memory.orders.drains)
@@ -138,8 +161,13 @@ def bring_up_to_date(situation: Situation) -> UpToDate:
     measured = tuple(
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
     )
+    attempts = after_orders(memory.learned.attempts, marked, memory.orders.drains)
+    seen = with_learned(with_backoffs(marked, backoffs), replace(memory.learned, attempts=attempts))
     return UpToDate(
-        snapshot=with_learned(with_backoffs(marked, backoffs), memory.learned),
+        seen=with_migrating(seen, memory.commitments),
+        snapshot=with_commitments(
+            seen, memory.commitments, reach_back_seconds=situation.reach_back_seconds, waiting=waiting
+        ),
         backoffs=backoffs,
         measured=measured,
         changes=Changes(
@@ -227,7 +255,6 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             ended=ended.ended,
             counted_from=counted_from,
             penalty=policy.penalty,
-            silent=situation.silence.lately,
         )
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}

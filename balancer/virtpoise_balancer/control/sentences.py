@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from typing import Protocol
 
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.model import HostState, Move, Progress, Snapshot
+from virtpoise_balancer.model import HostState, Move, Progress, Refusal, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
 # A figure: one or more numbers with their units, such as "90%" or "2 min 5 s". The digits of a name such as h1 are none.
@@ -50,6 +50,12 @@ def with_unknown(sentence: str, snapshot: Snapshot) -> str:
         return "no host is scraped: nothing to do"
     unknown = [host.name for host in snapshot.hosts if host.state is HostState.UNKNOWN]
     return f"{sentence}; unknown: {', '.join(unknown)}" if unknown else sentence
+
+
+def refused(why: Refusal, move: Move) -> str:
+    """Why a move that was planned does not begin: the planner's own reason."""
+    place = "" if why.host == move.source else f"{why.host or move.destination}: "
+    return f"{move.domain} no longer fits: {place}{wording.refusal(why)}"
 
 
 def out_of_date(gone: Set[Choice], snapshot: Snapshot, summary: str) -> str:

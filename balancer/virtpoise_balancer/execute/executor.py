@@ -19,7 +19,7 @@ from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
-from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Progress, Result
+from virtpoise_balancer.model import Cause, JournalEntry, MigrationOutcome, Move, Progress, Result
 
 log = structlog.get_logger()
 
@@ -79,6 +79,7 @@ class LibvirtExecutor:
     _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
     _starting: threading.Lock = field(default_factory=threading.Lock)  # nothing starts after `stop`
     _thread: threading.Thread | None = None
+    _dropped: str = ""  # why nothing of the present moves begins any more
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
@@ -102,9 +103,14 @@ class LibvirtExecutor:
                 raise Refused("the balancer is about to end")
             if self.busy:
                 raise RuntimeError("moves are already being made")
+            self._dropped = ""
             self.reconciler.hold(migration_id for migration_id, _ in entries)
             self._thread = threading.Thread(target=self._make, args=(tuple(entries), recheck), name="executor")
             self._thread.start()
+
+    def drop(self, why: str) -> None:
+        """Begin none of the moves that have not begun. ``why``: for the journal."""
+        self._dropped = why
 
     def wait(self, seconds: float) -> bool:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
@@ -143,6 +149,8 @@ class LibvirtExecutor:
         missing = next((other for other in not_made if other.uuid in move.needs), None)
         if self.stop.is_set():
             return self._skip(migration_id, move, "told to stop")
+        if self._dropped:
+            return self._skip(migration_id, move, self._dropped)
         if missing is not None:
             return self._skip(
                 migration_id, move, f"it counts on {missing.domain} having left {missing.source}, which did not"
@@ -154,23 +162,26 @@ class LibvirtExecutor:
         except Exception as error:
             return self._skip(migration_id, move, f"the store cannot be written: {type(error).__name__}")
         entry = JournalEntry(id=migration_id, move=move, began=began)
-        if why := self._obstacle(move, recheck):
+        if spoke := self._obstacle(move, recheck):
             self._ask_again(move)
-            return self._skip(migration_id, move, why)
+            return self._skip(migration_id, move, *spoke)
         self._in_flight[migration_id] = InFlight(move, began=began)
         try:
             return self._migrate(entry)
         finally:
             del self._in_flight[migration_id]
 
-    def _obstacle(self, move: Move, recheck: Recheck) -> str | None:
+    def _obstacle(self, move: Move, recheck: Recheck) -> tuple[str, Cause | None] | None:
+        """Why the move must not begin, and what that teaches."""
         try:
             with self._looking:
                 why = recheck(move)
-            return why or self.migrator.obstacle(move)
+            cause = None if why else Cause.OBSTACLE
+            why = why or self.migrator.obstacle(move)
         except Exception as error:  # nothing has begun yet
             log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
-            return f"unforeseen: {type(error).__name__}: {error}"
+            return f"unforeseen: {type(error).__name__}: {error}", None
+        return (why, cause) if why else None
 
     def _migrate(self, entry: JournalEntry) -> bool:
         def watch(progress: Progress) -> None:
@@ -198,8 +209,8 @@ class LibvirtExecutor:
         if not self.stop.is_set():
             self.ask((move.source, move.destination))
 
-    def _skip(self, migration_id: int, move: Move, why: str) -> bool:
-        self.reconciler.end(migration_id, move, MigrationOutcome(result=Result.SKIPPED, why=why))
+    def _skip(self, migration_id: int, move: Move, why: str, cause: Cause | None = None) -> bool:
+        self.reconciler.end(migration_id, move, MigrationOutcome(result=Result.SKIPPED, why=why, cause=cause))
         return False
 
 

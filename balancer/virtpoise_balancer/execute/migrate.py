@@ -11,7 +11,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconciler import Requested
-from virtpoise_balancer.model import Move, Progress
+from virtpoise_balancer.model import Cause, Move, Progress
 
 _WATCH_SECONDS = 0.5
 # What libvirt may take to end an aborted migration.
@@ -66,6 +66,7 @@ class Migrator:
         why, answered = self._run(move, seen, stop, began)
         return Requested(
             why=why,
+            cause=self._cause(why, stop, self.clock.monotonic() - began),
             answered=answered,
             seconds=self.clock.monotonic() - began,
             dirty_bytes_per_second=seen.dirty_bytes_per_second,
@@ -95,6 +96,14 @@ class Migrator:
                 return (why if migration.error else None), True
         except LibvirtError as error:  # no process could be started to ask
             return str(error), False
+
+    def _cause(self, why: str | None, stop: threading.Event, seconds: float) -> Cause | None:
+        """What a request teaches that came to nothing after this time."""
+        if why is None:
+            return None
+        if stop.is_set():
+            return Cause.STOPPED
+        return Cause.SLOW if seconds >= self.timeout_seconds else Cause.ERROR
 
     def _look(self, move: Move, watch: Watch) -> None:
         try:

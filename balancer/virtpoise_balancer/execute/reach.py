@@ -12,8 +12,6 @@ from virtpoise_balancer.errors import LibvirtError
 
 # How long after its last answer a silent host is asked again.
 _AGAIN_SECONDS = 10.0
-# How long a host that was silent counts as lately silent. A plan that met it has ended by then.
-_LATELY_SECONDS = 600.0
 _ASK_AT_ONCE = 32
 
 
@@ -36,7 +34,6 @@ class Reach:
     ask_host: Callable[[str], int]
     _heard: dict[str, Heard] = field(default_factory=dict)
     _answered_at: dict[str, float] = field(default_factory=dict)  # when the last question ended, monotonic
-    _silent_at: dict[str, float] = field(default_factory=dict)  # when the host was last silent, monotonic
     _under_way: dict[str, threading.Event] = field(default_factory=dict)  # set when the question has been answered
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ASK_AT_ONCE))
@@ -59,7 +56,7 @@ class Reach:
     def forget_others(self, hosts: Collection[str]) -> None:
         """Forget all but these hosts."""
         with self._lock:
-            for known in (self._heard, self._answered_at, self._silent_at):
+            for known in (self._heard, self._answered_at):
                 for gone in known.keys() - set(hosts):
                     del known[gone]
 
@@ -73,11 +70,9 @@ class Reach:
             return dict(self._heard)
 
     def silence(self) -> Silence:
-        now = time.monotonic()
         with self._lock:
             return Silence(
                 silent={host: heard.why for host, heard in self._heard.items() if heard.why},
-                lately=frozenset(host for host, at in self._silent_at.items() if now - at < _LATELY_SECONDS),
                 answered=any(not heard.why for heard in self._heard.values()),
             )
 
@@ -108,6 +103,4 @@ class Reach:
         with self._lock:
             self._heard[host] = heard
             self._answered_at[host] = now
-            if heard.why:
-                self._silent_at[host] = now
             self._under_way.pop(host).set()

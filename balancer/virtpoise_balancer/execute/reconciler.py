@@ -20,6 +20,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.hosts import Completed, Hosts
 from virtpoise_balancer.execute.reconcile import Answer, Silent, StillOpen, Verdict, is_away, reconcile
 from virtpoise_balancer.model import (
+    Cause,
     JournalEntry,
     MigrationOutcome,
     Move,
@@ -56,6 +57,7 @@ class Requested:
     """What was seen of a request. It is no end. ``why``: what went wrong; ``answered``: libvirt has answered it."""
 
     why: str | None = None
+    cause: Cause | None = None
     answered: bool = True
     seconds: float | None = None
     dirty_bytes_per_second: float | None = None
@@ -236,6 +238,7 @@ class Reconciler:
         return MigrationOutcome(
             result=verdict.result,
             why=why,
+            cause=None if verdict.result is Result.DONE else requested.cause,
             seconds=figures.seconds if requested.seconds is None else requested.seconds,
             downtime_seconds=figures.downtime_seconds,
             transferred_bytes=figures.transferred_bytes,

@@ -21,11 +21,13 @@ _REASONS: Mapping[Reason, str] = {
     Reason.DESTINATION_MEMORY: "the host's memory use would be too high with it",
     Reason.DESTINATION_NETWORK: "the host's uplink would be too busy with it",
     Reason.NAME_TAKEN: "the host already has a domain of this name",
+    Reason.BACKOFF: "it is in back-off there after a failed migration",
     Reason.RULE: "a placement rule forbids it",
     Reason.NOT_RUNNING: "it is not running, or Prometheus has no fresh samples of it",
     Reason.NOT_NEEDED: "its host needs no further move",
     Reason.MIGRATING: "it is being migrated",
     Reason.RESTING: "it was moved recently and is in its cool-down",
+    Reason.NOT_CONVERGING: "its last migration did not end in time",
     Reason.LEAST_GAIN: "moving it would relieve its host too little",
     Reason.RULE_CONFLICT: "its rules contradict each other",
     Reason.RULE_BROKEN: "it is where a rule does not want it",
@@ -71,6 +73,8 @@ _FIGURES: Mapping[str, str] = {
     "kind": "{}",
     "resource": "{}",
     "hosts": "other hosts: {}",
+    "failures": "failures in a row: {}",
+    "why": "{}",
 }
 # Why a prediction has no measurement, by its verdict.
 _UNMEASURED: Mapping[str | None, str] = {

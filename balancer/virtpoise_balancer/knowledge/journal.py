@@ -7,7 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.knowledge import predictions
+from virtpoise_balancer.knowledge.database import fields_of
 from virtpoise_balancer.knowledge.records import Entries, MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
@@ -15,6 +17,9 @@ from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Resul
 
 # How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out after all.
 _MAY_BE_CONTRADICTED_SECONDS = 300.0
+
+# By then every sample shows what a migration has changed, however long the steps are.
+_SHOWN_AFTER_SECONDS = 7200.0
 
 
 def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float) -> Entries:
@@ -46,6 +51,7 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
         "ended": now,
         "result": outcome.result.value,
         "why": outcome.why,
+        "cause": None if outcome.cause is None else outcome.cause.value,
         "seconds": outcome.seconds,
         "downtime_seconds": outcome.downtime_seconds,
         "transferred_bytes": outcome.transferred_bytes,
@@ -116,6 +122,18 @@ def watched(connection: Connection, now: float) -> tuple[JournalEntry, ...]:
         )
         for row in rows
         if (left_from := next_sources(row.uuid, row.id)) is None or row.result is None or row.lost
+    )
+
+
+def commitments(connection: Connection, now: float) -> tuple[Commitment, ...]:
+    """The moves that have not ended, and the migrations that ended in the last hours; oldest first."""
+    lately = migrations.c.began.is_not(None) & (migrations.c.ended > now - _SHOWN_AFTER_SECONDS)
+    rows = connection.execute(
+        select(migrations).where(migrations.c.result.is_(None) | lately).order_by(migrations.c.id)
+    ).all()
+    return tuple(
+        Commitment(**fields_of(row, Commitment) | {"result": None if row.result is None else Result(row.result)})
+        for row in rows
     )
 
 

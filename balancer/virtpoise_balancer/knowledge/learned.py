@@ -6,23 +6,26 @@ from sqlalchemy import Connection, func, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import LinkSpeed, Residual, Result, Role
+from virtpoise_balancer.model import Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
 
 # For each role and regime. More would not make an interval better, but each cycle slower.
 _RESIDUALS_KEPT = 200
 # The newest migrations to look at, and the most of them that count for one link.
 _MIGRATIONS_WEIGHED = 2000
 _MIGRATIONS_OF_A_LINK = 20
+# How long a failure counts, and how much of its reason is kept.
+_FAILURES_COUNT_SECONDS = 7 * 86400.0
+_WHY_LENGTH = 200
 
 
-def read(connection: Connection, moved_since: float, migrating: dict[str, str]) -> Learned:
-    """``moved_since``: only migrations that ended after it count as moves of a domain. ``migrating``: as in ``Learned``."""
+def read(connection: Connection, moved_since: float, now: float) -> Learned:
+    """``moved_since``: only migrations that ended after it count as moves of a domain."""
     return Learned(
         moved=_moved(connection, moved_since),
-        migrating=migrating,
         dirtying=_dirtying(connection),
         residuals=_residuals(connection),
         links=_links(connection),
+        attempts=_attempts(connection, now - _FAILURES_COUNT_SECONDS),
     )
 
 
@@ -105,3 +108,36 @@ def _links(connection: Connection) -> tuple[LinkSpeed, ...]:
         LinkSpeed(source=source, destination=destination, bytes_per_second=transferred / seconds)
         for (source, destination), (_, transferred, seconds) in sorted(totals.items())
     )
+
+
+def _attempts(connection: Connection, since: float) -> tuple[FailedAttempts, ...]:
+    """The failures in a row of each domain and destination; of a domain that does not converge, wherever it went.
+
+    A migration that was done ends the row, and so it does where the domain did not converge.
+    """
+    taught = (migrations.c.result == Result.FAILED.value) & migrations.c.began.is_not(None)
+    taught |= migrations.c.cause == Cause.OBSTACLE.value
+    taught &= func.coalesce(migrations.c.cause, "") != Cause.STOPPED.value
+    failed = select(migrations.c.uuid).where(taught, migrations.c.ended > since)
+    done = migrations.c.result == Result.DONE.value
+    rows = connection.execute(
+        select(migrations)
+        .where(migrations.c.uuid.in_(failed), migrations.c.ended > since, done | taught)
+        .order_by(migrations.c.id)
+    )
+    found: dict[tuple[str, str | None], FailedAttempts] = {}
+    for row in rows:
+        if row.result == Result.DONE.value:
+            found.pop((row.uuid, row.destination), None)
+            found.pop((row.uuid, None), None)
+            continue
+        to = None if row.cause == Cause.SLOW.value else row.destination
+        earlier = found.get((row.uuid, to))
+        found[row.uuid, to] = FailedAttempts(
+            uuid=row.uuid,
+            destination=to,
+            failures=earlier.failures + 1 if earlier else 1,
+            failed_at=row.ended,
+            why=row.why[:_WHY_LENGTH],
+        )
+    return tuple(found.values())

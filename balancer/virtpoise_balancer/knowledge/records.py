@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from virtpoise_balancer.analyse.backoff import Backoff, Backoffs
+from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.learned import Learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
@@ -184,7 +185,8 @@ class EndedPlan:
 class Memory:
     """All that a cycle reads, as it was at one moment. ``ended_plans``: those not settled yet, oldest first.
 
-    ``watched``: the migrations that the world is asked about. ``broken``: one line for each row that could not be read and was left out.
+    ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``broken``: one line for each row
+    that could not be read and was left out.
     """
 
     orders: StandingOrders = StandingOrders()
@@ -193,6 +195,7 @@ class Memory:
     ended_plans: tuple[EndedPlan, ...] = ()
     due: tuple[DuePrediction, ...] = ()
     watched: tuple[JournalEntry, ...] = ()
+    commitments: tuple[Commitment, ...] = ()
     newest_plan: NewestPlan | None = None
     newest_cycle: NewestCycle | None = None
     broken: tuple[str, ...] = ()

@@ -52,6 +52,7 @@ migrations = Table(
     Column("ended", Float),
     Column("result", String),  # null while it is not known
     Column("why", Text, nullable=False, server_default=""),
+    Column("cause", String),  # of a move that was not made, where it is known
     Column("seconds", Float),
     Column("downtime_seconds", Float),
     Column("transferred_bytes", Integer),

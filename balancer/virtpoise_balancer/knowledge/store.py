@@ -59,15 +59,15 @@ class Store:
         """All that a cycle needs. Moves of a domain count if they ended after ``moved_since`` (Unix seconds)."""
         broken: list[str] = []
         with self.database.reading() as connection:
-            watched = journal.watched(connection, self.clock.now())
-            migrating = {entry.move.uuid: entry.move.destination for entry in watched if entry.is_open}
+            now = self.clock.now()
             return Memory(
                 orders=StandingOrders(overrides=overrides.read(connection), drains=drains.read(connection)),
                 backoffs=backoffs.read(connection),
-                learned=learned.read(connection, moved_since, migrating),
+                learned=learned.read(connection, moved_since, now),
                 ended_plans=plans.ended(connection, broken),
                 due=predictions.due(connection),
-                watched=watched,
+                watched=journal.watched(connection, now),
+                commitments=journal.commitments(connection, now),
                 newest_plan=plans.newest(connection),
                 newest_cycle=cycles.newest(connection),
                 broken=tuple(broken),

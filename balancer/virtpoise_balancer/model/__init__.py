@@ -6,7 +6,7 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import JournalEntry, Unsettled, UnsettledKind, Written
-from virtpoise_balancer.model.migration import MigrationOutcome, Progress, Result
+from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
     Detail,
@@ -25,6 +25,7 @@ from virtpoise_balancer.model.policy import (
     HostWeights,
     Imbalance,
     Limits,
+    MigrationBackoff,
     MigrationCost,
     Mode,
     Penalty,
@@ -40,6 +41,7 @@ from virtpoise_balancer.model.snapshot import (
     NO_FIGURES,
     Domain,
     DomainState,
+    FailedAttempts,
     Host,
     HostState,
     InconsistentSnapshot,
@@ -77,11 +79,13 @@ __all__ = [
     "Amount",
     "Attempt",
     "Bytes",
+    "Cause",
     "Count",
     "Detail",
     "Domain",
     "DomainState",
     "DomainWeights",
+    "FailedAttempts",
     "Host",
     "HostState",
     "HostWeights",
@@ -90,6 +94,7 @@ __all__ = [
     "JournalEntry",
     "Limits",
     "LinkSpeed",
+    "MigrationBackoff",
     "MigrationCost",
     "MigrationOutcome",
     "Mode",

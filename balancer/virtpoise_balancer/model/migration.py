@@ -12,16 +12,27 @@ class Result(StrEnum):
     FAILED = "failed"
 
 
+class Cause(StrEnum):
+    """What a move that was not made teaches."""
+
+    ERROR = "error"  # libvirt refused it, or it broke
+    OBSTACLE = "obstacle"  # one of the hosts spoke against it before it began
+    SLOW = "slow"  # it did not end in time
+    STOPPED = "stopped"  # the balancer was told to stop: that teaches nothing
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationOutcome:
     """How one move ended. ``why`` is empty when it is done; the figures are known only for a migration that ran.
 
+    ``cause``: of a move that was not made, where it is known.
     ``dirty_bytes_per_second``: how fast the domain last wrote to its memory while it was watched; ``lost``: it runs on
     neither host any more.
     """
 
     result: Result
     why: str = ""
+    cause: Cause | None = None
     seconds: float | None = None
     downtime_seconds: float | None = None
     transferred_bytes: int | None = None

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DESTINATION_MEMORY = "destination_memory"
     DESTINATION_NETWORK = "destination_network"
     NAME_TAKEN = "name_taken"
+    BACKOFF = "backoff"
     RULE = "rule"
     RULE_TOGETHER = "rule_together"
     RULE_APART = "rule_apart"
@@ -38,6 +39,7 @@ class Reason(StrEnum):
     NOT_NEEDED = "not_needed"
     MIGRATING = "migrating"
     RESTING = "resting"
+    NOT_CONVERGING = "not_converging"
     LEAST_GAIN = "least_gain"
     RULE_IGNORE = "rule_ignore"
     RULE_CONFLICT = "rule_conflict"
@@ -116,6 +118,13 @@ class PredictedLoads:
     destination: Prediction
 
 
+class Problem(StrEnum):
+    OVERLOAD = "overload"
+    DRAIN = "drain"
+    RULE = "rule"
+    IMBALANCE = "imbalance"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it
@@ -125,9 +134,9 @@ class Move:
     none.
 
     ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make
-    room there, and all others of its bundle. It must not be made without them. ``destination_score``: the strategy's
-    score of the destination after this move and all before it, comparable to ``Plan.scores.hosts``; None in plans of
-    earlier versions.
+    room there, and all others of its bundle. It must not be made without them. ``problem``: what it solves on its
+    source; None where it makes room for another. ``destination_score``: the strategy's score of the destination after
+    this move and all before it, comparable to ``Plan.scores.hosts``. Plans of earlier versions have neither.
     """
 
     domain: str
@@ -140,14 +149,8 @@ class Move:
     cost_bytes: int | None = None
     bundle: str | None = None
     needs: tuple[str, ...] = ()
+    problem: Problem | None = None
     destination_score: float | None = None
-
-
-class Problem(StrEnum):
-    OVERLOAD = "overload"
-    DRAIN = "drain"
-    RULE = "rule"
-    IMBALANCE = "imbalance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,25 @@ class Penalty:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationBackoff:
+    """How long a domain is not sent again to a destination to which its migration failed: after the first failure, how much
+    longer after each further one, and at most.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    initial_seconds: Amount = 600.0
+    growth: Annotated[float, Ge(1)] = 2.0
+    max_seconds: Amount = 43200.0
+
+    def seconds(self, failures: int) -> float:
+        """The length after this number of failures in a row."""
+        try:
+            return min(self.initial_seconds * self.growth ** (failures - 1), self.max_seconds)
+        except OverflowError:  # no float is so large
+            return self.max_seconds if self.initial_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostWeights:
     """The thesis' six host weights (Figure 10): the first two count for a host, the others against it."""
 
@@ -156,6 +175,7 @@ class Policy:
     memory: SpaceTrigger = SpaceTrigger()
     network: SpaceTrigger = SpaceTrigger()
     penalty: Penalty = Penalty()
+    backoff: MigrationBackoff = MigrationBackoff()
     weights: Weights = Weights()
     rest_seconds: Amount = 1800.0
     rest_growth: Annotated[float, Ge(1)] = 2.0

@@ -202,9 +202,24 @@ class LinkSpeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedAttempts:
+    """The migrations of a domain to a destination that failed, one after another. ``failed_at``: the last one, in Unix seconds.
+
+    ``destination`` None: they did not end in time, wherever they went: the domain does not converge. ``why``: of the last one.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    uuid: Name
+    destination: Name | None = None
+    failures: Count
+    failed_at: float
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions and the speed of
-    ``links``.
+    """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions, the speed of
+    ``links``, and the ``attempts`` that failed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -215,6 +230,7 @@ class Snapshot:
     domains: tuple[Domain, ...]
     residuals: tuple[Residual, ...] = ()
     links: tuple[LinkSpeed, ...] = ()
+    attempts: tuple[FailedAttempts, ...] = ()
 
     def host(self, name: str) -> Host | None:
         return next((host for host in self.hosts if host.name == name), None)

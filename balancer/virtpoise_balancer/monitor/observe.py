@@ -21,7 +21,6 @@ from virtpoise_balancer.model import (
     RATIO_TOLERANCE,
     Host,
     HostState,
-    Move,
     Snapshot,
     Unknown,
     check_consistent,
@@ -36,25 +35,6 @@ from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, 
 _READINGS = 30
 # The queries that return a window of samples, one a step.
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
-# What only a plan needs. A look at a single move is content without.
-_ONLY_FOR_A_PLAN = frozenset(
-    {
-        "host_cpu_speed",
-        "host_memory_ratio",
-        "host_uplink_bytes_per_second",
-        "host_rx_ratio",
-        "host_tx_ratio",
-        "domain_placement",
-        "domain_memory_resident_bytes",
-        "domain_cpu_delay_cores",
-        "domain_cpu_cores_unsaturated",
-        "domain_cpu_delay_cores_unsaturated",
-        "domain_rx_bytes_per_second",
-        "domain_tx_bytes_per_second",
-        "domain_rx_ratio",
-        "domain_tx_ratio",
-    }
-)
 # A sample older than this many scrapes is no longer what is.
 _STALE_SCRAPES = 3.5
 # How far this machine's clock and that of Prometheus may be apart.
@@ -123,23 +103,22 @@ class Observer:
 
         ClockError where ``now`` is not what Prometheus' own clock shows.
         """
-        return self._look(now, QUERIES, None, readings=max(_READINGS, self.consecutive))
+        return self._look(now, None)
 
-    def observe_for(self, move: Move, now: float) -> Observation:
-        """The two hosts of a move and their domains: whether they are known and running. MonitorError."""
-        return self._look(now, QUERIES.keys() - _ONLY_FOR_A_PLAN, (move.source, move.destination), readings=1)
+    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
+        """The same of these hosts and their domains alone. MonitorError."""
+        return self._look(now, hosts)
 
-    def _look(self, now: float, wanted: Collection[str], hosts: Collection[str] | None, readings: int) -> Observation:
-        """``wanted``: names of queries; the others count as unanswered. ``hosts``: None for all. ``readings``: of each window."""
+    def _look(self, now: float, hosts: Collection[str] | None) -> Observation:
+        """``hosts``: None for all."""
         self._check_clock(now)
+        readings = max(_READINGS, self.consecutive)
         at = math.floor(now / self.step_seconds) * self.step_seconds
         start = at - (readings - 1) * self.step_seconds
         targets = AdmittedTargets(self.admits)
         warnings: list[str] = []
 
         def ask(name: str) -> Sequence[Series]:
-            if name not in wanted:
-                return ()
             query = self._query(name, hosts)
             is_window = name in _WINDOWS
             answer = (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from virtpoise_balancer.model import Move, Plan, Policy, Snapshot
+from virtpoise_balancer.model import Move, Plan, Policy, Refusal, Snapshot
 from virtpoise_balancer.plan import default, thesis
 from virtpoise_balancer.plan.unmatched import notes
 
@@ -13,16 +13,18 @@ class Strategy(NamedTuple):
     """One way to decide.
 
     ``plan``: what to do about a snapshot. ``predict``: some moves of such a plan, with what each leaves on its hosts if
-    these alone are made in this order.
+    these alone are made in this order. ``refusal``: why the destination of one of its moves would not take the domain now,
+    or None; both hosts are known, and the domain runs on the source.
     """
 
     plan: Callable[[Snapshot, Policy], Plan]
     predict: Callable[[Snapshot, Policy, Sequence[Move]], tuple[Move, ...]]
+    refusal: Callable[[Snapshot, Policy, Move], Refusal | None]
 
 
 STRATEGIES = {
-    "default": Strategy(default.plan, default.predict),
-    "thesis": Strategy(thesis.plan, thesis.predict),
+    "default": Strategy(default.plan, default.predict, default.refusal),
+    "thesis": Strategy(thesis.plan, thesis.predict, thesis.refusal),
 }
 
 
@@ -34,3 +36,8 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
 def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
     """What each move leaves on its hosts if these moves alone are made in this order, by the policy's strategy."""
     return STRATEGIES[policy.strategy].predict(snapshot, policy, moves)
+
+
+def refusal(snapshot: Snapshot, policy: Policy, move: Move) -> Refusal | None:
+    """Why the destination of a planned move would not take the domain now, by the policy's strategy, or None."""
+    return STRATEGIES[policy.strategy].refusal(snapshot, policy, move)

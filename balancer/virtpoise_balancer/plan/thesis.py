@@ -60,6 +60,20 @@ class _Server:
         )
         return positive * _POSITIVE - negative * _NEGATIVE
 
+    def take(self, domain: Domain, load: float) -> None:
+        """Count a domain that comes to it."""
+        self.load += load
+        self.memory_used_bytes += domain.memory_bytes
+        self.active += 1
+        self.names.add(domain.name)
+
+    def leave(self, domain: Domain, load: float) -> None:
+        """Count a domain of it no longer."""
+        self.load = max(0.0, self.load - load)
+        self.memory_used_bytes = max(0, self.memory_used_bytes - domain.memory_bytes)
+        self.active -= 1
+        self.names.discard(domain.name)
+
     def prediction(self) -> Prediction:
         return Prediction.exact(self.load, self.memory_used_bytes / self.host.memory_bytes)
 
@@ -127,6 +141,14 @@ def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[
     return tuple(made)
 
 
+def refusal(snapshot: Snapshot, policy: Policy, move: Move) -> Refusal | None:
+    """Why the destination would not take the domain of a planned move now, or None."""
+    servers = _servers(snapshot)
+    domain = next(domain for domain in snapshot.domains if domain.uuid == move.uuid)
+    load = generated_load(domain, servers[move.source].host)
+    return _refuses(servers[move.destination], domain, load, policy.cpu.threshold)
+
+
 def _in_order(moves: list[Move]) -> tuple[Move, ...]:
     """The moves one after another, each with what it depends on."""
     needed = needs([(move.source, move.destination) for move in moves], [None] * len(moves))
@@ -144,13 +166,18 @@ def _servers(snapshot: Snapshot) -> dict[str, _Server]:
     names: dict[str, set[str]] = {host.name: set() for host in snapshot.hosts}
     for domain in snapshot.domains:
         names[domain.host].add(domain.name)
-    return {
+    servers = {
         host.name: _Server(
             host, host.load, host.memory_used_bytes, active[host.name], inactive[host.name], names[host.name]
         )
         for host in snapshot.hosts
         if host.known
     }
+    for domain in snapshot.domains:
+        home, coming_to = servers.get(domain.host), servers.get(domain.migrating_to or "")
+        if coming_to is not None:
+            coming_to.take(domain, generated_load(domain, home.host) if home else domain.vcpus / coming_to.host.cpus)
+    return servers
 
 
 def _destinations(servers: dict[str, _Server], source: str | None) -> list[_Server]:
@@ -215,7 +242,8 @@ def _relieve(
             if refusal:
                 walk.refusals.append(refusal)
                 continue
-            walk.moves.append(_assign(domain, load, source, server, policy.weights.host))
+            move = _assign(domain, load, source, server, policy.weights.host)
+            walk.moves.append(replace(move, problem=problem))
             break
     walk.solved = relieved() or (problem is Problem.DRAIN and len(walk.moves) == len(offenders) and not paused)
     return walk
@@ -237,12 +265,8 @@ def _refuses(server: _Server, domain: Domain, load: float, threshold: float) -> 
 
 
 def _assign(domain: Domain, load: float, source: _Server, destination: _Server, weights: HostWeights) -> Move:
-    for server, sign in ((source, -1), (destination, 1)):
-        server.load = max(0.0, server.load + sign * load)
-        server.memory_used_bytes = max(0, server.memory_used_bytes + sign * domain.memory_bytes)
-        server.active += sign
-    source.names.discard(domain.name)
-    destination.names.add(domain.name)
+    source.leave(domain, load)
+    destination.take(domain, load)
     return Move(
         domain=domain.name,
         uuid=domain.uuid,

@@ -48,6 +48,8 @@ _JOB = "cycle"
 _FORGET_EVERY = 360  # cycles
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")
+# What plans follow from. Where it changes, moves that have not begun are given up, and the next cycle plans anew.
+_DECIDES = ("prometheus", "libvirt", "mode", "policy")
 # Unknown hosts whose figures are there, and so their libvirt.
 _STILL_ASKED = (UnknownKind.SILENT, UnknownKind.UNACCOUNTED, UnknownKind.MIGRATING)
 # How long an order waits for a cycle that is being run.
@@ -350,6 +352,9 @@ class Daemon:
             if fixed:
                 log.warning("these sections take effect only after a restart", sections=fixed)
             config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
+            changed = [name for name in _DECIDES if getattr(config, name) != getattr(self._config, name)]
+            if changed:
+                self._executor.drop(f"{', '.join(changed)} of the configuration changed after it was planned")
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
             self._executor.migrator = wiring.make_migrator(config, self._workers)

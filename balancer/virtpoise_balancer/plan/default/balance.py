@@ -64,7 +64,7 @@ def _best_step(trial: Trial, load: Floats, counted: np.ndarray, deviation: float
     if best is None or deviation - best[0] < least_gain:
         return None
     why = f"evens out the group: the standard deviation of its load falls from {deviation:.3f} to {best[0]:.3f}"
-    return Step(best[1], best[2], why)
+    return Step(best[1], best[2], why, Problem.IMBALANCE)
 
 
 def _shift(load: Floats, trial: Trial, step: Step) -> None:

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
-from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusal
+from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
 
 # The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
 # guest.
 _MOST_DIRTY_SHARE = 0.9
-# The price of moving a domain that should rest: more bytes than all memory of a group, so that it moves only if nothing
-# else helps.
+# The price of moving a domain that should rest, or does not converge: more bytes than all memory of a group, so that it
+# moves only if nothing else helps.
 _UNREST_BYTES = 1e16
 
 
@@ -109,7 +109,7 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
         if domain.state is paused
     }
     for domain in running:
-        refusal = _held(domain, group, rested=rested)
+        refusal = held(domain, group, rested=rested)
         if refusal:
             refusals[domain.uuid] = refusal
     candidates: list[Candidate] = []
@@ -123,15 +123,15 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
             bundle = group.rules.bundle_of(domain.uuid) & {one.uuid for one in here}
             done |= bundle
             rows = [number for number, one in enumerate(running) if one.uuid in bundle]
-            held = sorted(refusals[uuid].domain or uuid for uuid in bundle if uuid in refusals)
-            if held:
+            stay = sorted(refusals[uuid].domain or uuid for uuid in bundle if uuid in refusals)
+            if stay:
                 for one in (running[number] for number in rows):
                     bound = Refusal(
                         domain=one.name,
                         uuid=one.uuid,
                         host=one.host,
                         reason=Reason.RULE_TOGETHER,
-                        detail={"with": held[0]},
+                        detail={"with": stay[0]},
                     )
                     refusals.setdefault(one.uuid, bound)
                 continue
@@ -147,7 +147,8 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
     return Movable(tuple(candidates), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
 
 
-def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
+def held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
+    """Why the domain cannot leave its host, or None. ``rested``: also because it must rest."""
     rules = group.rules
     if domain.migrating_to is not None:
         return Refusal(
@@ -171,15 +172,28 @@ def _held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
             reason=Reason.RULE_CONFLICT,
             detail={"conflict": conflict},
         )
+    if waits := group.backoff(domain.uuid, None):
+        return Refusal(
+            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.NOT_CONVERGING, detail=waits
+        )
     return resting(domain, group) if rested else None
 
 
 def resting(domain: Domain, group: Group) -> Refusal | None:
+    """Why the domain moves only if nothing else helps, or None."""
     left = resting_seconds(domain, group)
     if left <= 0:
-        return None
+        return _not_converging(domain, group)
     detail = {"seconds_left": round(left, 3)}
     return Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.RESTING, detail=detail)
+
+
+def _not_converging(domain: Domain, group: Group) -> Refusal | None:
+    slow = group.failed[domain.uuid].get(None) if domain.uuid in group.failed else None
+    if slow is None:
+        return None
+    detail: Detail = {"failures": slow.failures, "why": slow.why}
+    return Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.NOT_CONVERGING, detail=detail)
 
 
 def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candidate:
@@ -187,7 +201,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
     speeds = group.speeds(residents.number)
     speed = None if speeds is None else float(speeds.max())  # only destinations about as near as the nearest are taken
     cost = sum(transfer_bytes(domain, group.policy, speed) for domain in domains)
-    unrest = _UNREST_BYTES * sum(resting_seconds(domain, group) > 0 for domain in domains)
+    unrest = _UNREST_BYTES * sum(resting(domain, group) is not None for domain in domains)
     return Candidate(
         source=residents.number,
         rows=tuple(rows),
@@ -230,8 +244,8 @@ def _leaves_affinity(group: Group, domains: tuple[Domain, ...]) -> bool:
 
 
 def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
-    """Where the rules about hosts, the number of CPUs and the names that are taken let all of these domains go; None:
-    everywhere.
+    """Where the rules about hosts, the number of CPUs, the names that are taken and earlier failures let all of these domains
+    go; None: everywhere.
     """
     mask: Mask | None = None
     vcpus = max(domain.vcpus for domain in domains)
@@ -246,4 +260,12 @@ def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
             free = np.ones(len(group.hosts), dtype=np.bool_)
             free[group.repeated_names[domain.name]] = False
             mask = free if mask is None else mask & free
+        avoided = [
+            group.index[to]
+            for to in group.failed.get(domain.uuid, ())
+            if to in group.index and group.backoff(domain.uuid, to)
+        ]
+        if avoided:
+            mask = np.ones(len(group.hosts), dtype=np.bool_) if mask is None else mask.copy()
+            mask[avoided] = False
     return mask

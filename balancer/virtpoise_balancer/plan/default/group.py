@@ -19,7 +19,19 @@ from virtpoise_balancer.analyse.prediction import NOISE_RATIO, corrections, own_
 from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.analyse.windows import newest
-from virtpoise_balancer.model import Domain, DomainState, Host, Overload, Policy, Refusal, Resource, Role, Snapshot
+from virtpoise_balancer.model import (
+    Detail,
+    Domain,
+    DomainState,
+    FailedAttempts,
+    Host,
+    Overload,
+    Policy,
+    Refusal,
+    Resource,
+    Role,
+    Snapshot,
+)
 from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
 from virtpoise_balancer.plan.problems import no_destination
@@ -55,6 +67,10 @@ class Group:
         self.under_way: list[Domain] = sorted(
             (d for d in snapshot.domains if d.migrating_to is not None), key=lambda d: d.uuid
         )
+        # The failed migrations of domains, by uuid, to each destination; None: that did not end in time.
+        self.failed: dict[str, dict[str | None, FailedAttempts]] = defaultdict(dict)
+        for one in snapshot.attempts:
+            self.failed[one.uuid][one.destination] = one
         # The placement rules as they apply to these domains.
         placed = any(map(attrgetter("placement"), snapshot.domains))
         self.rules: RuleSet = (
@@ -82,6 +98,14 @@ class Group:
         self.level, self.use = self._use()
         # The running domains of the hosts that were asked for so far.
         self._residents: dict[int, Residents] = {}
+
+    def backoff(self, uuid: str, destination: str | None) -> Detail | None:
+        """Why the domain is not sent to this destination again now, or None. Without one: not sent anywhere."""
+        one = self.failed[uuid].get(destination) if uuid in self.failed else None
+        if one is None:
+            return None
+        left = one.failed_at + self.policy.backoff.seconds(one.failures) - self.snapshot.time
+        return {"failures": one.failures, "seconds_left": round(left, 3), "why": one.why} if left > 0 else None
 
     def domains_on(self, number: int) -> list[Domain]:
         """All domains of a host, in any state and any order."""

@@ -112,7 +112,7 @@ def _move(trial: Trial, domain: Domain, one: BrokenRule) -> bool:
     destination = trial.best(candidate, among)
     if destination is None:
         return False
-    trial.apply(Step(candidate, destination, f"keeps the rule {one.rule}"))
+    trial.apply(Step(candidate, destination, f"keeps the rule {one.rule}", Problem.RULE))
     return True
 
 

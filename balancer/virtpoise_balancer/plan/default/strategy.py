@@ -204,6 +204,7 @@ def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
     for at, predicted in zip(order, predictions, strict=True):
         (step, _), (source, destination), domain = singles[at], ends[at], domains[at]
         speed = group.link_speed.get(source, {}).get(destination)
+        relieved = sources.get(source)
         moves.append(
             Move(
                 domain=domain.name,
@@ -216,6 +217,7 @@ def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
                 cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
                 bundle=step.candidate.name if step.candidate.moves > 1 else None,
                 needs=tuple(domains[n].uuid for n in needed[at]),
+                problem=step.problem or (relieved.problem if relieved else None),
                 destination_score=free_share(group, predicted.destination),
             )
         )

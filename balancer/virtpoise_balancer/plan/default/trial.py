@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
-from virtpoise_balancer.model import Domain, DomainState, Role
+from virtpoise_balancer.model import Domain, DomainState, Problem, Role
 from virtpoise_balancer.plan.default.candidates import Candidate, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
@@ -25,11 +25,12 @@ _MOST_PREDICTED = 32
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One candidate goes from its host to another. ``why``: in words, where it is not to relieve its host."""
+    """One candidate goes from its host to another. ``why`` and ``problem``: where it is not to relieve its host."""
 
     candidate: Candidate
     destination: int
     why: str = ""
+    problem: Problem | None = None
 
 
 class Trial:

@@ -113,6 +113,8 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
             host in group.repeated_names[domain.name] or trial.placed_there(domain.name, host)
         ):
             return Reason.NAME_TAKEN, {"name": domain.name}
+        if waits := group.backoff(domain.uuid, group.hosts[host].name):
+            return Reason.BACKOFF, waits
         tie = group.rules.broken_tie(domain.uuid, host)
         if tie:
             return tie.kind.reason, tie.kind.why(tie.name)

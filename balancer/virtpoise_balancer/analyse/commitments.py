@@ -1,0 +1,112 @@
+"""Moves that the figures do not show yet, counted at both ends: the source still has the domain, the destination gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from virtpoise_balancer.model import Domain, Host, HostState, Result, Snapshot, Unknown, UnknownKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """A journalled move that has not ended, or ended a short while ago. Times in Unix seconds.
+
+    ``began``: None while it waits. ``result`` and ``ended``: None until its end is known.
+    """
+
+    domain: str
+    uuid: str
+    source: str
+    destination: str
+    began: float | None = None
+    ended: float | None = None
+    result: Result | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.began is not None and self.result is None
+
+    def shows_from(self, reach_back_seconds: float) -> float | None:
+        """From when on a sample whose step begins then shows what the move has changed; None while that is not known."""
+        return None if self.ended is None else self.ended + reach_back_seconds
+
+
+def with_migrating(snapshot: Snapshot, commitments: Iterable[Commitment]) -> Snapshot:
+    """The snapshot with the domains marked that are being migrated. One that has arrived already is not."""
+    going = {one.uuid: one.destination for one in commitments if one.is_open}
+    if not going:
+        return snapshot
+    return replace(snapshot, domains=tuple(_going(domain, going.get(domain.uuid)) for domain in snapshot.domains))
+
+
+def _going(domain: Domain, destination: str | None) -> Domain:
+    return domain if destination in (None, domain.host) else replace(domain, migrating_to=destination)
+
+
+def with_commitments(
+    snapshot: Snapshot, commitments: Sequence[Commitment], *, reach_back_seconds: float, waiting: bool
+) -> Snapshot:
+    """The snapshot as plans and looks before a move take it: what the figures do not show yet is added at both ends.
+
+    The domain counts on its source, and as being on its way. The figures of both hosts are those from before the move, so
+    that nothing counts twice. ``waiting``: moves that wait for their beginning are commitments, too.
+    """
+    hosts = {host.name: host for host in snapshot.hosts}
+    places = {domain.uuid: at for at, domain in enumerate(snapshot.domains)}
+    domains = list(snapshot.domains)
+    for one in commitments:
+        done = _not_shown(one, snapshot, reach_back_seconds)
+        if not (done or one.is_open or (waiting and one.result is None)):
+            continue
+        destination, source = hosts.get(one.destination), hosts.get(one.source)
+        if destination is None:
+            continue
+        at = places.get(one.uuid)
+        if at is None:
+            if one.began is not None and destination.known:
+                hosts[one.destination] = _unknown(destination, one)
+            continue
+        if domains[at].host not in (one.source, one.destination) or source is None:
+            continue
+        domains[at] = replace(domains[at], host=one.source, migrating_to=one.destination)
+        if done and one.ended is not None:
+            for host in (source, destination):
+                hosts[host.name] = _before(hosts[host.name], one.ended, snapshot)
+    return replace(snapshot, hosts=tuple(hosts[host.name] for host in snapshot.hosts), domains=tuple(domains))
+
+
+def _not_shown(one: Commitment, snapshot: Snapshot, reach_back_seconds: float) -> bool:
+    """Whether the move was made, and the newest samples do not show all of it."""
+    shows_from = one.shows_from(reach_back_seconds)
+    return one.result is Result.DONE and shows_from is not None and shows_from > snapshot.time - snapshot.step_seconds
+
+
+def _unknown(host: Host, one: Commitment) -> Host:
+    text = f"{one.domain} is on its way to it from {one.source} and not seen anywhere"
+    return replace(host, state=HostState.UNKNOWN, unknown=Unknown(kind=UnknownKind.MIGRATING, text=text))
+
+
+def _before(host: Host, at: float, snapshot: Snapshot) -> Host:
+    """The host without the samples that were taken after ``at`` (Unix seconds); the oldest stays."""
+    newer = max(ceil((snapshot.time - at) / snapshot.step_seconds), 0)
+    if not newer:
+        return host
+
+    def older(samples: tuple[float, ...]) -> tuple[float, ...]:
+        return samples[: max(len(samples) - newer, 1)]
+
+    memory, rx, tx = (older(one) for one in (host.memory_ratio_window, host.rx_ratio_window, host.tx_ratio_window))
+    return replace(
+        host,
+        cpu_ratio=older(host.cpu_ratio),
+        memory_ratio_window=memory,
+        rx_ratio_window=rx,
+        tx_ratio_window=tx,
+        memory_used_bytes=min(int(memory[-1] * host.memory_bytes), host.memory_bytes)
+        if memory
+        else host.memory_used_bytes,
+        rx_ratio=rx[-1] if rx else host.rx_ratio,
+        tx_ratio=tx[-1] if tx else host.tx_ratio,
+    )
