@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event
 
-from builders import FakeClock, domain, group, host, thesis_policy
+from builders import GIB, FakeClock, domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, Report
@@ -134,18 +134,88 @@ def test_an_overload_is_journalled_and_handed_over_with_a_sentence_that_says_why
     assert [record.result for record in store.history(5)] == [None]
 
 
-def test_while_a_migration_runs_nothing_else_is_judged(store: Store) -> None:
+def test_with_the_thesis_nothing_is_judged_while_a_migration_runs(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
     ((entries, _),) = acting.taken
+    begun(store, acting, 1001.0)
     progress = Progress(elapsed_seconds=3, total_bytes=100, processed_bytes=47, remaining_bytes=53)
     acting.in_flight = (InFlight(entries[0][1], progress),)
     report = run(cycle, 1010.0)
     assert (report.result, len(acting.taken)) == (CycleResult.WAITING, 1)
-    assert report.sentence == "migrating a from h1 to h2 (47%, 3 s); no new plan until it finishes"
+    assert report.sentence == "migrating a from h1 to h2 (47%, 3 s); no new plan until all have ended"
     acting.in_flight = (InFlight(entries[0][1], replace(progress, dirty_bytes_per_second=4 * 2**20)),)
-    told = "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s); no new plan until it finishes"
+    told = "migrating a from h1 to h2 (47%, 3 s, dirties 4.0 MiB/s); no new plan until all have ended"
     assert run(cycle, 1020.0).sentence == told
+
+
+STREAM = Policy(cpu=Trigger(threshold=0.7, consecutive=2))
+TWO_BUSY = (
+    host("h1", 0.9, 0.9, 0.9),
+    host("h2", 0.1, 0.1, 0.1),
+    domain("a", "h1", 3.0),
+    host("h3", 0.9, 0.9, 0.9),
+    host("h4", 0.1, 0.1, 0.1),
+    domain("b", "h3", 3.0),
+)
+
+
+def begun(store: Store, acting: Acting, at: float) -> list[int]:
+    store.clock.at = at  # type: ignore[attr-defined]
+    ids = [migration_id for migration_id, _ in acting.taken[-1][0]]
+    for migration_id in ids:
+        store.begin(migration_id)
+    return ids
+
+
+def ends(plan: object) -> list[tuple[str, str, str]]:
+    return [(move.domain, move.source, move.destination) for move in plan.moves]  # type: ignore[attr-defined]
+
+
+def test_an_overload_elsewhere_is_planned_beside_what_is_under_way_and_its_hosts_wait(store: Store) -> None:
+    cycle, watching, acting = make(store, *TWO_BUSY[:3], host("h3", 0.5, 0.5, 0.5), *TWO_BUSY[4:])
+    cycle = replace(cycle, policy=STREAM)
+    first = run(cycle, 1000.0)
+    ((_, source, destination),) = ends(first.plan)
+    assert source == "h1"
+    begun(store, acting, 1001.0)
+    ((_, move),) = acting.taken[0][0]
+    acting.in_flight = (InFlight(move),)
+    watching.seen = group(*TWO_BUSY)
+    report = run(cycle, 1010.0)
+    assert report.result is CycleResult.MOVED
+    other = {"h2": "h4", "h4": "h2"}[destination]
+    assert ends(report.plan) == [("b", "h3", other)]  # the destination of the other would keep it waiting
+    assert report.sentence.startswith(f"migrating a from h1 to {destination}; h3 is overloaded")
+    assert report.sentence.endswith("h1 waits for the migration of a")
+    assert report.plan is not None
+    assert report.plan.solved
+    again = run(cycle, 1020.0)
+    assert (again.result, ends(again.plan), len(acting.taken)) == (CycleResult.WAITING, [], 2)
+
+
+def test_after_a_migration_only_its_hosts_count_afresh(store: Store) -> None:
+    cycle, watching, acting = make(store, *TWO_BUSY[:3], host("h3", 0.5, 0.5, 0.5), *TWO_BUSY[4:])
+    cycle = replace(cycle, policy=STREAM)
+    destination = ends(run(cycle, 1000.0).plan)[0][2]
+    ended(store, acting, 1012.0)
+    acting.busy = False
+    watching.seen = group(*TWO_BUSY)
+    report = run(cycle, 1015.0)
+    assert {name: one.counted_from for name, one in report.backoffs.items()} == {"h1": 1012.0, destination: 1012.0}
+    assert [source for _, source, _ in ends(report.plan)] == ["h3"]
+
+
+def test_what_waits_is_counted_on_its_destination_and_not_planned_again(store: Store) -> None:
+    small = host("h2", 0.1, 0.1, 0.1, memory_bytes=4 * GIB, memory_used_bytes=GIB)
+    big = [domain(name, "h1", 3.0, memory_bytes=2 * GIB) for name in "ab"]
+    cycle, _, acting = make(store, host("h1", 0.3, 0.3, state=HostState.DRAINING), small, *big)
+    cycle = replace(cycle, policy=STREAM)
+    assert ends(run(cycle, 1000.0).plan) == [("a", "h1", "h2")]  # the other does not fit beside it
+    report = run(cycle, 1010.0)
+    assert ends(report.plan) == []
+    assert report.sentence == "1 more move waits; h1 waits for the migration of a"
+    assert len(acting.taken) == 1
 
 
 def test_after_a_migration_n_readings_are_counted_afresh(store: Store) -> None:
@@ -421,10 +491,10 @@ def test_a_part_of_a_plan_is_refused_without_what_it_needs(store: Store) -> None
         cycle.apply({("uuid-of-a", "h2")}, 1000.0)
 
 
-def test_while_a_migration_runs_no_plan_can_be_applied(store: Store) -> None:
+def test_with_the_thesis_no_plan_can_be_applied_while_a_migration_runs(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
-    with pytest.raises(Refused, match="migrations are under way; no new plan until they finish"):
+    with pytest.raises(Refused, match="1 more move waits; no new plan until all have ended"):
         cycle.apply({("uuid-of-a", "h2")}, 1010.0)
     assert len(acting.taken) == 1
 

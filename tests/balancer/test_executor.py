@@ -1,4 +1,4 @@
-"""The executor: moves of a wave at the same time, waves one after another, and nothing that counts on what did not happen."""
+"""The executor: each move as soon as it may begin, and none that counts on what did not happen."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from virtpoise_balancer.execute.migrate import Watch
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import (
+    Cause,
     JournalEntry,
     MigrationOutcome,
     Move,
@@ -31,14 +32,13 @@ DONE = MigrationOutcome(result=Result.DONE)
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 
 
-def move(domain: str, source: str, destination: str, wave: int = 0, *, needs: str | None = None) -> Move:
+def move(domain: str, source: str, destination: str, *, needs: str | None = None) -> Move:
     return Move(
         domain=domain,
         uuid=f"uuid-of-{domain}",
         source=source,
         destination=destination,
         predicted=LOADS,
-        wave=wave,
         needs=(f"uuid-of-{needs}",) if needs else (),
     )
 
@@ -57,6 +57,7 @@ class Hosts:
     held: set[int] = field(default_factory=set)
     ends: dict[str, MigrationOutcome | None] = field(default_factory=dict)  # of the moves that were asked for
     can_write: bool = True
+    against: str | None = None  # what the hosts have against any move
     clock: FakeClock = field(default_factory=FakeClock)
 
     @property
@@ -64,7 +65,7 @@ class Hosts:
         return self
 
     def obstacle(self, move: Move) -> str | None:
-        return None
+        return self.against
 
     def request(self, move: Move, watch: Watch, stop: threading.Event) -> Requested:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
@@ -117,12 +118,12 @@ def test_after_a_move_that_was_not_made_its_hosts_are_asked_before_its_end_is_wr
     made = executor(hosts)
     made.ask = lambda asked: hosts.written.append(("ask", "+".join(asked)))
     made.carry_out([(7, move("a", "h1", "h2"))], lambda _: None)
-    made._thread.join(10)  # type: ignore[union-attr]
+    assert made.wait(10)
     asked = [] if end is DONE else [("ask", "h1+h2")]
     assert hosts.written == [("begin", "7"), *asked, ("end", "7")]
 
 
-def test_moves_of_one_wave_are_under_way_together() -> None:
+def test_moves_of_different_hosts_are_under_way_together() -> None:
     together = threading.Barrier(3, timeout=10)
     seen: list[set[str]] = []
 
@@ -144,9 +145,9 @@ def test_moves_of_one_wave_are_under_way_together() -> None:
     assert hosts.outcomes == {"a": DONE, "b": DONE}
 
 
-def test_a_wave_begins_when_the_one_before_has_ended() -> None:
+def test_of_one_source_the_next_begins_when_the_one_before_has_ended() -> None:
     hosts = Hosts()
-    carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h1", "h3", 1), move("c", "h1", "h2", 2))
+    carry_out(hosts, move("a", "h1", "h2"), move("b", "h1", "h3"), move("c", "h1", "h2"))
     assert hosts.written == [(what, str(i)) for i in range(3) for what in ("begin", "end")]
 
 
@@ -154,10 +155,10 @@ def test_what_counts_on_a_move_that_was_not_made_is_skipped_and_never_begun() ->
     hosts = Hosts(lambda one: replace(DONE, result=Result.FAILED) if one.domain == "out" else DONE)
     carry_out(
         hosts,
-        move("out", "h2", "h3", 0),
-        move("in", "h1", "h2", 1, needs="out"),
-        move("after", "h4", "h1", 2, needs="in"),
-        move("other", "h1", "h3", 2),
+        move("out", "h2", "h3"),
+        move("in", "h1", "h2", needs="out"),
+        move("after", "h4", "h1", needs="in"),
+        move("other", "h1", "h3"),
     )
     assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
         "out": "failed",
@@ -177,7 +178,7 @@ def test_a_move_is_looked_at_again_before_it_is_made() -> None:
     assert (hosts.outcomes["a"], hosts.outcomes["b"]) == (MigrationOutcome(result=Result.SKIPPED, why="gone"), DONE)
 
 
-def test_told_to_stop_it_begins_no_further_wave() -> None:
+def test_told_to_stop_it_begins_no_further_move() -> None:
     made: list[LibvirtExecutor] = []
 
     def stop(_: Move) -> MigrationOutcome:
@@ -186,7 +187,7 @@ def test_told_to_stop_it_begins_no_further_wave() -> None:
 
     hosts = Hosts(stop)
     made.append(executor(hosts))
-    made[0].carry_out(list(enumerate([move("a", "h1", "h2", 0), move("b", "h1", "h2", 1)])), lambda _: None)
+    made[0].carry_out(list(enumerate([move("a", "h1", "h2"), move("b", "h1", "h2")])), lambda _: None)
     assert made[0].wait(10)
     assert [hosts.outcomes[name].result for name in "ab"] == [Result.DONE, Result.SKIPPED]
 
@@ -205,13 +206,75 @@ def test_an_unforeseen_error_before_the_start_skips_the_move_and_the_others_go_o
 
 def test_a_move_without_a_known_end_is_let_go_and_not_counted_on_and_holds_up_no_other() -> None:
     hosts = Hosts(lambda one: None if one.domain == "a" else DONE)
-    made = carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h3", "h1", 1, needs="a"), move("c", "h3", "h4", 1))
+    made = carry_out(hosts, move("a", "h1", "h2"), move("b", "h3", "h1", needs="a"), move("c", "h3", "h4"))
     assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
         "b": "skipped",  # it counts on a having left h1
         "c": "done",
     }
     assert (hosts.held, made.in_flight) == (set(), ())
     assert ("end", "0") not in hosts.written
+
+
+def test_a_slow_migration_holds_up_no_unrelated_move_of_its_plan_or_a_later_one() -> None:
+    slow, others = threading.Event(), threading.Semaphore(0)
+
+    def act(one: Move) -> MigrationOutcome:
+        if one.domain == "slow":
+            assert slow.wait(10)
+        elif one.domain != "after":
+            others.release()
+        return DONE
+
+    hosts = Hosts(act)
+    made = executor(hosts)
+    first = [move("slow", "h1", "h2"), move("b", "h3", "h4"), move("c", "h3", "h5"), move("after", "h1", "h3")]
+    made.carry_out(list(enumerate(first)), lambda _: None)
+    made.carry_out([(7, move("d", "h6", "h7")), (8, move("e", "h6", "h8"))], lambda _: None)
+    assert all(others.acquire(timeout=10) for _ in range(4))  # b, c, d and e
+    assert "after" not in hosts.outcomes
+    assert made.busy
+    slow.set()
+    assert made.wait(10)
+    assert set(hosts.outcomes) == {"slow", "b", "c", "d", "e", "after"}
+    assert not made.busy
+
+
+def test_what_waits_can_be_dropped_and_what_runs_goes_on() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def act(_: Move) -> MigrationOutcome:
+        begun.set()
+        assert go_on.wait(10)
+        return DONE
+
+    hosts = Hosts(act)
+    made = executor(hosts)
+    made.carry_out(list(enumerate([move("a", "h1", "h2"), move("b", "h1", "h3")])), lambda _: None)
+    assert begun.wait(10)
+    made.drop("the policy changed")
+    go_on.set()
+    assert made.wait(10)
+    assert hosts.outcomes == {"a": DONE, "b": MigrationOutcome(result=Result.SKIPPED, why="the policy changed")}
+    assert ("begin", "1") not in hosts.written
+
+
+def test_of_two_moves_that_begin_at_once_the_second_is_looked_at_after_the_first_has_begun() -> None:
+    hosts = Hosts()
+    begun: list[int] = []
+
+    def look(_: Move) -> None:
+        begun.append(sum(what == "begin" for what, _ in hosts.written))
+
+    carry_out(hosts, move("a", "h1", "h3"), move("b", "h2", "h4"), recheck=look)
+    assert begun == [1, 2]
+
+
+def test_what_the_hosts_have_against_a_move_teaches_and_what_the_planner_has_does_not() -> None:
+    for planner, cause in (("full", None), (None, Cause.OBSTACLE)):
+        hosts = Hosts()
+        hosts.against = "busy"
+        carry_out(hosts, move("a", "h1", "h2"), recheck=lambda _, why=planner: why)  # type: ignore[misc]
+        assert hosts.outcomes["a"] == MigrationOutcome(result=Result.SKIPPED, why=planner or "busy", cause=cause)
 
 
 def test_what_is_still_to_be_made_is_held_from_the_start() -> None:
@@ -222,7 +285,7 @@ def test_what_is_still_to_be_made_is_held_from_the_start() -> None:
         return DONE
 
     hosts = Hosts(note)
-    carry_out(hosts, move("a", "h1", "h2", 0), move("b", "h1", "h2", 1))
+    carry_out(hosts, move("a", "h1", "h2"), move("b", "h1", "h2"))
     assert held == [{0, 1}, {1}]
 
 
@@ -254,6 +317,7 @@ class Hosts:
     def journal(self): return self
     def hold(self, numbers): pass
     def release(self, number): pass
+    def under_way(self): return ()
     def obstacle(self, move): return None
     def request(self, move, watch, stop):
         time.sleep(0.3)

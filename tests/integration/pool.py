@@ -55,16 +55,18 @@ class Pool:
         wait_until(lambda: all(self.readings(host.name, steady) for host in self.lab.hosts), 30, "steady readings")
         self.balancer = Balancer(self.lab)
 
-    def configure(self, threshold: float = 0.6, consecutive: int = 2, **sections: Any) -> None:
+    def configure(
+        self, threshold: float = 0.6, consecutive: int = 2, strategy: str = "thesis", **sections: Any
+    ) -> None:
         policy = {
-            "strategy": "thesis",
+            "strategy": strategy,
             "cpu": {"threshold": threshold, "consecutive": consecutive},
             "penalty": PENALTY,
         }
         self.balancer.configure(self.stack.url, interval_seconds=STEP, policy=policy, **sections)
 
-    def start(self, threshold: float = 0.6, consecutive: int = 2, **sections: Any) -> None:
-        self.configure(threshold, consecutive, **sections)
+    def start(self, threshold: float = 0.6, consecutive: int = 2, strategy: str = "thesis", **sections: Any) -> None:
+        self.configure(threshold, consecutive, strategy, **sections)
         self.balancer.start()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.overload import accompanied_since
 from virtpoise_balancer.analyse.triggers import watched
@@ -62,7 +63,7 @@ def after_plan(
 
     A host whose problem the plan does not solve, or from which a migration failed, gets its penalty from ``ended`` on. Not if its
     moves were skipped: then the attempt was cut off, and the next plan knows why. If the plan had moves, N starts again at
-    ``counted_from`` for all hosts: while one host solves its problem the others do not judge themselves. A rule or an imbalance
+    ``counted_from`` for these ``hosts``. A rule or an imbalance
     that a plan leaves as it is earns no penalty unless a move failed, so that the host can still be relieved.
     """
     ends = list(zip(plan.moves, results, strict=True))
@@ -80,6 +81,22 @@ def after_plan(
         changed[attempt.host] = after_attempt(
             backoff, solved=solved, now=ended, counted_from=counted_from, penalty=penalty
         )
+    return changed
+
+
+def after_migrations(
+    backoffs: Backoffs, commitments: Iterable[Commitment], reach_back_seconds: float
+) -> dict[str, Backoff]:
+    """The back-offs that change because migrations have ended, by host: N starts again for the two hosts of each."""
+    changed: dict[str, Backoff] = {}
+    for one in commitments:
+        shows_from = one.shows_from(reach_back_seconds)
+        if shows_from is None:
+            continue
+        for host in (one.source, one.destination):
+            backoff = changed.get(host) or backoffs.get(host, Backoff(host=host))
+            if backoff.counted_from is None or backoff.counted_from < shows_from:
+                changed[host] = replace(backoff, counted_from=shows_from)
     return changed
 
 

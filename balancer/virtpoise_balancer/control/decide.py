@@ -11,7 +11,14 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from virtpoise_balancer.analyse.backoff import Backoff, after_order, after_plan, relieved, with_backoffs
+from virtpoise_balancer.analyse.backoff import (
+    Backoff,
+    after_migrations,
+    after_order,
+    after_plan,
+    relieved,
+    with_backoffs,
+)
 from virtpoise_balancer.analyse.commitments import with_commitments, with_migrating
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.learned import after_orders, with_learned
@@ -50,7 +57,7 @@ class Situation:
 
     ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``: domains
     that keep all action off their hosts. ``acts``: whether moves are made, not only recommended. ``mode`` and
-    ``only_recommends``: as of the Cycle. ``busy``: moves of an earlier plan are still being made. ``in_flight``: its migrations
+    ``only_recommends``: as of the Cycle. ``busy``: moves of earlier plans are still being made. ``in_flight``: its migrations
     under way. ``reach_back_seconds``: how far before its step a reading may reach.
     """
 
@@ -85,7 +92,7 @@ class UpToDate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a cycle came to. ``plan`` is None while migrations are under way. ``carry_out``: its moves are to be made."""
+    """What a cycle came to. ``plan`` is None while all wait for migrations under way. ``carry_out``: its moves are to be made."""
 
     result: CycleResult
     sentence: str
@@ -98,18 +105,31 @@ class Decision:
 def decide(situation: Situation) -> Decision:
     """The whole decision of one cycle."""
     known = bring_up_to_date(situation)
-    if situation.busy:
-        return _decision(situation, known, CycleResult.WAITING, sentences.under_way(situation.in_flight))
+    waiting = sentences.under_way(situation.in_flight, _waiting(situation))
+    if waits_for_all(situation):
+        return _decision(situation, known, CycleResult.WAITING, f"{waiting}; no new plan until all have ended")
     plan = make_plan(known.snapshot, situation.policy)
     sentence = sentences.with_unknown(plan.summary, known.snapshot)
+    if situation.busy:
+        sentence = f"{waiting}; {sentence}"
     if not plan.attempts:
-        result = CycleResult.IDLE if plan.solved else CycleResult.WAITING
+        result = CycleResult.IDLE if plan.solved and not situation.busy else CycleResult.WAITING
         return _decision(situation, known, result, sentence, plan, acted=False)
     if not plan.moves:  # the attempt has ended by being made, and earns its penalty
         return _decision(situation, known, CycleResult.IDLE, sentence, plan, acted=True)
     if not situation.acts:
         return _decision(situation, known, CycleResult.RECOMMENDED, sentence, plan, acted=False)
     return _decision(situation, known, CycleResult.MOVED, sentence, plan, acted=True)
+
+
+def waits_for_all(situation: Situation) -> bool:
+    """Whether nothing is judged while anything is under way. The thesis has it so; for others only the hosts concerned wait."""
+    return situation.busy and situation.policy.strategy == "thesis"
+
+
+def _waiting(situation: Situation) -> int:
+    """How many journalled moves have not begun."""
+    return sum(one.began is None for one in situation.memory.commitments)
 
 
 def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | None:
@@ -134,8 +154,8 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision
 
     The plan is made again, and all chosen moves must still be in it.
     """
-    if situation.busy:
-        return sentences.under_way(situation.in_flight)
+    if waits_for_all(situation):
+        return f"{sentences.under_way(situation.in_flight, _waiting(situation))}; no new plan until all have ended"
     known = bring_up_to_date(situation)
     plan = make_plan(known.snapshot, situation.policy)
     gone = wanted - {choice(move) for move in plan.moves}
@@ -244,7 +264,7 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
     """By host. ``marked``: the snapshot with its draining hosts marked."""
     memory, policy = situation.memory, situation.policy
     backoffs = dict(memory.backoffs)
-    names = [host.name for host in marked.hosts]
+    names = [host.name for host in marked.hosts] if policy.strategy == "thesis" else []
     for ended in memory.ended_plans:
         counted_from = ended.ended + situation.reach_back_seconds
         backoffs |= after_plan(
@@ -256,6 +276,8 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             counted_from=counted_from,
             penalty=policy.penalty,
         )
+    if policy.strategy != "thesis":
+        backoffs |= after_migrations(backoffs, memory.commitments, situation.reach_back_seconds)
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}
     for host in marked.hosts:

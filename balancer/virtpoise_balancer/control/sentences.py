@@ -30,9 +30,8 @@ def gist(sentence: str) -> str:
     return _FIGURE.sub("#", sentence)
 
 
-def under_way(in_flight: Sequence[UnderWay]) -> str:
-    if not in_flight:
-        return "migrations are under way; no new plan until they finish"
+def under_way(in_flight: Sequence[UnderWay], waiting: int) -> str:
+    """What is being migrated, and how many further moves wait for their beginning."""
     parts = []
     for flight in in_flight:
         text = f"{flight.move.domain} from {flight.move.source} to {flight.move.destination}"
@@ -41,7 +40,8 @@ def under_way(in_flight: Sequence[UnderWay]) -> str:
             dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
             text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
         parts.append(text)
-    return f"migrating {', '.join(parts)}; no new plan until {'it finishes' if len(parts) == 1 else 'they finish'}"
+    later = f"{waiting} more {'move waits' if waiting == 1 else 'moves wait'}" if waiting else ""
+    return ", ".join(filter(None, (f"migrating {', '.join(parts)}" if parts else "", later))) or "moves are being made"
 
 
 def with_unknown(sentence: str, snapshot: Snapshot) -> str:

@@ -1,16 +1,16 @@
-"""Starts journalled moves beside the cycles: those of a wave at the same time, one wave after another.
+"""Starts journalled moves beside the cycles, each as soon as it may: ``plan.stream`` decides which.
 
-Waves already respect the limits in flight (plan). A move that needs one that was not made is skipped. How a migration that was asked for
-has ended is for the reconciler to find out: at once, or in later cycles while a host does not answer; the next moves do not wait for it.
+How a migration that was asked for has ended is for the reconciler to find out: at once, or in later cycles while a host does not
+answer; no other move waits for it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -19,7 +19,8 @@ from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
-from virtpoise_balancer.model import Cause, JournalEntry, MigrationOutcome, Move, Progress, Result
+from virtpoise_balancer.model import Cause, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
+from virtpoise_balancer.plan.stream import Item, Stage, hopeless, ready
 
 log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ class Executor(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether moves of a plan are being made."""
+        """Whether moves are being made, or wait for their beginning."""
         ...
 
     @property
@@ -64,22 +65,26 @@ class Executor(Protocol):
         """Whether moves are made, not only recommended."""
         ...
 
-    def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None:
+        """Make the moves of a plan, beside those of earlier plans."""
+        ...
 
 
 @dataclass(slots=True)
 class LibvirtExecutor:
-    """Makes the moves, in a thread of its own."""
+    """Makes the moves, each in a thread of its own; one more starts them."""
 
     migrator: Migrator
     reconciler: Reconciler
     ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
+    limits: Limits = field(default_factory=Limits)  # for the moves of all plans together
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
-    _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
-    _starting: threading.Lock = field(default_factory=threading.Lock)  # nothing starts after `stop`
+    _looking: threading.Lock = field(default_factory=threading.Lock)  # one move begins at a time
+    _changed: threading.Condition = field(default_factory=threading.Condition)  # guards all that follows
+    _items: dict[int, Item] = field(default_factory=dict)  # of the plans that have not ended, by the id in the journal
+    _rechecks: dict[int, Recheck] = field(default_factory=dict)  # by the number of the plan
     _thread: threading.Thread | None = None
-    _dropped: str = ""  # why nothing of the present moves begins any more
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
@@ -91,97 +96,133 @@ class LibvirtExecutor:
 
     @property
     def busy(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        with self._changed:
+            return bool(self._items)
 
     @property
     def acts(self) -> bool:
         return True
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
-        with self._starting:
+        with self._changed:
             if self.stop.is_set():
                 raise Refused("the balancer is about to end")
-            if self.busy:
-                raise RuntimeError("moves are already being made")
-            self._dropped = ""
+            plan = max(self._rechecks, default=0) + 1
             self.reconciler.hold(migration_id for migration_id, _ in entries)
-            self._thread = threading.Thread(target=self._make, args=(tuple(entries), recheck), name="executor")
-            self._thread.start()
+            self._items |= {id_: Item(id=id_, plan=plan, move=move) for id_, move in entries}
+            self._rechecks[plan] = recheck
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="executor")
+                self._thread.start()
+            self._changed.notify_all()
 
     def drop(self, why: str) -> None:
-        """Begin none of the moves that have not begun. ``why``: for the journal."""
-        self._dropped = why
+        """Begin none of the moves that wait. ``why``: for the journal."""
+        with self._changed:
+            self._end_waiting(dict.fromkeys(self._items, why))
 
     def wait(self, seconds: float) -> bool:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-        return not self.busy
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._items, seconds)
 
     def close(self) -> None:
         """Start nothing more, and wait until what runs has ended or was aborted."""
-        with self._starting:
+        with self._changed:
             self.stop.set()
-        if self._thread is not None:
-            self._thread.join()
+            self._changed.notify_all()
+        if (thread := self._thread) is not None:
+            thread.join()
         self.reconciler.close()
 
-    def _make(self, entries: Entries, recheck: Recheck) -> None:
-        not_made: list[Move] = []
-        for _, wave in groupby(sorted(entries, key=lambda entry: entry[1].wave), key=lambda entry: entry[1].wave):
-            before = tuple(not_made)
+    def _run(self) -> None:
+        """Start what may begin, whenever that may have changed, until nothing is left."""
+        while True:
+            with self._changed:
+                if self.stop.is_set():
+                    self._end_waiting(dict.fromkeys(self._items, "told to stop"))
+                for id_, missing in hopeless(self._items.values()).items():
+                    text = f"it counts on {missing.domain} having left {missing.source}, which did not"
+                    self._end_waiting({id_: text})
+                others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]
+                for id_ in ready(self._items.values(), self.limits, others):
+                    self._start(id_, self._make_one)
+                self._forget_ended()
+                if not self._items:
+                    self._thread = None
+                    return
+                self._changed.wait(_LOOK_SECONDS)  # migrations of the reconciler end without notice
 
-            def make(migration_id: int, move: Move, before: Sequence[Move] = before) -> None:
-                done = False
-                try:
-                    done = self._make_one(before, recheck, migration_id, move)
-                except Exception:  # the next cycles find out what became of it
-                    log.exception("a move failed in an unforeseen way", domain=move.domain)
-                finally:
-                    self.reconciler.release(migration_id)
-                    if not done:
-                        not_made.append(move)
+    def _end_waiting(self, reasons: Mapping[int, str]) -> None:
+        for id_, why in reasons.items():
+            if self._items[id_].stage is Stage.WAITING:
+                self._start(id_, partial(self._skip, why=why))
 
-            _together(make, tuple(wave), "move")
+    def _start(self, id_: int, act: Callable[[int, Move], bool]) -> None:
+        """Take a move out of those that wait, and act on it beside the others. ``act`` returns whether it was made."""
+        item = self._items[id_] = replace(self._items[id_], stage=Stage.BEGUN)
+        try:
+            threading.Thread(target=self._act, args=(item, act), name=f"move {item.move.domain}").start()
+        except RuntimeError as error:  # the system has no thread left: the next cycle ends the entry, and plans anew
+            log.warning("a move cannot be started", domain=item.move.domain, error=str(error))
+            self._items[id_] = replace(item, stage=Stage.UNDONE)
+            self.reconciler.release(id_)
 
-    def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> bool:
+    def _act(self, item: Item, act: Callable[[int, Move], bool]) -> None:
+        done = False
+        try:
+            done = act(item.id, item.move)
+        except Exception:  # the next cycles find out what became of it
+            log.exception("a move failed in an unforeseen way", domain=item.move.domain)
+        finally:
+            self.reconciler.release(item.id)
+            with self._changed:
+                self._items[item.id] = replace(item, stage=Stage.DONE if done else Stage.UNDONE)
+                self._changed.notify_all()
+
+    def _forget_ended(self) -> None:
+        """Forget the plans of which nothing waits or runs."""
+        going = {item.plan for item in self._items.values() if item.stage in (Stage.WAITING, Stage.BEGUN)}
+        self._items = {id_: item for id_, item in self._items.items() if item.plan in going}
+        self._rechecks = {plan: recheck for plan, recheck in self._rechecks.items() if plan in going}
+        self._changed.notify_all()
+
+    def _make_one(self, migration_id: int, move: Move) -> bool:
         """Make the move, unless something is against it. Whether the domain is where it should go."""
-        missing = next((other for other in not_made if other.uuid in move.needs), None)
-        if self.stop.is_set():
-            return self._skip(migration_id, move, "told to stop")
-        if self._dropped:
-            return self._skip(migration_id, move, self._dropped)
-        if missing is not None:
-            return self._skip(
-                migration_id, move, f"it counts on {missing.domain} having left {missing.source}, which did not"
-            )
         if not self.reconciler.can_write:
             return self._skip(migration_id, move, "the store cannot be written: no move begins")
-        try:
-            began = self.reconciler.journal.begin(migration_id)
-        except Exception as error:
-            return self._skip(migration_id, move, f"the store cannot be written: {type(error).__name__}")
-        entry = JournalEntry(id=migration_id, move=move, began=began)
-        if spoke := self._obstacle(move, recheck):
+        with self._looking:  # so that of two moves to one host the second is looked at with the first counted
+            try:
+                began = self.reconciler.journal.begin(migration_id)
+            except Exception as error:
+                return self._skip(migration_id, move, f"the store cannot be written: {type(error).__name__}")
+            why = self._unfit(migration_id, move)
+        cause = None if why else Cause.OBSTACLE
+        if why := why or self._obstacle(move):
             self._ask_again(move)
-            return self._skip(migration_id, move, *spoke)
+            return self._skip(migration_id, move, why, cause)
+        entry = JournalEntry(id=migration_id, move=move, began=began)
         self._in_flight[migration_id] = InFlight(move, began=began)
         try:
             return self._migrate(entry)
         finally:
             del self._in_flight[migration_id]
 
-    def _obstacle(self, move: Move, recheck: Recheck) -> tuple[str, Cause | None] | None:
-        """Why the move must not begin, and what that teaches."""
+    def _unfit(self, migration_id: int, move: Move) -> str | None:
+        """Why the move is no longer wanted, or does not fit."""
         try:
-            with self._looking:
-                why = recheck(move)
-            cause = None if why else Cause.OBSTACLE
-            why = why or self.migrator.obstacle(move)
+            return self._rechecks[self._items[migration_id].plan](move)
         except Exception as error:  # nothing has begun yet
             log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
-            return f"unforeseen: {type(error).__name__}: {error}", None
-        return (why, cause) if why else None
+            return f"unforeseen: {type(error).__name__}: {error}"
+
+    def _obstacle(self, move: Move) -> str | None:
+        """What the hosts themselves have against the move."""
+        try:
+            return self.migrator.obstacle(move)
+        except Exception as error:  # nothing has begun yet
+            log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
+            return f"unforeseen: {type(error).__name__}: {error}"
 
     def _migrate(self, entry: JournalEntry) -> bool:
         def watch(progress: Progress) -> None:
@@ -212,15 +253,6 @@ class LibvirtExecutor:
     def _skip(self, migration_id: int, move: Move, why: str, cause: Cause | None = None) -> bool:
         self.reconciler.end(migration_id, move, MigrationOutcome(result=Result.SKIPPED, why=why, cause=cause))
         return False
-
-
-def _together(work: Callable[[int, Move], None], entries: Entries, name: str) -> None:
-    """Do the work for all entries at the same time, and return when all is done."""
-    threads = [threading.Thread(target=work, args=entry, name=f"{name} {entry[1].domain}") for entry in entries]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 @dataclass(frozen=True, slots=True)

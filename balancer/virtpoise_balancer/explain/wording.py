@@ -11,10 +11,11 @@ from virtpoise_balancer.rules import KINDS
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
-    Reason.WAITING: "waits until another host's problem has been handled",
+    Reason.WAITING: "waits until what is under way has ended",
     Reason.HOST_UNKNOWN: "the host is unknown, so nothing is migrated to or from it",
     Reason.HOST_DRAINING: "the host is being drained, so it takes no domains",
     Reason.HOST_STANDBY: "the host is on standby, so it takes no domains",
+    Reason.HOST_BUSY: "enough domains are on their way to the host already",
     Reason.HOST_OVERLOADED: "the host is overloaded itself, so it takes no domains",
     Reason.DESTINATION_CPU: "the host's CPU load would be too high with it",
     Reason.DESTINATION_CPUS: "the host has fewer CPUs than the domain has vCPUs",

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     HOST_DRAINING = "host_draining"
     HOST_STANDBY = "host_standby"
     HOST_OVERLOADED = "host_overloaded"
+    HOST_BUSY = "host_busy"
     # a domain on a destination
     DESTINATION_CPU = "destination_cpu"
     DESTINATION_CPUS = "destination_cpus"

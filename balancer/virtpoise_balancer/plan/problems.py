@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from virtpoise_balancer.analyse.overload import overloaded
@@ -22,6 +23,11 @@ class Problems:
     overloaded: tuple[Overload, ...]
     attempt: tuple[tuple[Host, Problem], ...]
     held: tuple[Refusal, ...]
+
+    @property
+    def stand(self) -> bool:
+        """Whether a problem is neither attempted nor being solved by moves that are under way."""
+        return any(one.reason is not Reason.WAITING for one in self.held)
 
 
 def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None = None) -> Problems:
@@ -54,12 +60,13 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
         and host.name not in counted
         and any(readings[-1] >= trigger.threshold for _, trigger, readings in watched(host, policy))
     )
+    busy = concerned(snapshot)
     wanted = [(hosts[name], Problem.DRAIN) for name in drains]
     wanted += [(hosts[name], Problem.OVERLOAD) for name in dict.fromkeys(overload.host for overload in found)]
     attempt: list[tuple[Host, Problem]] = []
     held = [_penalty(hosts[name], snapshot) for name in waiting]
     for host, problem in wanted:
-        refusal = _held_back(host, snapshot)
+        refusal = _held_back(host, snapshot, busy)
         if refusal:
             held.append(refusal)
         else:
@@ -67,10 +74,20 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
     return Problems(found, tuple(attempt), tuple(held))
 
 
-def _held_back(host: Host, snapshot: Snapshot) -> Refusal | None:
+def concerned(snapshot: Snapshot) -> dict[str, str]:
+    """By host, the name of a domain that is on its way from it or to it."""
+    going = [domain for domain in snapshot.domains if domain.migrating_to is not None]
+    return {host: domain.name for domain in going for host in (domain.host, domain.migrating_to or "")}
+
+
+def _held_back(host: Host, snapshot: Snapshot, busy: Mapping[str, str]) -> Refusal | None:
     if not any(other.state is HostState.ACTIVE and other.known and other.name != host.name for other in snapshot.hosts):
         return Refusal(host=host.name, reason=Reason.ALONE)
-    return _penalty(host, snapshot) if _in_penalty(host, snapshot) else None
+    if _in_penalty(host, snapshot):
+        return _penalty(host, snapshot)
+    if host.name in busy:
+        return Refusal(host=host.name, reason=Reason.WAITING, detail={"until": f"the migration of {busy[host.name]}"})
+    return None
 
 
 def _seen_since(host: Host, snapshot: Snapshot) -> bool:

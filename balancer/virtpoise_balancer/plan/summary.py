@@ -75,4 +75,6 @@ def _held(refusal: Refusal, overloads: Mapping[str, Overload]) -> str:
     if refusal.reason is Reason.ALONE:
         problem = Problem.OVERLOAD if host in overloads else Problem.DRAIN
         return f"{_problem(host, problem, overloads)} and has no other host to move to"
+    if refusal.reason is Reason.WAITING:
+        return f"{host} waits for {refusal.detail['until']}"
     return f"{host} waits {refusal.detail['seconds_left']:.0f} s more after an attempt that did not solve its problem"

@@ -115,7 +115,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         moves = walk.moves
         refusals += walk.refusals
         attempts.append(Attempt(host=host.name, problem=problem, solved=walk.solved))
-    solved = not problems.held and len(attempts) == len(problems.attempt) and all(a.solved for a in attempts)
+    solved = not problems.stand and len(attempts) == len(problems.attempt) and all(a.solved for a in attempts)
     return Plan(
         strategy="thesis",
         solved=solved,

@@ -31,6 +31,7 @@ from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Plan, Snapshot, UnknownKind
+from virtpoise_balancer.plan.stream import limits_of
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports, signals, wiring
 from virtpoise_balancer.service.changes import LoggedChanges
@@ -358,6 +359,7 @@ class Daemon:
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
             self._executor.migrator = wiring.make_migrator(config, self._workers)
+            self._executor.limits = limits_of(config.policy)
             self._cycle = wiring.make_cycle(
                 config, self._store, self._executor, self._accounts, self._clock, self._reach
             )

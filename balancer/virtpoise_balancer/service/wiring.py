@@ -99,8 +99,11 @@ def make_accounts(
 
 def make_executor(config: Config, workers: Workers, accounts: LibvirtAccounts, reach: Reach) -> LibvirtExecutor:
     from virtpoise_balancer.execute.executor import LibvirtExecutor
+    from virtpoise_balancer.plan.stream import limits_of
 
-    return LibvirtExecutor(make_migrator(config, workers), accounts.reconciler, reach.ask)
+    return LibvirtExecutor(
+        make_migrator(config, workers), accounts.reconciler, reach.ask, limits=limits_of(config.policy)
+    )
 
 
 def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.calibration import Quantiles, quantiles
-from virtpoise_balancer.analyse.demand import Demands, Floats, estimate, residence
+from virtpoise_balancer.analyse.demand import Demands, Floats, Mask, estimate, residence
 from virtpoise_balancer.analyse.prediction import NOISE_RATIO, corrections, own_cores
 from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.analyse.triggers import overloads
@@ -34,7 +34,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
-from virtpoise_balancer.plan.problems import no_destination
+from virtpoise_balancer.plan.problems import concerned, no_destination
 
 # The rows of resources x hosts, and the columns of domains x resources.
 CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
@@ -191,6 +191,20 @@ class Group:
     def closed(self) -> list[Refusal]:
         """One refusal for each host that can take no domain at all."""
         return [refusal for host in self.hosts if (refusal := no_destination(host))]
+
+    @cached_property
+    def concerned(self) -> Mask:
+        """The hosts from or to which a domain is on its way (hosts). While it is, they do not judge themselves."""
+        found = np.zeros(len(self.hosts), dtype=np.bool_)
+        found[[self.index[name] for name in concerned(self.snapshot) if name in self.index]] = True
+        return found
+
+    @cached_property
+    def taken(self) -> Mask:
+        """The hosts to which as many domains are on their way as may be at once (hosts): a further one would wait."""
+        coming = Counter(domain.migrating_to for domain in self.under_way)
+        most = self.policy.limits.per_destination
+        return np.array([coming[host.name] >= most for host in self.hosts], dtype=np.bool_)
 
     @cached_property
     def repeated_names(self) -> dict[str, list[int]]:

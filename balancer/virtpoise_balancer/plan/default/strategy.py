@@ -39,12 +39,30 @@ from virtpoise_balancer.plan.waves import needs, waves
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
-    """The plan that clears all problems together, or as many as it can."""
+    """The plan that clears all problems together, or as many as it can.
+
+    A move to a host to which enough domains are on their way would wait for them. So such hosts take part only where that
+    solves more.
+    """
     group = Group(snapshot, policy)
+    made = _plan(group, group.taken)
+    if made.solved or not group.taken.any():
+        return made
+    wider = _plan(group, np.zeros_like(group.taken))
+    return wider if _solved(wider) > _solved(made) else made
+
+
+def _solved(made: Plan) -> int:
+    return sum(attempt.solved for attempt in made.attempts)
+
+
+def _plan(group: Group, left_out: Mask) -> Plan:
+    """``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
+    snapshot, policy = group.snapshot, group.policy
     found = group.overloads
     problems = find(snapshot, policy, found)
     sources = sources_of(group, problems.attempt, found)
-    trial, sources = _solve(Trial(group, sources, closed_hosts(group, found)), sources)
+    trial, sources = _solve(Trial(group, sources, closed_hosts(group, found) | left_out), sources)
     ends = residues(sources, trial.moved)
     attempts = [
         Attempt(host=source.residents.host.name, problem=source.problem, solved=residue.solved)
@@ -55,7 +73,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
         refusals += _stayed(source, trial, residue)
     if policy.repair_rules:
         attempts += repair(trial, broken_rules(trial))
-    if policy.imbalance is not None and not problems.attempt:
+    if policy.imbalance is not None and not problems.attempt and not group.under_way:
         attempts += balance(trial, policy.imbalance)
     if attempts:
         refusals += group.closed
@@ -67,7 +85,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     moves = _moves(trial, {source.number: source for source in sources})
     return Plan(
         strategy="default",
-        solved=not problems.held and not unrepaired and all(attempt.solved for attempt in attempts),
+        solved=not problems.stand and not unrepaired and all(attempt.solved for attempt in attempts),
         summary=summarise(policy, found, attempts, moves, problems.held, unrepaired),
         overloaded=found,
         attempts=tuple(attempts),

@@ -102,6 +102,8 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
         return refusal.reason, refusal.detail
     if host == candidate.source:
         return Reason.NOT_NEEDED, {"where": "it is here"}
+    if not trial.open[host] and group.taken[host]:
+        return Reason.HOST_BUSY, {}
     if not trial.open[host]:
         return Reason.HOST_OVERLOADED, {"cpu_ratio": float(group.level[host])}
     vcpus = min(max(d.vcpus for d in candidate.domains), group.hosts[candidate.source].cpus)
