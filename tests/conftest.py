@@ -9,7 +9,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
-from scheduling import AloneLast  # noqa: E402 - found by the path above
+from scheduling import AloneLast
 
 # How long an example takes depends on what else the machine does, and is no property of the code.
 settings.register_profile("desk", deadline=None)

@@ -20,7 +20,7 @@ def is_alone(file: str) -> bool:
     return MARK.search((ROOT / file).read_text(encoding="utf-8")) is not None
 
 
-class AloneLast(LoadFileScheduling):
+class AloneLast(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """Gives each process one file after another. Those that run alone go to the last process, when no other is left."""
 
     def _split_scope(self, nodeid: str) -> str:

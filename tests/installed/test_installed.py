@@ -28,8 +28,8 @@ def test_the_units_leave_little_to_whoever_breaks_in(
     assert float(re.findall(r": ([\d.]+) ", judged)[0]) <= most
 
 
-def test_doctor_finds_healthy_machines_healthy_ten_times(installation: Installation) -> None:
-    for _ in range(10):
+def test_doctor_finds_healthy_machines_healthy_each_time(installation: Installation) -> None:
+    for _ in range(3):
         findings = json.loads(installation.manager.run("runuser -u virtpoise -- virtpoise doctor --output json"))
         wrong = {one["subject"]: one["text"] for one in findings if one["verdict"] != "good"}
         # kvm3 has the newer Debian, which is all that there is to say.

@@ -30,10 +30,12 @@ def held(group: Pool) -> tuple[int, int]:
     return len(list((own / "task").iterdir())), len(list((own / "fd").iterdir()))
 
 
-@pytest.mark.parametrize(("silent", "seconds"), [("h1", 33), ("h1", 45), ("h2", 33), ("h2", 45)])
+# The balancer gives a silent daemon up after 25 s. The source wakes right after that, or when all else has ended.
+@pytest.mark.parametrize(("silent", "seconds"), [("h1", 26), ("h1", 45), ("h2", 33)])
 def test_the_balancer_outlives_a_silence_and_journals_what_became_of_the_domain(
     pool: Pools, silent: str, seconds: float
 ) -> None:
+    """QEMU goes on meanwhile, and the daemon finishes the job afterwards. There is no end before that, and no other move."""
     group = pool(BUSY)
     group.start(migration={"bandwidth_mib_per_second": 1, "timeout_seconds": 170})
     domain = wait_under_way(group)
@@ -48,3 +50,6 @@ def test_the_balancer_outlives_a_silence_and_journals_what_became_of_the_domain(
     (first,) = group.balancer.history()
     where = {"h2": "running"} if first["result"] == "done" else {"h1": "running"}
     assert (first["domain"], places(group, domain)) == (domain, where)
+    group.wait_next_cycle(5)
+    assert [record["result"] for record in group.balancer.history()] == [first["result"]]
+    assert places(group, domain) == where
