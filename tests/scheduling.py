@@ -10,8 +10,8 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).parents[1]
-# Hosts, machines and floods take the machine's CPUs; what is marked "alone" measures time or memory.
-MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|hostile|alone)\b", re.MULTILINE)
+# Hosts and machines take the CPUs of this machine; what is marked "alone" floods it, or measures time or memory.
+MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|alone)\b", re.MULTILINE)
 ALONE = "alone"
 
 

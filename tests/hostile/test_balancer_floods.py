@@ -17,7 +17,7 @@ import pytest
 
 from hostile.attacked import Attacked
 
-pytestmark = pytest.mark.hostile
+pytestmark = [pytest.mark.hostile, pytest.mark.alone]
 
 Attack = Callable[..., Attacked]
 # What a flood may add to a balancer of 300 hosts; its unit lets it have 1 GiB in all.
