@@ -54,9 +54,11 @@ class _Called:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtHosts:
-    """``uri_of``: a host's address, used by the balancer and by the source host alike."""
+    """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts. ``encrypted``: migrations use TLS."""
 
     uri_of: Callable[[str], str]
+    peer_uri_of: Callable[[str], str]
+    encrypted: bool
     connect_timeout_seconds: float
     workers: Workers = field(repr=False)
 
@@ -95,7 +97,7 @@ class LibvirtHosts:
         uri = self.uri_of(source)
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
-            worker.send(uri, "migrate", (uuid, self.uri_of(destination), bandwidth_mib_per_second))
+            worker.send(uri, "migrate", (uuid, self.peer_uri_of(destination), bandwidth_mib_per_second, self.encrypted))
             yield _Called(worker)
 
     def abort(self, host: str, uuid: str) -> None:
@@ -110,7 +112,7 @@ class LibvirtHosts:
     def reaches(self, host: str, destination: str) -> str | None:
         # The source connects to the destination first, which takes its own time.
         seconds = self.connect_timeout_seconds + _ANSWER_SECONDS
-        asked, why = self._ask(_WAY, host, "reaches", host, self.uri_of(destination), seconds=seconds)
+        asked, why = self._ask(_WAY, host, "reaches", host, self.peer_uri_of(destination), seconds=seconds)
         if not asked:
             raise LibvirtError(why or "")
         return why

@@ -63,6 +63,8 @@ def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
 
     return LibvirtHosts(
         uri_of=config.libvirt.uri_of,
+        peer_uri_of=config.libvirt.peer_uri_of,
+        encrypted=config.migration.encryption == "required",
         connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
         workers=workers,
     )
