@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,9 @@ from enum import StrEnum
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.advice import warnings
-from virtpoise_balancer.command.check import asks, runs_as
+from virtpoise_balancer.command.check import asks, runs_as, state_file
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, NoStore, VirtpoiseError
 from virtpoise_balancer.execute.facts import HostFacts
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.workers import Workers
@@ -95,8 +96,10 @@ def _own(config: Config) -> Iterator[Finding]:
         )
         return
     try:
-        wiring.make_store(config).close()
+        wiring.open_store(config).close()
         yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
+    except NoStore:
+        yield _no_store(config)
     except VirtpoiseError as error:
         yield Finding(
             subject="store", verdict=Severity.BAD, text=str(error), remedy="run it as the user that owns state.url"
@@ -110,6 +113,19 @@ def _own(config: Config) -> Iterator[Finding]:
         yield Finding(
             subject="tokens", verdict=Severity.BAD, text=str(error), remedy="mend the file: NAME:TOKEN, mode 0600"
         )
+
+
+def _no_store(config: Config) -> Finding:
+    folder = state_file(config).parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(
+            subject="store",
+            verdict=Severity.BAD,
+            text=f"{folder}: {asks()} may make no store there",
+            remedy=f"make the folder and give it to the user who runs the balancer: chown {asks()}: {folder}",
+        )
+    text = f"{config.state.url}: the balancer makes it when it first runs"
+    return Finding(subject="store", verdict=Severity.GOOD, text=text)
 
 
 # --- Prometheus and the exporters ---------------------------------------------------------------------------------------

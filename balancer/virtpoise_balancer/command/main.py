@@ -22,7 +22,7 @@ from virtpoise_balancer.command.options import (
     new_app,
     print_out,
 )
-from virtpoise_balancer.errors import Refused, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
 from virtpoise_balancer.tokens import Role
 from virtpoise_balancer.visible import visible
 
@@ -57,6 +57,14 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from virtpoise_balancer.config import read_config
 
     settings = read_config(config)
+
+    from virtpoise_balancer.command.check import asks, runs_as
+
+    if (owner := runs_as(settings)) != asks():
+        raise BadInput(
+            f"run: the folder of state.url belongs to {owner}, who could not write to what {asks()} makes there: "
+            f"systemctl start virtpoise, or: runuser -u {owner} -- virtpoise run"
+        )
 
     from virtpoise_balancer.service.daemon import Daemon
     from virtpoise_balancer.service.logs import set_up
