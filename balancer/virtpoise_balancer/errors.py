@@ -50,3 +50,7 @@ class MonitorBadReply(MonitorError):
 
 class LibvirtError(VirtpoiseError):
     """A libvirt daemon could not be reached, or refused."""
+
+
+class LibvirtSilent(LibvirtError):
+    """A libvirt daemon did not answer in time."""

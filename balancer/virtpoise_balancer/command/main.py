@@ -96,7 +96,8 @@ def doctor(
     settings = read_config(config)
 
     from virtpoise_balancer.command import terminal
-    from virtpoise_balancer.command.doctor import Severity, examine
+    from virtpoise_balancer.command.doctor import examine
+    from virtpoise_balancer.command.finding import Severity
 
     with terminal.progress() as bar:
         findings = list(examine(settings, hosts or [], bar))

@@ -18,6 +18,7 @@ from virtpoise_balancer.model import Progress
 
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
 _ANSWER_SECONDS = 30.0
+_REACH_SECONDS = 20.0
 # libvirt's job statistics; of a running job not all keys are there at all times.
 _Job = Mapping[str, int | str | bool | float]
 
@@ -110,8 +111,8 @@ class LibvirtHosts:
         return self._ask(_FACTS, host, "facts")
 
     def reaches(self, host: str, destination: str) -> str | None:
-        # The source connects to the destination first, which takes its own time.
-        seconds = self.connect_timeout_seconds + _ANSWER_SECONDS
+        # The source connects to the destination first, which takes its own time, and may be asked again a few times.
+        seconds = self.connect_timeout_seconds + _REACH_SECONDS
         asked, why = self._ask(_WAY, host, "reaches", host, self.peer_uri_of(destination), seconds=seconds)
         if not asked:
             raise LibvirtError(why or "")
