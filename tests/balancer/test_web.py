@@ -1,4 +1,4 @@
-"""What the balancer tells over HTTP, and what it lets itself be told."""
+"""What the balancer serves over HTTP, and which orders it takes."""
 
 import html
 import json
