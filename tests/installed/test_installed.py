@@ -68,7 +68,7 @@ def test_what_root_types_before_the_first_start_does_not_keep_the_service_from_s
     for command in ("history", "pause"):
         with pytest.raises(LabError, match="there is no store yet; the balancer makes it when it first runs"):
             manager.run(f"virtpoise {command}")
-    with pytest.raises(LabError, match="the folder of state.url belongs to virtpoise, who could not write"):
+    with pytest.raises(LabError, match=r"the folder of state\.url belongs to virtpoise, who could not write"):
         manager.run("virtpoise run")
     assert manager.run("ls /var/lib/virtpoise") == ""
     # Where an older version has left a store of root's, the service says so.
@@ -191,7 +191,7 @@ def test_two_accounts_have_the_fewest_rights_with_which_domains_migrate(installa
         other = f"{virsh} dumpxml {domain} | sed 's#<name>.*#<name>other</name>#; /<uuid>/d'"
         manager.run(f"{other} > /tmp/other.xml; chmod 644 /tmp/other.xml")
         for command in _NOT_ALLOWED:
-            with pytest.raises(LabError, match="access denied|denied access"):
+            with pytest.raises(LabError, match=r"access denied|denied access"):
                 manager.run(f"{virsh} {command.format(domain)}")
         # The hosts' keys are of no use for the balancer's account, and the other way round.
         with pytest.raises(LabError, match="Permission denied"):
