@@ -184,11 +184,11 @@ class Libvirt(Section):
         return admits
 
     def uri_of(self, host: str) -> str:
-        """The URI by which the balancer reaches the host's libvirt. LibvirtError when the name is no host's, wherever it came from."""
+        """The URI of the host's libvirt for the balancer. LibvirtError when the name is no host's, wherever it came from."""
         return self.hosts.get(host) or _uri_of(self.uri, host)
 
     def peer_uri_of(self, host: str) -> str:
-        """The URI by which the other hosts reach the host's libvirt. LibvirtError as of ``uri_of``."""
+        """The URI of the host's libvirt for the other hosts. LibvirtError as of ``uri_of``."""
         return self.uri_of(host) if self.host_uri is None else _uri_of(self.host_uri, host)
 
 

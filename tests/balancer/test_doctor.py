@@ -162,7 +162,7 @@ def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Seve
 
 
 class StopsAnswering:
-    """Hosts, one of which falls silent when a method is first called for it; notes what they are asked."""
+    """Hosts that note what they are asked. One of them falls silent when a method is first called for it."""
 
     def __init__(self, silent: str, at: str) -> None:
         self._silent, self._at, self._stopped = silent, at, False

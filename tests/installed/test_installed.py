@@ -50,7 +50,7 @@ def test_units_keep_their_bounds_and_their_socket(installation: Installation) ->
         "socket 666 virtpoise",
     ]
     assert "kvm1" in manager.run("virtpoise status")
-    # The page's port is closed to nobody here, but an order takes a token there; root's needs none on the socket.
+    # On the socket root needs no token.
     assert manager.run("virtpoise pause").startswith("Paused")
     assert manager.run("virtpoise resume") == "Resumed.\n"
 
