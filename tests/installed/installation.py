@@ -48,12 +48,9 @@ class Installation:
         """Where each domain runs: the host by the domain's name."""
         return {name: host for host in HOSTS for name in self.machines[host].run("virsh list --name").split()}
 
-    def host_with_guests(self, *, but: str = "") -> str:
-        return next(host for host in self.guests().values() if host != but)
-
     def drain(self, host: str) -> None:
         """Empties a host by order, and takes the order back."""
-        self.manager.run(f"virtpoise drain {host} --wait", seconds=300)
+        self.manager.run(f"virtpoise drain {host} --wait", seconds=120)
         self.manager.run(f"virtpoise undrain {host}")
         assert not self.machines[host].run("virsh list --name").strip()
         assert set(self.guests()) == set(GUESTS)

@@ -93,7 +93,7 @@ def readme_commands() -> list[str]:
     text = readme.partition("## On your own hosts")[2].partition("\n## ")[0]
     return [
         command
-        for command in re.findall(r"`(virtpoise [^`]*)`", text)
+        for command in re.findall(r"`((?:runuser -u virtpoise -- )?virtpoise [^`]*)`", text)
         if "--help" not in command and "--install" not in command
     ]
 

@@ -64,7 +64,7 @@ def test_what_root_types_before_the_first_start_does_not_keep_the_service_from_s
     assert set(manager.run("stat -c %U /var/lib/virtpoise/virtpoise.db*").split()) == {"virtpoise"}
     manager.run("rm /var/lib/virtpoise/virtpoise.db*")
     for command in ("plan", "snapshot", "doctor", "explain vm1"):
-        manager.run(f"virtpoise {command}")
+        manager.run(f"virtpoise {command}", check=command != "doctor")  # which finds that root has no keys
     for command in ("history", "pause"):
         with pytest.raises(LabError, match="there is no store yet; the balancer makes it when it first runs"):
             manager.run(f"virtpoise {command}")
@@ -139,8 +139,7 @@ def test_the_page_is_served_over_tls_with_a_key_that_only_root_reads(installatio
     assert manager.run("systemctl show -p NRestarts --value virtpoise") == "0\n"
 
 
-@pytest.mark.parametrize("place", ["manager", "kvm1"])
-@pytest.mark.parametrize("host", ["kvm2", "kvm3"])
+@pytest.mark.parametrize(("place", "host"), [("manager", "kvm2"), ("manager", "kvm3"), ("kvm1", "kvm3")])
 def test_a_key_opens_libvirt_and_nothing_else(installation: Installation, place: str, host: str) -> None:
     machine = installation.machines[place]
     user = "runuser -u virtpoise --" if place == "manager" else ""
@@ -190,15 +189,17 @@ def test_two_accounts_have_the_fewest_rights_with_which_domains_migrate(installa
         domain = manager.run(f"{virsh} list --name").split()[0]
         other = f"{virsh} dumpxml {domain} | sed 's#<name>.*#<name>other</name>#; /<uuid>/d'"
         manager.run(f"{other} > /tmp/other.xml; chmod 644 /tmp/other.xml")
-        for command in _NOT_ALLOWED:
-            with pytest.raises(LabError, match=r"access denied|denied access"):
-                manager.run(f"{virsh} {command.format(domain)}")
+        typed = "; ".join(command.format(domain) for command in _NOT_ALLOWED)
+        refused = manager.run(f"{virsh} '{typed}' 2>&1 || true")
+        assert len(re.findall("access denied", refused)) == len(_NOT_ALLOWED), refused
         # The hosts' keys are of no use for the balancer's account, and the other way round.
         with pytest.raises(LabError, match="Permission denied"):
             installation.machines["kvm1"].run(f"virsh -c qemu+ssh://virtpoise@{host}/system list")
         with pytest.raises(LabError, match="Permission denied"):
             manager.run(f"runuser -u virtpoise -- virsh -c qemu+ssh://virtpoise-peer@{host}/system list")
-    installation.drain(installation.host_with_guests())
+    domain = next(name for name, host in installation.guests().items() if host == "kvm2")
+    assert installation.migrate(domain, "kvm2", "kvm3") == "done"
+    assert installation.migrate(domain, "kvm3", "kvm1") == "done"
 
 
 def _wait_until_doctor_is_content(installation: Installation) -> None:
@@ -221,7 +222,7 @@ def test_libvirt_over_tls_lets_in_the_named_certificates_alone(installation: Ins
             manager.run(f"virsh -c 'qemu+tls://{host}/system?pkipath=/root/stranger' list")
         with pytest.raises(LabError, match=r"clientcert|certificate|TLS"):
             manager.run(f"runuser -u nobody -- virsh -c qemu+tls://{host}/system list")
-    installation.drain(installation.host_with_guests())
+    installation.drain(next(iter(installation.guests().values())))
 
 
 _STRANGER = """set -e
@@ -253,13 +254,13 @@ def test_memory_is_encrypted_in_flight_where_that_is_required(installation: Inst
     destination, third = (host for host in ("kvm1", "kvm2", "kvm3") if host != source)
     with ThreadPoolExecutor() as pool:
 
-        def moved(here: str, there: str) -> tuple[str, bytes]:
+        def moved(here: str, there: str, bandwidth_mib_per_second: int = 0) -> tuple[str, bytes]:
             """What became of a migration, and the first bytes of it on the wire."""
             listener = pool.submit(installation.machines[here].run, f"timeout 60 python3 -c '{_LISTEN}'")
             wait_until(
                 lambda: int(installation.machines[here].run("wc -l < /proc/net/packet")) > 1, 10, "the wire is heard"
             )
-            ended = installation.migrate(domain, here, there, bandwidth_mib_per_second=8)
+            ended = installation.migrate(domain, here, there, bandwidth_mib_per_second)
             return ended, bytes.fromhex(listener.result())
 
         # off: the stream begins in the clear, with QEMU's own mark.
@@ -275,7 +276,7 @@ def test_memory_is_encrypted_in_flight_where_that_is_required(installation: Inst
         installation.manager.run(f"cp /root/virtpoise.yml {configuration}")
         installation.administrator.type("Memory in flight")
         # required: the stream begins with a handshake of TLS, and the source's QEMU says with which credentials.
-        migration = pool.submit(moved, destination, third)
+        migration = pool.submit(moved, destination, third, 16)
         ask = f"""virsh qemu-monitor-command {domain} '{{"execute": "query-migrate-parameters"}}'"""
         wait_until(
             lambda: '"tls-creds":"objlibvirt_migrate_tls0"' in installation.machines[destination].run(ask, check=False),
