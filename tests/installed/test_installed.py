@@ -198,6 +198,12 @@ def test_two_accounts_have_the_fewest_rights_with_which_domains_migrate(installa
         with pytest.raises(LabError, match="Permission denied"):
             manager.run(f"runuser -u virtpoise -- virsh -c qemu+ssh://virtpoise-peer@{host}/system list")
     domain = next(name for name, host in installation.guests().items() if host == "kvm2")
+    kvm2 = installation.machines["kvm2"]
+    kvm2.run("useradd --groups libvirt administrator")
+    local = "virsh -c qemu:///system"
+    kvm2.run(f"runuser -u administrator -- {local} 'suspend {domain}; resume {domain}'")
+    with pytest.raises(LabError, match=r"authentication unavailable|access denied by policy|polkit"):
+        kvm2.run(f"runuser -u nobody -- {local} list")
     assert installation.migrate(domain, "kvm2", "kvm3") == "done"
     assert installation.migrate(domain, "kvm3", "kvm1") == "done"
 
