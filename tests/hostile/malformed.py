@@ -40,10 +40,56 @@ _TARGETS = (
     b"/api/v1/history?limit=" + b"9" * 5000, b"/api/v1/history?limit=%F0%9D%9F%98", b"/" + b"x" * 15_000, b"", b"metrics", b"/a b",
     b"/domains/" + b"%F0%9F%92%A9" * 100, b"/api/v1/explain/" + b"../" * 50, b"/runbooks/..%5c..%5c", b"/metrics#x", b"?", b"/\\",
 )  # fmt: skip
-_METHODS = (b"", b"G\x00T", b"get", b"TRACE", b"CONNECT", b"OPTIONS", b"PRI", b"X" * 9000, b"G E T", b"\xc3\xa9", b"DELETE", b"PATCH")
-_VERSIONS = (b"", b"HTTP/0.9", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/9999.1", b"HTTP/1.1 x", b"http/1.1", b"ICY", b"HTTP/1.\xb9")
-_BODIES = (b"zz\r\n", b"-1\r\nx\r\n", b"ffffffffffffffff\r\nx", b"1;" + b"x" * 3000 + b"\r\ny\r\n", b"{", b"\xff" * 50, b"[" * 3000, b"5\r\nab")
-_BYTES = (b"\x00", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\xff", b"\x80", b" ", b"\t", b":", b"%", b"\x1b[2J", b"\xe2\x80\xae")
+_METHODS = (
+    b"",
+    b"G\x00T",
+    b"get",
+    b"TRACE",
+    b"CONNECT",
+    b"OPTIONS",
+    b"PRI",
+    b"X" * 9000,
+    b"G E T",
+    b"\xc3\xa9",
+    b"DELETE",
+    b"PATCH",
+)
+_VERSIONS = (
+    b"",
+    b"HTTP/0.9",
+    b"HTTP/1.2",
+    b"HTTP/2.0",
+    b"HTTP/9999.1",
+    b"HTTP/1.1 x",
+    b"http/1.1",
+    b"ICY",
+    b"HTTP/1.\xb9",
+)
+_BODIES = (
+    b"zz\r\n",
+    b"-1\r\nx\r\n",
+    b"ffffffffffffffff\r\nx",
+    b"1;" + b"x" * 3000 + b"\r\ny\r\n",
+    b"{",
+    b"\xff" * 50,
+    b"[" * 3000,
+    b"5\r\nab",
+)
+_BYTES = (
+    b"\x00",
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\xff",
+    b"\x80",
+    b" ",
+    b"\t",
+    b":",
+    b"%",
+    b"\x1b[2J",
+    b"\xe2\x80\xae",
+)
 _FOREIGN = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"SSH-2.0-x\r\n", b"\x05\x01\x00", b"EHLO x\r\n",
     b"\x00" * 4000, b"\r\n" * 4000, b"\n", b"*1\r\n$4\r\nPING\r\n", b"GET", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 4000,

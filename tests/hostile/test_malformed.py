@@ -38,7 +38,12 @@ class Exporter:
 
 @contextmanager
 def exporter(folder: Path) -> Iterator[Exporter]:
-    flags = ["--web.listen-address=127.0.0.1:0", f"--path.state={folder}", "--libvirt.uri=test:///default", "--cpu.speed=1"]
+    flags = [
+        "--web.listen-address=127.0.0.1:0",
+        f"--path.state={folder}",
+        "--libvirt.uri=test:///default",
+        "--cpu.speed=1",
+    ]
     log = folder / "log"
     with log.open("wb") as errors:
         process = subprocess.Popen(

@@ -38,14 +38,35 @@ Headers = dict[str, str]
 def wrong_tokens() -> Iterator[str]:
     """Values of Authorization that are not the token, most of them nearly."""
     for at, letter in enumerate(TOKEN):
-        yield f"Bearer {TOKEN[:at]}{TOKEN[at + 1:]}"
-        yield f"Bearer {TOKEN[:at]}{chr(ord(letter) ^ 1)}{TOKEN[at + 1:]}"
-        yield f"Bearer {TOKEN[:at]}{letter.swapcase() if letter.isalpha() else '_'}{TOKEN[at + 1:]}"
+        yield f"Bearer {TOKEN[:at]}{TOKEN[at + 1 :]}"
+        yield f"Bearer {TOKEN[:at]}{chr(ord(letter) ^ 1)}{TOKEN[at + 1 :]}"
+        yield f"Bearer {TOKEN[:at]}{letter.swapcase() if letter.isalpha() else '_'}{TOKEN[at + 1 :]}"
         yield f"Bearer {TOKEN[:at]} {TOKEN[at:]}" if at else f"Bearer{TOKEN}"
         yield f"Bearer {TOKEN[: at + 1]}" if at + 1 < len(TOKEN) else f"Bearer {TOKEN[::-1]}"
-    yield from (f"Bearer {TOKEN}{end}" for end in ("x", "\0", "\xa0", ",", ";", "=", "%00", f" {TOKEN}", f",{TOKEN}", "\xff"))
-    yield from (f"{scheme} {TOKEN}" for scheme in ("Basic", "Token", "bearer:", "Digest", "Negotiate", "", "Bearer,", "X Bearer"))
-    yield from (f"Bearer {one}" for one in ("", " ", "*", "null", "None", "true", "0", "alice", f"alice:{TOKEN}", "' OR 1=1 --", "sha256:", "\t"))
+    yield from (
+        f"Bearer {TOKEN}{end}" for end in ("x", "\0", "\xa0", ",", ";", "=", "%00", f" {TOKEN}", f",{TOKEN}", "\xff")
+    )
+    yield from (
+        f"{scheme} {TOKEN}"
+        for scheme in ("Basic", "Token", "bearer:", "Digest", "Negotiate", "", "Bearer,", "X Bearer")
+    )
+    yield from (
+        f"Bearer {one}"
+        for one in (
+            "",
+            " ",
+            "*",
+            "null",
+            "None",
+            "true",
+            "0",
+            "alice",
+            f"alice:{TOKEN}",
+            "' OR 1=1 --",
+            "sha256:",
+            "\t",
+        )
+    )
     for digest in (hashlib.sha256(TOKEN.encode()).hexdigest(), hashlib.md5(TOKEN.encode()).hexdigest()):
         yield from (f"Bearer {digest}", f"Bearer sha256:{digest}", f"Bearer {digest.upper()}")
     for user in ("alice", "root", ""):
@@ -57,10 +78,14 @@ def other_sites() -> Iterator[Headers]:
     """What browsers add to a request of another site's page."""
     for host in ("evil.example", "localhost", "127.0.0.2", "127.0.0.1:80", "127.0.0.1:98080", "127.0.0.1.evil.example",
                  "127.0.0.1:9808.evil.example", "evil.example:9808", "[::1]:9808", "0.0.0.0:9808", "2130706433:9808",
-                 "127.0.0.1:9808@evil.example", "evil.example#127.0.0.1:9808", "x127.0.0.1:9808", "127.1:9808", "127.0.0.1:09808"):  # fmt: skip
+                 "127.0.0.1:9808@evil.example", "evil.example#127.0.0.1:9808",
+                 "x127.0.0.1:9808", "127.1:9808", "127.0.0.1:09808"):  # fmt: skip
         for scheme in ("http", "https", "file", "chrome-extension"):
             yield {"Origin": f"{scheme}://{host}"}
-    yield from ({"Origin": one} for one in ("null", "", "file://", "http://", "http://[", "about:blank", "127.0.0.1:9808", "//", "data:", "*"))
+    yield from (
+        {"Origin": one}
+        for one in ("null", "", "file://", "http://", "http://[", "about:blank", "127.0.0.1:9808", "//", "data:", "*")
+    )
     for site in ("cross-site", "same-site", "", "None", "same-origin, cross-site", "SAME-ORIGIN", "x"):
         yield {"Sec-Fetch-Site": site}
         yield {"Sec-Fetch-Site": site, "Origin": f"http://{HERE}:{PORT}"}
@@ -75,7 +100,15 @@ def forms() -> Iterator[Headers]:
 
 def rebound() -> Iterator[Headers]:
     """Another name for this machine's address."""
-    for host in ("evil.example", "evil.example:9808", "[", "localhost.evil.example", "127.0.0.1.nip.example", "", "127.0.0.2:9808"):
+    for host in (
+        "evil.example",
+        "evil.example:9808",
+        "[",
+        "localhost.evil.example",
+        "127.0.0.1.nip.example",
+        "",
+        "127.0.0.2:9808",
+    ):
         yield {"Host": host}
 
 
@@ -116,4 +149,6 @@ def test_not_one_is_followed(tmp_path: Path) -> None:
         assert balancer.acting.taken == []
         assert {action.accepted for action in balancer.store.actions(1000)} == {False}
         honest = TestClient(app, f"http://{HERE}:{PORT}", client=(HERE, 50000))
-        assert [honest.post(path, json={}, headers=RIGHT).status_code for path in ("/api/v1/pause", "/api/v1/resume")] == [200, 200]
+        assert [
+            honest.post(path, json={}, headers=RIGHT).status_code for path in ("/api/v1/pause", "/api/v1/resume")
+        ] == [200, 200]
