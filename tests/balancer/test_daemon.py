@@ -88,6 +88,8 @@ class Hosts:
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         self.carried_out.append(entries)
 
+    def go_on(self) -> None: ...
+
     def drop(self, why: str) -> None:
         self.dropped.append(why)
 

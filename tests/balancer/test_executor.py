@@ -57,6 +57,7 @@ class Hosts:
     held: set[int] = field(default_factory=set)
     ends: dict[str, MigrationOutcome | None] = field(default_factory=dict)  # of the moves that were asked for
     can_write: bool = True
+    earlier: tuple[tuple[JournalEntry, None], ...] = ()
     against: str | None = None  # what the hosts have against any move
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -87,8 +88,8 @@ class Hosts:
     def release(self, migration_id: int) -> None:
         self.held.discard(migration_id)
 
-    def under_way(self) -> tuple[()]:
-        return ()
+    def under_way(self) -> tuple[tuple[JournalEntry, None], ...]:
+        return self.earlier
 
     def close(self) -> None: ...
 
@@ -237,6 +238,20 @@ def test_a_slow_migration_holds_up_no_unrelated_move_of_its_plan_or_a_later_one(
     assert made.wait(10)
     assert set(hosts.outcomes) == {"slow", "b", "c", "d", "e", "after"}
     assert not made.busy
+
+
+def test_migrations_of_an_earlier_process_take_part_of_the_limits_until_they_have_ended() -> None:
+    hosts = Hosts()
+    earlier = JournalEntry(id=90, move=move("old", "h9", "h2"), began=1.0)
+    hosts.earlier = ((earlier, None),)
+    made = executor(hosts)
+    made.carry_out([(0, move("a", "h1", "h2")), (1, move("b", "h3", "h4"))], lambda _: None)
+    made.wait(0.5)
+    assert set(hosts.outcomes) == {"b"}
+    hosts.earlier = ()
+    made.go_on()
+    assert made.wait(10)
+    assert set(hosts.outcomes) == {"a", "b"}
 
 
 def test_what_waits_can_be_dropped_and_what_runs_goes_on() -> None:

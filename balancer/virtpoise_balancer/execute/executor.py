@@ -72,7 +72,7 @@ class Executor(Protocol):
 
 @dataclass(slots=True)
 class LibvirtExecutor:
-    """Makes the moves, each in a thread of its own; one more starts them."""
+    """Makes the moves, each in a thread of its own."""
 
     migrator: Migrator
     reconciler: Reconciler
@@ -81,10 +81,10 @@ class LibvirtExecutor:
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
     _looking: threading.Lock = field(default_factory=threading.Lock)  # one move begins at a time
-    _changed: threading.Condition = field(default_factory=threading.Condition)  # guards all that follows
+    _lock: threading.RLock = field(default_factory=threading.RLock)  # guards all that follows
     _items: dict[int, Item] = field(default_factory=dict)  # of the plans that have not ended, by the id in the journal
     _rechecks: dict[int, Recheck] = field(default_factory=dict)  # by the number of the plan
-    _thread: threading.Thread | None = None
+    _threads: dict[int, threading.Thread] = field(default_factory=dict)  # by the id in the journal
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
@@ -96,77 +96,71 @@ class LibvirtExecutor:
 
     @property
     def busy(self) -> bool:
-        with self._changed:
-            return bool(self._items)
+        return bool(self._items)
 
     @property
     def acts(self) -> bool:
         return True
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
-        with self._changed:
+        with self._lock:
             if self.stop.is_set():
                 raise Refused("the balancer is about to end")
             plan = max(self._rechecks, default=0) + 1
             self.reconciler.hold(migration_id for migration_id, _ in entries)
             self._items |= {id_: Item(id=id_, plan=plan, move=move) for id_, move in entries}
             self._rechecks[plan] = recheck
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="executor")
-                self._thread.start()
-            self._changed.notify_all()
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Begin what may begin now. To be called in each cycle as well: migrations of an earlier process end without notice."""
+        with self._lock:
+            if self.stop.is_set():
+                self._end_waiting(dict.fromkeys(self._items, "told to stop"))
+            for id_, missing in hopeless(self._items.values()).items():
+                self._end_waiting({id_: f"it counts on {missing.domain} having left {missing.source}, which did not"})
+            others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]
+            for id_ in ready(self._items.values(), self.limits, others):
+                self._start(id_, self._make_one)
 
     def drop(self, why: str) -> None:
         """Begin none of the moves that wait. ``why``: for the journal."""
-        with self._changed:
+        with self._lock:
             self._end_waiting(dict.fromkeys(self._items, why))
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float | None = None) -> bool:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._items, seconds)
+        until = None if seconds is None else time.monotonic() + seconds
+        while (left := None if until is None else until - time.monotonic()) is None or left > 0:
+            thread = next(iter(self._threads.copy().values()), None)
+            if thread is None:
+                break
+            thread.join(left)
+        return not self.busy
 
     def close(self) -> None:
         """Start nothing more, and wait until what runs has ended or was aborted."""
-        with self._changed:
+        with self._lock:
             self.stop.set()
-            self._changed.notify_all()
-        if (thread := self._thread) is not None:
-            thread.join()
+            self.go_on()
+        self.wait()
         self.reconciler.close()
-
-    def _run(self) -> None:
-        """Start what may begin, whenever that may have changed, until nothing is left."""
-        while True:
-            with self._changed:
-                if self.stop.is_set():
-                    self._end_waiting(dict.fromkeys(self._items, "told to stop"))
-                for id_, missing in hopeless(self._items.values()).items():
-                    text = f"it counts on {missing.domain} having left {missing.source}, which did not"
-                    self._end_waiting({id_: text})
-                others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]
-                for id_ in ready(self._items.values(), self.limits, others):
-                    self._start(id_, self._make_one)
-                self._forget_ended()
-                if not self._items:
-                    self._thread = None
-                    return
-                self._changed.wait(_LOOK_SECONDS)  # migrations of the reconciler end without notice
 
     def _end_waiting(self, reasons: Mapping[int, str]) -> None:
         for id_, why in reasons.items():
-            if self._items[id_].stage is Stage.WAITING:
+            if (item := self._items.get(id_)) and item.stage is Stage.WAITING:
                 self._start(id_, partial(self._skip, why=why))
 
     def _start(self, id_: int, act: Callable[[int, Move], bool]) -> None:
         """Take a move out of those that wait, and act on it beside the others. ``act`` returns whether it was made."""
         item = self._items[id_] = replace(self._items[id_], stage=Stage.BEGUN)
+        thread = threading.Thread(target=self._act, args=(item, act), name=f"move {item.move.domain}")
+        self._threads[id_] = thread
         try:
-            threading.Thread(target=self._act, args=(item, act), name=f"move {item.move.domain}").start()
+            thread.start()
         except RuntimeError as error:  # the system has no thread left: the next cycle ends the entry, and plans anew
             log.warning("a move cannot be started", domain=item.move.domain, error=str(error))
-            self._items[id_] = replace(item, stage=Stage.UNDONE)
-            self.reconciler.release(id_)
+            self._ended(item, done=False)
 
     def _act(self, item: Item, act: Callable[[int, Move], bool]) -> None:
         done = False
@@ -175,17 +169,18 @@ class LibvirtExecutor:
         except Exception:  # the next cycles find out what became of it
             log.exception("a move failed in an unforeseen way", domain=item.move.domain)
         finally:
-            self.reconciler.release(item.id)
-            with self._changed:
-                self._items[item.id] = replace(item, stage=Stage.DONE if done else Stage.UNDONE)
-                self._changed.notify_all()
+            with self._lock:
+                self._ended(item, done=done)
+                self.go_on()
 
-    def _forget_ended(self) -> None:
-        """Forget the plans of which nothing waits or runs."""
-        going = {item.plan for item in self._items.values() if item.stage in (Stage.WAITING, Stage.BEGUN)}
-        self._items = {id_: item for id_, item in self._items.items() if item.plan in going}
+    def _ended(self, item: Item, *, done: bool) -> None:
+        """Note the end of a move. A plan of which nothing waits or runs is forgotten."""
+        self.reconciler.release(item.id)
+        self._items[item.id] = replace(item, stage=Stage.DONE if done else Stage.UNDONE)
+        del self._threads[item.id]
+        going = {one.plan for one in self._items.values() if one.stage in (Stage.WAITING, Stage.BEGUN)}
+        self._items = {id_: one for id_, one in self._items.items() if one.plan in going}
         self._rechecks = {plan: recheck for plan, recheck in self._rechecks.items() if plan in going}
-        self._changed.notify_all()
 
     def _make_one(self, migration_id: int, move: Move) -> bool:
         """Make the move, unless something is against it. Whether the domain is where it should go."""

@@ -227,7 +227,9 @@ class Daemon:
                 result=CycleResult.WAITING,
                 sentence=f"another balancer acts and holds {self._leadership.path}; waiting for it to end",
             )
-        return self._cycle.run(now)
+        report = self._cycle.run(now)
+        self._executor.go_on()
+        return report
 
     def _failed(self, error: Exception, now: float) -> Report:
         sentence = f"unforeseen: {type(error).__name__}: {error}"
