@@ -30,6 +30,7 @@ _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Ge(0)])
 _NOTHING: TypeAdapter[None] = TypeAdapter(None)
+_WORDS: TypeAdapter[str] = TypeAdapter(str)
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class _Called:
 
     worker: Worker
     error: str | None = None
+    waited_seconds: float | None = None
 
     def ended(self, seconds: float) -> bool:
         if self.worker.busy:
@@ -49,6 +51,7 @@ class _Called:
             if reply is None:
                 return False
             self.error = reply.error
+            self.waited_seconds = reply.value if isinstance(reply.value, float) else None
         return True
 
 
@@ -103,6 +106,15 @@ class LibvirtHosts:
 
     def undefine(self, host: str, uuid: str) -> None:
         self._ask(_NOTHING, host, "undefine", uuid, what="undefine")
+
+    def resume(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "resume", uuid, what="resume")
+
+    def suspend(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "suspend", uuid, what="suspend")
+
+    def describe(self, host: str, uuid: str) -> str:
+        return self._ask(_WORDS, host, "describe", uuid)
 
     def facts(self, host: str) -> HostFacts:
         return self._ask(_FACTS, host, "facts")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import libvirt
 
 from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.execute.worker.connection import Connection
 
 _FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
@@ -12,6 +15,7 @@ _FLAGS = (
     | libvirt.VIR_MIGRATE_PERSIST_DEST
     | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+    | libvirt.VIR_MIGRATE_PAUSED
 )
 
 _WHY_OFF = {
@@ -26,6 +30,17 @@ _PAUSED_BY_A_MIGRATION = (
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
 )
+_RUNNING_SINCE = {
+    libvirt.VIR_DOMAIN_RUNNING_BOOTED: "started here",
+    libvirt.VIR_DOMAIN_RUNNING_MIGRATED: "arrived by a migration",
+    libvirt.VIR_DOMAIN_RUNNING_UNPAUSED: "resumed here",
+    libvirt.VIR_DOMAIN_RUNNING_MIGRATION_CANCELED: "resumed here after a migration that failed",
+}
+_JOB_ENDS = {libvirt.VIR_DOMAIN_JOB_COMPLETED: "completed", libvirt.VIR_DOMAIN_JOB_FAILED: "failed"}
+_MIGRATIONS = {
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: "a migration to here",
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: "a migration away",
+}
 
 
 def active_domains(connection: libvirt.virConnect) -> int:
@@ -69,15 +84,59 @@ def completed_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object
     return stats
 
 
-def migrate(connection: libvirt.virConnect, uuid: str, target: str, bandwidth_mib_per_second: int | None) -> None:
-    """Migrate the domain to the daemon at ``target``; returns when it has ended.
+def migrate(
+    connection: libvirt.virConnect, uuid: str, target: str, bandwidth_mib_per_second: int | None
+) -> float | None:
+    """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended.
 
     Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the destination and undefined
-    on the source, so that no stale definition stays behind (https://libvirt.org/migration.html).
+    on the source, so that no stale definition stays behind (https://libvirt.org/migration.html). It arrives paused, and is started when
+    libvirt has reported that the source has given it up: libvirt alone may come to start it on both hosts (decision 36).
+
+    Returns for how many seconds it waited there; None where that was not seen, or it is still to be started.
     """
     bandwidth = bandwidth_mib_per_second
     parameters = {} if bandwidth is None else {libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: bandwidth}
-    connection.lookupByUUIDString(uuid).migrateToURI3(target, parameters, _FLAGS)
+    there = Connection()
+    arrived: list[float] = []
+
+    def note(_connection: object, domain: libvirt.virDomain, event: int, _detail: int, _nothing: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and domain.UUIDString() == uuid:
+            arrived.append(time.monotonic())
+
+    try:
+        there.to(target).domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
+        connection.lookupByUUIDString(uuid).migrateToURI3(target, parameters, _FLAGS)
+        try:
+            resume(there.to(target), uuid)
+        except libvirt.libvirtError:
+            return None  # it has arrived: whoever looks next starts it
+        return time.monotonic() - arrived[-1] if arrived else None
+    finally:
+        there.close()
+
+
+def resume(connection: libvirt.virConnect, uuid: str) -> None:
+    """Let the domain's CPUs run; where they run already this is no error."""
+    connection.lookupByUUIDString(uuid).resume()
+
+
+def suspend(connection: libvirt.virConnect, uuid: str) -> None:
+    """Stop the domain's CPUs. Nothing of it is lost."""
+    connection.lookupByUUIDString(uuid).suspend()
+
+
+def describe(connection: libvirt.virConnect, uuid: str) -> str:
+    """What distinguishes this copy of the domain from others, in words: how it came to run, its CPU time, its last job."""
+    domain = connection.lookupByUUIDString(uuid)
+    state, reason = domain.state()
+    words = str(presence(connection, uuid))
+    if state == libvirt.VIR_DOMAIN_RUNNING and reason in _RUNNING_SINCE:
+        words += f", {_RUNNING_SINCE[reason]}"
+    words += f", {domain.info()[4] / 1e9:.0f} s of CPU time"
+    stats = domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED)
+    end, what = _JOB_ENDS.get(stats.get("type")), _MIGRATIONS.get(stats.get("operation"))
+    return f"{words}, last job: {what}, {end}" if end and what else f"{words}, no last job is known"
 
 
 def abort(connection: libvirt.virConnect, uuid: str) -> None:
