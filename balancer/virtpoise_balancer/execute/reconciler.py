@@ -91,7 +91,7 @@ class Reconciler:
     _asking: dict[int, threading.Thread] = field(default_factory=dict)
     _requested: dict[int, Requested] = field(default_factory=dict)
     _started: set[int] = field(default_factory=set)  # entries whose domain was started on its destination by `_start`
-    _suspended: dict[int, str] = field(default_factory=dict)  # entries of which a stale copy was suspended, and where
+    _suspended: dict[int, str] = field(default_factory=dict)  # where the stale copy of an entry was suspended
     _unwritten: dict[int, tuple[Move, MigrationOutcome]] = field(default_factory=dict)
     _found: dict[int, StillOpen] = field(default_factory=dict)
     _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
