@@ -221,6 +221,9 @@ def test_a_domain_that_anyone_starts_twice_is_found_out_by_what_prometheus_sees_
     world.put("a", "h4")
     assert look(seen) == {"h1": UnsettledKind.TWICE, "h4": UnsettledKind.TWICE}
     assert look({}) == {"h1": UnsettledKind.TWICE, "h4": UnsettledKind.TWICE}, "Prometheus may lose sight of it"
+    (one,) = balancer.accounts.unsettled(())
+    assert one.text.endswith("at once. On h1: running, 3 s of CPU time; On h4: running, 3 s of CPU time")
+    assert world.places("a") == {"h1": "running", "h4": "running"}, "no journal proves that one of them is stale"
     world.stopped.add("h4")
     assert look(seen) == {"h1": UnsettledKind.UNKNOWN, "h4": UnsettledKind.UNKNOWN}
     world.stopped.clear()
