@@ -85,9 +85,15 @@ def completed_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object
 
 
 def migrate(
-    connection: libvirt.virConnect, uuid: str, target: str, bandwidth_mib_per_second: int | None
+    connection: libvirt.virConnect,
+    uuid: str,
+    target: str,
+    watched: str,
+    bandwidth_mib_per_second: int | None,
+    encrypted: bool,
 ) -> float | None:
-    """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended.
+    """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended. ``encrypted``: its memory crosses the
+    network by TLS. ``target``: the destination's address for the source's daemon; ``watched``: the same for this process.
 
     Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the destination and undefined
     on the source, so that no stale definition stays behind (https://libvirt.org/migration.html). It arrives paused, and is started when
@@ -97,23 +103,36 @@ def migrate(
     """
     bandwidth = bandwidth_mib_per_second
     parameters = {} if bandwidth is None else {libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: bandwidth}
+    flags = _FLAGS | libvirt.VIR_MIGRATE_TLS if encrypted else _FLAGS
     there = Connection()
     arrived: list[float] = []
+
+    moving = connection.lookupByUUIDString(uuid)
+    _ensure_may_resume(moving)
 
     def note(_connection: object, domain: libvirt.virDomain, event: int, _detail: int, _nothing: object) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and domain.UUIDString() == uuid:
             arrived.append(time.monotonic())
 
     try:
-        there.to(target).domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
-        connection.lookupByUUIDString(uuid).migrateToURI3(target, parameters, _FLAGS)
+        there.to(watched).domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
+        moving.migrateToURI3(target, parameters, flags)
         try:
-            resume(there.to(target), uuid)
+            resume(there.to(watched), uuid)
         except libvirt.libvirtError:
             return None  # it has arrived: whoever looks next starts it
         return time.monotonic() - arrived[-1] if arrived else None
     finally:
         there.close()
+
+
+def _ensure_may_resume(running: libvirt.virDomain) -> None:
+    """libvirtError where this user may not resume domains, so that the domain would stay paused where it arrives."""
+    try:
+        running.resume()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # that is: it runs already
+            raise
 
 
 def resume(connection: libvirt.virConnect, uuid: str) -> None:
