@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from integration.pool import BUSY, Pool, Pools, places, wait_under_way
+from integration.test_silent_host import silence
 from virtpoise_lab import processes
 
 pytestmark = pytest.mark.lab
