@@ -428,8 +428,10 @@ def test_a_migration_under_way_counts_at_both_ends() -> None:
         POLICY,
     )
     assert made.moves == ()
-    assert made.solved  # the one under way suffices
-    assert reasons(made, "a") == {Reason.MIGRATING}
+    assert made.solved  # by the one under way, as far as is known
+    assert [(one.host, one.reason, one.detail) for one in made.refusals] == [
+        ("h1", Reason.WAITING, {"until": "the migration of a"})
+    ]
     full = plan(
         group(
             host("h1", 0.9, 0.9),
@@ -463,13 +465,33 @@ def test_migrations_under_way_count_towards_the_limits() -> None:
     assert waves([(0, 1)], Limits(), [(3, 1)]) == [1]  # to the same host
     assert waves([(0, 1)], Limits(), [(0, None)]) == [1]  # from the same host, to one that is not in the group
     assert waves([(0, 1)], Limits(total=2), [(3, 4), (5, 6)]) == [1]
-    made = plan(
-        group(
-            host("h1", 0.9, 0.9), host("h2", 0.3, 0.3), domain("a", "h1", 0.2, migrating_to="h2"), domain("b", "h1", 2)
-        ),
-        POLICY,
+    seen = group(
+        host("h1", 0.5, 0.5),
+        host("h2", 0.3, 0.3),
+        host("h3", 0.9, 0.9),
+        host("h4", 0.3, 0.3),
+        domain("a", "h1", 0.2, migrating_to="h2"),
+        domain("b", "h3", 2),
     )
-    assert [(move.domain, move.wave) for move in made.moves] == [("b", 1)]
+    for total, wave in ((2, 0), (1, 1)):
+        made = plan(seen, replace(POLICY, limits=Limits(total=total)))
+        assert [(move.domain, move.destination, move.wave) for move in made.moves] == [("b", "h4", wave)]
+
+
+def test_a_host_that_others_are_on_their_way_to_takes_more_only_if_that_solves_more() -> None:
+    seen = group(
+        host("h1", 0.5, 0.5),
+        host("h2", 0.1, 0.1),
+        host("h3", 0.9, 0.9),
+        host("h4", 0.4, 0.4),
+        domain("a", "h1", 0.2, migrating_to="h2"),
+        domain("b", "h3", 2),
+    )
+    assert where(plan(seen, POLICY)) == {"b": "h4"}
+    fuller = replace(seen, hosts=(host("h1", 0.7, 0.7), *seen.hosts[1:3], host("h4", 0.7, 0.7)))
+    assert where(plan(fuller, POLICY)) == {"b": "h2"}
+    roomy = replace(POLICY, limits=Limits(per_destination=2))
+    assert where(plan(seen, roomy)) == {"b": "h2"}
 
 
 def test_the_order_of_those_under_way_decides_nothing() -> None:
