@@ -20,6 +20,7 @@ from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, Reco
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
+    Cause,
     HostState,
     JournalEntry,
     MigrationOutcome,
@@ -204,6 +205,16 @@ def test_after_a_migration_only_its_hosts_count_afresh(store: Store) -> None:
     report = run(cycle, 1015.0)
     assert {name: one.counted_from for name, one in report.backoffs.items()} == {"h1": 1012.0, destination: 1012.0}
     assert [source for _, source, _ in ends(report.plan)] == ["h3"]
+
+
+def test_a_domain_that_failed_to_one_host_is_sent_to_another_also_after_a_restart(store: Store) -> None:
+    three = (*TWO_BUSY[:3], host("h3", 0.2, 0.2, 0.2))
+    for at, destination in ((1000.0, "h2"), (1300.0, "h3"), (1800.0, "h2"), (2400.0, "h3")):
+        cycle, _, acting = make(store, *three)  # a new process over the same store
+        cycle = replace(cycle, policy=STREAM)
+        assert ends(run(cycle, at).plan) == [("a", "h1", destination)]
+        why = f"{destination} lacks a device"
+        ended(store, acting, at + 5, MigrationOutcome(result=Result.FAILED, why=why, cause=Cause.ERROR))
 
 
 def test_what_waits_is_counted_on_its_destination_and_not_planned_again(store: Store) -> None:

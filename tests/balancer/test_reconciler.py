@@ -398,3 +398,14 @@ def test_an_abort_is_an_end_with_its_reason(balancer: Balancer, world: World) ->
     balancer.make(move("a", "h1", "h2"))
     (first,) = balancer.journal
     assert (first.result, first.why) == ("failed", "aborted: longer than 600 s: running on h1, absent on h2")
+
+
+def test_a_hanging_migration_holds_up_no_unrelated_one(balancer: Balancer, world: World) -> None:
+    world.put("c", "h3")
+    world.silence("h1", after=2, seconds=300)
+    balancer.make(move("a", "h1", "h2"), move("b", "h3", "h4"), move("c", "h3", "h4"))
+    assert balancer.results == [None, "done", "done"]
+    assert balancer.held.keys() == {"h1", "h2"}
+    balancer.cycle(30)
+    assert balancer.results == ["done", "done", "done"]
+    assert balancer.held == {}
