@@ -109,7 +109,7 @@ def test_what_has_changed_since_the_plan_is_found(
 
 
 def test_memory_that_others_have_filled_is_found() -> None:
-    """Four moves of 40 GiB went to a host whose memory others had filled meanwhile."""
+    """Four moves of 40 GiB went to a host after others had filled its memory."""
     big = [domain(f"vm{n}", "h1", 1.0, memory_bytes=40 * GIB) for n in range(4)]
     source = host("h1", 0.3, 0.3, memory_bytes=512 * GIB, memory_used_bytes=200 * GIB, state=HostState.DRAINING)
     empty = host("h2", 0.1, 0.1, memory_bytes=256 * GIB, memory_used_bytes=4 * GIB)

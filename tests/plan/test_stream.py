@@ -169,7 +169,7 @@ def test_no_host_passes_a_limit_whatever_of_two_plans_is_made_in_whatever_order(
 @given(seed=st.integers(0, 100_000))
 @settings(deadline=None, max_examples=12)
 def test_an_overload_elsewhere_is_relieved_as_without_the_move_that_is_under_way(seed: int) -> None:
-    """Three more hosts, of which one is overloaded and one is free, are relieved in the same way beside a slow migration."""
+    """In a group of two halves the hosts that a slow migration does not concern are attempted all the same."""
     snapshot, policy = random_group(seed)
     other, _ = random_group(seed + 1)
     renamed = replace(

@@ -44,7 +44,7 @@ def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
 def after_orders(
     attempts: Iterable[FailedAttempts], snapshot: Snapshot, orders: DrainOrders
 ) -> tuple[FailedAttempts, ...]:
-    """Without the failures of domains whose host was ordered to drain later: who orders it anew has mended what was wrong."""
+    """Without the failures before an order to drain the domain's host: whoever gave it has mended what was wrong."""
     host_of = {domain.uuid: domain.host for domain in snapshot.domains}
     return tuple(
         one

@@ -158,7 +158,7 @@ class LibvirtExecutor:
         self._threads[id_] = thread
         try:
             thread.start()
-        except RuntimeError as error:  # the system has no thread left: the next cycle ends the entry, and plans anew
+        except RuntimeError as error:  # the system has no thread left: the next cycle ends the entry
             log.warning("a move cannot be started", domain=item.move.domain, error=str(error))
             self._ended(item, done=False)
 
@@ -174,7 +174,7 @@ class LibvirtExecutor:
                 self.go_on()
 
     def _ended(self, item: Item, *, done: bool) -> None:
-        """Note the end of a move. A plan of which nothing waits or runs is forgotten."""
+        """Note the end of a move. Forget the plan with its last one."""
         self.reconciler.release(item.id)
         self._items[item.id] = replace(item, stage=Stage.DONE if done else Stage.UNDONE)
         del self._threads[item.id]
@@ -186,7 +186,7 @@ class LibvirtExecutor:
         """Make the move, unless something is against it. Whether the domain is where it should go."""
         if not self.reconciler.can_write:
             return self._skip(migration_id, move, "the store cannot be written: no move begins")
-        with self._looking:  # so that of two moves to one host the second is looked at with the first counted
+        with self._looking:  # of two moves to one host the second look must count the first
             try:
                 began = self.reconciler.journal.begin(migration_id)
             except Exception as error:

@@ -49,7 +49,7 @@ _JOB = "cycle"
 _FORGET_EVERY = 360  # cycles
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")
-# What plans follow from. Where it changes, moves that have not begun are given up, and the next cycle plans anew.
+# What plans follow from. Where it changes, moves that have not begun are given up.
 _DECIDES = ("prometheus", "libvirt", "mode", "policy")
 # Unknown hosts whose figures are there, and so their libvirt.
 _STILL_ASKED = (UnknownKind.SILENT, UnknownKind.UNACCOUNTED, UnknownKind.MIGRATING)
