@@ -96,6 +96,17 @@ def test_after_a_plan_with_moves_all_hosts_count_afresh_and_only_the_unsolved_is
         assert after["h2"].penalty_until is None
 
 
+def test_an_attempt_that_was_cut_off_earns_no_penalty_even_where_the_plan_did_not_solve_it() -> None:
+    seen = group(host("h1", 0.95, 0.95), host("h2", 0.4, 0.4), domain("a", "h1", 1.0), domain("b", "h1", 4.0))
+    made = plan(seen, POLICY)
+    assert made.moves
+    assert not made.solved
+    for result, penalised in ((Result.DONE, True), (Result.FAILED, True), (Result.SKIPPED, False)):
+        results = (result,) * len(made.moves)
+        after = after_plan({}, ["h1"], made, results, ended=1010.0, counted_from=1015.0, penalty=PENALTY)
+        assert (after["h1"].penalty_until is not None) is penalised
+
+
 def test_a_plan_without_moves_penalises_its_host_and_leaves_the_others_alone() -> None:
     made = plan(group(host("h1", 0.9, 0.9), host("h2", 0.55, 0.55), domain("a", "h1", 3.0)), POLICY)
     after = after_plan({}, ["h1", "h2"], made, (), ended=1000.0, counted_from=1005.0, penalty=PENALTY)

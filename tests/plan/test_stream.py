@@ -136,7 +136,7 @@ def overloaded_elsewhere(snapshot: Snapshot, made: Plan, seed: int) -> Snapshot:
 
 @pytest.mark.parametrize("make", [random_group, busy_network])
 @given(seed=st.integers(0, 100_000))
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=5)
 def test_no_host_passes_a_limit_whatever_of_two_plans_is_made_in_whatever_order(make: object, seed: int) -> None:
     """The second plan is made while the first waits or is under way; any of its moves may then come before any of the first."""
     snapshot, policy = make(seed)  # type: ignore[operator]
@@ -167,7 +167,7 @@ def test_no_host_passes_a_limit_whatever_of_two_plans_is_made_in_whatever_order(
 
 
 @given(seed=st.integers(0, 100_000))
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=5)
 def test_an_overload_elsewhere_is_relieved_as_without_the_move_that_is_under_way(seed: int) -> None:
     """In a group of two halves the hosts that a slow migration does not concern are attempted all the same."""
     snapshot, policy = random_group(seed)
