@@ -46,7 +46,13 @@ def lab(pool: Pools) -> Iterator[Lab]:
 def hosts(lab: Lab) -> Iterator[LibvirtHosts]:
     uris = {host.name: host.uri for host in lab.hosts}
     with Workers() as workers:
-        yield LibvirtHosts(uri_of=uris.__getitem__, connect_timeout_seconds=10, workers=workers)
+        yield LibvirtHosts(
+            uri_of=uris.__getitem__,
+            peer_uri_of=uris.__getitem__,
+            encrypted=False,
+            connect_timeout_seconds=10,
+            workers=workers,
+        )
 
 
 class Ends:
