@@ -62,7 +62,8 @@ def exporter(folder: Path) -> Iterator[Exporter]:
         finally:
             process.terminate()
             process.wait(20)
-            process.stderr.close()
+            if process.stderr is not None:
+                process.stderr.close()
         copying.wait(20)
 
 

@@ -21,7 +21,7 @@ from web.serving import TOKEN, Balancer, small, token_file
 pytestmark = pytest.mark.hostile
 
 HERE, PORT = "127.0.0.1", 9808
-ORDERS = (
+ORDERS: tuple[tuple[str, dict[str, object]], ...] = (
     ("/api/v1/pause", {}),
     ("/api/v1/resume", {}),
     ("/api/v1/mode", {"mode": "recommend"}),
