@@ -1,8 +1,8 @@
 """Runs docker-compose.yml with podman until its balancer has moved a domain between two host containers.
 
 Started by scripts/test-compose. No image is pulled: the base is made with debootstrap, Prometheus and Alertmanager come
-from Debian's packages, in images that a second compose file names, and Grafana, of which there is no package, is left out. podman works in
-a storage of its own, so that no container, image, volume or network of this machine is touched.
+from Debian's packages, in images that a second compose file names. Grafana is left out, since it has no package. podman
+works in a storage of its own, so that no container, image, volume or network of this machine is touched.
 """
 
 from __future__ import annotations
@@ -464,7 +464,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="scripts/test-compose",
         description="Builds the images of docker-compose.yml and runs the stack with podman until its balancer has moved a "
         "domain between two host containers, then removes all of it. Takes about ten minutes the first time. Prometheus "
-        "and Alertmanager come from Debian's packages; Grafana, of which there is no package, is left out.",
+        "and Alertmanager come from Debian's packages; Grafana is left out, since it has no package.",
     )
     parser.add_argument("--cache", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument(
