@@ -46,3 +46,7 @@ class MonitorBadReply(MonitorError):
 
 class LibvirtError(VirtpoiseError):
     """A libvirt daemon could not be reached, or refused."""
+
+
+class StoreError(VirtpoiseError):
+    """The store cannot be read or written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -95,8 +96,17 @@ def _own(config: Config) -> Iterator[Finding]:
         )
         return
     try:
-        wiring.make_store(config).close()
-        yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
+        with closing(wiring.make_store(config, lambda _row: None)) as store:
+            broken = store.recall(0).broken
+        if broken:
+            yield Finding(
+                subject="store",
+                verdict=Severity.WARNING,
+                text=f"{len(broken)} rows cannot be read and are left out, such as {broken[0]}",
+                remedy="restore it from a backup, if what they say is missed",
+            )
+        else:
+            yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
     except VirtpoiseError as error:
         yield Finding(
             subject="store", verdict=Severity.BAD, text=str(error), remedy="run it as the user that owns state.url"

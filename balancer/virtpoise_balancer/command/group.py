@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file
+from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file, warn_left_out
 
 if TYPE_CHECKING:
     from virtpoise_balancer.config import Config
@@ -43,7 +43,7 @@ def observe_now(settings: Config) -> Snapshot:
 
     now, observer = time.time(), wiring.make_observer(settings)
     seen = observer.observe(now).snapshot
-    store = wiring.make_store(settings)
+    store = wiring.make_store(settings, warn_left_out)
     try:
         return with_memory(seen, store, settings.policy, now, reach_back_seconds=observer.reach_back_seconds)
     finally:

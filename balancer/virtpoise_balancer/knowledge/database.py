@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, column, create_engine, event, inspect, select, table
+from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, StoreError
+from virtpoise_balancer.knowledge.schema import metadata
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _VERSION = table("alembic_version", column("version_num"))
@@ -46,26 +46,41 @@ class Database:
             ImportError,
             ValueError,
         ) as error:  # also a malformed address, a missing driver
-            reason = getattr(error, "orig", None) or error
-            raise BadInput(f"state.url: {url}: cannot be opened: {str(reason).splitlines()[0]}") from None
+            raise BadInput(f"state.url: {url}: cannot be opened: {_reason(error)}") from None
+        except StoreError as error:
+            raise BadInput(f"state.url: {url}: cannot be opened: {str(error).removeprefix('state.url: ')}") from None
         return database
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads: all of it sees the database as it was at one moment."""
-        with self.engine.connect() as connection, connection.begin():
+        with _in_words(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction that writes. It waits for other writers when it begins, so it never fails half way because of one."""
-        with self.engine.connect() as connection:
+        with _in_words(), self.engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """StoreError, in one line, for whatever the database says."""
+    try:
+        yield
+    except (SQLAlchemyError, OverflowError) as error:  # OverflowError: a number that is too large for the database
+        raise StoreError(f"state.url: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """The database's own message (read-only, locked, full, malformed) in one line."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
 
 
 def _engine(url: str) -> Engine:
@@ -78,6 +93,7 @@ def _engine(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def _prepare(connection: Any, _record: Any) -> None:
             connection.isolation_level = None
+            connection.text_factory = _text  # one text that is none must not end the reading of all others
             connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the balancer, nor it them
             connection.execute("PRAGMA foreign_keys=ON")
 
@@ -92,10 +108,9 @@ def _engine(url: str) -> Engine:
 def _check(connection: Connection, url: str, *, upgrade: bool) -> bool:
     """Whether the tables are up to date; False where they may be brought up to date. BadInput where they may not."""
     tables = inspect(connection).get_table_names()
-    if not tables:
+    if not {*tables} - {_VERSION.name} and not _versions(connection, tables):
         return False
-    found = connection.scalar(select(_VERSION.c.version_num)) if _VERSION.name in tables else None
-    known = _revisions()
+    found, known = next(iter(_versions(connection, tables)), None), _revisions()
     if found is None:
         raise BadInput(f"state.url: {url}: expected tables of virtpoise, got {', '.join(sorted(tables)[:5])}")
     if found not in known:
@@ -104,6 +119,10 @@ def _check(connection: Connection, url: str, *, upgrade: bool) -> bool:
             "upgrade virtpoise"
         )
     if found == known[-1]:
+        if missing := _missing(connection):
+            raise BadInput(
+                f"state.url: {url}: is incomplete, without {', '.join(missing[:5])}: restore it from a backup"
+            )
         return True
     if not upgrade:
         raise BadInput(
@@ -111,6 +130,29 @@ def _check(connection: Connection, url: str, *, upgrade: bool) -> bool:
             "restart the balancer, which upgrades them"
         )
     return False
+
+
+def _versions(connection: Connection, tables: Sequence[str]) -> list[str]:
+    """The version that the tables are marked with, if any."""
+    return [*connection.scalars(select(_VERSION.c.version_num))] if _VERSION.name in tables else []
+
+
+def _missing(connection: Connection) -> list[str]:
+    """The tables, or the columns of tables, that are not there."""
+    there = {
+        name: {one["name"] for one in found} for (_, name), found in inspect(connection).get_multi_columns().items()
+    }
+    missing = []
+    for wanted in metadata.sorted_tables:
+        if wanted.name not in there:
+            missing.append(wanted.name)
+        else:
+            missing += [f"{wanted.name}.{one.name}" for one in wanted.columns if one.name not in there[wanted.name]]
+    return missing
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
 
 
 def _upgrade(connection: Connection) -> None:
@@ -127,8 +169,3 @@ def _upgrade(connection: Connection) -> None:
 def _revisions() -> list[str]:
     """All revisions, oldest first. The name of a revision's file begins with the revision."""
     return sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
-
-
-def fields_of(row: Row[*tuple[Any, ...]], kind: type) -> dict[str, Any]:
-    """The row's columns that are fields of the dataclass."""
-    return {field.name: row._mapping[field.name] for field in fields(kind)}

@@ -22,13 +22,13 @@ from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.errors import BadInput, ClockError, Refused, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, Refused, StoreError, VirtpoiseError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.leader import Leadership
-from virtpoise_balancer.knowledge.records import Action
+from virtpoise_balancer.knowledge.records import Action, Overrides
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Plan, Snapshot, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
@@ -80,6 +80,7 @@ class Daemon:
         self._leads = False
         self._cycles = 0
         self._changes = LoggedChanges()
+        self._known_overrides = Overrides()
         self._broken: set[str] = set()  # what was already logged about rows of the store that cannot be read
 
     def run(self) -> None:
@@ -119,7 +120,7 @@ class Daemon:
         self._published = Published(self._first_state(leader=False))
         self._metrics = Metrics(self._published)
         self._leadership = wiring.make_leadership(self._config)
-        self._store = wiring.make_store(self._config, upgrade=self._leadership.take())
+        self._store = wiring.make_store(self._config, self._left_out, upgrade=self._leadership.take())
         self._accounts = wiring.make_accounts(
             lambda: self._config, self._workers, self._store, self._clock, self._migration_ended
         )
@@ -128,7 +129,7 @@ class Daemon:
             self._config, self._store, self._executor, self._accounts, self._clock, self._reach
         )
         self._published.in_flight = lambda: self._executor.in_flight
-        self._published.overrides = self._store.overrides
+        self._published.overrides = self._overrides
         self._context = self._make_context()
         self._web = WebServer(make_app(self._context), self._config.web)
 
@@ -208,6 +209,8 @@ class Daemon:
                     self._read_again()
                 now = self._clock.now()  # the lock may have been held for long
                 report = self._one(now)
+        except StoreError as error:
+            report = Report(result=CycleResult.FAILED, sentence=f"nothing is done: {error}")
         except Exception as error:
             log.exception("a cycle failed for a reason that the program does not expect")
             report = self._failed(error, now)
@@ -270,9 +273,7 @@ class Daemon:
         self._ask_hosts(report)
         self._changes.report(report.observation, self._reach.silence().silent)
         for row in report.broken:
-            if row not in self._broken:
-                self._broken.add(row)
-                log.error("a row of the store cannot be read and is left out", row=row)
+            self._left_out(row)
         for due, measured in report.measured:
             self._metrics.prediction_measured(due, measured)
             log.info(
@@ -304,7 +305,10 @@ class Daemon:
         self._context.strangers.settle()
         self._cycles += 1
         if self._leads and self._cycles % _FORGET_EVERY == 0:
-            self._store.forget(now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes)
+            with contextlib.suppress(StoreError):  # the next cycle fails, in words
+                self._store.forget(
+                    now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes
+                )
 
     def _ask_hosts(self, report: Report) -> None:
         """Ask, beside the cycles, the libvirt daemons that answer their exporter, for what the next cycle should know."""
@@ -315,6 +319,18 @@ class Daemon:
         reachable = [host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind in _STILL_ASKED]
         self._reach.forget_others({host.name for host in hosts} | draining)
         self._reach.keep_up(reachable, closely=draining)
+
+    def _left_out(self, row: str) -> None:
+        """Log once that a row of the store cannot be read."""
+        if row not in self._broken:
+            self._broken.add(row)
+            log.error("a row of the store cannot be read and is left out", row=row)
+
+    def _overrides(self) -> Overrides:
+        """What people have set; as it was read last, while the store cannot be read."""
+        with contextlib.suppress(StoreError):
+            self._known_overrides = self._store.overrides()
+        return self._known_overrides
 
     def _migration_ended(self, move: Move, outcome: MigrationOutcome) -> None:
         self._metrics.migration_ended(move, outcome)

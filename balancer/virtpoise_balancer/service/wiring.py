@@ -45,11 +45,14 @@ def make_observer(config: Config) -> Observer:
     )
 
 
-def make_store(config: Config, *, upgrade: bool = False) -> Store:
-    """The opened store. ``upgrade``: an older one is brought up to date; only for the balancer that acts."""
+def make_store(config: Config, left_out: Callable[[str], None], *, upgrade: bool = False) -> Store:
+    """The opened store. ``left_out``: takes a line for each row that cannot be read.
+
+    ``upgrade``: an older one is brought up to date; only for the balancer that acts.
+    """
     from virtpoise_balancer.knowledge.store import Store
 
-    return Store.open(config.state.url, upgrade=upgrade)
+    return Store.open(config.state.url, upgrade=upgrade, left_out=left_out)
 
 
 def make_leadership(config: Config) -> Leadership:
