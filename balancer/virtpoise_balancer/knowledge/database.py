@@ -7,55 +7,84 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
+from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from virtpoise_balancer.errors import BadInput, StoreError
 from virtpoise_balancer.knowledge.schema import metadata
+from virtpoise_balancer.secret_files import read_secret
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _VERSION = table("alembic_version", column("version_num"))
 _WAIT_SECONDS = 30
+# Whoever loses the database must notice within seconds, and whoever is stopped in a transaction must not hold up the others.
+_SILENT_SECONDS = 5
+_POSTGRESQL: dict[str, Any] = {
+    "connect_timeout": _SILENT_SECONDS,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": _SILENT_SECONDS * 1000,
+    "application_name": "virtpoise",
+    "options": f"-c idle_in_transaction_session_timeout={_SILENT_SECONDS}s -c lock_timeout={_WAIT_SECONDS}s"
+    f" -c statement_timeout={_WAIT_SECONDS}s -c tcp_keepalives_idle=2 -c tcp_keepalives_interval=1"
+    f" -c tcp_keepalives_count=3 -c tcp_user_timeout={_SILENT_SECONDS}s",
+}
+# As in SQLite, one transaction at a time writes. It ends with the transaction.
+_ONE_WRITER = text("SELECT pg_advisory_xact_lock(1, 0)")
 
 
 class Database:
     """Transactions on one database. Safe to use from several threads."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
+        self.url = url
+        self.engine = make_engine(url, password_file)
 
     @classmethod
-    def open(cls, url: str, *, upgrade: bool) -> Database:
+    def open(cls, url: str, *, upgrade: bool, password_file: Path | None = None) -> Database:
         """The database at ``url``, a SQLAlchemy address. An empty one gets its tables.
 
         Older tables are upgraded with ``upgrade``, which only the balancer that acts may set: another process must not change
-        them under a balancer that runs. BadInput when the database cannot be opened or its tables are not usable.
+        them under a balancer that runs. ``password_file``: of the database's user. BadInput when the database cannot be opened or
+        its tables are not usable.
         """
         try:
-            database = cls(url)
+            database = cls(url, password_file)
             with database.reading() as connection:
                 current = _check(connection, url, upgrade=upgrade)
             if not current:
                 with database.writing() as connection:
                     if not _check(connection, url, upgrade=upgrade):  # another process may have been faster
                         _upgrade(connection)
-        except (
-            SQLAlchemyError,
-            OSError,
-            ImportError,
-            ValueError,
-        ) as error:  # also a malformed address, a missing driver
-            raise BadInput(f"state.url: {url}: cannot be opened: {_reason(error)}") from None
+        except ImportError:
+            raise BadInput(
+                f"state.url: {url}: the driver psycopg is not installed: pip install 'virtpoise[postgresql]'"
+            ) from None
+        except (SQLAlchemyError, OSError, ValueError) as error:  # also a malformed address
+            raise BadInput(f"state.url: {url}: cannot be opened: {reason(error)}") from None
         except StoreError as error:
             raise BadInput(f"state.url: {url}: cannot be opened: {str(error).removeprefix('state.url: ')}") from None
         return database
 
+    def reopen(self) -> None:
+        """Drop the connections, and look at the tables again. BadInput when they are not those of this version."""
+        self.engine.dispose()
+        with self.reading() as connection:
+            if not _check(connection, self.url, upgrade=False):
+                raise BadInput(
+                    f"state.url: {self.url}: is empty: it was removed while the balancer ran; restart the balancer"
+                )
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads: all of it sees the database as it was at one moment."""
-        with _in_words(), self.engine.connect() as connection, connection.begin():
-            yield connection
+        with _in_words(), self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -63,6 +92,8 @@ class Database:
         with _in_words(), self.engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.execute(_ONE_WRITER)
                 yield connection
 
     def close(self) -> None:
@@ -75,18 +106,28 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OverflowError) as error:  # OverflowError: a number that is too large for the database
-        raise StoreError(f"state.url: {_reason(error)}") from None
+        raise StoreError(f"state.url: {reason(error)}") from None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The database's own message (read-only, locked, full, malformed) in one line."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+    lines = str(getattr(error, "orig", None) or error).splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
-def _engine(url: str) -> Engine:
+def make_engine(url: str, password_file: Path | None = None, **options: Any) -> Engine:
+    """``options``: further ones of SQLAlchemy. BadInput when the password's file cannot be used."""
     address = make_url(url)
     is_sqlite = address.get_backend_name() == "sqlite"
-    engine = create_engine(address, connect_args={"timeout": _WAIT_SECONDS} if is_sqlite else {})
+    if is_sqlite:
+        engine = create_engine(address, connect_args={"timeout": _WAIT_SECONDS}, **options)
+    else:
+        password = (
+            {} if password_file is None else {"password": read_secret(password_file, "state.password_file").strip()}
+        )
+        engine = create_engine(
+            address, connect_args=_POSTGRESQL | password, pool_pre_ping=True, hide_parameters=True, **options
+        )
     if is_sqlite:
         # The driver begins a transaction only at the first write, and never for reads or for changes of tables. So SQLAlchemy
         # begins each one itself.

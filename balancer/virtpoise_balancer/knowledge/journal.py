@@ -18,20 +18,20 @@ from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Resul
 _MAY_BE_CONTRADICTED_SECONDS = 300.0
 
 
-def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float) -> Entries:
-    """Write a plan's moves down with their predictions; the moves with their ids."""
+def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float, term: int | None) -> Entries:
+    """Write a plan's moves down with their predictions; the moves with their ids. ``term``: the leader's number."""
     entries = []
     for position, move in enumerate(moves):
         values = {"domain": move.domain, "uuid": move.uuid, "source": move.source, "destination": move.destination}
-        entered = insert(migrations).values(values | {"plan_id": plan_id, "position": position})
+        entered = insert(migrations).values(values | {"plan_id": plan_id, "position": position, "term": term})
         migration_id = int(connection.execute(entered.returning(migrations.c.id)).scalar_one())
         predictions.journal(connection, migration_id, move, now)
         entries.append((migration_id, move))
     return tuple(entries)
 
 
-def begin(connection: Connection, migration_id: int, now: float) -> None:
-    connection.execute(update(migrations).where(migrations.c.id == migration_id).values(began=now))
+def begin(connection: Connection, migration_id: int, now: float, term: int | None) -> None:
+    connection.execute(update(migrations).where(migrations.c.id == migration_id).values(began=now, term=term))
 
 
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 from virtpoise_balancer.model import Result, Role
 
@@ -67,10 +79,22 @@ migrations = Table(
     Column("why", Text, nullable=False, server_default=""),
     Column("seconds", Float),
     Column("downtime_seconds", Float),
-    Column("transferred_bytes", Integer),
+    Column("transferred_bytes", BigInteger().with_variant(Integer, "sqlite")),
     Column("dirty_bytes_per_second", Float),
     # the domain ran on neither host afterwards and has not been seen running since
     Column("lost", Boolean, nullable=False, server_default="0"),
+    Column("term", Integer),  # of the leader that wrote it down, or whose it was when it began
+)
+
+# One row: the newest leader.
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("term", Integer, nullable=False),
+    Column("holder", String, nullable=False),
+    _time("since", nullable=False),
+    _time("seen", nullable=False),  # when it last wrote, by its own clock
 )
 
 predictions = Table(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import Connection
 
 from virtpoise_balancer.clock import SYSTEM, Clock
-from virtpoise_balancer.errors import NotKnown
+from virtpoise_balancer.errors import Deposed, NotKnown
 from virtpoise_balancer.knowledge import (
     backoffs,
     cycles,
     drains,
+    fence,
     journal,
     learned,
     overrides,
@@ -21,6 +23,7 @@ from virtpoise_balancer.knowledge import (
     predictions,
 )
 from virtpoise_balancer.knowledge.database import Database
+from virtpoise_balancer.knowledge.leader import Lock
 from virtpoise_balancer.knowledge.records import (
     Action,
     Changes,
@@ -28,6 +31,7 @@ from virtpoise_balancer.knowledge.records import (
     CycleRecord,
     Entries,
     Inputs,
+    Leader,
     Memory,
     MigrationRecord,
     Overrides,
@@ -55,6 +59,8 @@ class Store:
         self.database = database
         self.clock = clock
         self._left_out = left_out
+        self._lock: Lock | None = None  # without one nothing is led: a command, which writes orders alone
+        self._term: int | None = None
 
     @classmethod
     def open(
@@ -62,11 +68,15 @@ class Store:
         url: str,
         *,
         upgrade: bool = False,
+        password_file: Path | None = None,
         clock: Clock = SYSTEM,
         left_out: Callable[[str], None] = lambda _row: None,
     ) -> Store:
-        """The store at ``url``, a SQLAlchemy address. ``upgrade``: as of Database.open. BadInput when it cannot be opened."""
-        return cls(Database.open(url, upgrade=upgrade), clock, left_out)
+        """The store at ``url``, a SQLAlchemy address. ``upgrade`` and ``password_file``: as of Database.open.
+
+        BadInput when it cannot be opened.
+        """
+        return cls(Database.open(url, upgrade=upgrade, password_file=password_file), clock, left_out)
 
     def close(self) -> None:
         self.database.close()
@@ -94,7 +104,7 @@ class Store:
     def commit(self, changes: Changes, now: float) -> Committed:
         """Write all that a cycle decided."""
         entries: Entries = ()
-        with self.database.writing() as connection:
+        with self._leading() as connection:
             predictions.record_verdicts(connection, changes.verdicts)
             plans.settle(connection, changes.settled)
             backoffs.write(connection, changes.backoffs)
@@ -103,35 +113,58 @@ class Store:
             if changes.plan is not None:
                 plan_id = plans.record(connection, changes.plan, now)
                 if changes.plan.acted:
-                    entries = journal.enter(connection, plan_id, changes.plan.plan.moves, now)
+                    entries = journal.enter(connection, plan_id, changes.plan.plan.moves, now, self._term)
             return Committed(entries=entries, open_predictions=predictions.open_ones(connection, []))
 
     def forget(self, now: float, *, keep_days: int, keep_bytes: int) -> None:
         """Drop what is older than ``keep_days``, and of the plans the oldest beyond ``keep_bytes``."""
         before = now - keep_days * _DAY_SECONDS
-        with self.database.writing() as connection:
+        with self._leading() as connection:
             cycles.forget(connection, before)
             plans.forget(connection, before, keep_bytes)
             overrides.forget(connection, before)
             drains.forget(connection, before)
+
+    # --- who leads ----------------------------------------------------------------------------------------------------
+
+    def lead(self, lock: Lock, holder: str) -> None:
+        """Begin to lead with the lock that was taken. BadInput when the tables are not those of this version."""
+        self.database.reopen()
+        with self.database.writing() as connection:
+            term = fence.take(connection, holder, self.clock.now())
+        self._lock, self._term = lock, term
+
+    def lost(self) -> str | None:
+        """Why this process leads no longer; None while it does."""
+        if self._lock is None:
+            return "it does not lead"
+        if why := self._lock.lost():
+            return why
+        leader = self.leader()
+        return None if leader and leader.term == self._term else f"{leader.holder if leader else 'another one'} acts"
+
+    def leader(self) -> Leader | None:
+        """The newest leader, whether it is still there or not."""
+        with self.database.reading() as connection:
+            return fence.read(connection)
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     def begin(self, migration_id: int) -> float:
         """A journalled migration begins now; the time of that."""
         now = self.clock.now()
-        with self.database.writing() as connection:
-            journal.begin(connection, migration_id, now)
+        with self._leading() as connection:
+            journal.begin(connection, migration_id, now, self._term)
         return now
 
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         """The end of a journalled migration is known now; what that changed."""
-        with self.database.writing() as connection:
+        with self._leading() as connection:
             return journal.end(connection, migration_id, outcome, self.clock.now())
 
     def reopen(self, migration_id: int, why: str) -> None:
         """The end of a journalled migration was none. ``why``: what contradicts it."""
-        with self.database.writing() as connection:
+        with self._leading() as connection:
             journal.reopen(connection, migration_id, why)
 
     def watched(self) -> tuple[JournalEntry, ...]:
@@ -208,6 +241,16 @@ class Store:
             return predictions.open_ones(connection, broken)
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _leading(self) -> Iterator[Connection]:
+        """A transaction of the balancer that acts. Deposed when this one does not any more; then nothing is written."""
+        if self._lock is not None and (why := self._lock.lost()):
+            raise Deposed(why)
+        with self.database.writing() as connection:
+            if self._term is not None:
+                fence.check(connection, self._term, self.clock.now())
+            yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[Connection, list[str]]]:

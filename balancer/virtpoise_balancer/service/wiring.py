@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from virtpoise_balancer.errors import BadInput
 
 if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
     from virtpoise_balancer.clock import Clock
@@ -18,7 +15,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.execute.migrate import Migrator
     from virtpoise_balancer.execute.reach import Reach
     from virtpoise_balancer.execute.workers import Workers
-    from virtpoise_balancer.knowledge.leader import Leadership
+    from virtpoise_balancer.knowledge.leader import Lock
     from virtpoise_balancer.knowledge.store import Store
     from virtpoise_balancer.model import MigrationOutcome, Move
     from virtpoise_balancer.monitor.observe import Observer
@@ -52,13 +49,18 @@ def make_store(config: Config, left_out: Callable[[str], None], *, upgrade: bool
     """
     from virtpoise_balancer.knowledge.store import Store
 
-    return Store.open(config.state.url, upgrade=upgrade, left_out=left_out)
+    return Store.open(config.state.url, upgrade=upgrade, password_file=config.state.password_file, left_out=left_out)
 
 
-def make_leadership(config: Config) -> Leadership:
-    from virtpoise_balancer.knowledge.leader import Leadership
+def make_lock(config: Config) -> Lock:
+    """The lock of the balancer that acts."""
+    if file := config.state.file:
+        from virtpoise_balancer.knowledge.leader import FileLock
 
-    return Leadership(Path(f"{_database_file(config)}.lock"))
+        return FileLock(file)
+    from virtpoise_balancer.knowledge.advisory import AdvisoryLock
+
+    return AdvisoryLock(config.state.url, config.state.password_file, config.interval_seconds)
 
 
 def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
@@ -131,12 +133,3 @@ def make_cycle(
         accounts=accounts,
         only_recommends=None if config.libvirt.names_hosts else f"libvirt.pattern: {WHICH_HOSTS}",
     )
-
-
-def _database_file(config: Config) -> str:
-    from sqlalchemy.engine import make_url
-
-    database = make_url(config.state.url).database
-    if not database or database == ":memory:":
-        raise BadInput(f"state.url: expected a file that outlives the balancer, got {config.state.url!r}")
-    return database
