@@ -52,7 +52,7 @@ def children() -> set[int]:
     """All child processes of this one, zombies too."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             found.update(int(pid) for pid in (task / "children").read_text().split())
     return found
 

@@ -1,7 +1,7 @@
 """Runs docker-compose.yml with podman until its balancer has moved a domain between two host containers.
 
 Started by scripts/test-compose. No image is pulled: the base is made with debootstrap, Prometheus and Alertmanager come
-from Debian's packages under their images' names, and Grafana, of which there is no package, is left out. podman works in
+from Debian's packages under their images' names, and Grafana is left out, since it has no package. podman works in
 a storage of its own, so that no container, image, volume or network of this machine is touched.
 """
 
@@ -388,7 +388,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="scripts/test-compose",
         description="Builds the images of docker-compose.yml and runs the stack with podman until its balancer has moved a "
         "domain between two host containers, then removes all of it. Takes about ten minutes the first time. Prometheus "
-        "and Alertmanager come from Debian's packages; Grafana, of which there is no package, is left out.",
+        "and Alertmanager come from Debian's packages; Grafana is left out, since it has no package.",
     )
     parser.add_argument("--cache", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--keep-images", action="store_true", help="leave the images for a faster next run")

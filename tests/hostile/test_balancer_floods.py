@@ -43,7 +43,7 @@ def report(what: str, balancer: Attacked, before: float, answered: str = "") -> 
 
 
 def open_many(balancer: Attacked, count: int, ending: ExitStack, sent: bytes = b"") -> list[socket.socket]:
-    """So many connections of another address of this machine, each after it sent this."""
+    """``count`` connections from another address of this machine, each after it sent ``sent``."""
     opened = []
     for _ in range(count):
         with suppress(OSError):
@@ -215,7 +215,7 @@ def test_a_body_that_never_ends_is_cut_off(attack: Attack) -> None:
 
 @contextmanager
 def readers(balancer: Attacked, count: int, paths: list[str]) -> Iterator[list[int]]:
-    """So many clients that read without a pause; a list with how many answers each had."""
+    """``count`` clients that read without a pause, and how many answers each had."""
     stop, counts = threading.Event(), [0] * count
 
     def read(number: int) -> None:

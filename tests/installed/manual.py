@@ -29,7 +29,7 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    """All blocks of the page. Each must say where it belongs: a block that nobody types would rot."""
+    """All blocks of the page. Each must say where it belongs: a block that no test types would rot."""
     found = []
     page = PAGE.read_text(encoding="utf-8")
     for match in _BLOCK.finditer(page):

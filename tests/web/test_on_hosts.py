@@ -58,7 +58,7 @@ def test_a_recommendation_is_applied_by_hand_and_a_pause_outlives_a_restart(grou
     balancer.wait_for("recommendation", lambda status: status["result"] == "recommended")
     assert balancer.history() == []
     applied = balancer.run("apply", "--yes", "--wait")
-    # A scrape that comes late ends the count: then the next recommendation is looked at.
+    # A scrape that comes late ends the count: then the next recommendation is used.
     if "out of date" in applied.stderr:
         assert (applied.returncode, balancer.history()) == (1, [])
         seen = (balancer.status() or {})["cycle_at"]

@@ -50,6 +50,9 @@ _IDLE_SECONDS = 120.0
 TAKE_SECONDS = 10.0
 _DEFAULT_SCRAPE_SECONDS = 10.0
 _MOST_SCRAPE_SECONDS = 60.0
+# Of what a refused client still sends after its answer.
+_MOST_DISCARDED_BYTES = 1024 * 1024
+_DISCARD_SECONDS = 1.0
 _SCRAPE_OFFSET_SECONDS = 0.5  # for the network to Prometheus and back
 
 _PAGE = f"""<!DOCTYPE html>
@@ -197,6 +200,8 @@ class Server:
                 keep_alive, with_body = request.keep_alive and not rest, request.method != "HEAD"
             await self._send(guest, writer, response, keep_alive=keep_alive, with_body=with_body)
             patience = _IDLE_SECONDS
+        self._door.move(guest, Stage.WAITING)
+        await _discard(reader, writer)
 
     async def _send(
         self, guest: Guest, writer: asyncio.StreamWriter, response: Response, *, keep_alive: bool, with_body: bool
@@ -284,6 +289,22 @@ async def _read_head(reader: asyncio.StreamReader, received: bytes) -> tuple[byt
     if end > _MOST_HEAD_BYTES:
         raise HeadTooLargeError
     return received[: end + 4], received[end + 4 :]
+
+
+async def _discard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ends our side and reads what the client still sends, within bounds.
+
+    A socket that is closed with unread bytes resets the connection, and the client may not see its answer. With TLS the
+    transport ends both sides.
+    """
+    if not writer.can_write_eof():
+        return
+    writer.write_eof()
+    discarded = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while discarded < _MOST_DISCARDED_BYTES and (more := await reader.read(_MOST_HEAD_BYTES)):
+                discarded += len(more)
 
 
 class _Bucket:
