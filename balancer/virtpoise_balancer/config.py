@@ -226,12 +226,6 @@ class StateStore(Section):
         _, is_file, path = self.url.partition("sqlite:///")
         return Path(path) if is_file else None
 
-    @model_validator(mode="after")
-    def _password_of_a_server(self) -> StateStore:
-        if self.password_file is not None and self.file is not None:
-            raise inconsistent(["password_file: expected with a url of PostgreSQL only"])
-        return self
-
 
 class Migration(Section):
     """The bounds of one live migration."""

@@ -72,12 +72,14 @@ def test_one_holds_the_lock_until_it_lets_go(place: Place) -> None:
     assert first.lost() is not None
 
 
-def test_what_an_earlier_leader_still_writes_is_refused_in_words_and_changes_nothing(place: Place) -> None:
+def test_what_an_earlier_leader_still_writes_is_refused_in_words_and_changes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old, lock = place.leader("old")
     ((migration_id, _),) = record(old, MADE, 1000.0, acted=True)
     lock.release()  # as if its session had ended without its knowledge
     new, _ = place.leader("new")
-    lock.lost = lambda: None  # type: ignore[method-assign] - it believes that it holds the lock
+    monkeypatch.setattr(lock, "lost", lambda: None)  # it believes that it holds the lock
     for act in (
         lambda: old.begin(migration_id),
         lambda: old.end(migration_id, MigrationOutcome(result=Result.FAILED)),

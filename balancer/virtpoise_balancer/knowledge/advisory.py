@@ -25,11 +25,14 @@ _END_WHEN_SILENT = text(
 
 
 class AdvisoryLock:
-    """``interval_seconds``: of the cycles. The lock is free two intervals after its holder was last heard of."""
+    """``interval_seconds``: of the cycles. The lock is free one and a half intervals after its holder was last heard of.
+
+    With the next cycle of whoever waits for it, that makes less than three intervals.
+    """
 
     def __init__(self, url: str, password_file: Path | None, interval_seconds: float) -> None:
         self._engine = make_engine(url, password_file, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        self._silence = max(2 * interval_seconds, _LEAST_SILENCE_SECONDS)
+        self._silence = max(1.5 * interval_seconds, _LEAST_SILENCE_SECONDS)
         self._session: Connection | None = None
         self._held = False
         self._asking = threading.Lock()

@@ -56,6 +56,7 @@ class Leadership:
             return f"another balancer acts{who} and holds {self._lock.place}; waiting for it to end"
         store.lead(self._lock, f"{socket.gethostname()}, process {os.getpid()}")
         self.leads = True
+        log.info("this balancer acts now", lock=self._lock.place)
         if begun := [entry.move.domain for entry in store.watched() if entry.is_open]:
             log.warning("taking over migrations that an earlier balancer began", domains=begun)
         return None
