@@ -214,7 +214,7 @@ def test_a_store_that_refuses_what_it_is_asked_is_told(tmp_path: Path, nobody: s
     virtpoise("history", *config)
     with closing(sqlite3.connect(tmp_path / "state.db")) as database:
         database.execute("DROP TABLE migrations")
-    assert refused("history", *config) == "virtpoise: state.url: no such table: migrations"
+    assert "state.db: is incomplete, without migrations: restore it from a backup" in refused("history", *config)
 
 
 def test_help_comes_at_once_because_nothing_heavy_is_imported() -> None:
