@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
+from scheduling import AloneLast
+
 # How long an example takes depends on what else the machine does, and is no property of the code.
 settings.register_profile("desk", deadline=None)
 # CI judges a change, so the same change gets the same examples there; at a desk each run tries others.
@@ -29,3 +31,7 @@ def postgresql() -> Iterator["Server"]:
     server = Server()
     yield server
     server.close()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> AloneLast | None:
+    return AloneLast(config) if config.getoption("dist") == "loadfile" else None

@@ -17,17 +17,12 @@ from werkzeug import Request, Response
 
 from builders import group, host
 from virtpoise_balancer import __version__
-from virtpoise_balancer.command.doctor import (
-    Finding,
-    Severity,
-    judge_exporter,
-    judge_libvirt,
-    judge_pair,
-    judge_prometheus,
-)
+from virtpoise_balancer.command.between_hosts import BetweenHosts, judge_pair
+from virtpoise_balancer.command.doctor import judge_exporter, judge_libvirt, judge_locks, judge_prometheus
+from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, LibvirtSilent
 from virtpoise_balancer.execute.facts import HostFacts, Needs
 from virtpoise_balancer.execute.worker import probe
 from virtpoise_balancer.model import HostState, Unknown, UnknownKind
@@ -58,11 +53,19 @@ HERE = HostFacts(
         ),
     ),
 )
+NAMES = ("h1", "h2", "h3", "h4")
 SEEN = Observation(snapshot=group(host("h1", 0.5)), age_seconds=1.0)
 
 
 def pair(**changes: object) -> Finding:
-    given = {"here": HERE, "there": HERE, "way": None, "cpu": True, "unseen": ()} | changes
+    given = {
+        "here": HERE,
+        "there": HERE,
+        "way": None,
+        "cpu": True,
+        "unseen": (),
+        "peer_uri": "qemu+ssh://h2/system",
+    } | changes
     return judge_pair("h1", "h2", **given)  # type: ignore[arg-type]
 
 
@@ -78,7 +81,7 @@ def test_a_good_pair_is_one_good_line() -> None:
             {"way": "unable to connect"},
             Severity.BAD,
             "h1 does not reach h2: unable to connect",
-            "on h1, as root: virsh",
+            "on h1, as root: virsh -c qemu+ssh://h2/system list",
         ),
         (
             {"there": replace(HERE, networks=frozenset())},
@@ -158,6 +161,61 @@ def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Seve
     assert remedy in found.remedy
 
 
+class StopsAnswering:
+    """Hosts that note what they are asked. One of them falls silent when a method is first called for it."""
+
+    def __init__(self, silent: str, at: str) -> None:
+        self._silent, self._at, self._stopped = silent, at, False
+        self.asked: list[tuple[str, ...]] = []
+
+    def _ask(self, what: str, *hosts: str) -> None:
+        self.asked.append((what, *hosts))
+        self._stopped |= what == self._at and self._silent in hosts
+        if self._stopped and self._silent in hosts:
+            raise LibvirtSilent(f"{hosts[0]}: no answer within 1 s")
+
+    def unseen(self, host: str, _paths: object) -> tuple[str, ...]:
+        self._ask("unseen", host)
+        return ()
+
+    def runs_cpu(self, host: str, _cpu: object) -> bool:
+        self._ask("runs_cpu", host)
+        return True
+
+    def reaches(self, host: str, destination: str) -> None:
+        self._ask("reaches", host, destination)
+
+    def active_domains(self, host: str) -> int:
+        self._ask("active_domains", host)
+        return 1
+
+
+@pytest.mark.parametrize("at", ["unseen", "runs_cpu", "reaches"])
+def test_a_host_that_stops_answering_costs_one_deadline_and_the_others_are_judged(at: str) -> None:
+    hosts = StopsAnswering("h2", at)
+    between = BetweenHosts(hosts=hosts, known=dict.fromkeys(NAMES, HERE), peer_uri_of=str)  # type: ignore[arg-type]
+    found = {one.subject: one for name in NAMES for one in between.findings(name, [n for n in NAMES if n != name])}
+    assert len(found) == 12
+    for subject, one in found.items():
+        if "h2" in subject:
+            assert (one.verdict, one.text[:26]) == (Severity.BAD, "h2 has stopped answering: ")
+        else:
+            assert one.verdict is Severity.GOOD
+    waited = [asked for asked in hosts.asked if "h2" in asked]
+    assert len(waited) <= 4
+    assert len([asked for asked in waited if asked[0] == "reaches"]) == (at == "reaches")
+
+
+def test_hosts_that_answer_but_do_not_reach_each_other_in_time_are_told() -> None:
+    class Firewall(StopsAnswering):
+        def reaches(self, host: str, destination: str) -> None:
+            raise LibvirtSilent(f"{host}: no answer within 30 s")
+
+    between = BetweenHosts(hosts=Firewall("", ""), known=dict.fromkeys(NAMES, HERE), peer_uri_of=str)  # type: ignore[arg-type]
+    (found,) = between.findings("h1", ["h2"])
+    assert (found.verdict, found.text) == (Severity.BAD, "h1 does not reach h2: h1: no answer within 30 s")
+
+
 @pytest.mark.parametrize(
     ("state", "exporters", "verdict", "says"),
     [
@@ -210,6 +268,33 @@ def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:
     assert found[1].text == "90 s behind this machine's"
 
 
+def test_disks_that_qemu_does_not_lock_between_hosts_are_named() -> None:
+    assert judge_locks("h1", HERE).verdict is Severity.GOOD
+    domains = (*HERE.domains, Needs(name="vm2", unlocked=("vda", "vdb")), Needs(name="vm3", unlocked=("vda",)))
+    found = judge_locks("h1", replace(HERE, domains=domains))
+    assert (found.subject, found.verdict) == ("disk locks of h1", Severity.NOT_KNOWN)
+    assert found.text.startswith("QEMU does not lock vda, vdb of vm2 and 1 more domains, and libvirt does not report")
+    assert 'lock_manager = "lockd"' in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("disk", "lease", "unlocked"),
+    [
+        ("<disk type='file' device='disk'>{}</disk>", "", ()),
+        ("<disk type='file' device='disk'><shareable/>{}</disk>", "", ("vda",)),
+        ("<disk type='block' device='disk'>{}</disk>", "", ("vda",)),
+        ("<disk type='block' device='disk'><readonly/>{}</disk>", "", ()),
+        ("<disk type='block' device='cdrom'>{}</disk>", "", ()),
+        ("<disk type='network' device='lun'>{}</disk>", "", ("vda",)),
+        ("<disk type='volume'>{}</disk>", "", ("vda",)),
+        ("<disk type='block' device='disk'>{}</disk>", "<lease><key>a</key></lease>", ()),
+    ],
+)
+def test_which_disks_qemu_does_not_lock(disk: str, lease: str, unlocked: tuple[str, ...]) -> None:
+    devices = disk.format("<target dev='vda'/>") + lease
+    assert probe._needs(f"<domain><name>a</name><devices>{devices}</devices></domain>").unlocked == unlocked
+
+
 def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
     found = judge_libvirt("h1", "qemu+ssh://h1/system", "connection refused")
     assert (found.verdict, found.text) == (Severity.BAD, "connection refused")
@@ -243,7 +328,7 @@ class Running:
 
 DEVICES = """<devices>
   <disk type='file'><source file='/shared/a.qcow2'/></disk>
-  <disk type='block'><source dev='/dev/vg/a'/></disk>
+  <disk type='block'><source dev='/dev/vg/a'/><target dev='vdb'/></disk>
   <disk type='volume'><source pool='images' volume='a'/></disk>
   <disk type='network'>
     <auth username='vms'><secret type='ceph' uuid='2ec115d7'/></auth>
@@ -321,6 +406,7 @@ def test_what_a_domain_needs_is_read_from_its_description() -> None:
         Needs(
             name="a",
             disks=("/shared/a.qcow2", "/dev/vg/a"),
+            unlocked=("vdb", "?", "?", "?"),
             pools=("images",),
             secrets=("2ec115d7", "target"),
             networks=("default",),

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from integration.pool import BUSY, PORT, STEP, Pools, places, wait_under_way
+from integration.pool import BUSY, CALM, PORT, STEP, Pools, places, wait_under_way
 
 pytestmark = pytest.mark.lab
 
@@ -75,7 +75,7 @@ def test_a_killed_balancers_migration_goes_on_and_the_next_one_learns_its_end(po
 
 
 def test_a_libvirt_that_nobody_answers_at_is_told_at_the_start(pool: Pools) -> None:
-    group = pool({"h1": {"vm1": 5}, "h2": {}})
+    group = pool(CALM)
     nobody = dict.fromkeys(("h1", "h2"), "qemu+tcp://127.0.0.1:1/system")
     group.configure(libvirt={"hosts": nobody})
     done = group.balancer.run("run")
@@ -87,7 +87,7 @@ def test_a_libvirt_that_nobody_answers_at_is_told_at_the_start(pool: Pools) -> N
 def test_a_second_balancer_waits_until_the_first_is_gone(pool: Pools) -> None:
     from virtpoise_lab.balancer import Balancer
 
-    group = pool({"h1": {"vm1": 5}, "h2": {}})
+    group = pool(CALM)
     group.start()
     second = Balancer(group.lab, folder=group.balancer.folder, address="127.0.0.1:19808", name="second")
     group.balancer.config.rename(group.balancer.folder / "first.yml")

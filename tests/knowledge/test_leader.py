@@ -289,4 +289,4 @@ def test_without_the_driver_the_remedy_is_named(tmp_path: Path) -> None:
         "except BadInput as error: print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'virtpoise[postgresql]'" in said
+    assert "pip install 'virtpoise[balancer]'" in said

@@ -18,6 +18,7 @@ from virtpoise_balancer.model import Progress
 
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
 _ANSWER_SECONDS = 30.0
+_REACH_SECONDS = 20.0
 # libvirt's job statistics; of a running job not all keys are there at all times.
 _Job = Mapping[str, int | str | bool | float]
 
@@ -30,6 +31,7 @@ _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Ge(0)])
 _NOTHING: TypeAdapter[None] = TypeAdapter(None)
+_WORDS: TypeAdapter[str] = TypeAdapter(str)
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class _Called:
 
     worker: Worker
     error: str | None = None
+    waited_seconds: float | None = None
 
     def ended(self, seconds: float) -> bool:
         if self.worker.busy:
@@ -49,14 +52,17 @@ class _Called:
             if reply is None:
                 return False
             self.error = reply.error
+            self.waited_seconds = reply.value if isinstance(reply.value, float) else None
         return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtHosts:
-    """``uri_of``: a host's address, used by the balancer and by the source host alike."""
+    """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts. ``encrypted``: migrations use TLS."""
 
     uri_of: Callable[[str], str]
+    peer_uri_of: Callable[[str], str]
+    encrypted: bool
     connect_timeout_seconds: float
     workers: Workers = field(repr=False)
 
@@ -93,9 +99,10 @@ class LibvirtHosts:
         self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
     ) -> Iterator[RunningMigration]:
         uri = self.uri_of(source)
+        arguments = (uuid, self.peer_uri_of(destination), self.uri_of(destination))
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
-            worker.send(uri, "migrate", (uuid, self.uri_of(destination), bandwidth_mib_per_second))
+            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, self.encrypted))
             yield _Called(worker)
 
     def abort(self, host: str, uuid: str) -> None:
@@ -104,13 +111,22 @@ class LibvirtHosts:
     def undefine(self, host: str, uuid: str) -> None:
         self._ask(_NOTHING, host, "undefine", uuid, what="undefine")
 
+    def resume(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "resume", uuid, what="resume")
+
+    def suspend(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "suspend", uuid, what="suspend")
+
+    def describe(self, host: str, uuid: str) -> str:
+        return self._ask(_WORDS, host, "describe", uuid)
+
     def facts(self, host: str) -> HostFacts:
         return self._ask(_FACTS, host, "facts")
 
     def reaches(self, host: str, destination: str) -> str | None:
-        # The source connects to the destination first, which takes its own time.
-        seconds = self.connect_timeout_seconds + _ANSWER_SECONDS
-        asked, why = self._ask(_WAY, host, "reaches", host, self.uri_of(destination), seconds=seconds)
+        # The source connects to the destination first, which takes its own time, and may be asked again a few times.
+        seconds = self.connect_timeout_seconds + _REACH_SECONDS
+        asked, why = self._ask(_WAY, host, "reaches", host, self.peer_uri_of(destination), seconds=seconds)
         if not asked:
             raise LibvirtError(why or "")
         return why

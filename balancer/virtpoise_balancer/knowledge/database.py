@@ -60,7 +60,7 @@ class Database:
                         _upgrade(connection)
         except ImportError:
             raise BadInput(
-                f"state.url: {url}: the driver psycopg is not installed: pip install 'virtpoise[postgresql]'"
+                f"state.url: {url}: the driver psycopg is not installed: pip install 'virtpoise[balancer]'"
             ) from None
         except (SQLAlchemyError, OSError, ValueError) as error:  # also a malformed address
             raise BadInput(f"state.url: {url}: cannot be opened: {reason(error)}") from None
