@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -68,6 +69,9 @@ class AdvisoryLock:
 
     def release(self) -> None:
         with self._asking:
+            if self._session is not None and self._held:
+                with contextlib.suppress(SQLAlchemyError):  # the server sees the end of a session a little later
+                    self._session.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _KEY})
             self._end_session()
 
     def _end_session(self) -> None:
