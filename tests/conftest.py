@@ -2,10 +2,16 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+
+if TYPE_CHECKING:
+    from postgresql import Server
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
@@ -18,5 +24,15 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> AloneLast | None:
-    return AloneLast(config) if config.getoption("dist") == "loadfile" else None
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator["Server"]:
+    """A PostgreSQL server of the tests' own."""
+    from postgresql import Server
+
+    server = Server()
+    yield server
+    server.close()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> AloneLast | None:
+    return AloneLast(config, log) if config.getoption("dist") == "loadfile" else None
