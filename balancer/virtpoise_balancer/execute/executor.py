@@ -190,7 +190,9 @@ class LibvirtExecutor:
             try:
                 began = self.reconciler.journal.begin(migration_id)
             except Exception as error:
-                return self._skip(migration_id, move, f"the store cannot be written: {type(error).__name__}")
+                return self._skip(
+                    migration_id, move, f"the store cannot be written: {str(error) or type(error).__name__}"
+                )
             why = self._unfit(migration_id, move)
         cause = None if why else Cause.OBSTACLE
         if why := why or self._obstacle(move):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, func, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
+from virtpoise_balancer.knowledge.rows import read_rows
 from virtpoise_balancer.knowledge.schema import migrations, predictions
 from virtpoise_balancer.model import Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
 
@@ -18,41 +19,47 @@ _FAILURES_COUNT_SECONDS = 7 * 86400.0
 _WHY_LENGTH = 200
 
 
-def read(connection: Connection, moved_since: float, now: float) -> Learned:
+def read(connection: Connection, moved_since: float, now: float, broken: list[str]) -> Learned:
     """``moved_since``: only migrations that ended after it count as moves of a domain."""
     return Learned(
-        moved=_moved(connection, moved_since),
-        dirtying=_dirtying(connection),
-        residuals=_residuals(connection),
-        links=_links(connection),
-        attempts=_attempts(connection, now - _FAILURES_COUNT_SECONDS),
+        moved=_moved(connection, moved_since, broken),
+        dirtying=_dirtying(connection, broken),
+        residuals=_residuals(connection, broken),
+        links=_links(connection, broken),
+        attempts=_attempts(connection, now - _FAILURES_COUNT_SECONDS, broken),
     )
 
 
-def _moved(connection: Connection, since: float) -> dict[str, Moved]:
-    rows = connection.execute(
-        select(migrations.c.uuid, func.count().label("times"), func.max(migrations.c.ended).label("last"))
+def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str, Moved]:
+    query = (
+        select(migrations.c.id, migrations.c.uuid, migrations.c.ended)
         .where(migrations.c.result == Result.DONE.value, migrations.c.ended > since)
-        .group_by(migrations.c.uuid)
+        .order_by(migrations.c.ended)
     )
-    return {row.uuid: Moved(times=row.times, last=row.last) for row in rows}
+    moved: dict[str, Moved] = {}
+    for row in read_rows(connection, query, "migration", broken):
+        before = moved.get(row.uuid)
+        moved[row.uuid] = Moved(times=1 if before is None else before.times + 1, last=row.ended)
+    return moved
 
 
-def _dirtying(connection: Connection) -> dict[str, float]:
+def _dirtying(connection: Connection, broken: list[str]) -> dict[str, float]:
     """By uuid, the rate of the newest migration that was watched for long enough, whether it was done or not."""
-    rows = connection.execute(
-        select(migrations.c.uuid, migrations.c.dirty_bytes_per_second)
+    query = (
+        select(migrations.c.id, migrations.c.uuid, migrations.c.dirty_bytes_per_second)
         .where(migrations.c.dirty_bytes_per_second.is_not(None))
         .order_by(migrations.c.id.desc())
         .limit(_MIGRATIONS_WEIGHED)
-    ).all()
+    )
+    rows = read_rows(connection, query, "migration", broken)
     return {row.uuid: row.dirty_bytes_per_second for row in reversed(rows)}
 
 
-def _residuals(connection: Connection) -> tuple[Residual, ...]:
+def _residuals(connection: Connection, broken: list[str]) -> tuple[Residual, ...]:
     """The newest of each role and regime, so that a common regime does not push a rare one out."""
     kinds = [
         select(
+            predictions.c.id,
             literal(role.value).label("role"),
             literal(saturated).label("saturated"),
             predictions.c.error,
@@ -71,7 +78,7 @@ def _residuals(connection: Connection) -> tuple[Residual, ...]:
         for role in Role
         for saturated in (False, True)
     ]
-    rows = connection.execute(union_all(*(select(kind) for kind in kinds)))
+    rows = read_rows(connection, union_all(*(select(kind) for kind in kinds)), "prediction", broken)
     return tuple(
         Residual(
             role=Role(row.role),
@@ -83,10 +90,16 @@ def _residuals(connection: Connection) -> tuple[Residual, ...]:
     )
 
 
-def _links(connection: Connection) -> tuple[LinkSpeed, ...]:
+def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
     """The speed of the newest migrations between each two hosts, taken together."""
-    rows = connection.execute(
-        select(migrations.c.source, migrations.c.destination, migrations.c.transferred_bytes, migrations.c.seconds)
+    query = (
+        select(
+            migrations.c.id,
+            migrations.c.source,
+            migrations.c.destination,
+            migrations.c.transferred_bytes,
+            migrations.c.seconds,
+        )
         .where(
             migrations.c.result == Result.DONE.value,
             migrations.c.transferred_bytes > 0,
@@ -96,7 +109,7 @@ def _links(connection: Connection) -> tuple[LinkSpeed, ...]:
         .limit(_MIGRATIONS_WEIGHED)
     )
     totals: dict[tuple[str, str], tuple[int, int, float]] = {}
-    for row in rows:
+    for row in read_rows(connection, query, "migration", broken):
         count, transferred, seconds = totals.get((row.source, row.destination), (0, 0, 0.0))
         if count < _MIGRATIONS_OF_A_LINK:
             totals[row.source, row.destination] = (
@@ -110,7 +123,7 @@ def _links(connection: Connection) -> tuple[LinkSpeed, ...]:
     )
 
 
-def _attempts(connection: Connection, since: float) -> tuple[FailedAttempts, ...]:
+def _attempts(connection: Connection, since: float, broken: list[str]) -> tuple[FailedAttempts, ...]:
     """The failures in a row of each domain and destination; of a domain that does not converge, wherever it went.
 
     A migration that was done ends the row, and so it does where the domain did not converge.
@@ -120,13 +133,13 @@ def _attempts(connection: Connection, since: float) -> tuple[FailedAttempts, ...
     taught &= func.coalesce(migrations.c.cause, "") != Cause.STOPPED.value
     failed = select(migrations.c.uuid).where(taught, migrations.c.ended > since)
     done = migrations.c.result == Result.DONE.value
-    rows = connection.execute(
+    query = (
         select(migrations)
         .where(migrations.c.uuid.in_(failed), migrations.c.ended > since, done | taught)
         .order_by(migrations.c.id)
     )
     found: dict[tuple[str, str | None], FailedAttempts] = {}
-    for row in rows:
+    for row in read_rows(connection, query, "migration", broken):
         if row.result == Result.DONE.value:
             found.pop((row.uuid, row.destination), None)
             found.pop((row.uuid, None), None)

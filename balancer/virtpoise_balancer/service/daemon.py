@@ -22,19 +22,19 @@ from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.errors import BadInput, ClockError, Refused, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, Deposed, Refused, StoreError, VirtpoiseError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.knowledge.leader import Leadership
-from virtpoise_balancer.knowledge.records import Action
+from virtpoise_balancer.knowledge.records import Action, Overrides
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Plan, Snapshot, UnknownKind
 from virtpoise_balancer.plan.stream import limits_of
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports, signals, wiring
 from virtpoise_balancer.service.changes import LoggedChanges
+from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
@@ -80,9 +80,9 @@ class Daemon:
         self._reload = threading.Event()
         self._turning = threading.Lock()  # one at a time decides: a cycle, or a person who applies a plan
         self._scheduler = BackgroundScheduler(timezone=UTC)
-        self._leads = False
         self._cycles = 0
         self._changes = LoggedChanges()
+        self._known_overrides = Overrides()
         self._broken: set[str] = set()  # what was already logged about rows of the store that cannot be read
 
     def run(self) -> None:
@@ -105,8 +105,9 @@ class Daemon:
                     listen=self._config.web.listen_address,
                 )
                 notify("READY=1")
-                while not self._stop.wait(self._config.interval_seconds):
+                while not self._stop.wait(self._config.interval_seconds / 2):
                     self._follow_clock()
+                    self._leadership.keep()
             finally:  # whatever ends it: the interpreter must not end with a move under way
                 self._end()
 
@@ -121,8 +122,8 @@ class Daemon:
         self._check_reachable()
         self._published = Published(self._first_state(leader=False))
         self._metrics = Metrics(self._published)
-        self._leadership = wiring.make_leadership(self._config)
-        self._store = wiring.make_store(self._config, upgrade=self._leadership.take())
+        self._leadership = Leadership(wiring.make_lock(self._config), self._config.interval_seconds, self._clock)
+        self._store = wiring.make_store(self._config, self._left_out, upgrade=self._leadership.take_lock())
         self._accounts = wiring.make_accounts(
             lambda: self._config, self._workers, self._store, self._clock, self._migration_ended
         )
@@ -131,7 +132,7 @@ class Daemon:
             self._config, self._store, self._executor, self._accounts, self._clock, self._reach
         )
         self._published.in_flight = lambda: self._executor.in_flight
-        self._published.overrides = self._store.overrides
+        self._published.overrides = self._overrides
         self._context = self._make_context()
         self._web = WebServer(make_app(self._context), self._config.web)
 
@@ -211,6 +212,10 @@ class Daemon:
                     self._read_again()
                 now = self._clock.now()  # the lock may have been held for long
                 report = self._one(now)
+        except Deposed as error:
+            report = Report(result=CycleResult.WAITING, sentence=self._leadership.step_down(error.why))
+        except StoreError as error:
+            report = Report(result=CycleResult.FAILED, sentence=f"nothing is done: {error}")
         except Exception as error:
             log.exception("a cycle failed for a reason that the program does not expect")
             report = self._failed(error, now)
@@ -222,18 +227,15 @@ class Daemon:
         notify("WATCHDOG=1")
 
     def _one(self, now: float) -> Report:
-        if not self._lead():
-            return Report(
-                result=CycleResult.WAITING,
-                sentence=f"another balancer acts and holds {self._leadership.path}; waiting for it to end",
-            )
+        if why := self._leadership.why_not(self._store):
+            return Report(result=CycleResult.WAITING, sentence=why)
         report = self._cycle.run(now)
         self._executor.go_on()
         return report
 
     def _failed(self, error: Exception, now: float) -> Report:
         sentence = f"unforeseen: {type(error).__name__}: {error}"
-        if self._leads:
+        if self._leadership.leads:
             with contextlib.suppress(Exception):  # the store may be what failed
                 return self._cycle.failed(sentence, now)
         return Report(result=CycleResult.FAILED, sentence=sentence)
@@ -247,22 +249,11 @@ class Daemon:
         if not self._turning.acquire(timeout=_ORDER_SECONDS):
             raise Refused("a cycle is taking long: try again")
         try:
-            if not self._leads:
+            if not self._leadership.leads:
                 raise Refused("another balancer acts: ask that one")
             return self._cycle.apply(wanted, self._clock.now())
         finally:
             self._turning.release()
-
-    def _lead(self) -> bool:
-        """Whether this balancer acts. When it begins to, it takes over what an earlier one left unfinished."""
-        if self._leads:
-            return True
-        if not self._leadership.take():
-            return False
-        self._leads = True
-        if begun := [entry.move.domain for entry in self._store.watched() if entry.is_open]:
-            log.warning("taking over migrations that an earlier balancer began", domains=begun)
-        return True
 
     # --- what is reported ---------------------------------------------------------------------------------------------
 
@@ -275,9 +266,7 @@ class Daemon:
         self._ask_hosts(report)
         self._changes.report(report.observation, self._reach.silence().silent)
         for row in report.broken:
-            if row not in self._broken:
-                self._broken.add(row)
-                log.error("a row of the store cannot be read and is left out", row=row)
+            self._left_out(row)
         for due, measured in report.measured:
             self._metrics.prediction_measured(due, measured)
             log.info(
@@ -290,10 +279,10 @@ class Daemon:
             )
         self._metrics.cycle_ended(report.result.value, seconds)
         self._published.state = replace(
-            self._first_state(leader=self._leads),
+            self._first_state(leader=self._leadership.leads),
             cycle_at=now,
             figures_at=newest_figures(self._published.state.figures_at, report.observation, now)
-            if self._leads
+            if self._leadership.leads
             else None,
             result=report.result.value,
             sentence=report.sentence,
@@ -308,8 +297,11 @@ class Daemon:
         )
         self._context.strangers.settle()
         self._cycles += 1
-        if self._leads and self._cycles % _FORGET_EVERY == 0:
-            self._store.forget(now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes)
+        if self._leadership.leads and self._cycles % _FORGET_EVERY == 0:
+            with contextlib.suppress(StoreError):  # the next cycle fails, in words
+                self._store.forget(
+                    now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes
+                )
 
     def _ask_hosts(self, report: Report) -> None:
         """Ask, beside the cycles, the libvirt daemons that answer their exporter, for what the next cycle should know."""
@@ -320,6 +312,18 @@ class Daemon:
         reachable = [host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind in _STILL_ASKED]
         self._reach.forget_others({host.name for host in hosts} | draining)
         self._reach.keep_up(reachable, closely=draining)
+
+    def _left_out(self, row: str) -> None:
+        """Log once that a row of the store cannot be read."""
+        if row not in self._broken:
+            self._broken.add(row)
+            log.error("a row of the store cannot be read and is left out", row=row)
+
+    def _overrides(self) -> Overrides:
+        """What people have set; as it was read last, while the store cannot be read."""
+        with contextlib.suppress(StoreError):
+            self._known_overrides = self._store.overrides()
+        return self._known_overrides
 
     def _migration_ended(self, move: Move, outcome: MigrationOutcome) -> None:
         self._metrics.migration_ended(move, outcome)
