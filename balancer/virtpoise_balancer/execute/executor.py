@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
 from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Progress, Result
+from virtpoise_balancer.threads import THREADS, Lock, Thread, Threads
 
 log = structlog.get_logger()
 
@@ -74,11 +76,15 @@ class LibvirtExecutor:
     migrator: Migrator
     reconciler: Reconciler
     ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
+    threads: Threads = THREADS
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
-    _looking: threading.Lock = field(default_factory=threading.Lock)  # one look at the group at a time
+    _looking: Lock = field(init=False)  # one look at the group at a time
     _starting: threading.Lock = field(default_factory=threading.Lock)  # nothing starts after `stop`
-    _thread: threading.Thread | None = None
+    _thread: Thread | None = None
+
+    def __post_init__(self) -> None:
+        self._looking = self.threads.lock()
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
@@ -103,8 +109,7 @@ class LibvirtExecutor:
             if self.busy:
                 raise RuntimeError("moves are already being made")
             self.reconciler.hold(migration_id for migration_id, _ in entries)
-            self._thread = threading.Thread(target=self._make, args=(tuple(entries), recheck), name="executor")
-            self._thread.start()
+            self._thread = self.threads.start(partial(self._make, tuple(entries), recheck), "executor", daemon=False)
 
     def wait(self, seconds: float) -> bool:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
@@ -136,7 +141,7 @@ class LibvirtExecutor:
                     if not done:
                         not_made.append(move)
 
-            _together(make, tuple(wave), "move")
+            self._together(make, tuple(wave))
 
     def _make_one(self, not_made: Sequence[Move], recheck: Recheck, migration_id: int, move: Move) -> bool:
         """Make the move, unless something is against it. Whether the domain is where it should go."""
@@ -202,14 +207,13 @@ class LibvirtExecutor:
         self.reconciler.end(migration_id, move, MigrationOutcome(result=Result.SKIPPED, why=why))
         return False
 
-
-def _together(work: Callable[[int, Move], None], entries: Entries, name: str) -> None:
-    """Do the work for all entries at the same time, and return when all is done."""
-    threads = [threading.Thread(target=work, args=entry, name=f"{name} {entry[1].domain}") for entry in entries]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    def _together(self, work: Callable[[int, Move], None], entries: Entries) -> None:
+        """Do the work for all entries at the same time, and return when all is done."""
+        started = [
+            self.threads.start(partial(work, *entry), f"move {entry[1].domain}", daemon=False) for entry in entries
+        ]
+        for thread in started:
+            thread.join()
 
 
 @dataclass(frozen=True, slots=True)
