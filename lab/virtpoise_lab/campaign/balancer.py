@@ -143,11 +143,16 @@ class ModelHosts:
     world: World
     process: VirtualProcess
     on_request: Callable[[VirtualProcess, str, str, str], None]
-    asking: dict[str, int] = field(default_factory=dict)  # questions under way, by host
-    most_asked: int = 0
+    counting: dict[str, int] = field(default_factory=dict)  # how often a host is being asked for its number of domains
+    most_counting: int = 0
 
     def active_domains(self, host: str) -> int:
-        self._reach(host)
+        self.counting[host] = self.counting.get(host, 0) + 1
+        self.most_counting = max(self.most_counting, self.counting[host])
+        try:
+            self._reach(host)
+        finally:
+            self.counting[host] -= 1
         return sum(copy.state in ACTIVE for copy in self.world.machines[host].copies.values())
 
     def presence(self, host: str, uuid: str) -> Presence:
@@ -229,21 +234,16 @@ class ModelHosts:
         """Wait for the host's answer. LibvirtError when none comes."""
         self.process.check()
         kernel, machine = self.world.kernel, self.world.machines[host]
-        self.asking[host] = self.asking.get(host, 0) + 1
-        self.most_asked = max(self.most_asked, self.asking[host])
-        try:
-            kernel.sleep(0.002 + 0.02 * kernel.random.random())
-            if machine.daemon == "dead" and machine.powered and frozenset((WE, host)) not in self.world.cut:
-                raise LibvirtError(f"{host}: connection refused")
-            if not kernel.wait_until(lambda: self.world.reachable(WE, host), SILENCE_SECONDS):
-                raise LibvirtError(f"{host}: no answer within {SILENCE_SECONDS:g} s")
-        finally:
-            self.asking[host] -= 1
+        kernel.sleep(0.002 + 0.02 * kernel.random.random())
+        if machine.daemon == "dead" and machine.powered and frozenset((WE, host)) not in self.world.cut:
+            raise LibvirtError(f"{host}: connection refused")
+        if not kernel.wait_until(lambda: self.world.reachable(WE, host), SILENCE_SECONDS):
+            raise LibvirtError(f"{host}: no answer within {SILENCE_SECONDS:g} s")
 
 
 @dataclass
 class Balancer:
-    """A process of the balancer. ``stalled``: for how long its longest turn took."""
+    """A process of the balancer. ``on_turn``: called after each of its turns."""
 
     kernel: Kernel
     world: World

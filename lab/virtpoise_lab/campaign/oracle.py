@@ -116,9 +116,13 @@ class Oracle:
             self._wrong(f"{len(balancer.process.tasks)} threads at once")
         if balancer.longest_turn > self.interval_seconds and not self._has("prometheus", "store"):
             self._wrong(f"a turn took {balancer.longest_turn:.1f} s")
+        if balancer.hosts.most_counting > 1:
+            self._wrong("a host is asked for its domains by two threads at once")
         if not balancer.leads:
             return
-        open_entries = [one for one in self.entries() if one.began is not None and one.result is None]
+        entries = self.entries()
+        self._no_verdict_while_a_job_runs(entries)
+        open_entries = [one for one in entries if one.began is not None and one.result is None]
         began = {one.began for one in open_entries}
         for flight in balancer.published.in_flight():
             if began and flight.began not in began:
@@ -130,6 +134,21 @@ class Oracle:
             machine = run.world.machines[move.destination]
             if machine.silent_since is not None and run.kernel.at - machine.silent_since > 3.5 * self.interval_seconds:
                 self._wrong(f"a move to {move.destination} was planned, whose libvirt has long been silent")
+
+    def _no_verdict_while_a_job_runs(self, entries: list[Entry]) -> None:
+        """A migration of ours that goes on is open in the journal, or opened again soon."""
+        newest = {(one.uuid, one.source, one.destination): one for one in entries}
+        for job in self.run.world.jobs:
+            entry = newest.get((job.uuid, job.source, job.destination))
+            if job.over or not job.ours or entry is None or self._has("store"):
+                continue
+            hosts = [job.source, job.destination]
+            since = self.run.kernel.at - job.asked
+            if since > 3 * self.interval_seconds and self._long_well(hosts, 0.0) and entry.result is not None:
+                self._wrong(
+                    f"{self.run.world.guests[job.uuid].name}: its migration runs since {since:.0f} s, "
+                    f"and the journal has ended it as {entry.result}"
+                )
 
     def exception(self, what: str) -> None:
         """Something was logged with a traceback."""

@@ -1,10 +1,10 @@
 """Hosts, their libvirt daemons and QEMU processes as state machines. What is true here is true: the oracle goes by it.
 
-A migration goes the way of libvirt's peer-to-peer protocol, version 3: begin (source), prepare (destination), perform (the two QEMUs,
-whatever their daemons do), finish (destination), confirm (source). Each message needs both daemons and the way between them. One that is not
-answered within the keep-alive is given up by the source; it stays in the other end's socket, and may be carried out late. After an
-unanswered finish the source resumes the domain, as libvirt does (qemu_migration.c: "if ddomain is NULL, then we were unable to start the
-guest on the target, and must restart on the source").
+A migration goes the way of libvirt's peer-to-peer protocol, version 3: begin (source), prepare (destination), perform (the
+two QEMUs, whatever their daemons do), finish (destination), confirm (source). Each message needs both daemons and the way
+between them. The source gives one up that is not answered within the keep-alive. It stays in the other end's socket, and may
+be carried out late. After an unanswered finish the source resumes the domain, as libvirt does (qemu_migration.c: "if ddomain
+is NULL, then we were unable to start the guest on the target, and must restart on the source").
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Job:
     asked: float
     step: Step = Step.BEGIN
     performed: float = 0.0
+    unheard: float = 0.0  # for how long the source has not heard of the destination
     over: bool = False
     ended: float | None = None
     error: str | None = None
@@ -255,7 +256,7 @@ class World:
             self._fail(job, str(error))
 
     def _go(self, job: Job) -> None:
-        uuid, source, destination = job.uuid, job.source, job.destination
+        uuid, source = job.uuid, job.source
         self._wait_for_daemon(job, first=True)
         self._take(job, Step.BEGIN)
         if self.machines[source].copies.get(uuid) is None or self.places(uuid)[source] is not Presence.RUNNING:
@@ -308,7 +309,7 @@ class World:
                 answer.append(carry_out())
 
         machine = self.machines[job.destination]
-        waited = 0.0
+        waited = job.unheard
         life = machine.lives
         while True:
             self._wait_for_daemon(job)
@@ -364,7 +365,7 @@ class World:
 
     def _perform(self, job: Job) -> None:
         source, destination = self.machines[job.source], self.machines[job.destination]
-        unheard = stalled = 0.0
+        stalled = 0.0
         while True:
             copy, incoming = source.copies.get(job.uuid), destination.copies.get(job.uuid)
             if job.performed < job.seconds:
@@ -386,8 +387,8 @@ class World:
                     raise Gone("operation aborted")
                 if job.performed >= job.seconds:
                     return
-                unheard = 0.0 if self.reachable(job.source, job.destination) else unheard + _LOOK_SECONDS
-                if unheard > KEEPALIVE_SECONDS:
+                job.unheard = 0.0 if self.reachable(job.source, job.destination) else job.unheard + _LOOK_SECONDS
+                if job.unheard > KEEPALIVE_SECONDS:
                     raise Gone("lost connection to destination host")
                 if destination.daemon is Daemon.DEAD:
                     raise Gone("lost connection to destination host")
