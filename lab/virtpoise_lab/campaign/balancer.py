@@ -113,6 +113,7 @@ class _Request:
     job: Job | None
     heard: float
     error: str | None = None
+    waited_seconds: float | None = None
 
     def ended(self, seconds: float) -> bool:
         world, kernel = self.hosts.world, self.hosts.world.kernel
@@ -124,6 +125,10 @@ class _Request:
                 self.heard = kernel.at
             if self.job is not None and self.job.over and there:
                 self.error = self.job.error
+                if self.error is None and world.arrives_paused and world.reachable(WE, self.job.destination):
+                    kernel.sleep(0.02)
+                    world.resume(self.uuid, self.job.destination)
+                    self.waited_seconds = 0.02
                 return True
             if world.machines[self.source].daemon == "dead" or not world.machines[self.source].powered:
                 self.error = "connection reset by peer"
@@ -208,6 +213,15 @@ class ModelHosts:
 
     def undefine(self, host: str, uuid: str) -> None:
         self._do(host, lambda: self.world.undefine(uuid, host))
+
+    def resume(self, host: str, uuid: str) -> None:
+        self._do(host, lambda: self.world.resume(uuid, host))
+
+    def suspend(self, host: str, uuid: str) -> None:
+        self._do(host, lambda: self.world.suspend(uuid, host))
+
+    def describe(self, host: str, uuid: str) -> str:
+        return f"{self.presence(host, uuid)}, 3 s of CPU time"
 
     def facts(self, host: str) -> HostFacts:
         raise NotImplementedError

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # On both sides of the time-outs in the code.
 DURATIONS = (4.0, 15.0, 27.0, 45.0)
 _LATEST_SECONDS = 60.0
+_LONG_SECONDS = 90.0
 CLOCK_STEPS = (-120.0, -15.0, 15.0, 120.0)
 
 
@@ -120,7 +121,8 @@ def _suspend(run: Run, met: Met, seconds: float) -> None:
 
         def resume() -> None:
             run.note(f"an administrator resumes {met.uuid}")
-            run.world.resume(met.uuid)
+            for where in run.world.active_on(met.uuid):
+                run.world.resume(met.uuid, where)
 
         run.kernel.after(seconds, resume)
 
@@ -164,6 +166,14 @@ def _kill(run: Run, _met: Met, seconds: float) -> None:
     run.kill_balancer()
 
 
+def _emptiest(run: Run, _met: Met, _seconds: float) -> None:
+    """The daemon of the host that every plan would choose is away for long."""
+    host = min(run.world.machines, key=lambda name: (run.world.used_cores(name), name))
+    run.faulty_until(run.kernel.at + _LONG_SECONDS)
+    run.world.kill_daemon(host)
+    run.kernel.after(_LONG_SECONDS, partial(run.world.start_daemon, host))
+
+
 def _second(run: Run, _met: Met, _seconds: float) -> None:
     run.start_balancer()
 
@@ -202,6 +212,7 @@ FAULTS: dict[str, Begin] = {
     "clock-stepped": _step_clock,
     "balancer-killed": _kill,
     "second-balancer": _second,
+    "emptiest-daemon-killed": _emptiest,
 }
 
 

@@ -45,7 +45,6 @@ class Oracle:
     violations: list[str] = field(default_factory=list)
     doubled: bool = False
     lost: bool = False
-    drain_is_ordered: bool = False
     _first: dict[str, str] = field(default_factory=dict)
 
     def begin(self) -> None:
@@ -65,6 +64,10 @@ class Oracle:
                 text("SELECT id, uuid, source, destination, began, result, lost FROM migrations ORDER BY id")
             ).all()
         return [Entry(*row) for row in rows]
+
+    def drain_is_ordered(self) -> bool:
+        with self.run.disk.database.engine.connect() as connection:
+            return bool(connection.scalar(text("SELECT draining FROM drains")))
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class Oracle:
             return
         for move in state.plan.moves:
             machine = run.world.machines[move.destination]
-            if machine.silent_since is not None and run.kernel.at - machine.silent_since > 3.5 * self.interval_seconds:
+            if machine.silent_since is not None and run.kernel.at - machine.silent_since > 2.5 * self.interval_seconds:
                 self._wrong(f"a move to {move.destination} was planned, whose libvirt has long been silent")
 
     def _no_verdict_while_a_job_runs(self, entries: list[Entry]) -> None:
@@ -205,7 +208,7 @@ class Oracle:
     def task_is_done(self) -> bool:
         world = self.run.world
         if self.run.draining:
-            return self.drain_is_ordered and not any(
+            return self.drain_is_ordered() and not any(
                 copy.state in ACTIVE for copy in world.machines[self.run.draining].copies.values()
             )
         return all(

@@ -219,20 +219,19 @@ class Run:
         self.oracle.begin()
 
     def _order_drain(self, host: str) -> None:
+        """A person orders it until it is answered."""
+        if self.oracle.drain_is_ordered():
+            return
+        self.kernel.after(15.0, lambda: self._order_drain(host))
         leader = self.leader
-        if leader is None or self.oracle.drain_is_ordered:
-            self.kernel.after(5.0, lambda: self._order_drain(host))
+        if leader is None:
             return
 
         def order() -> None:
             try:
-                leader.orders.drain(host, PERSON)
+                self.note(f"a person orders: drain {host}: {leader.orders.drain(host, PERSON)}")
             except Exception as error:
-                self.note(f"a drain was refused: {error}")
-                self.kernel.after(5.0, lambda: self._order_drain(host))
-            else:
-                self.note(f"a person orders: drain {host}")
-                self.oracle.drain_is_ordered = True
+                self.note(f"a person orders: drain {host}: {error}")
 
         leader.order("order", order)
 

@@ -118,6 +118,7 @@ class World:
     jobs: list[Job] = field(default_factory=list)
     cut: set[frozenset[str]] = field(default_factory=set)  # ways that are cut; "balancer" is an end as well
     perform_seconds: float = 8.0
+    arrives_paused: bool = False  # whether a domain of ours waits on its destination to be started there
     doubled_since: dict[str, float] = field(default_factory=dict)
     on_step: list[Callable[[Job], None]] = field(default_factory=list)  # called right before a job takes its step
     process: VirtualProcess = field(default_factory=lambda: VirtualProcess("world"))
@@ -213,10 +214,9 @@ class World:
         if self.places(uuid).get(host) is Presence.RUNNING:
             self.put(uuid, host, Presence.PAUSED)
 
-    def resume(self, uuid: str) -> None:
-        for host, state in self.places(uuid).items():
-            if state is Presence.PAUSED:
-                self.put(uuid, host, Presence.RUNNING)
+    def resume(self, uuid: str, host: str) -> None:
+        if self.places(uuid).get(host) is Presence.PAUSED:
+            self.put(uuid, host, Presence.RUNNING)
 
     def undefine(self, uuid: str, host: str) -> None:
         copy = self.machines[host].copies.get(uuid)
@@ -403,7 +403,8 @@ class World:
         if copy is None or copy.job is not job:
             return "domain is not there any more"
         job.arrived = True
-        self.put(job.uuid, job.destination, Presence.RUNNING, persistent=True)
+        arrived = Presence.PAUSED if self.arrives_paused and job.ours else Presence.RUNNING
+        self.put(job.uuid, job.destination, arrived, persistent=True)
         return None
 
     def _confirm(self, job: Job) -> None:
