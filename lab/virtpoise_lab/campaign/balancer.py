@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from greenlet import GreenletExit
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
@@ -33,6 +32,7 @@ from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Move, Progress
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.observe import Observer
+from virtpoise_balancer.monitor.queries import Ranges
 from virtpoise_balancer.service import reports
 from virtpoise_balancer.service.turns import Turns, first_state
 from virtpoise_balancer.web.metrics import Metrics
@@ -301,7 +301,7 @@ class Balancer:
         )
         self.executor = LibvirtExecutor(migrator, reconciler, self.reach.ask, threads=threads)
         observer = Observer(
-            client=cast(PrometheusClient, None),
+            client=cast(PrometheusClient, self._client()),
             step_seconds=config.interval_seconds,
             scrape_interval_seconds=config.scrape_interval_seconds,
             consecutive=config.policy.cpu.consecutive,
@@ -311,8 +311,6 @@ class Balancer:
             admits=config.libvirt.admission(),
             clock=self.clock,
         )
-        client = ModelClient(self.server, self.process, lambda: observer.ranges, config.prometheus.matchers)
-        object.__setattr__(observer, "client", client)
         self.turns = Turns(
             config=config,
             cycle=Cycle(
@@ -345,6 +343,16 @@ class Balancer:
         )
         threads.start(self._run, "daemon")
 
+    def _client(self) -> ModelClient:
+        config = self.config
+        ranges = Ranges.of(
+            step_seconds=config.interval_seconds,
+            scrape_interval_seconds=config.scrape_interval_seconds,
+            consecutive=config.policy.cpu.consecutive,
+            saturation_ratio=config.policy.saturation_ratio,
+        )
+        return ModelClient(self.server, self.process, ranges, config.prometheus.matchers)
+
     @property
     def leads(self) -> bool:
         return self.process.alive and self.turns.leads
@@ -372,6 +380,3 @@ class Balancer:
     def _ended(self, move: Move, outcome: MigrationOutcome) -> None:
         self.metrics.migration_ended(move, outcome)
         reports.migration_ended(move, outcome)
-
-
-__all__ = ["PERSON", "WE", "Balancer", "Disk", "GreenletExit", "ModelDatabase", "ModelHosts", "StoreFails"]

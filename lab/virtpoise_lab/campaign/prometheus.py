@@ -6,7 +6,6 @@ It stands in the place of the balancer's client, behind the real ``Observer``: e
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
@@ -143,7 +142,7 @@ class ModelClient:
 
     server: Prometheus
     process: VirtualProcess
-    ranges: Callable[[], Ranges]
+    ranges: Ranges
     matchers: str
     url: str = "model"
 
@@ -174,7 +173,7 @@ class ModelClient:
         self.process.check()
         if self.server.slow_seconds:
             self._exchange()
-        names = _names(self.ranges(), self.matchers, tuple(sorted(self.server.world.machines)))
+        names = _names(self.ranges, self.matchers, tuple(sorted(self.server.world.machines)))
         return names[query]
 
     def _exchange(self) -> None:

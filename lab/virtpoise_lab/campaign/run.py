@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +18,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.knowledge.database import Database
 from virtpoise_lab.campaign import faults
 from virtpoise_lab.campaign.balancer import PERSON, Balancer, Disk
-from virtpoise_lab.campaign.kernel import Kernel, VirtualProcess
+from virtpoise_lab.campaign.kernel import Kernel
 from virtpoise_lab.campaign.oracle import Oracle
 from virtpoise_lab.campaign.prometheus import SCRAPE_SECONDS, Prometheus
 from virtpoise_lab.campaign.world import ACTIVE, Guest, Machine, World
@@ -273,7 +273,7 @@ class Run:
         number = self.random.choice((1, 1, 2, 2, 3))
         return tuple(self.random.choice(sorted(faults.FAULTS)) for _ in range(number))
 
-    def _logged(self, level: str, text: str, values: dict[str, Any]) -> None:
+    def _logged(self, level: str, text: str, values: Mapping[str, Any]) -> None:
         task = self.kernel.current
         who = task.process.name if task else "?"
         shown = " ".join(f"{key}={value}" for key, value in values.items() if key not in ("exc_info", "seconds"))
@@ -283,10 +283,10 @@ class Run:
 
 
 @contextmanager
-def _logged(keep: Callable[[str, str, dict[str, Any]], None]) -> Iterator[None]:
+def _logged(keep: Callable[[str, str, Mapping[str, Any]], None]) -> Iterator[None]:
     """All that the balancer logs goes here meanwhile."""
 
-    def catch(_logger: object, level: str, event: dict[str, Any]) -> dict[str, Any]:
+    def catch(_logger: object, level: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         keep(level, str(event.pop("event")), event)
         raise structlog.DropEvent
 
@@ -301,6 +301,3 @@ def _logged(keep: Callable[[str, str, dict[str, Any]], None]) -> Iterator[None]:
 def play(seed: int, names: Sequence[str] | None = None) -> Outcome:
     """Play one seed."""
     return Run(seed, names).play()
-
-
-__all__ = ["Outcome", "Run", "VirtualProcess", "play"]
