@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from math import ceil
 
-from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Snapshot, Trigger
+from virtpoise_balancer.analyse.measure import DuePrediction
+from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Role, Snapshot, Trigger
 
 GIB = 2**30
 
@@ -50,3 +51,20 @@ def group(*members: Host | Domain, time: float = 1000.0, step: float = 10.0) -> 
 
 def thesis_policy(threshold: float = 0.6, consecutive: int = 2) -> Policy:
     return Policy(strategy="thesis", cpu=Trigger(threshold=threshold, consecutive=consecutive))
+
+
+def due_prediction(**changed: object) -> DuePrediction:
+    """A prediction for the source h1 of a migration to h2, due to be measured."""
+    values = {
+        "id": 1,
+        "host": "h1",
+        "role": Role.SOURCE,
+        "predicted": 0.5,
+        "lower": 0.4,
+        "upper": 0.6,
+        "migrated": 1000.0,
+        "disturbed_from": None,
+        "source": "h1",
+        "destination": "h2",
+    }
+    return DuePrediction(**(values | changed))  # type: ignore[arg-type]

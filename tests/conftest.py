@@ -4,12 +4,19 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
+
+from scheduling import AloneLast
 
 # How long an example takes depends on what else the machine does, and is no property of the code.
 settings.register_profile("desk", deadline=None)
 # CI judges a change, so the same change gets the same examples there; at a desk each run tries others.
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> AloneLast | None:
+    return AloneLast(config) if config.getoption("dist") == "loadfile" else None

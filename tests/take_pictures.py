@@ -105,7 +105,6 @@ def take_pages(page: Page, balancer: Balancer, folder: Path) -> None:
     page.locator("#answer:not(:empty)").wait_for()
     page.goto(address)
     page.locator(".flight progress[value]").wait_for(timeout=30_000)
-    page.get_by_role("heading", name="is moving from").wait_for()
     shoot("migration")
     wait_for_verdicts(balancer, migrations=1)
     shoot("history", "/history")

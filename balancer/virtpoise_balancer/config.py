@@ -99,6 +99,10 @@ def _patterns(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # what YAML makes of `off`
+
+
 class Prometheus(Section):
     """Where the figures come from."""
 
@@ -151,6 +155,7 @@ class Libvirt(Section):
     """How the balancer, and the hosts among themselves, reach a host."""
 
     uri: Annotated[str, AfterValidator(check_template)] = "qemu+ssh://{host}/system"
+    host_uri: Annotated[str, AfterValidator(check_template)] | None = None
     hosts: dict[HostName, Annotated[str, AfterValidator(check_uri)]] = Field(default_factory=dict)
     pattern: Annotated[tuple[Name, ...], BeforeValidator(_patterns)] = ()
     connect_timeout_seconds: Seconds = 10.0
@@ -170,7 +175,8 @@ class Libvirt(Section):
             if self.names_hosts and fits(name) is None:
                 return False
             try:  # an IPv6 address has no place in a template like kvm-{host}
-                uri_of(self.uri, name)
+                for template in filter(None, (self.uri, self.host_uri)):
+                    uri_of(template, name)
             except NotAHost:
                 return False
             return True
@@ -178,11 +184,19 @@ class Libvirt(Section):
         return admits
 
     def uri_of(self, host: str) -> str:
-        """The URI of the host's libvirt. LibvirtError when the name is no host's, wherever it came from."""
-        try:
-            return self.hosts.get(host) or uri_of(self.uri, host)
-        except NotAHost as error:
-            raise LibvirtError(f"{shown(host)!r} is not connected to: {error}") from None
+        """The URI of the host's libvirt for the balancer. LibvirtError when the name is no host's, wherever it came from."""
+        return self.hosts.get(host) or _uri_of(self.uri, host)
+
+    def peer_uri_of(self, host: str) -> str:
+        """The URI of the host's libvirt for the other hosts. LibvirtError as of ``uri_of``."""
+        return self.uri_of(host) if self.host_uri is None else _uri_of(self.host_uri, host)
+
+
+def _uri_of(template: str, host: str) -> str:
+    try:
+        return uri_of(template, host)
+    except NotAHost as error:
+        raise LibvirtError(f"{shown(host)!r} is not connected to: {error}") from None
 
 
 class StateStore(Section):
@@ -194,9 +208,10 @@ class StateStore(Section):
 
 
 class Migration(Section):
-    """The bounds of one live migration."""
+    """How one live migration is made, and its bounds."""
 
     timeout_seconds: Seconds = 600.0
+    encryption: Annotated[Literal["required", "off"], BeforeValidator(_off)] = "off"
     bandwidth_mib_per_second: Annotated[int, Field(ge=1)] | None = None
     stop_grace_seconds: Seconds = 60.0
 

@@ -24,6 +24,10 @@ class BadInput(VirtpoiseError):
         return cls("\n".join(f"{source}: {problem}" for problem in [*problems[:_MOST_PROBLEMS], *more]))
 
 
+class NoStore(BadInput):
+    """There is no store: the balancer has not run yet, or state.url is not its own."""
+
+
 class NotKnown(BadInput):
     """A host or a domain is named that there is not."""
 
@@ -46,3 +50,7 @@ class MonitorBadReply(MonitorError):
 
 class LibvirtError(VirtpoiseError):
     """A libvirt daemon could not be reached, or refused."""
+
+
+class LibvirtSilent(LibvirtError):
+    """A libvirt daemon did not answer in time."""

@@ -44,7 +44,7 @@ def _content(path: Path, field: str) -> bytes:
 def _file_problem(found: os.stat_result) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         return "expected a regular file"
-    # Root may use a file of any user: the folder's check ensures that nobody else placed it there.
+    # Root may use a file of any user: the folder's check ensures that no other user placed it there.
     if os.geteuid() != 0 and found.st_uid not in (0, os.geteuid()):
         return f"it belongs to another user (uid {found.st_uid}); expected root or the user who reads it"
     if found.st_mode & stat.S_IRWXO:

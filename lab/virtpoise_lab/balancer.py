@@ -48,7 +48,7 @@ class Balancer:
             # This machine's own /etc/hosts stays as it is, so hosts are reached by address; those that join later too.
             "libvirt": {"hosts": {spec.name: spec.uri for spec in map(HostSpec, range(1, _MOST_HOSTS + 1))}},
             "state": {"url": f"sqlite:///{self.folder}/virtpoise.db"},
-            "web": {"listen_address": self.address, "socket": str(self.folder / "virtpoise.sock")},
+            "web": {"listen_address": self.address, "socket": str(self.folder / f"{self.name}.sock")},
             "mode": "automatic",
             "interval_seconds": 2,
             "migration": {"timeout_seconds": 60, "stop_grace_seconds": 20},

@@ -7,21 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtpoise_balancer.analyse.measure import DuePrediction, fit, measure, window
-from virtpoise_balancer.model import Role
+from builders import due_prediction
+from virtpoise_balancer.analyse.measure import fit, measure, window
 
-DUE = DuePrediction(
-    id=1,
-    host="h1",
-    role=Role.SOURCE,
-    predicted=0.5,
-    lower=0.4,
-    upper=0.6,
-    migrated=1000.0,
-    disturbed_from=None,
-    source="h1",
-    destination="h2",
-)
+DUE = due_prediction()
 
 
 def test_the_window_begins_after_the_dust_has_settled_and_ends_before_the_next_migration() -> None:

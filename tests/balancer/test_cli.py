@@ -18,7 +18,9 @@ from werkzeug import Response
 
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.command.main import main
+from virtpoise_balancer.config import read_config
 from virtpoise_balancer.formats import read_snapshot
+from virtpoise_balancer.service import wiring
 
 LOAD = {"cpu_ratio": 0.5, "cpu_ratio_lower": 0.4, "cpu_ratio_upper": 0.6}
 HOST = {"name": "h1", "cpus": 8, "cpu_ratio": [0.9, 0.9, 0.9], "memory_bytes": 8_000_000_000}
@@ -176,6 +178,12 @@ def written(tmp_path: Path, prometheus: str, listen: str = "127.0.0.1:0") -> Pat
     return path
 
 
+def with_store(config: Path) -> Path:
+    """The configuration, once the balancer has run with it."""
+    wiring.make_store(read_config(config)).close()
+    return config
+
+
 @pytest.mark.parametrize("command", ["run", "snapshot", "plan"])
 def test_no_prometheus_is_told(tmp_path: Path, nobody: str, command: str) -> None:
     said = refused(command, "--config", str(written(tmp_path, nobody)))
@@ -203,15 +211,43 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["history"],
+        ["history", "--orders"],
+        ["plan", "--replay", "1"],
+        ["pause"],
+        ["mode", "recommend"],
+        ["undrain", "h1"],
+    ],
+)
+def test_a_command_makes_no_store_and_says_that_there_is_none(tmp_path: Path, nobody: str, command: list[str]) -> None:
+    said = refused(*command, "--config", str(written(tmp_path, nobody)))
+    assert said.endswith("state.db: there is no store yet; the balancer makes it when it first runs")
+    assert [left.name for left in tmp_path.iterdir()] == ["virtpoise.yml"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write to another user's folder")
+def test_root_does_not_run_the_balancer_of_another_user(tmp_path: Path, nobody: str) -> None:
+    config = written(tmp_path, nobody)
+    os.chown(tmp_path, 65534, 65534)
+    said = refused("run", "--config", str(config))
+    assert said.startswith(
+        "virtpoise: run: the folder of state.url belongs to nobody, who could not write to what root makes"
+    )
+    assert said.endswith("systemctl start virtpoise, or: runuser -u nobody -- virtpoise run")
+    assert [left.name for left in tmp_path.iterdir()] == ["virtpoise.yml"]
+
+
 def test_history_of_a_new_store_is_empty(tmp_path: Path, nobody: str) -> None:
-    config = str(written(tmp_path, nobody))
+    config = str(with_store(written(tmp_path, nobody)))
     assert virtpoise("history", "--config", config).stdout == "No migrations yet.\n"
     assert json.loads(virtpoise("history", "--config", config, "--output", "json").stdout) == []
 
 
 def test_a_store_that_refuses_what_it_is_asked_is_told(tmp_path: Path, nobody: str) -> None:
-    config = ["--config", str(written(tmp_path, nobody))]
-    virtpoise("history", *config)
+    config = ["--config", str(with_store(written(tmp_path, nobody)))]
     with closing(sqlite3.connect(tmp_path / "state.db")) as database:
         database.execute("DROP TABLE migrations")
     assert refused("history", *config) == "virtpoise: state.url: no such table: migrations"
@@ -283,7 +319,7 @@ def test_a_pause_is_kept_and_journalled_with_who_ordered_it(
     tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUDO_USER", "alice")
-    config = ["--config", str(written(tmp_path, nobody))]
+    config = ["--config", str(with_store(written(tmp_path, nobody)))]
     assert virtpoise("history", "--orders", *config).stdout == "No orders yet.\n"
     assert virtpoise("pause", *config).stdout.startswith("Paused: no migration begins until it is resumed")
     assert virtpoise("pause", *config).stdout == "Paused already, by alice.\n"
@@ -334,7 +370,7 @@ def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str)
 
 
 def test_no_order_sets_mode_automatic_while_the_configuration_names_no_hosts(tmp_path: Path, nobody: str) -> None:
-    path = written(tmp_path, nobody)
+    path = with_store(written(tmp_path, nobody))
     path.write_text(path.read_text().replace("libvirt: {pattern: h*}\n", ""))
     refused = virtpoise("mode", "automatic", "--config", str(path))
     assert refused.returncode == 1
@@ -352,7 +388,7 @@ def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFix
 
 
 def test_an_order_that_cannot_be_followed_is_refused_and_journalled(tmp_path: Path, nobody: str) -> None:
-    config = ["--config", str(written(tmp_path, nobody))]
+    config = ["--config", str(with_store(written(tmp_path, nobody)))]
     assert "cannot be asked" in refused("drain", "h1", *config)
     (order,) = json.loads(virtpoise("history", "--orders", *config, "--output", "json").stdout)
     assert (order["action"], order["target"], order["accepted"]) == ("drain", "h1", False)

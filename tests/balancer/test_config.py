@@ -3,7 +3,7 @@
 import pytest
 
 from virtpoise_balancer.config import Config, parse_config
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, LibvirtError
 
 
 def test_promised_defaults() -> None:
@@ -43,6 +43,39 @@ def test_a_host_may_have_an_address_of_its_own() -> None:
     assert (libvirt.uri_of("h1"), libvirt.uri_of("h2")) == ("qemu+tls://h1/system", "qemu+tcp://10.0.0.2/system")
 
 
+def test_hosts_may_reach_each_other_by_other_addresses_than_the_balancer() -> None:
+    text = 'libvirt: {uri: "qemu+ssh://b@{host}/system", hosts: {h2: "qemu+tcp://10.0.0.2/system"}%s}'
+    same = parse_config(text % "", "x").libvirt
+    assert [same.peer_uri_of(host) for host in ("h1", "h2")] == [same.uri_of(host) for host in ("h1", "h2")]
+    other = parse_config(text % ', host_uri: "qemu+ssh://peer@{host}/system"', "x").libvirt
+    assert [other.uri_of(host) for host in ("h1", "h2")] == ["qemu+ssh://b@h1/system", "qemu+tcp://10.0.0.2/system"]
+    assert other.peer_uri_of("h1") == "qemu+ssh://peer@h1/system"
+    assert other.peer_uri_of("h2") == "qemu+ssh://peer@h2/system"
+    with pytest.raises(LibvirtError, match="is not connected to: expected a DNS name or an IP address"):
+        other.peer_uri_of("h1/system?command=/bin/sh")
+
+
+def test_a_host_that_its_peers_could_not_address_is_not_admitted() -> None:
+    libvirt = parse_config(
+        'libvirt: {uri: "qemu+ssh://{host}/system", host_uri: "qemu+ssh://m-{host}/system"}', "x"
+    ).libvirt
+    assert libvirt.admission()("h1")
+    assert not libvirt.admission()("fd00::1")
+
+
+@pytest.mark.parametrize(
+    ("text", "encryption"),
+    [
+        ("{}", "off"),
+        ("{encryption: off}", "off"),
+        ("{encryption: 'off'}", "off"),
+        ("{encryption: required}", "required"),
+    ],
+)
+def test_encryption_of_migrations_is_off_unless_required(text: str, encryption: str) -> None:
+    assert parse_config(f"migration: {text}", "x").migration.encryption == encryption
+
+
 @pytest.mark.parametrize(
     "url", ["https://v.example.org", "http://localhost:9808", "http://[::1]:9", "http://127.0.0.2"]
 )
@@ -66,6 +99,11 @@ def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
             "x.yml: policy.cpu.recovery: expected at most the threshold",
         ),
         ("policy: {strategy: best}", "x.yml: policy.strategy: expected 'default' or 'thesis', got 'best'"),
+        ("migration: {encryption: on}", "x.yml: migration.encryption: expected 'required' or 'off', got True"),
+        (
+            "libvirt: {host_uri: qemu:///system}",
+            "x.yml: libvirt.host_uri: expected a libvirt address with {host} in it",
+        ),
         ("mode: auto", "x.yml: mode: expected 'recommend' or 'automatic', got 'auto'"),
         ("interval_seconds: .nan", "x.yml: interval_seconds: expected a finite number, got nan"),
         ("interval_seconds: -1", "x.yml: interval_seconds: expected greater than 0, got -1"),

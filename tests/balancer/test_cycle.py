@@ -44,7 +44,7 @@ STUCK = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.5, 0.5, 0.5), domain("a", "h1",
 
 @dataclass
 class Watching:
-    """An observer that sees what it is told to."""
+    """An observer that returns a prepared snapshot."""
 
     seen: Snapshot
     failure: str | None = None

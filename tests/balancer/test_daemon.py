@@ -1,4 +1,4 @@
-"""The loop around the cycles: when they begin, what a reload changes, what is told of one that is slow, of hosts that do not answer."""
+"""The loop around the cycles: when they begin, what a reload changes, what is logged of one that is slow, of hosts that do not answer."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Hosts:
 
 
 class Log:
-    """What is told, as it comes."""
+    """The log's lines, as they come."""
 
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()

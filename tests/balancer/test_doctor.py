@@ -17,17 +17,12 @@ from werkzeug import Request, Response
 
 from builders import group, host
 from virtpoise_balancer import __version__
-from virtpoise_balancer.command.doctor import (
-    Finding,
-    Severity,
-    judge_exporter,
-    judge_libvirt,
-    judge_pair,
-    judge_prometheus,
-)
+from virtpoise_balancer.command.between_hosts import BetweenHosts, judge_pair
+from virtpoise_balancer.command.doctor import judge_exporter, judge_libvirt, judge_prometheus
+from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, LibvirtSilent
 from virtpoise_balancer.execute.facts import HostFacts, Needs
 from virtpoise_balancer.execute.worker import probe
 from virtpoise_balancer.model import HostState, Unknown, UnknownKind
@@ -58,11 +53,19 @@ HERE = HostFacts(
         ),
     ),
 )
+NAMES = ("h1", "h2", "h3", "h4")
 SEEN = Observation(snapshot=group(host("h1", 0.5)), age_seconds=1.0)
 
 
 def pair(**changes: object) -> Finding:
-    given = {"here": HERE, "there": HERE, "way": None, "cpu": True, "unseen": ()} | changes
+    given = {
+        "here": HERE,
+        "there": HERE,
+        "way": None,
+        "cpu": True,
+        "unseen": (),
+        "peer_uri": "qemu+ssh://h2/system",
+    } | changes
     return judge_pair("h1", "h2", **given)  # type: ignore[arg-type]
 
 
@@ -78,7 +81,7 @@ def test_a_good_pair_is_one_good_line() -> None:
             {"way": "unable to connect"},
             Severity.BAD,
             "h1 does not reach h2: unable to connect",
-            "on h1, as root: virsh",
+            "on h1, as root: virsh -c qemu+ssh://h2/system list",
         ),
         (
             {"there": replace(HERE, networks=frozenset())},
@@ -156,6 +159,61 @@ def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Seve
     found = pair(**changes)
     assert (found.verdict, found.text[: len(says)]) == (verdict, says)
     assert remedy in found.remedy
+
+
+class StopsAnswering:
+    """Hosts that note what they are asked. One of them falls silent when a method is first called for it."""
+
+    def __init__(self, silent: str, at: str) -> None:
+        self._silent, self._at, self._stopped = silent, at, False
+        self.asked: list[tuple[str, ...]] = []
+
+    def _ask(self, what: str, *hosts: str) -> None:
+        self.asked.append((what, *hosts))
+        self._stopped |= what == self._at and self._silent in hosts
+        if self._stopped and self._silent in hosts:
+            raise LibvirtSilent(f"{hosts[0]}: no answer within 1 s")
+
+    def unseen(self, host: str, _paths: object) -> tuple[str, ...]:
+        self._ask("unseen", host)
+        return ()
+
+    def runs_cpu(self, host: str, _cpu: object) -> bool:
+        self._ask("runs_cpu", host)
+        return True
+
+    def reaches(self, host: str, destination: str) -> None:
+        self._ask("reaches", host, destination)
+
+    def active_domains(self, host: str) -> int:
+        self._ask("active_domains", host)
+        return 1
+
+
+@pytest.mark.parametrize("at", ["unseen", "runs_cpu", "reaches"])
+def test_a_host_that_stops_answering_costs_one_deadline_and_the_others_are_judged(at: str) -> None:
+    hosts = StopsAnswering("h2", at)
+    between = BetweenHosts(hosts=hosts, known=dict.fromkeys(NAMES, HERE), peer_uri_of=str)  # type: ignore[arg-type]
+    found = {one.subject: one for name in NAMES for one in between.findings(name, [n for n in NAMES if n != name])}
+    assert len(found) == 12
+    for subject, one in found.items():
+        if "h2" in subject:
+            assert (one.verdict, one.text[:26]) == (Severity.BAD, "h2 has stopped answering: ")
+        else:
+            assert one.verdict is Severity.GOOD
+    waited = [asked for asked in hosts.asked if "h2" in asked]
+    assert len(waited) <= 4
+    assert len([asked for asked in waited if asked[0] == "reaches"]) == (at == "reaches")
+
+
+def test_hosts_that_answer_but_do_not_reach_each_other_in_time_are_told() -> None:
+    class Firewall(StopsAnswering):
+        def reaches(self, host: str, destination: str) -> None:
+            raise LibvirtSilent(f"{host}: no answer within 30 s")
+
+    between = BetweenHosts(hosts=Firewall("", ""), known=dict.fromkeys(NAMES, HERE), peer_uri_of=str)  # type: ignore[arg-type]
+    (found,) = between.findings("h1", ["h2"])
+    assert (found.verdict, found.text) == (Severity.BAD, "h1 does not reach h2: h1: no answer within 30 s")
 
 
 @pytest.mark.parametrize(

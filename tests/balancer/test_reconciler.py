@@ -294,6 +294,15 @@ def test_a_domain_that_dies_on_the_way_is_lost_until_the_world_accounts_for_it(
     assert balancer.held == {}
 
 
+def test_a_lost_domain_that_is_started_again_at_once_is_accounted_for_at_once(balancer: Balancer, world: World) -> None:
+    """libvirt has answered the request, so that nothing is left that could still begin."""
+    world.after(5.0, lambda: world.ends("a", "h1", Presence.DESTROYED))
+    balancer.make(move("a", "h1", "h2"))
+    world.put("a", "h1")
+    balancer.cycle()
+    assert (balancer.results, balancer.held) == (["failed"], {})
+
+
 def test_a_lost_domain_is_settled_by_a_shut_off_on_purpose_or_by_a_person(balancer: Balancer, world: World) -> None:
     world.after(5.0, lambda: world.ends("a", "h1", Presence.DEFINED))
     balancer.make(move("a", "h1", "h2"))

@@ -1,4 +1,4 @@
-"""What the balancer tells over HTTP, and what it lets itself be told."""
+"""What the balancer serves over HTTP, and which orders it takes."""
 
 import html
 import json
@@ -19,11 +19,11 @@ from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from builders import domain, group, host, thesis_policy
+from builders import domain, due_prediction, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder
-from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.analyse.measure import Measured
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
@@ -41,7 +41,6 @@ from virtpoise_balancer.model import (
     Reason,
     Refusal,
     Result,
-    Role,
     SpaceTrigger,
     Trigger,
     Unknown,
@@ -309,18 +308,7 @@ def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
 
 def test_errors_are_told_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
     metrics = Metrics(published)
-    due = DuePrediction(
-        id=1,
-        host="h1",
-        role=Role.SOURCE,
-        predicted=0.5,
-        lower=0.4,
-        upper=0.6,
-        migrated=1.0,
-        disturbed_from=None,
-        source="h1",
-        destination="h2",
-    )
+    due = due_prediction()
     metrics.prediction_measured(due, Measured(verdict="measured", ratio=0.47, error=-0.03))
     metrics.prediction_measured(due, Measured(verdict="no_data"))
     with reach(replace(make_context(), metrics=metrics)) as client:

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,20 @@ def silent() -> Iterator[str]:
 
 
 def hosts(workers: Workers, *, connect: float = 20.0, **uris: str) -> LibvirtHosts:
-    return LibvirtHosts(uri_of=uris.__getitem__, connect_timeout_seconds=connect, workers=workers)
+    return LibvirtHosts(
+        uri_of=uris.__getitem__,
+        peer_uri_of=lambda host: f"{uris[host]}?peer",
+        encrypted=False,
+        connect_timeout_seconds=connect,
+        workers=workers,
+    )
 
 
 def children() -> set[int]:
     """All child processes of this one, zombies too."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             found.update(int(pid) for pid in (task / "children").read_text().split())
     return found
 
@@ -277,6 +284,28 @@ def test_no_worker_and_no_ssh_outlives_a_balancer_that_is_killed(hanging_ssh: tu
     balancer.wait()
     wait_until(lambda: gone(worker))
     wait_until(lambda: gone(ssh))
+
+
+def test_a_source_is_given_the_address_by_which_hosts_reach_each_other() -> None:
+    sent: list[tuple[str, tuple[object, ...]]] = []
+
+    class Noted(Workers):
+        def ask(self, uri: str, call: str, arguments: Sequence[object], **_: Any) -> Any:
+            sent.append((uri, (call, *arguments)))
+            return True, None
+
+        @contextmanager
+        def lent(self, uri: str) -> Iterator[Any]:
+            yield self
+
+        def send(self, uri: str, call: str, arguments: Sequence[object]) -> None:
+            sent.append((uri, (call, *arguments)))
+
+    asked = replace(hosts(Noted(), h1="a", h2="b"), encrypted=True)
+    asked.reaches("h1", "h2")
+    with asked.migration(UUID, "h1", "h2", 7):
+        pass
+    assert sent == [("a", ("reaches", "h1", "b?peer")), ("a", ("migrate", UUID, "b?peer", 7, True))]
 
 
 @pytest.mark.parametrize("value", ["somewhere", None, 3, {"running": True}])

@@ -1,8 +1,8 @@
 """Runs docker-compose.yml with podman until its balancer has moved a domain between two host containers.
 
 Started by scripts/test-compose. No image is pulled: the base is made with debootstrap, Prometheus and Alertmanager come
-from Debian's packages under their images' names, and Grafana, of which there is no package, is left out. podman works in
-a storage of its own, so that no container, image, volume or network of this machine is touched.
+from Debian's packages, in images that a second compose file names. Grafana is left out, since it has no package. podman
+works in a storage of its own, so that no container, image, volume or network of this machine is touched.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
+from virtpoise_lab.lab import Lab
+from virtpoise_lab.model import DomainSpec
 
 ROOT = Path(__file__).parents[2]
 RUN = Path("/run/virtpoise-compose")
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 HOSTS = ("h1", "h2")
+BASE = "localhost/virtpoise-test/base:1"
 STANDINS = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
 SERVICES = (*HOSTS, *STANDINS, "balancer")
 PROMETHEUS = "http://127.0.0.1:9090"
@@ -92,6 +94,8 @@ class Podman:
         RUN.mkdir()
         (RUN / "containers.conf").write_text(_CONTAINERS_CONF.format(run=RUN))
         (RUN / "storage.conf").write_text(_STORAGE_CONF.format(run=RUN, storage=self.storage))
+        images = {"services": {name: {"image": standin(name)} for name in STANDINS}}
+        (RUN / "standins.yml").write_text(json.dumps(images))
         for name, text in machine_settings().items():
             (RUN / name).write_text(text)
 
@@ -100,8 +104,8 @@ class Podman:
         return self._run(["podman", *arguments], check, quiet)
 
     def compose(self, *arguments: str, check: bool = True) -> str:
-        command = [sys.executable, "-m", "podman_compose", "--file", str(ROOT / "docker-compose.yml"), *arguments]
-        return self._run(command, check)
+        files = ["--file", str(ROOT / "docker-compose.yml"), "--file", str(RUN / "standins.yml")]
+        return self._run([sys.executable, "-m", "podman_compose", *files, *arguments], check)
 
     def _run(self, command: list[str], check: bool, quiet: bool = False) -> str:
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -165,16 +169,12 @@ def restore_machine_settings(before: dict[str, str]) -> None:
 # ---- images
 
 
-def base_image() -> str:
-    """The base that docker/Dockerfile names."""
-    found = re.search(r"^ARG BASE=(\S+)$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
-    if found is None:
-        raise Failure("docker/Dockerfile: expected a line ARG BASE=IMAGE")
-    return found[1]
+def standin(name: str) -> str:
+    return f"localhost/virtpoise-test/{name}:1"
 
 
 def make_base(podman: Podman, cache: Path) -> None:
-    """Imports a Debian made with debootstrap under the base's name, with the authorities that this machine trusts."""
+    """Imports a Debian made with debootstrap, with the authorities that this machine trusts."""
     tree, archive = cache / "base", cache / "base.tar"
     if not archive.exists():
         say("making a Debian base with debootstrap")
@@ -196,24 +196,30 @@ def make_base(podman: Podman, cache: Path) -> None:
         subprocess.run(["tar", "-C", str(tree), "-cf", str(unfinished), "."], check=True)
         unfinished.rename(archive)
         shutil.rmtree(tree)
-    podman("import", "--quiet", "--change=ENV PIP_CERT=/etc/machine-authorities.crt", str(archive), base_image())
+    podman("import", "--quiet", "--change=ENV PIP_CERT=/etc/machine-authorities.crt", str(archive), BASE)
+
+
+def make_base_if_missing(podman: Podman, cache: Path) -> None:
+    if BASE not in podman("images", "--format={{.Repository}}:{{.Tag}}").split():
+        make_base(podman, cache)
+
+
+def make_image(podman: Podman, target: str) -> None:
+    """Builds one target of docker/Dockerfile."""
+    say(f"building the image of the {target}")
+    podman("build", "--pull-never", f"--build-arg=BASE={BASE}", "--target", target,
+           "--tag", f"localhost/virtpoise/{target}:0.1.0", "--file", str(ROOT / "docker" / "Dockerfile"), str(ROOT))  # fmt: skip
 
 
 def make_images(podman: Podman, cache: Path) -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    have = podman("images", "--format={{.Repository}}:{{.Tag}}").split()
-    if base_image() not in have:
-        make_base(podman, cache)
+    make_base_if_missing(podman, cache)
     for name, package in STANDINS.items():
-        image = services[name]["image"]
-        say(f"building a stand-in for {image} out of Debian's {package}")
-        arguments = {"BASE": base_image(), "PACKAGE": package, "NAME": name}
+        say(f"building a stand-in for the image of {name} out of Debian's {package}")
+        arguments = {"BASE": BASE, "PACKAGE": package, "NAME": name}
         given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-        podman("build", "--pull-never", *given, "--tag", image, str(ROOT / "tests/compose/standins"))
+        podman("build", "--pull-never", *given, "--tag", standin(name), str(ROOT / "tests/compose/standins"))
     for target in ("balancer", "exporter", "demo-host"):
-        say(f"building the image of the {target}")
-        podman("build", "--pull-never", "--target", target, "--tag", f"localhost/virtpoise/{target}:0.1.0",
-               "--file", str(ROOT / "docker" / "Dockerfile"), str(ROOT))  # fmt: skip
+        make_image(podman, target)
     for line in podman("images", "--filter=dangling=false", "--format={{.Repository}}:{{.Tag}} {{.Size}}").splitlines():
         say(f"  {line}")
 
@@ -307,19 +313,89 @@ def look_at_the_exporter(podman: Podman) -> None:
     name = "virtpoise_exporter_alone"
     podman("run", "--detach", "--name", name, "--network=virtpoise_hosts", "--read-only", "--cap-drop=ALL",
            "localhost/virtpoise/exporter:0.1.0", "--libvirt.uri=qemu+tcp://h1/system")  # fmt: skip
-    ask = (
-        "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9807/metrics', timeout=5).read().decode())"
-    )
     try:
         metrics = wait(
             "metrics of the exporter's image",
-            lambda: "virtpoise_libvirt_up 1" in (text := podman("exec", name, "python3", "-c", ask)) and text,
+            lambda: "virtpoise_libvirt_up 1" in (text := metrics_of(podman, name)) and text,
             30,
         )
     finally:
         podman("rm", "--force", "--time=2", name, check=False)
     domains = sorted(set(re.findall(r'virtpoise_domain_running{domain="([^"]+)"', metrics)))
     expect(domains == running(podman)["h1"], f"the exporter's image tells of h1's domains: {', '.join(domains)}")
+
+
+def look_at_the_exporter_on_a_host(podman: Podman) -> None:
+    """The exporter's own image on a libvirt host of the lab, with the flags of docs/compose.md: what it reads, and what it may not."""
+    with Lab.up(hosts=1, domains=[DomainSpec("inside", "h1", paused=True)]) as lab:
+        init = lab.host("h1").init.pid
+        namespaces = [f"--pid=ns:/proc/{init}/ns/pid", f"--network=ns:/proc/{init}/ns/net"]
+        mount = ["-v", f"/proc/{init}/root/run/libvirt:/run/libvirt:ro"]
+        documented = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", *mount]
+        former = [
+            "--read-only",
+            "--user=0",
+            "--cap-drop=ALL",
+            "--cap-add=DAC_READ_SEARCH",
+            "--cap-add=SYS_PTRACE",
+            *mount,
+        ]
+        with started(podman, [*namespaces, *documented]) as name:
+            metrics = wait(
+                "the domain's usage",
+                lambda: 'cpu_seconds_total{domain="inside"' in (text := metrics_of(podman, name)) and text,
+                60,
+            )
+            expect("virtpoise_libvirt_up 1" in metrics, "the exporter's image reads the host's libvirt")
+            expect(
+                'collector="kernel"' in metrics or "source" in metrics, "it reads the domains' usage from the kernel"
+            )
+            found = attempts(podman, name)
+            expect(
+                all("denied" in one or "not permitted" in one for one in found),
+                f"it reads no file of the host: {found}",
+            )
+        with started(podman, [*namespaces, *former]) as name:
+            found = attempts(podman, name)
+            expect("read" in found, f"with the rights that it once had it reads them: {found}")
+
+
+@contextmanager
+def started(podman: Podman, flags: list[str]) -> Iterator[str]:
+    name = "virtpoise_exporter_on_a_host"
+    podman("run", "--detach", "--name", name, *flags, "localhost/virtpoise/exporter:0.1.0")
+    try:
+        yield name
+    finally:
+        podman("rm", "--force", "--time=2", name, check=False)
+
+
+def metrics_of(podman: Podman, name: str) -> str:
+    ask = (
+        "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9807/metrics', timeout=5).read().decode())"
+    )
+    return podman("exec", name, "python3", "-c", ask)
+
+
+# What somebody who broke into the exporter would try: the host's files by the folder of its first process, and of its QEMU.
+ATTEMPT = """
+from pathlib import Path
+found = []
+for process in ("1", *(one.name for one in Path("/proc").glob("[0-9]*") if b"qemu" in (one / "cmdline").read_bytes())):
+    for file in ("root/etc/shadow", "root/etc/ssl/private", "mem", "environ"):
+        try:
+            path = Path("/proc", process, file)
+            list(path.iterdir()) if file.endswith("private") else path.open("rb").read(1)
+            found.append("read")
+        except OSError as error:
+            found.append(error.strerror.lower())
+print("\\n".join(found))
+"""
+
+
+def attempts(podman: Podman, name: str) -> list[str]:
+    """How each attempt ended: ``read``, or why not."""
+    return podman("exec", name, "python3", "-c", ATTEMPT).split("\n")[:-1]
 
 
 def balance(podman: Podman) -> None:
@@ -388,9 +464,12 @@ def main(arguments: Sequence[str]) -> int:
         prog="scripts/test-compose",
         description="Builds the images of docker-compose.yml and runs the stack with podman until its balancer has moved a "
         "domain between two host containers, then removes all of it. Takes about ten minutes the first time. Prometheus "
-        "and Alertmanager come from Debian's packages; Grafana, of which there is no package, is left out.",
+        "and Alertmanager come from Debian's packages; Grafana is left out, since it has no package.",
     )
     parser.add_argument("--cache", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--exporter", action="store_true", help="only the exporter's image, on a libvirt host of the lab"
+    )
     parser.add_argument("--keep-images", action="store_true", help="leave the images for a faster next run")
     given = parser.parse_args(arguments)
     podman = Podman(given.cache)
@@ -403,6 +482,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         podman.remove_all(keep_images=True)  # what a run that was killed has left
         podman.prepare()
+        if given.exporter:
+            make_base_if_missing(podman, given.cache)
+            make_image(podman, "exporter")
+            look_at_the_exporter_on_a_host(podman)
+            say("the exporter's image works, and reads no more than it needs")
+            return 0
         make_images(podman, given.cache)
         with telling_why(podman):
             bring_up(podman)

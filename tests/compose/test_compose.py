@@ -57,14 +57,25 @@ def test_every_service_has_a_health_check_and_comes_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_image_names_its_version(name: str) -> None:
-    assert re.search(r":v?\d+\.\d+\.\d+$", SERVICES[name]["image"])
+def test_every_image_names_its_version_and_a_foreign_one_its_digest(name: str) -> None:
+    digest = "" if "build" in SERVICES[name] else "@sha256:[0-9a-f]{64}"
+    assert re.search(rf":v?\d+\.\d+\.\d+{digest}$", SERVICES[name]["image"])
 
 
-def test_the_base_image_names_its_day() -> None:
+def test_the_base_image_names_its_day_and_its_digest() -> None:
     bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) - set(re.findall(r" AS (\S+)", DOCKERFILE))
     assert bases == {"${BASE}"}
-    assert re.search(r"^ARG BASE=docker\.io/library/debian:bookworm-20\d{6}-slim$", DOCKERFILE, re.MULTILINE)
+    base = r"^ARG BASE=docker\.io/library/debian:bookworm-20\d{6}-slim@sha256:[0-9a-f]{64}$"
+    assert re.search(base, DOCKERFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", ["balancer", "exporter"])
+def test_an_image_has_only_packages_of_its_lock_file(target: str) -> None:
+    stage = re.search(rf"^FROM tools AS built-{target}$(.*?)(?=^FROM )", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    assert stage is not None
+    assert f"--requirement requirements/{target}.txt" in stage[1]
+    for command in re.findall(r"pip (?:install|wheel) .*?(?:&&|$)", stage[1].replace("\\\n", ""), re.MULTILINE):
+        assert "--require-hashes" in command or "--no-deps" in command
 
 
 def test_only_the_demo_hosts_are_privileged() -> None:

@@ -77,7 +77,7 @@ class Watcher:
             raise self._error
 
     def until(self, true_of: object, seconds: float = 30.0) -> Scrape:
-        """Waits for a scrape of which something is true."""
+        """Waits for a scrape that fulfils a condition."""
         assert callable(true_of)
         end, first = time.monotonic() + seconds, len(self.scrapes)
         with self._seen:
@@ -93,7 +93,7 @@ class Watcher:
                 self._seen.wait(left)
 
     def for_scrapes(self, count: int) -> None:
-        """Waits until so many more scrapes have been made."""
+        """Waits until ``count`` more scrapes have been made."""
         goal = len(self.scrapes) + count
         self.until(lambda _: len(self.scrapes) >= goal, 120)
 

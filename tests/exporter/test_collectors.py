@@ -41,7 +41,7 @@ def stale(text: str, domain: str, collector: str) -> bool:
 
 
 class TestLibvirtGone:
-    """What nobody stands behind any more is left out; what does not age stays."""
+    """A value without a source is left out; what does not age stays."""
 
     def test_after_it_was_there(self, link: RecordedLink) -> None:
         link.up = False
@@ -166,7 +166,7 @@ class TestBalloon:
     def test_what_the_guest_said_long_ago_is_left_out_and_counted(
         self, recorded: Recorded, link: RecordedLink, stats: dict[str, int]
     ) -> None:
-        """Asked for every 15 s, and told by the guest every 10 s."""
+        """Asked for every 15 s, and reported by the guest every 10 s."""
         text = self.page(recorded, link, stats)
         assert "virtpoise_domain_memory_usable_bytes" not in text
         assert stale(text, "web", "balloon") is True
@@ -228,7 +228,7 @@ def test_a_stale_domain_is_as_old_as_its_last_figures(recorded: Recorded) -> Non
 
 @given(st.lists(st.floats(0, 1e9, allow_nan=False), min_size=1))
 @example([100.0, 97.5, 100.5])  # a few ticks back, which the kernel does
-@example([100.0, 96.5, 97.0])  # begun anew: no later value may hide behind the old one
+@example([100.0, 96.5, 97.0])  # restarted: no later value may hide behind the old one
 def test_cpu_time_falls_only_if_it_begins_anew(readings: list[float]) -> None:
     last = 0.0
     for reading in readings:

@@ -33,7 +33,7 @@ STALE = ("virtpoise_exporter_stale_domains", 'collector="domains"')
 
 @pytest.fixture(scope="module")
 def hidden_proc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A /proc that tells of the host, but shows no process."""
+    """A /proc with the host's figures, but without processes."""
     folder = tmp_path_factory.mktemp("proc")
     (folder / "net").mkdir()
     for name in ("stat", "meminfo", "cpuinfo", "net/dev", "net/route"):
@@ -241,7 +241,7 @@ def test_libvirtd_that_hangs_is_told_and_the_rest_goes_on(lab: Lab) -> None:
         watcher.until(lambda one: one.value(UP) == 1)
     hold_to_the_laws(watcher.scrapes, always=ALL, lasting=ALL)
     assert down.value("virtpoise_host_cpus") == 1
-    assert down.domains("virtpoise_domain_running") == set()  # nobody stands behind it now
+    assert down.domains("virtpoise_domain_running") == set()  # it has no source now
 
 
 def test_libvirtd_that_is_stopped_or_killed_and_comes_back_leaves_nothing_open(lab: Lab) -> None:

@@ -161,6 +161,16 @@ class TestPages:
             assert running.talk(sent).split()[1] == status
             assert running.get().status == 200
 
+    def test_a_refused_client_that_still_sends_reads_its_answer(self) -> None:
+        with serving() as running, running.connect() as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000)
+            received = connection.recv(65536)  # the server has answered
+            for _ in range(20):
+                connection.sendall(b"y" * 10_000)
+            while part := connection.recv(65536):
+                received += part
+        assert received.split()[1] == b"431"
+
 
 class TestDeadline:
     """How long a scrape may take."""

@@ -57,7 +57,7 @@ class Attacked:
             return None
 
     def answered(self, path: str, times: int) -> int:
-        """How many of so many requests were answered with 200."""
+        """How many of ``times`` requests were answered with 200."""
         return sum((self.get(path) or b"").startswith(b"HTTP/1.1 200") for _ in range(times))
 
 

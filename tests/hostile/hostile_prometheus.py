@@ -39,7 +39,7 @@ def trickle_body() -> Iterator[bytes]:
 
 
 def many(count: int) -> Iterator[bytes]:
-    """So many series, in parts."""
+    """``count`` series, in parts."""
     yield BEFORE + SAMPLE
     for _ in range(count // 1000):
         yield (b"," + SAMPLE) * 1000

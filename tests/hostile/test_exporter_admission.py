@@ -157,7 +157,7 @@ def test_a_folder_that_others_may_write_is_refused(config: Path) -> None:
     config.parent.chmod(0o777)
     with pytest.raises(UsageError, match="mode 0777, expected a folder that only its owner may write"):
         load(config)
-    config.parent.chmod(0o1777)  # as /tmp: there nobody may replace another's file
+    config.parent.chmod(0o1777)  # as /tmp: there no user may replace another's file
     load(config)
 
 

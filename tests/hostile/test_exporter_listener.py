@@ -17,7 +17,7 @@ import pytest
 
 from hostile import flood
 
-pytestmark = pytest.mark.hostile
+pytestmark = [pytest.mark.hostile, pytest.mark.alone]
 
 MIB = 1 << 20
 MOST_MIB = 128  # half of the unit's MemoryMax

@@ -18,7 +18,7 @@ from virtpoise_lab.machines.machine import Machine, Site
 from virtpoise_lab.model import DomainSpec
 from virtpoise_lab.processes import wait_until
 
-# systemd 252 mounts /proc anew for the unit, and so without the calm figures that the machine sees.
+# systemd 252 mounts a new /proc for the unit, and so without the calm figures that the machine sees.
 _CALM = "[Service]\nBindReadOnlyPaths=/run/stat:/proc/stat\n"
 _MACHINE_TYPE = "pc-i440fx-7.2"
 

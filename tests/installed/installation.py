@@ -18,6 +18,21 @@ LIBVIRT = (
 )
 
 
+_MIGRATE = """
+import sys
+from pathlib import Path
+from virtpoise_balancer.config import read_config
+from virtpoise_balancer.execute.workers import Workers
+from virtpoise_balancer.service import wiring
+
+uuid, source, destination, bandwidth = sys.argv[1:]
+with Workers() as workers:
+    hosts = wiring.make_hosts(read_config(Path("/etc/virtpoise/virtpoise.yml")), workers)
+    with hosts.migration(uuid, source, destination, int(bandwidth) or None) as running:
+        print(("done" if running.error is None else running.error) if running.ended(120) else "no end")
+"""
+
+
 @dataclass(frozen=True)
 class Installation:
     """kvm1, kvm2, kvm3 and manager, installed up to the page's first steps."""
@@ -28,3 +43,20 @@ class Installation:
     @property
     def manager(self) -> Machine:
         return self.machines["manager"]
+
+    def guests(self) -> dict[str, str]:
+        """Where each domain runs: the host by the domain's name."""
+        return {name: host for host in HOSTS for name in self.machines[host].run("virsh list --name").split()}
+
+    def drain(self, host: str) -> None:
+        """Empties a host by order, and takes the order back."""
+        self.manager.run(f"virtpoise drain {host} --wait", seconds=120)
+        self.manager.run(f"virtpoise undrain {host}")
+        assert not self.machines[host].run("virsh list --name").strip()
+        assert set(self.guests()) == set(GUESTS)
+
+    def migrate(self, domain: str, source: str, destination: str, bandwidth_mib_per_second: int = 0) -> str:
+        """Migrates as the balancer does, with its user, its code and its configuration. Returns libvirt's error, or "done"."""
+        uuid = self.machines[source].run(f"virsh domuuid {domain}").strip()
+        asked = f"/opt/virtpoise/bin/python - {uuid} {source} {destination} {bandwidth_mib_per_second}"
+        return self.manager.run(f"runuser -u virtpoise -- {asked}", text=_MIGRATE).strip()

@@ -1,4 +1,4 @@
-"""The commands and files of docs/install.md, in its order, and a way to type them on machines."""
+"""The commands and files of docs/install.md and docs/security.md, and of the README, and a way to type them on machines."""
 
 import re
 import shlex
@@ -12,9 +12,9 @@ from pathlib import Path
 from virtpoise_lab.machines.machine import Machine
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "install.md"
+PAGES = (ROOT / "docs" / "install.md", ROOT / "docs" / "security.md")
 _BLOCK = re.compile(r"^```(\S*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_KEYS, _HOST_KEYS = "/root/virtpoise-keys", "/root/virtpoise-known-hosts"
+_KEYS, _HOST_KEYS, _AUTHORITY = "/root/virtpoise-keys", "/root/virtpoise-known-hosts", "/root/virtpoise-ca"
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,14 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    """All blocks of the page. Each must say where it belongs: a block that nobody types would rot."""
+    """All blocks of the pages. Each must say where it belongs: a block that no test types would rot."""
+    return [block for page in PAGES for block in _of_page(page.read_text(encoding="utf-8"))]
+
+
+def _of_page(page: str) -> list[Block]:
     found = []
-    page = PAGE.read_text(encoding="utf-8")
     for match in _BLOCK.finditer(page):
-        section = re.findall(r"^## (.*)$", page[: match.start()], re.MULTILINE)[-1]
+        section = re.findall(r"^##+ (.*)$", page[: match.start()], re.MULTILINE)[-1]
         words = dict(word.partition("=")[::2] for word in match[2].split())
         where = [word[3:] for word in words if word.startswith(("on-", "in-"))]
         assert len(where) == 1, f"say after the fence where this is typed: {match[0]}"
@@ -44,17 +47,19 @@ def blocks() -> list[Block]:
 
 @dataclass
 class Administrator:
-    """Types the page's blocks. What the page has people carry from machine to machine, this carries."""
+    """Types the pages' blocks. What the pages have people carry from machine to machine, this carries."""
 
     hosts: Sequence[Machine]
     manager: Machine
+    typed: set[str] = field(default_factory=set)
     _keys: list[str] = field(default_factory=list)
     _host_keys: list[str] = field(default_factory=list)
 
     def type(self, section: str) -> str:
         """Types all blocks of a section, and returns what the machines printed. LabError when a command fails."""
         wanted = [block for block in blocks() if block.section == section]
-        assert wanted, f"no section {section} with commands in {PAGE.name}"
+        assert wanted, f"no section {section} with commands"
+        self.typed.add(section)
         return "".join(self._type(block) for block in wanted)
 
     def _type(self, block: Block) -> str:
@@ -69,6 +74,10 @@ class Administrator:
             if path in block.text:
                 for machine in machines:
                     machine.run(f"cat > {path}", text="".join(lines))
+        if block.where == "hosts" and " ca.pem " in block.text:
+            for machine in machines:
+                for name in ("ca.pem", f"{machine.name}.pem", f"{machine.name}.key"):
+                    machine.run(f"cat > /root/{name}", text=self.manager.run(f"cat {_AUTHORITY}/{name}"))
         with ThreadPoolExecutor() as pool:
             printed = list(pool.map(lambda machine: machine.run(f"set -euo pipefail\n{block.text}"), machines))
         if "cat" in block.text and "id_ed25519.pub" in block.text:
@@ -76,6 +85,23 @@ class Administrator:
         if "ssh_host_ed25519_key.pub" in block.text:
             self._host_keys.extend(printed)
         return "".join(printed)
+
+
+def readme_commands() -> list[str]:
+    """The commands of virtpoise in the README's text on one's own hosts, in its order."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = readme.partition("## On your own hosts")[2].partition("\n## ")[0]
+    return [
+        command
+        for command in re.findall(r"`((?:runuser -u virtpoise -- )?virtpoise [^`]*)`", text)
+        if "--help" not in command and "--install" not in command
+    ]
+
+
+def readme_configuration() -> str:
+    """The configuration that the README shows."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return readme.partition("```yaml\n")[2].partition("```")[0]
 
 
 def build(checkout: Path) -> Path:

@@ -10,9 +10,9 @@ from integration.scenes import play
 from virtpoise_lab import requirements
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def pool() -> Iterator[Pools]:
-    """Makes pools that end with the test."""
+    """Gives each test its pool."""
     missing = requirements.missing()
     if missing:
         pytest.skip(missing)
@@ -23,13 +23,17 @@ def pool() -> Iterator[Pools]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test on pools as a scene, which is played again where it was disturbed."""
-    pools = pyfuncitem.funcargs.get("pool")
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    pools = arguments.get("pool")
     if not isinstance(pools, Pools):
         return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    play(
-        partial(pyfuncitem.obj, **arguments),
-        pools,
-        lambda line: pyfuncitem.add_report_section("call", "disturbed scene", line),
-    )
+    try:
+        play(
+            partial(pyfuncitem.obj, **arguments),
+            pools,
+            lambda line: pyfuncitem.add_report_section("call", "disturbed scene", line),
+        )
+    except BaseException:
+        pools.close()  # no scene begins where another one failed
+        raise
     return True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import shutil
+import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import libvirt
@@ -15,7 +19,9 @@ from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec, Kind
 from virtpoise_lab.processes import wait_until
-from virtpoise_lab.stack import Stack
+from virtpoise_lab.stack import EXPORTER_PORT, Stack
+
+log = logging.getLogger(__name__)
 
 # The thesis reads every 10 s; here it is every 2 s, and Prometheus scrapes every second.
 STEP = 2.0
@@ -24,27 +30,32 @@ READING = STEP + 1.5
 # Its penalties of 190 s and 10 s more are a tenth and a fifth of that here.
 PENALTY = {"initial_seconds": 19, "step_seconds": 2}
 PORT = 19090
+BALANCERS = ("balancer", "second")
 
 Loads = Mapping[str, Mapping[str, float]]
+Homes = Mapping[str, tuple[str, ...]]
+# Scenes with the same domains on the same hosts are played in one pool.
 # One host above the threshold, one empty.
 BUSY: Loads = {"h1": {"vm1": 35, "vm2": 35}, "h2": {}}
+CALM: Loads = {"h1": {"vm1": 10, "vm2": 10}, "h2": {}}
 
 
 class Pool:
-    """A running group. ``loads``: by host, by domain, percent of one CPU."""
+    """A running group. ``homes``: its domains by host. Their loads are set by ``begin``."""
 
-    def __init__(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> None:
+    def __init__(self, homes: Homes) -> None:
+        self.homes = homes
         self.lab = Lab.up(
-            hosts=len(loads), domains=[DomainSpec(name, host) for host, here in loads.items() for name in here]
+            hosts=len(homes), domains=[DomainSpec(name, host) for host, here in homes.items() for name in here]
         )
         try:
-            self._set_up(loads, kind, dirty)
+            self.stack = Stack.start(self.lab, port=PORT)
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, loads: Loads, kind: Kind, dirty: float) -> None:
-        self.stack = Stack.start(self.lab, port=PORT)
+    def begin(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> None:
+        """Give the domains these loads (percent of one CPU), and wait until they are read. The balancer is not started."""
         # Only now: work that piles up while many guests boot would be caught up on for a long time.
         for here in loads.values():
             for name, load in here.items():
@@ -54,6 +65,46 @@ class Pool:
         steady = self._began + READING
         wait_until(lambda: all(self.readings(host.name, steady) for host in self.lab.hosts), 30, "steady readings")
         self.balancer = Balancer(self.lab)
+
+    def put_back(self) -> None:
+        """Make it as new for another scene: no balancer, nothing measured, and each domain at home.
+
+        LabError if a host or a domain is not as it was.
+        """
+        balancers = [one.process for one in self.lab.state.processes if one.host is None and one.name in BALANCERS]
+        for process in balancers:
+            process.signal(signal.SIGKILL)
+        wait_until(lambda: not any(process.alive() for process in balancers), 10, "the balancers' end")
+        shutil.rmtree(self.balancer.folder)
+        for home, here in self.homes.items():
+            for name in here:
+                self._send_home(name, home)
+        running = {
+            host.name: {known.name(): known.state()[0] for known in host.connection().listAllDomains()}
+            for host in self.lab.hosts
+        }
+        if running != {host: dict.fromkeys(here, libvirt.VIR_DOMAIN_RUNNING) for host, here in self.homes.items()}:
+            raise LabError(f"the domains are not as they were: {running}")
+        self.stack.forget()
+        if (health := self.stack.health()) != {f"{host}:{EXPORTER_PORT}": "up" for host in self.homes}:
+            raise LabError(f"the hosts are not as they were: {health}")
+
+    def _send_home(self, name: str, home: str) -> None:
+        def at_rest() -> bool:
+            """Whether it runs and no migration of it is under way; one that a balancer has left is aborted."""
+            where = self.lab.where(name)
+            if where is None:
+                return False
+            known = self.lab.host(where).connection().lookupByName(name)
+            if known.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+                return True
+            with suppress(libvirt.libvirtError):  # it has ended by itself
+                known.abortJob()
+            return False
+
+        wait_until(at_rest, 20, f"{name} at rest", 0.1)
+        if self.lab.where(name) != home:
+            self.lab.migrate(name, home)
 
     def configure(self, threshold: float = 0.6, consecutive: int = 2, **sections: Any) -> None:
         policy = {
@@ -155,27 +206,42 @@ class Pool:
 
 
 class Pools:
-    """Makes the pools of one test: called like ``Pool``. As a context manager it ends them all."""
+    """Gives a test its pool: called with loads, it returns one that has them. As a context manager it ends the last pool.
+
+    A pool is kept for the next scene with the same domains on the same hosts, which begins when all has been put back.
+    """
 
     def __init__(self) -> None:
-        self._made: list[Pool] = []
+        self._kept: Pool | None = None
 
-    def __call__(self, loads: Loads, kind: Kind = "work", **more: float) -> Pool:
-        made = Pool(loads, kind, **more)
-        self._made.append(made)
-        return made
+    def __call__(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> Pool:
+        homes = {host: tuple(here) for host, here in loads.items()}
+        pool = self._put_back(homes)
+        if pool is None:
+            self.close()
+            pool = self._kept = Pool(homes)
+        pool.begin(loads, kind, dirty=dirty)
+        return pool
+
+    def _put_back(self, homes: Homes) -> Pool | None:
+        """The pool that was kept, as new; None if it is another one, or not whole any more."""
+        if self._kept is None or self._kept.homes != homes:
+            return None
+        try:
+            self._kept.put_back()
+        except (LabError, libvirt.libvirtError, OSError) as problem:
+            log.warning("a new pool: %s", problem)
+            return None
+        return self._kept
 
     def stolen(self) -> dict[str, float]:
-        """Of all pools: by host, the largest part of its CPU time that others took in a reading."""
-        found: dict[str, float] = {}
-        for made in self._made:
-            for host, ratio in made.stolen().items():
-                found[host] = max(found.get(host, 0.0), ratio)
-        return found
+        """By host, the largest part of its CPU time that others took in a reading of this scene."""
+        return self._kept.stolen() if self._kept else {}
 
     def close(self) -> None:
-        while self._made:
-            self._made.pop().close()
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def __enter__(self) -> Pools:
         return self

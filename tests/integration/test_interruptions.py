@@ -1,4 +1,4 @@
-"""Whatever dies or is told to stop, on real hosts: no domain is lost, doubled or half moved, and the balancer knows its end."""
+"""Whatever dies or has to stop, on real hosts: no domain is lost, doubled or half moved, and the balancer knows its end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from integration.pool import BUSY, PORT, STEP, Pools, places, wait_under_way
+from integration.pool import BUSY, CALM, PORT, STEP, Pools, places, wait_under_way
 
 pytestmark = pytest.mark.lab
 
@@ -37,8 +37,8 @@ def test_a_migration_past_its_bound_is_aborted_and_the_domain_stays_whole(pool: 
     group.wait("failed migration", lambda now: any(r["result"] == "failed" for r in group.balancer.history()))
     migration = group.balancer.history()[0]
     assert migration["why"].startswith("aborted: longer than 10 s: running on h1, absent on h2")
-    # Why it could not end, remembered for the next plan. Half of the guest's memory, 37 MiB, is written over between two looks of QEMU,
-    # of which the last two may be all of the 10 s apart.
+    # Why it could not end, remembered for the next plan. Half of the guest's memory, 37 MiB, is written over between two looks of QEMU.
+    # The last two looks may be 10 s apart.
     assert migration["dirty_bytes_per_second"] > 2 * 2**20
     assert places(group, migration["domain"]) == {"h1": "running"}
     group.wait("penalty", lambda now: group.balancer.host("h1").get("failures") == 1)
@@ -75,7 +75,7 @@ def test_a_killed_balancers_migration_goes_on_and_the_next_one_learns_its_end(po
 
 
 def test_a_libvirt_that_nobody_answers_at_is_told_at_the_start(pool: Pools) -> None:
-    group = pool({"h1": {"vm1": 5}, "h2": {}})
+    group = pool(CALM)
     nobody = dict.fromkeys(("h1", "h2"), "qemu+tcp://127.0.0.1:1/system")
     group.configure(libvirt={"hosts": nobody})
     done = group.balancer.run("run")
@@ -87,7 +87,7 @@ def test_a_libvirt_that_nobody_answers_at_is_told_at_the_start(pool: Pools) -> N
 def test_a_second_balancer_waits_until_the_first_is_gone(pool: Pools) -> None:
     from virtpoise_lab.balancer import Balancer
 
-    group = pool({"h1": {"vm1": 5}, "h2": {}})
+    group = pool(CALM)
     group.start()
     second = Balancer(group.lab, folder=group.balancer.folder, address="127.0.0.1:19808", name="second")
     group.balancer.config.rename(group.balancer.folder / "first.yml")

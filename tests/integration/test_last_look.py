@@ -10,6 +10,7 @@ from typing import Any
 import libvirt
 import pytest
 
+from integration.pool import Pools
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
@@ -26,7 +27,6 @@ from virtpoise_balancer.model import (
     Result,
     Written,
 )
-from virtpoise_lab import requirements
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 from virtpoise_lab.processes import wait_until
@@ -36,9 +36,8 @@ LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exac
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    if missing := requirements.missing():
-        pytest.skip(missing)
+def lab(pool: Pools) -> Iterator[Lab]:
+    pool.close()  # one lab at a time
     with Lab.up(hosts=3, domains=[DomainSpec("vm1", "h1")]) as running:
         yield running
 
@@ -47,7 +46,13 @@ def lab() -> Iterator[Lab]:
 def hosts(lab: Lab) -> Iterator[LibvirtHosts]:
     uris = {host.name: host.uri for host in lab.hosts}
     with Workers() as workers:
-        yield LibvirtHosts(uri_of=uris.__getitem__, connect_timeout_seconds=10, workers=workers)
+        yield LibvirtHosts(
+            uri_of=uris.__getitem__,
+            peer_uri_of=uris.__getitem__,
+            encrypted=False,
+            connect_timeout_seconds=10,
+            workers=workers,
+        )
 
 
 class Ends:

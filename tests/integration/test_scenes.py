@@ -8,7 +8,7 @@ from integration.scenes import play
 
 
 class Stage:
-    """Hosts of which others take ``stolen`` (a ratio of h1's CPU), one figure for each scene."""
+    """Hosts from which others take ``stolen``: a ratio of h1's CPU for each scene."""
 
     def __init__(self, *stolen: float) -> None:
         self._stolen = list(stolen)

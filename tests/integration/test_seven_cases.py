@@ -62,7 +62,7 @@ def test_case_2_a_saturated_source_needs_a_second_round(pool: Pools) -> None:
 def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(pool: Pools) -> None:
     """Server 1 above 70 %, server 2 idle: three VMs move. Then server 2 is raised, and whatever left it would overload 1."""
     group = pool({"h1": dict.fromkeys("abcdefg", 11.7), "h2": {}})
-    # Not at full speed: copying three domains would fill both hosts, and the work left undone meanwhile be done afterwards.
+    # Not at full speed: copying three domains would fill both hosts, and the work left undone in that time be done afterwards.
     group.start(migration={"bandwidth_mib_per_second": 16})
     moved = [domain for domain, _, _ in group.wait_moves(3)]
     group.wait_settled()

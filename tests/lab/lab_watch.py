@@ -92,7 +92,7 @@ def namespaces_there() -> set[str]:
 def _namespaces(pids: list[str]) -> set[str]:
     there = set()
     for pid in pids:
-        # Gone meanwhile, or the machine's own first process, which may not be looked into: none of the lab's.
+        # Gone by now, or the machine's own first process, which may not be looked into: none of the lab's.
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             there.add(str(Path(f"/proc/{pid}/ns/net").readlink()))
     return there

@@ -46,7 +46,7 @@ def test_what_the_demo_has_not_shown_is_said(loads: dict[str, float], changed: d
 
 
 def prometheus(server: HTTPServer, series: list[Any], **asked: str) -> str:
-    """The address of one that answers so, and only if it is asked for that."""
+    """The address of a Prometheus with ``series``. It refuses what ``asked`` does not name."""
 
     def told(request: Request) -> Response:
         assert asked.items() <= request.form.to_dict().items()

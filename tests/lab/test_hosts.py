@@ -137,7 +137,7 @@ def test_traffic_leaves_through_the_hosts_uplink(lab: Lab) -> None:
 
 def test_a_domain_takes_its_load_along_and_a_new_one_where_it_goes(lab: Lab) -> None:
     def settles_at(ratio: float) -> None:
-        """The work of the migration itself, and of translating the guest's code anew, ends within seconds."""
+        """The work of the migration itself, and of translating the guest's code again, ends within seconds."""
         wait_until(lambda: abs(cpu_ratio(lab.host("h2"), 2) - ratio) < 0.06, 20, f"a load of {ratio} on h2")
 
     lab.load("vm1", 40)

@@ -122,7 +122,7 @@ def test_both_ends_of_tls_prove_themselves(tmp_path: Path) -> None:
         ask(url, f"http_config: {{tls_config: {{ca_file: {cert}, server_name: prometheus.example, {client}}}}}")
         assert len(seen) == 1
         for keys in (
-            f"server_name: prometheus.example, {client}",  # signed by nobody known
+            f"server_name: prometheus.example, {client}",  # signed by an unknown authority
             f"ca_file: {other}, server_name: prometheus.example, {client}",
             f"ca_file: {cert}, server_name: other.example, {client}",
             f"ca_file: {cert}, {client}",  # the certificate is not for 127.0.0.1

@@ -141,7 +141,7 @@ def test_readings_before_a_gap_are_dropped() -> None:
         (host_figures("h1"), [(1000.0, 1.4)]),  # out of range
         (host_figures("h1"), [(1000.0, -0.4)]),
         (host_figures("h1", free=3 * GIB), READINGS),  # more memory free than there is
-        (host_figures("h1", cpus=1e20), READINGS),  # no host has so many
+        (host_figures("h1", cpus=1e20), READINGS),  # more than any host has
         (host_figures("h1", cpus=float("inf")), READINGS),
         (host_figures("h1", cpus=65536), READINGS),
         (host_figures("h1", cpus=0), READINGS),
@@ -539,7 +539,7 @@ def test_a_look_at_one_move_sees_what_the_whole_look_sees_of_it_with_fewer_queri
 
 
 def test_two_looks_at_once_keep_their_own_warnings() -> None:
-    """Each look waits in its first query until the other has begun, as when a move is looked at again during a cycle."""
+    """Each look waits in its first query for the other, as when a move is checked during a cycle."""
     both = threading.Barrier(2, timeout=10)
 
     class Meeting(Answers):
@@ -553,7 +553,7 @@ def test_two_looks_at_once_keep_their_own_warnings() -> None:
         looks = [pool.submit(_named, name, shared) for name in ("cycle", "move")]
     for name, look in zip(("cycle", "move"), looks, strict=True):
         of_instants = [warning for warning in look.result() if warning != "warning of a range"]
-        assert len(of_instants) == len(QUERIES) - 4  # of which four are windows
+        assert len(of_instants) == len(QUERIES) - 4  # four others are windows
         assert all(warning.startswith(f"{name}: ") for warning in of_instants)
 
 

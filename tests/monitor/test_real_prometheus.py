@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import requests
 
+from filled_prometheus import filled_prometheus
 from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.service.wiring import make_observer
 
-BIN = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "prometheus/usr/bin"
-START_SECONDS = 60
 END = float((int(time.time()) - 6 * 3600) // 10 * 10)  # so long ago that it lies in a block of its own
 SCRAPES = [END - 10 * back for back in range(90, -1, -1)]
 HOSTILE = "x/system?command=/prog&a=:1"
@@ -62,48 +56,8 @@ def exposition() -> str:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("prometheus")
-    text, config, data = folder / "targets.openmetrics", folder / "prometheus.yml", folder / "data"
-    text.write_text(exposition())
-    config.write_text("global: {}\n")
-    subprocess.run(
-        [BIN / "promtool", "tsdb", "create-blocks-from", "openmetrics", text, data], check=True, capture_output=True
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                BIN / "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={data}",
-                f"--web.listen-address={address}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            wait_until_ready(f"http://{address}", server)
-            yield f"http://{address}"
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    with requests.Session() as session:
-        session.trust_env = False
-        while True:
-            assert server.poll() is None, "Prometheus ended"
-            assert time.monotonic() < deadline, "Prometheus is not ready"
-            try:
-                if session.get(f"{url}/-/ready", timeout=2).ok:
-                    return
-            except requests.ConnectionError:
-                pass
-            time.sleep(0.1)
+    with filled_prometheus(exposition(), tmp_path_factory.mktemp("prometheus")) as address:
+        yield address
 
 
 def seen(config: Config) -> tuple[list[str], dict[TargetRefusal, int]]:

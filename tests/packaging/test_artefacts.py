@@ -116,7 +116,7 @@ def both_start(programs: Path, folder: Path, prometheus: str) -> None:
 def test_the_wheel_has_all_that_an_administrator_copies(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     names = {name.rpartition("share/virtpoise/")[2] for name in zipfile.ZipFile(wheel).namelist() if "/share/" in name}
-    manual = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    manual = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("install.md", "security.md"))
     asked = set(re.findall(r"share/virtpoise/([\w.-]+)", manual))
     assert asked <= names
     assert {"alerts.rules.yml", "recording.rules.yml", "virtpoise.service", "virtpoise-exporter.service"} <= names

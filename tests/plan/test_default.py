@@ -764,7 +764,7 @@ def test_an_uneven_group_is_evened_out_only_if_wanted() -> None:
 
 
 def test_an_on_off_domain_takes_as_much_of_a_faster_host() -> None:
-    """Its vCPUs are runnable for the same share of time there: it ran more while nobody else wanted the CPUs, and waited less."""
+    """Its vCPUs are runnable for the same share of time there: it ran more while no other domain wanted the CPUs, and waited less."""
     busy = domain(
         "a", "h1", 2.0, vcpus=4, cpu_delay_cores=1.2, cpu_cores_unsaturated=3.1, cpu_delay_cores_unsaturated=0.1
     )

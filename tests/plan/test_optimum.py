@@ -24,7 +24,7 @@ CLEARABLE = [seed for seed, best in OPTIMA.items() if best]
 
 @pytest.fixture(scope="module")
 def plans() -> dict[int, Ours]:
-    """Of all groups that can be cleared, and of some of the others (there the search goes on until its checks are used up)."""
+    """Plans of all groups that can be cleared and of some others, where the search uses up its checks."""
     others = [seed for seed in OPTIMA if seed not in CLEARABLE]
     return {seed: ours(seed) for seed in [*CLEARABLE, *others[::5]]}
 

@@ -32,7 +32,7 @@ POLICY = Policy()
 
 @dataclass
 class Watching:
-    """An observer that sees what it is told to."""
+    """An observer that returns a prepared snapshot."""
 
     seen: Snapshot
     reach_back_seconds: float = 0.0
@@ -135,7 +135,7 @@ def token_file(folder: Path) -> Path:
 
 
 def small() -> Snapshot:
-    """Four hosts: one overloaded, one of which nothing is known, and a domain with a hostile name."""
+    """Four hosts, one overloaded and one unknown, and a domain with a hostile name."""
     readings = {"h1": (0.62, 0.7, 0.74, 0.81, 0.86, 0.9, 0.88), "h2": (0.3, 0.34, 0.31, 0.36, 0.33, 0.35, 0.34)}
     return group(
         host("h1", *readings["h1"], memory_ratio=0.62, rx_ratio=0.2),

@@ -1,4 +1,4 @@
-"""The page in a real browser: what an administrator sees and can do there, and what nobody can."""
+"""The page in a real browser: what an administrator sees and can do there, and what no visitor can."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_wrong_token_changes_nothing_and_is_asked_for_again(show: Show, balanc
     (action,) = balancer.store.actions(5)
     assert (action.who, action.action, action.accepted) == ("?", "pause", False)
     assert "not-the-token" not in repr(action)
-    watched.problems.clear()  # the browser tells of the status 401
+    watched.problems.clear()  # the browser logs the status 401
     page.get_by_role("button", name="Pause").click()
     give_token(page)
     expect(page.locator("#answer")).to_contain_text("Paused")
@@ -199,7 +199,7 @@ def test_a_plan_that_is_out_of_date_is_refused_in_words(show: Show, balancer: Ba
     assert balancer.acting.taken == []
     (action,) = balancer.store.actions(5)
     assert (action.accepted, action.answer.startswith("out of date")) == (False, True)
-    watched.problems.clear()  # the browser tells of the status 409
+    watched.problems.clear()  # the browser logs the status 409
 
 
 def test_a_page_of_another_site_cannot_order_anything(show: Show, balancer: Balancer, httpserver: HTTPServer) -> None:
@@ -290,7 +290,7 @@ def luminance(colour: str) -> float:
 
 
 def test_a_thousand_hosts_are_shown_in_proportion_and_stay_live(show: Show, tmp_path: Path) -> None:
-    """Ten times the hosts cost ten times the time or a little more: each part of the page is looked at once."""
+    """Ten times the hosts cost about ten times the time: each part of the page is visited once."""
 
     def seconds(balancer: Balancer, watched: Watched, hosts: int) -> float:
         took = []

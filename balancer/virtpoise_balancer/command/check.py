@@ -52,7 +52,7 @@ def check(file: Path, user: str | None) -> Checked:
 
 def runs_as(config: Config) -> str:
     """Who the balancer runs as: the owner of its state's folder, as far as root asks; else whoever asks."""
-    folder = _state(config).parent
+    folder = state_file(config).parent
     if os.geteuid() == 0 and folder.is_dir():
         return _name(folder.stat().st_uid)
     return asks()
@@ -105,7 +105,7 @@ def _problems(file: Path, config: Config) -> Iterator[str]:
                 yield str(error)
         elif reason := _unreadable(path):
             yield f"{key}: {path}: cannot be read: {reason}"
-    folder = _state(config).parent
+    folder = state_file(config).parent
     if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
         yield f"state.url: {folder}: cannot be written to"
 
@@ -143,5 +143,6 @@ def _unreadable(path: Path) -> str | None:
     return None
 
 
-def _state(config: Config) -> Path:
+def state_file(config: Config) -> Path:
+    """The file of the store."""
     return Path("/" + config.state.url.removeprefix("sqlite:////"))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import StrEnum
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.advice import warnings
-from virtpoise_balancer.command.check import asks, runs_as
+from virtpoise_balancer.command.between_hosts import BetweenHosts, version
+from virtpoise_balancer.command.check import asks, runs_as, state_file
+from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, NoStore, VirtpoiseError
 from virtpoise_balancer.execute.facts import HostFacts
-from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import Host, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
@@ -27,26 +27,8 @@ from virtpoise_balancer.tokens import read_tokens
 _AT_ONCE = 16
 # The Date header of HTTP has a resolution of one second.
 _MOST_AHEAD_SECONDS = 2.0
-_MOST_NAMED = 3
 
 Told = Callable[[str, float, float], None]
-
-
-class Severity(StrEnum):
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
-    NOT_KNOWN = "not known"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line: what was looked at, how it is, and, where something is wrong, what to do."""
-
-    subject: str
-    verdict: Severity
-    text: str
-    remedy: str = ""
 
 
 def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding]:
@@ -95,8 +77,10 @@ def _own(config: Config) -> Iterator[Finding]:
         )
         return
     try:
-        wiring.make_store(config).close()
+        wiring.open_store(config).close()
         yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
+    except NoStore:
+        yield _no_store(config)
     except VirtpoiseError as error:
         yield Finding(
             subject="store", verdict=Severity.BAD, text=str(error), remedy="run it as the user that owns state.url"
@@ -110,6 +94,19 @@ def _own(config: Config) -> Iterator[Finding]:
         yield Finding(
             subject="tokens", verdict=Severity.BAD, text=str(error), remedy="mend the file: NAME:TOKEN, mode 0600"
         )
+
+
+def _no_store(config: Config) -> Finding:
+    folder = state_file(config).parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(
+            subject="store",
+            verdict=Severity.BAD,
+            text=f"{folder}: {asks()} may make no store there",
+            remedy=f"make the folder and give it to the user who runs the balancer: chown {asks()}: {folder}",
+        )
+    text = f"{config.state.url}: the balancer makes it when it first runs"
+    return Finding(subject="store", verdict=Severity.GOOD, text=text)
 
 
 # --- Prometheus and the exporters ---------------------------------------------------------------------------------------
@@ -252,7 +249,8 @@ def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -
             for source in known
         }
         total, done = sum(len(others) for others in pairs.values()), 0
-        for findings in pool.map(lambda source: _pairs(asked, known, source, pairs[source]), known):
+        between = BetweenHosts(hosts=asked, known=known, peer_uri_of=config.libvirt.peer_uri_of)
+        for findings in pool.map(lambda source: between.findings(source, pairs[source]), known):
             done += len(findings)
             told("asks each host for every other", done, total)
             yield from findings
@@ -267,115 +265,5 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
             text=answer,
             remedy=f"try: virsh -c {uri} list; and see libvirt.uri and libvirt.hosts",
         )
-    versions = f"libvirt {_version(answer.libvirt_version)}, hypervisor {_version(answer.hypervisor_version)}"
+    versions = f"libvirt {version(answer.libvirt_version)}, hypervisor {version(answer.hypervisor_version)}"
     return Finding(subject=f"libvirt of {name}", verdict=Severity.GOOD, text=versions)
-
-
-def _pairs(asked: Hosts, known: Mapping[str, HostFacts], source: str, others: Iterable[str]) -> list[Finding]:
-    findings = []
-    for destination in others:
-        here, there = known[source], known[destination]
-        try:
-            way: str | LibvirtError | None = asked.reaches(source, destination)
-        except LibvirtError as error:
-            way = error
-        try:
-            paths = sorted({path for domain in here.domains for path in domain.disks})
-            unseen: Sequence[str] | LibvirtError = asked.unseen(destination, paths)
-        except LibvirtError as error:
-            unseen = error
-        try:
-            cpu = None if here.cpu is None else asked.runs_cpu(destination, here.cpu)
-        except LibvirtError:
-            cpu = None
-        findings.append(judge_pair(source, destination, here, there, way, cpu, unseen))
-    return findings
-
-
-def judge_pair(
-    source: str,
-    destination: str,
-    here: HostFacts,
-    there: HostFacts,
-    way: str | LibvirtError | None,
-    cpu: bool | None,
-    unseen: Sequence[str] | LibvirtError,
-) -> Finding:
-    """One line on migrating from one host to another: the first thing that stands in the way.
-
-    ``way``: why the source does not reach the destination, None if it does, a LibvirtError where it cannot be asked; ``cpu``: whether the
-    destination's CPU can do what the source's can; ``unseen``: disks that are in none of the destination's pools,
-    a LibvirtError where those cannot be asked.
-    """
-    subject = f"{source} → {destination}"
-    if here.uuid is not None and here.uuid == there.uuid:
-        return Finding(
-            subject=subject,
-            verdict=Severity.BAD,
-            text=f"both have the uuid {here.uuid}, so libvirt takes them for one host",
-            remedy="on one of them: a host_uuid of its own in /etc/libvirt/libvirtd.conf, then restart libvirtd",
-        )
-    if isinstance(way, str):
-        return Finding(
-            subject=subject,
-            verdict=Severity.BAD,
-            text=f"{source} does not reach {destination}: {way}",
-            remedy=f"on {source}, as root: virsh -c URI-OF-{destination} list (keys, certificates, names, firewall)",
-        )
-    for domain in here.domains:
-        if domain.machine is not None and there.machines and domain.machine not in there.machines:
-            remedy = f"a newer QEMU on {destination}, or an older machine type for {domain.name}"
-            return _lacks(subject, domain.name, f"machine type {domain.machine}", remedy)
-        for needed, present, what, remedy in (
-            (domain.networks, there.networks, "network {}", "virsh net-define and net-start"),
-            (domain.pools, there.pools, "storage pool {}", "virsh pool-define and pool-start"),
-            (domain.secrets, there.secrets, "secret {} to open a disk", "virsh secret-define and secret-set-value"),
-        ):
-            if missing := [name for name in needed if name not in present]:
-                return _lacks(subject, domain.name, what.format(missing[0]), f"{remedy} it on {destination}")
-        # A libvirt that does not list its own host's bridges says nothing of the other's.
-        listed = here.devices & set(domain.bridges) if here.devices is not None else ()
-        if there.devices is not None and (absent := sorted(set(listed) - there.devices)):
-            return _lacks(subject, domain.name, f"bridge {absent[0]}", f"make the bridge on {destination}, too")
-    if cpu is False:
-        return Finding(
-            subject=subject,
-            verdict=Severity.WARNING,
-            text=f"{destination}'s CPU lacks what {source}'s has",
-            remedy="give domains a CPU model that both have (virsh cpu-baseline), or keep them apart with a rule",
-        )
-    if unseen and not isinstance(unseen, LibvirtError):
-        more = f" and {len(unseen) - _MOST_NAMED} more" if len(unseen) > _MOST_NAMED else ""
-        return Finding(
-            subject=subject,
-            verdict=Severity.WARNING,
-            text=f"no storage pool of {destination} has {', '.join(unseen[:_MOST_NAMED])}{more}",
-            remedy="keep disks on storage that both hosts share, at the same path",
-        )
-    for name, ours, theirs in (
-        ("hypervisor", here.hypervisor_version, there.hypervisor_version),
-        ("libvirt", here.libvirt_version, there.libvirt_version),
-    ):
-        if theirs < ours:
-            return Finding(
-                subject=subject,
-                verdict=Severity.WARNING,
-                text=f"the {name} is older there ({_version(theirs)}, here {_version(ours)})",
-                remedy="bring both to one version: what is newer may not go to an older one",
-            )
-    if isinstance(way, LibvirtError):
-        return Finding(subject=subject, verdict=Severity.NOT_KNOWN, text=f"the way is not known: {way}")
-    if isinstance(unseen, LibvirtError):
-        return Finding(subject=subject, verdict=Severity.NOT_KNOWN, text=f"reached, its storage is not known: {unseen}")
-    known = "" if cpu is None else ", its CPU can do as much"
-    return Finding(subject=subject, verdict=Severity.GOOD, text=f"reached{known}")
-
-
-def _lacks(subject: str, domain: str, what: str, remedy: str) -> Finding:
-    return Finding(
-        subject=subject, verdict=Severity.BAD, text=f"{domain} needs {what}, which is not there", remedy=remedy
-    )
-
-
-def _version(number: int) -> str:
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file
+from virtpoise_balancer.errors import NoStore
 
 if TYPE_CHECKING:
     from virtpoise_balancer.config import Config
+    from virtpoise_balancer.knowledge.records import Memory
     from virtpoise_balancer.model import Policy, Snapshot
 
 
@@ -35,7 +37,10 @@ def group_and_policy(snapshot: Path | None, config: Path | None) -> tuple[Snapsh
 
 
 def observe_now(settings: Config) -> Snapshot:
-    """The group now, completed with what the store remembers of it. MonitorError if Prometheus cannot be queried."""
+    """The group now, completed with what the store remembers of it: nothing before the balancer has run.
+
+    MonitorError if Prometheus cannot be queried.
+    """
     import time
 
     from virtpoise_balancer.control.cycle import with_memory
@@ -43,8 +48,19 @@ def observe_now(settings: Config) -> Snapshot:
 
     now, observer = time.time(), wiring.make_observer(settings)
     seen = observer.observe(now).snapshot
-    store = wiring.make_store(settings)
+    memory = _memory(settings, now)
+    return with_memory(seen, memory, settings.policy, now, reach_back_seconds=observer.reach_back_seconds)
+
+
+def _memory(settings: Config, now: float) -> Memory:
+    from contextlib import closing
+
+    from virtpoise_balancer.control.cycle import remembered_seconds
+    from virtpoise_balancer.knowledge.records import Memory
+    from virtpoise_balancer.service import wiring
+
     try:
-        return with_memory(seen, store, settings.policy, now, reach_back_seconds=observer.reach_back_seconds)
-    finally:
-        store.close()
+        with closing(wiring.open_store(settings)) as store:
+            return store.recall(now - remembered_seconds(settings.policy))
+    except NoStore:
+        return Memory()

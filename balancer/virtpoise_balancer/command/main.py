@@ -22,7 +22,7 @@ from virtpoise_balancer.command.options import (
     new_app,
     print_out,
 )
-from virtpoise_balancer.errors import Refused, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
 from virtpoise_balancer.tokens import Role
 from virtpoise_balancer.visible import visible
 
@@ -58,6 +58,14 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     settings = read_config(config)
 
+    from virtpoise_balancer.command.check import asks, runs_as
+
+    if (owner := runs_as(settings)) != asks():
+        raise BadInput(
+            f"run: the folder of state.url belongs to {owner}, who could not write to what {asks()} makes there: "
+            f"systemctl start virtpoise, or: runuser -u {owner} -- virtpoise run"
+        )
+
     from virtpoise_balancer.service.daemon import Daemon
     from virtpoise_balancer.service.logs import set_up
 
@@ -88,7 +96,8 @@ def doctor(
     settings = read_config(config)
 
     from virtpoise_balancer.command import terminal
-    from virtpoise_balancer.command.doctor import Severity, examine
+    from virtpoise_balancer.command.doctor import examine
+    from virtpoise_balancer.command.finding import Severity
 
     with terminal.progress() as bar:
         findings = list(examine(settings, hosts or [], bar))

@@ -163,7 +163,7 @@ def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
     from virtpoise_balancer.control.orders import Orders
     from virtpoise_balancer.service import wiring
 
-    with closing(wiring.make_store(settings)) as store:
+    with closing(wiring.open_store(settings)) as store:
         orders = Orders(
             store=store,
             look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,

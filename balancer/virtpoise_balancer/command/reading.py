@@ -89,7 +89,7 @@ def _replay(plan_id: int, config: Path | None, output: Output) -> None:
     from virtpoise_balancer.command import past, terminal
     from virtpoise_balancer.service import wiring
 
-    store = wiring.make_store(settings)
+    store = wiring.open_store(settings)
     try:
         found = past.make_again(store, plan_id)
     finally:
@@ -181,7 +181,7 @@ def history(
     from virtpoise_balancer.command import past
     from virtpoise_balancer.service import wiring
 
-    store = wiring.make_store(settings)
+    store = wiring.open_store(settings)
     try:
         if why is not None:
             past.show_why(store, why, output)

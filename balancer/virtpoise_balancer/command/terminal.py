@@ -23,7 +23,7 @@ from virtpoise_balancer.model import Role
 from virtpoise_balancer.visible import visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
-    from virtpoise_balancer.command.doctor import Finding
+    from virtpoise_balancer.command.finding import Finding
     from virtpoise_balancer.explain.explain import Explanation
     from virtpoise_balancer.knowledge.records import Action, MigrationRecord, PredictionRecord
     from virtpoise_balancer.model import Move, Plan, Snapshot

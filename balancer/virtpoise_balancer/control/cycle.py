@@ -211,9 +211,8 @@ def remembered_seconds(policy: Policy) -> float:
     return max(policy.rest_seconds, policy.rest_max_seconds)
 
 
-def with_memory(seen: Snapshot, store: Store, policy: Policy, now: float, *, reach_back_seconds: float) -> Snapshot:
+def with_memory(seen: Snapshot, memory: Memory, policy: Policy, now: float, *, reach_back_seconds: float) -> Snapshot:
     """The group with all that is remembered of it, as a cycle would plan with it now. Writes nothing."""
-    memory = store.recall(now - remembered_seconds(policy))
     situation = Situation(now=now, seen=seen, memory=memory, policy=policy, reach_back_seconds=reach_back_seconds)
     return bring_up_to_date(situation).snapshot
 

@@ -36,7 +36,8 @@ class RunningMigration(Protocol):
 class Hosts(Protocol):
     """All hosts, each by its name; domains by their uuids.
 
-    Every method returns or raises within a bounded time. LibvirtError when the host does not answer, or refuses; its message is one line.
+    Every method returns or raises within a bounded time. LibvirtError when the host does not answer (LibvirtSilent: not in time), or
+    refuses; its message is one line.
     """
 
     def active_domains(self, host: str) -> int:

@@ -18,6 +18,7 @@ from virtpoise_balancer.model import Progress
 
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
 _ANSWER_SECONDS = 30.0
+_REACH_SECONDS = 20.0
 # libvirt's job statistics; of a running job not all keys are there at all times.
 _Job = Mapping[str, int | str | bool | float]
 
@@ -54,9 +55,11 @@ class _Called:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtHosts:
-    """``uri_of``: a host's address, used by the balancer and by the source host alike."""
+    """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts. ``encrypted``: migrations use TLS."""
 
     uri_of: Callable[[str], str]
+    peer_uri_of: Callable[[str], str]
+    encrypted: bool
     connect_timeout_seconds: float
     workers: Workers = field(repr=False)
 
@@ -95,7 +98,7 @@ class LibvirtHosts:
         uri = self.uri_of(source)
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
-            worker.send(uri, "migrate", (uuid, self.uri_of(destination), bandwidth_mib_per_second))
+            worker.send(uri, "migrate", (uuid, self.peer_uri_of(destination), bandwidth_mib_per_second, self.encrypted))
             yield _Called(worker)
 
     def abort(self, host: str, uuid: str) -> None:
@@ -108,9 +111,9 @@ class LibvirtHosts:
         return self._ask(_FACTS, host, "facts")
 
     def reaches(self, host: str, destination: str) -> str | None:
-        # The source connects to the destination first, which takes its own time.
-        seconds = self.connect_timeout_seconds + _ANSWER_SECONDS
-        asked, why = self._ask(_WAY, host, "reaches", host, self.uri_of(destination), seconds=seconds)
+        # The source connects to the destination first, which takes its own time, and may be asked again a few times.
+        seconds = self.connect_timeout_seconds + _REACH_SECONDS
+        asked, why = self._ask(_WAY, host, "reaches", host, self.peer_uri_of(destination), seconds=seconds)
         if not asked:
             raise LibvirtError(why or "")
         return why

@@ -123,7 +123,8 @@ class Reconciler:
             self._unwritten[migration_id] = (move, outcome)
             return
         self._unwritten.pop(migration_id, None)
-        self._requested.pop(migration_id, None)
+        if not outcome.lost:  # what libvirt has answered still counts when the domain is found again
+            self._requested.pop(migration_id, None)
         self._found.pop(migration_id, None)
         self._open.pop(migration_id, None)
         if written is Written.CORRECTED:
@@ -142,6 +143,10 @@ class Reconciler:
             loose = {entry.id: entry for entry in entries if entry.id not in self._held}
             self._open = {id_: entry for id_, entry in loose.items() if entry.is_open}
             self._found = {id_: found for id_, found in self._found.items() if id_ in loose}
+            for id_ in (
+                set(self._requested) - set(loose) - self._held
+            ):  # of lost domains that a person has accounted for
+                self._requested.pop(id_, None)
         for migration_id, (move, outcome) in list(self._unwritten.items()):
             self.end(migration_id, move, outcome)
             loose.pop(migration_id, None)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, LibvirtSilent
 
 # An idle worker keeps its connection for a while, since the same host is mostly asked again soon.
 _IDLE_SECONDS = 30.0
@@ -138,7 +138,7 @@ class Workers:
     ) -> Any:
         """The value of one call on the daemon at ``uri``. ``what`` begins the message of an error, except where no connection is made.
 
-        LibvirtError when libvirt refuses, or does not answer in time; then the worker is killed.
+        LibvirtError when libvirt refuses, LibvirtSilent when it does not answer in time; then the worker is killed.
         """
         with self.lent(uri) as worker:
             _answer(worker, uri, "connect", (), connect_seconds, uri)
@@ -213,7 +213,7 @@ def _answer(worker: Worker, uri: str, call: str, arguments: Sequence[object], se
     except LibvirtError as error:
         raise LibvirtError(f"{what}: {error}") from None
     if reply is None:
-        raise LibvirtError(f"{what}: no answer within {seconds:g} s")
+        raise LibvirtSilent(f"{what}: no answer within {seconds:g} s")
     if reply.error is not None:
         raise LibvirtError(f"{what}: {reply.error}")
     return reply.value

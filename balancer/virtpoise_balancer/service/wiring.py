@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, NoStore
 
 if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
     from virtpoise_balancer.clock import Clock
@@ -46,10 +47,43 @@ def make_observer(config: Config) -> Observer:
 
 
 def make_store(config: Config, *, upgrade: bool = False) -> Store:
-    """The opened store. ``upgrade``: an older one is brought up to date; only for the balancer that acts."""
+    """The opened store, made if there is none. ``upgrade``: an older one is brought up to date; only for the balancer that acts."""
     from virtpoise_balancer.knowledge.store import Store
 
+    _store_exists(config)
     return Store.open(config.state.url, upgrade=upgrade)
+
+
+def open_store(config: Config) -> Store:
+    """The store that the balancer has made. NoStore before that.
+
+    A command makes none: it would belong to whoever calls the command, often root, and the balancer could not write to it.
+    """
+    from virtpoise_balancer.knowledge.store import Store
+
+    if not _store_exists(config):
+        raise NoStore(f"state.url: {config.state.url}: there is no store yet; the balancer makes it when it first runs")
+    return Store.open(config.state.url)
+
+
+def _store_exists(config: Config) -> bool:
+    """BadInput where this process may not use the store's file. SQLite would call it unable to open, or read-only."""
+    from virtpoise_balancer.tokens import user_name
+
+    file = Path(_database_file(config))
+    try:
+        owner = user_name(file.stat().st_uid)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise BadInput(f"state.url: {config.state.url}: cannot be opened: {error.strerror}") from None
+    if not os.access(file, os.R_OK | os.W_OK):
+        asks = user_name(os.geteuid())
+        raise BadInput(
+            f"state.url: {config.state.url}: {asks} may not write to it, since it belongs to {owner}; if {asks} runs the "
+            f"balancer: chown {asks}: {file}*"
+        )
+    return True
 
 
 def make_leadership(config: Config) -> Leadership:
@@ -63,6 +97,8 @@ def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
 
     return LibvirtHosts(
         uri_of=config.libvirt.uri_of,
+        peer_uri_of=config.libvirt.peer_uri_of,
+        encrypted=config.migration.encryption == "required",
         connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
         workers=workers,
     )

@@ -7,6 +7,7 @@ Those that are being answered do not give way.
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import socket
 import struct
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 256
 MOST_PER_ADDRESS = 128
-# Whose handshake of TLS is not complete. Each holds buffers of 256 KiB, for a while even after its end.
+# Whose handshake of TLS is not complete.
 MOST_SHAKING_HANDS = 48
+# asyncio holds a buffer of 256 KiB for each connection with TLS, and frees those of unfinished handshakes late. A record has 16 KiB.
+asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
 # From the connection, or the last answer, to the whole head of a request. TLS has as long again before.
 REQUEST_SECONDS = 10.0
 # To read what fills the buffers of an answer.

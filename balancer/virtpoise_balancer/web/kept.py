@@ -73,7 +73,9 @@ class Kept:
         if found := self._find(key, until_changed=until_changed):
             return found
         with self._writing:
-            if found := self._find(key, until_changed=until_changed):  # written for another reader meanwhile
+            if found := self._find(
+                key, until_changed=until_changed
+            ):  # written for another reader while this one waited
                 return found
             time.sleep(max(self._rested_at - time.monotonic(), 0.0))
             basis, began = self._basis(), time.monotonic()

@@ -6,7 +6,7 @@ answers, the kernel's buffers included. Bodies of requests are never read.
 """
 
 import asyncio
-import gc
+import asyncio.sslproto
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -36,8 +36,8 @@ from virtpoise_exporter.web.shared import SharedScrapes
 MOST_CONNECTIONS = 256
 MOST_OF_AN_ADDRESS = 128
 _PLACES_WITH_TLS = 4
-# asyncio leaves up to half a megabyte of each unfinished handshake to the garbage collector, which a flood would outrun.
-_UNFINISHED_UNTIL_COLLECTED = 32
+# asyncio holds a buffer of 256 KiB for each connection with TLS, and frees those of unfinished handshakes late. A record has 16 KiB.
+asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
 MOST_UNREAD_BYTES = 8 * 1024 * 1024
 _MOST_VERIFYING = 16
 _MOST_HEAD_BYTES = 16 * 1024
@@ -50,6 +50,9 @@ _IDLE_SECONDS = 120.0
 TAKE_SECONDS = 10.0
 _DEFAULT_SCRAPE_SECONDS = 10.0
 _MOST_SCRAPE_SECONDS = 60.0
+# Of what a refused client still sends after its answer.
+_MOST_DISCARDED_BYTES = 1024 * 1024
+_DISCARD_SECONDS = 1.0
 _SCRAPE_OFFSET_SECONDS = 0.5  # for the network to Prometheus and back
 
 _PAGE = f"""<!DOCTYPE html>
@@ -91,7 +94,6 @@ class Server:
         self._verifying = 0
         self._door = Door(MOST_CONNECTIONS, MOST_OF_AN_ADDRESS, MOST_UNREAD_BYTES)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unfinished = 0  # handshakes that ended before they were complete
         self._complained = ""
 
     async def serve(self, listening: socket.socket) -> None:
@@ -162,9 +164,6 @@ class Server:
                 # the transport closes it, once it notices; asyncio would keep an unfinished handshake for seconds
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-                self._unfinished += 1
-                if self._unfinished % _UNFINISHED_UNTIL_COLLECTED == 0:
-                    gc.collect()
             elif writer is None:
                 connection.close()
             elif writer.transport.get_write_buffer_size() or task.cancelling():
@@ -197,6 +196,8 @@ class Server:
                 keep_alive, with_body = request.keep_alive and not rest, request.method != "HEAD"
             await self._send(guest, writer, response, keep_alive=keep_alive, with_body=with_body)
             patience = _IDLE_SECONDS
+        self._door.move(guest, Stage.WAITING)
+        await _discard(reader, writer)
 
     async def _send(
         self, guest: Guest, writer: asyncio.StreamWriter, response: Response, *, keep_alive: bool, with_body: bool
@@ -284,6 +285,22 @@ async def _read_head(reader: asyncio.StreamReader, received: bytes) -> tuple[byt
     if end > _MOST_HEAD_BYTES:
         raise HeadTooLargeError
     return received[: end + 4], received[end + 4 :]
+
+
+async def _discard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ends our side and reads what the client still sends, within bounds.
+
+    A socket that is closed with unread bytes resets the connection, and the client may not see its answer. With TLS the
+    transport ends both sides.
+    """
+    if not writer.can_write_eof():
+        return
+    writer.write_eof()
+    discarded = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while discarded < _MOST_DISCARDED_BYTES and (more := await reader.read(_MOST_HEAD_BYTES)):
+                discarded += len(more)
 
 
 class _Bucket:

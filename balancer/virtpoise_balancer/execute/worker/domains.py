@@ -69,15 +69,18 @@ def completed_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object
     return stats
 
 
-def migrate(connection: libvirt.virConnect, uuid: str, target: str, bandwidth_mib_per_second: int | None) -> None:
-    """Migrate the domain to the daemon at ``target``; returns when it has ended.
+def migrate(
+    connection: libvirt.virConnect, uuid: str, target: str, bandwidth_mib_per_second: int | None, encrypted: bool
+) -> None:
+    """Migrate the domain to the daemon at ``target``; returns when it has ended. ``encrypted``: its memory crosses the network by TLS.
 
     Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the destination and undefined
     on the source, so that no stale definition stays behind (https://libvirt.org/migration.html).
     """
     bandwidth = bandwidth_mib_per_second
     parameters = {} if bandwidth is None else {libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: bandwidth}
-    connection.lookupByUUIDString(uuid).migrateToURI3(target, parameters, _FLAGS)
+    flags = _FLAGS | libvirt.VIR_MIGRATE_TLS if encrypted else _FLAGS
+    connection.lookupByUUIDString(uuid).migrateToURI3(target, parameters, flags)
 
 
 def abort(connection: libvirt.virConnect, uuid: str) -> None:

@@ -1,0 +1,44 @@
+"""Tests in several processes: files side by side, and last, in one process, those that need the machine to themselves."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
+
+ROOT = Path(__file__).parents[1]
+# Hosts and machines take the CPUs of this machine; what is marked "alone" floods it, or measures time or memory.
+MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|alone)\b", re.MULTILINE)
+ALONE = "alone"
+
+
+@cache
+def is_alone(file: str) -> bool:
+    return MARK.search((ROOT / file).read_text(encoding="utf-8")) is not None
+
+
+class AloneLast(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Gives each process one file after another. Those that run alone go to the last process, when no other is left."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return ALONE if is_alone(file) else file
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if ALONE in self.workqueue:
+            self.workqueue.move_to_end(ALONE)
+        if next(iter(self.workqueue)) == ALONE and len(self.nodes) > 1:
+            # One process after the other ends. The last one waits until it is alone: ``remove_node``.
+            if any(not other.shutting_down for other in self.nodes if other is not node):
+                node.shutdown()
+            return
+        super()._assign_work_unit(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        crashed: str | None = super().remove_node(node)
+        for other in self.nodes:
+            self._reschedule(other)
+        return crashed
