@@ -2,7 +2,7 @@
 
 A migration goes the way libvirt's peer-to-peer protocol goes: begin (source), prepare (destination), perform (both QEMUs, whatever
 their daemons do), finish (destination), confirm (source). A step waits for the daemons that it needs. A daemon can be stopped and goes on
-later with all that was sent to it meanwhile, as a real one does.
+later with all that was sent to it meanwhile, as a real one does. A domain arrives paused, and whoever asked for its migration starts it.
 """
 
 from __future__ import annotations
@@ -57,12 +57,16 @@ class Request:
     job: Job
     error: str | None = None
     heard: float = 0.0  # when the source last answered
+    waited_seconds: float | None = None
 
     def ended(self, seconds: float) -> bool:
         until = self.world.clock.at + seconds
         while True:
             if self.job.over and self.job.source not in self.world.stopped:
                 self.error = self.job.error
+                if self.error is None and self.job.destination not in self.world.stopped:
+                    self.world.start(self.job.uuid, self.job.destination)
+                    self.waited_seconds = 0.2
                 return True
             if self.job.source not in self.world.stopped:
                 self.heard = self.world.clock.at
@@ -87,6 +91,7 @@ class World:
     jobless: set[str] = field(default_factory=set)  # hosts that report no job, whatever they do
     undefinable: set[str] = field(default_factory=set)  # hosts that keep old definitions
     on: dict[Step, Callable[[], object]] = field(default_factory=dict)  # done once, right before a job takes that step
+    ran_twice: set[str] = field(default_factory=set)  # domains that ran on two hosts at any time
     _due: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
     _lost_finishes: list[Job] = field(default_factory=list)  # sent to a stopped destination whose source gave up
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -101,9 +106,16 @@ class World:
             self.at.setdefault(uuid, {}).pop(host, None)
         else:
             self.at.setdefault(uuid, {})[host] = presence
+        if list(self.at[uuid].values()).count(Presence.RUNNING) > 1:
+            self.ran_twice.add(uuid)
 
     def places(self, uuid: str) -> dict[str, str]:
         return {host: presence.name.lower() for host, presence in sorted(self.at.get(uuid, {}).items())}
+
+    def start(self, uuid: str, host: str) -> None:
+        """A paused domain runs again."""
+        if self.at[uuid].get(host) is Presence.PAUSED:
+            self.put(uuid, host)
 
     def after(self, seconds: float, act: Callable[[], object]) -> None:
         """Do this once the world is that much older; at once for 0."""
@@ -136,7 +148,7 @@ class World:
                         self._go_on(job)
                 for job in [one for one in self._lost_finishes if one.destination not in self.stopped]:
                     self._lost_finishes.remove(job)
-                    self.put(job.uuid, job.destination)
+                    self.put(job.uuid, job.destination, Presence.PAUSED)
 
     def running_jobs(self, uuid: str) -> list[Job]:
         return [job for job in self.jobs if job.uuid == uuid and not job.over]
@@ -168,7 +180,7 @@ class World:
         if job.step is Step.PREPARE:
             self.put(uuid, destination, Presence.MIGRATING)
         elif job.step is Step.FINISH:
-            self.put(uuid, destination)
+            self.put(uuid, destination, Presence.PAUSED)
         elif job.step is Step.CONFIRM:
             self.put(uuid, source, Presence.DEFINED if source in self.undefinable else Presence.ABSENT)
             job.over = True
@@ -236,3 +248,18 @@ class World:
             if host in self.undefinable:
                 raise LibvirtError("undefine: cannot undefine domain with nvram")
             self.put(uuid, host, Presence.ABSENT)
+
+    def resume(self, host: str, uuid: str) -> None:
+        with self._lock:
+            self._answers(host)
+            self.start(uuid, host)
+
+    def suspend(self, host: str, uuid: str) -> None:
+        with self._lock:
+            self._answers(host)
+            self.put(uuid, host, Presence.PAUSED)
+
+    def describe(self, host: str, uuid: str) -> str:
+        with self._lock:
+            self._answers(host)
+            return f"{self.at[uuid][host]}, 3 s of CPU time"

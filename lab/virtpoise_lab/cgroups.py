@@ -8,11 +8,12 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtpoise_lab import state
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.processes import Process, process, signal_pid, wait_until
 
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory")
-TOP = "virtpoise-lab"
+TOP = state.NAME
 _PERIOD = 100_000  # µs, the kernel's own default
 # A host weighs this many times as much as the manager's side. So work of Prometheus or the balancer hardly makes a
 # guest wait.
@@ -180,16 +181,13 @@ class Group:
         wait_until(over, seconds, f"the end of the processes of {self.name}")
 
 
-def weigh(mounts: Hierarchies, cpus: int) -> None:
-    """Lets the lab as a whole count as fifty busy processes on each CPU, against whatever else runs on this machine.
-
-    A host's CPU is then its own whenever the host wants it. Other programs get what the hosts leave.
-    """
-    processes = 50 * cpus
+def weigh(mounts: Hierarchies, processes: float) -> None:
+    """Lets the lab as a whole count as this many busy processes, against whatever else runs on this machine."""
     if mounts.v1:
-        (dict(mounts.v1)["cpu"] / TOP / "cpu.shares").write_text(str(min(262_144, 1024 * processes)))  # one has 1024
+        shares = min(262_144, round(1024 * processes))  # one process has 1024
+        (dict(mounts.v1)["cpu"] / TOP / "cpu.shares").write_text(str(shares))
     elif mounts.v2:
-        (mounts.v2 / TOP / "cpu.weight").write_text(str(min(10_000, 100 * processes)))  # one has 100
+        (mounts.v2 / TOP / "cpu.weight").write_text(str(min(10_000, round(100 * processes))))  # one has 100
 
 
 def groups(mounts: Hierarchies) -> list[Group]:

@@ -67,12 +67,14 @@ class Lab:
         capacity: int | None = None,
         host_memory_mib: int | None = None,
         replace_live: bool = False,
+        background: bool = False,
         say: Callable[[str], None] = lambda _line: None,
     ) -> "Lab":
         """Starts a lab of hosts h1, h2, ... and waits until every guest has answered.
 
         capacity: for how many hosts the machine's CPUs are divided (default: ``hosts``), so that hosts that join later
         leave the first ones as they are. host_memory_mib: each host's memory (default: enough for what starts).
+        background: whatever else runs on this machine goes before the lab; without it a host's CPU is its own.
         A lab that crashed is cleaned up first; one that lives is refused unless replace_live.
         Raises LabError, with nothing left behind, if something is missing or does not start.
         """
@@ -90,7 +92,7 @@ class Lab:
                 _clean_up(old)
             lab = cls()
             try:
-                lab._start(hosts, specs, max(capacity or hosts, hosts), host_memory_mib, say)
+                lab._start(hosts, specs, max(capacity or hosts, hosts), host_memory_mib, background, say)
             except BaseException:
                 _clean_up(state.read() or State())
                 lab._reap()
@@ -270,6 +272,7 @@ class Lab:
         specs: tuple[DomainSpec, ...],
         capacity: int,
         memory_mib: int | None,
+        background: bool,
         say: Callable[[str], None],
     ) -> None:
         artefacts.initramfs()
@@ -282,7 +285,8 @@ class Lab:
             Path(folder).mkdir(parents=True)
         for name in (_BASE, _MANAGER):
             Group(self._mounts, name).create()
-        cgroups.weigh(self._mounts, len(os.sched_getaffinity(0)))
+        # Fifty processes on each CPU: others get what the hosts leave.
+        cgroups.weigh(self._mounts, 3 if background else 50 * len(os.sched_getaffinity(0)))
         all_hosts = [HostSpec(number) for number in range(1, count + 1)]
         self._write_names(all_hosts)
         with ThreadPoolExecutor(8) as pool:

@@ -15,7 +15,9 @@ from virtpoise_lab.errors import LabError
 from virtpoise_lab.model import DomainSpec, HostSpec, Load
 from virtpoise_lab.processes import Process
 
-FOLDER = Path("/run/virtpoise-lab")
+# Labs of different names may be up at the same time, each in a network namespace of its own.
+NAME = os.environ.get("VIRTPOISE_LAB", "virtpoise-lab")
+FOLDER = Path("/run", NAME)
 FILE = FOLDER / "state.json"
 
 

@@ -18,7 +18,7 @@ from werkzeug import Request, Response
 from builders import group, host
 from virtpoise_balancer import __version__
 from virtpoise_balancer.command.between_hosts import BetweenHosts, judge_pair
-from virtpoise_balancer.command.doctor import judge_exporter, judge_libvirt, judge_prometheus
+from virtpoise_balancer.command.doctor import judge_exporter, judge_libvirt, judge_locks, judge_prometheus
 from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
@@ -268,6 +268,33 @@ def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:
     assert found[1].text == "90 s behind this machine's"
 
 
+def test_disks_that_qemu_does_not_lock_between_hosts_are_named() -> None:
+    assert judge_locks("h1", HERE).verdict is Severity.GOOD
+    domains = (*HERE.domains, Needs(name="vm2", unlocked=("vda", "vdb")), Needs(name="vm3", unlocked=("vda",)))
+    found = judge_locks("h1", replace(HERE, domains=domains))
+    assert (found.subject, found.verdict) == ("disk locks of h1", Severity.NOT_KNOWN)
+    assert found.text.startswith("QEMU does not lock vda, vdb of vm2 and 1 more domains, and libvirt does not report")
+    assert 'lock_manager = "lockd"' in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("disk", "lease", "unlocked"),
+    [
+        ("<disk type='file' device='disk'>{}</disk>", "", ()),
+        ("<disk type='file' device='disk'><shareable/>{}</disk>", "", ("vda",)),
+        ("<disk type='block' device='disk'>{}</disk>", "", ("vda",)),
+        ("<disk type='block' device='disk'><readonly/>{}</disk>", "", ()),
+        ("<disk type='block' device='cdrom'>{}</disk>", "", ()),
+        ("<disk type='network' device='lun'>{}</disk>", "", ("vda",)),
+        ("<disk type='volume'>{}</disk>", "", ("vda",)),
+        ("<disk type='block' device='disk'>{}</disk>", "<lease><key>a</key></lease>", ()),
+    ],
+)
+def test_which_disks_qemu_does_not_lock(disk: str, lease: str, unlocked: tuple[str, ...]) -> None:
+    devices = disk.format("<target dev='vda'/>") + lease
+    assert probe._needs(f"<domain><name>a</name><devices>{devices}</devices></domain>").unlocked == unlocked
+
+
 def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
     found = judge_libvirt("h1", "qemu+ssh://h1/system", "connection refused")
     assert (found.verdict, found.text) == (Severity.BAD, "connection refused")
@@ -301,7 +328,7 @@ class Running:
 
 DEVICES = """<devices>
   <disk type='file'><source file='/shared/a.qcow2'/></disk>
-  <disk type='block'><source dev='/dev/vg/a'/></disk>
+  <disk type='block'><source dev='/dev/vg/a'/><target dev='vdb'/></disk>
   <disk type='volume'><source pool='images' volume='a'/></disk>
   <disk type='network'>
     <auth username='vms'><secret type='ceph' uuid='2ec115d7'/></auth>
@@ -379,6 +406,7 @@ def test_what_a_domain_needs_is_read_from_its_description() -> None:
         Needs(
             name="a",
             disks=("/shared/a.qcow2", "/dev/vg/a"),
+            unlocked=("vdb", "?", "?", "?"),
             pools=("images",),
             secrets=("2ec115d7", "target"),
             networks=("default",),

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_balancer.execute.reconcile import Answer, Silent, StillOpen, Verdict, is_away, reconcile
+from virtpoise_balancer.execute.reconcile import (
+    Answer,
+    Arrived,
+    Silent,
+    StillOpen,
+    Verdict,
+    is_away,
+    reconcile,
+    stale_copy,
+)
 from virtpoise_balancer.model import JournalEntry, Move, PredictedLoads, Prediction, Progress, Result, UnsettledKind
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
@@ -30,11 +40,28 @@ def test_no_combination_of_answers_breaks_a_law() -> None:
 def check(
     job: Progress | Silent | None, here: Answer, there: Answer, other: Answer | None, left_from: str | None
 ) -> None:
-    entry = JournalEntry(id=7, move=ENTRY.move, began=1000.0, left_from=left_from)
+    for result in (None, Result.FAILED):
+        check_entry(
+            JournalEntry(id=7, move=ENTRY.move, began=1000.0, left_from=left_from, result=result),
+            job,
+            here,
+            there,
+            other,
+        )
+
+
+def check_entry(
+    entry: JournalEntry, job: Progress | Silent | None, here: Answer, there: Answer, other: Answer | None
+) -> None:
+    left_from = entry.left_from
     others = {} if other is None else {"h3": other}
     found = reconcile(entry, job, here, there, others, LATER)
     case = f"{job}, {here}, {there}, {others}, {left_from}: {found}"
     settled = [answer for answer in (here, there, other) if answer in SETTLED]
+    if isinstance(found, Arrived):  # only a paused domain that nothing can start elsewhere
+        assert (job, there, entry.result, left_from) == (None, Presence.PAUSED, None, None), case
+        assert here not in (*SETTLED, SILENT), case
+        return
     if job is JOB or SILENT in (job, here, there) or Presence.MIGRATING in (here, there):
         assert isinstance(found, StillOpen), case  # no verdict while a job may run, or an end is not known
     if len(settled) > 1 and job is not JOB:
@@ -59,7 +86,6 @@ def check(
     [
         (Presence.ABSENT, Presence.RUNNING, {}, Result.DONE, False),
         (Presence.DEFINED, Presence.RUNNING, {}, Result.DONE, False),
-        (Presence.ABSENT, Presence.PAUSED, {}, Result.DONE, False),  # by a person, not by the migration
         (Presence.RUNNING, Presence.ABSENT, {}, Result.FAILED, False),
         (Presence.PAUSED, Presence.DEFINED, {}, Result.FAILED, False),
         (Presence.DEFINED, Presence.ABSENT, {}, Result.FAILED, True),  # its process died
@@ -79,8 +105,30 @@ def test_the_verdict(here: Presence, there: Presence, elsewhere: dict[str, Answe
     assert (found.result, found.lost) == (result, lost)
 
 
+def test_a_domain_that_waits_on_its_destination_is_to_be_started_where_its_source_cannot_start_it() -> None:
+    def at(here: Answer, job: Progress | Silent | None = None) -> object:
+        return reconcile(ENTRY, job, here, Presence.PAUSED, {}, LATER)
+
+    for gone in (Presence.ABSENT, Presence.DEFINED, Presence.MIGRATING):  # paused for good, without a job
+        assert isinstance(at(gone), Arrived)
+    for unclear in (Presence.RUNNING, Presence.PAUSED, SILENT):
+        assert isinstance(at(unclear), StillOpen)
+    assert isinstance(at(Presence.MIGRATING, JOB), StillOpen)
+    assert isinstance(at(Presence.MIGRATING, SILENT), StillOpen)
+
+
+def test_which_of_two_running_copies_is_stale() -> None:
+    both, failed = ("h1", "h2"), replace(ENTRY, result=Result.FAILED)
+    assert stale_copy(ENTRY, both, started=False) == "h2"  # a person started it there; it ran on at its source
+    assert stale_copy(ENTRY, both, started=True) == "h1"  # the source had given it up
+    assert stale_copy(failed, both, started=None) == "h2"
+    assert stale_copy(ENTRY, both, started=None) is None  # after a restart: not known
+    assert stale_copy(ENTRY, ("h1",), started=False) is None
+    assert stale_copy(ENTRY, ("h1", "h3"), started=True) is None
+
+
 def test_a_migration_whose_request_was_not_answered_may_begin_for_a_while_yet() -> None:
-    def at(now: float, *, answered: bool) -> Verdict | StillOpen:
+    def at(now: float, *, answered: bool) -> object:
         return reconcile(ENTRY, None, Presence.RUNNING, Presence.ABSENT, {}, now, answered=answered)
 
     assert isinstance(at(1029.0, answered=False), StillOpen)

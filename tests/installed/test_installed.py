@@ -165,7 +165,6 @@ def test_a_key_opens_libvirt_and_nothing_else(installation: Installation, place:
 _NOT_ALLOWED = (
     "destroy {0}",
     "shutdown {0}",
-    "suspend {0}",
     "undefine {0}",
     "setmem {0} 65536 --live",
     "attach-disk {0} /etc/shadow vdz",

@@ -244,6 +244,8 @@ def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -
                 known[name] = answer
             if not only or name in only or isinstance(answer, str):
                 yield judge_libvirt(name, config.libvirt.uri_of(name), answer)
+                if isinstance(answer, HostFacts) and any(domain.disks or domain.unlocked for domain in answer.domains):
+                    yield judge_locks(name, answer)
         pairs = {
             source: [other for other in known if other != source and (not only or source in only or other in only)]
             for source in known
@@ -267,3 +269,23 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
         )
     versions = f"libvirt {version(answer.libvirt_version)}, hypervisor {version(answer.hypervisor_version)}"
     return Finding(subject=f"libvirt of {name}", verdict=Severity.GOOD, text=versions)
+
+
+def judge_locks(name: str, facts: HostFacts) -> Finding:
+    """Whether disks are locked, so that two copies of a domain cannot write to them. Libvirt does not report its lock manager."""
+    subject = f"disk locks of {name}"
+    open_ = [(domain.name, domain.unlocked) for domain in facts.domains if domain.unlocked]
+    if not open_:
+        return Finding(
+            subject=subject,
+            verdict=Severity.GOOD,
+            text="QEMU locks the image files of its running domains, where their file system passes locks on",
+        )
+    domain, disks = open_[0]
+    more = f" and {len(open_) - 1} more domains" if len(open_) > 1 else ""
+    return Finding(
+        subject=subject,
+        verdict=Severity.NOT_KNOWN,
+        text=f"QEMU does not lock {', '.join(disks[:3])} of {domain}{more}, and libvirt does not report whether it does",
+        remedy='have virtlockd or sanlock lock disks: lock_manager = "lockd" in qemu.conf of all hosts; see docs/install.md, "Disk locks"',
+    )

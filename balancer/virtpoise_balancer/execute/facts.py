@@ -23,12 +23,14 @@ class Needs:
     """What a running domain needs on any host it is moved to.
 
     ``disks``: files and block devices by their paths; ``pools``: those from which disks come as volumes; ``secrets``: what disks over a
-    network (rbd, iscsi) are opened with, by uuid or usage.
+    network (rbd, iscsi) are opened with, by uuid or usage; ``unlocked``: disks it writes to that are no image files, so that QEMU does not
+    lock them against other hosts, and that no lease protects, by their devices in the guest.
     """
 
     name: str
     machine: str | None = None  # its machine type, as QEMU names it
     disks: tuple[str, ...] = ()
+    unlocked: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()  # libvirt networks

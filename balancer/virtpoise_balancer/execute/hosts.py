@@ -32,6 +32,11 @@ class RunningMigration(Protocol):
         """What went wrong, once it has ended: libvirt's message, or that the connection was lost; None for a success."""
         ...
 
+    @property
+    def waited_seconds(self) -> float | None:
+        """For how long the domain waited on its destination to be started there, once it has ended; None where that was not seen."""
+        ...
+
 
 class Hosts(Protocol):
     """All hosts, each by its name; domains by their uuids.
@@ -59,7 +64,10 @@ class Hosts(Protocol):
     def migration(
         self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
     ) -> AbstractContextManager[RunningMigration]:
-        """Ask for a migration. It goes on when the block is left before it has ended."""
+        """Ask for a migration. It goes on when the block is left before it has ended; the domain then arrives paused.
+
+        Otherwise it is started on the destination once libvirt has reported that the source has given it up.
+        """
         ...
 
     def abort(self, host: str, uuid: str) -> None:
@@ -68,6 +76,18 @@ class Hosts(Protocol):
 
     def undefine(self, host: str, uuid: str) -> None:
         """Remove the domain's definition from this host; one that is gone already is no error."""
+        ...
+
+    def resume(self, host: str, uuid: str) -> None:
+        """Let the domain's CPUs run on this host."""
+        ...
+
+    def suspend(self, host: str, uuid: str) -> None:
+        """Stop the domain's CPUs on this host."""
+        ...
+
+    def describe(self, host: str, uuid: str) -> str:
+        """What distinguishes this host's copy of the domain from others, in words."""
         ...
 
     def facts(self, host: str) -> HostFacts:

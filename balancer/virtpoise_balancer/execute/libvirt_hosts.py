@@ -31,6 +31,7 @@ _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Ge(0)])
 _NOTHING: TypeAdapter[None] = TypeAdapter(None)
+_WORDS: TypeAdapter[str] = TypeAdapter(str)
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class _Called:
 
     worker: Worker
     error: str | None = None
+    waited_seconds: float | None = None
 
     def ended(self, seconds: float) -> bool:
         if self.worker.busy:
@@ -50,6 +52,7 @@ class _Called:
             if reply is None:
                 return False
             self.error = reply.error
+            self.waited_seconds = reply.value if isinstance(reply.value, float) else None
         return True
 
 
@@ -96,9 +99,10 @@ class LibvirtHosts:
         self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
     ) -> Iterator[RunningMigration]:
         uri = self.uri_of(source)
+        arguments = (uuid, self.peer_uri_of(destination), self.uri_of(destination))
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
-            worker.send(uri, "migrate", (uuid, self.peer_uri_of(destination), bandwidth_mib_per_second, self.encrypted))
+            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, self.encrypted))
             yield _Called(worker)
 
     def abort(self, host: str, uuid: str) -> None:
@@ -106,6 +110,15 @@ class LibvirtHosts:
 
     def undefine(self, host: str, uuid: str) -> None:
         self._ask(_NOTHING, host, "undefine", uuid, what="undefine")
+
+    def resume(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "resume", uuid, what="resume")
+
+    def suspend(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "suspend", uuid, what="suspend")
+
+    def describe(self, host: str, uuid: str) -> str:
+        return self._ask(_WORDS, host, "describe", uuid)
 
     def facts(self, host: str) -> HostFacts:
         return self._ask(_FACTS, host, "facts")

@@ -63,16 +63,19 @@ class Migrator:
         """Ask for the migration, and wait until that was answered or given up. Never raises for what libvirt says or does not say."""
         seen = _Seen(watch)
         began = self.clock.monotonic()
-        why, answered = self._run(move, seen, stop, began)
+        why, answered, waited = self._run(move, seen, stop, began)
         return Requested(
             why=why,
             answered=answered,
+            waited_seconds=waited,
             seconds=self.clock.monotonic() - began,
             dirty_bytes_per_second=seen.dirty_bytes_per_second,
         )
 
-    def _run(self, move: Move, watch: Watch, stop: threading.Event, began: float) -> tuple[str | None, bool]:
-        """What went wrong, or None; and whether libvirt has answered the request."""
+    def _run(
+        self, move: Move, watch: Watch, stop: threading.Event, began: float
+    ) -> tuple[str | None, bool, float | None]:
+        """What went wrong, or None; whether libvirt has answered the request; how long the domain waited for its start."""
         why: str | None = None
         limit = self.timeout_seconds
         bandwidth = self.bandwidth_mib_per_second
@@ -89,12 +92,12 @@ class Migrator:
                         break
                     self._look(move, watch)
                 else:
-                    return migration.error, True
+                    return migration.error, True, migration.waited_seconds
                 if not migration.ended(_ABORT_SECONDS):
-                    return f"{why}, and libvirt has not ended it after {_ABORT_SECONDS:g} s more", False
-                return (why if migration.error else None), True
+                    return f"{why}, and libvirt has not ended it after {_ABORT_SECONDS:g} s more", False, None
+                return (why if migration.error else None), True, migration.waited_seconds
         except LibvirtError as error:  # no process could be started to ask
-            return str(error), False
+            return str(error), False, None
 
     def _look(self, move: Move, watch: Watch) -> None:
         try:

@@ -43,15 +43,24 @@ class Verdict:
     leftover: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """The domain waits on its destination to be started, and its source cannot start it any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StillOpen:
-    """The end is not known. ``hosts``: those that must be left alone. ``text`` completes "h1 is unknown: "."""
+    """The end is not known. ``hosts``: those that must be left alone. ``text`` completes "h1 is unknown: ".
+
+    ``running``: where it runs, if that is on more than one host.
+    """
 
     kind: UnsettledKind
     hosts: tuple[str, ...]
     text: str
     progress: Progress | None = None
     silent: bool = False  # a host did not answer
+    running: tuple[str, ...] = ()
 
 
 def reconcile(
@@ -63,7 +72,7 @@ def reconcile(
     now: float,
     *,
     answered: bool = False,
-) -> Verdict | StillOpen:
+) -> Verdict | StillOpen | Arrived:
     """What became of an entry that has begun.
 
     ``job``: the domain's job on the source, asked before the rest. ``here``, ``there``: how the domain stands on the source and the
@@ -75,16 +84,20 @@ def reconcile(
     name = f"the migration of {move.domain} from {move.source} to {move.destination}"
     if isinstance(job, Progress):
         return _open(entry, UnsettledKind.MIGRATING, f"{name} is still under way", progress=job)
-    active = [host for host, answer in (ends | dict(others)).items() if answer in SETTLED]
+    known = ends | dict(others)
+    active = [host for host, answer in known.items() if answer in SETTLED]
     if len(active) > 1:
         return StillOpen(
             kind=UnsettledKind.TWICE,
             hosts=tuple(dict.fromkeys((*ends, *active))),
             text=f"{move.domain} is active on {' and '.join(active)} at once, since {name}",
+            running=tuple(host for host in active if known[host] is Presence.RUNNING),
         )
     for answer in (job, here, there):
         if isinstance(answer, Silent):
             return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {answer.why}", silent=True)
+    if there is Presence.PAUSED and entry.is_open and entry.left_from is None:  # no job could start it on the source
+        return Arrived()
     places = ", ".join(f"{answer} on {host}" for host, answer in ends.items())
     if Presence.MIGRATING in (here, there):
         return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {places}")
@@ -117,6 +130,18 @@ def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str,
     silent = [host for host, answer in others.items() if isinstance(answer, Silent)]
     unheard = f"; no answer from {', '.join(silent)}" if silent else ""
     return Verdict(result=Result.FAILED, places=f"{places}, active on no host{unheard}", lost=True)
+
+
+def stale_copy(entry: JournalEntry, running: tuple[str, ...], *, started: bool | None) -> str | None:
+    """Of a domain that runs on both ends of its migration: the host whose copy the journal proves to be the stale one, or None.
+
+    ``started``: whether the domain was started on the destination for this entry, which is done only after its source has given it up;
+    None where that is not known, as after a restart.
+    """
+    move = entry.move
+    if set(running) != {move.source, move.destination} or (started is None and entry.result is not Result.FAILED):
+        return None
+    return move.source if started else move.destination
 
 
 def is_away(here: Answer, there: Answer) -> bool:

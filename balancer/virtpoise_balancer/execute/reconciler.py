@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -19,7 +19,16 @@ import structlog
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.hosts import Completed, Hosts
-from virtpoise_balancer.execute.reconcile import Answer, Silent, StillOpen, Verdict, is_away, reconcile
+from virtpoise_balancer.execute.reconcile import (
+    Answer,
+    Arrived,
+    Silent,
+    StillOpen,
+    Verdict,
+    is_away,
+    reconcile,
+    stale_copy,
+)
 from virtpoise_balancer.model import (
     JournalEntry,
     MigrationOutcome,
@@ -55,11 +64,15 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requested:
-    """What was seen of a request. It is no end. ``why``: what went wrong; ``answered``: libvirt has answered it."""
+    """What was seen of a request. It is no end. ``why``: what went wrong; ``answered``: libvirt has answered it.
+
+    ``waited_seconds``: for how long the domain waited on its destination to be started there.
+    """
 
     why: str | None = None
     answered: bool = True
     seconds: float | None = None
+    waited_seconds: float | None = None
     dirty_bytes_per_second: float | None = None
 
 
@@ -80,6 +93,8 @@ class Reconciler:
     _held: set[int] = field(default_factory=set)  # entries that the executor works on
     _asking: dict[int, Thread] = field(default_factory=dict)
     _requested: dict[int, Requested] = field(default_factory=dict)
+    _started: set[int] = field(default_factory=set)  # entries whose domain was started on its destination by `_start`
+    _suspended: dict[int, str] = field(default_factory=dict)  # where the stale copy of an entry was suspended
     _unwritten: dict[int, tuple[Move, MigrationOutcome]] = field(default_factory=dict)
     _found: dict[int, StillOpen] = field(default_factory=dict)
     _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
@@ -107,9 +122,10 @@ class Reconciler:
     def settle(self, entry: JournalEntry, group: Collection[str] = ()) -> MigrationOutcome | StillOpen:
         """Ask the world once; write the end if there is one. ``group``: all its hosts."""
         found = self._ask(entry, group)
+        if isinstance(found, Arrived):
+            found = self._start(entry, group)
         if isinstance(found, StillOpen):
-            self._keep_open(entry, found)
-            return found
+            return self._keep_open(entry, found)
         outcome = self._outcome(entry, found)
         self.end(entry.id, entry.move, outcome)
         return outcome
@@ -125,6 +141,8 @@ class Reconciler:
         self._unwritten.pop(migration_id, None)
         if not outcome.lost:  # what libvirt has answered still counts when the domain is found again
             self._requested.pop(migration_id, None)
+        self._started.discard(migration_id)
+        self._suspended.pop(migration_id, None)
         self._found.pop(migration_id, None)
         self._open.pop(migration_id, None)
         if written is Written.CORRECTED:
@@ -202,7 +220,23 @@ class Reconciler:
             with self._lock:
                 self._asking.pop(entry.id, None)
 
-    def _ask(self, entry: JournalEntry, group: Collection[str]) -> Verdict | StillOpen:
+    def _start(self, entry: JournalEntry, group: Collection[str]) -> Verdict | StillOpen:
+        """Start the domain on its destination. What is known then."""
+        move = entry.move
+        text = f"{move.domain} waits on {move.destination} to be started"
+        try:
+            self.hosts().resume(move.destination, move.uuid)
+        except LibvirtError as error:
+            text = f"{text}: {error}"
+        else:
+            log.info("a domain was started where it had arrived", domain=move.domain, host=move.destination)
+            self._started.add(entry.id)
+            found = self._ask(entry, group)
+            if not isinstance(found, Arrived):
+                return found
+        return StillOpen(kind=UnsettledKind.UNKNOWN, hosts=(move.source, move.destination), text=text)
+
+    def _ask(self, entry: JournalEntry, group: Collection[str]) -> Verdict | StillOpen | Arrived:
         hosts, move = self.hosts(), entry.move
         job: Progress | Silent | None
         try:
@@ -219,12 +253,40 @@ class Reconciler:
         answered = self._requested.get(entry.id, _NOT_SEEN).answered
         return reconcile(entry, job, here, there, others, self.clock.now(), answered=answered)
 
-    def _keep_open(self, entry: JournalEntry, found: StillOpen) -> None:
+    def _keep_open(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
+        if found.kind is UnsettledKind.TWICE:
+            found = self._secured(entry, found)
         self._found[entry.id] = found
         contradicts = found.progress is not None or found.kind is UnsettledKind.TWICE
         if entry.result is not None and not entry.lost and contradicts:
             log.warning("the end of a migration is taken back", domain=entry.move.domain, why=found.text)
             self.journal.reopen(entry.id, found.text)
+        return found
+
+    def _secured(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
+        """With what distinguishes the copies. Suspends the one that is proven to be stale: its disks are at stake."""
+        hosts, move = self.hosts(), entry.move
+        copies = described(hosts, found.hosts, move.uuid)
+        stale = stale_copy(entry, found.running, started=self._was_started(entry))
+        if stale is not None:
+            kept = move.destination if stale == move.source else move.source
+            try:
+                hosts.suspend(stale, move.uuid)
+            except LibvirtError as error:
+                copies += f". The copy on {stale} is stale, and cannot be suspended: {error}"
+            else:
+                log.error("the stale copy of a domain was suspended", domain=move.domain, host=stale, goes_on=kept)
+                self._suspended[entry.id] = stale
+        if entry.id in self._suspended:
+            copies += f". The copy on {self._suspended[entry.id]} is stale, and was suspended"
+        return replace(found, text=f"{found.text}. {copies}")
+
+    def _was_started(self, entry: JournalEntry) -> bool | None:
+        """Whether this process has started the domain on its destination; None where that is not certain."""
+        requested = self._requested.get(entry.id, _NOT_SEEN)
+        if entry.id in self._started or requested.waited_seconds is not None:
+            return True
+        return False if requested.answered and requested.why else None
 
     def _outcome(self, entry: JournalEntry, verdict: Verdict) -> MigrationOutcome:
         if self._stop.is_set():
@@ -238,11 +300,12 @@ class Reconciler:
                 figures = self.hosts().completed(move.destination, move.uuid)
         else:
             why = f"{requested.why or 'the migration ended'}: {verdict.places}"
+        downtime = figures.downtime_seconds  # as libvirt counts it: until the domain waits to be started
         return MigrationOutcome(
             result=verdict.result,
             why=why,
             seconds=figures.seconds if requested.seconds is None else requested.seconds,
-            downtime_seconds=figures.downtime_seconds,
+            downtime_seconds=None if downtime is None else downtime + (requested.waited_seconds or 0.0),
             transferred_bytes=figures.transferred_bytes,
             dirty_bytes_per_second=requested.dirty_bytes_per_second,
             lost=verdict.lost,
@@ -265,6 +328,15 @@ def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
         return hosts.presence(host, uuid)
     except LibvirtError as error:
         return Silent(str(error))
+
+
+def described(hosts: Hosts, places: Iterable[str], uuid: str) -> str:
+    """What distinguishes the copies of a domain on these hosts, in words."""
+    found = []
+    for host in places:
+        with contextlib.suppress(LibvirtError):
+            found.append(f"On {host}: {hosts.describe(host, uuid)}")
+    return "; ".join(found)
 
 
 def _unsettled(entry: JournalEntry, found: StillOpen | None) -> Unsettled:

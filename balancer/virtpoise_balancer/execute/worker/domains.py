@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import libvirt
 
 from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.execute.worker.connection import Connection
 
 _FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
@@ -12,6 +15,7 @@ _FLAGS = (
     | libvirt.VIR_MIGRATE_PERSIST_DEST
     | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+    | libvirt.VIR_MIGRATE_PAUSED
 )
 
 _WHY_OFF = {
@@ -26,6 +30,17 @@ _PAUSED_BY_A_MIGRATION = (
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
 )
+_RUNNING_SINCE = {
+    libvirt.VIR_DOMAIN_RUNNING_BOOTED: "started here",
+    libvirt.VIR_DOMAIN_RUNNING_MIGRATED: "arrived by a migration",
+    libvirt.VIR_DOMAIN_RUNNING_UNPAUSED: "resumed here",
+    libvirt.VIR_DOMAIN_RUNNING_MIGRATION_CANCELED: "resumed here after a migration that failed",
+}
+_JOB_ENDS = {libvirt.VIR_DOMAIN_JOB_COMPLETED: "completed", libvirt.VIR_DOMAIN_JOB_FAILED: "failed"}
+_MIGRATIONS = {
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: "a migration to here",
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: "a migration away",
+}
 
 
 def active_domains(connection: libvirt.virConnect) -> int:
@@ -70,17 +85,77 @@ def completed_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object
 
 
 def migrate(
-    connection: libvirt.virConnect, uuid: str, target: str, bandwidth_mib_per_second: int | None, encrypted: bool
-) -> None:
-    """Migrate the domain to the daemon at ``target``; returns when it has ended. ``encrypted``: its memory crosses the network by TLS.
+    connection: libvirt.virConnect,
+    uuid: str,
+    target: str,
+    watched: str,
+    bandwidth_mib_per_second: int | None,
+    encrypted: bool,
+) -> float | None:
+    """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended. ``encrypted``: its memory crosses the
+    network by TLS. ``target``: the destination's address for the source's daemon; ``watched``: the same for this process.
 
     Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the destination and undefined
-    on the source, so that no stale definition stays behind (https://libvirt.org/migration.html).
+    on the source, so that no stale definition stays behind (https://libvirt.org/migration.html). It arrives paused, and is started when
+    libvirt has reported that the source has given it up: libvirt alone may come to start it on both hosts (decision 36).
+
+    Returns for how many seconds it waited there; None where that was not seen, or it is still to be started.
     """
     bandwidth = bandwidth_mib_per_second
     parameters = {} if bandwidth is None else {libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: bandwidth}
     flags = _FLAGS | libvirt.VIR_MIGRATE_TLS if encrypted else _FLAGS
-    connection.lookupByUUIDString(uuid).migrateToURI3(target, parameters, flags)
+    there = Connection()
+    arrived: list[float] = []
+
+    moving = connection.lookupByUUIDString(uuid)
+    _ensure_may_resume(moving)
+
+    def note(_connection: object, domain: libvirt.virDomain, event: int, _detail: int, _nothing: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and domain.UUIDString() == uuid:
+            arrived.append(time.monotonic())
+
+    try:
+        there.to(watched).domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
+        moving.migrateToURI3(target, parameters, flags)
+        try:
+            resume(there.to(watched), uuid)
+        except libvirt.libvirtError:
+            return None  # it has arrived: whoever looks next starts it
+        return time.monotonic() - arrived[-1] if arrived else None
+    finally:
+        there.close()
+
+
+def _ensure_may_resume(running: libvirt.virDomain) -> None:
+    """libvirtError where this user may not resume domains, so that the domain would stay paused where it arrives."""
+    try:
+        running.resume()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # that is: it runs already
+            raise
+
+
+def resume(connection: libvirt.virConnect, uuid: str) -> None:
+    """Let the domain's CPUs run; where they run already this is no error."""
+    connection.lookupByUUIDString(uuid).resume()
+
+
+def suspend(connection: libvirt.virConnect, uuid: str) -> None:
+    """Stop the domain's CPUs. Nothing of it is lost."""
+    connection.lookupByUUIDString(uuid).suspend()
+
+
+def describe(connection: libvirt.virConnect, uuid: str) -> str:
+    """What distinguishes this copy of the domain from others, in words: how it came to run, its CPU time, its last job."""
+    domain = connection.lookupByUUIDString(uuid)
+    state, reason = domain.state()
+    words = str(presence(connection, uuid))
+    if state == libvirt.VIR_DOMAIN_RUNNING and reason in _RUNNING_SINCE:
+        words += f", {_RUNNING_SINCE[reason]}"
+    words += f", {domain.info()[4] / 1e9:.0f} s of CPU time"
+    stats = domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED)
+    end, what = _JOB_ENDS.get(stats.get("type")), _MIGRATIONS.get(stats.get("operation"))
+    return f"{words}, last job: {what}, {end}" if end and what else f"{words}, no last job is known"
 
 
 def abort(connection: libvirt.virConnect, uuid: str) -> None:

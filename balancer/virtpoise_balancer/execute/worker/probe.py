@@ -8,7 +8,7 @@ domain at all. The source's daemon first connects to the destination and then re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from xml.etree import ElementTree as ET
 
 import libvirt
@@ -120,6 +120,14 @@ def unseen(connection: libvirt.virConnect, paths: Sequence[str]) -> list[str]:
     return missing
 
 
+def _unlocked(root: ET.Element) -> Iterator[str]:
+    """The disks that QEMU does not lock. It locks image files, unless other domains are to write to them as well."""
+    for disk in root.findall("./devices/disk"):
+        written = disk.get("device", "disk") in ("disk", "lun") and disk.find("readonly") is None
+        if written and (disk.get("type") != "file" or disk.find("shareable") is not None):
+            yield target.get("dev", "?") if (target := disk.find("target")) is not None else "?"
+
+
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     try:
         found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
@@ -146,6 +154,7 @@ def _needs(description: str) -> Needs:
     return Needs(
         name=root.findtext("name") or "?",
         machine=kind.get("machine") if (kind := root.find("./os/type")) is not None else None,
+        unlocked=() if root.find("./devices/lease") is not None else tuple(_unlocked(root)),
         disks=tuple(path for source in disk_sources if (path := source.get("file") or source.get("dev")) is not None),
         pools=tuple(sorted({pool for source in disk_sources if (pool := source.get("pool"))})),
         secrets=tuple(sorted({name for secret in secrets if (name := secret.get("uuid") or secret.get("usage"))})),
