@@ -125,7 +125,7 @@ class _Request:
                 self.heard = kernel.at
             if self.job is not None and self.job.over and there:
                 self.error = self.job.error
-                if self.error is None and world.arrives_paused and world.reachable(WE, self.job.destination):
+                if self.error is None and world.reachable(WE, self.job.destination):
                     kernel.sleep(0.02)
                     world.resume(self.uuid, self.job.destination)
                     self.waited_seconds = 0.02

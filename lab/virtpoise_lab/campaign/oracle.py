@@ -235,6 +235,9 @@ class Oracle:
         for entry in journal:
             if entry.result is None or entry.lost:
                 self._wrong(f"entry {entry.id} of {world.guests[entry.uuid].name} has no end")
+        for uuid in sorted(world.ran_twice):
+            if all(job.ours for job in world.jobs if job.uuid == uuid):
+                self._wrong(f"{world.guests[uuid].name} ran on two hosts at once")
         for what in run.kernel.escaped:
             self._wrong(f"an error reached the top of a thread: {what}")
 

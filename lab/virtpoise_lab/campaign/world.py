@@ -4,7 +4,8 @@ A migration goes the way of libvirt's peer-to-peer protocol, version 3: begin (s
 two QEMUs, whatever their daemons do), finish (destination), confirm (source). Each message needs both daemons and the way
 between them. The source gives one up that is not answered within the keep-alive. It stays in the other end's socket, and may
 be carried out late. After an unanswered finish the source resumes the domain, as libvirt does (qemu_migration.c: "if ddomain
-is NULL, then we were unable to start the guest on the target, and must restart on the source").
+is NULL, then we were unable to start the guest on the target, and must restart on the source"). A domain that the balancer
+migrates arrives paused; who asked for the migration starts it there.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ class World:
     jobs: list[Job] = field(default_factory=list)
     cut: set[frozenset[str]] = field(default_factory=set)  # ways that are cut; "balancer" is an end as well
     perform_seconds: float = 8.0
-    arrives_paused: bool = False  # whether a domain of ours waits on its destination to be started there
     doubled_since: dict[str, float] = field(default_factory=dict)
+    ran_twice: set[str] = field(default_factory=set)  # domains that ran on two hosts at once, if only for a moment
     on_step: list[Callable[[Job], None]] = field(default_factory=list)  # called right before a job takes its step
     process: VirtualProcess = field(default_factory=lambda: VirtualProcess("world"))
 
@@ -176,6 +177,8 @@ class World:
         self._count(uuid)
 
     def _count(self, uuid: str) -> None:
+        if list(self.places(uuid).values()).count(Presence.RUNNING) > 1:
+            self.ran_twice.add(uuid)
         if len(self.active_on(uuid)) > 1:
             self.doubled_since.setdefault(uuid, self.kernel.at)
         else:
@@ -403,7 +406,7 @@ class World:
         if copy is None or copy.job is not job:
             return "domain is not there any more"
         job.arrived = True
-        arrived = Presence.PAUSED if self.arrives_paused and job.ours else Presence.RUNNING
+        arrived = Presence.PAUSED if job.ours else Presence.RUNNING
         self.put(job.uuid, job.destination, arrived, persistent=True)
         return None
 
