@@ -16,7 +16,7 @@ from virtpoise_balancer.execute.copies import Copies
 from virtpoise_balancer.execute.executor import InFlight, LibvirtExecutor
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.reach import Reach
-from virtpoise_balancer.execute.reconcile import StillOpen, Verdict, reconcile
+from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge import journal
 from virtpoise_balancer.knowledge.schema import migrations
@@ -41,7 +41,9 @@ class Mutant:
 def _twice_is_not_seen(patch: Patch) -> None:
     """V1: a domain that runs on both hosts is a failure with nothing to do."""
 
-    def blind(entry: JournalEntry, job: Any, here: Any, there: Any, *rest: Any, **more: Any) -> Verdict | StillOpen:
+    def blind(
+        entry: JournalEntry, job: Any, here: Any, there: Any, *rest: Any, **more: Any
+    ) -> Verdict | StillOpen | Arrived:
         if here is Presence.RUNNING:
             there = Presence.ABSENT
         return reconcile(entry, job, here, there, *rest, **more)
@@ -53,7 +55,9 @@ def _twice_is_not_seen(patch: Patch) -> None:
 def _a_job_is_no_obstacle(patch: Patch) -> None:
     """V2: a verdict while the job runs on."""
 
-    def hasty(entry: JournalEntry, job: Any, here: Any, there: Any, *rest: Any, **more: Any) -> Verdict | StillOpen:
+    def hasty(
+        entry: JournalEntry, job: Any, here: Any, there: Any, *rest: Any, **more: Any
+    ) -> Verdict | StillOpen | Arrived:
         between = here is Presence.MIGRATING or there is Presence.MIGRATING
         if between or job is not None:
             return Verdict(result=Result.FAILED, places=f"{here} here, {there} there")
