@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
@@ -18,5 +19,5 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> AloneLast | None:
-    return AloneLast(config) if config.getoption("dist") == "loadfile" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> AloneLast | None:
+    return AloneLast(config, log) if config.getoption("dist") == "loadfile" else None

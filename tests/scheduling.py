@@ -9,15 +9,14 @@ from pathlib import Path
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-ROOT = Path(__file__).parents[1]
 # Hosts and machines take the CPUs of this machine; what is marked "alone" floods it, or measures time or memory.
-MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|alone)\b", re.MULTILINE)
-ALONE = "alone"
+_MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|alone)\b", re.MULTILINE)
+_ALONE = "alone"
 
 
 @cache
-def is_alone(file: str) -> bool:
-    return MARK.search((ROOT / file).read_text(encoding="utf-8")) is not None
+def _is_alone(file: Path) -> bool:
+    return _MARK.search(file.read_text(encoding="utf-8")) is not None
 
 
 class AloneLast(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
@@ -25,12 +24,12 @@ class AloneLast(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return ALONE if is_alone(file) else file
+        return _ALONE if _is_alone(self.config.rootpath / file) else file
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if ALONE in self.workqueue:
-            self.workqueue.move_to_end(ALONE)
-        if next(iter(self.workqueue)) == ALONE and len(self.nodes) > 1:
+        if _ALONE in self.workqueue:
+            self.workqueue.move_to_end(_ALONE)
+        if next(iter(self.workqueue)) == _ALONE and len(self.nodes) > 1:
             # One process after the other ends. The last one waits until it is alone: ``remove_node``.
             if any(not other.shutting_down for other in self.nodes if other is not node):
                 node.shutdown()

@@ -461,14 +461,14 @@ def meanwhile(store: Store, act: Callable[[], object]) -> Iterator[None]:
 def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: str, draining: bool) -> None:
     """The cycle has read that nothing drains (or that h2 does), and writes the back-offs of all hosts."""
     cycle, _, acting = make(store, *BUSY)
-    other = Store.open(url, clock=FakeClock(1004.0))
-    run(cycle, 1000.0)
-    ended(store, acting, 1005.0)
-    acting.busy = False
-    if not draining:
-        other.order_drain("h2", draining=True)
-    with meanwhile(store, lambda: other.order_drain("h2", draining=draining)):
-        run(cycle, 1010.0)
+    with closing(Store.open(url, clock=FakeClock(1004.0))) as other:
+        run(cycle, 1000.0)
+        ended(store, acting, 1005.0)
+        acting.busy = False
+        if not draining:
+            other.order_drain("h2", draining=True)
+        with meanwhile(store, lambda: other.order_drain("h2", draining=draining)):
+            run(cycle, 1010.0)
     assert set(store.recall(0).backoffs) == {"h1", "h2"}
     assert store.standing_orders().drains["h2"].draining is draining
     states = {host.name: host.state for host in run(cycle, 1020.0).observation.snapshot.hosts}  # type: ignore[union-attr]

@@ -360,7 +360,8 @@ def test_an_unforeseen_failure_of_a_cycle_is_logged_and_written_down_and_the_nex
         log.wait_for(CALM)
 
     while_it_runs(Daemon(write(tmp_path)), act)
-    said = [(row.result, row.sentence) for row in Store.open(f"sqlite:///{tmp_path}/state.db").cycles(10)]
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db")) as store:
+        said = [(row.result, row.sentence) for row in store.cycles(10)]
     assert ("failed", "unforeseen: KeyError: 'h9'") in said
     assert [result for result, _ in said] == ["idle", "failed", "idle"]
 

@@ -125,8 +125,8 @@ def test_applying_is_for_a_balancer_that_runs_and_is_not_paused(store: Store) ->
     with pytest.raises(Refused, match="paused by alice: resume first"):
         take.apply({("u", "h2")}, ALICE)
     assert carried == []
-    with pytest.raises(Refused, match="only a running balancer makes moves"):
-        orders(Store.open("sqlite://")).apply({("u", "h2")}, ALICE)
+    with closing(Store.open("sqlite://")) as other, pytest.raises(Refused, match="only a running balancer makes moves"):
+        orders(other).apply({("u", "h2")}, ALICE)
 
 
 def test_what_nobody_foresaw_is_journalled_as_refused_and_told_in_one_line(store: Store) -> None:

@@ -2,7 +2,8 @@
 
 import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ POLICY = Policy(cpu=Trigger(threshold=0.7))
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(f"sqlite:///{tmp_path}/state.db", clock=FakeClock(1005.0))
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store.open(f"sqlite:///{tmp_path}/state.db", clock=FakeClock(1005.0))) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -305,7 +305,7 @@ def test_a_source_is_given_the_address_by_which_hosts_reach_each_other() -> None
     asked.reaches("h1", "h2")
     with asked.migration(UUID, "h1", "h2", 7):
         pass
-    assert sent == [("a", ("reaches", "h1", "b?peer")), ("a", ("migrate", UUID, "b?peer", 7, True))]
+    assert sent == [("a", ("reaches", "h1", "b?peer")), ("a", ("migrate", UUID, "b?peer", "b", 7, True))]
 
 
 @pytest.mark.parametrize("value", ["somewhere", None, 3, {"running": True}])

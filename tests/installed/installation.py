@@ -48,13 +48,6 @@ class Installation:
         """Where each domain runs: the host by the domain's name."""
         return {name: host for host in HOSTS for name in self.machines[host].run("virsh list --name").split()}
 
-    def drain(self, host: str) -> None:
-        """Empties a host by order, and takes the order back."""
-        self.manager.run(f"virtpoise drain {host} --wait", seconds=120)
-        self.manager.run(f"virtpoise undrain {host}")
-        assert not self.machines[host].run("virsh list --name").strip()
-        assert set(self.guests()) == set(GUESTS)
-
     def migrate(self, domain: str, source: str, destination: str, bandwidth_mib_per_second: int = 0) -> str:
         """Migrates as the balancer does, with its user, its code and its configuration. Returns libvirt's error, or "done"."""
         uuid = self.machines[source].run(f"virsh domuuid {domain}").strip()

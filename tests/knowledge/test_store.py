@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, insert, literal, select, text
+from sqlalchemy import NullPool, create_engine, insert, literal, select, text
 
 from builders import domain, group, host, thesis_policy
 from storing import record
@@ -74,7 +74,7 @@ def give_verdict(store: Store, prediction: DuePrediction, verdict: Measured) -> 
 
 
 def test_the_tables_are_those_of_the_schema(store: Store, url: str) -> None:
-    with create_engine(url).connect() as connection:
+    with create_engine(url, poolclass=NullPool).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 

@@ -1,6 +1,7 @@
 """Stores of other versions: an older one is upgraded with what it holds, by the balancer alone; a newer one is refused."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 import virtpoise_balancer.knowledge
 from builders import domain, group, host, thesis_policy
@@ -32,7 +33,7 @@ def of_version(url: str, version: str) -> None:
     """The tables of an earlier version, made by its own revisions, with something in each that must be kept."""
     config = Config()
     config.set_main_option("script_location", str(Path(virtpoise_balancer.knowledge.__file__).parent / "migrations"))
-    with create_engine(url).begin() as connection:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, version)
         run = connection.execute
@@ -66,19 +67,19 @@ def of_version(url: str, version: str) -> None:
 @pytest.mark.parametrize("version", ["0001", "0002", "0003"])
 def test_an_older_store_is_upgraded_with_all_that_it_holds(url: str, version: str) -> None:
     of_version(url, version)
-    store = Store.open(url, upgrade=True)
-    memory = store.recall(0)
-    assert memory.backoffs == {
-        "h1": Backoff(host="h1", counted_from=900, penalty_from=950, penalty_until=1140, failures=2),
-        "h2": Backoff(host="h2", counted_from=901),
-    }
-    assert memory.orders.drains == {"h1": DrainOrder(host="h1", draining=True, at=0)}
-    assert memory.orders.overrides.paused is not None
-    assert memory.orders.overrides.paused.who == "alice"
-    assert [(ended.id, ended.plan) for ended in memory.ended_plans] == [(7, MADE)]
-    assert [(plan.id, plan.moves, plan.replayable) for plan in store.plans(5)] == [(8, 0, False), (7, 1, False)]
-    assert [record.domain for record in store.history(5)] == ["a"]
-    with create_engine(url).connect() as connection:
+    with closing(Store.open(url, upgrade=True)) as store:
+        memory = store.recall(0)
+        assert memory.backoffs == {
+            "h1": Backoff(host="h1", counted_from=900, penalty_from=950, penalty_until=1140, failures=2),
+            "h2": Backoff(host="h2", counted_from=901),
+        }
+        assert memory.orders.drains == {"h1": DrainOrder(host="h1", draining=True, at=0)}
+        assert memory.orders.overrides.paused is not None
+        assert memory.orders.overrides.paused.who == "alice"
+        assert [(ended.id, ended.plan) for ended in memory.ended_plans] == [(7, MADE)]
+        assert [(plan.id, plan.moves, plan.replayable) for plan in store.plans(5)] == [(8, 0, False), (7, 1, False)]
+        assert [record.domain for record in store.history(5)] == ["a"]
+    with create_engine(url, poolclass=NullPool).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
@@ -86,7 +87,7 @@ def test_only_the_balancer_upgrades_a_store(url: str) -> None:
     of_version(url, "0003")
     with pytest.raises(BadInput, match=r"was written by an older virtpoise \(tables 0003, .*restart the balancer"):
         Store.open(url)
-    with create_engine(url).connect() as connection:
+    with create_engine(url, poolclass=NullPool).connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0003"
 
 
@@ -94,14 +95,14 @@ def test_only_the_balancer_upgrades_a_store(url: str) -> None:
 @pytest.mark.parametrize("version", ["0099", "abc"])
 def test_a_newer_store_is_refused_in_one_line(url: str, version: str, upgrade: bool) -> None:
     Store.open(url).close()
-    with create_engine(url).begin() as connection:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
     with pytest.raises(BadInput, match=f"written by a newer virtpoise \\(tables {version}, .*: upgrade virtpoise$"):
         Store.open(url, upgrade=upgrade)
 
 
 def test_another_programs_tables_are_refused_in_one_line(url: str) -> None:
-    with create_engine(url).begin() as connection:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.execute(text("CREATE TABLE guests (id INTEGER)"))
     with pytest.raises(BadInput, match=r"expected tables of virtpoise, got guests$"):
         Store.open(url, upgrade=True)
@@ -109,11 +110,11 @@ def test_another_programs_tables_are_refused_in_one_line(url: str) -> None:
 
 def test_an_upgrade_that_fails_leaves_the_store_as_it_was(url: str) -> None:
     of_version(url, "0003")
-    with create_engine(url).begin() as connection:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.execute(text("CREATE TABLE backoffs (id INTEGER)"))  # in the way of the new table
     with pytest.raises(BadInput, match="cannot be opened: table backoffs already exists"):
         Store.open(url, upgrade=True)
-    with create_engine(url).connect() as connection:
+    with create_engine(url, poolclass=NullPool).connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM standings")).scalar() == 2
         document = connection.execute(text("SELECT document FROM plans WHERE id = 7")).scalar_one()
         assert json.loads(document)["moves"]

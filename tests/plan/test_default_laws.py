@@ -20,7 +20,7 @@ groups = st.builds(lambda make, seed: make(seed), st.sampled_from([random_group,
 
 @given(seeds)
 @example(1158)
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
@@ -34,7 +34,7 @@ def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
 @given(seeds)
 @example(3374)  # what it runs on a fast host is more than its vCPUs can on the slow one
 @example(26772)  # what the load formula is off by on a destination is made by a domain that leaves it first
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed: int) -> None:
     snapshot, policy = varied_group(seed)
     _, faults = carry_out(snapshot, policy, plan(snapshot, policy))
@@ -43,7 +43,7 @@ def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed:
 
 @given(seeds)
 @example(513)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
     """Without any one of the moves that relieve a host not all would be relieved by half a point, or another not fit: no overshoot."""
     snapshot, policy = random_group(seed)
@@ -58,7 +58,7 @@ def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_planning_after_a_plan_that_solved_gives_no_move(seed: int) -> None:
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
@@ -70,7 +70,7 @@ def test_planning_after_a_plan_that_solved_gives_no_move(seed: int) -> None:
 
 @pytest.mark.parametrize("make", [random_group, busy_network])
 @given(seed=seeds)
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 def test_planning_again_after_any_prefix_of_a_plan_reaches_a_legal_solved_end_that_is_no_longer(
     make: Callable[[int], tuple[Snapshot, Policy]], seed: int
 ) -> None:
@@ -95,7 +95,7 @@ def test_the_groups_with_busy_networks_have_uplinks_to_relieve() -> None:
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_a_group_without_overload_gives_an_empty_plan(seed: int) -> None:
     snapshot, policy = random_group(seed)
     calm = replace(snapshot, hosts=tuple(replace(h, cpu_ratio=(0.6, 0.95, 0.7)) for h in snapshot.hosts))
@@ -104,7 +104,7 @@ def test_a_group_without_overload_gives_an_empty_plan(seed: int) -> None:
 
 
 @given(groups, seeds)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_the_same_group_gives_the_same_plan_in_whatever_order_it_is_told(
     one: tuple[Snapshot, Policy], seed: int
 ) -> None:
@@ -120,7 +120,7 @@ def test_the_same_group_gives_the_same_plan_in_whatever_order_it_is_told(
 
 @pytest.mark.parametrize("missing", [{"state": HostState.UNKNOWN}, {"cpu_ratio": ()}])
 @given(seed=seeds)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_a_host_without_data_is_never_touched(seed: int, missing: dict[str, object]) -> None:
     snapshot, policy = random_group(seed)
     unknown = snapshot.hosts[seed % len(snapshot.hosts)].name
@@ -131,7 +131,7 @@ def test_a_host_without_data_is_never_touched(seed: int, missing: dict[str, obje
 
 
 @given(seeds, st.floats(0.01, 0.1))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_a_larger_threshold_never_takes_more_moves(seed: int, more: float) -> None:
     snapshot, _ = random_group(seed)
     small = settled(POLICY)
@@ -147,7 +147,7 @@ def essence(made: Plan) -> list[tuple[str, str, str, int]]:
 
 
 @given(seeds, st.sampled_from([2, 4]))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_larger_machines_with_larger_domains_are_planned_alike(seed: int, factor: int) -> None:
     """Faster CPUs, more memory and wider uplinks. The number of CPUs is no mere scale: among more of them fewer vCPUs wait."""
     snapshot, policy = varied_group(seed)
@@ -177,7 +177,7 @@ def test_larger_machines_with_larger_domains_are_planned_alike(seed: int, factor
 
 
 @given(seeds, st.sampled_from([0.5, 2.0]))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_only_the_ratio_of_speeds_counts(seed: int, factor: float) -> None:
     snapshot, policy = random_group(seed)
     faster = replace(snapshot, hosts=tuple(replace(h, cpu_speed=factor) for h in snapshot.hosts))

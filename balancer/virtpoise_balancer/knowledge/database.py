@@ -34,12 +34,11 @@ class Database:
         """
         try:
             database = cls(url)
-            with database.reading() as connection:
-                current = _check(connection, url, upgrade=upgrade)
-            if not current:
-                with database.writing() as connection:
-                    if not _check(connection, url, upgrade=upgrade):  # another process may have been faster
-                        _upgrade(connection)
+            try:
+                database._bring_up_to_date(url, upgrade=upgrade)
+            except BaseException:
+                database.close()
+                raise
         except (
             SQLAlchemyError,
             OSError,
@@ -49,6 +48,14 @@ class Database:
             reason = getattr(error, "orig", None) or error
             raise BadInput(f"state.url: {url}: cannot be opened: {str(reason).splitlines()[0]}") from None
         return database
+
+    def _bring_up_to_date(self, url: str, *, upgrade: bool) -> None:
+        with self.reading() as connection:
+            if _check(connection, url, upgrade=upgrade):
+                return
+        with self.writing() as connection:
+            if not _check(connection, url, upgrade=upgrade):  # another process may have been faster
+                _upgrade(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
