@@ -29,7 +29,7 @@ Patch = pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Mutant:
-    """``fault``: what it is looked for with. ``seed``: of a run that finds it. ``found``: what that run complains of, in part."""
+    """``faults`` and ``seed``: of a run that finds it. ``found``: a part of that run's violation."""
 
     name: str
     put_back: Callable[[Patch], None]
@@ -143,7 +143,7 @@ def _attempts_share_a_key(patch: Patch) -> None:
 
 
 def _an_error_is_an_end(patch: Patch) -> None:
-    """V7: any error after libvirt was told to migrate is a failure at once."""
+    """V7: any error after the request for a migration is a failure at once."""
     settle = Reconciler.settle
 
     def hasty(self: Reconciler, entry: JournalEntry, group: Any = ()) -> MigrationOutcome | StillOpen:

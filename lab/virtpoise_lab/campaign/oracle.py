@@ -72,7 +72,7 @@ class Oracle:
     # --- while it runs ------------------------------------------------------------------------------------------------
 
     def request(self, process: VirtualProcess, uuid: str, source: str, destination: str) -> None:
-        """Before a migration is asked for."""
+        """Before the balancer asks for a migration."""
         world, now = self.run.world, self.run.kernel.at
         name = world.guests[uuid].name
         written = [one for one in self.entries() if one.uuid == uuid and one.began is not None and one.result is None]
@@ -120,7 +120,7 @@ class Oracle:
         if balancer.longest_turn > self.interval_seconds and not self._has("prometheus", "store"):
             self._wrong(f"a turn took {balancer.longest_turn:.1f} s")
         if balancer.hosts.most_counting > 1:
-            self._wrong("a host is asked for its domains by two threads at once")
+            self._wrong("two threads ask a host for its domains at once")
         if not balancer.leads:
             return
         entries = self.entries()

@@ -286,7 +286,7 @@ class Run:
 
 @contextmanager
 def _logged(keep: Callable[[str, str, Mapping[str, Any]], None]) -> Iterator[None]:
-    """All that the balancer logs goes here meanwhile."""
+    """In the block, all that the balancer logs goes to ``keep`` alone."""
 
     def catch(_logger: object, level: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         keep(level, str(event.pop("event")), event)

@@ -55,7 +55,7 @@ class Copy:
 
     state: Presence
     persistent: bool = True
-    job: Job | None = None  # of which it is the incoming end
+    job: Job | None = None  # on its destination, while it has not arrived
 
 
 @dataclass(eq=False)
@@ -228,7 +228,7 @@ class World:
             self.put(uuid, host, copy.state)
 
     def start_again(self, uuid: str) -> None:
-        """A person starts a domain that is down, where it is defined, or defines it anew."""
+        """A person starts a domain that is down: where it is defined, or else anywhere."""
         guest, places = self.guests[uuid], self.places(uuid)
         guest.wanted_down = guest.lost = guest.crashed = False
         if any(state in ACTIVE for state in places.values()):
@@ -242,7 +242,7 @@ class World:
     # --- a migration --------------------------------------------------------------------------------------------------
 
     def migrate(self, uuid: str, source: str, destination: str, *, ours: bool) -> Job:
-        """The source's daemon is asked for a migration, and begins it once it can."""
+        """Ask the source's daemon for a migration, which it begins once it can."""
         seconds = self.perform_seconds * (0.5 + self.kernel.random.random())
         job = Job(uuid, source, destination, seconds, ours, self.kernel.at)
         self.jobs.append(job)
