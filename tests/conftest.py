@@ -2,11 +2,16 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from xdist.remote import Producer
+
+if TYPE_CHECKING:
+    from postgresql import Server
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
@@ -17,6 +22,16 @@ settings.register_profile("desk", deadline=None)
 # CI judges a change, so the same change gets the same examples there; at a desk each run tries others.
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator["Server"]:
+    """A PostgreSQL server of the tests' own."""
+    from postgresql import Server
+
+    server = Server()
+    yield server
+    server.close()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> AloneLast | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.formats import INCONSISTENT, problems
 from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, uri_of
-from virtpoise_balancer.http_config import HostName, HttpConfig, Section, http_url, with_key
+from virtpoise_balancer.http_config import HostName, HttpConfig, Section, http_url, unshown, with_key
 from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
@@ -33,6 +33,9 @@ WHICH_HOSTS = (
     "expected, for mode automatic, patterns of the hosts' names such as kvm*.example.org (or libvirt.hosts), "
     "so that no other target becomes a host"
 )
+
+# Of libpq, and none that holds a secret.
+_POSTGRESQL_OPTIONS = frozenset({"host", "port", "passfile", "service", "sslcert", "sslkey", "sslmode", "sslrootcert"})
 
 _MOST_SOCKET_PATH = 100  # unix(7) has room for 108 bytes
 
@@ -55,9 +58,33 @@ def _loopback(host: str) -> bool:
 
 
 def _database_url(url: str) -> str:
+    if url.startswith("postgresql"):
+        return _postgresql_url(url)
     # A file, and nothing else: the lock of the balancer that acts lies beside it.
     if not re.fullmatch(r"sqlite:////[^?]*[^?/]", url):
-        raise ValueError("a file of SQLite by its whole path, like sqlite:////var/lib/virtpoise/virtpoise.db")
+        raise ValueError(
+            "a file of SQLite by its whole path, like sqlite:////var/lib/virtpoise/virtpoise.db, "
+            "or a database like postgresql+psycopg://virtpoise@db.example.org/virtpoise"
+        )
+    return url
+
+
+def _postgresql_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        with_password = parts.password is not None or not options.keys() <= _POSTGRESQL_OPTIONS
+        well_formed = parts.scheme == "postgresql+psycopg" and bool(parts.path.strip("/")) and not parts.fragment
+        _ = parts.port
+    except ValueError:
+        with_password, well_formed = "@" in url, False
+    if with_password:  # the address is logged and shown, so it holds no secret
+        raise unshown(
+            "an address without a password (state.password_file, or libpq's passfile), whose query has only "
+            f"{', '.join(sorted(_POSTGRESQL_OPTIONS))}, since it is logged and shown"
+        )
+    if not well_formed or not url.isprintable():
+        raise ValueError("a database like postgresql+psycopg://virtpoise@db.example.org/virtpoise")
     return url
 
 
@@ -203,8 +230,15 @@ class StateStore(Section):
     """What the balancer remembers, and for how long."""
 
     url: Annotated[str, AfterValidator(_database_url)] = "sqlite:////var/lib/virtpoise/virtpoise.db"
+    password_file: Path | None = None
     keep_days: Annotated[int, Field(ge=1)] = 90
     keep_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite store; None for a database on a server."""
+        _, is_file, path = self.url.partition("sqlite:///")
+        return Path(path) if is_file else None
 
 
 class Migration(Section):
@@ -294,6 +328,8 @@ def check_secrets(config: Config) -> None:
     config.prometheus.access().check()
     if config.web.token_file is not None:
         read_tokens(config.web.token_file)
+    if config.state.password_file is not None:
+        check_secret(config.state.password_file, "state.password_file")
     if config.web.key_file is not None:
         check_secret(config.web.key_file, "web.key_file")
 

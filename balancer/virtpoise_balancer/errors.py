@@ -54,3 +54,15 @@ class LibvirtError(VirtpoiseError):
 
 class LibvirtSilent(LibvirtError):
     """A libvirt daemon did not answer in time."""
+
+
+class StoreError(VirtpoiseError):
+    """The store cannot be read or written."""
+
+
+class Deposed(StoreError):
+    """This balancer does not act any more, so nothing of what it decided is written. ``why``: in words."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"this balancer no longer acts: {why}")
+        self.why = why

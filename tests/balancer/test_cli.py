@@ -180,7 +180,7 @@ def written(tmp_path: Path, prometheus: str, listen: str = "127.0.0.1:0") -> Pat
 
 def with_store(config: Path) -> Path:
     """The configuration, once the balancer has run with it."""
-    wiring.make_store(read_config(config)).close()
+    wiring.make_store(read_config(config), lambda _row: None).close()
     return config
 
 
@@ -250,7 +250,7 @@ def test_a_store_that_refuses_what_it_is_asked_is_told(tmp_path: Path, nobody: s
     config = ["--config", str(with_store(written(tmp_path, nobody)))]
     with closing(sqlite3.connect(tmp_path / "state.db")) as database:
         database.execute("DROP TABLE migrations")
-    assert refused("history", *config) == "virtpoise: state.url: no such table: migrations"
+    assert "state.db: is incomplete, without migrations: restore it from a backup" in refused("history", *config)
 
 
 def test_help_comes_at_once_because_nothing_heavy_is_imported() -> None:

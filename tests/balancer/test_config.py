@@ -120,7 +120,12 @@ def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
         ),
         ("state: {url: 'sqlite:///here.db'}", "x.yml: state.url: expected a file of SQLite by its whole path"),
         ("state: {url: 'sqlite://'}", "x.yml: state.url: expected a file of SQLite"),
-        ("state: {url: 'postgresql://db/virtpoise'}", "x.yml: state.url: expected a file of SQLite"),
+        (
+            "state: {url: 'postgresql://db/virtpoise'}",
+            "x.yml: state.url: expected a database like postgresql+psycopg://",
+        ),
+        ("state: {url: 'postgresql+psycopg://db'}", "x.yml: state.url: expected a database like postgresql+psycopg://"),
+        ("state: {url: 'postgresql+psycopg://db:port/v'}", "x.yml: state.url: expected a database like postgresql"),
         ("web: {external_url: http://virtpoise.example.org}", "x.yml: web.external_url: expected an https address"),
         ("web: {external_url: virtpoise.example.org}", "x.yml: web.external_url: expected an address"),
         ("web: {listen_address: localhost}", "x.yml: web.listen_address: expected an address and a port"),
@@ -188,3 +193,32 @@ def test_one_key_in_two_sections_or_items_and_an_anchor_are_no_repetition() -> N
     rules = ", ".join(f"{{name: {name}, kind: ignore, domains: [x]}}" for name in "ab")
     text = f"policy: {{cpu: &t {{threshold: 0.7}}, memory: *t, rules: [{rules}]}}"
     assert parse_config(text, "x").policy.memory.threshold == 0.7
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:hunter2@db/virtpoise",
+        "postgresql+psycopg://u@db/virtpoise?password=hunter2",
+        "postgresql+psycopg://u@db/virtpoise?sslpassword=hunter2",
+        "postgresql+psycopg://u@db/virtpoise?options=hunter2",
+        "postgresql+psycopg://u:hunter2@[db/virtpoise",
+        "postgresql://u:hunter2@db/virtpoise",
+    ],
+)
+def test_a_password_in_the_address_of_the_store_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(BadInput, match=r"^x\.yml: state\.url: expected an address without a password") as refused:
+        parse_config(f"state: {{url: '{url}'}}", "x.yml")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://virtpoise@db.example.org/virtpoise",
+        "postgresql+psycopg:///virtpoise?host=/run/postgresql",
+        "postgresql+psycopg://v@db:5433/virtpoise?sslmode=verify-full&sslrootcert=/etc/ca.pem&passfile=/etc/pgpass",
+    ],
+)
+def test_a_database_of_postgresql_is_accepted(url: str) -> None:
+    assert parse_config(f"state: {{url: '{url}'}}", "x.yml").state.url == url

@@ -385,6 +385,23 @@ def test_a_broken_row_of_the_store_is_named_once_and_counted(tmp_path: Path, hos
     assert not any("a row of the store" in line for line in log.rest())
 
 
+def test_a_store_that_cannot_be_read_fails_cycles_in_words_until_it_can(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+    made = Daemon(write(tmp_path))
+
+    def act() -> None:
+        log.wait_for(CALM)
+        with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+            database.execute("ALTER TABLE drains RENAME TO elsewhere")
+        line = log.wait_for("nothing is done: state.url: no such table: drains", "error")
+        assert "unforeseen" not in line
+        assert b"virtpoise_leader 1.0" in made._metrics.exposition()
+        with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+            database.execute("ALTER TABLE elsewhere RENAME TO drains")
+        log.wait_for(CALM)
+
+    while_it_runs(made, act)
+
+
 def test_targets_that_are_no_hosts_are_logged_once_whenever_they_change(tmp_path: Path, hosts: Hosts, log: Log) -> None:
     stranger = RefusedTarget(instance="x?netcat=1", reason=TargetRefusal.NOT_A_HOST, why="expected a DNS name")
     refused = RefusedTargets(counts={TargetRefusal.NOT_A_HOST: 1}, named=(stranger,))
@@ -404,7 +421,9 @@ def test_targets_that_are_no_hosts_are_logged_once_whenever_they_change(tmp_path
 def test_without_names_of_hosts_nothing_is_moved_whoever_set_the_mode(tmp_path: Path, hosts: Hosts, log: Log) -> None:
     path = write(tmp_path)
     path.write_text(path.read_text().replace("libvirt: {pattern: 'h*'}\n", ""))
-    with closing(wiring.make_store(read_config(path))) as store:  # by an order, of before there was the key
+    with closing(
+        wiring.make_store(read_config(path), lambda _row: None)
+    ) as store:  # by an order, of before there was the key
         store.override("mode", Setting(value="automatic", instead_of="recommend", at=0.0, who="alice"))
     hosts.seen = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 1.0))
 

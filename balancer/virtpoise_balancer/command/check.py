@@ -18,6 +18,7 @@ _CREDENTIALS = Path("/run/credentials")
 
 _SECRET = frozenset(
     {
+        "state.password_file",
         "prometheus.token_file",
         "prometheus.http_config.authorization.credentials_file",
         "prometheus.http_config.basic_auth.password_file",
@@ -52,8 +53,8 @@ def check(file: Path, user: str | None) -> Checked:
 
 def runs_as(config: Config) -> str:
     """Who the balancer runs as: the owner of its state's folder, as far as root asks; else whoever asks."""
-    folder = state_file(config).parent
-    if os.geteuid() == 0 and folder.is_dir():
+    folder = config.state.file.parent if config.state.file else None
+    if os.geteuid() == 0 and folder is not None and folder.is_dir():
         return _name(folder.stat().st_uid)
     return asks()
 
@@ -105,8 +106,8 @@ def _problems(file: Path, config: Config) -> Iterator[str]:
                 yield str(error)
         elif reason := _unreadable(path):
             yield f"{key}: {path}: cannot be read: {reason}"
-    folder = state_file(config).parent
-    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+    folder = config.state.file.parent if config.state.file else None
+    if folder is not None and folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
         yield f"state.url: {folder}: cannot be written to"
 
 
@@ -123,6 +124,7 @@ def _files(config: Config) -> dict[str, Path]:
         "prometheus.http_config.tls_config.cert_file": http.tls_config.cert_file,
         "prometheus.http_config.tls_config.key_file": http.tls_config.key_file,
         "prometheus.ca_file": config.prometheus.ca_file,
+        "state.password_file": config.state.password_file,
         "web.token_file": config.web.token_file,
         "web.cert_file": config.web.cert_file,
         "web.key_file": config.web.key_file,
@@ -141,8 +143,3 @@ def _unreadable(path: Path) -> str | None:
     except OSError as error:
         return error.strerror
     return None
-
-
-def state_file(config: Config) -> Path:
-    """The file of the store."""
-    return Path("/" + config.state.url.removeprefix("sqlite:////"))

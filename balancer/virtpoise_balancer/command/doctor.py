@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.advice import warnings
 from virtpoise_balancer.command.between_hosts import BetweenHosts, version
-from virtpoise_balancer.command.check import asks, runs_as, state_file
+from virtpoise_balancer.command.check import asks, runs_as
 from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, NoStore, VirtpoiseError
@@ -77,8 +79,17 @@ def _own(config: Config) -> Iterator[Finding]:
         )
         return
     try:
-        wiring.open_store(config).close()
-        yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
+        with closing(wiring.open_store(config, lambda _row: None)) as store:
+            broken = store.recall(0).broken
+        if broken:
+            yield Finding(
+                subject="store",
+                verdict=Severity.WARNING,
+                text=f"{len(broken)} rows cannot be read and are left out, such as {broken[0]}",
+                remedy="restore it from a backup, if what they say is missed",
+            )
+        else:
+            yield Finding(subject="store", verdict=Severity.GOOD, text=config.state.url)
     except NoStore:
         yield _no_store(config)
     except VirtpoiseError as error:
@@ -97,7 +108,7 @@ def _own(config: Config) -> Iterator[Finding]:
 
 
 def _no_store(config: Config) -> Finding:
-    folder = state_file(config).parent
+    folder = (config.state.file or Path("/")).parent
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding(
             subject="store",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file
+from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file, warn_left_out
 from virtpoise_balancer.errors import NoStore
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _memory(settings: Config, now: float) -> Memory:
     from virtpoise_balancer.service import wiring
 
     try:
-        with closing(wiring.open_store(settings)) as store:
+        with closing(wiring.open_store(settings, warn_left_out)) as store:
             return store.recall(now - remembered_seconds(settings.policy))
     except NoStore:
         return Memory()

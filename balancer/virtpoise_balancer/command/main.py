@@ -193,17 +193,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        if (why := _database_error(error)) is None:
-            raise
-        sys.stderr.write(f"virtpoise: state.url: {visible(why)}\n")
-        return EXIT_BAD_INPUT
     return int(code or 0)
-
-
-def _database_error(error: Exception) -> str | None:
-    """The database's own message (read-only, locked, full) in one line; None for any other error."""
-    known = sys.modules.get("sqlalchemy.exc")  # not imported, it has raised nothing
-    if known is None or not isinstance(error, known.SQLAlchemyError):
-        return None
-    return str(getattr(error, "orig", None) or error).splitlines()[0]

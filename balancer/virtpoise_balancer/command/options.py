@@ -75,6 +75,11 @@ def print_out(text: str) -> None:
     sys.stdout.write(visible_lines(text) + "\n")
 
 
+def warn_left_out(row: str) -> None:
+    """Name a row of the store that cannot be read, on standard error."""
+    sys.stderr.write(f"virtpoise: left out: {visible_lines(row)}\n")
+
+
 def read_file(path: Path) -> bytes:
     """The content of the file, or of standard input for ``-``. BadInput if it cannot be read."""
     try:

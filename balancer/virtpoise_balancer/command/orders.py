@@ -16,6 +16,7 @@ from virtpoise_balancer.command.options import (
     HostArgument,
     new_app,
     print_out,
+    warn_left_out,
 )
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.model import Mode
@@ -163,7 +164,7 @@ def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
     from virtpoise_balancer.control.orders import Orders
     from virtpoise_balancer.service import wiring
 
-    with closing(wiring.open_store(settings)) as store:
+    with closing(wiring.open_store(settings, warn_left_out)) as store:
         orders = Orders(
             store=store,
             look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,

@@ -18,6 +18,7 @@ from virtpoise_balancer.command.options import (
     SnapshotOption,
     complete_host_or_domain,
     new_app,
+    warn_left_out,
 )
 from virtpoise_balancer.errors import BadInput, NotKnown
 
@@ -89,7 +90,7 @@ def _replay(plan_id: int, config: Path | None, output: Output) -> None:
     from virtpoise_balancer.command import past, terminal
     from virtpoise_balancer.service import wiring
 
-    store = wiring.open_store(settings)
+    store = wiring.open_store(settings, warn_left_out)
     try:
         found = past.make_again(store, plan_id)
     finally:
@@ -181,7 +182,7 @@ def history(
     from virtpoise_balancer.command import past
     from virtpoise_balancer.service import wiring
 
-    store = wiring.open_store(settings)
+    store = wiring.open_store(settings, warn_left_out)
     try:
         if why is not None:
             past.show_why(store, why, output)

@@ -157,7 +157,7 @@ class LibvirtExecutor:
         try:
             began = self.reconciler.journal.begin(migration_id)
         except Exception as error:
-            return self._skip(migration_id, move, f"the store cannot be written: {type(error).__name__}")
+            return self._skip(migration_id, move, f"the store cannot be written: {str(error) or type(error).__name__}")
         entry = JournalEntry(id=migration_id, move=move, began=began)
         if why := self._obstacle(move, recheck):
             self._ask_again(move)

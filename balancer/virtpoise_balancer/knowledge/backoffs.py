@@ -8,12 +8,13 @@ from dataclasses import asdict
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from virtpoise_balancer.analyse.backoff import Backoff
-from virtpoise_balancer.knowledge.database import fields_of
+from virtpoise_balancer.knowledge.rows import fields_of, read_rows
 from virtpoise_balancer.knowledge.schema import backoffs
 
 
-def read(connection: Connection) -> dict[str, Backoff]:
-    return {row.host: Backoff(**fields_of(row, Backoff)) for row in connection.execute(select(backoffs))}
+def read(connection: Connection, broken: list[str]) -> dict[str, Backoff]:
+    rows = read_rows(connection, select(backoffs), "back-off of", broken)
+    return {row.host: Backoff(**fields_of(row, Backoff)) for row in rows}
 
 
 def write(connection: Connection, changed: Sequence[Backoff]) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from virtpoise_balancer.knowledge.database import fields_of
 from virtpoise_balancer.knowledge.records import CycleRecord, NewCycle, NewestCycle
+from virtpoise_balancer.knowledge.rows import fields_of, read_row, read_rows
 from virtpoise_balancer.knowledge.schema import cycles
 
 # Far more than a person reads, and few enough to never matter.
 _MOST_KEPT = 20_000
 
 
-def newest(connection: Connection) -> NewestCycle | None:
-    row = connection.execute(select(cycles).order_by(cycles.c.id.desc()).limit(1)).first()
+def newest(connection: Connection, broken: list[str]) -> NewestCycle | None:
+    row = read_row(connection, select(cycles).order_by(cycles.c.id.desc()), "cycle", broken)
     return None if row is None else NewestCycle(**fields_of(row, NewestCycle))
 
 
@@ -26,9 +26,9 @@ def record(connection: Connection, cycle: NewCycle) -> None:
         connection.execute(extended.values(said | {"cycles": cycles.c.cycles + 1}))
 
 
-def history(connection: Connection, limit: int) -> tuple[CycleRecord, ...]:
+def history(connection: Connection, limit: int, broken: list[str]) -> tuple[CycleRecord, ...]:
     """The newest first."""
-    rows = connection.execute(select(cycles).order_by(cycles.c.id.desc()).limit(limit))
+    rows = read_rows(connection, select(cycles).order_by(cycles.c.id.desc()).limit(limit), "cycle", broken)
     return tuple(CycleRecord(**fields_of(row, CycleRecord)) for row in rows)
 
 

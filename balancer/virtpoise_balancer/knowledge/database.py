@@ -2,89 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, column, create_engine, event, inspect, select, table
+from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, StoreError
+from virtpoise_balancer.knowledge.schema import metadata
+from virtpoise_balancer.secret_files import read_secret
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _VERSION = table("alembic_version", column("version_num"))
 _WAIT_SECONDS = 30
+# Whoever loses the database must notice within seconds, and whoever is stopped in a transaction must not hold up the others.
+_SILENT_SECONDS = 5
+_POSTGRESQL: dict[str, Any] = {
+    "connect_timeout": _SILENT_SECONDS,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": _SILENT_SECONDS * 1000,
+    "application_name": "virtpoise",
+    "options": f"-c idle_in_transaction_session_timeout={_SILENT_SECONDS}s -c lock_timeout={_WAIT_SECONDS}s"
+    f" -c statement_timeout={_WAIT_SECONDS}s -c tcp_keepalives_idle=2 -c tcp_keepalives_interval=1"
+    f" -c tcp_keepalives_count=3 -c tcp_user_timeout={_SILENT_SECONDS}s",
+}
+# As in SQLite, one transaction at a time writes. It ends with the transaction.
+_ONE_WRITER = text("SELECT pg_advisory_xact_lock(1, 0)")
 
 
 class Database:
     """Transactions on one database. Safe to use from several threads."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
+        self.url = url
+        self.engine = make_engine(url, password_file)
 
     @classmethod
-    def open(cls, url: str, *, upgrade: bool) -> Database:
+    def open(cls, url: str, *, upgrade: bool, password_file: Path | None = None) -> Database:
         """The database at ``url``, a SQLAlchemy address. An empty one gets its tables.
 
         Older tables are upgraded with ``upgrade``, which only the balancer that acts may set: another process must not change
-        them under a balancer that runs. BadInput when the database cannot be opened or its tables are not usable.
+        them under a balancer that runs. ``password_file``: of the database's user. BadInput when the database cannot be opened or
+        its tables are not usable.
         """
         try:
-            database = cls(url)
+            database = cls(url, password_file)
             try:
-                database._bring_up_to_date(url, upgrade=upgrade)
+                database._bring_up_to_date(upgrade=upgrade)
             except BaseException:
                 database.close()
                 raise
-        except (
-            SQLAlchemyError,
-            OSError,
-            ImportError,
-            ValueError,
-        ) as error:  # also a malformed address, a missing driver
-            reason = getattr(error, "orig", None) or error
-            raise BadInput(f"state.url: {url}: cannot be opened: {str(reason).splitlines()[0]}") from None
+        except ImportError:
+            raise BadInput(
+                f"state.url: {url}: the driver psycopg is not installed: pip install 'virtpoise[balancer]'"
+            ) from None
+        except (SQLAlchemyError, OSError, ValueError) as error:  # also a malformed address
+            raise BadInput(f"state.url: {url}: cannot be opened: {reason(error)}") from None
+        except StoreError as error:
+            raise BadInput(f"state.url: {url}: cannot be opened: {str(error).removeprefix('state.url: ')}") from None
         return database
 
-    def _bring_up_to_date(self, url: str, *, upgrade: bool) -> None:
+    def _bring_up_to_date(self, *, upgrade: bool) -> None:
         with self.reading() as connection:
-            if _check(connection, url, upgrade=upgrade):
+            if _check(connection, self.url, upgrade=upgrade):
                 return
         with self.writing() as connection:
-            if not _check(connection, url, upgrade=upgrade):  # another process may have been faster
+            if not _check(connection, self.url, upgrade=upgrade):  # another process may have been faster
                 _upgrade(connection)
+
+    def reopen(self) -> None:
+        """Drop the connections, and look at the tables again. BadInput when they are not those of this version."""
+        self.engine.dispose()
+        with self.reading() as connection:
+            if not _check(connection, self.url, upgrade=False):
+                raise BadInput(
+                    f"state.url: {self.url}: is empty: it was removed while the balancer ran; restart the balancer"
+                )
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads: all of it sees the database as it was at one moment."""
-        with self.engine.connect() as connection, connection.begin():
-            yield connection
+        with _in_words(), self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction that writes. It waits for other writers when it begins, so it never fails half way because of one."""
-        with self.engine.connect() as connection:
+        with _in_words(), self.engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.execute(_ONE_WRITER)
                 yield connection
 
     def close(self) -> None:
         self.engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """StoreError, in one line, for whatever the database says."""
+    try:
+        yield
+    except (SQLAlchemyError, OverflowError) as error:  # OverflowError: a number that is too large for the database
+        raise StoreError(f"state.url: {reason(error)}") from None
+
+
+def reason(error: BaseException) -> str:
+    """The database's own message (read-only, locked, full, malformed) in one line."""
+    lines = str(getattr(error, "orig", None) or error).splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def make_engine(url: str, password_file: Path | None = None, **options: Any) -> Engine:
+    """``options``: further ones of SQLAlchemy. BadInput when the password's file cannot be used."""
     address = make_url(url)
     is_sqlite = address.get_backend_name() == "sqlite"
-    engine = create_engine(address, connect_args={"timeout": _WAIT_SECONDS} if is_sqlite else {})
+    if is_sqlite:
+        engine = create_engine(address, connect_args={"timeout": _WAIT_SECONDS}, **options)
+    else:
+        password = (
+            {} if password_file is None else {"password": read_secret(password_file, "state.password_file").strip()}
+        )
+        engine = create_engine(
+            address, connect_args=_POSTGRESQL | password, pool_pre_ping=True, hide_parameters=True, **options
+        )
     if is_sqlite:
         # The driver begins a transaction only at the first write, and never for reads or for changes of tables. So SQLAlchemy
         # begins each one itself.
         @event.listens_for(engine, "connect")
         def _prepare(connection: Any, _record: Any) -> None:
             connection.isolation_level = None
+            connection.text_factory = _text  # one text that is none must not end the reading of all others
             connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the balancer, nor it them
             connection.execute("PRAGMA foreign_keys=ON")
 
@@ -99,10 +156,9 @@ def _engine(url: str) -> Engine:
 def _check(connection: Connection, url: str, *, upgrade: bool) -> bool:
     """Whether the tables are up to date; False where they may be brought up to date. BadInput where they may not."""
     tables = inspect(connection).get_table_names()
-    if not tables:
+    if not {*tables} - {_VERSION.name} and not _versions(connection, tables):
         return False
-    found = connection.scalar(select(_VERSION.c.version_num)) if _VERSION.name in tables else None
-    known = _revisions()
+    found, known = next(iter(_versions(connection, tables)), None), _revisions()
     if found is None:
         raise BadInput(f"state.url: {url}: expected tables of virtpoise, got {', '.join(sorted(tables)[:5])}")
     if found not in known:
@@ -111,6 +167,10 @@ def _check(connection: Connection, url: str, *, upgrade: bool) -> bool:
             "upgrade virtpoise"
         )
     if found == known[-1]:
+        if missing := _missing(connection):
+            raise BadInput(
+                f"state.url: {url}: is incomplete, without {', '.join(missing[:5])}: restore it from a backup"
+            )
         return True
     if not upgrade:
         raise BadInput(
@@ -118,6 +178,29 @@ def _check(connection: Connection, url: str, *, upgrade: bool) -> bool:
             "restart the balancer, which upgrades them"
         )
     return False
+
+
+def _versions(connection: Connection, tables: Sequence[str]) -> list[str]:
+    """The version that the tables are marked with, if any."""
+    return [*connection.scalars(select(_VERSION.c.version_num))] if _VERSION.name in tables else []
+
+
+def _missing(connection: Connection) -> list[str]:
+    """The tables, or the columns of tables, that are not there."""
+    there = {
+        name: {one["name"] for one in found} for (_, name), found in inspect(connection).get_multi_columns().items()
+    }
+    missing = []
+    for wanted in metadata.sorted_tables:
+        if wanted.name not in there:
+            missing.append(wanted.name)
+        else:
+            missing += [f"{wanted.name}.{one.name}" for one in wanted.columns if one.name not in there[wanted.name]]
+    return missing
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
 
 
 def _upgrade(connection: Connection) -> None:
@@ -134,8 +217,3 @@ def _upgrade(connection: Connection) -> None:
 def _revisions() -> list[str]:
     """All revisions, oldest first. The name of a revision's file begins with the revision."""
     return sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
-
-
-def fields_of(row: Row[*tuple[Any, ...]], kind: type) -> dict[str, Any]:
-    """The row's columns that are fields of the dataclass."""
-    return {field.name: row._mapping[field.name] for field in fields(kind)}

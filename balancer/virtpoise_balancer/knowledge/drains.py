@@ -5,13 +5,14 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, insert, select
 
 from virtpoise_balancer.analyse.drains import DrainOrder
-from virtpoise_balancer.knowledge.database import fields_of
+from virtpoise_balancer.knowledge.rows import fields_of, read_rows
 from virtpoise_balancer.knowledge.schema import drains
 
 
-def read(connection: Connection) -> dict[str, DrainOrder]:
+def read(connection: Connection, broken: list[str]) -> dict[str, DrainOrder]:
     """The newest order for each host."""
-    return {row.host: DrainOrder(**fields_of(row, DrainOrder)) for row in connection.execute(select(drains))}
+    rows = read_rows(connection, select(drains), "drain of", broken)
+    return {row.host: DrainOrder(**fields_of(row, DrainOrder)) for row in rows}
 
 
 def order(connection: Connection, host: str, *, draining: bool, at: float) -> bool:

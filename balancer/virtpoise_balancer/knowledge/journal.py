@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from virtpoise_balancer.knowledge import predictions
 from virtpoise_balancer.knowledge.records import Entries, MigrationRecord, PredictionRecord
+from virtpoise_balancer.knowledge.rows import read_row, read_rows
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
 from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Result, Written
@@ -21,20 +22,20 @@ _WAS_MADE = migrations.c.began.is_not(None) & (
 )
 
 
-def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float) -> Entries:
-    """Write a plan's moves down with their predictions; the moves with their ids."""
+def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float, term: int | None) -> Entries:
+    """Write a plan's moves down with their predictions; the moves with their ids. ``term``: the leader's number."""
     entries = []
     for position, move in enumerate(moves):
         values = {"domain": move.domain, "uuid": move.uuid, "source": move.source, "destination": move.destination}
-        entered = insert(migrations).values(values | {"plan_id": plan_id, "position": position})
+        entered = insert(migrations).values(values | {"plan_id": plan_id, "position": position, "term": term})
         migration_id = int(connection.execute(entered.returning(migrations.c.id)).scalar_one())
         predictions.journal(connection, migration_id, move, now)
         entries.append((migration_id, move))
     return tuple(entries)
 
 
-def begin(connection: Connection, migration_id: int, now: float) -> None:
-    connection.execute(update(migrations).where(migrations.c.id == migration_id).values(began=now))
+def begin(connection: Connection, migration_id: int, now: float, term: int | None) -> None:
+    connection.execute(update(migrations).where(migrations.c.id == migration_id).values(began=now, term=term))
 
 
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
@@ -43,8 +44,8 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
     A failure is corrected when the domain turns out to have arrived, and a loss when the domain is accounted for. Any other second
     end changes nothing, so that an end may be written again.
     """
-    before = connection.execute(select(migrations).where(migrations.c.id == migration_id)).one_or_none()
-    if before is None:  # forgotten
+    before = read_row(connection, select(migrations).where(migrations.c.id == migration_id), "migration", [])
+    if before is None:  # forgotten, or a broken row
         return Written.NOTHING
     values = {
         "ended": now,
@@ -81,7 +82,7 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
 
 def reopen(connection: Connection, migration_id: int, why: str) -> None:
     """Take the end of a migration back, unless the domain's next one has begun. ``why``: what contradicts it."""
-    before = connection.execute(select(migrations).where(migrations.c.id == migration_id)).one_or_none()
+    before = read_row(connection, select(migrations).where(migrations.c.id == migration_id), "migration", [])
     if before is not None and before.result is not None and not _has_moved_on(connection, before.uuid, migration_id):
         text = f"corrected, was {before.result}: {before.why}; then {why}"
         connection.execute(
@@ -91,7 +92,7 @@ def reopen(connection: Connection, migration_id: int, why: str) -> None:
         )
 
 
-def watched(connection: Connection, now: float) -> tuple[JournalEntry, ...]:
+def watched(connection: Connection, now: float, broken: list[str]) -> tuple[JournalEntry, ...]:
     """The entries that the world is asked about: without an end, with a domain that is lost, or failed a short while ago.
 
     The moves are read from the journal itself, not from the stored plan, so that no broken plan hides a migration.
@@ -102,11 +103,11 @@ def watched(connection: Connection, now: float) -> tuple[JournalEntry, ...]:
         & (migrations.c.ended > now - _MAY_BE_CONTRADICTED_SECONDS)
     )
     wanted = migrations.c.result.is_(None) | migrations.c.lost | lately
-    rows = connection.execute(select(migrations).where(wanted).order_by(migrations.c.id)).all()
+    rows = read_rows(connection, select(migrations).where(wanted).order_by(migrations.c.id), "migration", broken)
     if not rows:
         return ()
-    next_sources = _next_sources(connection, {row.uuid for row in rows})
-    loads = predictions.loads(connection, [row.id for row in rows])
+    next_sources = _next_sources(connection, {row.uuid for row in rows}, broken)
+    loads = predictions.loads(connection, [row.id for row in rows], broken)
     return tuple(
         JournalEntry(
             id=row.id,
@@ -127,15 +128,17 @@ def watched(connection: Connection, now: float) -> tuple[JournalEntry, ...]:
     )
 
 
-def _next_sources(connection: Connection, uuids: Collection[str]) -> Callable[[str, int], str | None]:
+def _next_sources(
+    connection: Connection, uuids: Collection[str], broken: list[str]
+) -> Callable[[str, int], str | None]:
     """A function of a domain and an entry: the source of the domain's next migration that began, or None."""
     begun: dict[str, list[tuple[int, str]]] = {}
-    rows = connection.execute(
+    query = (
         select(migrations.c.id, migrations.c.uuid, migrations.c.source)
         .where(migrations.c.uuid.in_(uuids), _WAS_MADE)
         .order_by(migrations.c.id)
     )
-    for row in rows:
+    for row in read_rows(connection, query, "migration", broken):
         begun.setdefault(row.uuid, []).append((row.id, row.source))
     return lambda uuid, after: next((source for id_, source in begun.get(uuid, ()) if id_ > after), None)
 
@@ -158,6 +161,7 @@ def acknowledge(connection: Connection, uuid: str, why: str, now: float) -> bool
 def history(
     connection: Connection,
     limit: int | None,
+    broken: list[str],
     *,
     uuid: str | None = None,
     host: str | None = None,
@@ -171,11 +175,11 @@ def history(
         wanted = wanted.where((migrations.c.source == host) | (migrations.c.destination == host))
     if plan_id is not None:
         wanted = wanted.where(migrations.c.plan_id == plan_id)
-    rows = connection.execute(wanted).all()
+    rows = read_rows(connection, wanted, "migration", broken)
     found: dict[int, list[PredictionRecord]] = {}
     ids = [row.id for row in rows]
     of_these = select(predictions_table).where(predictions_table.c.migration_id.in_(ids))
-    for row in connection.execute(of_these.order_by(predictions_table.c.id)):
+    for row in read_rows(connection, of_these.order_by(predictions_table.c.id), "prediction", broken):
         found.setdefault(row.migration_id, []).append(predictions.as_record(row))
     return tuple(_as_record(row, found.get(row.id, ())) for row in rows)
 

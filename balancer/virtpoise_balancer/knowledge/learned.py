@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, literal, select, union_all
+from sqlalchemy import Connection, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
+from virtpoise_balancer.knowledge.rows import read_rows
 from virtpoise_balancer.knowledge.schema import migrations, predictions
 from virtpoise_balancer.model import LinkSpeed, Residual, Result, Role
 
@@ -15,41 +16,47 @@ _MIGRATIONS_WEIGHED = 2000
 _MIGRATIONS_OF_A_LINK = 20
 
 
-def read(connection: Connection, moved_since: float, migrating: dict[str, str]) -> Learned:
+def read(connection: Connection, moved_since: float, migrating: dict[str, str], broken: list[str]) -> Learned:
     """``moved_since``: only migrations that ended after it count as moves of a domain. ``migrating``: as in ``Learned``."""
     return Learned(
-        moved=_moved(connection, moved_since),
+        moved=_moved(connection, moved_since, broken),
         migrating=migrating,
-        dirtying=_dirtying(connection),
-        residuals=_residuals(connection),
-        links=_links(connection),
+        dirtying=_dirtying(connection, broken),
+        residuals=_residuals(connection, broken),
+        links=_links(connection, broken),
     )
 
 
-def _moved(connection: Connection, since: float) -> dict[str, Moved]:
-    rows = connection.execute(
-        select(migrations.c.uuid, func.count().label("times"), func.max(migrations.c.ended).label("last"))
+def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str, Moved]:
+    query = (
+        select(migrations.c.id, migrations.c.uuid, migrations.c.ended)
         .where(migrations.c.result == Result.DONE.value, migrations.c.ended > since)
-        .group_by(migrations.c.uuid)
+        .order_by(migrations.c.ended)
     )
-    return {row.uuid: Moved(times=row.times, last=row.last) for row in rows}
+    moved: dict[str, Moved] = {}
+    for row in read_rows(connection, query, "migration", broken):
+        before = moved.get(row.uuid)
+        moved[row.uuid] = Moved(times=1 if before is None else before.times + 1, last=row.ended)
+    return moved
 
 
-def _dirtying(connection: Connection) -> dict[str, float]:
+def _dirtying(connection: Connection, broken: list[str]) -> dict[str, float]:
     """By uuid, the rate of the newest migration that was watched for long enough, whether it was done or not."""
-    rows = connection.execute(
-        select(migrations.c.uuid, migrations.c.dirty_bytes_per_second)
+    query = (
+        select(migrations.c.id, migrations.c.uuid, migrations.c.dirty_bytes_per_second)
         .where(migrations.c.dirty_bytes_per_second.is_not(None))
         .order_by(migrations.c.id.desc())
         .limit(_MIGRATIONS_WEIGHED)
-    ).all()
+    )
+    rows = read_rows(connection, query, "migration", broken)
     return {row.uuid: row.dirty_bytes_per_second for row in reversed(rows)}
 
 
-def _residuals(connection: Connection) -> tuple[Residual, ...]:
+def _residuals(connection: Connection, broken: list[str]) -> tuple[Residual, ...]:
     """The newest of each role and regime, so that a common regime does not push a rare one out."""
     kinds = [
         select(
+            predictions.c.id,
             literal(role.value).label("role"),
             literal(saturated).label("saturated"),
             predictions.c.error,
@@ -68,7 +75,7 @@ def _residuals(connection: Connection) -> tuple[Residual, ...]:
         for role in Role
         for saturated in (False, True)
     ]
-    rows = connection.execute(union_all(*(select(kind) for kind in kinds)))
+    rows = read_rows(connection, union_all(*(select(kind) for kind in kinds)), "prediction", broken)
     return tuple(
         Residual(
             role=Role(row.role),
@@ -80,10 +87,16 @@ def _residuals(connection: Connection) -> tuple[Residual, ...]:
     )
 
 
-def _links(connection: Connection) -> tuple[LinkSpeed, ...]:
+def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
     """The speed of the newest migrations between each two hosts, taken together."""
-    rows = connection.execute(
-        select(migrations.c.source, migrations.c.destination, migrations.c.transferred_bytes, migrations.c.seconds)
+    query = (
+        select(
+            migrations.c.id,
+            migrations.c.source,
+            migrations.c.destination,
+            migrations.c.transferred_bytes,
+            migrations.c.seconds,
+        )
         .where(
             migrations.c.result == Result.DONE.value,
             migrations.c.transferred_bytes > 0,
@@ -93,7 +106,7 @@ def _links(connection: Connection) -> tuple[LinkSpeed, ...]:
         .limit(_MIGRATIONS_WEIGHED)
     )
     totals: dict[tuple[str, str], tuple[int, int, float]] = {}
-    for row in rows:
+    for row in read_rows(connection, query, "migration", broken):
         count, transferred, seconds = totals.get((row.source, row.destination), (0, 0, 0.0))
         if count < _MIGRATIONS_OF_A_LINK:
             totals[row.source, row.destination] = (

@@ -8,13 +8,21 @@ from typing import Literal
 from sqlalchemy import Connection, delete, insert, select
 
 from virtpoise_balancer.knowledge import schema
-from virtpoise_balancer.knowledge.database import fields_of
 from virtpoise_balancer.knowledge.records import STRANGER, Action, Overrides, Setting
+from virtpoise_balancer.knowledge.rows import fields_of, read_rows
+
+# An order that is there and cannot be read counts as the more careful one.
+_UNREADABLE = {
+    "paused": Setting(value="yes", instead_of="no", at=0.0, who="an order that cannot be read"),
+    "mode": Setting(value="recommend", instead_of="automatic", at=0.0, who="an order that cannot be read"),
+}
 
 
-def read(connection: Connection) -> Overrides:
-    rows = connection.execute(select(schema.overrides)).all()
-    settings = {row.name: Setting(**fields_of(row, Setting)) for row in rows}
+def read(connection: Connection, broken: list[str]) -> Overrides:
+    rows = read_rows(connection, select(schema.overrides), "override", broken)
+    given = connection.execute(select(schema.overrides.c.name)).scalars().all()
+    settings = {name: setting for name, setting in _UNREADABLE.items() if name in given}
+    settings |= {row.name: Setting(**fields_of(row, Setting)) for row in rows}
     return Overrides(paused=settings.get("paused"), mode=settings.get("mode"))
 
 
@@ -29,12 +37,12 @@ def record_action(connection: Connection, action: Action) -> None:
     connection.execute(insert(schema.actions).values(asdict(action)))
 
 
-def actions(connection: Connection, limit: int) -> tuple[Action, ...]:
+def actions(connection: Connection, limit: int, broken: list[str]) -> tuple[Action, ...]:
     """The newest orders, newest first. Refused orders of strangers are at most a quarter of them, so they displace no other."""
     newest = select(schema.actions).order_by(schema.actions.c.id.desc())
     stranger = schema.actions.c.who == STRANGER
-    strangers = connection.execute(newest.where(stranger).limit(limit // 4)).all()
-    others = connection.execute(newest.where(~stranger).limit(limit - len(strangers))).all()
+    strangers = read_rows(connection, newest.where(stranger).limit(limit // 4), "order", broken)
+    others = read_rows(connection, newest.where(~stranger).limit(limit - len(strangers)), "order", broken)
     rows = sorted((*strangers, *others), key=lambda row: -int(row.id))
     return tuple(Action(**fields_of(row, Action)) for row in rows)
 

@@ -8,9 +8,9 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.knowledge.database import fields_of
 from virtpoise_balancer.knowledge.documents import pack_inputs, pack_plan, unpack_inputs, unpack_plan
 from virtpoise_balancer.knowledge.records import EndedPlan, Inputs, NewestPlan, NewPlan, PlanRecord
+from virtpoise_balancer.knowledge.rows import fields_of, read_row, read_rows
 from virtpoise_balancer.knowledge.schema import migrations, plans
 from virtpoise_balancer.model import Plan, Result
 
@@ -47,19 +47,21 @@ def record(connection: Connection, new: NewPlan, now: float) -> int:
     return int(connection.execute(written.returning(plans.c.id)).scalar_one())
 
 
-def newest(connection: Connection) -> NewestPlan | None:
-    row = connection.execute(select(plans.c.gist, plans.c.acted).order_by(plans.c.id.desc()).limit(1)).first()
+def newest(connection: Connection, broken: list[str]) -> NewestPlan | None:
+    query = select(plans.c.id, plans.c.gist, plans.c.acted).order_by(plans.c.id.desc())
+    row = read_row(connection, query, "plan", broken)
     return None if row is None else NewestPlan(**fields_of(row, NewestPlan))
 
 
 def ended(connection: Connection, broken: list[str]) -> tuple[EndedPlan, ...]:
     """The plans that were acted on, whose moves have all ended, and that are not settled yet; oldest first."""
-    rows = connection.execute(
+    query = (
         select(plans.c.id, plans.c.made, migrations.c.id.label("migration_id"), migrations.c.result, migrations.c.ended)
         .outerjoin(migrations, migrations.c.plan_id == plans.c.id)
         .where(plans.c.settled.is_(False))
         .order_by(plans.c.id, migrations.c.position)
-    ).all()
+    )
+    rows = read_rows(connection, query, "plan", broken)
     found = []
     for plan_id in dict.fromkeys(row.id for row in rows):
         of_plan = [row for row in rows if row.id == plan_id]
@@ -69,7 +71,7 @@ def ended(connection: Connection, broken: list[str]) -> tuple[EndedPlan, ...]:
         plan = document(connection, plan_id, broken)
         if plan is None:
             continue
-        if len(plan.moves) != len(moves) or any(move.result not in list(Result) for move in moves):
+        if len(plan.moves) != len(moves) or any(move.ended is None for move in moves):
             broken.append(f"{_named(plan_id)}: its moves and the journal do not fit together")
             continue
         found.append(
@@ -89,15 +91,18 @@ def settle(connection: Connection, plan_ids: tuple[int, ...]) -> None:
         connection.execute(update(plans).where(plans.c.id.in_(plan_ids)).values(settled=True))
 
 
-def listed(connection: Connection, limit: int) -> tuple[PlanRecord, ...]:
+def listed(connection: Connection, limit: int, broken: list[str]) -> tuple[PlanRecord, ...]:
     """The newest first."""
-    rows = connection.execute(select(*_SHORT).order_by(plans.c.id.desc()).limit(limit))
+    rows = read_rows(connection, select(*_SHORT).order_by(plans.c.id.desc()).limit(limit), "plan", broken)
     return tuple(_short(row) for row in rows)
 
 
 def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:
     """None when there is no such plan, BadInput when it cannot be read."""
-    row = connection.execute(select(*_SHORT, plans.c.document).where(plans.c.id == plan_id)).first()
+    broken: list[str] = []
+    row = read_row(connection, select(*_SHORT, plans.c.document).where(plans.c.id == plan_id), "plan", broken)
+    for problem in broken:
+        raise BadInput(problem)
     return None if row is None else (_short(row), unpack_plan(row.document, _named(plan_id)))
 
 

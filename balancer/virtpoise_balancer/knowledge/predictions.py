@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.knowledge.database import fields_of
 from virtpoise_balancer.knowledge.records import PredictionRecord
+from virtpoise_balancer.knowledge.rows import fields_of, read_rows
 from virtpoise_balancer.knowledge.schema import migrations, predictions
 from virtpoise_balancer.model import Move, PredictedLoads, Prediction, Result, Role
 
@@ -37,7 +37,7 @@ def journal(connection: Connection, migration_id: int, move: Move, now: float) -
     connection.execute(insert(predictions), rows)
 
 
-def due(connection: Connection) -> tuple[DuePrediction, ...]:
+def due(connection: Connection, broken: list[str]) -> tuple[DuePrediction, ...]:
     """Predictions without a verdict whose migration is done."""
     other = migrations.alias("other")
     disturbed = (
@@ -53,7 +53,7 @@ def due(connection: Connection) -> tuple[DuePrediction, ...]:
         .correlate(predictions, migrations)
         .scalar_subquery()
     )
-    rows = connection.execute(
+    query = (
         select(
             predictions.c.id,
             predictions.c.host,
@@ -67,9 +67,14 @@ def due(connection: Connection) -> tuple[DuePrediction, ...]:
             migrations.c.destination,
         )
         .join(migrations, predictions.c.migration_id == migrations.c.id)
-        .where(predictions.c.verdict.is_(None), migrations.c.result == Result.DONE.value)
+        .where(
+            predictions.c.verdict.is_(None),
+            migrations.c.result == Result.DONE.value,
+            migrations.c.ended.is_not(None),
+        )
         .order_by(predictions.c.id)
     )
+    rows = read_rows(connection, query, "prediction", broken)
     return tuple(DuePrediction(**fields_of(row, DuePrediction) | {"role": Role(row.role)}) for row in rows)
 
 
@@ -97,10 +102,11 @@ def drop(connection: Connection, migration_id: int) -> None:
     )
 
 
-def loads(connection: Connection, migration_ids: Sequence[int]) -> dict[int, PredictedLoads]:
+def loads(connection: Connection, migration_ids: Sequence[int], broken: list[str]) -> dict[int, PredictedLoads]:
     """By migration, the CPU loads that were predicted for its two hosts."""
     found: dict[tuple[int, str], Prediction] = {}
-    for row in connection.execute(select(predictions).where(predictions.c.migration_id.in_(migration_ids))):
+    of_these = select(predictions).where(predictions.c.migration_id.in_(migration_ids))
+    for row in read_rows(connection, of_these, "prediction", broken):
         found[row.migration_id, row.role] = Prediction(
             cpu_ratio=row.predicted,
             cpu_ratio_lower=row.lower,
@@ -119,9 +125,10 @@ def loads(connection: Connection, migration_ids: Sequence[int]) -> dict[int, Pre
     }
 
 
-def open_ones(connection: Connection) -> tuple[PredictionRecord, ...]:
+def open_ones(connection: Connection, broken: list[str]) -> tuple[PredictionRecord, ...]:
     """The predictions that wait for their verdict; a host's newest last."""
-    rows = connection.execute(select(predictions).where(predictions.c.verdict.is_(None)).order_by(predictions.c.id))
+    query = select(predictions).where(predictions.c.verdict.is_(None)).order_by(predictions.c.id)
+    rows = read_rows(connection, query, "prediction", broken)
     return tuple(as_record(row) for row in rows)
 
 

@@ -199,6 +199,16 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leader:
+    """A balancer that acts, or did. ``term``: its number; a later leader has a higher one. ``seen``: when it last wrote, by its clock."""
+
+    term: int
+    holder: str
+    since: float
+    seen: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewPlan:
     """A plan to be stored with what it was made from. Plans with the same ``gist`` want the same moves for the same problems."""
 

@@ -1,18 +1,43 @@
-"""The tables. Times are Unix seconds; a ratio is 0..1."""
+"""The tables. Times are Unix seconds; a ratio is 0..1. ``info``: what a column may hold, beside its type (rows.py checks it)."""
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+from virtpoise_balancer.model import Result, Role
 
 metadata = MetaData()
+
+VERDICTS = ("measured", "disturbed", "no_data", "not_moved")
+# The last moment that a calendar can show is a little later.
+_LATEST = 2e11
+
+
+def _time(name: str, **options: Any) -> Column[float]:
+    return Column(name, Float, info={"most": _LATEST}, **options)
+
 
 # Cycles in a row that came to the same share a row.
 cycles = Table(
     "cycles",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("first", Float, nullable=False),  # when the first of them began
-    Column("last", Float, nullable=False, index=True),
+    _time("first", nullable=False),  # when the first of them began
+    _time("last", nullable=False, index=True),
     Column("cycles", Integer, nullable=False),
     Column("result", String, nullable=False),
     Column("sentence", Text, nullable=False),  # of the newest
@@ -23,7 +48,7 @@ plans = Table(
     "plans",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("made", Float, nullable=False, index=True),
+    _time("made", nullable=False, index=True),
     Column("strategy", String, nullable=False),
     Column("solved", Boolean, nullable=False),
     Column("summary", Text, nullable=False),
@@ -48,16 +73,28 @@ migrations = Table(
     Column("uuid", String, nullable=False, index=True),
     Column("source", String, nullable=False),
     Column("destination", String, nullable=False),
-    Column("began", Float),  # null until it really starts
-    Column("ended", Float),
-    Column("result", String),  # null while it is not known
+    _time("began"),  # null until it really starts
+    _time("ended"),
+    Column("result", String, info={"one_of": [*Result]}),  # null while it is not known
     Column("why", Text, nullable=False, server_default=""),
     Column("seconds", Float),
     Column("downtime_seconds", Float),
-    Column("transferred_bytes", Integer),
+    Column("transferred_bytes", BigInteger().with_variant(Integer, "sqlite")),
     Column("dirty_bytes_per_second", Float),
     # the domain ran on neither host afterwards and has not been seen running since
     Column("lost", Boolean, nullable=False, server_default="0"),
+    Column("term", Integer),  # of the leader that wrote it down, or whose it was when it began
+)
+
+# One row: the newest leader.
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("term", Integer, nullable=False),
+    Column("holder", String, nullable=False),
+    _time("since", nullable=False),
+    _time("seen", nullable=False),  # when it last wrote, by its own clock
 )
 
 predictions = Table(
@@ -66,20 +103,20 @@ predictions = Table(
     Column("id", Integer, primary_key=True),
     Column("migration_id", Integer, ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("host", String, nullable=False, index=True),
-    Column("role", String, nullable=False),  # source, destination
+    Column("role", String, nullable=False, info={"one_of": [*Role]}),
     Column("resource", String, nullable=False),
-    Column("made", Float, nullable=False),
+    _time("made", nullable=False),
     Column("predicted", Float, nullable=False),
     Column("lower", Float, nullable=False),
     Column("upper", Float, nullable=False),
     Column("spread", Float),  # how unsure the strategy was of itself; null for one that knows no interval
     Column("bias", Float, nullable=False, server_default="0"),  # how far earlier errors moved what is predicted
     Column("saturated", Boolean),  # whether the source hid demand
-    Column("window_start", Float),
-    Column("window_end", Float),
+    _time("window_start"),
+    _time("window_end"),
     Column("measured", Float),
     Column("error", Float),
-    Column("verdict", String, index=True),  # null: not yet due; else measured, disturbed, no_data, not_moved
+    Column("verdict", String, index=True, info={"one_of": VERDICTS}),  # null: not yet due
 )
 
 # The newest order for each host. Written by orders alone.
@@ -88,7 +125,7 @@ drains = Table(
     metadata,
     Column("host", String, primary_key=True),
     Column("draining", Boolean, nullable=False),  # false: the drain was taken back
-    Column("at", Float, nullable=False),
+    _time("at", nullable=False),
 )
 
 # Written by cycles alone.
@@ -96,9 +133,9 @@ backoffs = Table(
     "backoffs",
     metadata,
     Column("host", String, primary_key=True),
-    Column("counted_from", Float),
-    Column("penalty_from", Float),
-    Column("penalty_until", Float),
+    _time("counted_from"),
+    _time("penalty_from"),
+    _time("penalty_until"),
     Column("failures", Integer, nullable=False),
 )
 
@@ -109,7 +146,7 @@ overrides = Table(
     Column("name", String, primary_key=True),  # paused, mode
     Column("value", String, nullable=False),
     Column("instead_of", String, nullable=False),  # what the configuration said then
-    Column("at", Float, nullable=False),
+    _time("at", nullable=False),
     Column("who", String, nullable=False),
 )
 
@@ -117,7 +154,7 @@ actions = Table(
     "actions",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("at", Float, nullable=False, index=True),
+    _time("at", nullable=False, index=True),
     Column("who", String, nullable=False),
     Column("origin", String, nullable=False),  # "command", or the address it came from
     Column("action", String, nullable=False),

@@ -18,16 +18,16 @@ from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.errors import BadInput, ClockError, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, StoreError, VirtpoiseError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.knowledge.leader import Leadership
-from virtpoise_balancer.knowledge.records import Action
+from virtpoise_balancer.knowledge.records import Action, Overrides
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Snapshot
 from virtpoise_balancer.service import reports, signals, wiring
+from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.service.turns import Turns, first_state
 from virtpoise_balancer.web.app import make_app
@@ -66,6 +66,8 @@ class Daemon:
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._scheduler = BackgroundScheduler(timezone=UTC)
+        self._known_overrides = Overrides()
+        self._broken: set[str] = set()  # what was already logged about rows of the store that cannot be read
 
     def run(self) -> None:
         """Serve, and run cycles until SIGTERM or SIGINT; returns when everything that ran has ended.
@@ -87,8 +89,9 @@ class Daemon:
                     listen=self._config.web.listen_address,
                 )
                 notify("READY=1")
-                while not self._stop.wait(self._config.interval_seconds):
+                while not self._stop.wait(self._config.interval_seconds / 2):
                     self._follow_clock()
+                    self._leadership.keep()
             finally:  # whatever ends it: the interpreter must not end with a move under way
                 self._end()
 
@@ -103,8 +106,8 @@ class Daemon:
         self._check_reachable()
         self._published = Published(first_state(self._config))
         self._metrics = Metrics(self._published)
-        self._leadership = wiring.make_leadership(self._config)
-        self._store = wiring.make_store(self._config, upgrade=self._leadership.take())
+        self._leadership = Leadership(wiring.make_lock(self._config), self._config.interval_seconds, self._clock)
+        self._store = wiring.make_store(self._config, self._left_out, upgrade=self._leadership.take_lock())
         self._accounts = wiring.make_accounts(
             lambda: self._config, self._workers, self._store, self._clock, self._migration_ended
         )
@@ -121,9 +124,10 @@ class Daemon:
             published=self._published,
             clock=self._clock,
             settle=lambda: self._context.strangers.settle(),
+            left_out=self._left_out,
         )
         self._published.in_flight = lambda: self._executor.in_flight
-        self._published.overrides = self._store.overrides
+        self._published.overrides = self._overrides
         self._context = self._make_context()
         self._web = WebServer(make_app(self._context), self._config.web)
 
@@ -203,6 +207,18 @@ class Daemon:
         return with_silence(seen, self._reach.silence(), acts=self._published.mode == "automatic")
 
     # --- what is reported ---------------------------------------------------------------------------------------------
+
+    def _left_out(self, row: str) -> None:
+        """Log once that a row of the store cannot be read."""
+        if row not in self._broken:
+            self._broken.add(row)
+            log.error("a row of the store cannot be read and is left out", row=row)
+
+    def _overrides(self) -> Overrides:
+        """What people have set; as it was read last, while the store cannot be read."""
+        with contextlib.suppress(StoreError):
+            self._known_overrides = self._store.overrides()
+        return self._known_overrides
 
     def _migration_ended(self, move: Move, outcome: MigrationOutcome) -> None:
         self._metrics.migration_ended(move, outcome)

@@ -12,13 +12,13 @@ from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
-from virtpoise_balancer.errors import Refused
+from virtpoise_balancer.errors import Deposed, Refused, StoreError
 from virtpoise_balancer.execute.reach import Reach
-from virtpoise_balancer.knowledge.leader import Leadership
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Plan, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service.changes import LoggedChanges
+from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.threads import THREADS, Lock, Threads
 from virtpoise_balancer.web.metrics import Metrics
@@ -40,7 +40,10 @@ def first_state(config: Config, *, leader: bool = False) -> State:
 
 @dataclass(slots=True, kw_only=True)
 class Turns:
-    """``config`` and ``cycle``: replaced when the configuration is read again. ``settle``: called after each turn."""
+    """``config`` and ``cycle``: replaced when the configuration is read again. ``settle``: called after each turn.
+
+    ``left_out``: called with each row of the store that cannot be read.
+    """
 
     config: Config
     cycle: Cycle
@@ -52,10 +55,9 @@ class Turns:
     clock: Clock
     threads: Threads = THREADS
     settle: Callable[[], None] = lambda: None
-    leads: bool = False
+    left_out: Callable[[str], None] = lambda _row: None
     _cycles: int = 0
     _changes: LoggedChanges = field(default_factory=LoggedChanges)
-    _broken: set[str] = field(default_factory=set)  # what was logged about rows of the store that cannot be read
     _turning: Lock = field(init=False)  # one at a time decides: a cycle, or a person who applies a plan
 
     def __post_init__(self) -> None:
@@ -69,6 +71,10 @@ class Turns:
                 prepare()
                 now = self.clock.now()  # the lock may have been held for long
                 report = self._one(now)
+        except Deposed as error:
+            report = Report(result=CycleResult.WAITING, sentence=self.leadership.step_down(error.why))
+        except StoreError as error:
+            report = Report(result=CycleResult.FAILED, sentence=f"nothing is done: {error}")
         except Exception as error:
             log.exception("a cycle failed for a reason that the program does not expect")
             report = self._failed(error, now)
@@ -84,37 +90,23 @@ class Turns:
         if not self._turning.acquire(timeout=_ORDER_SECONDS):
             raise Refused("a cycle is taking long: try again")
         try:
-            if not self.leads:
+            if not self.leadership.leads:
                 raise Refused("another balancer acts: ask that one")
             return self.cycle.apply(wanted, self.clock.now())
         finally:
             self._turning.release()
 
     def _one(self, now: float) -> Report:
-        if not self._lead():
-            return Report(
-                result=CycleResult.WAITING,
-                sentence=f"another balancer acts and holds {self.leadership.path}; waiting for it to end",
-            )
+        if why := self.leadership.why_not(self.store):
+            return Report(result=CycleResult.WAITING, sentence=why)
         return self.cycle.run(now)
 
     def _failed(self, error: Exception, now: float) -> Report:
         sentence = f"unforeseen: {type(error).__name__}: {error}"
-        if self.leads:
+        if self.leadership.leads:
             with contextlib.suppress(Exception):  # the store may be what failed
                 return self.cycle.failed(sentence, now)
         return Report(result=CycleResult.FAILED, sentence=sentence)
-
-    def _lead(self) -> bool:
-        """Whether this balancer acts. When it begins to, it takes over what an earlier one left unfinished."""
-        if self.leads:
-            return True
-        if not self.leadership.take():
-            return False
-        self.leads = True
-        if begun := [entry.move.domain for entry in self.store.watched() if entry.is_open]:
-            log.warning("taking over migrations that an earlier balancer began", domains=begun)
-        return True
 
     def _publish(self, report: Report, now: float, seconds: float) -> None:
         """Log the outcome of a cycle, and show it on the page and in the metrics."""
@@ -125,9 +117,7 @@ class Turns:
         self._ask_hosts(report)
         self._changes.report(report.observation, self.reach.silence().silent)
         for row in report.broken:
-            if row not in self._broken:
-                self._broken.add(row)
-                log.error("a row of the store cannot be read and is left out", row=row)
+            self.left_out(row)
         for due, measured in report.measured:
             self.metrics.prediction_measured(due, measured)
             log.info(
@@ -140,9 +130,11 @@ class Turns:
             )
         self.metrics.cycle_ended(report.result.value, seconds)
         self.published.state = replace(
-            first_state(self.config, leader=self.leads),
+            first_state(self.config, leader=self.leadership.leads),
             cycle_at=now,
-            figures_at=newest_figures(self.published.state.figures_at, report.observation, now) if self.leads else None,
+            figures_at=newest_figures(self.published.state.figures_at, report.observation, now)
+            if self.leadership.leads
+            else None,
             result=report.result.value,
             sentence=report.sentence,
             observation=report.observation,
@@ -156,8 +148,9 @@ class Turns:
         )
         self.settle()
         self._cycles += 1
-        if self.leads and self._cycles % _FORGET_EVERY == 0:
-            self.store.forget(now, keep_days=self.config.state.keep_days, keep_bytes=self.config.state.keep_bytes)
+        if self.leadership.leads and self._cycles % _FORGET_EVERY == 0:
+            with contextlib.suppress(StoreError):  # the next cycle fails, in words
+                self.store.forget(now, keep_days=self.config.state.keep_days, keep_bytes=self.config.state.keep_bytes)
 
     def _ask_hosts(self, report: Report) -> None:
         """Ask, beside the cycles, the libvirt daemons that answer their exporter, for what the next cycle should know."""

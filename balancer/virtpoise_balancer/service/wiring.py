@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.errors import BadInput, NoStore
@@ -19,7 +18,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.execute.migrate import Migrator
     from virtpoise_balancer.execute.reach import Reach
     from virtpoise_balancer.execute.workers import Workers
-    from virtpoise_balancer.knowledge.leader import Leadership
+    from virtpoise_balancer.knowledge.leader import Lock
     from virtpoise_balancer.knowledge.store import Store
     from virtpoise_balancer.model import MigrationOutcome, Move
     from virtpoise_balancer.monitor.observe import Observer
@@ -46,31 +45,34 @@ def make_observer(config: Config) -> Observer:
     )
 
 
-def make_store(config: Config, *, upgrade: bool = False) -> Store:
-    """The opened store, made if there is none. ``upgrade``: an older one is brought up to date; only for the balancer that acts."""
-    from virtpoise_balancer.knowledge.store import Store
+def make_store(config: Config, left_out: Callable[[str], None], *, upgrade: bool = False) -> Store:
+    """The opened store, made if there is none. ``left_out``: takes a line for each row that cannot be read.
 
-    _store_exists(config)
-    return Store.open(config.state.url, upgrade=upgrade)
-
-
-def open_store(config: Config) -> Store:
-    """The store that the balancer has made. NoStore before that.
-
-    A command makes none: it would belong to whoever calls the command, often root, and the balancer could not write to it.
+    ``upgrade``: an older one is brought up to date; only for the balancer that acts.
     """
     from virtpoise_balancer.knowledge.store import Store
 
+    _store_exists(config)
+    return Store.open(config.state.url, upgrade=upgrade, password_file=config.state.password_file, left_out=left_out)
+
+
+def open_store(config: Config, left_out: Callable[[str], None]) -> Store:
+    """The store that the balancer has made. NoStore before that. ``left_out``: as in ``make_store``.
+
+    A command makes none: it would belong to whoever calls the command, often root, and the balancer could not write to it.
+    """
     if not _store_exists(config):
         raise NoStore(f"state.url: {config.state.url}: there is no store yet; the balancer makes it when it first runs")
-    return Store.open(config.state.url)
+    return make_store(config, left_out)
 
 
 def _store_exists(config: Config) -> bool:
     """BadInput where this process may not use the store's file. SQLite would call it unable to open, or read-only."""
     from virtpoise_balancer.tokens import user_name
 
-    file = Path(_database_file(config))
+    file = config.state.file
+    if file is None:  # a database on a server
+        return True
     try:
         owner = user_name(file.stat().st_uid)
     except FileNotFoundError:
@@ -86,10 +88,15 @@ def _store_exists(config: Config) -> bool:
     return True
 
 
-def make_leadership(config: Config) -> Leadership:
-    from virtpoise_balancer.knowledge.leader import Leadership
+def make_lock(config: Config) -> Lock:
+    """The lock of the balancer that acts."""
+    if file := config.state.file:
+        from virtpoise_balancer.knowledge.leader import FileLock
 
-    return Leadership(Path(f"{_database_file(config)}.lock"))
+        return FileLock(file)
+    from virtpoise_balancer.knowledge.advisory import AdvisoryLock
+
+    return AdvisoryLock(config.state.url, config.state.password_file, config.interval_seconds)
 
 
 def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
@@ -164,12 +171,3 @@ def make_cycle(
         accounts=accounts,
         only_recommends=None if config.libvirt.names_hosts else f"libvirt.pattern: {WHICH_HOSTS}",
     )
-
-
-def _database_file(config: Config) -> str:
-    from sqlalchemy.engine import make_url
-
-    database = make_url(config.state.url).database
-    if not database or database == ":memory:":
-        raise BadInput(f"state.url: expected a file that outlives the balancer, got {config.state.url!r}")
-    return database

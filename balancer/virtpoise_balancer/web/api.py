@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from virtpoise_balancer.control.orders import By, Unforeseen
-from virtpoise_balancer.errors import BadInput, MonitorError, NotKnown, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, MonitorError, NotKnown, StoreError, VirtpoiseError
 from virtpoise_balancer.formats import first_problem
 from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import Context
@@ -133,6 +133,8 @@ def refusal(error: VirtpoiseError) -> Response:
         status = HTTPStatus.NOT_FOUND
     elif isinstance(error, BadInput):
         status = HTTPStatus.BAD_REQUEST
+    elif isinstance(error, StoreError):
+        status = HTTPStatus.SERVICE_UNAVAILABLE
     elif isinstance(error, MonitorError):
         status = HTTPStatus.BAD_GATEWAY
     else:

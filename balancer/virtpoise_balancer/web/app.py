@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from virtpoise_balancer.errors import StoreError
 from virtpoise_balancer.web import api
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Guard, is_loopback
@@ -76,7 +77,12 @@ def make_app(context: Context) -> Starlette:
             *api.routes(context),
             *page_routes(context),
         ],
+        exception_handlers={StoreError: _no_store},
         middleware=[
             Middleware(Guard, gate=context.gate),
         ],
     )
+
+
+def _no_store(_request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{error}\n", 503)

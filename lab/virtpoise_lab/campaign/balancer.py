@@ -17,7 +17,7 @@ from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import By, Orders
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, StoreError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.copies import Copies
 from virtpoise_balancer.execute.executor import LibvirtExecutor
@@ -27,13 +27,14 @@ from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge.database import Database
-from virtpoise_balancer.knowledge.leader import Leadership
+from virtpoise_balancer.knowledge.leader import FileLock
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Move, Progress
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.observe import Observer
 from virtpoise_balancer.monitor.queries import Ranges
 from virtpoise_balancer.service import reports
+from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.turns import Turns, first_state
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.state import Published
@@ -67,15 +68,20 @@ class ModelDatabase(Database):
     """A virtual process's way to the store. Transactions take turns, so none waits within one."""
 
     def __init__(self, disk: Disk, process: VirtualProcess) -> None:
+        self.url = disk.database.url
         self.engine = disk.database.engine
         self._disk = disk
         self._process = process
+
+    def reopen(self) -> None:
+        """Nothing: a store in memory would be lost with its connection."""
+        self._process.check()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         self._process.check()
         if self._disk.fault == "gone":
-            raise StoreFails("unable to open database file")
+            raise StoreError("the store cannot be opened")
         with super().reading() as connection:
             yield connection
 
@@ -93,9 +99,9 @@ class ModelDatabase(Database):
         self._process.check()
         disk = self._disk
         if disk.fault == "locked" and not disk.kernel.wait_until(lambda: disk.fault != "locked", _LOCK_SECONDS):
-            raise StoreFails("database is locked")
+            raise StoreError("the store is locked")
         if disk.fault == "gone":
-            raise StoreFails("unable to open database file")
+            raise StoreError("the store cannot be opened")
 
     def _moment(self, when: str) -> None:
         for act in list(self._disk.moments):
@@ -264,7 +270,7 @@ class Balancer:
     server: Prometheus
     disk: Disk
     config: Config
-    lock_file: Path
+    store_file: Path
     on_request: Callable[[VirtualProcess, str, str, str], None]
     name: str = "balancer"
     process: VirtualProcess = field(init=False)
@@ -290,7 +296,7 @@ class Balancer:
         self.reach = Reach(hosts.active_domains, clock=self.clock, threads=threads)
         self.published = Published(first_state(config))
         self.metrics = Metrics(self.published)
-        self.leadership = Leadership(self.lock_file)
+        self.leadership = Leadership(FileLock(self.store_file), config.interval_seconds, self.clock)
         reconciler = Reconciler(lambda: hosts, self.store, self._ended, self.clock, threads=threads)
         self.accounts = LibvirtAccounts(reconciler, Copies(lambda: hosts, threads=threads))
         migrator = Migrator(
@@ -355,7 +361,7 @@ class Balancer:
 
     @property
     def leads(self) -> bool:
-        return self.process.alive and self.turns.leads
+        return self.process.alive and self.leadership.leads
 
     def kill(self) -> None:
         """As SIGKILL does."""

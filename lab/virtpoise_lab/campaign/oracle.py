@@ -80,7 +80,7 @@ class Oracle:
             self._wrong(
                 f"{name}: a migration from {source} to {destination} was asked for that the journal does not have"
             )
-        if len([one for one in self.run.balancers if one.process.alive and one.turns.leads]) > 1:
+        if len([one for one in self.run.balancers if one.process.alive and one.turns.leadership.leads]) > 1:
             self._wrong("two balancers act")
         patience = 3 * self.interval_seconds
         for twice, since in world.doubled_since.items():
@@ -156,7 +156,7 @@ class Oracle:
     def exception(self, what: str) -> None:
         """Something was logged with a traceback."""
         error = sys.exc_info()[1]
-        if "StoreFails" in type(error).__name__ and self._has("store"):
+        if type(error).__name__ in ("StoreFails", "StoreError") and self._has("store"):
             return
         self._wrong(f"{what}: {type(error).__name__}: {error}")
 

@@ -119,7 +119,7 @@ class Run:
             self.server,
             self.disk,
             self.config,
-            Path(self._folder.name) / "lock",
+            Path(self._folder.name) / "store",
             self.oracle.request,
             name,
         )

@@ -1,0 +1,34 @@
+"""The number of the balancer that acts. A new leader takes the next one, so whatever an earlier one still writes is refused."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, insert, select, update
+
+from virtpoise_balancer.errors import Deposed
+from virtpoise_balancer.knowledge.records import Leader
+from virtpoise_balancer.knowledge.rows import fields_of, read_row
+from virtpoise_balancer.knowledge.schema import leaders
+
+
+def take(connection: Connection, holder: str, now: float) -> int:
+    """Begin to lead; the number. ``holder``: who leads, for people."""
+    before = read_row(connection, select(leaders), "leader", [])
+    term = 1 if before is None else before.term + 1
+    values = {"term": term, "holder": holder, "since": now, "seen": now}
+    if connection.execute(update(leaders).values(values)).rowcount == 0:
+        connection.execute(insert(leaders).values(values))
+    return term
+
+
+def check(connection: Connection, term: int, now: float) -> None:
+    """Deposed unless the number is still the newest. Writes down that the leader is alive."""
+    alive = update(leaders).where(leaders.c.term == term).values(seen=now)
+    if connection.execute(alive).rowcount != 1:
+        found = read(connection)
+        raise Deposed(f"{found.holder} acts" if found else "another balancer acts")
+
+
+def read(connection: Connection) -> Leader | None:
+    """The newest leader, whether it is still there or not."""
+    row = read_row(connection, select(leaders), "leader", [])
+    return None if row is None else Leader(**fields_of(row, Leader))

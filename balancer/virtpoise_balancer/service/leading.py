@@ -1,0 +1,74 @@
+"""Whether this balancer acts: takes the lock when it is free, and stops acting, in words, once it has lost it."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import structlog
+
+from virtpoise_balancer.clock import Clock
+from virtpoise_balancer.errors import BadInput, StoreError
+from virtpoise_balancer.knowledge.leader import Lock, Mistrust
+from virtpoise_balancer.knowledge.store import Store
+
+log = structlog.get_logger()
+
+_SILENT_INTERVALS = 3
+
+
+class Leadership:
+    """``leads``: whether this balancer acts, as of the newest ``why_not``."""
+
+    def __init__(self, lock: Lock, interval_seconds: float, clock: Clock) -> None:
+        self.leads = False
+        self._lock = lock
+        self._silence_seconds = _SILENT_INTERVALS * interval_seconds
+        self._clock = clock
+        self._mistrust: Mistrust | None = None
+
+    def take_lock(self) -> bool:
+        """Whether the lock is this balancer's, at the start. BadInput when nothing can be said."""
+        try:
+            return self._lock.take()
+        except StoreError as error:
+            raise BadInput(str(error)) from None
+
+    def keep(self) -> None:
+        """Ask for the lock between cycles, so that a slow cycle does not lose it by its silence."""
+        self._lock.lost()
+
+    def why_not(self, store: Store) -> str | None:
+        """Why this balancer does not act now; None if it does.
+
+        When it begins to, it takes over what an earlier one left unfinished.
+        """
+        if self.leads:
+            why = store.lost()
+            return None if why is None else self.step_down(why)
+        if self._mistrust is not None:
+            if why := self._mistrust.why_wait(store.leader(), self._clock.monotonic()):
+                return why
+            self._mistrust = None
+        if not self._lock.take():
+            leader = store.leader()
+            who = f" ({leader.holder})" if leader else ""
+            return f"another balancer acts{who} and holds {self._lock.place}; waiting for it to end"
+        store.lead(self._lock, f"{socket.gethostname()}, process {os.getpid()}")
+        self.leads = True
+        log.info("this balancer acts now", lock=self._lock.place)
+        if begun := [entry.move.domain for entry in store.watched() if entry.is_open]:
+            log.warning("taking over migrations that an earlier balancer began", domains=begun)
+        return None
+
+    def step_down(self, why: str) -> str:
+        """Stop acting; the sentence that says so. What runs already goes on, and whoever acts next finds it in the journal."""
+        log.error("this balancer no longer acts: it starts nothing further", why=why)
+        self.leads = False
+        if self._lock.lost() is None:
+            self._mistrust = Mistrust(self._silence_seconds)
+        self._lock.release()
+        return f"this balancer no longer acts: {why}"
+
+    def release(self) -> None:
+        self._lock.release()

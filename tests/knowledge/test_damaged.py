@@ -1,0 +1,246 @@
+"""Damaged stores: a row that cannot be is left out and named, a broken file is refused in one line, and nothing ends in a traceback."""
+
+import contextlib
+import io
+import os
+import shutil
+import sqlite3
+from contextlib import closing, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from builders import FakeClock, domain, group, host, thesis_policy
+from storing import record
+from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.measure import Measured
+from virtpoise_balancer.command.main import main
+from virtpoise_balancer.config import Measurement
+from virtpoise_balancer.control.cycle import Cycle
+from virtpoise_balancer.control.decide import CycleResult, next_cycle
+from virtpoise_balancer.errors import BadInput, StoreError
+from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.knowledge.records import Action, Changes, Setting
+from virtpoise_balancer.knowledge.schema import metadata
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import MigrationOutcome, Move, Result
+from virtpoise_balancer.monitor.observe import HostLoad, Observation
+from virtpoise_balancer.plan import plan
+
+SEEN = group(
+    host("h1", 0.9, 0.9, 0.9),
+    host("h2", 0.1, 0.1, 0.1),
+    host("h3", 0.2, 0.2, 0.2),
+    domain("a", "h1", 3.0),
+    domain("b", "h1", 2.0),
+)
+NOW = 2000.0
+DONE = MigrationOutcome(
+    result=Result.DONE, seconds=6.0, downtime_seconds=0.1, transferred_bytes=10**9, dirty_bytes_per_second=1e6
+)
+FAILED = MigrationOutcome(result=Result.FAILED, why="full", lost=True)
+
+
+class Seeing:
+    reach_back_seconds = 0.0
+
+    def observe(self, now: float) -> Observation:
+        return Observation(snapshot=replace(SEEN, time=now), age_seconds=1.0)
+
+    def observe_for(self, move: Move, now: float) -> Observation:
+        return self.observe(now)
+
+    def load_between(self, host: str, start: float, end: float) -> HostLoad:
+        return HostLoad(tuple((start + step, 0.4) for step in range(0, 60, 10)))
+
+
+class Taking:
+    acts = True
+    busy = False
+    in_flight: tuple[InFlight, ...] = ()
+
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with rows in each of its tables: migrations that were done, that failed, that were lost and that are open."""
+    path = tmp_path_factory.mktemp("whole") / "state.db"
+    clock = FakeClock(1000.0)
+    with closing(Store.open(f"sqlite:///{path}", clock=clock)) as store:
+        made = plan(SEEN, thesis_policy())
+        assert made.moves
+        for number, outcome in enumerate((DONE, DONE, FAILED, None)):
+            clock.at = 1000.0 + 100 * number
+            for migration_id, _ in record(store, made, clock.at, acted=True, snapshot=SEEN, policy=thesis_policy()):
+                store.begin(migration_id)
+                if outcome is not None:
+                    store.end(migration_id, outcome)
+        first, *_ = store.recall(0).due
+        measured = Measured(verdict="measured", window=(1020.0, 1080.0), ratio=0.5, error=0.05)
+        store.commit(
+            Changes(
+                backoffs=(
+                    Backoff(host="h1", counted_from=1000.0, penalty_from=1000.0, penalty_until=1190.0, failures=1),
+                ),
+                verdicts={first.id: measured},
+                cycle=next_cycle(1500.0, CycleResult.IDLE, "calm", None),
+            ),
+            1500.0,
+        )
+        store.order_drain("h3", draining=True)
+        store.override("mode", Setting(value="automatic", instead_of="recommend", at=1.0, who="alice"))
+        store.record_action(Action(at=1.0, who="alice", origin="command", action="drain", accepted=True, answer="yes"))
+    return path
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(whole, tmp_path / "state.db"))
+
+
+def cycle(path: Path) -> tuple[str, ...]:
+    """Run a cycle on the store; what it left out."""
+    with closing(Store.open(f"sqlite:///{path}", upgrade=True, clock=FakeClock(NOW))) as store:
+        made = Cycle(
+            observer=Seeing(),
+            store=store,
+            executor=Taking(),
+            policy=thesis_policy(),
+            measurement=Measurement(settle_seconds=20, window_seconds=60),
+            clock=store.clock,
+            mode="automatic",
+        )
+        report = made.run(NOW)
+        made.obstacle(plan(SEEN, thesis_policy()).moves[0])
+        store.forget(NOW, keep_days=90, keep_bytes=10_000)
+    return report.broken
+
+
+def virtpoise(path: Path, *arguments: str) -> tuple[int, str]:
+    config = path.with_name("virtpoise.yml")
+    config.write_text(f"state: {{url: 'sqlite:///{path}'}}\n")
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as err:
+        code = main([*arguments, "--config", str(config)])
+    return code, err.getvalue()
+
+
+COMMANDS = (
+    ("history",),
+    ("history", "--orders"),
+    ("history", "--cycles"),
+    ("history", "--plans"),
+    ("history", "--why", "1"),
+    ("history", "--output", "json"),
+    ("plan", "--replay", "1"),
+    ("pause",),
+    ("undrain", "h3"),
+    ("acknowledge", "a"),
+)
+
+
+def use(path: Path, command: tuple[str, ...]) -> None:
+    """Run a cycle on a damaged store, then a command."""
+    with contextlib.suppress(BadInput, StoreError):  # the daemon says these in a line
+        cycle(path)
+    code, err = virtpoise(path, *command)
+    assert code in (0, 1, 2)
+    assert all(line.startswith("virtpoise: ") for line in err.splitlines())
+
+
+def test_a_whole_store_is_read_whole(copy: Path) -> None:
+    assert cycle(copy) == ()
+    for command in COMMANDS:
+        code, err = virtpoise(copy, *command)
+        assert (code, err) == (0, ""), command
+
+
+CELLS = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    st.sampled_from([float("inf"), -1.0, 0, 2, 1e300, 253402300800.0]),
+    st.text(),
+    st.text('[]{}":,a1'),
+    st.binary(),
+)
+EXAMPLES = int(os.environ.get("VIRTPOISE_EXAMPLES", "40"))
+PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # each example takes too long to shrink it
+COLUMNS = sorted((table.name, column.name) for table in metadata.sorted_tables for column in table.columns)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("UPDATE migrations SET result = 'teleported' WHERE id = 1", "plan 1: result: expected done or"),
+        ("UPDATE migrations SET ended = 'soon' WHERE id = 1", "migration 1: ended: expected a number"),
+        ("UPDATE predictions SET role = 'witness' WHERE verdict IS NULL", "role: expected source or destination"),
+        ("UPDATE plans SET document = '{' WHERE settled = 0", "plan 1: cannot be read"),
+        ("UPDATE backoffs SET failures = 'many'", "back-off of 'h1': failures: expected a whole number, got 'many'"),
+        ("UPDATE overrides SET at = x'00'", "override 'mode': at: expected a number"),
+    ],
+)
+def test_one_broken_row_is_left_out_and_named_by_a_cycle(copy: Path, change: str, named: str) -> None:
+    with closing(sqlite3.connect(copy)) as database, database:
+        database.execute("PRAGMA ignore_check_constraints=ON")
+        database.execute(change)
+    assert any(named in row for row in cycle(copy)), cycle(copy)
+
+
+def test_a_command_names_the_row_that_it_leaves_out(copy: Path) -> None:
+    with closing(sqlite3.connect(copy)) as database, database:
+        database.execute("UPDATE migrations SET result = 'teleported' WHERE id = 1")
+    code, err = virtpoise(copy, "history")
+    assert code == 0
+    assert err.startswith("virtpoise: left out: state.url: migration 1: result: expected done or ")
+
+
+def test_a_pause_that_cannot_be_read_still_holds(copy: Path) -> None:
+    assert virtpoise(copy, "pause")[0] == 0
+    with closing(sqlite3.connect(copy)) as database, database:
+        database.execute("UPDATE overrides SET at = 'x' WHERE name = 'paused'")
+    with closing(Store.open(f"sqlite:///{copy}")) as store:
+        assert store.overrides().paused is not None
+
+
+@settings(max_examples=EXAMPLES, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.sampled_from(COLUMNS), st.integers(0, 8), CELLS), min_size=1, max_size=3),
+    st.sampled_from(COMMANDS),
+)
+def test_whatever_a_cell_holds_nothing_ends_in_a_traceback(
+    whole: Path, tmp_path: Path, cells: list[tuple[tuple[str, str], int, object]], command: tuple[str, ...]
+) -> None:
+    path = Path(shutil.copy(whole, tmp_path / "state.db"))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA writable_schema=ON")
+        for (table, column), row, value in cells:
+            rows = database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            try:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? WHERE rowid = (SELECT rowid FROM {table} LIMIT 1 OFFSET ?)",
+                    (value, row % max(rows, 1)),
+                )
+            except sqlite3.IntegrityError:
+                database.execute("PRAGMA ignore_check_constraints=ON")
+    use(path, command)
+
+
+@settings(max_examples=EXAMPLES, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_bytes_are_flipped_nothing_ends_in_a_traceback(
+    whole: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    raw = bytearray(whole.read_bytes())
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(raw) - 1), st.integers(0, 255)), min_size=1, max_size=40)
+    ):
+        raw[place] = value
+    path = tmp_path / "state.db"
+    for left in tmp_path.glob("state.db*"):
+        left.unlink()
+    path.write_bytes(raw)
+    use(path, data.draw(st.sampled_from(COMMANDS)))

@@ -1,0 +1,95 @@
+"""A PostgreSQL server of a test's own: Debian's programs, as an unprivileged user, on a socket in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+USER = "virtpoise"
+PASSWORD = "not-to-be-shown"
+_PATIENCE_SECONDS = 60.0
+_CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "postgresql-15"
+
+
+def _programs() -> Path:
+    """The folder of the server's programs: those of the machine, or those that scripts/setup unpacked."""
+    for root in (Path("/"), _CACHE):
+        for found in sorted(root.glob("usr/lib/postgresql/*/bin/postgres"), reverse=True):
+            return found.parent
+    raise FileNotFoundError("PostgreSQL's programs: scripts/setup unpacks them")
+
+
+class Server:
+    """Started when made; ``close`` ends it and removes its folder."""
+
+    def __init__(self) -> None:
+        self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+        self.folder = Path(tempfile.mkdtemp(prefix="virtpoise-pg-"))  # a socket's path must be short
+        self.password_file = self.folder / "password"
+        self.password_file.write_text(f"{PASSWORD}\n")
+        if self._as:
+            for path in (self.folder, self.password_file):
+                shutil.chown(path, "nobody", "nogroup")
+        self.password_file.chmod(0o600)
+        self._data, self._databases = self.folder / "data", 0
+        self._run(
+            _programs() / "initdb", "-D", self._data, "-U", USER, "--auth=scram-sha-256", f"--pwfile={self.password_file}",
+            "--no-sync", "-E", "UTF8", "--locale=C",
+        )  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "fsync": "off"}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_programs() / "postgres", "-D", self._data, *options],
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                **self._as,  # type: ignore[call-overload]
+            )
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "log").read_text())
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        try:
+            self.sql("SELECT 1", "postgres")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """At once, as when the machine is switched off; what was committed is there afterwards."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(_PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def new_database(self) -> str:
+        """The address of an empty database, without the password."""
+        self._databases += 1
+        name = f"virtpoise{self._databases}"
+        self.sql(f"CREATE DATABASE {name}", "postgres")
+        return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
+
+    def sql(self, statement: str, database: str) -> None:
+        with psycopg.connect(
+            host=str(self.folder), user=USER, password=PASSWORD, dbname=database, autocommit=True
+        ) as connection:
+            connection.execute(statement.encode())
+
+    def _run(self, *command: object) -> None:
+        subprocess.run([str(one) for one in command], check=True, capture_output=True, cwd="/", **self._as)  # type: ignore[call-overload]
