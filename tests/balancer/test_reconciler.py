@@ -175,6 +175,20 @@ def test_a_second_copy_keeps_both_hosts_still_until_it_is_gone_and_is_suspended_
     assert (balancer.results, balancer.held, world.places("a")) == (["failed"], {}, {"h1": "running"})
 
 
+def test_a_copy_that_someone_starts_after_a_failure_is_suspended_each_time(balancer: Balancer, world: World) -> None:
+    world.after(3.0, lambda: world.abort("h1", "a"))
+    balancer.make(move("a", "h1", "h2"))
+    assert balancer.results == ["failed"]
+    for _ in range(2):
+        world.put("a", "h2")
+        balancer.cycle()
+        assert world.places("a") == {"h1": "running", "h2": "paused"}
+        assert balancer.held == dict.fromkeys(("h1", "h2"), UnsettledKind.TWICE)
+    world.put("a", "h2", Presence.ABSENT)
+    balancer.cycle(4)
+    assert (balancer.results, balancer.held) == (["failed"], {})
+
+
 def test_copies_of_which_none_is_proven_to_be_stale_are_left_as_they_are(balancer: Balancer, world: World) -> None:
     """A restarted balancer does not know whether the earlier one had started the domain on its destination."""
     world.on[Step.FINISH] = lambda: world.silence("h2", 0.0, 45.0)

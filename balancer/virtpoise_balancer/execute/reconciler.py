@@ -268,6 +268,10 @@ class Reconciler:
         hosts, move = self.hosts(), entry.move
         copies = described(hosts, found.hosts, move.uuid)
         stale = stale_copy(entry, found.running, started=self._was_started(entry))
+        if (
+            stale is None and len(found.running) > 1
+        ):  # a failure that was taken back proves it no longer, but it was stale before
+            stale = self._suspended.get(entry.id)
         if stale is not None:
             kept = move.destination if stale == move.source else move.source
             try:
