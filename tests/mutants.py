@@ -190,7 +190,7 @@ MUTANTS = (
     Mutant("V2 a verdict while the job runs", _a_job_is_no_obstacle, ("source-stopped",), 10, "journal"),
     Mutant("V3 an end that cannot be written is not kept", _an_end_is_not_kept, ("store-full",), 1, "open"),
     Mutant(
-        "V3 moves begin without a store", _moves_begin_without_a_store, ("store-full",), 39, "journal does not have"
+        "V3 moves begin without a store", _moves_begin_without_a_store, ("store-full",), 83, "journal does not have"
     ),
     Mutant(
         "V4 a cycle waits for hosts", _a_cycle_waits_for_hosts, ("source-stopped", "balancer-killed"), 10, "a turn took"
