@@ -33,7 +33,7 @@ from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Plan, Snapshot
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
-from virtpoise_balancer.service import changes, wiring
+from virtpoise_balancer.service import changes, turns, wiring
 from virtpoise_balancer.service import daemon as daemon_module
 from virtpoise_balancer.service.daemon import Daemon
 
@@ -145,6 +145,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     made = Log()
     monkeypatch.setattr(daemon_module, "log", made)
+    monkeypatch.setattr(turns, "log", made)
     monkeypatch.setattr(changes, "log", made)
     return made
 

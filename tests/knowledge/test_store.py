@@ -20,7 +20,7 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.records import Changes, EndedPlan, NewCycle
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Cause, MigrationOutcome, Move, Plan, Policy, Residual, Result, Role
+from virtpoise_balancer.model import Cause, MigrationOutcome, Move, Plan, Policy, Residual, Result, Role, Written
 from virtpoise_balancer.plan import plan
 
 DONE = MigrationOutcome(result=Result.DONE, seconds=5.9, downtime_seconds=0.14, transferred_bytes=1000)
@@ -300,6 +300,32 @@ def test_a_strategy_without_intervals_leaves_no_residual(store: Store) -> None:
     for prediction in due(store):
         give_verdict(store, prediction, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1))
     assert learned(store).residuals == ()
+
+
+FAILED = MigrationOutcome(result=Result.FAILED, why="refused")
+
+
+def test_a_failure_is_not_corrected_by_what_the_domains_next_migration_does(store: Store) -> None:
+    ((first, _), *_) = entries(store)
+    ((second, _), *_) = entries(store)
+    store.begin(first)
+    store.end(first, FAILED)
+    store.begin(second)
+    store.reopen(first, "it is still under way")
+    assert store.end(first, DONE) is Written.NOTHING
+    results = {record.id: record.result for record in store.history(10)}
+    assert (results[first], results[second]) == ("failed", None)
+
+
+def test_a_failure_is_still_watched_after_a_move_that_was_skipped(store: Store) -> None:
+    ((first, _), *_) = entries(store)
+    ((second, _), *_) = entries(store)
+    store.begin(first)
+    store.end(first, FAILED)
+    store.begin(second)
+    store.end(second, MigrationOutcome(result=Result.SKIPPED, why="another job"))
+    assert first in {entry.id for entry in store.watched()}
+    assert store.end(first, DONE) is Written.CORRECTED
 
 
 def test_draining_is_an_order_that_can_be_taken_back(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -12,6 +13,7 @@ from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
 from virtpoise_balancer.execute.reconciler import described, presence
 from virtpoise_balancer.model import Unsettled, UnsettledKind
+from virtpoise_balancer.threads import THREADS, Thread, Threads
 
 log = structlog.get_logger()
 
@@ -29,10 +31,11 @@ class Copies:
     """``hosts``: as configured now. Everything is keyed by the domain's uuid."""
 
     hosts: Callable[[], Hosts]
+    threads: Threads = THREADS
     _seen: dict[str, SeenTwice] = field(default_factory=dict)
     _answers: dict[str, Mapping[str, Answer]] = field(default_factory=dict)
     _described: dict[str, str] = field(default_factory=dict)  # what distinguishes those that are active twice
-    _asking: dict[str, threading.Thread] = field(default_factory=dict)
+    _asking: dict[str, Thread] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep_up(self, seen: Mapping[str, SeenTwice]) -> None:
@@ -44,10 +47,7 @@ class Copies:
             self._described = {uuid: words for uuid, words in self._described.items() if uuid in self._seen}
             for uuid, one in self._seen.items():
                 if uuid not in self._asking:
-                    self._asking[uuid] = threading.Thread(
-                        target=self._ask, args=(uuid, one), name=f"copies of {one.domain}", daemon=True
-                    )
-                    self._asking[uuid].start()
+                    self._asking[uuid] = self.threads.start(partial(self._ask, uuid, one), f"copies of {one.domain}")
 
     def unsettled(self) -> tuple[Unsettled, ...]:
         """Those that are active twice, or not known to be active once."""

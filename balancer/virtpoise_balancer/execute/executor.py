@@ -21,6 +21,7 @@ from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
 from virtpoise_balancer.model import Cause, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
 from virtpoise_balancer.plan.stream import Item, Stage, hopeless, ready
+from virtpoise_balancer.threads import THREADS, Lock, Thread, Threads
 
 log = structlog.get_logger()
 
@@ -78,13 +79,17 @@ class LibvirtExecutor:
     reconciler: Reconciler
     ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
     limits: Limits = field(default_factory=Limits)  # for the moves of all plans together
+    threads: Threads = THREADS
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
-    _looking: threading.Lock = field(default_factory=threading.Lock)  # one move begins at a time
+    _looking: Lock = field(init=False)  # one move begins at a time
     _lock: threading.RLock = field(default_factory=threading.RLock)  # guards all that follows
     _items: dict[int, Item] = field(default_factory=dict)  # of the plans that have not ended, by the id in the journal
     _rechecks: dict[int, Recheck] = field(default_factory=dict)  # by the number of the plan
-    _threads: dict[int, threading.Thread] = field(default_factory=dict)  # by the id in the journal
+    _threads: dict[int, Thread] = field(default_factory=dict)  # by the id in the journal
+
+    def __post_init__(self) -> None:
+        self._looking = self.threads.lock()
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
@@ -154,10 +159,9 @@ class LibvirtExecutor:
     def _start(self, id_: int, act: Callable[[int, Move], bool]) -> None:
         """Take a move out of those that wait, and act on it beside the others. ``act`` returns whether it was made."""
         item = self._items[id_] = replace(self._items[id_], stage=Stage.BEGUN)
-        thread = threading.Thread(target=self._act, args=(item, act), name=f"move {item.move.domain}")
-        self._threads[id_] = thread
+        work = partial(self._act, item, act)
         try:
-            thread.start()
+            self._threads[id_] = self.threads.start(work, f"move {item.move.domain}", daemon=False)
         except RuntimeError as error:  # the system has no thread left: the next cycle ends the entry
             log.warning("a move cannot be started", domain=item.move.domain, error=str(error))
             self._ended(item, done=False)
@@ -177,7 +181,7 @@ class LibvirtExecutor:
         """Note the end of a move. Forget the plan with its last one."""
         self.reconciler.release(item.id)
         self._items[item.id] = replace(item, stage=Stage.DONE if done else Stage.UNDONE)
-        del self._threads[item.id]
+        self._threads.pop(item.id, None)
         going = {one.plan for one in self._items.values() if one.stage in (Stage.WAITING, Stage.BEGUN)}
         self._items = {id_: one for id_, one in self._items.items() if one.plan in going}
         self._rechecks = {plan: recheck for plan, recheck in self._rechecks.items() if plan in going}

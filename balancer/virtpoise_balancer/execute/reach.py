@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from virtpoise_balancer.analyse.silence import Silence
+from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.threads import THREADS, Event, Threads
 
 # How long after its last answer a silent host is asked again.
 _AGAIN_SECONDS = 10.0
@@ -32,9 +34,11 @@ class Reach:
     """What the hosts answered. ``ask_host`` returns a host's number of active domains within a bounded time, or raises LibvirtError."""
 
     ask_host: Callable[[str], int]
+    clock: Clock = SYSTEM
+    threads: Threads = THREADS
     _heard: dict[str, Heard] = field(default_factory=dict)
     _answered_at: dict[str, float] = field(default_factory=dict)  # when the last question ended, monotonic
-    _under_way: dict[str, threading.Event] = field(default_factory=dict)  # set when the question has been answered
+    _under_way: dict[str, Event] = field(default_factory=dict)  # set when the question has been answered
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ASK_AT_ONCE))
 
@@ -43,7 +47,7 @@ class Reach:
 
         Returns at once.
         """
-        now = time.monotonic()
+        now = self.clock.monotonic()
         with self._lock:
             due = [
                 host
@@ -76,21 +80,21 @@ class Reach:
                 answered=any(not heard.why for heard in self._heard.values()),
             )
 
-    def _begin(self, hosts: Iterable[str]) -> list[threading.Event]:
+    def _begin(self, hosts: Iterable[str]) -> list[Event]:
         """Begin to ask those that are not being asked already; for each host what is set when it has answered."""
         answers = []
         for host in hosts:
             with self._lock:
                 under_way = self._under_way.get(host)
                 if under_way is None:
-                    under_way = self._under_way[host] = threading.Event()
-                    threading.Thread(target=self._ask_one, args=(host,), name=f"ask {host}", daemon=True).start()
+                    under_way = self._under_way[host] = self.threads.event()
+                    self.threads.start(partial(self._ask_one, host), f"ask {host}")
             answers.append(under_way)
         return answers
 
     def _ask_one(self, host: str) -> None:
         with self._turns:
-            asked_at = time.time()
+            asked_at = self.clock.now()
             try:
                 heard = Heard(asked_at=asked_at, active_domains=self.ask_host(host))
             except LibvirtError as error:
@@ -99,7 +103,7 @@ class Reach:
                 heard = Heard(
                     asked_at=asked_at, active_domains=None, why=f"unforeseen: {type(error).__name__}: {error}"
                 )
-        now = time.monotonic()
+        now = self.clock.monotonic()
         with self._lock:
             self._heard[host] = heard
             self._answered_at[host] = now

@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -39,6 +40,7 @@ from virtpoise_balancer.model import (
     UnsettledKind,
     Written,
 )
+from virtpoise_balancer.threads import THREADS, Thread, Threads
 
 log = structlog.get_logger()
 
@@ -87,10 +89,11 @@ class Reconciler:
     journal: Journal
     on_end: Callable[[Move, MigrationOutcome], None]
     clock: Clock
+    threads: Threads = THREADS
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _held: set[int] = field(default_factory=set)  # entries that the executor works on
-    _asking: dict[int, threading.Thread] = field(default_factory=dict)
+    _asking: dict[int, Thread] = field(default_factory=dict)
     _requested: dict[int, Requested] = field(default_factory=dict)
     _started: set[int] = field(default_factory=set)  # entries whose domain was started on its destination by `_start`
     _suspended: dict[int, str] = field(default_factory=dict)  # where the stale copy of an entry was suspended
@@ -207,11 +210,8 @@ class Reconciler:
         with self._lock:
             if entry.id in self._asking or self._stop.is_set():
                 return
-            thread = threading.Thread(
-                target=self._ask_beside, args=(entry, tuple(group)), name=f"reconcile {entry.move.domain}", daemon=True
-            )
-            self._asking[entry.id] = thread
-        thread.start()
+            work = partial(self._ask_beside, entry, tuple(group))
+            self._asking[entry.id] = self.threads.start(work, f"reconcile {entry.move.domain}")
 
     def _ask_beside(self, entry: JournalEntry, group: Collection[str]) -> None:
         try:

@@ -17,6 +17,10 @@ from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Resul
 
 # How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out after all.
 _MAY_BE_CONTRADICTED_SECONDS = 300.0
+# Libvirt was asked for it, or is about to be: a move that was skipped has changed nothing.
+_WAS_MADE = migrations.c.began.is_not(None) & (
+    migrations.c.result.is_(None) | (migrations.c.result != Result.SKIPPED.value)
+)
 
 # By then every sample shows what a migration has changed, however long the steps are.
 _SHOWN_AFTER_SECONDS = 7200.0
@@ -58,7 +62,11 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
         "dirty_bytes_per_second": outcome.dirty_bytes_per_second,
         "lost": outcome.lost,
     }
-    arrived = before.result == Result.FAILED.value and outcome.result is Result.DONE
+    arrived = (
+        before.result == Result.FAILED.value
+        and outcome.result is Result.DONE
+        and not _has_moved_on(connection, before.uuid, migration_id)
+    )
     if before.result is None:
         written = Written.ENDED
         if before.why:  # an end was taken back
@@ -78,9 +86,9 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
 
 
 def reopen(connection: Connection, migration_id: int, why: str) -> None:
-    """Take the end of a migration back. ``why``: what contradicts it."""
+    """Take the end of a migration back, unless the domain's next one has begun. ``why``: what contradicts it."""
     before = read_row(connection, select(migrations).where(migrations.c.id == migration_id), "migration", [])
-    if before is not None and before.result is not None:
+    if before is not None and before.result is not None and not _has_moved_on(connection, before.uuid, migration_id):
         text = f"corrected, was {before.result}: {before.why}; then {why}"
         connection.execute(
             update(migrations)
@@ -142,12 +150,18 @@ def _next_sources(
     begun: dict[str, list[tuple[int, str]]] = {}
     query = (
         select(migrations.c.id, migrations.c.uuid, migrations.c.source)
-        .where(migrations.c.uuid.in_(uuids), migrations.c.began.is_not(None))
+        .where(migrations.c.uuid.in_(uuids), _WAS_MADE)
         .order_by(migrations.c.id)
     )
     for row in read_rows(connection, query, "migration", broken):
         begun.setdefault(row.uuid, []).append((row.id, row.source))
     return lambda uuid, after: next((source for id_, source in begun.get(uuid, ()) if id_ > after), None)
+
+
+def _has_moved_on(connection: Connection, uuid: str, migration_id: int) -> bool:
+    """Whether a later migration of the domain has begun. What its hosts show since then is the end of that one."""
+    later = select(migrations.c.id).where(migrations.c.uuid == uuid, migrations.c.id > migration_id, _WAS_MADE)
+    return connection.execute(later.limit(1)).first() is not None
 
 
 def acknowledge(connection: Connection, uuid: str, why: str, now: float) -> bool:

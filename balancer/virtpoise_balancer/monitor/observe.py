@@ -8,11 +8,11 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import ClockError
 from virtpoise_balancer.model import (
     MOST_BYTES,
@@ -79,6 +79,7 @@ class Observer:
     queries: Mapping[str, str]
     matchers: str
     admits: Callable[[str], bool]
+    clock: Clock = SYSTEM
 
     @property
     def ranges(self) -> Ranges:
@@ -145,9 +146,9 @@ class Observer:
         )
 
     def _check_clock(self, now: float) -> None:
-        asked = time.monotonic()
+        asked = self.clock.monotonic()
         theirs = self.client.time()
-        took = time.monotonic() - asked
+        took = self.clock.monotonic() - asked
         bound = _MOST_APART_SCRAPES * self.scrape_interval_seconds
         if now - bound <= theirs <= now + took + bound:
             return

@@ -6,8 +6,6 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Set
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,42 +17,34 @@ from apscheduler.triggers.interval import IntervalTrigger
 from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import Config, check_secrets, read_config
-from virtpoise_balancer.control.cycle import Cycle, Report
-from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.errors import BadInput, ClockError, Deposed, Refused, StoreError, VirtpoiseError
+from virtpoise_balancer.errors import BadInput, ClockError, StoreError, VirtpoiseError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.records import Action, Overrides
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Plan, Snapshot, UnknownKind
+from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Snapshot
 from virtpoise_balancer.plan.stream import limits_of
-from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports, signals, wiring
-from virtpoise_balancer.service.changes import LoggedChanges
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.systemd import notify
+from virtpoise_balancer.service.turns import Turns, first_state
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Published, State, newest_figures
+from virtpoise_balancer.web.state import Published
 
 log = structlog.get_logger()
 
 _JOB = "cycle"
-_FORGET_EVERY = 360  # cycles
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")
 # What plans follow from. Where it changes, moves that have not begun are given up.
 _DECIDES = ("prometheus", "libvirt", "mode", "policy")
-# Unknown hosts whose figures are there, and so their libvirt.
-_STILL_ASKED = (UnknownKind.SILENT, UnknownKind.UNACCOUNTED, UnknownKind.MIGRATING)
-# How long an order waits for a cycle that is being run.
-_ORDER_SECONDS = 30.0
 
 
 class Daemon:
@@ -67,7 +57,7 @@ class Daemon:
     _leadership: Leadership
     _executor: LibvirtExecutor
     _accounts: LibvirtAccounts
-    _cycle: Cycle
+    _turns: Turns
     _context: Context
     _web: WebServer
     _workers: Workers
@@ -78,10 +68,7 @@ class Daemon:
         self._clock = clock
         self._stop = threading.Event()
         self._reload = threading.Event()
-        self._turning = threading.Lock()  # one at a time decides: a cycle, or a person who applies a plan
         self._scheduler = BackgroundScheduler(timezone=UTC)
-        self._cycles = 0
-        self._changes = LoggedChanges()
         self._known_overrides = Overrides()
         self._broken: set[str] = set()  # what was already logged about rows of the store that cannot be read
 
@@ -120,7 +107,7 @@ class Daemon:
         check_secrets(self._config)  # a wrong file is reported now, not to the first who needs it
         self._reach = wiring.make_reach(lambda: self._config, self._workers)
         self._check_reachable()
-        self._published = Published(self._first_state(leader=False))
+        self._published = Published(first_state(self._config))
         self._metrics = Metrics(self._published)
         self._leadership = Leadership(wiring.make_lock(self._config), self._config.interval_seconds, self._clock)
         self._store = wiring.make_store(self._config, self._left_out, upgrade=self._leadership.take_lock())
@@ -128,8 +115,20 @@ class Daemon:
             lambda: self._config, self._workers, self._store, self._clock, self._migration_ended
         )
         self._executor = wiring.make_executor(self._config, self._workers, self._accounts, self._reach)
-        self._cycle = wiring.make_cycle(
-            self._config, self._store, self._executor, self._accounts, self._clock, self._reach
+        self._turns = Turns(
+            config=self._config,
+            cycle=wiring.make_cycle(
+                self._config, self._store, self._executor, self._accounts, self._clock, self._reach
+            ),
+            leadership=self._leadership,
+            store=self._store,
+            reach=self._reach,
+            metrics=self._metrics,
+            published=self._published,
+            clock=self._clock,
+            settle=lambda: self._context.strangers.settle(),
+            go_on=self._executor.go_on,
+            left_out=self._left_out,
         )
         self._published.in_flight = lambda: self._executor.in_flight
         self._published.overrides = self._overrides
@@ -142,7 +141,7 @@ class Daemon:
             look=self._look,
             mode=lambda: self._config.mode,
             may_act=lambda: self._config.libvirt.names_hosts,
-            carry_out=self._carry_out_by_order,
+            carry_out=lambda wanted: self._turns.apply(wanted),
             on_order=self._ordered,
             clock=self._clock,
         )
@@ -197,121 +196,21 @@ class Daemon:
             log.warning("this machine's clock was set back; the schedule is restarted", seconds=round(wait, 1))
             self._schedule()
 
+    def _turn(self) -> None:
+        self._turns.turn(prepare=self._reload_if_ordered)
+
     def _missed(self, _event: JobEvent) -> None:
         self._metrics.cycle_overrun()
         log.warning(
             "a cycle was left out: the one before it was still running", interval_seconds=self._config.interval_seconds
         )
 
-    def _turn(self) -> None:
-        began, now = self._clock.monotonic(), self._clock.now()
-        try:
-            with self._turning:
-                if self._reload.is_set():
-                    self._reload.clear()
-                    self._read_again()
-                now = self._clock.now()  # the lock may have been held for long
-                report = self._one(now)
-        except Deposed as error:
-            report = Report(result=CycleResult.WAITING, sentence=self._leadership.step_down(error.why))
-        except StoreError as error:
-            report = Report(result=CycleResult.FAILED, sentence=f"nothing is done: {error}")
-        except Exception as error:
-            log.exception("a cycle failed for a reason that the program does not expect")
-            report = self._failed(error, now)
-        try:
-            self._publish(report, now, self._clock.monotonic() - began)
-        except Exception:
-            log.exception("the outcome of a cycle could not be published")
-        self._published.cycle_ended = self._clock.monotonic()
-        notify("WATCHDOG=1")
-
-    def _one(self, now: float) -> Report:
-        if why := self._leadership.why_not(self._store):
-            return Report(result=CycleResult.WAITING, sentence=why)
-        report = self._cycle.run(now)
-        self._executor.go_on()
-        return report
-
-    def _failed(self, error: Exception, now: float) -> Report:
-        sentence = f"unforeseen: {type(error).__name__}: {error}"
-        if self._leadership.leads:
-            with contextlib.suppress(Exception):  # the store may be what failed
-                return self._cycle.failed(sentence, now)
-        return Report(result=CycleResult.FAILED, sentence=sentence)
-
     def _look(self) -> Snapshot:
         """The group as it is now, for an order."""
-        seen = self._cycle.observer.observe(self._clock.now()).snapshot
+        seen = self._turns.cycle.observer.observe(self._clock.now()).snapshot
         return with_silence(seen, self._reach.silence(), acts=self._published.mode == "automatic")
 
-    def _carry_out_by_order(self, wanted: Set[Choice]) -> Plan:
-        if not self._turning.acquire(timeout=_ORDER_SECONDS):
-            raise Refused("a cycle is taking long: try again")
-        try:
-            if not self._leadership.leads:
-                raise Refused("another balancer acts: ask that one")
-            return self._cycle.apply(wanted, self._clock.now())
-        finally:
-            self._turning.release()
-
     # --- what is reported ---------------------------------------------------------------------------------------------
-
-    def _publish(self, report: Report, now: float, seconds: float) -> None:
-        """Log the outcome of a cycle, and show it on the page and in the metrics."""
-        level = log.error if report.result is CycleResult.FAILED else log.info
-        level(report.sentence, result=report.result.value, seconds=round(seconds, 3))
-        for warning in report.observation.warnings if report.observation else ():
-            log.warning("Prometheus warns", warning=warning)
-        self._ask_hosts(report)
-        self._changes.report(report.observation, self._reach.silence().silent)
-        for row in report.broken:
-            self._left_out(row)
-        for due, measured in report.measured:
-            self._metrics.prediction_measured(due, measured)
-            log.info(
-                "a prediction was measured",
-                host=due.host,
-                role=due.role,
-                predicted=round(due.predicted, 3),
-                measured=None if measured.ratio is None else round(measured.ratio, 3),
-                verdict=measured.verdict,
-            )
-        self._metrics.cycle_ended(report.result.value, seconds)
-        self._published.state = replace(
-            self._first_state(leader=self._leadership.leads),
-            cycle_at=now,
-            figures_at=newest_figures(self._published.state.figures_at, report.observation, now)
-            if self._leadership.leads
-            else None,
-            result=report.result.value,
-            sentence=report.sentence,
-            observation=report.observation,
-            plan=report.plan,
-            backoffs=report.backoffs,
-            drains=report.drains,
-            predictions=report.predictions,
-            unsettled=report.unsettled,
-            broken=report.broken,
-            heard=self._reach.heard(),
-        )
-        self._context.strangers.settle()
-        self._cycles += 1
-        if self._leadership.leads and self._cycles % _FORGET_EVERY == 0:
-            with contextlib.suppress(StoreError):  # the next cycle fails, in words
-                self._store.forget(
-                    now, keep_days=self._config.state.keep_days, keep_bytes=self._config.state.keep_bytes
-                )
-
-    def _ask_hosts(self, report: Report) -> None:
-        """Ask, beside the cycles, the libvirt daemons that answer their exporter, for what the next cycle should know."""
-        if report.observation is None:
-            return
-        hosts = report.observation.snapshot.hosts
-        draining = {name for name, order in report.drains.items() if order.draining}
-        reachable = [host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind in _STILL_ASKED]
-        self._reach.forget_others({host.name for host in hosts} | draining)
-        self._reach.keep_up(reachable, closely=draining)
 
     def _left_out(self, row: str) -> None:
         """Log once that a row of the store cannot be read."""
@@ -333,15 +232,12 @@ class Daemon:
         self._metrics.ordered(action)
         reports.ordered(action)
 
-    def _first_state(self, *, leader: bool) -> State:
-        return State(
-            mode=self._config.mode,
-            leader=leader,
-            policy=self._config.policy,
-            interval_seconds=self._config.interval_seconds,
-        )
-
     # --- reload -------------------------------------------------------------------------------------------------------
+
+    def _reload_if_ordered(self) -> None:
+        if self._reload.is_set():
+            self._reload.clear()
+            self._read_again()
 
     def _read_again(self) -> None:
         """Use the file's new content. Keep the present configuration if the file cannot be used."""
@@ -366,7 +262,8 @@ class Daemon:
             self._config = config
             self._executor.migrator = wiring.make_migrator(config, self._workers)
             self._executor.limits = limits_of(config.policy)
-            self._cycle = wiring.make_cycle(
+            self._turns.config = config
+            self._turns.cycle = wiring.make_cycle(
                 config, self._store, self._executor, self._accounts, self._clock, self._reach
             )
             if rescheduled:

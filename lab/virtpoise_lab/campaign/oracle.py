@@ -1,0 +1,255 @@
+"""What must hold in every run, judged by the world's own truth, by the journal and by what the balancer shows to people."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.model import UnsettledKind
+from virtpoise_lab.campaign.kernel import VirtualProcess
+from virtpoise_lab.campaign.world import ACTIVE, Daemon
+
+if TYPE_CHECKING:
+    from virtpoise_lab.campaign.balancer import Balancer
+    from virtpoise_lab.campaign.run import Run
+
+# Of one process at once. A group of four hosts with two moves needs a dozen.
+_MOST_THREADS = 30
+_SLACK_CORES = 1e-6
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the journal."""
+
+    id: int
+    uuid: str
+    source: str
+    destination: str
+    began: float | None
+    result: str | None
+    lost: bool
+
+
+@dataclass
+class Oracle:
+    """``violations``: what was wrong, in words."""
+
+    run: Run
+    threshold_ratio: float
+    interval_seconds: float
+    violations: list[str] = field(default_factory=list)
+    doubled: bool = False
+    lost: bool = False
+    _first: dict[str, str] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        self._first = {uuid: self.run.world.active_on(uuid)[0] for uuid in self.run.world.guests}
+
+    def _wrong(self, what: str) -> None:
+        if what not in self.violations:
+            self.violations.append(what)
+            self.run.note(f"VIOLATION: {what}")
+
+    def _has(self, *prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in self.run.faults)
+
+    def entries(self) -> list[Entry]:
+        with self.run.disk.database.engine.connect() as connection:
+            rows = connection.execute(
+                text("SELECT id, uuid, source, destination, began, result, lost FROM migrations ORDER BY id")
+            ).all()
+        return [Entry(*row) for row in rows]
+
+    def drain_is_ordered(self) -> bool:
+        with self.run.disk.database.engine.connect() as connection:
+            return bool(connection.scalar(text("SELECT draining FROM drains")))
+
+    # --- while it runs ------------------------------------------------------------------------------------------------
+
+    def request(self, process: VirtualProcess, uuid: str, source: str, destination: str) -> None:
+        """Before the balancer asks for a migration."""
+        world, now = self.run.world, self.run.kernel.at
+        name = world.guests[uuid].name
+        written = [one for one in self.entries() if one.uuid == uuid and one.began is not None and one.result is None]
+        if not any((one.source, one.destination) == (source, destination) for one in written):
+            self._wrong(
+                f"{name}: a migration from {source} to {destination} was asked for that the journal does not have"
+            )
+        if len([one for one in self.run.balancers if one.process.alive and one.turns.leadership.leads]) > 1:
+            self._wrong("two balancers act")
+        patience = 3 * self.interval_seconds
+        for twice, since in world.doubled_since.items():
+            hosts = world.active_on(twice)
+            if now - since > patience and {source, destination} & set(hosts) and self._long_well(hosts, patience):
+                self._wrong(
+                    f"{name} was moved from {source} to {destination} while {world.guests[twice].name} runs twice there"
+                )
+        arriving = sum(
+            world.guests[job.uuid].cores
+            for job in world.jobs
+            if job.ours and not job.over and not job.arrived and job.destination == destination and job.uuid != uuid
+        )
+        after = world.used_cores(destination) + arriving + world.guests[uuid].cores
+        limit = self.threshold_ratio * world.machines[destination].cpus
+        if after > limit + _SLACK_CORES and not self._strange(destination):
+            self._wrong(f"{destination} was pushed over its threshold: {after:.2f} of {limit:.2f} cores, by {name}")
+
+    def _long_well(self, hosts: list[str], seconds: float) -> bool:
+        """Whether these hosts have answered for so long."""
+        machines = [self.run.world.machines[host] for host in hosts]
+        return all(
+            one.daemon is Daemon.UP and self.run.kernel.at - one.well_since > seconds for one in machines
+        ) and not self._has("prometheus", "exporter", "store", "balancer", "clock")
+
+    def _strange(self, host: str) -> bool:
+        """Whether something happened there lately that the balancer may not have seen yet."""
+        return self.run.kernel.at - self.run.world.machines[host].strange_at < 5 * self.interval_seconds or self._has(
+            "exporter", "prometheus"
+        )
+
+    def turn(self, balancer: Balancer) -> None:
+        """After each turn of a balancer."""
+        run = self.run
+        if len(balancer.process.tasks) > _MOST_THREADS:
+            self._wrong(f"{len(balancer.process.tasks)} threads at once")
+        if balancer.longest_turn > self.interval_seconds and not self._has("prometheus", "store"):
+            self._wrong(f"a turn took {balancer.longest_turn:.1f} s")
+        if balancer.hosts.most_counting > 1:
+            self._wrong("two threads ask a host for its domains at once")
+        if not balancer.leads:
+            return
+        entries = self.entries()
+        self._no_verdict_while_a_job_runs(entries)
+        open_entries = [one for one in entries if one.began is not None and one.result is None]
+        began = {one.began for one in open_entries}
+        for flight in balancer.published.in_flight():
+            if began and flight.began not in began:
+                self._wrong(f"{flight.move.domain}: the time of its migration is not the journal's")
+        state = balancer.published.state
+        if state.plan is None or state.result != "moved" or self._has("prometheus", "exporter"):
+            return
+        for move in state.plan.moves:
+            machine = run.world.machines[move.destination]
+            if machine.silent_since is not None and run.kernel.at - machine.silent_since > 2.5 * self.interval_seconds:
+                self._wrong(f"a move to {move.destination} was planned, whose libvirt has long been silent")
+
+    def _no_verdict_while_a_job_runs(self, entries: list[Entry]) -> None:
+        """A migration of ours that goes on is open in the journal, or opened again soon."""
+        newest = {(one.uuid, one.source, one.destination): one for one in entries}
+        for job in self.run.world.jobs:
+            entry = newest.get((job.uuid, job.source, job.destination))
+            if job.over or not job.ours or entry is None or self._has("store"):
+                continue
+            hosts = [job.source, job.destination]
+            since = self.run.kernel.at - job.asked
+            if since > 3 * self.interval_seconds and self._long_well(hosts, 0.0) and entry.result is not None:
+                self._wrong(
+                    f"{self.run.world.guests[job.uuid].name}: its migration runs since {since:.0f} s, "
+                    f"and the journal has ended it as {entry.result}"
+                )
+
+    def exception(self, what: str) -> None:
+        """Something was logged with a traceback."""
+        error = sys.exc_info()[1]
+        if type(error).__name__ in ("StoreFails", "StoreError") and self._has("store"):
+            return
+        self._wrong(f"{what}: {type(error).__name__}: {error}")
+
+    # --- after it -----------------------------------------------------------------------------------------------------
+
+    def after_healing(self) -> None:
+        """Five intervals after the last fault: what a person must see is shown, and nothing else is open."""
+        run, world = self.run, self.run.world
+        leader = run.leader
+        if leader is None:
+            self._wrong("no balancer acts")
+            return
+        shown = {one.uuid: one.kind for one in leader.published.state.unsettled if one.unaccounted}
+        for uuid, guest in world.guests.items():
+            places = world.places(uuid)
+            half_way = [host for host, state in places.items() if state is Presence.MIGRATING]
+            working = world.lately_moved(uuid, 2 * self.interval_seconds)
+            active = world.active_on(uuid)
+            if len(active) > 1:
+                self.doubled = True
+                if shown.get(uuid) is not UnsettledKind.TWICE:
+                    self._wrong(f"{guest.name} runs on {' and '.join(active)}, and no alert says so")
+            elif guest.lost and not active and not half_way:
+                self.lost = True
+                if uuid not in shown:
+                    self._wrong(f"{guest.name} was lost in its migration, and no alert says so")
+            elif half_way and not working and self._is_ours(uuid):
+                if uuid not in shown:
+                    self._wrong(f"{guest.name} stands half way on {', '.join(half_way)}, and no alert says so")
+            elif len(active) == 1 and not half_way and not working and uuid in shown:
+                self._wrong(f"{guest.name} runs once, on {active[0]}, and is shown as {shown[uuid]}")
+        for entry in self.entries():
+            is_open = entry.began is not None and entry.result is None
+            if is_open and entry.uuid not in shown and not world.lately_moved(entry.uuid, 2 * self.interval_seconds):
+                self._wrong(f"entry {entry.id} of {world.guests[entry.uuid].name} is still open")
+
+    def _is_ours(self, uuid: str) -> bool:
+        last = [job for job in self.run.world.jobs if job.uuid == uuid][-1:]
+        return bool(last) and last[0].ours
+
+    def after_mending(self) -> None:
+        """A person has accounted for all: no alert is left."""
+        leader = self.run.leader
+        if leader is not None:
+            for one in leader.published.state.unsettled:
+                if one.unaccounted and not self.run.world.lately_moved(one.uuid, 2 * self.interval_seconds):
+                    self._wrong(f"{one.domain} was accounted for, and is still shown as {one.kind}: {one.text}")
+
+    def task_is_done(self) -> bool:
+        world = self.run.world
+        if self.run.draining:
+            return self.drain_is_ordered() and not any(
+                copy.state in ACTIVE for copy in world.machines[self.run.draining].copies.values()
+            )
+        return all(
+            world.used_cores(name) < self.threshold_ratio * machine.cpus for name, machine in world.machines.items()
+        )
+
+    def at_end(self) -> None:
+        run, world = self.run, self.run.world
+        if not self.task_is_done():
+            self._wrong(f"the task was not finished: {'drain' if run.draining else 'overload'}")
+        journal = self.entries()
+        for uuid, guest in world.guests.items():
+            active = world.active_on(uuid)
+            defined = [
+                name for name, machine in world.machines.items() if (c := machine.copies.get(uuid)) and c.persistent
+            ]
+            if len(active) != 1:
+                self._wrong(f"{guest.name} runs on {len(active)} hosts at the end: {world.places(uuid)}")
+                continue
+            if len(defined) != 1 and not self._has("administrator-undefines"):
+                self._wrong(f"{guest.name} is defined on {len(defined)} hosts at the end: {world.places(uuid)}")
+            if not guest.touched:
+                self._replay(uuid, active[0], [one for one in journal if one.uuid == uuid])
+        for entry in journal:
+            if entry.result is None or entry.lost:
+                self._wrong(f"entry {entry.id} of {world.guests[entry.uuid].name} has no end")
+        for uuid in sorted(world.ran_twice):
+            if all(job.ours for job in world.jobs if job.uuid == uuid):
+                self._wrong(f"{world.guests[uuid].name} ran on two hosts at once")
+        for what in run.kernel.escaped:
+            self._wrong(f"an error reached the top of a thread: {what}")
+
+    def _replay(self, uuid: str, place: str, entries: list[Entry]) -> None:
+        """The journal, replayed from the start, ends where the domain is."""
+        at = self._first[uuid]
+        for entry in entries:
+            if entry.result == "done":
+                if entry.source != at:
+                    self._wrong(
+                        f"entry {entry.id}: {self.run.world.guests[uuid].name} left {entry.source}, but was on {at}"
+                    )
+                at = entry.destination
+        if at != place:
+            self._wrong(f"by the journal {self.run.world.guests[uuid].name} is on {at}; it is on {place}")

@@ -1,0 +1,258 @@
+"""Prometheus and the exporters on virtual time: what was scraped, and what a query for it returns.
+
+It stands in the place of the balancer's client, behind the real ``Observer``: each of its queries is known by its text.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import combinations
+
+from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.monitor.client import QueryAnswer, Series
+from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
+from virtpoise_lab.campaign.kernel import Kernel, VirtualProcess
+from virtpoise_lab.campaign.world import ACTIVE, Daemon, World
+
+SCRAPE_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
+_MEMORY_BYTES = 64 * 2**30
+_DOMAIN_BYTES = 2**30
+_LOOKBACK_SECONDS = 300.0
+_READ_SECONDS = 17.5
+_REMEMBERED_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """What an exporter showed. ``domains``: (uuid, name, state), None where libvirt does not answer it. ``counted``: active, inactive."""
+
+    at: float
+    cpus: int
+    busy_ratio: float
+    libvirt_up: bool
+    domains: tuple[tuple[str, str, Presence], ...]
+    counted: tuple[int, int] | None
+    failed: bool = False
+
+
+@dataclass
+class Prometheus:
+    """``dead``, ``behind_seconds``, ``slow_seconds``, ``blind``: faults of the server. ``exporters``: of exporters, by host."""
+
+    kernel: Kernel
+    world: World
+    dead: bool = False
+    blind: bool = False  # it answers, and scrapes nothing
+    behind_seconds: float = 0.0
+    slow_seconds: float = 0.0
+    exporters: dict[str, str] = field(default_factory=dict)  # gone, stuck (shows what was), empty, miscounting
+    _scrapes: dict[str, list[Scrape]] = field(default_factory=dict)
+    _times: dict[str, list[float]] = field(default_factory=dict)
+
+    def start(self, before_seconds: float) -> None:
+        """Scrape from now on; the time ``before_seconds`` before now has been calm."""
+        for number, host in enumerate(sorted(self.world.machines)):
+            self._scrapes[host], self._times[host] = [], []
+            offset = SCRAPE_SECONDS * (number + 1) / (len(self.world.machines) + 1)
+            at = self.kernel.at - before_seconds + offset
+            while at < self.kernel.at:
+                self._keep(host, replace(self._seen(host), at=at))
+                at += SCRAPE_SECONDS
+            self.kernel.after(at - self.kernel.at, lambda host=host: self._go_on(host))  # type: ignore[misc]
+
+    def _go_on(self, host: str) -> None:
+        if not (self.blind or self.dead):
+            self._keep(host, self._scrape(host))
+        self.kernel.after(SCRAPE_SECONDS, lambda: self._go_on(host))
+
+    def _keep(self, host: str, scrape: Scrape) -> None:
+        self._scrapes[host].append(scrape)
+        self._times[host].append(scrape.at)
+
+    def _scrape(self, host: str) -> Scrape:
+        seen, fault = self._seen(host), self.exporters.get(host)
+        last = self._scrapes[host][-1]
+        if fault == "gone" or not self.world.machines[host].powered:
+            return replace(last, at=self.kernel.at, failed=True)
+        if fault == "stuck":
+            return replace(last, at=self.kernel.at, failed=False)
+        if fault == "empty":
+            return replace(seen, domains=(), counted=None, libvirt_up=True)
+        if fault == "miscounting":
+            return replace(seen, domains=())
+        return seen
+
+    def _seen(self, host: str) -> Scrape:
+        machine = self.world.machines[host]
+        up = machine.daemon is Daemon.UP or (
+            machine.daemon is Daemon.STOPPED and self.kernel.at - (machine.silent_since or 0) < SCRAPE_SECONDS
+        )
+        domains = tuple(
+            (uuid, self.world.guests[uuid].name, copy.state) for uuid, copy in sorted(machine.copies.items())
+        )
+        active = sum(state in ACTIVE for _, _, state in domains)
+        return Scrape(
+            at=self.kernel.at,
+            cpus=machine.cpus,
+            busy_ratio=min(self.world.used_cores(host) / machine.cpus, 1.0),
+            libvirt_up=up,
+            domains=domains if up else (),
+            counted=(active, len(domains) - active) if up else None,
+        )
+
+    # --- what queries return ------------------------------------------------------------------------------------------
+
+    def newest(self, host: str, at: float) -> Scrape | None:
+        """The newest scrape at a time; one that failed left a marker, after which the series is stale."""
+        number = bisect_right(self._times[host], at)
+        found = self._scrapes[host][number - 1] if number else None
+        return found if found and not found.failed and at - found.at <= _LOOKBACK_SECONDS else None
+
+    def remembered(self, host: str, at: float) -> Scrape | None:
+        number = bisect_right(self._times[host], at)
+        for scrape in reversed(self._scrapes[host][:number]):
+            if not scrape.failed:
+                return scrape if at - scrape.at <= _REMEMBERED_SECONDS else None
+        return None
+
+    def reading(self, host: str, at: float) -> float | None:
+        """A rate: the mean of the scrapes within the range that ends then, two at least."""
+        times = self._times[host]
+        window = self._scrapes[host][bisect_right(times, at - _READ_SECONDS) : bisect_right(times, at)]
+        good = [one.busy_ratio for one in window if not one.failed]
+        return sum(good) / len(good) if len(good) > 1 else None
+
+
+@cache
+def _names(ranges: Ranges, matchers: str, hosts: tuple[str, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The query's name and its hosts by its text."""
+    chosen: list[tuple[str, tuple[str, ...]]] = [(matchers, hosts)]
+    for number in (1, 2):
+        chosen += [(narrowed(matchers, some), some) for some in combinations(hosts, number)]
+    return {render(query, ranges, one): (name, some) for one, some in chosen for name, query in QUERIES.items()}
+
+
+@dataclass
+class ModelClient:
+    """A balancer's way to Prometheus."""
+
+    server: Prometheus
+    process: VirtualProcess
+    ranges: Ranges
+    matchers: str
+    url: str = "model"
+
+    def time(self) -> float:
+        self._exchange()
+        return self.server.kernel.at - self.server.behind_seconds
+
+    def instant(self, query: str, at: float) -> QueryAnswer:
+        name, hosts = self._asked(query)
+        return QueryAnswer(tuple(self._instant(name, hosts, at - self.server.behind_seconds, at)))
+
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
+        name, hosts = self._asked(query)
+        series = []
+        for host in hosts:
+            samples = []
+            at = start
+            while at <= end + 1e-6:
+                value = self._ratio(name, host, at - self.server.behind_seconds)
+                if value is not None:
+                    samples.append((at, value))
+                at += step_seconds
+            if samples:
+                series.append(Series(_labels(host), tuple(samples)))
+        return QueryAnswer(tuple(series))
+
+    def _asked(self, query: str) -> tuple[str, tuple[str, ...]]:
+        self.process.check()
+        if self.server.slow_seconds:
+            self._exchange()
+        names = _names(self.ranges, self.matchers, tuple(sorted(self.server.world.machines)))
+        return names[query]
+
+    def _exchange(self) -> None:
+        """The way to the server and back."""
+        self.process.check()
+        server = self.server
+        seconds = server.slow_seconds or 0.005
+        if server.dead or seconds > TIMEOUT_SECONDS:
+            server.kernel.sleep(0.05 if server.dead else TIMEOUT_SECONDS)
+            raise MonitorError("Prometheus at model: cannot be reached")
+        server.kernel.sleep(seconds)
+        if server.dead:
+            raise MonitorError("Prometheus at model: cannot be reached")
+
+    def _ratio(self, name: str, host: str, at: float) -> float | None:
+        if name == "host_cpu_ratio":
+            return self.server.reading(host, at)
+        if self.server.newest(host, at) is None:
+            return None
+        return 0.2 if name == "host_memory_ratio" else 0.0
+
+    def _instant(self, name: str, hosts: tuple[str, ...], at: float, shown: float) -> list[Series]:
+        found: list[Series] = []
+        for host in hosts:
+            if name in ("host_cpus", "host_memory_bytes"):
+                old = self.server.remembered(host, at)
+                if old is not None:
+                    found.append(_one(host, shown, old.cpus if name == "host_cpus" else _MEMORY_BYTES))
+                continue
+            scrape = self.server.newest(host, at)
+            if scrape is None:
+                continue
+            if name.startswith("domain_"):
+                found += _domains(name, host, shown, scrape, self.server.world)
+            elif (value := _host_value(name, scrape, shown - at)) is not None:
+                found.append(_one(host, shown, value))
+        return found
+
+
+def _host_value(name: str, scrape: Scrape, behind: float) -> float | None:
+    if name == "host_sample_time":
+        return scrape.at + behind
+    if name == "host_memory_available_bytes":
+        return _MEMORY_BYTES * 0.8
+    if name == "host_libvirt_up":
+        return float(scrape.libvirt_up)
+    if name == "host_uplink_bytes_per_second":
+        return 1.25e9
+    if scrape.counted is not None and name in ("host_domains_active", "host_domains_inactive"):
+        return float(scrape.counted[name.endswith("inactive")])
+    return None
+
+
+def _domains(name: str, host: str, at: float, scrape: Scrape, world: World) -> list[Series]:
+    found = []
+    for uuid, domain, state in scrape.domains:
+        running = state is Presence.RUNNING
+        if name == "domain_running":
+            value: float | None = float(running)
+        elif name == "domain_paused":
+            value = 1.0 if state in (Presence.PAUSED, Presence.MIGRATING) else None
+        elif name == "domain_vcpus":
+            value = 4.0
+        elif name == "domain_memory_bytes":
+            value = float(_DOMAIN_BYTES)
+        elif name == "domain_cpu_cores":
+            value = world.guests[uuid].cores if running else 0.0
+        elif name == "domain_cpu_delay_cores":
+            value = 0.0
+        else:
+            value = None
+        if value is not None:
+            found.append(Series({**_labels(host), "uuid": uuid, "domain": domain}, ((at, value),)))
+    return found
+
+
+def _labels(host: str) -> dict[str, str]:
+    return {"instance": f"{host}:9807", "job": "virtpoise"}
+
+
+def _one(host: str, at: float, value: float) -> Series:
+    return Series(_labels(host), ((at, float(value)),))

@@ -1,0 +1,305 @@
+"""One run of the campaign: a group of hosts with a task, faults from a seed, healing, a person who goes by the alerts, and the oracle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import structlog
+
+from virtpoise_balancer.config import Config, parse_config
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.knowledge.database import Database
+from virtpoise_lab.campaign import faults
+from virtpoise_lab.campaign.balancer import PERSON, Balancer, Disk
+from virtpoise_lab.campaign.kernel import Kernel
+from virtpoise_lab.campaign.oracle import Oracle
+from virtpoise_lab.campaign.prometheus import SCRAPE_SECONDS, Prometheus
+from virtpoise_lab.campaign.world import ACTIVE, Guest, Machine, World
+
+INTERVAL_SECONDS = 10.0
+THRESHOLD_RATIO = 0.7
+_BEGAN = 1_700_000_003.0
+_CALM_SECONDS = 60.0
+_HOSTS = ("h1", "h2", "h3", "h4")
+# For a drain or an overload once all is well again, with back-off and all.
+_TASK_SECONDS = 600.0
+
+
+@cache
+def _config(timeout_seconds: float) -> Config:
+    return parse_config(
+        f"""
+mode: automatic
+interval_seconds: {INTERVAL_SECONDS:g}
+prometheus: {{scrape_interval_seconds: {SCRAPE_SECONDS:g}}}
+libvirt: {{pattern: 'h*'}}
+policy:
+  cpu: {{threshold: {THRESHOLD_RATIO}, consecutive: 2, recovery: 0.65}}
+  penalty: {{initial_seconds: 20, step_seconds: 10}}
+  rest_seconds: 60
+migration: {{timeout_seconds: {timeout_seconds:g}}}
+measurement: {{settle_seconds: 10, window_seconds: 30}}
+""",
+        "the campaign",
+    )
+
+
+@cache
+def _database() -> tuple[Database, bytes]:
+    """The store of all runs, one after the other, in memory; and what it holds when it is new."""
+    database = Database.open("sqlite://", upgrade=True)
+    return database, _driver(database).serialize()
+
+
+def _driver(database: Database) -> Any:
+    with database.engine.connect() as connection:
+        return connection.connection.driver_connection
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. ``violations``: what must not be, in words; empty for a good run. ``trace``: what happened."""
+
+    seed: int
+    faults: tuple[str, ...]
+    violations: tuple[str, ...]
+    trace: tuple[str, ...]
+    seconds: float
+    migrations: int
+    doubled: bool
+    lost: bool
+
+
+@dataclass(eq=False)
+class Run:
+    """``names``: of the faults; None for some that the seed chooses."""
+
+    seed: int
+    names: Sequence[str] | None = None
+    trace: list[str] = field(default_factory=list)
+    balancers: list[Balancer] = field(default_factory=list)
+    pending: int = 0  # faults that have not come yet
+    draining: str | None = None
+    healed_at: float = _BEGAN
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.seed)
+        self.kernel = Kernel(Random(self.random.random()), _BEGAN)
+        self.world = World(self.kernel, self.note)
+        self.server = Prometheus(self.kernel, self.world)
+        database, new = _database()
+        _driver(database).deserialize(new)
+        self.disk = Disk(self.kernel, database)
+        self.config = _config(15.0 if self.random.random() < 0.1 else 600.0)
+        self.oracle = Oracle(self, THRESHOLD_RATIO, INTERVAL_SECONDS)
+        self._folder = tempfile.TemporaryDirectory(prefix="virtpoise-campaign-")
+        self.faults = tuple(self.names or self._chosen())
+
+    def note(self, text: str) -> None:
+        self.trace.append(f"{self.kernel.at - _BEGAN:8.2f}  {text}")
+
+    def faulty_until(self, at: float) -> None:
+        self.healed_at = max(self.healed_at, at)
+
+    # --- balancers ----------------------------------------------------------------------------------------------------
+
+    def start_balancer(self) -> None:
+        name = f"balancer {len(self.balancers) + 1}"
+        self.note(f"{name} starts")
+        made = Balancer(
+            self.kernel,
+            self.world,
+            self.server,
+            self.disk,
+            self.config,
+            Path(self._folder.name) / "store",
+            self.oracle.request,
+            name,
+        )
+        made.process.ahead_seconds = self.balancers[-1].process.ahead_seconds if self.balancers else 0.0
+        made.on_turn.append(self.oracle.turn)
+        self.balancers.append(made)
+        made.start()
+
+    def kill_balancer(self) -> None:
+        """Kill the one that leads, or the newest."""
+        alive = [one for one in self.balancers if one.process.alive]
+        for one in [one for one in alive if one.leads][:1] or alive[-1:]:
+            self.note(f"{one.name} is killed")
+            one.kill()
+
+    @property
+    def leader(self) -> Balancer | None:
+        return next((one for one in self.balancers if one.leads), None)
+
+    # --- the whole ----------------------------------------------------------------------------------------------------
+
+    def play(self) -> Outcome:
+        try:
+            with _logged(self._logged):
+                self._play()
+        finally:
+            for balancer in self.balancers:
+                if balancer.process.alive:
+                    balancer.kill()
+            self.kernel.kill(self.world.process)
+            self._folder.cleanup()
+        return Outcome(
+            seed=self.seed,
+            faults=self.faults,
+            violations=tuple(dict.fromkeys(self.oracle.violations)),
+            trace=tuple(self.trace),
+            seconds=self.kernel.at - _BEGAN,
+            migrations=sum(job.ours for job in self.world.jobs),
+            doubled=self.oracle.doubled,
+            lost=self.oracle.lost,
+        )
+
+    def _play(self) -> None:
+        self._set_up()
+        self.server.start(_CALM_SECONDS)
+        self.start_balancer()
+        if self.draining:
+            self.kernel.after(12.0, lambda: self._order_drain(str(self.draining)))
+        for name in self.faults:
+            faults.plan(self, name)
+        self.kernel.run(_BEGAN + 400.0, lambda: self.pending == 0)
+        while self.kernel.at < self.healed_at:
+            self.kernel.run(self.healed_at)
+        self.world.perform_seconds = min(self.world.perform_seconds, 8.0)  # well below each time-out
+        self._settle()
+        self.oracle.after_healing()
+        if self._mend():
+            self._settle()
+            self.oracle.after_mending()
+        if not self.oracle.task_is_done():
+            self.kernel.run(self.kernel.at + _TASK_SECONDS, lambda: self.oracle.task_is_done())
+        self._settle_migrations()
+        self.oracle.at_end()
+
+    def _settle(self) -> None:
+        """Five intervals."""
+        self.kernel.run(self.kernel.at + 5 * INTERVAL_SECONDS)
+
+    def _settle_migrations(self) -> None:
+        """Until no migration is under way, nor has been for a while."""
+        for _ in range(20):
+            if not any(self.world.lately_moved(uuid, 2 * INTERVAL_SECONDS) for uuid in self.world.guests):
+                return
+            self.kernel.run(self.kernel.at + INTERVAL_SECONDS)
+
+    def _set_up(self) -> None:
+        random = self.random
+        names = _HOSTS[: random.choice((3, 3, 4))]
+        for name in names:
+            self.world.machines[name] = Machine(name)
+        self.world.perform_seconds = random.choice((3.0, 8.0, 20.0))
+        limit = THRESHOLD_RATIO * 8
+        drains = random.random() < 0.4
+        wanted = {name: random.uniform(0.15, 0.45) * limit for name in names}
+        wanted["h1"] = limit * (random.uniform(0.3, 0.6) if drains else random.uniform(1.05, 1.2))
+        number = 0
+        for name in names:
+            left = wanted[name]
+            while left > 0.2:
+                cores = min(left, random.choice((0.4, 0.8, 1.2, 1.6)))
+                number += 1
+                uuid = f"00000000-0000-4000-8000-{number:012d}"
+                self.world.guests[uuid] = Guest(uuid, f"vm{number}", cores)
+                self.world.put(uuid, name, Presence.RUNNING, persistent=True)
+                left -= cores
+        if drains:
+            self.draining = "h1"
+        self.oracle.begin()
+
+    def _order_drain(self, host: str) -> None:
+        """A person orders it until it is answered."""
+        if self.oracle.drain_is_ordered():
+            return
+        self.kernel.after(15.0, lambda: self._order_drain(host))
+        leader = self.leader
+        if leader is None:
+            return
+
+        def order() -> None:
+            try:
+                self.note(f"a person orders: drain {host}: {leader.orders.drain(host, PERSON)}")
+            except Exception as error:
+                self.note(f"a person orders: drain {host}: {error}")
+
+        leader.order("order", order)
+
+    def _mend(self) -> bool:
+        """What a person does who goes by the alerts and their runbooks; and an administrator who starts what is down.
+
+        Whether there was anything to do.
+        """
+        leader = self.leader
+        flagged = {one.uuid for one in leader.published.state.unsettled if one.unaccounted} if leader else set()
+        for uuid in sorted(flagged):
+            self._account_for(uuid)
+        for uuid, guest in self.world.guests.items():
+            down = not any(state in ACTIVE for state in self.world.places(uuid).values())
+            if down and (guest.wanted_down or guest.crashed or uuid in flagged):
+                self.note(f"a person starts {guest.name}")
+                self.world.start_again(uuid)
+                flagged.add(uuid)
+        return bool(flagged)
+
+    def _account_for(self, uuid: str) -> None:
+        """Leave one copy of the domain: where it runs on, else where it is paused half way."""
+        world, places = self.world, self.world.places(uuid)
+        rank = {Presence.RUNNING: 0, Presence.PAUSED: 1, Presence.MIGRATING: 2}
+        copies = sorted((host for host in places if places[host] in rank), key=lambda host: (rank[places[host]], host))
+        self.note(f"a person accounts for {world.guests[uuid].name}: {places}")
+        if any(True for _ in world.running_jobs(uuid)):
+            return
+        for host in copies[1:]:
+            world.put(uuid, host, Presence.ABSENT)
+        if copies and places[copies[0]] is Presence.MIGRATING:
+            world.put(uuid, copies[0], Presence.RUNNING)
+        if copies:
+            world.guests[uuid].lost = False
+            for host in set(places) - {copies[0]}:
+                world.put(uuid, host, Presence.ABSENT) if uuid in world.machines[host].copies else None
+
+    def _chosen(self) -> tuple[str, ...]:
+        random = Random(self.seed + 1_000_000_007)  # so that a seed with these names given plays the same
+        number = random.choice((1, 1, 2, 2, 3))
+        return tuple(random.choice(sorted(faults.FAULTS)) for _ in range(number))
+
+    def _logged(self, level: str, text: str, values: Mapping[str, Any]) -> None:
+        task = self.kernel.current
+        who = task.process.name if task else "?"
+        shown = " ".join(f"{key}={value}" for key, value in values.items() if key not in ("exc_info", "seconds"))
+        self.note(f"{who} [{level}] {text} {shown}".rstrip())
+        if values.get("exc_info"):
+            self.oracle.exception(text)
+
+
+@contextmanager
+def _logged(keep: Callable[[str, str, Mapping[str, Any]], None]) -> Iterator[None]:
+    """In the block, all that the balancer logs goes to ``keep`` alone."""
+
+    def catch(_logger: object, level: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        keep(level, str(event.pop("event")), event)
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[catch], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def play(seed: int, names: Sequence[str] | None = None) -> Outcome:
+    """Play one seed."""
+    return Run(seed, names).play()

@@ -1,0 +1,114 @@
+"""The campaign on virtual time: a thousand seeds without a violation, and each old fault is found when it is put back."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from mutants import MUTANTS, Mutant
+from virtpoise_lab.campaign.__main__ import main
+from virtpoise_lab.campaign.faults import FAULTS
+from virtpoise_lab.campaign.kernel import Kernel, VirtualClock, VirtualProcess, VirtualThreads
+from virtpoise_lab.campaign.run import Outcome, play
+
+SEEDS = 1000
+IN_ONE_TEST = 100
+
+# Seeds that once showed a fault: (seed, faults by name, or None for those that the seed chooses).
+VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = ()
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, IN_ONE_TEST))
+def test_a_thousand_seeds_show_no_violation(first: int) -> None:
+    found = {seed: wrong for seed in range(first, first + IN_ONE_TEST) if (wrong := play(seed).violations)}
+    assert not found, f"play one again: scripts/chaos --model --runs 1 --seed {min(found)} --trace"
+
+
+@pytest.mark.parametrize(("seed", "faults"), VIOLATING)
+def test_a_seed_that_once_showed_a_fault(seed: int, faults: tuple[str, ...] | None) -> None:
+    assert play(seed, faults).violations == ()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_an_old_fault_is_found_when_it_is_put_back(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not _with(mutant.found, play(mutant.seed, mutant.faults)), "today's code has it"
+    mutant.put_back(monkeypatch)
+    assert _with(mutant.found, play(mutant.seed, mutant.faults))
+
+
+def _with(text: str, outcome: Outcome) -> list[str]:
+    return [violation for violation in outcome.violations if text in violation]
+
+
+def test_a_seed_always_plays_the_same() -> None:
+    assert play(3) == play(3)
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_each_fault_begins(fault: str) -> None:
+    outcome = play(1, [fault])
+    assert any(f"fault: {fault}" in line for line in outcome.trace)
+    assert outcome.violations == ()
+
+
+def test_chaos_shows_a_violating_seed_and_how_to_play_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mutant = next(one for one in MUTANTS if one.name.startswith("V6"))
+    arguments = ["--model", "--runs", "1", "--seed", str(mutant.seed), "--fault", *mutant.faults]
+    assert main(arguments) == 0
+    mutant.put_back(monkeypatch)
+    assert main(arguments) == 1
+    shown = capsys.readouterr().out
+    assert "VIOLATION: " in shown
+    assert f"--runs 1 --seed {mutant.seed} --fault source-qemu-killed --trace" in shown
+
+
+# --- virtual time -----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_process_does_not_do_another_thing() -> None:
+    kernel, process, done = Kernel(Random(0), 0.0), VirtualProcess("one"), []
+    clock = VirtualClock(kernel, process)
+
+    def work() -> None:
+        try:
+            clock.sleep(10.0)
+            done.append("worked")
+        finally:
+            clock.sleep(1.0)
+            done.append("tidied up")
+
+    kernel.start(process, work, "work")
+    kernel.after(5.0, lambda: kernel.kill(process))
+    kernel.run(100.0)
+    assert done == []
+
+
+def test_a_lock_is_held_by_one_thread_at_a_time() -> None:
+    kernel, process, order = Kernel(Random(0), 0.0), VirtualProcess("one"), []
+    clock, threads = VirtualClock(kernel, process), VirtualThreads(kernel, process)
+    lock = threads.lock()
+
+    def work() -> None:
+        with lock:
+            order.append(clock.monotonic())
+            clock.sleep(10.0)
+
+    first, second = threads.start(work, "first"), threads.start(work, "second")
+    kernel.run(15.0)
+    assert not second.is_alive() or not first.is_alive()
+    kernel.run(100.0)
+    assert round(order[1] - order[0]) == 10
+
+
+def test_an_error_that_no_one_caught_is_kept() -> None:
+    kernel, process = Kernel(Random(0), 0.0), VirtualProcess("one")
+
+    def fail() -> None:
+        raise KeyError("vm1")
+
+    kernel.start(process, fail, "failing")
+    kernel.run(1.0)
+    assert kernel.escaped == ["one, thread 'failing': KeyError: 'vm1'"]

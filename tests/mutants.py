@@ -1,0 +1,209 @@
+"""The faults V1 to V9 of the first months, put back into today's code one at a time: the campaign must find each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select, update
+
+from virtpoise_balancer.analyse.silence import Silence
+from virtpoise_balancer.control.cycle import Cycle, Report
+from virtpoise_balancer.execute import reconciler as reconciler_module
+from virtpoise_balancer.execute.copies import Copies
+from virtpoise_balancer.execute.executor import InFlight, LibvirtExecutor
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.execute.reach import Reach
+from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
+from virtpoise_balancer.execute.reconciler import Reconciler
+from virtpoise_balancer.knowledge import journal
+from virtpoise_balancer.knowledge.schema import migrations
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import DomainState, JournalEntry, MigrationOutcome, Result
+from virtpoise_balancer.monitor import doubt
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``faults`` and ``seed``: of a run that finds it. ``found``: a part of that run's violation."""
+
+    name: str
+    put_back: Callable[[Patch], None]
+    faults: tuple[str, ...]
+    seed: int
+    found: str
+
+
+def _twice_is_not_seen(patch: Patch) -> None:
+    """V1: a domain that runs on both hosts is a failure with nothing to do."""
+
+    def blind(
+        entry: JournalEntry, job: Any, here: Any, there: Any, *rest: Any, **more: Any
+    ) -> Verdict | StillOpen | Arrived:
+        if here is Presence.RUNNING:
+            there = Presence.ABSENT
+        return reconcile(entry, job, here, there, *rest, **more)
+
+    patch.setattr(reconciler_module, "reconcile", blind)
+    patch.setattr(Copies, "unsettled", lambda _self: ())
+
+
+def _a_job_is_no_obstacle(patch: Patch) -> None:
+    """V2: a verdict while the job runs on."""
+
+    def hasty(
+        entry: JournalEntry, job: Any, here: Any, there: Any, *rest: Any, **more: Any
+    ) -> Verdict | StillOpen | Arrived:
+        between = here is Presence.MIGRATING or there is Presence.MIGRATING
+        if between or job is not None:
+            return Verdict(result=Result.FAILED, places=f"{here} here, {there} there")
+        return reconcile(entry, job, here, there, *rest, **more)
+
+    patch.setattr(reconciler_module, "reconcile", hasty)
+
+
+def _an_end_is_not_kept(patch: Patch) -> None:
+    """V3: what cannot be written ends the thread, with its entry in hand."""
+
+    def end(self: Reconciler, migration_id: int, move: Any, outcome: MigrationOutcome) -> None:
+        self.on_end(move, outcome)
+        self.journal.end(migration_id, outcome)
+
+    patch.setattr(Reconciler, "end", end)
+    patch.setattr(Reconciler, "release", lambda _self, _id: None)
+
+
+def _moves_begin_without_a_store(patch: Patch) -> None:
+    """V3: without a store moves go on."""
+    begin = Store.begin
+
+    def careless(self: Store, migration_id: int) -> float:
+        try:
+            return begin(self, migration_id)
+        except Exception:
+            return self.clock.now()
+
+    patch.setattr(Store, "begin", careless)
+    patch.setattr(Reconciler, "can_write", property(lambda _self: True))
+
+
+def _a_cycle_waits_for_hosts(patch: Patch) -> None:
+    """V4: while a host of an open migration hangs, the whole group stands still."""
+    patch.setattr(Reconciler, "_begin_to_ask", lambda self, entry, group: self._ask_beside(entry, group))
+
+
+def _asked_only_once(patch: Patch) -> None:
+    """V5: an entry without an end is not looked up again."""
+    begin = Reconciler._begin_to_ask
+
+    def once(self: Reconciler, entry: JournalEntry, group: Any) -> None:
+        asked = vars(Reconciler).get("asked_of_test")
+        assert isinstance(asked, set)
+        if (id(self), entry.id) not in asked:
+            asked.add((id(self), entry.id))
+            begin(self, entry, group)
+
+    patch.setattr(Reconciler, "asked_of_test", set(), raising=False)
+    patch.setattr(Reconciler, "_begin_to_ask", once)
+
+
+def _a_sample_ends_a_loss(patch: Patch) -> None:
+    """V6: a lost domain counts as found when Prometheus shows it running, by a sample from before."""
+    run = Cycle.run
+
+    def trusting(self: Cycle, now: float) -> Report:
+        report = run(self, now)
+        if report.observation is not None:
+            domains = report.observation.snapshot.domains
+            running = {one.uuid for one in domains if one.state is DomainState.RUNNING}
+            for entry in self.store.watched():
+                if entry.lost and entry.move.uuid in running:
+                    self.store.acknowledge(entry.move.uuid, "seen")
+        return report
+
+    patch.setattr(Cycle, "run", trusting)
+
+
+def _attempts_share_a_key(patch: Patch) -> None:
+    """V7: an end is that of all attempts of the domain."""
+    end = journal.end
+
+    def shared(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Any:
+        written = end(connection, migration_id, outcome, now)
+        uuid = connection.scalar(select(migrations.c.uuid).where(migrations.c.id == migration_id))
+        others = update(migrations).where(migrations.c.uuid == uuid, migrations.c.result.is_not(None))
+        connection.execute(others.values(result=outcome.result.value))
+        return written
+
+    patch.setattr(journal, "end", shared)
+
+
+def _an_error_is_an_end(patch: Patch) -> None:
+    """V7: any error after the request for a migration is a failure at once."""
+    settle = Reconciler.settle
+
+    def hasty(self: Reconciler, entry: JournalEntry, group: Any = ()) -> MigrationOutcome | StillOpen:
+        requested = self._requested.get(entry.id)
+        if requested is not None and requested.why:
+            outcome = MigrationOutcome(result=Result.FAILED, why=requested.why)
+            self.end(entry.id, entry.move, outcome)
+            return outcome
+        return settle(self, entry, group)
+
+    patch.setattr(Reconciler, "settle", hasty)
+
+
+def _a_silent_host_is_empty(patch: Patch) -> None:
+    """V8: a host whose list of domains does not stand is idle, and a destination."""
+    patch.setattr(doubt, "of_lists", lambda _lists, _replaced: None)
+    patch.setattr(Reach, "silence", lambda _self: Silence())
+
+
+def _the_time_begins_anew(patch: Patch) -> None:
+    """V9: how long a migration has taken is counted from when it was last looked at."""
+    in_flight = LibvirtExecutor.in_flight
+
+    def anew(self: LibvirtExecutor) -> tuple[InFlight, ...]:
+        found: Sequence[InFlight] = in_flight.fget(self)  # type: ignore[attr-defined]
+        return tuple(replace(one, began=self.reconciler.clock.now()) for one in found)
+
+    patch.setattr(LibvirtExecutor, "in_flight", property(anew))
+
+
+def _questions_pile_up(patch: Patch) -> None:
+    """V9: a host that hangs is asked again by a further thread in each cycle."""
+    begin = Reach._begin
+
+    def again(self: Reach, hosts: Any) -> Any:
+        self._under_way.clear()
+        return begin(self, hosts)
+
+    patch.setattr(Reach, "_begin", again)
+
+
+MUTANTS = (
+    Mutant("V1 a domain that runs twice is not seen", _twice_is_not_seen, ("destination-stopped",), 10, "no alert"),
+    Mutant("V2 a verdict while the job runs", _a_job_is_no_obstacle, ("source-stopped",), 10, "journal"),
+    Mutant("V3 an end that cannot be written is not kept", _an_end_is_not_kept, ("store-full",), 1, "open"),
+    Mutant(
+        "V3 moves begin without a store", _moves_begin_without_a_store, ("store-full",), 83, "journal does not have"
+    ),
+    Mutant(
+        "V4 a cycle waits for hosts", _a_cycle_waits_for_hosts, ("source-stopped", "balancer-killed"), 10, "a turn took"
+    ),
+    Mutant("V5 an open entry is asked about once", _asked_only_once, ("source-stopped",), 10, "still open"),
+    Mutant("V6 an older sample ends a loss", _a_sample_ends_a_loss, ("source-qemu-killed",), 1, "no alert"),
+    Mutant("V7 attempts share a key", _attempts_share_a_key, ("source-stopped",), 2, "but was on"),
+    Mutant("V7 an error is an end", _an_error_is_an_end, ("source-stopped",), 10, "journal"),
+    Mutant(
+        "V8 a silent host counts as empty", _a_silent_host_is_empty, ("emptiest-daemon-killed",), 7, "long been silent"
+    ),
+    Mutant(
+        "V9 the time of a migration begins anew", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"
+    ),
+    Mutant("V9 questions pile up", _questions_pile_up, ("bystander-stopped",), 6, "two threads"),
+)
