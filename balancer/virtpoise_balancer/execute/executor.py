@@ -137,7 +137,8 @@ class LibvirtExecutor:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
         until = None if seconds is None else time.monotonic() + seconds
         while (left := None if until is None else until - time.monotonic()) is None or left > 0:
-            thread = next(iter(self._threads.copy().values()), None)
+            with self._lock:  # where one move ends the next begins before the lock is free
+                thread = next(iter(self._threads.values()), None)
             if thread is None:
                 break
             thread.join(left)
