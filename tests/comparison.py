@@ -39,7 +39,9 @@ def ours(seed: int) -> Ours:
 
 
 def best_of(seed: int, plan_of_ours: Ours) -> Optimum | None:
-    """The optimum over end states is a bound that is quick to find; only where the plan misses it, sequences are searched as well."""
+    """The optimum over end states is a bound that is quick to find; only where the plan misses it, sequences are
+    searched as well.
+    """
     snapshot, policy = random_group(seed)
     overloaded = sorted({overload.host for overload in plan(snapshot, policy).overloaded})
     best = optimum(snapshot, policy, overloaded)

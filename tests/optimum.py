@@ -50,7 +50,9 @@ class _Rows:
 
 @dataclass
 class _Columns:
-    """x: the domain is on the host after the wave; a: it arrives there in the wave; y: the host receives something in the wave."""
+    """x: the domain is on the host after the wave; a: it arrives there in the wave; y: the host receives something in
+    the wave.
+    """
 
     domains: int
     hosts: int
@@ -71,11 +73,13 @@ class _Columns:
 
 
 def optimum(snapshot: Snapshot, policy: Policy, overloaded: list[str], *, waves: int | None = None) -> Optimum | None:
-    """The fewest moves, and of those the least memory, after which every overloaded host is at its recovery level; None: impossible.
+    """The fewest moves, and of those the least memory, after which every overloaded host is at its recovery level;
+    None: impossible.
 
-    Without ``waves`` all moves happen at once and only their end counts: a bound that no sequence of legal moves need reach. With
-    them, each host that receives something in a wave must be below its limits with all that was there before the wave and all
-    that arrives in it, so that the moves are legal in any order; every domain moves at most once.
+    Without ``waves`` all moves happen at once and only their end counts: a bound that no sequence of legal moves need
+    reach. With them, each host that receives something in a wave must be below its limits with all that was there
+    before the wave and all that arrives in it, so that the moves are legal in any order; every domain moves at most
+    once.
     """
     count = waves or 1
     hosts, domains = snapshot.hosts, snapshot.domains

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own: Debian's programs, as an unprivileged user, on a socket in a folder of its own."""
+"""A PostgreSQL server of a test's own: Debian's programs, as an unprivileged user, on a socket in its own folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Random groups, and a referee that carries a plan out move by move and says what it breaks. Shares no code with the planner."""
+"""Random groups, and a referee that carries a plan out move by move and says what it breaks.
+
+Shares no code with the planner.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,9 @@ def random_group(seed: int) -> tuple[Snapshot, Policy]:
 
 
 def varied_group(seed: int) -> tuple[Snapshot, Policy]:
-    """The same with what real groups have besides: domains that wait for a CPU, hosts of unequal speed, traffic, busy uplinks."""
+    """The same with what real groups have besides: domains that wait for a CPU, hosts of unequal speed, traffic, busy
+    uplinks.
+    """
     snapshot, policy = random_group(seed)
     rng = random.Random(f"varied {seed}")
     waiting = rng.choice((0.02, 0.1, 0.4))
@@ -131,7 +136,9 @@ def _random_rules(rng: random.Random, snapshot: Snapshot) -> tuple[Rule, ...]:
 
 @dataclass
 class World:
-    """A group in which moves can be made; loads simply add up, which is the least that domains want that wait for a CPU."""
+    """A group in which moves can be made; loads simply add up, which is the least that domains want that wait for a
+    CPU.
+    """
 
     snapshot: Snapshot
     policy: Policy
@@ -223,7 +230,10 @@ def busy_network(seed: int) -> tuple[Snapshot, Policy]:
 
 
 def carry_out(snapshot: Snapshot, policy: Policy, plan: Plan) -> tuple[World, list[str]]:
-    """The world after the plan, and every rule or limit that any beginning of it breaks. A bundle counts as one step."""
+    """The world after the plan, and every rule or limit that any beginning of it breaks.
+
+    A bundle counts as one step.
+    """
     world = World(snapshot, policy)
     faults: list[str] = []
     before = world.broken()

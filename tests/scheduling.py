@@ -1,4 +1,4 @@
-"""Tests in several processes: files side by side, and last, in one process, those that need the machine to themselves."""
+"""Tests in several processes: files side by side, then, in one process, those that need the machine to themselves."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The pictures of the documentation, all of one run on real hosts: python tests/take_pictures.py docs/pictures
 
-One overload is recommended and applied by hand on the page, one is relieved by the balancer itself, and a host is drained: so each
-page and each dashboard has something to show.
+One overload is recommended and applied by hand on the page, one is relieved by the balancer itself, and a host is
+drained: so each page and each dashboard has something to show.
 """
 
 from __future__ import annotations

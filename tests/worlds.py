@@ -1,8 +1,9 @@
 """Hosts as a state machine on virtual time, behind the port that the balancer's hands use (``execute.hosts``).
 
-A migration goes the way libvirt's peer-to-peer protocol goes: begin (source), prepare (destination), perform (both QEMUs, whatever
-their daemons do), finish (destination), confirm (source). A step waits for the daemons that it needs. A daemon can be stopped and goes on
-later with all that was sent to it meanwhile, as a real one does. A domain arrives paused, and whoever asked for its migration starts it.
+A migration goes the way libvirt's peer-to-peer protocol goes: begin (source), prepare (destination), perform (both
+QEMUs, whatever their daemons do), finish (destination), confirm (source). A step waits for the daemons that it needs. A
+daemon can be stopped and goes on later with all that was sent to it meanwhile, as a real one does. A domain arrives
+paused, and whoever asked for its migration starts it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from virtpoise_balancer.execute.hosts import Completed
 from virtpoise_balancer.model import Progress
 
 TICK_SECONDS = 0.5
-# A peer that has not answered for this long is given up: the balancer's request, and the source's call to the destination.
+# A peer that has not answered for this long is given up: the balancer's request, and the source's call to the
+# destination.
 KEEPALIVE_SECONDS = 25.0
 # What a question to a stopped daemon takes until it is given up.
 SILENCE_SECONDS = 5.0
@@ -36,7 +38,10 @@ class Step(IntEnum):
 
 @dataclass
 class Job:
-    """A migration that a source's daemon was asked for. It has ended when ``over``; then ``error`` is libvirt's answer."""
+    """A migration that a source's daemon was asked for.
+
+    It has ended when ``over``; then ``error`` is libvirt's answer.
+    """
 
     uuid: str
     source: str

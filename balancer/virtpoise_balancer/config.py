@@ -1,4 +1,5 @@
-"""The configuration file: one typed schema, read from YAML, refused with one line that names the key and what was expected.
+"""The configuration file: one typed schema, read from YAML, refused with one line that names the key and what was
+expected.
 
 virtpoise.example.yml describes each key; docs/configuration.md is generated from it.
 """
@@ -189,7 +190,9 @@ class Libvirt(Section):
 
     @property
     def names_hosts(self) -> bool:
-        """Whether the configuration says which targets may be hosts; without, every target that Prometheus has may be one."""
+        """Whether the configuration says which targets may be hosts; without, every target that Prometheus has may be
+        one.
+        """
         return bool(self.hosts or self.pattern)
 
     def admission(self) -> Callable[[str], bool]:
@@ -211,7 +214,10 @@ class Libvirt(Section):
         return admits
 
     def uri_of(self, host: str) -> str:
-        """The URI of the host's libvirt for the balancer. LibvirtError when the name is no host's, wherever it came from."""
+        """The URI of the host's libvirt for the balancer.
+
+        LibvirtError when the name is no host's, wherever it came from.
+        """
         return self.hosts.get(host) or _uri_of(self.uri, host)
 
     def peer_uri_of(self, host: str) -> str:
@@ -251,7 +257,9 @@ class Migration(Section):
 
 
 class Measurement(Section):
-    """When a prediction is compared with the measured load: for ``window_seconds``, from ``settle_seconds`` after the migration."""
+    """When a prediction is compared with the measured load: for ``window_seconds``, from ``settle_seconds`` after the
+    migration.
+    """
 
     settle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     window_seconds: Seconds = 60.0

@@ -8,7 +8,9 @@ _MOST_PROBLEMS = 20
 
 
 class VirtpoiseError(Exception):
-    """Something failed that the user can understand and mend; the message is one line, if it is not about several fields."""
+    """Something failed that the user can understand and mend; the message is one line, if it is not about several
+    fields.
+    """
 
 
 class BadInput(VirtpoiseError):

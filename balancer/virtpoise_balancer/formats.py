@@ -1,4 +1,7 @@
-"""Reads and writes the files of the contract: snapshots and plans as JSON. Refuses what is not one, naming the field."""
+"""Reads and writes the files of the contract: snapshots and plans as JSON.
+
+Refuses what is not one, naming the field.
+"""
 
 from __future__ import annotations
 

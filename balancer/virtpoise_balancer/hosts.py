@@ -1,7 +1,7 @@
 """Who a host is: the names and addresses that may become part of a libvirt URI. The only place that makes such a URI.
 
-A host is a DNS name or an IP address. It is checked where Prometheus' answer enters (``of_instance``) and again where a URI is made
-(``uri_of``), because names also come from files, the store and the command line.
+A host is a DNS name or an IP address. It is checked where Prometheus' answer enters (``of_instance``) and again where a
+URI is made (``uri_of``), because names also come from files, the store and the command line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 _MOST_NAME = 253
-# Underscores stand in names that Docker and Windows give; no label begins or ends with a dash, which ssh would take for an option.
+# Underscores stand in names that Docker and Windows give; no label begins or ends with a dash, which ssh would take for
+# an option.
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 # Resolvers read these as addresses: "2130706433" and "0x7f.1" are 127.0.0.1.

@@ -1,4 +1,7 @@
-"""The section http_config: how the balancer authenticates at Prometheus, with Prometheus' own keys. No secret stands in it."""
+"""The section http_config: how the balancer authenticates at Prometheus, with Prometheus' own keys.
+
+No secret stands in it.
+"""
 
 from __future__ import annotations
 

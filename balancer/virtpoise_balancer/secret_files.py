@@ -1,4 +1,4 @@
-"""Files with secrets (tokens, passwords, private keys): read only where no other user could have read or replaced them."""
+"""Files with secrets (tokens, passwords, private keys): read only where no other user could read or replace them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def read_secret(path: Path, field: str) -> str:
 
 
 def check_secret(path: Path, field: str) -> None:
-    """BadInput unless the file could be read with ``read_secret``; for files that a library reads, such as private keys."""
+    """BadInput unless the file could be read with ``read_secret``; for files that a library reads, such as private
+    keys.
+    """
     _content(path, field)
 
 

@@ -1,7 +1,7 @@
 """Work beside the caller as a part that is handed in, so that tests can decide when it runs.
 
-Locks that are held while something is asked, and events that are waited for, come from here as well. A lock around a few lines of memory
-is a plain ``threading.Lock``.
+Locks that are held while something is asked, and events that are waited for, come from here as well. A lock around a
+few lines of memory is a plain ``threading.Lock``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The tokens of those who may read or give orders: a line ``NAME:ROLE:sha256:HASH`` for each, in a file that others cannot read.
+"""The tokens of those who may read or give orders: a line ``NAME:ROLE:sha256:HASH`` for each, in a file that others
+cannot read.
 
 A line ``NAME:TOKEN`` holds the token itself, and its owner may do everything.
 """
@@ -102,7 +103,8 @@ def _digest(token: str) -> str:
 
 
 def own_token(path: Path | None, user: str, *, root: bool) -> str:
-    """The token that a command of ``user`` uses on the balancer's machine: the user's own, if the file holds it in plain text.
+    """The token that a command of ``user`` uses on the balancer's machine: the user's own, if the file holds it in
+    plain text.
 
     Root can read all of them, and uses the file's first if the user has none; the journal then names both.
     """

@@ -1,6 +1,7 @@
 """Text of others as it can be shown: controls, marks of direction and what else cannot be seen become escapes.
 
-Names come from libvirt, labels from Prometheus: a terminal obeys what a name contains, and marks of direction turn a line around.
+Names come from libvirt, labels from Prometheus: a terminal obeys what a name contains, and marks of direction turn a
+line around.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def visible_json(document: str) -> str:
 def shown(text: str, most: int = _MOST_SHOWN) -> str:
     """The text as printable ASCII on one line, cut to ``most`` characters: for values that were refused.
 
-    Escapes stand for all other characters. Names that are accepted go through ``visible``, which keeps letters of any script.
+    Escapes stand for all other characters. Names that are accepted go through ``visible``, which keeps letters of any
+    script.
     """
     escaped = text[: most + 1].encode("unicode_escape").decode("ascii")
     return escaped if len(escaped) <= most else f"{escaped[: most - 3]}..."

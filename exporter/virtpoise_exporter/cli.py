@@ -30,5 +30,5 @@ def main() -> None:
 
 
 def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
-    """Until it serves there is nothing to put in order, and a KeyboardInterrupt in a callback of libvirt would be lost."""
+    """Before it serves there is nothing to put in order, and libvirt's callbacks would lose a KeyboardInterrupt."""
     os._exit(130)

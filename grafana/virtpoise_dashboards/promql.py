@@ -68,8 +68,8 @@ MIGRATIONS = f"virtpoise_migrations_total{{{BALANCER}}}"
 def _begun(window: str) -> str:
     """Migrations of pairs of hosts that had none a window ago.
 
-    increase() cannot see them: their series begins at 1. They count only if the balancer was there a window ago, since after an
-    outage of Prometheus every series looks new.
+    increase() cannot see them: their series begins at 1. They count only if the balancer was there a window ago, since
+    after an outage of Prometheus every series looks new.
     """
     return (
         f"({MIGRATIONS} unless {MIGRATIONS} offset {window}"

@@ -3,7 +3,8 @@
 lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's
 work included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
 
-    python -m virtpoise_lab.procstat HOST FILE     serves the figures of that host's cgroup at FILE, until it is unmounted
+    python -m virtpoise_lab.procstat HOST FILE     serves the figures of that host's cgroup at FILE, until it is
+    unmounted
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""The rules, run by promtool; and what promtool does not demand: that each alert is tested both ways and has a runbook."""
+"""The rules, run by promtool; and what promtool does not check: each alert is tested both ways and has a runbook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ DOES_NOT_APPLY = {
     ("VirtpoiseSnapshotStale", "join"): "it asks for the newest figures of any host",
 }
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
-# Gone, renamed or experimental between Prometheus 2.42 and 3.x; and bounds of histograms by their text, which 3.x writes as 1.0
+# Gone, renamed or experimental between Prometheus 2.42 and 3.x; and bounds of histograms by their text, which 3.x
+# writes as 1.0
 NOT_PORTABLE = re.compile(
     r"\b(holt_winters|double_exponential_smoothing|limitk|limit_ratio|info|sort_by_label|sort_by_label_desc|mad_over_time)\s*\("
     r"|\ble\s*(=|!)"

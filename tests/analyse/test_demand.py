@@ -133,7 +133,8 @@ def test_the_two_kinds_of_guests_are_told_apart_by_how_busy_their_host_is() -> N
 
 
 def test_what_the_host_uses_itself_makes_nobody_lose_time() -> None:
-    # Catching up, they leave the host less idle than on-off ones would; with much of the host's own use the two would look alike.
+    # Catching up, they leave the host less idle than on-off ones would; with much of the host's own use the two would
+    # look alike.
     domains, load = CATCHING_UP
     for own in (0.0, 0.05, 0.1):
         assert estimate(domains, cpus=1, load=min(load + own, 0.98), saturated=True).on_off == pytest.approx(
@@ -142,7 +143,8 @@ def test_what_the_host_uses_itself_makes_nobody_lose_time() -> None:
 
 
 def test_history_tells_the_kind_where_the_host_does_not() -> None:
-    # A full host: nothing idle is left to tell by. vm1 was as runnable when it had less company, vm2 ran as much and never waited.
+    # A full host: nothing idle is left to tell by. vm1 was as runnable when it had less company, vm2 ran as much and
+    # never waited.
     steady = domain("vm1", 0.4, 0.4, past=0.7, past_delay=0.1)
     owed = domain("vm2", 0.3, 0.7, past=0.3, past_delay=0.0)
     unknown = domain("vm3", 0.3, 0.7)

@@ -1,4 +1,6 @@
-"""The loop around the cycles: when they begin, what a reload changes, what is logged of one that is slow, of hosts that do not answer."""
+"""The loop around the cycles: when they begin, what a reload changes, what is logged of one that is slow, of hosts that
+do not answer.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,10 @@ def event(*, is_set: bool) -> threading.Event:
 
 @dataclass
 class Hosts:
-    """In the place of Prometheus, of the migrator and of the executor. The events: what is asked there is answered once they are set."""
+    """In the place of Prometheus, of the migrator and of the executor.
+
+    The events: what is asked there is answered once they are set.
+    """
 
     prometheus: threading.Event = field(default_factory=lambda: event(is_set=True))
     libvirt: threading.Event = field(default_factory=lambda: event(is_set=True))

@@ -301,7 +301,8 @@ def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
     assert "virsh -c qemu+ssh://h1/system list" in found.remedy
 
 
-# --- asked of a daemon that answers as libvirt's does -------------------------------------------------------------------
+# --- asked of a daemon that answers as libvirt's does
+# -------------------------------------------------------------------
 
 
 def failed(code: int, text: str) -> libvirt.libvirtError:
@@ -424,7 +425,8 @@ def test_only_a_path_that_no_pool_has_is_missing() -> None:
         probe.unseen(Connection(pools=failed(libvirt.VIR_ERR_RPC, "connection reset")), paths)
 
 
-# --- asked of a server that answers as Prometheus does ------------------------------------------------------------------
+# --- asked of a server that answers as Prometheus does
+# ------------------------------------------------------------------
 
 
 def vector(*values: tuple[dict[str, str], float]) -> str:

@@ -1,4 +1,4 @@
-"""Who a host is: whatever a target's ``instance`` says, it becomes the host of a libvirt URI and no other part of it."""
+"""Who a host is: a target's ``instance`` becomes the host of a libvirt URI and no other part of it."""
 
 import ctypes
 import os

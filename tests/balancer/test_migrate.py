@@ -1,4 +1,4 @@
-"""One request for a migration, against hosts that are a state machine: the last look, and what is seen of the request."""
+"""One request for a migration, against hosts that are a state machine: the last look, and the request's end."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ def test_where_nothing_can_be_asked_the_error_is_the_reason(world: World, monkey
 def test_how_fast_memory_was_written_to_is_kept_of_what_was_seen_last(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Before QEMU has been through the memory once it knows no rate; when the migration has ended, libvirt reports none any more.
+    # Before QEMU has been through the memory once it knows no rate; when the migration has ended, libvirt reports none
+    # any more.
     rates = [None, 0.0, 40960.0, None]
 
     def look(_host: str, _uuid: str) -> Progress | None:

@@ -1,4 +1,6 @@
-"""The journal and the world agree in the end, whatever fails between: on hosts that are a state machine, in virtual time."""
+"""The journal and the world agree in the end, whatever fails between: on hosts that are a state machine, in virtual
+time.
+"""
 
 from __future__ import annotations
 
@@ -378,7 +380,9 @@ def test_a_lost_domain_is_settled_by_a_shut_off_on_purpose_or_by_a_person(balanc
 
 
 def test_two_attempts_of_one_domain_are_two(balancer: Balancer, world: World) -> None:
-    """h1 falls silent when the domain has left it, and the domain leaves h2 as well, by an order before the first end is known."""
+    """h1 falls silent when the domain has left it, and the domain leaves h2 as well, by an order before the first end
+    is known.
+    """
     world.on[Step.CONFIRM] = lambda: world.silence("h1", 0.0, 200.0)
     balancer.make(move("a", "h1", "h2"))
     assert (balancer.results, world.places("a")) == ([None], {"h1": "migrating", "h2": "paused"})

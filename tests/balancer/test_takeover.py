@@ -1,4 +1,6 @@
-"""Two whole balancers on one store: whoever is killed or stopped is replaced within three intervals, and the one that comes back waits."""
+"""Two whole balancers on one store: whoever is killed or stopped is replaced within three intervals, and the one that
+comes back waits.
+"""
 
 import json
 import signal
@@ -200,7 +202,9 @@ def test_of_two_whose_lock_file_was_removed_the_earlier_one_stops_in_words(tmp_p
 
 
 def test_a_lock_that_keeps_nobody_out_leaves_one_that_acts(tmp_path: Path, postgresql: Server) -> None:
-    """As on a network file system whose locks hold on one machine only: here the second balancer has another name for the store."""
+    """As on a network file system whose locks hold on one machine only: here the second balancer has another name for
+    the store.
+    """
     (tmp_path / "real").mkdir()
     with ExitStack() as opened:
         prometheus = Prometheus(("127.0.0.1", 0), NoHosts)

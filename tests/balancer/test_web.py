@@ -424,7 +424,8 @@ def test_prometheus_discovers_the_exporters(client: TestClient, make_context: Ca
     ]
 
 
-# --- the API's description ----------------------------------------------------------------------------------------------
+# --- the API's description
+# ----------------------------------------------------------------------------------------------
 
 
 def test_the_api_is_what_its_document_says(client: TestClient, published: Published, store: Store) -> None:
@@ -741,7 +742,8 @@ def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, 
     assert metric(client, "virtpoise_paused") == {(): 1}
 
 
-# --- the server ---------------------------------------------------------------------------------------------------------
+# --- the server
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_port_in_use_is_told_in_one_line(make_context: Callable[..., Context]) -> None:

@@ -69,7 +69,9 @@ def held() -> tuple[int, int, set[int]]:
 
 
 def no_more(before: tuple[int, int, set[int]]) -> bool:
-    """Whether no thread, descriptor or process was added. (A thread that has ended is listed for a moment, so before as well.)"""
+    """Whether no thread, descriptor or process was added. (A thread that has ended is listed for a moment, so before as
+    well.)
+    """
     threads, descriptors, processes = held()
     return threads <= before[0] and descriptors <= before[1] and processes == before[2]
 

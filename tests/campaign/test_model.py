@@ -1,4 +1,4 @@
-"""The campaign on virtual time: a thousand seeds without a violation, and each old fault is found when it is put back."""
+"""The campaign on virtual time: a thousand seeds without a violation; each old fault is found when it is put back."""
 
 from __future__ import annotations
 

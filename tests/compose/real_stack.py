@@ -326,7 +326,9 @@ def look_at_the_exporter(podman: Podman) -> None:
 
 
 def look_at_the_exporter_on_a_host(podman: Podman) -> None:
-    """The exporter's own image on a libvirt host of the lab, with the flags of docs/compose.md: what it reads, and what it may not."""
+    """The exporter's own image on a libvirt host of the lab, with the flags of docs/compose.md: what it reads, and what
+    it may not.
+    """
     with Lab.up(hosts=1, domains=[DomainSpec("inside", "h1", paused=True)]) as lab:
         host = lab.host("h1")
         place = [f"--pid=ns:/proc/{host.init.pid}/ns/pid", f"--network=ns:/proc/{host.init.pid}/ns/net", "--read-only"]
@@ -367,8 +369,8 @@ def metrics_of(podman: Podman, name: str) -> str:
 
 
 REFUSED = {"permission denied", "operation not permitted"}
-# What somebody who broke into the exporter would try: files of the host, by the folders of its first process and of each QEMU; and any
-# file of a filesystem that a volume lies on, by its number (open_by_handle_at).
+# What somebody who broke into the exporter would try: files of the host, by the folders of its first process and of
+# each QEMU; and any file of a filesystem that a volume lies on, by its number (open_by_handle_at).
 ATTEMPT = """
 import ctypes, os
 from pathlib import Path
@@ -406,7 +408,8 @@ def attempts(podman: Podman, name: str) -> list[str]:
 def balance(podman: Podman) -> None:
     before = running(podman)
     say(f"domains: {before}")
-    # Guests that have just booted are still busy with it: what is decided is to be decided on the loads that they were told.
+    # Guests that have just booted are still busy with it: what is decided is to be decided on the loads that they were
+    # told.
     seen = wait("calm on both hosts", lambda: len(found := loads()) == 2 and max(found.values()) < 0.45 and found, 120)
     say(f"the balancer sees {percent(seen)}")
     name, load = BUSY

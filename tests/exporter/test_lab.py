@@ -43,7 +43,7 @@ def hidden_proc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lab(hidden_proc: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """vm1, vm2 and four paused domains on h1; on each host an exporter, and on h1 one more that cannot see processes."""
+    """vm1, vm2 and four paused domains on h1; an exporter on each host, one more on h1 without sight of processes."""
     missing = requirements.missing()
     if missing:
         pytest.skip(missing)
@@ -171,7 +171,7 @@ def test_what_a_running_domain_is_given_as_metadata_is_there_at_once(lab: Lab) -
 
 
 def test_it_needs_no_right(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As nobody, without groups and capabilities; over the one socket of the lab's libvirtd that polkit does not guard."""
+    """As nobody, without groups and capabilities, over the one socket of the lab's libvirtd without polkit."""
     host, port = lab.host("h1"), 9809
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     flags = [
@@ -194,7 +194,9 @@ def test_it_needs_no_right(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.parametrize(("port", "others"), [(KERNEL, ALL), (LIBVIRT, ALL - {"vm2"})])
 def test_a_stopped_qemu_holds_up_nothing(lab: Lab, port: int, others: set[str]) -> None:
-    """Its own figures go on where the kernel tells them; where QEMU would have to be asked, they are left out and counted."""
+    """Its own figures go on where the kernel tells them; where QEMU would have to be asked, they are left out and
+    counted.
+    """
     address, process = lab.host("h1").address, pid_of(lab, "h1", "vm2")
     with Watcher(address, port) as watcher:
         watcher.for_scrapes(5)

@@ -17,8 +17,8 @@ from virtpoise_exporter.virt.stats import Stats
 
 
 class Daemon(Link):
-    """A libvirtd as its exporter sees it: a question about a domain that hangs does not return and keeps hold of it, and is
-    stepped over by the next."""
+    """A libvirtd as its exporter sees it: a question about a domain that hangs does not return and keeps hold of it,
+    and is stepped over by the next."""
 
     def __init__(self, *hanging: str) -> None:
         super().__init__("recorded:///", lambda _domains: None)
@@ -103,7 +103,7 @@ def test_waiting_for_a_domain_that_hangs_is_no_work(daemon: MakeDaemon, some: li
 
 
 def test_whoever_asks_libvirtd_is_left_room_for_the_list_of_domains(daemon: MakeDaemon, some: list[Domain]) -> None:
-    """It works on five questions of a client at once and then does not hear it any more, until the connection breaks."""
+    """It works on five questions of a client at once, and then ignores it until the connection breaks."""
     libvirtd = daemon(*(str(number) for number in range(0, 100, 5)))
     shared = Stats(libvirtd)
     for groups in (1, 2, 4):

@@ -1,7 +1,7 @@
 """Half an hour of a made-up group of hosts, in the metrics that the exporter and the balancer give.
 
-Three hosts of four CPUs. h1 is overloaded from the fifth minute; vm2 leaves it for h2, later vm3 for h3; a migration from h1 to h2
-fails; at the end h3 drains and its domain moves to h2.
+Three hosts of four CPUs. h1 is overloaded from the fifth minute; vm2 leaves it for h2, later vm3 for h3; a migration
+from h1 to h2 fails; at the end h3 drains and its domain moves to h2.
 """
 
 from __future__ import annotations

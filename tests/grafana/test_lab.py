@@ -1,4 +1,6 @@
-"""Every query of dashboards and rules on a real run: real hosts, exporters, Prometheus and balancer, and a real migration."""
+"""Every query of dashboards and rules on a real run: real hosts, exporters, Prometheus and balancer, and a real
+migration.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A balancer in a process of its own: the real server, store and cycle over a group of 300 hosts that a test makes up.
 
-Answers lines on standard input: ``memory`` with its resident MiB now and at most; ``cycles N`` with the seconds of N cycles.
+Answers lines on standard input: ``memory`` with its resident MiB now and at most; ``cycles N`` with the seconds of N
+cycles.
 """
 
 from __future__ import annotations

@@ -138,7 +138,10 @@ _KINDS: tuple[Callable[[random.Random, bytes], bytes], ...] = (_line, _headers, 
 
 
 def requests(seed: int, count: int) -> Iterator[bytes]:
-    """Mostly such as have no head that can be read. The others are answered one after another, at the pace of an address."""
+    """Mostly such as have no head that can be read.
+
+    The others are answered one after another, at the pace of an address.
+    """
     chance = random.Random(seed)
     while count:
         made = chance.choice(_KINDS)(chance, chance.choice(HONEST))

@@ -1,4 +1,6 @@
-"""Floods of the balancer's listener: what others still get answered, what they cost in memory, and what they leave behind."""
+"""Floods of the balancer's listener: what others still get answered, what they cost in memory, and what they leave
+behind.
+"""
 
 from __future__ import annotations
 

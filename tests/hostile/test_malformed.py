@@ -1,4 +1,6 @@
-"""25,000 malformed requests, half of them against each daemon: it stays up, logs no traceback and serves the next honest request."""
+"""25,000 malformed requests, half of them against each daemon: it stays up, logs no traceback and serves the next
+honest request.
+"""
 
 from __future__ import annotations
 

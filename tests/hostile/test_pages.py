@@ -1,4 +1,4 @@
-"""27 hostile pages in a real browser: no script of a name, an address or a query runs, and no page asks another site."""
+"""27 hostile pages in a real browser: no script from names or queries runs, and no page asks another site."""
 
 from __future__ import annotations
 

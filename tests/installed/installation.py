@@ -49,7 +49,10 @@ class Installation:
         return {name: host for host in HOSTS for name in self.machines[host].run("virsh list --name").split()}
 
     def migrate(self, domain: str, source: str, destination: str, bandwidth_mib_per_second: int = 0) -> str:
-        """Migrates as the balancer does, with its user, its code and its configuration. Returns libvirt's error, or "done"."""
+        """Migrates as the balancer does, with its user, its code and its configuration.
+
+        Returns libvirt's error, or "done".
+        """
         uuid = self.machines[source].run(f"virsh domuuid {domain}").strip()
         asked = f"/opt/virtpoise/bin/python - {uuid} {source} {destination} {bandwidth_mib_per_second}"
         return self.manager.run(f"runuser -u virtpoise -- {asked}", text=_MIGRATE).strip()

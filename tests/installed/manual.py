@@ -1,4 +1,6 @@
-"""The commands and files of docs/install.md and docs/security.md, and of the README, and a way to type them on machines."""
+"""The commands and files of docs/install.md and docs/security.md, and of the README, and a way to type them on
+machines.
+"""
 
 import re
 import shlex

@@ -55,7 +55,10 @@ class Pool:
             raise
 
     def begin(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> None:
-        """Give the domains these loads (percent of one CPU), and wait until they are read. The balancer is not started."""
+        """Give the domains these loads (percent of one CPU), and wait until they are read.
+
+        The balancer is not started.
+        """
         # Only now: work that piles up while many guests boot would be caught up on for a long time.
         for here in loads.values():
             for name, load in here.items():
@@ -130,7 +133,7 @@ class Pool:
         return [(at, 1 - idle) for at, idle in self._ratios("idle", host, since)]
 
     def _ratios(self, mode: str, host: str, since: float) -> list[tuple[float, float]]:
-        """The part of the host's CPU time that was spent in a mode, at each step since a time: (Unix seconds, ratio)."""
+        """The part of the host's CPU time spent in a mode, at each step since a time: (Unix seconds, ratio)."""
         start = math.ceil(since / STEP) * STEP
         end = math.floor(time.time() / STEP) * STEP
         counter = f'virtpoise_host_cpu_seconds_total{{instance=~"{host}:.*"'
@@ -208,7 +211,8 @@ class Pool:
 
 
 class Pools:
-    """Gives a test its pool: called with loads, it returns one that has them. As a context manager it ends the last pool.
+    """Gives a test its pool: called with loads, it returns one that has them. As a context manager it ends the last
+    pool.
 
     A pool is kept for the next scene with the same domains on the same hosts, which begins when all has been put back.
     """

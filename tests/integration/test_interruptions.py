@@ -1,4 +1,6 @@
-"""Whatever dies or has to stop, on real hosts: no domain is lost, doubled or half moved, and the balancer knows its end."""
+"""Whatever dies or has to stop, on real hosts: no domain is lost, doubled or half moved, and the balancer knows its
+end.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def test_a_migration_past_its_bound_is_aborted_and_the_domain_stays_whole(pool: 
     group.wait("failed migration", lambda now: any(r["result"] == "failed" for r in group.balancer.history()))
     migration = group.balancer.history()[0]
     assert migration["why"].startswith("aborted: longer than 10 s: running on h1, absent on h2")
-    # Why it could not end, remembered for the next plan. Half of the guest's memory, 37 MiB, is written over between two looks of QEMU.
+    # Why it could not end, remembered for the next plan. Half of the guest's memory, 37 MiB, is written over between
+    # two looks of QEMU.
     # The last two looks may be 10 s apart.
     assert migration["dirty_bytes_per_second"] > 2 * 2**20
     assert places(group, migration["domain"]) == {"h1": "running"}

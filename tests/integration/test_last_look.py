@@ -1,4 +1,6 @@
-"""The last looks before a migration, on real hosts: each obstacle ends the move with its reason, and nothing is touched."""
+"""The last looks before a migration, on real hosts: each obstacle ends the move with its reason, and nothing is
+touched.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The thesis' seven test cases (section 5) on real hosts, each held to its column "must happen".
 
 How they are scaled. The thesis has two servers of 8 CPUs, here are two hosts of one CPU; what its algorithm weighs are
-ratios (load, share of the host's CPUs), which mean the same on both. Readings come every 2 s instead of 10 s; penalties of
-190 s and 10 s more are 19 s and 2 s more. Thresholds and N are the thesis' own (60 %, N = 2) unless a test says otherwise.
-Guests that make "work" catch up on what they could not run, so that their loads add up as those of the thesis' servers do;
-each test says why its loads are still the case.
+ratios (load, share of the host's CPUs), which mean the same on both. Readings come every 2 s instead of 10 s; penalties
+of 190 s and 10 s more are 19 s and 2 s more. Thresholds and N are the thesis' own (60 %, N = 2) unless a test says
+otherwise. Guests that make "work" catch up on what they could not run, so that their loads add up as those of the
+thesis' servers do; each test says why its loads are still the case.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ pytestmark = pytest.mark.lab
 
 
 def test_case_1_nothing_while_alone_and_one_domain_moves_after_another_host_has_joined(pool: Pools) -> None:
-    """Server 1 just above 60 %, alone; later server 2, idle, joins: after 2 further readings one VM moves, both end below."""
+    """Server 1 just above 60 %, alone; later server 2, idle, joins: after 2 further readings one VM moves, both end
+    below.
+    """
     group = pool({"h1": {"vm1": 30, "vm2": 20, "vm3": 17}, "h2": {}})
     group.stack.leave("h2")
     group.start()
@@ -39,9 +41,11 @@ def test_case_1_nothing_while_alone_and_one_domain_moves_after_another_host_has_
 
 
 def test_case_2_a_saturated_source_needs_a_second_round(pool: Pools) -> None:
-    """Server 1 well above 70 %, server 2 idle: the first prediction is wrong, since the VMs that stay take the CPU that was freed.
+    """Server 1 well above 70 %, server 2 idle: the first prediction is wrong, since the VMs that stay take the CPU that
+    was freed.
 
-    Guests busy for a share of the time: together they want more than the host gives them at the same moments, and get more when one leaves.
+    Guests busy for a share of the time: together they want more than the host gives them at the same moments, and get
+    more when one leaves.
     """
     # Two go at first, to a predicted 57 %; the others make 63 %.
     loads = {"a": 28, "b": 24, "c": 19, "d": 19, "e": 19, "f": 15, "g": 15}
@@ -60,9 +64,13 @@ def test_case_2_a_saturated_source_needs_a_second_round(pool: Pools) -> None:
 
 
 def test_case_3_penalties_are_cancelled_by_a_dip_and_moves_by_hand_are_accepted(pool: Pools) -> None:
-    """Server 1 above 70 %, server 2 idle: three VMs move. Then server 2 is raised, and whatever left it would overload 1."""
+    """Server 1 above 70 %, server 2 idle: three VMs move.
+
+    Then server 2 is raised, and whatever left it would overload 1.
+    """
     group = pool({"h1": dict.fromkeys("abcdefg", 11.7), "h2": {}})
-    # Not at full speed: copying three domains would fill both hosts, and the work left undone in that time be done afterwards.
+    # Not at full speed: copying three domains would fill both hosts, and the work left undone in that time be done
+    # afterwards.
     group.start(migration={"bandwidth_mib_per_second": 16})
     moved = [domain for domain, _, _ in group.wait_moves(3)]
     group.wait_settled()
@@ -105,10 +113,11 @@ def test_case_4_one_domain_each_way(pool: Pools) -> None:
 
 
 def test_case_5_then_only_a_nearly_idle_domain_can_move(pool: Pools) -> None:
-    """Server 1 well above, server 2 half full; after it settles server 1 is raised again: nothing fits but a VM that is nearly idle.
+    """Server 1 well above, server 2 half full; after it settles server 1 is raised again: nothing fits but a VM that is
+    nearly idle.
 
-    75 % and 40 % are 65 % and 16 % here: on one CPU each domain is a larger part, and these leave room for the idle one, and for none
-    of the others by what the thesis' formula makes of it.
+    75 % and 40 % are 65 % and 16 % here: on one CPU each domain is a larger part, and these leave room for the idle
+    one, and for none of the others by what the thesis' formula makes of it.
     """
     group = pool({"h1": {"a": 34, "b": 6, "c": 25, "idle": 0}, "h2": {"e": 16}})
     group.start()
@@ -124,9 +133,9 @@ def test_case_5_then_only_a_nearly_idle_domain_can_move(pool: Pools) -> None:
 def test_case_6_a_host_at_half_load_drains(pool: Pools) -> None:
     """Server 1 drains: six VMs move, the receiver stays below 60 % all the time, and the host is out of the group.
 
-    About 50 % are some 20 % here (with what each guest needs by itself): what receiving costs, a QEMU to start and memory to write, is
-    eight times the part of a one-CPU host, and up to 30 % of a reading. The thesis' migrations took 70 s each, so these are not made at
-    full speed either.
+    About 50 % are some 20 % here (with what each guest needs by itself): what receiving costs, a QEMU to start and
+    memory to write, is eight times the part of a one-CPU host, and up to 30 % of a reading. The thesis' migrations took
+    70 s each, so these are not made at full speed either.
     """
     loads = {"a": 3, "b": 2, "c": 2, "d": 1, "e": 1, "f": 1}
     group = pool({"h1": loads, "h2": {"own": 2}})
@@ -149,10 +158,11 @@ def test_case_6_a_host_at_half_load_drains(pool: Pools) -> None:
 
 
 def test_case_7_penalties_of_the_initial_length_and_then_one_step_more(pool: Pools) -> None:
-    """Both servers above the threshold: both fail, with penalties of 190 s and 200 s; when one falls, the other moves one VM.
+    """Both servers above the threshold: both fail, with penalties of 190 s and 200 s; when one falls, the other moves
+    one VM.
 
-    The thesis takes a threshold of 20 % because it could not make more load; on one CPU a domain is a larger part of it, so
-    it is 40 % here.
+    The thesis takes a threshold of 20 % because it could not make more load; on one CPU a domain is a larger part of
+    it, so it is 40 % here.
     """
     group = pool({"h1": {"a": 29, "b": 16}, "h2": {"c": 30, "d": 15}})
     group.start(threshold=0.4)

@@ -1,4 +1,6 @@
-"""A host whose libvirt is silent for a while in mid-migration: the balancer lives on, and its journal says what libvirt says."""
+"""A host whose libvirt is silent for a while in mid-migration: the balancer lives on, and its journal says what libvirt
+says.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,16 @@ def held(group: Pool) -> tuple[int, int]:
     return len(list((own / "task").iterdir())), len(list((own / "fd").iterdir()))
 
 
-# The balancer gives a silent daemon up after 25 s. It wakes right after that, in the middle of the migration, or after its end.
+# The balancer gives a silent daemon up after 25 s. It wakes right after that, in the middle of the migration, or after
+# its end.
 @pytest.mark.parametrize(("silent", "seconds", "bandwidth"), [("h1", 26, 2), ("h2", 33, 1), ("h1", 45, 2)])
 def test_the_balancer_outlives_a_silence_and_journals_what_became_of_the_domain(
     pool: Pools, silent: str, seconds: float, bandwidth: int
 ) -> None:
-    """QEMU goes on meanwhile, and the daemon finishes the job afterwards. There is no end before that, and no other move."""
+    """QEMU goes on meanwhile, and the daemon finishes the job afterwards.
+
+    There is no end before that, and no other move.
+    """
     group = pool(BUSY)
     group.start(migration={"bandwidth_mib_per_second": bandwidth, "timeout_seconds": 170})
     domain = wait_under_way(group)

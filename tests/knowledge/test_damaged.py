@@ -1,4 +1,6 @@
-"""Damaged stores: a row that cannot be is left out and named, a broken file is refused in one line, and nothing ends in a traceback."""
+"""Damaged stores: a row that cannot be is left out and named, a broken file is refused in one line, and nothing ends in
+a traceback.
+"""
 
 import contextlib
 import io
@@ -68,7 +70,9 @@ class Taking:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with rows in each of its tables: migrations that were done, that failed, that were lost and that are open."""
+    """A store with rows in each of its tables: migrations that were done, that failed, that were lost and that are
+    open.
+    """
     path = tmp_path_factory.mktemp("whole") / "state.db"
     clock = FakeClock(1000.0)
     with closing(Store.open(f"sqlite:///{path}", clock=clock)) as store:

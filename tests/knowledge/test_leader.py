@@ -1,4 +1,6 @@
-"""One balancer acts: the lock of a file and of a database, how a leader learns that it is none any more, and what is refused it then."""
+"""One balancer acts: the lock of a file and of a database, how a leader learns that it is none any more, and what is
+refused it then.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Stores of other versions: an older one is upgraded with what it holds, by the balancer alone; a newer one is refused."""
+"""Stores of other versions: an older one is upgraded with its rows, by the balancer alone; a newer one is refused."""
 
 import json
 from contextlib import closing

@@ -1,4 +1,6 @@
-"""The parts of the demo that need no host: what it calls a success, what it says of the reaction, what its screen shows."""
+"""The parts of the demo that need no host: what it calls a success, what it says of the reaction, what its screen
+shows.
+"""
 
 from __future__ import annotations
 

@@ -106,7 +106,9 @@ def test_what_is_not_said_of_a_load_stays_as_it_was(lab: Lab) -> None:
 
 
 def test_work_is_caught_up_and_a_share_is_not(lab: Lab) -> None:
-    """The other guest wants all of the one CPU they share, so a guest that wants 70 % does not get it; then the CPU is its own."""
+    """The other guest wants all of the one CPU they share, so a guest that wants 70 % does not get it; then the CPU is
+    its own.
+    """
     left = {}
     for kind in ("work", "share"):
         lab.load("vm1", 70, kind=kind)

@@ -32,7 +32,7 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 @contextmanager
 def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[dict[str, str]]]]:
-    """A server that answers every query with nothing; its port, and the headers it was sent, with the requested target."""
+    """A server that answers every query with nothing: its port, and the received headers with the requested target."""
     seen: list[dict[str, str]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

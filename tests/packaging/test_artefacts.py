@@ -1,4 +1,6 @@
-"""What is handed out: a wheel and a source distribution, each installed outside the checkout, on each Python that is here."""
+"""What is handed out: a wheel and a source distribution, each installed outside the checkout, on each Python that is
+here.
+"""
 
 from __future__ import annotations
 

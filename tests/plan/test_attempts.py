@@ -1,4 +1,6 @@
-"""What failed teaches: a failed pair of domain and destination is in back-off, a domain that does not converge moves last."""
+"""What failed teaches: a failed pair of domain and destination is in back-off, a domain that does not converge moves
+last.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def rule(kind: str, *domains: str, hosts: tuple[str, ...] = (), hard: bool = Tru
     return Rule(name="the-rule", kind=kind, domains=domains, hosts=hosts, hard=hard)
 
 
-# Enough and no more -----------------------------------------------------------------------------------------------------------
+# Enough and no more
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_cheapest_domain_that_suffices_is_moved_to_the_emptiest_host() -> None:
@@ -134,7 +135,8 @@ def test_room_is_made_where_no_single_move_fits() -> None:
     assert made.solved
 
 
-# Memory and uplinks -----------------------------------------------------------------------------------------------------------
+# Memory and uplinks
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_memory_triggers_and_is_relieved() -> None:
@@ -189,7 +191,8 @@ def test_an_uplink_is_reckoned_with_at_both_ends_of_what_a_domain_may_send() -> 
     assert refusal(made, Reason.UNSOLVED).detail["upper_ratio"] == pytest.approx(0.86)
 
 
-# Rest, gain, limits -----------------------------------------------------------------------------------------------------------
+# Rest, gain, limits
+# -----------------------------------------------------------------------------------------------------------
 
 
 def resting(last_moved: float, moves: int = 1) -> Plan:
@@ -357,7 +360,8 @@ def test_of_two_that_cost_about_the_same_the_one_that_does_not_empty_its_host_mo
     assert where(made) == {"some": "h2"}
 
 
-# Where it may not go ----------------------------------------------------------------------------------------------------------
+# Where it may not go
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_host_with_too_few_cpus_is_no_destination() -> None:
@@ -520,7 +524,8 @@ def test_a_host_on_its_way_up_is_not_left_until_it_is_too_late() -> None:
     assert not plan(group(jump, *others), policy).moves
 
 
-# Drains -----------------------------------------------------------------------------------------------------------------------
+# Drains
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_drain_moves_everything_that_runs() -> None:
@@ -562,7 +567,8 @@ def test_alone_in_the_group_nothing_is_attempted() -> None:
     assert not made.solved
 
 
-# Rules ------------------------------------------------------------------------------------------------------------------------
+# Rules
+# --------------------------------------------------------------------------------------------------------------------
 
 HOT = host("h1", 0.9, 0.9)
 A, B = domain("a", "h1", 2.0), domain("b", "h1", 2.2, memory_bytes=GIB)
@@ -772,7 +778,8 @@ def test_a_rule_that_says_nothing_is_refused(one: Rule, field: str) -> None:
     assert found.startswith(f"{field}: expected ")
 
 
-# Imbalance, learning ----------------------------------------------------------------------------------------------------------
+# Imbalance, learning
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_uneven_group_is_evened_out_only_if_wanted() -> None:
@@ -786,7 +793,9 @@ def test_an_uneven_group_is_evened_out_only_if_wanted() -> None:
 
 
 def test_an_on_off_domain_takes_as_much_of_a_faster_host() -> None:
-    """Its vCPUs are runnable for the same share of time there: it ran more while no other domain wanted the CPUs, and waited less."""
+    """Its vCPUs are runnable for the same share of time there: it ran more while no other domain wanted the CPUs, and
+    waited less.
+    """
     busy = domain(
         "a", "h1", 2.0, vcpus=4, cpu_delay_cores=1.2, cpu_cores_unsaturated=3.1, cpu_delay_cores_unsaturated=0.1
     )

@@ -26,7 +26,8 @@ def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
     made = plan(snapshot, policy)
     world, faults = carry_out(snapshot, policy, made)
     assert faults == []
-    # Within half a point: what leaves a busy host frees a little less than it ran, which the sum of the loads does not know.
+    # Within half a point: what leaves a busy host frees a little less than it ran, which the sum of the loads does not
+    # know.
     hosts = sorted({overload.host for overload in made.overloaded})
     assert world.cleared(hosts) if made.solved else not world.cleared(hosts, by=0.005)
 
@@ -45,7 +46,9 @@ def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed:
 @example(513)
 @settings(deadline=None, max_examples=12)
 def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
-    """Without any one of the moves that relieve a host not all would be relieved by half a point, or another not fit: no overshoot."""
+    """Without any one of the moves that relieve a host not all would be relieved by half a point, or another not fit:
+    no overshoot.
+    """
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
     overloaded = {overload.host for overload in made.overloaded}
@@ -149,7 +152,10 @@ def essence(made: Plan) -> list[tuple[str, str, str, int]]:
 @given(seeds, st.sampled_from([2, 4]))
 @settings(deadline=None, max_examples=12)
 def test_larger_machines_with_larger_domains_are_planned_alike(seed: int, factor: int) -> None:
-    """Faster CPUs, more memory and wider uplinks. The number of CPUs is no mere scale: among more of them fewer vCPUs wait."""
+    """Faster CPUs, more memory and wider uplinks.
+
+    The number of CPUs is no mere scale: among more of them fewer vCPUs wait.
+    """
     snapshot, policy = varied_group(seed)
     scaled = replace(
         snapshot,
@@ -201,7 +207,8 @@ def test_a_domain_takes_less_of_a_faster_host() -> None:
         made = plan(group_with(speed), settled(POLICY))
         return made.moves[0].predicted.destination.cpu_ratio - 0.3
 
-    # Half as much, and hardly more, for the doubt that is left: an on-off domain would take as much of it as of the slower one.
+    # Half as much, and hardly more, for the doubt that is left: an on-off domain would take as much of it as of the
+    # slower one.
     half = share(1.0) / 2
     assert half <= share(2.0) <= 1.005 * half
 

@@ -40,7 +40,9 @@ def test_a_domains_metadata_can_ask_for_each_kind_from_the_exporter_to_the_plan(
 
 @pytest.mark.parametrize("kind", kinds(GroupKind), ids=lambda kind: kind.name)
 def test_an_empty_host_takes_any_one_domain_and_more_are_never_easier(kind: GroupKind) -> None:
-    """The planner counts on both: it looks only at hosts that have some of the domains, and stops at the first too many."""
+    """The planner counts on both: it looks only at hosts that have some of the domains, and stops at the first too
+    many.
+    """
     assert kind.allows(0)
     answers = [kind.allows(there) for there in range(10)]
     assert answers == sorted(answers, reverse=True)

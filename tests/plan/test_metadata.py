@@ -1,4 +1,6 @@
-"""A domain's own metadata binds that domain and no other: with nothing but metadata, no tenant moves the domain of another."""
+"""A domain's own metadata binds that domain and no other: with nothing but metadata, no tenant moves the domain of
+another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a plan carries for its readers: what each move needs, whose refusal it is, the destination's score after each move."""
+"""What a plan carries for its readers: what each move needs, whose refusal it is, the destination's score after each
+move.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The default strategy against the exact optimum of 300 small groups, tight and roomy, with rules.
 
-The optima were found by mixed-integer programming (tests/optimum.py), which takes long for some, and are kept in optima.json; a few are
-found anew here each time. `scripts/bench-plan optimum` does it for all.
+The optima were found by mixed-integer programming (tests/optimum.py), which takes long for some, and are kept in
+optima.json; a few are found anew here each time. `scripts/bench-plan optimum` does it for all.
 """
 
 from __future__ import annotations

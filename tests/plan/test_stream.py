@@ -1,4 +1,4 @@
-"""Which moves may begin: nothing without what it needs, nothing over a limit, and nothing waits for an unrelated one."""
+"""Which moves may begin: none without what it needs, none over a limit, and none waits for an unrelated one."""
 
 from __future__ import annotations
 
@@ -138,7 +138,9 @@ def overloaded_elsewhere(snapshot: Snapshot, made: Plan, seed: int) -> Snapshot:
 @given(seed=st.integers(0, 100_000))
 @settings(deadline=None, max_examples=5)
 def test_no_host_passes_a_limit_whatever_of_two_plans_is_made_in_whatever_order(make: object, seed: int) -> None:
-    """The second plan is made while the first waits or is under way; any of its moves may then come before any of the first."""
+    """The second plan is made while the first waits or is under way; any of its moves may then come before any of the
+    first.
+    """
     snapshot, policy = make(seed)  # type: ignore[operator]
     first = plan(snapshot, policy)
     then = overloaded_elsewhere(snapshot, first, seed)

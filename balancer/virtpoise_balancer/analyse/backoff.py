@@ -1,8 +1,9 @@
 """Back-off of a host: from when its readings count, and its penalty after attempts that did not solve its problem.
 
-Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``. Every further failed attempt
-adds ``step_seconds``. One reading below the threshold cancels the penalty, and the next one has the initial length again.
-The strategy ``thesis`` watches only the CPU; for other strategies every watched resource must be below its threshold.
+Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``. Every further failed
+attempt adds ``step_seconds``. One reading below the threshold cancels the penalty, and the next one has the initial
+length again. The strategy ``thesis`` watches only the CPU; for other strategies every watched resource must be below
+its threshold.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Pro
 class Backoff:
     """What a cycle remembers of a host. Times in Unix seconds.
 
-    ``counted_from``: readings before it do not count towards N. ``failures``: failed attempts since the last reading below
-    the threshold.
+    ``counted_from``: readings before it do not count towards N. ``failures``: failed attempts since the last reading
+    below the threshold.
     """
 
     host: str
@@ -36,7 +37,7 @@ Backoffs = Mapping[str, Backoff]
 
 
 def after_attempt(backoff: Backoff, *, solved: bool, now: float, counted_from: float, penalty: Penalty) -> Backoff:
-    """The back-off once an attempt has ended: N starts again, and an unsolved problem earns a penalty from ``now`` on."""
+    """The back-off once an attempt has ended: N starts again, and an unsolved problem earns a penalty from ``now``."""
     if solved:
         return replace(backoff, counted_from=counted_from)
     length = penalty.initial_seconds + backoff.failures * penalty.step_seconds
@@ -61,10 +62,10 @@ def after_plan(
 ) -> dict[str, Backoff]:
     """The back-offs that change when a plan has been carried out, by host. ``results``: of its moves, in order.
 
-    A host whose problem the plan does not solve, or from which a migration failed, gets its penalty from ``ended`` on. Not if its
-    moves were skipped: then the attempt was cut off, and the next plan knows why. If the plan had moves, N starts again at
-    ``counted_from`` for these ``hosts``. A rule or an imbalance
-    that a plan leaves as it is earns no penalty unless a move failed, so that the host can still be relieved.
+    A host whose problem the plan does not solve, or from which a migration failed, gets its penalty from ``ended`` on.
+    Not if its moves were skipped: then the attempt was cut off, and the next plan knows why. If the plan had moves, N
+    starts again at ``counted_from`` for these ``hosts``. A rule or an imbalance that a plan leaves as it is earns no
+    penalty unless a move failed, so that the host can still be relieved.
     """
     ends = list(zip(plan.moves, results, strict=True))
     failed = {move.source for move, result in ends if result is Result.FAILED}
@@ -103,8 +104,9 @@ def after_migrations(
 def relieved(backoff: Backoff, host: Host, snapshot: Snapshot, policy: Policy) -> Backoff:
     """The back-off after a look at the readings: a reading below the threshold since the penalty began cancels it.
 
-    ``thesis`` takes any such reading of the CPU. For other strategies the newest reading of every resource must be below: an
-    idle CPU says nothing about a full memory. The penalty of a draining host does not depend on its load, so only time ends it.
+    ``thesis`` takes any such reading of the CPU. For other strategies the newest reading of every resource must be
+    below: an idle CPU says nothing about a full memory. The penalty of a draining host does not depend on its load, so
+    only time ends it.
     """
     if backoff.penalty_from is None or host.state is HostState.DRAINING:
         return backoff
@@ -118,14 +120,14 @@ def relieved(backoff: Backoff, host: Host, snapshot: Snapshot, policy: Policy) -
 
 
 def after_order(backoff: Backoff, order: DrainOrder | None) -> Backoff:
-    """The back-off after an order to drain the host or to take it back: a penalty that began before the order is void."""
+    """The back-off after an order to drain the host or take it back: a penalty from before the order is void."""
     if order is None or backoff.penalty_from is None or backoff.penalty_from > order.at:
         return backoff
     return replace(backoff, penalty_from=None, penalty_until=None, failures=0)
 
 
 def with_backoffs(snapshot: Snapshot, backoffs: Backoffs) -> Snapshot:
-    """The snapshot with the back-off of each host, so that it alone decides the plan, and a saved one decides it again."""
+    """The snapshot with each host's back-off, so that it alone decides the plan, and a saved one decides it again."""
     since = accompanied_since(snapshot)
     return replace(
         snapshot, hosts=tuple(_with_backoff(host, backoffs.get(host.name), since[host.name]) for host in snapshot.hosts)

@@ -1,4 +1,6 @@
-"""Moves that the figures do not show yet, counted at both ends: the source still has the domain, the destination gets it."""
+"""Moves that the figures do not show yet, counted at both ends: the source still has the domain, the destination gets
+it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ class Commitment:
         return self.began is not None and self.result is None
 
     def shows_from(self, reach_back_seconds: float) -> float | None:
-        """From when on a sample whose step begins then shows what the move has changed; None while that is not known."""
+        """When a step must begin for its sample to show what the move has changed; None while that is not known."""
         return None if self.ended is None else self.ended + reach_back_seconds
 
 
@@ -50,8 +52,8 @@ def with_commitments(
 ) -> Snapshot:
     """The snapshot as plans and looks before a move take it: what the figures do not show yet is added at both ends.
 
-    The domain counts on its source, and as being on its way. The figures of both hosts are those from before the move, so
-    that nothing counts twice. ``waiting``: moves that wait for their beginning are commitments, too.
+    The domain counts on its source, and as being on its way. The figures of both hosts are those from before the move,
+    so that nothing counts twice. ``waiting``: moves that wait for their beginning are commitments, too.
     """
     hosts = {host.name: host for host in snapshot.hosts}
     places = {domain.uuid: at for at, domain in enumerate(snapshot.domains)}

@@ -1,4 +1,6 @@
-"""What earlier migrations taught, put into a snapshot, so that the snapshot alone decides the plan and decides it again."""
+"""What earlier migrations taught, put into a snapshot, so that the snapshot alone decides the plan and decides it
+again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from virtpoise_balancer.model import Domain, FailedAttempts, LinkSpeed, Residual
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The migrations of one domain that were done in the remembered time. ``last``: when the newest ended (Unix seconds)."""
+    """The migrations of one domain that were done in the remembered time.
+
+    ``last``: when the newest ended (Unix seconds).
+    """
 
     times: int
     last: float

@@ -1,7 +1,7 @@
 """The verdict on a prediction: how far it was from the load measured after the migration.
 
-Source: thesis §5.3.3, §5.10. A least-squares line is fitted to the load measured after the migration, in a window free of
-other disturbance; the error is the distance of the line from the prediction, taken at the window's middle.
+Source: thesis §5.3.3, §5.10. A least-squares line is fitted to the load measured after the migration, in a window free
+of other disturbance; the error is the distance of the line from the prediction, taken at the window's middle.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``value(t) = at_mean + slope * (t - mean)``: a least-squares line, in the form that stays exact for Unix times."""
+    """``value(t) = at_mean + slope * (t - mean)``: a least-squares line, in a form that is exact for Unix times."""
 
     mean: float
     at_mean: float
@@ -67,7 +67,9 @@ def fit(samples: Sequence[tuple[float, float]]) -> Line:
 
 
 def window(due: DuePrediction, settle_seconds: float, window_seconds: float) -> tuple[float, float]:
-    """The window (Unix seconds) in which the prediction is to be measured; it ends early where the next migration begins."""
+    """The window (Unix seconds) in which the prediction is to be measured; it ends early where the next migration
+    begins.
+    """
     start = due.migrated + settle_seconds
     end = start + window_seconds
     return start, end if due.disturbed_from is None else min(end, due.disturbed_from)

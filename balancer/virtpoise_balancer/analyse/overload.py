@@ -43,8 +43,8 @@ def overloaded(snapshot: Snapshot, policy: Policy) -> tuple[Overload, ...]:
 def accompanied_since(snapshot: Snapshot) -> dict[str, float | None]:
     """By host, the start of the oldest sample of any other active host (Unix seconds), or None while the host is alone.
 
-    Source: thesis §4.4.4, §5 case 1. While a host is alone its samples lead to nothing. After another one joins, it needs N
-    new samples.
+    Source: thesis §4.4.4, §5 case 1. While a host is alone its samples lead to nothing. After another one joins, it
+    needs N new samples.
     """
     lengths = {
         host.name: len(host.cpu_ratio) for host in snapshot.hosts if host.known and host.state is HostState.ACTIVE

@@ -22,8 +22,8 @@ class Silence:
 def with_silence(snapshot: Snapshot, silence: Silence, *, acts: bool) -> Snapshot:
     """The snapshot with the silent hosts marked as unknown.
 
-    A balancer that only recommends (not ``acts``) may have no way to any libvirt. So where no host answers it, silence says nothing about
-    the hosts, and it goes by Prometheus alone.
+    A balancer that only recommends (not ``acts``) may have no way to any libvirt. So where no host answers it, silence
+    says nothing about the hosts, and it goes by Prometheus alone.
     """
     if not silence.silent or not (acts or silence.answered):
         return snapshot

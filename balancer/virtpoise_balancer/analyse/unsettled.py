@@ -9,7 +9,10 @@ from virtpoise_balancer.model import HostState, Snapshot, Unknown, UnknownKind, 
 
 
 def with_unsettled(snapshot: Snapshot, unsettled: Sequence[Unsettled]) -> Snapshot:
-    """The snapshot with the hosts of these domains marked as unknown. A host that is unknown already keeps its reason."""
+    """The snapshot with the hosts of these domains marked as unknown.
+
+    A host that is unknown already keeps its reason.
+    """
     why: dict[str, Unsettled] = {}
     for one in sorted(unsettled, key=lambda one: not one.unaccounted):
         for host in one.hosts:

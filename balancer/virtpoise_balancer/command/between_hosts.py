@@ -18,10 +18,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BetweenHosts:
-    """Asks about pairs of hosts. A host that stops answering is asked nothing more: each question would wait for its whole deadline.
+    """Asks about pairs of hosts. A host that stops answering is asked nothing more: each question would wait for its
+    whole deadline.
 
-    ``known``: the facts of the hosts that have answered so far; ``peer_uri_of``: by which URI hosts reach a host. Safe to use from
-    several threads.
+    ``known``: the facts of the hosts that have answered so far; ``peer_uri_of``: by which URI hosts reach a host. Safe
+    to use from several threads.
     """
 
     hosts: Hosts
@@ -58,7 +59,8 @@ class BetweenHosts:
         try:
             return self.hosts.reaches(source, destination)
         except LibvirtSilent as error:
-            # The source waits for the destination, or is silent itself. If both answer the balancer, nothing passes between them.
+            # The source waits for the destination, or is silent itself. If both answer the balancer, nothing passes
+            # between them.
             for host in (destination, source):
                 self._answer(host, lambda host=host: self.hosts.active_domains(host))  # type: ignore[misc]
             return str(error)
@@ -89,9 +91,9 @@ def judge_pair(
 ) -> Finding:
     """One line on migrating from one host to another: the first thing that stands in the way.
 
-    ``way``: why the source does not reach the destination, None if it does, a LibvirtError where it cannot be asked; ``cpu``: whether the
-    destination's CPU can do what the source's can; ``unseen``: disks that are in none of the destination's pools,
-    a LibvirtError where those cannot be asked; ``peer_uri``: by which hosts reach the destination.
+    ``way``: why the source does not reach the destination, None if it does, a LibvirtError where it cannot be asked;
+    ``cpu``: whether the destination's CPU can do what the source's can; ``unseen``: disks that are in none of the
+    destination's pools, a LibvirtError where those cannot be asked; ``peer_uri``: by which hosts reach the destination.
     """
     subject = f"{source} → {destination}"
     if here.uuid is not None and here.uuid == there.uuid:

@@ -30,7 +30,9 @@ _SECRET = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """A configuration that can be used by ``user``; ``unchecked``: credentials that are only there while the service runs."""
+    """A configuration that can be used by ``user``; ``unchecked``: credentials that are only there while the service
+    runs.
+    """
 
     config: Config
     user: str
@@ -40,7 +42,8 @@ class Checked:
 def check(file: Path, user: str | None) -> Checked:
     """The configuration, when ``user`` can read it and every file that it names. BadInput names each that it cannot.
 
-    ``user``: by default the owner of the folder of state.url, where root asks, and else whoever asks. This process goes on as that user.
+    ``user``: by default the owner of the folder of state.url, where root asks, and else whoever asks. This process goes
+    on as that user.
     """
     config = read_config(file)
     name = user or runs_as(config)

@@ -1,7 +1,8 @@
 """A client of the API of the balancer on this machine, for the commands.
 
-They use the balancer's Unix socket, where the kernel vouches for both ends and no token is sent. Only where there is none do they
-use its TCP port: whoever took that port while no balancer ran would get the token, so it is sent over verified TLS alone.
+They use the balancer's Unix socket, where the kernel vouches for both ends and no token is sent. Only where there is
+none do they use its TCP port: whoever took that port while no balancer ran would get the token, so it is sent over
+verified TLS alone.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def _remote(config: Config, timeout_seconds: float) -> http.client.HTTPConnectio
     host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 - compared, not bound
     if config.web.cert_file is None:
         return http.client.HTTPConnection(host, int(port), timeout=timeout_seconds)
-    # The balancer is identified by its certificate, which is in the configuration, whatever name is in it. A strict check would also
-    # want a key usage, which many a certificate that people make for one machine lacks.
+    # The balancer is identified by its certificate, which is in the configuration, whatever name is in it. A strict
+    # check would also want a key usage, which many a certificate that people make for one machine lacks.
     context = ssl.create_default_context(cafile=str(config.web.cert_file))
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

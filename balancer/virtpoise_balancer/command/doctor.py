@@ -1,4 +1,6 @@
-"""Looks at everything that must be in place before domains can be moved, and says in one line each what is wrong and how to mend it."""
+"""Looks at everything that must be in place before domains can be moved, and says in one line each what is wrong and
+how to mend it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ Told = Callable[[str, float, float], None]
 
 
 def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding]:
-    """All findings, as they come. ``only``: these hosts, each with every other; by default all. BadInput for a host there is not."""
+    """All findings, as they come.
+
+    ``only``: these hosts, each with every other; by default all. BadInput for a host there is not.
+    """
     yield from _own(config)
     observer, now = wiring.make_observer(config), time.time()
     targets = AdmittedTargets(observer.admits)
@@ -64,7 +69,8 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
     yield from _libvirt(config, [host.name for host in hosts], set(only), told)
 
 
-# --- the balancer's own -------------------------------------------------------------------------------------------------
+# --- the balancer's own
+# -------------------------------------------------------------------------------------------------
 
 
 def _own(config: Config) -> Iterator[Finding]:
@@ -120,7 +126,8 @@ def _no_store(config: Config) -> Finding:
     return Finding(subject="store", verdict=Severity.GOOD, text=text)
 
 
-# --- Prometheus and the exporters ---------------------------------------------------------------------------------------
+# --- Prometheus and the exporters
+# ---------------------------------------------------------------------------------------
 
 
 def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation) -> Iterator[Finding]:
@@ -235,7 +242,8 @@ def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHeal
     return Finding(subject=subject, verdict=Severity.GOOD, text=f"fresh, version {version}{clock}")
 
 
-# --- libvirt ------------------------------------------------------------------------------------------------------------
+# --- libvirt
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -> Iterator[Finding]:
@@ -283,7 +291,10 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
 
 
 def judge_locks(name: str, facts: HostFacts) -> Finding:
-    """Whether disks are locked, so that two copies of a domain cannot write to them. Libvirt does not report its lock manager."""
+    """Whether disks are locked, so that two copies of a domain cannot write to them.
+
+    Libvirt does not report its lock manager.
+    """
     subject = f"disk locks of {name}"
     open_ = [(domain.name, domain.unlocked) for domain in facts.domains if domain.unlocked]
     if not open_:

@@ -34,7 +34,8 @@ class DrainProgress:
 
 
 def wait_until_empty(settings: Config, host: str, since: float) -> None:
-    """Return once libvirt itself lists no domain there in any state but shut off. Refused when the drain was taken back.
+    """Return once libvirt itself lists no domain there in any state but shut off. Refused when the drain was taken
+    back.
 
     ``since``: when the drain was ordered, in Unix seconds; what was seen before does not count.
     """

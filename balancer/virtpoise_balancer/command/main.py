@@ -163,7 +163,10 @@ def token(
         ),
     ] = "order",
 ) -> None:
-    """Make a token. The first line is the token itself, for its owner; the second is the line with its hash for web.token_file."""
+    """Make a token.
+
+    The first line is the token itself, for its owner; the second is the line with its hash for web.token_file.
+    """
     from virtpoise_balancer.tokens import new_token
 
     print_out("\n".join(new_token(name, role)))

@@ -48,8 +48,8 @@ def apply(
 ) -> None:
     """Have the running balancer make the moves that it recommends, after checking them against fresh data.
 
-    Root and the balancer's own user use its socket, as do members of web.socket_group. Anyone else needs a token in web.token_file, and
-    the balancer TLS. The journal names the user, also behind sudo.
+    Root and the balancer's own user use its socket, as do members of web.socket_group. Anyone else needs a token in
+    web.token_file, and the balancer TLS. The journal names the user, also behind sudo.
     """
     import json
 

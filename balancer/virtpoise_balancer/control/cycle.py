@@ -113,7 +113,10 @@ class Cycle:
         return _report(decision, seen, situation, committed)
 
     def apply(self, wanted: Set[Choice], now: float) -> Plan:
-        """Make these moves of the plan, as it is on a fresh look, and return them. Refused when they are not all in it any more."""
+        """Make these moves of the plan, as it is on a fresh look, and return them.
+
+        Refused when they are not all in it any more.
+        """
         seen = self.observer.observe(now)
         busy = self.executor.busy
         memory = self._recall(now)

@@ -44,7 +44,7 @@ class CycleResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A prediction whose window has passed, with the window and the host's load samples in it as (Unix seconds, ratio)."""
+    """A prediction whose window has passed, the window, and the host's load samples in it: (Unix seconds, ratio)."""
 
     due: DuePrediction
     window: tuple[float, float]
@@ -55,10 +55,10 @@ class Window:
 class Situation:
     """All that a cycle decides on.
 
-    ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``: domains
-    that keep all action off their hosts. ``acts``: whether moves are made, not only recommended. ``mode`` and
-    ``only_recommends``: as of the Cycle. ``busy``: moves of earlier plans are still being made. ``in_flight``: its migrations
-    under way. ``reach_back_seconds``: how far before its step a reading may reach.
+    ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``:
+    domains that keep all action off their hosts. ``acts``: whether moves are made, not only recommended. ``mode`` and
+    ``only_recommends``: as of the Cycle. ``busy``: moves of earlier plans are still being made. ``in_flight``: its
+    migrations under way. ``reach_back_seconds``: how far before its step a reading may reach.
     """
 
     now: float
@@ -92,7 +92,10 @@ class UpToDate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a cycle came to. ``plan`` is None while all wait for migrations under way. ``carry_out``: its moves are to be made."""
+    """What a cycle came to.
+
+    ``plan`` is None while all wait for migrations under way. ``carry_out``: its moves are to be made.
+    """
 
     result: CycleResult
     sentence: str
@@ -123,7 +126,10 @@ def decide(situation: Situation) -> Decision:
 
 
 def waits_for_all(situation: Situation) -> bool:
-    """Whether nothing is judged while anything is under way. The thesis has it so; for others only the hosts concerned wait."""
+    """Whether nothing is judged while anything is under way.
+
+    The thesis has it so; for others only the hosts concerned wait.
+    """
     return situation.busy and situation.policy.strategy == "thesis"
 
 
@@ -135,8 +141,8 @@ def _waiting(situation: Situation) -> int:
 def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | None:
     """Why a move that was planned must not begin now, or None.
 
-    ``situation``: its snapshot holds the hosts that the move concerns. ``ordered``: a person chose the move, so the mode does not
-    matter.
+    ``situation``: its snapshot holds the hosts that the move concerns. ``ordered``: a person chose the move, so the
+    mode does not matter.
     """
     overrides = situation.memory.orders.overrides
     if overrides.paused is not None:
@@ -150,7 +156,8 @@ def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | Non
 
 
 def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision, Plan] | str:
-    """The decision to make the moves that a person chose from a plan, with these moves as a plan; or why they cannot be made.
+    """The decision to make the moves that a person chose from a plan, with these moves as a plan; or why they cannot be
+    made.
 
     The plan is made again, and all chosen moves must still be in it.
     """
@@ -251,7 +258,7 @@ def _decision(
 def _to_be_stored(
     situation: Situation, snapshot: Snapshot, plan: Plan, *, acted: bool, wanted: frozenset[Choice] | None
 ) -> NewPlan | None:
-    """The plan as it is stored; None for one that finds no problem, or that came out the same before and still waits."""
+    """The plan as it is stored; None if it finds no problem, or is the one that still waits."""
     if plan.solved and not plan.attempts:
         return None
     gist, newest = gist_of(plan), situation.memory.newest_plan

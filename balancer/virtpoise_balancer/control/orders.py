@@ -1,4 +1,7 @@
-"""Orders of people: drain, undrain, pause, resume, mode, apply, acknowledge. Each is journalled, whether it is followed or refused."""
+"""Orders of people: drain, undrain, pause, resume, mode, apply, acknowledge.
+
+Each is journalled, whether it is followed or refused.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Unforeseen(VirtpoiseError):
-    """An order failed for a reason that the program does not expect: a bug, or a fault of the machine. Not the caller's mistake."""
+    """An order failed for a reason that the program does not expect: a bug, or a fault of the machine.
+
+    Not the caller's mistake.
+    """
 
     def __init__(self, error: Exception) -> None:
         said = str(error).partition("\n")[0]
@@ -40,12 +46,12 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the plan;
-    ``on_order``: called after each order is journalled; ``may_act``: whether the configuration says which targets are hosts, without
-    which nothing is moved automatically.
+    """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the
+    plan; ``on_order``: called after each order is journalled; ``may_act``: whether the configuration says which targets
+    are hosts, without which nothing is moved automatically.
 
-    Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then nothing
-    was changed.
+    Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then
+    nothing was changed.
     """
 
     store: Store

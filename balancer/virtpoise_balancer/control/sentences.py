@@ -10,7 +10,8 @@ from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import HostState, Move, Progress, Refusal, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
-# A figure: one or more numbers with their units, such as "90%" or "2 min 5 s". The digits of a name such as h1 are none.
+# A figure: one or more numbers with their units, such as "90%" or "2 min 5 s". The digits of a name such as h1 are
+# none.
 _UNIT = r"(?:%|(?:ms|s|min|h|d|[KMGT]iB|B|times|readings|consecutive)\b)"
 _FIGURE = re.compile(rf"(?<![\w.-])-?\d+(?:\.\d+)?\s?{_UNIT}(?:\s\d+(?:\.\d+)?\s?{_UNIT})*")
 

@@ -17,7 +17,10 @@ class Accounts(Protocol):
     def keep_up(
         self, entries: Sequence[JournalEntry], group: Collection[str], seen_twice: Mapping[str, SeenTwice] | None
     ) -> None:
-        """Ask for what is not known. ``group``: all hosts that are known; ``seen_twice``: by uuid, None where no one looked."""
+        """Ask for what is not known.
+
+        ``group``: all hosts that are known; ``seen_twice``: by uuid, None where no one looked.
+        """
         ...
 
     def unsettled(self, entries: Sequence[JournalEntry], /) -> tuple[Unsettled, ...]:

@@ -1,4 +1,6 @@
-"""Domains that Prometheus shows on more than one host, whoever put them there: their hosts' own libvirt is asked, and its word counts."""
+"""Domains that Prometheus shows on more than one host, whoever put them there: their hosts' own libvirt is asked, and
+its word counts.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Copies:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep_up(self, seen: Mapping[str, SeenTwice]) -> None:
-        """Ask, beside the cycle, about the domains seen twice now, and those that were active twice at their hosts' last answers."""
+        """Ask, beside the cycle, about the domains seen twice now, and those that were active twice at their hosts'
+        last answers.
+        """
         with self._lock:
             standing = {uuid: one for uuid, one in self._seen.items() if _active(self._answers.get(uuid, {})) > 1}
             self._seen = standing | dict(seen)

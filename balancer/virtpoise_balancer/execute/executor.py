@@ -1,7 +1,7 @@
 """Starts journalled moves beside the cycles, each as soon as it may: ``plan.stream`` decides which.
 
-How a migration that was asked for has ended is for the reconciler to find out: at once, or in later cycles while a host does not
-answer; no other move waits for it.
+How a migration that was asked for has ended is for the reconciler to find out: at once, or in later cycles while a host
+does not answer; no other move waits for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A migration under way. ``began``: in Unix seconds, as the journal has it; ``progress`` once libvirt has reported any."""
+    """A migration under way.
+
+    ``began``: in Unix seconds, as the journal has it; ``progress`` once libvirt has reported any.
+    """
 
     move: Move
     progress: Progress | None = None
@@ -118,7 +121,10 @@ class LibvirtExecutor:
             self.go_on()
 
     def go_on(self) -> None:
-        """Begin what may begin now. To be called in each cycle as well: migrations of an earlier process end without notice."""
+        """Begin what may begin now.
+
+        To be called in each cycle as well: migrations of an earlier process end without notice.
+        """
         with self._lock:
             if self.stop.is_set():
                 self._end_waiting(dict.fromkeys(self._items, "told to stop"))

@@ -22,9 +22,10 @@ class Presence(StrEnum):
 class Needs:
     """What a running domain needs on any host it is moved to.
 
-    ``disks``: files and block devices by their paths; ``pools``: those from which disks come as volumes; ``secrets``: what disks over a
-    network (rbd, iscsi) are opened with, by uuid or usage; ``unlocked``: disks it writes to that are no image files, so that QEMU does not
-    lock them against other hosts, and that no lease protects, by their devices in the guest.
+    ``disks``: files and block devices by their paths; ``pools``: those from which disks come as volumes; ``secrets``:
+    what disks over a network (rbd, iscsi) are opened with, by uuid or usage; ``unlocked``: disks it writes to that are
+    no image files, so that QEMU does not lock them against other hosts, and that no lease protects, by their devices in
+    the guest.
     """
 
     name: str
@@ -39,10 +40,11 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor * 10^3 + release).
+    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor *
+    10^3 + release).
 
-    ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their short names;
-    ``pools`` are the active ones; ``secrets`` by uuid and usage.
+    ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their
+    short names; ``pools`` are the active ones; ``secrets`` by uuid and usage.
     """
 
     libvirt_version: int

@@ -29,20 +29,22 @@ class RunningMigration(Protocol):
 
     @property
     def error(self) -> str | None:
-        """What went wrong, once it has ended: libvirt's message, or that the connection was lost; None for a success."""
+        """What went wrong, once it has ended: libvirt's message or a lost connection; None for a success."""
         ...
 
     @property
     def waited_seconds(self) -> float | None:
-        """For how long the domain waited on its destination to be started there, once it has ended; None where that was not seen."""
+        """For how long the domain waited on its destination to be started there, once it has ended; None where that was
+        not seen.
+        """
         ...
 
 
 class Hosts(Protocol):
     """All hosts, each by its name; domains by their uuids.
 
-    Every method returns or raises within a bounded time. LibvirtError when the host does not answer (LibvirtSilent: not in time), or
-    refuses; its message is one line.
+    Every method returns or raises within a bounded time. LibvirtError when the host does not answer (LibvirtSilent: not
+    in time), or refuses; its message is one line.
     """
 
     def active_domains(self, host: str) -> int:
@@ -95,11 +97,16 @@ class Hosts(Protocol):
         ...
 
     def reaches(self, host: str, destination: str) -> str | None:
-        """Why the host's own daemon does not reach the destination's, or None. LibvirtError also when it cannot be asked."""
+        """Why the host's own daemon does not reach the destination's, or None.
+
+        LibvirtError also when it cannot be asked.
+        """
         ...
 
     def runs_cpu(self, host: str, cpu: str) -> bool | None:
-        """Whether the host's CPU can do all that the given one can (XML of ``HostFacts``); None where libvirt cannot compare."""
+        """Whether the host's CPU can do all that the given one can (XML of ``HostFacts``); None where libvirt cannot
+        compare.
+        """
         ...
 
     def unseen(self, host: str, paths: Sequence[str]) -> tuple[str, ...]:

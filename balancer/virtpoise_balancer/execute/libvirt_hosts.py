@@ -58,7 +58,10 @@ class _Called:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtHosts:
-    """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts. ``encrypted``: migrations use TLS."""
+    """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts.
+
+    ``encrypted``: migrations use TLS.
+    """
 
     uri_of: Callable[[str], str]
     peer_uri_of: Callable[[str], str]

@@ -1,4 +1,6 @@
-"""One request for a live migration: a last look at both hosts, the request itself, watched while it runs and bounded in time."""
+"""One request for a live migration: a last look at both hosts, the request itself, watched while it runs and bounded in
+time.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,10 @@ class Migrator:
         return None
 
     def request(self, move: Move, watch: Watch, stop: threading.Event) -> Requested:
-        """Ask for the migration, and wait until that was answered or given up. Never raises for what libvirt says or does not say."""
+        """Ask for the migration, and wait until that was answered or given up.
+
+        Never raises for what libvirt says or does not say.
+        """
         seen = _Seen(watch)
         began = self.clock.monotonic()
         why, answered, waited = self._run(move, seen, stop, began)
@@ -76,7 +81,7 @@ class Migrator:
     def _run(
         self, move: Move, watch: Watch, stop: threading.Event, began: float
     ) -> tuple[str | None, bool, float | None]:
-        """What went wrong, or None; whether libvirt has answered the request; how long the domain waited for its start."""
+        """What went wrong, or None; whether libvirt has answered the request; how long the domain waited to start."""
         why: str | None = None
         limit = self.timeout_seconds
         bandwidth = self.bandwidth_mib_per_second

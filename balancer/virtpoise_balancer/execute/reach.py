@@ -31,7 +31,10 @@ class Heard:
 
 @dataclass(slots=True)
 class Reach:
-    """What the hosts answered. ``ask_host`` returns a host's number of active domains within a bounded time, or raises LibvirtError."""
+    """What the hosts answered.
+
+    ``ask_host`` returns a host's number of active domains within a bounded time, or raises LibvirtError.
+    """
 
     ask_host: Callable[[str], int]
     clock: Clock = SYSTEM
@@ -43,7 +46,8 @@ class Reach:
     _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ASK_AT_ONCE))
 
     def keep_up(self, hosts: Collection[str], closely: Collection[str] = ()) -> None:
-        """Ask in the background what is not known: new hosts, silent ones again, and in any case those to be watched ``closely``.
+        """Ask in the background what is not known: new hosts, silent ones again, and in any case those to be watched
+        ``closely``.
 
         Returns at once.
         """

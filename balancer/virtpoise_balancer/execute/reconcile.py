@@ -1,7 +1,8 @@
-"""The end of a migration as the world has it: a pure function of what its source, its destination and the other hosts answered.
+"""The end of a migration as the world has it: a pure function of what its source, its destination and the other hosts
+answered.
 
-After a migration was asked for, only the world decides: no error of the request is an end, and nothing is an end while a job may
-still run. What this cannot decide now is asked again in the next cycle.
+After a migration was asked for, only the world decides: no error of the request is an end, and nothing is an end while
+a job may still run. What this cannot decide now is asked again in the next cycle.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ Answer = Presence | Silent
 class Verdict:
     """How the migration ended. ``places``: where the domain is, in words.
 
-    ``lost``: it is active on no host, and no one seems to have meant that. ``leftover``: its old definition is still on the source.
+    ``lost``: it is active on no host, and no one seems to have meant that. ``leftover``: its old definition is still on
+    the source.
     """
 
     result: Result
@@ -75,9 +77,9 @@ def reconcile(
 ) -> Verdict | StillOpen | Arrived:
     """What became of an entry that has begun.
 
-    ``job``: the domain's job on the source, asked before the rest. ``here``, ``there``: how the domain stands on the source and the
-    destination. ``others``: on all other hosts of the group; needed only where neither end has it active. ``answered``: libvirt has
-    answered the request, so that it cannot begin any more.
+    ``job``: the domain's job on the source, asked before the rest. ``here``, ``there``: how the domain stands on the
+    source and the destination. ``others``: on all other hosts of the group; needed only where neither end has it
+    active. ``answered``: libvirt has answered the request, so that it cannot begin any more.
     """
     move = entry.move
     ends = {move.source: here, move.destination: there}
@@ -133,10 +135,11 @@ def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str,
 
 
 def stale_copy(entry: JournalEntry, running: tuple[str, ...], *, started: bool | None) -> str | None:
-    """Of a domain that runs on both ends of its migration: the host whose copy the journal proves to be the stale one, or None.
+    """Of a domain that runs on both ends of its migration: the host whose copy the journal proves to be the stale one,
+    or None.
 
-    ``started``: whether the domain was started on the destination for this entry, which is done only after its source has given it up;
-    None where that is not known, as after a restart.
+    ``started``: whether the domain was started on the destination for this entry, which is done only after its source
+    has given it up; None where that is not known, as after a restart.
     """
     move = entry.move
     if set(running) != {move.source, move.destination} or (started is None and entry.result is not Result.FAILED):

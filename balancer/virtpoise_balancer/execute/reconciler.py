@@ -1,8 +1,8 @@
 """Reconciles the journal with the world: asks for the end of every entry that has none, and writes it down.
 
-One way to an end for all entries: those of a plan under way, of an earlier process, of a host that was silent, of an error that no one
-foresaw. Everything here may be repeated: an end that could not be written is kept and written later, and a verdict that the world
-contradicts is corrected.
+One way to an end for all entries: those of a plan under way, of an earlier process, of a host that was silent, of an
+error that no one foresaw. Everything here may be repeated: an end that could not be written is kept and written later,
+and a verdict that the world contradicts is corrected.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ class Reconciler:
     # --- in each cycle ------------------------------------------------------------------------------------------------
 
     def keep_up(self, entries: Sequence[JournalEntry], group: Collection[str]) -> None:
-        """Ask for the ends of these entries beside the cycle, each by one thread at a time, but for those under way. Returns soon.
+        """Ask for the ends of these entries beside the cycle, each by one thread at a time, but for those under way.
+        Returns soon.
 
         ``group``: all hosts that are known.
         """
@@ -179,7 +180,10 @@ class Reconciler:
                 self._begin_to_ask(entry, group)
 
     def unsettled(self, entries: Sequence[JournalEntry]) -> tuple[Unsettled, ...]:
-        """The domains of these entries that keep action off their hosts, by what is known now. Not those that are under way."""
+        """The domains of these entries that keep action off their hosts, by what is known now.
+
+        Not those that are under way.
+        """
         return tuple(
             _unsettled(entry, self._found.get(entry.id))
             for entry in entries
@@ -319,7 +323,10 @@ class Reconciler:
         )
 
     def _tidied(self, move: Move, verdict: Verdict) -> str:
-        """What is not as it should be after a done migration, or nothing. An old definition could be started a second time."""
+        """What is not as it should be after a done migration, or nothing.
+
+        An old definition could be started a second time.
+        """
         if not verdict.leftover:
             return ""
         try:

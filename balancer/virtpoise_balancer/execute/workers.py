@@ -1,8 +1,10 @@
-"""Worker processes that call libvirt for the balancer: started when needed, lent to one caller at a time, killed when too slow.
+"""Worker processes that call libvirt for the balancer: started when needed, lent to one caller at a time, killed when
+too slow.
 
-A libvirt call can hang, and no thread can be stopped in the midst of one; a process can. So no libvirt object lives in the balancer itself:
-nothing of a hanging host stays in it, neither a thread nor a descriptor, and a crash of the library ends one worker. Why not
-connections that are never closed with a call under way, and what a worker costs: docs/decisions/0021.
+A libvirt call can hang, and no thread can be stopped in the midst of one; a process can. So no libvirt object lives in
+the balancer itself: nothing of a hanging host stays in it, neither a thread nor a descriptor, and a crash of the
+library ends one worker. Why not connections that are never closed with a call under way, and what a worker costs:
+docs/decisions/0021.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from virtpoise_balancer.errors import LibvirtError, LibvirtSilent
 
 # An idle worker keeps its connection for a while, since the same host is mostly asked again soon.
 _IDLE_SECONDS = 30.0
-# From this many on, idle workers are connected to other hosts instead of starting more, and those that come back are ended.
+# From this many on, idle workers are connected to other hosts instead of starting more, and those that come back are
+# ended.
 _MOST_KEPT = 32
-# A start takes 50 ms of CPU time, but some seconds on a machine that is overloaded: no fault of the host that is to be asked.
+# A start takes 50 ms of CPU time, but some seconds on a machine that is overloaded: no fault of the host that is to be
+# asked.
 _START_SECONDS = 60.0
 # -P: no module is taken from the folder that the balancer happens to be started in.
 _COMMAND = (sys.executable, "-P", "-m", "virtpoise_balancer.execute.worker")
@@ -35,14 +39,15 @@ _COMMAND = (sys.executable, "-P", "-m", "virtpoise_balancer.execute.worker")
 
 @dataclass(frozen=True, slots=True)
 class WorkerReply:
-    """``error``: libvirt's message, or None when the call was answered with ``value``, plain values as JSON has them."""
+    """``error``: libvirt's message, or None when the call was answered with ``value`` (plain values as in JSON)."""
 
     value: Any = None
     error: str | None = None
 
 
 class Worker:
-    """A child process that makes one libvirt call at a time (``worker.__main__``), and the balancer's end of its socket.
+    """A child process that makes one libvirt call at a time (``worker.__main__``), and the balancer's end of its
+    socket.
 
     It is ready for requests when it is made. LibvirtError when no process can be started.
     """
@@ -78,7 +83,8 @@ class Worker:
             return  # it is dead: `reply` finds out
 
     def reply(self, seconds: float) -> WorkerReply | None:
-        """The answer to the last request, or at first the word that it is ready. Waits this long; None when there is none yet.
+        """The answer to the last request, or at first the word that it is ready. Waits this long; None when there is
+        none yet.
 
         LibvirtError when the worker has died instead.
         """
@@ -100,7 +106,10 @@ class Worker:
         return WorkerReply(**reply)
 
     def kill(self) -> str:
-        """End it and what it has started, whatever it is doing. Returns what had ended it, as a signal's name or a status."""
+        """End it and what it has started, whatever it is doing.
+
+        Returns what had ended it, as a signal's name or a status.
+        """
         with self._wire:
             if self._process.returncode is None:
                 # Not reaped yet, so that the number is still its own.
@@ -136,7 +145,8 @@ class Workers:
     def ask(
         self, uri: str, call: str, arguments: Sequence[object], *, connect_seconds: float, seconds: float, what: str
     ) -> Any:
-        """The value of one call on the daemon at ``uri``. ``what`` begins the message of an error, except where no connection is made.
+        """The value of one call on the daemon at ``uri``. ``what`` begins the message of an error, except where no
+        connection is made.
 
         LibvirtError when libvirt refuses, LibvirtSilent when it does not answer in time; then the worker is killed.
         """
@@ -146,7 +156,9 @@ class Workers:
 
     @contextmanager
     def lent(self, uri: str) -> Iterator[Worker]:
-        """A worker for the time of the block, if possible one that is connected to ``uri``; killed if it is busy at the end."""
+        """A worker for the time of the block, if possible one that is connected to ``uri``; killed if it is busy at the
+        end.
+        """
         worker = self._take(uri)
         try:
             yield worker

@@ -1,4 +1,7 @@
-"""The lock of a store in PostgreSQL: an advisory lock of a session. The server frees it when the session ends or falls silent."""
+"""The lock of a store in PostgreSQL: an advisory lock of a session.
+
+The server frees it when the session ends or falls silent.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ _END_WHEN_SILENT = text(
 
 
 class AdvisoryLock:
-    """``interval_seconds``: of the cycles. The lock is free one and a half intervals after its holder was last heard of.
+    """``interval_seconds``: of the cycles. The lock is free one and a half intervals after its holder was last heard
+    of.
 
     With the next cycle of whoever waits for it, that makes less than three intervals.
     """

@@ -18,7 +18,8 @@ from virtpoise_balancer.secret_files import read_secret
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _VERSION = table("alembic_version", column("version_num"))
 _WAIT_SECONDS = 30
-# Whoever loses the database must notice within seconds, and whoever is stopped in a transaction must not hold up the others.
+# Whoever loses the database must notice within seconds, and whoever is stopped in a transaction must not hold up the
+# others.
 _SILENT_SECONDS = 5
 _POSTGRESQL: dict[str, Any] = {
     "connect_timeout": _SILENT_SECONDS,
@@ -46,9 +47,9 @@ class Database:
     def open(cls, url: str, *, upgrade: bool, password_file: Path | None = None) -> Database:
         """The database at ``url``, a SQLAlchemy address. An empty one gets its tables.
 
-        Older tables are upgraded with ``upgrade``, which only the balancer that acts may set: another process must not change
-        them under a balancer that runs. ``password_file``: of the database's user. BadInput when the database cannot be opened or
-        its tables are not usable.
+        Older tables are upgraded with ``upgrade``, which only the balancer that acts may set: another process must not
+        change them under a balancer that runs. ``password_file``: of the database's user. BadInput when the database
+        cannot be opened or its tables are not usable.
         """
         try:
             database = cls(url, password_file)
@@ -95,7 +96,10 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction that writes. It waits for other writers when it begins, so it never fails half way because of one."""
+        """One transaction that writes.
+
+        It waits for other writers when it begins, so it never fails half way because of one.
+        """
         with _in_words(), self.engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
@@ -136,8 +140,8 @@ def make_engine(url: str, password_file: Path | None = None, **options: Any) -> 
             address, connect_args=_POSTGRESQL | password, pool_pre_ping=True, hide_parameters=True, **options
         )
     if is_sqlite:
-        # The driver begins a transaction only at the first write, and never for reads or for changes of tables. So SQLAlchemy
-        # begins each one itself.
+        # The driver begins a transaction only at the first write, and never for reads or for changes of tables. So
+        # SQLAlchemy begins each one itself.
         @event.listens_for(engine, "connect")
         def _prepare(connection: Any, _record: Any) -> None:
             connection.isolation_level = None

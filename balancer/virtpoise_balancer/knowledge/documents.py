@@ -1,4 +1,7 @@
-"""Documents in the store: plans and what they were made from, as compressed JSON. Refuses what is not one, naming the field."""
+"""Documents in the store: plans and what they were made from, as compressed JSON.
+
+Refuses what is not one, naming the field.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The number of the balancer that acts. A new leader takes the next one, so whatever an earlier one still writes is refused."""
+"""The number of the balancer that acts.
+
+A new leader takes the next one, so whatever an earlier one still writes is refused.
+"""
 
 from __future__ import annotations
 

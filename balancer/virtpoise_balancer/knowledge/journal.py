@@ -1,4 +1,6 @@
-"""The journal of migrations: written down before they begin, ended once the world has shown their end, corrected if it shows another."""
+"""The journal of migrations: written down before they begin, ended once the world has shown their end, corrected if it
+shows another.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
 from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Result, Written
 
-# How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out after all.
+# How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out
+# after all.
 _MAY_BE_CONTRADICTED_SECONDS = 300.0
 # Libvirt was asked for it, or is about to be: a move that was skipped has changed nothing.
 _WAS_MADE = migrations.c.began.is_not(None) & (
@@ -45,8 +48,8 @@ def begin(connection: Connection, migration_id: int, now: float, term: int | Non
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
     """Write the end of a migration, or correct the one that was written before.
 
-    A failure is corrected when the domain turns out to have arrived, and a loss when the domain is accounted for. Any other second
-    end changes nothing, so that an end may be written again.
+    A failure is corrected when the domain turns out to have arrived, and a loss when the domain is accounted for. Any
+    other second end changes nothing, so that an end may be written again.
     """
     before = read_row(connection, select(migrations).where(migrations.c.id == migration_id), "migration", [])
     if before is None:  # forgotten, or a broken row
@@ -98,7 +101,8 @@ def reopen(connection: Connection, migration_id: int, why: str) -> None:
 
 
 def watched(connection: Connection, now: float, broken: list[str]) -> tuple[JournalEntry, ...]:
-    """The entries that the world is asked about: without an end, with a domain that is lost, or failed a short while ago.
+    """The entries that the world is asked about: without an end, with a domain that is lost, or failed a short while
+    ago.
 
     The moves are read from the journal itself, not from the stored plan, so that no broken plan hides a migration.
     """
@@ -182,7 +186,7 @@ def history(
     host: str | None = None,
     plan_id: int | None = None,
 ) -> tuple[MigrationRecord, ...]:
-    """The newest migrations, newest first, each with its predictions: all, or of one domain, host (either end) or plan."""
+    """Migrations with their predictions, the newest first: all, or of one domain, host (either end) or plan."""
     wanted = select(migrations).order_by(migrations.c.id.desc()).limit(limit)
     if uuid is not None:
         wanted = wanted.where(migrations.c.uuid == uuid)

@@ -1,7 +1,8 @@
 """One balancer acts (law 6): the one that holds a lock which its store's kind offers.
 
-A lock alone is not enough. A lock file may be removed, and a balancer that was stopped for a while believes that it still holds the lock.
-So each leader has a number as well, which the store checks in every transaction of a leader (fence.py).
+A lock alone is not enough. A lock file may be removed, and a balancer that was stopped for a while believes that it
+still holds the lock. So each leader has a number as well, which the store checks in every transaction of a leader
+(fence.py).
 """
 
 from __future__ import annotations
@@ -103,7 +104,10 @@ class FileLock:
 
 @dataclass(slots=True)
 class Mistrust:
-    """Of a lock that did not keep another balancer out. Only its silence for ``silence_seconds`` ends the wait for it."""
+    """Of a lock that did not keep another balancer out.
+
+    Only its silence for ``silence_seconds`` ends the wait for it.
+    """
 
     silence_seconds: float
     _seen: tuple[int, float] | None = None
@@ -122,7 +126,9 @@ class Mistrust:
 
 
 def file_system(folder: Path, mountinfo: str) -> str:
-    """The kind of file system that the folder is on, by the kernel's list of mounts (proc(5)); empty if it is not listed."""
+    """The kind of file system that the folder is on, by the kernel's list of mounts (proc(5)); empty if it is not
+    listed.
+    """
     found = (Path("/"), "")
     for line in mountinfo.splitlines():
         fields, _, kind = line.partition(" - ")

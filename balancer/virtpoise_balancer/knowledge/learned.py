@@ -1,4 +1,6 @@
-"""What the journal teaches the planner: who moved lately, how fast domains write to memory, how far predictions were off."""
+"""What the journal teaches the planner: who moved lately, how fast domains write to memory, how far predictions were
+off.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,10 @@ def record_action(connection: Connection, action: Action) -> None:
 
 
 def actions(connection: Connection, limit: int, broken: list[str]) -> tuple[Action, ...]:
-    """The newest orders, newest first. Refused orders of strangers are at most a quarter of them, so they displace no other."""
+    """The newest orders, newest first.
+
+    Refused orders of strangers are at most a quarter of them, so they displace no other.
+    """
     newest = select(schema.actions).order_by(schema.actions.c.id.desc())
     stranger = schema.actions.c.who == STRANGER
     strangers = read_rows(connection, newest.where(stranger).limit(limit // 4), "order", broken)

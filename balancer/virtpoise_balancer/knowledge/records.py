@@ -59,7 +59,10 @@ STRANGER = "?"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """An order, followed or refused. ``origin``: "command", or the address it came from. ``answer``: the reply to it."""
+    """An order, followed or refused.
+
+    ``origin``: "command", or the address it came from. ``answer``: the reply to it.
+    """
 
     at: float
     who: str
@@ -109,7 +112,10 @@ class MigrationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleRecord:
-    """Cycles in a row that came to the same. ``sentence``: of the newest of them; only its figures may differ from the first."""
+    """Cycles in a row that came to the same.
+
+    ``sentence``: of the newest of them; only its figures may differ from the first.
+    """
 
     first: float
     last: float
@@ -120,7 +126,10 @@ class CycleRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRecord:
-    """A stored plan in short. ``acted``: its moves were made, not only recommended. ``replayable``: what it was made from is kept."""
+    """A stored plan in short.
+
+    ``acted``: its moves were made, not only recommended. ``replayable``: what it was made from is kept.
+    """
 
     id: int
     made: float
@@ -173,7 +182,10 @@ class NewestCycle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedPlan:
-    """A plan that was acted on and whose moves have all ended. ``results``: of its moves, in order. ``ended``: when the last did."""
+    """A plan that was acted on and whose moves have all ended.
+
+    ``results``: of its moves, in order. ``ended``: when the last did.
+    """
 
     id: int
     plan: Plan
@@ -185,8 +197,8 @@ class EndedPlan:
 class Memory:
     """All that a cycle reads, as it was at one moment. ``ended_plans``: those not settled yet, oldest first.
 
-    ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``broken``: one line for each row
-    that could not be read and was left out.
+    ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``broken``: one line for
+    each row that could not be read and was left out.
     """
 
     orders: StandingOrders = StandingOrders()
@@ -203,7 +215,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leader:
-    """A balancer that acts, or did. ``term``: its number; a later leader has a higher one. ``seen``: when it last wrote, by its clock."""
+    """A balancer that acts, or did.
+
+    ``term``: its number; a later leader has a higher one. ``seen``: when it last wrote, by its clock.
+    """
 
     term: int
     holder: str
@@ -213,7 +228,10 @@ class Leader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPlan:
-    """A plan to be stored with what it was made from. Plans with the same ``gist`` want the same moves for the same problems."""
+    """A plan to be stored with what it was made from.
+
+    Plans with the same ``gist`` want the same moves for the same problems.
+    """
 
     plan: Plan
     gist: str
@@ -236,7 +254,10 @@ class NewCycle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """All that a cycle writes. ``settled``: ids of plans. ``backoffs``: only those that changed. ``verdicts``: by the prediction's id."""
+    """All that a cycle writes.
+
+    ``settled``: ids of plans. ``backoffs``: only those that changed. ``verdicts``: by the prediction's id.
+    """
 
     settled: tuple[int, ...] = ()
     backoffs: tuple[Backoff, ...] = ()
@@ -247,7 +268,10 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """``entries``: the new plan's moves with their ids, if it is acted on. ``open_predictions``: those without a verdict."""
+    """``entries``: the new plan's moves with their ids, if it is acted on.
+
+    ``open_predictions``: those without a verdict.
+    """
 
     entries: Entries = ()
     open_predictions: tuple[PredictionRecord, ...] = ()

@@ -28,7 +28,10 @@ _MOST_SHOWN = 40
 def read_rows(
     connection: Connection, query: Select[Any] | CompoundSelect[Any], what: str, broken: list[str]
 ) -> list[Row[Any]]:
-    """The rows of a query that can be. ``broken`` gets a line for each other one, which calls it ``what`` and its first column."""
+    """The rows of a query that can be.
+
+    ``broken`` gets a line for each other one, which calls it ``what`` and its first column.
+    """
     checks = [_check(column) for column in query.selected_columns]
     found = []
     for row in connection.execute(query).all():

@@ -1,4 +1,7 @@
-"""The tables. Times are Unix seconds; a ratio is 0..1. ``info``: what a column may hold, beside its type (rows.py checks it)."""
+"""The tables.
+
+Times are Unix seconds; a ratio is 0..1. ``info``: what a column may hold, beside its type (rows.py checks it).
+"""
 
 from __future__ import annotations
 

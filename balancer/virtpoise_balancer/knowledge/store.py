@@ -49,8 +49,8 @@ _DAY_SECONDS = 86400.0
 class Store:
     """The balancer's memory. Each method is one transaction, safe to call from several threads.
 
-    A row that cannot be read is left out. ``recall`` returns a line for it; the others hand the line to ``left_out``. StoreError
-    when the whole store cannot be read or written.
+    A row that cannot be read is left out. ``recall`` returns a line for it; the others hand the line to ``left_out``.
+    StoreError when the whole store cannot be read or written.
     """
 
     def __init__(
@@ -173,7 +173,10 @@ class Store:
             return journal.watched(connection, self.clock.now(), broken)
 
     def acknowledge(self, uuid: str, why: str) -> bool:
-        """A person has accounted for a domain that was lost, or whose migration has no known end. Whether there was one."""
+        """A person has accounted for a domain that was lost, or whose migration has no known end.
+
+        Whether there was one.
+        """
         with self.database.writing() as connection:
             return journal.acknowledge(connection, uuid, why, self.clock.now())
 

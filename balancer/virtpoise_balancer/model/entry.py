@@ -13,8 +13,9 @@ from virtpoise_balancer.model.plan import Move
 class JournalEntry:
     """A journalled migration, identified by its ``id`` alone: a domain may have had several.
 
-    ``began``: in Unix seconds, None before it begins. ``result``: None while its end is not known. ``lost``: the domain ran nowhere
-    when it ended, and has not been accounted for since. ``left_from``: the source of the domain's next migration that began, if any.
+    ``began``: in Unix seconds, None before it begins. ``result``: None while its end is not known. ``lost``: the domain
+    ran nowhere when it ended, and has not been accounted for since. ``left_from``: the source of the domain's next
+    migration that began, if any.
     """
 
     id: int

@@ -173,7 +173,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to do about a snapshot, in order. ``solved``: no problem stands once it is carried out. ``notes``: what does nothing."""
+    """What to do about a snapshot, in order.
+
+    ``solved``: no problem stands once it is carried out. ``notes``: what does nothing.
+    """
 
     format: Literal["virtpoise/plan/1"] = "virtpoise/plan/1"
     strategy: str

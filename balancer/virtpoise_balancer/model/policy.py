@@ -51,8 +51,8 @@ class Penalty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationBackoff:
-    """How long a domain is not sent again to a destination to which its migration failed: after the first failure, how much
-    longer after each further one, and at most.
+    """How long a domain is not sent again to a destination to which its migration failed: after the first failure, how
+    much longer after each further one, and at most.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT

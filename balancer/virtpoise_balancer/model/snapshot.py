@@ -203,9 +203,11 @@ class LinkSpeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedAttempts:
-    """The migrations of a domain to a destination that failed, one after another. ``failed_at``: the last one, in Unix seconds.
+    """The migrations of a domain to a destination that failed, one after another. ``failed_at``: the last one, in Unix
+    seconds.
 
-    ``destination`` None: they did not end in time, wherever they went: the domain does not converge. ``why``: of the last one.
+    ``destination`` None: they did not end in time, wherever they went: the domain does not converge. ``why``: of the
+    last one.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT

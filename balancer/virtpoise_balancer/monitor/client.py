@@ -1,4 +1,5 @@
-"""Asks Prometheus' HTTP API: POST, one deadline for a query with its retries, warnings kept, nothing in a reply trusted.
+"""Asks Prometheus' HTTP API: POST, one deadline for a query with its retries, warnings kept, nothing in a reply
+trusted.
 
 A reply is bounded in bytes, series and samples, and so is each text in it, before anything is made of it.
 """
@@ -68,7 +69,10 @@ _REPLY = TypeAdapter(_Reply)
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of an answer: its labels and its samples, oldest first (one for an instant query). Values are finite."""
+    """One series of an answer: its labels and its samples, oldest first (one for an instant query).
+
+    Values are finite.
+    """
 
     labels: Mapping[str, str]
     samples: tuple[tuple[float, float], ...]

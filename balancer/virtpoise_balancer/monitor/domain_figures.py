@@ -16,7 +16,8 @@ from virtpoise_balancer.monitor.targets import host_of
 
 # What a domain's metadata may name several of; `ignore` stands alone.
 _PLACEMENT_LISTS = frozenset(one.name for one in fields(Placement)) - {"ignore"}
-# A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is no figure.
+# A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is
+# no figure.
 _CPU_TOLERANCE = 2.0
 # Traffic between domains of one host passes no uplink and may be far above its speed, but not so far.
 _MOST_UPLINK_RATIO = 1000.0

@@ -1,4 +1,6 @@
-"""Why a host's figures cannot be believed: no fact follows from what is missing, contradicts itself or cannot be (law 3)."""
+"""Why a host's figures cannot be believed: no fact follows from what is missing, contradicts itself or cannot be (law
+3).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,16 @@ from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import Series
 
-# What lists the domains, and what counts them: a configuration that replaces the first must replace the second to have them compared.
+# What lists the domains, and what counts them: a configuration that replaces the first must replace the second to have
+# them compared.
 LISTING = frozenset({"domain_running", "domain_paused"})
 COUNTING = frozenset({"host_domains_active", "host_domains_inactive"})
 # The most domains of one host, in all states. No libvirt host comes near.
 MOST_DOMAINS = 10_000
 # One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
 _CPU_SPEEDS = (0.01, 100.0)
-# A terabyte a second. An uplink that does not know its speed reports -1, or that as an unsigned number (65,535 or 4,294,967,295 Mbit/s).
+# A terabyte a second. An uplink that does not know its speed reports -1, or that as an unsigned number (65,535 or
+# 4,294,967,295 Mbit/s).
 _MOST_UPLINK_BYTES = 1e12
 _SPEEDS_OF_NONE = (65_535 * 125_000, 4_294_967_295 * 125_000)
 
@@ -38,7 +42,8 @@ class Figures:
 class Lists:
     """What libvirt says about one host's domains.
 
-    ``up``: whether libvirt answers the exporter. ``counted`` and ``listed``: active and inactive domains. None: no figure.
+    ``up``: whether libvirt answers the exporter. ``counted`` and ``listed``: active and inactive domains. None: no
+    figure.
     """
 
     up: float | None
@@ -70,8 +75,8 @@ def of_age(age_seconds: float, stale_seconds: float) -> Unknown | None:
 def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
     """Doubt about a host's list of domains. ``replaced``: the queries that are the configuration's own.
 
-    Other exporters may have no metric for libvirt's answer, so it is required only where it was asked for: with virtpoise's own list,
-    or by a query of the configuration.
+    Other exporters may have no metric for libvirt's answer, so it is required only where it was asked for: with
+    virtpoise's own list, or by a query of the configuration.
     """
     own_list = not replaced & LISTING
     if lists.up is None and (own_list or "host_libvirt_up" in replaced):
@@ -117,10 +122,11 @@ def _absurd(what: str, value: float) -> Unknown:
 def targets_by_host(
     answers: Mapping[str, Sequence[tuple[str, Series]]], at: float, stale_seconds: float
 ) -> dict[str, AbstractSet[tuple[str, str]]]:
-    """By host, the targets that report it now: of the query that knows most of them. ``answers``: by query, (host, series).
+    """By host, the targets that report it now: of the query that knows most of them. ``answers``: by query, (host,
+    series).
 
-    Exporters of different kinds may share a host (one for its figures, one for its domains), so only what answers one and the same
-    query is held against each other. A target that disappeared is recognised by the age of its samples.
+    Exporters of different kinds may share a host (one for its figures, one for its domains), so only what answers one
+    and the same query is held against each other. A target that disappeared is recognised by the age of its samples.
     """
     fresh: dict[str, set[tuple[str, str]]] = {}
     gone: set[tuple[str, str]] = set()

@@ -1,4 +1,7 @@
-"""The health of Prometheus and of the exporters behind it, for the doctor. Besides queries, it reads Prometheus' own status."""
+"""The health of Prometheus and of the exporters behind it, for the doctor.
+
+Besides queries, it reads Prometheus' own status.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ _EXPORTER = "virtpoise_exporter_build_info"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrometheusHealth:
-    """``ahead_seconds``: its clock against ours, to the second; None where it does not tell. ``errors``: of its scrapes, by host."""
+    """``ahead_seconds``: its clock against ours, to the second; None where it does not tell.
+
+    ``errors``: of its scrapes, by host.
+    """
 
     version: str | None
     ahead_seconds: float | None
@@ -30,7 +36,9 @@ class PrometheusHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExporterHealth:
-    """By host: the exporter's version, its collectors that fail, and how far the host's clock is ahead of Prometheus' (seconds)."""
+    """By host: the exporter's version, its collectors that fail, and how far the host's clock is ahead of Prometheus'
+    (seconds).
+    """
 
     versions: Mapping[str, str]
     failing: Mapping[str, tuple[str, ...]]

@@ -1,7 +1,9 @@
-"""One HTTP exchange with Prometheus: a deadline for the whole of it, a bound on the reply, and how the balancer authenticates.
+"""One HTTP exchange with Prometheus: a deadline for the whole of it, a bound on the reply, and how the balancer
+authenticates.
 
-The connection's own timeouts bound each wait for a byte, not the exchange: a server that sends a byte now and then would be waited
-for without end. So a timer closes the socket at the deadline. Only the resolver's own time limit is not covered.
+The connection's own timeouts bound each wait for a byte, not the exchange: a server that sends a byte now and then
+would be waited for without end. So a timer closes the socket at the deadline. Only the resolver's own time limit is not
+covered.
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How Prometheus is reached and how it knows the balancer. Files are read at each request, because secrets are renewed.
+    """How Prometheus is reached and how it knows the balancer. Files are read at each request, because secrets are
+    renewed.
 
-    ``secret_file``: of ``scheme`` (Bearer or another), or the password of ``user``; ``secret_key``: its key in the configuration.
-    ``headers``: further headers; ``header_files``: those whose values are secrets.
+    ``secret_file``: of ``scheme`` (Bearer or another), or the password of ``user``; ``secret_key``: its key in the
+    configuration. ``headers``: further headers; ``header_files``: those whose values are secrets.
     """
 
     secret_file: Path | None = None
@@ -119,7 +122,10 @@ class Http:
         self._session.close()
 
     def exchange(self, method: str, path: str, seconds: float, form: Mapping[str, str] | None = None) -> Reply:
-        """The reply within ``seconds``. MonitorError when there is none; MonitorBadReply when a second request would not help."""
+        """The reply within ``seconds``.
+
+        MonitorError when there is none; MonitorBadReply when a second request would not help.
+        """
         access = self._access
         try:
             headers = {"Accept-Encoding": "gzip", **access.request_headers()}
@@ -274,7 +280,9 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """Connections that a deadline closes, to a server whose certificate bears ``server_name`` where that is not its address."""
+    """Connections that a deadline closes, to a server whose certificate bears ``server_name`` where that is not its
+    address.
+    """
 
     def __init__(self, server_name: str | None) -> None:
         self._name: dict[str, Any] = (

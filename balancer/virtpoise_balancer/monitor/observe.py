@@ -45,8 +45,8 @@ _MOST_APART_SCRAPES = 2.0
 class Observation:
     """A snapshot and what goes with it.
 
-    ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``: the hosts
-    of domains that are seen running twice, by uuid. ``refused``: targets that are not hosts.
+    ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``:
+    the hosts of domains that are seen running twice, by uuid. ``refused``: targets that are not hosts.
     """
 
     snapshot: Snapshot
@@ -66,9 +66,11 @@ class HostLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """Looks at the group. ``step_seconds``: between two readings. ``consecutive``: the N that domains' figures are averaged over.
+    """Looks at the group. ``step_seconds``: between two readings. ``consecutive``: the N that domains' figures are
+    averaged over.
 
-    ``matchers``: PromQL label matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
+    ``matchers``: PromQL label matchers of the targets to look at. ``admits``: whether a target of this name may be a
+    host.
     """
 
     client: PrometheusClient
@@ -100,7 +102,8 @@ class Observer:
         return render(self.queries.get(name, QUERIES[name]), self.ranges, matchers)
 
     def observe(self, now: float) -> Observation:
-        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones. MonitorError.
+        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones.
+        MonitorError.
 
         ClockError where ``now`` is not what Prometheus' own clock shows.
         """

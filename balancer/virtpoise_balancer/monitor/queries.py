@@ -72,7 +72,8 @@ QUERIES: dict[str, str] = {
     "domain_vcpus": "virtpoise_domain_vcpus{$matchers}",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes{$matchers}",
     "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes{$matchers}",
-    # The slope through the samples that there are: rate() takes a domain that arrived within the window for less than it is.
+    # The slope through the samples that there are: rate() takes a domain that arrived within the window for less than
+    # it is.
     "domain_cpu_cores": "deriv(virtpoise_domain_cpu_seconds_total{$matchers}[$window])",
     "domain_cpu_delay_cores": "deriv(virtpoise_domain_cpu_delay_seconds_total{$matchers}[$window])",
     "domain_cpu_cores_unsaturated": _UNSATURATED.format(
@@ -123,7 +124,9 @@ def has_matchers(query: str) -> bool:
 
 
 def render(query: str, ranges: Ranges, matchers: str) -> str:
-    """The query with the label matchers in its selectors, and with its ranges in whole milliseconds as PromQL wants them."""
+    """The query with the label matchers in its selectors, and with its ranges in whole milliseconds as PromQL wants
+    them.
+    """
     durations = {
         field.name: f"{round(getattr(ranges, field.name) * 1000)}ms"
         for field in fields(Ranges)

@@ -13,8 +13,8 @@ class Strategy(NamedTuple):
     """One way to decide.
 
     ``plan``: what to do about a snapshot. ``predict``: some moves of such a plan, with what each leaves on its hosts if
-    these alone are made in this order. ``refusal``: why the destination of one of its moves would not take the domain now,
-    or None; both hosts are known, and the domain runs on the source.
+    these alone are made in this order. ``refusal``: why the destination of one of its moves would not take the domain
+    now, or None; both hosts are known, and the domain runs on the source.
     """
 
     plan: Callable[[Snapshot, Policy], Plan]

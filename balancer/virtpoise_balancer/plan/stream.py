@@ -1,4 +1,5 @@
-"""Which journalled moves may begin now, and which cannot be made any more. Pure; the executor only does what follows from it.
+"""Which journalled moves may begin now, and which cannot be made any more. Pure; the executor only does what follows
+from it.
 
 A move begins when the moves that make room on its destination are done, and the limits in flight allow it. It waits for
 no other move. Plans take turns: a long one does not keep a later one back.
@@ -23,7 +24,10 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One journalled move. ``id``: in the journal. ``plan``: the number of its plan; the moves that it needs are of the same."""
+    """One journalled move.
+
+    ``id``: in the journal. ``plan``: the number of its plan; the moves that it needs are of the same.
+    """
 
     id: int
     plan: int
@@ -53,7 +57,10 @@ def hopeless(items: Iterable[Item]) -> dict[int, Move]:
 
 
 def ready(items: Iterable[Item], limits: Limits, others: Sequence[Ends] = ()) -> tuple[int, ...]:
-    """The ids of the waiting moves that may begin now, all at once. ``others``: migrations under way that are not among them."""
+    """The ids of the waiting moves that may begin now, all at once.
+
+    ``others``: migrations under way that are not among them.
+    """
     items = tuple(items)
     by_need = {(one.plan, one.move.uuid): one for one in items}
     cannot = hopeless(items)

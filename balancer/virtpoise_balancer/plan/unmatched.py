@@ -14,7 +14,7 @@ _MOST_NOTES = 50
 
 
 def notes(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
-    """A sentence for each part of a rule that fits nothing, and for each group in a domain's metadata that is no rule."""
+    """A sentence for each part of a rule that fits nothing, and each group in a domain's metadata that is no rule."""
     found: list[str] = []
     for note in (*_of_rules(snapshot, policy), *_of_metadata(snapshot, policy)):
         found.append(note)
@@ -28,7 +28,9 @@ def fits_none(pattern: str, names: Iterable[str]) -> bool:
 
 
 def like(name: str, names: Iterable[str]) -> str:
-    """A hint at the first of the names that is the same but for its domain: one is short, the other fully qualified; else nothing."""
+    """A hint at the first of the names that is the same but for its domain: one is short, the other fully qualified;
+    else nothing.
+    """
     short = name.partition(".")[0]
     same = sorted(other for other in names if other != name and other.partition(".")[0] == short)
     return f" (there is {same[0]!r})" if same else ""

@@ -22,7 +22,10 @@ SOFT = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Strays:
-    """Domains that must move so that a rule is kept. ``anchor``: the only host (number) that keeps it; None: any other."""
+    """Domains that must move so that a rule is kept.
+
+    ``anchor``: the only host (number) that keeps it; None: any other.
+    """
 
     domains: tuple[Domain, ...]
     anchor: int | None = None
@@ -87,7 +90,10 @@ class GroupKind(Kind):
     attracts = False
 
     def allows(self, there: int, arriving: int = 1) -> bool:
-        """Whether a host with ``there`` of the domains may take ``arriving`` more. One domain is allowed on each host."""
+        """Whether a host with ``there`` of the domains may take ``arriving`` more.
+
+        One domain is allowed on each host.
+        """
         raise NotImplementedError
 
     def most(self, count: int) -> int:
@@ -103,7 +109,9 @@ class GroupKind(Kind):
         return self.allows(there)
 
     def liking(self, there: int, arriving: int, *, hard: bool) -> float:
-        """How well a host with ``there`` of the domains would keep the rule with ``arriving`` more; 0: it makes no difference."""
+        """How well a host with ``there`` of the domains would keep the rule with ``arriving`` more; 0: it makes no
+        difference.
+        """
         return 0.0 if hard or self.allows(there, arriving) else -SOFT
 
     def violated(self, at: Mapping[int, Sequence[Domain]]) -> Iterator[Strays]:

@@ -1,4 +1,6 @@
-"""Logs what changed from one cycle to the next: hosts that became unknown or fell silent, hosts that are back, refused targets."""
+"""Logs what changed from one cycle to the next: hosts that became unknown or fell silent, hosts that are back, refused
+targets.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The daemon: a cycle at each whole step of the clock, signals, reload, systemd. Survives a failed cycle and reports it."""
+"""The daemon: a cycle at each whole step of the clock, signals, reload, systemd.
+
+Survives a failed cycle and reports it.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +190,10 @@ class Daemon:
         )
 
     def _follow_clock(self) -> None:
-        """Restart the schedule when the clock was set back. The next cycle would else wait until the clock reaches its time."""
+        """Restart the schedule when the clock was set back.
+
+        The next cycle would else wait until the clock reaches its time.
+        """
         job = self._scheduler.get_job(_JOB)
         if job is None or job.next_run_time is None:
             return

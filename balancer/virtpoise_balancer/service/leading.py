@@ -62,7 +62,10 @@ class Leadership:
         return None
 
     def step_down(self, why: str) -> str:
-        """Stop acting; the sentence that says so. What runs already goes on, and whoever acts next finds it in the journal."""
+        """Stop acting; the sentence that says so.
+
+        What runs already goes on, and whoever acts next finds it in the journal.
+        """
         log.error("this balancer no longer acts: it starts nothing further", why=why)
         self.leads = False
         if self._lock.lost() is None:

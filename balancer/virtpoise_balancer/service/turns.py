@@ -40,8 +40,8 @@ def first_state(config: Config, *, leader: bool = False) -> State:
 
 @dataclass(slots=True, kw_only=True)
 class Turns:
-    """``config`` and ``cycle``: replaced when the configuration is read again. ``settle``: called after each turn. ``go_on``: called after
-    each cycle, for moves that may begin since one of an earlier process has ended.
+    """``config`` and ``cycle``: replaced when the configuration is read again. ``settle``: called after each turn.
+    ``go_on``: called after each cycle, for moves that may begin since one of an earlier process has ended.
 
     ``left_out``: called with each row of the store that cannot be read.
     """
@@ -157,7 +157,7 @@ class Turns:
                 self.store.forget(now, keep_days=self.config.state.keep_days, keep_bytes=self.config.state.keep_bytes)
 
     def _ask_hosts(self, report: Report) -> None:
-        """Ask, beside the cycles, the libvirt daemons that answer their exporter, for what the next cycle should know."""
+        """Ask the libvirt daemons that answer their exporter for what the next cycle should know. It does not wait."""
         if report.observation is None:
             return
         hosts = report.observation.snapshot.hosts

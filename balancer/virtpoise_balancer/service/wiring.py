@@ -59,7 +59,8 @@ def make_store(config: Config, left_out: Callable[[str], None], *, upgrade: bool
 def open_store(config: Config, left_out: Callable[[str], None]) -> Store:
     """The store that the balancer has made. NoStore before that. ``left_out``: as in ``make_store``.
 
-    A command makes none: it would belong to whoever calls the command, often root, and the balancer could not write to it.
+    A command makes none: it would belong to whoever calls the command, often root, and the balancer could not write to
+    it.
     """
     if not _store_exists(config):
         raise NoStore(f"state.url: {config.state.url}: there is no store yet; the balancer makes it when it first runs")

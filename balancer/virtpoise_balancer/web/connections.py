@@ -1,7 +1,7 @@
 """Bounds of open connections: how many in all and from one address, and how long each may wait, send or not read.
 
-A connection that waits (for TLS, for a request, for the next one) gives way to a newer one, so silent clients cannot keep others out.
-Those that are being answered do not give way.
+A connection that waits (for TLS, for a request, for the next one) gives way to a newer one, so silent clients cannot
+keep others out. Those that are being answered do not give way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MOST_CONNECTIONS = 256
 MOST_PER_ADDRESS = 128
 # Whose handshake of TLS is not complete.
 MOST_SHAKING_HANDS = 48
-# asyncio holds a buffer of 256 KiB for each connection with TLS, and frees those of unfinished handshakes late. A record has 16 KiB.
+# asyncio holds a buffer of 256 KiB for each connection with TLS, and frees those of unfinished handshakes late. A
+# record has 16 KiB.
 asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
 # From the connection, or the last answer, to the whole head of a request. TLS has as long again before.
 REQUEST_SECONDS = 10.0
@@ -157,7 +158,9 @@ class Accepted(socket.socket):
 
 
 def _who(accepted: socket.socket, address: Any) -> str:
-    """Whom a connection counts for: the user at a Unix socket, this machine, an IPv4 address, or an IPv6 network of 64 bits."""
+    """Whom a connection counts for: the user at a Unix socket, this machine, an IPv4 address, or an IPv6 network of 64
+    bits.
+    """
     if accepted.family == socket.AF_UNIX:
         return f"uid {peer_of(accepted).uid}"
     found = ip_address(address[0].partition("%")[0])

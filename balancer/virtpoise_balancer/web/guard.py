@@ -107,8 +107,8 @@ class Gate:
     def _owner(self, headers: Headers, needed: Role, *, basic: bool = False) -> str:
         """The owner of the token that came along. Forbidden unless it is known and its role suffices.
 
-        ``basic``: HTTP's basic authentication is accepted too, with the owner as user and the token as password: browsers
-        attach it to every request, so it is good enough for reading only.
+        ``basic``: HTTP's basic authentication is accepted too, with the owner as user and the token as password:
+        browsers attach it to every request, so it is good enough for reading only.
         """
         assert self.web.token_file is not None  # noqa: S101 - closed() and the configuration have seen to it
         challenge = "Basic" if basic else "Bearer"
@@ -189,10 +189,11 @@ def _basic(credentials: str) -> tuple[str, str]:
 
 
 class Guard:
-    """Wraps the application: the pace of each address, the names that it answers to, who may read, and headers for every answer.
+    """Wraps the application: the pace of each address, the names that it answers to, who may read, and headers for
+    every answer.
 
-    On loopback it answers only to this machine's names and the external address, so that no other site's page can read it by giving
-    its own name this machine's address (DNS rebinding).
+    On loopback it answers only to this machine's names and the external address, so that no other site's page can read
+    it by giving its own name this machine's address (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:

@@ -1,7 +1,7 @@
 """Answers that are written once and served to all readers, and sent in slices.
 
-Writing takes the processor from the loop that balances. So one answer is written at a time, and then as long a pause is made; what
-was written for a state is kept as long as that state is the newest.
+Writing takes the processor from the loop that balances. So one answer is written at a time, and then as long a pause is
+made; what was written for a state is kept as long as that state is the newest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class KeptAnswer:
 
 
 class Sliced(Response):
-    """Sent in slices, the next once the client has read the one before: a client that does not read holds one slice, not all."""
+    """Sent in slices, the next once the client has read the one before: a client that does not read holds one slice,
+    not all.
+    """
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -69,7 +71,10 @@ class Kept:
         self._rested_at = 0.0
 
     def get(self, key: Hashable, write: Callable[[], KeptAnswer], *, until_changed: bool = True) -> KeptAnswer:
-        """The answer for ``key``, from ``write`` if it is not kept. Not ``until_changed``: it is kept for a second at most."""
+        """The answer for ``key``, from ``write`` if it is not kept.
+
+        Not ``until_changed``: it is kept for a second at most.
+        """
         if found := self._find(key, until_changed=until_changed):
             return found
         with self._writing:

@@ -1,4 +1,6 @@
-"""Serves an application in a thread of its own: over TCP, with TLS where a certificate is configured, and over a Unix socket."""
+"""Serves an application in a thread of its own: over TCP, with TLS where a certificate is configured, and over a Unix
+socket.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,8 @@ def listen(address: str) -> Listener:
     """A listening socket at a host and a port. BadInput when there can be none."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP, asyncio sends each answer at once; otherwise an answer in two writes waits 40 ms for an acknowledgement.
+    # Named as TCP, asyncio sends each answer at once; otherwise an answer in two writes waits 40 ms for an
+    # acknowledgement.
     listening = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.connections = Connections()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -131,7 +134,10 @@ def listen(address: str) -> Listener:
 
 
 def listen_locally(web: Web) -> Listener | None:
-    """The Unix socket for commands on this machine. None, with a line in the log, where the default one cannot be had."""
+    """The Unix socket for commands on this machine.
+
+    None, with a line in the log, where the default one cannot be had.
+    """
     try:
         return _listen_at(web.socket, web.socket_group)
     except (OSError, KeyError) as error:
@@ -156,7 +162,8 @@ def _listen_at(path: Path, group: str | None) -> Listener:
             os.umask(before)
         if group is not None:
             os.chown(path, -1, grp.getgrnam(group).gr_gid)
-        # Who may do what is decided for each request, by the user at the other end; with a group, its members alone get in.
+        # Who may do what is decided for each request, by the user at the other end; with a group, its members alone get
+        # in.
         path.chmod(0o666 if group is None else 0o660)
         listening.listen()
     except BaseException:

@@ -158,8 +158,8 @@ class Flight:
 class Status:
     """The balancer at this moment.
 
-    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``unsettled``: domains that keep all action off
-    their hosts; ``refused_targets``: the targets of Prometheus that are refused as hosts.
+    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``unsettled``: domains that keep all action
+    off their hosts; ``refused_targets``: the targets of Prometheus that are refused as hosts.
     """
 
     mode: Mode

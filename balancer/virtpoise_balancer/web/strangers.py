@@ -25,8 +25,8 @@ class _Refused:
 class Strangers:
     """``write(action, target, origin, answer)`` journals; ``count(action)`` counts every one.
 
-    The first of an address is journalled at once; how many followed in that minute, with the next order that is refused or when
-    ``settle`` is called.
+    The first of an address is journalled at once; how many followed in that minute, with the next order that is refused
+    or when ``settle`` is called.
     """
 
     write: Callable[[str, str, str, str], None]

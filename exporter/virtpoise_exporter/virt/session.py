@@ -64,7 +64,10 @@ class Session:
         take: Callable[[Inventory, Mapping[str, Any]], None],
         lost: Callable[[], None],
     ) -> None:
-        """``host`` is what was last known of it. ``take`` is called with each list, ``lost`` when the connection ends."""
+        """``host`` is what was last known of it.
+
+        ``take`` is called with each list, ``lost`` when the connection ends.
+        """
         self._take = take
         self._lost = lost
         self._host = host

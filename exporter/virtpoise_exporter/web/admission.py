@@ -83,7 +83,10 @@ class Door:
         return ""
 
     def move(self, guest: Guest, stage: Stage, unread_bytes: int = 0) -> None:
-        """Notes that the connection got on, and what it is doing now. Past the limit of unread bytes, other connections that send end."""
+        """Notes that the connection got on, and what it is doing now.
+
+        Past the limit of unread bytes, other connections that send end.
+        """
         self._count += 1
         guest.stage, guest.since, guest.unread_bytes = stage, self._count, unread_bytes
         while unread_bytes and self._unread() > self._most_unread_bytes:

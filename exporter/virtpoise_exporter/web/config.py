@@ -1,7 +1,7 @@
 """The web configuration of Prometheus' exporter-toolkit: TLS, client certificates, basic authentication.
 
-Format: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md (``promtool check web-config``).
-What this exporter cannot honour is refused rather than ignored.
+Format: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md (``promtool check
+web-config``). What this exporter cannot honour is refused rather than ignored.
 """
 
 import re

@@ -36,7 +36,8 @@ from virtpoise_exporter.web.shared import SharedScrapes
 MOST_CONNECTIONS = 256
 MOST_OF_AN_ADDRESS = 128
 _PLACES_WITH_TLS = 4
-# asyncio holds a buffer of 256 KiB for each connection with TLS, and frees those of unfinished handshakes late. A record has 16 KiB.
+# asyncio holds a buffer of 256 KiB for each connection with TLS, and frees those of unfinished handshakes late. A
+# record has 16 KiB.
 asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
 MOST_UNREAD_BYTES = 8 * 1024 * 1024
 _MOST_VERIFYING = 16

@@ -1,1 +1,3 @@
-"""The campaign's model floor: the balancer's own code on virtual time, among hosts that are state machines and that fail."""
+"""The campaign's model floor: the balancer's own code on virtual time, among hosts that are state machines and that
+fail.
+"""

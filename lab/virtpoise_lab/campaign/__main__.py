@@ -1,4 +1,6 @@
-"""`scripts/chaos --model`: plays seeds, reports progress, and prints each violating seed with its trace and how to play it again."""
+"""`scripts/chaos --model`: plays seeds, reports progress, and prints each violating seed with its trace and how to play
+it again.
+"""
 
 from __future__ import annotations
 

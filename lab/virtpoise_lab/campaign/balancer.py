@@ -1,4 +1,6 @@
-"""One balancer as a virtual process: all of its own code from the turn of the daemon down, between the model's Prometheus and hosts."""
+"""One balancer as a virtual process: all of its own code from the turn of the daemon down, between the model's
+Prometheus and hosts.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ class StoreFails(OperationalError):
 
 @dataclass
 class Disk:
-    """What the store lies on. ``fault``: "", locked, full or gone. ``moments``: called around each transaction that writes."""
+    """What the store lies on.
+
+    ``fault``: "", locked, full or gone. ``moments``: called around each transaction that writes.
+    """
 
     kernel: Kernel
     database: Database

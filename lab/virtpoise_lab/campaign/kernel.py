@@ -1,7 +1,7 @@
 """Virtual time, and threads of virtual processes on it: one runs at a time, in an order that the seed alone decides.
 
-A thread is a greenlet. It runs until it waits; then time moves on to whatever is due next. So a whole balancer with its threads runs in one
-thread of this machine, and the same seed gives the same run.
+A thread is a greenlet. It runs until it waits; then time moves on to whatever is due next. So a whole balancer with its
+threads runs in one thread of this machine, and the same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ class Kernel:
             self.at = max(self.at, until)
 
     def kill(self, process: VirtualProcess) -> None:
-        """End the process now: none of its threads does another thing. From within one of them, this does not return."""
+        """End the process now: none of its threads does another thing.
+
+        From within one of them, this does not return.
+        """
         process.alive = False
         for task in list(process.tasks):
             if task is not self.current and task.run:

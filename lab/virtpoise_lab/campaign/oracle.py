@@ -1,4 +1,6 @@
-"""What must hold in every run, judged by the world's own truth, by the journal and by what the balancer shows to people."""
+"""What must hold in every run, judged by the world's own truth, by the journal and by what the balancer shows to
+people.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,10 @@ _REMEMBERED_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """What an exporter showed. ``domains``: (uuid, name, state), None where libvirt does not answer it. ``counted``: active, inactive."""
+    """What an exporter showed.
+
+    ``domains``: (uuid, name, state), None where libvirt does not answer it. ``counted``: active, inactive.
+    """
 
     at: float
     cpus: int
@@ -41,7 +44,10 @@ class Scrape:
 
 @dataclass
 class Prometheus:
-    """``dead``, ``behind_seconds``, ``slow_seconds``, ``blind``: faults of the server. ``exporters``: of exporters, by host."""
+    """``dead``, ``behind_seconds``, ``slow_seconds``, ``blind``: faults of the server.
+
+    ``exporters``: of exporters, by host.
+    """
 
     kernel: Kernel
     world: World

@@ -1,4 +1,6 @@
-"""One run of the campaign: a group of hosts with a task, faults from a seed, healing, a person who goes by the alerts, and the oracle."""
+"""One run of the campaign: a group of hosts with a task, faults from a seed, healing, a person who goes by the alerts,
+and the oracle.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Hosts, their libvirt daemons and QEMU processes as state machines. What is true here is true: the oracle goes by it.
 
-A migration goes the way of libvirt's peer-to-peer protocol, version 3: begin (source), prepare (destination), perform (the
-two QEMUs, whatever their daemons do), finish (destination), confirm (source). Each message needs both daemons and the way
-between them. The source gives one up that is not answered within the keep-alive. It stays in the other end's socket, and may
-be carried out late. After an unanswered finish the source resumes the domain, as libvirt does (qemu_migration.c: "if ddomain
-is NULL, then we were unable to start the guest on the target, and must restart on the source"). A domain that the balancer
-migrates arrives paused; who asked for the migration starts it there.
+A migration goes the way of libvirt's peer-to-peer protocol, version 3: begin (source), prepare (destination), perform
+(the two QEMUs, whatever their daemons do), finish (destination), confirm (source). Each message needs both daemons and
+the way between them. The source gives one up that is not answered within the keep-alive. It stays in the other end's
+socket, and may be carried out late. After an unanswered finish the source resumes the domain, as libvirt does
+(qemu_migration.c: "if ddomain is NULL, then we were unable to start the guest on the target, and must restart on the
+source"). A domain that the balancer migrates arrives paused; who asked for the migration starts it there.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class Guest:
 
 @dataclass(eq=False)
 class Job:
-    """A migration that a source's daemon was asked for. ``ours``: by the balancer. ``error``: libvirt's answer, once it is ``over``."""
+    """A migration that a source's daemon was asked for.
+
+    ``ours``: by the balancer. ``error``: libvirt's answer, once it is ``over``.
+    """
 
     uuid: str
     source: str
@@ -110,7 +113,10 @@ class Machine:
 
 @dataclass(eq=False)
 class World:
-    """``perform_seconds``: what copying a domain takes. ``note``: called with each thing that happens, for the trace."""
+    """``perform_seconds``: what copying a domain takes.
+
+    ``note``: called with each thing that happens, for the trace.
+    """
 
     kernel: Kernel
     note: Callable[[str], None]
@@ -429,7 +435,7 @@ class World:
             self._drop_incoming(job)
 
     def _drop_incoming(self, job: Job) -> None:
-        """The destination's daemon ends a process that waits for a migration whose connection is closed, once it can."""
+        """The destination's daemon ends a process that waits for a migration whose connection is closed."""
         machine = self.machines[job.destination]
 
         def drop() -> None:

@@ -15,7 +15,10 @@ _EVERY_SECONDS = 0.5
 
 
 def text(real: str, seconds: float, busy: float) -> str:
-    """The file after ``seconds``, if each CPU was busy for the share ``busy`` of them. ``real``: the kernel's own file."""
+    """The file after ``seconds``, if each CPU was busy for the share ``busy`` of them.
+
+    ``real``: the kernel's own file.
+    """
     kept = [line for line in real.splitlines() if not line.startswith("cpu")]
     cpus = [line.split()[0] for line in real.splitlines() if line.startswith("cpu")][1:]
 

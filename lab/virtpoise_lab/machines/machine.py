@@ -33,8 +33,8 @@ _ROOT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
 }
-# Where control groups are of version 1, no empty one is reported in a container. So the manager of a user who has logged out stops only
-# after two minutes, and until then whoever logs in as that user waits. Here it is never stopped.
+# Where control groups are of version 1, no empty one is reported in a container. So the manager of a user who has
+# logged out stops only after two minutes, and until then whoever logs in as that user waits. Here it is never stopped.
 _LOGINS = "[Login]\nUserStopDelaySec=infinity\n"
 _CALM = """[Unit]
 DefaultDependencies=no
@@ -46,7 +46,8 @@ ExecStart=python3 /root/calm.py 0.1
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a machine is to be. ``tree``: what it boots from; ``mounts``: folders of this machine that it may read, by its own paths;
+    """What a machine is to be. ``tree``: what it boots from; ``mounts``: folders of this machine that it may read, by
+    its own paths;
 
     ``masked``: packaged services that it does not run.
     """
@@ -146,7 +147,10 @@ class Machine:
         return self._room.grouped([*inside, "bash", "-c", f"cd; {shell}"], f"{self.name}-typed")
 
     def run(self, shell: str, *, check: bool = True, text: str | None = None, seconds: float = 180) -> str:
-        """What the line that root types writes on standard output. LabError with what it writes on both when it fails."""
+        """What the line that root types writes on standard output.
+
+        LabError with what it writes on both when it fails.
+        """
         ran = subprocess.run(
             self.command(shell), capture_output=True, text=True, input=text or "", check=False, timeout=seconds
         )

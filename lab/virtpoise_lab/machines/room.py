@@ -1,7 +1,7 @@
 """A room for machines: namespaces of mounts, network and processes that end with the process that made them.
 
-Mounts, links, processes and all that machines write live in these namespaces. So nothing but empty control groups is left on this
-machine, even where the process that made the room is killed; the next room removes those.
+Mounts, links, processes and all that machines write live in these namespaces. So nothing but empty control groups is
+left on this machine, even where the process that made the room is killed; the next room removes those.
 """
 
 import itertools
@@ -29,8 +29,8 @@ exec cat >/dev/null
 """
 _GROUPS = "virtpoise-machines-"  # then the process that made the room, and the room's number there
 _numbers = itertools.count(1)
-# A group in the root of a hierarchy weighs as much as one process there. So machines would starve beside a few busy programs, and
-# connections to them would time out. All of them together count as this many busy processes.
+# A group in the root of a hierarchy weighs as much as one process there. So machines would starve beside a few busy
+# programs, and connections to them would time out. All of them together count as this many busy processes.
 _WEIGHT = 40
 
 
@@ -108,7 +108,7 @@ def children(pid: int) -> list[int]:
 
 
 def _hierarchies() -> list[Path]:
-    """Where control groups are mounted, without cpuset's: a new group there takes no process before it was given CPUs."""
+    """Where control groups are mounted, without cpuset's: a new group there takes no process before it has CPUs."""
     roots = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")

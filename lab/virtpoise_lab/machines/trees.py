@@ -1,4 +1,6 @@
-"""What machines boot from: Debian trees with what an administrator has before virtpoise comes, and the Python packages it needs."""
+"""What machines boot from: Debian trees with what an administrator has before virtpoise comes, and the Python packages
+it needs.
+"""
 
 import hashlib
 import os

@@ -1,1 +1,4 @@
-"""What runs in a worker process: the only code that touches libvirt. It imports little, so that a worker starts quickly."""
+"""What runs in a worker process: the only code that touches libvirt.
+
+It imports little, so that a worker starts quickly.
+"""

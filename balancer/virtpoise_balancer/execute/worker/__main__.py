@@ -1,8 +1,10 @@
-"""A worker process: reads requests, calls libvirt, writes replies, one after another, over the socket that is its standard input.
+"""A worker process: reads requests, calls libvirt, writes replies, one after another, over the socket that is its
+standard input.
 
-A request is one line of JSON, ``{"do": NAME, "uri": URI, "arguments": [...]}``; its reply is one line, ``{"value": ...}`` or
-``{"error": LINE}``. Before the first request it writes ``{}``: it is ready. A worker leads its own process group. When the other end of
-the socket is closed, it kills that group: itself, in the midst of whatever call, and the ssh that libvirt may have started.
+A request is one line of JSON, ``{"do": NAME, "uri": URI, "arguments": [...]}``; its reply is one line, ``{"value":
+...}`` or ``{"error": LINE}``. Before the first request it writes ``{}``: it is ready. A worker leads its own process
+group. When the other end of the socket is closed, it kills that group: itself, in the midst of whatever call, and the
+ssh that libvirt may have started.
 """
 
 from __future__ import annotations

@@ -92,12 +92,14 @@ def migrate(
     bandwidth_mib_per_second: int | None,
     encrypted: bool,
 ) -> float | None:
-    """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended. ``encrypted``: its memory crosses the
-    network by TLS. ``target``: the destination's address for the source's daemon; ``watched``: the same for this process.
+    """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended. ``encrypted``: its
+    memory crosses the network by TLS. ``target``: the destination's address for the source's daemon; ``watched``: the
+    same for this process.
 
-    Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the destination and undefined
-    on the source, so that no stale definition stays behind (https://libvirt.org/migration.html). It arrives paused, and is started when
-    libvirt has reported that the source has given it up: libvirt alone may come to start it on both hosts (decision 36).
+    Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the
+    destination and undefined on the source, so that no stale definition stays behind
+    (https://libvirt.org/migration.html). It arrives paused, and is started when libvirt has reported that the source
+    has given it up: libvirt alone may come to start it on both hosts (decision 36).
 
     Returns for how many seconds it waited there; None where that was not seen, or it is still to be started.
     """
@@ -146,7 +148,7 @@ def suspend(connection: libvirt.virConnect, uuid: str) -> None:
 
 
 def describe(connection: libvirt.virConnect, uuid: str) -> str:
-    """What distinguishes this copy of the domain from others, in words: how it came to run, its CPU time, its last job."""
+    """What distinguishes this copy of the domain, in words: how it came to run, its CPU time, its last job."""
     domain = connection.lookupByUUIDString(uuid)
     state, reason = domain.state()
     words = str(presence(connection, uuid))

@@ -1,8 +1,8 @@
 """The doctor's questions to a host: can domains be migrated from and to it? Changes nothing.
 
-Whether one host reaches another is asked of the source's own daemon: a peer-to-peer migration whose description of the domain is no
-domain at all. The source's daemon first connects to the destination and then reads that description, which it can only refuse
-(libvirt, qemuMigrationSrcPerformPeer2Peer); no destination ever hears of a domain.
+Whether one host reaches another is asked of the source's own daemon: a peer-to-peer migration whose description of the
+domain is no domain at all. The source's daemon first connects to the destination and then reads that description, which
+it can only refuse (libvirt, qemuMigrationSrcPerformPeer2Peer); no destination ever hears of a domain.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from virtpoise_balancer.execute.worker.connection import message
 _NO_DOMAIN = "<virtpoise-doctor/>"
 # What the source says of that description, once it has reached the destination.
 _REFUSALS = (libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL, libvirt.VIR_ERR_XML_INVALID_SCHEMA)
-# What it says when it does not reach it; anything else (a job on the domain, a disk that is unsafe to migrate) is about the domain.
+# What it says when it does not reach it; anything else (a job on the domain, a disk that is unsafe to migrate) is about
+# the domain.
 _NO_CONNECTION = (
     libvirt.VIR_ERR_OPERATION_FAILED,
     libvirt.VIR_ERR_NO_CONNECT,
@@ -30,9 +31,10 @@ _NO_CONNECTION = (
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
 _MOST_ASKED = 5
-# Over ssh the refusal is often lost. The source closes its connection to the destination before it answers. If the other
-# end is gone first, the source answers "End of file" instead (a quarter of all answers of libvirt 9.0 and 11.3). An
-# unreachable destination gives the same code, but each time. So only a slow answer, or one that repeats this often, counts.
+# Over ssh the refusal is often lost. The source closes its connection to the destination before it answers. If the
+# other end is gone first, the source answers "End of file" instead (a quarter of all answers of libvirt 9.0 and 11.3).
+# An unreachable destination gives the same code, but each time. So only a slow answer, or one that repeats this often,
+# counts.
 _MAY_HIDE_A_REFUSAL = (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_RPC)
 _MOST_TRIES = 12
 _RETRY_SECONDS = 15.0

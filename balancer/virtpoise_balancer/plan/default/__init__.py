@@ -7,8 +7,8 @@ Steps, as ``strategy.plan`` takes them (formulas: docs/scoring.md):
     3. Estimate what the domains of a host want, and what each frees by leaving and takes by arriving (``residents``).
     4. List what may leave: domains, or bundles of domains that rules keep together (``candidates``).
     5. List for each source the cheapest sets of candidates whose leaving solves its problem (``source``).
-    6. Assign destinations: source by source, and by search where that is not provably the best (``assign``, ``search``).
-       Every step is legal when it is made, so every prefix of the plan is (``trial``).
+    6. Assign destinations: source by source, and by search where that is not provably the best (``assign``,
+       ``search``). Every step is legal when it is made, so every prefix of the plan is (``trial``).
     7. If the policy says so, repair broken rules (``repair``) and even out the group (``balance``).
     8. Order the steps in waves, and predict both hosts after each move (``plan.waves``, ``predict_moves``).
     9. Give a reason for everything that was considered and stays (``why_not``; on request for any pair: ``consider``).

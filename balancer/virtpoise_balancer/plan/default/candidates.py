@@ -244,8 +244,8 @@ def _leaves_affinity(group: Group, domains: tuple[Domain, ...]) -> bool:
 
 
 def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
-    """Where the rules about hosts, the number of CPUs, the names that are taken and earlier failures let all of these domains
-    go; None: everywhere.
+    """Where the rules about hosts, the number of CPUs, the names that are taken and earlier failures let all of these
+    domains go; None: everywhere.
     """
     mask: Mask | None = None
     vcpus = max(domain.vcpus for domain in domains)

@@ -118,7 +118,10 @@ class RuleSet:
 def gather(
     rules: Sequence[Rule], domains: Sequence[Domain], host_names: Sequence[str], *, metadata: bool = True
 ) -> RuleSet:
-    """The rules as they apply to these domains; a shut-off domain is under none. ``metadata``: whether the domains' own counts."""
+    """The rules as they apply to these domains; a shut-off domain is under none.
+
+    ``metadata``: whether the domains' own counts.
+    """
     members: dict[_Key, set[str]] = defaultdict(set)
     ties: dict[str, list[Tie]] = defaultdict(list)
     held: dict[str, tuple[HoldKind, str]] = {}

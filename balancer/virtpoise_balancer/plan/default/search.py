@@ -11,7 +11,8 @@ The algorithm
            first. Stop at the first that weighs no less than the best so far.
     5.     Skip a combination that all hosts together have no room for.
     6.     Place its candidates, the largest first, by depth-first search: each on every host that takes it, the
-           emptiest first; where it does not fit and ejections are left, after one domain of that host was placed elsewhere.
+           emptiest first; where it does not fit and ejections are left, after one domain of that host was placed
+           elsewhere.
     7.     When all are placed, let Trial replay the sequence by the whole prediction. If legal, it is the best so far.
     8.   If anything was found, it is the result: no smaller total has a solution.
 
@@ -28,8 +29,8 @@ A depth-first search with one ejection, for candidates B and C (numbers: the ord
 Invariants
     - Each step is legal when it is made, by what adds up and by hard rules. So every prefix of a sequence is legal.
     - Where a call of ``_place`` returns, the state is as it was when it was called.
-    - The best so far only gets lighter. Without ejections all sequences of a combination weigh the same, so the first ends
-      the search.
+    - The best so far only gets lighter. Without ejections all sequences of a combination weigh the same, so the first
+      ends the search.
 
 Bounds: a budget of checks (one candidate on one host each), never time, so that the result does not depend on the
 machine. Once it is spent, the best so far stands, or nothing.

@@ -97,8 +97,8 @@ class Source:
         return replace(self, worthwhile=False)
 
     def unrested(self) -> Source | None:
-        """The same host, its candidates with the domains that move only if nothing else helps, and those that gain little,
-        or None without any.
+        """The same host, its candidates with the domains that move only if nothing else helps, and those that gain
+        little, or None without any.
         """
         if not any(refusal.reason in (Reason.RESTING, Reason.NOT_CONVERGING) for refusal in self.refusals):
             return None

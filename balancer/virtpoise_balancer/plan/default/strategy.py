@@ -41,8 +41,8 @@ from virtpoise_balancer.plan.waves import needs, waves
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan that clears all problems together, or as many as it can.
 
-    A move to a host to which enough domains are on their way would wait for them. So such hosts take part only where that
-    solves more.
+    A move to a host to which enough domains are on their way would wait for them. So such hosts take part only where
+    that solves more.
     """
     group = Group(snapshot, policy)
     made = _plan(group, group.taken)

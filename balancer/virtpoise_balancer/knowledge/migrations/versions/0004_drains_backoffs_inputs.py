@@ -1,4 +1,5 @@
-"""Drains apart from back-off, plans with what they were made from, and cycles in a row that came to the same in one row.
+"""Drains apart from back-off, plans with what they were made from, and cycles in a row that came to the same in one
+row.
 
 What earlier cycles said is dropped: there was a row for each cycle, and none of them was ever shown.
 """
