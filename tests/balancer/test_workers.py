@@ -32,7 +32,7 @@ UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # of the domain that the test dri
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
+def workers(others: None) -> Iterator[Workers]:
     with Workers() as made:
         yield made
     assert children() == set()
@@ -55,13 +55,23 @@ def hosts(workers: Workers, *, connect: float = 20.0, **uris: str) -> LibvirtHos
     )
 
 
+_others: set[int] = set()  # children of this process before the test: servers that other tests share
+
+
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    _others.update(children())
+    yield
+    _others.clear()
+
+
 def children() -> set[int]:
-    """All child processes of this one, zombies too."""
+    """All child processes of this one that the test has made, zombies too."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             found.update(int(pid) for pid in (task / "children").read_text().split())
-    return found
+    return found - _others
 
 
 def held() -> tuple[int, int, set[int]]:

@@ -16,7 +16,7 @@ from postgresql import PASSWORD, Server
 from storing import record
 from virtpoise_balancer.errors import BadInput, Deposed, StoreError
 from virtpoise_balancer.knowledge.advisory import AdvisoryLock
-from virtpoise_balancer.knowledge.leader import FileLock, Lock, Mistrust, file_system
+from virtpoise_balancer.knowledge.leader import FileLock, LeaderLock, Mistrust, file_system
 from virtpoise_balancer.knowledge.records import Changes, Leader
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Result
@@ -28,10 +28,10 @@ MADE = plan(group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 
 class Place:
     """A database, and what opens locks and stores in it as another process would."""
 
-    def __init__(self, lock: Callable[[], Lock], store: Callable[[], Store], opened: ExitStack) -> None:
+    def __init__(self, lock: Callable[[], LeaderLock], store: Callable[[], Store], opened: ExitStack) -> None:
         self._lock, self._store, self._opened = lock, store, opened
 
-    def lock(self) -> Lock:
+    def lock(self) -> LeaderLock:
         made = self._lock()
         self._opened.callback(made.release)
         return made
@@ -39,7 +39,7 @@ class Place:
     def store(self) -> Store:
         return self._opened.enter_context(closing(self._store()))
 
-    def leader(self, name: str) -> tuple[Store, Lock]:
+    def leader(self, name: str) -> tuple[Store, LeaderLock]:
         lock, store = self.lock(), self.store()
         assert lock.take()
         store.lead(lock, name)

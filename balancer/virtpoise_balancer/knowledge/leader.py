@@ -22,7 +22,7 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
-class Lock(Protocol):
+class LeaderLock(Protocol):
     """What one process at a time may hold. The holder's end frees it."""
 
     @property

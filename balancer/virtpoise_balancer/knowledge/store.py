@@ -23,7 +23,7 @@ from virtpoise_balancer.knowledge import (
     predictions,
 )
 from virtpoise_balancer.knowledge.database import Database
-from virtpoise_balancer.knowledge.leader import Lock
+from virtpoise_balancer.knowledge.leader import LeaderLock
 from virtpoise_balancer.knowledge.records import (
     Action,
     Changes,
@@ -59,7 +59,7 @@ class Store:
         self.database = database
         self.clock = clock
         self._left_out = left_out
-        self._lock: Lock | None = None  # without one nothing is led: a command, which writes orders alone
+        self._lock: LeaderLock | None = None  # without one nothing is led: a command, which writes orders alone
         self._term: int | None = None
 
     @classmethod
@@ -127,7 +127,7 @@ class Store:
 
     # --- who leads ----------------------------------------------------------------------------------------------------
 
-    def lead(self, lock: Lock, holder: str) -> None:
+    def lead(self, lock: LeaderLock, holder: str) -> None:
         """Begin to lead with the lock that was taken. BadInput when the tables are not those of this version."""
         self.database.reopen()
         with self.database.writing() as connection:

@@ -9,7 +9,7 @@ import structlog
 
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import BadInput, StoreError
-from virtpoise_balancer.knowledge.leader import Lock, Mistrust
+from virtpoise_balancer.knowledge.leader import LeaderLock, Mistrust
 from virtpoise_balancer.knowledge.store import Store
 
 log = structlog.get_logger()
@@ -20,7 +20,7 @@ _SILENT_INTERVALS = 3
 class Leadership:
     """``leads``: whether this balancer acts, as of the newest ``why_not``."""
 
-    def __init__(self, lock: Lock, interval_seconds: float, clock: Clock) -> None:
+    def __init__(self, lock: LeaderLock, interval_seconds: float, clock: Clock) -> None:
         self.leads = False
         self._lock = lock
         self._silence_seconds = _SILENT_INTERVALS * interval_seconds

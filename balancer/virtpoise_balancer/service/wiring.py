@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.execute.migrate import Migrator
     from virtpoise_balancer.execute.reach import Reach
     from virtpoise_balancer.execute.workers import Workers
-    from virtpoise_balancer.knowledge.leader import Lock
+    from virtpoise_balancer.knowledge.leader import LeaderLock
     from virtpoise_balancer.knowledge.store import Store
     from virtpoise_balancer.model import MigrationOutcome, Move
     from virtpoise_balancer.monitor.observe import Observer
@@ -89,7 +89,7 @@ def _store_exists(config: Config) -> bool:
     return True
 
 
-def make_lock(config: Config) -> Lock:
+def make_lock(config: Config) -> LeaderLock:
     """The lock of the balancer that acts."""
     if file := config.state.file:
         from virtpoise_balancer.knowledge.leader import FileLock
