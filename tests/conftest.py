@@ -11,17 +11,38 @@ from hypothesis import settings
 from xdist.remote import Producer
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from postgresql import Server
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
 from scheduling import AloneLast
 
+CHROMIUM = Path("/usr/bin/chromium")
+_FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+
 # How long an example takes depends on what else the machine does, and is no property of the code.
 settings.register_profile("desk", deadline=None)
 # CI judges a change, so the same change gets the same examples there; at a desk each run tries others.
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """A real browser."""
+    from playwright.sync_api import sync_playwright
+
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is missing: run scripts/setup")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="session")

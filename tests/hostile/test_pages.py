@@ -13,10 +13,10 @@ import pytest
 from builders import domain, group, host
 from storing import record
 from virtpoise_balancer.model import MigrationOutcome, Result
-from web.conftest import Watched, browser, make_balancer, show
+from web.conftest import Watched, make_balancer, show
 from web.serving import Balancer
 
-__all__ = ["browser", "show"]
+__all__ = ["show"]
 pytestmark = pytest.mark.hostile
 
 NAMES = (
