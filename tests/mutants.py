@@ -200,7 +200,7 @@ MUTANTS = (
     Mutant("V7 attempts share a key", _attempts_share_a_key, ("source-stopped",), 2, "but was on"),
     Mutant("V7 an error is an end", _an_error_is_an_end, ("source-stopped",), 10, "journal"),
     Mutant(
-        "V8 a silent host counts as empty", _a_silent_host_is_empty, ("emptiest-daemon-killed",), 7, "long been silent"
+        "V8 a silent host counts as empty", _a_silent_host_is_empty, ("emptiest-daemon-killed",), 17, "long been silent"
     ),
     Mutant(
         "V9 the time of a migration begins anew", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"

@@ -27,7 +27,9 @@ def test_an_overload_is_relieved_at_its_moment_beside_a_migration_that_does_not_
         90,
     )
     assert [flight["domain"] for flight in status["in_flight"]] == ["slow"]
-    slow, relief = sorted(group.balancer.history(), key=lambda one: str(one["source"]))
+    records = group.balancer.history()
+    slow = next(one for one in records if one["domain"] == "slow")
+    relief = next(one for one in records if one["source"] == "h3" and one["result"] == "done")
     assert (slow["result"], slow["source"]) == (None, "h1")
     assert relief["destination"] != slow["destination"]  # there it would have waited
     first_overloaded = next(at for at, load in group.readings("h3", raised) if load >= 0.6)

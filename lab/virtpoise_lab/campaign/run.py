@@ -45,6 +45,7 @@ libvirt: {{pattern: 'h*'}}
 policy:
   cpu: {{threshold: {THRESHOLD_RATIO}, consecutive: 2, recovery: 0.65}}
   penalty: {{initial_seconds: 20, step_seconds: 10}}
+  backoff: {{initial_seconds: 30}}
   rest_seconds: 60
 migration: {{timeout_seconds: {timeout_seconds:g}}}
 measurement: {{settle_seconds: 10, window_seconds: 30}}
@@ -105,6 +106,7 @@ class Run:
         self.faults = tuple(self.names or self._chosen())
 
     def note(self, text: str) -> None:
+        text = text.replace(f"{self._folder.name}/", "")  # another one in each run
         self.trace.append(f"{self.kernel.at - _BEGAN:8.2f}  {text}")
 
     def faulty_until(self, at: float) -> None:
