@@ -16,7 +16,9 @@ SEEDS = 1000
 IN_ONE_TEST = 100
 
 # Seeds that once showed a fault: (seed, faults by name, or None for those that the seed chooses).
-VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = ()
+VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = (
+    (473, None),  # a drain whose copies take longer than the time-out was not finished in time
+)
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, IN_ONE_TEST))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -9,15 +10,26 @@ from integration.pool import Pools
 from integration.scenes import play
 from virtpoise_lab import requirements
 
+HERE = Path(__file__).parent
+KEPT = pytest.StashKey[Pools]()
 
-@pytest.fixture(scope="package")
-def pool() -> Iterator[Pools]:
-    """Gives each test its pool."""
+
+@pytest.fixture(scope="session")
+def pool(pytestconfig: pytest.Config) -> Iterator[Pools]:
+    """Gives each test its pool. The last one ends with the last test of this folder."""
     missing = requirements.missing()
     if missing:
         pytest.skip(missing)
     with Pools() as pools:
+        pytestconfig.stash[KEPT] = pools
         yield pools
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the pool before tests of other folders: there is one lab on a machine."""
+    pools = item.config.stash.get(KEPT, None)
+    if pools is not None and (nextitem is None or nextitem.path.parent != HERE):
+        pools.close()
 
 
 @pytest.hookimpl(tryfirst=True)
