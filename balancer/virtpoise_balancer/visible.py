@@ -27,7 +27,7 @@ def visible_lines(text: str) -> str:
 
 def visible_json(document: str) -> str:
     """A JSON document with JSON's own escapes in their place; what it says stays the same."""
-    return "".join(_json_escape(one) if _hidden(one) and one != "\n" else one for one in document)
+    return "\n".join(_SUSPECT.sub(lambda found: _json_escape(found[0]), line) for line in document.split("\n"))
 
 
 def shown(text: str, most: int = _MOST_SHOWN) -> str:
@@ -49,5 +49,7 @@ def _escape(character: str) -> str:
 
 
 def _json_escape(character: str) -> str:
+    if not _hidden(character):
+        return character
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[n]:02x}{units[n + 1]:02x}" for n in range(0, len(units), 2))
