@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from builders import FakeClock
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Completed
 from virtpoise_balancer.model import Progress
+from virtpoise_lab.campaign.world import Step
 
 TICK_SECONDS = 0.5
 # A peer that has not answered for this long is given up: the balancer's request, and the source's call to the
@@ -26,14 +26,6 @@ TICK_SECONDS = 0.5
 KEEPALIVE_SECONDS = 25.0
 # What a question to a stopped daemon takes until it is given up.
 SILENCE_SECONDS = 5.0
-
-
-class Step(IntEnum):
-    BEGIN = 0
-    PREPARE = 1
-    PERFORM = 2
-    FINISH = 3
-    CONFIRM = 4
 
 
 @dataclass

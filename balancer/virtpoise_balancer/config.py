@@ -35,7 +35,7 @@ WHICH_HOSTS = (
     "so that no other target becomes a host"
 )
 
-# Of libpq, and none that holds a secret.
+# Parameters of libpq that hold no secret.
 _POSTGRESQL_OPTIONS = frozenset({"host", "port", "passfile", "service", "sslcert", "sslkey", "sslmode", "sslrootcert"})
 
 _MOST_SOCKET_PATH = 100  # unix(7) has room for 108 bytes

@@ -22,7 +22,8 @@ from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge.records import MigrationRecord
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Move, Plan, PredictedLoads, Prediction, Result, UnsettledKind
-from worlds import Step, World
+from virtpoise_lab.campaign.world import Step
+from worlds import World
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 GROUP = ("h1", "h2", "h3", "h4")

@@ -130,14 +130,19 @@ def state(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> dict[str
 
 
 @contextmanager
+def prometheus() -> Iterator[str]:
+    """The URL of a Prometheus without hosts."""
+    with Prometheus(("127.0.0.1", 0), NoHosts) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextmanager
 def two(tmp_path: Path, state: dict[str, str]) -> Iterator[tuple[Balancer, Balancer]]:
     """The one that acts, and the one that waits."""
     with ExitStack() as opened:
-        prometheus = Prometheus(("127.0.0.1", 0), NoHosts)
-        threading.Thread(target=prometheus.serve_forever, daemon=True).start()
-        opened.callback(prometheus.server_close)
-        opened.callback(prometheus.shutdown)
-        url = f"http://127.0.0.1:{prometheus.server_port}"
+        url = opened.enter_context(prometheus())
         first = Balancer(tmp_path / "first", url, state)
         opened.callback(first.end)
         first.wait_until_it_leads()
@@ -207,11 +212,7 @@ def test_a_lock_that_keeps_nobody_out_leaves_one_that_acts(tmp_path: Path, postg
     """
     (tmp_path / "real").mkdir()
     with ExitStack() as opened:
-        prometheus = Prometheus(("127.0.0.1", 0), NoHosts)
-        threading.Thread(target=prometheus.serve_forever, daemon=True).start()
-        opened.callback(prometheus.server_close)
-        opened.callback(prometheus.shutdown)
-        url = f"http://127.0.0.1:{prometheus.server_port}"
+        url = opened.enter_context(prometheus())
         first = Balancer(tmp_path / "first", url, {"url": f"sqlite:///{tmp_path}/real/state.db"})
         opened.callback(first.end)
         first.wait_until_it_leads()

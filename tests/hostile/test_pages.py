@@ -37,7 +37,7 @@ def uuid(number: int) -> str:
 
 
 def pages() -> list[str]:
-    """Of each name the page of its domain, and two pages in whose address it stands."""
+    """For each name: the page of its domain, and two pages with the name in their address."""
     own = [f"/domains/{uuid(number)}" for number in range(len(NAMES))]
     others = [
         page

@@ -38,7 +38,7 @@ def held(group: Pool) -> tuple[int, int]:
 def test_the_balancer_outlives_a_silence_and_journals_what_became_of_the_domain(
     pool: Pools, silent: str, seconds: float, bandwidth: int
 ) -> None:
-    """QEMU goes on meanwhile, and the daemon finishes the job afterwards.
+    """QEMU goes on during the silence, and the daemon finishes the job afterwards.
 
     There is no end before that, and no other move.
     """

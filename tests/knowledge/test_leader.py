@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,13 +114,20 @@ def test_orders_of_commands_need_no_leader(place: Place) -> None:
     assert place.store().order_drain("h1", draining=True)
 
 
-def test_a_lock_file_that_was_removed_is_lost_in_words(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
+@contextmanager
+def led(path: Path) -> Iterator[tuple[Store, FileLock]]:
+    """A store in a file, and the lock with which it is led."""
     with closing(Store.open(f"sqlite:///{path}")) as store:
         lock = FileLock(path)
         assert lock.take()
         store.lead(lock, "first")
         assert store.lost() is None
+        yield store, lock
+
+
+def test_a_lock_file_that_was_removed_is_lost_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with led(path) as (store, lock):
         Path(lock.place).unlink()
         assert store.lost() == f"the lock file {path}.lock was removed or replaced, so another balancer may act"
         with pytest.raises(Deposed, match="was removed or replaced"):
@@ -131,11 +138,7 @@ def test_a_lock_file_that_was_removed_is_lost_in_words(tmp_path: Path) -> None:
 
 def test_a_store_that_was_renamed_is_lost_in_words(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    with closing(Store.open(f"sqlite:///{path}")) as store:
-        lock = FileLock(path)
-        assert lock.take()
-        store.lead(lock, "first")
-        assert store.lost() is None
+    with led(path) as (store, lock):
         path.rename(tmp_path / "old.db")
         assert store.lost() == f"the store {path} was removed, renamed or replaced, so another balancer may act"
         with closing(Store.open(f"sqlite:///{path}")):

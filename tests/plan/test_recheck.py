@@ -1,4 +1,4 @@
-"""A planned move is looked at again before it begins: it must still be wanted, and fit by the planner's own rules."""
+"""The last look before a planned move: it must still be wanted, and fit by the planner's own rules."""
 
 from __future__ import annotations
 

@@ -204,9 +204,9 @@ class LibvirtExecutor:
                 return self._skip(
                     migration_id, move, f"the store cannot be written: {str(error) or type(error).__name__}"
                 )
-            why = self._unfit(migration_id, move)
+            why = self._against(move, lambda: self._rechecks[self._items[migration_id].plan](move))
         cause = None if why else Cause.OBSTACLE
-        if why := why or self._obstacle(move):
+        if why := why or self._against(move, lambda: self.migrator.obstacle(move)):
             self._ask_again(move)
             return self._skip(migration_id, move, why, cause)
         entry = JournalEntry(id=migration_id, move=move, began=began)
@@ -216,18 +216,10 @@ class LibvirtExecutor:
         finally:
             del self._in_flight[migration_id]
 
-    def _unfit(self, migration_id: int, move: Move) -> str | None:
-        """Why the move is no longer wanted, or does not fit."""
+    def _against(self, move: Move, look: Callable[[], str | None]) -> str | None:
+        """What a last look finds against the move. One that fails is against it, too."""
         try:
-            return self._rechecks[self._items[migration_id].plan](move)
-        except Exception as error:  # nothing has begun yet
-            log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
-            return f"unforeseen: {type(error).__name__}: {error}"
-
-    def _obstacle(self, move: Move) -> str | None:
-        """What the hosts themselves have against the move."""
-        try:
-            return self.migrator.obstacle(move)
+            return look()
         except Exception as error:  # nothing has begun yet
             log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
             return f"unforeseen: {type(error).__name__}: {error}"

@@ -164,9 +164,8 @@ class Reconciler:
             loose = {entry.id: entry for entry in entries if entry.id not in self._held}
             self._open = {id_: entry for id_, entry in loose.items() if entry.is_open}
             self._found = {id_: found for id_, found in self._found.items() if id_ in loose}
-            for id_ in (
-                set(self._requested) - set(loose) - self._held
-            ):  # of lost domains that a person has accounted for
+            # What is dropped is of lost domains that a person has accounted for.
+            for id_ in set(self._requested) - set(loose) - self._held:
                 self._requested.pop(id_, None)
         for migration_id, (move, outcome) in list(self._unwritten.items()):
             self.end(migration_id, move, outcome)
@@ -274,9 +273,8 @@ class Reconciler:
         hosts, move = self.hosts(), entry.move
         copies = described(hosts, found.hosts, move.uuid)
         stale = stale_copy(entry, found.running, started=self._was_started(entry))
-        if (
-            stale is None and len(found.running) > 1
-        ):  # a failure that was taken back proves it no longer, but it was stale before
+        # A failure that was taken back proves it no longer, but it was stale before.
+        if stale is None and len(found.running) > 1:
             stale = self._suspended.get(entry.id)
         if stale is not None:
             kept = move.destination if stale == move.source else move.source

@@ -135,9 +135,8 @@ def file_system(folder: Path, mountinfo: str) -> str:
         if len(fields.split()) < 5 or not kind:
             continue
         mount = Path(fields.split()[4].replace("\\040", " "))
-        if folder.is_relative_to(mount) and len(mount.parts) >= len(
-            found[0].parts
-        ):  # a later mount covers an earlier one
+        # A later mount covers an earlier one.
+        if folder.is_relative_to(mount) and len(mount.parts) >= len(found[0].parts):
             found = (mount, kind.split()[0])
     return found[1]
 

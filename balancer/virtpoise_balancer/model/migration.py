@@ -18,7 +18,7 @@ class Cause(StrEnum):
     ERROR = "error"  # libvirt refused it, or it broke
     OBSTACLE = "obstacle"  # one of the hosts spoke against it before it began
     SLOW = "slow"  # it did not end in time
-    STOPPED = "stopped"  # the balancer was told to stop: that teaches nothing
+    STOPPED = "stopped"  # the balancer had to stop: that teaches nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

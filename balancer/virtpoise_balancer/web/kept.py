@@ -78,9 +78,8 @@ class Kept:
         if found := self._find(key, until_changed=until_changed):
             return found
         with self._writing:
-            if found := self._find(
-                key, until_changed=until_changed
-            ):  # written for another reader while this one waited
+            # It may have been written for another reader while this one waited.
+            if found := self._find(key, until_changed=until_changed):
                 return found
             time.sleep(max(self._rested_at - time.monotonic(), 0.0))
             basis, began = self._basis(), time.monotonic()

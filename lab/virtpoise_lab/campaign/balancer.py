@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,6 @@ from sqlalchemy.exc import OperationalError
 
 from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import By, Orders
 from virtpoise_balancer.errors import LibvirtError, StoreError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
@@ -33,10 +32,9 @@ from virtpoise_balancer.knowledge.leader import FileLock
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Move, Progress
 from virtpoise_balancer.monitor.client import PrometheusClient
-from virtpoise_balancer.monitor.observe import Observer
 from virtpoise_balancer.monitor.queries import Ranges
 from virtpoise_balancer.plan.stream import limits_of
-from virtpoise_balancer.service import reports
+from virtpoise_balancer.service import reports, wiring
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.turns import Turns, first_state
 from virtpoise_balancer.web.metrics import Metrics
@@ -314,30 +312,13 @@ class Balancer:
         self.executor = LibvirtExecutor(
             migrator, reconciler, self.reach.ask, limits=limits_of(config.policy), threads=threads
         )
-        observer = Observer(
-            client=cast(PrometheusClient, self._client()),
-            step_seconds=config.interval_seconds,
-            scrape_interval_seconds=config.scrape_interval_seconds,
-            consecutive=config.policy.cpu.consecutive,
-            saturation_ratio=config.policy.saturation_ratio,
-            queries=config.prometheus.queries,
-            matchers=config.prometheus.matchers,
-            admits=config.libvirt.admission(),
-            clock=self.clock,
+        cycle = wiring.make_cycle(config, self.store, self.executor, self.accounts, self.clock, self.reach)
+        observer = replace(
+            wiring.make_observer(config), client=cast(PrometheusClient, self._client()), clock=self.clock
         )
         self.turns = Turns(
             config=config,
-            cycle=Cycle(
-                observer=observer,
-                store=self.store,
-                executor=self.executor,
-                policy=config.policy,
-                measurement=config.measurement,
-                clock=self.clock,
-                mode=config.mode,
-                silence=self.reach.silence,
-                accounts=self.accounts,
-            ),
+            cycle=replace(cycle, observer=observer),
             leadership=self.leadership,
             store=self.store,
             go_on=self.executor.go_on,

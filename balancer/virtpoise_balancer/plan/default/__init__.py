@@ -12,7 +12,7 @@ Steps, as ``strategy.plan`` takes them (formulas: docs/scoring.md):
     7. If the policy says so, repair broken rules (``repair``) and even out the group (``balance``).
     8. Order the steps in waves, and predict both hosts after each move (``plan.waves``, ``predict_moves``).
     9. Give a reason for everything that was considered and stays (``why_not``; on request for any pair: ``consider``).
-       Before a move begins, its pair is asked for again (``fit``).
+       Before a move begins, ``fit`` checks its pair again.
 
 The data::
 
