@@ -13,6 +13,7 @@ from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
+from virtpoise_balancer.control.orders import By, Orders
 from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.copies import SeenTwice
@@ -243,6 +244,76 @@ def ended(store: Store, acting: Acting, at: float, outcome: MigrationOutcome = D
     for migration_id, _ in acting.taken[-1][0]:
         store.begin(migration_id)
         store.end(migration_id, outcome)
+
+
+FAILED = MigrationOutcome(result=Result.FAILED, why="no route to host", cause=Cause.ERROR)
+
+
+def of_three(store: Store, mode: Mode = "automatic") -> tuple[Cycle, Watching, Acting]:
+    """A cycle for a drained host with three domains, none of which can be migrated."""
+    three = [domain(name, "h1", 0.5) for name in "abc"]
+    cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), *three, mode=mode)
+    store.order_drain("h1", draining=True)
+    return replace(cycle, policy=STREAM), watching, acting
+
+
+def fail_all(store: Store, acting: Acting, at: float) -> None:
+    ended(store, acting, at, FAILED)
+    acting.busy = False
+
+
+def test_when_migrations_fail_it_falls_back_to_recommending_until_a_person_releases_it(store: Store) -> None:
+    cycle, _, acting = of_three(store)
+    first = run(cycle, 1000.0)
+    assert [one for one, *_ in ends(first.plan)] == ["a", "b", "c"]
+    ((_, recheck),) = acting.taken
+    fail_all(store, acting, 1005.0)
+    at = 1700.0  # after the back-off
+    report = run(cycle, at)
+    assert (report.result, len(acting.taken)) == (CycleResult.RECOMMENDED, 1)
+    assert report.sentence.startswith(
+        "the brake is on: the newest migration of 3 of 3 domains failed, the last one of c to h2: no route to host "
+        "(virtpoise release); "
+    )
+    assert "the brake is on" in str(recheck(first.plan.moves[0])), "what waits does not begin either"  # type: ignore[union-attr]
+    again = of_three(store)  # a new process over the same store
+    assert run(again[0], at + 86_400).result is CycleResult.RECOMMENDED, "the window has passed, but it stays on"
+    assert again[0].apply({("uuid-of-a", "h2")}, at + 86_405).moves, "a person's choice is made"
+    orders_of(cycle).release(By("alice", "command"))
+    report = run(again[0], at + 86_420)
+    assert (report.result, report.standing.brake) == (CycleResult.WAITING, None)
+    again[2].busy = False
+    ended(store, again[2], at + 86_421)
+    assert run(again[0], at + 86_500).result is CycleResult.MOVED
+
+
+def orders_of(cycle: Cycle) -> Orders:
+    return Orders(store=cycle.store, look=group, mode=lambda: cycle.mode, clock=cycle.clock)
+
+
+def test_in_mode_recommend_nothing_pulls_the_brake(store: Store) -> None:
+    cycle, _, acting = of_three(store)
+    run(cycle, 1000.0)
+    fail_all(store, acting, 1005.0)
+    assert run(replace(cycle, mode="recommend"), 1700.0).standing.brake is None
+    assert store.brake() is None
+
+
+def test_a_brake_is_pulled_once_and_keeps_its_first_reason(store: Store) -> None:
+    cycle, _, acting = of_three(store)
+    run(cycle, 1000.0)
+    fail_all(store, acting, 1005.0)
+    brakes = {run(cycle, now).standing.brake for now in (1700.0, 1710.0, 1720.0)}
+    assert [one.at for one in brakes if one] == [1700.0]
+
+
+def test_a_brake_is_pulled_while_prometheus_fails_as_well(store: Store) -> None:
+    cycle, watching, acting = of_three(store)
+    run(cycle, 1000.0)
+    fail_all(store, acting, 1005.0)
+    watching.failure = "no answer"
+    assert run(cycle, 1010.0).result is CycleResult.FAILED
+    assert store.brake() is not None
 
 
 def test_an_attempt_that_solves_nothing_earns_190_seconds_and_then_200(store: Store) -> None:
@@ -592,13 +663,13 @@ def meanwhile(store: Store, act: Callable[[], object]) -> Iterator[None]:
     recall = store.recall
     left = [act]
 
-    def and_act(moved_since: float) -> Memory:
-        found = recall(moved_since)
+    def and_act(*since: float) -> Memory:
+        found = recall(*since)
         if left:
             left.pop()()
         return found
 
-    store.recall = and_act  # type: ignore[method-assign]
+    store.recall = and_act  # type: ignore[method-assign, assignment]
     yield
     assert not left
 

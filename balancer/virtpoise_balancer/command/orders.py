@@ -1,4 +1,4 @@
-"""The commands that order something: apply, drain, undrain, acknowledge, pause, resume, mode."""
+"""The commands that order something: apply, drain, undrain, acknowledge, pause, resume, mode, release."""
 
 from __future__ import annotations
 
@@ -150,6 +150,17 @@ def mode(
     """
     with _orders(config) as (_, orders, by):
         print_out(orders.set_mode(mode, by))
+
+
+@app.command(
+    epilog="Example: virtpoise release. The brake is on when migrations failed or predictions were too far off "
+    "(policy.brake): moves are then only recommended, even after a restart. What happened before the release does not "
+    "count any more."
+)
+def release(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Release the brake: in mode automatic, moves are made again."""
+    with _orders(config) as (_, orders, by):
+        print_out(orders.release(by))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
+from virtpoise_balancer.control.acting import Standing, standing
 from virtpoise_balancer.control.decide import (
     CycleResult,
     Decision,
@@ -43,7 +44,8 @@ class Report:
     """What a cycle saw and did. If the look failed or another balancer acts, only ``result`` and ``sentence`` are set.
 
     ``observation``: with all that is remembered put into its snapshot. ``predictions``: those without a verdict.
-    ``unsettled``: domains that keep all action off their hosts. ``broken``: rows of the store that were left out.
+    ``unsettled``: domains that keep all action off their hosts. ``standing``: whether plans are carried out without a
+    person's word. ``broken``: rows of the store that were left out.
     """
 
     result: CycleResult
@@ -55,6 +57,7 @@ class Report:
     measured: tuple[tuple[DuePrediction, Measured], ...] = ()
     predictions: tuple[PredictionRecord, ...] = ()
     unsettled: tuple[Unsettled, ...] = ()
+    standing: Standing = field(default_factory=Standing)
     broken: tuple[str, ...] = ()
 
 
@@ -102,7 +105,7 @@ class Cycle:
         memory = self._recall(now)  # after `busy`: the ends of what is not under way any more are in the store
         self.accounts.keep_up(memory.watched, _known(seen.snapshot), _seen_twice(seen))
         windows, warnings = self._windows(memory, now)
-        acts = memory.orders.overrides.acts(self.mode) and self.only_recommends is None
+        acts = self._standing(memory, now).acts
         executor = self.executor if acts else RecommendingExecutor(self.executor)
         situation = self._situation(seen.snapshot, memory, now, executor, windows, busy=busy)
         decision = decide(situation)
@@ -149,7 +152,10 @@ class Cycle:
         return why_not_now(self._situation(seen, memory, now, self.executor, (), busy=True), move, ordered=ordered)
 
     def _recall(self, now: float) -> Memory:
-        return self.store.recall(now - remembered_seconds(self.policy))
+        return self.store.recall(now - remembered_seconds(self.policy), now - self.policy.brake.window_seconds)
+
+    def _standing(self, memory: Memory, now: float) -> Standing:
+        return standing(memory, self.policy, self.mode, self.only_recommends, now)
 
     def _situation(
         self,
@@ -169,9 +175,8 @@ class Cycle:
             windows=windows,
             silence=self.silence(),
             unsettled=self.accounts.unsettled(memory.watched),
+            standing=self._standing(memory, now),
             acts=executor.acts,
-            mode=self.mode,
-            only_recommends=self.only_recommends,
             busy=busy,
             in_flight=executor.in_flight,
             reach_back_seconds=self.observer.reach_back_seconds,
@@ -196,15 +201,17 @@ class Cycle:
     def failed(self, sentence: str, now: float) -> Report:
         """The report of a turn that came to nothing, which is written down as well."""
         memory = self._recall(now)
+        known = self._standing(memory, now)
         self.accounts.keep_up(memory.watched, (), None)
         cycle = next_cycle(now, CycleResult.FAILED, sentence, memory.newest_cycle)
-        committed = self.store.commit(Changes(cycle=cycle), now)
+        committed = self.store.commit(Changes(cycle=cycle, brake=known.brake if known.pulled else None), now)
         return Report(
             result=CycleResult.FAILED,
             sentence=sentence,
             drains=memory.orders.drains,
             predictions=committed.open_predictions,
             unsettled=self.accounts.unsettled(memory.watched),
+            standing=known,
             broken=memory.broken,
         )
 
@@ -241,5 +248,6 @@ def _report(decision: Decision, seen: Observation, situation: Situation, committ
         measured=known.measured,
         predictions=committed.open_predictions,
         unsettled=situation.unsettled,
+        standing=situation.standing,
         broken=memory.broken,
     )

@@ -26,9 +26,10 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.analyse.unsettled import with_unsettled
 from virtpoise_balancer.control import sentences
+from virtpoise_balancer.control.acting import Standing
 from virtpoise_balancer.control.sentences import UnderWay
 from virtpoise_balancer.knowledge.records import Changes, Memory, NewCycle, NewestCycle, NewPlan
-from virtpoise_balancer.model import Mode, Move, Plan, Policy, Refusal, Snapshot, Unsettled
+from virtpoise_balancer.model import Move, Plan, Policy, Refusal, Snapshot, Unsettled
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
@@ -56,9 +57,9 @@ class Situation:
     """All that a cycle decides on.
 
     ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``:
-    domains that keep all action off their hosts. ``acts``: whether moves are made, not only recommended. ``mode`` and
-    ``only_recommends``: as of the Cycle. ``busy``: moves of earlier plans are still being made. ``in_flight``: its
-    migrations under way. ``reach_back_seconds``: how far before its step a reading may reach.
+    domains that keep all action off their hosts. ``standing``: whether plans are carried out without a person's word.
+    ``acts``: whether moves are made, by order or without. ``busy``: moves of earlier plans are still being made.
+    ``in_flight``: its migrations under way. ``reach_back_seconds``: how far before its step a reading may reach.
     """
 
     now: float
@@ -68,9 +69,8 @@ class Situation:
     windows: tuple[Window, ...] = ()
     silence: Silence = field(default_factory=Silence)
     unsettled: tuple[Unsettled, ...] = ()
+    standing: Standing = field(default_factory=Standing)
     acts: bool = True
-    mode: Mode = "recommend"
-    only_recommends: str | None = None
     busy: bool = False
     in_flight: tuple[UnderWay, ...] = ()
     reach_back_seconds: float = 0.0
@@ -144,11 +144,10 @@ def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | Non
     ``situation``: its snapshot holds the hosts that the move concerns. ``ordered``: a person chose the move, so the
     mode does not matter.
     """
-    overrides = situation.memory.orders.overrides
-    if overrides.paused is not None:
-        return f"paused by {overrides.paused.who}"
-    if not ordered and not overrides.acts(situation.mode):
-        return "the mode is recommend"
+    if paused := situation.memory.orders.overrides.paused:
+        return f"paused by {paused.who}"
+    if not ordered and situation.standing.held:
+        return situation.standing.held
     others = tuple(one for one in situation.memory.commitments if one.uuid != move.uuid)
     known = bring_up_to_date(replace(situation, memory=replace(situation.memory, commitments=others)), waiting=False)
     why = obstacle(move, known.snapshot, situation.policy)
@@ -235,12 +234,8 @@ def _decision(
     acted: bool = False,
     wanted: frozenset[Choice] | None = None,
 ) -> Decision:
-    memory = situation.memory
-    overrides = memory.orders.overrides
-    if situation.only_recommends is not None and overrides.mode_over(situation.mode) == "automatic":
-        sentence = f"only recommends, {situation.only_recommends}; {sentence}"
-    elif overrides.paused is not None:
-        sentence = f"paused by {overrides.paused.who}: {sentence}"
+    memory, standing = situation.memory, situation.standing
+    sentence = f"{standing.prefix}{sentence}"
     return Decision(
         result=result,
         sentence=sentence,
@@ -250,6 +245,7 @@ def _decision(
         changes=replace(
             known.changes,
             plan=None if plan is None else _to_be_stored(situation, known.snapshot, plan, acted=acted, wanted=wanted),
+            brake=standing.brake if standing.pulled else None,
             cycle=next_cycle(situation.now, result, sentence, memory.newest_cycle),
         ),
     )

@@ -1,4 +1,4 @@
-"""Orders of people: drain, undrain, pause, resume, mode, apply, acknowledge.
+"""Orders of people: drain, undrain, pause, resume, mode, release, apply, acknowledge.
 
 Each is journalled, whether it is followed or refused.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import WHICH_HOSTS
@@ -76,6 +77,9 @@ class Orders:
 
     def set_mode(self, mode: Mode, by: By) -> str:
         return self._journalled("mode", mode, by, lambda: self._set_mode(mode, by))
+
+    def release(self, by: By) -> str:
+        return self._journalled("release", "", by, lambda: self._release(by))
 
     def apply(self, wanted: Set[Choice], by: By) -> str:
         target = f"{len(wanted)} move{'' if len(wanted) == 1 else 's'}"  # the answer names them
@@ -152,7 +156,16 @@ class Orders:
             return f"The mode is {mode} already."
         setting = Setting(value=mode, instead_of=configured, at=self.clock.now(), who=by.who)
         self.store.override("mode", None if mode == configured else setting)
-        return f"The mode is {mode} from the next cycle on."
+        braked = " The brake is on, so moves are only recommended: see virtpoise release." if self._brake() else ""
+        return f"The mode is {mode} from the next cycle on.{braked if mode == 'automatic' else ''}"
+
+    def _release(self, by: By) -> str:
+        brake = self._brake()
+        if brake is None:
+            return "The brake is not on."
+        now = self.clock.now()
+        self.store.override("released", Setting(value=brake.cause.value, instead_of="", at=now, who=by.who))
+        return f"The brake is released; it was on because {brake.why}."
 
     def _apply(self, wanted: Set[Choice]) -> str:
         if not wanted:
@@ -177,7 +190,11 @@ class Orders:
         return f"{unsettled[wanted[0]]} is accounted for: its hosts take part again from the next cycle on."
 
     def _acts(self) -> bool:
-        return self.store.overrides().acts(self.mode())
+        overrides = self.store.overrides()
+        return overrides.paused is None and overrides.mode_over(self.mode()) == "automatic" and self._brake() is None
+
+    def _brake(self) -> Brake | None:
+        return in_force(self.store.brake(), self.store.overrides().released_at)
 
 
 def _known(group: Snapshot, name: str) -> Host:

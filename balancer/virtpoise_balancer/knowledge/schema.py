@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
 )
 
+from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.model import Cause, Result, Role
 
 metadata = MetaData()
@@ -143,11 +144,21 @@ backoffs = Table(
     Column("failures", Integer, nullable=False),
 )
 
+# Written by cycles alone. One is on until a release (an override) that is newer.
+brakes = Table(
+    "brakes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _time("at", nullable=False),
+    Column("cause", String, nullable=False, info={"one_of": [*BrakeCause]}),
+    Column("why", Text, nullable=False),
+)
+
 # What a person has set over the configuration.
 overrides = Table(
     "overrides",
     metadata,
-    Column("name", String, primary_key=True),  # paused, mode
+    Column("name", String, primary_key=True),  # paused, mode, released
     Column("value", String, nullable=False),
     Column("instead_of", String, nullable=False),  # what the configuration said then
     _time("at", nullable=False),

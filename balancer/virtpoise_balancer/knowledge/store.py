@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
+from virtpoise_balancer.analyse.brake import Brake
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import Deposed, NotKnown
 from virtpoise_balancer.knowledge import (
     backoffs,
+    brakes,
     cycles,
     drains,
     fence,
@@ -83,8 +86,11 @@ class Store:
 
     # --- a cycle ------------------------------------------------------------------------------------------------------
 
-    def recall(self, moved_since: float) -> Memory:
-        """All that a cycle needs. Moves of a domain count if they ended after ``moved_since`` (Unix seconds)."""
+    def recall(self, moved_since: float, judged_since: float = math.inf) -> Memory:
+        """All that a cycle needs. Moves of a domain count if they ended after ``moved_since`` (Unix seconds).
+
+        The brake is judged by what ended after ``judged_since``.
+        """
         broken: list[str] = []
         with self.database.reading() as connection:
             now = self.clock.now()
@@ -96,6 +102,8 @@ class Store:
                 due=predictions.due(connection, broken),
                 watched=journal.watched(connection, now, broken),
                 commitments=journal.commitments(connection, now, broken),
+                brake=brakes.newest(connection, broken),
+                track_record=brakes.track_record(connection, judged_since, broken),
                 newest_plan=plans.newest(connection, broken),
                 newest_cycle=cycles.newest(connection, broken),
                 broken=tuple(dict.fromkeys(broken)),
@@ -108,6 +116,8 @@ class Store:
             predictions.record_verdicts(connection, changes.verdicts)
             plans.settle(connection, changes.settled)
             backoffs.write(connection, changes.backoffs)
+            if changes.brake is not None:
+                brakes.pull(connection, changes.brake)
             if changes.cycle is not None:
                 cycles.record(connection, changes.cycle)
             if changes.plan is not None:
@@ -124,6 +134,7 @@ class Store:
             plans.forget(connection, before, keep_bytes)
             overrides.forget(connection, before)
             drains.forget(connection, before)
+            brakes.forget(connection, before)
 
     # --- who leads ----------------------------------------------------------------------------------------------------
 
@@ -190,7 +201,12 @@ class Store:
         with self._reading() as (connection, broken):
             return overrides.read(connection, broken)
 
-    def override(self, name: Literal["paused", "mode"], setting: Setting | None) -> None:
+    def brake(self) -> Brake | None:
+        """The brake that was pulled last, whether it was released or not."""
+        with self._reading() as (connection, broken):
+            return brakes.newest(connection, broken)
+
+    def override(self, name: Literal["paused", "mode", "released"], setting: Setting | None) -> None:
         """Set it, or take it back with None."""
         with self.database.writing() as connection:
             overrides.write(connection, name, setting)

@@ -21,6 +21,7 @@ from virtpoise_balancer.model.plan import (
     Scores,
 )
 from virtpoise_balancer.model.policy import (
+    BrakeBounds,
     DomainWeights,
     HostWeights,
     Imbalance,
@@ -78,6 +79,7 @@ __all__ = [
     "STRICT",
     "Amount",
     "Attempt",
+    "BrakeBounds",
     "Bytes",
     "Cause",
     "Count",

@@ -159,6 +159,23 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrakeBounds:
+    """When moves are only recommended any more, until a person releases the brake.
+
+    ``failed_domains`` and ``failed_ratio``: this many domains, and this share of those migrated, whose newest migration
+    failed. ``predictions`` and ``error_ratio``: the median error of this many predicted loads. ``window_seconds``: only
+    what ended in this time counts.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    failed_domains: Count = 3
+    failed_ratio: Annotated[float, Gt(0), Le(1)] = 0.5
+    predictions: Count = 10
+    error_ratio: Annotated[float, Gt(0), Le(1)] = 0.15
+    window_seconds: Annotated[float, Gt(0)] = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the administrator wants; the section ``policy`` of the configuration.
 
@@ -190,6 +207,7 @@ class Policy:
     metadata: Literal["own", "ignore"] = "own"
     imbalance: Imbalance | None = None
     trend: Trend = Trend()
+    brake: BrakeBounds = BrakeBounds()
 
     def trigger(self, resource: Resource) -> Trigger:
         """When a resource is a problem; both directions of an uplink share one trigger."""

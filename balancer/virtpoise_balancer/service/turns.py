@@ -120,6 +120,7 @@ class Turns:
             log.warning("Prometheus warns", warning=warning)
         self._ask_hosts(report)
         self._changes.report(report.observation, self.reach.silence().silent)
+        self._changes.report_brake(report.standing.brake)
         for row in report.broken:
             self.left_out(row)
         for due, measured in report.measured:
@@ -147,6 +148,7 @@ class Turns:
             drains=report.drains,
             predictions=report.predictions,
             unsettled=report.unsettled,
+            brake=report.standing.brake,
             broken=report.broken,
             heard=self.reach.heard(),
         )

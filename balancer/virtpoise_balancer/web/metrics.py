@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
+from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
 from virtpoise_balancer.model import HostState, MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
@@ -168,6 +169,15 @@ class _StateCollector(Collector):
             "1 while the balancer is paused by an order.",
             self._published.overrides().paused is not None,
         )
+        brake = GaugeMetricFamily(
+            "virtpoise_brake",
+            "1 while the brake is on, so that moves are only recommended, by what pulled it.",
+            labels=["cause"],
+        )
+        on = self._published.brake
+        for cause in BrakeCause:
+            brake.add_metric([cause.value], float(on is not None and on.cause is cause))
+        yield brake
         yield from self._in_flight()
         if state.cycle_at is not None:
             yield _single(

@@ -175,6 +175,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
     def resume(_request: Request, _body: EmptyBody, by: By) -> str:
         return orders.resume(by)
 
+    def release(_request: Request, _body: EmptyBody, by: By) -> str:
+        return orders.release(by)
+
     def set_mode(_request: Request, body: ModeBody, by: By) -> str:
         return orders.set_mode(body.mode, by)
 
@@ -287,6 +290,14 @@ def operations(context: Context) -> tuple[Operation, ...]:
         ),
         post("/pause", "pause", "Start no migration until resumed, even after a restart.", EmptyBody, pause),
         post("/resume", "resume", "End a pause.", EmptyBody, resume),
+        post(
+            "/release",
+            "release",
+            "Release the brake, so that moves are made again.",
+            EmptyBody,
+            release,
+            role="mode",
+        ),
         post("/mode", "mode", "Only recommend moves, or make them.", ModeBody, set_mode, role="mode"),
     )
 
