@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from virtpoise_balancer.blackout import window_problems
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.formats import INCONSISTENT, problems
 from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, uri_of
@@ -118,7 +119,7 @@ def inconsistent(found: Iterable[str]) -> PydanticCustomError:
 
 
 def _consistent_policy(policy: Policy) -> Policy:
-    if found := [*policy_problems(policy), *rule_problems(policy)]:
+    if found := [*policy_problems(policy), *rule_problems(policy), *window_problems(policy)]:
         raise inconsistent(found)
     return policy
 

@@ -21,11 +21,13 @@ from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, Reco
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
+    BlackoutWindow,
     Cause,
     HostState,
     JournalEntry,
     MigrationOutcome,
     Mode,
+    Move,
     Policy,
     Progress,
     Reason,
@@ -244,6 +246,56 @@ def ended(store: Store, acting: Acting, at: float, outcome: MigrationOutcome = D
     for migration_id, _ in acting.taken[-1][0]:
         store.begin(migration_id)
         store.end(migration_id, outcome)
+
+
+NINE_TO_TEN = BlackoutWindow(name="backup", cron="0 9 * * *", duration_seconds=3600)
+NINE = 9 * 3600.0
+
+
+def in_window(store: Store) -> tuple[Cycle, Watching, Acting]:
+    cycle, watching, acting = make(store, *BUSY)
+    return replace(cycle, policy=replace(STREAM, windows=(NINE_TO_TEN,))), watching, acting
+
+
+def test_in_a_blackout_window_nothing_begins_without_a_persons_word_and_the_sentence_says_until_when(
+    store: Store,
+) -> None:
+    cycle, _, acting = in_window(store)
+    report = run(cycle, NINE)
+    assert (report.result, acting.taken) == (CycleResult.RECOMMENDED, [])
+    assert report.sentence.startswith(
+        "no migration begins until 1970-01-01 10:00 UTC (window backup); h1 is overloaded"
+    )
+    assert report.standing.mode == "automatic"
+    cycle.apply({("uuid-of-a", "h2")}, NINE + 5)
+    ((_, recheck),) = acting.taken
+    assert recheck(move_of(cycle)) is None, "a person chose it"
+    acting.busy = False
+    ended(store, acting, NINE + 6)
+    assert run(cycle, NINE + 3600).result is CycleResult.MOVED
+
+
+def move_of(cycle: Cycle) -> Move:
+    (move,) = plan(cycle.observer.observe(0.0).snapshot, STREAM).moves
+    return move
+
+
+def test_a_move_that_waited_when_the_window_opened_does_not_begin_and_one_under_way_goes_on(store: Store) -> None:
+    cycle, _, acting = in_window(store)
+    assert run(cycle, NINE - 10).result is CycleResult.MOVED
+    ((_, recheck),) = acting.taken
+    cycle.clock.at = NINE  # type: ignore[attr-defined]
+    assert recheck(move_of(cycle)) == "no migration begins until 1970-01-01 10:00 UTC (window backup)"
+    begun(store, acting, NINE - 5)
+    acting.in_flight = (InFlight(move_of(cycle)),)
+    assert "migrating a from h1 to h2" in run(cycle, NINE).sentence
+
+
+def test_a_pause_and_the_brake_are_named_before_a_window(store: Store) -> None:
+    cycle, _, _ = in_window(store)
+    store.override("paused", Setting(value="yes", instead_of="no", at=1.0, who="alice"))
+    assert run(cycle, NINE).sentence.startswith("paused by alice: h1 is overloaded")
+    assert run(replace(cycle, mode="recommend"), NINE + 10).standing.blackout is None
 
 
 FAILED = MigrationOutcome(result=Result.FAILED, why="no route to host", cause=Cause.ERROR)

@@ -9,6 +9,7 @@ import pytest
 from builders import domain, group, host
 from storing import record
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
+from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.records import Action, Changes
@@ -63,6 +64,13 @@ def test_a_brake_is_released_once_and_each_answer_says_why_it_was_on(store: Stor
     assert take.release(ALICE) == "The brake is released; it was on because 3 of 3 failed."
     assert take.release(ALICE) == "The brake is not on."
     assert [one.action for one in store.actions(10)] == ["release", "release", "drain", "release"]
+
+
+def test_a_drain_in_a_window_says_until_when_it_waits_and_how_to_go_ahead(store: Store) -> None:
+    blackout = Blackout(windows=("day",), until=9.0, text="until 18:00 (window day)")
+    take = orders(store, mode=lambda: "automatic", blackout=lambda: blackout)
+    answer = "It waits: no migration begins until 18:00 (window day). Go ahead with virtpoise apply."
+    assert take.drain("h1", ALICE) == f"h1 drains from the next cycle on. {answer}"
 
 
 def test_whoever_switches_to_automatic_is_told_of_the_brake(store: Store) -> None:

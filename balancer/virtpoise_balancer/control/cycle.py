@@ -11,6 +11,7 @@ from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.silence import Silence
+from virtpoise_balancer.blackout import blackout_at
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.acting import Standing, standing
@@ -155,7 +156,8 @@ class Cycle:
         return self.store.recall(now - remembered_seconds(self.policy), now - self.policy.brake.window_seconds)
 
     def _standing(self, memory: Memory, now: float) -> Standing:
-        return standing(memory, self.policy, self.mode, self.only_recommends, now)
+        blackout = blackout_at(self.policy.windows, now)
+        return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends, blackout=blackout)
 
     def _situation(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import with_drains
+from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import WHICH_HOSTS
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
@@ -49,7 +50,7 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 class Orders:
     """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the
     plan; ``on_order``: called after each order is journalled; ``may_act``: whether the configuration says which targets
-    are hosts, without which nothing is moved automatically.
+    are hosts, without which nothing is moved automatically; ``blackout``: the one that is now.
 
     Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then
     nothing was changed.
@@ -61,6 +62,7 @@ class Orders:
     carry_out: Callable[[Set[Choice]], Plan] = no_carrier
     on_order: Callable[[Action], None] = lambda _action: None
     may_act: Callable[[], bool] = lambda: True
+    blackout: Callable[[], Blackout | None] = lambda: None
     clock: Clock = SYSTEM
 
     def drain(self, host: str, by: By) -> str:
@@ -127,8 +129,7 @@ class Orders:
             raise Refused(f"{name}: it is the last host of the group, there is nowhere to move its domains")
         if not self.store.order_drain(name, draining=True):
             return f"{name} is draining already."
-        hint = "" if self._acts() else " Its moves are only recommended now: see the plan."
-        return f"{name} drains from the next cycle on.{hint}"
+        return f"{name} drains from the next cycle on.{self._hint()}"
 
     def _undrain(self, name: str) -> str:
         if self.store.order_drain(name, draining=False):
@@ -192,6 +193,14 @@ class Orders:
     def _acts(self) -> bool:
         overrides = self.store.overrides()
         return overrides.paused is None and overrides.mode_over(self.mode()) == "automatic" and self._brake() is None
+
+    def _hint(self) -> str:
+        """What keeps a drain from beginning at once."""
+        if not self._acts():
+            return " Its moves are only recommended now: see the plan."
+        if blackout := self.blackout():
+            return f" It waits: no migration begins {blackout.text}. Go ahead with virtpoise apply."
+        return ""
 
     def _brake(self) -> Brake | None:
         return in_force(self.store.brake(), self.store.overrides().released_at)

@@ -21,6 +21,7 @@ from virtpoise_balancer.model.plan import (
     Scores,
 )
 from virtpoise_balancer.model.policy import (
+    BlackoutWindow,
     BrakeBounds,
     DomainWeights,
     HostWeights,
@@ -79,6 +80,7 @@ __all__ = [
     "STRICT",
     "Amount",
     "Attempt",
+    "BlackoutWindow",
     "BrakeBounds",
     "Bytes",
     "Cause",

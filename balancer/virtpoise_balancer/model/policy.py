@@ -176,6 +176,20 @@ class BrakeBounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlackoutWindow:
+    """A time in which mode automatic begins no migration.
+
+    ``cron``: when it begins, as five fields of cron in the ``time_zone``; ``duration_seconds``: how long it lasts.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    name: Name
+    cron: Name
+    duration_seconds: Annotated[float, Ge(60), Le(31 * 86400)]
+    time_zone: Name = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the administrator wants; the section ``policy`` of the configuration.
 
@@ -183,7 +197,8 @@ class Policy:
     further move of it that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off
     its source's load at least, unless nothing else helps. ``saturation_ratio``: from this load on a host hides demand.
     ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains only because a
-    rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing.
+    rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing. ``windows``: when mode
+    automatic begins no migration.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -208,6 +223,7 @@ class Policy:
     imbalance: Imbalance | None = None
     trend: Trend = Trend()
     brake: BrakeBounds = BrakeBounds()
+    windows: tuple[BlackoutWindow, ...] = ()
 
     def trigger(self, resource: Resource) -> Trigger:
         """When a resource is a problem; both directions of an uplink share one trigger."""

@@ -149,6 +149,7 @@ class Turns:
             predictions=report.predictions,
             unsettled=report.unsettled,
             brake=report.standing.brake,
+            blackout=report.standing.blackout,
             broken=report.broken,
             heard=self.reach.heard(),
         )

@@ -178,6 +178,15 @@ class _StateCollector(Collector):
         for cause in BrakeCause:
             brake.add_metric([cause.value], float(on is not None and on.cause is cause))
         yield brake
+        blackout = GaugeMetricFamily(
+            "virtpoise_blackout",
+            "1 while the window (policy.windows) keeps mode automatic from beginning migrations.",
+            labels=["window"],
+        )
+        opened = state.blackout.windows if state.blackout else ()
+        for window in state.policy.windows:
+            blackout.add_metric([window.name], float(window.name in opened))
+        yield blackout
         yield from self._in_flight()
         if state.cycle_at is not None:
             yield _single(

@@ -12,6 +12,7 @@ from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import watched
+from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
@@ -42,8 +43,8 @@ class State:
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
     ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action
-    off their hosts; ``brake``: as the newest cycle found it; ``heard``: the last answer of each host's libvirt to the
-    balancer.
+    off their hosts; ``brake`` and ``blackout``: as the newest cycle found them; ``heard``: the last answer of each
+    host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -61,6 +62,7 @@ class State:
     predictions: tuple[PredictionRecord, ...] = ()
     unsettled: tuple[Unsettled, ...] = ()
     brake: Brake | None = None
+    blackout: Blackout | None = None
     broken: tuple[str, ...] = ()
     heard: Mapping[str, Heard] = field(default_factory=dict)
 
@@ -167,14 +169,15 @@ class Status:
     """The balancer at this moment.
 
     ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``brake``: why moves are only recommended
-    although the mode was automatic; ``unsettled``: domains that keep all action off their hosts; ``refused_targets``:
-    the targets of Prometheus that are refused as hosts.
+    although the mode was automatic; ``blackout``: until when mode automatic begins no migration; ``unsettled``: domains
+    that keep all action off their hosts; ``refused_targets``: the targets of Prometheus that are refused as hosts.
     """
 
     mode: Mode
     mode_set: Setting | None
     paused: Setting | None
     brake: Brake | None
+    blackout: Blackout | None
     leader: bool
     interval_seconds: float
     strategy: str
@@ -278,6 +281,7 @@ def status(published: Published) -> Status:
         mode_set=overrides.mode,
         paused=overrides.paused,
         brake=published.brake,
+        blackout=state.blackout,
         leader=state.leader,
         interval_seconds=state.interval_seconds,
         strategy=state.policy.strategy,
