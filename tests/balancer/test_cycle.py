@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, text
 
 from builders import GIB, FakeClock, domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.silence import Silence
@@ -246,6 +246,49 @@ def ended(store: Store, acting: Acting, at: float, outcome: MigrationOutcome = D
     for migration_id, _ in acting.taken[-1][0]:
         store.begin(migration_id)
         store.end(migration_id, outcome)
+
+
+def test_a_migration_of_others_is_said_kept_and_lets_its_hosts_rest_until_the_figures_show_it(store: Store) -> None:
+    small = domain("b", "h2", 0.2)
+    calm = (host("h1", 0.5, 0.5, 0.5), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0), small)
+    cycle, watching, acting = make(store, *calm)
+    cycle = replace(cycle, policy=STREAM)
+    watching.reach_back_seconds = 20.0
+    assert "not ours" not in run(cycle, 1000.0).sentence
+    other = make(store)[0]  # a new process over the same store
+    cycle = replace(other, observer=watching, executor=acting, policy=STREAM)
+    watching.seen = group(host("h1", 0.9, 0.9, 0.9), calm[1], calm[2], replace(small, host="h1"))
+    report = run(cycle, 1010.0)
+    assert (report.result, acting.taken) == (CycleResult.IDLE, [])
+    assert report.sentence.endswith("; not ours: b was migrated from h2 to h1")
+    assert [(one.kind, one.source, one.destination) for one in report.others] == [("migrated", "h2", "h1")]
+    assert store.others(5) == report.others
+    results = {at: run(cycle, float(at)) for at in range(1020, 1060, 10)}
+    assert all("not ours" not in one.sentence for one in results.values())
+    assert [at for at, one in results.items() if one.result is CycleResult.MOVED] == [1050], "2 steps after 1030"
+    assert [one for one, *_ in ends(results[1050].plan)] == ["a"]
+
+
+def test_what_the_balancer_moves_itself_is_never_taken_for_a_change_of_others(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0)
+    acting.busy = False
+    watching.seen = group(host("h1", 0.5, 0.5), host("h2", 0.5, 0.5), domain("a", "h2", 3.0))
+    assert run(cycle, 1010.0).others == ()
+    assert store.others(5) == ()
+
+
+def test_a_look_that_cannot_be_read_is_no_look_and_is_named_once(store: Store) -> None:
+    cycle, watching, _ = make(store, host("h1", 0.1), host("h2", 0.1), domain("a", "h1"))
+    run(cycle, 1000.0)
+    with store.database.writing() as connection:
+        connection.execute(text("UPDATE looks SET document = 'x'"))
+    watching.seen = group(host("h1", 0.1), host("h2", 0.1), domain("a", "h2"))
+    report = run(cycle, 1010.0)
+    assert report.others == ()
+    assert [row for row in report.broken if "look" in row]
+    assert run(cycle, 1020.0).broken == ()
 
 
 NINE_TO_TEN = BlackoutWindow(name="backup", cron="0 9 * * *", duration_seconds=3600)
@@ -762,7 +805,7 @@ def test_only_what_changed_is_written(store: Store, monkeypatch: pytest.MonkeyPa
 
 def test_a_cycle_reads_in_one_transaction_and_writes_in_one(store: Store) -> None:
     begun: list[bool] = []
-    cycle, watching, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
+    cycle, watching, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
     run(cycle, 990.0)
 
     @event.listens_for(store.database.engine, "begin")

@@ -10,6 +10,7 @@ from typing import Protocol
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
+from virtpoise_balancer.analyse.others import OthersChange, counting, disturbed
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.blackout import blackout_at
 from virtpoise_balancer.clock import Clock
@@ -46,7 +47,8 @@ class Report:
 
     ``observation``: with all that is remembered put into its snapshot. ``predictions``: those without a verdict.
     ``unsettled``: domains that keep all action off their hosts. ``standing``: whether plans are carried out without a
-    person's word. ``broken``: rows of the store that were left out.
+    person's word. ``others``: changes that this cycle saw and that are not ours. ``broken``: rows of the store that
+    were left out.
     """
 
     result: CycleResult
@@ -59,6 +61,7 @@ class Report:
     predictions: tuple[PredictionRecord, ...] = ()
     unsettled: tuple[Unsettled, ...] = ()
     standing: Standing = field(default_factory=Standing)
+    others: tuple[OthersChange, ...] = ()
     broken: tuple[str, ...] = ()
 
 
@@ -109,7 +112,7 @@ class Cycle:
         acts = self._standing(memory, now).acts
         executor = self.executor if acts else RecommendingExecutor(self.executor)
         situation = self._situation(seen.snapshot, memory, now, executor, windows, busy=busy)
-        decision = decide(situation)
+        decision = decide(replace(situation, twice=frozenset(seen.duplicates)))
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
             executor.carry_out(committed.entries, partial(self.obstacle, ordered=False))
@@ -188,7 +191,7 @@ class Cycle:
         """The predictions whose window has passed, with what was measured in it; and the warnings of these queries."""
         windows: list[Window] = []
         warnings: list[str] = []
-        for due in memory.due:
+        for due in disturbed(memory.due, counting(memory.others)):
             start, end = window(due, self.measurement.settle_seconds, self.measurement.window_seconds)
             if end > now or due.migrated >= now - self.measurement.settle_seconds:
                 continue
@@ -251,5 +254,6 @@ def _report(decision: Decision, seen: Observation, situation: Situation, committ
         predictions=committed.open_predictions,
         unsettled=situation.unsettled,
         standing=situation.standing,
+        others=decision.changes.look.changes if decision.changes.look else (),
         broken=memory.broken,
     )

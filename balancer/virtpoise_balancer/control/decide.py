@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from virtpoise_balancer.analyse.backoff import (
     Backoff,
-    after_migrations,
+    after_changes,
     after_order,
     after_plan,
     relieved,
@@ -23,12 +23,13 @@ from virtpoise_balancer.analyse.commitments import with_commitments, with_migrat
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
+from virtpoise_balancer.analyse.others import as_commitments, compare, counting, with_moved
 from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.analyse.unsettled import with_unsettled
 from virtpoise_balancer.control import sentences
 from virtpoise_balancer.control.acting import Standing
 from virtpoise_balancer.control.sentences import UnderWay
-from virtpoise_balancer.knowledge.records import Changes, Memory, NewCycle, NewestCycle, NewPlan
+from virtpoise_balancer.knowledge.records import Changes, Look, Memory, NewCycle, NewestCycle, NewPlan
 from virtpoise_balancer.model import Move, Plan, Policy, Refusal, Snapshot, Unsettled
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
@@ -59,7 +60,9 @@ class Situation:
     ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``:
     domains that keep all action off their hosts. ``standing``: whether plans are carried out without a person's word.
     ``acts``: whether moves are made, by order or without. ``busy``: moves of earlier plans are still being made.
-    ``in_flight``: its migrations under way. ``reach_back_seconds``: how far before its step a reading may reach.
+    ``in_flight``: its migrations under way. ``twice``: uuids of domains that are seen on several hosts. ``look``: what
+    is seen, compared with the look before; only where a whole cycle is decided. ``reach_back_seconds``: how far before
+    its step a reading may reach.
     """
 
     now: float
@@ -73,6 +76,8 @@ class Situation:
     acts: bool = True
     busy: bool = False
     in_flight: tuple[UnderWay, ...] = ()
+    twice: frozenset[str] = frozenset()
+    look: Look | None = None
     reach_back_seconds: float = 0.0
 
 
@@ -107,6 +112,7 @@ class Decision:
 
 def decide(situation: Situation) -> Decision:
     """The whole decision of one cycle."""
+    situation = _compared(situation)
     known = bring_up_to_date(situation)
     waiting = sentences.under_way(situation.in_flight, _waiting(situation))
     if waits_for_all(situation):
@@ -123,6 +129,19 @@ def decide(situation: Situation) -> Decision:
     if not situation.acts:
         return _decision(situation, known, CycleResult.RECOMMENDED, sentence, plan, acted=False)
     return _decision(situation, known, CycleResult.MOVED, sentence, plan, acted=True)
+
+
+def _compared(situation: Situation) -> Situation:
+    """The situation with what others changed since the look before."""
+    memory = situation.memory
+    doubtful = situation.twice | {one.uuid for one in situation.unsettled}
+    found = compare(memory.sightings, situation.seen, memory.commitments, situation.now, doubtful)
+    same = memory.sightings is not None and replace(found.sightings, at=memory.sightings.at) == memory.sightings
+    return replace(
+        situation,
+        memory=replace(memory, others=(*memory.others, *found.changes)),
+        look=Look(sightings=found.sightings, changes=found.changes, same=same),
+    )
 
 
 def waits_for_all(situation: Situation) -> bool:
@@ -188,12 +207,12 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
     )
     attempts = after_orders(memory.learned.attempts, marked, memory.orders.drains)
-    seen = with_learned(with_backoffs(marked, backoffs), replace(memory.learned, attempts=attempts))
+    moved = with_moved(memory.learned.moved, memory.others)
+    seen = with_learned(with_backoffs(marked, backoffs), replace(memory.learned, attempts=attempts, moved=moved))
+    commitments = (*memory.commitments, *as_commitments(memory.others))
     return UpToDate(
         seen=with_migrating(seen, memory.commitments),
-        snapshot=with_commitments(
-            seen, memory.commitments, reach_back_seconds=situation.reach_back_seconds, waiting=waiting
-        ),
+        snapshot=with_commitments(seen, commitments, reach_back_seconds=situation.reach_back_seconds, waiting=waiting),
         backoffs=backoffs,
         measured=measured,
         changes=Changes(
@@ -235,7 +254,8 @@ def _decision(
     wanted: frozenset[Choice] | None = None,
 ) -> Decision:
     memory, standing = situation.memory, situation.standing
-    sentence = f"{standing.prefix}{sentence}"
+    changes = situation.look.changes if situation.look else ()
+    sentence = sentences.with_others(f"{standing.prefix}{sentence}", changes)
     return Decision(
         result=result,
         sentence=sentence,
@@ -245,6 +265,7 @@ def _decision(
         changes=replace(
             known.changes,
             plan=None if plan is None else _to_be_stored(situation, known.snapshot, plan, acted=acted, wanted=wanted),
+            look=situation.look,
             brake=standing.brake if standing.pulled else None,
             cycle=next_cycle(situation.now, result, sentence, memory.newest_cycle),
         ),
@@ -279,8 +300,8 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             counted_from=counted_from,
             penalty=policy.penalty,
         )
-    if policy.strategy != "thesis":
-        backoffs |= after_migrations(backoffs, memory.commitments, situation.reach_back_seconds)
+    ours = memory.commitments if policy.strategy != "thesis" else ()
+    backoffs |= after_changes(backoffs, [*ours, *counting(memory.others)], situation.reach_back_seconds)
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}
     for host in marked.hosts:

@@ -11,6 +11,7 @@ from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.learned import Learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.analyse.others import OthersChange, Sightings
 from virtpoise_balancer.model import JournalEntry, Mode, Move, Plan, Policy, Result, Role, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
@@ -204,7 +205,8 @@ class Memory:
     """All that a cycle reads, as it was at one moment. ``ended_plans``: those not settled yet, oldest first.
 
     ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``brake``: pulled last,
-    whether it was released or not. ``broken``: one line for each row that could not be read and was left out.
+    whether it was released or not. ``sightings``: of the newest look. ``others``: the changes of the last hours that
+    are not ours, oldest first. ``broken``: one line for each row that could not be read and was left out.
     """
 
     orders: StandingOrders = StandingOrders()
@@ -216,6 +218,8 @@ class Memory:
     commitments: tuple[Commitment, ...] = ()
     brake: Brake | None = None
     track_record: TrackRecord = field(default_factory=TrackRecord)
+    sightings: Sightings | None = None
+    others: tuple[OthersChange, ...] = ()
     newest_plan: NewestPlan | None = None
     newest_cycle: NewestCycle | None = None
     broken: tuple[str, ...] = ()
@@ -261,6 +265,18 @@ class NewCycle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a cycle saw of the domains' places. ``same``: only its time differs from the look before.
+
+    ``changes``: those that are not ours.
+    """
+
+    sightings: Sightings
+    changes: tuple[OthersChange, ...]
+    same: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """All that a cycle writes.
 
@@ -274,6 +290,7 @@ class Changes:
     plan: NewPlan | None = None
     cycle: NewCycle | None = None
     brake: Brake | None = None
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from virtpoise_balancer.analyse.brake import BrakeCause
+from virtpoise_balancer.analyse.others import ChangeKind
 from virtpoise_balancer.model import Cause, Result, Role
 
 metadata = MetaData()
@@ -122,6 +123,29 @@ predictions = Table(
     Column("measured", Float),
     Column("error", Float),
     Column("verdict", String, index=True, info={"one_of": VERDICTS}),  # null: not yet due
+)
+
+# One row: what the newest look showed. Written by cycles alone.
+looks = Table(
+    "looks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _time("at", nullable=False),
+    Column("document", LargeBinary, nullable=False),  # known hosts and active domains, as compressed JSON
+)
+
+# Changes that are not ours. Written by cycles alone.
+others = Table(
+    "others",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String, nullable=False, info={"one_of": [*ChangeKind]}),
+    Column("domain", String, nullable=False),
+    Column("uuid", String, nullable=False),
+    Column("source", String),  # null: a start
+    Column("destination", String),  # null: a stop
+    _time("before", nullable=False),  # the last look that does not show it
+    _time("at", nullable=False, index=True),  # the first that does
 )
 
 # The newest order for each host. Written by orders alone.

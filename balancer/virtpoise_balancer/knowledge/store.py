@@ -11,6 +11,7 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from virtpoise_balancer.analyse.brake import Brake
+from virtpoise_balancer.analyse.others import OthersChange
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import Deposed, NotKnown
 from virtpoise_balancer.knowledge import (
@@ -21,6 +22,7 @@ from virtpoise_balancer.knowledge import (
     fence,
     journal,
     learned,
+    others,
     overrides,
     plans,
     predictions,
@@ -104,6 +106,8 @@ class Store:
                 commitments=journal.commitments(connection, now, broken),
                 brake=brakes.newest(connection, broken),
                 track_record=brakes.track_record(connection, judged_since, broken),
+                sightings=others.sightings(connection, broken),
+                others=others.lately(connection, now, broken),
                 newest_plan=plans.newest(connection, broken),
                 newest_cycle=cycles.newest(connection, broken),
                 broken=tuple(dict.fromkeys(broken)),
@@ -118,6 +122,8 @@ class Store:
             backoffs.write(connection, changes.backoffs)
             if changes.brake is not None:
                 brakes.pull(connection, changes.brake)
+            if changes.look is not None:
+                others.record(connection, changes.look.sightings, changes.look.changes, same=changes.look.same)
             if changes.cycle is not None:
                 cycles.record(connection, changes.cycle)
             if changes.plan is not None:
@@ -135,6 +141,7 @@ class Store:
             overrides.forget(connection, before)
             drains.forget(connection, before)
             brakes.forget(connection, before)
+            others.forget(connection, before)
 
     # --- who leads ----------------------------------------------------------------------------------------------------
 
@@ -225,6 +232,11 @@ class Store:
     def actions(self, limit: int) -> tuple[Action, ...]:
         with self._reading() as (connection, broken):
             return overrides.actions(connection, limit, broken)
+
+    def others(self, limit: int) -> tuple[OthersChange, ...]:
+        """The changes that are not ours."""
+        with self._reading() as (connection, broken):
+            return others.history(connection, limit, broken)
 
     def history(self, limit: int, *, uuid: str | None = None, host: str | None = None) -> tuple[MigrationRecord, ...]:
         """The newest migrations (of one domain, or from and to one host), each with its predictions."""

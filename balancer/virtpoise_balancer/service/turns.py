@@ -17,6 +17,7 @@ from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Plan, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
+from virtpoise_balancer.service import reports
 from virtpoise_balancer.service.changes import LoggedChanges
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.systemd import notify
@@ -133,6 +134,9 @@ class Turns:
                 measured=None if measured.ratio is None else round(measured.ratio, 3),
                 verdict=measured.verdict,
             )
+        for one in report.others:
+            self.metrics.others_changed(one)
+        reports.others_changed(report.others)
         self.metrics.cycle_ended(report.result.value, seconds)
         self.published.state = replace(
             first_state(self.config, leader=self.leadership.leads),

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
 from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
 from virtpoise_balancer.model import HostState, MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
 from virtpoise_balancer.monitor.targets import TargetRefusal
@@ -97,6 +98,14 @@ class Metrics:
             ["role"],
             registry=self.registry,
         )
+        self._others = Counter(
+            "virtpoise_others_changes_total",
+            "Domains that were migrated, started or stopped, and not by the balancer.",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in ChangeKind:
+            self._others.labels(kind.value)
         self._orders = Counter(
             "virtpoise_orders_total",
             "Orders over HTTP (page, API, virtpoise apply), by action and by whether they were followed or refused.",
@@ -136,6 +145,9 @@ class Metrics:
         self._measured.labels(due.role).inc()
         if due.lower <= measured.ratio <= due.upper:
             self._within.labels(due.role).inc()
+
+    def others_changed(self, change: OthersChange) -> None:
+        self._others.labels(change.kind.value).inc()
 
     def ordered(self, action: Action) -> None:
         if action.who == STRANGER:  # counted one by one in stranger_refused

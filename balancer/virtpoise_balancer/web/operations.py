@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import MaxLen, MinLen
 from starlette.requests import Request
 
+from virtpoise_balancer.analyse.others import OthersChange
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, NotKnown
 from virtpoise_balancer.explain.explain import Explanation, explain, not_seen
@@ -160,6 +161,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
     def show_actions(request: Request) -> tuple[Action, ...]:
         return store.actions(limit(request))
 
+    def show_others(request: Request) -> tuple[OthersChange, ...]:
+        return store.others(limit(request))
+
     def drain(request: Request, _body: EmptyBody, by: By) -> str:
         return orders.drain(request.path_params["name"], by)
 
@@ -256,6 +260,15 @@ def operations(context: Context) -> tuple[Operation, ...]:
             "The orders, followed or refused.",
             tuple[Action, ...],
             show_actions,
+            LIMIT,
+            until_changed=False,
+        ),
+        get(
+            "/others",
+            "others",
+            "Migrations, starts and stops that are not the balancer's.",
+            tuple[OthersChange, ...],
+            show_others,
             LIMIT,
             until_changed=False,
         ),
