@@ -15,6 +15,8 @@ from virtpoise_balancer.analyse.brake import (
     in_force,
     judge,
 )
+from virtpoise_balancer.analyse.drains import DrainOrder
+from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
 from virtpoise_balancer.model import BrakeBounds
 
 BOUNDS = BrakeBounds()
@@ -23,8 +25,24 @@ NOW = 100_000.0
 
 def migration(domain: str, ended: float, *, failed: bool = True) -> EndedMigration:
     why = "no route to host" if failed else ""
+    return moved(domain, "h1", "h2", ended, failed=failed, why=why)
+
+
+def moved(domain: str, source: str, to: str, ended: float, *, failed: bool = False, why: str = "") -> EndedMigration:
     return EndedMigration(
-        domain=domain, uuid=f"uuid-of-{domain}", destination="h2", ended=ended, failed=failed, why=why
+        domain=domain, uuid=f"uuid-of-{domain}", source=source, destination=to, ended=ended, failed=failed, why=why
+    )
+
+
+def theirs(domain: str, source: str, to: str, at: float) -> OthersChange:
+    return OthersChange(
+        kind=ChangeKind.MIGRATED,
+        domain=domain,
+        uuid=f"uuid-of-{domain}",
+        source=source,
+        destination=to,
+        before=at - 10,
+        at=at,
     )
 
 
@@ -98,6 +116,72 @@ def test_a_brake_is_on_until_a_release_that_is_not_older() -> None:
     brake = Brake(at=50.0, cause=BrakeCause.MIGRATIONS, why="x")
     assert [in_force(brake, released) for released in (None, 49.0, 50.0, 51.0)] == [brake, brake, None, None]
     assert in_force(None, None) is None
+
+
+# --- moves that undo each other ---------------------------------------------------------------------------------------
+
+THERE, BACK = ("a", "h1", "h2"), ("a", "h2", "h1")
+
+
+def opposed(
+    ours: list[EndedMigration], others: list[OthersChange], drains: dict[str, DrainOrder] | None = None
+) -> Brake | None:
+    found = judge(TrackRecord(migrations=tuple(ours), others=tuple(others)), BOUNDS, None, NOW, drains)
+    assert found is None or found.cause is BrakeCause.OTHERS
+    return found
+
+
+def test_two_balancers_that_undo_each_others_moves_both_stop_after_the_same_migration() -> None:
+    """A moves there, B back, A there: each has its own journal, and the other's moves are changes of others."""
+    at = [NOW - 90, NOW - 60, NOW - 30]
+    first = [moved(*THERE, at[0])], [theirs(*BACK, at[1] + 5)]
+    second = [moved(*BACK, at[1])], [theirs(*THERE, at[0] + 5)]
+    assert opposed(*first) is opposed(*second) is None, "one may be a person's"
+    first[0].append(moved(*THERE, at[2]))
+    second[1].append(theirs(*THERE, at[2] + 5))
+    for brake in (opposed(*first), opposed(*second)):
+        assert brake is not None
+        assert brake.why.startswith(
+            "it and others undid 2 of each other's moves (a from h2 to h1, a from h1 to h2); perhaps a second balancer"
+        )
+
+
+@pytest.mark.parametrize(
+    ("ours", "others"),
+    [
+        ([moved(*THERE, NOW - 90)], [theirs("b", "h2", "h1", NOW - 60), theirs("c", "h2", "h1", NOW - 60)]),
+        ([moved(*THERE, NOW - 9000)], [theirs(*BACK, NOW - 60), theirs("a", "h1", "h3", NOW - 30)]),
+        ([moved(*THERE, NOW - 90, failed=True)], [theirs(*BACK, NOW - 60), theirs(*BACK, NOW - 30)]),
+        ([moved(*THERE, NOW - 90)], [theirs("a", "h3", "h1", NOW - 60), theirs("a", "h3", "h1", NOW - 30)]),
+        ([moved("a", "h2", "h3", NOW - 90), moved("b", "h2", "h3", NOW - 60)], []),
+    ],
+    ids=["other domains", "long ago", "failed", "from elsewhere", "ours alone"],
+)
+def test_migrations_of_others_that_undo_nothing_are_an_administrators_work(
+    ours: list[EndedMigration], others: list[OthersChange]
+) -> None:
+    assert opposed(ours, others) is None
+
+
+def test_whoever_fills_a_host_that_is_drained_works_against_us_and_emptying_it_does_not_work_against_them() -> None:
+    drains = {"h2": DrainOrder(host="h2", draining=True, at=NOW - 1000)}
+    ours = [moved("a", "h2", "h1", NOW - 30), moved("b", "h2", "h1", NOW - 20)]
+    before = [theirs("a", "h1", "h2", NOW - 1500), theirs("b", "h1", "h2", NOW - 1500)]
+    assert opposed(ours, before, drains) is None, "a person moved them by hand, and then ordered the drain"
+    undrained = {"h2": DrainOrder(host="h2", draining=False, at=NOW - 10)}
+    assert opposed(ours, before, undrained) is None
+    assert opposed(ours, before) is not None
+    since = [theirs("c", "h1", "h2", NOW - 500), theirs("d", "h1", "h2", NOW - 500)]
+    assert opposed([], since, drains) is not None
+    assert opposed([], since, undrained) is None
+
+
+def test_what_was_undone_before_a_release_does_not_count() -> None:
+    found = TrackRecord(
+        migrations=(moved(*THERE, NOW - 90), moved(*THERE, NOW - 30)), others=(theirs(*BACK, NOW - 60),)
+    )
+    assert judge(found, BOUNDS, None, NOW) is not None
+    assert judge(found, BOUNDS, NOW - 70, NOW) is None
 
 
 ENDS = st.builds(

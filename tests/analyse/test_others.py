@@ -106,7 +106,7 @@ def test_what_the_journal_explains_is_ours(move: Commitment, seen_on: str) -> No
     [
         (ours("h3", "h1"), "h3"),  # back, where ours was done
         (ours(), "h3"),
-        (ours(ended=900.0), "h2"),  # long ago
+        (ours(began=890.0, ended=900.0), "h2"),  # long ago
         (ours(began=None, ended=None, result=None), "h2"),  # it still waits
         (ours(result=Result.SKIPPED), "h2"),
     ],
@@ -114,6 +114,21 @@ def test_what_the_journal_explains_is_ours(move: Commitment, seen_on: str) -> No
 def test_what_the_journal_does_not_explain_is_not_ours(move: Commitment, seen_on: str) -> None:
     found = look(first(domain("a", "h1")), 1010.0, domain("a", seen_on), ours=[move])
     assert told(found) == [("migrated", "a", "h1", seen_on)]
+
+
+def test_a_move_of_ours_that_shows_late_is_ours_however_long_its_host_was_unknown() -> None:
+    """Found by the campaign: the destination was unknown when the domain arrived, and for a while afterwards."""
+    hosts = (HOSTS[0], replace(UNKNOWN, name="h2"), HOSTS[2])
+    found = look(first(domain("a", "h1")), 1010.0, hosts=hosts, ours=[ours()])
+    for at in range(1020, 1300, 10):
+        found = look(found.sightings, float(at), hosts=hosts, ours=[ours()])
+        assert told(found) == []
+    assert told(look(found.sightings, 1300.0, domain("a", "h2"), ours=[ours()])) == []
+
+
+def test_a_move_of_ours_is_ours_when_the_clock_was_set_back_while_it_ran() -> None:
+    """Found by the campaign."""
+    assert told(look(first(domain("a", "h1")), 1010.0, domain("a", "h2"), ours=[ours(ended=885.0)])) == []
 
 
 def test_a_domain_of_a_migration_of_ours_that_is_seen_nowhere_is_not_stopped() -> None:

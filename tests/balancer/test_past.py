@@ -100,7 +100,11 @@ def test_a_plan_that_comes_out_otherwise_is_said_to_with_the_moves(store: Store,
     [
         (["plan", "--replay", "9"], 2, "9: no plan with this id is stored; virtpoise history --plans lists them"),
         (["history", "--why", "9"], 2, "9: no plan with this id is stored"),
-        (["history", "--why", "1", "--plans"], 2, "history: expected one of --orders, --cycles, --others, --plans, --why"),
+        (
+            ["history", "--why", "1", "--plans"],
+            2,
+            "history: expected one of --orders, --cycles, --others, --plans, --why",
+        ),
         (["plan", "--replay", "1", "--snapshot", "x"], 2, "plan: expected one of --snapshot, --replay"),
         (["plan", "--replay", "1"], 1, "plan 1: what it was made from is not kept any more (state.keep_bytes)"),
     ],

@@ -866,12 +866,12 @@ def test_the_brake_is_shown_with_its_reason_and_a_person_releases_it(
     page = client.get("/").text
     assert "3 of &lt;3&gt; failed" in page
     assert "Release the brake" in page
-    assert metric(client, "virtpoise_brake") == {("migrations",): 1, ("predictions",): 0}
+    assert metric(client, "virtpoise_brake") == {("migrations",): 1, ("others",): 0, ("predictions",): 0}
     assert metric(client, "virtpoise_mode") == {("automatic",): 0, ("recommend",): 1}
     terminal.status(status)
     assert client.post("/api/v1/release", json={}, headers=WITH_TOKEN).status_code == 200
     assert client.get("/api/v1/status").json()["brake"] is None, "at once, not with the next cycle"
-    assert metric(client, "virtpoise_brake") == {("migrations",): 0, ("predictions",): 0}
+    assert metric(client, "virtpoise_brake") == {("migrations",): 0, ("others",): 0, ("predictions",): 0}
     assert metric(client, "virtpoise_mode") == {("automatic",): 1, ("recommend",): 0}
 
 

@@ -5,7 +5,7 @@ The hosts of such a change rest until their figures show it, by the law for our 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -58,10 +58,15 @@ class OthersChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """Where an active domain was seen last. ``missing_since``: from when on it was seen nowhere, or None."""
+    """Where an active domain was seen last.
+
+    ``seen``: when that was, if not at the newest look. ``missing_since``: from when on its host, which is known, does
+    not list it; or None.
+    """
 
     name: str
     host: str
+    seen: float | None = None
     missing_since: float | None = None
 
 
@@ -99,26 +104,26 @@ def compare(
     if before is None or now - before.at > _LONGEST_GAP_SECONDS:
         return Comparison(sightings=Sightings(at=now, hosts=known, domains=active))
     patience = _PATIENCE_STEPS * seen.step_seconds
-    journal = _Journal.of(ours, before.at - patience)
+    journal = _Journal.of(ours, patience)
     listed = {host.name for host in seen.hosts}
     domains = dict(active)
     changes = []
     for uuid, last in before.domains.items():
-        found = active.get(uuid)
+        found, there = active.get(uuid), before.at if last.seen is None else last.seen
         if found is not None:
-            if found.host != last.host and not journal.explains(uuid, found.host):
-                changes.append(_change(ChangeKind.MIGRATED, uuid, found.name, last.host, found.host, before.at, now))
+            if found.host != last.host and not journal.explains(uuid, found.host, there):
+                changes.append(_change(ChangeKind.MIGRATED, uuid, found.name, last.host, found.host, there, now))
         elif uuid in doubtful or (last.host in listed and last.host not in known):
-            domains[uuid] = last  # absence is no fact
+            domains[uuid] = replace(last, seen=there, missing_since=None)  # absence is no fact
         elif last.host in listed:
             missing = last.missing_since if last.missing_since is not None else now
-            if now - missing < patience or uuid in journal.moves:
-                domains[uuid] = replace(last, missing_since=missing)
+            if now - missing < patience or journal.has(uuid, there):
+                domains[uuid] = replace(last, seen=there, missing_since=missing)
             else:
-                changes.append(_change(ChangeKind.STOPPED, uuid, last.name, last.host, None, before.at, now))
+                changes.append(_change(ChangeKind.STOPPED, uuid, last.name, last.host, None, there, now))
     for uuid, found in active.items():
         new = uuid not in before.domains and found.host in before.hosts
-        if new and not journal.explains(uuid, found.host):
+        if new and not journal.explains(uuid, found.host, before.at):
             changes.append(_change(ChangeKind.STARTED, uuid, found.name, None, found.host, before.at, now))
     return Comparison(
         sightings=Sightings(at=now, hosts=known, domains=domains),
@@ -134,24 +139,36 @@ def _change(
 
 @dataclass(frozen=True, slots=True)
 class _Journal:
-    """Our moves that may show since the look before, by the domain's uuid."""
+    """Our moves that were made, by the domain's uuid. ``late``: by how much samples may show a move late (seconds)."""
 
     moves: Mapping[str, Sequence[Commitment]]
+    late: float
 
     @classmethod
-    def of(cls, ours: Iterable[Commitment], since: float) -> _Journal:
+    def of(cls, ours: Iterable[Commitment], late: float) -> _Journal:
         moves: dict[str, list[Commitment]] = {}
         for one in ours:
-            made = one.began is not None and one.result is not Result.SKIPPED
-            if made and (one.ended is None or one.ended >= since):
+            if one.began is not None and one.result is not Result.SKIPPED:
                 moves.setdefault(one.uuid, []).append(one)
-        return cls(moves)
+        return cls(moves, late)
 
-    def explains(self, uuid: str, host: str) -> bool:
+    def _since(self, uuid: str, seen: float) -> Iterator[Commitment]:
+        """The moves of a domain that may show since it was last seen somewhere else.
+
+        One that ends before it begins tells of a clock that was set back meanwhile.
+        """
+        for one in self.moves.get(uuid, ()):
+            if one.ended is None or one.ended >= seen - self.late or (one.began or 0.0) > one.ended:
+                yield one
+
+    def has(self, uuid: str, seen: float) -> bool:
+        return any(True for _ in self._since(uuid, seen))
+
+    def explains(self, uuid: str, host: str, seen: float) -> bool:
         """Whether the domain is on this host because of a move of ours. One that failed may leave it on its source."""
         return any(
             host == one.destination or (host == one.source and one.result is not Result.DONE)
-            for one in self.moves.get(uuid, ())
+            for one in self._since(uuid, seen)
         )
 
 

@@ -52,7 +52,7 @@ def standing(
         return Standing(held=only_recommends, prefix=f"only recommends, {only_recommends}; ")
     released = overrides.released_at
     brake = in_force(memory.brake, released)
-    pulled = None if brake else judge(memory.track_record, policy.brake, released, now)
+    pulled = None if brake else judge(memory.track_record, policy.brake, released, now, memory.orders.drains)
     if brake := brake or pulled:
         held = f"the brake is on: {brake.why}"
         prefix = f"{paused}: " if paused else f"{held} (virtpoise release); "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, func, insert, select
 
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause, EndedMigration, PredictionError, TrackRecord
+from virtpoise_balancer.knowledge import others
 from virtpoise_balancer.knowledge.rows import read_row, read_rows
 from virtpoise_balancer.knowledge.schema import brakes, migrations, predictions
 from virtpoise_balancer.model import Cause, Result
@@ -38,10 +39,12 @@ def track_record(connection: Connection, since: float, broken: list[str]) -> Tra
         .order_by(predictions.c.window_end, predictions.c.id)
     )
     return TrackRecord(
+        others=others.since(connection, since, broken),
         migrations=tuple(
             EndedMigration(
                 domain=row.domain,
                 uuid=row.uuid,
+                source=row.source,
                 destination=row.destination,
                 ended=row.ended,
                 failed=row.result == Result.FAILED.value,

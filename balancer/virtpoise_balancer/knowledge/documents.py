@@ -22,10 +22,10 @@ from virtpoise_balancer.rules.check import rule_problems
 
 @dataclass
 class _Look:
-    """``domains``: name, host and since when it is missing, by uuid."""
+    """``domains``: the fields of a Sighting, by uuid."""
 
     hosts: list[str]
-    domains: dict[str, tuple[str, str, float | None]]
+    domains: dict[str, tuple[str, str, float | None, float | None]]
 
 
 _INPUTS = TypeAdapter(Inputs)
@@ -62,7 +62,7 @@ def unpack_inputs(packed: Any, source: str) -> Inputs:
 
 
 def pack_sightings(seen: Sightings) -> bytes:
-    domains = {uuid: (one.name, one.host, one.missing_since) for uuid, one in seen.domains.items()}
+    domains = {uuid: (one.name, one.host, one.seen, one.missing_since) for uuid, one in seen.domains.items()}
     return zlib.compress(json.dumps({"hosts": sorted(seen.hosts), "domains": domains}).encode())
 
 
@@ -73,8 +73,8 @@ def unpack_sightings(packed: Any, at: float, source: str) -> Sightings:
     except ValidationError as error:
         raise BadInput(f"{source}: {first_problem(error)}") from None
     domains = {
-        uuid: Sighting(name=name, host=host, missing_since=missing)
-        for uuid, (name, host, missing) in look.domains.items()
+        uuid: Sighting(name=name, host=host, seen=seen, missing_since=missing)
+        for uuid, (name, host, seen, missing) in look.domains.items()
     }
     return Sightings(at=at, hosts=frozenset(look.hosts), domains=domains)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sightings
 from virtpoise_balancer.errors import BadInput
@@ -45,7 +46,17 @@ def record(connection: Connection, seen: Sightings, changes: Sequence[OthersChan
 
 def lately(connection: Connection, now: float, broken: list[str]) -> tuple[OthersChange, ...]:
     """The changes of the last hours, oldest first."""
-    newest = select(others).where(others.c.at > now - _REMEMBERED_SECONDS).order_by(others.c.id.desc())
+    return _read(connection, select(others).where(others.c.at > now - _REMEMBERED_SECONDS), broken)
+
+
+def since(connection: Connection, at: float, broken: list[str]) -> tuple[OthersChange, ...]:
+    """The migrations since a time (Unix seconds), oldest first."""
+    migrated = others.c.kind == ChangeKind.MIGRATED.value
+    return _read(connection, select(others).where(migrated, others.c.at > at), broken)
+
+
+def _read(connection: Connection, wanted: Select[Any], broken: list[str]) -> tuple[OthersChange, ...]:
+    newest = wanted.order_by(others.c.id.desc())
     rows = read_rows(connection, newest.limit(_MOST_REMEMBERED), "change of others", broken)
     return tuple(_as_change(row) for row in reversed(rows))
 

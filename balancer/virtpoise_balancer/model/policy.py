@@ -163,13 +163,15 @@ class BrakeBounds:
     """When moves are only recommended any more, until a person releases the brake.
 
     ``failed_domains`` and ``failed_ratio``: this many domains, and this share of those migrated, whose newest migration
-    failed. ``predictions`` and ``error_ratio``: the median error of this many predicted loads. ``window_seconds``: only
-    what ended in this time counts.
+    failed. ``opposed_moves``: how many of each other's moves the balancer and others undid. ``predictions`` and
+    ``error_ratio``: the median error of this many predicted loads. ``window_seconds``: only what ended in this time
+    counts.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     failed_domains: Count = 3
     failed_ratio: Annotated[float, Gt(0), Le(1)] = 0.5
+    opposed_moves: Count = 2
     predictions: Count = 10
     error_ratio: Annotated[float, Gt(0), Le(1)] = 0.15
     window_seconds: Annotated[float, Gt(0)] = 86400.0
