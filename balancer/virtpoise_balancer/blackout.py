@@ -13,7 +13,7 @@ from cronsim import CronSim, CronSimError
 from virtpoise_balancer.model import BlackoutWindow, Policy
 
 _FIELDS = 5
-# How many windows in a row the end is looked for in. With more it is found too early, and found again then.
+# At most this many windows in a row are followed to their end. Of more, an earlier end is shown.
 _MOST_IN_A_ROW = 400
 _EXAMPLE = "five fields of cron such as 0 8 * * mon-fri"
 

@@ -76,7 +76,7 @@ def test_nothing_follows_from_a_host_that_is_unknown() -> None:
         found = look(found.sightings, float(at), domain("b", "h2"), hosts=(UNKNOWN, *HOSTS[1:]))
         assert told(found) == []
     back = look(found.sightings, 1200.0, domain("a", "h1"), domain("b", "h2"), domain("new", "h1"))
-    assert told(back) == [], "what was there before it fell silent, or came meanwhile, was not started now"
+    assert told(back) == [], "what was there before it fell silent, or came later, was not started now"
 
 
 def test_a_host_that_joins_or_leaves_with_its_domains_is_no_change() -> None:

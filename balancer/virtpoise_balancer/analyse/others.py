@@ -16,7 +16,7 @@ from virtpoise_balancer.model import DomainState, Result, Snapshot
 
 # For how many steps a domain may be seen nowhere, as in the middle of a migration, before it counts as stopped.
 _PATIENCE_STEPS = 3
-# After a longer gap without a look nothing is compared: when a change came about could not be told.
+# After a longer gap between two looks nothing is compared: the time of a change would be unknown.
 _LONGEST_GAP_SECONDS = 3600.0
 # Starts and stops on a host count for this long after the first of a series. A series ends with a pause as long. A host
 # whose guests come and go all the time would else never be judged, nor one whose guest's owner wants it so.
@@ -155,7 +155,7 @@ class _Journal:
     def _since(self, uuid: str, seen: float) -> Iterator[Commitment]:
         """The moves of a domain that may show since it was last seen somewhere else.
 
-        One that ends before it begins tells of a clock that was set back meanwhile.
+        Where the end lies before the beginning, the clock was set back in between.
         """
         for one in self.moves.get(uuid, ()):
             if one.ended is None or one.ended >= seen - self.late or (one.began or 0.0) > one.ended:

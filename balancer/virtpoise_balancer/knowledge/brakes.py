@@ -22,7 +22,7 @@ def pull(connection: Connection, brake: Brake) -> None:
 
 
 def track_record(connection: Connection, since: float, broken: list[str]) -> TrackRecord:
-    """What ended after ``since`` (Unix seconds). A migration that was told to stop says nothing."""
+    """What ended after ``since`` (Unix seconds). Migrations that were ended because the balancer stopped do not count."""
     ended = (
         select(migrations)
         .where(
