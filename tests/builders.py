@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from math import ceil
 
 from virtpoise_balancer.analyse.measure import DuePrediction
-from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Role, Snapshot, Trigger
+from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Role, SampleTimes, Snapshot, Trigger
 
 GIB = 2**30
+SAMPLE_TIMES = SampleTimes(step_seconds=10.0, reach_back_seconds=0.0, samples=30)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from builders import FakeClock, domain, group, host, thesis_policy
+from builders import SAMPLE_TIMES, FakeClock, domain, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.measure import Measured
@@ -48,7 +48,7 @@ FAILED = MigrationOutcome(result=Result.FAILED, why="full", lost=True)
 
 
 class Seeing:
-    reach_back_seconds = 0.0
+    sample_times = SAMPLE_TIMES
 
     def observe(self, now: float) -> Observation:
         return Observation(snapshot=replace(SEEN, time=now), age_seconds=1.0)
@@ -84,7 +84,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 store.begin(migration_id)
                 if outcome is not None:
                     store.end(migration_id, outcome)
-        first, *_ = store.recall(0).due
+        first, *_ = store.recall(moved_since=0, ended_since=0).due
         measured = Measured(verdict="measured", window=(1020.0, 1080.0), ratio=0.5, error=0.05)
         store.commit(
             Changes(

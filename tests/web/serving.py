@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from builders import domain, group, host
+from builders import SAMPLE_TIMES, domain, group, host
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.config import Config, Measurement, Web
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Policy, Snapshot
+from virtpoise_balancer.model import HostState, Policy, SampleTimes, Snapshot
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
@@ -35,7 +35,7 @@ class Watching:
     """An observer that returns a prepared snapshot."""
 
     seen: Snapshot
-    reach_back_seconds: float = 0.0
+    sample_times: SampleTimes = SAMPLE_TIMES
 
     def observe(self, now: float) -> Observation:
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=2.0)

@@ -25,9 +25,6 @@ _WAS_MADE = migrations.c.began.is_not(None) & (
     migrations.c.result.is_(None) | (migrations.c.result != Result.SKIPPED.value)
 )
 
-# By then every sample shows what a migration has changed, however long the steps are.
-_SHOWN_AFTER_SECONDS = 7200.0
-
 
 def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float, term: int | None) -> Entries:
     """Write a plan's moves down with their predictions; the moves with their ids. ``term``: the leader's number."""
@@ -137,9 +134,9 @@ def watched(connection: Connection, now: float, broken: list[str]) -> tuple[Jour
     )
 
 
-def commitments(connection: Connection, now: float, broken: list[str]) -> tuple[Commitment, ...]:
-    """The moves that have not ended, and the migrations that ended in the last hours; oldest first."""
-    lately = migrations.c.began.is_not(None) & (migrations.c.ended > now - _SHOWN_AFTER_SECONDS)
+def commitments(connection: Connection, ended_since: float, broken: list[str]) -> tuple[Commitment, ...]:
+    """The moves that have not ended, and the migrations that ended after ``ended_since``; oldest first."""
+    lately = migrations.c.began.is_not(None) & (migrations.c.ended > ended_since)
     query = select(migrations).where(migrations.c.result.is_(None) | lately).order_by(migrations.c.id)
     return tuple(
         Commitment(**fields_of(row, Commitment) | {"result": None if row.result is None else Result(row.result)})

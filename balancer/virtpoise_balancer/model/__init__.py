@@ -37,6 +37,7 @@ from virtpoise_balancer.model.policy import (
     Weights,
     policy_problems,
 )
+from virtpoise_balancer.model.samples import SampleTimes
 from virtpoise_balancer.model.snapshot import (
     NO_FIGURES,
     Domain,
@@ -117,6 +118,7 @@ __all__ = [
     "Result",
     "Role",
     "Rule",
+    "SampleTimes",
     "Scores",
     "Snapshot",
     "SpaceTrigger",
