@@ -19,12 +19,13 @@ from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, Policy, SampleTimes, Snapshot
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
+from virtpoise_balancer.service.turns import first_state, state_after
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Published, State
+from virtpoise_balancer.web.state import Published
 
 TOKEN = "a-token-of-alice-1234567890"
 POLICY = Policy()
@@ -76,7 +77,7 @@ class Balancer:
             clock=SYSTEM,
             mode="recommend",
         )
-        self.published = Published(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
+        self.published = Published(first_state(self.config, leader=True))
         self.published.in_flight = lambda: self.acting.in_flight
         self.published.overrides = self.store.overrides
         self.metrics = Metrics(self.published)
@@ -103,17 +104,7 @@ class Balancer:
     def cycle(self) -> None:
         now = time.time()
         report = self.loop.run(now)
-        self.published.state = replace(
-            self.published.state,
-            cycle_at=now,
-            result=report.result.value,
-            sentence=report.sentence,
-            observation=report.observation,
-            plan=report.plan,
-            backoffs=report.backoffs,
-            drains=report.drains,
-            predictions=report.predictions,
-        )
+        self.published.state = state_after(report, self.config, now, before=self.published.state, leads=True, heard={})
 
     @contextmanager
     def served(self) -> Iterator[str]:
