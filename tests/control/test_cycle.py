@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event
 
-from builders import GIB, SAMPLE_TIMES, FakeClock, domain, group, host, thesis_policy
+from builders import GIB, FakeClock, domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.sentences import gist
-from virtpoise_balancer.errors import MonitorError, Refused
+from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
@@ -32,43 +32,17 @@ from virtpoise_balancer.model import (
     Role,
     Rule,
     SampleTimes,
-    Snapshot,
     Trigger,
     Unsettled,
     UnsettledKind,
 )
-from virtpoise_balancer.monitor.observe import HostLoad, Observation
+from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan
+from watching import Watching
 
 DONE = MigrationOutcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1)
 BUSY = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
 STUCK = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.5, 0.5, 0.5), domain("a", "h1", 3.0))
-
-
-@dataclass
-class Watching:
-    """An observer that returns a prepared snapshot."""
-
-    seen: Snapshot
-    failure: str | None = None
-    measured: tuple[tuple[float, float], ...] = ()
-    sample_times: SampleTimes = SAMPLE_TIMES
-    asked_for: list[set[str]] = field(default_factory=list)  # the hosts of each look before a move
-
-    def observe(self, now: float) -> Observation:
-        if self.failure:
-            raise MonitorError(self.failure)
-        return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
-
-    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
-        self.asked_for.append(set(hosts))
-        found = self.observe(now)
-        named = tuple(host for host in found.snapshot.hosts if host.name in hosts)
-        theirs = tuple(domain for domain in found.snapshot.domains if domain.host in hosts)
-        return replace(found, snapshot=replace(found.snapshot, hosts=named, domains=theirs))
-
-    def load_between(self, host: str, start: float, end: float) -> HostLoad:
-        return HostLoad(tuple((t, v) for t, v in self.measured if start <= t <= end), ("measured with a warning",))
 
 
 @dataclass
@@ -104,7 +78,8 @@ def store(url: str, clock: FakeClock) -> Iterator[Store]:
 def make(
     store: Store, *members: object, executor: object = None, mode: Mode = "automatic"
 ) -> tuple[Cycle, Watching, Acting]:
-    watching, acting = Watching(group(*members)), Acting()  # type: ignore[arg-type]
+    watching = Watching(group(*members), warnings=("measured with a warning",))  # type: ignore[arg-type]
+    acting = Acting()
     cycle = Cycle(
         observer=watching,
         store=store,

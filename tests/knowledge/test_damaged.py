@@ -7,16 +7,14 @@ import io
 import os
 import shutil
 import sqlite3
-from collections.abc import Collection
 from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from builders import SAMPLE_TIMES, FakeClock, domain, group, host, thesis_policy
+from builders import FakeClock, domain, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.measure import Measured
@@ -30,8 +28,8 @@ from virtpoise_balancer.knowledge.records import Action, Changes, Setting
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Result
-from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.plan import plan
+from watching import Watching
 
 SEEN = group(
     host("h1", 0.9, 0.9, 0.9),
@@ -41,23 +39,11 @@ SEEN = group(
     domain("b", "h1", 2.0),
 )
 NOW = 2000.0
+LOADS = tuple((float(at), 0.4) for at in range(0, 3000, 10))
 DONE = MigrationOutcome(
     result=Result.DONE, seconds=6.0, downtime_seconds=0.1, transferred_bytes=10**9, dirty_bytes_per_second=1e6
 )
 FAILED = MigrationOutcome(result=Result.FAILED, why="full", lost=True)
-
-
-class Seeing:
-    sample_times = SAMPLE_TIMES
-
-    def observe(self, now: float) -> Observation:
-        return Observation(snapshot=replace(SEEN, time=now), age_seconds=1.0)
-
-    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
-        return self.observe(now)
-
-    def load_between(self, host: str, start: float, end: float) -> HostLoad:
-        return HostLoad(tuple((start + step, 0.4) for step in range(0, 60, 10)))
 
 
 class Taking:
@@ -111,7 +97,7 @@ def cycle(path: Path) -> tuple[str, ...]:
     """Run a cycle on the store; what it left out."""
     with closing(Store.open(f"sqlite:///{path}", upgrade=True, clock=FakeClock(NOW))) as store:
         made = Cycle(
-            observer=Seeing(),
+            observer=Watching(SEEN, measured=LOADS),
             store=store,
             executor=Taking(),
             policy=thesis_policy(),

@@ -122,7 +122,7 @@ class Log:
             found, line = self._lines.get(timeout=max(deadline - time.monotonic(), 0))
             if found == level and text in line:
                 return line
-        raise AssertionError(f"nobody said {text!r} as {level}")
+        raise AssertionError(f"no line had {text!r} as {level}")
 
     def until(self, text: str) -> list[tuple[str, str]]:
         """The lines up to the next with this text in it."""
