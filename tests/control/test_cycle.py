@@ -16,11 +16,12 @@ from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.copies import SeenTwice
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
+from virtpoise_balancer.execute.executor import InFlight, Recheck, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     Cause,
+    Entries,
     HostState,
     JournalEntry,
     MigrationOutcome,

@@ -23,11 +23,11 @@ from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.decide import CycleResult, next_cycle
 from virtpoise_balancer.errors import BadInput, StoreError
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Action, Changes, Setting
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import MigrationOutcome, Result
+from virtpoise_balancer.model import Entries, MigrationOutcome, Result
 from virtpoise_balancer.plan import plan
 from watching import Watching
 

@@ -20,7 +20,18 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.records import Changes, EndedPlan, NewCycle
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Cause, MigrationOutcome, Move, Plan, Policy, Residual, Result, Role, Written
+from virtpoise_balancer.model import (
+    Cause,
+    Entries,
+    MigrationOutcome,
+    Move,
+    Plan,
+    Policy,
+    Residual,
+    Result,
+    Role,
+    Written,
+)
 from virtpoise_balancer.plan import plan
 
 DONE = MigrationOutcome(result=Result.DONE, seconds=5.9, downtime_seconds=0.14, transferred_bytes=1000)
@@ -52,7 +63,7 @@ def made_plan() -> Plan:
     return made
 
 
-def entries(store: Store, now: float = 1000.0) -> tuple[tuple[int, Move], ...]:
+def entries(store: Store, now: float = 1000.0) -> Entries:
     return record(store, made_plan(), now, acted=True)
 
 

@@ -29,10 +29,10 @@ from builders import SAMPLE_TIMES, domain, group, host
 from storing import record
 from virtpoise_balancer.config import read_config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Plan, SampleTimes, Snapshot
+from virtpoise_balancer.model import Entries, Plan, SampleTimes, Snapshot
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
 from virtpoise_balancer.service import changes, turns, wiring

@@ -15,9 +15,9 @@ from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.config import Config, Measurement, Web
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Policy, Snapshot
+from virtpoise_balancer.model import Entries, HostState, Policy, Snapshot
 from virtpoise_balancer.service.turns import first_state, state_after
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.knowledge import predictions
-from virtpoise_balancer.knowledge.records import Entries, MigrationRecord, PredictionRecord
+from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.rows import fields_of, read_row, read_rows
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
-from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Result, Written
+from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Move, Result, Written
 
 # How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out
 # after all.

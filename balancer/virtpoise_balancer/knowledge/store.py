@@ -29,7 +29,6 @@ from virtpoise_balancer.knowledge.records import (
     Changes,
     Committed,
     CycleRecord,
-    Entries,
     Inputs,
     Leader,
     Memory,
@@ -41,7 +40,7 @@ from virtpoise_balancer.knowledge.records import (
     Setting,
     StandingOrders,
 )
-from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Written
+from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Written
 
 _DAY_SECONDS = 86400.0
 

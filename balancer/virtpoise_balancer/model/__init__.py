@@ -5,7 +5,7 @@ is 0..1; times are Unix seconds. The annotations double as the schema of the fil
 border (``formats``, ``config``), so that a range is written once.
 """
 
-from virtpoise_balancer.model.entry import JournalEntry, Unsettled, UnsettledKind, Written
+from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
 from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
@@ -86,6 +86,7 @@ __all__ = [
     "Domain",
     "DomainState",
     "DomainWeights",
+    "Entries",
     "FailedAttempts",
     "Host",
     "HostState",
