@@ -30,7 +30,14 @@ def migration(domain: str, ended: float, *, failed: bool = True) -> EndedMigrati
 
 def moved(domain: str, source: str, to: str, ended: float, *, failed: bool = False, why: str = "") -> EndedMigration:
     return EndedMigration(
-        domain=domain, uuid=f"uuid-of-{domain}", source=source, destination=to, ended=ended, failed=failed, why=why
+        domain=domain,
+        uuid=f"uuid-of-{domain}",
+        source=source,
+        destination=to,
+        began=ended - 5,
+        ended=ended,
+        failed=failed,
+        why=why,
     )
 
 

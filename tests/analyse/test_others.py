@@ -20,7 +20,7 @@ from virtpoise_balancer.analyse.others import (
     disturbed,
     with_moved,
 )
-from virtpoise_balancer.model import Domain, Host, HostState, Result
+from virtpoise_balancer.model import Domain, Host, HostState, Result, SampleTimes
 
 HOSTS = (host("h1", 0.5), host("h2", 0.5), host("h3", 0.5))
 UNKNOWN = replace(HOSTS[0], state=HostState.UNKNOWN)
@@ -184,7 +184,8 @@ def test_a_migration_of_others_counts_on_both_hosts_until_the_figures_show_it() 
     (one,) = as_commitments([change("migrated", 1010.0), change("started", 1010.0)])
     assert (one.source, one.destination, one.result, one.figures_until) == ("h1", "h2", Result.DONE, 1000.0)
     assert not one.is_open
-    assert one.shows_from(20.0) == change("migrated", 1010.0).shows_from(20.0) == 1030.0
+    times = SampleTimes(step_seconds=10.0, reach_back_seconds=20.0, samples=3)
+    assert one.shows_from(times) == change("migrated", 1010.0).shows_from(times) == 1030.0
 
 
 def test_a_domain_that_a_person_moved_rests_like_one_that_we_moved() -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.overload import accompanied_since
 from virtpoise_balancer.analyse.triggers import watched
-from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Problem, Result, Snapshot
+from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Problem, Result, SampleTimes, Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,22 +85,22 @@ def after_plan(
     return changed
 
 
-class Change(Protocol):
+class LoadChange(Protocol):
     """What changes the load of hosts, by us or by others."""
 
     @property
     def hosts(self) -> tuple[str, ...]: ...
 
-    def shows_from(self, reach_back_seconds: float) -> float | None:
+    def shows_from(self, times: SampleTimes) -> float | None:
         """When a step must begin for its sample to show all of it (Unix seconds); None while it goes on."""
         ...
 
 
-def after_changes(backoffs: Backoffs, changes: Iterable[Change], reach_back_seconds: float) -> dict[str, Backoff]:
+def after_changes(backoffs: Backoffs, changes: Iterable[LoadChange], times: SampleTimes) -> dict[str, Backoff]:
     """The back-offs that change because something ended, by host: N starts again for the hosts of each change."""
     changed: dict[str, Backoff] = {}
     for one in changes:
-        shows_from = one.shows_from(reach_back_seconds)
+        shows_from = one.shows_from(times)
         if shows_from is None:
             continue
         for host in one.hosts:

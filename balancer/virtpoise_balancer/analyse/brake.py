@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
-from virtpoise_balancer.model import BrakeBounds
+from virtpoise_balancer.model import BrakeBounds, Result
 
 _WHY_LENGTH = 200
 _MOST_NAMED = 3
@@ -42,13 +43,14 @@ class Brake:
 class EndedMigration:
     """A migration that libvirt was asked for and that has ended. ``why``: empty if it is done.
 
-    ``ended``: in Unix seconds.
+    ``began`` and ``ended``: in Unix seconds.
     """
 
     domain: str
     uuid: str
     source: str
     destination: str
+    began: float
     ended: float
     failed: bool
     why: str = ""
@@ -69,6 +71,21 @@ class TrackRecord:
     migrations: tuple[EndedMigration, ...] = ()
     errors: tuple[PredictionError, ...] = ()
     others: tuple[OthersChange, ...] = ()
+
+    def moves(self) -> tuple[Commitment, ...]:
+        """The migrations of ours, however long ago they ended."""
+        return tuple(
+            Commitment(
+                domain=one.domain,
+                uuid=one.uuid,
+                source=one.source,
+                destination=one.destination,
+                began=one.began,
+                ended=one.ended,
+                result=Result.FAILED if one.failed else Result.DONE,
+            )
+            for one in self.migrations
+        )
 
 
 def in_force(brake: Brake | None, released: float | None) -> Brake | None:

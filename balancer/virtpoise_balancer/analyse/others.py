@@ -9,15 +9,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from virtpoise_balancer.analyse.commitments import Commitment
+from virtpoise_balancer.analyse.commitments import Commitment, shows_from
 from virtpoise_balancer.analyse.learned import Moved
 from virtpoise_balancer.analyse.measure import DuePrediction
-from virtpoise_balancer.model import DomainState, Result, Snapshot
+from virtpoise_balancer.model import DomainState, Result, SampleTimes, Snapshot
 
 # For how many steps a domain may be seen nowhere, as in the middle of a migration, before it counts as stopped.
 _PATIENCE_STEPS = 3
 # After a longer gap between two looks nothing is compared: the time of a change would be unknown.
-_LONGEST_GAP_SECONDS = 3600.0
+LONGEST_GAP_SECONDS = 3600.0
 # Starts and stops on a host count for this long after the first of a series. A series ends with a pause as long. A host
 # whose guests come and go all the time would else never be judged, nor one whose guest's owner wants it so.
 _SERIES_SECONDS = 300.0
@@ -51,9 +51,9 @@ class OthersChange:
     def hosts(self) -> tuple[str, ...]:
         return tuple(host for host in (self.source, self.destination) if host is not None)
 
-    def shows_from(self, reach_back_seconds: float) -> float | None:
+    def shows_from(self, times: SampleTimes) -> float | None:
         """When a step must begin for its sample to show all of the change."""
-        return self.at + reach_back_seconds
+        return shows_from(self.at, times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ def compare(
         for domain in seen.domains
         if domain.state is not DomainState.SHUTOFF and domain.host in known and domain.uuid not in doubtful
     }
-    if before is None or now - before.at > _LONGEST_GAP_SECONDS:
+    if before is None or now - before.at > LONGEST_GAP_SECONDS:
         return Comparison(sightings=Sightings(at=now, hosts=known, domains=active))
     patience = _PATIENCE_STEPS * seen.step_seconds
     journal = _Journal.of(ours, patience)

@@ -23,7 +23,7 @@ from virtpoise_balancer.command.options import (
 from virtpoise_balancer.errors import BadInput, NotKnown
 
 if TYPE_CHECKING:
-    from virtpoise_balancer.command.past import Kind
+    from virtpoise_balancer.command.past import HistoryKind
 
 app = new_app()
 
@@ -179,7 +179,7 @@ def history(
     output: OutputOption = "table",
 ) -> None:
     """Show the migrations, each with what was predicted for both hosts and what was measured afterwards."""
-    kinds: dict[Kind, bool] = {"orders": orders, "cycles": cycles, "others": others, "plans": plans}
+    kinds: dict[HistoryKind, bool] = {"orders": orders, "cycles": cycles, "others": others, "plans": plans}
     chosen = [kind for kind, wanted in kinds.items() if wanted]
     if len(chosen) + (why is not None) > 1:
         raise BadInput("history: expected one of --orders, --cycles, --others, --plans, --why")

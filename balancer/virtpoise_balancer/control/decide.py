@@ -19,7 +19,7 @@ from virtpoise_balancer.analyse.backoff import (
     relieved,
     with_backoffs,
 )
-from virtpoise_balancer.analyse.commitments import with_commitments, with_migrating
+from virtpoise_balancer.analyse.commitments import shows_from, with_commitments, with_migrating
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
@@ -30,7 +30,7 @@ from virtpoise_balancer.control import sentences
 from virtpoise_balancer.control.acting import Standing
 from virtpoise_balancer.control.sentences import UnderWay
 from virtpoise_balancer.knowledge.records import Changes, Look, Memory, NewCycle, NewestCycle, NewPlan
-from virtpoise_balancer.model import Move, Plan, Policy, Refusal, Snapshot, Unsettled
+from virtpoise_balancer.model import Move, Plan, Policy, Refusal, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
@@ -61,14 +61,14 @@ class Situation:
     domains that keep all action off their hosts. ``standing``: whether plans are carried out without a person's word.
     ``acts``: whether moves are made, by order or without. ``busy``: moves of earlier plans are still being made.
     ``in_flight``: its migrations under way. ``twice``: uuids of domains that are seen on several hosts. ``look``: what
-    is seen, compared with the look before; only where a whole cycle is decided. ``reach_back_seconds``: how far before
-    its step a reading may reach.
+    is seen, compared with the look before; only where a whole cycle is decided. ``times``: of the samples of ``seen``.
     """
 
     now: float
     seen: Snapshot
     memory: Memory
     policy: Policy
+    times: SampleTimes
     windows: tuple[Window, ...] = ()
     silence: Silence = field(default_factory=Silence)
     unsettled: tuple[Unsettled, ...] = ()
@@ -78,7 +78,6 @@ class Situation:
     in_flight: tuple[UnderWay, ...] = ()
     twice: frozenset[str] = frozenset()
     look: Look | None = None
-    reach_back_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +134,8 @@ def _compared(situation: Situation) -> Situation:
     """The situation with what others changed since the look before."""
     memory = situation.memory
     doubtful = situation.twice | {one.uuid for one in situation.unsettled}
-    found = compare(memory.sightings, situation.seen, memory.commitments, situation.now, doubtful)
+    ours = (*memory.commitments, *memory.track_record.moves())
+    found = compare(memory.sightings, situation.seen, ours, situation.now, doubtful)
     same = memory.sightings is not None and replace(found.sightings, at=memory.sightings.at) == memory.sightings
     return replace(
         situation,
@@ -212,7 +212,7 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     commitments = (*memory.commitments, *as_commitments(memory.others))
     return UpToDate(
         seen=with_migrating(seen, memory.commitments),
-        snapshot=with_commitments(seen, commitments, reach_back_seconds=situation.reach_back_seconds, waiting=waiting),
+        snapshot=with_commitments(seen, commitments, situation.times, waiting=waiting),
         backoffs=backoffs,
         measured=measured,
         changes=Changes(
@@ -290,18 +290,17 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
     backoffs = dict(memory.backoffs)
     names = [host.name for host in marked.hosts] if policy.strategy == "thesis" else []
     for ended in memory.ended_plans:
-        counted_from = ended.ended + situation.reach_back_seconds
         backoffs |= after_plan(
             backoffs,
             names,
             ended.plan,
             ended.results,
             ended=ended.ended,
-            counted_from=counted_from,
+            counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,
         )
     ours = memory.commitments if policy.strategy != "thesis" else ()
-    backoffs |= after_changes(backoffs, [*ours, *counting(memory.others)], situation.reach_back_seconds)
+    backoffs |= after_changes(backoffs, [*ours, *counting(memory.others)], situation.times)
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}
     for host in marked.hosts:

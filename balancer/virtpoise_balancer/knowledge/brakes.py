@@ -22,7 +22,7 @@ def pull(connection: Connection, brake: Brake) -> None:
 
 
 def track_record(connection: Connection, since: float, broken: list[str]) -> TrackRecord:
-    """What ended after ``since`` (Unix seconds). Migrations that were ended because the balancer stopped do not count."""
+    """What ended after ``since`` (Unix seconds), without what the balancer ended because it stopped."""
     ended = (
         select(migrations)
         .where(
@@ -46,6 +46,7 @@ def track_record(connection: Connection, since: float, broken: list[str]) -> Tra
                 uuid=row.uuid,
                 source=row.source,
                 destination=row.destination,
+                began=row.began,
                 ended=row.ended,
                 failed=row.result == Result.FAILED.value,
                 why=row.why,

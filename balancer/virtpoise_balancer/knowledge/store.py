@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,6 @@ from virtpoise_balancer.knowledge.records import (
     Changes,
     Committed,
     CycleRecord,
-    Entries,
     Inputs,
     Leader,
     Memory,
@@ -46,7 +44,7 @@ from virtpoise_balancer.knowledge.records import (
     Setting,
     StandingOrders,
 )
-from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Written
+from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Written
 
 _DAY_SECONDS = 86400.0
 
@@ -88,10 +86,11 @@ class Store:
 
     # --- a cycle ------------------------------------------------------------------------------------------------------
 
-    def recall(self, moved_since: float, judged_since: float = math.inf) -> Memory:
-        """All that a cycle needs. Moves of a domain count if they ended after ``moved_since`` (Unix seconds).
+    def recall(self, *, moved_since: float, ended_since: float, judged_since: float) -> Memory:
+        """All that a cycle needs. Times in Unix seconds.
 
-        The brake is judged by what ended after ``judged_since``.
+        Moves of a domain count towards its rest if they ended after ``moved_since``. Migrations that ended after
+        ``ended_since`` are commitments. The brake is judged by what ended after ``judged_since``.
         """
         broken: list[str] = []
         with self.database.reading() as connection:
@@ -103,7 +102,7 @@ class Store:
                 ended_plans=plans.ended(connection, broken),
                 due=predictions.due(connection, broken),
                 watched=journal.watched(connection, now, broken),
-                commitments=journal.commitments(connection, now, broken),
+                commitments=journal.commitments(connection, ended_since, broken),
                 brake=brakes.newest(connection, broken),
                 track_record=brakes.track_record(connection, judged_since, broken),
                 sightings=others.sightings(connection, broken),
