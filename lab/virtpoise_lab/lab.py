@@ -65,6 +65,7 @@ class Lab:
         domains: Iterable[DomainSpec] = (),
         *,
         capacity: int | None = None,
+        spare: float = 0.0,
         host_memory_mib: int | None = None,
         replace_live: bool = False,
         background: bool = False,
@@ -73,7 +74,8 @@ class Lab:
         """Starts a lab of hosts h1, h2, ... and waits until every guest has answered.
 
         capacity: for how many hosts the machine's CPUs are divided (default: ``hosts``), so that hosts that join later
-        leave the first ones as they are. host_memory_mib: each host's memory (default: enough for what starts).
+        leave the first ones as they are. spare: the part of each CPU that no host uses; what others take of a CPU is
+        taken from that part first. host_memory_mib: each host's memory (default: enough for what starts).
         background: whatever else runs on this machine goes before the lab; without it a host's CPU is its own.
         A lab that crashed is cleaned up first; one that lives is refused unless replace_live.
         Raises LabError, with nothing left behind, if something is missing or does not start.
@@ -92,7 +94,7 @@ class Lab:
                 _clean_up(old)
             lab = cls()
             try:
-                lab._start(hosts, specs, max(capacity or hosts, hosts), host_memory_mib, background, say)
+                lab._start(hosts, specs, max(capacity or hosts, hosts), spare, host_memory_mib, background, say)
             except BaseException:
                 _clean_up(state.read() or State())
                 lab._reap()
@@ -217,7 +219,7 @@ class Lab:
             now = self.state
             number = max(h.number for h in now.hosts) + 1
             capacity = max(now.capacity, len(now.hosts) + 1)
-            share = _divided(capacity)[1]
+            share = _divided(capacity, now.spare)
             self._edit(lambda s: replace(s, capacity=capacity, share=share))
             self._write_names([*(h.spec for h in now.hosts), HostSpec(number)])
             self._boot_host(HostSpec(number), now.host_memory)
@@ -271,6 +273,7 @@ class Lab:
         count: int,
         specs: tuple[DomainSpec, ...],
         capacity: int,
+        spare: float,
         memory_mib: int | None,
         background: bool,
         say: Callable[[str], None],
@@ -278,9 +281,9 @@ class Lab:
         artefacts.initramfs()
         state.FOLDER.mkdir()
         made = tuple(str(f) for f in _libvirt_folders() if not f.exists())
-        share = _divided(capacity)[1]
+        share = _divided(capacity, spare)
         memory = (memory_mib or _memory_for(specs)) * MIB
-        state.write(State(capacity=capacity, share=share, host_memory=memory, folders_made=made))
+        state.write(State(capacity=capacity, spare=spare, share=share, host_memory=memory, folders_made=made))
         for folder in made:
             Path(folder).mkdir(parents=True)
         for name in (_BASE, _MANAGER):
@@ -351,7 +354,7 @@ class Lab:
         self.host(spec.name).start_libvirtd()
 
     def _limit(self, spec: HostSpec) -> None:
-        cpus, share = _divided(self.state.capacity)
+        cpus, share = _cpus(), self.state.share
         # One CPU, never parts of several: lxcfs counts what a host uses per CPU, and loses track of one that wanders.
         Group(self._mounts, spec.name).limit_cpu(cpus[(spec.number - 1) % len(cpus)], share if share < 1 else None)
 
@@ -481,10 +484,14 @@ def _libvirt_folders() -> tuple[Path, ...]:
     return Path("/var/lib/libvirt"), Path("/var/log/libvirt"), Path("/var/cache/libvirt")
 
 
-def _divided(capacity: int) -> tuple[list[int], float]:
-    """The CPUs this machine has, and the part of one that each host gets: the same for all, so that guests may move."""
-    cpus = sorted(os.sched_getaffinity(0))
-    return cpus, 1 / math.ceil(capacity / len(cpus))
+def _cpus() -> list[int]:
+    """The CPUs that this machine has."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def _divided(capacity: int, spare: float) -> float:
+    """The part of a CPU that each host gets: the same for all, so that guests may move."""
+    return (1 - spare) / math.ceil(capacity / len(_cpus()))
 
 
 def _memory_for(specs: tuple[DomainSpec, ...]) -> int:

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from virtpoise_lab.cgroups import Group, mounted
@@ -52,36 +53,66 @@ class Account:
         return f"cpu {line}cpu0{line}{rest}"
 
 
-class Steal:
-    """Measures the CPU time that others took from a host: other programs of this machine, and its hypervisor.
+class Kept:
+    """Measures for how long others kept a host from its CPU: other programs of this machine, and its hypervisor.
 
-    Only a host with a whole CPU is measured. Hosts that divide a CPU wait for each other, which takes nothing from
-    their shares. Where the kernel does not measure pressure (PSI), waiting for other programs is not seen.
+    Where the kernel does not measure pressure (PSI), waiting for other programs is not seen.
     """
 
     def __init__(self, group: Group) -> None:
         self._group = group
-        self._before = self._read()
-        self._seconds = 0.0
+        self._used, self._cpu = sum(group.usage()), _times(group.cpu())
+        self._waited = self._began = group.waited()
+        self._hypervisor = 0.0
 
     def seconds(self) -> float:
+        """Seconds since this object was made."""
+        used, cpu = sum(self._group.usage()), _times(self._group.cpu())
+        # The kernel counts the hypervisor's part per CPU: the host's is its part of what ran there.
+        ran = cpu.busy - self._cpu.busy
+        part = min(1.0, (used - self._used) / ran) if ran > 0 else 1.0
+        self._hypervisor += (cpu.stolen - self._cpu.stolen) * part
+        self._used, self._cpu = used, cpu
+        self._waited = max(self._waited, self._group.waited())
+        return self._waited - self._began + self._hypervisor
+
+
+class Steal:
+    """Measures the CPU time that others took from a host.
+
+    A host with a part of a CPU leaves the rest unused. What others took of that rest, which may be other hosts, took
+    nothing from it.
+    """
+
+    def __init__(self, group: Group, now: float) -> None:
+        self._group = group
+        self._kept = Kept(group)
+        self._then, self._before = now, 0.0
+        self._seconds = 0.0
+
+    def seconds(self, now: float) -> float:
         """Seconds stolen since this object was made."""
-        now, before = self._read(), self._before
-        self._before = now
-        if self._group.share() == 1:
-            self._seconds += max(0.0, now - before)
+        kept = self._kept.seconds()
+        rest = (now - self._then) * (1 - self._group.share())
+        self._seconds += max(0.0, kept - self._before - rest)
+        self._then, self._before = now, kept
         return self._seconds
 
-    def _read(self) -> float:
-        return self._group.waited() + _stolen_from(self._group.cpu())
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What one of this machine's CPUs did since the machine started, in seconds (proc(5))."""
+
+    busy: float
+    stolen: float
 
 
-def _stolen_from(cpu: int) -> float:
-    """Seconds for which this machine's hypervisor let one of its CPUs wait (proc(5), field 8), since the machine
-    started.
-    """
+def _times(cpu: int) -> Times:
     lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
-    return next((int(line[8]) / _TICKS for line in lines if line[0] == f"cpu{cpu}"), 0.0)
+    user, nice, system, _, _, irq, softirq, stolen = next(
+        (int(field) / _TICKS for field in line[1:9]) for line in lines if line[0] == f"cpu{cpu}"
+    )
+    return Times(user + nice + system + irq + softirq, stolen)
 
 
 def _rest() -> str:
@@ -91,7 +122,8 @@ def _rest() -> str:
 
 def serve(device: int, group: Group) -> None:
     """Answers the kernel until the file is unmounted. Each opening of the file sees the figures of that moment."""
-    account, steal = Account(time.monotonic()), Steal(group)
+    began = time.monotonic()
+    account, steal = Account(began), Steal(group, began)
     opened: dict[int, bytes] = {}
     while True:
         try:
@@ -114,7 +146,7 @@ def serve(device: int, group: Group) -> None:
         elif opcode == _OPEN:
             user, system = group.usage()
             now = time.monotonic()
-            opened[unique] = account.text(now, group.share(), user, system, steal.seconds(), _rest()).encode()
+            opened[unique] = account.text(now, group.share(), user, system, steal.seconds(now), _rest()).encode()
             answer = struct.pack("=QII", unique, _DIRECT_IO, 0)
         elif opcode == _READ:
             handle, offset, size = struct.unpack_from("=QQI", body)

@@ -46,7 +46,9 @@ class Pool:
     def __init__(self, homes: Homes) -> None:
         self.homes = homes
         self.lab = Lab.up(
-            hosts=len(homes), domains=[DomainSpec(name, host) for host, here in homes.items() for name in here]
+            hosts=len(homes),
+            spare=0.2,
+            domains=[DomainSpec(name, host) for host, here in homes.items() for name in here],
         )
         try:
             self.stack = Stack.start(self.lab, port=PORT)

@@ -9,6 +9,7 @@ from virtpoise_lab import cgroups
 from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import Process, process
+from virtpoise_lab.procstat import Kept
 
 # Of a host's CPU time others may take this much while it is measured, and a measurement is made this often at most.
 _MOST_STOLEN_RATIO = 0.02
@@ -46,6 +47,15 @@ def cpu_ratio(host: Host, seconds: float = 3) -> float:
             return 1 - (after.idle - before.idle) / total
         seen.append(f"{stolen:.1%}")
     raise AssertionError(f"no undisturbed measurement: others took {', '.join(seen)} of the CPU of {host.name}")
+
+
+def wanted_ratio(host: Host, seconds: float) -> float:
+    """The part of its CPU that a host wanted over that time: what it used, and what others kept from it."""
+    kept = Kept(host.group)
+    used, began = sum(host.group.usage()), time.monotonic()
+    time.sleep(seconds)  # a share of time is measured over a time
+    wanted = sum(host.group.usage()) - used + kept.seconds()
+    return wanted / ((time.monotonic() - began) * host.group.share())
 
 
 def memory(host: Host) -> dict[str, int]:

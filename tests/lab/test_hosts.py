@@ -7,10 +7,9 @@ import time
 
 import pytest
 
-from lab.lab_watch import cpu_ratio, cpu_times, memory
+from lab.lab_watch import cpu_ratio, cpu_times, memory, wanted_ratio
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
-from virtpoise_lab.model import Kind
 from virtpoise_lab.processes import wait_until
 
 pytestmark = pytest.mark.lab
@@ -30,7 +29,10 @@ def test_a_host_sees_only_its_own_cpu(lab: Lab) -> None:
 
 
 def test_cpu_time_that_another_program_takes_is_steal_of_that_host_alone(lab: Lab) -> None:
-    """A real-time program, which no weight holds back, has the CPU of h1 for a second in which h1 wants it."""
+    """A real-time program, which no weight holds back, has the CPU of h1 for a second in which h1 wants it.
+
+    A fifth of that second is spare.
+    """
     cpu = lab.host("h1").group.cpu()
     take = (
         "import os, time\n"
@@ -46,7 +48,7 @@ def test_cpu_time_that_another_program_takes_is_steal_of_that_host_alone(lab: La
     lab.stop("sh", "h1")
 
     stolen = {name: after[name].stolen - before[name].stolen for name in before}
-    assert 90 <= stolen["h1"] <= after["h1"].total - before["h1"].total
+    assert 70 <= stolen["h1"] <= after["h1"].total - before["h1"].total
     assert stolen["h2"] < 20
     assert after["h1"].idle - before["h1"].idle < 20
 
@@ -78,21 +80,29 @@ def test_a_host_sees_only_its_own_processes_and_network(lab: Lab) -> None:
     assert ports == ["eth0", "vnet0"]
 
 
+@pytest.mark.parametrize("percent", [30, 70])
+def test_a_share_is_what_the_guest_wants(lab: Lab, percent: float) -> None:
+    """What others keep from the guest is not caught up, so it is measured and counted."""
+    lab.load("vm1", percent, kind="share")
+    wanted = wanted_ratio(lab.host("h1"), 4)
+    lab.load("vm1", 0)
+
+    assert wanted == pytest.approx(percent / 100, abs=0.04)
+
+
 @pytest.mark.parametrize(
-    ("domain", "percent", "kind", "tolerance"),
+    ("domain", "percent", "tolerance"),
     [
-        ("vm1", 30, "share", 0.04),
-        ("vm1", 70, "share", 0.04),
-        # Two vCPUs on one CPU: a share of the time would meet itself, and switching between them costs on top.
-        ("vm3", 70, "work", 0.08),
+        ("vm1", 40, 0.04),
+        ("vm3", 70, 0.08),  # two vCPUs on one CPU: switching between them costs on top
     ],
 )
-def test_a_load_is_what_the_host_measures(lab: Lab, domain: str, percent: float, kind: Kind, tolerance: float) -> None:
-    lab.load(domain, percent, kind=kind)
+def test_work_is_what_the_host_measures(lab: Lab, domain: str, percent: float, tolerance: float) -> None:
+    lab.load(domain, percent, kind="work")
     where = lab.where(domain)
     assert where is not None
     measured = cpu_ratio(lab.host(where), 4)
-    lab.load(domain, 0)
+    lab.load(domain, 0, kind="share")
 
     assert measured == pytest.approx(percent / 100, abs=tolerance)
 
@@ -142,7 +152,7 @@ def test_a_domain_takes_its_load_along_and_a_new_one_where_it_goes(lab: Lab) -> 
         """The work of the migration itself, and of translating the guest's code again, ends within seconds."""
         wait_until(lambda: abs(cpu_ratio(lab.host("h2"), 2) - ratio) < 0.06, 20, f"a load of {ratio} on h2")
 
-    lab.load("vm1", 40)
+    lab.load("vm1", 40, kind="work")
     try:
         assert lab.migrate("vm1", "h2") == "h1"
         assert lab.where("vm1") == "h2"
@@ -151,7 +161,7 @@ def test_a_domain_takes_its_load_along_and_a_new_one_where_it_goes(lab: Lab) -> 
         lab.load("vm1", 10)
         settles_at(0.10)
     finally:
-        lab.load("vm1", 0)
+        lab.load("vm1", 0, kind="share")
         lab.migrate("vm1", "h1")
 
 
@@ -201,7 +211,7 @@ def test_a_guest_that_does_not_answer_is_no_load_taken(lab: Lab) -> None:
 
 def test_a_host_joins_and_guests_move_to_it(lab: Lab) -> None:
     """The last test of this lab: with a third host, each has a smaller part of the CPUs."""
-    lab.load("vm2", 50)
+    lab.load("vm2", 50, kind="work")
     joined = lab.add_host()
     assert (joined.name, joined.uri) == ("h3", "qemu+tcp://10.77.0.3/system")
     for name, other in (("h1", "h3"), ("h3", "h2")):
