@@ -74,8 +74,9 @@ class Lab:
         """Starts a lab of hosts h1, h2, ... and waits until every guest has answered.
 
         capacity: for how many hosts the machine's CPUs are divided (default: ``hosts``), so that hosts that join later
-        leave the first ones as they are. spare: the part of each CPU that no host uses; what others take of a CPU is
-        taken from that part first. host_memory_mib: each host's memory (default: enough for what starts).
+        leave the first ones as they are. spare: the part of its CPU time that each host is expected to leave idle. What
+        others take of that part is no loss to guests that catch up, and is not shown as steal.
+        host_memory_mib: each host's memory (default: enough for what starts).
         background: whatever else runs on this machine goes before the lab; without it a host's CPU is its own.
         A lab that crashed is cleaned up first; one that lives is refused unless replace_live.
         Raises LabError, with nothing left behind, if something is missing or does not start.
@@ -219,7 +220,7 @@ class Lab:
             now = self.state
             number = max(h.number for h in now.hosts) + 1
             capacity = max(now.capacity, len(now.hosts) + 1)
-            share = _divided(capacity, now.spare)
+            share = _divided(capacity)[1]
             self._edit(lambda s: replace(s, capacity=capacity, share=share))
             self._write_names([*(h.spec for h in now.hosts), HostSpec(number)])
             self._boot_host(HostSpec(number), now.host_memory)
@@ -281,7 +282,7 @@ class Lab:
         artefacts.initramfs()
         state.FOLDER.mkdir()
         made = tuple(str(f) for f in _libvirt_folders() if not f.exists())
-        share = _divided(capacity, spare)
+        share = _divided(capacity)[1]
         memory = (memory_mib or _memory_for(specs)) * MIB
         state.write(State(capacity=capacity, spare=spare, share=share, host_memory=memory, folders_made=made))
         for folder in made:
@@ -316,7 +317,7 @@ class Lab:
     def _serve_stat(self, spec: HostSpec) -> None:
         file = hosts_.folder_of(spec) / "stat"
         file.touch()
-        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file)]
+        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file), str(self.state.spare)]
         self._spawn_base("procstat", server, log=f"{spec.name}-procstat")
         processes.wait_until(lambda: bool(file.read_text()), 10, f"the figures of {spec.name} at {file}")
 
@@ -354,7 +355,7 @@ class Lab:
         self.host(spec.name).start_libvirtd()
 
     def _limit(self, spec: HostSpec) -> None:
-        cpus, share = _cpus(), self.state.share
+        cpus, share = _divided(self.state.capacity)
         # One CPU, never parts of several: lxcfs counts what a host uses per CPU, and loses track of one that wanders.
         Group(self._mounts, spec.name).limit_cpu(cpus[(spec.number - 1) % len(cpus)], share if share < 1 else None)
 
@@ -484,14 +485,10 @@ def _libvirt_folders() -> tuple[Path, ...]:
     return Path("/var/lib/libvirt"), Path("/var/log/libvirt"), Path("/var/cache/libvirt")
 
 
-def _cpus() -> list[int]:
-    """The CPUs that this machine has."""
-    return sorted(os.sched_getaffinity(0))
-
-
-def _divided(capacity: int, spare: float) -> float:
-    """The part of a CPU that each host gets: the same for all, so that guests may move."""
-    return (1 - spare) / math.ceil(capacity / len(_cpus()))
+def _divided(capacity: int) -> tuple[list[int], float]:
+    """The CPUs this machine has, and the part of one that each host gets: the same for all, so that guests may move."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return cpus, 1 / math.ceil(capacity / len(cpus))
 
 
 def _memory_for(specs: tuple[DomainSpec, ...]) -> int:

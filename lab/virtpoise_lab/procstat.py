@@ -3,8 +3,8 @@
 lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's
 work included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
 
-    python -m virtpoise_lab.procstat HOST FILE     serves the figures of that host's cgroup at FILE, until it is
-    unmounted
+    python -m virtpoise_lab.procstat HOST FILE SPARE     serves the figures of that host's cgroup at FILE, until it is
+    unmounted; SPARE: see ``Steal``
 """
 
 import errno
@@ -78,14 +78,16 @@ class Kept:
 
 
 class Steal:
-    """Measures the CPU time that others took from a host.
+    """Measures the CPU time that others took from a host and that it missed.
 
-    A host with a part of a CPU leaves the rest unused. What others took of that rest, which may be other hosts, took
-    nothing from it.
+    ``spare``: the part of its time that the host is expected to leave idle. What others took of that part is not
+    missed by guests that catch up. A host that has a part of a CPU misses nothing of the rest, which may be other
+    hosts'.
     """
 
-    def __init__(self, group: Group, now: float) -> None:
+    def __init__(self, group: Group, now: float, spare: float = 0.0) -> None:
         self._group = group
+        self._spare = spare
         self._kept = Kept(group)
         self._then, self._before = now, 0.0
         self._seconds = 0.0
@@ -93,8 +95,8 @@ class Steal:
     def seconds(self, now: float) -> float:
         """Seconds stolen since this object was made."""
         kept = self._kept.seconds()
-        rest = (now - self._then) * (1 - self._group.share())
-        self._seconds += max(0.0, kept - self._before - rest)
+        spare = (now - self._then) * max(self._spare, 1 - self._group.share())
+        self._seconds += max(0.0, kept - self._before - spare)
         self._then, self._before = now, kept
         return self._seconds
 
@@ -120,10 +122,10 @@ def _rest() -> str:
     return "".join(line for line in Path("/proc/stat").read_text().splitlines(keepends=True) if line[:3] != "cpu")
 
 
-def serve(device: int, group: Group) -> None:
+def serve(device: int, group: Group, spare: float) -> None:
     """Answers the kernel until the file is unmounted. Each opening of the file sees the figures of that moment."""
     began = time.monotonic()
-    account, steal = Account(began), Steal(group, began)
+    account, steal = Account(began), Steal(group, began, spare)
     opened: dict[int, bytes] = {}
     while True:
         try:
@@ -161,11 +163,11 @@ def serve(device: int, group: Group) -> None:
         os.write(device, _ANSWER.pack(length, 0 if answer is not None else -errno.ENOSYS, unique) + (answer or b""))
 
 
-def main(host: str, file: str) -> None:
+def main(host: str, file: str, spare: str) -> None:
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode={_MODE:o},user_id=0,group_id=0,allow_other"
     subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "virtpoise-lab", file], pass_fds=[device], check=True)
-    serve(device, Group(mounted(), host))
+    serve(device, Group(mounted(), host), float(spare))
 
 
 if __name__ == "__main__":

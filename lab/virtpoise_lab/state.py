@@ -46,7 +46,8 @@ class Started:
 class State:
     """Everything a lab has started.
 
-    share: CPU time of one CPU that each host has, 1.0 for a whole one. spare: the part of each CPU that no host uses.
+    share: CPU time of one CPU that each host has, 1.0 for a whole one. spare: the part of its CPU time that each host
+    is expected to leave idle.
     """
 
     complete: bool = False

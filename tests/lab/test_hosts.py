@@ -31,7 +31,7 @@ def test_a_host_sees_only_its_own_cpu(lab: Lab) -> None:
 def test_cpu_time_that_another_program_takes_is_steal_of_that_host_alone(lab: Lab) -> None:
     """A real-time program, which no weight holds back, has the CPU of h1 for a second in which h1 wants it.
 
-    A fifth of that second is spare.
+    The host can spare a fifth of that second.
     """
     cpu = lab.host("h1").group.cpu()
     take = (

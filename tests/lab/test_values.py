@@ -117,11 +117,11 @@ def test_what_others_took_of_a_hosts_cpu_is_steal_and_no_longer_idle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "stolen"),
-    [(None, 1.0 + 0.25), (0.9, 1.0 + 0.25 - 0.1 * 5), (0.5, 0.0)],
+    ("share", "spare", "stolen"),
+    [(None, 0.0, 1.0 + 0.25), (None, 0.1, 1.0 + 0.25 - 0.1 * 5), (None, 0.5, 0.0), (0.9, 0.0, 1.0 + 0.25 - 0.1 * 5)],
 )
-def test_what_others_took_beyond_the_rest_of_the_cpu_is_stolen(
-    share: float | None, stolen: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_others_took_is_stolen_unless_the_host_could_spare_it(
+    share: float | None, spare: float, stolen: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In 5 s the host waits for 1.5 s, of which its own limit explains 0.5 s.
 
@@ -140,11 +140,11 @@ def test_what_others_took_beyond_the_rest_of_the_cpu_is_stolen(
         (folder / "cpu.stat").write_text(f"user_usec {used}\nsystem_usec 0\nthrottled_usec {throttled}\n")
 
     kernel_shows(1_000_000, 2_000_000, 1_000_000)
-    steal = Steal(group, 100.0)
+    steal = Steal(group, 100.0, spare)
     kernel_shows(1_800_000, 3_500_000, 1_500_000)
     cpus[3] = Times(busy=103.2, stolen=8.0)
     assert steal.seconds(105.0) == pytest.approx(stolen)
-    assert steal.seconds(110.0) == pytest.approx(stolen)  # what is left of the rest makes up for nothing
+    assert steal.seconds(110.0) == pytest.approx(stolen)  # what was spared later makes up for nothing
 
 
 @pytest.mark.parametrize(
