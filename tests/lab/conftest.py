@@ -19,7 +19,7 @@ def machine() -> None:
 
 @pytest.fixture(scope="module")
 def lab(machine: None) -> Iterator[Lab]:
-    """Two hosts with a whole CPU each, which can spare a fifth of it; vm1 and vm2 on h1, vm3 (two vCPUs) on h2."""
+    """Two hosts with a whole CPU each; vm1 and vm2 on h1, vm3 (two vCPUs) on h2."""
     specs = [DomainSpec("vm1", "h1"), DomainSpec("vm2", "h1"), DomainSpec("vm3", "h2", vcpus=2)]
-    with Lab.up(hosts=2, domains=specs, host_memory_mib=1024, spare=0.2) as running:
+    with Lab.up(hosts=2, domains=specs, host_memory_mib=1024) as running:
         yield running

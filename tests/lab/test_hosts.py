@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lab.lab_watch import cpu_ratio, cpu_times, memory, wanted_ratio
+from lab.lab_watch import cpu_over, cpu_times, memory
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import wait_until
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 def test_a_host_sees_only_its_own_cpu(lab: Lab) -> None:
     burner = lab.host("h1").popen(["sh", "-c", "while :; do :; done"])
-    busy, other = cpu_ratio(lab.host("h1"), 2), cpu_ratio(lab.host("h2"), 1)
+    busy, other = cpu_over(lab.host("h1"), 2).wanted, cpu_over(lab.host("h2"), 1).used
     lab.stop("sh", "h1")
 
     assert burner.wait(5) != 0
@@ -29,10 +29,7 @@ def test_a_host_sees_only_its_own_cpu(lab: Lab) -> None:
 
 
 def test_cpu_time_that_another_program_takes_is_steal_of_that_host_alone(lab: Lab) -> None:
-    """A real-time program, which no weight holds back, has the CPU of h1 for a second in which h1 wants it.
-
-    The host can spare a fifth of that second.
-    """
+    """A real-time program, which no weight holds back, has the CPU of h1 for a second in which h1 wants it."""
     cpu = lab.host("h1").group.cpu()
     take = (
         "import os, time\n"
@@ -48,7 +45,7 @@ def test_cpu_time_that_another_program_takes_is_steal_of_that_host_alone(lab: La
     lab.stop("sh", "h1")
 
     stolen = {name: after[name].stolen - before[name].stolen for name in before}
-    assert 70 <= stolen["h1"] <= after["h1"].total - before["h1"].total
+    assert 90 <= stolen["h1"] <= after["h1"].total - before["h1"].total
     assert stolen["h2"] < 20
     assert after["h1"].idle - before["h1"].idle < 20
 
@@ -81,10 +78,9 @@ def test_a_host_sees_only_its_own_processes_and_network(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("percent", [30, 70])
-def test_a_share_is_what_the_guest_wants(lab: Lab, percent: float) -> None:
-    """What others keep from the guest is not caught up, so it is measured and counted."""
+def test_a_share_is_what_the_host_measures(lab: Lab, percent: float) -> None:
     lab.load("vm1", percent, kind="share")
-    wanted = wanted_ratio(lab.host("h1"), 4)
+    wanted = cpu_over(lab.host("h1"), 4).wanted
     lab.load("vm1", 0)
 
     assert wanted == pytest.approx(percent / 100, abs=0.04)
@@ -101,7 +97,7 @@ def test_work_is_what_the_host_measures(lab: Lab, domain: str, percent: float, t
     lab.load(domain, percent, kind="work")
     where = lab.where(domain)
     assert where is not None
-    measured = cpu_ratio(lab.host(where), 4)
+    measured = cpu_over(lab.host(where), 4).used
     lab.load(domain, 0, kind="share")
 
     assert measured == pytest.approx(percent / 100, abs=tolerance)
@@ -120,14 +116,16 @@ def test_work_is_caught_up_and_a_share_is_not(lab: Lab) -> None:
     its own.
     """
     left = {}
-    for kind in ("work", "share"):
-        lab.load("vm1", 70, kind=kind)
-        lab.load("vm2", 100, kind="work")
-        assert cpu_ratio(lab.host("h1"), 5) > 0.95
-        lab.load("vm2", 0)
-        left[kind] = cpu_ratio(lab.host("h1"), 1.5)
-        lab.load("vm1", 0, kind="share")
-    lab.load("vm2", 0, kind="share")
+    try:
+        for kind in ("work", "share"):
+            lab.load("vm1", 70, kind=kind)
+            lab.load("vm2", 100, kind="work")
+            assert cpu_over(lab.host("h1"), 5).wanted > 0.95
+            lab.load("vm2", 0)
+            left[kind] = cpu_over(lab.host("h1"), 1.5).used
+    finally:
+        for domain in ("vm1", "vm2"):
+            lab.load(domain, 0, kind="share")
 
     assert left["work"] > 0.85
     assert left["share"] < 0.8
@@ -150,7 +148,7 @@ def test_traffic_leaves_through_the_hosts_uplink(lab: Lab) -> None:
 def test_a_domain_takes_its_load_along_and_a_new_one_where_it_goes(lab: Lab) -> None:
     def settles_at(ratio: float) -> None:
         """The work of the migration itself, and of translating the guest's code again, ends within seconds."""
-        wait_until(lambda: abs(cpu_ratio(lab.host("h2"), 2) - ratio) < 0.06, 20, f"a load of {ratio} on h2")
+        wait_until(lambda: abs(cpu_over(lab.host("h2"), 2).used - ratio) < 0.06, 20, f"a load of {ratio} on h2")
 
     lab.load("vm1", 40, kind="work")
     try:
@@ -220,4 +218,4 @@ def test_a_host_joins_and_guests_move_to_it(lab: Lab) -> None:
 
     lab.migrate("vm2", "h3")
     assert lab.where("vm2") == "h3"
-    assert cpu_ratio(joined, 4) == pytest.approx(0.5, abs=0.1)
+    assert cpu_over(joined, 4).used == pytest.approx(0.5, abs=0.1)
