@@ -47,6 +47,7 @@ class Lab:
         domains: Iterable[DomainSpec] = (),
         *,
         capacity: int | None = None,
+        spare: float = 0.0,
         host_memory_mib: int | None = None,
         replace_live: bool = False,
         background: bool = False,
@@ -55,7 +56,9 @@ class Lab:
         """Starts a lab of hosts h1, h2, ... and waits until every guest has answered.
 
         capacity: for how many hosts the machine's CPUs are divided (default: ``hosts``), so that hosts that join later
-        leave the first ones as they are. host_memory_mib: each host's memory (default: enough for what starts).
+        leave the first ones as they are. spare: the part of its CPU time that each host is expected to leave idle. What
+        others take of that part is no loss to guests that catch up, and is not shown as steal.
+        host_memory_mib: each host's memory (default: enough for what starts).
         background: whatever else runs on this machine goes before the lab; without it a host's CPU is its own.
         A lab that crashed is cleaned up first; one that lives is refused unless replace_live.
         Raises LabError, with nothing left behind, if something is missing or does not start.
@@ -74,7 +77,7 @@ class Lab:
                 clean_up(old)
             lab = cls()
             try:
-                lab._start(hosts, specs, max(capacity or hosts, hosts), host_memory_mib, background, say)
+                lab._start(hosts, specs, max(capacity or hosts, hosts), spare, host_memory_mib, background, say)
             except BaseException:
                 clean_up(state.read() or State())
                 lab._reap()
@@ -253,6 +256,7 @@ class Lab:
         count: int,
         specs: tuple[DomainSpec, ...],
         capacity: int,
+        spare: float,
         memory_mib: int | None,
         background: bool,
         say: Callable[[str], None],
@@ -262,7 +266,7 @@ class Lab:
         made = tuple(str(f) for f in _libvirt_folders() if not f.exists())
         share = _divided(capacity)[1]
         memory = (memory_mib or model.memory_for(specs)) * MIB
-        state.write(State(capacity=capacity, share=share, host_memory=memory, folders_made=made))
+        state.write(State(capacity=capacity, spare=spare, share=share, host_memory=memory, folders_made=made))
         for folder in made:
             Path(folder).mkdir(parents=True)
         for name in (BASE, MANAGER):
@@ -295,7 +299,7 @@ class Lab:
     def _serve_stat(self, spec: HostSpec) -> None:
         file = hosts_.folder_of(spec) / "stat"
         file.touch()
-        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file)]
+        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file), str(self.state.spare)]
         self._spawn_base("procstat", server, log=f"{spec.name}-procstat")
         processes.wait_until(lambda: bool(file.read_text()), 10, f"the figures of {spec.name} at {file}")
 
