@@ -7,7 +7,7 @@ virtpoise.example.yml describes each key; docs/configuration.md is generated fro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
 from virtpoise_balancer.errors import BadInput, LibvirtError
-from virtpoise_balancer.formats import INCONSISTENT, problems
+from virtpoise_balancer.formats import problems
 from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, checked, matcher, of_instance, uri_of
-from virtpoise_balancer.http_config import HostName, HttpConfig, Section, http_url, unshown, with_key
+from virtpoise_balancer.http_config import HostName, HttpConfig, Section, http_url, inconsistent, unshown, with_key
+from virtpoise_balancer.migration_config import Migration
 from virtpoise_balancer.model import Mode, Name, Policy, policy_problems
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
@@ -113,10 +113,6 @@ def _known_queries(queries: dict[str, str]) -> dict[str, str]:
     return queries
 
 
-def inconsistent(found: Iterable[str]) -> PydanticCustomError:
-    return PydanticCustomError(INCONSISTENT, "{lines}", {"lines": "\n".join(found)})
-
-
 def _consistent_policy(policy: Policy) -> Policy:
     if found := [*policy_problems(policy), *rule_problems(policy)]:
         raise inconsistent(found)
@@ -125,10 +121,6 @@ def _consistent_policy(policy: Policy) -> Policy:
 
 def _patterns(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
-
-
-def _off(value: Any) -> Any:
-    return "off" if value is False else value  # what YAML makes of `off`
 
 
 class Prometheus(Section):
@@ -245,15 +237,6 @@ class StateStore(Section):
         """The file of an SQLite store; None for a database on a server."""
         _, is_file, path = self.url.partition("sqlite:///")
         return Path(path) if is_file else None
-
-
-class Migration(Section):
-    """How one live migration is made, and its bounds."""
-
-    timeout_seconds: Seconds = 600.0
-    encryption: Annotated[Literal["required", "off"], BeforeValidator(_off)] = "off"
-    bandwidth_mib_per_second: Annotated[int, Field(ge=1)] | None = None
-    stop_grace_seconds: Seconds = 60.0
 
 
 class Measurement(Section):

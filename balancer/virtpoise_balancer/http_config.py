@@ -6,14 +6,14 @@ No secret stands in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from virtpoise_balancer.formats import SECRET
+from virtpoise_balancer.formats import INCONSISTENT, SECRET
 from virtpoise_balancer.hosts import NotAHost, checked
 
 _OWN_HEADERS = (
@@ -34,6 +34,11 @@ class Section(BaseModel):
 def unshown(expected: str) -> PydanticCustomError:
     """An error about a value that is not shown."""
     return PydanticCustomError(SECRET, "{expected}", {"expected": expected})
+
+
+def inconsistent(found: Iterable[str]) -> PydanticCustomError:
+    """An error of values that contradict each other. Each line names its field below the section."""
+    return PydanticCustomError(INCONSISTENT, "{lines}", {"lines": "\n".join(found)})
 
 
 def http_url(url: str) -> str:

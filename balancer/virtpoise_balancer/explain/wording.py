@@ -185,6 +185,11 @@ def dirtied(bytes_per_second: float | None) -> str:
     return f", dirties {size(bytes_per_second)}/s" if bytes_per_second else ""
 
 
+def throttled(ratio: float) -> str:
+    """How much CPU time the guest is kept from, as an addition to a migration's progress; empty for 0."""
+    return f", throttled by {percent(ratio)}" if ratio else ""
+
+
 def duration(seconds: float | None) -> str:
     """A length of time in its two largest units."""
     if seconds is None:

@@ -16,6 +16,8 @@ _RESIDUALS_KEPT = 200
 # The newest migrations to look at, and the most of them that count for one link.
 _MIGRATIONS_WEIGHED = 2000
 _MIGRATIONS_OF_A_LINK = 20
+# How long the rate counts at which a domain wrote to its memory.
+_DIRTYING_COUNTS_SECONDS = 7 * 86400.0
 # How long a failure counts, and how much of its reason is kept.
 _FAILURES_COUNT_SECONDS = 7 * 86400.0
 _WHY_LENGTH = 200
@@ -25,7 +27,7 @@ def read(connection: Connection, moved_since: float, now: float, broken: list[st
     """``moved_since``: only migrations that ended after it count as moves of a domain."""
     return Learned(
         moved=_moved(connection, moved_since, broken),
-        dirtying=_dirtying(connection, broken),
+        dirtying=_dirtying(connection, now - _DIRTYING_COUNTS_SECONDS, broken),
         residuals=_residuals(connection, broken),
         links=_links(connection, broken),
         attempts=_attempts(connection, now - _FAILURES_COUNT_SECONDS, broken),
@@ -45,11 +47,13 @@ def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str,
     return moved
 
 
-def _dirtying(connection: Connection, broken: list[str]) -> dict[str, float]:
-    """By uuid, the rate of the newest migration that was watched for long enough, whether it was done or not."""
+def _dirtying(connection: Connection, since: float, broken: list[str]) -> dict[str, float]:
+    """By uuid, the newest rate: of a migration that was watched for long enough, whether it was done or not, or of the
+    look before it.
+    """
     query = (
         select(migrations.c.id, migrations.c.uuid, migrations.c.dirty_bytes_per_second)
-        .where(migrations.c.dirty_bytes_per_second.is_not(None))
+        .where(migrations.c.dirty_bytes_per_second.is_not(None), migrations.c.ended > since)
         .order_by(migrations.c.id.desc())
         .limit(_MIGRATIONS_WEIGHED)
     )
@@ -131,7 +135,8 @@ def _attempts(connection: Connection, since: float, broken: list[str]) -> tuple[
     A migration that was done ends the row, and so it does where the domain did not converge.
     """
     taught = (migrations.c.result == Result.FAILED.value) & migrations.c.began.is_not(None)
-    taught |= migrations.c.cause == Cause.OBSTACLE.value
+    # Before it began: what a host had against it, or how fast the domain writes to its memory.
+    taught |= migrations.c.cause.in_((Cause.OBSTACLE.value, Cause.SLOW.value))
     taught &= func.coalesce(migrations.c.cause, "") != Cause.STOPPED.value
     failed = select(migrations.c.uuid).where(taught, migrations.c.ended > since)
     done = migrations.c.result == Result.DONE.value

@@ -131,7 +131,8 @@ class Move:
     """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it
     in words.
 
-    ``cost_bytes``: what it is expected to transfer. Moves with the same ``bundle`` belong together: all of them or
+    ``cost_bytes``: what it is expected to transfer; ``link_bytes_per_second``: at most how fast, by the uplinks of its
+    hosts, where both are known. Moves with the same ``bundle`` belong together: all of them or
     none.
 
     ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make
@@ -148,6 +149,7 @@ class Move:
     wave: int = 0
     why: str = ""
     cost_bytes: int | None = None
+    link_bytes_per_second: float | None = None
     bundle: str | None = None
     needs: tuple[str, ...] = ()
     problem: Problem | None = None

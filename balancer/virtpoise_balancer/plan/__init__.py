@@ -1,6 +1,6 @@
 """Which domains to move where. Pure and deterministic: the same snapshot and policy give the same plan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,7 +30,16 @@ STRATEGIES = {
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan of the policy's strategy, with notes on names in the policy that the group lacks."""
-    return replace(STRATEGIES[policy.strategy].plan(snapshot, policy), notes=notes(snapshot, policy))
+    made = STRATEGIES[policy.strategy].plan(snapshot, policy)
+    uplinks = {host.name: host.uplink_bytes_per_second for host in snapshot.hosts}
+    moves = tuple(replace(move, link_bytes_per_second=_link(uplinks, move)) for move in made.moves)
+    return replace(made, moves=moves, notes=notes(snapshot, policy))
+
+
+def _link(uplinks: Mapping[str, float | None], move: Move) -> float | None:
+    """What the uplinks of both hosts carry, where both are known."""
+    source, destination = uplinks[move.source], uplinks[move.destination]
+    return min(source, destination) if source and destination else None
 
 
 def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
