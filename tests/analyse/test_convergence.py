@@ -118,3 +118,19 @@ def test_the_first_pass_and_a_libvirt_that_counts_none_are_no_verdict(passes: in
     for second in range(100):
         progress = Progress(elapsed_seconds=second, total_bytes=9, processed_bytes=0, remaining_bytes=9, passes=passes)
         assert judge.hopeless(progress) is None
+
+
+def test_what_a_pass_had_to_copy_is_known_although_it_is_looked_at_later() -> None:
+    """Each pass has less to copy than the one before, but at the first look at each the same is left."""
+    judge, copied, size = Convergence(throttles=False), 0, 1000 * MIB
+    for number in range(2, 12):
+        for remaining in (200 * MIB, MIB):
+            progress = Progress(
+                elapsed_seconds=number * 3.0 - remaining / (200 * MIB),
+                total_bytes=1 << 30,
+                processed_bytes=copied + size - remaining,
+                remaining_bytes=remaining,
+                passes=number,
+            )
+            assert judge.hopeless(progress) is None
+        copied, size = copied + size, int(size * 0.85)

@@ -202,6 +202,14 @@ def test_the_journal_knows_how_fast_each_two_hosts_were(store: Store) -> None:
     assert link.bytes_per_second == pytest.approx(6000 / 6.0)
 
 
+def test_the_journal_knows_for_how_long_migrations_between_two_hosts_stopped_their_domains(store: Store) -> None:
+    for (migration_id, _), downtime in zip(entries(store), (0.2, None, 0.6), strict=True):
+        store.end(migration_id, replace(DONE, downtime_seconds=downtime))
+    assert {(one.source, one.destination): one.downtime_seconds for one in learned(store).links} == {
+        ("h1", "h2"): pytest.approx(0.4)
+    }
+
+
 def test_the_journal_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_last_watched(store: Store) -> None:
     first, second, third = entries(store)
     store.end(first[0], replace(DONE, dirty_bytes_per_second=1e6))

@@ -4,7 +4,11 @@ off.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, literal, select, union_all
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
 from virtpoise_balancer.knowledge.rows import read_rows
@@ -97,7 +101,7 @@ def _residuals(connection: Connection, broken: list[str]) -> tuple[Residual, ...
 
 
 def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
-    """The speed of the newest migrations between each two hosts, taken together."""
+    """The speed and the downtime of the newest migrations between each two hosts, taken together."""
     query = (
         select(
             migrations.c.id,
@@ -105,6 +109,7 @@ def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
             migrations.c.destination,
             migrations.c.transferred_bytes,
             migrations.c.seconds,
+            migrations.c.downtime_seconds,
         )
         .where(
             migrations.c.result == Result.DONE.value,
@@ -114,18 +119,21 @@ def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
         .order_by(migrations.c.id.desc())
         .limit(_MIGRATIONS_WEIGHED)
     )
-    totals: dict[tuple[str, str], tuple[int, int, float]] = {}
+    of_links: dict[tuple[str, str], list[Row[Any]]] = {}
     for row in read_rows(connection, query, "migration", broken):
-        count, transferred, seconds = totals.get((row.source, row.destination), (0, 0, 0.0))
-        if count < _MIGRATIONS_OF_A_LINK:
-            totals[row.source, row.destination] = (
-                count + 1,
-                transferred + row.transferred_bytes,
-                seconds + row.seconds,
-            )
-    return tuple(
-        LinkSpeed(source=source, destination=destination, bytes_per_second=transferred / seconds)
-        for (source, destination), (_, transferred, seconds) in sorted(totals.items())
+        newest = of_links.setdefault((row.source, row.destination), [])
+        if len(newest) < _MIGRATIONS_OF_A_LINK:
+            newest.append(row)
+    return tuple(_link(*ends, newest) for ends, newest in sorted(of_links.items()))
+
+
+def _link(source: str, destination: str, newest: Sequence[Row[Any]]) -> LinkSpeed:
+    downtimes = [row.downtime_seconds for row in newest if row.downtime_seconds is not None]
+    return LinkSpeed(
+        source=source,
+        destination=destination,
+        bytes_per_second=sum(row.transferred_bytes for row in newest) / sum(row.seconds for row in newest),
+        downtime_seconds=fmean(downtimes) if downtimes else None,
     )
 
 
