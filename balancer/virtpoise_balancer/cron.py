@@ -1,10 +1,11 @@
-"""Time windows as cron expressions: a window is open in every minute that its expression names."""
+"""Time windows that begin by a cron expression."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.cron import CronTrigger
 
@@ -16,24 +17,33 @@ def check_cron(expression: str) -> str:
     """
     *_, days = expression.split() or [""]
     try:
-        _trigger(expression)
+        _trigger(expression, "UTC")
         named = not re.search(r"[0-9]", days.partition("/")[0])
     except ValueError:
         named = False
     if not named:
-        raise ValueError(
-            "minute, hour, day, month and day of the week (by name) as in crontab, like '* 8-17 * * mon-fri'"
-        )
+        raise ValueError("five fields of cron with days of the week by name, such as 0 8 * * mon-fri")
     return expression
 
 
-def is_open(expression: str, at: float) -> bool:
-    """Whether the expression names the minute of this moment (Unix seconds), in this machine's time zone."""
-    trigger = _trigger(expression)
-    minute = datetime.fromtimestamp(at, trigger.timezone).replace(second=0, microsecond=0)
-    return bool(trigger.get_next_fire_time(None, minute) == minute)
+def check_time_zone(name: str) -> str:
+    """The name itself. ValueError unless it is a time zone."""
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, LookupError):
+        raise ValueError("a time zone such as Europe/Berlin") from None
+    return name
+
+
+def is_open(expression: str, time_zone: str, duration_seconds: float, at: float) -> bool:
+    """Whether a window of this length, which begins as the expression says, is open at this moment (Unix seconds)."""
+    trigger = _trigger(expression, time_zone)
+    now = datetime.fromtimestamp(at, trigger.timezone)
+    # The first beginning that is late enough for the window to be open still.
+    began = trigger.get_next_fire_time(None, now - timedelta(seconds=duration_seconds) + timedelta(microseconds=1))
+    return began is not None and began.timestamp() <= at
 
 
 @lru_cache(maxsize=256)
-def _trigger(expression: str) -> CronTrigger:
-    return CronTrigger.from_crontab(expression)
+def _trigger(expression: str, time_zone: str) -> CronTrigger:
+    return CronTrigger.from_crontab(expression, timezone=ZoneInfo(time_zone))

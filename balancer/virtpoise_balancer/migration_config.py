@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from virtpoise_balancer.cron import check_cron, is_open
+from virtpoise_balancer.cron import check_cron, check_time_zone, is_open
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.hosts import NotAHost, address_of, check_address_pattern
 from virtpoise_balancer.http_config import HostName, Section, inconsistent
@@ -22,9 +22,14 @@ def _off(value: Any) -> Any:
 
 
 class BandwidthWindow(Section):
-    """A bandwidth limit for certain minutes."""
+    """A bandwidth limit for a time of the day.
+
+    ``cron``: when it begins, as five fields of cron in the ``time_zone``; ``duration_seconds``: how long it lasts.
+    """
 
     cron: Annotated[str, AfterValidator(check_cron)]
+    duration_seconds: Annotated[float, Field(ge=60, le=31 * 86400)]
+    time_zone: Annotated[str, AfterValidator(check_time_zone)] = "UTC"
     bandwidth_mib_per_second: _Bandwidth
 
 
@@ -59,8 +64,10 @@ class Migration(Section):
 
     def bandwidth_at(self, at: float) -> int | None:
         """The bandwidth limit at this moment (Unix seconds), in MiB/s; None: unlimited."""
-        windows = (one.bandwidth_mib_per_second for one in self.bandwidth_windows if is_open(one.cron, at))
-        return next(windows, self.bandwidth_mib_per_second)
+        for one in self.bandwidth_windows:
+            if is_open(one.cron, one.time_zone, one.duration_seconds, at):
+                return one.bandwidth_mib_per_second
+        return self.bandwidth_mib_per_second
 
     @model_validator(mode="after")
     def _compatible(self) -> Migration:

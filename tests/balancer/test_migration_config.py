@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 
-from virtpoise_balancer import cron
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.execute.transfer import Throttle, Transfer
@@ -16,20 +13,11 @@ from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.migration_config import Migration
 from virtpoise_balancer.service import wiring
 
+WINDOW = "bandwidth_windows: [{{cron: '{}', duration_seconds: 60, bandwidth_mib_per_second: 1}}]"
+
 
 def migration(text: str) -> Migration:
     return parse_config(f"migration: {{{text}}}", "x").migration
-
-
-@pytest.fixture
-def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    cron._trigger.cache_clear()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-    cron._trigger.cache_clear()
 
 
 def at(text: str) -> float:
@@ -70,19 +58,21 @@ def test_a_network_is_a_pattern_of_names(network: str) -> None:
         ("max_downtime_seconds: 0", "max_downtime_seconds: expected greater than or equal to 0.001, got 0"),
         ("throttle_initial_ratio: 20", "throttle_initial_ratio: expected less than or equal to 0.99, got 20"),
         ("hosts: {h1: 10.1.0.1/24}", "hosts.h1: expected "),
+        (WINDOW.format("0 8 * *"), "bandwidth_windows.0.cron: expected five fields of cron"),
         (
-            "bandwidth_windows: [{cron: '* * * *', bandwidth_mib_per_second: 1}]",
-            "bandwidth_windows.0.cron: expected minute",
+            WINDOW.format("0 8 * * 1-5"),
+            "bandwidth_windows.0.cron: expected five fields of cron with days of the week by name",
+        ),
+        (WINDOW.format("99 8 * * *"), "bandwidth_windows.0.cron: expected five fields of cron"),
+        (WINDOW.format("* * * * *', time_zone: 'Mars/Utopia"), "bandwidth_windows.0.time_zone: expected a time zone"),
+        (
+            "bandwidth_windows: [{cron: '0 8 * * *', duration_seconds: 60}]",
+            "bandwidth_windows.0.bandwidth_mib_per_second: ",
         ),
         (
-            "bandwidth_windows: [{cron: '* * * * 1-5', bandwidth_mib_per_second: 1}]",
-            "bandwidth_windows.0.cron: expected",
+            "bandwidth_windows: [{cron: '0 8 * * *', bandwidth_mib_per_second: 1, duration_seconds: 1}]",
+            "bandwidth_windows.0.duration_seconds: expected greater than or equal to 60",
         ),
-        (
-            "bandwidth_windows: [{cron: '99 * * * *', bandwidth_mib_per_second: 1}]",
-            "bandwidth_windows.0.cron: expected",
-        ),
-        ("bandwidth_windows: [{cron: '* 8 * * mon'}]", "bandwidth_windows.0.bandwidth_mib_per_second: "),
     ],
 )
 def test_what_cannot_be_combined_is_refused_in_one_line(text: str, says: str) -> None:
@@ -107,11 +97,11 @@ def test_what_is_configured_is_what_libvirt_is_asked_for() -> None:
     )
 
 
-@pytest.mark.usefixtures("utc")
 def test_the_first_window_that_is_open_limits_the_bandwidth() -> None:
     made = migration(
         "bandwidth_mib_per_second: 200, bandwidth_windows: ["
-        "{cron: '* 8-17 * * mon-fri', bandwidth_mib_per_second: 50}, {cron: '30-59 17 * * *', bandwidth_mib_per_second: 9}]"
+        "{cron: '0 8 * * mon-fri', duration_seconds: 36000, bandwidth_mib_per_second: 50}, "
+        "{cron: '30 17 * * *', duration_seconds: 1800, bandwidth_mib_per_second: 9}]"
     )
     limits = {
         "2026-11-27T07:59:59": 200,
@@ -119,8 +109,24 @@ def test_the_first_window_that_is_open_limits_the_bandwidth() -> None:
         "2026-11-27T17:59:59": 50,
         "2026-11-27T18:00:00": 200,
         "2026-11-28T08:00:00": 200,
-        "2026-11-28T17:29:00": 200,
+        "2026-11-28T17:29:59": 200,
         "2026-11-28T17:30:00": 9,
     }
     assert {moment: made.bandwidth_at(at(moment)) for moment in limits} == limits
     assert migration("").bandwidth_at(0) is None
+
+
+def test_a_window_begins_in_its_own_time_zone_and_may_reach_into_the_next_day() -> None:
+    made = migration(
+        "bandwidth_windows: [{cron: '0 22 * * fri', duration_seconds: 36000, time_zone: Europe/Berlin, "
+        "bandwidth_mib_per_second: 7}]"
+    )
+    limits = {
+        "2026-07-03T19:59:59": None,  # summer: two hours before UTC
+        "2026-07-03T20:00:00": 7,
+        "2026-11-27T20:59:59": None,
+        "2026-11-27T21:00:00": 7,
+        "2026-11-28T06:59:59": 7,
+        "2026-11-28T07:00:00": None,
+    }
+    assert {moment: made.bandwidth_at(at(moment)) for moment in limits} == limits
