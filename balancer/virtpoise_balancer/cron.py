@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -11,18 +11,19 @@ from apscheduler.triggers.cron import CronTrigger
 
 
 def check_cron(expression: str) -> str:
-    """The expression itself. ValueError unless it has the five fields of crontab(5), days of the week by name.
+    """The expression itself. ValueError unless it has the five fields of crontab(5), days of the week by name, and
+    comes at all.
 
     Numbers would name other days than in crontab(5): the library counts from Monday.
     """
     *_, days = expression.split() or [""]
     try:
-        _trigger(expression, "UTC")
-        named = not re.search(r"[0-9]", days.partition("/")[0])
+        comes = _trigger(expression, "UTC").get_next_fire_time(None, datetime(2024, 1, 1, tzinfo=UTC))
+        good = comes is not None and not re.search(r"[0-9]", days.partition("/")[0])
     except ValueError:
-        named = False
-    if not named:
-        raise ValueError("five fields of cron with days of the week by name, such as 0 8 * * mon-fri")
+        good = False
+    if not good:
+        raise ValueError("five fields of cron that come at all, with days of the week by name, such as 0 8 * * mon-fri")
     return expression
 
 
