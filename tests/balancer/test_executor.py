@@ -13,7 +13,7 @@ import pytest
 from builders import FakeClock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.executor import LibvirtExecutor
-from virtpoise_balancer.execute.migrate import Measured, Watch
+from virtpoise_balancer.execute.migrate import Watch, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import (
@@ -59,7 +59,7 @@ class Hosts:
     ends: dict[str, MigrationOutcome | None] = field(default_factory=dict)  # of the moves that were asked for
     can_write: bool = True
     earlier: tuple[tuple[JournalEntry, None], ...] = ()
-    measured: Measured = field(default_factory=Measured)
+    measured: WriteRate = field(default_factory=WriteRate)
     beside: list[int] = field(default_factory=list)
     against: str | None = None  # what the hosts have against any move
     clock: FakeClock = field(default_factory=FakeClock)
@@ -71,7 +71,7 @@ class Hosts:
     def obstacle(self, move: Move) -> str | None:
         return self.against
 
-    def measure(self, move: Move, beside: int) -> Measured:
+    def measure(self, move: Move, beside: int) -> WriteRate:
         self.beside.append(beside)
         return self.measured
 
@@ -331,7 +331,7 @@ ENDS_UNDER_WAY = """
 import threading, time
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.execute.executor import LibvirtExecutor
-from virtpoise_balancer.execute.migrate import Measured
+from virtpoise_balancer.execute.migrate import WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import *
 class Hosts:
@@ -342,7 +342,7 @@ class Hosts:
     def release(self, number): pass
     def under_way(self): return ()
     def obstacle(self, move): return None
-    def measure(self, move, beside): return Measured()
+    def measure(self, move, beside): return WriteRate()
     def request(self, move, watch, stop):
         time.sleep(0.3)
         return Requested()
@@ -365,7 +365,7 @@ def test_moves_under_way_end_in_good_order_when_the_interpreter_ends_before_them
 
 
 def test_a_domain_that_would_not_converge_is_not_migrated_and_that_is_remembered() -> None:
-    hosts = Hosts(measured=Measured(dirty_bytes_per_second=2e8, why="it would not converge"))
+    hosts = Hosts(measured=WriteRate(dirty_bytes_per_second=2e8, why="it would not converge"))
     carry_out(hosts, move("a", "h1", "h2"))
     assert hosts.outcomes["a"] == MigrationOutcome(
         result=Result.SKIPPED, why="it would not converge", cause=Cause.SLOW, dirty_bytes_per_second=2e8

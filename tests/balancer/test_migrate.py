@@ -10,7 +10,7 @@ import pytest
 
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_balancer.execute.migrate import Measured, Migrator
+from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import Cause, Move, PredictedLoads, Prediction, Progress
 from worlds import World
@@ -208,7 +208,7 @@ def test_whether_a_domain_would_converge_is_known_before_it_is_migrated(
     world.memory_bytes, world.dirty_bytes_per_second = 64 << 30, written * (1 << 20)
     made = replace(migrator(world), throttles=throttles, bandwidth=lambda _at: bandwidth)
     move = replace(MOVE, link_bytes_per_second=None if link is None else link * (1 << 20))
-    assert made.measure(move, beside) == Measured(
+    assert made.measure(move, beside) == WriteRate(
         dirty_bytes_per_second=written * (1 << 20), why=why and f"it would not converge: {why}"
     )
 
@@ -216,8 +216,8 @@ def test_whether_a_domain_would_converge_is_known_before_it_is_migrated(
 def test_small_domains_and_silent_hosts_are_not_measured(world: World) -> None:
     world.dirty_bytes_per_second, world.memory_bytes = 1e9, 999 << 20
     move = replace(MOVE, link_bytes_per_second=100.0 * (1 << 20))
-    assert migrator(world).measure(move, 0) == Measured()
+    assert migrator(world).measure(move, 0) == WriteRate()
     world.memory_bytes = 1000 << 20
     assert migrator(world).measure(move, 0).why is not None
     world.stopped.add("h1")
-    assert migrator(world).measure(move, 0) == Measured()
+    assert migrator(world).measure(move, 0) == WriteRate()

@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from virtpoise_balancer.errors import Refused
-from virtpoise_balancer.execute.migrate import Measured, Migrator
+from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
 from virtpoise_balancer.model import Cause, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
@@ -205,7 +205,7 @@ class LibvirtExecutor:
                     migration_id, move, f"the store cannot be written: {str(error) or type(error).__name__}"
                 )
             why = self._against(move, lambda: self._rechecks[self._items[migration_id].plan](move))
-        measured = Measured() if why else self.migrator.measure(move, self._beside(move))
+        measured = WriteRate() if why else self.migrator.measure(move, self._beside(move))
         if measured.why:
             return self._skip(migration_id, move, measured.why, Cause.SLOW, measured.dirty_bytes_per_second)
         cause = None if why else Cause.OBSTACLE
@@ -232,7 +232,7 @@ class LibvirtExecutor:
         ends = {move.source, move.destination}
         return sum(bool(ends & {one.move.source, one.move.destination}) for one in self.in_flight)
 
-    def _migrate(self, entry: JournalEntry, measured: Measured) -> bool:
+    def _migrate(self, entry: JournalEntry, measured: WriteRate) -> bool:
         def watch(progress: Progress) -> None:
             self._in_flight[entry.id] = replace(self._in_flight[entry.id], progress=progress)
 

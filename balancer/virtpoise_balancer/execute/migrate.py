@@ -34,7 +34,7 @@ Watch = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class WriteRate:
     """How fast a domain writes to its memory; None where that was not measured. ``why``: it cannot be migrated so."""
 
     dirty_bytes_per_second: float | None = None
@@ -85,7 +85,7 @@ class Migrator:
             return f"{move.domain} is being worked on by another job"
         return None
 
-    def measure(self, move: Move, beside: int) -> Measured:
+    def measure(self, move: Move, beside: int) -> WriteRate:
         """How fast the domain writes to its memory, where that may decide, and what it means for this move.
 
         ``beside``: how many migrations share the uplinks of its hosts. Never raises for what libvirt does not say.
@@ -97,16 +97,16 @@ class Migrator:
         try:
             written = self.hosts.dirty_rate(move.source, move.uuid, int(least))
         except LibvirtError:
-            return Measured()  # it may still migrate
+            return WriteRate()  # it may still migrate
         if written is None or not known:
-            return Measured(dirty_bytes_per_second=written)
+            return WriteRate(dirty_bytes_per_second=written)
         found = feasibility(written, min(known), throttles=self.throttles)
         figures = (
             f"it writes {written / _MIB:.0f} MiB/s to its memory, and at most {min(known) / _MIB:.0f} MiB/s are copied"
         )
         log.info("looked how fast a domain writes", domain=move.domain, found=found.value, figures=figures)
         why = f"it would not converge: {figures}" if found is Feasibility.NOT else None
-        return Measured(dirty_bytes_per_second=written, why=why)
+        return WriteRate(dirty_bytes_per_second=written, why=why)
 
     def request(self, move: Move, watch: Watch, stop: threading.Event) -> Requested:
         """Ask for the migration, and wait until that was answered or given up.
