@@ -11,6 +11,7 @@ from virtpoise_balancer.errors import BadInput, NoStore
 if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
     from virtpoise_balancer.clock import Clock
     from virtpoise_balancer.config import Config
+    from virtpoise_balancer.config.migration import Migration
     from virtpoise_balancer.control.cycle import Cycle
     from virtpoise_balancer.execute.accounts import LibvirtAccounts
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.execute.workers import Workers
     from virtpoise_balancer.knowledge.leader import LeaderLock
     from virtpoise_balancer.knowledge.store import Store
-    from virtpoise_balancer.migration_config import Migration
     from virtpoise_balancer.model import MigrationOutcome, Move
     from virtpoise_balancer.monitor.observe import Observer
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from virtpoise_balancer.config import parse_config
+from virtpoise_balancer.config.migration import Migration
 from virtpoise_balancer.errors import BadInput, LibvirtError
 from virtpoise_balancer.execute.transfer import Throttle, Transfer
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.migration_config import Migration
 from virtpoise_balancer.service import wiring
 
 WINDOW = "bandwidth_windows: [{{cron: '{}', duration_seconds: 60, bandwidth_mib_per_second: 1}}]"

@@ -6,13 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from virtpoise_balancer.cron import check_cron, check_time_zone, is_open
+from virtpoise_balancer.config.cron import check_cron, check_time_zone, is_open
+from virtpoise_balancer.config.section import HostName, Seconds, Section, inconsistent
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.hosts import NotAHost, address_of, check_address_pattern
-from virtpoise_balancer.http_config import HostName, Section, inconsistent
 from virtpoise_balancer.visible import shown
 
-_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Bandwidth = Annotated[int, Field(ge=1, le=1 << 30)]  # MiB/s; libvirt refuses numbers beyond that
 _Throttled = Annotated[float, Field(ge=0.01, le=0.99)]
 
@@ -34,7 +33,7 @@ class BandwidthWindow(Section):
 
 
 class Migration(Section):
-    timeout_seconds: _Seconds = 600.0
+    timeout_seconds: Seconds = 600.0
     max_downtime_seconds: Annotated[float, Field(ge=0.001, le=2000)] = 0.3  # QEMU's own bounds
     network: Annotated[str, AfterValidator(check_address_pattern)] | None = None
     hosts: dict[HostName, HostName] = Field(default_factory=dict)
@@ -48,7 +47,7 @@ class Migration(Section):
     throttle_increment_ratio: _Throttled = 0.1
     bandwidth_mib_per_second: _Bandwidth | None = None
     bandwidth_windows: tuple[BandwidthWindow, ...] = ()
-    stop_grace_seconds: _Seconds = 60.0
+    stop_grace_seconds: Seconds = 60.0
 
     def address_of(self, host: str) -> str | None:
         """The host's address on the network of migrations; None where the host itself names one.
