@@ -72,10 +72,10 @@ def connections_to(lab: Lab, host: str, address: str) -> int:
 
 
 def migrate_and_look(lab: Lab, workers: Workers, section: str) -> dict[str, Any]:
-    """Migrate vm1 as configured. Returns QEMU's parameters meanwhile, and its capabilities that are ``on``.
+    """Migrate vm1 as configured. Returns QEMU's parameters during that, and its capabilities that are ``on``.
 
-    ``ended_after``: in how many seconds it has ended after its limit of 2 MiB/s was ended, as by a window that closes;
-    with the limit it takes more than half a minute.
+    ``ended_after``: in how many seconds it came to its end after its limit of 2 MiB/s was lifted, as by a window that
+    closes; with the limit it takes more than half a minute.
     """
     source = lab.where("vm1")
     assert source is not None
