@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from virtpoise_balancer.config.cron import check_cron, check_time_zone, is_open
 from virtpoise_balancer.config.section import HostName, Seconds, Section, inconsistent
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.hosts import NotAHost, address_of, check_address_pattern
+from virtpoise_balancer.recurring import CRON, TIME_ZONE, bad_cron, bad_time_zone, end_of
 from virtpoise_balancer.visible import shown
 
 _Bandwidth = Annotated[int, Field(ge=1, le=1 << 30)]  # MiB/s; libvirt refuses numbers beyond that
@@ -20,15 +20,27 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value  # what YAML makes of `off`
 
 
+def _check_cron(expression: str) -> str:
+    if why := bad_cron(expression):
+        raise ValueError(f"{CRON} ({why})")
+    return expression
+
+
+def _check_time_zone(name: str) -> str:
+    if bad_time_zone(name):
+        raise ValueError(TIME_ZONE)
+    return name
+
+
 class BandwidthWindow(Section):
     """A bandwidth limit for a time of the day.
 
     ``cron``: when it begins, as five fields of cron in the ``time_zone``; ``duration_seconds``: how long it lasts.
     """
 
-    cron: Annotated[str, AfterValidator(check_cron)]
+    cron: Annotated[str, AfterValidator(_check_cron)]
     duration_seconds: Annotated[float, Field(ge=60, le=31 * 86400)]
-    time_zone: Annotated[str, AfterValidator(check_time_zone)] = "UTC"
+    time_zone: Annotated[str, AfterValidator(_check_time_zone)] = "UTC"
     bandwidth_mib_per_second: _Bandwidth
 
 
@@ -64,7 +76,7 @@ class Migration(Section):
     def bandwidth_at(self, at: float) -> int | None:
         """The bandwidth limit at this moment (Unix seconds), in MiB/s; None: unlimited."""
         for one in self.bandwidth_windows:
-            if is_open(one.cron, one.time_zone, one.duration_seconds, at):
+            if end_of(one, at) is not None:
                 return one.bandwidth_mib_per_second
         return self.bandwidth_mib_per_second
 
