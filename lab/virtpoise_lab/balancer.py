@@ -58,9 +58,13 @@ class Balancer:
 
     def start(self) -> None:
         """Start it and wait until it has run its first cycle. LabError with its last words when it ends instead."""
+        self.launch()
+        self.wait_for("its first cycle", lambda status: status["cycle_at"] is not None)
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         with self.log.open("ab") as log:
             self._process = self.lab.spawn(self._command("run"), name=self.name, stdout=log, stderr=log)
-        self.wait_for("its first cycle", lambda status: status["cycle_at"] is not None)
 
     def stop(self) -> int:
         """Send it SIGTERM and wait; its exit status."""
