@@ -200,8 +200,10 @@ def _lost(facts: Facts, look: Look, name: str) -> bool:
     """Whether it ended in a migration of ours, by no person's word."""
     if active(look.places, name) or name in facts.touched:
         return False
-    ended = max((at for at, states in facts.changes if any(domain == name for domain, _ in states)), default=0.0)
-    return any(_open_at(entry, ended - 0.2) for entry in look.entries if entry.uuid == facts.uuids[name])
+    there = [any(domain == name for domain, _ in states) for _, states in facts.changes]
+    ends = [at for (at, _), before, now in zip(facts.changes[1:], there, there[1:], strict=False) if before and not now]
+    # A little before: the journal may have had its end by the time that the process was gone.
+    return bool(ends) and any(_open_at(entry, ends[-1] - 0.2) for entry in _of(look.entries, facts.uuids[name]))
 
 
 def _busy(places: Places, name: str) -> bool:
