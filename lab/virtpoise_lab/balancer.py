@@ -83,6 +83,11 @@ class Balancer:
             self._process = None
 
     @property
+    def ended(self) -> int | None:
+        """Its exit status if it has ended by itself."""
+        return None if self._process is None else self._process.poll()
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise LabError("the balancer was not started")

@@ -34,7 +34,7 @@ _EXAMPLES = """examples:
   scripts/chaos --model --help                            the model floor: no hosts, virtual time, thousands of seeds
 
 A seed chooses task, fault, moment and length; what real hosts then make of it is not the same each time. The hosts are
-a lab of their own, with little weight: it runs beside others. Alert rules wait for a thirtieth of their time there.
+a lab of their own that needs half a CPU: it runs beside others. Alert rules wait for a thirtieth of their time there.
 
 exit status: 0 without a violation, 1 with one, 2 for a wrong argument or a lab that does not come up"""
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(missing)
     if _INSIDE not in os.environ:
         os.environ[_INSIDE] = "1"
-        inside = 'ip link set lo up; exec nice -n 5 "$@"'
+        inside = 'ip link set lo up; exec "$@"'
         again = [sys.executable, "-m", "virtpoise_lab.chaos", *(sys.argv[1:] if arguments is None else arguments)]
         os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, "sh", *again])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -204,7 +204,7 @@ def _liar(port: int) -> ThreadingHTTPServer:
 
 @contextmanager
 def _balancer_killed(run: Run, _met: Met) -> Iterator[None]:
-    run.balancer.kill()
+    run.kill_balancer()
     try:
         yield
     finally:

@@ -63,7 +63,7 @@ class Moments:
                 reached = self._wait(lambda: run.watch.state(*there) in ("paused", "running"))
             elif moment is Moment.TAKE_OVER:
                 before_term = run.store.term()
-                run.balancer.kill()
+                run.kill_balancer()
                 run.balancer.launch()
                 reached = self._wait(lambda: run.store.term() != before_term)
         return Met(met.domain, met.source, met.destination, met.bystander, reached)

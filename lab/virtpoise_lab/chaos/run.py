@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-import requests
 
 from virtpoise_lab import state
 from virtpoise_lab.balancer import Balancer
@@ -30,6 +29,9 @@ from virtpoise_lab.errors import LabError
 
 INTERVAL_SECONDS = 2.0
 _TASK_SECONDS = 120.0
+# The unit waits 10 s; here all waiting is shorter.
+_RESTART_SECONDS = 2.0
+_BAD_INPUT = 2
 _BANDWIDTH_MIB = 8
 _FIRED = 'last_over_time(ALERTS{alertstate="firing"}[%ds])'
 
@@ -67,6 +69,7 @@ class Run:
         self.store = StoreFile(self.warm.disk / "virtpoise.db")
         self._balancers = [Balancer(self.warm.lab)]
         self._over = threading.Event()
+        self._keeping = threading.Lock()
         self.facts = Facts(
             plan=self.plan,
             homes=HOMES,
@@ -85,6 +88,11 @@ class Run:
     @property
     def balancer(self) -> Balancer:
         return self._balancers[0]
+
+    def kill_balancer(self) -> None:
+        """End it without warning; systemd is left out."""
+        with self._keeping:
+            self.balancer.kill()
 
     def add_balancer(self) -> None:
         """Start a second one on the same store."""
@@ -115,7 +123,7 @@ class Run:
             self._mend()
             self._finish()
             self._stop()
-        except (LabError, requests.RequestException) as problem:
+        except (LabError, OSError) as problem:
             self.facts.died.append(f"the run broke off: {problem}")
         finally:
             self._over.set()
@@ -152,8 +160,21 @@ class Run:
         self.balancer.start()
         self.note("the balancer has run its first cycle")
         self._held_when_new = self._held()
+        threading.Thread(target=self._keep_running, daemon=True).start()
         if self.facts.drained:
             threading.Thread(target=self._order_drain, args=(self.facts.drained,), daemon=True).start()
+
+    def _keep_running(self) -> None:
+        """What the balancer's unit has systemd do: start it again when it ends with an error."""
+        while not self._over.wait(_RESTART_SECONDS):
+            with self._keeping:
+                for one in self._balancers:
+                    if one.ended is None or self._over.is_set():
+                        continue
+                    if one.ended != _BAD_INPUT:  # what it names does not answer: it may later
+                        self.facts.died.append(f"{one.name} has ended by itself, with status {one.ended}")
+                    self.note(f"{one.name} has ended with status {one.ended}, and is started again")
+                    one.launch()
 
     def _order_drain(self, host: str) -> None:
         """A person orders it until it is in the store."""
@@ -242,11 +263,13 @@ class Run:
         return all(len(on[host]) <= room for host, room in self.facts.room.items())
 
     def _stop(self) -> None:
-        for one in self._balancers:
-            if one.process.poll() is not None:
-                self.facts.died.append(f"{one.name} has ended by itself, with status {one.process.returncode}")
-                continue
-            self.facts.exits.append(one.stop())
+        self._over.set()
+        with self._keeping:
+            for one in self._balancers:
+                if one.ended is None:
+                    self.facts.exits.append(one.stop())
+                else:
+                    self.facts.died.append(f"{one.name} has ended by itself, with status {one.ended}")
 
     def _held(self) -> Held:
         own = Path("/proc", str(self.balancer.process.pid))

@@ -18,7 +18,7 @@ from xml.etree.ElementTree import tostring
 
 import libvirt
 
-from virtpoise_lab import acceleration, domain, processes, state
+from virtpoise_lab import acceleration, cgroups, domain, processes, state
 from virtpoise_lab.chaos import asked, rules
 from virtpoise_lab.chaos.asked import Standing
 from virtpoise_lab.chaos.network import Network
@@ -34,6 +34,7 @@ _HOST_MIB = 1500
 # A guest's memory, and the part of it that is not zero and has to be sent.
 GUEST_MIB, _FILLED_MIB = 64, 40
 _DISK_MIB = 12
+_WEIGHT = 15
 _TRIALS = 3
 
 
@@ -45,6 +46,8 @@ class Warm:
         self.specs = {name: DomainSpec(name) for name in HOMES}
         self.lab = Lab.up(3, host_memory_mib=_HOST_MIB, background=True, replace_live=True, say=say)
         try:
+            # It needs half a CPU at most, and must get it: time-outs are those of real daemons.
+            cgroups.weigh(cgroups.mounted(), _WEIGHT)
             self.network = Network(self.lab)
             filling = random.Random(1).randbytes(_FILLED_MIB * MIB)
             for host in self.lab.hosts:
