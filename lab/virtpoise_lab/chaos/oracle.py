@@ -32,8 +32,8 @@ NAMED: Mapping[str, str] = {
 ALERTED_SECONDS = 27.0
 # Both run for longer than one look at each could mistake.
 _TWICE_SECONDS = 0.3
-# What a balancer may have beyond what it had when it was new.
-_MORE_THREADS, _MORE_DESCRIPTORS = 6, 16
+# Of a balancer of three hosts, at the end of a run.
+_MOST_THREADS, _MOST_DESCRIPTORS = 30, 80
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Facts:
     """What was seen of a run.
 
     ``ends``: hosts by their part in the first migration. ``touched``: domains that a person has moved or ended.
-    ``after``: five intervals after the fault; ``end``: once the task should be done. ``fired``: alerts until ``after``.
+    ``after``: once all is as it must be five intervals after the fault, or that late; ``end``: once the task should be
+    done. ``fired``: alerts until ``after``.
     """
 
     plan: Plan
     homes: Mapping[str, str]
     uuids: Mapping[str, str]
     room: Mapping[str, int]
-    interval_seconds: float
     began: float = 0.0
     healed: float = 0.0
     ends: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Facts:
     end: Look | None = None
     task_done: bool = False
     drained: str | None = None
-    held: tuple[Held, Held] | None = None
+    held: Held | None = None
     exits: list[int] = field(default_factory=list)
     died: list[str] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ def judge(facts: Facts) -> list[str]:
     """What must not be, in words; empty for a good run."""
     found = [*_ran_twice(facts), *_process(facts), *_pushed_over(facts), *_alerted(facts)]
     if facts.after is not None:
-        found += _after_healing(facts, facts.after)
+        found += after_healing(facts, facts.after)
     if not facts.task_done:
         found.append(f"the task was not finished: {facts.plan.task}")
     if facts.end is not None:
@@ -114,12 +114,10 @@ def _process(facts: Facts) -> Iterator[str]:
             yield f"a balancer that was told to stop ended with status {status}"
     for line in facts.tracebacks:
         yield f"a traceback in the balancer's log: {line}"
-    if facts.held is not None:
-        new, old = facts.held
-        if old.threads > new.threads + _MORE_THREADS:
-            yield f"the balancer has {old.threads} threads; it had {new.threads}"
-        if old.descriptors > new.descriptors + _MORE_DESCRIPTORS:
-            yield f"the balancer has {old.descriptors} descriptors; it had {new.descriptors}"
+    if facts.held is not None and facts.held.threads > _MOST_THREADS:
+        yield f"the balancer has {facts.held.threads} threads"
+    if facts.held is not None and facts.held.descriptors > _MOST_DESCRIPTORS:
+        yield f"the balancer has {facts.held.descriptors} descriptors"
 
 
 def _pushed_over(facts: Facts) -> Iterator[str]:
@@ -169,7 +167,7 @@ def _alerted(facts: Facts) -> Iterator[str]:
         yield f"{host} was silent for {plan.seconds:g} s, and no alert named it"
 
 
-def _after_healing(facts: Facts, look: Look) -> Iterator[str]:
+def after_healing(facts: Facts, look: Look) -> Iterator[str]:
     """Five intervals after the fault: what a person must see is shown, and nothing else is open."""
     firing = {name for name, _ in look.alerts}
     doubled = [name for name in facts.homes if len(active(look.places, name)) > 1 and not _busy(look.places, name)]
@@ -187,12 +185,11 @@ def _after_healing(facts: Facts, look: Look) -> Iterator[str]:
         here = active(look.places, name)
         if len(here) == 1 and look.places[name][here[0]].state == "paused" and not _busy(look.places, name):
             yield f"{name} stands paused on {here[0]}, and nothing goes on with it"
-    long_ago = look.at - 5 * facts.interval_seconds
     for name, uuid in facts.uuids.items():
         if name in doubled or name in lost or _busy(look.places, name):
             continue
         for entry in _of(look.entries, uuid):
-            if entry.open and entry.began is not None and entry.began < long_ago:
+            if entry.open and entry.began is not None and entry.began < facts.healed:
                 yield f"entry {entry.id} of {name} is still open, and no job of it runs"
 
 
