@@ -13,8 +13,8 @@ from virtpoise_lab.floors import Entry
 if TYPE_CHECKING:
     from virtpoise_lab.chaos.run import Run
 
-# Whatever the moment, the fault comes.
-_LATEST_SECONDS = 30.0
+# Whatever the moment, the fault comes: so long after the start, or after the first migration has begun.
+_LATEST_SECONDS = 40.0
 _LOOK_SECONDS = 0.01
 # How long a migration copies memory here, about.
 _COPY_SECONDS = 4.0
@@ -42,6 +42,7 @@ class Moments:
         """Whom the fault meets, at its moment."""
         run, moment, chance = self._run, self._run.plan.moment, self._run.plan.chance
         met = self._first()
+        self._until = time.monotonic() + _LATEST_SECONDS
         if not met.reached or moment is Moment.JOURNAL_BEGIN:
             return met
         uuid, reached = run.uuids[met.domain], True
