@@ -65,7 +65,8 @@ def end(facts: Facts, **changed: object) -> None:
 
 
 def lost(facts: Facts) -> None:
-    """Its QEMU died at 103, in the migration."""
+    """Its QEMU died at 103, in the migration, and a person has started it later."""
+    facts.mended = {"vm1"}
     facts.changes = [(90.0, HOME), (103.0, GONE), (150.0, GONE)]
     failed = replace(DONE, result="failed", lost=True)
     after(facts, places=PLACES | {"vm1": {"h1": SHUT_OFF}}, entries=[failed])

@@ -58,7 +58,8 @@ class Look:
 class Facts:
     """What was seen of a run.
 
-    ``ends``: hosts by their part in the first migration. ``touched``: domains that a person has moved or ended.
+    ``ends``: hosts by their part in the first migration. ``touched``: domains that a person has moved or ended, as the
+    fault; ``mended``: those that a person has set right afterwards.
     ``after``: once all is as it must be five intervals after the fault, or that late; ``end``: once the task should be
     done. ``fired``: alerts until ``after``.
     """
@@ -71,6 +72,7 @@ class Facts:
     healed: float = 0.0
     ends: Mapping[str, str] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
+    mended: set[str] = field(default_factory=set)
     changes: Sequence[tuple[float, States]] = ()
     fired: frozenset[tuple[str, str]] = frozenset()
     after: Look | None = None
@@ -125,7 +127,7 @@ def _pushed_over(facts: Facts) -> Iterator[str]:
     entries = facts.end.entries if facts.end else ()
     names = {uuid: name for name, uuid in facts.uuids.items()}
     for entry in entries:
-        if entry.began is None or (names[entry.uuid] in facts.touched):
+        if entry.began is None or names[entry.uuid] in facts.touched | facts.mended:
             continue
         there = {
             domain
@@ -216,7 +218,7 @@ def _at_end(facts: Facts, look: Look) -> Iterator[str]:
         defined = [host for host, standing in look.places[name].items() if standing.defined]
         if defined != here:
             yield f"{name} runs on {here[0]} at the end, and is defined on {', '.join(defined) or 'no host'}"
-        if name not in facts.touched:
+        if name not in facts.touched | facts.mended:
             yield from replayed(name, facts.homes[name], here[0], _of(look.entries, uuid))
         for entry in _of(look.entries, uuid):
             if entry.open:

@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass
 class Run:
-    """A run under way. ``touched``: domains that a person has moved or ended."""
+    """A run under way. ``touched``: domains that a person has moved or ended, as the fault."""
 
     warm: Warm
     plan: Plan
@@ -234,7 +234,7 @@ class Run:
 
     def _mend_domain(self, name: str, active: list[str], known: list[str]) -> None:
         keep = active[0] if active else known[0] if known else HOMES[name]
-        self.touched.add(name)
+        self.facts.mended.add(name)
         self.note(f"a person mends {name}: active on {active}, known on {known}; it stays on {keep}")
         for host in known:
             if host != keep:
