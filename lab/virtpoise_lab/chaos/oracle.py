@@ -32,7 +32,7 @@ NAMED: Mapping[str, str] = {
 ALERTED_SECONDS = 27.0
 # Both run for longer than one look at each could mistake.
 _TWICE_SECONDS = 0.3
-# Of a balancer of three hosts, at the end of a run.
+# What a balancer of three hosts may have at the end of a run.
 _MOST_THREADS, _MOST_DESCRIPTORS = 30, 80
 
 

@@ -20,7 +20,7 @@ from virtpoise_lab.chaos import asked, oracle
 from virtpoise_lab.chaos.faults import FAULTS, INSTANT
 from virtpoise_lab.chaos.moments import Met, Moments
 from virtpoise_lab.chaos.oracle import Facts, Held, Look
-from virtpoise_lab.chaos.plan import HOMES, ROOM, THRESHOLD, Plan, Task
+from virtpoise_lab.chaos.plan import HOMES, ROOM, THRESHOLD, Moment, Plan, Task
 from virtpoise_lab.chaos.store import StoreFile
 from virtpoise_lab.chaos.truth import Watch
 from virtpoise_lab.chaos.warm import Warm, shown
@@ -35,7 +35,8 @@ _BAD_INPUT = 2
 _DEFAULT_INTERVAL_SECONDS = 10.0
 # What was on its way when the fault ended comes first.
 _SETTLE_SECONDS = 4.0
-_BANDWIDTH_MIB = 8
+# So a migration takes about 5 s, and lasts for as long as a balancer takes to start where another takes over.
+_BANDWIDTH_MIB, _BANDWIDTH_OF_TAKE_OVER_MIB = 8, 3
 _FIRED = 'last_over_time(ALERTS{alertstate="firing"}[%ds])'
 
 
@@ -144,6 +145,8 @@ class Run:
         )
 
     def _start(self) -> None:
+        slow = self.plan.moment is Moment.TAKE_OVER
+        bandwidth = _BANDWIDTH_OF_TAKE_OVER_MIB if slow else _BANDWIDTH_MIB
         self.balancer.configure(
             self.warm.stack.url,
             state={"url": f"sqlite:///{self.store.path}"},
@@ -156,7 +159,7 @@ class Run:
                 "backoff": {"initial_seconds": 4, "growth": 1, "max_seconds": 4},
                 "rest_seconds": 10,
             },
-            migration={"bandwidth_mib_per_second": _BANDWIDTH_MIB, "timeout_seconds": 60, "stop_grace_seconds": 10},
+            migration={"bandwidth_mib_per_second": bandwidth, "timeout_seconds": 60, "stop_grace_seconds": 10},
             measurement={"settle_seconds": 2, "window_seconds": 4},
         )
         self.balancer.start()

@@ -158,7 +158,7 @@ class Warm:
         processes.wait_until(at_rest, 15, f"{name} without a job on {host}", 0.2)
 
     def _one_home(self, name: str, here: Mapping[str, Standing]) -> None:
-        """One copy of the domain, at home and defined there. One that is elsewhere ends, and is started anew."""
+        """One copy of the domain, at home and defined there. One that is elsewhere is ended and started at home."""
         home = HOMES[name]
         if here == {home: Standing("running", True, False)}:
             return
