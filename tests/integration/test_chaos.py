@@ -20,7 +20,7 @@ def test_kept_seeds_show_no_violation(tmp_path: Path) -> None:
     missing = requirements.missing()
     if missing:
         pytest.skip(missing)
-    command = [ROOT / "scripts" / "chaos", "--list", KEPT, "--output", "json", "--keep", tmp_path]
+    command = [str(ROOT / "scripts" / "chaos"), "--list", str(KEPT), "--output", "json", "--keep", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     runs = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(run["plan"]["seed"], run["violations"]) for run in runs if run["violations"]] == [], done.stderr

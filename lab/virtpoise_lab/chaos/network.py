@@ -11,8 +11,8 @@ from contextlib import suppress
 from virtpoise_lab.domain import BRIDGE
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.host import ip
-from virtpoise_lab.lab import MANAGER_LINK, Lab
-from virtpoise_lab.model import MANAGER_ADDRESS
+from virtpoise_lab.lab import Lab
+from virtpoise_lab.model import MANAGER_ADDRESS, MANAGER_LINK
 from virtpoise_lab.processes import Process
 
 MANAGER = "balancer"
