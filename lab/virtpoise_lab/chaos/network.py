@@ -9,10 +9,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from virtpoise_lab.domain import BRIDGE
+from virtpoise_lab.ending import MANAGER_LINK
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.host import ip
 from virtpoise_lab.lab import Lab
-from virtpoise_lab.model import MANAGER_ADDRESS, MANAGER_LINK
+from virtpoise_lab.model import MANAGER_ADDRESS
 from virtpoise_lab.processes import Process
 
 MANAGER = "balancer"
