@@ -19,7 +19,7 @@ from virtpoise_lab.chaos.plan import HOMES, ROOM, Moment, Plan, Task, draw
 from virtpoise_lab.floors import DURATIONS, Entry
 from virtpoise_lab.stack import RULES
 
-# Faults that the model cannot have, since its QEMUs and its network have no such state.
+# Faults that the model need not have.
 ON_HOSTS_ALONE = {
     *("source-qemu-stopped", "destination-qemu-stopped", "hosts-lossy"),
     *("prometheus-garbage", "balancer-stopped"),
@@ -161,7 +161,7 @@ def test_a_host_that_is_drained_is_silent_by_intent() -> None:
 
 
 def test_names_of_faults_mean_the_same_on_both_floors() -> None:
-    assert set(FAULTS) - set(MODEL_FAULTS) == ON_HOSTS_ALONE
+    assert set(FAULTS) - set(MODEL_FAULTS) <= ON_HOSTS_ALONE
     assert set(NAMED) | INSTANT <= set(FAULTS)
 
 
