@@ -67,7 +67,7 @@ def end(facts: Facts, **changed: object) -> None:
 def lost(facts: Facts) -> None:
     """Its QEMU died at 103, in the migration, and a person has started it later."""
     facts.mended = {"vm1"}
-    facts.changes = [(90.0, HOME), (103.0, GONE), (150.0, GONE)]
+    facts.changes = [(90.0, HOME), (100.5, ARRIVING), (103.0, GONE), (150.0, GONE)]
     failed = replace(DONE, result="failed", lost=True)
     after(facts, places=PLACES | {"vm1": {"h1": SHUT_OFF}}, entries=[failed])
     end(facts, places=PLACES | {"vm1": {"h1": RUNNING}}, entries=[replace(failed, lost=False)])
@@ -151,6 +151,13 @@ def test_a_domain_that_a_person_ended_is_not_lost() -> None:
     facts = good()
     facts.touched = {"vm1"}
     lost(facts)
+    assert judge(facts) == []
+
+
+def test_a_domain_that_died_before_libvirt_was_asked_is_not_lost_in_a_migration() -> None:
+    facts = good()
+    lost(facts)
+    facts.changes = [(at, states) for at, states in facts.changes if states is not ARRIVING]
     assert judge(facts) == []
 
 

@@ -202,7 +202,17 @@ def _lost(facts: Facts, look: Look, name: str) -> bool:
     there = [any(domain == name for domain, _ in states) for _, states in facts.changes]
     ends = [at for (at, _), before, now in zip(facts.changes[1:], there, there[1:], strict=False) if before and not now]
     # A little before: the journal may have had its end by the time that the process was gone.
-    return bool(ends) and any(_open_at(entry, ends[-1] - 0.2) for entry in _of(look.entries, facts.uuids[name]))
+    return bool(ends) and any(
+        _open_at(entry, ends[-1] - 0.2) and _was_moving(facts, name, entry, ends[-1])
+        for entry in _of(look.entries, facts.uuids[name])
+    )
+
+
+def _was_moving(facts: Facts, name: str, entry: Entry, until: float) -> bool:
+    """Whether its destination had a QEMU for it: libvirt had been asked, and had begun."""
+    return any(
+        (name, entry.destination) in states for at, states in facts.changes if (entry.began or 0.0) <= at < until
+    )
 
 
 def _busy(places: Places, name: str) -> bool:
