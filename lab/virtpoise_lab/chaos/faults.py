@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Fault = Callable[["Run", Met], AbstractContextManager[None]]
 
 _FLICKER_SECONDS = 0.7
+_START_SECONDS = 3.0
 _P2P = (
     libvirt.VIR_MIGRATE_LIVE
     | libvirt.VIR_MIGRATE_PEER2PEER
@@ -106,7 +107,11 @@ def _rebooted(which: str, run: Run, met: Met) -> Iterator[None]:
 
 
 def _qemu(which: str, run: Run, met: Met) -> int | None:
-    return qemus(run.warm.lab.host(getattr(met, which))).get(met.domain)
+    """The domain's QEMU there; the destination's may be about to start."""
+    host = run.warm.lab.host(getattr(met, which))
+    with suppress(LabError):
+        processes.wait_until(lambda: met.domain in qemus(host), _START_SECONDS, "its QEMU")
+    return qemus(host).get(met.domain)
 
 
 @contextmanager
