@@ -68,15 +68,15 @@ def entries(store: Store, now: float = 1000.0) -> Entries:
 
 
 def ended_plans(store: Store) -> tuple[EndedPlan, ...]:
-    return store.recall(moved_since=0, ended_since=0).ended_plans
+    return store.recall(moved_since=0, ended_since=0, judged_since=0).ended_plans
 
 
 def due(store: Store) -> tuple[DuePrediction, ...]:
-    return store.recall(moved_since=0, ended_since=0).due
+    return store.recall(moved_since=0, ended_since=0, judged_since=0).due
 
 
 def learned(store: Store, moved_since: float = 0) -> Learned:
-    return store.recall(moved_since=moved_since, ended_since=0).learned
+    return store.recall(moved_since=moved_since, ended_since=0, judged_since=0).learned
 
 
 def give_verdict(store: Store, prediction: DuePrediction, verdict: Measured) -> None:
@@ -140,7 +140,7 @@ def test_a_plan_has_ended_when_all_its_moves_have_and_is_settled_once(store: Sto
     backoff = Backoff(host="h1", penalty_until=5.0, failures=1)
     store.commit(Changes(settled=(ended.id,), backoffs=(backoff,)), 1010.0)
     assert ended_plans(store) == ()
-    assert store.recall(moved_since=0, ended_since=0).backoffs == {"h1": backoff}
+    assert store.recall(moved_since=0, ended_since=0, judged_since=0).backoffs == {"h1": backoff}
 
 
 def test_a_plan_without_moves_has_ended_when_it_was_made(store: Store) -> None:
@@ -199,7 +199,9 @@ def test_the_journal_knows_the_moves_that_were_done_and_those_under_way(store: S
     store.end(again[0], DONE)
     known = learned(store)
     assert {uuid: moved.times for uuid, moved in known.moved.items()} == {first[1].uuid: 2}
-    open_ones = [one.uuid for one in store.recall(moved_since=0, ended_since=0).commitments if one.is_open]
+    open_ones = [
+        one.uuid for one in store.recall(moved_since=0, ended_since=0, judged_since=0).commitments if one.is_open
+    ]
     assert open_ones == [third[1].uuid]
     assert learned(store, moved_since=9e9).moved == {}
 
@@ -405,7 +407,7 @@ def test_one_broken_plan_is_left_out_and_named_and_the_others_are_read(store: St
     with store.database.writing() as connection:
         connection.execute(text("UPDATE plans SET document = x'00' WHERE id = 1"))
         connection.execute(text("UPDATE migrations SET result = 'dome' WHERE plan_id = 2 AND position = 1"))
-    memory = store.recall(moved_since=0, ended_since=0)
+    memory = store.recall(moved_since=0, ended_since=0, judged_since=0)
     assert [ended.id for ended in memory.ended_plans] == [3]
     assert {line.partition(":")[2].strip().partition(":")[0] for line in memory.broken} == {"plan 1", "plan 2"}
     with pytest.raises(BadInput, match=r"^state\.url: plan 1: cannot be read: "):

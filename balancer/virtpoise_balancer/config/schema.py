@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from virtpoise_balancer.blackout import window_problems
 from virtpoise_balancer.config.libvirt import WHICH_HOSTS, Libvirt
 from virtpoise_balancer.config.migration import Migration
 from virtpoise_balancer.config.prometheus import Prometheus
@@ -17,7 +18,7 @@ from virtpoise_balancer.rules.check import rule_problems
 
 
 def _consistent_policy(policy: Policy) -> Policy:
-    if found := [*policy_problems(policy), *rule_problems(policy)]:
+    if found := [*policy_problems(policy), *rule_problems(policy), *window_problems(policy)]:
         raise inconsistent(found)
     return policy
 
