@@ -4,16 +4,20 @@ lab.
 
 from __future__ import annotations
 
+import http.client
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import requests
 import yaml
 
+from virtpoise_balancer.tokens import USER_HEADER
 from virtpoise_lab import state
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
@@ -23,6 +27,19 @@ ADDRESS = "127.0.0.1:9808"
 NAME = "balancer"
 _POLL_SECONDS = 0.1
 _MOST_HOSTS = 20
+
+
+class _Socket(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 class Balancer:
@@ -58,9 +75,13 @@ class Balancer:
 
     def start(self) -> None:
         """Start it and wait until it has run its first cycle. LabError with its last words when it ends instead."""
+        self.launch()
+        self.wait_for("its first cycle", lambda status: status["cycle_at"] is not None)
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         with self.log.open("ab") as log:
             self._process = self.lab.spawn(self._command("run"), name=self.name, stdout=log, stderr=log)
-        self.wait_for("its first cycle", lambda status: status["cycle_at"] is not None)
 
     def stop(self) -> int:
         """Send it SIGTERM and wait; its exit status."""
@@ -77,6 +98,11 @@ class Balancer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit status if it has ended by itself."""
+        return None if self._process is None else self._process.poll()
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -105,6 +131,19 @@ class Balancer:
 
     def _ask(self, path: str) -> Any:
         return requests.get(f"http://{self.address}/api/v1/{path}", timeout=5).json()
+
+    def order(self, path: str) -> str:
+        """Give an order by its path in the API, such as hosts/h1/drain, as root's commands do; the answer.
+
+        A command takes a second of CPU time to start. LabError when the balancer does not answer.
+        """
+        with closing(_Socket(self.folder / f"{self.name}.sock")) as connection:
+            headers = {"Content-Type": "application/json", USER_HEADER: "root"}
+            try:
+                connection.request("POST", f"/api/v1/{path}", "{}", headers)
+                return connection.getresponse().read().decode()
+            except (OSError, http.client.HTTPException) as error:
+                raise LabError(f"no order to {self.name}: {error}") from None
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One command of ``virtpoise`` with this configuration."""

@@ -1,7 +1,8 @@
 """The XML of a lab's domains (https://libvirt.org/formatdomain.html)."""
 
+from dataclasses import replace
 from hashlib import sha256
-from xml.etree.ElementTree import Element, SubElement, tostring
+from xml.etree.ElementTree import Element, SubElement, fromstring, register_namespace, tostring
 
 from virtpoise_lab.artefacts import tsc_khz
 from virtpoise_lab.console import command_line
@@ -11,6 +12,10 @@ from virtpoise_lab.model import DomainSpec
 BOOT = "/var/lib/libvirt/boot"
 CONSOLES = "/run/consoles"
 BRIDGE = "br0"
+# What the monitor of its own (qmp.py) is called beside the console.
+MONITOR = ".qmp"
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+register_namespace("qemu", _QEMU)
 
 
 def xml(spec: DomainSpec, acceleration: str, share: float) -> str:
@@ -41,7 +46,25 @@ def xml(spec: DomainSpec, acceleration: str, share: float) -> str:
     if not spec.paused:
         serial = SubElement(devices, "serial", type="unix")
         SubElement(serial, "source", mode="bind", path=f"{CONSOLES}/{spec.name}")
+    monitor = SubElement(domain, f"{{{_QEMU}}}commandline")
+    for value in ("-qmp", f"unix:{CONSOLES}/{spec.name}{MONITOR},server=on,wait=off"):
+        SubElement(monitor, f"{{{_QEMU}}}arg", value=value)
     return tostring(domain, encoding="unicode")
+
+
+def without_system(spec: DomainSpec, acceleration: str, memory_mib: int, filling: str) -> Element:
+    """A domain in which no system boots: its firmware idles, beside memory that is not zero and has to be sent.
+
+    ``filling``: a file with what is in its memory, at the same path on each host.
+    """
+    root = fromstring(xml(replace(spec, paused=True), acceleration, 1.0))
+    memory, line = root.find("memory"), root.find(f"{{{_QEMU}}}commandline")
+    assert memory is not None
+    assert line is not None
+    memory.text = str(memory_mib)
+    for value in ("-device", f"loader,file={filling},addr=0x1000000,force-raw=on"):
+        SubElement(line, f"{{{_QEMU}}}arg", value=value)
+    return root
 
 
 def _texts(parent: Element, **texts: str) -> None:

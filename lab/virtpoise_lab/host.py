@@ -14,7 +14,7 @@ import libvirt
 
 from virtpoise_lab import artefacts, processes, state
 from virtpoise_lab.cgroups import Group
-from virtpoise_lab.domain import BRIDGE, CONSOLES
+from virtpoise_lab.domain import BRIDGE, CONSOLES, MONITOR
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.model import LIBVIRT_PORT, HostSpec
 from virtpoise_lab.processes import Process
@@ -108,6 +108,10 @@ class Host:
     def console(self, domain: str) -> Path:
         """The serial console of a domain that runs here, as a Unix socket."""
         return self.folder / Path(CONSOLES).relative_to("/") / domain
+
+    def monitor(self, domain: str) -> Path:
+        """The monitor of a domain that runs here, beside libvirt's own, as a Unix socket (qmp.py)."""
+        return self.console(domain + MONITOR)
 
     def entering(self, command: Sequence[str]) -> list[str]:
         """The command that enters the host's cgroup and namespaces and runs ``command`` there."""

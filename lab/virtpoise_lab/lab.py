@@ -245,6 +245,18 @@ class Lab:
         processes.wait_until(lambda: not any(p.process.alive() for p in found), seconds, f"the end of {name}")
         self._edit(lambda s: replace(s, processes=tuple(p for p in s.processes if p not in found)))
 
+    def pid(self, name: str, host: str | None = None) -> int:
+        """The number of the process that was started last under this name (on that host), for signals."""
+        found = [p.process for p in self.state.processes if p.name == name and p.host == host and p.process.alive()]
+        if not found:
+            raise LabError(f"no process {name!r} runs on {host or 'the manager’s side'}")
+        if host is None:
+            return found[-1].pid
+        inner = processes.child_of(found[-1].pid, Group(self._mounts, host).pids())
+        if inner is None:
+            raise LabError(f"{name} of {host} has ended")
+        return inner
+
     # ---- how
 
     def _reap(self) -> None:

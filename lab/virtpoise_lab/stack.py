@@ -48,7 +48,7 @@ class Stack:
         self.lab = lab
         self.url = f"http://127.0.0.1:{port}"
         self._exporter = exporter
-        self._port = port
+        self.port = port
         self._folder = state.FOLDER / "prometheus"
         self._scraped: set[str] = set()
         self._http = requests.Session()
@@ -86,7 +86,7 @@ class Stack:
         stack._write_targets()
         for host in lab.hosts:
             stack.start_exporter(host.name)
-        stack._start_prometheus()
+        stack.start_prometheus()
         stack.scrape(*(host.name for host in lab.hosts))
         return stack
 
@@ -122,7 +122,7 @@ class Stack:
         """Restarts Prometheus without its data; waits until each host has been scraped again."""
         self.lab.stop("prometheus")
         shutil.rmtree(self._folder / "data")
-        self._start_prometheus()
+        self.start_prometheus()
         self.wait_up(*self._scraped)
 
     def health(self) -> dict[str, str]:
@@ -157,11 +157,12 @@ class Stack:
     def _targets(self) -> Path:
         return self._folder / "targets.json"
 
-    def _start_prometheus(self) -> None:
+    def start_prometheus(self) -> None:
+        """Starts Prometheus (again) with the data that it has; waits until it answers."""
         if not PROMETHEUS.exists():
             raise LabError(f"{PROMETHEUS} is missing: run scripts/setup")
         options = [f"--config.file={self._folder / 'prometheus.yml'}", f"--storage.tsdb.path={self._folder / 'data'}"]
-        options += [f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"]
+        options += [f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"]
         prometheus = self.lab.spawn([str(PROMETHEUS), *options], name="prometheus")
 
         def ready() -> bool:

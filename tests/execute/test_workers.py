@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -298,6 +299,30 @@ def test_no_worker_and_no_ssh_outlives_a_balancer_that_is_killed(hanging_ssh: tu
     balancer.wait()
     wait_until(lambda: gone(worker))
     wait_until(lambda: gone(ssh))
+
+
+@pytest.mark.parametrize("unread", [True, False])
+def test_no_worker_outlives_a_balancer_that_is_killed_with_an_answer_unread_or_on_its_way(*, unread: bool) -> None:
+    """The kernel then resets the connection, instead of ending it in order."""
+    ours, theirs = socket.socketpair()
+    worker = subprocess.Popen(
+        workers_._COMMAND,
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    theirs.close()
+    with ours, worker:
+        assert ours.recv(100) == b"{}\n"
+        ours.sendall(json.dumps({"do": "facts", "uri": ANSWERS, "arguments": []}).encode() + b"\n")
+        if unread:
+            wait_until(lambda: bool(select.select([ours], [], [], 0)[0]))
+        ours.close()
+        try:
+            assert (worker.wait(10), worker.stderr and worker.stderr.read()) == (-signal.SIGKILL, b"")
+        finally:
+            worker.kill()
 
 
 def test_a_source_is_given_the_address_by_which_hosts_reach_each_other() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import libvirt
 import pytest
@@ -11,6 +10,7 @@ import requests
 
 from integration.pool import BUSY, Pool, Pools, places, wait_under_way
 from virtpoise_lab import processes
+from virtpoise_lab.chaos.truth import qemus
 
 pytestmark = pytest.mark.lab
 
@@ -24,11 +24,7 @@ def metric(group: Pool, series: str) -> float:
 
 
 def kill_qemu(group: Pool, host: str, domain: str) -> None:
-    name = f"guest={domain},".encode()
-    (pid,) = [
-        pid for pid in group.lab.host(host).group.pids() if name in Path("/proc", str(pid), "cmdline").read_bytes()
-    ]
-    processes.signal_pid(pid, signal.SIGKILL)
+    processes.signal_pid(qemus(group.lab.host(host))[domain], signal.SIGKILL)
 
 
 def test_a_copy_that_someone_starts_after_a_failed_hand_over_is_suspended_and_named(pool: Pools) -> None:

@@ -18,9 +18,7 @@ pytestmark = pytest.mark.lab
 
 def silence(group: Pool, host: str, seconds: float) -> None:
     """Stop the host's libvirtd for this long."""
-    (started,) = [p for p in group.lab.state.processes if (p.name, p.host) == ("libvirtd", host)]
-    pid = processes.child_of(started.process.pid, group.lab.host(host).group.pids())
-    assert pid is not None
+    pid = group.lab.pid("libvirtd", host)
     processes.signal_pid(pid, signal.SIGSTOP)
     time.sleep(seconds)  # the silence itself is what is tried
     processes.signal_pid(pid, signal.SIGCONT)

@@ -19,9 +19,7 @@ pytestmark = pytest.mark.lab
 @contextmanager
 def stopped_libvirtd(group: Pool, host: str) -> Iterator[None]:
     """The host's libvirtd takes connections and answers nothing; afterwards it goes on."""
-    (started,) = [p for p in group.lab.state.processes if (p.name, p.host) == ("libvirtd", host)]
-    pid = processes.child_of(started.process.pid, group.lab.host(host).group.pids())
-    assert pid is not None
+    pid = group.lab.pid("libvirtd", host)
     processes.signal_pid(pid, signal.SIGSTOP)
     try:
         yield

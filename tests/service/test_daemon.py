@@ -28,13 +28,14 @@ from apscheduler.triggers import interval as apscheduler_interval
 from builders import SAMPLE_TIMES, domain, group, host
 from storing import record
 from virtpoise_balancer.config import read_config
-from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError
+from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError
 from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Entries, Plan, SampleTimes, Snapshot
+from virtpoise_balancer.model import Entries, Plan, Policy, SampleTimes, Snapshot
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
+from virtpoise_balancer.plan import plan
 from virtpoise_balancer.service import changes, turns, wiring
 from virtpoise_balancer.service import daemon as daemon_module
 from virtpoise_balancer.service.daemon import Daemon
@@ -62,6 +63,7 @@ class Hosts:
     libvirt: threading.Event = field(default_factory=lambda: event(is_set=True))
     deaf: dict[str, str] = field(default_factory=dict)
     clock_error: str = ""
+    prometheus_error: str = ""
     sample_times: SampleTimes = SAMPLE_TIMES
     acts: bool = True
     busy: bool = False
@@ -75,6 +77,8 @@ class Hosts:
     def observe(self, now: float) -> Observation:
         if self.clock_error:
             raise ClockError(self.clock_error)
+        if self.prometheus_error:
+            raise MonitorError(self.prometheus_error)
         self.prometheus.wait(PATIENCE_SECONDS)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
 
@@ -89,6 +93,9 @@ class Hosts:
         if host in self.deaf:
             raise LibvirtError(self.deaf[host])
         return 1
+
+    def progress(self, host: str, uuid: str) -> None:
+        raise LibvirtError("Connection refused")
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         self.carried_out.append(entries)
@@ -306,6 +313,32 @@ def test_a_clock_that_is_wrong_at_the_start_keeps_nobody_from_starting(tmp_path:
         log.wait_for(CALM)
 
     while_it_runs(Daemon(write(tmp_path, mode="automatic")), act)
+
+
+def test_without_prometheus_a_balancer_starts_only_to_look_after_migrations_without_an_end(
+    tmp_path: Path, hosts: Hosts, log: Log
+) -> None:
+    """A domain may wait on its destination to be started, and has no other way to go on."""
+    path = write(tmp_path, mode="automatic")
+    hosts.prometheus_error = "Prometheus cannot be asked: Connection refused"
+    refused = rf"^prometheus\.url: {hosts.prometheus_error}$"
+    with pytest.raises(BadInput, match=refused):
+        Daemon(path).run()
+    assert list(tmp_path.iterdir()) == [path]
+    with closing(wiring.make_store(read_config(path), lambda _row: None, upgrade=True)) as store:
+        busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
+        ((migration_id, _),) = record(store, plan(busy, Policy()), 1000.0, acted=True)
+        with pytest.raises(BadInput, match=refused):
+            Daemon(path).run()
+        store.begin(migration_id)
+
+    def act() -> None:
+        assert hosts.prometheus_error in log.wait_for("without a known end", "warning")
+        assert hosts.prometheus_error in log.wait_for("nothing is done", "error")
+        hosts.prometheus_error = ""
+        log.wait_for("result=")
+
+    while_it_runs(Daemon(path), act)
 
 
 def test_where_moves_are_only_recommended_deaf_hosts_are_told_without_waiting_for_them(

@@ -284,7 +284,8 @@ class Daemon:
     def _check_reachable(self) -> None:
         """Report a wrong address at the start, as BadInput, instead of failing in every cycle.
 
-        In mode recommend the hosts are asked beside the cycles: recommendations do not need libvirt.
+        In mode recommend the hosts are asked beside the cycles: recommendations do not need libvirt. While a migration
+        has no known end, Prometheus may be away: its domain may wait on its destination to be started.
         """
         try:
             seen = wiring.make_observer(self._config).observe(self._clock.now())
@@ -292,7 +293,10 @@ class Daemon:
             log.warning("nothing can be done yet", why=str(error))
             return
         except VirtpoiseError as error:
-            raise BadInput(f"prometheus.url: {error}") from None
+            if not self._has_open_migrations():
+                raise BadInput(f"prometheus.url: {error}") from None
+            log.warning("nothing is planned yet; migrations without a known end are looked after", why=str(error))
+            return
         hosts = [host.name for host in seen.snapshot.hosts if host.state is not HostState.UNKNOWN]
         if self._config.mode != "automatic":
             return
@@ -300,3 +304,11 @@ class Daemon:
         silent = self._reach.silence().silent
         if silent and len(silent) == len(hosts):
             raise BadInput(f"libvirt.uri: no host answers; {silent[hosts[0]]}")
+
+    def _has_open_migrations(self) -> bool:
+        """Whether the store, if there is one that can be read, has a migration that is to be accounted for."""
+        try:
+            with contextlib.closing(wiring.open_store(self._config, self._left_out)) as store:
+                return any(entry.is_open or entry.lost for entry in store.watched())
+        except VirtpoiseError:
+            return False

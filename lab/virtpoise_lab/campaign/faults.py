@@ -11,12 +11,11 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.balancer import WE
 from virtpoise_lab.campaign.kernel import VirtualProcess
 from virtpoise_lab.campaign.world import Job, Step
+from virtpoise_lab.floors import DURATIONS
 
 if TYPE_CHECKING:
     from virtpoise_lab.campaign.run import Run
 
-# On both sides of the time-outs in the code.
-DURATIONS = (4.0, 15.0, 27.0, 45.0)
 _LATEST_SECONDS = 60.0
 _LONG_SECONDS = 90.0
 CLOCK_STEPS = (-120.0, -15.0, 15.0, 120.0)

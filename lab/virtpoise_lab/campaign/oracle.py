@@ -14,6 +14,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import UnsettledKind
 from virtpoise_lab.campaign.kernel import VirtualProcess
 from virtpoise_lab.campaign.world import ACTIVE, Daemon
+from virtpoise_lab.floors import JOURNAL, Entry, replayed
 
 if TYPE_CHECKING:
     from virtpoise_lab.campaign.balancer import Balancer
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 # Of one process at once. A group of four hosts with two moves needs a dozen.
 _MOST_THREADS = 30
 _SLACK_CORES = 1e-6
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the journal."""
-
-    id: int
-    uuid: str
-    source: str
-    destination: str
-    began: float | None
-    result: str | None
-    lost: bool
 
 
 @dataclass
@@ -62,10 +50,7 @@ class Oracle:
 
     def entries(self) -> list[Entry]:
         with self.run.disk.database.engine.connect() as connection:
-            rows = connection.execute(
-                text("SELECT id, uuid, source, destination, began, result, lost FROM migrations ORDER BY id")
-            ).all()
-        return [Entry(*row) for row in rows]
+            return [Entry(*row) for row in connection.execute(text(JOURNAL)).all()]
 
     def taken_for_others(self) -> list[str]:
         """The uuids of domains with a migration that the balancer does not take for its own."""
@@ -238,7 +223,9 @@ class Oracle:
             if len(defined) != 1 and not self._has("administrator-undefines"):
                 self._wrong(f"{guest.name} is defined on {len(defined)} hosts at the end: {world.places(uuid)}")
             if not guest.touched:
-                self._replay(uuid, active[0], [one for one in journal if one.uuid == uuid])
+                entries = [one for one in journal if one.uuid == uuid]
+                for wrong in replayed(guest.name, self._first[uuid], active[0], entries):
+                    self._wrong(wrong)
         for uuid in self.taken_for_others():
             if not world.guests[uuid].touched and all(job.ours for job in world.jobs if job.uuid == uuid):
                 self._wrong(f"a migration of {world.guests[uuid].name} is taken for another's")
@@ -250,16 +237,3 @@ class Oracle:
                 self._wrong(f"{world.guests[uuid].name} ran on two hosts at once")
         for what in run.kernel.escaped:
             self._wrong(f"an error reached the top of a thread: {what}")
-
-    def _replay(self, uuid: str, place: str, entries: list[Entry]) -> None:
-        """The journal, replayed from the start, ends where the domain is."""
-        at = self._first[uuid]
-        for entry in entries:
-            if entry.result == "done":
-                if entry.source != at:
-                    self._wrong(
-                        f"entry {entry.id}: {self.run.world.guests[uuid].name} left {entry.source}, but was on {at}"
-                    )
-                at = entry.destination
-        if at != place:
-            self._wrong(f"by the journal {self.run.world.guests[uuid].name} is on {at}; it is on {place}")

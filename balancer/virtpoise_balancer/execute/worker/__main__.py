@@ -16,6 +16,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -56,13 +57,22 @@ def main() -> None:
         connection = Connection()
         wire.sendall(b"{}\n")
         while True:
-            wire.sendall(_reply(connection, json.loads(requests.get())) + b"\n")
+            reply = _reply(connection, json.loads(requests.get()))
+            try:
+                wire.sendall(reply + b"\n")
+            except OSError:
+                _end()
 
 
 def _read(wire: socket.socket, requests: queue.SimpleQueue[bytes]) -> None:
-    with wire.makefile("rb") as lines:
+    # An error: the other end was closed with a reply unread.
+    with suppress(OSError), wire.makefile("rb") as lines:
         for line in lines:
             requests.put(line)
+    _end()
+
+
+def _end() -> None:
     os.killpg(0, signal.SIGKILL)
 
 

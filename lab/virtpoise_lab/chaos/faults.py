@@ -1,0 +1,305 @@
+"""The faults of the lab floor, by name. Names that the model floor has too mean the same there."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import libvirt
+
+from virtpoise_lab import processes
+from virtpoise_lab.chaos import asked
+from virtpoise_lab.chaos.moments import Met
+from virtpoise_lab.chaos.network import MANAGER
+from virtpoise_lab.chaos.truth import qemus
+from virtpoise_lab.errors import LabError
+from virtpoise_lab.host import Host
+from virtpoise_lab.processes import signal_pid
+
+if TYPE_CHECKING:
+    from virtpoise_lab.chaos.run import Run
+
+# In the block the fault lasts.
+Fault = Callable[["Run", Met], AbstractContextManager[None]]
+
+_FLICKER_SECONDS = 0.7
+_START_SECONDS = 3.0
+_P2P = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+)
+_GARBAGE = (
+    b"",
+    b"<html>502</html>",
+    b'{"status":"success","data":{"resultType":"vector","result":[{"metric":{"instance":"h1:9807"},"value":[1,"NaN"]}]}}',
+    b'{"status":"success","data":{"resultType":"matrix","result":[[]]}}',
+    b'{"status":"success","data":' + b"[" * 2000,
+    b"\xff\xfe\x00",
+)
+
+
+@contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    signal_pid(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        signal_pid(pid, signal.SIGCONT)
+
+
+def _daemon_stopped(which: str, name: str) -> Fault:
+    return lambda run, met: _stopped(run.warm.lab.pid(name, getattr(met, which)))
+
+
+def _daemon_killed(which: str, name: str) -> Fault:
+    @contextmanager
+    def fault(run: Run, met: Met) -> Iterator[None]:
+        with _killed(run, name, run.warm.lab.host(getattr(met, which))):
+            yield
+
+    return fault
+
+
+@contextmanager
+def _killed(run: Run, name: str, host: Host) -> Iterator[None]:
+    pid = processes.process(run.warm.lab.pid(name, host.name))
+    pid.signal(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        processes.wait_until(lambda: not pid.alive(), 10, f"the end of {name}")
+        run.warm.start(name, host)
+
+
+@contextmanager
+def _emptiest_killed(run: Run, _met: Met) -> Iterator[None]:
+    """The daemon of the host that a plan would choose first."""
+    running = [host for (_, host), state in run.watch.now.items() if state == "running"]
+    host = min(run.warm.lab.hosts, key=lambda one: (running.count(one.name), one.name))
+    with _killed(run, "libvirtd", host):
+        yield
+
+
+@contextmanager
+def _rebooted(which: str, run: Run, met: Met) -> Iterator[None]:
+    host = run.warm.lab.host(getattr(met, which))
+    init = host.init.pid
+    keep = {init, processes.child_of(init, host.group.pids())}  # what keeps the host's namespaces
+    for pid in host.group.pids():
+        if pid not in keep:
+            signal_pid(pid, signal.SIGKILL)
+    try:
+        yield
+    finally:
+        host.disconnect()
+        for left in ("libvirt", "libvirtd.pid"):  # what a boot would clear
+            run.warm.clear(host, left)
+        for name in ("libvirtd", "exporter"):
+            run.warm.start(name, host)
+
+
+def _qemu(which: str, run: Run, met: Met) -> int | None:
+    """The domain's QEMU there; the destination's may be about to start."""
+    host = run.warm.lab.host(getattr(met, which))
+    with suppress(LabError):
+        processes.wait_until(lambda: met.domain in qemus(host), _START_SECONDS, "its QEMU")
+    return qemus(host).get(met.domain)
+
+
+@contextmanager
+def _qemu_killed(which: str, run: Run, met: Met) -> Iterator[None]:
+    pid = _qemu(which, run, met)
+    if pid is not None:
+        signal_pid(pid, signal.SIGKILL)
+    yield
+
+
+@contextmanager
+def _qemu_stopped(which: str, run: Run, met: Met) -> Iterator[None]:
+    pid = _qemu(which, run, met)
+    if pid is None:
+        yield
+        return
+    with _stopped(pid):
+        yield
+
+
+@contextmanager
+def _cut(a: str, b: str, run: Run, met: Met) -> Iterator[None]:
+    ends = [end if end == MANAGER else str(getattr(met, end)) for end in (a, b)]
+    run.warm.network.cut(ends[0], ends[1])
+    try:
+        yield
+    finally:
+        run.warm.network.mend()
+
+
+@contextmanager
+def _lossy(run: Run, met: Met) -> Iterator[None]:
+    """The way between the two hosts comes and goes: what crosses it is delayed, and some is lost."""
+    over = threading.Event()
+
+    def flicker() -> None:
+        for broken in cycle((True, False)):
+            if broken:
+                run.warm.network.cut(met.source, met.destination)
+            else:
+                run.warm.network.mend()
+            if over.wait(_FLICKER_SECONDS):
+                return
+
+    thread = threading.Thread(target=flicker)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        run.warm.network.mend()
+
+
+@contextmanager
+def _prometheus_killed(run: Run, _met: Met, *, garbage: bool = False) -> Iterator[None]:
+    stack = run.warm.stack
+    signal_pid(run.warm.lab.pid("prometheus"), signal.SIGKILL)
+    run.warm.lab.stop("prometheus")
+    server = _liar(stack.port) if garbage else None
+    try:
+        yield
+    finally:
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+        stack.start_prometheus()
+
+
+def _liar(port: int) -> ThreadingHTTPServer:
+    """Answers everything with what no Prometheus says."""
+    replies = cycle(_GARBAGE)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            body = next(replies)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_words: object) -> None:
+            """Nothing is logged."""
+
+    ThreadingHTTPServer.allow_reuse_address = True
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@contextmanager
+def _balancer_killed(run: Run, _met: Met) -> Iterator[None]:
+    run.kill_balancer()
+    try:
+        yield
+    finally:
+        run.balancer.launch()
+
+
+@contextmanager
+def _second_balancer(run: Run, _met: Met) -> Iterator[None]:
+    """Another one on the same store, which stays until the end."""
+    run.add_balancer()
+    yield
+
+
+def _act(act: Callable[[libvirt.virDomain], object], run: Run, met: Met) -> None:
+    """What a person does with the domain where it is active."""
+    for host in run.active_on(met.domain)[:1]:
+        run.touched.add(met.domain)
+        with suppress(LabError, libvirt.libvirtError), asked.fresh(run.warm.lab.host(host)) as connection:
+            act(connection.lookupByName(met.domain))
+
+
+@contextmanager
+def _administrator(act: Callable[[libvirt.virDomain], object], run: Run, met: Met) -> Iterator[None]:
+    _act(act, run, met)
+    yield
+
+
+@contextmanager
+def _suspended(run: Run, met: Met) -> Iterator[None]:
+    _act(lambda domain: domain.suspend(), run, met)
+    try:
+        yield
+    finally:
+        _act(_resume, run, met)
+
+
+def _resume(domain: libvirt.virDomain) -> None:
+    if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]:
+        domain.resume()
+
+
+@contextmanager
+def _migrated(run: Run, met: Met) -> Iterator[None]:
+    """A person migrates it to the third host, as soon as libvirt lets them."""
+    uri = run.warm.lab.host(met.bystander).uri
+    order = partial(_act, lambda domain: domain.migrateToURI3(uri, {}, _P2P), run, met)
+    thread = threading.Thread(target=order, daemon=True)
+    thread.start()
+    yield
+    thread.join(60)
+
+
+FAULTS: dict[str, Fault] = {
+    "source-stopped": _daemon_stopped("source", "libvirtd"),
+    "destination-stopped": _daemon_stopped("destination", "libvirtd"),
+    "bystander-stopped": _daemon_stopped("bystander", "libvirtd"),
+    "source-daemon-killed": _daemon_killed("source", "libvirtd"),
+    "destination-daemon-killed": _daemon_killed("destination", "libvirtd"),
+    "emptiest-daemon-killed": _emptiest_killed,
+    "source-rebooted": partial(_rebooted, "source"),
+    "destination-rebooted": partial(_rebooted, "destination"),
+    "source-qemu-killed": partial(_qemu_killed, "source"),
+    "destination-qemu-killed": partial(_qemu_killed, "destination"),
+    "source-qemu-stopped": partial(_qemu_stopped, "source"),
+    "destination-qemu-stopped": partial(_qemu_stopped, "destination"),
+    "hosts-apart": partial(_cut, "source", "destination"),
+    "hosts-lossy": _lossy,
+    "source-away": partial(_cut, MANAGER, "source"),
+    "destination-away": partial(_cut, MANAGER, "destination"),
+    "administrator-suspends": _suspended,
+    "administrator-destroys": partial(_administrator, lambda domain: domain.destroy()),
+    "administrator-migrates": _migrated,
+    "administrator-undefines": partial(_administrator, lambda domain: domain.undefine()),
+    "prometheus-killed": _prometheus_killed,
+    "prometheus-stuck": lambda run, _met: _stopped(run.warm.lab.pid("prometheus")),
+    "prometheus-garbage": partial(_prometheus_killed, garbage=True),
+    "exporter-gone": _daemon_killed("source", "exporter"),
+    "exporter-stuck": _daemon_stopped("destination", "exporter"),
+    "store-locked": lambda run, _met: run.store.locked(),
+    "store-full": lambda run, _met: run.store.full(),
+    "balancer-killed": _balancer_killed,
+    "balancer-stopped": lambda run, _met: _stopped(run.balancer.process.pid),
+    "second-balancer": _second_balancer,
+}
+# These are over at once.
+INSTANT = {
+    "source-qemu-killed",
+    "destination-qemu-killed",
+    "administrator-destroys",
+    "administrator-migrates",
+    "administrator-undefines",
+    "second-balancer",
+}

@@ -1,0 +1,244 @@
+"""Judges a run by what was seen from outside: libvirt's and QEMU's word, the journal, the alerts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from virtpoise_lab.chaos.asked import Places, active
+from virtpoise_lab.chaos.plan import Plan
+from virtpoise_lab.chaos.truth import States
+from virtpoise_lab.floors import Entry, replayed
+
+TWICE, LOST = "VirtpoiseDomainRunningTwice", "VirtpoiseDomainVanished"
+# Each of these calls for a person on account of a host.
+_HOST = {"VirtpoiseHostUnknown", "VirtpoiseLibvirtUnreachable", "VirtpoiseLibvirtSilent"}
+_DOWN = {"VirtpoiseBalancerDown", "VirtpoiseNoLeader", "VirtpoiseCyclesStalled"}
+# Faults for which such an alert must come, and whom it must name: an end of the migration, or "" for no host.
+NAMED: Mapping[str, str] = {
+    "source-stopped": "source",
+    "destination-stopped": "destination",
+    "bystander-stopped": "bystander",
+    "source-daemon-killed": "source",
+    "destination-daemon-killed": "destination",
+    "source-rebooted": "source",
+    "destination-rebooted": "destination",
+    "exporter-gone": "source",
+    "exporter-stuck": "destination",
+    "balancer-killed": "",
+    "balancer-stopped": "",
+}
+# An alert for 5 min waits 10 s here. It is expected of faults that last longer than that and all detection.
+ALERTED_SECONDS = 27.0
+# Both run for longer than one look at each could mistake.
+_TWICE_SECONDS = 0.3
+# What a balancer of three hosts may have at the end of a run.
+_MOST_THREADS, _MOST_DESCRIPTORS = 30, 80
+
+
+@dataclass(frozen=True)
+class Held:
+    """Of a balancer's process: its threads and its descriptors."""
+
+    threads: int
+    descriptors: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What stands at one moment. ``alerts``: (name, host) of those that fire."""
+
+    at: float
+    places: Places
+    entries: Sequence[Entry]
+    alerts: frozenset[tuple[str, str]]
+
+
+@dataclass
+class Facts:
+    """What was seen of a run.
+
+    ``ends``: hosts by their part in the first migration. ``touched``: domains that a person has moved or ended, as the
+    fault; ``mended``: those that a person has set right afterwards.
+    ``after``: once all is as it must be five intervals after the fault, or that late; ``end``: once the task should be
+    done. ``fired``: alerts until ``after``.
+    """
+
+    plan: Plan
+    homes: Mapping[str, str]
+    uuids: Mapping[str, str]
+    room: Mapping[str, int]
+    began: float = 0.0
+    healed: float = 0.0
+    ends: Mapping[str, str] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+    mended: set[str] = field(default_factory=set)
+    changes: Sequence[tuple[float, States]] = ()
+    fired: frozenset[tuple[str, str]] = frozenset()
+    after: Look | None = None
+    end: Look | None = None
+    task_done: bool = False
+    drained: str | None = None
+    held: Held | None = None
+    exits: list[int] = field(default_factory=list)
+    died: list[str] = field(default_factory=list)
+    tracebacks: list[str] = field(default_factory=list)
+
+
+def judge(facts: Facts) -> list[str]:
+    """What must not be, in words; empty for a good run."""
+    found = [*_ran_twice(facts), *_process(facts), *_pushed_over(facts), *_alerted(facts)]
+    if facts.after is not None:
+        found += after_healing(facts, facts.after)
+    if not facts.task_done:
+        found.append(f"the task was not finished: {facts.plan.task}")
+    if facts.end is not None:
+        found += _at_end(facts, facts.end)
+    return list(dict.fromkeys(found))
+
+
+def _ran_twice(facts: Facts) -> Iterator[str]:
+    for name in facts.homes:
+        seconds, longest = 0.0, 0.0
+        pairs = zip(facts.changes, facts.changes[1:], strict=False)
+        for (at, states), (until, _) in pairs:
+            running = sum(state == "running" for (domain, _), state in states.items() if domain == name)
+            seconds = seconds + until - at if running > 1 else 0.0
+            longest = max(longest, seconds)
+        if longest > _TWICE_SECONDS:
+            yield f"{name} ran on two hosts at once, for {longest:.1f} s"
+
+
+def _process(facts: Facts) -> Iterator[str]:
+    yield from facts.died
+    for status in facts.exits:
+        if status != 0:
+            yield f"a balancer that was told to stop ended with status {status}"
+    for line in facts.tracebacks:
+        yield f"a traceback in the balancer's log: {line}"
+    if facts.held is not None and facts.held.threads > _MOST_THREADS:
+        yield f"the balancer has {facts.held.threads} threads"
+    if facts.held is not None and facts.held.descriptors > _MOST_DESCRIPTORS:
+        yield f"the balancer has {facts.held.descriptors} descriptors"
+
+
+def _pushed_over(facts: Facts) -> Iterator[str]:
+    """A move of ours whose destination had no room for it below the threshold."""
+    entries = facts.end.entries if facts.end else ()
+    names = {uuid: name for name, uuid in facts.uuids.items()}
+    for entry in entries:
+        if entry.began is None or names[entry.uuid] in facts.touched | facts.mended:
+            continue
+        there = {
+            domain
+            for (domain, host), state in _at(facts.changes, entry.began).items()
+            if host == entry.destination and state != "inmigrate"
+        }
+        coming = {
+            names[other.uuid]
+            for other in entries
+            if other.destination == entry.destination and _open_at(other, entry.began)
+        }
+        guests = there | coming | {names[entry.uuid]}
+        if len(guests) > facts.room.get(entry.destination, len(facts.homes)):
+            yield f"{entry.destination} was pushed over its threshold by {names[entry.uuid]}: it then had {sorted(guests)}"
+
+
+def _open_at(entry: Entry, at: float) -> bool:
+    return entry.began is not None and entry.began <= at and (entry.ended is None or entry.ended > at)
+
+
+def _at(changes: Sequence[tuple[float, States]], at: float) -> States:
+    return next((states for since, states in reversed(changes) if since <= at), {})
+
+
+def _alerted(facts: Facts) -> Iterator[str]:
+    """A fault that lasts calls for a person."""
+    plan = facts.plan
+    if plan.fault not in NAMED or plan.seconds < ALERTED_SECONDS:
+        return
+    end = NAMED[plan.fault]
+    if not end:
+        if not {name for name, _ in facts.fired} & _DOWN:
+            yield f"no balancer acted for {plan.seconds:g} s, and no alert fired"
+        return
+    host = facts.ends.get(end)
+    if host is None or host == facts.drained:  # a host that is being drained is silent by intent
+        return
+    if not any(name in _HOST and of == host for name, of in facts.fired):
+        yield f"{host} was silent for {plan.seconds:g} s, and no alert named it"
+
+
+def after_healing(facts: Facts, look: Look) -> Iterator[str]:
+    """Five intervals after the fault: what a person must see is shown, and nothing else is open."""
+    firing = {name for name, _ in look.alerts}
+    doubled = [name for name in facts.homes if len(active(look.places, name)) > 1 and not _busy(look.places, name)]
+    lost = [name for name in facts.homes if _lost(facts, look, name)]
+    if doubled and TWICE not in firing:
+        yield f"{' and '.join(doubled)}: active on two hosts, and no alert says so"
+    if not doubled and TWICE in firing:
+        yield "no domain is active twice, and an alert says so"
+    if lost and LOST not in firing:
+        yield f"{' and '.join(lost)}: lost in a migration, and no alert says so"
+    unsure = [name for name in facts.homes if len(active(look.places, name)) != 1 or _busy(look.places, name)]
+    if not unsure and LOST in firing:
+        yield "each domain runs once, and an alert says that one is lost"
+    for name in facts.homes:
+        here = active(look.places, name)
+        if len(here) == 1 and look.places[name][here[0]].state == "paused" and not _busy(look.places, name):
+            yield f"{name} stands paused on {here[0]}, and nothing goes on with it"
+    for name, uuid in facts.uuids.items():
+        if name in doubled or name in lost or _busy(look.places, name):
+            continue
+        for entry in _of(look.entries, uuid):
+            if entry.open and entry.began is not None and entry.began < facts.healed:
+                yield f"entry {entry.id} of {name} is still open, and no job of it runs"
+
+
+def _lost(facts: Facts, look: Look, name: str) -> bool:
+    """Whether it ended in a migration of ours, by no person's word."""
+    if active(look.places, name) or name in facts.touched:
+        return False
+    there = [any(domain == name for domain, _ in states) for _, states in facts.changes]
+    ends = [at for (at, _), before, now in zip(facts.changes[1:], there, there[1:], strict=False) if before and not now]
+    # A little before: the journal may have had its end by the time that the process was gone.
+    return bool(ends) and any(
+        _open_at(entry, ends[-1] - 0.2) and _was_moving(facts, name, entry, ends[-1])
+        for entry in _of(look.entries, facts.uuids[name])
+    )
+
+
+def _was_moving(facts: Facts, name: str, entry: Entry, until: float) -> bool:
+    """Whether its destination had a QEMU for it: libvirt had been asked, and had begun."""
+    return any(
+        (name, entry.destination) in states for at, states in facts.changes if (entry.began or 0.0) <= at < until
+    )
+
+
+def _busy(places: Places, name: str) -> bool:
+    return any(standing.busy for standing in places.get(name, {}).values())
+
+
+def _at_end(facts: Facts, look: Look) -> Iterator[str]:
+    for name, uuid in facts.uuids.items():
+        here = active(look.places, name)
+        if len(here) != 1:
+            yield f"{name} is active on {len(here)} hosts at the end: {', '.join(here) or 'none'}"
+            continue
+        defined = [host for host, standing in look.places[name].items() if standing.defined]
+        if defined != here:
+            yield f"{name} runs on {here[0]} at the end, and is defined on {', '.join(defined) or 'no host'}"
+        if name not in facts.touched | facts.mended:
+            yield from replayed(name, facts.homes[name], here[0], _of(look.entries, uuid))
+        for entry in _of(look.entries, uuid):
+            if entry.open:
+                yield f"entry {entry.id} of {name} has no end"
+            if entry.lost:
+                yield f"entry {entry.id} of {name}: it counts as lost, and it runs on {here[0]}"
+    for alert, _ in look.alerts:
+        if alert in (TWICE, LOST):
+            yield f"all is well at the end, and {alert} fires"
+
+
+def _of(entries: Iterable[Entry], uuid: str) -> list[Entry]:
+    return [entry for entry in entries if entry.uuid == uuid]

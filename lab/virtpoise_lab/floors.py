@@ -1,0 +1,42 @@
+"""What both floors of the campaign share: lengths of faults, the journal's rows, and how a journal is replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+# Seconds, on both sides of the time-outs in the code.
+DURATIONS = (4.0, 15.0, 27.0, 45.0)
+# The columns of ``Entry``, in its order.
+JOURNAL = "SELECT id, uuid, source, destination, began, result, lost, ended FROM migrations ORDER BY id"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the journal. ``began``, ``ended``: Unix seconds, None for what has not."""
+
+    id: int
+    uuid: str
+    source: str
+    destination: str
+    began: float | None
+    result: str | None
+    lost: bool
+    ended: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it has begun and its end is not known."""
+        return self.began is not None and self.result is None
+
+
+def replayed(name: str, first: str, place: str, entries: Iterable[Entry]) -> Iterator[str]:
+    """What is wrong with the journal of a domain: replayed from where it was first, it must end where it is."""
+    at = first
+    for entry in entries:
+        if entry.result == "done":
+            if entry.source != at:
+                yield f"entry {entry.id}: {name} left {entry.source}, but was on {at}"
+            at = entry.destination
+    if at != place:
+        yield f"by the journal {name} is on {at}; it is on {place}"

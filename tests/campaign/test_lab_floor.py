@@ -1,0 +1,215 @@
+"""What the lab floor decides without a host: what a seed stands for, and how a run is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from virtpoise_lab.campaign.faults import FAULTS as MODEL_FAULTS
+from virtpoise_lab.chaos import rules
+from virtpoise_lab.chaos.__main__ import main
+from virtpoise_lab.chaos.asked import Standing
+from virtpoise_lab.chaos.faults import FAULTS, INSTANT
+from virtpoise_lab.chaos.oracle import LOST, NAMED, TWICE, Facts, Held, Look, judge
+from virtpoise_lab.chaos.plan import HOMES, ROOM, Moment, Plan, Task, draw
+from virtpoise_lab.floors import DURATIONS, Entry
+from virtpoise_lab.stack import RULES
+
+# Faults that the model need not have.
+ON_HOSTS_ALONE = {
+    *("source-qemu-stopped", "destination-qemu-stopped", "hosts-lossy"),
+    *("prometheus-garbage", "balancer-stopped"),
+}
+RUNNING = Standing("running", True, False)
+SHUT_OFF = Standing("shut off", True, False)
+PLACES = {"vm1": {"h3": RUNNING}, "vm2": {"h1": RUNNING}, "vm3": {"h2": RUNNING}, "vm4": {"h3": RUNNING}}
+DONE = Entry(1, "uuid of vm1", "h1", "h3", 100.0, "done", False, 106.0)
+HOME = dict.fromkeys(HOMES.items(), "running")
+ARRIVING = HOME | {("vm1", "h3"): "inmigrate"}
+MOVED = {("vm1", "h3"): "running"} | {key: state for key, state in HOME.items() if key != ("vm1", "h1")}
+GONE = {key: state for key, state in HOME.items() if key != ("vm1", "h1")}
+
+
+def good() -> Facts:
+    """A run in which vm1 was moved from h1 to h3, while the source's libvirtd was away for 27 s."""
+    return Facts(
+        plan=Plan(1, Task.OVERLOAD, "source-stopped", Moment.PERFORM, 27.0, 0.5),
+        homes=HOMES,
+        uuids={name: f"uuid of {name}" for name in HOMES},
+        room=ROOM[Task.OVERLOAD],
+        began=103.0,
+        healed=130.0,
+        ends={"source": "h1", "destination": "h3", "bystander": "h2"},
+        changes=[(90.0, HOME), (100.5, ARRIVING), (105.0, MOVED), (150.0, MOVED)],
+        fired=frozenset({("VirtpoiseHostUnknown", "h1")}),
+        after=Look(140.0, PLACES, [DONE], frozenset()),
+        end=Look(150.0, PLACES, [DONE], frozenset()),
+        task_done=True,
+        held=Held(21, 42),
+        exits=[0],
+    )
+
+
+def after(facts: Facts, **changed: object) -> None:
+    assert facts.after is not None
+    facts.after = replace(facts.after, **changed)  # type: ignore[arg-type]
+
+
+def end(facts: Facts, **changed: object) -> None:
+    assert facts.end is not None
+    facts.end = replace(facts.end, **changed)  # type: ignore[arg-type]
+
+
+def lost(facts: Facts) -> None:
+    """Its QEMU died at 103, in the migration, and a person has started it later."""
+    facts.mended = {"vm1"}
+    facts.changes = [(90.0, HOME), (100.5, ARRIVING), (103.0, GONE), (150.0, GONE)]
+    failed = replace(DONE, result="failed", lost=True)
+    after(facts, places=PLACES | {"vm1": {"h1": SHUT_OFF}}, entries=[failed])
+    end(facts, places=PLACES | {"vm1": {"h1": RUNNING}}, entries=[replace(failed, lost=False)])
+
+
+def pushed(facts: Facts) -> None:
+    onto = replace(DONE, destination="h2")
+    end(facts, entries=[onto], places=PLACES | {"vm1": {"h2": RUNNING}})
+
+
+def test_a_good_run_has_no_violation() -> None:
+    assert judge(good()) == []
+
+
+WRONG: dict[str, tuple[Callable[[Facts], object], str]] = {
+    "ran twice": (
+        lambda f: setattr(f, "changes", [(100.0, HOME | MOVED), (101.0, MOVED)]),
+        "vm1 ran on two hosts at once, for 1.0 s",
+    ),
+    "active twice, no alert": (
+        lambda f: after(f, places=PLACES | {"vm1": {"h1": RUNNING, "h3": RUNNING}}),
+        "vm1: active on two hosts, and no alert says so",
+    ),
+    "an alert of what is not": (
+        lambda f: after(f, alerts=frozenset({(TWICE, "")})),
+        "no domain is active twice, and an alert says so",
+    ),
+    "lost, no alert": (lost, "vm1: lost in a migration, and no alert says so"),
+    "an alert of a loss that is none": (
+        lambda f: after(f, alerts=frozenset({(LOST, "")})),
+        "each domain runs once, and an alert says that one is lost",
+    ),
+    "half way": (
+        lambda f: after(f, places=PLACES | {"vm1": {"h3": Standing("paused", True, False)}}),
+        "vm1 stands paused on h3, and nothing goes on with it",
+    ),
+    "open": (
+        lambda f: after(f, entries=[replace(DONE, result=None)]),
+        "entry 1 of vm1 is still open, and no job of it runs",
+    ),
+    "the journal says otherwise": (
+        lambda f: end(f, entries=[replace(DONE, result="failed")]),
+        "by the journal vm1 is on h1; it is on h3",
+    ),
+    "defined twice": (
+        lambda f: end(f, places=PLACES | {"vm1": {"h3": RUNNING, "h1": SHUT_OFF}}),
+        "vm1 runs on h3 at the end, and is defined on h3, h1",
+    ),
+    "no end": (lambda f: end(f, entries=[DONE, replace(DONE, id=2, result=None)]), "entry 2 of vm1 has no end"),
+    "nowhere": (lambda f: end(f, places=PLACES | {"vm1": {}}), "vm1 is active on 0 hosts at the end: none"),
+    "an alert that stays": (
+        lambda f: end(f, alerts=frozenset({(LOST, "")})),
+        f"all is well at the end, and {LOST} fires",
+    ),
+    "pushed over": (pushed, "h2 was pushed over its threshold by vm1: it then had ['vm1', 'vm3']"),
+    "task": (lambda f: setattr(f, "task_done", False), "the task was not finished: overload"),
+    "silent host, no alert": (
+        lambda f: setattr(f, "fired", frozenset()),
+        "h1 was silent for 27 s, and no alert named it",
+    ),
+    "alert of another host": (
+        lambda f: setattr(f, "fired", frozenset({("VirtpoiseHostUnknown", "h2")})),
+        "h1 was silent for 27 s, and no alert named it",
+    ),
+    "status": (lambda f: setattr(f, "exits", [0, 1]), "a balancer that was told to stop ended with status 1"),
+    "threads": (lambda f: setattr(f, "held", Held(40, 40)), "the balancer has 40 threads"),
+    "descriptors": (lambda f: setattr(f, "held", Held(20, 90)), "the balancer has 90 descriptors"),
+    "traceback": (lambda f: f.tracebacks.append("KeyError"), "a traceback in the balancer's log: KeyError"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_with_a_run_is_found_and_nothing_else(what: str) -> None:
+    change, violation = WRONG[what]
+    facts = good()
+    change(facts)
+    assert judge(facts) == [violation]
+
+
+def test_a_domain_that_a_person_ended_is_not_lost() -> None:
+    facts = good()
+    facts.touched = {"vm1"}
+    lost(facts)
+    assert judge(facts) == []
+
+
+def test_a_domain_that_died_before_libvirt_was_asked_is_not_lost_in_a_migration() -> None:
+    facts = good()
+    lost(facts)
+    facts.changes = [(at, states) for at, states in facts.changes if states is not ARRIVING]
+    assert judge(facts) == []
+
+
+def test_a_host_that_is_drained_is_silent_by_intent() -> None:
+    facts = good()
+    facts.fired, facts.drained = frozenset(), "h1"
+    assert judge(facts) == []
+
+
+def test_names_of_faults_mean_the_same_on_both_floors() -> None:
+    assert set(FAULTS) - set(MODEL_FAULTS) <= ON_HOSTS_ALONE
+    assert set(NAMED) | INSTANT <= set(FAULTS)
+
+
+def test_seeds_draw_every_fault_moment_task_and_length_and_always_the_same() -> None:
+    plans = [draw(seed, list(FAULTS)) for seed in range(1000)]
+    assert plans == [draw(seed, list(FAULTS)) for seed in range(1000)]
+    assert {plan.fault for plan in plans} == set(FAULTS)
+    assert {plan.moment for plan in plans} == set(Moment)
+    assert {plan.task for plan in plans} == set(Task)
+    assert {plan.seconds for plan in plans} == set(DURATIONS)
+
+
+def test_a_seed_with_its_fault_given_is_the_same_run() -> None:
+    plan = draw(7, list(FAULTS))
+    assert draw(7, [plan.fault]) == plan
+    assert draw(7, ["store-full"]) == replace(plan, fault="store-full")
+
+
+def test_alert_rules_wait_for_a_thirtieth_and_are_the_same_otherwise(tmp_path: Path) -> None:
+    made = [yaml.safe_load(file.read_text()) for file in rules.scaled(tmp_path)]
+    kept = [yaml.safe_load(file.read_text()) for file in sorted(RULES.glob("*.rules.yml"))]
+    waits = [
+        (old.pop("for"), new.pop("for"))
+        for before, now in zip(kept, made, strict=True)
+        for old_group, new_group in zip(before["groups"], now["groups"], strict=True)
+        for old, new in zip(old_group["rules"], new_group["rules"], strict=True)
+        if "for" in old
+    ]
+    assert made == kept
+    assert {("30s", "1s"), ("1m", "2s"), ("5m", "10s"), ("30m", "60s")} <= set(waits)
+
+
+@pytest.mark.parametrize("line", ["4711", "x source-stopped", "1 no-such-fault", "1 source-stopped now"])
+def test_a_list_with_a_line_that_is_none_is_refused(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "list"
+    file.write_text(f"# seeds\n3 source-stopped  # why\n{line}\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["--list", str(file)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        f"error: --list: line 3: expected a seed and the name of a fault, got {line!r}\n"
+    )
