@@ -21,7 +21,7 @@ from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge import journal
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import DomainState, JournalEntry, MigrationOutcome, Result
+from virtpoise_balancer.model import DomainState, JournalEntry, MigrationOutcome, Result, Written
 from virtpoise_balancer.monitor import doubt
 
 Patch = pytest.MonkeyPatch
@@ -174,6 +174,16 @@ def _the_time_begins_anew(patch: Patch) -> None:
     patch.setattr(LibvirtExecutor, "in_flight", property(anew))
 
 
+def _an_end_is_not_written(patch: Patch) -> None:
+    """An entry whose migration was not made never gets an end."""
+    end = journal.end
+
+    def only_done(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
+        return end(connection, migration_id, outcome, now) if outcome.result is Result.DONE else Written.NOTHING
+
+    patch.setattr(journal, "end", only_done)
+
+
 def _questions_pile_up(patch: Patch) -> None:
     """V9: a host that hangs is asked again by a further thread in each cycle."""
     begin = Reach._begin
@@ -196,6 +206,7 @@ MUTANTS = (
         "V4 a cycle waits for hosts", _a_cycle_waits_for_hosts, ("source-stopped", "balancer-killed"), 10, "a turn took"
     ),
     Mutant("V5 an open entry is asked about once", _asked_only_once, ("source-stopped",), 10, "still open"),
+    Mutant("V5 an end is not written", _an_end_is_not_written, ("source-daemon-killed",), 10887, "has no end"),
     Mutant("V6 an older sample ends a loss", _a_sample_ends_a_loss, ("source-qemu-killed",), 1, "no alert"),
     Mutant("V7 attempts share a key", _attempts_share_a_key, ("source-stopped",), 2, "but was on"),
     Mutant("V7 an error is an end", _an_error_is_an_end, ("source-stopped",), 10, "journal"),

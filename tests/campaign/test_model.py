@@ -18,6 +18,7 @@ IN_ONE_TEST = 100
 # Seeds that once showed a fault: (seed, faults by name, or None for those that the seed chooses).
 VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = (
     (473, None),  # a drain whose copies take longer than the time-out was not finished in time
+    (10887, None),  # an entry was called open for ever while it was about to begin
 )
 
 

@@ -193,9 +193,9 @@ class Run:
         self.kernel.run(self.kernel.at + 5 * INTERVAL_SECONDS)
 
     def _settle_migrations(self) -> None:
-        """Until no migration is under way, nor has been for a while."""
+        """Until no migration is under way or about to begin, nor has been for a while."""
         for _ in range(20):
-            if not any(self.world.lately_moved(uuid, 2 * INTERVAL_SECONDS) for uuid in self.world.guests):
+            if not self.oracle.something_is_being_made():
                 return
             self.kernel.run(self.kernel.at + INTERVAL_SECONDS)
 
