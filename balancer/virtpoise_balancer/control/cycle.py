@@ -135,7 +135,7 @@ class Cycle:
         ``ordered``: a person chose the move.
         """
         now = self.clock.now()
-        memory = self._recall(now)
+        memory = self.store.recall_for_look()
         ends = {move.source, move.destination}
         on_the_way = {
             one.source

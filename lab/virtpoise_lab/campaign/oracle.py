@@ -8,8 +8,6 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
-
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import UnsettledKind
 from virtpoise_lab.campaign.kernel import VirtualProcess
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 # Of one process at once. A group of four hosts with two moves needs a dozen.
 _MOST_THREADS = 30
 _SLACK_CORES = 1e-6
+_ENTRIES = "SELECT id, uuid, source, destination, began, result, lost FROM migrations ORDER BY id"
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,11 @@ class Oracle:
 
     def entries(self) -> list[Entry]:
         with self.run.disk.database.engine.connect() as connection:
-            rows = connection.execute(
-                text("SELECT id, uuid, source, destination, began, result, lost FROM migrations ORDER BY id")
-            ).all()
-        return [Entry(*row) for row in rows]
+            return [Entry(*row) for row in connection.exec_driver_sql(_ENTRIES)]
 
     def drain_is_ordered(self) -> bool:
         with self.run.disk.database.engine.connect() as connection:
-            return bool(connection.scalar(text("SELECT draining FROM drains")))
+            return any(draining for (draining,) in connection.exec_driver_sql("SELECT draining FROM drains"))
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
