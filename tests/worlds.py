@@ -18,7 +18,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Completed
 from virtpoise_balancer.model import Progress
-from virtpoise_lab.campaign.world import Step
+from virtpoise_lab.campaign.migration import Step
 
 TICK_SECONDS = 0.5
 # A peer that has not answered for this long is given up: the balancer's request, and the source's call to the

@@ -22,7 +22,7 @@ from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge.records import MigrationRecord
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Move, Plan, PredictedLoads, Prediction, Result, UnsettledKind
-from virtpoise_lab.campaign.world import Step
+from virtpoise_lab.campaign.migration import Step
 from worlds import World
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))

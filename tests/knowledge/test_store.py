@@ -308,9 +308,12 @@ def test_the_last_look_before_a_move_remembers_what_a_cycle_does_of_all_that_dec
     for name in ("orders", "backoffs", "watched", "commitments"):
         assert getattr(look, name), f"{name}: the test has none"
         assert getattr(look, name) == getattr(memory, name)
-    assert look.learned.residuals and look.learned.residuals == memory.learned.residuals
-    assert look.learned.attempts and look.learned.attempts == memory.learned.attempts
-    assert look.orders.drains and look.orders.overrides.mode
+    assert look.learned.residuals
+    assert look.learned.residuals == memory.learned.residuals
+    assert look.learned.attempts
+    assert look.learned.attempts == memory.learned.attempts
+    assert look.orders.drains
+    assert look.orders.overrides.mode
 
 
 def test_a_strategy_without_intervals_leaves_no_residual(store: Store) -> None:

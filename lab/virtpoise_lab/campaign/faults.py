@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_lab.campaign.balancer import WE
 from virtpoise_lab.campaign.kernel import VirtualProcess
-from virtpoise_lab.campaign.world import Job, Step
+from virtpoise_lab.campaign.migration import Job, Step, migrate
+from virtpoise_lab.campaign.world import WE
 
 if TYPE_CHECKING:
     from virtpoise_lab.campaign.run import Run
@@ -131,7 +131,7 @@ def _migrate(run: Run, met: Met, _seconds: float) -> None:
     for host in run.world.active_on(met.uuid)[:1]:
         other = run.random.choice(sorted(set(run.world.machines) - {host}))
         run.world.guests[met.uuid].touched = True
-        run.world.migrate(met.uuid, host, other, ours=False)
+        migrate(run.world, met.uuid, host, other, ours=False)
 
 
 def _undefine(run: Run, met: Met, _seconds: float) -> None:

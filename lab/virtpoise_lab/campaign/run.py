@@ -19,7 +19,8 @@ from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.knowledge.database import Database
 from virtpoise_lab.campaign import faults
-from virtpoise_lab.campaign.balancer import PERSON, Balancer, Disk
+from virtpoise_lab.campaign.balancer import PERSON, Balancer
+from virtpoise_lab.campaign.disk import Disk
 from virtpoise_lab.campaign.kernel import Kernel
 from virtpoise_lab.campaign.oracle import Oracle
 from virtpoise_lab.campaign.prometheus import SCRAPE_SECONDS, Prometheus
