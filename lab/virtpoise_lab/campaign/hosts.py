@@ -80,7 +80,8 @@ class ModelHosts:
     def progress(self, host: str, uuid: str) -> Progress | None:
         self._reach(host)
         for job in self.world.running_jobs(uuid):
-            if (job.source == host and job.driver) or (job.destination == host and job.step > Step.PREPARE):
+            arriving = job.destination == host and job.step > Step.PREPARE and not job.arrived
+            if (job.source == host and job.driver) or arriving:
                 return Progress(
                     elapsed_seconds=self.world.kernel.at - job.asked,
                     total_bytes=int(job.seconds * 100),

@@ -11,7 +11,7 @@ migration starts it there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from virtpoise_balancer.execute.facts import Presence
@@ -44,7 +44,7 @@ class Job:
     ``ours``: by the balancer. ``error``: libvirt's answer, once it is ``over``.
     """
 
-    world: World
+    world: World = field(repr=False)
     uuid: str
     source: str
     destination: str
@@ -88,7 +88,8 @@ class Job:
             or self.world.places(uuid)[source] is not Presence.RUNNING
         ):
             raise Gone("domain is not running")
-        if any(other is not self and other.step > Step.BEGIN for other in self.world.running_jobs(uuid)):
+        others = [other for other in self.world.running_jobs(uuid) if other is not self and other.step > Step.BEGIN]
+        if any(other.source == source or not other.arrived for other in others):
             raise Gone("another job is active")
         self._take(Step.PREPARE)
         self._message(self._prepare)
