@@ -1,4 +1,7 @@
-"""The faults V1 to V9 of the first months, put back into today's code one at a time: the campaign must find each."""
+"""The faults V1 to V9 of the first months, put back into today's code one at a time, and guards that are taken away.
+
+The campaign must find each.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
+from prometheus_client import Metric
 from sqlalchemy import Connection, select, update
 
 from virtpoise_balancer.analyse.silence import Silence
+from virtpoise_balancer.control import cycle as cycle_module
 from virtpoise_balancer.control.cycle import Cycle, Report
+from virtpoise_balancer.control.decide import Situation, why_not_now
 from virtpoise_balancer.execute import reconciler as reconciler_module
 from virtpoise_balancer.execute.copies import Copies
 from virtpoise_balancer.execute.executor import InFlight, LibvirtExecutor
@@ -19,10 +26,23 @@ from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge import journal
+from virtpoise_balancer.knowledge.records import Overrides
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import DomainState, JournalEntry, MigrationOutcome, Result, Written
+from virtpoise_balancer.model import (
+    DomainState,
+    JournalEntry,
+    MigrationOutcome,
+    Move,
+    Policy,
+    Result,
+    Snapshot,
+    Written,
+)
 from virtpoise_balancer.monitor import doubt
+from virtpoise_balancer.plan.default import strategy
+from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.web.metrics import _StateCollector
 
 Patch = pytest.MonkeyPatch
 
@@ -195,6 +215,58 @@ def _questions_pile_up(patch: Patch) -> None:
     patch.setattr(Reach, "_begin", again)
 
 
+def _orders_are_not_read_again(patch: Patch) -> None:
+    """A pause or a changed mode does not end what has not begun."""
+
+    def deaf(situation: Situation, move: Move, *, ordered: bool) -> str | None:
+        orders = replace(situation.memory.orders, overrides=Overrides())
+        return why_not_now(replace(situation, memory=replace(situation.memory, orders=orders)), move, ordered=ordered)
+
+    patch.setattr(cycle_module, "why_not_now", deaf)
+
+
+def _destinations_are_filled(patch: Patch) -> None:
+    """All goes to the fullest host that is known, beyond its threshold."""
+    init, closed = Group.__init__, strategy.closed_hosts
+
+    def all_but_the_fullest(group: Group, found: Any) -> Any:
+        mask = closed(group, found)
+        use = np.where(mask | np.isinf(group.use[0]), -1.0, group.use[0])
+        mask |= np.arange(len(mask)) != use.argmax()
+        return mask
+
+    patch.setattr(strategy, "closed_hosts", all_but_the_fullest)
+
+    def generous(self: Group, snapshot: Snapshot, policy: Policy) -> None:
+        init(self, snapshot, policy)
+        self.limit = self.limit * 2
+
+    patch.setattr(Group, "__init__", generous)
+
+
+def _nothing_is_moved(patch: Patch) -> None:
+    """Each move is skipped."""
+    patch.setattr(LibvirtExecutor, "_make_one", lambda self, id_, move: self._skip(id_, move, "not today"))
+
+
+def _an_alert_has_no_figure(patch: Patch) -> None:
+    """The page shows a domain that runs twice, and no alert can."""
+    counted = _StateCollector._unaccounted
+
+    def empty(self: _StateCollector) -> Metric:
+        family = counted(self)
+        family.samples = [sample._replace(value=0.0) for sample in family.samples]
+        return family
+
+    patch.setattr(_StateCollector, "_unaccounted", empty)
+
+
+def _silence_is_not_heard(patch: Patch) -> None:
+    """A host that the balancer does not reach is shown as one that answers."""
+    heard = Reach.heard
+    patch.setattr(Reach, "heard", lambda self: {host: replace(one, why="") for host, one in heard(self).items()})
+
+
 MUTANTS = (
     Mutant("V1 a domain that runs twice is not seen", _twice_is_not_seen, ("destination-stopped",), 10, "no alert"),
     Mutant("V2 a verdict while the job runs", _a_job_is_no_obstacle, ("source-stopped",), 10, "journal"),
@@ -213,6 +285,11 @@ MUTANTS = (
     Mutant(
         "V8 a silent host counts as empty", _a_silent_host_is_empty, ("emptiest-daemon-killed",), 17, "long been silent"
     ),
+    Mutant("orders are not read again", _orders_are_not_read_again, ("person-pauses",), 1, "against a person's order"),
+    Mutant("destinations are filled", _destinations_are_filled, ("administrator-suspends",), 0, "pushed over"),
+    Mutant("nothing is moved", _nothing_is_moved, ("administrator-suspends",), 0, "the task was not finished"),
+    Mutant("an alert has no figure", _an_alert_has_no_figure, ("destination-stopped",), 10, "no alert says that it is"),
+    Mutant("silence is not heard", _silence_is_not_heard, ("source-away",), 10, "no alert says so"),
     Mutant(
         "V9 the time of a migration begins anew", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"
     ),

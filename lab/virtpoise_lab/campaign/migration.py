@@ -201,7 +201,7 @@ class Job:
                     stalled += _LOOK_SECONDS
                     if stalled > 30.0:
                         raise Gone("unable to write to the socket: connection timed out")
-                elif copy is not None and copy.state is Presence.RUNNING:
+                elif copy is not None and copy.state is Presence.RUNNING and not self._is_stuck:
                     stalled = 0.0
                     self.performed += _LOOK_SECONDS
             if incoming is None or incoming.job is not self:
@@ -227,6 +227,10 @@ class Job:
             self.world.kernel.sleep(_LOOK_SECONDS)
             if self.over:
                 raise DriverDied
+
+    @property
+    def _is_stuck(self) -> bool:
+        return any(self.uuid in self.world.machines[host].stuck for host in (self.source, self.destination))
 
     def _finish(self) -> str | None:
         copy = self.world.machines[self.destination].copies.get(self.uuid)

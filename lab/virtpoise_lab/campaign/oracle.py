@@ -5,13 +5,14 @@ people.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import UnsettledKind
 from virtpoise_lab.campaign.kernel import VirtualProcess
-from virtpoise_lab.campaign.world import ACTIVE, Daemon
+from virtpoise_lab.campaign.world import ACTIVE, WE, Daemon
 
 if TYPE_CHECKING:
     from virtpoise_lab.campaign.balancer import Balancer
@@ -51,6 +52,7 @@ class Oracle:
     doubled: bool = False
     lost: bool = False
     _first: dict[str, str] = field(default_factory=dict)
+    _forbidden_since: float | None = None  # since when people's orders have it that no move of the task begins
     # When a turn first showed an entry without an end, by its id and whether it has begun.
     _endless_since: dict[tuple[int, bool], float] = field(default_factory=dict)
 
@@ -73,6 +75,16 @@ class Oracle:
         with self.run.disk.database.engine.connect() as connection:
             return any(draining for (draining,) in connection.exec_driver_sql("SELECT draining FROM drains"))
 
+    def ordered(self) -> None:
+        """After an order of a person was followed."""
+        with self.run.disk.database.engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT name, value FROM overrides").all()
+        over = {str(name): str(value) for name, value in rows}
+        forbidden = "paused" in over or over.get("mode") == "recommend"
+        forbidden |= self.run.draining is not None and not self.drain_is_ordered()
+        since = self.run.kernel.at if self._forbidden_since is None else self._forbidden_since
+        self._forbidden_since = since if forbidden else None
+
     # --- while it runs ------------------------------------------------------------------------------------------------
 
     def request(self, process: VirtualProcess, uuid: str, source: str, destination: str) -> None:
@@ -84,6 +96,10 @@ class Oracle:
             self._wrong(
                 f"{name}: a migration from {source} to {destination} was asked for that the journal does not have"
             )
+        # The last look reads the orders, and asks both hosts after that.
+        patience = 0.5 if len(set(self.run.faults)) == 1 else 3 * self.interval_seconds
+        if self._forbidden_since is not None and now - self._forbidden_since > patience:
+            self._wrong(f"{name} was moved from {source} to {destination} against a person's order")
         if len([one for one in self.run.balancers if one.process.alive and one.turns.leadership.leads]) > 1:
             self._wrong("two balancers act")
         patience = 3 * self.interval_seconds
@@ -127,6 +143,7 @@ class Oracle:
             self._wrong("two threads ask a host for its domains at once")
         if not balancer.leads:
             return
+        self._silence_of_a_draining_host_is_shown(balancer)
         entries = self.entries()
         self._no_verdict_while_a_job_runs(entries)
         endless = [(one.id, one.is_open) for one in entries if one.result is None]
@@ -143,6 +160,19 @@ class Oracle:
             machine = run.world.machines[move.destination]
             if machine.silent_since is not None and run.kernel.at - machine.silent_since > 2.5 * self.interval_seconds:
                 self._wrong(f"a move to {move.destination} was planned, whose libvirt has long been silent")
+
+    def _silence_of_a_draining_host_is_shown(self, balancer: Balancer) -> None:
+        """That the way to it is cut is seen by the balancer alone, which asks it in each cycle. VirtpoiseLibvirtSilent
+        must be able to fire.
+        """
+        run, host = self.run, self.run.draining
+        since = run.world.cut.get(frozenset((WE, host or "")))
+        if host is None or since is None or run.kernel.at - since < 3 * self.interval_seconds:
+            return
+        if not self.drain_is_ordered() or self._has("prometheus", "exporter", "store", "clock", "balancer", "second"):
+            return
+        if balancer.metrics.registry.get_sample_value("virtpoise_host_libvirt_answers", {"host": host}) != 0.0:
+            self._wrong(f"{host} has long been silent, and no alert says so")
 
     def _no_verdict_while_a_job_runs(self, entries: list[Entry]) -> None:
         """A migration of ours that goes on is open in the journal, or opened again soon."""
@@ -176,6 +206,7 @@ class Oracle:
             self._wrong("no balancer acts")
             return
         shown = {one.uuid: one.kind for one in leader.published.state.unsettled if one.unaccounted}
+        self._alerts_fire(leader, shown)
         for uuid, guest in world.guests.items():
             places = world.places(uuid)
             half_way = [host for host, state in places.items() if state is Presence.MIGRATING]
@@ -197,6 +228,15 @@ class Oracle:
         for entry in self.entries():
             if entry.is_open and entry.uuid not in shown and not self._is_being_made(entry):
                 self._wrong(f"entry {entry.id} of {world.guests[entry.uuid].name} is still open")
+
+    def _alerts_fire(self, leader: Balancer, shown: Mapping[str, UnsettledKind]) -> None:
+        """The figures that the alerts go by say the same as the page: of these two only one wakes a person."""
+        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.UNKNOWN):
+            labels = {"kind": kind.value}
+            figure = leader.metrics.registry.get_sample_value("virtpoise_domains_unaccounted", labels)
+            wanted = sum(one is kind for one in shown.values())
+            if figure != wanted:
+                self._wrong(f"virtpoise_domains_unaccounted is {figure} for {kind}: no alert says that it is {wanted}")
 
     def _is_being_made(self, entry: Entry) -> bool:
         """Whether an entry without an end is new, or the world is at work on it or was lately.

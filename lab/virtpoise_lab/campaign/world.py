@@ -67,6 +67,7 @@ class Machine:
     strange_at: float = 0.0  # when something last happened to a domain here that no job of ours did
     late: list[Callable[[], None]] = field(default_factory=list)
     copies: dict[str, Copy] = field(default_factory=dict)
+    stuck: set[str] = field(default_factory=set)  # domains whose QEMU here is stopped: it copies nothing
 
 
 @dataclass(eq=False)
@@ -81,7 +82,7 @@ class World:
     machines: dict[str, Machine] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
-    cut: set[frozenset[str]] = field(default_factory=set)  # ways that are cut; "balancer" is an end as well
+    cut: dict[frozenset[str], float] = field(default_factory=dict)  # ways that are cut, by their ends, and since when
     perform_seconds: float = 8.0
     doubled_since: dict[str, float] = field(default_factory=dict)
     ran_twice: set[str] = field(default_factory=set)  # domains that ran on two hosts at once, if only for a moment
@@ -265,12 +266,12 @@ class World:
 
     def cut_way(self, a: str, b: str) -> None:
         self.note(f"the way between {a} and {b} is cut")
-        self.cut.add(frozenset((a, b)))
+        self.cut.setdefault(frozenset((a, b)), self.kernel.at)
 
     def mend_way(self, a: str, b: str) -> None:
         if frozenset((a, b)) in self.cut:
             self.note(f"the way between {a} and {b} is back")
-            self.cut.discard(frozenset((a, b)))
+            del self.cut[frozenset((a, b))]
             for end in (a, b):
                 if end in self.machines:
                     self.machines[end].well_since = self.kernel.at
