@@ -239,6 +239,7 @@ def _destinations_are_filled(patch: Patch) -> None:
 
     def generous(self: Group, snapshot: Snapshot, policy: Policy) -> None:
         init(self, snapshot, policy)
+        assert isinstance(self.overloads, tuple)  # found by the true limit
         self.limit = self.limit * 2
 
     patch.setattr(Group, "__init__", generous)
@@ -286,7 +287,7 @@ MUTANTS = (
         "V8 a silent host counts as empty", _a_silent_host_is_empty, ("emptiest-daemon-killed",), 17, "long been silent"
     ),
     Mutant("orders are not read again", _orders_are_not_read_again, ("person-pauses",), 1, "against a person's order"),
-    Mutant("destinations are filled", _destinations_are_filled, ("administrator-suspends",), 0, "pushed over"),
+    Mutant("destinations are filled", _destinations_are_filled, ("administrator-suspends",), 11, "pushed over"),
     Mutant("nothing is moved", _nothing_is_moved, ("administrator-suspends",), 0, "the task was not finished"),
     Mutant("an alert has no figure", _an_alert_has_no_figure, ("destination-stopped",), 10, "no alert says that it is"),
     Mutant("silence is not heard", _silence_is_not_heard, ("source-away",), 10, "no alert says so"),

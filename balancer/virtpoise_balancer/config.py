@@ -384,6 +384,8 @@ def _yaml(text: str) -> tuple[Any, list[str]]:
         node = loader.get_single_node()
         twice = list(_twice(node, "", set()))
         return (None if node is None else loader.construct_document(node)), twice
+    except (AttributeError, LookupError, TypeError) as error:  # PyYAML takes a tag's word for what its value is
+        raise ValueError("a value is not of the kind that its tag (such as !!timestamp) says") from error
     finally:
         loader.dispose()
 
