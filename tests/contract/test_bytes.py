@@ -1,6 +1,7 @@
 """Whatever bytes come in, nothing ends in a traceback, hangs, or moves a domain on figures that cannot be.
 
-``VIRTPOISE_EXAMPLES=10000`` plays ten thousand cases of each. Stores have theirs in tests/knowledge/test_damaged.py.
+``VIRTPOISE_EXAMPLES=10000 pytest --timeout 0 tests/contract/test_bytes.py`` plays ten thousand cases of each. Stores
+have theirs in tests/knowledge/test_damaged.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from builders import domain, group, host
-from virtpoise_balancer.config import Config, parse_config
+from virtpoise_balancer.config import check_secrets, parse_config
 from virtpoise_balancer.errors import BadInput, MonitorError
 from virtpoise_balancer.formats import read_plan, read_snapshot, write_plan, write_snapshot
 from virtpoise_balancer.knowledge.documents import pack_inputs, unpack_inputs, unpack_plan
@@ -233,9 +234,15 @@ YAML = tuple(
 @example(b"mode: !!timestamp 2024-99-99")
 @example(b"? {a: b}\n: c")
 @example(b"a: &a [*a]")
+@example(b'prometheus: {token_file: "\\0"}')
+@example(b'web: {token_file: "\\0"}')
+@example(b'state: {url: "sqlite:////\\0"}')
 def test_whatever_a_configuration_holds(raw: bytes) -> None:
     with suppress(BadInput):
-        assert isinstance(parse_config(raw.decode(errors="replace"), "the file"), Config)
+        config = parse_config(raw.decode(errors="replace"), "the file")
+        check_secrets(config)
+        if config.state.file is not None:
+            config.state.file.exists()
 
 
 WEB = b"""\
