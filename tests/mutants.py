@@ -292,7 +292,7 @@ MUTANTS = (
     Mutant("an alert has no figure", _an_alert_has_no_figure, ("destination-stopped",), 10, "no alert says that it is"),
     Mutant("silence is not heard", _silence_is_not_heard, ("source-away",), 10, "no alert says so"),
     Mutant(
-        "V9 the time of a migration begins anew", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"
+        "V9 the time of a migration starts over", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"
     ),
     Mutant("V9 questions pile up", _questions_pile_up, ("bystander-stopped",), 6, "two threads"),
 )
