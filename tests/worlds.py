@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import TypeVar, cast
 
@@ -10,7 +11,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.model import Progress
-from virtpoise_lab.campaign.hosts import ModelHosts
+from virtpoise_lab.campaign.hosts import ModelHosts, ModelRequest
 from virtpoise_lab.campaign.kernel import Kernel, VirtualClock, VirtualProcess, VirtualThreads
 from virtpoise_lab.campaign.migration import Job, Step
 from virtpoise_lab.campaign.world import Guest, Machine
@@ -28,13 +29,35 @@ class Even(Random):
 
 
 class Answering(ModelHosts):
-    """``jobless``: hosts that report no job, whatever they do. ``undefinable``: hosts that keep old definitions."""
+    """``jobless``: hosts that report no job, whatever they do. ``undefinable``: hosts that keep old definitions.
+
+    ``bandwidths``: of migrations, as asked for and as set later.
+    """
 
     def __init__(self, world: Model, process: VirtualProcess) -> None:
         super().__init__(world, process, lambda _process, *request: self.requests.append(request))
         self.requests: list[tuple[str, str, str]] = []
         self.jobless: set[str] = set()
         self.undefinable: set[str] = set()
+        self.memory_bytes = 0
+        self.dirty_bytes_per_second = 0.0
+        self.bandwidths: list[int | None] = []
+
+    @contextmanager
+    def migration(
+        self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
+    ) -> Iterator[ModelRequest]:
+        self.bandwidths.append(bandwidth_mib_per_second)
+        with super().migration(uuid, source, destination, bandwidth_mib_per_second) as request:
+            yield request
+
+    def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
+        self._reach(host)
+        return self.dirty_bytes_per_second if self.memory_bytes >= least_bytes else None
+
+    def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
+        super().set_bandwidth(host, uuid, bandwidth_mib_per_second)
+        self.bandwidths.append(bandwidth_mib_per_second)
 
     def progress(self, host: str, uuid: str) -> Progress | None:
         found = super().progress(host, uuid)

@@ -45,3 +45,25 @@ def test_each_folder_of_the_balancer_is_described() -> None:
     folders = {file.parent.name for file in (ROOT / PACKAGES[0]).glob("*/__init__.py")}
     table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## One cycle")[0]
     assert folders - set(re.findall(r"^\| `(?:…|balancer/virtpoise_balancer)/(\w+)`", table, re.MULTILINE)) == set()
+
+
+def by_hand() -> list[Path]:
+    """Pages and shipped files with prose. The changelog is left out: it has a line or two for an entry."""
+    found = [page for page in ROOT.glob("*.md") if page.name != "CHANGELOG.md"]
+    for folder in ("alerts", "docs", "exporter", "grafana", "lab"):
+        found += (ROOT / folder).rglob("*.md")
+    for folder in ("alerts", "balancer", "exporter"):
+        found += [*(ROOT / folder).glob("*.yml"), *(ROOT / folder).glob("*.service")]
+    return [file for file in found if "Generated from" not in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("file", by_hand(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_prose_ends_at_120_characters(file: Path) -> None:
+    """Paragraphs and lists of pages, comments of other files."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".md":
+        text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        lines = [line for line in text.splitlines() if not re.match(r"\s*\||    |!\[", line)]
+    else:
+        lines = [line for line in text.splitlines() if re.match(r"\s*# ", line)]
+    assert [line for line in lines if len(line) > 120] == []

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine, insert, literal, select, text
 
-from builders import domain, group, host, thesis_policy
+from builders import FakeClock, domain, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.learned import Learned, with_learned
@@ -213,6 +213,14 @@ def test_the_journal_knows_how_fast_each_two_hosts_were(store: Store) -> None:
     assert link.bytes_per_second == pytest.approx(6000 / 6.0)
 
 
+def test_the_journal_knows_for_how_long_migrations_between_two_hosts_stopped_their_domains(store: Store) -> None:
+    for (migration_id, _), downtime in zip(entries(store), (0.2, None, 0.6), strict=True):
+        store.end(migration_id, replace(DONE, downtime_seconds=downtime))
+    assert {(one.source, one.destination): one.downtime_seconds for one in learned(store).links} == {
+        ("h1", "h2"): pytest.approx(0.4)
+    }
+
+
 def test_the_journal_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_last_watched(store: Store) -> None:
     first, second, third = entries(store)
     store.end(first[0], replace(DONE, dirty_bytes_per_second=1e6))
@@ -225,6 +233,19 @@ def test_the_journal_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_las
     assert known.dirtying[first[1].uuid] == 3e6
     seen = with_learned(group(host("h1"), domain(first[1].domain, "h1"), domain("new", "h1")), known)
     assert [domain.dirty_bytes_per_second for domain in seen.domains] == [3e6, None]
+
+
+def test_how_fast_a_domain_wrote_counts_for_a_week(store: Store) -> None:
+    clock = store.clock = FakeClock()
+    migration_id, move = entries(store)[0]
+    skipped = MigrationOutcome(
+        result=Result.SKIPPED, why="it would not converge", cause=Cause.SLOW, dirty_bytes_per_second=2e8
+    )
+    store.end(migration_id, skipped)
+    assert learned(store).dirtying == {move.uuid: 2e8}
+    assert attempts(store) == {None: (1, "it would not converge")}
+    clock.at += 7 * 86400 + 1
+    assert learned(store).dirtying == {}
 
 
 def fail(store: Store, cause: Cause | None, why: str = "refused", at: int = 0) -> Move:

@@ -39,6 +39,7 @@ def under_way(in_flight: Sequence[UnderWay], waiting: int) -> str:
         if flight.progress and flight.progress.total_bytes:
             done = 1 - flight.progress.remaining_bytes / flight.progress.total_bytes
             dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
+            dirtied += wording.throttled(flight.progress.throttle_ratio)
             text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
         parts.append(text)
     later = f"{waiting} more {'move waits' if waiting == 1 else 'moves wait'}" if waiting else ""

@@ -4,7 +4,11 @@ off.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, func, literal, select, union_all
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
 from virtpoise_balancer.knowledge.rows import Query
@@ -16,15 +20,18 @@ _RESIDUALS_KEPT = 200
 # The newest migrations to look at, and the most of them that count for one link.
 _MIGRATIONS_WEIGHED = 2000
 _MIGRATIONS_OF_A_LINK = 20
+# How long the rate counts at which a domain wrote to its memory.
+_DIRTYING_COUNTS_SECONDS = 7 * 86400.0
 # How long a failure counts, and how much of its reason is kept.
 _FAILURES_COUNT_SECONDS = 7 * 86400.0
 _WHY_LENGTH = 200
 
 _DONE = migrations.c.result == Result.DONE.value
-# A failure teaches if the migration began and no one stopped it, and so does an obstacle that kept it from beginning.
+# A failure teaches if the migration began and no one stopped it. So does what kept it from beginning: what a host had
+# against it, or how fast the domain writes to its memory.
 _TAUGHT = (
     ((migrations.c.result == Result.FAILED.value) & migrations.c.began.is_not(None))
-    | (migrations.c.cause == Cause.OBSTACLE.value)
+    | migrations.c.cause.in_((Cause.OBSTACLE.value, Cause.SLOW.value))
 ) & (func.coalesce(migrations.c.cause, "") != Cause.STOPPED.value)
 _LATELY = migrations.c.ended > bindparam("since")
 
@@ -34,7 +41,7 @@ _MOVED = Query(
 )
 _DIRTYING = Query(
     select(migrations.c.id, migrations.c.uuid, migrations.c.dirty_bytes_per_second)
-    .where(migrations.c.dirty_bytes_per_second.is_not(None))
+    .where(migrations.c.dirty_bytes_per_second.is_not(None), _LATELY)
     .order_by(migrations.c.id.desc())
     .limit(_MIGRATIONS_WEIGHED),
     "migration",
@@ -75,6 +82,7 @@ _COPIED = Query(
         migrations.c.destination,
         migrations.c.transferred_bytes,
         migrations.c.seconds,
+        migrations.c.downtime_seconds,
     )
     .where(_DONE, migrations.c.transferred_bytes > 0, migrations.c.seconds > 0)
     .order_by(migrations.c.id.desc())
@@ -93,7 +101,7 @@ def read(connection: Connection, moved_since: float, now: float, broken: list[st
     """``moved_since``: only migrations that ended after it count as moves of a domain."""
     return Learned(
         moved=_moved(connection, moved_since, broken),
-        dirtying=_dirtying(connection, broken),
+        dirtying=_dirtying(connection, now - _DIRTYING_COUNTS_SECONDS, broken),
         residuals=_residuals(connection, broken),
         links=_links(connection, broken),
         attempts=_attempts(connection, now, broken),
@@ -113,9 +121,11 @@ def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str,
     return moved
 
 
-def _dirtying(connection: Connection, broken: list[str]) -> dict[str, float]:
-    """By uuid, the rate of the newest migration that was watched for long enough, whether it was done or not."""
-    return {row.uuid: row.dirty_bytes_per_second for row in reversed(_DIRTYING.rows(connection, broken))}
+def _dirtying(connection: Connection, since: float, broken: list[str]) -> dict[str, float]:
+    """By uuid, the newest rate: of a migration that was watched for long enough, whether it was done or not, or of the
+    look before it.
+    """
+    return {row.uuid: row.dirty_bytes_per_second for row in reversed(_DIRTYING.rows(connection, broken, since=since))}
 
 
 def _residuals(connection: Connection, broken: list[str]) -> tuple[Residual, ...]:
@@ -131,19 +141,22 @@ def _residuals(connection: Connection, broken: list[str]) -> tuple[Residual, ...
 
 
 def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
-    """The speed of the newest migrations between each two hosts, taken together."""
-    totals: dict[tuple[str, str], tuple[int, int, float]] = {}
+    """The speed and the downtime of the newest migrations between each two hosts, taken together."""
+    of_links: dict[tuple[str, str], list[Row[Any]]] = {}
     for row in _COPIED.rows(connection, broken):
-        count, transferred, seconds = totals.get((row.source, row.destination), (0, 0, 0.0))
-        if count < _MIGRATIONS_OF_A_LINK:
-            totals[row.source, row.destination] = (
-                count + 1,
-                transferred + row.transferred_bytes,
-                seconds + row.seconds,
-            )
-    return tuple(
-        LinkSpeed(source=source, destination=destination, bytes_per_second=transferred / seconds)
-        for (source, destination), (_, transferred, seconds) in sorted(totals.items())
+        newest = of_links.setdefault((row.source, row.destination), [])
+        if len(newest) < _MIGRATIONS_OF_A_LINK:
+            newest.append(row)
+    return tuple(_link(*ends, newest) for ends, newest in sorted(of_links.items()))
+
+
+def _link(source: str, destination: str, newest: Sequence[Row[Any]]) -> LinkSpeed:
+    downtimes = [row.downtime_seconds for row in newest if row.downtime_seconds is not None]
+    return LinkSpeed(
+        source=source,
+        destination=destination,
+        bytes_per_second=sum(row.transferred_bytes for row in newest) / sum(row.seconds for row in newest),
+        downtime_seconds=fmean(downtimes) if downtimes else None,
     )
 
 

@@ -16,7 +16,7 @@ from virtpoise_lab.campaign.world import ACTIVE, SILENCE_SECONDS, WE, World
 
 
 @dataclass
-class _Request:
+class ModelRequest:
     """The balancer's end of a migration call."""
 
     hosts: ModelHosts
@@ -97,7 +97,7 @@ class ModelHosts:
     @contextmanager
     def migration(
         self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
-    ) -> Iterator[_Request]:
+    ) -> Iterator[ModelRequest]:
         self.process.check()
         self.on_request(self.process, uuid, source, destination)
         world = self.world
@@ -113,8 +113,14 @@ class ModelHosts:
                     request.job = migrate(world, uuid, source, destination, ours=True)
 
             world.machines[source].late.append(late)
-        request = _Request(self, source, uuid, job, world.kernel.at)
+        request = ModelRequest(self, source, uuid, job, world.kernel.at)
         yield request
+
+    def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
+        return None  # its domains are small
+
+    def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
+        self._reach(host)
 
     def abort(self, host: str, uuid: str) -> None:
         def do() -> None:
