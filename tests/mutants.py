@@ -1,4 +1,7 @@
-"""The faults V1 to V9 of the first months, put back into today's code one at a time: the campaign must find each."""
+"""The faults V1 to V9 of the first months, put back into today's code one at a time, and guards that are taken away.
+
+The campaign must find each.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
+from prometheus_client import Metric
 from sqlalchemy import Connection, select, update
 
 from virtpoise_balancer.analyse.silence import Silence
+from virtpoise_balancer.control import cycle as cycle_module
 from virtpoise_balancer.control.cycle import Cycle, Report
+from virtpoise_balancer.control.decide import Situation, why_not_now
 from virtpoise_balancer.execute import reconciler as reconciler_module
 from virtpoise_balancer.execute.copies import Copies
 from virtpoise_balancer.execute.executor import InFlight, LibvirtExecutor
@@ -19,10 +26,23 @@ from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge import journal
+from virtpoise_balancer.knowledge.records import Overrides
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import DomainState, JournalEntry, MigrationOutcome, Result
+from virtpoise_balancer.model import (
+    DomainState,
+    JournalEntry,
+    MigrationOutcome,
+    Move,
+    Policy,
+    Result,
+    Snapshot,
+    Written,
+)
 from virtpoise_balancer.monitor import doubt
+from virtpoise_balancer.plan.default import strategy
+from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.web.metrics import _StateCollector
 
 Patch = pytest.MonkeyPatch
 
@@ -174,6 +194,16 @@ def _the_time_begins_anew(patch: Patch) -> None:
     patch.setattr(LibvirtExecutor, "in_flight", property(anew))
 
 
+def _an_end_is_not_written(patch: Patch) -> None:
+    """An entry whose migration was not made never gets an end."""
+    end = journal.end
+
+    def only_done(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
+        return end(connection, migration_id, outcome, now) if outcome.result is Result.DONE else Written.NOTHING
+
+    patch.setattr(journal, "end", only_done)
+
+
 def _questions_pile_up(patch: Patch) -> None:
     """V9: a host that hangs is asked again by a further thread in each cycle."""
     begin = Reach._begin
@@ -183,6 +213,59 @@ def _questions_pile_up(patch: Patch) -> None:
         return begin(self, hosts)
 
     patch.setattr(Reach, "_begin", again)
+
+
+def _orders_are_not_read_again(patch: Patch) -> None:
+    """A pause or a changed mode does not end what has not begun."""
+
+    def deaf(situation: Situation, move: Move, *, ordered: bool) -> str | None:
+        orders = replace(situation.memory.orders, overrides=Overrides())
+        return why_not_now(replace(situation, memory=replace(situation.memory, orders=orders)), move, ordered=ordered)
+
+    patch.setattr(cycle_module, "why_not_now", deaf)
+
+
+def _destinations_are_filled(patch: Patch) -> None:
+    """All goes to the fullest host that is known, beyond its threshold."""
+    init, closed = Group.__init__, strategy.closed_hosts
+
+    def all_but_the_fullest(group: Group, found: Any) -> Any:
+        mask = closed(group, found)
+        use = np.where(mask | np.isinf(group.use[0]), -1.0, group.use[0])
+        mask |= np.arange(len(mask)) != use.argmax()
+        return mask
+
+    patch.setattr(strategy, "closed_hosts", all_but_the_fullest)
+
+    def generous(self: Group, snapshot: Snapshot, policy: Policy) -> None:
+        init(self, snapshot, policy)
+        assert isinstance(self.overloads, tuple)  # found by the true limit
+        self.limit = self.limit * 2
+
+    patch.setattr(Group, "__init__", generous)
+
+
+def _nothing_is_moved(patch: Patch) -> None:
+    """Each move is skipped."""
+    patch.setattr(LibvirtExecutor, "_make_one", lambda self, id_, move: self._skip(id_, move, "not today"))
+
+
+def _an_alert_has_no_figure(patch: Patch) -> None:
+    """The page shows a domain that runs twice, and no alert can."""
+    counted = _StateCollector._unaccounted
+
+    def empty(self: _StateCollector) -> Metric:
+        family = counted(self)
+        family.samples = [sample._replace(value=0.0) for sample in family.samples]
+        return family
+
+    patch.setattr(_StateCollector, "_unaccounted", empty)
+
+
+def _silence_is_not_heard(patch: Patch) -> None:
+    """A host that the balancer does not reach is shown as one that answers."""
+    heard = Reach.heard
+    patch.setattr(Reach, "heard", lambda self: {host: replace(one, why="") for host, one in heard(self).items()})
 
 
 MUTANTS = (
@@ -196,12 +279,18 @@ MUTANTS = (
         "V4 a cycle waits for hosts", _a_cycle_waits_for_hosts, ("source-stopped", "balancer-killed"), 10, "a turn took"
     ),
     Mutant("V5 an open entry is asked about once", _asked_only_once, ("source-stopped",), 10, "still open"),
+    Mutant("V5 an end is not written", _an_end_is_not_written, ("source-daemon-killed",), 10887, "has no end"),
     Mutant("V6 an older sample ends a loss", _a_sample_ends_a_loss, ("source-qemu-killed",), 1, "no alert"),
     Mutant("V7 attempts share a key", _attempts_share_a_key, ("source-stopped",), 2, "but was on"),
     Mutant("V7 an error is an end", _an_error_is_an_end, ("source-stopped",), 10, "journal"),
     Mutant(
         "V8 a silent host counts as empty", _a_silent_host_is_empty, ("emptiest-daemon-killed",), 17, "long been silent"
     ),
+    Mutant("orders are not read again", _orders_are_not_read_again, ("person-pauses",), 1, "against a person's order"),
+    Mutant("destinations are filled", _destinations_are_filled, ("administrator-suspends",), 11, "pushed over"),
+    Mutant("nothing is moved", _nothing_is_moved, ("administrator-suspends",), 0, "the task was not finished"),
+    Mutant("an alert has no figure", _an_alert_has_no_figure, ("destination-stopped",), 10, "no alert says that it is"),
+    Mutant("silence is not heard", _silence_is_not_heard, ("source-away",), 10, "no alert says so"),
     Mutant(
         "V9 the time of a migration starts over", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"
     ),

@@ -14,7 +14,7 @@ CRON = "five fields of cron such as 0 8 * * mon-fri"
 TIME_ZONE = "a time zone such as Europe/Berlin"
 
 
-class Window(Protocol):
+class RecurringWindow(Protocol):
     """A window: when it begins, in which time zone, and how long it lasts."""
 
     @property
@@ -25,7 +25,7 @@ class Window(Protocol):
     def duration_seconds(self) -> float: ...
 
 
-def end_of(window: Window, at: float) -> float | None:
+def end_of(window: RecurringWindow, at: float) -> float | None:
     """When the window that is open at this time (Unix seconds) ends, or None if it is not open."""
     # The iterator begins a second before the time that it is given, and a start at this very second counts.
     after = datetime.fromtimestamp(math.floor(at) + 1, zone(window.time_zone))

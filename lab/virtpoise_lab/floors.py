@@ -25,7 +25,7 @@ class Entry:
     ended: float | None = None
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Whether it has begun and its end is not known."""
         return self.began is not None and self.result is None
 

@@ -521,6 +521,8 @@ def test_configured_headers_are_sent(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("tls_server_config: [", "expected YAML, but there is an error in line"),
+        ("rate_limit: !!timestamp x", "expected YAML without tags or dates that are none"),
+        ('tls_server_config: {cert_file: "\\0"}', "tls_server_config.cert_file: expected a file's path"),
         ("- a", "the file: expected keys and values"),
         ("tls: {}", "tls: expected one of tls_server_config"),
         ("tls_server_config: {cert_file: x}", "tls_server_config.cert_file: "),

@@ -14,10 +14,12 @@ from sqlalchemy import NullPool, create_engine, insert, literal, select, text
 from builders import FakeClock, domain, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.brake import Brake, BrakeCause
 from virtpoise_balancer.analyse.learned import Learned, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sightings
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.knowledge.records import Changes, EndedPlan, NewCycle
+from virtpoise_balancer.knowledge.records import Changes, EndedPlan, Look, NewCycle, Setting
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
@@ -325,6 +327,37 @@ def test_a_residual_is_of_the_formulas_word_not_of_what_earlier_errors_made_of_i
     give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.005))
     (residual,) = learned(store).residuals
     assert residual.error_ratio == pytest.approx(-0.015)
+
+
+def test_the_last_look_before_a_move_remembers_what_a_cycle_does_of_all_that_decides_it(store: Store) -> None:
+    seen = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0), domain("b", "h1", 3.0))
+    made = plan(seen, Policy())
+    moved, failed, *_ = [one for _ in range(2) for one in record(store, made, 1000.0, acted=True)]
+    for migration_id, outcome in ((moved[0], DONE), (failed[0], MigrationOutcome(result=Result.FAILED, why="full"))):
+        store.begin(migration_id)
+        store.end(migration_id, outcome)
+    give_verdict(store, due(store)[0], Measured(verdict="measured", window=(1020.0, 1080.0), ratio=0.5, error=0.1))
+    lately = store.clock.now() - 60
+    started = OthersChange(kind=ChangeKind.STARTED, domain="c", uuid="c", destination="h1", before=lately, at=lately)
+    changes = Changes(
+        backoffs=(Backoff(host="h1", penalty_until=5.0, failures=1),),
+        brake=Brake(at=1005.0, cause=BrakeCause.OTHERS, why="two balancers"),
+        look=Look(sightings=Sightings(at=1000.0), changes=(started,), same=False),
+    )
+    store.commit(changes, 1010.0)
+    store.order_drain("h1", draining=True)
+    store.override("mode", Setting(value="automatic", instead_of="recommend", at=1.0, who="alice"))
+    look = store.recall_for_look(ended_since=0, judged_since=0)
+    memory = store.recall(moved_since=0, ended_since=0, judged_since=0)
+    for name in ("orders", "backoffs", "watched", "commitments", "brake", "track_record", "others"):
+        assert getattr(look, name), f"{name}: the test has none"
+        assert getattr(look, name) == getattr(memory, name)
+    assert look.learned.residuals
+    assert look.learned.residuals == memory.learned.residuals
+    assert look.learned.attempts
+    assert look.learned.attempts == memory.learned.attempts
+    assert look.orders.drains
+    assert look.orders.overrides.mode
 
 
 def test_a_strategy_without_intervals_leaves_no_residual(store: Store) -> None:

@@ -39,7 +39,7 @@ def read_config(path: Path) -> Config:
 
 def parse_config(text: str, source: str) -> Config:
     try:
-        values, twice = _yaml(text)
+        values, mistakes = _yaml(text)
     except (
         yaml.YAMLError,
         ValueError,
@@ -56,30 +56,37 @@ def parse_config(text: str, source: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise BadInput.of(source, [*twice, *problems(error)]) from None
-    if twice:
-        raise BadInput.of(source, twice)
+        raise BadInput.of(source, [*mistakes, *problems(error)]) from None
+    if mistakes:
+        raise BadInput.of(source, mistakes)
     return config
 
 
 def _yaml(text: str) -> tuple[Any, list[str]]:
-    """The values, and a line for each key that stands twice in its mapping. The last one counts in the values."""
+    """The values, and a line for each key that stands twice in its mapping and for each text with a zero byte.
+
+    The last one of two keys counts in the values. No file's name, address or pattern has a zero byte.
+    """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        twice = list(_twice(node, "", set()))
-        return (None if node is None else loader.construct_document(node)), twice
+        mistakes = list(_mistakes(node, "", set()))
+        return (None if node is None else loader.construct_document(node)), mistakes
+    except (AttributeError, LookupError, TypeError) as error:  # PyYAML takes a tag's word for what its value is
+        raise ValueError("a value is not of the kind that its tag (such as !!timestamp) says") from error
     finally:
         loader.dispose()
 
 
-def _twice(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
+def _mistakes(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
     if node is None or id(node) in seen:  # an alias, which may lead to itself
         return
     seen.add(id(node))
+    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+        yield f"{path.removesuffix('.')}: expected text without a zero byte"
     if isinstance(node, yaml.SequenceNode):
         for number, one in enumerate(node.value):
-            yield from _twice(one, f"{path}{number}.", seen)
+            yield from _mistakes(one, f"{path}{number}.", seen)
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -88,6 +95,6 @@ def _twice(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
                 if key.value in lines:
                     yield f"{path}{key.value}: expected each key once, got it again at line {line} (first at {lines[key.value]})"
                 lines.setdefault(key.value, line)
-                yield from _twice(value, f"{path}{key.value}.", seen)
+                yield from _mistakes(value, f"{path}{key.value}.", seen)
             else:
-                yield from _twice(value, path, seen)
+                yield from _mistakes(value, path, seen)

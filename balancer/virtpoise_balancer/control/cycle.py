@@ -140,9 +140,10 @@ class Cycle:
         ``ordered``: a person chose the move.
         """
         now = self.clock.now()
-        memory = self._recall(now)
-        ends = {move.source, move.destination}
-        times = self.observer.sample_times
+        ends, times = {move.source, move.destination}, self.observer.sample_times
+        memory = self.store.recall_for_look(
+            ended_since=remembered_since(now, times), judged_since=_judged_since(self.policy, now)
+        )
         on_the_way = {one.source for one in memory.commitments if one.destination in ends and one.may_count(now, times)}
         try:
             seen = self.observer.observe_hosts(ends | on_the_way, now).snapshot
@@ -231,8 +232,13 @@ def recall(store: Store, policy: Policy, times: SampleTimes, now: float) -> Memo
     return store.recall(
         moved_since=now - rests,
         ended_since=remembered_since(now, times),
-        judged_since=now - max(policy.brake.window_seconds, LONGEST_GAP_SECONDS),
+        judged_since=_judged_since(policy, now),
     )
+
+
+def _judged_since(policy: Policy, now: float) -> float:
+    """Since when migrations and predictions count for the brake."""
+    return now - max(policy.brake.window_seconds, LONGEST_GAP_SECONDS)
 
 
 def with_memory(seen: Snapshot, memory: Memory, policy: Policy, times: SampleTimes, now: float) -> Snapshot:

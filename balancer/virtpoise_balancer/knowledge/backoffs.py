@@ -8,19 +8,19 @@ from dataclasses import asdict
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from virtpoise_balancer.analyse.backoff import Backoff
-from virtpoise_balancer.knowledge.rows import fields_of, read_rows
+from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import backoffs
+
+_ALL = Query(select(backoffs), "back-off of")
+_THOSE_OF = delete(backoffs).where(backoffs.c.host == bindparam("name"))
 
 
 def read(connection: Connection, broken: list[str]) -> dict[str, Backoff]:
-    rows = read_rows(connection, select(backoffs), "back-off of", broken)
-    return {row.host: Backoff(**fields_of(row, Backoff)) for row in rows}
+    return {row.host: Backoff(**fields_of(row, Backoff)) for row in _ALL.rows(connection, broken)}
 
 
 def write(connection: Connection, changed: Sequence[Backoff]) -> None:
     if changed:
         rows = [asdict(backoff) for backoff in changed]
-        connection.execute(
-            delete(backoffs).where(backoffs.c.host == bindparam("name")), [{"name": row["host"]} for row in rows]
-        )
+        connection.execute(_THOSE_OF, [{"name": row["host"]} for row in rows])
         connection.execute(insert(backoffs), rows)

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause, EndedMigration, PredictionError, TrackRecord
 from virtpoise_balancer.knowledge import others
-from virtpoise_balancer.knowledge.rows import read_row, read_rows
+from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import brakes, migrations, predictions
 from virtpoise_balancer.model import Cause, Result
+
+_NEWEST = Query(select(brakes).order_by(brakes.c.id.desc()).limit(1), "brake")
+_ENDED = Query(
+    select(migrations)
+    .where(
+        migrations.c.ended > bindparam("since"),
+        migrations.c.began.is_not(None),
+        migrations.c.result.in_([Result.DONE.value, Result.FAILED.value]),
+        func.coalesce(migrations.c.cause, "") != Cause.STOPPED.value,
+    )
+    .order_by(migrations.c.ended, migrations.c.id),
+    "migration",
+)
+_MEASURED = Query(
+    select(predictions.c.id, predictions.c.window_end, predictions.c.error)
+    .where(
+        predictions.c.verdict == "measured",
+        predictions.c.window_end > bindparam("since"),
+        predictions.c.error.is_not(None),
+    )
+    .order_by(predictions.c.window_end, predictions.c.id),
+    "prediction",
+)
 
 
 def newest(connection: Connection, broken: list[str]) -> Brake | None:
     """The brake that was pulled last. One that cannot be read is pulled again, since its causes are in the journal."""
-    row = read_row(connection, select(brakes).order_by(brakes.c.id.desc()), "brake", broken)
+    row = _NEWEST.row(connection, broken)
     return None if row is None else Brake(at=row.at, cause=BrakeCause(row.cause), why=row.why)
 
 
@@ -23,21 +46,6 @@ def pull(connection: Connection, brake: Brake) -> None:
 
 def track_record(connection: Connection, since: float, broken: list[str]) -> TrackRecord:
     """What ended after ``since`` (Unix seconds), without what the balancer ended because it stopped."""
-    ended = (
-        select(migrations)
-        .where(
-            migrations.c.ended > since,
-            migrations.c.began.is_not(None),
-            migrations.c.result.in_([Result.DONE.value, Result.FAILED.value]),
-            func.coalesce(migrations.c.cause, "") != Cause.STOPPED.value,
-        )
-        .order_by(migrations.c.ended, migrations.c.id)
-    )
-    measured = (
-        select(predictions.c.id, predictions.c.window_end, predictions.c.error)
-        .where(predictions.c.verdict == "measured", predictions.c.window_end > since, predictions.c.error.is_not(None))
-        .order_by(predictions.c.window_end, predictions.c.id)
-    )
     return TrackRecord(
         others=others.since(connection, since, broken),
         migrations=tuple(
@@ -51,11 +59,11 @@ def track_record(connection: Connection, since: float, broken: list[str]) -> Tra
                 failed=row.result == Result.FAILED.value,
                 why=row.why,
             )
-            for row in read_rows(connection, ended, "migration", broken)
+            for row in _ENDED.rows(connection, broken, since=since)
         ),
         errors=tuple(
             PredictionError(measured=row.window_end, error_ratio=row.error)
-            for row in read_rows(connection, measured, "prediction", broken)
+            for row in _MEASURED.rows(connection, broken, since=since)
         ),
     )
 

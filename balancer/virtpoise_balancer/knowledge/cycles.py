@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from virtpoise_balancer.knowledge.records import CycleRecord, NewCycle, NewestCycle
-from virtpoise_balancer.knowledge.rows import fields_of, read_row, read_rows
+from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import cycles
 
+_NEWEST = Query(select(cycles).order_by(cycles.c.id.desc()).limit(bindparam("most")), "cycle")
+_ENTER = insert(cycles).values(cycles=1)
+_EXTEND = update(cycles).where(cycles.c.id == bindparam("extended")).values(cycles=cycles.c.cycles + 1)
 # Far more than a person reads, and few enough to never matter.
 _MOST_KEPT = 20_000
 
 
 def newest(connection: Connection, broken: list[str]) -> NewestCycle | None:
-    row = read_row(connection, select(cycles).order_by(cycles.c.id.desc()), "cycle", broken)
+    row = _NEWEST.row(connection, broken, most=1)
     return None if row is None else NewestCycle(**fields_of(row, NewestCycle))
 
 
 def record(connection: Connection, cycle: NewCycle) -> None:
     said = {"last": cycle.at, "result": cycle.result, "sentence": cycle.sentence, "gist": cycle.gist}
     if cycle.extends is None:
-        connection.execute(insert(cycles).values(said | {"first": cycle.at, "cycles": 1}))
+        connection.execute(_ENTER, said | {"first": cycle.at})
     else:
-        extended = update(cycles).where(cycles.c.id == cycle.extends)
-        connection.execute(extended.values(said | {"cycles": cycles.c.cycles + 1}))
+        connection.execute(_EXTEND, said | {"extended": cycle.extends})
 
 
 def history(connection: Connection, limit: int, broken: list[str]) -> tuple[CycleRecord, ...]:
     """The newest first."""
-    rows = read_rows(connection, select(cycles).order_by(cycles.c.id.desc()).limit(limit), "cycle", broken)
-    return tuple(CycleRecord(**fields_of(row, CycleRecord)) for row in rows)
+    return tuple(CycleRecord(**fields_of(row, CycleRecord)) for row in _NEWEST.rows(connection, broken, most=limit))
 
 
 def forget(connection: Connection, before: float) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, insert, select
 
 from virtpoise_balancer.analyse.drains import DrainOrder
-from virtpoise_balancer.knowledge.rows import fields_of, read_rows
+from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import drains
+
+_ALL = Query(select(drains), "drain of")
 
 
 def read(connection: Connection, broken: list[str]) -> dict[str, DrainOrder]:
     """The newest order for each host."""
-    rows = read_rows(connection, select(drains), "drain of", broken)
-    return {row.host: DrainOrder(**fields_of(row, DrainOrder)) for row in rows}
+    return {row.host: DrainOrder(**fields_of(row, DrainOrder)) for row in _ALL.rows(connection, broken)}
 
 
 def order(connection: Connection, host: str, *, draining: bool, at: float) -> bool:

@@ -4,17 +4,16 @@ shows another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.knowledge import predictions
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
-from virtpoise_balancer.knowledge.rows import read_row, read_rows
+from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations
-from virtpoise_balancer.knowledge.schema import predictions as predictions_table
 from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Move, Result, Written
 
 # How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out
@@ -23,6 +22,30 @@ _MAY_BE_CONTRADICTED_SECONDS = 300.0
 # Libvirt was asked for it, or is about to be: a move that was skipped has changed nothing.
 _WAS_MADE = migrations.c.began.is_not(None) & (
     migrations.c.result.is_(None) | (migrations.c.result != Result.SKIPPED.value)
+)
+
+_WITHOUT_END = migrations.c.result.is_(None)
+_ENDED_LATELY = migrations.c.began.is_not(None) & (migrations.c.ended > bindparam("since"))
+_ONE = Query(select(migrations).where(migrations.c.id == bindparam("migration_id")), "migration")
+_WATCHED = Query(
+    select(migrations)
+    .where(
+        _WITHOUT_END | migrations.c.lost | ((migrations.c.result == Result.FAILED.value) & _ENDED_LATELY),
+    )
+    .order_by(migrations.c.id),
+    "migration",
+)
+_COMMITMENTS = Query(select(migrations).where(_WITHOUT_END | _ENDED_LATELY).order_by(migrations.c.id), "migration")
+_MADE = Query(
+    select(migrations.c.id, migrations.c.uuid, migrations.c.source)
+    .where(migrations.c.uuid.in_(bindparam("uuids", expanding=True)), _WAS_MADE)
+    .order_by(migrations.c.id),
+    "migration",
+)
+_MADE_LATER = (
+    select(migrations.c.id)
+    .where(migrations.c.uuid == bindparam("uuid"), migrations.c.id > bindparam("migration_id"), _WAS_MADE)
+    .limit(1)
 )
 
 
@@ -48,7 +71,7 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
     A failure is corrected when the domain turns out to have arrived, and a loss when the domain is accounted for. Any
     other second end changes nothing, so that an end may be written again.
     """
-    before = read_row(connection, select(migrations).where(migrations.c.id == migration_id), "migration", [])
+    before = _ONE.row(connection, [], migration_id=migration_id)
     if before is None:  # forgotten, or a broken row
         return Written.NOTHING
     values = {
@@ -87,7 +110,7 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
 
 def reopen(connection: Connection, migration_id: int, why: str) -> None:
     """Take the end of a migration back, unless the domain's next one has begun. ``why``: what contradicts it."""
-    before = read_row(connection, select(migrations).where(migrations.c.id == migration_id), "migration", [])
+    before = _ONE.row(connection, [], migration_id=migration_id)
     if before is not None and before.result is not None and not _has_moved_on(connection, before.uuid, migration_id):
         text = f"corrected, was {before.result}: {before.why}; then {why}"
         connection.execute(
@@ -103,16 +126,10 @@ def watched(connection: Connection, now: float, broken: list[str]) -> tuple[Jour
 
     The moves are read from the journal itself, not from the stored plan, so that no broken plan hides a migration.
     """
-    lately = (
-        (migrations.c.result == Result.FAILED.value)
-        & migrations.c.began.is_not(None)
-        & (migrations.c.ended > now - _MAY_BE_CONTRADICTED_SECONDS)
-    )
-    wanted = migrations.c.result.is_(None) | migrations.c.lost | lately
-    rows = read_rows(connection, select(migrations).where(wanted).order_by(migrations.c.id), "migration", broken)
+    rows = _WATCHED.rows(connection, broken, since=now - _MAY_BE_CONTRADICTED_SECONDS)
     if not rows:
         return ()
-    next_sources = _next_sources(connection, {row.uuid for row in rows}, broken)
+    next_sources = _next_sources(connection, list({row.uuid for row in rows}), broken)
     loads = predictions.loads(connection, [row.id for row in rows], broken)
     return tuple(
         JournalEntry(
@@ -136,8 +153,6 @@ def watched(connection: Connection, now: float, broken: list[str]) -> tuple[Jour
 
 def commitments(connection: Connection, ended_since: float, broken: list[str]) -> tuple[Commitment, ...]:
     """The moves that have not ended, and the migrations that ended after ``ended_since``; oldest first."""
-    lately = migrations.c.began.is_not(None) & (migrations.c.ended > ended_since)
-    query = select(migrations).where(migrations.c.result.is_(None) | lately).order_by(migrations.c.id)
     return tuple(
         Commitment(
             domain=row.domain,
@@ -148,29 +163,21 @@ def commitments(connection: Connection, ended_since: float, broken: list[str]) -
             ended=row.ended,
             result=None if row.result is None else Result(row.result),
         )
-        for row in read_rows(connection, query, "migration", broken)
+        for row in _COMMITMENTS.rows(connection, broken, since=ended_since)
     )
 
 
-def _next_sources(
-    connection: Connection, uuids: Collection[str], broken: list[str]
-) -> Callable[[str, int], str | None]:
+def _next_sources(connection: Connection, uuids: Sequence[str], broken: list[str]) -> Callable[[str, int], str | None]:
     """A function of a domain and an entry: the source of the domain's next migration that began, or None."""
     begun: dict[str, list[tuple[int, str]]] = {}
-    query = (
-        select(migrations.c.id, migrations.c.uuid, migrations.c.source)
-        .where(migrations.c.uuid.in_(uuids), _WAS_MADE)
-        .order_by(migrations.c.id)
-    )
-    for row in read_rows(connection, query, "migration", broken):
+    for row in _MADE.rows(connection, broken, uuids=uuids):
         begun.setdefault(row.uuid, []).append((row.id, row.source))
     return lambda uuid, after: next((source for id_, source in begun.get(uuid, ()) if id_ > after), None)
 
 
 def _has_moved_on(connection: Connection, uuid: str, migration_id: int) -> bool:
     """Whether a later migration of the domain has begun. What its hosts show since then is the end of that one."""
-    later = select(migrations.c.id).where(migrations.c.uuid == uuid, migrations.c.id > migration_id, _WAS_MADE)
-    return connection.execute(later.limit(1)).first() is not None
+    return connection.execute(_MADE_LATER, {"uuid": uuid, "migration_id": migration_id}).first() is not None
 
 
 def acknowledge(connection: Connection, uuid: str, why: str, now: float) -> bool:
@@ -199,11 +206,9 @@ def history(
         wanted = wanted.where((migrations.c.source == host) | (migrations.c.destination == host))
     if plan_id is not None:
         wanted = wanted.where(migrations.c.plan_id == plan_id)
-    rows = read_rows(connection, wanted, "migration", broken)
+    rows = Query(wanted, "migration").rows(connection, broken)
     found: dict[int, list[PredictionRecord]] = {}
-    ids = [row.id for row in rows]
-    of_these = select(predictions_table).where(predictions_table.c.migration_id.in_(ids))
-    for row in read_rows(connection, of_these.order_by(predictions_table.c.id), "prediction", broken):
+    for row in predictions.of_migrations(connection, [row.id for row in rows], broken):
         found.setdefault(row.migration_id, []).append(predictions.as_record(row))
     return tuple(_as_record(row, found.get(row.id, ())) for row in rows)
 

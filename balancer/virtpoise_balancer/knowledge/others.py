@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sightings
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.documents import pack_sightings, unpack_sightings
-from virtpoise_balancer.knowledge.rows import fields_of, read_row, read_rows
+from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import looks, others
 
 # By then every sample shows what a change has left, however long the steps are.
@@ -19,11 +19,19 @@ _REMEMBERED_SECONDS = 7200.0
 # A group whose guests come and go has no use for more.
 _MOST_REMEMBERED = 2000
 _LOOK = 1
+_LOOKED = Query(select(looks).limit(1), "look")
+_NEWEST_FIRST = select(others).order_by(others.c.id.desc()).limit(bindparam("most"))
+_NEWEST = Query(_NEWEST_FIRST, "change of others")
+_LATELY = Query(_NEWEST_FIRST.where(others.c.at > bindparam("since")), "change of others")
+_MIGRATED = Query(
+    _NEWEST_FIRST.where(others.c.kind == ChangeKind.MIGRATED.value, others.c.at > bindparam("since")),
+    "change of others",
+)
 
 
 def sightings(connection: Connection, broken: list[str]) -> Sightings | None:
     """What the newest look showed. One that cannot be read is none, so the next look is the first."""
-    row = read_row(connection, select(looks), "look", broken)
+    row = _LOOKED.row(connection, broken)
     if row is None:
         return None
     try:
@@ -46,31 +54,25 @@ def record(connection: Connection, seen: Sightings, changes: Sequence[OthersChan
 
 def lately(connection: Connection, now: float, broken: list[str]) -> tuple[OthersChange, ...]:
     """The changes of the last hours, oldest first."""
-    return _read(connection, select(others).where(others.c.at > now - _REMEMBERED_SECONDS), broken)
+    rows = _LATELY.rows(connection, broken, since=now - _REMEMBERED_SECONDS, most=_MOST_REMEMBERED)
+    return tuple(_as_change(row) for row in reversed(rows))
 
 
 def since(connection: Connection, at: float, broken: list[str]) -> tuple[OthersChange, ...]:
     """The migrations since a time (Unix seconds), oldest first."""
-    migrated = others.c.kind == ChangeKind.MIGRATED.value
-    return _read(connection, select(others).where(migrated, others.c.at > at), broken)
-
-
-def _read(connection: Connection, wanted: Select[Any], broken: list[str]) -> tuple[OthersChange, ...]:
-    newest = wanted.order_by(others.c.id.desc())
-    rows = read_rows(connection, newest.limit(_MOST_REMEMBERED), "change of others", broken)
+    rows = _MIGRATED.rows(connection, broken, since=at, most=_MOST_REMEMBERED)
     return tuple(_as_change(row) for row in reversed(rows))
 
 
 def history(connection: Connection, limit: int, broken: list[str]) -> tuple[OthersChange, ...]:
     """The newest first."""
-    rows = read_rows(connection, select(others).order_by(others.c.id.desc()).limit(limit), "change of others", broken)
-    return tuple(_as_change(row) for row in rows)
+    return tuple(_as_change(row) for row in _NEWEST.rows(connection, broken, most=limit))
 
 
 def forget(connection: Connection, before: float) -> None:
     connection.execute(delete(others).where(others.c.at < before))
 
 
-def _as_change(row: object) -> OthersChange:
-    values = fields_of(row, OthersChange)  # type: ignore[arg-type]
+def _as_change(row: Row[Any]) -> OthersChange:
+    values = fields_of(row, OthersChange)
     return OthersChange(**values | {"kind": ChangeKind(values["kind"])})

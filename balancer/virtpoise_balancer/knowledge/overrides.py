@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Literal
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from virtpoise_balancer.knowledge import schema
 from virtpoise_balancer.knowledge.records import STRANGER, Action, Overrides, Setting
-from virtpoise_balancer.knowledge.rows import fields_of, read_rows
+from virtpoise_balancer.knowledge.rows import Query, fields_of
 
+_ALL = Query(select(schema.overrides), "override")
+_NAMES = select(schema.overrides.c.name)
+_NEWEST = select(schema.actions).order_by(schema.actions.c.id.desc()).limit(bindparam("most"))
+_OF_STRANGERS = Query(_NEWEST.where(schema.actions.c.who == STRANGER), "order")
+_OF_OTHERS = Query(_NEWEST.where(schema.actions.c.who != STRANGER), "order")
 # An order that is there and cannot be read counts as the more careful one; a release as none.
 _UNREADABLE = {
     "paused": Setting(value="yes", instead_of="no", at=0.0, who="an order that cannot be read"),
@@ -19,8 +24,8 @@ _UNREADABLE = {
 
 
 def read(connection: Connection, broken: list[str]) -> Overrides:
-    rows = read_rows(connection, select(schema.overrides), "override", broken)
-    given = connection.execute(select(schema.overrides.c.name)).scalars().all()
+    rows = _ALL.rows(connection, broken)
+    given = connection.execute(_NAMES).scalars().all()
     settings = {name: setting for name, setting in _UNREADABLE.items() if name in given}
     settings |= {row.name: Setting(**fields_of(row, Setting)) for row in rows}
     return Overrides(**{name: settings.get(name) for name in ("paused", "mode", "released")})
@@ -42,10 +47,8 @@ def actions(connection: Connection, limit: int, broken: list[str]) -> tuple[Acti
 
     Refused orders of strangers are at most a quarter of them, so they displace no other.
     """
-    newest = select(schema.actions).order_by(schema.actions.c.id.desc())
-    stranger = schema.actions.c.who == STRANGER
-    strangers = read_rows(connection, newest.where(stranger).limit(limit // 4), "order", broken)
-    others = read_rows(connection, newest.where(~stranger).limit(limit - len(strangers)), "order", broken)
+    strangers = _OF_STRANGERS.rows(connection, broken, most=limit // 4)
+    others = _OF_OTHERS.rows(connection, broken, most=limit - len(strangers))
     rows = sorted((*strangers, *others), key=lambda row: -int(row.id))
     return tuple(Action(**fields_of(row, Action)) for row in rows)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.documents import pack_inputs, pack_plan, unpack_inputs, unpack_plan
 from virtpoise_balancer.knowledge.records import EndedPlan, Inputs, NewestPlan, NewPlan, PlanRecord
-from virtpoise_balancer.knowledge.rows import fields_of, read_row, read_rows
+from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import migrations, plans
 from virtpoise_balancer.model import Plan, Result
 
@@ -23,6 +23,16 @@ _SHORT = (
     plans.c.moves,
     plans.c.summary,
     plans.c.inputs.is_not(None).label("replayable"),
+)
+_LISTED = Query(select(*_SHORT).order_by(plans.c.id.desc()).limit(bindparam("most")), "plan")
+_ONE = Query(select(*_SHORT, plans.c.document).where(plans.c.id == bindparam("plan_id")), "plan")
+_NEWEST = Query(select(plans.c.id, plans.c.gist, plans.c.acted).order_by(plans.c.id.desc()).limit(1), "plan")
+_NOT_SETTLED = Query(
+    select(plans.c.id, plans.c.made, migrations.c.id.label("migration_id"), migrations.c.result, migrations.c.ended)
+    .outerjoin(migrations, migrations.c.plan_id == plans.c.id)
+    .where(plans.c.settled.is_(False))
+    .order_by(plans.c.id, migrations.c.position),
+    "plan",
 )
 
 
@@ -48,20 +58,13 @@ def record(connection: Connection, new: NewPlan, now: float) -> int:
 
 
 def newest(connection: Connection, broken: list[str]) -> NewestPlan | None:
-    query = select(plans.c.id, plans.c.gist, plans.c.acted).order_by(plans.c.id.desc())
-    row = read_row(connection, query, "plan", broken)
+    row = _NEWEST.row(connection, broken)
     return None if row is None else NewestPlan(**fields_of(row, NewestPlan))
 
 
 def ended(connection: Connection, broken: list[str]) -> tuple[EndedPlan, ...]:
     """The plans that were acted on, whose moves have all ended, and that are not settled yet; oldest first."""
-    query = (
-        select(plans.c.id, plans.c.made, migrations.c.id.label("migration_id"), migrations.c.result, migrations.c.ended)
-        .outerjoin(migrations, migrations.c.plan_id == plans.c.id)
-        .where(plans.c.settled.is_(False))
-        .order_by(plans.c.id, migrations.c.position)
-    )
-    rows = read_rows(connection, query, "plan", broken)
+    rows = _NOT_SETTLED.rows(connection, broken)
     found = []
     for plan_id in dict.fromkeys(row.id for row in rows):
         of_plan = [row for row in rows if row.id == plan_id]
@@ -93,14 +96,13 @@ def settle(connection: Connection, plan_ids: tuple[int, ...]) -> None:
 
 def listed(connection: Connection, limit: int, broken: list[str]) -> tuple[PlanRecord, ...]:
     """The newest first."""
-    rows = read_rows(connection, select(*_SHORT).order_by(plans.c.id.desc()).limit(limit), "plan", broken)
-    return tuple(_short(row) for row in rows)
+    return tuple(_short(row) for row in _LISTED.rows(connection, broken, most=limit))
 
 
 def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:
     """None when there is no such plan, BadInput when it cannot be read."""
     broken: list[str] = []
-    row = read_row(connection, select(*_SHORT, plans.c.document).where(plans.c.id == plan_id), "plan", broken)
+    row = _ONE.row(connection, broken, plan_id=plan_id)
     for problem in broken:
         raise BadInput(problem)
     return None if row is None else (_short(row), unpack_plan(row.document, _named(plan_id)))

@@ -5,13 +5,58 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import PredictionRecord
-from virtpoise_balancer.knowledge.rows import fields_of, read_rows
+from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import migrations, predictions
 from virtpoise_balancer.model import Move, PredictedLoads, Prediction, Result, Role
+
+# When the first other migration began that was under way on the host after this one had begun, or ended after it.
+_OTHER = migrations.alias("other")
+_DISTURBED_FROM = (
+    select(func.min(_OTHER.c.began))
+    .where(
+        _OTHER.c.id != predictions.c.migration_id,
+        # begun later, or begun earlier and still under way when this one had ended
+        (_OTHER.c.began > migrations.c.began)
+        | (_OTHER.c.ended > migrations.c.ended)
+        | (_OTHER.c.began.is_not(None) & _OTHER.c.result.is_(None)),
+        (_OTHER.c.source == predictions.c.host) | (_OTHER.c.destination == predictions.c.host),
+    )
+    .correlate(predictions, migrations)
+    .scalar_subquery()
+)
+_DUE = Query(
+    select(
+        predictions.c.id,
+        predictions.c.host,
+        predictions.c.role,
+        predictions.c.predicted,
+        predictions.c.lower,
+        predictions.c.upper,
+        migrations.c.ended.label("migrated"),
+        _DISTURBED_FROM.label("disturbed_from"),
+        migrations.c.source,
+        migrations.c.destination,
+    )
+    .join(migrations, predictions.c.migration_id == migrations.c.id)
+    .where(
+        predictions.c.verdict.is_(None),
+        migrations.c.result == Result.DONE.value,
+        migrations.c.ended.is_not(None),
+    )
+    .order_by(predictions.c.id),
+    "prediction",
+)
+_OPEN = Query(select(predictions).where(predictions.c.verdict.is_(None)).order_by(predictions.c.id), "prediction")
+_OF_MIGRATIONS = Query(
+    select(predictions)
+    .where(predictions.c.migration_id.in_(bindparam("ids", expanding=True)))
+    .order_by(predictions.c.id),
+    "prediction",
+)
 
 
 def journal(connection: Connection, migration_id: int, move: Move, now: float) -> None:
@@ -39,43 +84,10 @@ def journal(connection: Connection, migration_id: int, move: Move, now: float) -
 
 def due(connection: Connection, broken: list[str]) -> tuple[DuePrediction, ...]:
     """Predictions without a verdict whose migration is done."""
-    other = migrations.alias("other")
-    disturbed = (
-        select(func.min(other.c.began))
-        .where(
-            other.c.id != predictions.c.migration_id,
-            # begun later, or begun earlier and still under way when this one had ended
-            (other.c.began > migrations.c.began)
-            | (other.c.ended > migrations.c.ended)
-            | (other.c.began.is_not(None) & other.c.result.is_(None)),
-            (other.c.source == predictions.c.host) | (other.c.destination == predictions.c.host),
-        )
-        .correlate(predictions, migrations)
-        .scalar_subquery()
+    return tuple(
+        DuePrediction(**fields_of(row, DuePrediction) | {"role": Role(row.role)})
+        for row in _DUE.rows(connection, broken)
     )
-    query = (
-        select(
-            predictions.c.id,
-            predictions.c.host,
-            predictions.c.role,
-            predictions.c.predicted,
-            predictions.c.lower,
-            predictions.c.upper,
-            migrations.c.ended.label("migrated"),
-            disturbed.label("disturbed_from"),
-            migrations.c.source,
-            migrations.c.destination,
-        )
-        .join(migrations, predictions.c.migration_id == migrations.c.id)
-        .where(
-            predictions.c.verdict.is_(None),
-            migrations.c.result == Result.DONE.value,
-            migrations.c.ended.is_not(None),
-        )
-        .order_by(predictions.c.id)
-    )
-    rows = read_rows(connection, query, "prediction", broken)
-    return tuple(DuePrediction(**fields_of(row, DuePrediction) | {"role": Role(row.role)}) for row in rows)
 
 
 def record_verdicts(connection: Connection, verdicts: Mapping[int, Measured]) -> None:
@@ -102,11 +114,15 @@ def drop(connection: Connection, migration_id: int) -> None:
     )
 
 
+def of_migrations(connection: Connection, migration_ids: Sequence[int], broken: list[str]) -> list[Row[Any]]:
+    """All predictions of these migrations, in the order in which they were made."""
+    return _OF_MIGRATIONS.rows(connection, broken, ids=migration_ids)
+
+
 def loads(connection: Connection, migration_ids: Sequence[int], broken: list[str]) -> dict[int, PredictedLoads]:
     """By migration, the CPU loads that were predicted for its two hosts."""
     found: dict[tuple[int, str], Prediction] = {}
-    of_these = select(predictions).where(predictions.c.migration_id.in_(migration_ids))
-    for row in read_rows(connection, of_these, "prediction", broken):
+    for row in of_migrations(connection, migration_ids, broken):
         found[row.migration_id, row.role] = Prediction(
             cpu_ratio=row.predicted,
             cpu_ratio_lower=row.lower,
@@ -127,9 +143,7 @@ def loads(connection: Connection, migration_ids: Sequence[int], broken: list[str
 
 def open_ones(connection: Connection, broken: list[str]) -> tuple[PredictionRecord, ...]:
     """The predictions that wait for their verdict; a host's newest last."""
-    query = select(predictions).where(predictions.c.verdict.is_(None)).order_by(predictions.c.id)
-    rows = read_rows(connection, query, "prediction", broken)
-    return tuple(as_record(row) for row in rows)
+    return tuple(as_record(row) for row in _OPEN.rows(connection, broken))
 
 
 def as_record(row: Row[Any]) -> PredictionRecord:

@@ -1,10 +1,13 @@
-"""Reads rows of the store. One that holds what its columns cannot hold is left out and named, and harms no other."""
+"""Queries of the store, each made once. A row that holds what its columns cannot hold is left out and named, and harms
+no other.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -25,32 +28,44 @@ _MOST = 1e18
 _MOST_SHOWN = 40
 
 
-def read_rows(
-    connection: Connection, query: Select[Any] | CompoundSelect[Any], what: str, broken: list[str]
-) -> list[Row[Any]]:
-    """The rows of a query that can be.
+class Query:
+    """A query with the checks of its columns.
 
-    ``broken`` gets a line for each other one, which calls it ``what`` and its first column.
+    Made once and asked often: SQLAlchemy needs longer to build a statement than to run it. What differs from one time
+    to the next is a ``bindparam``, whose value ``rows`` and ``row`` take.
     """
-    checks = [_check(column) for column in query.selected_columns]
-    found = []
-    for row in connection.execute(query).all():
-        problems = (check.problem(value) for check, value in zip(checks, row, strict=True))
-        if problem := next(filter(None, problems), None):
-            broken.append(f"state.url: {what} {_shown(row[0])}: {problem}")
-        else:
-            found.append(row)
-    return found
 
+    def __init__(self, statement: Select[Any] | CompoundSelect[Any], what: str) -> None:
+        """``what``: what a row is called in words, before its first column."""
+        self._statement = statement
+        self._what = what
+        self._checks = tuple(_check(column) for column in statement.selected_columns)
 
-def read_row(connection: Connection, query: Select[Any], what: str, broken: list[str]) -> Row[Any] | None:
-    """The first row of a query, if there is one and it can be."""
-    return next(iter(read_rows(connection, query.limit(1), what, broken)), None)
+    def rows(self, connection: Connection, broken: list[str], **values: Any) -> list[Row[Any]]:
+        """The rows that can be. ``broken`` gets a line for each other one."""
+        found = []
+        for row in connection.execute(self._statement, values).all():
+            problems = (check.problem(value) for check, value in zip(self._checks, row, strict=True))
+            if problem := next(filter(None, problems), None):
+                broken.append(f"state.url: {self._what} {_shown(row[0])}: {problem}")
+            else:
+                found.append(row)
+        return found
+
+    def row(self, connection: Connection, broken: list[str], **values: Any) -> Row[Any] | None:
+        """The first row, if there is one and it can be. The statement has the limit 1."""
+        return next(iter(self.rows(connection, broken, **values)), None)
 
 
 def fields_of(row: Row[Any], kind: type) -> dict[str, Any]:
     """The row's columns that are fields of the dataclass."""
-    return {field.name: row._mapping[field.name] for field in fields(kind)}
+    columns = row._mapping
+    return {name: columns[name] for name in _names(kind)}
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 @dataclass(frozen=True, slots=True)

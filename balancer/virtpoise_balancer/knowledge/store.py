@@ -112,6 +112,26 @@ class Store:
                 broken=tuple(dict.fromkeys(broken)),
             )
 
+    def recall_for_look(self, *, ended_since: float, judged_since: float) -> Memory:
+        """What the last look before a move needs: what people ordered, what failed, what is under way, what others do.
+
+        The rest of the Memory is empty. Times: as in ``recall``.
+        """
+        broken: list[str] = []
+        with self.database.reading() as connection:
+            now = self.clock.now()
+            return Memory(
+                orders=_standing_orders(connection, broken),
+                backoffs=backoffs.read(connection, broken),
+                learned=learned.read_for_look(connection, now, broken),
+                watched=journal.watched(connection, now, broken),
+                commitments=journal.commitments(connection, ended_since, broken),
+                brake=brakes.newest(connection, broken),
+                track_record=brakes.track_record(connection, judged_since, broken),
+                others=others.lately(connection, now, broken),
+                broken=tuple(dict.fromkeys(broken)),
+            )
+
     def commit(self, changes: Changes, now: float) -> Committed:
         """Write all that a cycle decided."""
         entries: Entries = ()

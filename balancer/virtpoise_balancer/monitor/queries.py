@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from string import Template
 
 _UPLINK_RATIO = """
@@ -123,6 +124,7 @@ def has_matchers(query: str) -> bool:
     return "matchers" in Template(query).get_identifiers()
 
 
+@lru_cache(maxsize=256)  # a cycle asks the same each time
 def render(query: str, ranges: Ranges, matchers: str) -> str:
     """The query with the label matchers in its selectors, and with its ranges in whole milliseconds as PromQL wants
     them.

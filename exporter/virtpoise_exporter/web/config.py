@@ -72,6 +72,8 @@ def load(path: Path) -> WebConfig:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise UsageError(f"--web.config.file {path}: expected YAML, but there is an error{where}") from None
+    except (ValueError, RecursionError, AttributeError, LookupError, TypeError):  # what PyYAML makes of a wrong tag
+        raise UsageError(f"--web.config.file {path}: expected YAML without tags or dates that are none") from None
     return reader.read({} if content is None else content)
 
 
@@ -176,7 +178,7 @@ class _Reader:
     def _file(self, section: dict[str, Any], field_name: str, *, secret: bool = False) -> Path:
         """A file's path, relative to the configuration's folder."""
         value = section.get(field_name.rpartition(".")[2])
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or "\0" in value:
             raise self._error(field_name, "expected a file's path")
         path = self._path.parent / value
         self._files.append((path, _stamp(path)))

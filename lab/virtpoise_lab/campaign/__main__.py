@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from virtpoise_lab.campaign.faults import FAULTS
-from virtpoise_lab.campaign.run import Outcome, play
+from virtpoise_lab.campaign.run import Outcome, last, play
 
 _PROGRESS_SECONDS = 10.0
 _LAST_LINES = 60
@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   scripts/chaos --model --runs 1000                       seeds 0 to 999, faults as each seed chooses
   scripts/chaos --model --runs 1 --seed 4711 --trace      one seed again, with all that happened in it
   scripts/chaos --model --runs 200 --fault source-stopped
+  scripts/chaos --model --hours 24 --fault source-stopped  what a balancer holds while a host hangs for a day
 
 exit status: 0 without a violation, 1 with one, 2 for a wrong argument"""
 
@@ -38,10 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fault", action="append", choices=sorted(FAULTS), metavar="NAME", help=f"one of {', '.join(sorted(FAULTS))}"
     )
+    parser.add_argument(
+        "--hours",
+        type=_positive,
+        metavar="H",
+        help="play the first seed for so long, with --fault all the time, and print memory, threads and descriptors at "
+        "each hour",
+    )
     parser.add_argument("--trace", action="store_true", help="print what happened in each run")
     parser.add_argument("--processes", type=_positive, default=1, metavar="N", help="how many at once (default: 1)")
     options = parser.parse_args(arguments)
     faults = tuple(options.fault) if options.fault else None
+    if options.hours is not None:
+        if faults is None:
+            parser.error("--hours: expected a --fault that lasts for them")
+        return _hours(options.seed, faults, options.hours)
     began, violating, doubled, lost, migrations, played = time.monotonic(), 0, 0, 0, 0, 0
     shown = began
     for outcome in _played(range(options.seed, options.seed + options.runs), faults, options.processes):
@@ -60,6 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{lost} with a lost one; {time.monotonic() - began:.0f} s"
     )
     return 1 if violating else 0
+
+
+def _hours(seed: int, faults: tuple[str, ...], hours: int) -> int:
+    print(f"{'hour':>4}  {'memory':>10}  {'threads':>7}  {'descriptors':>11}")
+    wrong: tuple[str, ...] = ()
+    for one in last(seed, faults, hours):
+        memory = f"{one.memory_bytes / 2**20:.1f} MiB"
+        print(f"{one.hour:>4}  {memory:>10}  {one.threads:>7}  {one.descriptors:>11}", flush=True)
+        wrong = one.violations
+    for violation in wrong:
+        print(f"VIOLATION: {violation}")
+    return 1 if wrong else 0
 
 
 def _played(seeds: range, faults: tuple[str, ...] | None, processes: int) -> Iterator[Outcome]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_lab.campaign.balancer import WE
+from virtpoise_lab.campaign.balancer import PERSON
 from virtpoise_lab.campaign.kernel import VirtualProcess
-from virtpoise_lab.campaign.world import Job, Step
+from virtpoise_lab.campaign.migration import Job, Step, migrate
+from virtpoise_lab.campaign.world import WE
 from virtpoise_lab.floors import DURATIONS
 
 if TYPE_CHECKING:
@@ -118,19 +120,22 @@ def _suspend(run: Run, met: Met, seconds: float) -> None:
         run.note(f"an administrator suspends {met.uuid} on {host}")
         run.world.suspend(met.uuid, host)
 
-        def resume() -> None:
-            run.note(f"an administrator resumes {met.uuid}")
-            for where in run.world.active_on(met.uuid):
-                run.world.resume(met.uuid, where)
+        run.kernel.after(seconds, partial(_resume, run, met.uuid, host))
 
-        run.kernel.after(seconds, resume)
+
+def _resume(run: Run, uuid: str, host: str) -> None:
+    """Where it was suspended, or else where it has gone to."""
+    run.note(f"an administrator resumes {uuid}")
+    found = run.world.active_on(uuid)
+    for where in [host] if host in found else found:
+        run.world.resume(uuid, where)
 
 
 def _migrate(run: Run, met: Met, _seconds: float) -> None:
     for host in run.world.active_on(met.uuid)[:1]:
         other = run.random.choice(sorted(set(run.world.machines) - {host}))
         run.world.guests[met.uuid].touched = True
-        run.world.migrate(met.uuid, host, other, ours=False)
+        migrate(run.world, met.uuid, host, other, ours=False)
 
 
 def _undefine(run: Run, met: Met, _seconds: float) -> None:
@@ -146,6 +151,85 @@ def _rename(run: Run, met: Met, seconds: float) -> None:
         run.world.end_process(met.uuid, host, as_=Presence.SHUT_OFF, by_person=True)
         run.world.guests[met.uuid].name += "-renamed"
         run.kernel.after(seconds, lambda: run.world.start_again(met.uuid))
+
+
+def _stop_qemu(which: str) -> Begin:
+    def begin(run: Run, met: Met) -> None:
+        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} is stopped")
+        run.world.machines[getattr(met, which)].stuck.add(met.uuid)
+
+    def end(run: Run, met: Met) -> None:
+        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} goes on")
+        run.world.machines[getattr(met, which)].stuck.discard(met.uuid)
+
+    return _lasting(begin, end)
+
+
+def _lossy(a: str, b: str) -> Begin:
+    """The way comes and goes, at moments of its own."""
+
+    def begin(run: Run, met: Met, seconds: float) -> None:
+        ends = [WE if which == WE else str(getattr(met, which)) for which in (a, b)]
+        until = run.kernel.at + seconds
+
+        def change(*, cut: bool) -> None:
+            (run.world.cut_way if cut else run.world.mend_way)(*ends)
+            if cut or run.kernel.at < until:
+                run.kernel.after(run.random.uniform(0.1, 4.0), partial(change, cut=not cut))
+
+        change(cut=True)
+        run.faulty_until(until + 4.0)
+
+    return begin
+
+
+def _twofold(run: Run, met: Met, seconds: float) -> None:
+    """Two targets have the name of one host, and the second one shows another host's figures."""
+    host = run.random.choice([met.source, met.destination])
+    run.note(f"{host}: a second target of this name")
+    run.server.twofold[host] = met.bystander
+
+    def end() -> None:
+        run.note(f"{host}: one target again")
+        run.server.twofold.clear()
+
+    run.kernel.after(seconds, end)
+    run.faulty_until(run.kernel.at + seconds)
+
+
+def _hand_over(run: Run, _met: Met, seconds: float) -> None:
+    """A second balancer waits, and takes over when the one that acts is killed."""
+    run.start_balancer()
+    run.kernel.after(min(seconds, 15.0), run.kill_balancer)
+    run.faulty_until(run.kernel.at + 15.0)
+
+
+def _lock_removed(run: Run, _met: Met, _seconds: float) -> None:
+    """Someone removes the lock file under the balancer that acts, and a second one finds none."""
+    run.note("the lock file is removed")
+    run.lock_file.unlink(missing_ok=True)
+    run.start_balancer()
+
+
+def _order(give: Callable[[Orders, Met], str], take_back: Callable[[Orders, Met], str]) -> Begin:
+    """A person gives an order while a plan is carried out, and takes it back later."""
+
+    def begin(run: Run, met: Met, seconds: float) -> None:
+        run.order(lambda orders: give(orders, met))
+        run.kernel.after(seconds, lambda: run.order(lambda orders: take_back(orders, met), until_followed=True))
+
+    return begin
+
+
+def _undrain(run: Run, met: Met, seconds: float) -> None:
+    """A person takes a drain back for a while, or drains the source for a while."""
+    host = run.draining or met.source
+    drain = partial(run.order, lambda orders: orders.drain(host, PERSON), until_followed=True)
+    undrain = partial(run.order, lambda orders: orders.undrain(host, PERSON), until_followed=True)
+    first, then = (undrain, drain) if run.draining else (drain, undrain)
+    run.no_drain_before = run.kernel.at + seconds
+    first()
+    run.kernel.after(seconds, then)
 
 
 def _step_clock(run: Run, _met: Met, seconds: float) -> None:
@@ -185,9 +269,14 @@ FAULTS: dict[str, Begin] = {
     "destination-daemon-killed": _at("destination", "kill_daemon", "start_daemon"),
     "source-rebooted": _at("source", "power_off", "power_on"),
     "destination-rebooted": _at("destination", "power_off", "power_on"),
+    "source-qemu-stopped": _stop_qemu("source"),
+    "destination-qemu-stopped": _stop_qemu("destination"),
     "source-qemu-killed": _qemu("source"),
     "destination-qemu-killed": _qemu("destination"),
     "hosts-apart": _cut("source", "destination"),
+    "hosts-lossy": _lossy("source", "destination"),
+    "source-lossy": _lossy(WE, "source"),
+    "destination-lossy": _lossy(WE, "destination"),
     "source-away": _cut(WE, "source"),
     "destination-away": _cut(WE, "destination"),
     "administrator-suspends": _suspend,
@@ -200,19 +289,36 @@ FAULTS: dict[str, Begin] = {
     "prometheus-slow": _server("slow_seconds", 0.4, 0.0),
     "prometheus-stuck": _server("slow_seconds", 30.0, 0.0),
     "prometheus-behind": _server("behind_seconds", 3600.0, 0.0),
+    "prometheus-garbage": _server("garbage", True, False),
     "prometheus-blind": _server("blind", True, False),
     "exporter-gone": _exporter("gone"),
     "exporter-stuck": _exporter("stuck"),
     "exporter-empty": _exporter("empty"),
     "exporter-miscounting": _exporter("miscounting"),
+    "exporter-lying": _exporter("lying"),
+    "exporter-twofold": _twofold,
     "store-locked": _store("locked"),
     "store-full": _store("full"),
     "store-gone": _store("gone"),
     "clock-stepped": _step_clock,
     "balancer-killed": _kill,
     "second-balancer": _second,
+    "balancer-handed-over": _hand_over,
+    "balancer-lock-removed": _lock_removed,
+    "person-undrains": _undrain,
+    "person-pauses": _order(lambda orders, _met: orders.pause(PERSON), lambda orders, _met: orders.resume(PERSON)),
+    "person-recommends": _order(
+        lambda orders, _met: orders.set_mode("recommend", PERSON),
+        lambda orders, _met: orders.set_mode("automatic", PERSON),
+    ),
     "emptiest-daemon-killed": _emptiest,
 }
+
+
+def at_once(run: Run, name: str, seconds: float) -> None:
+    """Have a fault begin now and last for this long."""
+    run.note(f"fault: {name} for {seconds:g} s")
+    FAULTS[name](run, _someone(run), seconds)
 
 
 def plan(run: Run, name: str) -> None:

@@ -5,15 +5,14 @@ people.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from sqlalchemy import text
 
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import UnsettledKind
 from virtpoise_lab.campaign.kernel import VirtualProcess
-from virtpoise_lab.campaign.world import ACTIVE, Daemon
+from virtpoise_lab.campaign.world import ACTIVE, WE, Daemon
 from virtpoise_lab.floors import JOURNAL, Entry, replayed
 
 if TYPE_CHECKING:
@@ -36,6 +35,9 @@ class Oracle:
     doubled: bool = False
     lost: bool = False
     _first: dict[str, str] = field(default_factory=dict)
+    _forbidden_since: float | None = None  # since when people's orders have it that no move of the task begins
+    # When a turn first showed an entry without an end, by its id and whether it has begun.
+    _endless_since: dict[tuple[int, bool], float] = field(default_factory=dict)
 
     def begin(self) -> None:
         self._first = {uuid: self.run.world.active_on(uuid)[0] for uuid in self.run.world.guests}
@@ -50,16 +52,27 @@ class Oracle:
 
     def entries(self) -> list[Entry]:
         with self.run.disk.database.engine.connect() as connection:
-            return [Entry(*row) for row in connection.execute(text(JOURNAL)).all()]
+            return [Entry(*row) for row in connection.exec_driver_sql(JOURNAL)]
 
     def taken_for_others(self) -> list[str]:
         """The uuids of domains with a migration that the balancer does not take for its own."""
         with self.run.disk.database.engine.connect() as connection:
-            return list(connection.scalars(text("SELECT DISTINCT uuid FROM others WHERE kind = 'migrated'")))
+            rows = connection.exec_driver_sql("SELECT DISTINCT uuid FROM others WHERE kind = 'migrated'")
+            return [str(uuid) for (uuid,) in rows]
 
     def drain_is_ordered(self) -> bool:
         with self.run.disk.database.engine.connect() as connection:
-            return bool(connection.scalar(text("SELECT draining FROM drains")))
+            return any(draining for (draining,) in connection.exec_driver_sql("SELECT draining FROM drains"))
+
+    def ordered(self) -> None:
+        """After an order of a person was followed."""
+        with self.run.disk.database.engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT name, value FROM overrides").all()
+        over = {str(name): str(value) for name, value in rows}
+        forbidden = "paused" in over or over.get("mode") == "recommend"
+        forbidden |= self.run.draining is not None and not self.drain_is_ordered()
+        since = self.run.kernel.at if self._forbidden_since is None else self._forbidden_since
+        self._forbidden_since = since if forbidden else None
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
@@ -72,6 +85,10 @@ class Oracle:
             self._wrong(
                 f"{name}: a migration from {source} to {destination} was asked for that the journal does not have"
             )
+        # The last look reads the orders, and asks both hosts after that.
+        patience = 0.5 if len(set(self.run.faults)) == 1 else 3 * self.interval_seconds
+        if self._forbidden_since is not None and now - self._forbidden_since > patience:
+            self._wrong(f"{name} was moved from {source} to {destination} against a person's order")
         if len([one for one in self.run.balancers if one.process.alive and one.turns.leadership.leads]) > 1:
             self._wrong("two balancers act")
         patience = 3 * self.interval_seconds
@@ -115,9 +132,12 @@ class Oracle:
             self._wrong("two threads ask a host for its domains at once")
         if not balancer.leads:
             return
+        self._silence_of_a_draining_host_is_shown(balancer)
         entries = self.entries()
         self._no_verdict_while_a_job_runs(entries)
-        open_entries = [one for one in entries if one.began is not None and one.result is None]
+        endless = [(one.id, one.is_open) for one in entries if one.result is None]
+        self._endless_since = {one: self._endless_since.get(one, run.kernel.at) for one in endless}
+        open_entries = [one for one in entries if one.is_open]
         began = {one.began for one in open_entries}
         for flight in balancer.published.in_flight():
             if began and flight.began not in began:
@@ -129,6 +149,19 @@ class Oracle:
             machine = run.world.machines[move.destination]
             if machine.silent_since is not None and run.kernel.at - machine.silent_since > 2.5 * self.interval_seconds:
                 self._wrong(f"a move to {move.destination} was planned, whose libvirt has long been silent")
+
+    def _silence_of_a_draining_host_is_shown(self, balancer: Balancer) -> None:
+        """That the way to it is cut is seen by the balancer alone, which asks it in each cycle. VirtpoiseLibvirtSilent
+        must be able to fire.
+        """
+        run, host = self.run, self.run.draining
+        since = run.world.cut.get(frozenset((WE, host or "")))
+        if host is None or since is None or run.kernel.at - since < 3 * self.interval_seconds:
+            return
+        if not self.drain_is_ordered() or self._has("prometheus", "exporter", "store", "clock", "balancer", "second"):
+            return
+        if balancer.metrics.registry.get_sample_value("virtpoise_host_libvirt_answers", {"host": host}) != 0.0:
+            self._wrong(f"{host} has long been silent, and no alert says so")
 
     def _no_verdict_while_a_job_runs(self, entries: list[Entry]) -> None:
         """A migration of ours that goes on is open in the journal, or opened again soon."""
@@ -162,6 +195,7 @@ class Oracle:
             self._wrong("no balancer acts")
             return
         shown = {one.uuid: one.kind for one in leader.published.state.unsettled if one.unaccounted}
+        self._alerts_fire(leader, shown)
         for uuid, guest in world.guests.items():
             places = world.places(uuid)
             half_way = [host for host, state in places.items() if state is Presence.MIGRATING]
@@ -181,9 +215,33 @@ class Oracle:
             elif len(active) == 1 and not half_way and not working and uuid in shown:
                 self._wrong(f"{guest.name} runs once, on {active[0]}, and is shown as {shown[uuid]}")
         for entry in self.entries():
-            is_open = entry.began is not None and entry.result is None
-            if is_open and entry.uuid not in shown and not world.lately_moved(entry.uuid, 2 * self.interval_seconds):
+            if entry.is_open and entry.uuid not in shown and not self._is_being_made(entry):
                 self._wrong(f"entry {entry.id} of {world.guests[entry.uuid].name} is still open")
+
+    def _alerts_fire(self, leader: Balancer, shown: Mapping[str, UnsettledKind]) -> None:
+        """The figures that the alerts go by say the same as the page: of these two only one wakes a person."""
+        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.UNKNOWN):
+            labels = {"kind": kind.value}
+            figure = leader.metrics.registry.get_sample_value("virtpoise_domains_unaccounted", labels)
+            wanted = sum(one is kind for one in shown.values())
+            if figure != wanted:
+                self._wrong(f"virtpoise_domains_unaccounted is {figure} for {kind}: no alert says that it is {wanted}")
+
+    def _is_being_made(self, entry: Entry) -> bool:
+        """Whether an entry without an end is new, or the world is at work on it or was lately.
+
+        A move waits for its turn while others of its stream are made. When it begins, the journal has it open a moment
+        before the world is asked for its migration.
+        """
+        now, lately = self.run.kernel.at, 2 * self.interval_seconds
+        since = self._endless_since.get((entry.id, entry.is_open), now)
+        return now - since < lately or self.run.world.lately_moved(entry.uuid, lately)
+
+    def something_is_being_made(self) -> bool:
+        lately = 2 * self.interval_seconds
+        return any(self.run.world.lately_moved(uuid, lately) for uuid in self.run.world.guests) or any(
+            self._is_being_made(one) for one in self.entries() if one.result is None
+        )
 
     def _is_ours(self, uuid: str) -> bool:
         last = [job for job in self.run.world.jobs if job.uuid == uuid][-1:]

@@ -24,6 +24,7 @@ _DOMAIN_BYTES = 2**30
 _LOOKBACK_SECONDS = 300.0
 _READ_SECONDS = 17.5
 _REMEMBERED_SECONDS = 600.0
+_KEPT_SCRAPES = 1000  # of a host: far more than any query reaches back
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,10 @@ class Prometheus:
     blind: bool = False  # it answers, and scrapes nothing
     behind_seconds: float = 0.0
     slow_seconds: float = 0.0
-    exporters: dict[str, str] = field(default_factory=dict)  # gone, stuck (shows what was), empty, miscounting
+    garbage: bool = False  # a share of all series has labels or values that cannot be
+    # gone, stuck (shows what was), empty, miscounting, lying (figures that cannot be)
+    exporters: dict[str, str] = field(default_factory=dict)
+    twofold: dict[str, str] = field(default_factory=dict)  # a second target of the name shows this other host
     _scrapes: dict[str, list[Scrape]] = field(default_factory=dict)
     _times: dict[str, list[float]] = field(default_factory=dict)
 
@@ -76,8 +80,11 @@ class Prometheus:
         self.kernel.after(SCRAPE_SECONDS, lambda: self._go_on(host))
 
     def _keep(self, host: str, scrape: Scrape) -> None:
-        self._scrapes[host].append(scrape)
-        self._times[host].append(scrape.at)
+        scrapes, times = self._scrapes[host], self._times[host]
+        scrapes.append(scrape)
+        times.append(scrape.at)
+        if len(times) > 2 * _KEPT_SCRAPES:
+            del scrapes[:-_KEPT_SCRAPES], times[:-_KEPT_SCRAPES]
 
     def _scrape(self, host: str) -> Scrape:
         seen, fault = self._seen(host), self.exporters.get(host)
@@ -88,6 +95,9 @@ class Prometheus:
             return replace(last, at=self.kernel.at, failed=False)
         if fault == "empty":
             return replace(seen, domains=(), counted=None, libvirt_up=True)
+        if fault == "lying":
+            lie = self.kernel.random.choice((-1.0, 7.5, 1e12))
+            return replace(seen, busy_ratio=lie, cpus=self.kernel.random.choice((0, 1, 65536, 10**9)))
         if fault == "miscounting":
             return replace(seen, domains=())
         return seen
@@ -158,7 +168,12 @@ class ModelClient:
 
     def instant(self, query: str, at: float) -> QueryAnswer:
         name, hosts = self._asked(query)
-        return QueryAnswer(tuple(self._instant(name, hosts, at - self.server.behind_seconds, at)))
+        found = self._instant(name, hosts, at - self.server.behind_seconds, at)
+        for host, other in self.server.twofold.items():
+            if host in hosts:
+                theirs = self._instant(name, (other,), at - self.server.behind_seconds, at)
+                found += [replace(one, labels={**one.labels, **_labels(host, port=9808)}) for one in theirs]
+        return QueryAnswer(self._as_sent(found))
 
     def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
         name, hosts = self._asked(query)
@@ -173,7 +188,30 @@ class ModelClient:
                 at += step_seconds
             if samples:
                 series.append(Series(_labels(host), tuple(samples)))
-        return QueryAnswer(tuple(series))
+                if host in self.server.twofold:
+                    series.append(Series(_labels(host, port=9808), tuple((at, value / 3) for at, value in samples)))
+        return QueryAnswer(self._as_sent(series))
+
+    def _as_sent(self, series: list[Series]) -> tuple[Series, ...]:
+        """What arrives: garbage is mixed in where the server is broken."""
+        if not self.server.garbage:
+            return tuple(series)
+        random = self.server.kernel.random
+        sent = []
+        for one in series:
+            kind = random.choice(("as it is", "as it is", "label", "host", "value", "gone", "twice"))
+            if kind == "label":
+                one = replace(one, labels={**one.labels, random.choice(("instance", "uuid", "domain")): "\x00'{}\n"})
+            elif kind == "host":
+                one = replace(one, labels={**one.labels, "instance": random.choice(("", "h1:1:2", "../h2", "h2"))})
+            elif kind == "value":
+                value = random.choice((-1.0, -1e300, 1e300, 0.0, 2.5, 1e18))
+                one = replace(one, samples=tuple((at, value) for at, _ in one.samples))
+            if kind != "gone":
+                sent.append(one)
+            if kind == "twice":
+                sent.append(one)
+        return tuple(sent)
 
     def _asked(self, query: str) -> tuple[str, tuple[str, ...]]:
         self.process.check()
@@ -256,8 +294,8 @@ def _domains(name: str, host: str, at: float, scrape: Scrape, world: World) -> l
     return found
 
 
-def _labels(host: str) -> dict[str, str]:
-    return {"instance": f"{host}:9807", "job": "virtpoise"}
+def _labels(host: str, port: int = 9807) -> dict[str, str]:
+    return {"instance": f"{host}:{port}", "job": "virtpoise"}
 
 
 def _one(host: str, at: float, value: float) -> Series:

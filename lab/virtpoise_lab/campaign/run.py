@@ -4,11 +4,13 @@ and the oracle.
 
 from __future__ import annotations
 
+import gc
+import resource
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,10 +18,12 @@ from typing import Any
 import structlog
 
 from virtpoise_balancer.config import Config, parse_config
+from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.knowledge.database import Database
 from virtpoise_lab.campaign import faults
-from virtpoise_lab.campaign.balancer import PERSON, Balancer, Disk
+from virtpoise_lab.campaign.balancer import PERSON, Balancer
+from virtpoise_lab.campaign.disk import Disk
 from virtpoise_lab.campaign.kernel import Kernel
 from virtpoise_lab.campaign.oracle import Oracle
 from virtpoise_lab.campaign.prometheus import SCRAPE_SECONDS, Prometheus
@@ -29,6 +33,7 @@ INTERVAL_SECONDS = 10.0
 THRESHOLD_RATIO = 0.7
 _BEGAN = 1_700_000_003.0
 _CALM_SECONDS = 60.0
+_KEPT_LINES = 1000  # of the trace of a run of hours
 _HOSTS = ("h1", "h2", "h3", "h4")
 # For a drain or an overload once all is well again, with back-off and all.
 _TASK_SECONDS = 600.0
@@ -80,6 +85,32 @@ class Outcome:
     lost: bool
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What the balancer holds. ``memory_bytes`` and ``descriptors``: of the whole process, with the model in it.
+
+    ``threads``: of the balancer. ``violations``: found so far.
+    """
+
+    hour: int
+    memory_bytes: int
+    threads: int
+    descriptors: int
+    violations: tuple[str, ...]
+
+    @classmethod
+    def now(cls, hour: int, run: Run) -> Figures:
+        gc.collect()
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(
+            hour=hour,
+            memory_bytes=resident_pages * resource.getpagesize(),
+            threads=sum(len(balancer.process.tasks) for balancer in run.balancers),
+            descriptors=len(list(Path("/proc/self/fd").iterdir())),
+            violations=tuple(run.oracle.violations),
+        )
+
+
 @dataclass(eq=False)
 class Run:
     """``names``: of the faults; None for some that the seed chooses."""
@@ -91,6 +122,7 @@ class Run:
     pending: int = 0  # faults that have not come yet
     draining: str | None = None
     healed_at: float = _BEGAN
+    no_drain_before: float = _BEGAN  # a person has taken the drain back for so long
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -108,6 +140,10 @@ class Run:
     def note(self, text: str) -> None:
         text = text.replace(f"{self._folder.name}/", "")  # another one in each run
         self.trace.append(f"{self.kernel.at - _BEGAN:8.2f}  {text}")
+
+    @property
+    def lock_file(self) -> Path:
+        return Path(self._folder.name) / "store.lock"
 
     def faulty_until(self, at: float) -> None:
         self.healed_at = max(self.healed_at, at)
@@ -146,15 +182,8 @@ class Run:
     # --- the whole ----------------------------------------------------------------------------------------------------
 
     def play(self) -> Outcome:
-        try:
-            with _logged(self._logged):
-                self._play()
-        finally:
-            for balancer in self.balancers:
-                if balancer.process.alive:
-                    balancer.kill()
-            self.kernel.kill(self.world.process)
-            self._folder.cleanup()
+        with self._whole():
+            self._play()
         return Outcome(
             seed=self.seed,
             faults=self.faults,
@@ -166,12 +195,39 @@ class Run:
             lost=self.oracle.lost,
         )
 
-    def _play(self) -> None:
+    def last(self, hours: int) -> Iterator[Figures]:
+        """What the balancer holds at each hour of a run whose faults last to its end."""
+        with self._whole():
+            self._begin()
+            for name in self.faults:
+                self.kernel.after(_CALM_SECONDS, partial(faults.at_once, self, name, hours * 3600.0))
+            for hour in range(hours + 1):
+                self.kernel.run(_BEGAN + hour * 3600.0 + 1.0)
+                yield Figures.now(hour, self)
+                del self.trace[:-_KEPT_LINES]
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """In the block, what is logged is noted; after it nothing of the run goes on."""
+        try:
+            with _logged(self._logged):
+                yield
+        finally:
+            for balancer in self.balancers:
+                if balancer.process.alive:
+                    balancer.kill()
+            self.kernel.kill(self.world.process)
+            self._folder.cleanup()
+
+    def _begin(self) -> None:
         self._set_up()
         self.server.start(_CALM_SECONDS)
         self.start_balancer()
         if self.draining:
             self.kernel.after(12.0, lambda: self._order_drain(str(self.draining)))
+
+    def _play(self) -> None:
+        self._begin()
         for name in self.faults:
             faults.plan(self, name)
         self.kernel.run(_BEGAN + 400.0, lambda: self.pending == 0)
@@ -193,9 +249,9 @@ class Run:
         self.kernel.run(self.kernel.at + 5 * INTERVAL_SECONDS)
 
     def _settle_migrations(self) -> None:
-        """Until no migration is under way, nor has been for a while."""
+        """Until no migration is under way or about to begin, nor has been for a while."""
         for _ in range(20):
-            if not any(self.world.lately_moved(uuid, 2 * INTERVAL_SECONDS) for uuid in self.world.guests):
+            if not self.oracle.something_is_being_made():
                 return
             self.kernel.run(self.kernel.at + INTERVAL_SECONDS)
 
@@ -209,6 +265,8 @@ class Run:
         drains = random.random() < 0.4
         wanted = {name: random.uniform(0.15, 0.45) * limit for name in names}
         wanted["h1"] = limit * (random.uniform(0.3, 0.6) if drains else random.uniform(1.05, 1.2))
+        if not drains and Random(self.seed + 2_000_000_011).random() < 0.3:
+            wanted[names[-1]] = limit * 0.88  # a wrong choice would push this one over its threshold
         number = 0
         for name in names:
             left = wanted[name]
@@ -228,15 +286,29 @@ class Run:
         if self.oracle.drain_is_ordered():
             return
         self.kernel.after(15.0, lambda: self._order_drain(host))
+        if self.kernel.at >= self.no_drain_before:
+            self.order(lambda orders: orders.drain(host, PERSON))
+
+    def order(self, give: Callable[[Orders], str], *, until_followed: bool = False) -> None:
+        """A person gives an order to the balancer that acts. ``until_followed``: again and again."""
         leader = self.leader
+
+        def again() -> None:
+            if until_followed:
+                self.faulty_until(self.kernel.at + 15.0)
+                self.kernel.after(15.0, lambda: self.order(give, until_followed=True))
+
         if leader is None:
+            again()
             return
 
         def order() -> None:
             try:
-                self.note(f"a person orders: drain {host}: {leader.orders.drain(host, PERSON)}")
+                self.note(f"a person orders: {give(leader.orders)}")
+                self.oracle.ordered()
             except Exception as error:
-                self.note(f"a person orders: drain {host}: {error}")
+                self.note(f"a person orders, and is refused: {error}")
+                again()
 
         leader.order("order", order)
 
@@ -305,6 +377,11 @@ def _logged(keep: Callable[[str, str, Mapping[str, Any]], None]) -> Iterator[Non
         yield
     finally:
         structlog.configure(**before)
+
+
+def last(seed: int, names: Sequence[str], hours: int) -> Iterator[Figures]:
+    """Play one seed for hours, and its faults with it."""
+    return Run(seed, names).last(hours)
 
 
 def play(seed: int, names: Sequence[str] | None = None) -> Outcome:

@@ -1,27 +1,25 @@
-"""Hosts, their libvirt daemons and QEMU processes as state machines. What is true here is true: the oracle goes by it.
+"""Hosts, their libvirt daemons and QEMU processes: their state, and what changes it but for migrations (``migration``).
 
-A migration goes the way of libvirt's peer-to-peer protocol, version 3: begin (source), prepare (destination), perform
-(the two QEMUs, whatever their daemons do), finish (destination), confirm (source). Each message needs both daemons and
-the way between them. The source gives one up that is not answered within the keep-alive. It stays in the other end's
-socket, and may be carried out late. After an unanswered finish the source resumes the domain, as libvirt does
-(qemu_migration.c: "if ddomain is NULL, then we were unable to start the guest on the target, and must restart on the
-source"). A domain that the balancer migrates arrives paused; who asked for the migration starts it there.
+What is true here is true: the oracle goes by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.kernel import Kernel, VirtualProcess
 
-KEEPALIVE_SECONDS = 27.0
+if TYPE_CHECKING:
+    from virtpoise_lab.campaign.migration import Job
+
+# The balancer, as an end of a way to a host.
+WE = "balancer"
 # A question to a host that does not answer is given up after this long.
 SILENCE_SECONDS = 10.0
-_LOOK_SECONDS = 0.5
-BOOT_SECONDS = 30.0
 
 ACTIVE = (Presence.RUNNING, Presence.PAUSED, Presence.MIGRATING)
 SETTLED = (Presence.RUNNING, Presence.PAUSED)
@@ -31,22 +29,6 @@ class Daemon(StrEnum):
     UP = "up"
     STOPPED = "stopped"
     DEAD = "dead"
-
-
-class Step(IntEnum):
-    BEGIN = 0
-    PREPARE = 1
-    PERFORM = 2
-    FINISH = 3
-    CONFIRM = 4
-
-
-class DriverDied(Exception):
-    """The source's daemon, which drives the migration, has died."""
-
-
-class Gone(Exception):
-    """No answer came."""
 
 
 @dataclass(eq=False)
@@ -72,30 +54,6 @@ class Guest:
 
 
 @dataclass(eq=False)
-class Job:
-    """A migration that a source's daemon was asked for.
-
-    ``ours``: by the balancer. ``error``: libvirt's answer, once it is ``over``.
-    """
-
-    uuid: str
-    source: str
-    destination: str
-    seconds: float
-    ours: bool
-    asked: float
-    step: Step = Step.BEGIN
-    performed: float = 0.0
-    unheard: float = 0.0  # for how long the source has not heard of the destination
-    over: bool = False
-    ended: float | None = None
-    error: str | None = None
-    aborted: bool = False
-    driver: int = 0  # which life of the source's daemon drives it
-    arrived: bool = False  # finish was carried out: the domain has run on the destination
-
-
-@dataclass(eq=False)
 class Machine:
     """A host. ``late``: what its stopped daemon does when it goes on."""
 
@@ -109,6 +67,7 @@ class Machine:
     strange_at: float = 0.0  # when something last happened to a domain here that no job of ours did
     late: list[Callable[[], None]] = field(default_factory=list)
     copies: dict[str, Copy] = field(default_factory=dict)
+    stuck: set[str] = field(default_factory=set)  # domains whose QEMU here is stopped: it copies nothing
 
 
 @dataclass(eq=False)
@@ -123,7 +82,7 @@ class World:
     machines: dict[str, Machine] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
-    cut: set[frozenset[str]] = field(default_factory=set)  # ways that are cut; "balancer" is an end as well
+    cut: dict[frozenset[str], float] = field(default_factory=dict)  # ways that are cut, by their ends, and since when
     perform_seconds: float = 8.0
     doubled_since: dict[str, float] = field(default_factory=dict)
     ran_twice: set[str] = field(default_factory=set)  # domains that ran on two hosts at once, if only for a moment
@@ -159,7 +118,7 @@ class World:
         ends = [self.machines[end] for end in (a, b) if end in self.machines]
         return frozenset((a, b)) not in self.cut and all(one.daemon is Daemon.UP and one.powered for one in ends)
 
-    def _linked(self, a: str, b: str) -> bool:
+    def linked(self, a: str, b: str) -> bool:
         return frozenset((a, b)) not in self.cut and self.machines[a].powered and self.machines[b].powered
 
     # --- changes of copies --------------------------------------------------------------------------------------------
@@ -201,10 +160,10 @@ class World:
         was_main = self.active_on(uuid) in ([host], []) and not incoming
         self.put(uuid, host, as_)
         for job in jobs:
-            if host == job.destination and job.step <= Step.PERFORM:
-                self._fail(job, "the destination's process died")
+            if host == job.destination and not job.is_past_perform:
+                job.fail("the destination's process died")
             elif host == job.source:
-                self._fail(job, "domain is not running")
+                job.fail("domain is not running")
         if was_main and not self.active_on(uuid):
             ours = any(job.ours for job in jobs) or self._half_way(uuid)
             meant = not ours or as_ is Presence.SHUT_OFF or any(job.destination == host for job in jobs)
@@ -244,209 +203,6 @@ class World:
             guest.touched = True
             host = min(self.machines, key=lambda name: (self.used_cores(name), name))
         self.put(uuid, host, Presence.RUNNING, persistent=True)
-
-    # --- a migration --------------------------------------------------------------------------------------------------
-
-    def migrate(self, uuid: str, source: str, destination: str, *, ours: bool) -> Job:
-        """Ask the source's daemon for a migration, which it begins once it can."""
-        seconds = self.perform_seconds * (0.5 + self.kernel.random.random())
-        job = Job(uuid, source, destination, seconds, ours, self.kernel.at)
-        self.jobs.append(job)
-        self.note(f"asked: {self.guests[uuid].name} from {source} to {destination}{'' if ours else ' (administrator)'}")
-        self.kernel.start(self.process, lambda: self._drive(job), f"migration of {uuid}")
-        return job
-
-    def _drive(self, job: Job) -> None:
-        try:
-            self._go(job)
-        except DriverDied:
-            return  # what becomes of it is decided when the daemon starts again
-        except Gone as error:
-            self._fail(job, str(error))
-
-    def _go(self, job: Job) -> None:
-        uuid, source = job.uuid, job.source
-        self._wait_for_daemon(job, first=True)
-        self._take(job, Step.BEGIN)
-        if self.machines[source].copies.get(uuid) is None or self.places(uuid)[source] is not Presence.RUNNING:
-            raise Gone("domain is not running")
-        if any(other is not job and other.step > Step.BEGIN for other in self.running_jobs(uuid)):
-            raise Gone("another job is active")
-        self._take(job, Step.PREPARE)
-        self._message(job, lambda: self._prepare(job))
-        self._take(job, Step.PERFORM)
-        self._perform(job)
-        self._take(job, Step.FINISH)
-        self._message(job, lambda: self._finish(job))
-        self._take(job, Step.CONFIRM)
-        self._wait_for_daemon(job)
-        self._confirm(job)
-
-    def _take(self, job: Job, step: Step) -> None:
-        job.step = step
-        for act in list(self.on_step):
-            act(job)
-        self.kernel.sleep(0.05 + 0.2 * self.kernel.random.random())
-        if job.over:
-            raise DriverDied
-        self._wait_for_daemon(job, first=step is Step.BEGIN)
-
-    def _wait_for_daemon(self, job: Job, *, first: bool = False) -> None:
-        """The source's daemon must be there to go on. DriverDied when it was another life of it that drove the job."""
-        machine = self.machines[job.source]
-        if first and job.step is Step.BEGIN and job.driver == 0:
-            while machine.daemon is Daemon.STOPPED:
-                self.kernel.sleep(_LOOK_SECONDS)
-            if machine.daemon is Daemon.DEAD or not machine.powered:
-                raise Gone("connection refused")
-            job.driver = machine.lives + 1
-            return
-        while True:
-            if job.over or machine.lives + 1 != job.driver or machine.daemon is Daemon.DEAD or not machine.powered:
-                raise DriverDied
-            if machine.daemon is Daemon.UP:
-                return
-            self.kernel.sleep(_LOOK_SECONDS)
-
-    def _message(self, job: Job, carry_out: Callable[[], str | None]) -> None:
-        """Send a request to the destination and wait for its answer. Gone when there is none, or it is a refusal."""
-        delivered = False
-        answer: list[str | None] = []
-
-        def deliver() -> None:
-            if not answer:
-                answer.append(carry_out())
-
-        machine = self.machines[job.destination]
-        waited = job.unheard
-        life = machine.lives
-        while True:
-            self._wait_for_daemon(job)
-            if not delivered and self.reachable(job.source, job.destination):
-                deliver()
-                delivered = True
-                self.kernel.sleep(0.02 + 0.3 * self.kernel.random.random())
-                self._wait_for_daemon(job)
-            if (delivered and machine.lives != life) or machine.daemon is Daemon.DEAD or not machine.powered:
-                raise Gone("connection reset by peer")
-            if delivered and self.reachable(job.source, job.destination):
-                break
-            self.kernel.sleep(_LOOK_SECONDS)
-            waited += _LOOK_SECONDS
-            if waited > KEEPALIVE_SECONDS:
-                if not delivered:  # it lies in the socket
-                    self._late(job, life, deliver)
-                raise Gone("connection closed due to keepalive timeout")
-        if answer and answer[0] is not None:
-            raise Gone(answer[0])
-
-    def _late(self, job: Job, life: int, deliver: Callable[[], None]) -> None:
-        machine = self.machines[job.destination]
-        finish = job.step is Step.FINISH and self.kernel.random.random() < 0.8
-
-        def go_on() -> None:
-            if machine.lives != life or not machine.powered:
-                return
-            if finish:
-                self.note(f"late: {job.destination} carries out an old request of {job.source}")
-                deliver()
-            else:
-                self._drop_incoming(job)
-
-        if machine.daemon is Daemon.STOPPED:
-            machine.late.append(go_on)
-        else:  # the way is cut: it comes when the way is back
-
-            def later() -> None:
-                while not self._linked(job.source, job.destination) or machine.daemon is Daemon.STOPPED:
-                    self.kernel.sleep(_LOOK_SECONDS)
-                go_on()
-
-            self.kernel.start(self.process, later, "late message")
-
-    def _prepare(self, job: Job) -> str | None:
-        copy = self.machines[job.destination].copies.get(job.uuid)
-        if copy is not None and copy.state in ACTIVE:
-            return "domain is already active"
-        self.put(job.uuid, job.destination, Presence.MIGRATING)
-        self.machines[job.destination].copies[job.uuid].job = job
-        return None
-
-    def _perform(self, job: Job) -> None:
-        source, destination = self.machines[job.source], self.machines[job.destination]
-        stalled = 0.0
-        while True:
-            copy, incoming = source.copies.get(job.uuid), destination.copies.get(job.uuid)
-            if job.performed < job.seconds:
-                if not self._linked(job.source, job.destination):
-                    stalled += _LOOK_SECONDS
-                    if stalled > 30.0:
-                        raise Gone("unable to write to the socket: connection timed out")
-                elif copy is not None and copy.state is Presence.RUNNING:
-                    stalled = 0.0
-                    job.performed += _LOOK_SECONDS
-            if incoming is None or incoming.job is not job:
-                self._wait_for_daemon(job)
-                raise Gone("the destination's process died")
-            if job.performed >= job.seconds and copy is not None and copy.state is Presence.RUNNING:
-                self.put(job.uuid, job.source, Presence.MIGRATING)
-            if source.daemon is Daemon.UP:
-                self._wait_for_daemon(job)
-                if job.aborted and job.performed < job.seconds:
-                    raise Gone("operation aborted")
-                if job.performed >= job.seconds:
-                    return
-                job.unheard = 0.0 if self.reachable(job.source, job.destination) else job.unheard + _LOOK_SECONDS
-                if job.unheard > KEEPALIVE_SECONDS:
-                    raise Gone("lost connection to destination host")
-                if destination.daemon is Daemon.DEAD:
-                    raise Gone("lost connection to destination host")
-            elif source.daemon is Daemon.DEAD or not source.powered:
-                raise DriverDied
-            self.kernel.sleep(_LOOK_SECONDS)
-            if job.over:
-                raise DriverDied
-
-    def _finish(self, job: Job) -> str | None:
-        copy = self.machines[job.destination].copies.get(job.uuid)
-        if copy is None or copy.job is not job:
-            return "domain is not there any more"
-        job.arrived = True
-        arrived = Presence.PAUSED if job.ours else Presence.RUNNING
-        self.put(job.uuid, job.destination, arrived, persistent=True)
-        return None
-
-    def _confirm(self, job: Job) -> None:
-        job.over, job.ended = True, self.kernel.at
-        if self.places(job.uuid).get(job.source) in ACTIVE:
-            self.put(job.uuid, job.source, Presence.ABSENT)
-        self.note(f"migrated: {self.guests[job.uuid].name} from {job.source} to {job.destination}")
-
-    def _fail(self, job: Job, error: str) -> None:
-        """The source's daemon gives the migration up, and resumes the domain."""
-        if job.over:
-            return
-        job.over, job.ended, job.error = True, self.kernel.at, error
-        self.note(f"not migrated: {self.guests[job.uuid].name} from {job.source} to {job.destination}: {error}")
-        source = self.machines[job.source].copies.get(job.uuid)
-        if source is not None and source.state is Presence.MIGRATING and source.job is None:
-            self.put(job.uuid, job.source, Presence.RUNNING)
-        if "keepalive" not in error:
-            self._drop_incoming(job)
-
-    def _drop_incoming(self, job: Job) -> None:
-        """The destination's daemon ends a process that waits for a migration whose connection is closed."""
-        machine = self.machines[job.destination]
-
-        def drop() -> None:
-            copy = machine.copies.get(job.uuid)
-            if copy is not None and copy.job is job:
-                self.put(job.uuid, job.destination, Presence.DEFINED if copy.persistent else Presence.ABSENT)
-
-        if machine.daemon is Daemon.STOPPED:
-            machine.late.append(drop)
-        elif machine.daemon is Daemon.UP and machine.powered:
-            drop()
 
     # --- what happens to hosts ----------------------------------------------------------------------------------------
 
@@ -488,18 +244,7 @@ class World:
                 self.put(uuid, host, Presence.DEFINED if copy.persistent else Presence.ABSENT)
         for job in self.jobs:
             if job.source == host and not job.over and job.driver:
-                self._recover(job)
-
-    def _recover(self, job: Job) -> None:
-        if job.step is Step.CONFIRM:
-            self._confirm(job)
-        elif job.step is Step.FINISH:  # libvirt does not know whether it runs there, and leaves it paused
-            job.over, job.ended, job.error = True, self.kernel.at, "the source's daemon died"
-            if not job.arrived:
-                self._drop_incoming(job)
-            self.note(f"given up half way: {self.guests[job.uuid].name} from {job.source} to {job.destination}")
-        else:
-            self._fail(job, "the source's daemon died")
+                job.recover()
 
     def power_off(self, host: str) -> None:
         machine = self.machines[host]
@@ -521,12 +266,12 @@ class World:
 
     def cut_way(self, a: str, b: str) -> None:
         self.note(f"the way between {a} and {b} is cut")
-        self.cut.add(frozenset((a, b)))
+        self.cut.setdefault(frozenset((a, b)), self.kernel.at)
 
     def mend_way(self, a: str, b: str) -> None:
         if frozenset((a, b)) in self.cut:
             self.note(f"the way between {a} and {b} is back")
-            self.cut.discard(frozenset((a, b)))
+            del self.cut[frozenset((a, b))]
             for end in (a, b):
                 if end in self.machines:
                     self.machines[end].well_since = self.kernel.at

@@ -191,7 +191,7 @@ def after_healing(facts: Facts, look: Look) -> Iterator[str]:
         if name in doubled or name in lost or _busy(look.places, name):
             continue
         for entry in _of(look.entries, uuid):
-            if entry.open and entry.began is not None and entry.began < facts.healed:
+            if entry.is_open and entry.began is not None and entry.began < facts.healed:
                 yield f"entry {entry.id} of {name} is still open, and no job of it runs"
 
 
@@ -231,7 +231,7 @@ def _at_end(facts: Facts, look: Look) -> Iterator[str]:
         if name not in facts.touched | facts.mended:
             yield from replayed(name, facts.homes[name], here[0], _of(look.entries, uuid))
         for entry in _of(look.entries, uuid):
-            if entry.open:
+            if entry.is_open:
                 yield f"entry {entry.id} of {name} has no end"
             if entry.lost:
                 yield f"entry {entry.id} of {name}: it counts as lost, and it runs on {here[0]}"

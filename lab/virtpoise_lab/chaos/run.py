@@ -252,7 +252,7 @@ class Run:
             look = self._look()
             running = all(len(asked.active(look.places, name)) == 1 for name in HOMES)
             busy = any(one.busy for here in look.places.values() for one in here.values())
-            quiet = not busy and not any(entry.open for entry in look.entries)
+            quiet = not busy and not any(entry.is_open for entry in look.entries)
             self.facts.task_done = running and self._task_done(look.places)
             alarmed = {name for name, _ in look.alerts} & {oracle.TWICE, oracle.LOST}
             if (self.facts.task_done and quiet and not alarmed) or time.monotonic() > deadline:

@@ -1,0 +1,174 @@
+"""The world behind the balancer's port to libvirt (``execute.hosts``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute.facts import HostFacts, Presence
+from virtpoise_balancer.execute.hosts import Completed
+from virtpoise_balancer.model import Progress
+from virtpoise_lab.campaign.kernel import VirtualProcess
+from virtpoise_lab.campaign.migration import KEEPALIVE_SECONDS, Job, Step, migrate
+from virtpoise_lab.campaign.world import ACTIVE, SILENCE_SECONDS, WE, World
+
+
+@dataclass
+class ModelRequest:
+    """The balancer's end of a migration call."""
+
+    hosts: ModelHosts
+    source: str
+    uuid: str
+    job: Job | None
+    heard: float
+    error: str | None = None
+    waited_seconds: float | None = None
+
+    def ended(self, seconds: float) -> bool:
+        world, kernel = self.hosts.world, self.hosts.world.kernel
+        until = kernel.at + seconds
+        while True:
+            self.hosts.process.check()
+            there = world.reachable(WE, self.source)
+            if there:
+                self.heard = kernel.at
+            if self.job is not None and self.job.over and there:
+                self.error = self.job.error
+                if self.error is None and world.reachable(WE, self.job.destination):
+                    kernel.sleep(0.02)
+                    world.resume(self.uuid, self.job.destination)
+                    self.waited_seconds = 0.02
+                return True
+            if world.machines[self.source].daemon == "dead" or not world.machines[self.source].powered:
+                self.error = "connection reset by peer"
+                return True
+            if kernel.at - self.heard > KEEPALIVE_SECONDS:
+                self.error = "connection closed due to keepalive timeout"
+                return True
+            if kernel.at >= until:
+                return False
+            kernel.sleep(min(0.5, max(until - kernel.at, 0.01)))
+
+
+@dataclass
+class ModelHosts:
+    """The world behind the port of ``execute.hosts``. ``on_request``: called before each request for a migration."""
+
+    world: World
+    process: VirtualProcess
+    on_request: Callable[[VirtualProcess, str, str, str], None]
+    counting: dict[str, int] = field(default_factory=dict)  # how often a host is being asked for its number of domains
+    most_counting: int = 0
+
+    def active_domains(self, host: str) -> int:
+        self.counting[host] = self.counting.get(host, 0) + 1
+        self.most_counting = max(self.most_counting, self.counting[host])
+        try:
+            self._reach(host)
+        finally:
+            self.counting[host] -= 1
+        return sum(copy.state in ACTIVE for copy in self.world.machines[host].copies.values())
+
+    def presence(self, host: str, uuid: str) -> Presence:
+        self._reach(host)
+        copy = self.world.machines[host].copies.get(uuid)
+        return Presence.ABSENT if copy is None else copy.state
+
+    def progress(self, host: str, uuid: str) -> Progress | None:
+        self._reach(host)
+        for job in self.world.running_jobs(uuid):
+            arriving = job.destination == host and job.step > Step.PREPARE and not job.arrived
+            if (job.source == host and job.driver) or arriving:
+                return Progress(
+                    elapsed_seconds=self.world.kernel.at - job.asked,
+                    total_bytes=int(job.seconds * 100),
+                    processed_bytes=int(job.performed * 100),
+                    remaining_bytes=max(int((job.seconds - job.performed) * 100), 0),
+                )
+        return None
+
+    def completed(self, host: str, uuid: str) -> Completed:
+        self._reach(host)
+        return Completed(seconds=self.world.perform_seconds, downtime_seconds=0.1, transferred_bytes=2**30)
+
+    @contextmanager
+    def migration(
+        self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
+    ) -> Iterator[ModelRequest]:
+        self.process.check()
+        self.on_request(self.process, uuid, source, destination)
+        world = self.world
+        job = None
+        if world.reachable(WE, source):
+            job = migrate(world, uuid, source, destination, ours=True)
+        elif world.machines[source].daemon == "stopped" and world.kernel.random.random() < 0.5:
+            # It lies in the socket of a stopped daemon, which carries it out when it goes on.
+            life = world.machines[source].lives
+
+            def late() -> None:
+                if world.machines[source].lives == life:
+                    request.job = migrate(world, uuid, source, destination, ours=True)
+
+            world.machines[source].late.append(late)
+        request = ModelRequest(self, source, uuid, job, world.kernel.at)
+        yield request
+
+    def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
+        return None  # its domains are small
+
+    def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
+        self._reach(host)
+
+    def abort(self, host: str, uuid: str) -> None:
+        def do() -> None:
+            for job in self.world.running_jobs(uuid):
+                if job.source == host:
+                    job.aborted = True
+
+        self._do(host, do)
+
+    def undefine(self, host: str, uuid: str) -> None:
+        self._do(host, lambda: self.world.undefine(uuid, host))
+
+    def resume(self, host: str, uuid: str) -> None:
+        self._do(host, lambda: self.world.resume(uuid, host))
+
+    def suspend(self, host: str, uuid: str) -> None:
+        self._do(host, lambda: self.world.suspend(uuid, host))
+
+    def describe(self, host: str, uuid: str) -> str:
+        return f"{self.presence(host, uuid)}, 3 s of CPU time"
+
+    def facts(self, host: str) -> HostFacts:
+        raise NotImplementedError
+
+    def reaches(self, host: str, destination: str) -> str | None:
+        raise NotImplementedError
+
+    def runs_cpu(self, host: str, cpu: str) -> bool | None:
+        raise NotImplementedError
+
+    def unseen(self, host: str, paths: Sequence[str]) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def _do(self, host: str, do: Callable[[], None]) -> None:
+        """Have the daemon do it; a stopped one may do it when it goes on, after the balancer has given it up."""
+        machine = self.world.machines[host]
+        if machine.daemon == "stopped" and self.world.kernel.random.random() < 0.3:
+            life = machine.lives
+            machine.late.append(lambda: do() if machine.lives == life else None)
+        self._reach(host)
+        do()
+
+    def _reach(self, host: str) -> None:
+        """Wait for the host's answer. LibvirtError when none comes."""
+        self.process.check()
+        kernel, machine = self.world.kernel, self.world.machines[host]
+        kernel.sleep(0.002 + 0.02 * kernel.random.random())
+        if machine.daemon == "dead" and machine.powered and frozenset((WE, host)) not in self.world.cut:
+            raise LibvirtError(f"{host}: connection refused")
+        if not kernel.wait_until(lambda: self.world.reachable(WE, host), SILENCE_SECONDS):
+            raise LibvirtError(f"{host}: no answer within {SILENCE_SECONDS:g} s")
