@@ -18,7 +18,13 @@ from werkzeug import Request, Response
 from builders import group, host
 from virtpoise_balancer import __version__
 from virtpoise_balancer.command.between_hosts import BetweenHosts, judge_pair
-from virtpoise_balancer.command.doctor import judge_exporter, judge_libvirt, judge_locks, judge_prometheus
+from virtpoise_balancer.command.doctor import (
+    judge_encryption,
+    judge_exporter,
+    judge_libvirt,
+    judge_locks,
+    judge_prometheus,
+)
 from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
@@ -206,6 +212,22 @@ def test_a_host_that_stops_answering_costs_one_deadline_and_the_others_are_judge
     assert len([asked for asked in waited if asked[0] == "reaches"]) == (at == "reaches")
 
 
+@pytest.mark.parametrize(
+    ("may_abort", "verdict"), [(True, Severity.GOOD), (None, Severity.GOOD), (False, Severity.WARNING)]
+)
+def test_an_account_that_may_abort_no_migration_is_named(may_abort: bool | None, verdict: Severity) -> None:
+    found = judge_libvirt("h1", "qemu+ssh://h1/system", replace(HERE, may_abort=may_abort))
+    assert found.verdict is verdict
+    assert ("this account may abort no migration" in found.text) is (verdict is Severity.WARNING)
+    assert ("domain.write" in found.remedy) is (verdict is Severity.WARNING)
+
+
+def test_that_qemus_certificates_are_not_known_is_said_where_they_are_required() -> None:
+    assert list(judge_encryption("off")) == []
+    (found,) = judge_encryption("required")
+    assert (found.verdict, "certificates" in found.text, "--tls" in found.remedy) == (Severity.NOT_KNOWN, True, True)
+
+
 def test_hosts_that_answer_but_do_not_reach_each_other_in_time_are_told() -> None:
     class Firewall(StopsAnswering):
         def reaches(self, host: str, destination: str) -> None:
@@ -316,6 +338,7 @@ class Running:
 
     def __init__(self, name: str, *answers: libvirt.libvirtError) -> None:
         self._name, self._answers = name, list(answers)
+        self.to_change: libvirt.libvirtError | None = None  # what it answers to a change
 
     def name(self) -> str:
         return self._name
@@ -325,6 +348,14 @@ class Running:
 
     def migrateToURI3(self, _uri: str, _params: object, _flags: int) -> None:  # noqa: N802
         raise self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+    def autostart(self) -> int:
+        return 1
+
+    def setAutostart(self, autostart: int) -> None:  # noqa: N802
+        assert autostart == self.autostart()
+        if self.to_change is not None:
+            raise self.to_change
 
 
 DEVICES = """<devices>
@@ -414,6 +445,24 @@ def test_what_a_domain_needs_is_read_from_its_description() -> None:
             bridges=("br0",),
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "may_abort"),
+    [
+        (None, True),
+        (libvirt.VIR_ERR_ACCESS_DENIED, False),
+        (libvirt.VIR_ERR_OPERATION_INVALID, True),
+        (libvirt.VIR_ERR_RPC, None),
+    ],
+)
+def test_whether_a_migration_may_be_aborted_is_asked_without_changing_anything(
+    answer: int | None, may_abort: bool | None
+) -> None:
+    domain = Running("a", REACHED)
+    domain.to_change = None if answer is None else failed(answer, "no")
+    assert probe.facts(Connection(domain)).may_abort is may_abort
+    assert probe.facts(Connection()).may_abort is None
 
 
 def test_only_a_path_that_no_pool_has_is_missing() -> None:

@@ -125,9 +125,9 @@ class Podman:
         command = ["podman", "healthcheck", "run", self.container(service)]
         return subprocess.run(command, env=self._environment, capture_output=True, check=False).returncode == 0
 
-    def logs(self, service: str, lines: int = 15) -> str:
-        """The first and the last words of a container, each run of equal lines told once."""
-        command = ["podman", "logs", self.container(service)]
+    def logs(self, container: str, lines: int = 15) -> str:
+        """The first and the last words of a container, each run of equal lines shown once."""
+        command = ["podman", "logs", container]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         told = [line for line, _ in itertools.groupby((done.stdout + done.stderr).strip().splitlines())]
         return "\n".join(told if len(told) <= 2 * lines else [*told[:lines], "...", *told[-lines:]])
@@ -357,6 +357,9 @@ def started(podman: Podman, flags: list[str]) -> Iterator[str]:
     podman("run", "--detach", "--name", name, *flags, "localhost/virtpoise/exporter:0.1.0")
     try:
         yield name
+    except Failure:
+        sys.stderr.write(f"--- {name}\n{podman.logs(name)}\n")
+        raise
     finally:
         podman("rm", "--force", "--time=2", name, check=False)
 
@@ -463,7 +466,7 @@ def telling_why(podman: Podman) -> Iterator[None]:
         yield
     except Failure:
         for service in SERVICES:
-            sys.stderr.write(f"--- {service}\n{podman.logs(service)}\n")
+            sys.stderr.write(f"--- {service}\n{podman.logs(podman.container(service))}\n")
         raise
 
 

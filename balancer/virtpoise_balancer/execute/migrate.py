@@ -8,12 +8,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import Cause, Move, Progress
+
+log = structlog.get_logger()
 
 _WATCH_SECONDS = 0.5
 # What libvirt may take to end an aborted migration.
@@ -93,15 +97,20 @@ class Migrator:
                         stop = threading.Event()  # heard once
                         why = "told to stop"
                     if self.clock.monotonic() - began >= limit:
-                        why = f"aborted: {why or f'longer than {self.timeout_seconds:g} s'}"
-                        self._abort(move)
+                        why = why or f"longer than {self.timeout_seconds:g} s"
+                        refused = self._abort(move)
                         break
                     self._look(move, watch)
                 else:
                     return migration.error, True, migration.waited_seconds
                 if not migration.ended(_ABORT_SECONDS):
-                    return f"{why}, and libvirt has not ended it after {_ABORT_SECONDS:g} s more", False, None
-                return (why if migration.error else None), True, migration.waited_seconds
+                    if refused:
+                        return f"{why}, and it could not be aborted ({refused}): it goes on", False, None
+                    return f"aborted: {why}, and libvirt has not ended it after {_ABORT_SECONDS:g} s more", False, None
+                error = migration.error
+                if error is not None:
+                    why = f"{why}, and then: {error}" if refused else f"aborted: {why}"
+                return (why if error is not None else None), True, migration.waited_seconds
         except LibvirtError as error:  # no process could be started to ask
             return str(error), False, None
 
@@ -121,8 +130,11 @@ class Migrator:
         if progress is not None:
             watch(progress)
 
-    def _abort(self, move: Move) -> None:
+    def _abort(self, move: Move) -> str | None:
+        """Why it was not aborted, or None: it has ended by itself, as the wait that follows shows, or may not be."""
         try:
             self.hosts.abort(move.source, move.uuid)
-        except LibvirtError:
-            return  # it ended by itself, or the wait that follows shows it
+        except LibvirtError as error:
+            log.warning("a migration could not be aborted", domain=move.domain, source=move.source, why=str(error))
+            return str(error)
+        return None

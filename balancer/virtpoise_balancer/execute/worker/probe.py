@@ -65,6 +65,7 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
             lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), one.usageID())]
         ),
         domains=tuple(_needs(domain.XMLDesc()) for domain in running),
+        may_abort=_may_abort(running[0]) if running else None,
     )
 
 
@@ -128,6 +129,22 @@ def _unlocked(root: ET.Element) -> Iterator[str]:
         written = disk.get("device", "disk") in ("disk", "lun") and disk.find("readonly") is None
         if written and (disk.get("type") != "file" or disk.find("shareable") is not None):
             yield target.get("dev", "?") if (target := disk.find("target")) is not None else "?"
+
+
+def _may_abort(domain: libvirt.virDomain) -> bool | None:
+    """Whether this account may abort a migration of the domain: libvirt counts that as ``domain.write``.
+
+    Autostart, which needs the same right, is set to what it is. libvirt looks at the right first, and then changes
+    nothing (``qemuDomainSetAutostart``). None where it gives another answer.
+    """
+    try:
+        domain.setAutostart(domain.autostart())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_ACCESS_DENIED:
+            return False
+        # A domain without a definition has no autostart.
+        return True if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID else None
+    return True
 
 
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
