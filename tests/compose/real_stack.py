@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 
@@ -331,6 +332,7 @@ def look_at_the_exporter_on_a_host(podman: Podman) -> None:
     """
     with Lab.up(hosts=1, domains=[DomainSpec("inside", "h1", paused=True)]) as lab:
         host = lab.host("h1")
+        know_the_exporters_user(host)
         place = [f"--pid=ns:/proc/{host.init.pid}/ns/pid", f"--network=ns:/proc/{host.init.pid}/ns/net", "--read-only"]
         place += ["-v", f"{host.folder}/run/libvirt:/run/libvirt:ro"]
         with started(podman, [*place, "--cap-drop=ALL", "--security-opt=no-new-privileges"]) as name:
@@ -340,6 +342,13 @@ def look_at_the_exporter_on_a_host(podman: Podman) -> None:
             found = attempts(podman, name)
             expect(len(found) > 4 and set(found) <= REFUSED, f"it can read no file of the host: {found}")
     look_at_former_rights(podman)
+
+
+def know_the_exporters_user(host: Host) -> None:
+    """As docs/compose.md has it made on the host: libvirtd refuses clients of a user that it does not know."""
+    line = "virtpoise-exporter:x:10807:65534::/nonexistent:/usr/sbin/nologin\n"
+    (host.folder / "run" / "passwd").write_text(Path("/etc/passwd").read_text() + line)
+    host.run(["mount", "--bind", "/run/passwd", "/etc/passwd"])
 
 
 def look_at_former_rights(podman: Podman) -> None:

@@ -300,13 +300,16 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
 
 
 def judge_encryption(encryption: str) -> Iterator[Finding]:
-    """Where memory must be encrypted in flight: that it is not known whether it can be. Libvirt reports nothing of it."""
+    """Says, where memory must be encrypted in flight, that it is not known whether it can be: libvirt reports nothing
+    of it.
+    """
     if encryption == "required":
         yield Finding(
             subject="migration.encryption",
             verdict=Severity.NOT_KNOWN,
             text="required, and libvirt does not report whether the hosts' QEMU has its certificates",
-            remedy='migrate a domain by hand between each two hosts: virsh migrate --live --p2p --tls; see docs/security.md, "Memory in flight"',
+            remedy="migrate a domain between each two hosts by hand: virsh migrate --live --p2p --tls; "
+            'see docs/security.md, "Memory in flight"',
         )
 
 
