@@ -28,12 +28,13 @@ from virtpoise_balancer.command.doctor import (
 from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import LibvirtError, LibvirtSilent
+from virtpoise_balancer.errors import LibvirtError, LibvirtSilent, MonitorError
 from virtpoise_balancer.execute.facts import HostFacts, Needs
 from virtpoise_balancer.execute.worker import probe
 from virtpoise_balancer.model import HostState, Unknown, UnknownKind
-from virtpoise_balancer.monitor.client import PrometheusClient
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
+from virtpoise_balancer.monitor.http import Reply
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, RefusedTargets, TargetRefusal
 
@@ -525,6 +526,44 @@ def test_what_prometheus_tells_of_itself_and_of_the_exporters(httpserver: HTTPSe
     assert all(re.findall(r"[a-z_]+\{", query) == re.findall(r"[a-z_]+\{(?=job=.j.\})", query) for query in queries)
     assert targets.refused.counts == {TargetRefusal.NOT_A_HOST: 2}
     assert exporters == ExporterHealth(versions={"h1": "0.1.0"}, failing={"h1": ("block",)}, ahead_seconds={"h1": 0.25})
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        '{"data": {"activeTargets": 7}}',
+        '{"data": {"activeTargets": [7]}}',
+        '{"data": {"activeTargets": [{"labels": [["job", []]]}]}}',
+        '{"data": {"activeTargets": [{"labels": {"job": {}}}]}}',
+        '{"data": 1}',
+        "[" * 100_000,
+        "",
+    ],
+)
+def test_a_prometheus_that_reports_nonsense_of_itself_is_named_in_one_line(
+    httpserver: HTTPServer, nonsense: str
+) -> None:
+    httpserver.expect_request("/api/v1/status/buildinfo").respond_with_data('{"data": {"version": "3.1.0"}}')
+    httpserver.expect_request("/api/v1/query").respond_with_data(vector())
+    httpserver.expect_request("/api/v1/targets").respond_with_data(nonsense)
+    client = PrometheusClient(url=httpserver.url_for("").rstrip("/"), timeout_seconds=5)
+    with pytest.raises(MonitorError, match=r"^\S+ does not answer as Prometheus does$"):
+        prometheus_health(client, "", AdmittedTargets(bool), time.time())
+
+
+@pytest.mark.parametrize(
+    "date", ["", "yesterday", "Mon, 99 Foo 99999 99:99:99 +9999", "Thu, 01 Jan 9999 00:00:00 +9999"]
+)
+def test_a_prometheus_without_a_date_has_no_known_clock(date: str) -> None:
+    class Undated(PrometheusClient):
+        def get(self, path: str) -> Reply:
+            return Reply(status=200, reason="OK", headers={"Date": date}, content=b'{"data": {}}')
+
+        def instant(self, query: str, at: float) -> QueryAnswer:
+            return QueryAnswer(())
+
+    found = prometheus_health(Undated("http://p", 1), "", AdmittedTargets(bool), time.time())
+    assert found.ahead_seconds is None or found.ahead_seconds > 1e9
 
 
 def _json(text: str) -> Response:
