@@ -448,6 +448,17 @@ def test_what_a_domain_needs_is_read_from_its_description() -> None:
     )
 
 
+@pytest.mark.hostile
+def test_a_description_of_any_bytes_takes_no_other_domain_and_no_host() -> None:
+    class NotUtf8(Running):
+        def XMLDesc(self) -> str:  # noqa: N802
+            content = b"<domain><name>caf\xe9</name><title>\x01</title></domain>"
+            return content.decode("utf-8")
+
+    found = probe.facts(Connection(NotUtf8("b", REACHED), Running("a", REACHED))).domains
+    assert [domain.name for domain in found] == ["caf\ufffd", "a"]
+
+
 @pytest.mark.parametrize(
     ("answer", "may_abort"),
     [
