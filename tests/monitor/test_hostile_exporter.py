@@ -6,6 +6,8 @@ silence the alerts of all.
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import yaml
 
 from filled_prometheus import filled_prometheus
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_dashboards.__main__ import FOLDER
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Metric
 
@@ -115,6 +118,24 @@ def test_the_balancer_sees_the_other_hosts_as_before(urls: tuple[str, str], name
     before, after = urls
     assert of_others(after, query) == of_others(before, query)
     assert of_others(before, query) or name in ("domain_paused", "host_domains_inactive")
+
+
+def of_a_panel(expr: str) -> str:
+    """A panel's query with everything chosen, over a minute."""
+    for variable, value in (("__rate_interval", "60s"), ("__interval", "60s"), ("__range_s", "60"), ("__range", "60s")):
+        expr = re.sub(rf"\${variable}\b", value, expr)
+    return re.sub(r"\$\w+", ".*", expr)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_each_panel_shows_the_other_hosts(urls: tuple[str, str], path: Path) -> None:
+    panels = json.loads(path.read_text())["panels"]
+    targets = [
+        target for panel in panels for inner in (panel, *panel.get("panels", ())) for target in inner.get("targets", ())
+    ]
+    assert targets
+    for target in targets:
+        ask(urls[1], of_a_panel(target["expr"]))
 
 
 def rules() -> dict[str, str]:
