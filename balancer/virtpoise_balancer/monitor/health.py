@@ -84,7 +84,7 @@ def prometheus_health(
     }
     errors = {}
     for target in _read(client, _get(client, "/api/v1/targets?state=active"), _TargetsReply).data.activeTargets:
-        if host := down.get((target.labels.get("job"), target.labels.get("instance"))):
+        if host := down.get((target.labels.get("job"), target.labels.get("instance", ""))):
             errors[host] = target.lastError[:_MOST_SHOWN]
     return PrometheusHealth(
         version=(_read(client, build, _BuildReply).data.version or "")[:_MOST_SHOWN] or None,
