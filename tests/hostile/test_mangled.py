@@ -157,6 +157,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     balancer = Balancer(folder, small(), Web.model_validate({"listen_address": "127.0.0.1:0"}))
     with balancer.served() as url, requests.Session() as session:
         session.trust_env = False
+        session.headers["Connection"] = "close"  # one that waits between two examples may be closed meanwhile
         yield Running(balancer, url, session)
 
 
