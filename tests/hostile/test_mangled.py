@@ -1,4 +1,4 @@
-"""Answers that nobody made on purpose, through the whole balancer: look, cycle, page, API, metrics, formats.
+"""Answers damaged by chance, through the whole balancer: look, cycle, page, API, metrics, formats.
 
 Honest answers of Prometheus for three hosts are damaged at random places: figures, labels, whole series. Whatever comes
 out, no cycle fails, no page is 500, and what programs read can be read.
@@ -36,7 +36,7 @@ ODD = (math.nan, math.inf, -1.0, 0.0, 1e-300, 0.5, 1.5, 65535 * 125e3, 2.0**53, 
 
 
 def honest() -> dict[str, list[Series]]:
-    """Three hosts with two domains each, of which the first is overloaded."""
+    """Three hosts with two domains each; the first host is overloaded."""
     found: dict[str, list[Series]] = {name: [] for name in QUERIES}
     for number, load in (("1", 0.95), ("2", 0.3), ("3", 0.2)):
         instance = {"instance": f"h{number}:9807", "job": "virtpoise-exporter"}
@@ -157,7 +157,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     balancer = Balancer(folder, small(), Web.model_validate({"listen_address": "127.0.0.1:0"}))
     with balancer.served() as url, requests.Session() as session:
         session.trust_env = False
-        session.headers["Connection"] = "close"  # one that waits between two examples may be closed meanwhile
+        session.headers["Connection"] = "close"  # an idle one may be closed between two examples
         yield Running(balancer, url, session)
 
 

@@ -1,4 +1,4 @@
-"""One host's exporter gives every metric several times, with labels that nobody expects, on a real Prometheus.
+"""One host's exporter gives every metric several times, with unexpected labels, on a real Prometheus.
 
 PromQL fails as a whole where a label makes two series one, or a match ambiguous: one host would blind the balancer and
 silence the alerts of all.
