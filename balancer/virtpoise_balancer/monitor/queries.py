@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from string import Template
 
-# An operator that matches series one to one, and label_replace(), fail as a whole where an unexpected label makes a match
-# ambiguous or two series one. So both sides are summed up by the labels that matter first: one host's
-# exporter cannot make a query fail for all.
+# An operator that matches series one to one, and label_replace(), fail as a whole where an unexpected label makes a
+# match ambiguous or two series one. So both sides are summed up by the labels that matter first: one host's exporter
+# cannot make a query fail for all.
 _SPEED = "max by (instance, device) (virtpoise_host_network_speed_bytes{{$matchers}})"
 
 _UPLINK_RATIO = f"""
