@@ -21,6 +21,20 @@ def test_libvirt_is_up_for_every_exporter_without_libnss_systemd(installation: I
         assert "\nvirtpoise_libvirt_up 1\n" in machine.run("curl -s http://$(hostname):9807/metrics")
 
 
+@pytest.mark.parametrize("host", ["kvm1", "kvm3"])
+def test_the_user_of_the_exporters_container_reads_libvirt_once_the_host_knows_it(
+    installation: Installation, host: str
+) -> None:
+    # The rights that docs/compose.md gives the container.
+    rights = "setpriv --reuid=10807 --regid=10807 --clear-groups --no-new-privs --bounding-set=-all"
+    machine = installation.machines[host]
+    with pytest.raises(LabError, match="user record"):
+        machine.run(f"{rights} virsh -r -c qemu:///system list --name")
+    machine.run("useradd --system --uid 10807 --no-create-home --shell /usr/sbin/nologin container")
+    domains = [name for name, there in installation.guests().items() if there == host]
+    assert machine.run(f"{rights} virsh -r -c qemu:///system list --name").split() == domains
+
+
 @pytest.mark.parametrize(
     ("place", "unit", "most"), [("manager", "virtpoise", 1.3), ("kvm1", "virtpoise-exporter", 1.3)]
 )
