@@ -39,7 +39,7 @@ from virtpoise_balancer.service import changes, turns, wiring
 from virtpoise_balancer.service import daemon as daemon_module
 from virtpoise_balancer.service.daemon import Daemon
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0
 SEEN = group(host("h1", 0.7, 0.7, 0.7), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
 CALM = "no host has had 3 consecutive samples at or above a threshold"
 
