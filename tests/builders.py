@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from math import ceil
 
 from virtpoise_balancer.analyse.measure import DuePrediction
-from virtpoise_balancer.model import Domain, DomainState, Host, Policy, Role, Snapshot, Trigger
+from virtpoise_balancer.model import Domain, DomainState, Host, Plan, Policy, Role, SampleTimes, Snapshot, Trigger
 
 GIB = 2**30
+SAMPLE_TIMES = SampleTimes(step_seconds=10.0, reach_back_seconds=0.0, samples=30)
 
 
 @dataclass
@@ -51,6 +52,11 @@ def group(*members: Host | Domain, time: float = 1000.0, step: float = 10.0) -> 
 
 def thesis_policy(threshold: float = 0.6, consecutive: int = 2) -> Policy:
     return Policy(strategy="thesis", cpu=Trigger(threshold=threshold, consecutive=consecutive))
+
+
+def where(made: Plan) -> dict[str, str]:
+    """The destination of each domain that the plan moves."""
+    return {move.domain: move.destination for move in made.moves}
 
 
 def due_prediction(**changed: object) -> DuePrediction:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
-from scheduling import AloneLast
+from scheduling import Lanes
 
 CHROMIUM = Path("/usr/bin/chromium")
 _FLAGS = [
@@ -55,5 +55,5 @@ def postgresql() -> Iterator["Server"]:
     server.close()
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> AloneLast | None:
-    return AloneLast(config, log) if config.getoption("dist") == "loadfile" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes | None:
+    return Lanes(config, log) if config.getoption("dist") == "loadfile" else None

@@ -203,7 +203,7 @@ MUTANTS = (
         "V8 a silent host counts as empty", _a_silent_host_is_empty, ("emptiest-daemon-killed",), 17, "long been silent"
     ),
     Mutant(
-        "V9 the time of a migration begins anew", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"
+        "V9 the time of a migration starts over", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"
     ),
     Mutant("V9 questions pile up", _questions_pile_up, ("bystander-stopped",), 6, "two threads"),
 )

@@ -1,4 +1,4 @@
-"""Tests in several processes: files side by side, then, in one process, those that need the machine to themselves."""
+"""Tests in several processes: one process has the real hosts, the others one file after another; floods come last."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from pathlib import Path
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-# Hosts and machines take the CPUs of this machine; what is marked "alone" floods it, or measures time or memory.
-_MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|alone)\b", re.MULTILINE)
-_ALONE = "alone"
+# There is one lab on a machine, and its hosts go before all else: the tests on it run one after the other, beside other
+# files. What is marked "alone" floods the machine, or measures time or memory: it runs beside nothing.
+_MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|alone)\b", re.MULTILINE)
+_LAB, _ALONE = "lab", "alone"
 
 
 @cache
-def _is_alone(file: Path) -> bool:
-    return _MARK.search(file.read_text(encoding="utf-8")) is not None
+def _mark(file: Path) -> str | None:
+    found = set(_MARK.findall(file.read_text(encoding="utf-8")))
+    return next((mark for mark in (_ALONE, _LAB) if mark in found), None)
 
 
-class AloneLast(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives each process one file after another. Those that run alone go to the last process, when no other is left."""
+class Lanes(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Gives all files on the lab to one process, and other files to whichever is free.
+
+    Those that run alone go to the last process, when no other is left.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return _ALONE if _is_alone(self.config.rootpath / file) else file
+        return _mark(self.config.rootpath / file) or file
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if _ALONE in self.workqueue:
-            self.workqueue.move_to_end(_ALONE)
+        for unit, last in ((_LAB, False), (_ALONE, True)):
+            if unit in self.workqueue:
+                self.workqueue.move_to_end(unit, last)
         if next(iter(self.workqueue)) == _ALONE and len(self.nodes) > 1:
             # One process after the other ends. The last one waits until it is alone: ``remove_node``.
             if any(not other.shutting_down for other in self.nodes if other is not node):

@@ -2,9 +2,9 @@
 
 from builders import group
 from virtpoise_balancer.control.decide import gist_of
-from virtpoise_balancer.knowledge.records import Changes, Entries, NewPlan
+from virtpoise_balancer.knowledge.records import Changes, NewPlan
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Plan, Policy, Snapshot
+from virtpoise_balancer.model import Entries, Plan, Policy, Snapshot
 
 
 def record(

@@ -24,8 +24,8 @@ LEAST_LENGTH = 20
 USER_HEADER = "Virtpoise-User"
 
 # Each may do what the ones before it may: read; order moves, drains and pauses; set the mode.
-Role = Literal["read", "order", "mode"]
-ROLES: tuple[Role, ...] = get_args(Role)
+TokenRole = Literal["read", "order", "mode"]
+ROLES: tuple[TokenRole, ...] = get_args(TokenRole)
 
 _NAME = "[A-Za-z0-9._@-]{1,64}"
 _HASHED = re.compile(rf"({_NAME}):({'|'.join(ROLES)}):sha256:([0-9a-f]{{64}})")
@@ -37,7 +37,7 @@ class Token:
     """``digest``: SHA-256 of the token, hexadecimal; ``plain``: the token, if the file holds it."""
 
     owner: str
-    role: Role
+    role: TokenRole
     digest: str
     plain: str | None = None
 
@@ -49,7 +49,7 @@ def user_name(uid: int) -> str:
         return f"uid {uid}"
 
 
-def may(role: Role, needed: Role) -> bool:
+def may(role: TokenRole, needed: TokenRole) -> bool:
     return ROLES.index(role) >= ROLES.index(needed)
 
 
@@ -80,7 +80,7 @@ def _token(line: str) -> Token | None:
     return None
 
 
-def new_token(owner: str, role: Role) -> tuple[str, str]:
+def new_token(owner: str, role: TokenRole) -> tuple[str, str]:
     """A new token, and its line for the file. BadInput when this can be no owner's name."""
     if not re.fullmatch(_NAME, owner):
         raise BadInput("NAME: expected at most 64 letters, digits and ._@-")

@@ -15,6 +15,7 @@ from virtpoise_dashboards.model import (
     Row,
     Stat,
     StateTimeline,
+    Step,
     Style,
     TimeSeries,
     Value,
@@ -116,43 +117,41 @@ NOW = Row(
     ),
 )
 
+
+def _fullness(title: str, description: str, load: str, steps: tuple[Step, ...]) -> BarGauge:
+    return BarGauge(
+        title=title,
+        description=description,
+        queries=(Query(f"sort_desc({load})", "{{host}}", instant=True),),
+        unit="percentunit",
+        minimum=0,
+        maximum=1,
+        steps=steps,
+        width=8,
+        link=TO_HOST,
+    )
+
+
 FULLNESS = Row(
     "How full each host is",
     (
-        BarGauge(
-            title="CPU",
-            description="Share of CPU time in use. Colours follow the default threshold of 80 %; the configured one "
-            "is drawn below.",
-            queries=(Query(f"sort_desc({CPU_LOAD})", "{{host}}", instant=True),),
-            unit="percentunit",
-            minimum=0,
-            maximum=1,
-            steps=LOAD,
-            width=8,
-            link=TO_HOST,
+        _fullness(
+            "CPU",
+            "Share of CPU time in use. Colours follow the default threshold of 80 %; the configured one is drawn below.",
+            CPU_LOAD,
+            LOAD,
         ),
-        BarGauge(
-            title="Memory",
-            description="Share of memory in use. Memory that the kernel can reclaim counts as free.",
-            queries=(Query(f"sort_desc({MEMORY_LOAD})", "{{host}}", instant=True),),
-            unit="percentunit",
-            minimum=0,
-            maximum=1,
-            steps=NEARLY_FULL,
-            width=8,
-            link=TO_HOST,
+        _fullness(
+            "Memory",
+            "Share of memory in use. Memory that the kernel can reclaim counts as free.",
+            MEMORY_LOAD,
+            NEARLY_FULL,
         ),
-        BarGauge(
-            title="Fullest uplink",
-            description="Share of the speed in use, of the host's fullest uplink in its busier direction. Absent "
-            "where no speed is known.",
-            queries=(Query(f"sort_desc({FULLEST_UPLINK})", "{{host}}", instant=True),),
-            unit="percentunit",
-            minimum=0,
-            maximum=1,
-            steps=NEARLY_FULL,
-            width=8,
-            link=TO_HOST,
+        _fullness(
+            "Fullest uplink",
+            "Share of the speed in use, of the host's fullest uplink in its busier direction. Absent where no speed is known.",
+            FULLEST_UPLINK,
+            NEARLY_FULL,
         ),
     ),
 )

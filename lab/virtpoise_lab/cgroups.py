@@ -122,19 +122,31 @@ class Group:
             folder = dict(self.mounts.v1)["cpuacct"] / TOP / self.name
             user, system = (int((folder / f"cpuacct.usage_{part}").read_text()) / 1e9 for part in ("user", "sys"))
             return user, system
-        assert self.mounts.v2
-        text = (self.mounts.v2 / TOP / self.name / "cpu.stat").read_text()
-        fields = dict(line.split() for line in text.splitlines())
+        fields = _fields(self._cpu_folder() / "cpu.stat")
         return int(fields["user_usec"]) / 1e6, int(fields["system_usec"]) / 1e6
 
     def waited(self) -> float:
-        """Seconds for which the group had work and none of it ran (PSI's ``full``), so far; 0 where PSI is missing."""
+        """Seconds for which the group had work, none of it ran, and its own limit was not the reason, so far.
+
+        It is PSI's ``full`` without the time in which the group was throttled; 0 where PSI is missing.
+        """
         if self.pressure is None:
             return 0.0
         full = next(
             line for line in (self.pressure / "cpu.pressure").read_text().splitlines() if line.startswith("full")
         )
-        return int(full.rpartition("total=")[2]) / 1e6
+        return int(full.rpartition("total=")[2]) / 1e6 - self._throttled()
+
+    def _throttled(self) -> float:
+        """Seconds for which the group's limit kept it from its CPU, so far."""
+        name, unit = ("throttled_time", 1e9) if self.mounts.v1 else ("throttled_usec", 1e6)
+        return int(_fields(self._cpu_folder() / "cpu.stat")[name]) / unit
+
+    def _cpu_folder(self) -> Path:
+        """The folder with the files of the controller ``cpu``."""
+        root = dict(self.mounts.v1)["cpu"] if self.mounts.v1 else self.mounts.v2
+        assert root
+        return root / TOP / self.name
 
     def cpu(self) -> int:
         """The CPU that the group runs on, as ``limit_cpu`` has set it."""
@@ -144,11 +156,8 @@ class Group:
 
     def share(self) -> float:
         """The CPUs that the group may use, as ``limit_cpu`` has set it."""
-        if self.mounts.v1:
-            quota = (dict(self.mounts.v1)["cpu"] / TOP / self.name / "cpu.cfs_quota_us").read_text().strip()
-        else:
-            assert self.mounts.v2
-            quota = (self.mounts.v2 / TOP / self.name / "cpu.max").read_text().split()[0]
+        file = "cpu.cfs_quota_us" if self.mounts.v1 else "cpu.max"
+        quota = (self._cpu_folder() / file).read_text().split()[0]
         return 1.0 if quota in ("-1", "max") else int(quota) / _PERIOD
 
     def joining(self, command: list[str]) -> list[str]:
@@ -179,6 +188,11 @@ class Group:
             return not self.pids() and not any(one.alive() for one in killed)
 
         wait_until(over, seconds, f"the end of the processes of {self.name}")
+
+
+def _fields(file: Path) -> dict[str, str]:
+    """A file of lines of a name and a value."""
+    return dict(line.split() for line in file.read_text().splitlines())
 
 
 def weigh(mounts: Hierarchies, processes: float) -> None:

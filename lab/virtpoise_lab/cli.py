@@ -6,10 +6,11 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from virtpoise_lab import lab as lab_
+from virtpoise_lab import ending
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec, Load
+from virtpoise_lab.status import HostStatus
 
 _EXAMPLES = """\
 examples:
@@ -182,7 +183,7 @@ def _status(options: argparse.Namespace) -> None:
     print(f"\nguests run with {now.acceleration.upper()}; each host has {now.share:.3g} CPU")
 
 
-def _home(domain: str, hosts: tuple[lab_.HostStatus, ...]) -> str | None:
+def _home(domain: str, hosts: tuple[HostStatus, ...]) -> str | None:
     return next((host.name for host in hosts if domain in host.domains), None)
 
 
@@ -201,7 +202,7 @@ def _exec(options: argparse.Namespace) -> int:
 
 
 def _down(_options: argparse.Namespace) -> None:
-    print("the lab is down" if lab_.down() else "no lab was up")
+    print("the lab is down" if ending.down() else "no lab was up")
 
 
 def _describe(load: Load) -> str:

@@ -2,14 +2,12 @@
 
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,33 +17,17 @@ import libvirt
 from virtpoise_lab import acceleration, artefacts, cgroups, console, domain, model, processes, requirements, state
 from virtpoise_lab import host as hosts_
 from virtpoise_lab.cgroups import Group
+from virtpoise_lab.ending import BASE, MANAGER, MANAGER_LINK, alive, clean_up, down
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.host import Host, HostProcess
 from virtpoise_lab.model import DomainSpec, HostSpec, Kind, Load
 from virtpoise_lab.processes import Process
 from virtpoise_lab.state import HostState, Started, State
+from virtpoise_lab.status import HostStatus, status_of
 
 MIB = 1 << 20
-MANAGER_LINK = "virtpoise0"
-# The groups beside those of the hosts: what keeps the lab up, and what was started on the manager's side.
-_BASE, _MANAGER = "base", "manager"
 # A first boot of many guests on two busy CPUs takes its time when they are emulated.
 _BOOT_SECONDS = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class HostStatus:
-    """A host as ``status`` shows it. cpu and memory: ratios as the host itself reads them; None if it does not
-    answer.
-    """
-
-    name: str
-    address: str
-    uri: str
-    libvirt: bool
-    cpu_ratio: float | None
-    memory_ratio: float | None
-    domains: tuple[str, ...]
 
 
 class Lab:
@@ -65,6 +47,7 @@ class Lab:
         domains: Iterable[DomainSpec] = (),
         *,
         capacity: int | None = None,
+        spare: float = 0.0,
         host_memory_mib: int | None = None,
         replace_live: bool = False,
         background: bool = False,
@@ -73,7 +56,9 @@ class Lab:
         """Starts a lab of hosts h1, h2, ... and waits until every guest has answered.
 
         capacity: for how many hosts the machine's CPUs are divided (default: ``hosts``), so that hosts that join later
-        leave the first ones as they are. host_memory_mib: each host's memory (default: enough for what starts).
+        leave the first ones as they are. spare: the part of its CPU time that each host is expected to leave idle. What
+        others take of that part is no loss to guests that catch up, and is not shown as steal.
+        host_memory_mib: each host's memory (default: enough for what starts).
         background: whatever else runs on this machine goes before the lab; without it a host's CPU is its own.
         A lab that crashed is cleaned up first; one that lives is refused unless replace_live.
         Raises LabError, with nothing left behind, if something is missing or does not start.
@@ -89,12 +74,12 @@ class Lab:
                 if alive(old) and not replace_live:
                     raise LabError("a lab is up already: `down` ends it, `up --replace` puts a new one in its place")
                 say("cleaning up the lab that was")
-                _clean_up(old)
+                clean_up(old)
             lab = cls()
             try:
-                lab._start(hosts, specs, max(capacity or hosts, hosts), host_memory_mib, background, say)
+                lab._start(hosts, specs, max(capacity or hosts, hosts), spare, host_memory_mib, background, say)
             except BaseException:
-                _clean_up(state.read() or State())
+                clean_up(state.read() or State())
                 lab._reap()
                 raise
         return lab
@@ -159,7 +144,7 @@ class Lab:
     def status(self) -> tuple[HostStatus, ...]:
         """Every host with what it reads of itself over half a second, and the domains that run on it."""
         with ThreadPoolExecutor(16) as pool:
-            return tuple(pool.map(self._host_status, self.hosts))
+            return tuple(pool.map(status_of, self.hosts))
 
     # ---- what can be changed
 
@@ -243,7 +228,7 @@ class Lab:
     def spawn(self, command: Sequence[str], name: str | None = None, **options: Any) -> subprocess.Popen[bytes]:
         """Starts a process on the manager's side and records it; ``down`` ends it. Output as with ``Host.popen``."""
         name = name or Path(command[0]).name
-        process = self._spawn(Group(self._mounts, _MANAGER), command, name, **options)
+        process = self._spawn(Group(self._mounts, MANAGER), command, name, **options)
         self._record(Started(name, None, processes.process(process.pid)))
         return process
 
@@ -254,7 +239,7 @@ class Lab:
         if not found:
             raise LabError(f"no process {name!r} was started on {host or 'the manager’s side'}")
         for started in found:
-            group = Group(self._mounts, host or _MANAGER)
+            group = Group(self._mounts, host or MANAGER)
             inner = processes.child_of(started.process.pid, group.pids()) if host else None
             (processes.process(inner) if inner else started.process).signal(signal.SIGTERM)
         processes.wait_until(lambda: not any(p.process.alive() for p in found), seconds, f"the end of {name}")
@@ -271,6 +256,7 @@ class Lab:
         count: int,
         specs: tuple[DomainSpec, ...],
         capacity: int,
+        spare: float,
         memory_mib: int | None,
         background: bool,
         say: Callable[[str], None],
@@ -279,11 +265,11 @@ class Lab:
         state.FOLDER.mkdir()
         made = tuple(str(f) for f in _libvirt_folders() if not f.exists())
         share = _divided(capacity)[1]
-        memory = (memory_mib or _memory_for(specs)) * MIB
-        state.write(State(capacity=capacity, share=share, host_memory=memory, folders_made=made))
+        memory = (memory_mib or model.memory_for(specs)) * MIB
+        state.write(State(capacity=capacity, spare=spare, share=share, host_memory=memory, folders_made=made))
         for folder in made:
             Path(folder).mkdir(parents=True)
-        for name in (_BASE, _MANAGER):
+        for name in (BASE, MANAGER):
             Group(self._mounts, name).create()
         # Fifty processes on each CPU: others get what the hosts leave.
         cgroups.weigh(self._mounts, 3 if background else 50 * len(os.sched_getaffinity(0)))
@@ -313,7 +299,7 @@ class Lab:
     def _serve_stat(self, spec: HostSpec) -> None:
         file = hosts_.folder_of(spec) / "stat"
         file.touch()
-        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file)]
+        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file), str(self.state.spare)]
         self._spawn_base("procstat", server, log=f"{spec.name}-procstat")
         processes.wait_until(lambda: bool(file.read_text()), 10, f"the figures of {spec.name} at {file}")
 
@@ -381,28 +367,13 @@ class Lab:
         except LabError as error:
             raise LabError(f"domain {spec.name}: {error}") from None
 
-    def _host_status(self, host: Host) -> HostStatus:
-        try:
-            running = [d.name() for d in host.connection().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)]
-            answers = True
-        except (LabError, libvirt.libvirtError):
-            running, answers = [], False
-        figures = host.run(
-            ["sh", "-c", "head -n 1 /proc/stat; sleep 0.5; head -n 1 /proc/stat; head -n 3 /proc/meminfo"],
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-        cpu, memory = _ratios(figures.stdout) if figures.returncode == 0 else (None, None)
-        return HostStatus(host.name, host.address, host.uri, answers, cpu, memory, tuple(sorted(running)))
-
     def _write_names(self, specs: list[HostSpec]) -> None:
         """Names every host to every host. Written in place: the hosts have this very file mounted as /etc/hosts."""
         lines = ["127.0.0.1 localhost", f"{model.MANAGER_ADDRESS} manager", *(f"{s.address} {s.name}" for s in specs)]
         (state.FOLDER / "hosts").write_text("\n".join(lines) + "\n")
 
     def _spawn_base(self, name: str, command: list[str], *, log: str | None = None, **options: Any) -> Process:
-        process = processes.process(self._spawn(Group(self._mounts, _BASE), command, log or name, **options).pid)
+        process = processes.process(self._spawn(Group(self._mounts, BASE), command, log or name, **options).pid)
         self._record(Started(name, None, process))
         return process
 
@@ -425,58 +396,6 @@ class Lab:
             state.write(change(self.state))
 
 
-def alive(now: State) -> bool:
-    """Whether everything that a lab needs to be one still runs: every host, its libvirtd, and what carries them."""
-    needed = [host.init for host in now.hosts]
-    needed += [p.process for p in now.processes if p.name in ("lxcfs", "switch", "libvirtd", "procstat")]
-    return now.complete and len(needed) == 3 * len(now.hosts) + 2 and all(process.alive() for process in needed)
-
-
-def down() -> bool:
-    """Ends what a lab has started, however much of it is still there; False if there was none."""
-    requirements.check()
-    with state.locked(artefacts.CACHE):
-        now = state.read()
-        if now is None:
-            return False
-        _clean_up(now)
-        return True
-
-
-def _clean_up(now: State) -> None:
-    mounts = cgroups.mounted()
-    groups = {group.name: group for group in cgroups.groups(mounts)}
-    manager = groups.pop(_MANAGER, None)
-    base = groups.pop(_BASE, None)
-    if manager:
-        manager.signal(signal.SIGTERM)
-    with ThreadPoolExecutor(16) as pool:  # each takes its time: its guests' network devices go one after the other
-        list(pool.map(Group.kill, groups.values()))
-    if manager:
-        with suppress(LabError):  # they had the time to end in order
-            processes.wait_until(lambda: not manager.pids(), 2, "the manager's side")
-        manager.kill()
-    for mount in _mounted_below(state.FOLDER):
-        subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
-    if base:
-        base.kill()
-    subprocess.run(["ip", "link", "del", MANAGER_LINK], capture_output=True, check=False)
-    cgroups.remove_all(mounts)
-    for folder in now.folders_made:
-        try:
-            Path(folder).rmdir()
-        except OSError:
-            continue  # somebody else uses it by now, or it was never made
-    shutil.rmtree(state.FOLDER, ignore_errors=True)
-    if state.FOLDER.exists():
-        raise LabError(f"{state.FOLDER} cannot be removed")
-
-
-def _mounted_below(folder: Path) -> list[str]:
-    places = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return [place for place in places if Path(place).is_relative_to(folder)]
-
-
 def _libvirt_folders() -> tuple[Path, ...]:
     return Path("/var/lib/libvirt"), Path("/var/log/libvirt"), Path("/var/cache/libvirt")
 
@@ -485,19 +404,3 @@ def _divided(capacity: int) -> tuple[list[int], float]:
     """The CPUs this machine has, and the part of one that each host gets: the same for all, so that guests may move."""
     cpus = sorted(os.sched_getaffinity(0))
     return cpus, 1 / math.ceil(capacity / len(cpus))
-
-
-def _memory_for(specs: tuple[DomainSpec, ...]) -> int:
-    """MiB for a host so that all domains fit on one (they may be moved there), QEMU's own memory included."""
-    return 512 + sum(48 if spec.paused else spec.memory_mib + 128 for spec in specs)
-
-
-def _ratios(text: str) -> tuple[float, float]:
-    """CPU and memory use out of two first lines of /proc/stat and three of /proc/meminfo (proc(5))."""
-    lines = [line.split() for line in text.splitlines()]
-    before, after = ([int(field) for field in line[1:9]] for line in lines[:2])
-    total = sum(after) - sum(before)
-    idle = after[3] + after[4] - before[3] - before[4]
-    memory = {line[0]: int(line[1]) for line in lines[2:]}
-    cpu = (total - idle) / total if total else 0.0
-    return max(0.0, min(1.0, cpu)), 1 - memory["MemAvailable:"] / memory["MemTotal:"]

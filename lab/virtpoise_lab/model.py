@@ -129,3 +129,8 @@ def placed(specs: tuple[DomainSpec, ...], hosts: tuple[str, ...]) -> tuple[Domai
     if len({spec.name for spec in answer}) != len(answer):
         raise LabError("two domains have the same name")
     return tuple(answer)
+
+
+def memory_for(specs: tuple[DomainSpec, ...]) -> int:
+    """MiB for a host so that all domains fit on one (they may be moved there), QEMU's own memory included."""
+    return 512 + sum(48 if spec.paused else spec.memory_mib + 128 for spec in specs)

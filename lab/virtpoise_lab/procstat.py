@@ -3,8 +3,8 @@
 lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's
 work included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
 
-    python -m virtpoise_lab.procstat HOST FILE     serves the figures of that host's cgroup at FILE, until it is
-    unmounted
+    python -m virtpoise_lab.procstat HOST FILE SPARE     serves the figures of that host's cgroup at FILE, until it is
+    unmounted; SPARE: see ``Steal``
 """
 
 import errno
@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from virtpoise_lab.cgroups import Group, mounted
@@ -52,36 +53,68 @@ class Account:
         return f"cpu {line}cpu0{line}{rest}"
 
 
-class Steal:
-    """Measures the CPU time that others took from a host: other programs of this machine, and its hypervisor.
+class Kept:
+    """Measures for how long others kept a host from its CPU: other programs of this machine, and its hypervisor.
 
-    Only a host with a whole CPU is measured. Hosts that divide a CPU wait for each other, which takes nothing from
-    their shares. Where the kernel does not measure pressure (PSI), waiting for other programs is not seen.
+    Where the kernel does not measure pressure (PSI), waiting for other programs is not seen.
     """
 
     def __init__(self, group: Group) -> None:
         self._group = group
-        self._before = self._read()
-        self._seconds = 0.0
+        self._used, self._cpu = sum(group.usage()), _times(group.cpu())
+        self._waited = self._began = group.waited()
+        self._hypervisor = 0.0
 
     def seconds(self) -> float:
+        """Seconds since this object was made."""
+        used, cpu = sum(self._group.usage()), _times(self._group.cpu())
+        # The kernel counts the hypervisor's part per CPU: the host's is its part of what ran there.
+        ran = cpu.busy - self._cpu.busy
+        part = min(1.0, (used - self._used) / ran) if ran > 0 else 1.0
+        self._hypervisor += (cpu.stolen - self._cpu.stolen) * part
+        self._used, self._cpu = used, cpu
+        self._waited = max(self._waited, self._group.waited())
+        return self._waited - self._began + self._hypervisor
+
+
+class Steal:
+    """Measures the CPU time that others took from a host and that it missed.
+
+    ``spare``: the part of its time that the host is expected to leave idle. What others took of that part is not
+    missed by guests that catch up. A host that has a part of a CPU misses nothing of the rest, which may be other
+    hosts'.
+    """
+
+    def __init__(self, group: Group, now: float, spare: float = 0.0) -> None:
+        self._group = group
+        self._spare = spare
+        self._kept = Kept(group)
+        self._then, self._before = now, 0.0
+        self._seconds = 0.0
+
+    def seconds(self, now: float) -> float:
         """Seconds stolen since this object was made."""
-        now, before = self._read(), self._before
-        self._before = now
-        if self._group.share() == 1:
-            self._seconds += max(0.0, now - before)
+        kept = self._kept.seconds()
+        spare = (now - self._then) * max(self._spare, 1 - self._group.share())
+        self._seconds += max(0.0, kept - self._before - spare)
+        self._then, self._before = now, kept
         return self._seconds
 
-    def _read(self) -> float:
-        return self._group.waited() + _stolen_from(self._group.cpu())
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What one of this machine's CPUs did since the machine started, in seconds (proc(5))."""
+
+    busy: float
+    stolen: float
 
 
-def _stolen_from(cpu: int) -> float:
-    """Seconds for which this machine's hypervisor let one of its CPUs wait (proc(5), field 8), since the machine
-    started.
-    """
+def _times(cpu: int) -> Times:
     lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
-    return next((int(line[8]) / _TICKS for line in lines if line[0] == f"cpu{cpu}"), 0.0)
+    user, nice, system, _, _, irq, softirq, stolen = next(
+        (int(field) / _TICKS for field in line[1:9]) for line in lines if line[0] == f"cpu{cpu}"
+    )
+    return Times(user + nice + system + irq + softirq, stolen)
 
 
 def _rest() -> str:
@@ -89,9 +122,10 @@ def _rest() -> str:
     return "".join(line for line in Path("/proc/stat").read_text().splitlines(keepends=True) if line[:3] != "cpu")
 
 
-def serve(device: int, group: Group) -> None:
+def serve(device: int, group: Group, spare: float) -> None:
     """Answers the kernel until the file is unmounted. Each opening of the file sees the figures of that moment."""
-    account, steal = Account(time.monotonic()), Steal(group)
+    began = time.monotonic()
+    account, steal = Account(began), Steal(group, began, spare)
     opened: dict[int, bytes] = {}
     while True:
         try:
@@ -114,7 +148,7 @@ def serve(device: int, group: Group) -> None:
         elif opcode == _OPEN:
             user, system = group.usage()
             now = time.monotonic()
-            opened[unique] = account.text(now, group.share(), user, system, steal.seconds(), _rest()).encode()
+            opened[unique] = account.text(now, group.share(), user, system, steal.seconds(now), _rest()).encode()
             answer = struct.pack("=QII", unique, _DIRECT_IO, 0)
         elif opcode == _READ:
             handle, offset, size = struct.unpack_from("=QQI", body)
@@ -129,11 +163,11 @@ def serve(device: int, group: Group) -> None:
         os.write(device, _ANSWER.pack(length, 0 if answer is not None else -errno.ENOSYS, unique) + (answer or b""))
 
 
-def main(host: str, file: str) -> None:
+def main(host: str, file: str, spare: str) -> None:
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode={_MODE:o},user_id=0,group_id=0,allow_other"
     subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "virtpoise-lab", file], pass_fds=[device], check=True)
-    serve(device, Group(mounted(), host))
+    serve(device, Group(mounted(), host), float(spare))
 
 
 if __name__ == "__main__":

@@ -44,11 +44,16 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything a lab has started. share: CPU time of one CPU that each host has, 1.0 for a whole one."""
+    """Everything a lab has started.
+
+    share: CPU time of one CPU that each host has, 1.0 for a whole one. spare: the part of its CPU time that each host
+    is expected to leave idle.
+    """
 
     complete: bool = False
     acceleration: str = ""
     capacity: int = 0
+    spare: float = 0.0
     share: float = 1.0
     host_memory: int = 0
     folders_made: tuple[str, ...] = ()

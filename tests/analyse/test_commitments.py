@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from builders import domain, group, host
-from virtpoise_balancer.analyse.commitments import Commitment, with_commitments, with_migrating
-from virtpoise_balancer.model import Result, Snapshot, UnknownKind
+from virtpoise_balancer.analyse.commitments import Commitment, remembered_since, with_commitments, with_migrating
+from virtpoise_balancer.model import Result, SampleTimes, Snapshot, UnknownKind
 
+TIMES = SampleTimes(step_seconds=10.0, reach_back_seconds=7.5, samples=30)
 GOING = Commitment(domain="a", uuid="uuid-of-a", source="h1", destination="h2", began=900.0)
 WAITS = replace(GOING, began=None)
 SEEN = group(host("h1", 0.7, 0.8, 0.9), host("h2", 0.1, 0.2, 0.3), domain("a", "h1", 1.0))
@@ -21,7 +22,7 @@ def done(at: float) -> Commitment:
 
 
 def committed(snapshot: Snapshot, *them: Commitment, waiting: bool = True) -> Snapshot:
-    return with_commitments(snapshot, them, reach_back_seconds=7.5, waiting=waiting)
+    return with_commitments(snapshot, them, TIMES, waiting=waiting)
 
 
 def place(snapshot: Snapshot) -> tuple[str, str | None]:
@@ -85,3 +86,34 @@ def test_on_the_page_only_what_is_under_way_is() -> None:
     assert place(with_migrating(SEEN, [GOING])) == ("h1", "h2")
     assert place(with_migrating(ARRIVED, [GOING])) == ("h2", None)
     assert with_migrating(SEEN, [WAITS, done(at=1000.0)]) == SEEN
+
+
+@pytest.mark.parametrize("step", [10.0, 60.0, 600.0])
+@pytest.mark.parametrize("late", [0.0, 0.5, 0.999])  # how much of a step the look comes after its newest sample
+def test_a_look_before_a_move_asks_for_what_counts_in_it(step: float, late: float) -> None:
+    times = replace(TIMES, step_seconds=step)
+    newest = 100 * step
+    for age in range(0, round(4 * step), 3):
+        one = done(at=newest - age)
+        seen = replace(ARRIVED, time=newest, step_seconds=step)
+        counts = place(with_commitments(seen, [one], times, waiting=False)) == ("h1", "h2")
+        asked = one.may_count(newest + late * step, times)
+        assert asked or not counts
+        if age > 2 * step + times.reach_back_seconds:
+            assert not asked
+
+
+def test_a_look_before_a_move_asks_for_none_that_waits_or_was_not_made() -> None:
+    assert GOING.may_count(1e9, TIMES)
+    assert not WAITS.may_count(900.0, TIMES)
+    assert not replace(GOING, ended=1000.0, result=Result.FAILED).may_count(1001.0, TIMES)
+
+
+@pytest.mark.parametrize("step", [10.0, 600.0])
+def test_a_migration_is_remembered_until_no_sample_of_a_look_reaches_back_to_it(step: float) -> None:
+    times = replace(TIMES, step_seconds=step, samples=3)
+    now = 100 * step + 0.9 * step
+    oldest_begins = 100 * step - 3 * step  # of the samples at 98, 99 and 100 steps
+    since = remembered_since(now, times)
+    assert done(at=since).shows_from(times) <= oldest_begins  # type: ignore[operator]
+    assert done(at=since + step).shows_from(times) > oldest_begins  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""scripts/test runs files side by side, and what needs the machine to itself after all others."""
+"""scripts/test runs files side by side, those on the lab in one process, and floods after all others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 CONFTEST = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from scheduling import AloneLast
+from scheduling import Lanes
 
 def pytest_xdist_make_scheduler(config, log):
-    return AloneLast(config, log)
+    return Lanes(config, log)
 """
 # Each test notes when and where it ran.
 TESTS = """
@@ -60,12 +60,21 @@ LAB = "pytestmark = pytest.mark.lab"
 FLOOD = "pytestmark = [pytest.mark.hostile, pytest.mark.alone]"
 
 
-def test_what_needs_the_machine_to_itself_runs_after_all_others_in_one_process(tmp_path: Path) -> None:
-    ran = play(tmp_path, {"a": "", "b": LAB, "c": "pytestmark = pytest.mark.hostile", "d": FLOOD})
-    alone = [one for one in ran if one.file in "bd"]
+def test_floods_run_after_all_others_in_one_process(tmp_path: Path) -> None:
+    ran = play(tmp_path, {"a": "", "b": LAB, "c": "pytestmark = pytest.mark.hostile", "d": FLOOD, "e": FLOOD})
+    floods = [one for one in ran if one.file in "de"]
+    others = [one for one in ran if one.file in "abc"]
+    assert max(one.ended for one in others) <= min(one.began for one in floods)
+    assert (len({one.process for one in others}), len({one.process for one in floods})) == (2, 1)
+
+
+def test_files_on_the_lab_run_in_one_process_from_the_start_beside_others(tmp_path: Path) -> None:
+    ran = play(tmp_path, {"a": "", "b": LAB, "c": "", "d": LAB})
+    lab = [one for one in ran if one.file in "bd"]
     others = [one for one in ran if one.file in "ac"]
-    assert max(one.ended for one in others) <= min(one.began for one in alone)
-    assert (len({one.process for one in others}), len({one.process for one in alone})) == (2, 1)
+    assert len({one.process for one in lab}) == 1
+    assert min(one.began for one in lab) < min(one.ended for one in others)
+    assert min(one.began for one in others) < min(one.ended for one in lab)
 
 
 @pytest.mark.parametrize("files", [{"b": LAB, "d": FLOOD}, {"a": "", "b": LAB}])

@@ -87,7 +87,7 @@ def test_each_panel_says_what_it_shows_and_in_which_unit(path: Path) -> None:
         assert panel["targets"], panel["title"]
         references = [target["refId"] for target in panel["targets"]]
         assert len(references) == len(set(references))
-    assert len(titles) == len(set(titles)), "two panels of one title cannot be told apart"
+    assert len(titles) == len(set(titles)), "two panels have the same title"
 
 
 @each_dashboard

@@ -40,13 +40,20 @@ BUSY: Loads = {"h1": {"vm1": 35, "vm2": 35}, "h2": {}}
 CALM: Loads = {"h1": {"vm1": 10, "vm2": 10}, "h2": {}}
 
 
-class Pool:
-    """A running group. ``homes``: its domains by host. Their loads are set by ``begin``."""
+# The part of its CPU that a host can spare. Guests that do not catch up miss whatever others take.
+SPARE: Mapping[Kind, float] = {"work": 0.2, "share": 0.0}
 
-    def __init__(self, homes: Homes) -> None:
+
+class Pool:
+    """A running group for loads of a kind. ``homes``: its domains by host. Their loads are set by ``begin``."""
+
+    def __init__(self, homes: Homes, kind: Kind) -> None:
         self.homes = homes
+        self.kind = kind
         self.lab = Lab.up(
-            hosts=len(homes), domains=[DomainSpec(name, host) for host, here in homes.items() for name in here]
+            hosts=len(homes),
+            spare=SPARE[kind],
+            domains=[DomainSpec(name, host) for host, here in homes.items() for name in here],
         )
         try:
             self.stack = Stack.start(self.lab, port=PORT)
@@ -54,7 +61,7 @@ class Pool:
             self.close()
             raise
 
-    def begin(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> None:
+    def begin(self, loads: Loads, *, dirty: float = 0.0) -> None:
         """Give the domains these loads (percent of one CPU), and wait until they are read.
 
         The balancer is not started.
@@ -62,7 +69,7 @@ class Pool:
         # Only now: work that piles up while many guests boot would be caught up on for a long time.
         for here in loads.values():
             for name, load in here.items():
-                self.lab.load(name, load, kind=kind, dirty=dirty)
+                self.lab.load(name, load, kind=self.kind, dirty=dirty)
         self._began = time.time()
         # Until a reading reaches back to no moment before that: the first decision is to be made on these loads.
         steady = self._began + READING
@@ -222,16 +229,16 @@ class Pools:
 
     def __call__(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> Pool:
         homes = {host: tuple(here) for host, here in loads.items()}
-        pool = self._put_back(homes)
+        pool = self._put_back(homes, kind)
         if pool is None:
             self.close()
-            pool = self._kept = Pool(homes)
-        pool.begin(loads, kind, dirty=dirty)
+            pool = self._kept = Pool(homes, kind)
+        pool.begin(loads, dirty=dirty)
         return pool
 
-    def _put_back(self, homes: Homes) -> Pool | None:
+    def _put_back(self, homes: Homes, kind: Kind) -> Pool | None:
         """The pool that was kept, as new; None if it is another one, or not whole any more."""
-        if self._kept is None or self._kept.homes != homes:
+        if self._kept is None or (self._kept.homes, self._kept.kind) != (homes, kind):
             return None
         try:
             self._kept.put_back()

@@ -7,9 +7,7 @@ import io
 import os
 import shutil
 import sqlite3
-from collections.abc import Collection
 from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,13 +23,13 @@ from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.decide import CycleResult, next_cycle
 from virtpoise_balancer.errors import BadInput, StoreError
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Action, Changes, Setting
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import MigrationOutcome, Result
-from virtpoise_balancer.monitor.observe import HostLoad, Observation
+from virtpoise_balancer.model import Entries, MigrationOutcome, Result
 from virtpoise_balancer.plan import plan
+from watching import Watching
 
 SEEN = group(
     host("h1", 0.9, 0.9, 0.9),
@@ -41,23 +39,11 @@ SEEN = group(
     domain("b", "h1", 2.0),
 )
 NOW = 2000.0
+LOADS = tuple((float(at), 0.4) for at in range(0, 3000, 10))
 DONE = MigrationOutcome(
     result=Result.DONE, seconds=6.0, downtime_seconds=0.1, transferred_bytes=10**9, dirty_bytes_per_second=1e6
 )
 FAILED = MigrationOutcome(result=Result.FAILED, why="full", lost=True)
-
-
-class Seeing:
-    reach_back_seconds = 0.0
-
-    def observe(self, now: float) -> Observation:
-        return Observation(snapshot=replace(SEEN, time=now), age_seconds=1.0)
-
-    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
-        return self.observe(now)
-
-    def load_between(self, host: str, start: float, end: float) -> HostLoad:
-        return HostLoad(tuple((start + step, 0.4) for step in range(0, 60, 10)))
 
 
 class Taking:
@@ -84,7 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 store.begin(migration_id)
                 if outcome is not None:
                     store.end(migration_id, outcome)
-        first, *_ = store.recall(0).due
+        first, *_ = store.recall(moved_since=0, ended_since=0).due
         measured = Measured(verdict="measured", window=(1020.0, 1080.0), ratio=0.5, error=0.05)
         store.commit(
             Changes(
@@ -111,7 +97,7 @@ def cycle(path: Path) -> tuple[str, ...]:
     """Run a cycle on the store; what it left out."""
     with closing(Store.open(f"sqlite:///{path}", upgrade=True, clock=FakeClock(NOW))) as store:
         made = Cycle(
-            observer=Seeing(),
+            observer=Watching(SEEN, measured=LOADS),
             store=store,
             executor=Taking(),
             policy=thesis_policy(),

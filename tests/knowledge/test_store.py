@@ -20,7 +20,18 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.records import Changes, EndedPlan, NewCycle
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Cause, MigrationOutcome, Move, Plan, Policy, Residual, Result, Role, Written
+from virtpoise_balancer.model import (
+    Cause,
+    Entries,
+    MigrationOutcome,
+    Move,
+    Plan,
+    Policy,
+    Residual,
+    Result,
+    Role,
+    Written,
+)
 from virtpoise_balancer.plan import plan
 
 DONE = MigrationOutcome(result=Result.DONE, seconds=5.9, downtime_seconds=0.14, transferred_bytes=1000)
@@ -52,20 +63,20 @@ def made_plan() -> Plan:
     return made
 
 
-def entries(store: Store, now: float = 1000.0) -> tuple[tuple[int, Move], ...]:
+def entries(store: Store, now: float = 1000.0) -> Entries:
     return record(store, made_plan(), now, acted=True)
 
 
 def ended_plans(store: Store) -> tuple[EndedPlan, ...]:
-    return store.recall(0).ended_plans
+    return store.recall(moved_since=0, ended_since=0).ended_plans
 
 
 def due(store: Store) -> tuple[DuePrediction, ...]:
-    return store.recall(0).due
+    return store.recall(moved_since=0, ended_since=0).due
 
 
 def learned(store: Store, moved_since: float = 0) -> Learned:
-    return store.recall(moved_since).learned
+    return store.recall(moved_since=moved_since, ended_since=0).learned
 
 
 def give_verdict(store: Store, prediction: DuePrediction, verdict: Measured) -> None:
@@ -129,7 +140,7 @@ def test_a_plan_has_ended_when_all_its_moves_have_and_is_settled_once(store: Sto
     backoff = Backoff(host="h1", penalty_until=5.0, failures=1)
     store.commit(Changes(settled=(ended.id,), backoffs=(backoff,)), 1010.0)
     assert ended_plans(store) == ()
-    assert store.recall(0).backoffs == {"h1": backoff}
+    assert store.recall(moved_since=0, ended_since=0).backoffs == {"h1": backoff}
 
 
 def test_a_plan_without_moves_has_ended_when_it_was_made(store: Store) -> None:
@@ -188,7 +199,7 @@ def test_the_journal_knows_the_moves_that_were_done_and_those_under_way(store: S
     store.end(again[0], DONE)
     known = learned(store)
     assert {uuid: moved.times for uuid, moved in known.moved.items()} == {first[1].uuid: 2}
-    open_ones = [one.uuid for one in store.recall(0.0).commitments if one.is_open]
+    open_ones = [one.uuid for one in store.recall(moved_since=0, ended_since=0).commitments if one.is_open]
     assert open_ones == [third[1].uuid]
     assert learned(store, moved_since=9e9).moved == {}
 
@@ -373,7 +384,7 @@ def test_one_broken_plan_is_left_out_and_named_and_the_others_are_read(store: St
     with store.database.writing() as connection:
         connection.execute(text("UPDATE plans SET document = x'00' WHERE id = 1"))
         connection.execute(text("UPDATE migrations SET result = 'dome' WHERE plan_id = 2 AND position = 1"))
-    memory = store.recall(0)
+    memory = store.recall(moved_since=0, ended_since=0)
     assert [ended.id for ended in memory.ended_plans] == [3]
     assert {line.partition(":")[2].strip().partition(":")[0] for line in memory.broken} == {"plan 1", "plan 2"}
     with pytest.raises(BadInput, match=r"^state\.url: plan 1: cannot be read: "):

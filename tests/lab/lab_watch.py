@@ -10,10 +10,6 @@ from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import Process, process
 
-# Of a host's CPU time others may take this much while it is measured, and a measurement is made this often at most.
-_MOST_STOLEN_RATIO = 0.02
-_MEASUREMENTS = 5
-
 
 @dataclass(frozen=True)
 class CpuTimes:
@@ -30,22 +26,26 @@ def cpu_times(host: Host) -> CpuTimes:
     return CpuTimes(sum(fields), fields[3] + fields[4], fields[7])
 
 
-def cpu_ratio(host: Host, seconds: float = 3) -> float:
-    """The part of its CPU that a host uses over that time, as it reads it itself.
+@dataclass(frozen=True)
+class Measured:
+    """Parts of a host's CPU time, as the host reads them itself.
 
-    A measurement is repeated where others took more than 2 % of that CPU, five measurements in all at most.
+    used: what it used; right for guests that catch up on what others took. wanted: that, and what others took; right
+    for guests that do not catch up, and for a host that wants all it can get.
     """
-    seen = []
-    for _ in range(_MEASUREMENTS):
-        before = cpu_times(host)
-        time.sleep(seconds)  # a share of time is measured over a time
-        after = cpu_times(host)
-        total = after.total - before.total
-        stolen = (after.stolen - before.stolen) / total
-        if stolen <= _MOST_STOLEN_RATIO:
-            return 1 - (after.idle - before.idle) / total
-        seen.append(f"{stolen:.1%}")
-    raise AssertionError(f"no undisturbed measurement: others took {', '.join(seen)} of the CPU of {host.name}")
+
+    used: float
+    wanted: float
+
+
+def cpu_over(host: Host, seconds: float = 3) -> Measured:
+    """What a host did with its CPU over that time."""
+    before = cpu_times(host)
+    time.sleep(seconds)  # a share of time is measured over a time
+    after = cpu_times(host)
+    total = after.total - before.total
+    idle, stolen = ((getattr(after, of) - getattr(before, of)) / total for of in ("idle", "stolen"))
+    return Measured(1 - idle - stolen, 1 - idle)
 
 
 def memory(host: Host) -> dict[str, int]:

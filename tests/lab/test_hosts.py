@@ -7,10 +7,9 @@ import time
 
 import pytest
 
-from lab.lab_watch import cpu_ratio, cpu_times, memory
+from lab.lab_watch import cpu_over, cpu_times, memory
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
-from virtpoise_lab.model import Kind
 from virtpoise_lab.processes import wait_until
 
 pytestmark = pytest.mark.lab
@@ -20,7 +19,7 @@ MIB = 1 << 20
 
 def test_a_host_sees_only_its_own_cpu(lab: Lab) -> None:
     burner = lab.host("h1").popen(["sh", "-c", "while :; do :; done"])
-    busy, other = cpu_ratio(lab.host("h1"), 2), cpu_ratio(lab.host("h2"), 1)
+    busy, other = cpu_over(lab.host("h1"), 2).wanted, cpu_over(lab.host("h2"), 1).used
     lab.stop("sh", "h1")
 
     assert burner.wait(5) != 0
@@ -78,21 +77,28 @@ def test_a_host_sees_only_its_own_processes_and_network(lab: Lab) -> None:
     assert ports == ["eth0", "vnet0"]
 
 
+@pytest.mark.parametrize("percent", [30, 70])
+def test_a_share_is_what_the_host_measures(lab: Lab, percent: float) -> None:
+    lab.load("vm1", percent, kind="share")
+    wanted = cpu_over(lab.host("h1"), 4).wanted
+    lab.load("vm1", 0)
+
+    assert wanted == pytest.approx(percent / 100, abs=0.04)
+
+
 @pytest.mark.parametrize(
-    ("domain", "percent", "kind", "tolerance"),
+    ("domain", "percent", "tolerance"),
     [
-        ("vm1", 30, "share", 0.04),
-        ("vm1", 70, "share", 0.04),
-        # Two vCPUs on one CPU: a share of the time would meet itself, and switching between them costs on top.
-        ("vm3", 70, "work", 0.08),
+        ("vm1", 40, 0.04),
+        ("vm3", 70, 0.08),  # two vCPUs on one CPU: switching between them costs on top
     ],
 )
-def test_a_load_is_what_the_host_measures(lab: Lab, domain: str, percent: float, kind: Kind, tolerance: float) -> None:
-    lab.load(domain, percent, kind=kind)
+def test_work_is_what_the_host_measures(lab: Lab, domain: str, percent: float, tolerance: float) -> None:
+    lab.load(domain, percent, kind="work")
     where = lab.where(domain)
     assert where is not None
-    measured = cpu_ratio(lab.host(where), 4)
-    lab.load(domain, 0)
+    measured = cpu_over(lab.host(where), 4).used
+    lab.load(domain, 0, kind="share")
 
     assert measured == pytest.approx(percent / 100, abs=tolerance)
 
@@ -110,14 +116,16 @@ def test_work_is_caught_up_and_a_share_is_not(lab: Lab) -> None:
     its own.
     """
     left = {}
-    for kind in ("work", "share"):
-        lab.load("vm1", 70, kind=kind)
-        lab.load("vm2", 100, kind="work")
-        assert cpu_ratio(lab.host("h1"), 5) > 0.95
-        lab.load("vm2", 0)
-        left[kind] = cpu_ratio(lab.host("h1"), 1.5)
-        lab.load("vm1", 0, kind="share")
-    lab.load("vm2", 0, kind="share")
+    try:
+        for kind in ("work", "share"):
+            lab.load("vm1", 70, kind=kind)
+            lab.load("vm2", 100, kind="work")
+            assert cpu_over(lab.host("h1"), 5).wanted > 0.95
+            lab.load("vm2", 0)
+            left[kind] = cpu_over(lab.host("h1"), 1.5).used
+    finally:
+        for domain in ("vm1", "vm2"):
+            lab.load(domain, 0, kind="share")
 
     assert left["work"] > 0.85
     assert left["share"] < 0.8
@@ -140,9 +148,9 @@ def test_traffic_leaves_through_the_hosts_uplink(lab: Lab) -> None:
 def test_a_domain_takes_its_load_along_and_a_new_one_where_it_goes(lab: Lab) -> None:
     def settles_at(ratio: float) -> None:
         """The work of the migration itself, and of translating the guest's code again, ends within seconds."""
-        wait_until(lambda: abs(cpu_ratio(lab.host("h2"), 2) - ratio) < 0.06, 20, f"a load of {ratio} on h2")
+        wait_until(lambda: abs(cpu_over(lab.host("h2"), 2).used - ratio) < 0.06, 20, f"a load of {ratio} on h2")
 
-    lab.load("vm1", 40)
+    lab.load("vm1", 40, kind="work")
     try:
         assert lab.migrate("vm1", "h2") == "h1"
         assert lab.where("vm1") == "h2"
@@ -151,7 +159,7 @@ def test_a_domain_takes_its_load_along_and_a_new_one_where_it_goes(lab: Lab) -> 
         lab.load("vm1", 10)
         settles_at(0.10)
     finally:
-        lab.load("vm1", 0)
+        lab.load("vm1", 0, kind="share")
         lab.migrate("vm1", "h1")
 
 
@@ -201,7 +209,7 @@ def test_a_guest_that_does_not_answer_is_no_load_taken(lab: Lab) -> None:
 
 def test_a_host_joins_and_guests_move_to_it(lab: Lab) -> None:
     """The last test of this lab: with a third host, each has a smaller part of the CPUs."""
-    lab.load("vm2", 50)
+    lab.load("vm2", 50, kind="work")
     joined = lab.add_host()
     assert (joined.name, joined.uri) == ("h3", "qemu+tcp://10.77.0.3/system")
     for name, other in (("h1", "h3"), ("h3", "h2")):
@@ -210,4 +218,4 @@ def test_a_host_joins_and_guests_move_to_it(lab: Lab) -> None:
 
     lab.migrate("vm2", "h3")
     assert lab.where("vm2") == "h3"
-    assert cpu_ratio(joined, 4) == pytest.approx(0.5, abs=0.1)
+    assert cpu_over(joined, 4).used == pytest.approx(0.5, abs=0.1)

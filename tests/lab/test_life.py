@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from lab.lab_watch import names_of, namespaces_of, namespaces_there, processes_of, traces
-from virtpoise_lab import lab as lab_
-from virtpoise_lab import state
+from virtpoise_lab import ending, state
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
@@ -34,7 +33,7 @@ def test_down_leaves_nothing() -> None:
     assert [process for process in started if process.alive()] == []
     assert traces() == before
     wait_until(lambda: not namespaces & namespaces_there(), 5, "the end of the network namespaces")
-    assert lab_.down() is False  # a second time there is nothing to do
+    assert ending.down() is False  # a second time there is nothing to do
 
 
 def test_a_lab_in_which_a_libvirtd_died_has_crashed_and_the_next_one_replaces_it() -> None:
@@ -44,7 +43,7 @@ def test_a_lab_in_which_a_libvirtd_died_has_crashed_and_the_next_one_replaces_it
     victim = next(process for process, name in names_of(started).items() if name == "libvirtd")
     victim.signal(signal.SIGKILL)
     wait_until(lambda: not victim.alive(), 5, "the end of libvirtd")
-    wait_until(lambda: not lab_.alive(Lab().state), 5, "a crash that is seen")
+    wait_until(lambda: not ending.alive(Lab().state), 5, "a crash that is seen")
 
     with pytest.raises(LabError, match="the lab has crashed"):
         Lab.attach()
@@ -79,14 +78,14 @@ def test_an_up_that_was_killed_half_way_is_cleaned_up() -> None:
     starting.kill()
     starting.wait()
 
-    lab_.down()
+    ending.down()
 
     assert traces() == before
 
 
 def test_an_up_that_fails_says_why_in_one_line_and_leaves_nothing() -> None:
     before = traces()
-    subprocess.run(["ip", "link", "add", lab_.MANAGER_LINK, "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "add", ending.MANAGER_LINK, "type", "bridge"], check=True)
     result = subprocess.run([*COMMAND, "up", "--domains", "2"], capture_output=True, text=True, check=False)
 
     assert result.returncode == 2

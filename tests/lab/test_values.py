@@ -9,7 +9,7 @@ from virtpoise_lab.cgroups import Group, Hierarchies, hierarchies
 from virtpoise_lab.cli import main
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.model import DomainSpec, Load, checked, placed
-from virtpoise_lab.procstat import Account, Steal
+from virtpoise_lab.procstat import Account, Steal, Times
 
 V1 = """\
 30 29 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -116,29 +116,35 @@ def test_what_others_took_of_a_hosts_cpu_is_steal_and_no_longer_idle() -> None:
     assert idle_and_steal(account.text(130.0, 1.0, 24.0, 1.0, 9.0, "")) == (300, 500)
 
 
-def test_waiting_for_the_cpu_and_the_hypervisors_part_are_stolen_from_a_host_with_a_whole_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("share", "spare", "stolen"),
+    [(None, 0.0, 1.0 + 0.25), (None, 0.1, 1.0 + 0.25 - 0.1 * 5), (None, 0.5, 0.0), (0.9, 0.0, 1.0 + 0.25 - 0.1 * 5)],
+)
+def test_what_others_took_is_stolen_unless_the_host_could_spare_it(
+    share: float | None, spare: float, stolen: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hypervisor = {3: 7.0}
-    monkeypatch.setattr(procstat, "_stolen_from", lambda cpu: hypervisor[cpu])
+    """In 5 s the host waits for 1.5 s, of which its own limit explains 0.5 s.
+
+    The hypervisor takes 1 s, of which a quarter falls on the host: it made a quarter of what ran.
+    """
+    cpus = {3: Times(busy=100.0, stolen=7.0)}
+    monkeypatch.setattr(procstat, "_times", lambda cpu: cpus[cpu])
     group = Group(Hierarchies((), tmp_path), "h1")
     group.create()
-    group.limit_cpu(3, None)
-    pressure = tmp_path / "virtpoise-lab" / "h1" / "cpu.pressure"
+    group.limit_cpu(3, share)
+    folder = tmp_path / "virtpoise-lab" / "h1"
 
-    def waited(some: int, full: int) -> None:
+    def kernel_shows(used: int, full: int, throttled: int) -> None:
         averages = "avg10=0.00 avg60=0.00 avg300=0.00"
-        pressure.write_text(f"some {averages} total={some}\nfull {averages} total={full}\n")
+        (folder / "cpu.pressure").write_text(f"some {averages} total={2 * full}\nfull {averages} total={full}\n")
+        (folder / "cpu.stat").write_text(f"user_usec {used}\nsystem_usec 0\nthrottled_usec {throttled}\n")
 
-    waited(5_000_000, 2_000_000)
-    steal = Steal(group)
-    assert steal.seconds() == 0.0
-    waited(9_000_000, 3_500_000)
-    hypervisor[3] = 7.25
-    assert steal.seconds() == 1.75
-    group.limit_cpu(3, 0.5)  # the host divides its CPU from here on, and waits for the other one
-    waited(9_000_000, 6_500_000)
-    assert steal.seconds() == 1.75
+    kernel_shows(1_000_000, 2_000_000, 1_000_000)
+    steal = Steal(group, 100.0, spare)
+    kernel_shows(1_800_000, 3_500_000, 1_500_000)
+    cpus[3] = Times(busy=103.2, stolen=8.0)
+    assert steal.seconds(105.0) == pytest.approx(stolen)
+    assert steal.seconds(110.0) == pytest.approx(stolen)  # what was spared later makes up for nothing
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,12 +50,18 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[dict[
             pass
 
     class Server(http.server.ThreadingHTTPServer):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            if tls is not None:
+                request = tls.wrap_socket(
+                    request, server_side=True
+                )  # the listening one would lose clients that go early
+            with request:
+                super().finish_request(request, client_address)
+
         def handle_error(self, *_arguments: object) -> None:
             pass  # a client that refuses the certificate
 
     server = Server(("127.0.0.1", 0), Handler)
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from builders import domain, group, host
+from builders import domain, group, host, where
 from invariants import check_search_state
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.explain.explain import of_domain
-from virtpoise_balancer.model import Domain, HostState, Plan, Policy, Reason, Rule, Snapshot, Trigger
+from virtpoise_balancer.model import Domain, HostState, Policy, Reason, Rule, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 from virtpoise_balancer.plan.default.group import Group
@@ -43,10 +43,6 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def spread(*names: str, hard: bool = True) -> Policy:
     return replace(POLICY, rules=(Rule(name="web", kind="spread", domains=names, hard=hard),))
-
-
-def where(made: Plan) -> dict[str, str]:
-    return {move.domain: move.destination for move in made.moves}
 
 
 def hot(*there: Domain, third: bool = False) -> Snapshot:

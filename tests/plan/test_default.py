@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from builders import GIB, domain, group, host, shut_off
+from builders import GIB, domain, group, host, shut_off, where
 from virtpoise_balancer.model import (
     DomainState,
     HostState,
@@ -35,10 +35,6 @@ from virtpoise_balancer.plan.waves import waves
 from virtpoise_balancer.rules.check import rule_problems
 
 POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=SpaceTrigger(threshold=0.9, consecutive=2))
-
-
-def where(made: Plan) -> dict[str, str]:
-    return {move.domain: move.destination for move in made.moves}
 
 
 def reasons(made: Plan, name: str) -> set[Reason]:

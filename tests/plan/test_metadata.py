@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import domain, group, host
-from virtpoise_balancer.model import Domain, Placement, Plan, Policy, Rule
+from builders import domain, group, host, where
+from virtpoise_balancer.model import Domain, Placement, Policy, Rule
 from virtpoise_balancer.plan import plan
 
 POLICY = Policy(repair_rules=True)
@@ -27,10 +27,6 @@ def rule(kind: str, *domains: str, name: str, hard: bool = True) -> Rule:
 def moves(*domains: Domain, rules: tuple[Rule, ...] = (), metadata: str = "own") -> dict[str, str]:
     policy = replace(POLICY, rules=rules, metadata=metadata)  # type: ignore[arg-type]
     return where(plan(group(*HOSTS, *domains), policy))
-
-
-def where(made: Plan) -> dict[str, str]:
-    return {move.domain: move.destination for move in made.moves}
 
 
 @pytest.mark.parametrize(

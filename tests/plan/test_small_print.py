@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from builders import GIB, domain, group, host
+from builders import GIB, domain, group, host, where
 from virtpoise_balancer.analyse.demand import estimate
 from virtpoise_balancer.model import (
     Domain,
     Imbalance,
     LinkSpeed,
     MigrationCost,
-    Plan,
     Policy,
     Reason,
     Resource,
@@ -31,10 +30,6 @@ from virtpoise_balancer.plan.default.strategy import sources_of
 from virtpoise_balancer.plan.problems import find
 
 POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=SpaceTrigger(threshold=0.9, consecutive=2))
-
-
-def where(made: Plan) -> dict[str, str]:
-    return {move.domain: move.destination for move in made.moves}
 
 
 def pair(kind: str, *names: str) -> Policy:

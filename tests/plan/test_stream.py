@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import SAMPLE_TIMES
 from random_groups import World, busy_network, random_group
 from virtpoise_balancer.analyse.commitments import Commitment, with_commitments
 from virtpoise_balancer.model import Limits, Move, Plan, Policy, PredictedLoads, Prediction, Snapshot
@@ -115,7 +116,7 @@ def committed(snapshot: Snapshot, moves: list[Move]) -> Snapshot:
     them = [
         Commitment(domain=one.domain, uuid=one.uuid, source=one.source, destination=one.destination) for one in moves
     ]
-    return with_commitments(snapshot, them, reach_back_seconds=0.0, waiting=True)
+    return with_commitments(snapshot, them, SAMPLE_TIMES, waiting=True)
 
 
 def overloaded_elsewhere(snapshot: Snapshot, made: Plan, seed: int) -> Snapshot:

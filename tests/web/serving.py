@@ -5,9 +5,9 @@ stood in for.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builders import domain, group, host
@@ -15,36 +15,20 @@ from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.config import Config, Measurement, Web
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, Policy, Snapshot
-from virtpoise_balancer.monitor.observe import HostLoad, Observation
+from virtpoise_balancer.model import Entries, HostState, Policy, Snapshot
+from virtpoise_balancer.service.turns import first_state, state_after
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Published, State
+from virtpoise_balancer.web.state import Published
+from watching import Watching
 
 TOKEN = "a-token-of-alice-1234567890"
 POLICY = Policy()
-
-
-@dataclass
-class Watching:
-    """An observer that returns a prepared snapshot."""
-
-    seen: Snapshot
-    reach_back_seconds: float = 0.0
-
-    def observe(self, now: float) -> Observation:
-        return Observation(snapshot=replace(self.seen, time=now), age_seconds=2.0)
-
-    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
-        return self.observe(now)
-
-    def load_between(self, host: str, start: float, end: float) -> HostLoad:
-        return HostLoad(())
 
 
 @dataclass
@@ -64,7 +48,7 @@ class Balancer:
     """A balancer without a clock: ``cycle()`` runs one cycle over ``watching.seen`` and shows it."""
 
     def __init__(self, folder: Path, snapshot: Snapshot, web: Web, policy: Policy = POLICY) -> None:
-        self.watching, self.acting = Watching(snapshot), Acting()
+        self.watching, self.acting = Watching(snapshot, age_seconds=2.0), Acting()
         self.store = Store.open(f"sqlite:///{folder}/state.db")
         self.config = Config(web=web, policy=policy)
         self.loop = Cycle(
@@ -76,7 +60,7 @@ class Balancer:
             clock=SYSTEM,
             mode="recommend",
         )
-        self.published = Published(State(mode="recommend", leader=True, policy=policy, interval_seconds=10.0))
+        self.published = Published(first_state(self.config, leader=True))
         self.published.in_flight = lambda: self.acting.in_flight
         self.published.overrides = self.store.overrides
         self.metrics = Metrics(self.published)
@@ -103,17 +87,7 @@ class Balancer:
     def cycle(self) -> None:
         now = time.time()
         report = self.loop.run(now)
-        self.published.state = replace(
-            self.published.state,
-            cycle_at=now,
-            result=report.result.value,
-            sentence=report.sentence,
-            observation=report.observation,
-            plan=report.plan,
-            backoffs=report.backoffs,
-            drains=report.drains,
-            predictions=report.predictions,
-        )
+        self.published.state = state_after(report, self.config, now, before=self.published.state, leads=True, heard={})
 
     @contextmanager
     def served(self) -> Iterator[str]:

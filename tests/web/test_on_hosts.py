@@ -29,7 +29,7 @@ def group() -> Iterator[tuple[Lab, Stack, Balancer]]:
         for host, here in LOADS.items()
         for name, load in here.items()
     ]
-    lab = Lab.up(hosts=2, domains=specs)
+    lab = Lab.up(hosts=2, domains=specs, spare=0.2)
     try:
         stack = Stack.start(lab, port=19090)
         balancer = Balancer(lab)

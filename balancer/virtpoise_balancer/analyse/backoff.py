@@ -15,7 +15,7 @@ from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.overload import accompanied_since
 from virtpoise_balancer.analyse.triggers import watched
-from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Problem, Result, Snapshot
+from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Problem, Result, SampleTimes, Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +85,11 @@ def after_plan(
     return changed
 
 
-def after_migrations(
-    backoffs: Backoffs, commitments: Iterable[Commitment], reach_back_seconds: float
-) -> dict[str, Backoff]:
+def after_migrations(backoffs: Backoffs, commitments: Iterable[Commitment], times: SampleTimes) -> dict[str, Backoff]:
     """The back-offs that change because migrations have ended, by host: N starts again for the two hosts of each."""
     changed: dict[str, Backoff] = {}
     for one in commitments:
-        shows_from = one.shows_from(reach_back_seconds)
+        shows_from = one.shows_from(times)
         if shows_from is None:
             continue
         for host in (one.source, one.destination):

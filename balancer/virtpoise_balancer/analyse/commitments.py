@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from virtpoise_balancer.model import Domain, Host, HostState, Result, Snapshot, Unknown, UnknownKind
+from virtpoise_balancer.model import Domain, Host, HostState, Result, SampleTimes, Snapshot, Unknown, UnknownKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,36 @@ class Commitment:
     def is_open(self) -> bool:
         return self.began is not None and self.result is None
 
-    def shows_from(self, reach_back_seconds: float) -> float | None:
+    def shows_from(self, times: SampleTimes) -> float | None:
         """When a step must begin for its sample to show what the move has changed; None while that is not known."""
-        return None if self.ended is None else self.ended + reach_back_seconds
+        return None if self.ended is None else shows_from(self.ended, times)
+
+    def may_count(self, now: float, times: SampleTimes) -> bool:
+        """Whether a look at ``now`` may find a move that it has to count: one under way, or made and not shown yet."""
+        if self.result is Result.DONE and self.ended is not None:
+            return self.ended > _shown_by_all(1, now, times)
+        return self.is_open
+
+
+def shows_from(ended: float, times: SampleTimes) -> float:
+    """When a step must begin for its sample to show what ended at ``ended`` (Unix seconds)."""
+    return ended + times.reach_back_seconds
+
+
+def remembered_since(now: float, times: SampleTimes) -> float:
+    """The time (Unix seconds) after which a migration must have ended to matter to a look at ``now``.
+
+    All samples of the look show the effect of an earlier migration. A later one restarts N on both hosts.
+    """
+    return _shown_by_all(times.samples, now, times)
+
+
+def _shown_by_all(newest: int, now: float, times: SampleTimes) -> float:
+    """The time before which a move must have ended for the ``newest`` samples of a look at ``now`` to show it.
+
+    The newest sample is at most a step old, and the first of them begins ``newest`` steps before that.
+    """
+    return now - (newest + 1) * times.step_seconds - times.reach_back_seconds
 
 
 def with_migrating(snapshot: Snapshot, commitments: Iterable[Commitment]) -> Snapshot:
@@ -48,7 +75,7 @@ def _going(domain: Domain, destination: str | None) -> Domain:
 
 
 def with_commitments(
-    snapshot: Snapshot, commitments: Sequence[Commitment], *, reach_back_seconds: float, waiting: bool
+    snapshot: Snapshot, commitments: Sequence[Commitment], times: SampleTimes, *, waiting: bool
 ) -> Snapshot:
     """The snapshot as plans and looks before a move take it: what the figures do not show yet is added at both ends.
 
@@ -59,7 +86,7 @@ def with_commitments(
     places = {domain.uuid: at for at, domain in enumerate(snapshot.domains)}
     domains = list(snapshot.domains)
     for one in commitments:
-        done = _not_shown(one, snapshot, reach_back_seconds)
+        done = _not_shown(one, snapshot, times)
         if not (done or one.is_open or (waiting and one.result is None)):
             continue
         destination, source = hosts.get(one.destination), hosts.get(one.source)
@@ -79,10 +106,10 @@ def with_commitments(
     return replace(snapshot, hosts=tuple(hosts[host.name] for host in snapshot.hosts), domains=tuple(domains))
 
 
-def _not_shown(one: Commitment, snapshot: Snapshot, reach_back_seconds: float) -> bool:
+def _not_shown(one: Commitment, snapshot: Snapshot, times: SampleTimes) -> bool:
     """Whether the move was made, and the newest samples do not show all of it."""
-    shows_from = one.shows_from(reach_back_seconds)
-    return one.result is Result.DONE and shows_from is not None and shows_from > snapshot.time - snapshot.step_seconds
+    starts = one.shows_from(times)
+    return one.result is Result.DONE and starts is not None and starts > snapshot.time - snapshot.step_seconds
 
 
 def _unknown(host: Host, one: Commitment) -> Host:

@@ -11,7 +11,7 @@ from virtpoise_balancer.errors import NoStore
 if TYPE_CHECKING:
     from virtpoise_balancer.config import Config
     from virtpoise_balancer.knowledge.records import Memory
-    from virtpoise_balancer.model import Policy, Snapshot
+    from virtpoise_balancer.model import Policy, SampleTimes, Snapshot
 
 
 def group_and_policy(snapshot: Path | None, config: Path | None) -> tuple[Snapshot, Policy]:
@@ -48,19 +48,19 @@ def observe_now(settings: Config) -> Snapshot:
 
     now, observer = time.time(), wiring.make_observer(settings)
     seen = observer.observe(now).snapshot
-    memory = _memory(settings, now)
-    return with_memory(seen, memory, settings.policy, now, reach_back_seconds=observer.reach_back_seconds)
+    times = observer.sample_times
+    return with_memory(seen, _memory(settings, times, now), settings.policy, times, now)
 
 
-def _memory(settings: Config, now: float) -> Memory:
+def _memory(settings: Config, times: SampleTimes, now: float) -> Memory:
     from contextlib import closing
 
-    from virtpoise_balancer.control.cycle import remembered_seconds
+    from virtpoise_balancer.control.cycle import recall
     from virtpoise_balancer.knowledge.records import Memory
     from virtpoise_balancer.service import wiring
 
     try:
         with closing(wiring.open_store(settings, warn_left_out)) as store:
-            return store.recall(now - remembered_seconds(settings.policy))
+            return recall(store, settings.policy, times, now)
     except NoStore:
         return Memory()

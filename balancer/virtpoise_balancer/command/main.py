@@ -23,7 +23,7 @@ from virtpoise_balancer.command.options import (
     print_out,
 )
 from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
-from virtpoise_balancer.tokens import Role
+from virtpoise_balancer.tokens import TokenRole
 from virtpoise_balancer.visible import visible
 
 # What the parser raises for a wrong option or argument; typer exports only its descendants.
@@ -156,7 +156,7 @@ def token(
         str, typer.Argument(metavar="NAME", help="Whose it is; the journal names the owner of each order.")
     ],
     role: Annotated[
-        Role,
+        TokenRole,
         typer.Option(
             "--role",
             help="read, if web.read asks for a token; order: also moves, drains and pauses; mode: also the mode.",

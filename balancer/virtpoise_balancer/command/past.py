@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from virtpoise_balancer.model import Move, Plan
 
 
-Kind = Literal["migrations", "orders", "cycles", "plans"]
+HistoryKind = Literal["migrations", "orders", "cycles", "plans"]
 
 
-def show_history(store: Store, kind: Kind, limit: int, output: Output) -> None:
+def show_history(store: Store, kind: HistoryKind, limit: int, output: Output) -> None:
     """Print the newest records of a kind, newest first."""
-    kinds: Mapping[Kind, tuple[Callable[[int], Sequence[Any]], Callable[[Any], None]]] = {
+    kinds: Mapping[HistoryKind, tuple[Callable[[int], Sequence[Any]], Callable[[Any], None]]] = {
         "migrations": (store.history, terminal.history),
         "orders": (store.actions, terminal.orders),
         "cycles": (store.cycles, _cycles),

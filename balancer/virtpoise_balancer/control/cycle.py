@@ -8,6 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.commitments import remembered_since
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.silence import Silence
@@ -30,12 +31,9 @@ from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Mode, Move, Plan, Policy, Snapshot, Unsettled
+from virtpoise_balancer.model import Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.plan.subset import Choice
-
-# By then the samples show what a migration has changed.
-_SHOWN_AFTER_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +60,7 @@ class GroupObserver(Protocol):
     """Where a cycle looks (monitor does it). All methods raise MonitorError."""
 
     @property
-    def reach_back_seconds(self) -> float: ...
+    def sample_times(self) -> SampleTimes: ...
 
     def observe(self, now: float) -> Observation: ...
 
@@ -137,11 +135,8 @@ class Cycle:
         now = self.clock.now()
         memory = self._recall(now)
         ends = {move.source, move.destination}
-        on_the_way = {
-            one.source
-            for one in memory.commitments
-            if one.destination in ends and (one.ended is None or one.ended > now - _SHOWN_AFTER_SECONDS)
-        }
+        times = self.observer.sample_times
+        on_the_way = {one.source for one in memory.commitments if one.destination in ends and one.may_count(now, times)}
         try:
             seen = self.observer.observe_hosts(ends | on_the_way, now).snapshot
         except MonitorError as error:
@@ -149,7 +144,7 @@ class Cycle:
         return why_not_now(self._situation(seen, memory, now, self.executor, (), busy=True), move, ordered=ordered)
 
     def _recall(self, now: float) -> Memory:
-        return self.store.recall(now - remembered_seconds(self.policy))
+        return recall(self.store, self.policy, self.observer.sample_times, now)
 
     def _situation(
         self,
@@ -174,7 +169,7 @@ class Cycle:
             only_recommends=self.only_recommends,
             busy=busy,
             in_flight=executor.in_flight,
-            reach_back_seconds=self.observer.reach_back_seconds,
+            times=self.observer.sample_times,
         )
 
     def _windows(self, memory: Memory, now: float) -> tuple[tuple[Window, ...], tuple[str, ...]]:
@@ -218,14 +213,15 @@ def _seen_twice(seen: Observation) -> dict[str, SeenTwice]:
     return {uuid: SeenTwice(names.get(uuid, uuid), hosts) for uuid, hosts in seen.duplicates.items()}
 
 
-def remembered_seconds(policy: Policy) -> float:
-    """How far back the moves of a domain count towards its rest."""
-    return max(policy.rest_seconds, policy.rest_max_seconds)
+def recall(store: Store, policy: Policy, times: SampleTimes, now: float) -> Memory:
+    """All that is remembered and that matters to a look at ``now``."""
+    rests = max(policy.rest_seconds, policy.rest_max_seconds)
+    return store.recall(moved_since=now - rests, ended_since=remembered_since(now, times))
 
 
-def with_memory(seen: Snapshot, memory: Memory, policy: Policy, now: float, *, reach_back_seconds: float) -> Snapshot:
+def with_memory(seen: Snapshot, memory: Memory, policy: Policy, times: SampleTimes, now: float) -> Snapshot:
     """The group with all that is remembered of it, as a cycle would plan with it now. Writes nothing."""
-    situation = Situation(now=now, seen=seen, memory=memory, policy=policy, reach_back_seconds=reach_back_seconds)
+    situation = Situation(now=now, seen=seen, memory=memory, policy=policy, times=times)
     return bring_up_to_date(situation).snapshot
 
 

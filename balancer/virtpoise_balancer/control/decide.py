@@ -19,7 +19,7 @@ from virtpoise_balancer.analyse.backoff import (
     relieved,
     with_backoffs,
 )
-from virtpoise_balancer.analyse.commitments import with_commitments, with_migrating
+from virtpoise_balancer.analyse.commitments import shows_from, with_commitments, with_migrating
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
@@ -28,7 +28,7 @@ from virtpoise_balancer.analyse.unsettled import with_unsettled
 from virtpoise_balancer.control import sentences
 from virtpoise_balancer.control.sentences import UnderWay
 from virtpoise_balancer.knowledge.records import Changes, Memory, NewCycle, NewestCycle, NewPlan
-from virtpoise_balancer.model import Mode, Move, Plan, Policy, Refusal, Snapshot, Unsettled
+from virtpoise_balancer.model import Mode, Move, Plan, Policy, Refusal, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
@@ -58,13 +58,14 @@ class Situation:
     ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``:
     domains that keep all action off their hosts. ``acts``: whether moves are made, not only recommended. ``mode`` and
     ``only_recommends``: as of the Cycle. ``busy``: moves of earlier plans are still being made. ``in_flight``: its
-    migrations under way. ``reach_back_seconds``: how far before its step a reading may reach.
+    migrations under way. ``times``: of the samples of ``seen``.
     """
 
     now: float
     seen: Snapshot
     memory: Memory
     policy: Policy
+    times: SampleTimes
     windows: tuple[Window, ...] = ()
     silence: Silence = field(default_factory=Silence)
     unsettled: tuple[Unsettled, ...] = ()
@@ -73,7 +74,6 @@ class Situation:
     only_recommends: str | None = None
     busy: bool = False
     in_flight: tuple[UnderWay, ...] = ()
-    reach_back_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +192,7 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     seen = with_learned(with_backoffs(marked, backoffs), replace(memory.learned, attempts=attempts))
     return UpToDate(
         seen=with_migrating(seen, memory.commitments),
-        snapshot=with_commitments(
-            seen, memory.commitments, reach_back_seconds=situation.reach_back_seconds, waiting=waiting
-        ),
+        snapshot=with_commitments(seen, memory.commitments, situation.times, waiting=waiting),
         backoffs=backoffs,
         measured=measured,
         changes=Changes(
@@ -273,18 +271,17 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
     backoffs = dict(memory.backoffs)
     names = [host.name for host in marked.hosts] if policy.strategy == "thesis" else []
     for ended in memory.ended_plans:
-        counted_from = ended.ended + situation.reach_back_seconds
         backoffs |= after_plan(
             backoffs,
             names,
             ended.plan,
             ended.results,
             ended=ended.ended,
-            counted_from=counted_from,
+            counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,
         )
     if policy.strategy != "thesis":
-        backoffs |= after_migrations(backoffs, memory.commitments, situation.reach_back_seconds)
+        backoffs |= after_migrations(backoffs, memory.commitments, situation.times)
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}
     for host in marked.hosts:

@@ -19,7 +19,7 @@ from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
-from virtpoise_balancer.model import Cause, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
+from virtpoise_balancer.model import Cause, Entries, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
 from virtpoise_balancer.plan.stream import Item, Stage, hopeless, ready
 from virtpoise_balancer.threads import THREADS, Lock, Thread, Threads
 
@@ -47,8 +47,6 @@ class InFlight:
         return max(time.time() - self.began, 0.0)
 
 
-# Moves by their ids in the journal.
-Entries = Sequence[tuple[int, Move]]
 # Looks at the world again before a move: why it must not be made now, or None.
 Recheck = Callable[[Move], str | None]
 

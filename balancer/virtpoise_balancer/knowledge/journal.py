@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.knowledge import predictions
-from virtpoise_balancer.knowledge.records import Entries, MigrationRecord, PredictionRecord
+from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.rows import fields_of, read_row, read_rows
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
-from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Move, Result, Written
+from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Move, Result, Written
 
 # How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out
 # after all.
@@ -24,9 +24,6 @@ _MAY_BE_CONTRADICTED_SECONDS = 300.0
 _WAS_MADE = migrations.c.began.is_not(None) & (
     migrations.c.result.is_(None) | (migrations.c.result != Result.SKIPPED.value)
 )
-
-# By then every sample shows what a migration has changed, however long the steps are.
-_SHOWN_AFTER_SECONDS = 7200.0
 
 
 def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float, term: int | None) -> Entries:
@@ -137,9 +134,9 @@ def watched(connection: Connection, now: float, broken: list[str]) -> tuple[Jour
     )
 
 
-def commitments(connection: Connection, now: float, broken: list[str]) -> tuple[Commitment, ...]:
-    """The moves that have not ended, and the migrations that ended in the last hours; oldest first."""
-    lately = migrations.c.began.is_not(None) & (migrations.c.ended > now - _SHOWN_AFTER_SECONDS)
+def commitments(connection: Connection, ended_since: float, broken: list[str]) -> tuple[Commitment, ...]:
+    """The moves that have not ended, and the migrations that ended after ``ended_since``; oldest first."""
+    lately = migrations.c.began.is_not(None) & (migrations.c.ended > ended_since)
     query = select(migrations).where(migrations.c.result.is_(None) | lately).order_by(migrations.c.id)
     return tuple(
         Commitment(**fields_of(row, Commitment) | {"result": None if row.result is None else Result(row.result)})

@@ -10,11 +10,8 @@ from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.learned import Learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.model import JournalEntry, Mode, Move, Plan, Policy, Result, Role, Snapshot
+from virtpoise_balancer.model import Entries, JournalEntry, Mode, Plan, Policy, Result, Role, Snapshot
 from virtpoise_balancer.plan.subset import Choice
-
-# Moves with their ids in the journal.
-Entries = tuple[tuple[int, Move], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

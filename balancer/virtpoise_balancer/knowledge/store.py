@@ -29,7 +29,6 @@ from virtpoise_balancer.knowledge.records import (
     Changes,
     Committed,
     CycleRecord,
-    Entries,
     Inputs,
     Leader,
     Memory,
@@ -41,7 +40,7 @@ from virtpoise_balancer.knowledge.records import (
     Setting,
     StandingOrders,
 )
-from virtpoise_balancer.model import JournalEntry, MigrationOutcome, Written
+from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Written
 
 _DAY_SECONDS = 86400.0
 
@@ -83,8 +82,12 @@ class Store:
 
     # --- a cycle ------------------------------------------------------------------------------------------------------
 
-    def recall(self, moved_since: float) -> Memory:
-        """All that a cycle needs. Moves of a domain count if they ended after ``moved_since`` (Unix seconds)."""
+    def recall(self, *, moved_since: float, ended_since: float) -> Memory:
+        """All that a cycle needs. Times in Unix seconds.
+
+        Moves of a domain count towards its rest if they ended after ``moved_since``. Migrations that ended after
+        ``ended_since`` are commitments.
+        """
         broken: list[str] = []
         with self.database.reading() as connection:
             now = self.clock.now()
@@ -95,7 +98,7 @@ class Store:
                 ended_plans=plans.ended(connection, broken),
                 due=predictions.due(connection, broken),
                 watched=journal.watched(connection, now, broken),
-                commitments=journal.commitments(connection, now, broken),
+                commitments=journal.commitments(connection, ended_since, broken),
                 newest_plan=plans.newest(connection, broken),
                 newest_cycle=cycles.newest(connection, broken),
                 broken=tuple(dict.fromkeys(broken)),

@@ -5,7 +5,7 @@ is 0..1; times are Unix seconds. The annotations double as the schema of the fil
 border (``formats``, ``config``), so that a range is written once.
 """
 
-from virtpoise_balancer.model.entry import JournalEntry, Unsettled, UnsettledKind, Written
+from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
 from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
@@ -37,6 +37,7 @@ from virtpoise_balancer.model.policy import (
     Weights,
     policy_problems,
 )
+from virtpoise_balancer.model.samples import SampleTimes
 from virtpoise_balancer.model.snapshot import (
     NO_FIGURES,
     Domain,
@@ -85,6 +86,7 @@ __all__ = [
     "Domain",
     "DomainState",
     "DomainWeights",
+    "Entries",
     "FailedAttempts",
     "Host",
     "HostState",
@@ -117,6 +119,7 @@ __all__ = [
     "Result",
     "Role",
     "Rule",
+    "SampleTimes",
     "Scores",
     "Snapshot",
     "SpaceTrigger",

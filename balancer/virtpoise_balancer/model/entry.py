@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from virtpoise_balancer.model.migration import Result
 from virtpoise_balancer.model.plan import Move
+
+# Moves with their ids in the journal.
+Entries = Sequence[tuple[int, Move]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from virtpoise_balancer.model import (
     RATIO_TOLERANCE,
     Host,
     HostState,
+    SampleTimes,
     Snapshot,
     Unknown,
     check_consistent,
@@ -93,9 +94,13 @@ class Observer:
         )
 
     @property
-    def reach_back_seconds(self) -> float:
-        """How far before its step a reading may reach, since ``rate()`` needs two scrapes."""
-        return self.ranges.reading - self.step_seconds
+    def sample_times(self) -> SampleTimes:
+        """Of each look. A sample may reach back before its step, since ``rate()`` needs two scrapes."""
+        return SampleTimes(
+            step_seconds=self.step_seconds,
+            reach_back_seconds=self.ranges.reading - self.step_seconds,
+            samples=max(_READINGS, self.consecutive),
+        )
 
     def _query(self, name: str, hosts: Collection[str] | None = None) -> str:
         matchers = self.matchers if hosts is None else narrowed(self.matchers, hosts)
@@ -116,9 +121,8 @@ class Observer:
     def _look(self, now: float, hosts: Collection[str] | None) -> Observation:
         """``hosts``: None for all."""
         self._check_clock(now)
-        readings = max(_READINGS, self.consecutive)
         at = math.floor(now / self.step_seconds) * self.step_seconds
-        start = at - (readings - 1) * self.step_seconds
+        start = at - (self.sample_times.samples - 1) * self.step_seconds
         targets = AdmittedTargets(self.admits)
         warnings: list[str] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -13,7 +13,7 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.errors import Deposed, Refused, StoreError
-from virtpoise_balancer.execute.reach import Reach
+from virtpoise_balancer.execute.reach import Heard, Reach
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Plan, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
@@ -36,6 +36,27 @@ _ORDER_SECONDS = 30.0
 def first_state(config: Config, *, leader: bool = False) -> State:
     """What is shown before the first cycle."""
     return State(mode=config.mode, leader=leader, policy=config.policy, interval_seconds=config.interval_seconds)
+
+
+def state_after(
+    report: Report, config: Config, now: float, *, before: State, leads: bool, heard: Mapping[str, Heard]
+) -> State:
+    """What is shown once a cycle has ended. ``before``: what was shown until now. ``heard``: as of State."""
+    return replace(
+        first_state(config, leader=leads),
+        cycle_at=now,
+        figures_at=newest_figures(before.figures_at, report.observation, now) if leads else None,
+        result=report.result.value,
+        sentence=report.sentence,
+        observation=report.observation,
+        plan=report.plan,
+        backoffs=report.backoffs,
+        drains=report.drains,
+        predictions=report.predictions,
+        unsettled=report.unsettled,
+        broken=report.broken,
+        heard=heard,
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,21 +154,12 @@ class Turns:
                 verdict=measured.verdict,
             )
         self.metrics.cycle_ended(report.result.value, seconds)
-        self.published.state = replace(
-            first_state(self.config, leader=self.leadership.leads),
-            cycle_at=now,
-            figures_at=newest_figures(self.published.state.figures_at, report.observation, now)
-            if self.leadership.leads
-            else None,
-            result=report.result.value,
-            sentence=report.sentence,
-            observation=report.observation,
-            plan=report.plan,
-            backoffs=report.backoffs,
-            drains=report.drains,
-            predictions=report.predictions,
-            unsettled=report.unsettled,
-            broken=report.broken,
+        self.published.state = state_after(
+            report,
+            self.config,
+            now,
+            before=self.published.state,
+            leads=self.leadership.leads,
             heard=self.reach.heard(),
         )
         self.settle()

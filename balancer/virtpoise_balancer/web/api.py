@@ -21,7 +21,7 @@ from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Forbidden, refused
 from virtpoise_balancer.web.kept import KeptAnswer
-from virtpoise_balancer.web.operations import Answer, Operation, operations
+from virtpoise_balancer.web.operations import Operation, OrderAnswer, operations
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ def _reading(context: Context, operation: Operation) -> Callable[[Request], Resp
 
 
 def _order(context: Context, operation: Operation, limiter: CapacityLimiter) -> Callable[[Request], Any]:
-    answers = TypeAdapter(Answer)
+    answers = TypeAdapter(OrderAnswer)
     bodies = TypeAdapter(operation.body)
 
     def follow(request: Request, by: By, content: bytes) -> Response:
@@ -75,7 +75,7 @@ def _order(context: Context, operation: Operation, limiter: CapacityLimiter) -> 
             context.orders.refuse(operation.name, target, by, why)
             return refusal(BadInput(why))
         try:
-            return _json(answers, Answer(answer=operation.run(request, body, by)))
+            return _json(answers, OrderAnswer(answer=operation.run(request, body, by)))
         except Unforeseen:
             raise
         except VirtpoiseError as error:

@@ -19,7 +19,7 @@ from virtpoise_balancer.config import Web
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.knowledge.records import STRANGER
-from virtpoise_balancer.tokens import USER_HEADER, Role, known, may, read_tokens, user_name
+from virtpoise_balancer.tokens import USER_HEADER, TokenRole, known, may, read_tokens, user_name
 from virtpoise_balancer.web.connections import Peer
 from virtpoise_balancer.web.pace import Pace
 
@@ -72,7 +72,7 @@ class Gate:
         # With a group, the socket's file mode lets in only its members.
         return peer.uid in (0, os.geteuid()) or self.web.socket_group is not None
 
-    def admit(self, connection: HTTPConnection, needed: Role) -> By:
+    def admit(self, connection: HTTPConnection, needed: TokenRole) -> By:
         """Who orders. Forbidden gives the reason, and nothing of a wrong token is kept or shown."""
         headers = connection.headers
         if not self._from_here(headers):
@@ -104,7 +104,7 @@ class Gate:
         elif not self._trusts(peer):
             raise Forbidden(HTTPStatus.FORBIDDEN, "web.read: only root and the balancer's own user may read here")
 
-    def _owner(self, headers: Headers, needed: Role, *, basic: bool = False) -> str:
+    def _owner(self, headers: Headers, needed: TokenRole, *, basic: bool = False) -> str:
         """The owner of the token that came along. Forbidden unless it is known and its role suffices.
 
         ``basic``: HTTP's basic authentication is accepted too, with the owner as user and the token as password:

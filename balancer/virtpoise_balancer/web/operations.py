@@ -15,7 +15,7 @@ from virtpoise_balancer.errors import BadInput, NotKnown
 from virtpoise_balancer.explain.explain import Explanation, explain, not_seen
 from virtpoise_balancer.knowledge.records import Action, MigrationRecord
 from virtpoise_balancer.model import STRICT, Domain, Mode, Name, Plan, Snapshot
-from virtpoise_balancer.tokens import Role
+from virtpoise_balancer.tokens import TokenRole
 from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import MOST_RECORDS, Context
 from virtpoise_balancer.web.detail import DomainDetail, HostDetail, domain_detail, host_detail, planned, seen
@@ -34,7 +34,7 @@ class Error:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class OrderAnswer:
     """What was done, in one sentence."""
 
     answer: str
@@ -103,7 +103,7 @@ class Operation:
     run: Callable[..., Any]
     parameters: tuple[Parameter, ...] = ()
     body: Any = None
-    role: Role = "read"
+    role: TokenRole = "read"
     until_changed: bool = True
 
     @property
@@ -208,14 +208,14 @@ def operations(context: Context) -> tuple[Operation, ...]:
         body: Any,
         run: Callable[..., str],
         *parameters: Parameter,
-        role: Role = "order",
+        role: TokenRole = "order",
     ) -> Operation:
         return Operation(
             method="POST",
             path=PREFIX + path,
             name=name,
             summary=summary,
-            answer=Answer,
+            answer=OrderAnswer,
             run=run,
             body=body,
             parameters=parameters,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
 
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
@@ -23,6 +22,7 @@ from virtpoise_balancer.model import (
     Plan,
     Policy,
     Progress,
+    Resource,
     Snapshot,
     Unsettled,
 )
@@ -31,8 +31,6 @@ from virtpoise_balancer.monitor.targets import RefusedTargets
 
 _STALLED_INTERVALS = 6
 _STALLED_SECONDS = 60.0
-
-Resource = Literal["cpu", "memory", "rx", "tx"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,11 +228,11 @@ def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> tuple
     many do.
     """
     counts: list[tuple[Resource, int, int]] = [
-        (cast(Resource, resource), consecutive(host, trigger, snapshot, samples), trigger.consecutive)
+        (resource, consecutive(host, trigger, snapshot, samples), trigger.consecutive)
         for resource, trigger, samples in (watched(host, policy) if host.known else ())
     ]
     return max(
-        counts, key=lambda one: one[1] / one[2], default=("cpu", 0, policy.cpu.consecutive)
+        counts, key=lambda one: one[1] / one[2], default=(Resource.CPU, 0, policy.cpu.consecutive)
     )  # the first of equals
 
 

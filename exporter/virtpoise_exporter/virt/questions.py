@@ -22,7 +22,10 @@ class HeldUpError(Exception):
 
 
 class Questions:
-    """Asks, and does not repeat a question that libvirt still holds up. At most three such questions are open."""
+    """Asks over one connection, and does not repeat a question that libvirt still holds up.
+
+    At most three such questions are open.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, Future[Any]] = {}

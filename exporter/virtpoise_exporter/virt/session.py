@@ -82,7 +82,7 @@ class Session:
         self._complaints: set[str] = set()
         self._closed = False
         self._changed: SimpleQueue[str] = SimpleQueue()  # uuids; empty when the connection is lost
-        self._questions = Questions()
+        self._questions, self._second_questions = Questions(), Questions()  # one for each connection
         self._connection = libvirt.openReadOnly(uri)
         try:
             self._second = libvirt.openReadOnly(uri)
@@ -173,15 +173,16 @@ class Session:
     def _learn_second_handles(self) -> None:
         if not self._handles.keys() <= self._second_handles.keys():
             with suppress(HeldUpError):
-                for handle, _ in self._questions.ask(_SECOND_LIST, lambda: _states(self._second)):
+                for handle, _ in self._second_questions.ask(_SECOND_LIST, lambda: _states(self._second)):
                     self._second_handles[handle.UUIDString()] = handle
         for uuid in list(self._second_handles):
             if uuid not in self._handles:
                 del self._second_handles[uuid]
 
-    def _state(self, handle: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+    @staticmethod
+    def _state(handle: Any) -> list[tuple[Any, Mapping[str, Any]]]:
         """The domain and its state; empty if libvirt does not know it."""
-        listed: list[tuple[Any, Mapping[str, Any]]] = self._second.domainListGetStats(
+        listed: list[tuple[Any, Mapping[str, Any]]] = handle.connect().domainListGetStats(
             [handle], libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         )
         return listed
@@ -193,7 +194,7 @@ class Session:
             self._complain("libvirt holds a domain locked, so it gives no list of its domains yet")
             return
         try:
-            self._questions.ask(_PING, self._second.getLibVersion)
+            self._second_questions.ask(_PING, self._second.getLibVersion)
         except HeldUpError:
             return
         for uuid in sorted({*self._domains, *self._missed}):
@@ -208,12 +209,18 @@ class Session:
         self._show(set(self._missed), now)
 
     def _look(self, uuid: str, question: Callable[[Any], _T]) -> _T | Literal[Held.HELD]:
-        """The answer about one domain, over the second connection; HELD if there is none now."""
-        handle = self._second_handles.get(uuid)
-        if handle is None:
+        """The answer about one domain; HELD if there is none now.
+
+        It is asked for over the second connection, or over the first one where only that has listed the domain.
+        """
+        if uuid in self._second_handles:
+            handle, questions = self._second_handles[uuid], self._second_questions
+        elif uuid in self._handles:
+            handle, questions = self._handles[uuid], self._questions
+        else:
             return HELD
         try:
-            return self._questions.ask(uuid, lambda: question(handle))
+            return questions.ask(uuid, lambda: question(handle))
         except (HeldUpError, libvirt.libvirtError) as error:
             log.debug("libvirt does not answer about domain %s: %r", uuid, error)
             return HELD
@@ -265,7 +272,7 @@ class Session:
     def _forward(self, name: str) -> Forward:
         try:
             return network_forward(
-                self._questions.ask(
+                self._second_questions.ask(
                     f"network {name}", lambda: text_of(lambda: self._second.networkLookupByName(name).XMLDesc(0))
                 )
             )

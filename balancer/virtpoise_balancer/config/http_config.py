@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, model_validator
 
-from virtpoise_balancer.formats import SECRET
-from virtpoise_balancer.hosts import NotAHost, checked
+from virtpoise_balancer.config.section import HostName, Section, http_url, unshown, with_key
 
 _OWN_HEADERS = (
     "accept-encoding",
@@ -25,25 +23,6 @@ _OWN_HEADERS = (
     "host",
     "transfer-encoding",
 )
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def unshown(expected: str) -> PydanticCustomError:
-    """An error about a value that is not shown."""
-    return PydanticCustomError(SECRET, "{expected}", {"expected": expected})
-
-
-def http_url(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if "@" in (rest if separator else url).partition("/")[0] or "?" in rest or "#" in rest:
-        # Addresses are logged and shown, so they hold no secret.
-        raise unshown("an address without a user, a password, a query or a fragment, since it is logged and shown")
-    if scheme not in ("http", "https") or not separator or not rest.strip("/") or not url.isprintable():
-        raise ValueError("an address like http://127.0.0.1:9090")
-    return url.rstrip("/")
 
 
 def _header_name(name: str) -> str:
@@ -69,35 +48,6 @@ def _no_inline_secret(key: str, file_key: str) -> Callable[[Any], Any]:
         return values
 
     return check
-
-
-def _host_name(name: str) -> str:
-    try:
-        return checked(name)
-    except NotAHost:
-        raise ValueError(
-            "the name of a host as Prometheus gives it, without a port: a DNS name or an IP address"
-        ) from None
-
-
-HostName = Annotated[str, AfterValidator(_host_name)]
-
-
-_T = TypeVar("_T", bound="_Pair")
-
-
-class _Pair(Protocol):
-    @property
-    def cert_file(self) -> Path | None: ...
-    @property
-    def key_file(self) -> Path | None: ...
-
-
-def with_key(section: _T) -> _T:
-    if (section.cert_file is None) != (section.key_file is None):
-        missing = "key_file" if section.key_file is None else "cert_file"
-        raise ValueError(f"both cert_file and key_file; {missing} is missing")
-    return section
 
 
 class BasicAuth(Section):

@@ -14,13 +14,14 @@ from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.control.sentences import gist
-from virtpoise_balancer.errors import MonitorError, Refused
+from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.copies import SeenTwice
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck, RecommendingExecutor
+from virtpoise_balancer.execute.executor import InFlight, Recheck, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     Cause,
+    Entries,
     HostState,
     JournalEntry,
     MigrationOutcome,
@@ -31,40 +32,18 @@ from virtpoise_balancer.model import (
     Result,
     Role,
     Rule,
-    Snapshot,
+    SampleTimes,
     Trigger,
     Unsettled,
     UnsettledKind,
 )
-from virtpoise_balancer.monitor.observe import HostLoad, Observation
+from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan
+from watching import Watching
 
 DONE = MigrationOutcome(result=Result.DONE, seconds=6.0, downtime_seconds=0.1)
 BUSY = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
 STUCK = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.5, 0.5, 0.5), domain("a", "h1", 3.0))
-
-
-@dataclass
-class Watching:
-    """An observer that returns a prepared snapshot."""
-
-    seen: Snapshot
-    failure: str | None = None
-    measured: tuple[tuple[float, float], ...] = ()
-    reach_back_seconds: float = 0.0
-    asked_for: list[set[str]] = field(default_factory=list)  # the hosts of each look before a move
-
-    def observe(self, now: float) -> Observation:
-        if self.failure:
-            raise MonitorError(self.failure)
-        return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
-
-    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
-        self.asked_for.append(set(hosts))
-        return self.observe(now)
-
-    def load_between(self, host: str, start: float, end: float) -> HostLoad:
-        return HostLoad(tuple((t, v) for t, v in self.measured if start <= t <= end), ("measured with a warning",))
 
 
 @dataclass
@@ -100,7 +79,8 @@ def store(url: str, clock: FakeClock) -> Iterator[Store]:
 def make(
     store: Store, *members: object, executor: object = None, mode: Mode = "automatic"
 ) -> tuple[Cycle, Watching, Acting]:
-    watching, acting = Watching(group(*members)), Acting()  # type: ignore[arg-type]
+    watching = Watching(group(*members), warnings=("measured with a warning",))  # type: ignore[arg-type]
+    acting = Acting()
     cycle = Cycle(
         observer=watching,
         store=store,
@@ -412,6 +392,44 @@ def test_what_is_on_its_way_to_the_destination_is_looked_for_as_well(store: Stor
     assert "CPU load would be too high" in str(recheck(entries[1][1]))  # with the other it does not
 
 
+LONG_STEPS = SampleTimes(step_seconds=600.0, reach_back_seconds=900.0, samples=30)
+
+
+def test_with_long_steps_a_move_that_the_figures_do_not_show_yet_still_counts_before_another(store: Store) -> None:
+    busy = (host("h1", 0.9, 0.9, 0.9), host("h2", 0.9, 0.9, 0.9))
+    cycle, watching, acting = make(store, *busy, domain("a", "h1", 3.0), domain("b", "h2", 3.0))
+    cycle = replace(cycle, policy=Policy(cpu=Trigger(threshold=0.7, consecutive=2)))
+    watching.sample_times = LONG_STEPS
+    watching.seen = group(*busy, host("h3", 0.1, 0.1, 0.1, cpus=32), *watching.seen.domains, step=600.0)
+    run(cycle, 60_000.0)
+    ((entries, recheck),) = acting.taken
+    assert [(move.source, move.destination) for _, move in entries] == [("h1", "h3"), ("h2", "h3")]
+    h3 = host("h3", 0.54, 0.54, 0.54, cpus=32)
+    watching.seen = group(*busy, h3, *watching.seen.domains, step=600.0)
+    assert recheck(entries[1][1]) is None  # it alone fits
+    store.begin(entries[0][0])
+    store.end(entries[0][0], DONE)
+    watching.seen = group(*busy, h3, domain("a", "h3", 3.0), domain("b", "h2", 3.0), step=600.0)
+    cycle.clock.at = 60_000.0 + 1200.0  # type: ignore[attr-defined]  # the newest sample reaches back to before its end
+    assert "CPU load would be too high" in str(recheck(entries[1][1]))
+    assert watching.asked_for == [{"h2", "h3"}, {"h1", "h2", "h3"}]
+
+
+def test_with_long_steps_n_starts_again_after_a_migration_also_if_the_balancer_was_down(store: Store) -> None:
+    cycle, watching, acting = make(store)
+    cycle = replace(cycle, policy=Policy(cpu=Trigger(threshold=0.7, consecutive=20)))
+    watching.sample_times = LONG_STEPS
+    busy, idle = [0.9] * 30, [0.1] * 30
+    watching.seen = group(host("h1", *busy), host("h2", *idle), domain("a", "h1", 3.0), step=600.0)
+    assert ends(run(cycle, 60_000.0).plan) == [("a", "h1", "h2")]
+    ended(store, acting, 60_001.0)
+    acting.busy = False
+    watching.seen = group(host("h1", *idle), host("h2", *busy), domain("b", "h2", 3.0), step=600.0)
+    back = 60_000.0 + 16 * 600.0
+    assert ends(run(cycle, back).plan) == []  # of 20 samples some were taken before the migration ended
+    assert ends(run(cycle, back + 6 * 600.0).plan) == [("b", "h2", "h1")]
+
+
 def test_a_mode_that_was_changed_ends_what_has_not_begun_but_not_what_a_person_chose(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
@@ -592,8 +610,8 @@ def meanwhile(store: Store, act: Callable[[], object]) -> Iterator[None]:
     recall = store.recall
     left = [act]
 
-    def and_act(moved_since: float) -> Memory:
-        found = recall(moved_since)
+    def and_act(**since: float) -> Memory:
+        found = recall(**since)
         if left:
             left.pop()()
         return found
@@ -615,7 +633,7 @@ def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: st
             other.order_drain("h2", draining=True)
         with meanwhile(store, lambda: other.order_drain("h2", draining=draining)):
             run(cycle, 1010.0)
-    assert set(store.recall(0).backoffs) == {"h1", "h2"}
+    assert set(store.recall(moved_since=0, ended_since=0).backoffs) == {"h1", "h2"}
     assert store.standing_orders().drains["h2"].draining is draining
     states = {host.name: host.state for host in run(cycle, 1020.0).observation.snapshot.hosts}  # type: ignore[union-attr]
     assert states["h2"] is (HostState.DRAINING if draining else HostState.ACTIVE)

@@ -161,7 +161,7 @@ def test_a_wrong_configuration_is_refused_by_every_command(
 
 @pytest.fixture
 def nobody() -> str:
-    """An address where nobody listens."""
+    """An address where nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"

@@ -119,7 +119,7 @@ def test_what_cannot_be_shown_is_said_in_one_line(
 def test_cycles_that_came_to_the_same_are_one_line(store: Store, config: list[str]) -> None:
     assert virtpoise("history", "--cycles", *config) == (0, "No cycle has run yet.\n")
     for now, sentence in ((1000.0, "h1 waits 90 s more"), (1010.0, "h1 waits 80 s more"), (1020.0, "nothing to do")):
-        cycle = next_cycle(now, CycleResult.WAITING, sentence, store.recall(0).newest_cycle)
+        cycle = next_cycle(now, CycleResult.WAITING, sentence, store.recall(moved_since=0, ended_since=0).newest_cycle)
         store.commit(Changes(cycle=cycle), now)
     rows = json.loads(virtpoise("history", "--cycles", *config, "--output", "json")[1])
     assert [(row["first"], row["last"], row["cycles"], row["sentence"]) for row in rows] == [

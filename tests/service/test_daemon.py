@@ -25,14 +25,14 @@ from apscheduler.executors import base as apscheduler_run
 from apscheduler.schedulers import base as apscheduler_base
 from apscheduler.triggers import interval as apscheduler_interval
 
-from builders import domain, group, host
+from builders import SAMPLE_TIMES, domain, group, host
 from storing import record
 from virtpoise_balancer.config import read_config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError
-from virtpoise_balancer.execute.executor import Entries, InFlight, Recheck
+from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Plan, Snapshot
+from virtpoise_balancer.model import Entries, Plan, SampleTimes, Snapshot
 from virtpoise_balancer.monitor.observe import HostLoad, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
 from virtpoise_balancer.service import changes, turns, wiring
@@ -63,7 +63,7 @@ class Hosts:
     libvirt: threading.Event = field(default_factory=lambda: event(is_set=True))
     deaf: dict[str, str] = field(default_factory=dict)
     clock_error: str = ""
-    reach_back_seconds: float = 0.0
+    sample_times: SampleTimes = SAMPLE_TIMES
     acts: bool = True
     busy: bool = False
     in_flight: tuple[InFlight, ...] = ()
@@ -123,7 +123,7 @@ class Log:
             found, line = self._lines.get(timeout=max(deadline - time.monotonic(), 0))
             if found == level and text in line:
                 return line
-        raise AssertionError(f"nobody said {text!r} as {level}")
+        raise AssertionError(f"no line had {text!r} as {level}")
 
     def until(self, text: str) -> list[tuple[str, str]]:
         """The lines up to the next with this text in it."""

@@ -1,0 +1,93 @@
+"""Reads the configuration file. What it refuses is named in one line a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from virtpoise_balancer.config.schema import Config
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.formats import problems
+from virtpoise_balancer.secret_files import check_secret
+from virtpoise_balancer.tokens import read_tokens
+
+
+def check_secrets(config: Config) -> None:
+    """BadInput when a file with a secret that the configuration names cannot be used, by whoever calls this."""
+    config.prometheus.access().check()
+    if config.web.token_file is not None:
+        read_tokens(config.web.token_file)
+    if config.state.password_file is not None:
+        check_secret(config.state.password_file, "state.password_file")
+    if config.web.key_file is not None:
+        check_secret(config.web.key_file, "web.key_file")
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in the file; BadInput names the file, the key and what was expected."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadInput(f"{path}: cannot be read: {reason}") from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, source: str) -> Config:
+    try:
+        values, twice = _yaml(text)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: a date that is none, a number without end
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or (str(error) or "unreadable").splitlines()[0]
+        raise BadInput(f"{source}: expected YAML: {problem}{where}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise BadInput(f"{source}: expected sections such as `policy:`, got {values!r}"[:200])
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise BadInput.of(source, [*twice, *problems(error)]) from None
+    if twice:
+        raise BadInput.of(source, twice)
+    return config
+
+
+def _yaml(text: str) -> tuple[Any, list[str]]:
+    """The values, and a line for each key that stands twice in its mapping. The last one counts in the values."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        twice = list(_twice(node, "", set()))
+        return (None if node is None else loader.construct_document(node)), twice
+    finally:
+        loader.dispose()
+
+
+def _twice(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
+    if node is None or id(node) in seen:  # an alias, which may lead to itself
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, one in enumerate(node.value):
+            yield from _twice(one, f"{path}{number}.", seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    yield f"{path}{key.value}: expected each key once, got it again at line {line} (first at {lines[key.value]})"
+                lines.setdefault(key.value, line)
+                yield from _twice(value, f"{path}{key.value}.", seen)
+            else:
+                yield from _twice(value, path, seen)

@@ -1,0 +1,69 @@
+"""The section prometheus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from virtpoise_balancer.config.http_config import HttpConfig
+from virtpoise_balancer.config.section import Seconds, Section, http_url, inconsistent
+from virtpoise_balancer.monitor.http import Access
+from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
+from virtpoise_balancer.monitor.queries import QUERIES
+
+
+def _known_queries(queries: dict[str, str]) -> dict[str, str]:
+    for name in queries:
+        if name not in QUERIES:
+            raise ValueError(f"names of queries ({', '.join(sorted(QUERIES))}); {name!r} is none")
+    return queries
+
+
+class Prometheus(Section):
+    """Where the figures come from."""
+
+    url: Annotated[str, AfterValidator(http_url)] = "http://127.0.0.1:9090"
+    timeout_seconds: Seconds = 5.0
+    scrape_interval_seconds: Seconds | None = None
+    matchers: Annotated[str, AfterValidator(read_matchers)] = EXAMPLE
+    exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9807
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    http_config: HttpConfig = HttpConfig()
+    queries: Annotated[dict[str, str], AfterValidator(_known_queries)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Prometheus:
+        http = self.http_config
+        if sum(one is not None for one in (self.token_file, http.basic_auth, http.authorization)) > 1:
+            raise inconsistent(["http_config: expected one of token_file, basic_auth and authorization"])
+        if self.ca_file is not None and http.tls_config.ca_file is not None:
+            raise inconsistent(["http_config.tls_config.ca_file: expected ca_file once, got it in prometheus as well"])
+        return self
+
+    def access(self) -> Access:
+        """How Prometheus is asked."""
+        http, tls = self.http_config, self.http_config.tls_config
+        file, key, scheme, user = self.token_file, "prometheus.token_file", "Bearer", None
+        if http.authorization is not None:
+            file, scheme = http.authorization.credentials_file, http.authorization.type
+            key = "prometheus.http_config.authorization.credentials_file"
+        elif http.basic_auth is not None:
+            file, user = http.basic_auth.password_file, http.basic_auth.username
+            key = "prometheus.http_config.basic_auth.password_file"
+        return Access(
+            secret_file=file,
+            secret_key=key,
+            scheme=scheme,
+            user=user,
+            ca_file=self.ca_file or tls.ca_file,
+            cert_file=tls.cert_file,
+            key_file=tls.key_file,
+            server_name=tls.server_name,
+            insecure_skip_verify=tls.insecure_skip_verify,
+            proxy_url=http.proxy_url,
+            headers={name: one.values[0] for name, one in http.http_headers.items() if one.values},
+            header_files={name: one.files[0] for name, one in http.http_headers.items() if one.files},
+        )

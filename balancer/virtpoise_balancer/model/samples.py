@@ -1,0 +1,17 @@
+"""When the samples of a look were taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleTimes:
+    """Which samples a look takes of a host: ``samples`` of them, one a step, the newest at the last whole step.
+
+    A sample covers the step that ends there, and ``reach_back_seconds`` before it.
+    """
+
+    step_seconds: float
+    reach_back_seconds: float
+    samples: int

@@ -1,0 +1,69 @@
+"""What a stranger counts on: one thing a name, files that can be read in one go, each folder described."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ["balancer/virtpoise_balancer", "exporter/virtpoise_exporter"]
+
+
+def names_of_types(node: ast.stmt) -> list[str]:
+    """The public classes and type aliases that a statement defines: their names begin a word with a capital."""
+    if isinstance(node, ast.ClassDef):
+        named = [node.name]
+    else:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        named = [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in named if re.match(r"[A-Z][A-Za-z]*[a-z]", name)]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_name_is_used_twice(package: str) -> None:
+    files: dict[str, list[str]] = defaultdict(list)
+    for file in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            for name in names_of_types(node):
+                files[name].append(str(file.relative_to(ROOT / package)))
+    assert len(files) > 10
+    assert {name: where for name, where in files.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_file_has_more_than_400_lines(package: str) -> None:
+    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in (ROOT / package).rglob("*.py")}
+    assert len(lines) > 10
+    assert {str(file): count for file, count in lines.items() if count > 400} == {}
+
+
+def test_each_folder_of_the_balancer_is_described() -> None:
+    folders = {file.parent.name for file in (ROOT / PACKAGES[0]).glob("*/__init__.py")}
+    table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## One cycle")[0]
+    assert folders - set(re.findall(r"^\| `(?:…|balancer/virtpoise_balancer)/(\w+)`", table, re.MULTILINE)) == set()
+
+
+def by_hand() -> list[Path]:
+    """Pages and shipped files with prose. The changelog is left out: it has a line or two for an entry."""
+    found = [page for page in ROOT.glob("*.md") if page.name != "CHANGELOG.md"]
+    for folder in ("alerts", "docs", "exporter", "grafana", "lab"):
+        found += (ROOT / folder).rglob("*.md")
+    for folder in ("alerts", "balancer", "exporter"):
+        found += [*(ROOT / folder).glob("*.yml"), *(ROOT / folder).glob("*.service")]
+    return [file for file in found if "Generated from" not in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("file", by_hand(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_prose_ends_at_120_characters(file: Path) -> None:
+    """Paragraphs and lists of pages, comments of other files."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".md":
+        text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        lines = [line for line in text.splitlines() if not re.match(r"\s*\||    |!\[", line)]
+    else:
+        lines = [line for line in text.splitlines() if re.match(r"\s*# ", line)]
+    assert [line for line in lines if len(line) > 120] == []

@@ -1,0 +1,43 @@
+"""Stands in for Prometheus where a test runs real cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from builders import SAMPLE_TIMES
+from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.model import SampleTimes, Snapshot
+from virtpoise_balancer.monitor.observe import HostLoad, Observation
+
+
+@dataclass
+class Watching:
+    """An observer that returns a prepared snapshot.
+
+    ``failure``: why Prometheus cannot be asked, or None. ``measured``: a host's load samples after a migration, as
+    (Unix seconds, ratio), and ``warnings`` what Prometheus says of them.
+    """
+
+    seen: Snapshot
+    failure: str | None = None
+    measured: tuple[tuple[float, float], ...] = ()
+    warnings: tuple[str, ...] = ()
+    age_seconds: float = 1.0
+    sample_times: SampleTimes = SAMPLE_TIMES
+    asked_for: list[set[str]] = field(default_factory=list)  # the hosts of each look before a move
+
+    def observe(self, now: float) -> Observation:
+        if self.failure:
+            raise MonitorError(self.failure)
+        return Observation(snapshot=replace(self.seen, time=now), age_seconds=self.age_seconds)
+
+    def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
+        self.asked_for.append(set(hosts))
+        found = self.observe(now)
+        named = tuple(host for host in found.snapshot.hosts if host.name in hosts)
+        theirs = tuple(domain for domain in found.snapshot.domains if domain.host in hosts)
+        return replace(found, snapshot=replace(found.snapshot, hosts=named, domains=theirs))
+
+    def load_between(self, host: str, start: float, end: float) -> HostLoad:
+        return HostLoad(tuple((at, ratio) for at, ratio in self.measured if start <= at <= end), self.warnings)
