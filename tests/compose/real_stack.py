@@ -346,9 +346,10 @@ def look_at_the_exporter_on_a_host(podman: Podman) -> None:
 
 def know_the_exporters_user(host: Host) -> None:
     """As docs/compose.md has it made on the host: libvirtd refuses clients of a user that it does not know."""
-    line = "virtpoise-exporter:x:10807:65534::/nonexistent:/usr/sbin/nologin\n"
-    (host.folder / "run" / "passwd").write_text(Path("/etc/passwd").read_text() + line)
-    host.run(["mount", "--bind", "/run/passwd", "/etc/passwd"])
+    for file, line in (("passwd", "10807:10807::/nonexistent:/usr/sbin/nologin"), ("group", "10807:")):
+        known = Path("/etc", file).read_text()
+        (host.folder / "run" / file).write_text(f"{known}virtpoise-exporter:x:{line}\n")
+        host.run(["mount", "--bind", f"/run/{file}", f"/etc/{file}"])
 
 
 def look_at_former_rights(podman: Podman) -> None:

@@ -30,7 +30,8 @@ def test_the_user_of_the_exporters_container_reads_libvirt_once_the_host_knows_i
     machine = installation.machines[host]
     with pytest.raises(LabError, match="user record"):
         machine.run(f"{rights} virsh -r -c qemu:///system list --name")
-    machine.run("useradd --system --uid 10807 --no-create-home --shell /usr/sbin/nologin container")
+    machine.run("groupadd --system --gid 10807 container")
+    machine.run("useradd --system --uid 10807 --gid 10807 --no-create-home --shell /usr/sbin/nologin container")
     domains = [name for name, there in installation.guests().items() if there == host]
     assert machine.run(f"{rights} virsh -r -c qemu:///system list --name").split() == domains
 
