@@ -85,6 +85,9 @@ class World:
     stopped: set[str] = field(default_factory=set)  # hosts whose daemon is stopped
     jobs: list[Job] = field(default_factory=list)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
+    memory_bytes: int = 0
+    dirty_bytes_per_second: float = 0.0
+    bandwidths: list[int | None] = field(default_factory=list)  # of migrations, as asked for and as set later
     jobless: set[str] = field(default_factory=set)  # hosts that report no job, whatever they do
     undefinable: set[str] = field(default_factory=set)  # hosts that keep old definitions
     on: dict[Step, Callable[[], object]] = field(default_factory=dict)  # done once, right before a job takes that step
@@ -226,11 +229,22 @@ class World:
     def migration(self, uuid: str, source: str, destination: str, bandwidth: int | None) -> Iterator[Request]:
         with self._lock:
             self.requests.append((uuid, source, destination))
+            self.bandwidths.append(bandwidth)
             job = Job(uuid, source, destination, self.perform_seconds)
             if act := self.on.pop(Step.BEGIN, None):
                 act()
             self.jobs.append(job)
         yield Request(self, job, heard=self.clock.at)
+
+    def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
+        with self._lock:
+            self._answers(host)
+            return self.dirty_bytes_per_second if self.memory_bytes >= least_bytes else None
+
+    def set_bandwidth(self, host: str, uuid: str, bandwidth: int | None) -> None:
+        with self._lock:
+            self._answers(host)
+            self.bandwidths.append(bandwidth)
 
     def abort(self, host: str, uuid: str) -> None:
         with self._lock:

@@ -27,6 +27,7 @@ _BEFORE_HOST = r"(?P<before>[a-z][a-z0-9]*(?:\+[a-z0-9]+)?://(?:[A-Za-z0-9_][A-Z
 # Printable ASCII, without what begins another part.
 _AFTER_HOST = r"(?P<after>(?::[0-9]{1,5})?(?:/[^?#{}\x00-\x20\x7f-\U0010ffff]*)?(?:\?[^#{}\x00-\x20\x7f-\U0010ffff]*)?)"
 _TEMPLATE = re.compile(rf"{_BEFORE_HOST}(?P<prefix>[A-Za-z0-9._-]*)\{{host\}}(?P<suffix>[A-Za-z0-9._-]*){_AFTER_HOST}")
+_ADDRESS = re.compile(r"(?P<prefix>[A-Za-z0-9._-]*)\{host\}(?P<suffix>[A-Za-z0-9._-]*)")
 _URI = re.compile(rf"{_BEFORE_HOST}(?P<host>\[[^\[\]]*\]|[^/?#:\[\]]*){_AFTER_HOST}")
 
 
@@ -97,6 +98,23 @@ def uri_of(template: str, name: str) -> str:
     if parts is None:
         raise ValueError(f"no template of a URI: {template!r}")  # the configuration does not let one in
     return f"{parts['before']}{in_uri(parts['prefix'] + checked(name) + parts['suffix'])}{parts['after']}"
+
+
+def address_of(pattern: str, name: str) -> str:
+    """The pattern with the host's name in place of ``{host}``, itself a DNS name or an IP address. NotAHost."""
+    parts = _ADDRESS.fullmatch(pattern)
+    if parts is None:
+        raise ValueError(f"no pattern of an address: {pattern!r}")  # the configuration does not let one in
+    return checked(parts["prefix"] + checked(name) + parts["suffix"])
+
+
+def check_address_pattern(pattern: str) -> str:
+    """The pattern itself. ValueError unless ``{host}`` stands in it once and it makes a name of a host."""
+    try:
+        address_of(pattern, "h")
+    except ValueError:
+        raise ValueError("a DNS name with {host} in it once, like {host}-migration.example.org") from None
+    return pattern
 
 
 def check_template(template: str) -> str:

@@ -49,6 +49,11 @@ def _texts(parent: Element, **texts: str) -> None:
         SubElement(parent, name).text = text
 
 
+def address(name: str) -> str:
+    """The IPv4 address at which the domain's guest answers pings, on the network 10.79.0.0/16 of its host's bridge."""
+    return "10.79.{}.{}".format(*(int(byte, 16) for byte in _mac(name).split(":")[-2:]))
+
+
 def _mac(name: str) -> str:
     digest = sha256(name.encode()).hexdigest()
     return f"52:54:00:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"

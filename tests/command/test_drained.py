@@ -15,7 +15,15 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
 
 ORDERED = 1000.0
-STATUS = {"cycle_at": 1010.0, "mode": "automatic", "paused": None, "in_flight": [], "sentence": "h1 is drained: move a"}
+STATUS = {
+    "cycle_at": 1010.0,
+    "mode": "automatic",
+    "paused": None,
+    "brake": None,
+    "blackout": None,
+    "in_flight": [],
+    "sentence": "h1 is drained: move a",
+}
 HOST = {
     "name": "h1",
     "draining": True,
@@ -90,6 +98,18 @@ def test_a_migration_under_way_keeps_it_from_being_empty() -> None:
             PLAN,
             "waits for a person, since moves are only recommended (a): `virtpoise apply` makes them, `virtpoise mode automatic` "
             "makes all from now on",
+        ),
+        (
+            {"mode": "recommend", "brake": {"why": "3 of 3 failed"}},
+            {},
+            PLAN,
+            "waits for a person, since the brake is on: 3 of 3 failed; `virtpoise release` ends it",
+        ),
+        (
+            {"blackout": {"text": "until 18:00 (window day)"}},
+            {},
+            PLAN,
+            "waits: no migration begins until 18:00 (window day); `virtpoise apply` goes ahead",
         ),
         ({"paused": {"who": "alice"}}, {}, PLAN, "waits: paused by alice; `virtpoise resume` takes it back"),
         (

@@ -100,7 +100,11 @@ def test_a_plan_that_comes_out_otherwise_is_said_to_with_the_moves(store: Store,
     [
         (["plan", "--replay", "9"], 2, "9: no plan with this id is stored; virtpoise history --plans lists them"),
         (["history", "--why", "9"], 2, "9: no plan with this id is stored"),
-        (["history", "--why", "1", "--plans"], 2, "history: expected one of --orders, --cycles, --plans, --why"),
+        (
+            ["history", "--why", "1", "--plans"],
+            2,
+            "history: expected one of --orders, --cycles, --others, --plans, --why",
+        ),
         (["plan", "--replay", "1", "--snapshot", "x"], 2, "plan: expected one of --snapshot, --replay"),
         (["plan", "--replay", "1"], 1, "plan 1: what it was made from is not kept any more (state.keep_bytes)"),
     ],
@@ -119,7 +123,9 @@ def test_what_cannot_be_shown_is_said_in_one_line(
 def test_cycles_that_came_to_the_same_are_one_line(store: Store, config: list[str]) -> None:
     assert virtpoise("history", "--cycles", *config) == (0, "No cycle has run yet.\n")
     for now, sentence in ((1000.0, "h1 waits 90 s more"), (1010.0, "h1 waits 80 s more"), (1020.0, "nothing to do")):
-        cycle = next_cycle(now, CycleResult.WAITING, sentence, store.recall(moved_since=0, ended_since=0).newest_cycle)
+        cycle = next_cycle(
+            now, CycleResult.WAITING, sentence, store.recall(moved_since=0, ended_since=0, judged_since=0).newest_cycle
+        )
         store.commit(Changes(cycle=cycle), now)
     rows = json.loads(virtpoise("history", "--cycles", *config, "--output", "json")[1])
     assert [(row["first"], row["last"], row["cycles"], row["sentence"]) for row in rows] == [

@@ -6,6 +6,46 @@ from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.errors import BadInput, LibvirtError
 
 
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        (
+            "cron: 0 8 * *, time_zone: UTC",
+            "windows.0.cron: expected five fields of cron such as 0 8 * * mon-fri, got '0 8 * *' (it has 4)",
+        ),
+        ("cron: 61 8 * * *", "(minute)"),
+        ("cron: 0 8 * * mon-fry", "(day-of-week)"),
+        ("cron: 0 8 31 2 *", "(day-of-month)"),
+        ("cron: 0 8 * * 1L/2", "got '0 8 * * 1L/2' (day-of-week)"),
+        ("cron: 0 8 L/2 * L#1", "windows.0.cron: expected five fields"),
+        (
+            "cron: 0 8 * * *, time_zone: Mars/Olympus",
+            "windows.0.time_zone: expected a time zone such as Europe/Berlin, got 'Mars/Olympus'",
+        ),
+        ("cron: 0 8 * * *, time_zone: ../../etc/passwd", "windows.0.time_zone: expected a time zone"),
+        ("cron: 0 8 * * *, time_zone: Europe", "windows.0.time_zone: expected a time zone"),
+        (
+            "cron: 0 8 * * *, duration_seconds: 10",
+            "windows.0.duration_seconds: expected greater than or equal to 60, got 10",
+        ),
+        ("cron: 0 8 * * *, until: 9", "windows.0.until: unknown key"),
+    ],
+)
+def test_a_window_that_cannot_be_used_is_refused_in_one_line_with_its_field(window: str, expected: str) -> None:
+    duration = "" if "duration" in window else ", duration_seconds: 3600"
+    with pytest.raises(BadInput) as error:
+        parse_config(f"policy: {{windows: [{{name: day, {window}{duration}}}]}}", "virtpoise.yml")
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("virtpoise.yml: policy.windows.0.")
+    assert expected in line
+
+
+def test_two_windows_with_one_name_are_refused() -> None:
+    window = "{name: day, cron: 0 8 * * *, duration_seconds: 3600}"
+    with pytest.raises(BadInput, match=r"policy\.windows\.1\.name: expected each name once, got 'day' again"):
+        parse_config(f"policy: {{windows: [{window}, {window}]}}", "virtpoise.yml")
+
+
 def test_promised_defaults() -> None:
     config = parse_config("", "x")
     assert config == Config()

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, text
 
 from builders import GIB, FakeClock, domain, group, host, thesis_policy
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
+from virtpoise_balancer.control.orders import By, Orders
 from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.copies import SeenTwice
@@ -20,12 +21,14 @@ from virtpoise_balancer.execute.executor import InFlight, Recheck, RecommendingE
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
+    BlackoutWindow,
     Cause,
     Entries,
     HostState,
     JournalEntry,
     MigrationOutcome,
     Mode,
+    Move,
     Policy,
     Progress,
     Reason,
@@ -223,6 +226,169 @@ def ended(store: Store, acting: Acting, at: float, outcome: MigrationOutcome = D
     for migration_id, _ in acting.taken[-1][0]:
         store.begin(migration_id)
         store.end(migration_id, outcome)
+
+
+def test_a_migration_of_others_is_said_kept_and_lets_its_hosts_rest_until_the_figures_show_it(store: Store) -> None:
+    small = domain("b", "h2", 0.2)
+    calm = (host("h1", 0.5, 0.5, 0.5), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0), small)
+    cycle, watching, acting = make(store, *calm)
+    cycle = replace(cycle, policy=STREAM)
+    watching.sample_times = replace(watching.sample_times, reach_back_seconds=20.0)
+    assert "not ours" not in run(cycle, 1000.0).sentence
+    other = make(store)[0]  # a new process over the same store
+    cycle = replace(other, observer=watching, executor=acting, policy=STREAM)
+    watching.seen = group(host("h1", 0.9, 0.9, 0.9), calm[1], calm[2], replace(small, host="h1"))
+    report = run(cycle, 1010.0)
+    assert (report.result, acting.taken) == (CycleResult.IDLE, [])
+    assert report.sentence.endswith("; not ours: b was migrated from h2 to h1")
+    assert [(one.kind, one.source, one.destination) for one in report.others] == [("migrated", "h2", "h1")]
+    assert store.others(5) == report.others
+    results = {at: run(cycle, float(at)) for at in range(1020, 1060, 10)}
+    assert all("not ours" not in one.sentence for one in results.values())
+    assert [at for at, one in results.items() if one.result is CycleResult.MOVED] == [1050], "2 steps after 1030"
+    assert [one for one, *_ in ends(results[1050].plan)] == ["a"]
+
+
+def test_what_the_balancer_moves_itself_is_never_taken_for_a_change_of_others(store: Store) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0)
+    acting.busy = False
+    watching.seen = group(host("h1", 0.5, 0.5), host("h2", 0.5, 0.5), domain("a", "h2", 3.0))
+    assert run(cycle, 1010.0).others == ()
+    assert store.others(5) == ()
+
+
+def test_a_look_that_cannot_be_read_is_no_look_and_is_named_once(store: Store) -> None:
+    cycle, watching, _ = make(store, host("h1", 0.1), host("h2", 0.1), domain("a", "h1"))
+    run(cycle, 1000.0)
+    with store.database.writing() as connection:
+        connection.execute(text("UPDATE looks SET document = 'x'"))
+    watching.seen = group(host("h1", 0.1), host("h2", 0.1), domain("a", "h2"))
+    report = run(cycle, 1010.0)
+    assert report.others == ()
+    assert [row for row in report.broken if "look" in row]
+    assert run(cycle, 1020.0).broken == ()
+
+
+NINE_TO_TEN = BlackoutWindow(name="backup", cron="0 9 * * *", duration_seconds=3600)
+NINE = 9 * 3600.0
+
+
+def in_window(store: Store) -> tuple[Cycle, Watching, Acting]:
+    cycle, watching, acting = make(store, *BUSY)
+    return replace(cycle, policy=replace(STREAM, windows=(NINE_TO_TEN,))), watching, acting
+
+
+def test_in_a_blackout_window_nothing_begins_without_a_persons_word_and_the_sentence_says_until_when(
+    store: Store,
+) -> None:
+    cycle, _, acting = in_window(store)
+    report = run(cycle, NINE)
+    assert (report.result, acting.taken) == (CycleResult.RECOMMENDED, [])
+    assert report.sentence.startswith(
+        "no migration begins until 1970-01-01 10:00 UTC (window backup); h1 is overloaded"
+    )
+    assert report.standing.mode == "automatic"
+    cycle.apply({("uuid-of-a", "h2")}, NINE + 5)
+    ((_, recheck),) = acting.taken
+    assert recheck(move_of(cycle)) is None, "a person chose it"
+    acting.busy = False
+    ended(store, acting, NINE + 6)
+    assert run(cycle, NINE + 3600).result is CycleResult.MOVED
+
+
+def move_of(cycle: Cycle) -> Move:
+    (move,) = plan(cycle.observer.observe(0.0).snapshot, STREAM).moves
+    return move
+
+
+def test_a_move_that_waited_when_the_window_opened_does_not_begin_and_one_under_way_goes_on(store: Store) -> None:
+    cycle, _, acting = in_window(store)
+    assert run(cycle, NINE - 10).result is CycleResult.MOVED
+    ((_, recheck),) = acting.taken
+    cycle.clock.at = NINE  # type: ignore[attr-defined]
+    assert recheck(move_of(cycle)) == "no migration begins until 1970-01-01 10:00 UTC (window backup)"
+    begun(store, acting, NINE - 5)
+    acting.in_flight = (InFlight(move_of(cycle)),)
+    assert "migrating a from h1 to h2" in run(cycle, NINE).sentence
+
+
+def test_a_pause_and_the_brake_are_named_before_a_window(store: Store) -> None:
+    cycle, _, _ = in_window(store)
+    store.override("paused", Setting(value="yes", instead_of="no", at=1.0, who="alice"))
+    assert run(cycle, NINE).sentence.startswith("paused by alice: h1 is overloaded")
+    assert run(replace(cycle, mode="recommend"), NINE + 10).standing.blackout is None
+
+
+FAILED = MigrationOutcome(result=Result.FAILED, why="no route to host", cause=Cause.ERROR)
+
+
+def of_three(store: Store, mode: Mode = "automatic") -> tuple[Cycle, Watching, Acting]:
+    """A cycle for a drained host with three domains, none of which can be migrated."""
+    three = [domain(name, "h1", 0.5) for name in "abc"]
+    cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), *three, mode=mode)
+    store.order_drain("h1", draining=True)
+    return replace(cycle, policy=STREAM), watching, acting
+
+
+def fail_all(store: Store, acting: Acting, at: float) -> None:
+    ended(store, acting, at, FAILED)
+    acting.busy = False
+
+
+def test_when_migrations_fail_it_falls_back_to_recommending_until_a_person_releases_it(store: Store) -> None:
+    cycle, _, acting = of_three(store)
+    first = run(cycle, 1000.0)
+    assert [one for one, *_ in ends(first.plan)] == ["a", "b", "c"]
+    ((_, recheck),) = acting.taken
+    fail_all(store, acting, 1005.0)
+    at = 1700.0  # after the back-off
+    report = run(cycle, at)
+    assert (report.result, len(acting.taken)) == (CycleResult.RECOMMENDED, 1)
+    assert report.sentence.startswith(
+        "the brake is on: the newest migration of 3 of 3 domains failed, the last one of c to h2: no route to host "
+        "(virtpoise release); "
+    )
+    assert "the brake is on" in str(recheck(first.plan.moves[0])), "what waits does not begin either"  # type: ignore[union-attr]
+    again = of_three(store)  # a new process over the same store
+    assert run(again[0], at + 86_400).result is CycleResult.RECOMMENDED, "the window has passed, but it stays on"
+    assert again[0].apply({("uuid-of-a", "h2")}, at + 86_405).moves, "a person's choice is made"
+    orders_of(cycle).release(By("alice", "command"))
+    report = run(again[0], at + 86_420)
+    assert (report.result, report.standing.brake) == (CycleResult.WAITING, None)
+    again[2].busy = False
+    ended(store, again[2], at + 86_421)
+    assert run(again[0], at + 86_500).result is CycleResult.MOVED
+
+
+def orders_of(cycle: Cycle) -> Orders:
+    return Orders(store=cycle.store, look=group, mode=lambda: cycle.mode, clock=cycle.clock)
+
+
+def test_in_mode_recommend_nothing_pulls_the_brake(store: Store) -> None:
+    cycle, _, acting = of_three(store)
+    run(cycle, 1000.0)
+    fail_all(store, acting, 1005.0)
+    assert run(replace(cycle, mode="recommend"), 1700.0).standing.brake is None
+    assert store.brake() is None
+
+
+def test_a_brake_is_pulled_once_and_keeps_its_first_reason(store: Store) -> None:
+    cycle, _, acting = of_three(store)
+    run(cycle, 1000.0)
+    fail_all(store, acting, 1005.0)
+    brakes = {run(cycle, now).standing.brake for now in (1700.0, 1710.0, 1720.0)}
+    assert [one.at for one in brakes if one] == [1700.0]
+
+
+def test_a_brake_is_pulled_while_prometheus_fails_as_well(store: Store) -> None:
+    cycle, watching, acting = of_three(store)
+    run(cycle, 1000.0)
+    fail_all(store, acting, 1005.0)
+    watching.failure = "no answer"
+    assert run(cycle, 1010.0).result is CycleResult.FAILED
+    assert store.brake() is not None
 
 
 def test_an_attempt_that_solves_nothing_earns_190_seconds_and_then_200(store: Store) -> None:
@@ -633,7 +799,7 @@ def test_a_drain_ordered_while_a_cycle_decides_is_not_lost(store: Store, url: st
             other.order_drain("h2", draining=True)
         with meanwhile(store, lambda: other.order_drain("h2", draining=draining)):
             run(cycle, 1010.0)
-    assert set(store.recall(moved_since=0, ended_since=0).backoffs) == {"h1", "h2"}
+    assert set(store.recall(moved_since=0, ended_since=0, judged_since=0).backoffs) == {"h1", "h2"}
     assert store.standing_orders().drains["h2"].draining is draining
     states = {host.name: host.state for host in run(cycle, 1020.0).observation.snapshot.hosts}  # type: ignore[union-attr]
     assert states["h2"] is (HostState.DRAINING if draining else HostState.ACTIVE)
@@ -657,7 +823,7 @@ def test_only_what_changed_is_written(store: Store, monkeypatch: pytest.MonkeyPa
 
 def test_a_cycle_reads_in_one_transaction_and_writes_in_one(store: Store) -> None:
     begun: list[bool] = []
-    cycle, watching, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1))
+    cycle, watching, acting = make(store, host("h1", 0.5, 0.5), host("h2", 0.1, 0.1), domain("a", "h1", 3.0))
     run(cycle, 990.0)
 
     @event.listens_for(store.database.engine, "begin")

@@ -8,9 +8,11 @@ import pytest
 
 from builders import domain, group, host
 from storing import record
+from virtpoise_balancer.analyse.brake import Brake, BrakeCause
+from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.knowledge.records import Action
+from virtpoise_balancer.knowledge.records import Action, Changes
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     HostState,
@@ -48,7 +50,35 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def orders(store: Store, snapshot: Snapshot = GROUP, **more: object) -> Orders:
-    return Orders(store=store, look=lambda: snapshot, mode=lambda: "recommend", **more)  # type: ignore[arg-type]
+    return Orders(**{"store": store, "look": lambda: snapshot, "mode": lambda: "recommend"} | more)  # type: ignore[arg-type]
+
+
+BRAKE = Brake(at=100.0, cause=BrakeCause.MIGRATIONS, why="3 of 3 failed")
+
+
+def test_a_brake_is_released_once_and_each_answer_says_why_it_was_on(store: Store) -> None:
+    take = orders(store, mode=lambda: "automatic")
+    assert take.release(ALICE) == "The brake is not on."
+    store.commit(Changes(brake=BRAKE), 100.0)
+    assert take.drain("h1", ALICE).endswith("Its moves are only recommended now: see the plan.")
+    assert take.release(ALICE) == "The brake is released; it was on because 3 of 3 failed."
+    assert take.release(ALICE) == "The brake is not on."
+    assert [one.action for one in store.actions(10)] == ["release", "release", "drain", "release"]
+
+
+def test_a_drain_in_a_window_says_until_when_it_waits_and_how_to_go_ahead(store: Store) -> None:
+    blackout = Blackout(windows=("day",), until=9.0, text="until 18:00 (window day)")
+    take = orders(store, mode=lambda: "automatic", blackout=lambda: blackout)
+    answer = "It waits: no migration begins until 18:00 (window day). Go ahead with virtpoise apply."
+    assert take.drain("h1", ALICE) == f"h1 drains from the next cycle on. {answer}"
+
+
+def test_whoever_switches_to_automatic_is_told_of_the_brake(store: Store) -> None:
+    take = orders(store)
+    store.commit(Changes(brake=BRAKE), 100.0)
+    answer = take.set_mode("automatic", ALICE)
+    assert answer.endswith("The brake is on, so moves are only recommended: see virtpoise release.")
+    assert "brake" not in take.set_mode("recommend", ALICE)
 
 
 def test_drain_and_undrain(store: Store) -> None:

@@ -13,12 +13,13 @@ import pytest
 from builders import FakeClock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.executor import LibvirtExecutor
-from virtpoise_balancer.execute.migrate import Watch
+from virtpoise_balancer.execute.migrate import Watch, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import (
     Cause,
     JournalEntry,
+    Limits,
     MigrationOutcome,
     Move,
     PredictedLoads,
@@ -58,6 +59,8 @@ class Hosts:
     ends: dict[str, MigrationOutcome | None] = field(default_factory=dict)  # of the moves that were asked for
     can_write: bool = True
     earlier: tuple[tuple[JournalEntry, None], ...] = ()
+    measured: WriteRate = field(default_factory=WriteRate)
+    beside: list[int] = field(default_factory=list)
     against: str | None = None  # what the hosts have against any move
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -67,6 +70,10 @@ class Hosts:
 
     def obstacle(self, move: Move) -> str | None:
         return self.against
+
+    def measure(self, move: Move, beside: int) -> WriteRate:
+        self.beside.append(beside)
+        return self.measured
 
     def request(self, move: Move, watch: Watch, stop: threading.Event) -> Requested:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
@@ -324,6 +331,7 @@ ENDS_UNDER_WAY = """
 import threading, time
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.execute.executor import LibvirtExecutor
+from virtpoise_balancer.execute.migrate import WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import *
 class Hosts:
@@ -334,6 +342,7 @@ class Hosts:
     def release(self, number): pass
     def under_way(self): return ()
     def obstacle(self, move): return None
+    def measure(self, move, beside): return WriteRate()
     def request(self, move, watch, stop):
         time.sleep(0.3)
         return Requested()
@@ -356,3 +365,33 @@ def test_moves_under_way_end_in_good_order_when_the_interpreter_ends_before_them
     # Python 3.12 starts no thread once the interpreter ends, so the second move never begins there.
     in_order = ["begin 0", "end 0 done", "begin 1", "end 1 done"]
     assert told in (in_order, in_order[:2])
+
+
+def test_a_domain_that_would_not_converge_is_not_migrated_and_that_is_remembered() -> None:
+    hosts = Hosts(measured=WriteRate(dirty_bytes_per_second=2e8, why="it would not converge"))
+    carry_out(hosts, move("a", "h1", "h2"))
+    assert hosts.outcomes["a"] == MigrationOutcome(
+        result=Result.SKIPPED, why="it would not converge", cause=Cause.SLOW, dirty_bytes_per_second=2e8
+    )
+    assert hosts.ends == {}
+
+
+def test_a_move_that_is_not_wanted_any_more_is_not_measured() -> None:
+    hosts = Hosts()
+    carry_out(hosts, move("a", "h1", "h2"), recheck=lambda _: "no longer wanted")
+    assert hosts.beside == []
+
+
+def test_migrations_that_share_a_host_share_its_uplink() -> None:
+    hosts = Hosts(
+        earlier=(
+            (JournalEntry(id=7, move=move("x", "h1", "h9"), began=1.0), None),
+            (JournalEntry(id=8, move=move("y", "h3", "h4"), began=1.0), None),
+            (JournalEntry(id=9, move=move("z", "h2", "h5"), began=1.0), None),
+        )
+    )
+    made = executor(hosts)
+    made.limits = Limits(per_source=2, per_destination=2, total=9)
+    made.carry_out([(1, move("a", "h1", "h2"))], lambda _: None)
+    assert made.wait(10)
+    assert hosts.beside == [2]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import structlog
 
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_balancer.execute.migrate import Migrator
+from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import Cause, Move, PredictedLoads, Prediction, Progress
 from worlds import World
@@ -164,3 +165,87 @@ def test_what_a_request_teaches(world: World, timeout: float, stop: bool, broken
     if broken:
         world.after(2, lambda: world.ends("u", "h1", Presence.DEFINED))
     assert request(world, timeout, stop=stop).cause is cause
+
+
+def test_a_migration_that_does_not_converge_is_aborted_and_teaches_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.perform_seconds = 1e6
+
+    def look(_host: str, _uuid: str) -> Progress | None:
+        seconds = world.clock.at
+        return Progress(
+            elapsed_seconds=seconds,
+            total_bytes=100,
+            processed_bytes=int(seconds),
+            remaining_bytes=50,
+            dirty_bytes_per_second=1e6,
+            passes=int(seconds),
+            throttle_ratio=0.99,
+        )
+
+    monkeypatch.setattr(world, "progress", look)
+    requested = request(world)
+    assert requested.why is not None
+    assert requested.why.startswith("aborted: it does not converge: each of the last ")
+    assert (requested.cause, requested.answered) == (Cause.SLOW, True)
+    assert (requested.seconds or 0) < 30
+    assert world.places("u") == {"h1": "running"}
+
+
+def test_the_bandwidth_limit_follows_its_windows_while_a_migration_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = world.clock.now()
+    refused = iter([True])
+    set_bandwidth = world.set_bandwidth
+
+    def sometimes(host: str, uuid: str, bandwidth: int | None) -> None:
+        if next(refused, False):
+            raise LibvirtError("bandwidth: no answer within 5 s")
+        set_bandwidth(host, uuid, bandwidth)
+
+    monkeypatch.setattr(world, "set_bandwidth", sometimes)
+    limited = replace(migrator(world), bandwidth=lambda at: 50 if 3 <= at - began < 6 else None)
+    assert limited.request(MOVE, lambda _: None, threading.Event()).why is None
+    assert world.bandwidths == [None, 50, None]
+
+
+@pytest.mark.parametrize(
+    ("written", "link", "beside", "bandwidth", "throttles", "why"),
+    [
+        (90, 100, 0, None, False, None),
+        (110, 100, 0, None, True, None),
+        (110, 100, 0, None, False, "it writes 110 MiB/s to its memory, and at most 100 MiB/s are copied"),
+        (60, 100, 1, None, False, "it writes 60 MiB/s to its memory, and at most 50 MiB/s are copied"),
+        (60, 100, 0, 40, False, "it writes 60 MiB/s to its memory, and at most 40 MiB/s are copied"),
+        (60, None, 0, 40, False, "it writes 60 MiB/s to its memory, and at most 40 MiB/s are copied"),
+        (11000, 100, 0, None, True, "it writes 11000 MiB/s to its memory, and at most 100 MiB/s are copied"),
+        (11000, None, 5, None, False, None),
+    ],
+)
+def test_whether_a_domain_would_converge_is_known_before_it_is_migrated(
+    world: World,
+    written: float,
+    link: float | None,
+    beside: int,
+    bandwidth: int | None,
+    throttles: bool,
+    why: str | None,
+) -> None:
+    world.memory_bytes, world.dirty_bytes_per_second = 64 << 30, written * (1 << 20)
+    made = replace(migrator(world), throttles=throttles, bandwidth=lambda _at: bandwidth)
+    move = replace(MOVE, link_bytes_per_second=None if link is None else link * (1 << 20))
+    assert made.measure(move, beside) == WriteRate(
+        dirty_bytes_per_second=written * (1 << 20), why=why and f"it would not converge: {why}"
+    )
+
+
+def test_small_domains_and_silent_hosts_are_not_measured(world: World) -> None:
+    world.dirty_bytes_per_second, world.memory_bytes = 1e9, 999 << 20
+    move = replace(MOVE, link_bytes_per_second=100.0 * (1 << 20))
+    assert migrator(world).measure(move, 0) == WriteRate()
+    world.memory_bytes = 1000 << 20
+    assert migrator(world).measure(move, 0).why is not None
+    world.stopped.add("h1")
+    assert migrator(world).measure(move, 0) == WriteRate()

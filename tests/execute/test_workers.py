@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute import workers as workers_
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
+from virtpoise_balancer.execute.transfer import Throttle, Transfer
 from virtpoise_balancer.execute.worker import __main__ as worker_main
 from virtpoise_balancer.execute.worker import connection, domains
 from virtpoise_balancer.execute.workers import Workers
@@ -49,7 +50,8 @@ def hosts(workers: Workers, *, connect: float = 20.0, **uris: str) -> LibvirtHos
     return LibvirtHosts(
         uri_of=uris.__getitem__,
         peer_uri_of=lambda host: f"{uris[host]}?peer",
-        encrypted=False,
+        address_of=lambda _host: None,
+        transfer=Transfer(),
         connect_timeout_seconds=connect,
         workers=workers,
     )
@@ -342,11 +344,18 @@ def test_a_source_is_given_the_address_by_which_hosts_reach_each_other() -> None
         def send(self, uri: str, call: str, arguments: Sequence[object]) -> None:
             sent.append((uri, (call, *arguments)))
 
-    asked = replace(hosts(Noted(), h1="a", h2="b"), encrypted=True)
+    how = Transfer(encrypted=True, throttle=Throttle(initial_percent=20, increment_percent=10))
+    addresses = {"h2": "fd00::2"}
+    asked = replace(hosts(Noted(), h1="a", h2="b"), transfer=how, address_of=addresses.get)
     asked.reaches("h1", "h2")
-    with asked.migration(UUID, "h1", "h2", 7):
-        pass
-    assert sent == [("a", ("reaches", "h1", "b?peer")), ("a", ("migrate", UUID, "b?peer", "b", 7, True))]
+    for destination in ("h2", "h1"):
+        with asked.migration(UUID, "h1", destination, 7):
+            pass
+    assert sent == [
+        ("a", ("reaches", "h1", "b?peer")),
+        ("a", ("migrate", UUID, "b?peer", "b", "tcp://[fd00::2]", 7, asdict(how))),
+        ("a", ("migrate", UUID, "a?peer", "a", None, 7, asdict(how))),
+    ]
 
 
 @pytest.mark.parametrize("value", ["somewhere", None, 3, {"running": True}])

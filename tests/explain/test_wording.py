@@ -13,7 +13,7 @@ import pytest
 import virtpoise_balancer
 from random_groups import random_group, varied_group
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.model import Detail, Plan, Reason, Refusal, Snapshot
+from virtpoise_balancer.model import Detail, Move, Plan, PredictedLoads, Prediction, Reason, Refusal, Snapshot
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 
@@ -90,3 +90,13 @@ def test_hosts_that_refuse_are_counted_with_their_reasons() -> None:
         "3 hosts: the host's CPU load would be too high with it, "
         "1 host: an anti-affinity rule keeps it apart from a domain on the host"
     )
+
+
+def test_what_a_move_costs_is_said_as_far_as_it_is_known() -> None:
+    loads = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+    move = Move(domain="a", uuid="u", source="h1", destination="h2", predicted=loads)
+    assert wording.copying(move) == ""
+    assert wording.copying(replace(move, cost_bytes=3 * 2**30)) == "about 3.0 GiB to copy"
+    known = replace(move, cost_bytes=3 * 2**30, seconds=30.0, downtime_seconds=0.4)
+    assert wording.copying(known) == "about 3.0 GiB to copy in about 30 s, stopped for 400 ms"
+    assert wording.copying(replace(move, downtime_seconds=0.4)) == "stopped for 400 ms"

@@ -47,8 +47,9 @@ loads = PredictedLoads(source=Prediction.exact(0.1), destination=Prediction.exac
 move = Move(domain=domain, uuid=uuid, source=source, destination=destination, predicted=loads)
 with Workers() as workers:
     hosts = wiring.make_hosts(read_config(Path("/etc/virtpoise/virtpoise.yml")), workers)
+    limit = int(bandwidth)
     migrator = Migrator(
-        hosts=hosts, timeout_seconds=float(timeout), stop_grace_seconds=1, bandwidth_mib_per_second=int(bandwidth)
+        hosts=hosts, timeout_seconds=float(timeout), stop_grace_seconds=1, bandwidth=lambda _at: limit
     )
     print(migrator.request(move, lambda _progress: None, threading.Event()).why)
 """

@@ -18,6 +18,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconciler import Reconciler
+from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import (
     JournalEntry,
@@ -51,7 +52,8 @@ def hosts(lab: Lab) -> Iterator[LibvirtHosts]:
         yield LibvirtHosts(
             uri_of=uris.__getitem__,
             peer_uri_of=uris.__getitem__,
-            encrypted=False,
+            address_of=lambda _host: None,
+            transfer=Transfer(),
             connect_timeout_seconds=10,
             workers=workers,
         )
@@ -77,7 +79,7 @@ def make(
 ) -> MigrationOutcome | None:
     uuid = lab.state.domain("vm1").uuid
     move = Move(domain="vm1", uuid=uuid, source="h1", destination=destination, predicted=LOADS)
-    migrator = Migrator(hosts=hosts, timeout_seconds=60, stop_grace_seconds=5, bandwidth_mib_per_second=16)
+    migrator = Migrator(hosts=hosts, timeout_seconds=60, stop_grace_seconds=5, bandwidth=lambda _at: 16)
     if why := migrator.obstacle(move):
         return MigrationOutcome(result=Result.SKIPPED, why=why)
     ends = Ends()

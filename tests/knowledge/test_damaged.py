@@ -70,7 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 store.begin(migration_id)
                 if outcome is not None:
                     store.end(migration_id, outcome)
-        first, *_ = store.recall(moved_since=0, ended_since=0).due
+        first, *_ = store.recall(moved_since=0, ended_since=0, judged_since=0).due
         measured = Measured(verdict="measured", window=(1020.0, 1080.0), ratio=0.5, error=0.05)
         store.commit(
             Changes(

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine, insert, literal, select, text
 
-from builders import domain, group, host, thesis_policy
+from builders import FakeClock, domain, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.learned import Learned, with_learned
@@ -68,15 +68,15 @@ def entries(store: Store, now: float = 1000.0) -> Entries:
 
 
 def ended_plans(store: Store) -> tuple[EndedPlan, ...]:
-    return store.recall(moved_since=0, ended_since=0).ended_plans
+    return store.recall(moved_since=0, ended_since=0, judged_since=0).ended_plans
 
 
 def due(store: Store) -> tuple[DuePrediction, ...]:
-    return store.recall(moved_since=0, ended_since=0).due
+    return store.recall(moved_since=0, ended_since=0, judged_since=0).due
 
 
 def learned(store: Store, moved_since: float = 0) -> Learned:
-    return store.recall(moved_since=moved_since, ended_since=0).learned
+    return store.recall(moved_since=moved_since, ended_since=0, judged_since=0).learned
 
 
 def give_verdict(store: Store, prediction: DuePrediction, verdict: Measured) -> None:
@@ -140,7 +140,7 @@ def test_a_plan_has_ended_when_all_its_moves_have_and_is_settled_once(store: Sto
     backoff = Backoff(host="h1", penalty_until=5.0, failures=1)
     store.commit(Changes(settled=(ended.id,), backoffs=(backoff,)), 1010.0)
     assert ended_plans(store) == ()
-    assert store.recall(moved_since=0, ended_since=0).backoffs == {"h1": backoff}
+    assert store.recall(moved_since=0, ended_since=0, judged_since=0).backoffs == {"h1": backoff}
 
 
 def test_a_plan_without_moves_has_ended_when_it_was_made(store: Store) -> None:
@@ -199,7 +199,9 @@ def test_the_journal_knows_the_moves_that_were_done_and_those_under_way(store: S
     store.end(again[0], DONE)
     known = learned(store)
     assert {uuid: moved.times for uuid, moved in known.moved.items()} == {first[1].uuid: 2}
-    open_ones = [one.uuid for one in store.recall(moved_since=0, ended_since=0).commitments if one.is_open]
+    open_ones = [
+        one.uuid for one in store.recall(moved_since=0, ended_since=0, judged_since=0).commitments if one.is_open
+    ]
     assert open_ones == [third[1].uuid]
     assert learned(store, moved_since=9e9).moved == {}
 
@@ -211,6 +213,14 @@ def test_the_journal_knows_how_fast_each_two_hosts_were(store: Store) -> None:
     (link,) = learned(store).links
     assert (link.source, link.destination) == ("h1", "h2")
     assert link.bytes_per_second == pytest.approx(6000 / 6.0)
+
+
+def test_the_journal_knows_for_how_long_migrations_between_two_hosts_stopped_their_domains(store: Store) -> None:
+    for (migration_id, _), downtime in zip(entries(store), (0.2, None, 0.6), strict=True):
+        store.end(migration_id, replace(DONE, downtime_seconds=downtime))
+    assert {(one.source, one.destination): one.downtime_seconds for one in learned(store).links} == {
+        ("h1", "h2"): pytest.approx(0.4)
+    }
 
 
 def test_the_journal_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_last_watched(store: Store) -> None:
@@ -225,6 +235,19 @@ def test_the_journal_knows_how_fast_a_domain_wrote_to_its_memory_when_it_was_las
     assert known.dirtying[first[1].uuid] == 3e6
     seen = with_learned(group(host("h1"), domain(first[1].domain, "h1"), domain("new", "h1")), known)
     assert [domain.dirty_bytes_per_second for domain in seen.domains] == [3e6, None]
+
+
+def test_how_fast_a_domain_wrote_counts_for_a_week(store: Store) -> None:
+    clock = store.clock = FakeClock()
+    migration_id, move = entries(store)[0]
+    skipped = MigrationOutcome(
+        result=Result.SKIPPED, why="it would not converge", cause=Cause.SLOW, dirty_bytes_per_second=2e8
+    )
+    store.end(migration_id, skipped)
+    assert learned(store).dirtying == {move.uuid: 2e8}
+    assert attempts(store) == {None: (1, "it would not converge")}
+    clock.at += 7 * 86400 + 1
+    assert learned(store).dirtying == {}
 
 
 def fail(store: Store, cause: Cause | None, why: str = "refused", at: int = 0) -> Move:
@@ -384,7 +407,7 @@ def test_one_broken_plan_is_left_out_and_named_and_the_others_are_read(store: St
     with store.database.writing() as connection:
         connection.execute(text("UPDATE plans SET document = x'00' WHERE id = 1"))
         connection.execute(text("UPDATE migrations SET result = 'dome' WHERE plan_id = 2 AND position = 1"))
-    memory = store.recall(moved_since=0, ended_since=0)
+    memory = store.recall(moved_since=0, ended_since=0, judged_since=0)
     assert [ended.id for ended in memory.ended_plans] == [3]
     assert {line.partition(":")[2].strip().partition(":")[0] for line in memory.broken} == {"plan 1", "plan 2"}
     with pytest.raises(BadInput, match=r"^state\.url: plan 1: cannot be read: "):

@@ -68,7 +68,7 @@ def of_version(url: str, version: str) -> None:
 def test_an_older_store_is_upgraded_with_all_that_it_holds(url: str, version: str) -> None:
     of_version(url, version)
     with closing(Store.open(url, upgrade=True)) as store:
-        memory = store.recall(moved_since=0, ended_since=0)
+        memory = store.recall(moved_since=0, ended_since=0, judged_since=0)
         assert memory.backoffs == {
             "h1": Backoff(host="h1", counted_from=900, penalty_from=950, penalty_until=1140, failures=2),
             "h2": Backoff(host="h2", counted_from=901),

@@ -298,6 +298,29 @@ def test_limits_in_flight_make_waves() -> None:
     assert [move.wave for move in plan(group(*members), wide).moves] == [0, 0, 1]
 
 
+def test_a_move_says_what_the_uplinks_of_its_hosts_carry_where_both_are_known() -> None:
+    def link(**uplinks: float | None) -> float | None:
+        hosts = [host("h1", 0.85, 0.85), host("h2", 0.2, 0.2)]
+        known = [replace(one, uplink_bytes_per_second=uplinks.get(one.name)) for one in hosts]
+        (move,) = plan(group(*known, domain("a", "h1", 2.0)), POLICY).moves
+        return move.link_bytes_per_second
+
+    assert link(h1=125e6, h2=1250e6) == 125e6
+    assert link(h1=125e6) is None
+    assert link() is None
+
+
+def test_a_move_says_what_earlier_migrations_between_its_hosts_let_expect() -> None:
+    snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.2, 0.2), domain("a", "h1", 2.0))
+    (move,) = plan(snapshot, POLICY).moves
+    assert (move.seconds, move.downtime_seconds) == (None, None)
+    link = LinkSpeed(source="h1", destination="h2", bytes_per_second=50e6, downtime_seconds=0.4)
+    (move,) = plan(replace(snapshot, links=(link,)), POLICY).moves
+    assert (move.seconds, move.downtime_seconds) == ((move.cost_bytes or 0) / 50e6, 0.4)
+    (unlike,) = plan(replace(snapshot, links=(replace(link, source="h2", destination="h1"),)), POLICY).moves
+    assert (unlike.seconds, unlike.downtime_seconds) == (None, None)
+
+
 def test_a_slow_link_is_avoided() -> None:
     snapshot = group(host("h1", 0.85, 0.85), host("h2", 0.2, 0.2), host("h3", 0.3, 0.3), domain("a", "h1", 2.0))
     assert where(plan(snapshot, POLICY)) == {"a": "h2"}

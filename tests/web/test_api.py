@@ -22,17 +22,20 @@ from starlette.testclient import TestClient
 from builders import domain, due_prediction, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.brake import Brake, BrakeCause
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import Measured
+from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import Heard
-from virtpoise_balancer.knowledge.records import Setting
+from virtpoise_balancer.knowledge.records import Changes, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
+    BlackoutWindow,
     HostState,
     MigrationOutcome,
     Plan,
@@ -850,3 +853,34 @@ def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count
     published.state = replace(published.state, policy=policy, observation=seen)
     (status,) = client.get("/api/v1/status").json()["hosts"]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)
+
+
+def test_the_brake_is_shown_with_its_reason_and_a_person_releases_it(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    brake = Brake(at=time.time() - 60, cause=BrakeCause.MIGRATIONS, why="3 of <3> failed")
+    store.commit(Changes(brake=brake), brake.at)
+    published.state = replace(published.state, brake=brake)
+    status = client.get("/api/v1/status").json()
+    assert (status["mode"], status["brake"]["why"]) == ("recommend", "3 of <3> failed")
+    page = client.get("/").text
+    assert "3 of &lt;3&gt; failed" in page
+    assert "Release the brake" in page
+    assert metric(client, "virtpoise_brake") == {("migrations",): 1, ("others",): 0, ("predictions",): 0}
+    assert metric(client, "virtpoise_mode") == {("automatic",): 0, ("recommend",): 1}
+    terminal.status(status)
+    assert client.post("/api/v1/release", json={}, headers=WITH_TOKEN).status_code == 200
+    assert client.get("/api/v1/status").json()["brake"] is None, "at once, not with the next cycle"
+    assert metric(client, "virtpoise_brake") == {("migrations",): 0, ("others",): 0, ("predictions",): 0}
+    assert metric(client, "virtpoise_mode") == {("automatic",): 1, ("recommend",): 0}
+
+
+def test_a_blackout_is_shown_with_its_window_and_its_end(client: TestClient, published: Published) -> None:
+    windows = tuple(BlackoutWindow(name=name, cron="0 8 * * *", duration_seconds=60) for name in ("day", "night"))
+    blackout = Blackout(windows=("day",), until=2e9, text="until 18:00 (window day)")
+    published.state = replace(published.state, policy=replace(POLICY, windows=windows), blackout=blackout)
+    status = client.get("/api/v1/status").json()
+    assert (status["mode"], status["blackout"]["windows"], status["blackout"]["until"]) == ("automatic", ["day"], 2e9)
+    assert "No migration begins until 18:00 (window day)" in client.get("/").text
+    assert metric(client, "virtpoise_blackout") == {("day",): 1, ("night",): 0}
+    terminal.status(status)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.overload import accompanied_since
 from virtpoise_balancer.analyse.triggers import watched
@@ -85,14 +85,25 @@ def after_plan(
     return changed
 
 
-def after_migrations(backoffs: Backoffs, commitments: Iterable[Commitment], times: SampleTimes) -> dict[str, Backoff]:
-    """The back-offs that change because migrations have ended, by host: N starts again for the two hosts of each."""
+class LoadChange(Protocol):
+    """What changes the load of hosts, by us or by others."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]: ...
+
+    def shows_from(self, times: SampleTimes) -> float | None:
+        """When a step must begin for its sample to show all of it (Unix seconds); None while it goes on."""
+        ...
+
+
+def after_changes(backoffs: Backoffs, changes: Iterable[LoadChange], times: SampleTimes) -> dict[str, Backoff]:
+    """The back-offs that change because something ended, by host: N starts again for the hosts of each change."""
     changed: dict[str, Backoff] = {}
-    for one in commitments:
+    for one in changes:
         shows_from = one.shows_from(times)
         if shows_from is None:
             continue
-        for host in (one.source, one.destination):
+        for host in one.hosts:
             backoff = changed.get(host) or backoffs.get(host, Backoff(host=host))
             if backoff.counted_from is None or backoff.counted_from < shows_from:
                 changed[host] = replace(backoff, counted_from=shows_from)

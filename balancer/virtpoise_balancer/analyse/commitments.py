@@ -15,7 +15,8 @@ from virtpoise_balancer.model import Domain, Host, HostState, Result, SampleTime
 class Commitment:
     """A journalled move that has not ended, or ended a short while ago. Times in Unix seconds.
 
-    ``began``: None while it waits. ``result`` and ``ended``: None until its end is known.
+    ``began``: None while it waits. ``result`` and ``ended``: None until its end is known. ``figures_until``: until when
+    samples do not show it yet, if not until its end.
     """
 
     domain: str
@@ -25,6 +26,11 @@ class Commitment:
     began: float | None = None
     ended: float | None = None
     result: Result | None = None
+    figures_until: float | None = None
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return (self.source, self.destination)
 
     @property
     def is_open(self) -> bool:
@@ -102,7 +108,8 @@ def with_commitments(
         domains[at] = replace(domains[at], host=one.source, migrating_to=one.destination)
         if done and one.ended is not None:
             for host in (source, destination):
-                hosts[host.name] = _before(hosts[host.name], one.ended, snapshot)
+                until = one.ended if one.figures_until is None else one.figures_until
+                hosts[host.name] = _before(hosts[host.name], until, snapshot)
     return replace(snapshot, hosts=tuple(hosts[host.name] for host in snapshot.hosts), domains=tuple(domains))
 
 

@@ -86,7 +86,7 @@ def _own(config: Config) -> Iterator[Finding]:
         return
     try:
         with closing(wiring.open_store(config, lambda _row: None)) as store:
-            broken = store.recall(moved_since=0, ended_since=0).broken
+            broken = store.recall(moved_since=0, ended_since=0, judged_since=0).broken
         if broken:
             yield Finding(
                 subject="store",

@@ -90,6 +90,10 @@ def _waits(
         return f"waits: nothing is moved off it while it is unknown: {host['why_unknown']}"
     if status["paused"]:
         return f"waits: paused by {status['paused']['who']}; `virtpoise resume` takes it back"
+    if status["brake"]:
+        return f"waits for a person, since the brake is on: {status['brake']['why']}; `virtpoise release` ends it"
+    if status["blackout"]:
+        return f"waits: no migration begins {status['blackout']['text']}; `virtpoise apply` goes ahead"
     made = read_plan(json.dumps(plan), "the balancer's plan") if plan else None
     leaving = {move.uuid: move.domain for move in made.moves if move.source == host["name"]} if made else {}
     moves = list(leaving.values())

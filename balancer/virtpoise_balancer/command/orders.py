@@ -1,4 +1,4 @@
-"""The commands that order something: apply, drain, undrain, acknowledge, pause, resume, mode."""
+"""The commands that order something: apply, drain, undrain, acknowledge, pause, resume, mode, release."""
 
 from __future__ import annotations
 
@@ -152,6 +152,17 @@ def mode(
         print_out(orders.set_mode(mode, by))
 
 
+@app.command(
+    epilog="Example: virtpoise release. The brake is on when migrations failed or predictions were too far off "
+    "(policy.brake): moves are then only recommended, even after a restart. What happened before the release does not "
+    "count any more."
+)
+def release(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Release the brake: in mode automatic, moves are made again."""
+    with _orders(config) as (_, orders, by):
+        print_out(orders.release(by))
+
+
 @contextmanager
 def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
     """The configuration, what takes the orders, and who gives them. Orders go to the store: no balancer need run."""
@@ -161,6 +172,7 @@ def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
 
     import time
 
+    from virtpoise_balancer.blackout import blackout_at
     from virtpoise_balancer.control.orders import Orders
     from virtpoise_balancer.service import wiring
 
@@ -170,6 +182,7 @@ def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
             look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
             mode=lambda: settings.mode,
             may_act=lambda: settings.libvirt.names_hosts,
+            blackout=lambda: blackout_at(settings.policy.windows, time.time()),
         )
         yield settings, orders, _by()
 

@@ -13,6 +13,7 @@ from virtpoise_balancer.command.terminal import Console
 from virtpoise_balancer.errors import Refused
 
 if TYPE_CHECKING:
+    from virtpoise_balancer.analyse.others import OthersChange
     from virtpoise_balancer.command.options import Output
     from virtpoise_balancer.control.replay import Replay
     from virtpoise_balancer.knowledge.records import CycleRecord, PastPlan, PlanRecord
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from virtpoise_balancer.model import Move, Plan
 
 
-HistoryKind = Literal["migrations", "orders", "cycles", "plans"]
+HistoryKind = Literal["migrations", "orders", "cycles", "others", "plans"]
 
 
 def show_history(store: Store, kind: HistoryKind, limit: int, output: Output) -> None:
@@ -29,6 +30,7 @@ def show_history(store: Store, kind: HistoryKind, limit: int, output: Output) ->
         "migrations": (store.history, terminal.history),
         "orders": (store.actions, terminal.orders),
         "cycles": (store.cycles, _cycles),
+        "others": (store.others, _others),
         "plans": (store.plans, _plans),
     }
     read, show = kinds[kind]
@@ -56,6 +58,18 @@ def _cycles(records: Sequence[CycleRecord]) -> None:
     for one in records:
         last = terminal.when(one.last) if one.cycles > 1 else ""
         table.add_row(*terminal.cells(terminal.when(one.first), last, one.cycles, one.result, one.sentence))
+    Console().print(table)
+
+
+def _others(records: Sequence[OthersChange]) -> None:
+    if not records:
+        Console().print(Text("Others have changed nothing so far."))
+        return
+    table = terminal.make_table("seen at", "domain", "what", "from", "to")
+    for one in records:
+        table.add_row(
+            *terminal.cells(terminal.when(one.at), one.domain, one.kind.value, one.source or "", one.destination or "")
+        )
     Console().print(table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from virtpoise_balancer.command.options import (
     warn_left_out,
 )
 from virtpoise_balancer.errors import BadInput, NotKnown
+
+if TYPE_CHECKING:
+    from virtpoise_balancer.command.past import HistoryKind
 
 app = new_app()
 
@@ -160,6 +163,9 @@ def history(
             "--cycles", help="Show what the cycles did and why. Cycles in a row that came to the same share a line."
         ),
     ] = False,
+    others: Annotated[
+        bool, typer.Option("--others", help="Show the migrations, starts and stops that are not the balancer's.")
+    ] = False,
     plans: Annotated[bool, typer.Option("--plans", help="Show the stored plans with their ids.")] = False,
     why: Annotated[
         int | None,
@@ -173,8 +179,10 @@ def history(
     output: OutputOption = "table",
 ) -> None:
     """Show the migrations, each with what was predicted for both hosts and what was measured afterwards."""
-    if sum((orders, cycles, plans, why is not None)) > 1:
-        raise BadInput("history: expected one of --orders, --cycles, --plans, --why")
+    kinds: dict[HistoryKind, bool] = {"orders": orders, "cycles": cycles, "others": others, "plans": plans}
+    chosen = [kind for kind, wanted in kinds.items() if wanted]
+    if len(chosen) + (why is not None) > 1:
+        raise BadInput("history: expected one of --orders, --cycles, --others, --plans, --why")
     from virtpoise_balancer.config import read_config
 
     settings = read_config(config)
@@ -187,8 +195,6 @@ def history(
         if why is not None:
             past.show_why(store, why, output)
         else:
-            past.show_history(
-                store, "orders" if orders else "cycles" if cycles else "plans" if plans else "migrations", limit, output
-            )
+            past.show_history(store, chosen[0] if chosen else "migrations", limit, output)
     finally:
         store.close()

@@ -160,6 +160,10 @@ def status(found: dict[str, Any]) -> None:
     if found["paused"]:
         acting = f"paused by {found['paused']['who']}"
     console.print(Text(f"mode {found['mode']}, strategy {found['strategy']}, {acting}"))
+    if brake := found["brake"]:
+        console.print(Text(f"the brake is on since {when(brake['at'])}: {brake['why']} (virtpoise release)"))
+    if blackout := found["blackout"]:
+        console.print(Text(f"no migration begins {blackout['text']}"))
     table = make_table("host", "state", "load", f"of {found['consecutive']}", "memory", "back-off", "domains")
     for host in found["hosts"]:
         table.add_row(

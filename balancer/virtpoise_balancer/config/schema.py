@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from virtpoise_balancer.blackout import window_problems
 from virtpoise_balancer.config.libvirt import WHICH_HOSTS, Libvirt
+from virtpoise_balancer.config.migration import Migration
 from virtpoise_balancer.config.prometheus import Prometheus
 from virtpoise_balancer.config.section import Seconds, Section, inconsistent
 from virtpoise_balancer.config.state import StateStore
@@ -16,22 +18,9 @@ from virtpoise_balancer.rules.check import rule_problems
 
 
 def _consistent_policy(policy: Policy) -> Policy:
-    if found := [*policy_problems(policy), *rule_problems(policy)]:
+    if found := [*policy_problems(policy), *rule_problems(policy), *window_problems(policy)]:
         raise inconsistent(found)
     return policy
-
-
-def _off(value: Any) -> Any:
-    return "off" if value is False else value  # what YAML makes of `off`
-
-
-class Migration(Section):
-    """How one live migration is made, and its bounds."""
-
-    timeout_seconds: Seconds = 600.0
-    encryption: Annotated[Literal["required", "off"], BeforeValidator(_off)] = "off"
-    bandwidth_mib_per_second: Annotated[int, Field(ge=1)] | None = None
-    stop_grace_seconds: Seconds = 60.0
 
 
 class Measurement(Section):

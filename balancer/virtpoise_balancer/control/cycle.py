@@ -11,9 +11,12 @@ from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.commitments import remembered_since
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
+from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
 from virtpoise_balancer.analyse.silence import Silence
+from virtpoise_balancer.blackout import blackout_at
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
+from virtpoise_balancer.control.acting import Standing, standing
 from virtpoise_balancer.control.decide import (
     CycleResult,
     Decision,
@@ -41,7 +44,9 @@ class Report:
     """What a cycle saw and did. If the look failed or another balancer acts, only ``result`` and ``sentence`` are set.
 
     ``observation``: with all that is remembered put into its snapshot. ``predictions``: those without a verdict.
-    ``unsettled``: domains that keep all action off their hosts. ``broken``: rows of the store that were left out.
+    ``unsettled``: domains that keep all action off their hosts. ``standing``: whether plans are carried out without a
+    person's word. ``others``: changes that this cycle saw and that are not ours. ``broken``: rows of the store that
+    were left out.
     """
 
     result: CycleResult
@@ -53,6 +58,8 @@ class Report:
     measured: tuple[tuple[DuePrediction, Measured], ...] = ()
     predictions: tuple[PredictionRecord, ...] = ()
     unsettled: tuple[Unsettled, ...] = ()
+    standing: Standing = field(default_factory=Standing)
+    others: tuple[OthersChange, ...] = ()
     broken: tuple[str, ...] = ()
 
 
@@ -100,10 +107,10 @@ class Cycle:
         memory = self._recall(now)  # after `busy`: the ends of what is not under way any more are in the store
         self.accounts.keep_up(memory.watched, _known(seen.snapshot), _seen_twice(seen))
         windows, warnings = self._windows(memory, now)
-        acts = memory.orders.overrides.acts(self.mode) and self.only_recommends is None
+        acts = self._standing(memory, now).acts
         executor = self.executor if acts else RecommendingExecutor(self.executor)
         situation = self._situation(seen.snapshot, memory, now, executor, windows, busy=busy)
-        decision = decide(situation)
+        decision = decide(replace(situation, twice=frozenset(seen.duplicates)))
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
             executor.carry_out(committed.entries, partial(self.obstacle, ordered=False))
@@ -146,6 +153,10 @@ class Cycle:
     def _recall(self, now: float) -> Memory:
         return recall(self.store, self.policy, self.observer.sample_times, now)
 
+    def _standing(self, memory: Memory, now: float) -> Standing:
+        blackout = blackout_at(self.policy.windows, now)
+        return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends, blackout=blackout)
+
     def _situation(
         self,
         seen: Snapshot,
@@ -164,9 +175,8 @@ class Cycle:
             windows=windows,
             silence=self.silence(),
             unsettled=self.accounts.unsettled(memory.watched),
+            standing=self._standing(memory, now),
             acts=executor.acts,
-            mode=self.mode,
-            only_recommends=self.only_recommends,
             busy=busy,
             in_flight=executor.in_flight,
             times=self.observer.sample_times,
@@ -176,7 +186,7 @@ class Cycle:
         """The predictions whose window has passed, with what was measured in it; and the warnings of these queries."""
         windows: list[Window] = []
         warnings: list[str] = []
-        for due in memory.due:
+        for due in disturbed(memory.due, counting(memory.others)):
             start, end = window(due, self.measurement.settle_seconds, self.measurement.window_seconds)
             if end > now or due.migrated >= now - self.measurement.settle_seconds:
                 continue
@@ -191,15 +201,17 @@ class Cycle:
     def failed(self, sentence: str, now: float) -> Report:
         """The report of a turn that came to nothing, which is written down as well."""
         memory = self._recall(now)
+        known = self._standing(memory, now)
         self.accounts.keep_up(memory.watched, (), None)
         cycle = next_cycle(now, CycleResult.FAILED, sentence, memory.newest_cycle)
-        committed = self.store.commit(Changes(cycle=cycle), now)
+        committed = self.store.commit(Changes(cycle=cycle, brake=known.brake if known.pulled else None), now)
         return Report(
             result=CycleResult.FAILED,
             sentence=sentence,
             drains=memory.orders.drains,
             predictions=committed.open_predictions,
             unsettled=self.accounts.unsettled(memory.watched),
+            standing=known,
             broken=memory.broken,
         )
 
@@ -216,7 +228,11 @@ def _seen_twice(seen: Observation) -> dict[str, SeenTwice]:
 def recall(store: Store, policy: Policy, times: SampleTimes, now: float) -> Memory:
     """All that is remembered and that matters to a look at ``now``."""
     rests = max(policy.rest_seconds, policy.rest_max_seconds)
-    return store.recall(moved_since=now - rests, ended_since=remembered_since(now, times))
+    return store.recall(
+        moved_since=now - rests,
+        ended_since=remembered_since(now, times),
+        judged_since=now - max(policy.brake.window_seconds, LONGEST_GAP_SECONDS),
+    )
 
 
 def with_memory(seen: Snapshot, memory: Memory, policy: Policy, times: SampleTimes, now: float) -> Snapshot:
@@ -237,5 +253,7 @@ def _report(decision: Decision, seen: Observation, situation: Situation, committ
         measured=known.measured,
         predictions=committed.open_predictions,
         unsettled=situation.unsettled,
+        standing=situation.standing,
+        others=decision.changes.look.changes if decision.changes.look else (),
         broken=memory.broken,
     )

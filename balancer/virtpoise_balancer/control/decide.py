@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from virtpoise_balancer.analyse.backoff import (
     Backoff,
-    after_migrations,
+    after_changes,
     after_order,
     after_plan,
     relieved,
@@ -23,12 +23,14 @@ from virtpoise_balancer.analyse.commitments import shows_from, with_commitments,
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
+from virtpoise_balancer.analyse.others import as_commitments, compare, counting, with_moved
 from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.analyse.unsettled import with_unsettled
 from virtpoise_balancer.control import sentences
+from virtpoise_balancer.control.acting import Standing
 from virtpoise_balancer.control.sentences import UnderWay
-from virtpoise_balancer.knowledge.records import Changes, Memory, NewCycle, NewestCycle, NewPlan
-from virtpoise_balancer.model import Mode, Move, Plan, Policy, Refusal, SampleTimes, Snapshot, Unsettled
+from virtpoise_balancer.knowledge.records import Changes, Look, Memory, NewCycle, NewestCycle, NewPlan
+from virtpoise_balancer.model import Move, Plan, Policy, Refusal, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
@@ -56,9 +58,10 @@ class Situation:
     """All that a cycle decides on.
 
     ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``:
-    domains that keep all action off their hosts. ``acts``: whether moves are made, not only recommended. ``mode`` and
-    ``only_recommends``: as of the Cycle. ``busy``: moves of earlier plans are still being made. ``in_flight``: its
-    migrations under way. ``times``: of the samples of ``seen``.
+    domains that keep all action off their hosts. ``standing``: whether plans are carried out without a person's word.
+    ``acts``: whether moves are made, by order or without. ``busy``: moves of earlier plans are still being made.
+    ``in_flight``: its migrations under way. ``twice``: uuids of domains that are seen on several hosts. ``look``: what
+    is seen, compared with the look before; only where a whole cycle is decided. ``times``: of the samples of ``seen``.
     """
 
     now: float
@@ -69,11 +72,12 @@ class Situation:
     windows: tuple[Window, ...] = ()
     silence: Silence = field(default_factory=Silence)
     unsettled: tuple[Unsettled, ...] = ()
+    standing: Standing = field(default_factory=Standing)
     acts: bool = True
-    mode: Mode = "recommend"
-    only_recommends: str | None = None
     busy: bool = False
     in_flight: tuple[UnderWay, ...] = ()
+    twice: frozenset[str] = frozenset()
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,7 @@ class Decision:
 
 def decide(situation: Situation) -> Decision:
     """The whole decision of one cycle."""
+    situation = _compared(situation)
     known = bring_up_to_date(situation)
     waiting = sentences.under_way(situation.in_flight, _waiting(situation))
     if waits_for_all(situation):
@@ -123,6 +128,20 @@ def decide(situation: Situation) -> Decision:
     if not situation.acts:
         return _decision(situation, known, CycleResult.RECOMMENDED, sentence, plan, acted=False)
     return _decision(situation, known, CycleResult.MOVED, sentence, plan, acted=True)
+
+
+def _compared(situation: Situation) -> Situation:
+    """The situation with what others changed since the look before."""
+    memory = situation.memory
+    doubtful = situation.twice | {one.uuid for one in situation.unsettled}
+    ours = (*memory.commitments, *memory.track_record.moves())
+    found = compare(memory.sightings, situation.seen, ours, situation.now, doubtful)
+    same = memory.sightings is not None and replace(found.sightings, at=memory.sightings.at) == memory.sightings
+    return replace(
+        situation,
+        memory=replace(memory, others=(*memory.others, *found.changes)),
+        look=Look(sightings=found.sightings, changes=found.changes, same=same),
+    )
 
 
 def waits_for_all(situation: Situation) -> bool:
@@ -144,11 +163,10 @@ def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | Non
     ``situation``: its snapshot holds the hosts that the move concerns. ``ordered``: a person chose the move, so the
     mode does not matter.
     """
-    overrides = situation.memory.orders.overrides
-    if overrides.paused is not None:
-        return f"paused by {overrides.paused.who}"
-    if not ordered and not overrides.acts(situation.mode):
-        return "the mode is recommend"
+    if paused := situation.memory.orders.overrides.paused:
+        return f"paused by {paused.who}"
+    if not ordered and situation.standing.held:
+        return situation.standing.held
     others = tuple(one for one in situation.memory.commitments if one.uuid != move.uuid)
     known = bring_up_to_date(replace(situation, memory=replace(situation.memory, commitments=others)), waiting=False)
     why = obstacle(move, known.snapshot, situation.policy)
@@ -189,10 +207,12 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
     )
     attempts = after_orders(memory.learned.attempts, marked, memory.orders.drains)
-    seen = with_learned(with_backoffs(marked, backoffs), replace(memory.learned, attempts=attempts))
+    moved = with_moved(memory.learned.moved, memory.others)
+    seen = with_learned(with_backoffs(marked, backoffs), replace(memory.learned, attempts=attempts, moved=moved))
+    commitments = (*memory.commitments, *as_commitments(memory.others))
     return UpToDate(
         seen=with_migrating(seen, memory.commitments),
-        snapshot=with_commitments(seen, memory.commitments, situation.times, waiting=waiting),
+        snapshot=with_commitments(seen, commitments, situation.times, waiting=waiting),
         backoffs=backoffs,
         measured=measured,
         changes=Changes(
@@ -233,12 +253,9 @@ def _decision(
     acted: bool = False,
     wanted: frozenset[Choice] | None = None,
 ) -> Decision:
-    memory = situation.memory
-    overrides = memory.orders.overrides
-    if situation.only_recommends is not None and overrides.mode_over(situation.mode) == "automatic":
-        sentence = f"only recommends, {situation.only_recommends}; {sentence}"
-    elif overrides.paused is not None:
-        sentence = f"paused by {overrides.paused.who}: {sentence}"
+    memory, standing = situation.memory, situation.standing
+    changes = situation.look.changes if situation.look else ()
+    sentence = sentences.with_others(f"{standing.prefix}{sentence}", changes)
     return Decision(
         result=result,
         sentence=sentence,
@@ -248,6 +265,8 @@ def _decision(
         changes=replace(
             known.changes,
             plan=None if plan is None else _to_be_stored(situation, known.snapshot, plan, acted=acted, wanted=wanted),
+            look=situation.look,
+            brake=standing.brake if standing.pulled else None,
             cycle=next_cycle(situation.now, result, sentence, memory.newest_cycle),
         ),
     )
@@ -280,8 +299,8 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,
         )
-    if policy.strategy != "thesis":
-        backoffs |= after_migrations(backoffs, memory.commitments, situation.times)
+    ours = memory.commitments if policy.strategy != "thesis" else ()
+    backoffs |= after_changes(backoffs, [*ours, *counting(memory.others)], situation.times)
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}
     for host in marked.hosts:

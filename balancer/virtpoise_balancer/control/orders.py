@@ -1,4 +1,4 @@
-"""Orders of people: drain, undrain, pause, resume, mode, apply, acknowledge.
+"""Orders of people: drain, undrain, pause, resume, mode, release, apply, acknowledge.
 
 Each is journalled, whether it is followed or refused.
 """
@@ -9,7 +9,9 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import with_drains
+from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import WHICH_HOSTS
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
@@ -48,7 +50,7 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 class Orders:
     """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the
     plan; ``on_order``: called after each order is journalled; ``may_act``: whether the configuration says which targets
-    are hosts, without which nothing is moved automatically.
+    are hosts, without which nothing is moved automatically; ``blackout``: the one that is now.
 
     Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then
     nothing was changed.
@@ -60,6 +62,7 @@ class Orders:
     carry_out: Callable[[Set[Choice]], Plan] = no_carrier
     on_order: Callable[[Action], None] = lambda _action: None
     may_act: Callable[[], bool] = lambda: True
+    blackout: Callable[[], Blackout | None] = lambda: None
     clock: Clock = SYSTEM
 
     def drain(self, host: str, by: By) -> str:
@@ -76,6 +79,9 @@ class Orders:
 
     def set_mode(self, mode: Mode, by: By) -> str:
         return self._journalled("mode", mode, by, lambda: self._set_mode(mode, by))
+
+    def release(self, by: By) -> str:
+        return self._journalled("release", "", by, lambda: self._release(by))
 
     def apply(self, wanted: Set[Choice], by: By) -> str:
         target = f"{len(wanted)} move{'' if len(wanted) == 1 else 's'}"  # the answer names them
@@ -123,8 +129,7 @@ class Orders:
             raise Refused(f"{name}: it is the last host of the group, there is nowhere to move its domains")
         if not self.store.order_drain(name, draining=True):
             return f"{name} is draining already."
-        hint = "" if self._acts() else " Its moves are only recommended now: see the plan."
-        return f"{name} drains from the next cycle on.{hint}"
+        return f"{name} drains from the next cycle on.{self._hint()}"
 
     def _undrain(self, name: str) -> str:
         if self.store.order_drain(name, draining=False):
@@ -152,7 +157,16 @@ class Orders:
             return f"The mode is {mode} already."
         setting = Setting(value=mode, instead_of=configured, at=self.clock.now(), who=by.who)
         self.store.override("mode", None if mode == configured else setting)
-        return f"The mode is {mode} from the next cycle on."
+        braked = " The brake is on, so moves are only recommended: see virtpoise release." if self._brake() else ""
+        return f"The mode is {mode} from the next cycle on.{braked if mode == 'automatic' else ''}"
+
+    def _release(self, by: By) -> str:
+        brake = self._brake()
+        if brake is None:
+            return "The brake is not on."
+        now = self.clock.now()
+        self.store.override("released", Setting(value=brake.cause.value, instead_of="", at=now, who=by.who))
+        return f"The brake is released; it was on because {brake.why}."
 
     def _apply(self, wanted: Set[Choice]) -> str:
         if not wanted:
@@ -177,7 +191,19 @@ class Orders:
         return f"{unsettled[wanted[0]]} is accounted for: its hosts take part again from the next cycle on."
 
     def _acts(self) -> bool:
-        return self.store.overrides().acts(self.mode())
+        overrides = self.store.overrides()
+        return overrides.paused is None and overrides.mode_over(self.mode()) == "automatic" and self._brake() is None
+
+    def _hint(self) -> str:
+        """What keeps a drain from beginning at once."""
+        if not self._acts():
+            return " Its moves are only recommended now: see the plan."
+        if blackout := self.blackout():
+            return f" It waits: no migration begins {blackout.text}. Go ahead with virtpoise apply."
+        return ""
+
+    def _brake(self) -> Brake | None:
+        return in_force(self.store.brake(), self.store.overrides().released_at)
 
 
 def _known(group: Snapshot, name: str) -> Host:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence, Set
 from typing import Protocol
 
+from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import HostState, Move, Progress, Refusal, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
+_MOST_CHANGES = 3  # named in a sentence
 # A figure: one or more numbers with their units, such as "90%" or "2 min 5 s". The digits of a name such as h1 are
 # none.
 _UNIT = r"(?:%|(?:ms|s|min|h|d|[KMGT]iB|B|times|readings|consecutive)\b)"
@@ -39,6 +41,7 @@ def under_way(in_flight: Sequence[UnderWay], waiting: int) -> str:
         if flight.progress and flight.progress.total_bytes:
             done = 1 - flight.progress.remaining_bytes / flight.progress.total_bytes
             dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
+            dirtied += wording.throttled(flight.progress.throttle_ratio)
             text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
         parts.append(text)
     later = f"{waiting} more {'move waits' if waiting == 1 else 'moves wait'}" if waiting else ""
@@ -51,6 +54,25 @@ def with_unknown(sentence: str, snapshot: Snapshot) -> str:
         return "no host is scraped: nothing to do"
     unknown = [host.name for host in snapshot.hosts if host.state is HostState.UNKNOWN]
     return f"{sentence}; unknown: {', '.join(unknown)}" if unknown else sentence
+
+
+def with_others(sentence: str, changes: Sequence[OthersChange]) -> str:
+    """The sentence with what others have changed."""
+    if not changes:
+        return sentence
+    more = f" and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
+    return f"{sentence}; not ours: {', '.join(change(one) for one in changes[:_MOST_CHANGES])}{more}"
+
+
+def change(one: OthersChange) -> str:
+    """A change that is not ours."""
+    match one.kind:
+        case ChangeKind.MIGRATED:
+            return f"{one.domain} was migrated from {one.source} to {one.destination}"
+        case ChangeKind.STARTED:
+            return f"{one.domain} was started on {one.destination}"
+        case ChangeKind.STOPPED:
+            return f"{one.domain} was stopped on {one.source}"
 
 
 def refused(why: Refusal, move: Move) -> str:

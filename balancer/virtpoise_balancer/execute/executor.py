@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from virtpoise_balancer.errors import Refused
-from virtpoise_balancer.execute.migrate import Migrator
+from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
 from virtpoise_balancer.model import Cause, Entries, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
@@ -203,6 +203,9 @@ class LibvirtExecutor:
                     migration_id, move, f"the store cannot be written: {str(error) or type(error).__name__}"
                 )
             why = self._against(move, lambda: self._rechecks[self._items[migration_id].plan](move))
+        measured = WriteRate() if why else self.migrator.measure(move, self._beside(move))
+        if measured.why:
+            return self._skip(migration_id, move, measured.why, Cause.SLOW, measured.dirty_bytes_per_second)
         cause = None if why else Cause.OBSTACLE
         if why := why or self._against(move, lambda: self.migrator.obstacle(move)):
             self._ask_again(move)
@@ -210,7 +213,7 @@ class LibvirtExecutor:
         entry = JournalEntry(id=migration_id, move=move, began=began)
         self._in_flight[migration_id] = InFlight(move, began=began)
         try:
-            return self._migrate(entry)
+            return self._migrate(entry, measured)
         finally:
             del self._in_flight[migration_id]
 
@@ -222,7 +225,12 @@ class LibvirtExecutor:
             log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
             return f"unforeseen: {type(error).__name__}: {error}"
 
-    def _migrate(self, entry: JournalEntry) -> bool:
+    def _beside(self, move: Move) -> int:
+        """How many migrations under way share a host with the move."""
+        ends = {move.source, move.destination}
+        return sum(bool(ends & {one.move.source, one.move.destination}) for one in self.in_flight)
+
+    def _migrate(self, entry: JournalEntry, measured: WriteRate) -> bool:
         def watch(progress: Progress) -> None:
             self._in_flight[entry.id] = replace(self._in_flight[entry.id], progress=progress)
 
@@ -232,6 +240,8 @@ class LibvirtExecutor:
         except Exception as error:  # it was asked for, or not: only the hosts know
             log.exception("a request for a migration failed in an unforeseen way", domain=entry.move.domain)
             requested = Requested(why=f"unforeseen: {type(error).__name__}: {error}", answered=False)
+        if requested.dirty_bytes_per_second is None:
+            requested = replace(requested, dirty_bytes_per_second=measured.dirty_bytes_per_second)
         self.reconciler.requested(entry, requested)
         if requested.why:
             self._ask_again(entry.move)  # before the end is written, so that the next plan knows it
@@ -248,8 +258,11 @@ class LibvirtExecutor:
         if not self.stop.is_set():
             self.ask((move.source, move.destination))
 
-    def _skip(self, migration_id: int, move: Move, why: str, cause: Cause | None = None) -> bool:
-        self.reconciler.end(migration_id, move, MigrationOutcome(result=Result.SKIPPED, why=why, cause=cause))
+    def _skip(
+        self, migration_id: int, move: Move, why: str, cause: Cause | None = None, dirtying: float | None = None
+    ) -> bool:
+        outcome = MigrationOutcome(result=Result.SKIPPED, why=why, cause=cause, dirty_bytes_per_second=dirtying)
+        self.reconciler.end(migration_id, move, outcome)
         return False
 
 

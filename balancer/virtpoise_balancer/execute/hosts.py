@@ -72,6 +72,17 @@ class Hosts(Protocol):
         """
         ...
 
+    def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
+        """How many bytes of its memory the domain writes to per second, measured now. That takes about a second.
+
+        None where it has less memory than ``least_bytes``.
+        """
+        ...
+
+    def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
+        """Limit the domain's migration from this host that is under way; None ends the limit."""
+        ...
+
     def abort(self, host: str, uuid: str) -> None:
         """Abort the domain's running job on this host."""
         ...

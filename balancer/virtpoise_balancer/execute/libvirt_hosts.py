@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge
@@ -13,7 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import HostFacts, Presence
 from virtpoise_balancer.execute.hosts import Completed, RunningMigration
+from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Worker, Workers
+from virtpoise_balancer.hosts import in_uri
 from virtpoise_balancer.model import Progress
 
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
@@ -29,6 +31,7 @@ _PRESENCE = TypeAdapter(Presence)
 _WAY: TypeAdapter[tuple[bool, str | None]] = TypeAdapter(tuple[bool, str | None])
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
+_RATE: TypeAdapter[float | None] = TypeAdapter(Annotated[float, Ge(0)] | None)
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Ge(0)])
 _NOTHING: TypeAdapter[None] = TypeAdapter(None)
 _WORDS: TypeAdapter[str] = TypeAdapter(str)
@@ -60,12 +63,14 @@ class _Called:
 class LibvirtHosts:
     """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts.
 
-    ``encrypted``: migrations use TLS.
+    ``address_of``: its address on the network of migrations, or None where it names one itself. ``transfer``: how
+    domains are migrated.
     """
 
     uri_of: Callable[[str], str]
     peer_uri_of: Callable[[str], str]
-    encrypted: bool
+    address_of: Callable[[str], str | None]
+    transfer: Transfer
     connect_timeout_seconds: float
     workers: Workers = field(repr=False)
 
@@ -86,6 +91,8 @@ class LibvirtHosts:
             processed_bytes=_number(job, "data_processed") or 0,
             remaining_bytes=_number(job, "data_remaining") or 0,
             dirty_bytes_per_second=None if pages is None else float(pages * (_number(job, "memory_page_size") or 4096)),
+            passes=_number(job, "memory_iteration"),
+            throttle_ratio=min(_number(job, "auto_converge_throttle") or 0, 100) / 100,
         )
 
     def completed(self, host: str, uuid: str) -> Completed:
@@ -102,11 +109,19 @@ class LibvirtHosts:
         self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
     ) -> Iterator[RunningMigration]:
         uri = self.uri_of(source)
-        arguments = (uuid, self.peer_uri_of(destination), self.uri_of(destination))
+        address = self.address_of(destination)
+        memory_to = None if address is None else f"tcp://{in_uri(address)}"
+        arguments = (uuid, self.peer_uri_of(destination), self.uri_of(destination), memory_to)
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
-            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, self.encrypted))
+            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, asdict(self.transfer)))
             yield _Called(worker)
+
+    def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
+        return self._ask(_RATE, host, "dirty_rate", uuid, least_bytes, what="dirty rate")
+
+    def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
+        self._ask(_NOTHING, host, "set_bandwidth", uuid, bandwidth_mib_per_second, what="bandwidth")
 
     def abort(self, host: str, uuid: str) -> None:
         self._ask(_NOTHING, host, "abort", uuid, what="abort")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from virtpoise_balancer.analyse.convergence import Convergence, Feasibility, feasibility
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
@@ -23,7 +24,21 @@ _WATCH_SECONDS = 0.5
 # What libvirt may take to end an aborted migration.
 _ABORT_SECONDS = 60.0
 
+# A domain whose memory is copied faster than this is tried without a look at how fast it writes; it is aborted soon.
+_LEAST_SECONDS = 10.0
+# Where nothing is known of the uplinks: 1 Gbit/s.
+_ASSUMED_BYTES_PER_SECOND = 125e6
+_MIB = 1 << 20
+
 Watch = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteRate:
+    """How fast a domain writes to its memory; None where that was not measured. ``why``: it cannot be migrated so."""
+
+    dirty_bytes_per_second: float | None = None
+    why: str | None = None
 
 
 @dataclass(slots=True)
@@ -41,12 +56,17 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migrator:
-    """Asks for migrations. What becomes of them is for the reconciler to find out."""
+    """Asks for migrations. What becomes of them is for the reconciler to find out.
+
+    ``throttles``: QEMU may throttle a guest that writes to its memory too fast. ``bandwidth``: the limit in MiB/s at a
+    time in Unix seconds, or None.
+    """
 
     hosts: Hosts
     timeout_seconds: float
     stop_grace_seconds: float
-    bandwidth_mib_per_second: int | None = None
+    throttles: bool = False
+    bandwidth: Callable[[float], int | None] = lambda _at: None
     clock: Clock = SYSTEM
 
     def obstacle(self, move: Move) -> str | None:
@@ -65,6 +85,29 @@ class Migrator:
             return f"{move.domain} is being worked on by another job"
         return None
 
+    def measure(self, move: Move, beside: int) -> WriteRate:
+        """How fast the domain writes to its memory, where that may decide, and what it means for this move.
+
+        ``beside``: how many migrations share the uplinks of its hosts. Never raises for what libvirt does not say.
+        """
+        limit = self.bandwidth(self.clock.now())
+        link = None if move.link_bytes_per_second is None else move.link_bytes_per_second / (beside + 1)
+        known = [speed for speed in (link, limit and limit * _MIB) if speed]
+        least = min(known, default=_ASSUMED_BYTES_PER_SECOND) * _LEAST_SECONDS
+        try:
+            written = self.hosts.dirty_rate(move.source, move.uuid, int(least))
+        except LibvirtError:
+            return WriteRate()  # it may still migrate
+        if written is None or not known:
+            return WriteRate(dirty_bytes_per_second=written)
+        found = feasibility(written, min(known), throttles=self.throttles)
+        figures = (
+            f"it writes {written / _MIB:.0f} MiB/s to its memory, and at most {min(known) / _MIB:.0f} MiB/s are copied"
+        )
+        log.info("looked how fast a domain writes", domain=move.domain, found=found.value, figures=figures)
+        why = f"it would not converge: {figures}" if found is Feasibility.NOT else None
+        return WriteRate(dirty_bytes_per_second=written, why=why)
+
     def request(self, move: Move, watch: Watch, stop: threading.Event) -> Requested:
         """Ask for the migration, and wait until that was answered or given up.
 
@@ -72,10 +115,10 @@ class Migrator:
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()
-        why, answered, waited = self._run(move, seen, stop, began)
+        why, cause, answered, waited = self._run(move, seen, stop, began)
         return Requested(
             why=why,
-            cause=self._cause(why, stop, self.clock.monotonic() - began),
+            cause=cause,
             answered=answered,
             waited_seconds=waited,
             seconds=self.clock.monotonic() - began,
@@ -84,51 +127,64 @@ class Migrator:
 
     def _run(
         self, move: Move, watch: Watch, stop: threading.Event, began: float
-    ) -> tuple[str | None, bool, float | None]:
-        """What went wrong, or None; whether libvirt has answered the request; how long the domain waited to start."""
-        why: str | None = None
-        limit = self.timeout_seconds
-        bandwidth = self.bandwidth_mib_per_second
+    ) -> tuple[str | None, Cause | None, bool, float | None]:
+        """What went wrong and what that teaches, or None; whether libvirt has answered the request; how long the domain
+        waited to start.
+        """
+        convergence = Convergence(throttles=self.throttles)
+        bandwidth = self.bandwidth(self.clock.now())
+        limit, limit_why, stopped = self.timeout_seconds, f"longer than {self.timeout_seconds:g} s", False
         try:
             with self.hosts.migration(move.uuid, move.source, move.destination, bandwidth) as migration:
                 while not migration.ended(_WATCH_SECONDS):
-                    if stop.is_set():
+                    if stop.is_set() and not stopped:
+                        stopped = True
                         limit = min(limit, self.clock.monotonic() - began + self.stop_grace_seconds)
-                        stop = threading.Event()  # heard once
-                        why = "told to stop"
-                    if self.clock.monotonic() - began >= limit:
-                        why = why or f"longer than {self.timeout_seconds:g} s"
+                        limit_why = "told to stop"
+                    progress = self._look(move, watch)
+                    hopeless = convergence.hopeless(progress) if progress else None
+                    if hopeless or self.clock.monotonic() - began >= limit:
+                        why = hopeless or limit_why
+                        cause = Cause.STOPPED if stopped and not hopeless else Cause.SLOW
                         refused = self._abort(move)
                         break
-                    self._look(move, watch)
+                    bandwidth = self._limited(move, bandwidth)
                 else:
-                    return migration.error, True, migration.waited_seconds
+                    cause = Cause.STOPPED if stop.is_set() else Cause.ERROR
+                    return migration.error, cause if migration.error else None, True, migration.waited_seconds
                 if not migration.ended(_ABORT_SECONDS):
-                    if refused:
-                        return f"{why}, and it could not be aborted ({refused}): it goes on", False, None
-                    return f"aborted: {why}, and libvirt has not ended it after {_ABORT_SECONDS:g} s more", False, None
-                error = migration.error
-                if error is not None:
-                    why = f"{why}, and then: {error}" if refused else f"aborted: {why}"
-                return (why if error is not None else None), True, migration.waited_seconds
+                    after = f"and libvirt has not ended it after {_ABORT_SECONDS:g} s more"
+                    why = (
+                        f"{why}, and it could not be aborted ({refused}): it goes on"
+                        if refused
+                        else f"aborted: {why}, {after}"
+                    )
+                    return why, cause, False, None
+                if migration.error is None:
+                    return None, None, True, migration.waited_seconds
+                why = f"{why}, and then: {migration.error}" if refused else f"aborted: {why}"
+                return why, cause, True, migration.waited_seconds
         except LibvirtError as error:  # no process could be started to ask
-            return str(error), False, None
+            return str(error), Cause.STOPPED if stop.is_set() else Cause.ERROR, False, None
 
-    def _cause(self, why: str | None, stop: threading.Event, seconds: float) -> Cause | None:
-        """What a request teaches that came to nothing after this time."""
-        if why is None:
-            return None
-        if stop.is_set():
-            return Cause.STOPPED
-        return Cause.SLOW if seconds >= self.timeout_seconds else Cause.ERROR
-
-    def _look(self, move: Move, watch: Watch) -> None:
+    def _look(self, move: Move, watch: Watch) -> Progress | None:
         try:
             progress = self.hosts.progress(move.source, move.uuid)
         except LibvirtError:
-            return  # the next look may see it
+            return None  # the next look may see it
         if progress is not None:
             watch(progress)
+        return progress
+
+    def _limited(self, move: Move, bandwidth: int | None) -> int | None:
+        """The bandwidth limit from now on. ``bandwidth``: the one so far."""
+        wanted = self.bandwidth(self.clock.now())
+        if wanted != bandwidth:
+            try:
+                self.hosts.set_bandwidth(move.source, move.uuid, wanted)
+            except LibvirtError:
+                return bandwidth  # the next look tries again
+        return wanted
 
     def _abort(self, move: Move) -> str | None:
         """Why it was not aborted, or None: it has ended by itself, as the wait that follows shows, or may not be."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from types import MappingProxyType
 
-from virtpoise_balancer.model import Detail, Prediction, Reason, Refusal
+from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal
 from virtpoise_balancer.rules import KINDS
 
 _REASONS: Mapping[Reason, str] = {
@@ -183,6 +183,22 @@ def size(amount: float | None) -> str:
 def dirtied(bytes_per_second: float | None) -> str:
     """How fast the guest writes, as an addition to a migration's progress; empty if that is 0 or not yet known."""
     return f", dirties {size(bytes_per_second)}/s" if bytes_per_second else ""
+
+
+def copying(move: Move) -> str:
+    """What the move is expected to cost; empty where nothing is known."""
+    parts = []
+    if move.cost_bytes is not None:
+        takes = "" if move.seconds is None else f" in about {duration(move.seconds)}"
+        parts.append(f"about {size(move.cost_bytes)} to copy{takes}")
+    if move.downtime_seconds is not None:
+        parts.append(f"stopped for {duration(move.downtime_seconds)}")
+    return ", ".join(parts)
+
+
+def throttled(ratio: float) -> str:
+    """How much CPU time the guest is kept from, as an addition to a migration's progress; empty for 0."""
+    return f", throttled by {percent(ratio)}" if ratio else ""
 
 
 def duration(seconds: float | None) -> str:

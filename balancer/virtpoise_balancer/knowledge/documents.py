@@ -1,22 +1,35 @@
-"""Documents in the store: plans and what they were made from, as compressed JSON.
+"""Documents in the store: plans, what they were made from, and looks, as compressed JSON.
 
 Refuses what is not one, naming the field.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from virtpoise_balancer.analyse.others import Sighting, Sightings
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import first_problem, read_plan, write_plan
 from virtpoise_balancer.knowledge.records import Inputs
 from virtpoise_balancer.model import InconsistentSnapshot, Plan, check_consistent
 from virtpoise_balancer.rules.check import rule_problems
 
+
+@dataclass
+class _Look:
+    """``domains``: the fields of a Sighting, by uuid."""
+
+    hosts: list[str]
+    domains: dict[str, tuple[str, str, float | None, float | None]]
+
+
 _INPUTS = TypeAdapter(Inputs)
+_LOOK = TypeAdapter(_Look)
 # A document that unpacks to more than this is not one of ours.
 _MOST_BYTES = 1 << 30
 
@@ -46,6 +59,24 @@ def unpack_inputs(packed: Any, source: str) -> Inputs:
     except InconsistentSnapshot as error:
         raise BadInput(f"{source}: {error}") from None
     return inputs
+
+
+def pack_sightings(seen: Sightings) -> bytes:
+    domains = {uuid: (one.name, one.host, one.seen, one.missing_since) for uuid, one in seen.domains.items()}
+    return zlib.compress(json.dumps({"hosts": sorted(seen.hosts), "domains": domains}).encode())
+
+
+def unpack_sightings(packed: Any, at: float, source: str) -> Sightings:
+    """``at``: when the look was. ``source`` names the document in a BadInput."""
+    try:
+        look = _LOOK.validate_json(_unpack(packed, source))
+    except ValidationError as error:
+        raise BadInput(f"{source}: {first_problem(error)}") from None
+    domains = {
+        uuid: Sighting(name=name, host=host, seen=seen, missing_since=missing)
+        for uuid, (name, host, seen, missing) in look.domains.items()
+    }
+    return Sightings(at=at, hosts=frozenset(look.hosts), domains=domains)
 
 
 def _unpack(packed: Any, source: str) -> bytes:

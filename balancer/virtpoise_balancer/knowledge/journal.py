@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.knowledge import predictions
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
-from virtpoise_balancer.knowledge.rows import fields_of, read_row, read_rows
+from virtpoise_balancer.knowledge.rows import read_row, read_rows
 from virtpoise_balancer.knowledge.schema import migrations
 from virtpoise_balancer.knowledge.schema import predictions as predictions_table
 from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Move, Result, Written
@@ -139,7 +139,15 @@ def commitments(connection: Connection, ended_since: float, broken: list[str]) -
     lately = migrations.c.began.is_not(None) & (migrations.c.ended > ended_since)
     query = select(migrations).where(migrations.c.result.is_(None) | lately).order_by(migrations.c.id)
     return tuple(
-        Commitment(**fields_of(row, Commitment) | {"result": None if row.result is None else Result(row.result)})
+        Commitment(
+            domain=row.domain,
+            uuid=row.uuid,
+            source=row.source,
+            destination=row.destination,
+            began=row.began,
+            ended=row.ended,
+            result=None if row.result is None else Result(row.result),
+        )
         for row in read_rows(connection, query, "migration", broken)
     )
 

@@ -4,7 +4,11 @@ off.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, literal, select, union_all
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
 from virtpoise_balancer.knowledge.rows import read_rows
@@ -16,6 +20,8 @@ _RESIDUALS_KEPT = 200
 # The newest migrations to look at, and the most of them that count for one link.
 _MIGRATIONS_WEIGHED = 2000
 _MIGRATIONS_OF_A_LINK = 20
+# How long the rate counts at which a domain wrote to its memory.
+_DIRTYING_COUNTS_SECONDS = 7 * 86400.0
 # How long a failure counts, and how much of its reason is kept.
 _FAILURES_COUNT_SECONDS = 7 * 86400.0
 _WHY_LENGTH = 200
@@ -25,7 +31,7 @@ def read(connection: Connection, moved_since: float, now: float, broken: list[st
     """``moved_since``: only migrations that ended after it count as moves of a domain."""
     return Learned(
         moved=_moved(connection, moved_since, broken),
-        dirtying=_dirtying(connection, broken),
+        dirtying=_dirtying(connection, now - _DIRTYING_COUNTS_SECONDS, broken),
         residuals=_residuals(connection, broken),
         links=_links(connection, broken),
         attempts=_attempts(connection, now - _FAILURES_COUNT_SECONDS, broken),
@@ -45,11 +51,13 @@ def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str,
     return moved
 
 
-def _dirtying(connection: Connection, broken: list[str]) -> dict[str, float]:
-    """By uuid, the rate of the newest migration that was watched for long enough, whether it was done or not."""
+def _dirtying(connection: Connection, since: float, broken: list[str]) -> dict[str, float]:
+    """By uuid, the newest rate: of a migration that was watched for long enough, whether it was done or not, or of the
+    look before it.
+    """
     query = (
         select(migrations.c.id, migrations.c.uuid, migrations.c.dirty_bytes_per_second)
-        .where(migrations.c.dirty_bytes_per_second.is_not(None))
+        .where(migrations.c.dirty_bytes_per_second.is_not(None), migrations.c.ended > since)
         .order_by(migrations.c.id.desc())
         .limit(_MIGRATIONS_WEIGHED)
     )
@@ -93,7 +101,7 @@ def _residuals(connection: Connection, broken: list[str]) -> tuple[Residual, ...
 
 
 def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
-    """The speed of the newest migrations between each two hosts, taken together."""
+    """The speed and the downtime of the newest migrations between each two hosts, taken together."""
     query = (
         select(
             migrations.c.id,
@@ -101,6 +109,7 @@ def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
             migrations.c.destination,
             migrations.c.transferred_bytes,
             migrations.c.seconds,
+            migrations.c.downtime_seconds,
         )
         .where(
             migrations.c.result == Result.DONE.value,
@@ -110,18 +119,21 @@ def _links(connection: Connection, broken: list[str]) -> tuple[LinkSpeed, ...]:
         .order_by(migrations.c.id.desc())
         .limit(_MIGRATIONS_WEIGHED)
     )
-    totals: dict[tuple[str, str], tuple[int, int, float]] = {}
+    of_links: dict[tuple[str, str], list[Row[Any]]] = {}
     for row in read_rows(connection, query, "migration", broken):
-        count, transferred, seconds = totals.get((row.source, row.destination), (0, 0, 0.0))
-        if count < _MIGRATIONS_OF_A_LINK:
-            totals[row.source, row.destination] = (
-                count + 1,
-                transferred + row.transferred_bytes,
-                seconds + row.seconds,
-            )
-    return tuple(
-        LinkSpeed(source=source, destination=destination, bytes_per_second=transferred / seconds)
-        for (source, destination), (_, transferred, seconds) in sorted(totals.items())
+        newest = of_links.setdefault((row.source, row.destination), [])
+        if len(newest) < _MIGRATIONS_OF_A_LINK:
+            newest.append(row)
+    return tuple(_link(*ends, newest) for ends, newest in sorted(of_links.items()))
+
+
+def _link(source: str, destination: str, newest: Sequence[Row[Any]]) -> LinkSpeed:
+    downtimes = [row.downtime_seconds for row in newest if row.downtime_seconds is not None]
+    return LinkSpeed(
+        source=source,
+        destination=destination,
+        bytes_per_second=sum(row.transferred_bytes for row in newest) / sum(row.seconds for row in newest),
+        downtime_seconds=fmean(downtimes) if downtimes else None,
     )
 
 
@@ -131,7 +143,8 @@ def _attempts(connection: Connection, since: float, broken: list[str]) -> tuple[
     A migration that was done ends the row, and so it does where the domain did not converge.
     """
     taught = (migrations.c.result == Result.FAILED.value) & migrations.c.began.is_not(None)
-    taught |= migrations.c.cause == Cause.OBSTACLE.value
+    # Before it began: what a host had against it, or how fast the domain writes to its memory.
+    taught |= migrations.c.cause.in_((Cause.OBSTACLE.value, Cause.SLOW.value))
     taught &= func.coalesce(migrations.c.cause, "") != Cause.STOPPED.value
     failed = select(migrations.c.uuid).where(taught, migrations.c.ended > since)
     done = migrations.c.result == Result.DONE.value

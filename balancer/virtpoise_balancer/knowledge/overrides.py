@@ -11,7 +11,7 @@ from virtpoise_balancer.knowledge import schema
 from virtpoise_balancer.knowledge.records import STRANGER, Action, Overrides, Setting
 from virtpoise_balancer.knowledge.rows import fields_of, read_rows
 
-# An order that is there and cannot be read counts as the more careful one.
+# An order that is there and cannot be read counts as the more careful one; a release as none.
 _UNREADABLE = {
     "paused": Setting(value="yes", instead_of="no", at=0.0, who="an order that cannot be read"),
     "mode": Setting(value="recommend", instead_of="automatic", at=0.0, who="an order that cannot be read"),
@@ -23,10 +23,10 @@ def read(connection: Connection, broken: list[str]) -> Overrides:
     given = connection.execute(select(schema.overrides.c.name)).scalars().all()
     settings = {name: setting for name, setting in _UNREADABLE.items() if name in given}
     settings |= {row.name: Setting(**fields_of(row, Setting)) for row in rows}
-    return Overrides(paused=settings.get("paused"), mode=settings.get("mode"))
+    return Overrides(**{name: settings.get(name) for name in ("paused", "mode", "released")})
 
 
-def write(connection: Connection, name: Literal["paused", "mode"], setting: Setting | None) -> None:
+def write(connection: Connection, name: Literal["paused", "mode", "released"], setting: Setting | None) -> None:
     """Set it, or take it back with None."""
     connection.execute(delete(schema.overrides).where(schema.overrides.c.name == name))
     if setting is not None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from virtpoise_balancer.analyse.backoff import Backoff, Backoffs
+from virtpoise_balancer.analyse.brake import Brake, TrackRecord
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.learned import Learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.analyse.others import OthersChange, Sightings
 from virtpoise_balancer.model import Entries, JournalEntry, Mode, Plan, Policy, Result, Role, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
@@ -26,20 +28,25 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """What a person has set over the configuration; None where no one has. While ``paused`` no migration begins."""
+    """What a person has set over the configuration; None where no one has. While ``paused`` no migration begins.
+
+    ``released``: the last release of a brake.
+    """
 
     paused: Setting | None = None
     mode: Setting | None = None
+    released: Setting | None = None
+
+    @property
+    def released_at(self) -> float | None:
+        """When a brake was last released (Unix seconds)."""
+        return self.released.at if self.released else None
 
     def mode_over(self, configured: Mode) -> Mode:
         """The effective mode: the newer of what a person set and what the configuration says."""
         if self.mode is None or self.mode.instead_of != configured:
             return configured
         return "automatic" if self.mode.value == "automatic" else "recommend"
-
-    def acts(self, configured: Mode) -> bool:
-        """Whether moves are made, not only recommended."""
-        return self.paused is None and self.mode_over(configured) == "automatic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +201,9 @@ class EndedPlan:
 class Memory:
     """All that a cycle reads, as it was at one moment. ``ended_plans``: those not settled yet, oldest first.
 
-    ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``broken``: one line for
-    each row that could not be read and was left out.
+    ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``brake``: pulled last,
+    whether it was released or not. ``sightings``: of the newest look. ``others``: the changes of the last hours that
+    are not ours, oldest first. ``broken``: one line for each row that could not be read and was left out.
     """
 
     orders: StandingOrders = StandingOrders()
@@ -205,6 +213,10 @@ class Memory:
     due: tuple[DuePrediction, ...] = ()
     watched: tuple[JournalEntry, ...] = ()
     commitments: tuple[Commitment, ...] = ()
+    brake: Brake | None = None
+    track_record: TrackRecord = field(default_factory=TrackRecord)
+    sightings: Sightings | None = None
+    others: tuple[OthersChange, ...] = ()
     newest_plan: NewestPlan | None = None
     newest_cycle: NewestCycle | None = None
     broken: tuple[str, ...] = ()
@@ -250,10 +262,23 @@ class NewCycle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a cycle saw of the domains' places. ``same``: only its time differs from the look before.
+
+    ``changes``: those that are not ours.
+    """
+
+    sightings: Sightings
+    changes: tuple[OthersChange, ...]
+    same: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """All that a cycle writes.
 
     ``settled``: ids of plans. ``backoffs``: only those that changed. ``verdicts``: by the prediction's id.
+    ``brake``: to be pulled.
     """
 
     settled: tuple[int, ...] = ()
@@ -261,6 +286,8 @@ class Changes:
     verdicts: Mapping[int, Measured] = field(default_factory=dict)
     plan: NewPlan | None = None
     cycle: NewCycle | None = None
+    brake: Brake | None = None
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

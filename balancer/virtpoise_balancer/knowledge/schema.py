@@ -21,6 +21,8 @@ from sqlalchemy import (
     Text,
 )
 
+from virtpoise_balancer.analyse.brake import BrakeCause
+from virtpoise_balancer.analyse.others import ChangeKind
 from virtpoise_balancer.model import Cause, Result, Role
 
 metadata = MetaData()
@@ -123,6 +125,29 @@ predictions = Table(
     Column("verdict", String, index=True, info={"one_of": VERDICTS}),  # null: not yet due
 )
 
+# One row: what the newest look showed. Written by cycles alone.
+looks = Table(
+    "looks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _time("at", nullable=False),
+    Column("document", LargeBinary, nullable=False),  # known hosts and active domains, as compressed JSON
+)
+
+# Changes that are not ours. Written by cycles alone.
+others = Table(
+    "others",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String, nullable=False, info={"one_of": [*ChangeKind]}),
+    Column("domain", String, nullable=False),
+    Column("uuid", String, nullable=False),
+    Column("source", String),  # null: a start
+    Column("destination", String),  # null: a stop
+    _time("before", nullable=False),  # the last look that does not show it
+    _time("at", nullable=False, index=True),  # the first that does
+)
+
 # The newest order for each host. Written by orders alone.
 drains = Table(
     "drains",
@@ -143,11 +168,21 @@ backoffs = Table(
     Column("failures", Integer, nullable=False),
 )
 
+# Written by cycles alone. One is on until a release (an override) that is newer.
+brakes = Table(
+    "brakes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _time("at", nullable=False),
+    Column("cause", String, nullable=False, info={"one_of": [*BrakeCause]}),
+    Column("why", Text, nullable=False),
+)
+
 # What a person has set over the configuration.
 overrides = Table(
     "overrides",
     metadata,
-    Column("name", String, primary_key=True),  # paused, mode
+    Column("name", String, primary_key=True),  # paused, mode, released
     Column("value", String, nullable=False),
     Column("instead_of", String, nullable=False),  # what the configuration said then
     _time("at", nullable=False),

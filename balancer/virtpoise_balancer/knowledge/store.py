@@ -9,15 +9,19 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
+from virtpoise_balancer.analyse.brake import Brake
+from virtpoise_balancer.analyse.others import OthersChange
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import Deposed, NotKnown
 from virtpoise_balancer.knowledge import (
     backoffs,
+    brakes,
     cycles,
     drains,
     fence,
     journal,
     learned,
+    others,
     overrides,
     plans,
     predictions,
@@ -82,11 +86,11 @@ class Store:
 
     # --- a cycle ------------------------------------------------------------------------------------------------------
 
-    def recall(self, *, moved_since: float, ended_since: float) -> Memory:
+    def recall(self, *, moved_since: float, ended_since: float, judged_since: float) -> Memory:
         """All that a cycle needs. Times in Unix seconds.
 
         Moves of a domain count towards its rest if they ended after ``moved_since``. Migrations that ended after
-        ``ended_since`` are commitments.
+        ``ended_since`` are commitments. The brake is judged by what ended after ``judged_since``.
         """
         broken: list[str] = []
         with self.database.reading() as connection:
@@ -99,6 +103,10 @@ class Store:
                 due=predictions.due(connection, broken),
                 watched=journal.watched(connection, now, broken),
                 commitments=journal.commitments(connection, ended_since, broken),
+                brake=brakes.newest(connection, broken),
+                track_record=brakes.track_record(connection, judged_since, broken),
+                sightings=others.sightings(connection, broken),
+                others=others.lately(connection, now, broken),
                 newest_plan=plans.newest(connection, broken),
                 newest_cycle=cycles.newest(connection, broken),
                 broken=tuple(dict.fromkeys(broken)),
@@ -111,6 +119,10 @@ class Store:
             predictions.record_verdicts(connection, changes.verdicts)
             plans.settle(connection, changes.settled)
             backoffs.write(connection, changes.backoffs)
+            if changes.brake is not None:
+                brakes.pull(connection, changes.brake)
+            if changes.look is not None:
+                others.record(connection, changes.look.sightings, changes.look.changes, same=changes.look.same)
             if changes.cycle is not None:
                 cycles.record(connection, changes.cycle)
             if changes.plan is not None:
@@ -127,6 +139,8 @@ class Store:
             plans.forget(connection, before, keep_bytes)
             overrides.forget(connection, before)
             drains.forget(connection, before)
+            brakes.forget(connection, before)
+            others.forget(connection, before)
 
     # --- who leads ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +207,12 @@ class Store:
         with self._reading() as (connection, broken):
             return overrides.read(connection, broken)
 
-    def override(self, name: Literal["paused", "mode"], setting: Setting | None) -> None:
+    def brake(self) -> Brake | None:
+        """The brake that was pulled last, whether it was released or not."""
+        with self._reading() as (connection, broken):
+            return brakes.newest(connection, broken)
+
+    def override(self, name: Literal["paused", "mode", "released"], setting: Setting | None) -> None:
         """Set it, or take it back with None."""
         with self.database.writing() as connection:
             overrides.write(connection, name, setting)
@@ -212,6 +231,11 @@ class Store:
     def actions(self, limit: int) -> tuple[Action, ...]:
         with self._reading() as (connection, broken):
             return overrides.actions(connection, limit, broken)
+
+    def others(self, limit: int) -> tuple[OthersChange, ...]:
+        """The changes that are not ours."""
+        with self._reading() as (connection, broken):
+            return others.history(connection, limit, broken)
 
     def history(self, limit: int, *, uuid: str | None = None, host: str | None = None) -> tuple[MigrationRecord, ...]:
         """The newest migrations (of one domain, or from and to one host), each with its predictions."""

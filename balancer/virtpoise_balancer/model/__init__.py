@@ -21,6 +21,8 @@ from virtpoise_balancer.model.plan import (
     Scores,
 )
 from virtpoise_balancer.model.policy import (
+    BlackoutWindow,
+    BrakeBounds,
     DomainWeights,
     HostWeights,
     Imbalance,
@@ -79,6 +81,8 @@ __all__ = [
     "STRICT",
     "Amount",
     "Attempt",
+    "BlackoutWindow",
+    "BrakeBounds",
     "Bytes",
     "Cause",
     "Count",

@@ -42,10 +42,16 @@ class MigrationOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A migration under way, as libvirt's job statistics give it."""
+    """A migration under way, as libvirt's job statistics give it.
+
+    ``passes``: how often the memory has been gone through, the present time included. ``throttle_ratio``: the share of
+    its CPU time that the guest is kept from, so that it writes less.
+    """
 
     elapsed_seconds: float
     total_bytes: int
     processed_bytes: int
     remaining_bytes: int
     dirty_bytes_per_second: float | None = None
+    passes: int | None = None
+    throttle_ratio: float = 0.0

@@ -131,8 +131,11 @@ class Move:
     """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it
     in words.
 
-    ``cost_bytes``: what it is expected to transfer. Moves with the same ``bundle`` belong together: all of them or
-    none.
+    ``cost_bytes``: what it is expected to transfer; ``link_bytes_per_second``: at most how fast, by the uplinks of its
+    hosts, where both are known. ``seconds`` and ``downtime_seconds``: how long it takes, and for how long the domain is
+    stopped, by earlier migrations between the two hosts; None without any.
+
+    Moves with the same ``bundle`` belong together: all of them or none.
 
     ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make
     room there, and all others of its bundle. It must not be made without them. ``problem``: what it solves on its
@@ -148,6 +151,9 @@ class Move:
     wave: int = 0
     why: str = ""
     cost_bytes: int | None = None
+    link_bytes_per_second: float | None = None
+    seconds: float | None = None
+    downtime_seconds: float | None = None
     bundle: str | None = None
     needs: tuple[str, ...] = ()
     problem: Problem | None = None

@@ -159,6 +159,39 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrakeBounds:
+    """When moves are only recommended any more, until a person releases the brake.
+
+    ``failed_domains`` and ``failed_ratio``: this many domains, and this share of those migrated, whose newest migration
+    failed. ``opposed_moves``: how many of each other's moves the balancer and others undid. ``predictions`` and
+    ``error_ratio``: the median error of this many predicted loads. ``window_seconds``: only what ended in this time
+    counts.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    failed_domains: Count = 3
+    failed_ratio: Annotated[float, Gt(0), Le(1)] = 0.5
+    opposed_moves: Count = 2
+    predictions: Count = 10
+    error_ratio: Annotated[float, Gt(0), Le(1)] = 0.15
+    window_seconds: Annotated[float, Gt(0)] = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlackoutWindow:
+    """A time in which mode automatic begins no migration.
+
+    ``cron``: when it begins, as five fields of cron in the ``time_zone``; ``duration_seconds``: how long it lasts.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    name: Name
+    cron: Name
+    duration_seconds: Annotated[float, Ge(60), Le(31 * 86400)]
+    time_zone: Name = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the administrator wants; the section ``policy`` of the configuration.
 
@@ -166,7 +199,8 @@ class Policy:
     further move of it that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off
     its source's load at least, unless nothing else helps. ``saturation_ratio``: from this load on a host hides demand.
     ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains only because a
-    rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing.
+    rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing. ``windows``: when mode
+    automatic begins no migration.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -190,6 +224,8 @@ class Policy:
     metadata: Literal["own", "ignore"] = "own"
     imbalance: Imbalance | None = None
     trend: Trend = Trend()
+    brake: BrakeBounds = BrakeBounds()
+    windows: tuple[BlackoutWindow, ...] = ()
 
     def trigger(self, resource: Resource) -> Trigger:
         """When a resource is a problem; both directions of an uplink share one trigger."""

@@ -193,12 +193,15 @@ class Residual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSpeed:
-    """The speed of earlier migrations between two hosts."""
+    """The speed of earlier migrations between two hosts, and for how long they stopped their domains, on average;
+    None where that is not known.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     source: Name
     destination: Name
     bytes_per_second: Annotated[float, Gt(0)]
+    downtime_seconds: Annotated[float, Ge(0)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

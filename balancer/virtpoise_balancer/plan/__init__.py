@@ -1,10 +1,10 @@
 """Which domains to move where. Pure and deterministic: the same snapshot and policy give the same plan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from virtpoise_balancer.model import Move, Plan, Policy, Refusal, Snapshot
+from virtpoise_balancer.model import LinkSpeed, Move, Plan, Policy, Refusal, Snapshot
 from virtpoise_balancer.plan import default, thesis
 from virtpoise_balancer.plan.unmatched import notes
 
@@ -30,7 +30,22 @@ STRATEGIES = {
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan of the policy's strategy, with notes on names in the policy that the group lacks."""
-    return replace(STRATEGIES[policy.strategy].plan(snapshot, policy), notes=notes(snapshot, policy))
+    made = STRATEGIES[policy.strategy].plan(snapshot, policy)
+    uplinks = {host.name: host.uplink_bytes_per_second for host in snapshot.hosts}
+    links = {(link.source, link.destination): link for link in snapshot.links}
+    moves = tuple(_with_link(move, uplinks, links.get((move.source, move.destination))) for move in made.moves)
+    return replace(made, moves=moves, notes=notes(snapshot, policy))
+
+
+def _with_link(move: Move, uplinks: Mapping[str, float | None], link: LinkSpeed | None) -> Move:
+    """The move with what is known of the way between its hosts. ``link``: of earlier migrations."""
+    source, destination = uplinks[move.source], uplinks[move.destination]
+    return replace(
+        move,
+        link_bytes_per_second=min(source, destination) if source and destination else None,
+        seconds=move.cost_bytes / link.bytes_per_second if link and move.cost_bytes is not None else None,
+        downtime_seconds=link.downtime_seconds if link else None,
+    )
 
 
 def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:

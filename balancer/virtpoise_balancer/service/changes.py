@@ -1,5 +1,5 @@
 """Logs what changed from one cycle to the next: hosts that became unknown or fell silent, hosts that are back, refused
-targets.
+targets, the brake.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from virtpoise_balancer.analyse.brake import Brake
 from virtpoise_balancer.model import UnknownKind
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTargets
@@ -25,6 +26,7 @@ class LoggedChanges:
     _unknown: dict[str, UnknownKind] = field(default_factory=dict)
     _silent: frozenset[str] = frozenset()
     _refused: RefusedTargets = field(default_factory=RefusedTargets)
+    _brake: Brake | None = None
 
     def report(self, seen: Observation | None, silent: Mapping[str, str]) -> None:
         """Log the changes since the last call. ``seen``: None if the look failed. ``silent``: why, by host."""
@@ -48,6 +50,14 @@ class LoggedChanges:
             dict.fromkeys({h.name for h in snapshot.hosts if h.known} & self._unknown.keys(), ""),
         )
         self._unknown = {host: why.kind for host, why in unknown.items()}
+
+    def report_brake(self, brake: Brake | None) -> None:
+        """Log once that the brake is on, and that it is off again. ``brake``: the one that is on."""
+        if brake is not None and brake != self._brake:
+            log.warning("the brake is on: moves are only recommended", cause=brake.cause.value, why=brake.why)
+        elif brake is None and self._brake is not None:
+            log.info("the brake is off")
+        self._brake = brake
 
     def _report_refused(self, refused: RefusedTargets) -> None:
         if refused == self._refused:

@@ -18,6 +18,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from virtpoise_balancer.analyse.silence import with_silence
+from virtpoise_balancer.blackout import blackout_at
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.control.orders import Orders
@@ -146,6 +147,7 @@ class Daemon:
             may_act=lambda: self._config.libvirt.names_hosts,
             carry_out=lambda wanted: self._turns.apply(wanted),
             on_order=self._ordered,
+            blackout=lambda: blackout_at(self._config.policy.windows, self._clock.now()),
             clock=self._clock,
         )
         return Context(

@@ -1,13 +1,18 @@
-"""Log lines of what happens beside the cycles: migrations that ended, and orders."""
+"""Log lines of what happens beside the cycles: migrations that ended, orders, and what others do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
+from virtpoise_balancer.analyse.others import OthersChange
 from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.model import MigrationOutcome, Move, Result
 
 log = structlog.get_logger()
+
+_MOST_LINES = 20
 
 
 def migration_ended(move: Move, outcome: MigrationOutcome) -> None:
@@ -22,6 +27,19 @@ def migration_ended(move: Move, outcome: MigrationOutcome) -> None:
         log.info("a domain was migrated", **figures)
     else:
         log.warning(f"a migration was {outcome.result.value}", why=outcome.why, **figures)
+
+
+def others_changed(changes: Sequence[OthersChange]) -> None:
+    """Log what others did; of many starts and stops only the number."""
+    for one in changes[:_MOST_LINES]:
+        log.info(
+            f"not ours: a domain was {one.kind.value}",
+            domain=one.domain,
+            source=one.source,
+            destination=one.destination,
+        )
+    if len(changes) > _MOST_LINES:
+        log.info("not ours: there were further changes", changes=len(changes) - _MOST_LINES)
 
 
 def ordered(action: Action) -> None:

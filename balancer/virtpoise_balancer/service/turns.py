@@ -17,6 +17,7 @@ from virtpoise_balancer.execute.reach import Heard, Reach
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Plan, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
+from virtpoise_balancer.service import reports
 from virtpoise_balancer.service.changes import LoggedChanges
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.systemd import notify
@@ -54,6 +55,8 @@ def state_after(
         drains=report.drains,
         predictions=report.predictions,
         unsettled=report.unsettled,
+        brake=report.standing.brake,
+        blackout=report.standing.blackout,
         broken=report.broken,
         heard=heard,
     )
@@ -141,6 +144,7 @@ class Turns:
             log.warning("Prometheus warns", warning=warning)
         self._ask_hosts(report)
         self._changes.report(report.observation, self.reach.silence().silent)
+        self._changes.report_brake(report.standing.brake)
         for row in report.broken:
             self.left_out(row)
         for due, measured in report.measured:
@@ -153,6 +157,9 @@ class Turns:
                 measured=None if measured.ratio is None else round(measured.ratio, 3),
                 verdict=measured.verdict,
             )
+        for one in report.others:
+            self.metrics.others_changed(one)
+        reports.others_changed(report.others)
         self.metrics.cycle_ended(report.result.value, seconds)
         self.published.state = state_after(
             report,

@@ -11,12 +11,14 @@ from virtpoise_balancer.errors import BadInput, NoStore
 if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
     from virtpoise_balancer.clock import Clock
     from virtpoise_balancer.config import Config
+    from virtpoise_balancer.config.migration import Migration
     from virtpoise_balancer.control.cycle import Cycle
     from virtpoise_balancer.execute.accounts import LibvirtAccounts
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
     from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
     from virtpoise_balancer.execute.migrate import Migrator
     from virtpoise_balancer.execute.reach import Reach
+    from virtpoise_balancer.execute.transfer import Transfer
     from virtpoise_balancer.execute.workers import Workers
     from virtpoise_balancer.knowledge.leader import LeaderLock
     from virtpoise_balancer.knowledge.store import Store
@@ -106,9 +108,28 @@ def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
     return LibvirtHosts(
         uri_of=config.libvirt.uri_of,
         peer_uri_of=config.libvirt.peer_uri_of,
-        encrypted=config.migration.encryption == "required",
+        address_of=config.migration.address_of,
+        transfer=_transfer(config.migration),
         connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
         workers=workers,
+    )
+
+
+def _transfer(migration: Migration) -> Transfer:
+    from virtpoise_balancer.execute.transfer import Throttle, Transfer
+
+    throttle = Throttle(
+        initial_percent=round(migration.throttle_initial_ratio * 100),
+        increment_percent=round(migration.throttle_increment_ratio * 100),
+    )
+    return Transfer(
+        encrypted=migration.encryption == "required",
+        connections=migration.parallel,
+        compression=None if migration.compression == "off" else migration.compression,
+        zstd_level=migration.zstd_level if migration.compression == "zstd" else None,
+        xbzrle_cache_bytes=migration.xbzrle_cache_mib << 20 if migration.compression == "xbzrle" else None,
+        throttle=throttle if migration.auto_converge else None,
+        max_downtime_seconds=migration.max_downtime_seconds,
     )
 
 
@@ -119,7 +140,8 @@ def make_migrator(config: Config, workers: Workers) -> Migrator:
         hosts=make_hosts(config, workers),
         timeout_seconds=config.migration.timeout_seconds,
         stop_grace_seconds=config.migration.stop_grace_seconds,
-        bandwidth_mib_per_second=config.migration.bandwidth_mib_per_second,
+        throttles=config.migration.auto_converge,
+        bandwidth=config.migration.bandwidth_at,
     )
 
 

@@ -12,7 +12,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from virtpoise_balancer import __version__
+from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
 from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
 from virtpoise_balancer.model import HostState, MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
 from virtpoise_balancer.monitor.targets import TargetRefusal
@@ -96,6 +98,14 @@ class Metrics:
             ["role"],
             registry=self.registry,
         )
+        self._others = Counter(
+            "virtpoise_others_changes_total",
+            "Domains that were migrated, started or stopped, and not by the balancer.",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in ChangeKind:
+            self._others.labels(kind.value)
         self._orders = Counter(
             "virtpoise_orders_total",
             "Orders over HTTP (page, API, virtpoise apply), by action and by whether they were followed or refused.",
@@ -136,6 +146,9 @@ class Metrics:
         if due.lower <= measured.ratio <= due.upper:
             self._within.labels(due.role).inc()
 
+    def others_changed(self, change: OthersChange) -> None:
+        self._others.labels(change.kind.value).inc()
+
     def ordered(self, action: Action) -> None:
         if action.who == STRANGER:  # counted one by one in stranger_refused
             return
@@ -168,6 +181,24 @@ class _StateCollector(Collector):
             "1 while the balancer is paused by an order.",
             self._published.overrides().paused is not None,
         )
+        brake = GaugeMetricFamily(
+            "virtpoise_brake",
+            "1 while the brake is on, so that moves are only recommended, by what pulled it.",
+            labels=["cause"],
+        )
+        on = self._published.brake
+        for cause in BrakeCause:
+            brake.add_metric([cause.value], float(on is not None and on.cause is cause))
+        yield brake
+        blackout = GaugeMetricFamily(
+            "virtpoise_blackout",
+            "1 while the window (policy.windows) keeps mode automatic from beginning migrations.",
+            labels=["window"],
+        )
+        opened = state.blackout.windows if state.blackout else ()
+        for window in state.policy.windows:
+            blackout.add_metric([window.name], float(window.name in opened))
+        yield blackout
         yield from self._in_flight()
         if state.cycle_at is not None:
             yield _single(

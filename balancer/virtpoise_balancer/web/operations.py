@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import MaxLen, MinLen
 from starlette.requests import Request
 
+from virtpoise_balancer.analyse.others import OthersChange
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, NotKnown
 from virtpoise_balancer.explain.explain import Explanation, explain, not_seen
@@ -160,6 +161,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
     def show_actions(request: Request) -> tuple[Action, ...]:
         return store.actions(limit(request))
 
+    def show_others(request: Request) -> tuple[OthersChange, ...]:
+        return store.others(limit(request))
+
     def drain(request: Request, _body: EmptyBody, by: By) -> str:
         return orders.drain(request.path_params["name"], by)
 
@@ -174,6 +178,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
 
     def resume(_request: Request, _body: EmptyBody, by: By) -> str:
         return orders.resume(by)
+
+    def release(_request: Request, _body: EmptyBody, by: By) -> str:
+        return orders.release(by)
 
     def set_mode(_request: Request, body: ModeBody, by: By) -> str:
         return orders.set_mode(body.mode, by)
@@ -256,6 +263,15 @@ def operations(context: Context) -> tuple[Operation, ...]:
             LIMIT,
             until_changed=False,
         ),
+        get(
+            "/others",
+            "others",
+            "Migrations, starts and stops that are not the balancer's.",
+            tuple[OthersChange, ...],
+            show_others,
+            LIMIT,
+            until_changed=False,
+        ),
         Operation(
             method="GET",
             path="/sd/hosts",
@@ -287,6 +303,14 @@ def operations(context: Context) -> tuple[Operation, ...]:
         ),
         post("/pause", "pause", "Start no migration until resumed, even after a restart.", EmptyBody, pause),
         post("/resume", "resume", "End a pause.", EmptyBody, resume),
+        post(
+            "/release",
+            "release",
+            "Release the brake, so that moves are made again.",
+            EmptyBody,
+            release,
+            role="mode",
+        ),
         post("/mode", "mode", "Only recommend moves, or make them.", ModeBody, set_mode, role="mode"),
     )
 

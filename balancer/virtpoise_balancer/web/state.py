@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import watched
+from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import Heard
 from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
@@ -39,7 +41,8 @@ class State:
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
     ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action
-    off their hosts; ``heard``: the last answer of each host's libvirt to the balancer.
+    off their hosts; ``brake`` and ``blackout``: as the newest cycle found them; ``heard``: the last answer of each
+    host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -56,6 +59,8 @@ class State:
     drains: Mapping[str, DrainOrder] = field(default_factory=dict)
     predictions: tuple[PredictionRecord, ...] = ()
     unsettled: tuple[Unsettled, ...] = ()
+    brake: Brake | None = None
+    blackout: Blackout | None = None
     broken: tuple[str, ...] = ()
     heard: Mapping[str, Heard] = field(default_factory=dict)
 
@@ -96,8 +101,13 @@ class Published:
 
     @property
     def mode(self) -> Mode:
-        """The mode in force: an order overrides the configuration."""
-        return self.overrides().mode_over(self.state.mode)
+        """The mode in force: an order overrides the configuration, and the brake overrides both."""
+        return "recommend" if self.brake else self.overrides().mode_over(self.state.mode)
+
+    @property
+    def brake(self) -> Brake | None:
+        """The brake that is on."""
+        return in_force(self.state.brake, self.overrides().released_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,13 +166,16 @@ class Flight:
 class Status:
     """The balancer at this moment.
 
-    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``unsettled``: domains that keep all action
-    off their hosts; ``refused_targets``: the targets of Prometheus that are refused as hosts.
+    ``mode_set`` and ``paused``: what a person has ordered, who, and when; ``brake``: why moves are only recommended
+    although the mode was automatic; ``blackout``: until when mode automatic begins no migration; ``unsettled``: domains
+    that keep all action off their hosts; ``refused_targets``: the targets of Prometheus that are refused as hosts.
     """
 
     mode: Mode
     mode_set: Setting | None
     paused: Setting | None
+    brake: Brake | None
+    blackout: Blackout | None
     leader: bool
     interval_seconds: float
     strategy: str
@@ -262,9 +275,11 @@ def status(published: Published) -> Status:
     state = published.state
     overrides = published.overrides()
     return Status(
-        mode=overrides.mode_over(state.mode),
+        mode=published.mode,
         mode_set=overrides.mode,
         paused=overrides.paused,
+        brake=published.brake,
+        blackout=state.blackout,
         leader=state.leader,
         interval_seconds=state.interval_seconds,
         strategy=state.policy.strategy,

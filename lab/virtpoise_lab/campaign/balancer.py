@@ -213,6 +213,12 @@ class ModelHosts:
         request = _Request(self, source, uuid, job, world.kernel.at)
         yield request
 
+    def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
+        return None  # its domains are small
+
+    def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
+        self._reach(host)
+
     def abort(self, host: str, uuid: str) -> None:
         def do() -> None:
             for job in self.world.running_jobs(uuid):

@@ -67,6 +67,11 @@ class Oracle:
             ).all()
         return [Entry(*row) for row in rows]
 
+    def taken_for_others(self) -> list[str]:
+        """The uuids of domains with a migration that the balancer does not take for its own."""
+        with self.run.disk.database.engine.connect() as connection:
+            return list(connection.scalars(text("SELECT DISTINCT uuid FROM others WHERE kind = 'migrated'")))
+
     def drain_is_ordered(self) -> bool:
         with self.run.disk.database.engine.connect() as connection:
             return bool(connection.scalar(text("SELECT draining FROM drains")))
@@ -234,6 +239,9 @@ class Oracle:
                 self._wrong(f"{guest.name} is defined on {len(defined)} hosts at the end: {world.places(uuid)}")
             if not guest.touched:
                 self._replay(uuid, active[0], [one for one in journal if one.uuid == uuid])
+        for uuid in self.taken_for_others():
+            if not world.guests[uuid].touched and all(job.ours for job in world.jobs if job.uuid == uuid):
+                self._wrong(f"a migration of {world.guests[uuid].name} is taken for another's")
         for entry in journal:
             if entry.result is None or entry.lost:
                 self._wrong(f"entry {entry.id} of {world.guests[entry.uuid].name} has no end")

@@ -246,6 +246,9 @@ class Run:
         Whether there was anything to do.
         """
         leader = self.leader
+        if leader is not None and (brake := leader.published.brake):
+            self.note(f"a person releases the brake: {brake.why}")
+            leader.orders.release(PERSON)
         flagged = {one.uuid for one in leader.published.state.unsettled if one.unaccounted} if leader else set()
         for uuid in sorted(flagged):
             self._account_for(uuid)

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from virtpoise_balancer.execute.worker import domains, probe
+from virtpoise_balancer.execute.worker import domains, migration, probe
 from virtpoise_balancer.execute.worker.connection import Connection, message, prepare
 
 _CALLS: Mapping[str, Callable[..., object]] = {
@@ -31,7 +31,9 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "presence": domains.presence,
     "job": domains.job,
     "completed_job": domains.completed_job,
-    "migrate": domains.migrate,
+    "migrate": migration.migrate,
+    "dirty_rate": migration.dirty_rate,
+    "set_bandwidth": migration.set_bandwidth,
     "abort": domains.abort,
     "undefine": domains.undefine,
     "resume": domains.resume,

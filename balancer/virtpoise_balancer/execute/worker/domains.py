@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import libvirt
 
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_balancer.execute.worker.connection import Connection
-
-_FLAGS = (
-    libvirt.VIR_MIGRATE_LIVE
-    | libvirt.VIR_MIGRATE_PEER2PEER
-    | libvirt.VIR_MIGRATE_PERSIST_DEST
-    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
-    | libvirt.VIR_MIGRATE_PAUSED
-)
 
 _WHY_OFF = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: Presence.SHUT_OFF,
@@ -82,59 +70,6 @@ def completed_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object
     """libvirt's statistics of the domain's last migration to this host."""
     stats: dict[str, object] = connection.lookupByUUIDString(uuid).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
     return stats
-
-
-def migrate(
-    connection: libvirt.virConnect,
-    uuid: str,
-    target: str,
-    watched: str,
-    bandwidth_mib_per_second: int | None,
-    encrypted: bool,
-) -> float | None:
-    """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended. ``encrypted``: its
-    memory crosses the network by TLS. ``target``: the destination's address for the source's daemon; ``watched``: the
-    same for this process.
-
-    Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the
-    destination and undefined on the source, so that no stale definition stays behind
-    (https://libvirt.org/migration.html). It arrives paused, and is started when libvirt has reported that the source
-    has given it up: libvirt alone may come to start it on both hosts (decision 36).
-
-    Returns for how many seconds it waited there; None where that was not seen, or it is still to be started.
-    """
-    bandwidth = bandwidth_mib_per_second
-    parameters = {} if bandwidth is None else {libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: bandwidth}
-    flags = _FLAGS | libvirt.VIR_MIGRATE_TLS if encrypted else _FLAGS
-    there = Connection()
-    arrived: list[float] = []
-
-    moving = connection.lookupByUUIDString(uuid)
-    _ensure_may_resume(moving)
-
-    def note(_connection: object, domain: libvirt.virDomain, event: int, _detail: int, _nothing: object) -> None:
-        if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and domain.UUIDString() == uuid:
-            arrived.append(time.monotonic())
-
-    try:
-        there.to(watched).domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
-        moving.migrateToURI3(target, parameters, flags)
-        try:
-            resume(there.to(watched), uuid)
-        except libvirt.libvirtError:
-            return None  # it has arrived: whoever looks next starts it
-        return time.monotonic() - arrived[-1] if arrived else None
-    finally:
-        there.close()
-
-
-def _ensure_may_resume(running: libvirt.virDomain) -> None:
-    """libvirtError where this user may not resume domains, so that the domain would stay paused where it arrives."""
-    try:
-        running.resume()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # that is: it runs already
-            raise
 
 
 def resume(connection: libvirt.virConnect, uuid: str) -> None:

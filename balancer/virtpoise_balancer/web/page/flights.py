@@ -45,4 +45,5 @@ def _progress(flight: Flight, ratio: float | None) -> str:
     if flight.progress is None:
         return done
     elapsed = wording.duration(flight.progress.elapsed_seconds)
-    return f"{done}, {elapsed}{wording.dirtied(flight.progress.dirty_bytes_per_second)}"
+    dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
+    return f"{done}, {elapsed}{dirtied}{wording.throttled(flight.progress.throttle_ratio)}"

@@ -1,4 +1,4 @@
-"""The page /history: the migrations with their predictions and measurements, and the orders."""
+"""The page /history: the migrations with their predictions and measurements, what others did, and the orders."""
 
 from __future__ import annotations
 
@@ -23,4 +23,11 @@ def history_page(writer: Writer, request: Request) -> KeptAnswer:
     policy, store = writer.state.policy, writer.context.store
     migrations = [migration_card(record, policy) for record in store.history(most)]
     more = min(most * _MORE, MOST_RECORDS) if len(migrations) == most < MOST_RECORDS else None
-    return writer.page(request, "history.html", migrations=migrations, actions=store.actions(most), more=more)
+    return writer.page(
+        request,
+        "history.html",
+        migrations=migrations,
+        actions=store.actions(most),
+        others=store.others(_AT_FIRST),
+        more=more,
+    )

@@ -96,7 +96,7 @@ def _moves(plan: Plan, hosts: Mapping[str, Host], policy: Policy) -> Iterable[Mo
             why=wording.headline(move.why, hosts) if move.why else "",
             wave=move.wave,
             scores=", ".join(_scores(plan, move, before)),
-            cost=wording.size(move.cost_bytes) if move.cost_bytes is not None else "",
+            cost=wording.copying(move),
             ends=(
                 planned_end("source", move.source, hosts, move.predicted.source, policy),
                 planned_end("destination", move.destination, hosts, move.predicted.destination, policy),

@@ -1,0 +1,140 @@
+"""Live migrations, and what libvirt can measure before one. Each call takes an open connection to the source first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import libvirt
+
+from virtpoise_balancer.execute.transfer import Throttle, Transfer
+from virtpoise_balancer.execute.worker.connection import Connection
+from virtpoise_balancer.execute.worker.domains import resume
+
+_FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+    | libvirt.VIR_MIGRATE_PAUSED
+)
+_MEASURED_SECONDS = 1
+# How much longer a measurement may take on a busy host, and how often to look.
+_MEASURING_TAKES_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
+# Names that the constants of libvirt 9.0 lack.
+_ZSTD_LEVEL = "compression.zstd.level"
+# libvirt's word for no limit: the largest that QEMU's bytes per second can hold.
+_UNLIMITED_MIB_PER_SECOND = (1 << 63) // (1 << 20) - 1
+
+
+def migrate(
+    connection: libvirt.virConnect,
+    uuid: str,
+    target: str,
+    watched: str,
+    address: str | None,
+    bandwidth_mib_per_second: int | None,
+    transfer: Mapping[str, Any],
+) -> float | None:
+    """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended. ``target``: the
+    destination's address for the source's daemon; ``watched``: the same for this process. ``address``: the URI that
+    the domain's memory is sent to; None: the destination names one. ``transfer``: the fields of a Transfer.
+
+    Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the
+    destination and undefined on the source, so that no stale definition stays behind
+    (https://libvirt.org/migration.html). It arrives paused, and is started when libvirt has reported that the source
+    has given it up: libvirt alone may come to start it on both hosts (decision 36).
+
+    Returns for how many seconds it waited there; None where that was not seen, or it is still to be started.
+    """
+    throttle = transfer["throttle"]
+    how = Transfer(**{**transfer, "throttle": None if throttle is None else Throttle(**throttle)})
+    flags, parameters = _as_libvirt_has_it(how)
+    if bandwidth_mib_per_second is not None:
+        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = bandwidth_mib_per_second
+    if address is not None:
+        parameters[libvirt.VIR_MIGRATE_PARAM_URI] = address
+    there = Connection()
+    arrived: list[float] = []
+
+    moving = connection.lookupByUUIDString(uuid)
+    _ensure_may_resume(moving)
+    if how.max_downtime_seconds is not None:  # no parameter of a migration: QEMU keeps it for the domain
+        moving.migrateSetMaxDowntime(max(round(how.max_downtime_seconds * 1000), 1))
+
+    def note(_connection: object, domain: libvirt.virDomain, event: int, _detail: int, _nothing: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and domain.UUIDString() == uuid:
+            arrived.append(time.monotonic())
+
+    try:
+        there.to(watched).domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
+        moving.migrateToURI3(target, parameters, flags)
+        try:
+            resume(there.to(watched), uuid)
+        except libvirt.libvirtError:
+            return None  # it has arrived: whoever looks next starts it
+        return time.monotonic() - arrived[-1] if arrived else None
+    finally:
+        there.close()
+
+
+def dirty_rate(connection: libvirt.virConnect, uuid: str, least_bytes: int) -> float | None:
+    """How many bytes of its memory the domain writes to per second; None where it has less memory than that.
+
+    By a dirty ring where the domain has one, else by samples of its pages. The third way, dirty bitmaps, ends a QEMU
+    without KVM (7.2).
+    """
+    domain = connection.lookupByUUIDString(uuid)
+    if domain.info()[2] << 10 < least_bytes:
+        return None
+    ring = "<dirty-ring state='on'" in domain.XMLDesc()
+    mode = libvirt.VIR_DOMAIN_DIRTYRATE_MODE_DIRTY_RING if ring else libvirt.VIR_DOMAIN_DIRTYRATE_MODE_PAGE_SAMPLING
+    domain.startDirtyRateCalc(_MEASURED_SECONDS, mode)
+    deadline = time.monotonic() + _MEASURED_SECONDS + _MEASURING_TAKES_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+        ((_, stats),) = connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
+        if stats.get("dirtyrate.calc_status") == libvirt.VIR_DOMAIN_DIRTYRATE_MEASURED:
+            return float(stats["dirtyrate.megabytes_per_second"] << 20)
+    return None
+
+
+def set_bandwidth(connection: libvirt.virConnect, uuid: str, bandwidth_mib_per_second: int | None) -> None:
+    """Limit the migration of the domain that is under way; None ends the limit."""
+    limit = _UNLIMITED_MIB_PER_SECOND if bandwidth_mib_per_second is None else bandwidth_mib_per_second
+    connection.lookupByUUIDString(uuid).migrateSetMaxSpeed(limit)
+
+
+def _as_libvirt_has_it(how: Transfer) -> tuple[int, dict[str, str | int]]:
+    """The flags and the parameters that libvirt takes for it."""
+    flags = _FLAGS
+    parameters: dict[str, str | int] = {}
+    if how.encrypted:
+        flags |= libvirt.VIR_MIGRATE_TLS
+    if how.connections > 1:
+        flags |= libvirt.VIR_MIGRATE_PARALLEL
+        parameters[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = how.connections
+    if how.compression is not None:
+        flags |= libvirt.VIR_MIGRATE_COMPRESSED
+        parameters[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = how.compression
+    if how.zstd_level is not None:
+        parameters[_ZSTD_LEVEL] = how.zstd_level
+    if how.xbzrle_cache_bytes is not None:
+        parameters[libvirt.VIR_MIGRATE_PARAM_COMPRESSION_XBZRLE_CACHE] = how.xbzrle_cache_bytes
+    if how.throttle is not None:
+        flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        parameters[libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL] = how.throttle.initial_percent
+        parameters[libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT] = how.throttle.increment_percent
+    return flags, parameters
+
+
+def _ensure_may_resume(running: libvirt.virDomain) -> None:
+    """libvirtError where this user may not resume domains, so that the domain would stay paused where it arrives."""
+    try:
+        running.resume()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # that is: it runs already
+            raise

@@ -1,0 +1,66 @@
+"""The brake that cycles pull, and what it is judged by. A person's release is an override."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from virtpoise_balancer.analyse.brake import Brake, BrakeCause, EndedMigration, PredictionError, TrackRecord
+from virtpoise_balancer.knowledge import others
+from virtpoise_balancer.knowledge.rows import read_row, read_rows
+from virtpoise_balancer.knowledge.schema import brakes, migrations, predictions
+from virtpoise_balancer.model import Cause, Result
+
+
+def newest(connection: Connection, broken: list[str]) -> Brake | None:
+    """The brake that was pulled last. One that cannot be read is pulled again, since its causes are in the journal."""
+    row = read_row(connection, select(brakes).order_by(brakes.c.id.desc()), "brake", broken)
+    return None if row is None else Brake(at=row.at, cause=BrakeCause(row.cause), why=row.why)
+
+
+def pull(connection: Connection, brake: Brake) -> None:
+    connection.execute(insert(brakes).values(at=brake.at, cause=brake.cause.value, why=brake.why))
+
+
+def track_record(connection: Connection, since: float, broken: list[str]) -> TrackRecord:
+    """What ended after ``since`` (Unix seconds), without what the balancer ended because it stopped."""
+    ended = (
+        select(migrations)
+        .where(
+            migrations.c.ended > since,
+            migrations.c.began.is_not(None),
+            migrations.c.result.in_([Result.DONE.value, Result.FAILED.value]),
+            func.coalesce(migrations.c.cause, "") != Cause.STOPPED.value,
+        )
+        .order_by(migrations.c.ended, migrations.c.id)
+    )
+    measured = (
+        select(predictions.c.id, predictions.c.window_end, predictions.c.error)
+        .where(predictions.c.verdict == "measured", predictions.c.window_end > since, predictions.c.error.is_not(None))
+        .order_by(predictions.c.window_end, predictions.c.id)
+    )
+    return TrackRecord(
+        others=others.since(connection, since, broken),
+        migrations=tuple(
+            EndedMigration(
+                domain=row.domain,
+                uuid=row.uuid,
+                source=row.source,
+                destination=row.destination,
+                began=row.began,
+                ended=row.ended,
+                failed=row.result == Result.FAILED.value,
+                why=row.why,
+            )
+            for row in read_rows(connection, ended, "migration", broken)
+        ),
+        errors=tuple(
+            PredictionError(measured=row.window_end, error_ratio=row.error)
+            for row in read_rows(connection, measured, "prediction", broken)
+        ),
+    )
+
+
+def forget(connection: Connection, before: float) -> None:
+    """Drop brakes that were pulled before ``before``, but not the newest, which may be on."""
+    kept = select(func.max(brakes.c.id)).scalar_subquery()
+    connection.execute(delete(brakes).where(brakes.c.at < before, brakes.c.id != kept))
