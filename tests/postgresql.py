@@ -15,7 +15,7 @@ import psycopg
 USER = "virtpoise"
 PASSWORD = "not-to-be-shown"
 _PATIENCE_SECONDS = 60.0
-_CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "postgresql-15"
+_CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "postgresql"
 
 
 def _programs() -> Path:

@@ -8,6 +8,7 @@ Format: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -54,13 +55,19 @@ class Family:
         names, count = self.metric.labels, len(shared.names)
         if names[:count] != shared.names:
             raise ValueError(f"{self.metric.name}: its first labels are {names[:count]}, not {shared.names}")
-        rest = labels(names[count:], label_values)
-        self.samples.append((f"{shared.text},{rest}" if rest else shared.text, value))
+        if len(names) == count and not label_values:
+            self.samples.append((shared.text, value))
+        else:
+            self.samples.append((f"{shared.text},{_labels_again(names[count:], label_values)}", value))
 
 
 def labels(names: Sequence[str], values: Sequence[str]) -> str:
     """The text between the braces, escaped: ``domain="web \\"1\\"",uuid="..."``."""
     return ",".join([f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)])
+
+
+# The other labels are few, such as states and devices, and the same in each scrape.
+_labels_again = lru_cache(maxsize=4096)(labels)
 
 
 def escape(value: str) -> str:

@@ -134,7 +134,8 @@ INVENTORY = Row(
                     by_host(
                         f"max by (instance, version) (virtpoise_exporter_build_info{{{HOST}}})"
                         " * on (instance) group_left (libvirt_version, hypervisor, arch)"
-                        f" max by (instance, libvirt_version, hypervisor, arch) (virtpoise_host_info{{{HOST}}})"
+                        # one of each host: a second would make Prometheus refuse the whole answer
+                        f" topk by (instance) (1, virtpoise_host_info{{{HOST}}})"
                     ),
                     instant=True,
                     format="table",

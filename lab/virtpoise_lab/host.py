@@ -33,6 +33,7 @@ listen_addr = "{address}"
 tcp_port = "{port}"
 # The lab's own bridge: only its hosts and this machine are on it.
 auth_tcp = "none"
+auth_unix_ro = "none"
 auth_unix_rw = "none"
 unix_sock_group = "root"
 """

@@ -303,7 +303,7 @@ class Lab:
         mount = hosts_.LXCFS_MOUNT
         mount.mkdir()
         options = ["--foreground", "--enable-cfs", "--enable-loadavg", "--pidfile", str(state.FOLDER / "lxcfs.pid")]
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(requirements.LXCFS_LIBRARIES)}
+        environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, requirements.LXCFS_LIBRARIES))}
         command = [str(requirements.LXCFS), *options, str(mount)]
         self._spawn_base("lxcfs", command, env=environment)
         processes.wait_until((mount / "proc" / "stat").exists, 10, f"lxcfs mounted at {mount}")

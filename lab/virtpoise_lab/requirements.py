@@ -9,7 +9,12 @@ from virtpoise_lab.artefacts import CACHE
 from virtpoise_lab.errors import LabError
 
 LXCFS = CACHE / "lxcfs" / "usr" / "bin" / "lxcfs"
-LXCFS_LIBRARIES = CACHE / "lxcfs" / "usr" / "lib" / "x86_64-linux-gnu" / "lxcfs"
+_FUSE = CACHE / "libfuse3"
+LXCFS_LIBRARIES = (
+    CACHE / "lxcfs/usr/lib/x86_64-linux-gnu/lxcfs",
+    _FUSE / "lib/x86_64-linux-gnu",  # Debian 12
+    _FUSE / "usr/lib/x86_64-linux-gnu",  # Debian 13
+)
 
 _PROGRAMS = {
     "libvirtd": "libvirt-daemon",
@@ -31,7 +36,7 @@ def missing() -> str | None:
         return f"not installed: {', '.join(packages)}: run scripts/setup"
     if importlib.util.find_spec("libvirt") is None:
         return "the Python package libvirt-python is not installed: run scripts/setup"
-    for path in (LXCFS, CACHE / "linux-image-cloud-amd64" / "boot"):
+    for path in (LXCFS, _FUSE, CACHE / "linux-image-cloud-amd64" / "boot"):
         if not path.exists():
             return f"{path} is missing: run scripts/setup"
     for device in ("/dev/fuse", "/dev/net/tun"):

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from virtpoise_exporter import metrics
+from virtpoise_exporter.exposition import Metric
+
 ALERTS = Path(__file__).parents[2] / "alerts"
 RULE_FILES = (ALERTS / "recording.rules.yml", ALERTS / "alerts.rules.yml")
 TEST_FILES = sorted((ALERTS / "tests").glob("*.yml"))
@@ -56,6 +59,21 @@ def promtool(*arguments: str | Path) -> None:
 
 def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", *RULE_FILES)
+
+
+# A metric of ours and its matchers, but for recorded series, which have a colon in their names.
+_SELECTOR = re.compile(r"(?<![:\w])(virtpoise_\w+)(?![:\w])(?:\{([^}]*)\})?")
+_OF_THE_EXPORTER = {one.name for one in vars(metrics).values() if isinstance(one, Metric)}
+
+
+@pytest.mark.parametrize(
+    "rule", [*rules("record"), *rules("alert")], ids=lambda rule: rule.get("record", rule.get("alert"))
+)
+def test_each_metric_is_taken_from_the_job_whose_it_is(rule: dict[str, Any]) -> None:
+    # Else any scraped target could say that a host drains, and so silence the alerts about it.
+    for name, matchers in _SELECTOR.findall(rule["expr"]):
+        job = "virtpoise-exporter" if name in _OF_THE_EXPORTER else "virtpoise-balancer"
+        assert f'job="{job}"' in matchers.split(","), f"{name}{{{matchers}}}"
 
 
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)

@@ -18,16 +18,23 @@ from werkzeug import Request, Response
 from builders import group, host
 from virtpoise_balancer import __version__
 from virtpoise_balancer.command.between_hosts import BetweenHosts, judge_pair
-from virtpoise_balancer.command.doctor import judge_exporter, judge_libvirt, judge_locks, judge_prometheus
+from virtpoise_balancer.command.doctor import (
+    judge_encryption,
+    judge_exporter,
+    judge_libvirt,
+    judge_locks,
+    judge_prometheus,
+)
 from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
-from virtpoise_balancer.errors import LibvirtError, LibvirtSilent
+from virtpoise_balancer.errors import LibvirtError, LibvirtSilent, MonitorError
 from virtpoise_balancer.execute.facts import HostFacts, Needs
 from virtpoise_balancer.execute.worker import probe
 from virtpoise_balancer.model import HostState, Unknown, UnknownKind
-from virtpoise_balancer.monitor.client import PrometheusClient
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
+from virtpoise_balancer.monitor.http import Reply
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, RefusedTargets, TargetRefusal
 
@@ -206,6 +213,22 @@ def test_a_host_that_stops_answering_costs_one_deadline_and_the_others_are_judge
     assert len([asked for asked in waited if asked[0] == "reaches"]) == (at == "reaches")
 
 
+@pytest.mark.parametrize(
+    ("may_abort", "verdict"), [(True, Severity.GOOD), (None, Severity.GOOD), (False, Severity.WARNING)]
+)
+def test_an_account_that_may_abort_no_migration_is_named(may_abort: bool | None, verdict: Severity) -> None:
+    found = judge_libvirt("h1", "qemu+ssh://h1/system", replace(HERE, may_abort=may_abort))
+    assert found.verdict is verdict
+    assert ("this account may abort no migration" in found.text) is (verdict is Severity.WARNING)
+    assert ("domain.write" in found.remedy) is (verdict is Severity.WARNING)
+
+
+def test_that_qemus_certificates_are_not_known_is_said_where_they_are_required() -> None:
+    assert list(judge_encryption("off")) == []
+    (found,) = judge_encryption("required")
+    assert (found.verdict, "certificates" in found.text, "--tls" in found.remedy) == (Severity.NOT_KNOWN, True, True)
+
+
 def test_hosts_that_answer_but_do_not_reach_each_other_in_time_are_told() -> None:
     class Firewall(StopsAnswering):
         def reaches(self, host: str, destination: str) -> None:
@@ -316,6 +339,7 @@ class Running:
 
     def __init__(self, name: str, *answers: libvirt.libvirtError) -> None:
         self._name, self._answers = name, list(answers)
+        self.to_change: libvirt.libvirtError | None = None  # what it answers to a change
 
     def name(self) -> str:
         return self._name
@@ -325,6 +349,14 @@ class Running:
 
     def migrateToURI3(self, _uri: str, _params: object, _flags: int) -> None:  # noqa: N802
         raise self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+    def autostart(self) -> int:
+        return 1
+
+    def setAutostart(self, autostart: int) -> None:  # noqa: N802
+        assert autostart == self.autostart()
+        if self.to_change is not None:
+            raise self.to_change
 
 
 DEVICES = """<devices>
@@ -416,6 +448,35 @@ def test_what_a_domain_needs_is_read_from_its_description() -> None:
     )
 
 
+@pytest.mark.hostile
+def test_a_description_of_any_bytes_takes_no_other_domain_and_no_host() -> None:
+    class NotUtf8(Running):
+        def XMLDesc(self) -> str:  # noqa: N802
+            content = b"<domain><name>caf\xe9</name><title>\x01</title></domain>"
+            return content.decode("utf-8")
+
+    found = probe.facts(Connection(NotUtf8("b", REACHED), Running("a", REACHED))).domains
+    assert [domain.name for domain in found] == ["caf\ufffd", "a"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "may_abort"),
+    [
+        (None, True),
+        (libvirt.VIR_ERR_ACCESS_DENIED, False),
+        (libvirt.VIR_ERR_OPERATION_INVALID, True),
+        (libvirt.VIR_ERR_RPC, None),
+    ],
+)
+def test_whether_a_migration_may_be_aborted_is_asked_without_changing_anything(
+    answer: int | None, may_abort: bool | None
+) -> None:
+    domain = Running("a", REACHED)
+    domain.to_change = None if answer is None else failed(answer, "no")
+    assert probe.facts(Connection(domain)).may_abort is may_abort
+    assert probe.facts(Connection()).may_abort is None
+
+
 def test_only_a_path_that_no_pool_has_is_missing() -> None:
     paths = ["/shared/a"]
     missing = failed(libvirt.VIR_ERR_NO_STORAGE_VOL, "no storage vol with matching path")
@@ -476,6 +537,44 @@ def test_what_prometheus_tells_of_itself_and_of_the_exporters(httpserver: HTTPSe
     assert all(re.findall(r"[a-z_]+\{", query) == re.findall(r"[a-z_]+\{(?=job=.j.\})", query) for query in queries)
     assert targets.refused.counts == {TargetRefusal.NOT_A_HOST: 2}
     assert exporters == ExporterHealth(versions={"h1": "0.1.0"}, failing={"h1": ("block",)}, ahead_seconds={"h1": 0.25})
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        '{"data": {"activeTargets": 7}}',
+        '{"data": {"activeTargets": [7]}}',
+        '{"data": {"activeTargets": [{"labels": [["job", []]]}]}}',
+        '{"data": {"activeTargets": [{"labels": {"job": {}}}]}}',
+        '{"data": 1}',
+        "[" * 100_000,
+        "",
+    ],
+)
+def test_a_prometheus_that_reports_nonsense_of_itself_is_named_in_one_line(
+    httpserver: HTTPServer, nonsense: str
+) -> None:
+    httpserver.expect_request("/api/v1/status/buildinfo").respond_with_data('{"data": {"version": "3.1.0"}}')
+    httpserver.expect_request("/api/v1/query").respond_with_data(vector())
+    httpserver.expect_request("/api/v1/targets").respond_with_data(nonsense)
+    client = PrometheusClient(url=httpserver.url_for("").rstrip("/"), timeout_seconds=5)
+    with pytest.raises(MonitorError, match=r"^\S+ does not answer as Prometheus does$"):
+        prometheus_health(client, "", AdmittedTargets(bool), time.time())
+
+
+@pytest.mark.parametrize(
+    "date", ["", "yesterday", "Mon, 99 Foo 99999 99:99:99 +9999", "Thu, 01 Jan 9999 00:00:00 +9999"]
+)
+def test_a_prometheus_without_a_date_has_no_known_clock(date: str) -> None:
+    class Undated(PrometheusClient):
+        def get(self, path: str) -> Reply:
+            return Reply(status=200, reason="OK", headers={"Date": date}, content=b'{"data": {}}')
+
+        def instant(self, query: str, at: float) -> QueryAnswer:
+            return QueryAnswer(())
+
+    found = prometheus_health(Undated("http://p", 1), "", AdmittedTargets(bool), time.time())
+    assert found.ahead_seconds is None or found.ahead_seconds > 1e9
 
 
 def _json(text: str) -> Response:

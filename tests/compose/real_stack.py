@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 
@@ -125,9 +126,9 @@ class Podman:
         command = ["podman", "healthcheck", "run", self.container(service)]
         return subprocess.run(command, env=self._environment, capture_output=True, check=False).returncode == 0
 
-    def logs(self, service: str, lines: int = 15) -> str:
-        """The first and the last words of a container, each run of equal lines told once."""
-        command = ["podman", "logs", self.container(service)]
+    def logs(self, container: str, lines: int = 15) -> str:
+        """The first and the last words of a container, each run of equal lines shown once."""
+        command = ["podman", "logs", container]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         told = [line for line, _ in itertools.groupby((done.stdout + done.stderr).strip().splitlines())]
         return "\n".join(told if len(told) <= 2 * lines else [*told[:lines], "...", *told[-lines:]])
@@ -331,6 +332,7 @@ def look_at_the_exporter_on_a_host(podman: Podman) -> None:
     """
     with Lab.up(hosts=1, domains=[DomainSpec("inside", "h1", paused=True)]) as lab:
         host = lab.host("h1")
+        know_the_exporters_user(host)
         place = [f"--pid=ns:/proc/{host.init.pid}/ns/pid", f"--network=ns:/proc/{host.init.pid}/ns/net", "--read-only"]
         place += ["-v", f"{host.folder}/run/libvirt:/run/libvirt:ro"]
         with started(podman, [*place, "--cap-drop=ALL", "--security-opt=no-new-privileges"]) as name:
@@ -340,6 +342,14 @@ def look_at_the_exporter_on_a_host(podman: Podman) -> None:
             found = attempts(podman, name)
             expect(len(found) > 4 and set(found) <= REFUSED, f"it can read no file of the host: {found}")
     look_at_former_rights(podman)
+
+
+def know_the_exporters_user(host: Host) -> None:
+    """As docs/compose.md has it made on the host: libvirtd refuses clients of a user that it does not know."""
+    for file, line in (("passwd", "10807:10807::/nonexistent:/usr/sbin/nologin"), ("group", "10807:")):
+        known = Path("/etc", file).read_text()
+        (host.folder / "run" / file).write_text(f"{known}virtpoise-exporter:x:{line}\n")
+        host.run(["mount", "--bind", f"/run/{file}", f"/etc/{file}"])
 
 
 def look_at_former_rights(podman: Podman) -> None:
@@ -357,6 +367,9 @@ def started(podman: Podman, flags: list[str]) -> Iterator[str]:
     podman("run", "--detach", "--name", name, *flags, "localhost/virtpoise/exporter:0.1.0")
     try:
         yield name
+    except Failure:
+        sys.stderr.write(f"--- {name}\n{podman.logs(name)}\n")
+        raise
     finally:
         podman("rm", "--force", "--time=2", name, check=False)
 
@@ -463,7 +476,7 @@ def telling_why(podman: Podman) -> Iterator[None]:
         yield
     except Failure:
         for service in SERVICES:
-            sys.stderr.write(f"--- {service}\n{podman.logs(service)}\n")
+            sys.stderr.write(f"--- {service}\n{podman.logs(podman.container(service))}\n")
         raise
 
 

@@ -361,7 +361,10 @@ made.carry_out(list(enumerate(moves)), lambda _: None)
 def test_moves_under_way_end_in_good_order_when_the_interpreter_ends_before_them() -> None:
     done = subprocess.run([sys.executable, "-c", ENDS_UNDER_WAY], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split("\n")[:-1] == ["begin 0", "end 0 done", "begin 1", "end 1 done"]
+    told = [line for line in done.stdout.splitlines() if line.startswith(("begin", "end"))]
+    # Python 3.12 starts no thread once the interpreter ends, so the second move never begins there.
+    in_order = ["begin 0", "end 0 done", "begin 1", "end 1 done"]
+    assert told in (in_order, in_order[:2])
 
 
 def test_a_domain_that_would_not_converge_is_not_migrated_and_that_is_remembered() -> None:

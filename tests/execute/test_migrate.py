@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
@@ -97,6 +98,33 @@ def test_an_abort_that_libvirt_does_not_follow_is_no_answer(world: World, monkey
     requested = request(world, 20)
     assert requested.answered is False
     assert requested.why == "aborted: longer than 20 s, and libvirt has not ended it after 60 s more"
+
+
+@pytest.mark.parametrize(
+    ("perform_seconds", "answered", "why"),
+    [
+        (1e6, False, "longer than 20 s, and it could not be aborted (abort: access denied): it goes on"),
+        (50.0, True, None),
+    ],
+)
+def test_a_migration_that_may_not_be_aborted_goes_on_and_the_reason_is_given(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    perform_seconds: float,
+    answered: bool,
+    why: str | None,
+) -> None:
+    def denied(*_: object) -> None:
+        raise LibvirtError("abort: access denied")
+
+    world.perform_seconds = perform_seconds
+    monkeypatch.setattr(world, "abort", denied)
+    with structlog.testing.capture_logs() as logged:
+        requested = request(world, 20)
+    assert (requested.answered, requested.why) == (answered, why)
+    assert [(line["event"], line["why"]) for line in logged] == [
+        ("a migration could not be aborted", "abort: access denied")
+    ]
 
 
 def test_where_nothing_can_be_asked_the_error_is_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
 from virtpoise_balancer.execute.transfer import Throttle, Transfer
 from virtpoise_balancer.execute.worker import __main__ as worker_main
-from virtpoise_balancer.execute.worker import domains
+from virtpoise_balancer.execute.worker import connection, domains
 from virtpoise_balancer.execute.workers import Workers
 
 ANSWERS = "test:///default"
@@ -237,6 +237,35 @@ def test_xml_that_cannot_be_read_is_one_error() -> None:
 
     reply = json.loads(worker_main._reply(Broken(), {"do": "facts", "uri": "", "arguments": []}))  # type: ignore[arg-type]
     assert reply["error"].startswith("libvirt's XML cannot be read: no element found")
+
+
+def test_an_answer_that_nobody_foresaw_is_one_error_and_ends_no_worker() -> None:
+    class Odd:
+        def to(self, _uri: str) -> Odd:
+            return self
+
+        def numOfDomains(self) -> object:  # noqa: N802
+            raise OverflowError("x" * 100_000)
+
+    reply = json.loads(worker_main._reply(Odd(), {"do": "active_domains", "uri": "", "arguments": []}))  # type: ignore[arg-type]
+    assert reply == {"error": f"unforeseen: OverflowError: {'x' * 300}"}
+
+
+def test_a_reply_without_end_ends_its_worker(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_, "_MOST_REPLY_BYTES", 20)
+    with pytest.raises(LibvirtError, match=r"^h1: its answer exceeds 20 bytes$"):
+        hosts(workers, h1=ANSWERS).facts("h1")
+
+
+@pytest.mark.hostile
+def test_a_hosts_message_is_one_line_and_bounded() -> None:
+    def said(text: str) -> str:
+        error = libvirt.libvirtError(text)
+        error.err = (1, 0, text, 0, "", "", "", 0, 0)
+        return connection.message(error)
+
+    assert said("a\n\tb  \x01c") == "a b \ufffdc"
+    assert len(said("x" * 4_000_000)) == 1003
 
 
 def test_a_worker_that_died_while_it_was_idle_is_replaced(workers: Workers) -> None:

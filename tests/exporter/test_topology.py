@@ -3,6 +3,8 @@
 import json
 import socket
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +158,14 @@ def test_ovsdb_is_asked_over_its_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"nonsense", b'{"result": []}', b'{"result": [{"rows": [{}]}, {"rows": []}, {"rows": []}]}']
+    "answer",
+    [
+        b"",
+        b"nonsense",
+        b'{"result":' + b"[" * 100_000 + b"}",
+        b'{"result": []}',
+        b'{"result": [{"rows": [{}]}, {"rows": []}, {"rows": []}]}',
+    ],
 )
 def test_an_ovsdb_that_answers_nonsense_is_done_without(tmp_path: Path, answer: bytes) -> None:
     path = tmp_path / "db.sock"
@@ -174,6 +183,29 @@ def test_an_ovsdb_that_answers_nonsense_is_done_without(tmp_path: Path, answer: 
         thread.start()
         assert bridge_ports(path) == {}
         thread.join()
+
+
+def test_an_ovsdb_that_trickles_is_given_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvswitch, "_TIMEOUT_SECONDS", 0.3)
+    path, given_up = tmp_path / "db.sock", threading.Event()
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            while not given_up.wait(0.05):
+                connection.sendall(b"[")
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        began = time.monotonic()
+        assert bridge_ports(path) == {}
+        took = time.monotonic() - began
+        given_up.set()
+        thread.join()
+    assert took < 5
 
 
 def test_a_host_without_open_vswitch_asks_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -111,6 +111,22 @@ def test_the_socket_of_a_killed_balancer_is_taken_over_and_that_of_a_live_one_is
     with pytest.raises(VirtpoiseError, match="expected a socket or nothing"):
         listen_locally(config)
     assert path.read_text() == "precious"
+
+
+def test_a_socket_that_nothing_is_accepted_from_does_not_hold_up_the_start(path: Path) -> None:
+    config = parse_config(f"web: {{socket: {path}}}", "config").web
+    with ExitStack() as opened:
+        hanging = opened.enter_context(socket.socket(socket.AF_UNIX))
+        hanging.bind(str(path))
+        hanging.listen(0)
+        with suppress(BlockingIOError):
+            for _ in range(10):  # until its queue is full
+                waiting = opened.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(path))
+        with pytest.raises(VirtpoiseError, match=r"another balancer listens there, and answers nothing$"):
+            listen_locally(config)
+    assert path.exists()
 
 
 @contextmanager

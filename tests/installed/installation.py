@@ -33,6 +33,28 @@ with Workers() as workers:
 """
 
 
+_REQUEST = """
+import sys, threading
+from pathlib import Path
+from virtpoise_balancer.config import read_config
+from virtpoise_balancer.execute.migrate import Migrator
+from virtpoise_balancer.execute.workers import Workers
+from virtpoise_balancer.model import Move, PredictedLoads, Prediction
+from virtpoise_balancer.service import wiring
+
+domain, uuid, source, destination, timeout, bandwidth = sys.argv[1:]
+loads = PredictedLoads(source=Prediction.exact(0.1), destination=Prediction.exact(0.1))
+move = Move(domain=domain, uuid=uuid, source=source, destination=destination, predicted=loads)
+with Workers() as workers:
+    hosts = wiring.make_hosts(read_config(Path("/etc/virtpoise/virtpoise.yml")), workers)
+    limit = int(bandwidth)
+    migrator = Migrator(
+        hosts=hosts, timeout_seconds=float(timeout), stop_grace_seconds=1, bandwidth=lambda _at: limit
+    )
+    print(migrator.request(move, lambda _progress: None, threading.Event()).why)
+"""
+
+
 @dataclass(frozen=True)
 class Installation:
     """kvm1, kvm2, kvm3 and manager, installed up to the page's first steps."""
@@ -56,3 +78,11 @@ class Installation:
         uuid = self.machines[source].run(f"virsh domuuid {domain}").strip()
         asked = f"/opt/virtpoise/bin/python - {uuid} {source} {destination} {bandwidth_mib_per_second}"
         return self.manager.run(f"runuser -u virtpoise -- {asked}", text=_MIGRATE).strip()
+
+    def request(self, domain: str, source: str, destination: str, timeout: int, bandwidth_mib_per_second: int) -> str:
+        """Migrates as ``migrate`` does, within the balancer's bound of time. Returns its log and what went wrong."""
+        uuid = self.machines[source].run(f"virsh domuuid {domain}").strip()
+        asked = (
+            f"/opt/virtpoise/bin/python - {domain} {uuid} {source} {destination} {timeout} {bandwidth_mib_per_second}"
+        )
+        return self.manager.run(f"runuser -u virtpoise -- {asked} 2>&1", text=_REQUEST, seconds=180).strip()

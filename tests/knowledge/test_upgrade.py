@@ -127,13 +127,14 @@ def test_an_upgrade_that_fails_leaves_the_store_as_it_was(url: str) -> None:
 )
 def test_an_incomplete_store_is_refused_in_one_line(url: str, change: str, missing: str, upgrade: bool) -> None:
     Store.open(url).close()
-    with create_engine(url).begin() as connection:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.execute(text(change))
     with pytest.raises(BadInput, match=f"is incomplete, without {missing}: restore it from a backup$"):
         Store.open(url, upgrade=upgrade)
 
 
 def test_a_store_that_was_only_begun_is_completed(url: str) -> None:
-    with create_engine(url).begin() as connection:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
-    assert Store.open(url).history(1) == ()
+    with closing(Store.open(url)) as store:
+        assert store.history(1) == ()

@@ -55,6 +55,22 @@ def test_values_that_are_not_finite_are_left_out(httpserver: HTTPServer, client:
     assert [series.labels["instance"] for series in client.instant("x", 0).series] == ["d"]
 
 
+def test_a_native_histogram_which_an_exporter_may_choose_to_expose_harms_its_own_series_alone(
+    httpserver: HTTPServer, client: PrometheusClient
+) -> None:
+    histogram = [1000, {"count": "1", "sum": "2", "buckets": []}]
+    for path, kind, own, others in (
+        ("/api/v1/query", "vector", {"histogram": histogram}, {"value": [1000, "2"]}),
+        ("/api/v1/query_range", "matrix", {"histograms": [histogram]}, {"values": [[1000, "2"]]}),
+    ):
+        result = [{"metric": {"instance": "h1"}, **own}, {"metric": {"instance": "h2"}, **others}]
+        httpserver.expect_request(path).respond_with_json(
+            {"status": "success", "data": {"resultType": kind, "result": result}}
+        )
+    for answer in (client.instant("x", 1000), client.range("x", 1000, 1000, 10)):
+        assert [(one.labels["instance"], one.value) for one in answer.series] == [("h2", 2.0)]
+
+
 def test_warnings_are_kept(httpserver: HTTPServer, client: PrometheusClient) -> None:
     httpserver.expect_request("/api/v1/query").respond_with_data(vector(warnings=["a store did not answer"]))
     assert client.instant("x", 0).warnings == ("a store did not answer",)

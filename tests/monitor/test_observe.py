@@ -313,6 +313,14 @@ def test_a_domain_seen_running_twice_is_told_of_and_not_moved() -> None:
     assert [d.state for d in seen.snapshot.domains] == [DomainState.PAUSED]
 
 
+def test_a_host_that_lists_a_domain_under_two_names_does_not_run_it_twice() -> None:
+    figures = domain_figures("h1:9807", "u")
+    twice = [one(1, domain=name, instance="h1:9807", uuid="u") for name in ("a", "b")]
+    seen = observe(merged(host_figures("h1:9807"), figures | {"domain_running": twice}), {"h1:9807": READINGS})
+    assert seen.duplicates == {}
+    assert [(domain.name, domain.state) for domain in seen.snapshot.domains] == [("a", DomainState.RUNNING)]
+
+
 @pytest.mark.parametrize(
     "broken",
     [

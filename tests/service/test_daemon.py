@@ -40,7 +40,8 @@ from virtpoise_balancer.service import changes, turns, wiring
 from virtpoise_balancer.service import daemon as daemon_module
 from virtpoise_balancer.service.daemon import Daemon
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0
+HELD_SECONDS = 5.0  # for which Prometheus and libvirt hang at most
 SEEN = group(host("h1", 0.7, 0.7, 0.7), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0))
 CALM = "no host has had 3 consecutive samples at or above a threshold"
 
@@ -79,7 +80,7 @@ class Hosts:
             raise ClockError(self.clock_error)
         if self.prometheus_error:
             raise MonitorError(self.prometheus_error)
-        self.prometheus.wait(PATIENCE_SECONDS)
+        self.prometheus.wait(HELD_SECONDS)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
 
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
@@ -89,7 +90,7 @@ class Hosts:
         return HostLoad(())
 
     def active_domains(self, host: str) -> int:
-        self.libvirt.wait(PATIENCE_SECONDS)
+        self.libvirt.wait(HELD_SECONDS)
         if host in self.deaf:
             raise LibvirtError(self.deaf[host])
         return 1

@@ -265,6 +265,7 @@ def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -
                 yield judge_libvirt(name, config.libvirt.uri_of(name), answer)
                 if isinstance(answer, HostFacts) and any(domain.disks or domain.unlocked for domain in answer.domains):
                     yield judge_locks(name, answer)
+        yield from judge_encryption(config.migration.encryption)
         pairs = {
             source: [other for other in known if other != source and (not only or source in only or other in only)]
             for source in known
@@ -287,7 +288,29 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
             remedy=f"try: virsh -c {uri} list; and see libvirt.uri and libvirt.hosts",
         )
     versions = f"libvirt {version(answer.libvirt_version)}, hypervisor {version(answer.hypervisor_version)}"
+    if answer.may_abort is False:
+        return Finding(
+            subject=f"libvirt of {name}",
+            verdict=Severity.WARNING,
+            text=f"{versions}; this account may abort no migration, so one that exceeds migration.timeout_seconds goes on",
+            remedy='give it org.libvirt.api.domain.write, or live with it: see docs/security.md, "Two accounts with the '
+            'fewest rights"',
+        )
     return Finding(subject=f"libvirt of {name}", verdict=Severity.GOOD, text=versions)
+
+
+def judge_encryption(encryption: str) -> Iterator[Finding]:
+    """Says, where memory must be encrypted in flight, that it is not known whether it can be: libvirt reports nothing
+    of it.
+    """
+    if encryption == "required":
+        yield Finding(
+            subject="migration.encryption",
+            verdict=Severity.NOT_KNOWN,
+            text="required, and libvirt does not report whether the hosts' QEMU has its certificates",
+            remedy="migrate a domain between each two hosts by hand: virsh migrate --live --p2p --tls; "
+            'see docs/security.md, "Memory in flight"',
+        )
 
 
 def judge_locks(name: str, facts: HostFacts) -> Finding:

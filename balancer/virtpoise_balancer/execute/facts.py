@@ -44,7 +44,8 @@ class HostFacts:
     10^3 + release).
 
     ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their
-    short names; ``pools`` are the active ones; ``secrets`` by uuid and usage.
+    short names; ``pools`` are the active ones; ``secrets`` by uuid and usage; ``may_abort``: whether libvirt's access
+    control lets the account that asks abort a migration, None where no domain runs or it cannot be found out.
     """
 
     libvirt_version: int
@@ -57,3 +58,4 @@ class HostFacts:
     pools: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
     domains: tuple[Needs, ...] = ()
+    may_abort: bool | None = None

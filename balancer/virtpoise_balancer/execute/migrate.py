@@ -144,18 +144,25 @@ class Migrator:
                     progress = self._look(move, watch)
                     hopeless = convergence.hopeless(progress) if progress else None
                     if hopeless or self.clock.monotonic() - began >= limit:
-                        why = f"aborted: {hopeless or limit_why}"
+                        why = hopeless or limit_why
                         cause = Cause.STOPPED if stopped and not hopeless else Cause.SLOW
-                        self._abort(move)
+                        refused = self._abort(move)
                         break
                     bandwidth = self._limited(move, bandwidth)
                 else:
                     cause = Cause.STOPPED if stop.is_set() else Cause.ERROR
                     return migration.error, cause if migration.error else None, True, migration.waited_seconds
                 if not migration.ended(_ABORT_SECONDS):
-                    return f"{why}, and libvirt has not ended it after {_ABORT_SECONDS:g} s more", cause, False, None
+                    after = f"and libvirt has not ended it after {_ABORT_SECONDS:g} s more"
+                    why = (
+                        f"{why}, and it could not be aborted ({refused}): it goes on"
+                        if refused
+                        else f"aborted: {why}, {after}"
+                    )
+                    return why, cause, False, None
                 if migration.error is None:
                     return None, None, True, migration.waited_seconds
+                why = f"{why}, and then: {migration.error}" if refused else f"aborted: {why}"
                 return why, cause, True, migration.waited_seconds
         except LibvirtError as error:  # no process could be started to ask
             return str(error), Cause.STOPPED if stop.is_set() else Cause.ERROR, False, None
@@ -179,8 +186,11 @@ class Migrator:
                 return bandwidth  # the next look tries again
         return wanted
 
-    def _abort(self, move: Move) -> None:
+    def _abort(self, move: Move) -> str | None:
+        """Why it was not aborted, or None: it has ended by itself, as the wait that follows shows, or may not be."""
         try:
             self.hosts.abort(move.source, move.uuid)
-        except LibvirtError:
-            return  # it ended by itself, or the wait that follows shows it
+        except LibvirtError as error:
+            log.warning("a migration could not be aborted", domain=move.domain, source=move.source, why=str(error))
+            return str(error)
+        return None

@@ -33,6 +33,8 @@ _MOST_KEPT = 32
 # A start takes 50 ms of CPU time, but some seconds on a machine that is overloaded: no fault of the host that is to be
 # asked.
 _START_SECONDS = 60.0
+# Of the facts of a host with some thousand domains.
+_MOST_REPLY_BYTES = 64 * 2**20
 # -P: no module is taken from the folder that the balancer happens to be started in.
 _COMMAND = (sys.executable, "-P", "-m", "virtpoise_balancer.execute.worker")
 
@@ -100,6 +102,9 @@ class Worker:
             if not more:
                 raise LibvirtError(f"the process that asked it was ended by {self.kill()}")
             self._received += more
+            if len(self._received) > _MOST_REPLY_BYTES:
+                self.kill()
+                raise LibvirtError(f"its answer exceeds {_MOST_REPLY_BYTES} bytes")
         reply = json.loads(self._received)
         self._received.clear()
         self.busy = False

@@ -33,18 +33,19 @@ _MOST_SHOWN = 300
 _RETRY_FIRST_SECONDS = 0.1
 _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
 
-# [Unix seconds, value as text], as https://prometheus.io/docs/prometheus/latest/querying/api/ defines it
+# [Unix seconds, value as text], as https://prometheus.io/docs/prometheus/latest/querying/api/ defines it. A native
+# histogram has no value. An exporter chooses what it exposes, so such a series is only left out.
 _Sample = tuple[FiniteFloat, str]
 
 
 class _Instant(BaseModel):
     metric: dict[str, str]
-    value: _Sample
+    value: _Sample | None = None
 
 
 class _Range(BaseModel):
     metric: dict[str, str]
-    values: list[_Sample]
+    values: list[_Sample] = []
 
 
 class _Vector(BaseModel):
@@ -114,13 +115,13 @@ class PrometheusClient:
         data, warnings = self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"})
         if not isinstance(data, _Vector):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
-        return _answer([(series.metric, [series.value]) for series in data.result], warnings)
+        return _answer([(one.metric, [one.value] if one.value else []) for one in data.result], warnings)
 
     def time(self) -> float:
         """The server's own clock, in Unix seconds. MonitorError when it cannot be had."""
         data, _ = self._ask("/api/v1/query", {"query": "vector(time())"})  # at no time: at the server's
-        samples = [(one.metric, [one.value]) for one in data.result] if isinstance(data, _Vector) else []
-        found = _answer(samples, ()).series
+        samples = data.result if isinstance(data, _Vector) else []
+        found = _answer([(one.metric, [one.value]) for one in samples if one.value], ()).series
         if len(found) != 1:
             raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for 'vector(time())'")
         return found[0].value

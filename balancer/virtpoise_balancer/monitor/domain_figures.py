@@ -39,7 +39,7 @@ def read_domains(
     placements = _placements(answers["domain_placement"])
     # uuid -> (host, name), where it runs before where it is paused before where it is only defined
     listed: dict[str, list[tuple[str, str]]] = {}
-    running: dict[str, list[str]] = {}
+    running: dict[str, set[str]] = {}
 
     def order(series: Series) -> tuple[float, bool, str]:
         host = host_of(series)
@@ -49,7 +49,7 @@ def read_domains(
         host, uuid, name = host_of(series), series.labels.get("uuid", ""), series.labels.get("domain", "")
         if host in hosts and hosts[host].known and uuid and name:
             listed.setdefault(uuid, []).append((host, name))
-            running.setdefault(uuid, []).extend([host] if series.value == 1 else [])
+            running.setdefault(uuid, set()).update([host] if series.value == 1 else [])
     domains = [
         _domain(uuid, hosts[host], name, figures, placements, running=len(running[uuid]))
         for uuid, ((host, name), *_) in listed.items()

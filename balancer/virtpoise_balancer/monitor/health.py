@@ -5,13 +5,14 @@ Besides queries, it reads Prometheus' own status.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.hosts import of_instance
@@ -20,6 +21,32 @@ from virtpoise_balancer.monitor.http import Reply
 from virtpoise_balancer.monitor.targets import AdmittedTargets
 
 _EXPORTER = "virtpoise_exporter_build_info"
+
+
+# What is read of https://prometheus.io/docs/prometheus/latest/querying/api/#targets and #build-information
+class _Target(BaseModel):
+    labels: dict[str, str] = {}
+    lastError: str = ""  # noqa: N815 - Prometheus' own name
+
+
+class _Targets(BaseModel):
+    activeTargets: list[_Target] = []  # noqa: N815
+
+
+class _TargetsReply(BaseModel):
+    data: _Targets
+
+
+class _Build(BaseModel):
+    version: str | None = None
+
+
+class _BuildReply(BaseModel):
+    data: _Build
+
+
+_R = TypeVar("_R", bound=BaseModel)
+_MOST_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,19 +77,20 @@ def prometheus_health(
 ) -> PrometheusHealth:
     """``matchers``: PromQL label matchers of the hosts' targets. MonitorError when Prometheus cannot be asked."""
     build = _get(client, "/api/v1/status/buildinfo")
-    date = build.headers.get("Date")
-    ahead = parsedate_to_datetime(date).timestamp() + 0.5 - time.time() if date else None
+    answered_at = _date(build)
     down = {
         (series.labels.get("job"), series.labels["instance"]): _host(series)
         for series in targets.of_hosts(client.instant(f"up{{{matchers}}} == 0", now).series)
     }
     errors = {}
-    for target in _data(client, _get(client, "/api/v1/targets?state=active")).get("activeTargets", ()):
-        labels = target.get("labels", {})
-        if host := down.get((labels.get("job"), labels.get("instance"))):
-            errors[host] = str(target.get("lastError", ""))
-    version = _data(client, build).get("version")
-    return PrometheusHealth(version=str(version) if version else None, ahead_seconds=ahead, errors=errors)
+    for target in _read(client, _get(client, "/api/v1/targets?state=active"), _TargetsReply).data.activeTargets:
+        if host := down.get((target.labels.get("job"), target.labels.get("instance", ""))):
+            errors[host] = target.lastError[:_MOST_SHOWN]
+    return PrometheusHealth(
+        version=(_read(client, build, _BuildReply).data.version or "")[:_MOST_SHOWN] or None,
+        ahead_seconds=None if answered_at is None else answered_at + 0.5 - time.time(),
+        errors=errors,
+    )
 
 
 def exporter_health(client: PrometheusClient, matchers: str, targets: AdmittedTargets, now: float) -> ExporterHealth:
@@ -96,11 +124,16 @@ def _get(client: PrometheusClient, path: str) -> Reply:
     return response
 
 
-def _data(client: PrometheusClient, response: Reply) -> dict[str, Any]:
+def _read(client: PrometheusClient, response: Reply, form: type[_R]) -> _R:
     try:
-        found = json.loads(response.content).get("data")
-    except (ValueError, AttributeError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise MonitorError(f"{client.url} does not answer as Prometheus does")
-    return found
+        return form.model_validate_json(response.content)
+    except ValidationError:
+        raise MonitorError(f"{client.url} does not answer as Prometheus does") from None
+
+
+def _date(response: Reply) -> float | None:
+    """When the server says that it answered, in Unix seconds, to the second."""
+    try:
+        return parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError):  # none, or nonsense
+        return None

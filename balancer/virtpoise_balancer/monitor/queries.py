@@ -21,11 +21,16 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from string import Template
 
-_UPLINK_RATIO = """
+# An operator that matches series one to one, and label_replace(), fail as a whole where an unexpected label makes a
+# match ambiguous or two series one. So both sides are summed up by the labels that matter first: one host's exporter
+# cannot make a query fail for all.
+_SPEED = "max by (instance, device) (virtpoise_host_network_speed_bytes{{$matchers}})"
+
+_UPLINK_RATIO = f"""
 sum by (instance, uuid) (
-  rate(virtpoise_domain_network_{direction}_bytes_total{{$matchers}}[$slow])
+  sum by (instance, uuid, uplink) (rate(virtpoise_domain_network_{{direction}}_bytes_total{{{{$matchers}}}}[$slow]))
   / on (instance, uplink) group_left ()
-  label_replace(virtpoise_host_network_speed_bytes{{$matchers}}, "uplink", "$$1", "device", "(.*)")
+  label_replace({_SPEED}, "uplink", "$$1", "device", "(.*)")
 )
 """
 
@@ -42,10 +47,10 @@ avg_over_time((
 )[$history:$resolution])
 """
 
-_HOST_LINK_RATIO = """
+_HOST_LINK_RATIO = f"""
 max by (instance) (
-  rate(virtpoise_host_network_{direction}_bytes_total{{$matchers}}[$slow])
-  / on (instance, device) virtpoise_host_network_speed_bytes{{$matchers}}
+  sum by (instance, device) (rate(virtpoise_host_network_{{direction}}_bytes_total{{{{$matchers}}}}[$slow]))
+  / {_SPEED}
 )
 """
 

@@ -180,10 +180,13 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        trial.setblocking(False)
         try:
             trial.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
+        except BlockingIOError:  # its queue is full: it listens, and accepts nothing
+            raise OSError(errno.EADDRINUSE, "another balancer listens there, and answers nothing") from None
         else:
             raise OSError(errno.EADDRINUSE, "another balancer listens there")
 

@@ -5,6 +5,7 @@ Protocol: RFC 7047, JSON-RPC over a Unix socket. Schema: ovs-vswitchd.conf.db(5)
 
 import json
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from virtpoise_exporter.log import log
 
 SOCKET = Path("/run/openvswitch/db.sock")
-_TIMEOUT_SECONDS = 2.0
+_TIMEOUT_SECONDS = 2.0  # for the whole answer
 _MOST_BYTES = 16 * 1024 * 1024
+_MOST_COMPLAINTS = 20
 _complaints: set[str] = set()
 _TABLES = {
     "Bridge": ["name", "ports"],
@@ -28,9 +30,11 @@ def bridge_ports(path: Path = SOCKET) -> dict[str, tuple[str, ...]]:
         return parse_tables(_ask(path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         complaint = f"Open vSwitch does not answer with its bridges at {path}: {error!r}"
-        if complaint not in _complaints:  # OVSDB is asked four times a minute, and access may be denied for good
+        if (
+            complaint not in _complaints and len(_complaints) < _MOST_COMPLAINTS
+        ):  # OVSDB is asked four times a minute, and access may be denied for good
             _complaints.add(complaint)
             log.warning("%s", complaint)
         return {}
@@ -71,19 +75,24 @@ def _ask(path: Path) -> dict[str, list[dict[str, Any]]]:
         {"op": "select", "table": table, "where": [], "columns": columns} for table, columns in _TABLES.items()
     ]
     question = {"method": "transact", "params": ["Open_vSwitch", *operations], "id": 0}
-    received = b""
+    received, until = bytearray(), time.monotonic() + _TIMEOUT_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_TIMEOUT_SECONDS)
         connection.connect(str(path))
         connection.sendall(json.dumps(question).encode())
         while len(received) < _MOST_BYTES:
+            if (left := until - time.monotonic()) <= 0:
+                raise TimeoutError("no whole answer in time")
+            connection.settimeout(left)
             part = connection.recv(_MOST_BYTES)
             if not part:
                 raise ConnectionError("it closed the connection")
             received += part
+            if not part.endswith(b"}"):  # not all of it yet
+                continue
             try:
                 answer = json.loads(received)
-            except ValueError:  # not all of it yet
+            except ValueError:  # a part ended there by chance
                 continue
             return {table: result["rows"] for table, result in zip(_TABLES, answer["result"], strict=True)}
     raise ValueError("its answer is too long")

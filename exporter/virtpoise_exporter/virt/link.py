@@ -19,6 +19,8 @@ from virtpoise_exporter.virt.session import RELIST_SECONDS, Session
 
 FRESH_SECONDS = 2 * RELIST_SECONDS
 _RECONNECT_SECONDS = 1.0
+# What libvirtd answers to a client whose user or group it does not know, as it happens to users of containers.
+_UNKNOWN = ("Failed to find user record", "Failed to find group record")
 
 
 def start_event_loop() -> None:
@@ -83,6 +85,8 @@ class Link:
                 self._session.run()
             except libvirt.libvirtError as error:
                 reason = error.get_error_message() or str(error)
+                if reason.startswith(_UNKNOWN):
+                    reason += ": make a user and a group of the exporter's numbers on the host"
             except Exception as error:  # no answer of libvirt may end this thread
                 log.debug("the domains cannot be listed", exc_info=True)
                 reason = f"the domains cannot be listed: {error!r}"

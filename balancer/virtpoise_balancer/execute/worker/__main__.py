@@ -47,6 +47,9 @@ _CALLS: Mapping[str, Callable[..., object]] = {
 }
 
 
+_MOST_SHOWN = 300
+
+
 def main() -> None:
     """Serve until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -83,6 +86,8 @@ def _reply(connection: Connection, request: Mapping[str, Any]) -> bytes:
         return json.dumps({"error": message(error)}).encode()
     except ElementTree.ParseError as error:
         return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()
+    except Exception as error:  # one host's odd answer ends no worker
+        return json.dumps({"error": f"unforeseen: {type(error).__name__}: {str(error)[:_MOST_SHOWN]}"}).encode()
     return json.dumps({"value": value}, default=_plain).encode()
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Callable
 
 import libvirt
 
 # Keepalive: a daemon that has not answered for this long is gone, and calls that wait for it end.
 _KEEPALIVE_SECONDS = 5
 _KEEPALIVE_COUNT = 4
+_MOST_MESSAGE = 1000
+# What may stand in XML: https://www.w3.org/TR/xml/#charsets
+_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def prepare() -> None:
@@ -60,5 +65,18 @@ class Connection:
 
 
 def message(error: libvirt.libvirtError) -> str:
-    """libvirt's message in one line."""
-    return " ".join((error.get_error_message() or str(error)).split())
+    """libvirt's message in one line. A host may send megabytes, which would be journalled, logged and shown."""
+    line = " ".join(text_of(lambda: error.get_error_message() or str(error)).split())
+    return line if len(line) <= _MOST_MESSAGE else f"{line[:_MOST_MESSAGE]}..."
+
+
+def text_of(ask: Callable[[], str]) -> str:
+    """libvirt's answer, with U+FFFD for bytes that are not UTF-8 and for characters that XML does not allow.
+
+    libvirt passes on what a name, a title or a description was set to, and libvirt-python decodes strictly.
+    """
+    try:
+        text = ask()
+    except UnicodeDecodeError as error:  # it holds the whole answer
+        text = error.object.decode("utf-8", "replace")
+    return _NO_XML.sub("\ufffd", text)

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from virtpoise_balancer.execute.facts import HostFacts, Needs
-from virtpoise_balancer.execute.worker.connection import message
+from virtpoise_balancer.execute.worker.connection import message, text_of
 
 _NO_DOMAIN = "<virtpoise-doctor/>"
 # What the source says of that description, once it has reached the destination.
@@ -42,7 +42,7 @@ _RETRY_SECONDS = 15.0
 
 def facts(connection: libvirt.virConnect) -> HostFacts:
     """The facts about the host, and what its running domains need."""
-    capabilities = ET.fromstring(connection.getCapabilities())  # noqa: S314 - from the host's own libvirt
+    capabilities = ET.fromstring(text_of(connection.getCapabilities))  # noqa: S314 - from the host's own libvirt
     cpu = capabilities.find("./host/cpu")
     machines = [name for one in capabilities.iter("machine") for name in (one.text, one.get("canonical")) if name]
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
@@ -54,17 +54,19 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
         uuid=capabilities.findtext("./host/uuid"),
         machines=frozenset(machines),
         networks=_listed(
-            lambda: [one.name() for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
+            lambda: [text_of(one.name) for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
         ),
         pools=_listed(
             lambda: [
-                one.name() for one in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+                text_of(one.name)
+                for one in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
             ]
         ),
         secrets=_listed(
-            lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), one.usageID())]
+            lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), text_of(one.usageID))]
         ),
-        domains=tuple(_needs(domain.XMLDesc()) for domain in running),
+        domains=tuple(_needs(text_of(domain.XMLDesc)) for domain in running),
+        may_abort=_may_abort(running[0]) if running else None,
     )
 
 
@@ -83,7 +85,7 @@ def reaches(connection: libvirt.virConnect, name: str, destination: str) -> tupl
             return True, None
         if error.get_error_code() in _NO_CONNECTION:
             return True, message(error)
-        why = f"{domain.name()}: {message(error)}"
+        why = f"{text_of(domain.name)}: {message(error)}"
     return False, why
 
 
@@ -130,10 +132,26 @@ def _unlocked(root: ET.Element) -> Iterator[str]:
             yield target.get("dev", "?") if (target := disk.find("target")) is not None else "?"
 
 
+def _may_abort(domain: libvirt.virDomain) -> bool | None:
+    """Whether this account may abort a migration of the domain: libvirt counts that as ``domain.write``.
+
+    Autostart, which needs the same right, is set to what it is. libvirt looks at the right first, and then changes
+    nothing (``qemuDomainSetAutostart``). None where it gives another answer.
+    """
+    try:
+        domain.setAutostart(domain.autostart())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_ACCESS_DENIED:
+            return False
+        # A domain without a definition has no autostart.
+        return True if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID else None
+    return True
+
+
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     try:
         found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
-        names = [ET.fromstring(device.XMLDesc()).findtext("./capability/interface") for device in found]  # noqa: S314
+        names = [ET.fromstring(text_of(device.XMLDesc)).findtext("./capability/interface") for device in found]  # noqa: S314
     except libvirt.libvirtError:
         return None  # this libvirt has no driver for it
     return frozenset(name for name in names if name)
