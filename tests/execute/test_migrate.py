@@ -117,8 +117,8 @@ def test_a_migration_that_may_not_be_aborted_goes_on_and_the_reason_is_given(
     def denied(*_: object) -> None:
         raise LibvirtError("abort: access denied")
 
-    world.perform_seconds = perform_seconds
-    monkeypatch.setattr(world, "abort", denied)
+    world.copy_takes(perform_seconds)
+    monkeypatch.setattr(world.answering, "abort", denied)
     with structlog.testing.capture_logs() as logged:
         requested = request(world, 20)
     assert (requested.answered, requested.why) == (answered, why)
