@@ -219,8 +219,9 @@ def _orders_are_not_read_again(patch: Patch) -> None:
     """A pause or a changed mode does not end what has not begun."""
 
     def deaf(situation: Situation, move: Move, *, ordered: bool) -> str | None:
-        orders = replace(situation.memory.orders, overrides=Overrides())
-        return why_not_now(replace(situation, memory=replace(situation.memory, orders=orders)), move, ordered=ordered)
+        memory = replace(situation.memory, orders=replace(situation.memory.orders, overrides=Overrides()))
+        unheard = replace(situation, memory=memory, standing=replace(situation.standing, held=None))
+        return why_not_now(unheard, move, ordered=ordered)
 
     patch.setattr(cycle_module, "why_not_now", deaf)
 
