@@ -330,6 +330,7 @@ def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
 
 def failed(code: int, text: str) -> libvirt.libvirtError:
     error = libvirt.libvirtError(text)
+    error.args = (text,)  # libvirt's own last error, if there was one, would be its text
     error.err = (code, 0, text, 0, "", "", "", 0, 0)
     return error
 

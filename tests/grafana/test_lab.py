@@ -52,6 +52,7 @@ EMPTY: dict[tuple[str, str], str] = {
 ABSENT = {
     "virtpoise_penalty_seconds": "no attempt failed, so no host waits",
     "virtpoise_host_unknown": "no host is unknown",
+    "virtpoise_blackout": "no window is configured",
     "virtpoise_domain_memory_usable_bytes": "the lab's guests have no balloon driver that could tell",
 }
 # Metrics that such a run may have, and why
