@@ -31,11 +31,11 @@ from virtpoise_exporter.web.http import (
 )
 from virtpoise_exporter.web.shared import SharedScrapes
 
-# Of connections without TLS, which cost some 50 KB. One with TLS costs up to 1.5 MB while it shakes hands and takes the
-# place of four: 64 of them stay well below the unit's MemoryMax.
+# Of connections without TLS, which cost some 50 KB. One with TLS costs up to 2 MB while it shakes hands and takes the
+# place of eight: 32 of them stay below half of the unit's MemoryMax.
 MOST_CONNECTIONS = 256
 MOST_OF_AN_ADDRESS = 128
-_PLACES_WITH_TLS = 4
+_PLACES_WITH_TLS = 8
 # asyncio holds a buffer of 256 KiB for each connection with TLS, and frees those of unfinished handshakes late. A
 # record has 16 KiB.
 asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
