@@ -1,7 +1,8 @@
-"""What both floors of the campaign share: lengths of faults, the journal's rows, and how a journal is replayed."""
+"""What both floors of the campaign share: lengths of faults, the journal's rows and their replay, a type of option."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -40,3 +41,11 @@ def replayed(name: str, first: str, place: str, entries: Iterable[Entry]) -> Ite
             at = entry.destination
     if at != place:
         yield f"by the journal {name} is on {at}; it is on {place}"
+
+
+def positive(text: str) -> int:
+    """An option's number."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
+    return number

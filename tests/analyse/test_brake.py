@@ -17,7 +17,7 @@ from virtpoise_balancer.analyse.brake import (
 )
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
-from virtpoise_balancer.model import BrakeBounds
+from virtpoise_balancer.model import BrakeBounds, Result
 
 BOUNDS = BrakeBounds()
 NOW = 100_000.0
@@ -36,7 +36,7 @@ def moved(domain: str, source: str, to: str, ended: float, *, failed: bool = Fal
         destination=to,
         began=ended - 5,
         ended=ended,
-        failed=failed,
+        result=Result.FAILED if failed else Result.DONE,
         why=why,
     )
 

@@ -40,20 +40,17 @@ class Brake:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndedMigration:
-    """A migration that libvirt was asked for and that has ended. ``why``: empty if it is done.
+class EndedMigration(Commitment):
+    """A migration that libvirt was asked for and that has ended. ``why``: empty if it is done."""
 
-    ``began`` and ``ended``: in Unix seconds.
-    """
-
-    domain: str
-    uuid: str
-    source: str
-    destination: str
     began: float
     ended: float
-    failed: bool
+    result: Result
     why: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.result is Result.FAILED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,26 +63,11 @@ class PredictionError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackRecord:
-    """How the newest migrations and predictions came out, and the migrations of others; all oldest first."""
+    """How the newest migrations of ours and predictions came out, and others' migrations; all oldest first."""
 
     migrations: tuple[EndedMigration, ...] = ()
     errors: tuple[PredictionError, ...] = ()
     others: tuple[OthersChange, ...] = ()
-
-    def moves(self) -> tuple[Commitment, ...]:
-        """The migrations of ours, however long ago they ended."""
-        return tuple(
-            Commitment(
-                domain=one.domain,
-                uuid=one.uuid,
-                source=one.source,
-                destination=one.destination,
-                began=one.began,
-                ended=one.ended,
-                result=Result.FAILED if one.failed else Result.DONE,
-            )
-            for one in self.migrations
-        )
 
 
 def in_force(brake: Brake | None, released: float | None) -> Brake | None:

@@ -107,9 +107,9 @@ class Cycle:
         memory = self._recall(now)  # after `busy`: the ends of what is not under way any more are in the store
         self.accounts.keep_up(memory.watched, _known(seen.snapshot), _seen_twice(seen))
         windows, warnings = self._windows(memory, now)
-        acts = self._standing(memory, now).acts
-        executor = self.executor if acts else RecommendingExecutor(self.executor)
-        situation = self._situation(seen.snapshot, memory, now, executor, windows, busy=busy)
+        known = self._standing(memory, now)
+        executor = self.executor if known.acts else RecommendingExecutor(self.executor)
+        situation = self._situation(seen.snapshot, memory, now, known, executor, windows, busy=busy)
         decision = decide(replace(situation, twice=frozenset(seen.duplicates)))
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
@@ -125,7 +125,8 @@ class Cycle:
         seen = self.observer.observe(now)
         busy = self.executor.busy
         memory = self._recall(now)
-        situation = self._situation(seen.snapshot, memory, now, self.executor, (), busy=busy)
+        known = self._standing(memory, now)
+        situation = self._situation(seen.snapshot, memory, now, known, self.executor, (), busy=busy)
         decided = decide_on_order(situation, wanted)
         if isinstance(decided, str):
             raise Refused(decided)
@@ -149,7 +150,9 @@ class Cycle:
             seen = self.observer.observe_hosts(ends | on_the_way, now).snapshot
         except MonitorError as error:
             return str(error)
-        return why_not_now(self._situation(seen, memory, now, self.executor, (), busy=True), move, ordered=ordered)
+        known = self._standing(memory, now)
+        situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
+        return why_not_now(situation, move, ordered=ordered)
 
     def _recall(self, now: float) -> Memory:
         return recall(self.store, self.policy, self.observer.sample_times, now)
@@ -163,6 +166,7 @@ class Cycle:
         seen: Snapshot,
         memory: Memory,
         now: float,
+        known: Standing,
         executor: Executor,
         windows: tuple[Window, ...],
         *,
@@ -176,7 +180,7 @@ class Cycle:
             windows=windows,
             silence=self.silence(),
             unsettled=self.accounts.unsettled(memory.watched),
-            standing=self._standing(memory, now),
+            standing=known,
             acts=executor.acts,
             busy=busy,
             in_flight=executor.in_flight,

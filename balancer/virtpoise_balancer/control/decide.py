@@ -134,7 +134,7 @@ def _compared(situation: Situation) -> Situation:
     """The situation with what others changed since the look before."""
     memory = situation.memory
     doubtful = situation.twice | {one.uuid for one in situation.unsettled}
-    ours = (*memory.commitments, *memory.track_record.moves())
+    ours = (*memory.commitments, *memory.track_record.migrations)
     found = compare(memory.sightings, situation.seen, ours, situation.now, doubtful)
     same = memory.sightings is not None and replace(found.sightings, at=memory.sightings.at) == memory.sightings
     return replace(

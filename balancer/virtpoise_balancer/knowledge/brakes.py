@@ -6,6 +6,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause, EndedMigration, PredictionError, TrackRecord
 from virtpoise_balancer.knowledge import others
+from virtpoise_balancer.knowledge.journal import fields_of_commitment
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import brakes, migrations, predictions
 from virtpoise_balancer.model import Cause, Result
@@ -49,16 +50,7 @@ def track_record(connection: Connection, since: float, broken: list[str]) -> Tra
     return TrackRecord(
         others=others.since(connection, since, broken),
         migrations=tuple(
-            EndedMigration(
-                domain=row.domain,
-                uuid=row.uuid,
-                source=row.source,
-                destination=row.destination,
-                began=row.began,
-                ended=row.ended,
-                failed=row.result == Result.FAILED.value,
-                why=row.why,
-            )
+            EndedMigration(**fields_of_commitment(row), why=row.why)
             for row in _ENDED.rows(connection, broken, since=since)
         ),
         errors=tuple(

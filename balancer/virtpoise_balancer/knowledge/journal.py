@@ -142,7 +142,7 @@ def watched(connection: Connection, now: float, broken: list[str]) -> tuple[Jour
                 predicted=loads[row.id],
             ),
             began=row.began,
-            result=None if row.result is None else Result(row.result),
+            result=_result(row),
             lost=bool(row.lost),
             left_from=left_from,
         )
@@ -153,18 +153,18 @@ def watched(connection: Connection, now: float, broken: list[str]) -> tuple[Jour
 
 def commitments(connection: Connection, ended_since: float, broken: list[str]) -> tuple[Commitment, ...]:
     """The moves that have not ended, and the migrations that ended after ``ended_since``; oldest first."""
-    return tuple(
-        Commitment(
-            domain=row.domain,
-            uuid=row.uuid,
-            source=row.source,
-            destination=row.destination,
-            began=row.began,
-            ended=row.ended,
-            result=None if row.result is None else Result(row.result),
-        )
-        for row in _COMMITMENTS.rows(connection, broken, since=ended_since)
-    )
+    rows = _COMMITMENTS.rows(connection, broken, since=ended_since)
+    return tuple(Commitment(**fields_of_commitment(row)) for row in rows)
+
+
+def fields_of_commitment(row: Row[Any]) -> dict[str, Any]:
+    """What a row of the journal holds of a commitment."""
+    names = ("domain", "uuid", "source", "destination", "began", "ended")
+    return {name: row._mapping[name] for name in names} | {"result": _result(row)}
+
+
+def _result(row: Row[Any]) -> Result | None:
+    return None if row.result is None else Result(row.result)
 
 
 def _next_sources(connection: Connection, uuids: Sequence[str], broken: list[str]) -> Callable[[str, int], str | None]:

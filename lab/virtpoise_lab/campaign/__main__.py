@@ -13,6 +13,7 @@ from functools import partial
 
 from virtpoise_lab.campaign.faults import FAULTS
 from virtpoise_lab.campaign.run import Outcome, last, play
+from virtpoise_lab.floors import positive
 
 _PROGRESS_SECONDS = 10.0
 _LAST_LINES = 60
@@ -34,20 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", action="store_true", required=True, help="hosts that are state machines")
-    parser.add_argument("--runs", type=_positive, default=1000, metavar="N", help="how many seeds (default: 1000)")
+    parser.add_argument("--runs", type=positive, default=1000, metavar="N", help="how many seeds (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first seed (default: 0)")
     parser.add_argument(
         "--fault", action="append", choices=sorted(FAULTS), metavar="NAME", help=f"one of {', '.join(sorted(FAULTS))}"
     )
     parser.add_argument(
         "--hours",
-        type=_positive,
+        type=positive,
         metavar="H",
         help="play the first seed for so long, with --fault all the time, and print memory, threads and descriptors at "
         "each hour",
     )
     parser.add_argument("--trace", action="store_true", help="print what happened in each run")
-    parser.add_argument("--processes", type=_positive, default=1, metavar="N", help="how many at once (default: 1)")
+    parser.add_argument("--processes", type=positive, default=1, metavar="N", help="how many at once (default: 1)")
     options = parser.parse_args(arguments)
     faults = tuple(options.fault) if options.fault else None
     if options.hours is not None:
@@ -104,13 +105,6 @@ def _show(outcome: Outcome, faults: tuple[str, ...] | None, *, whole: bool) -> N
     for line in outcome.trace if whole else outcome.trace[-_LAST_LINES:]:
         print(f"  {line}")
     sys.stdout.flush()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
-    return number
 
 
 if __name__ == "__main__":

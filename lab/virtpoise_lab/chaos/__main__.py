@@ -23,6 +23,7 @@ from virtpoise_lab.chaos.plan import Plan, draw  # noqa: E402
 from virtpoise_lab.chaos.run import Outcome, play  # noqa: E402
 from virtpoise_lab.chaos.warm import Warm  # noqa: E402
 from virtpoise_lab.errors import LabError  # noqa: E402
+from virtpoise_lab.floors import positive  # noqa: E402
 
 _KEPT = Path("/var/tmp", _NAME)
 
@@ -30,7 +31,7 @@ _EXAMPLES = """examples:
   scripts/chaos --runs 20                                 seeds 0 to 19, faults as each seed chooses; needs root
   scripts/chaos --runs 1 --seed 4711 --trace              one seed again, with all that happened in it
   scripts/chaos --runs 10 --fault hosts-apart --fault source-stopped
-  scripts/chaos --list tests/lab/kept-seeds --output json >> runs
+  scripts/chaos --list tests/integration/kept-seeds --output json >> runs
   scripts/chaos --model --help                            the model floor: no hosts, virtual time, thousands of seeds
 
 A seed chooses task, fault, moment and length; what real hosts then make of it is not the same each time. The hosts are
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--runs", type=_positive, default=10, metavar="N", help="how many seeds (default: 10)")
+    parser.add_argument("--runs", type=positive, default=10, metavar="N", help="how many seeds (default: 10)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first seed (default: 0)")
     parser.add_argument(
         "--fault", action="append", choices=sorted(FAULTS), metavar="NAME", help=f"one of {', '.join(sorted(FAULTS))}"
@@ -171,13 +172,6 @@ def _table(played: Sequence[Outcome]) -> str:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
-    return number
 
 
 if __name__ == "__main__":
