@@ -123,9 +123,9 @@ def test_what_others_took_of_a_hosts_cpu_is_steal_and_no_longer_idle() -> None:
 def test_what_others_took_is_stolen_unless_the_host_could_spare_it(
     share: float | None, spare: float, stolen: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In 5 s the host waits for 1.5 s, of which its own limit explains 0.5 s.
+    """The host waits for 1.5 of 5 s. Its own limit explains 0.5 s of them.
 
-    The hypervisor takes 1 s, of which a quarter falls on the host: it made a quarter of what ran.
+    The hypervisor takes 1 s. The host made a quarter of what ran, so a quarter of that second is its own.
     """
     cpus = {3: Times(busy=100.0, stolen=7.0)}
     monkeypatch.setattr(procstat, "_times", lambda cpu: cpus[cpu])

@@ -211,7 +211,7 @@ class Session:
     def _look(self, uuid: str, question: Callable[[Any], _T]) -> _T | Literal[Held.HELD]:
         """The answer about one domain; HELD if there is none now.
 
-        It is asked for over the second connection, or over the first one where only that has listed the domain.
+        Asks over the second connection, or over the first one if only that has listed the domain.
         """
         if uuid in self._second_handles:
             handle, questions = self._second_handles[uuid], self._second_questions
