@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -16,12 +17,16 @@ from virtpoise_lab import processes
 pytestmark = pytest.mark.lab
 
 
-def silence(group: Pool, host: str, seconds: float) -> None:
-    """Stop the host's libvirtd for this long."""
+def silence(group: Pool, host: str, seconds: float) -> list[tuple[int, int]]:
+    """What the balancer held during a silence of this long of the host's libvirtd, read once a second."""
     pid = group.lab.pid("libvirtd", host)
+    readings = []
     processes.signal_pid(pid, signal.SIGSTOP)
-    time.sleep(seconds)  # the silence itself is what is tried
+    for _ in range(round(seconds)):
+        time.sleep(1)  # the silence itself is what is tried
+        readings.append(held(group))
     processes.signal_pid(pid, signal.SIGCONT)
+    return readings
 
 
 def held(group: Pool) -> tuple[int, int]:
@@ -46,10 +51,12 @@ def test_the_balancer_outlives_a_silence_and_journals_what_became_of_the_domain(
     for name in BUSY["h1"]:
         group.lab.load(name, 1)  # so that no other migration follows
     threads, descriptors = held(group)
-    silence(group, silent, seconds)
+    readings = silence(group, silent, seconds)
     assert group.balancer.process.poll() is None
-    assert held(group)[0] <= threads + 2
-    assert held(group)[1] <= descriptors + 8
+    # A request or a timer has a thread for a moment. What is caught by the silence stays, so it shows in the last half.
+    since = readings[len(readings) // 2 :]
+    assert median(reading[0] for reading in since) <= threads + 2, readings
+    assert median(reading[1] for reading in since) <= descriptors + 8, readings
     group.wait("the end", lambda now: group.balancer.history()[0]["result"] is not None, 200)
     (first,) = group.balancer.history()
     where = {"h2": "running"} if first["result"] == "done" else {"h1": "running"}
