@@ -261,8 +261,10 @@ class Oracle:
             return self.drain_is_ordered() and not any(
                 copy.state in ACTIVE for copy in world.machines[self.run.draining].copies.values()
             )
+        # A load that is exactly the threshold may be measured a rounding below it, and is no task then.
         return all(
-            world.used_cores(name) < self.threshold_ratio * machine.cpus for name, machine in world.machines.items()
+            world.used_cores(name) < self.threshold_ratio * machine.cpus + _SLACK_CORES
+            for name, machine in world.machines.items()
         )
 
     def at_end(self) -> None:
