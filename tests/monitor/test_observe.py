@@ -358,6 +358,19 @@ def test_where_the_clocks_differ_no_figure_can_be_dated() -> None:
             observe(host_figures("h1"), {"h1": READINGS}, theirs=theirs)
 
 
+def test_a_prediction_is_not_measured_by_a_load_that_cannot_be() -> None:
+    """Found by the campaign: errors of 200 % were learned from garbage, and nothing fitted on any host any more."""
+    samples = [(970.0, 2.5), (980.0, -0.01), (990.0, 1e300), (1000.0, 0.3), (1010.0, -1.0)]
+    client = Answers({}, as_series({"h1:9807": samples}))
+    assert observer(client).load_between("h1", 970.0, 1010.0).samples == ((980.0, 0.0), (1000.0, 0.3))
+
+
+def test_a_prediction_is_not_measured_by_the_load_of_one_of_two_targets() -> None:
+    client = Answers({}, as_series({"h1:9807": READINGS, "h1:9808": READINGS, "h2:9807": READINGS}))
+    assert observer(client).load_between("h1", 970.0, 1010.0).samples == ()
+    assert observer(client).load_between("h2", 970.0, 1010.0).samples == tuple(READINGS)
+
+
 def test_looks_at_whole_steps_so_that_every_balancer_sees_the_same_readings() -> None:
     for now in (1000.0, 1003.7, 1009.999):
         assert observe(host_figures("h1"), {"h1": READINGS}, now=now).snapshot.time == 1000.0

@@ -169,12 +169,17 @@ class Observer:
         return _STALE_SCRAPES * self.scrape_interval_seconds
 
     def load_between(self, host: str, start: float, end: float) -> HostLoad:
-        """The host's readings from ``start`` to ``end`` (Unix seconds). MonitorError."""
+        """The host's readings from ``start`` to ``end`` (Unix seconds), without those that are out of range.
+        MonitorError.
+
+        None where two targets claim to be the host.
+        """
         first = math.ceil(start / self.step_seconds) * self.step_seconds
         answer = self.client.range(self._query("host_cpu_ratio", [host]), first, max(end, first), self.step_seconds)
         of_hosts = AdmittedTargets(self.admits).of_hosts(answer.series)
-        samples = next((series.samples for series in of_hosts if host_of(series) == host), ())
-        return HostLoad(samples, answer.warnings)
+        found = [series.samples for series in of_hosts if host_of(series) == host]
+        samples = found[0] if len(found) == 1 else ()
+        return HostLoad(tuple((at, max(ratio, 0.0)) for at, ratio in samples if _is_ratio(ratio)), answer.warnings)
 
 
 def _by_host(answer: Sequence[Series]) -> dict[str, float]:
