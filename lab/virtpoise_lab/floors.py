@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # Seconds, on both sides of the time-outs in the code.
 DURATIONS = (4.0, 15.0, 27.0, 45.0)
 # The columns of ``Entry``, in its order.
-JOURNAL = "SELECT id, uuid, source, destination, began, result, lost, ended FROM migrations ORDER BY id"
+JOURNAL = "SELECT id, uuid, source, destination, began, result, lost, ended, why FROM migrations ORDER BY id"
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Entry:
     result: str | None
     lost: bool
     ended: float | None = None
+    why: str = ""
 
     @property
     def is_open(self) -> bool:
