@@ -54,6 +54,20 @@ max by (instance) (
 )
 """
 
+# Series that end while Prometheus is away get no marker of their end, and would be listed for minutes more. So a sample
+# older than the newest of its target does not count: each scrape has whether libvirt answers.
+_OF_NOW = """
+{series}{condition} unless (
+  timestamp({series})
+  < on (job, instance) group_left () max by (job, instance) (timestamp(virtpoise_libvirt_up{{$matchers}}))
+)
+"""
+
+
+def _of_now(series: str, condition: str = "") -> str:
+    return _OF_NOW.format(series=series, condition=condition).strip()
+
+
 QUERIES: dict[str, str] = {
     # hosts
     "host_cpus": "last_over_time(virtpoise_host_cpus{$matchers}[$memory])",
@@ -71,10 +85,10 @@ QUERIES: dict[str, str] = {
     "host_domains_active": 'virtpoise_domains{state="active",$matchers}',
     "host_domains_inactive": 'virtpoise_domains{state="inactive",$matchers}',
     # domains
-    "domain_running": "virtpoise_domain_running{$matchers}",
-    "domain_placement": "virtpoise_domain_placement{$matchers} == 1",
+    "domain_running": _of_now("virtpoise_domain_running{$matchers}"),
+    "domain_placement": _of_now("virtpoise_domain_placement{$matchers}", " == 1"),
     # active without running: paused, suspended to memory, crashed, in shutdown
-    "domain_paused": 'virtpoise_domain_state{state!~"running|shutoff",$matchers} == 1',
+    "domain_paused": _of_now('virtpoise_domain_state{state!~"running|shutoff",$matchers}', " == 1"),
     "domain_vcpus": "virtpoise_domain_vcpus{$matchers}",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes{$matchers}",
     "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes{$matchers}",
