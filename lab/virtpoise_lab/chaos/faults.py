@@ -81,9 +81,14 @@ def _killed(run: Run, name: str, host: Host) -> Iterator[None]:
 
 @contextmanager
 def _emptiest_killed(run: Run, _met: Met) -> Iterator[None]:
-    """The daemon of the host that a plan would choose first."""
+    """The daemon of the host that a plan would choose first: with room for most guests more."""
     running = [host for (_, host), state in run.watch.now.items() if state == "running"]
-    host = min(run.warm.lab.hosts, key=lambda one: (running.count(one.name), one.name))
+
+    def guests_more(host: Host) -> int:
+        return run.facts.room.get(host.name, len(run.facts.homes)) - running.count(host.name)
+
+    host = max((one for one in run.warm.lab.hosts if one.name != run.facts.drained), key=guests_more)
+    run.facts.ends = {**run.facts.ends, "emptiest": host.name}
     with _killed(run, "libvirtd", host):
         yield
 
