@@ -5,6 +5,7 @@ for the oracle.
 from __future__ import annotations
 
 import shutil
+import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -287,7 +288,12 @@ class Run:
         with self._keeping:
             for one in self._balancers:
                 if one.ended is None:
-                    self.facts.exits.append(one.stop())
+                    one.wait_for("answer", lambda _status: True)  # one that is being started knows no signal yet
+                    try:
+                        self.facts.exits.append(one.stop())
+                    except subprocess.TimeoutExpired:
+                        self.facts.died.append(f"{one.name} does not stop")
+                        one.kill()
                 else:
                     self.facts.died.append(f"{one.name} has ended by itself, with status {one.ended}")
 
