@@ -1,4 +1,4 @@
-"""Samples that are left over from before Prometheus was away: what ended meanwhile gets no marker of its end."""
+"""Samples from before Prometheus was away do not count: series of what is gone since have no marker of their end."""
 
 from __future__ import annotations
 
