@@ -20,7 +20,7 @@ from starlette.requests import HTTPConnection
 from hostile.attacked import Attacked
 from virtpoise_balancer.command import client
 from virtpoise_balancer.config import parse_config
-from virtpoise_balancer.errors import VirtpoiseError
+from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.tokens import ROLES, new_token, read_tokens
 from virtpoise_balancer.web.connections import place_of
 from virtpoise_balancer.web.guard import counted_for
@@ -262,6 +262,16 @@ def tokens(tmp_path: Path) -> dict[str, str]:
     assert all(token not in file.read_text() for token, _ in made.values())
     assert [one.plain for one in read_tokens(file).values()] == [None] * 3
     return {role: token for role, (token, _) in made.items()}
+
+
+@pytest.mark.parametrize("misspelt", ["Order:sha256:", "order:SHA256:", "sha256:", "order::sha256:", "order:sha256:0"])
+def test_a_misspelt_line_of_a_hash_is_no_token_in_plain_text(tmp_path: Path, misspelt: str) -> None:
+    _, line = new_token("alice", "order")
+    file = tmp_path / "tokens"
+    file.write_text(line.replace("order:sha256:", misspelt) + "\n")
+    file.chmod(0o600)
+    with pytest.raises(BadInput, match=r"tokens: line 1: expected a line of `virtpoise token NAME`"):
+        read_tokens(file)
 
 
 def request(balancer: Attacked, method: str, target: str, authorization: str, body: str = "{}") -> int:
