@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
-from scheduling import Lanes
+from scheduling import Lanes, take_second_lab
 
+take_second_lab()
 CHROMIUM = Path("/usr/bin/chromium")
 _FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
