@@ -88,6 +88,7 @@ class LibvirtExecutor:
     _items: dict[int, Item] = field(default_factory=dict)  # of the plans that have not ended, by the id in the journal
     _rechecks: dict[int, Recheck] = field(default_factory=dict)  # by the number of the plan
     _threads: dict[int, Thread] = field(default_factory=dict)  # by the id in the journal
+    _watched: set[int] = field(default_factory=set)  # under way, without a move that waits for it
 
     def __post_init__(self) -> None:
         self._looking = self.threads.lock()
@@ -131,6 +132,7 @@ class LibvirtExecutor:
             others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]
             for id_ in ready(self._items.values(), self.limits, others):
                 self._start(id_, self._make_one)
+            self._watch_loose_ones()
 
     def drop(self, why: str) -> None:
         """Begin none of the moves that wait. ``why``: for the journal."""
@@ -155,6 +157,32 @@ class LibvirtExecutor:
             self.go_on()
         self.wait()
         self.reconciler.close()
+
+    def _watch_loose_ones(self) -> None:
+        """Watch over the migrations under way that no move of this process waits for: those of an earlier process, and
+        those whose request was given up. Each is watched once.
+        """
+        loose = self.reconciler.under_way()
+        self._watched &= {entry.id for entry, _ in loose}
+        for entry, progress in loose:
+            if progress is None or entry.id in self._watched or self.stop.is_set():
+                continue
+            try:
+                self.threads.start(partial(self._watch_over, entry), f"watch {entry.move.domain}")
+            except RuntimeError as error:  # the system has no thread left: the next cycle tries again
+                log.warning("a migration cannot be watched", domain=entry.move.domain, error=str(error))
+            else:
+                self._watched.add(entry.id)
+
+    def _watch_over(self, entry: JournalEntry) -> None:
+        def goes_on() -> bool:
+            return not self.stop.is_set() and any(one.id == entry.id for one, _ in self.reconciler.under_way())
+
+        try:
+            self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry))
+        except Exception:  # the reconciler goes on asking for its end
+            log.exception("a migration could not be watched", domain=entry.move.domain)
+        self.reconciler.ask_now(entry)  # a domain that has arrived waits to be started
 
     def _end_waiting(self, reasons: Mapping[int, str]) -> None:
         for id_, why in reasons.items():

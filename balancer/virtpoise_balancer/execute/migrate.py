@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -16,7 +16,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconciler import Requested
-from virtpoise_balancer.model import Cause, Move, Progress
+from virtpoise_balancer.model import Cause, JournalEntry, Move, Progress
 
 log = structlog.get_logger()
 
@@ -29,6 +29,11 @@ _LEAST_SECONDS = 10.0
 # Where nothing is known of the uplinks: 1 Gbit/s.
 _ASSUMED_BYTES_PER_SECOND = 125e6
 _MIB = 1 << 20
+
+# When a migration's job may begin, from when the journal has it. The last looks lie between, and hosts may be slow to
+# answer these. libvirt's clock is not ours.
+_JOB_EARLY_SECONDS = 5.0
+_JOB_LATE_SECONDS = 120.0
 
 Watch = Callable[[Progress], None]
 
@@ -166,6 +171,47 @@ class Migrator:
                 return why, cause, True, migration.waited_seconds
         except LibvirtError as error:  # no process could be started to ask
             return str(error), Cause.STOPPED if stop.is_set() else Cause.ERROR, False, None
+
+    def watch_over(self, entry: JournalEntry, goes_on: Callable[[], bool], note: Callable[[Requested], None]) -> None:
+        """Watch a migration that no request of this process waits for, with the bounds that ``request`` has.
+
+        Returns when its job has ended, was aborted or is not ours, or when ``goes_on`` is False. ``note``: takes why it
+        is aborted, before it is.
+        """
+        move, began = entry.move, entry.began or self.clock.now()
+        convergence = Convergence(throttles=self.throttles)
+        bandwidth = self.bandwidth(began)
+        while goes_on():
+            try:
+                progress = self.hosts.progress(move.source, move.uuid)
+            except LibvirtError:
+                self.clock.sleep(_WATCH_SECONDS)
+                continue  # the next look may see it
+            if progress is None or not self._is_of(began, progress):
+                return
+            why = convergence.hopeless(progress)
+            if why is None and progress.elapsed_seconds >= self.timeout_seconds:
+                why = f"longer than {self.timeout_seconds:g} s"
+            if why:
+                requested = Requested(
+                    why=f"aborted: {why}",
+                    cause=Cause.SLOW,
+                    answered=False,
+                    dirty_bytes_per_second=progress.dirty_bytes_per_second,
+                )
+                note(requested)
+                if refused := self._abort(move):
+                    note(replace(requested, why=f"{why}, and it could not be aborted ({refused}): it goes on"))
+                return
+            bandwidth = self._limited(move, bandwidth)
+            self.clock.sleep(_WATCH_SECONDS)
+
+    def _is_of(self, began: float, progress: Progress) -> bool:
+        """Whether the job is that of a migration that was journalled as begun at ``began`` (Unix seconds): a person's
+        job is not to be aborted.
+        """
+        asked = self.clock.now() - progress.elapsed_seconds
+        return began - _JOB_EARLY_SECONDS <= asked <= began + _JOB_LATE_SECONDS
 
     def _look(self, move: Move, watch: Watch) -> Progress | None:
         try:
