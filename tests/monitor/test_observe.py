@@ -270,7 +270,7 @@ def test_two_exporters_of_different_kinds_may_tell_of_one_host() -> None:
 
 @pytest.mark.parametrize("state", ["paused", "suspended", "crashed", "shutdown", "no state"])
 def test_what_is_not_shut_off_counts_as_there(state: str) -> None:
-    (left_out,) = re.findall(r'state!~"(.*)"', QUERIES["domain_paused"])
+    (left_out,) = set(re.findall(r'state!~"(.*?)"', QUERIES["domain_paused"]))
     assert re.fullmatch(left_out, state) is None
     assert re.fullmatch(left_out, "running")
     assert re.fullmatch(left_out, "shutoff")
