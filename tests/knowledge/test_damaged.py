@@ -15,22 +15,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from builders import FakeClock, domain, group, host, thesis_policy
-from storing import record
-from virtpoise_balancer.analyse.backoff import Backoff
-from virtpoise_balancer.analyse.brake import Brake, BrakeCause
-from virtpoise_balancer.analyse.measure import Measured
-from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sighting, Sightings
+from storing import fill
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle
-from virtpoise_balancer.control.decide import CycleResult, next_cycle
 from virtpoise_balancer.errors import BadInput, StoreError
 from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.leader import FileLock
-from virtpoise_balancer.knowledge.records import Action, Changes, Look, Setting
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Entries, MigrationOutcome, Result
+from virtpoise_balancer.model import Entries
 from virtpoise_balancer.plan import plan
 from watching import Watching
 
@@ -43,18 +37,6 @@ SEEN = group(
 )
 NOW = 2000.0
 LOADS = tuple((float(at), 0.4) for at in range(0, 3000, 10))
-DONE = MigrationOutcome(
-    result=Result.DONE, seconds=6.0, downtime_seconds=0.1, transferred_bytes=10**9, dirty_bytes_per_second=1e6
-)
-FAILED = MigrationOutcome(result=Result.FAILED, why="full", lost=True)
-BY_OTHERS = OthersChange(
-    kind=ChangeKind.MIGRATED, domain="b", uuid="uuid-b", source="h2", destination="h1", before=1490.0, at=1500.0
-)
-SIGHTINGS = Sightings(
-    at=1500.0,
-    hosts=frozenset({"h1", "h2", "h3"}),
-    domains={"uuid-a": Sighting(name="a", host="h1"), "uuid-b": Sighting(name="b", host="h1", missing_since=1490.0)},
-)
 
 
 class Taking:
@@ -71,38 +53,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     open.
     """
     path = tmp_path_factory.mktemp("whole") / "state.db"
-    clock = FakeClock(1000.0)
-    with closing(Store.open(f"sqlite:///{path}", clock=clock)) as store, closing(sqlite3.connect(path)) as database:
+    with closing(Store.open(f"sqlite:///{path}", clock=FakeClock(1000.0))) as store:
         lock = FileLock(path)
         assert lock.take()
-        store.lead(lock, "machine")
-        made = plan(SEEN, thesis_policy())
-        assert made.moves
-        for number, outcome in enumerate((DONE, DONE, FAILED, None)):
-            clock.at = 1000.0 + 100 * number
-            for migration_id, _ in record(store, made, clock.at, acted=True, snapshot=SEEN, policy=thesis_policy()):
-                store.begin(migration_id)
-                if outcome is not None:
-                    store.end(migration_id, outcome)
-        first, *_ = store.recall(moved_since=0, ended_since=0, judged_since=0).due
-        measured = Measured(verdict="measured", window=(1020.0, 1080.0), ratio=0.5, error=0.05)
-        store.commit(
-            Changes(
-                backoffs=(
-                    Backoff(host="h1", counted_from=1000.0, penalty_from=1000.0, penalty_until=1190.0, failures=1),
-                ),
-                verdicts={first.id: measured},
-                cycle=next_cycle(1500.0, CycleResult.IDLE, "calm", None),
-                brake=Brake(at=1500.0, cause=BrakeCause.MIGRATIONS, why="the newest migrations of 3 domains failed"),
-                look=Look(sightings=SIGHTINGS, changes=(BY_OTHERS,), same=False),
-            ),
-            1500.0,
-        )
-        store.order_drain("h3", draining=True)
-        store.override("mode", Setting(value="automatic", instead_of="recommend", at=1.0, who="alice"))
-        store.override("released", Setting(value="migrations", instead_of="", at=1600.0, who="alice"))
-        store.record_action(Action(at=1.0, who="alice", origin="command", action="drain", accepted=True, answer="yes"))
-        assert all(database.execute(f"SELECT count(*) FROM {one.name}").fetchone()[0] for one in metadata.sorted_tables)
+        fill(store, lock, SEEN)
         lock.release()
     return path
 
