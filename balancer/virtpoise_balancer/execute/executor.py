@@ -235,7 +235,7 @@ class LibvirtExecutor:
         if measured.why:
             return self._skip(migration_id, move, measured.why, Cause.SLOW, measured.dirty_bytes_per_second)
         cause = None if why else Cause.OBSTACLE
-        if why := why or self._against(move, lambda: self.migrator.obstacle(move)):
+        if why := why or self._against(move, lambda: self.migrator.obstacle(move, self._ours())):
             self._ask_again(move)
             return self._skip(migration_id, move, why, cause)
         entry = JournalEntry(id=migration_id, move=move, began=began)
@@ -252,6 +252,12 @@ class LibvirtExecutor:
         except Exception as error:  # nothing has begun yet
             log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
             return f"unforeseen: {type(error).__name__}: {error}"
+
+    def _ours(self) -> set[str]:
+        """The uuids of the domains that are migrated now, or have just been."""
+        with self._lock:
+            begun = {item.move.uuid for item in self._items.values() if item.stage is not Stage.WAITING}
+        return begun | {one.move.uuid for one in self.in_flight}
 
     def _beside(self, move: Move) -> int:
         """How many migrations under way share a host with the move."""

@@ -5,7 +5,7 @@ time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import structlog
@@ -17,6 +17,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import Cause, JournalEntry, Move, Progress
+from virtpoise_balancer.visible import visible
 
 log = structlog.get_logger()
 
@@ -29,6 +30,7 @@ _LEAST_SECONDS = 10.0
 # Where nothing is known of the uplinks: 1 Gbit/s.
 _ASSUMED_BYTES_PER_SECOND = 125e6
 _MIB = 1 << 20
+_MOST_SHOWN = 100  # characters of a name
 
 # When a migration's job may begin, from when the journal has it. The last looks lie between, and hosts may be slow to
 # answer these. libvirt's clock is not ours.
@@ -74,12 +76,16 @@ class Migrator:
     bandwidth: Callable[[float], int | None] = lambda _at: None
     clock: Clock = SYSTEM
 
-    def obstacle(self, move: Move) -> str | None:
-        """Why the move is not to be made now, as both hosts report it (law 5), or None."""
+    def obstacle(self, move: Move, ours: Collection[str] = ()) -> str | None:
+        """Why the move is not to be made now, as both hosts report it (law 5), or None.
+
+        ``ours``: the uuids of domains that the balancer migrates now.
+        """
         try:
             here = self.hosts.presence(move.source, move.uuid)
             there = self.hosts.presence(move.destination, move.uuid)
             job = self.hosts.progress(move.source, move.uuid)
+            between = {host: self.hosts.between_hosts(host) for host in (move.source, move.destination)}
         except LibvirtError as error:
             return str(error)
         if here is not Presence.RUNNING:
@@ -88,6 +94,10 @@ class Migrator:
             return f"{move.domain} is already {there.value} on {move.destination}"
         if job is not None:
             return f"{move.domain} is being worked on by another job"
+        for host, found in between.items():
+            for uuid, name in found:
+                if uuid not in ours:
+                    return f"{host} takes part in a migration of {visible(name[:_MOST_SHOWN])} that is not ours"
         return None
 
     def measure(self, move: Move, beside: int) -> WriteRate:
