@@ -465,7 +465,7 @@ def test_a_migration_of_an_earlier_process_that_does_not_converge_is_aborted(
 
     def look(host: str, uuid: str) -> Progress | None:
         found = progress(host, uuid)
-        # Two passes a second, each of which leaves as much as the one before.
+        # Two passes a second. Each leaves as much as the one before.
         passes = 0 if found is None else int(found.elapsed_seconds * 2)
         return found and replace(found, passes=passes, remaining_bytes=50, dirty_bytes_per_second=1e6)
 
