@@ -162,6 +162,13 @@ def test_a_command_names_the_row_that_it_leaves_out(copy: Path) -> None:
     assert err.startswith("virtpoise: left out: state.url: migration 1: result: expected done or ")
 
 
+@pytest.mark.parametrize("column", ["measured", "error"])
+def test_a_prediction_with_half_a_measurement_is_shown_as_it_is(copy: Path, column: str) -> None:
+    with closing(sqlite3.connect(copy)) as database, database:
+        assert database.execute(f"UPDATE predictions SET {column} = NULL WHERE verdict = 'measured'").rowcount == 1
+    assert virtpoise(copy, "history") == (0, "")
+
+
 def test_a_pause_that_cannot_be_read_still_holds(copy: Path) -> None:
     assert virtpoise(copy, "pause")[0] == 0
     with closing(sqlite3.connect(copy)) as database, database:

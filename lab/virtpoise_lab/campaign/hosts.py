@@ -78,7 +78,9 @@ class ModelHosts:
         return Presence.ABSENT if copy is None else copy.state
 
     def between_hosts(self, host: str) -> tuple[tuple[str, str], ...]:
-        self._reach(host)
+        self.process.check()
+        if not self.world.reachable(WE, host):  # else it answers at once, right after it was asked for the domain
+            self._reach(host)
         return tuple(
             (uuid, self.world.guests[uuid].name)
             for uuid, copy in sorted(self.world.machines[host].copies.items())
