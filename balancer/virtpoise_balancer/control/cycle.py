@@ -13,7 +13,6 @@ from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
 from virtpoise_balancer.analyse.silence import Silence
-from virtpoise_balancer.blackout import blackout_at
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.acting import Standing, standing
@@ -158,8 +157,7 @@ class Cycle:
         return recall(self.store, self.policy, self.observer.sample_times, now)
 
     def _standing(self, memory: Memory, now: float) -> Standing:
-        blackout = blackout_at(self.policy.windows, now)
-        return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends, blackout=blackout)
+        return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends)
 
     def _situation(
         self,

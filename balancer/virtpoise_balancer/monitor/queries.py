@@ -8,6 +8,7 @@ Each query returns one series per host (label ``instance``) or per host and doma
 - ``$memory``: how long a silent host is still listed, as unknown.
 - ``$history``, ``$resolution``: how far back the recent past goes, and its step.
 - ``$saturation``: the load from which on a host hides demand (a ratio).
+- ``$lag``: how much older than its host's newest sample that of a domain may be (a number of seconds).
 - ``$matchers``: the label matchers (``prometheus.matchers``) of the targets. Each selector has them.
 
 Every query can be replaced in the configuration (``prometheus.queries``), so that other exporters can serve.
@@ -55,11 +56,12 @@ max by (instance) (
 """
 
 # Series that end while Prometheus is away get no marker of their end, and would be listed for minutes more. So a sample
-# older than the newest of its target does not count: each scrape has whether libvirt answers.
+# older than the newest of its target does not count: each scrape has whether libvirt answers, and all its samples have
+# one time. The lag is for stores that merge several Prometheus servers, series by series.
 _OF_NOW = """
 {series}{condition} unless (
   timestamp({series})
-  < on (job, instance) group_left () max by (job, instance) (timestamp(virtpoise_libvirt_up{{$matchers}}))
+  < on (job, instance) group_left () (max by (job, instance) (timestamp(virtpoise_libvirt_up{{$matchers}})) - $lag)
 )
 """
 
@@ -109,6 +111,10 @@ QUERIES: dict[str, str] = {
 }
 
 
+# The ranges that are numbers in PromQL, and not durations.
+_NUMBERS = ("saturation", "lag")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
     """The ranges of the queries, in seconds (``saturation`` is a ratio).
@@ -121,6 +127,7 @@ class Ranges:
     slow: float
     resolution: float
     saturation: float
+    lag: float
     memory: float = 600.0
     history: float = 600.0
 
@@ -135,6 +142,7 @@ class Ranges:
             slow=max(60.0, 4 * scrape_interval_seconds),
             resolution=max(step_seconds, 20.0),
             saturation=saturation_ratio,
+            lag=slack,
         )
 
 
@@ -145,15 +153,16 @@ def has_matchers(query: str) -> bool:
 
 @lru_cache(maxsize=256)  # a cycle asks the same each time
 def render(query: str, ranges: Ranges, matchers: str) -> str:
-    """The query with the label matchers in its selectors, and with its ranges in whole milliseconds as PromQL wants
+    """The query with the label matchers in its selectors, and with its durations in whole milliseconds as PromQL wants
     them.
     """
+    numbers = {name: f"{getattr(ranges, name):g}" for name in _NUMBERS}
     durations = {
         field.name: f"{round(getattr(ranges, field.name) * 1000)}ms"
         for field in fields(Ranges)
-        if field.name != "saturation"
+        if field.name not in _NUMBERS
     }
-    return Template(query).safe_substitute(durations, saturation=f"{ranges.saturation:g}", matchers=matchers)
+    return Template(query).safe_substitute(durations, **numbers, matchers=matchers)
 
 
 def narrowed(matchers: str, hosts: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "connect": lambda _connection: None,
     "active_domains": domains.active_domains,
     "presence": domains.presence,
+    "between_hosts": domains.between_hosts,
     "job": domains.job,
     "completed_job": domains.completed_job,
     "migrate": migration.migrate,
