@@ -71,6 +71,27 @@ def test_a_native_histogram_which_an_exporter_may_choose_to_expose_harms_its_own
         assert [(one.labels["instance"], one.value) for one in answer.series] == [("h2", 2.0)]
 
 
+def test_several_queries_are_one_request_and_each_gets_its_own_series(
+    httpserver: HTTPServer, client: PrometheusClient
+) -> None:
+    sent: list[str] = []
+
+    def answer(request: Request) -> Response:
+        sent.append(request.form["query"])
+        found = [({"instance": "h1", "virtpoise_query": name}, value) for name, value in (("a", "1"), ("b", "2"))]
+        return Response(vector(*found, ({"virtpoise_query": "unheard of"}, "3"), ({}, "4")))
+
+    httpserver.expect_request("/api/v1/query").respond_with_handler(answer)
+    found = client.instant_each({"a": "up", "b": "down # a comment", "c": "left"}, 1000.0)
+    assert {name: [(one.labels, one.value) for one in answer.series] for name, answer in found.items()} == {
+        "a": [({"instance": "h1"}, 1.0)],
+        "b": [({"instance": "h1"}, 2.0)],
+        "c": [],
+    }
+    (query,) = sent
+    assert "down # a comment\n" in query
+
+
 def test_warnings_are_kept(httpserver: HTTPServer, client: PrometheusClient) -> None:
     httpserver.expect_request("/api/v1/query").respond_with_data(vector(warnings=["a store did not answer"]))
     assert client.instant("x", 0).warnings == ("a store did not answer",)

@@ -43,6 +43,14 @@ class Answers(PrometheusClient):
         self.asked.append(query)
         return QueryAnswer(tuple(self._instants.get(query, ())), (f"warning of {query}",))
 
+    def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
+        return {name: self.instant(query, at) for name, query in queries.items()}
+
+    def range_each(
+        self, queries: Mapping[str, str], start: float, end: float, step_seconds: float
+    ) -> dict[str, QueryAnswer]:
+        return {name: self.range(query, start, end, step_seconds) for name, query in queries.items()}
+
     def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
         self.asked.append(query)
         series = self._readings if query == "host_cpu_ratio" else self._instants.get(query, ())

@@ -30,6 +30,9 @@ MOST_LABEL = 1024
 _MOST_WARNINGS = 20
 _MOST_SHOWN = 300
 
+# The label that names the query which a series answers, where several are asked as one.
+_QUERY_LABEL = "virtpoise_query"
+
 _RETRY_FIRST_SECONDS = 0.1
 _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
 
@@ -136,6 +139,19 @@ class PrometheusClient:
             raise MonitorBadReply(f"Prometheus at {self.url}: expected at most {MOST_SAMPLES} samples for {query!r}")
         return _answer([(series.metric, series.values) for series in data.result], warnings)
 
+    def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
+        """The vectors of several queries by name, in one request; each with the warnings of all. MonitorError.
+
+        For questions about a few hosts: a series that one host's exporter makes ambiguous fails all of them.
+        """
+        return _parted(queries, self.instant(joined(queries), at))
+
+    def range_each(
+        self, queries: Mapping[str, str], start: float, end: float, step_seconds: float
+    ) -> dict[str, QueryAnswer]:
+        """The matrices of several queries, likewise."""
+        return _parted(queries, self.range(joined(queries), start, end, step_seconds))
+
     def _ask(self, path: str, form: dict[str, str]) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
         deadline = time.monotonic() + self.timeout_seconds
         pause = _RETRY_FIRST_SECONDS
@@ -174,6 +190,22 @@ class PrometheusClient:
             why = shown(reply.error, _MOST_SHOWN) or "no data"
             raise MonitorBadReply(f"Prometheus at {self.url} refused {form['query']!r}: {why}")
         return reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
+
+
+def joined(queries: Mapping[str, str]) -> str:
+    """Several queries as one. A query may end with a comment, so each ends its line."""
+    return "\nor ".join(
+        f'label_replace(\n{query}\n, "{_QUERY_LABEL}", "{name}", "", "")' for name, query in queries.items()
+    )
+
+
+def _parted(queries: Mapping[str, str], answer: QueryAnswer) -> dict[str, QueryAnswer]:
+    found: dict[str, list[Series]] = {name: [] for name in queries}
+    for series in answer.series:
+        labels = dict(series.labels)
+        if (name := labels.pop(_QUERY_LABEL, "")) in found:
+            found[name].append(Series(labels, series.samples))
+    return {name: QueryAnswer(tuple(series), answer.warnings) for name, series in found.items()}
 
 
 def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[str, ...]) -> QueryAnswer:
