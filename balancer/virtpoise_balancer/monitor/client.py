@@ -6,15 +6,17 @@ A reply is bounded in bytes, series and samples, and so is each text in it, befo
 
 from __future__ import annotations
 
-import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated, Literal
+from math import isfinite
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
 from virtpoise_balancer.formats import first_problem
@@ -33,6 +35,10 @@ _MOST_SHOWN = 300
 # The label that names the query which a series answers, where several are asked as one.
 _QUERY_LABEL = "virtpoise_query"
 
+# How many questions of one look are asked at the same time: Prometheus evaluates each on one CPU, while the balancer
+# reads other replies. With more of them, each would take longer, up to its deadline.
+_AT_ONCE = 4
+
 _RETRY_FIRST_SECONDS = 0.1
 _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
 
@@ -41,14 +47,14 @@ _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPSta
 _Sample = tuple[FiniteFloat, str]
 
 
-class _Instant(BaseModel):
+class _Instant(TypedDict):  # and no object of its own: there are many
     metric: dict[str, str]
-    value: _Sample | None = None
+    value: NotRequired[_Sample | None]
 
 
-class _Range(BaseModel):
+class _Range(TypedDict):
     metric: dict[str, str]
-    values: list[_Sample] = []
+    values: NotRequired[list[_Sample]]
 
 
 class _Vector(BaseModel):
@@ -118,13 +124,12 @@ class PrometheusClient:
         data, warnings = self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"})
         if not isinstance(data, _Vector):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
-        return _answer([(one.metric, [one.value] if one.value else []) for one in data.result], warnings)
+        return _answer(_of_vector(data), warnings)
 
     def time(self) -> float:
         """The server's own clock, in Unix seconds. MonitorError when it cannot be had."""
         data, _ = self._ask("/api/v1/query", {"query": "vector(time())"})  # at no time: at the server's
-        samples = data.result if isinstance(data, _Vector) else []
-        found = _answer([(one.metric, [one.value]) for one in samples if one.value], ()).series
+        found = _answer(_of_vector(data) if isinstance(data, _Vector) else (), ()).series
         if len(found) != 1:
             raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for 'vector(time())'")
         return found[0].value
@@ -135,9 +140,9 @@ class PrometheusClient:
         data, warnings = self._ask("/api/v1/query_range", form)
         if not isinstance(data, _Matrix):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a matrix for {query!r}")
-        if sum(len(series.values) for series in data.result) > MOST_SAMPLES:
+        if sum(len(one.get("values", ())) for one in data.result) > MOST_SAMPLES:
             raise MonitorBadReply(f"Prometheus at {self.url}: expected at most {MOST_SAMPLES} samples for {query!r}")
-        return _answer([(series.metric, series.values) for series in data.result], warnings)
+        return _answer(((one["metric"], one.get("values", ())) for one in data.result), warnings)
 
     def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
         """The vectors of several queries by name, in one request; each with the warnings of all. MonitorError.
@@ -151,6 +156,21 @@ class PrometheusClient:
     ) -> dict[str, QueryAnswer]:
         """The matrices of several queries, likewise."""
         return _parted(queries, self.range(joined(queries), start, end, step_seconds))
+
+    @staticmethod
+    def side_by_side(questions: Mapping[str, Callable[[], QueryAnswer]]) -> dict[str, QueryAnswer]:
+        """The answers by name, in the order of the questions; several are asked at the same time.
+
+        MonitorError when one of them cannot be had; then no further one is asked.
+        """
+        with ThreadPoolExecutor(_AT_ONCE, "prometheus") as pool:
+            asked = {name: pool.submit(ask) for name, ask in questions.items()}
+            wait(asked.values(), return_when=FIRST_EXCEPTION)
+            for answer in asked.values():
+                answer.cancel()  # does nothing to those that have been answered
+        if failures := [error for one in asked.values() if not one.cancelled() and (error := one.exception())]:
+            raise failures[0]
+        return {name: answer.result() for name, answer in asked.items()}
 
     def _ask(self, path: str, form: dict[str, str]) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
         deadline = time.monotonic() + self.timeout_seconds
@@ -208,17 +228,26 @@ def _parted(queries: Mapping[str, str], answer: QueryAnswer) -> dict[str, QueryA
     return {name: QueryAnswer(tuple(series), answer.warnings) for name, series in found.items()}
 
 
-def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[str, ...]) -> QueryAnswer:
+def _of_vector(data: _Vector) -> Iterable[tuple[dict[str, str], Sequence[_Sample]]]:
+    return ((one["metric"], (value,) if (value := one.get("value")) else ()) for one in data.result)
+
+
+def _answer(found: Iterable[tuple[dict[str, str], Sequence[_Sample]]], warnings: tuple[str, ...]) -> QueryAnswer:
     """The series with their finite samples: a rate over too little is NaN, and that is no figure.
 
     A series with an absurdly long label is left out by itself, and warned of.
     """
     series, long = [], 0
     for labels, samples in found:
-        if any(len(name) > MOST_LABEL or len(value) > MOST_LABEL for name, value in labels.items()):
+        if max(map(len, (*labels, *labels.values())), default=0) > MOST_LABEL:
             long += 1
             continue
-        values = tuple((at, value) for at, text in samples if (value := _number(text)) is not None)
+        if len(samples) == 1:  # most answers have a hundred thousand of these
+            at, text = samples[0]
+            value = _number(text)
+            values: tuple[tuple[float, float], ...] = ((at, value),) if isfinite(value) else ()
+        else:
+            values = tuple((at, value) for at, text in samples if isfinite(value := _number(text)))
         if values:
             series.append(Series(labels, values))
     if long:
@@ -226,9 +255,8 @@ def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[s
     return QueryAnswer(tuple(series), warnings)
 
 
-def _number(text: str) -> float | None:
+def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
         raise MonitorBadReply(f"Prometheus: expected a number as a sample's value, got '{shown(text)}'") from None
-    return value if math.isfinite(value) else None

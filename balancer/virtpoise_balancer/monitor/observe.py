@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import ClockError, MonitorError
@@ -29,7 +30,7 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.domain_figures import read_domains
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.queries import DEAREST, QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
@@ -142,8 +143,13 @@ class Observer:
         instants = {name: self._query(name, hosts) for name in QUERIES if name not in _WINDOWS}
         readings = {name: self._query(name, hosts) for name in _WINDOWS}
         if hosts is None:
-            found = {name: self.client.instant(query, at) for name, query in instants.items()}
-            found |= {name: self.client.range(query, start, at, self.step_seconds) for name, query in readings.items()}
+            asks: dict[str, Callable[[], QueryAnswer]] = {
+                name: partial(self.client.instant, query, at) for name, query in instants.items()
+            }
+            for name, query in readings.items():
+                asks[name] = partial(self.client.range, query, start, at, self.step_seconds)
+            answered = self.client.side_by_side({name: asks[name] for name in dict.fromkeys((*DEAREST, *asks))})
+            found = {name: answered[name] for name in asks}
         else:
             found = self.client.instant_each(instants, at)
             found |= self.client.range_each(readings, start, at, self.step_seconds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -176,6 +176,9 @@ class ModelClient:
     def time(self) -> float:
         self._exchange()
         return self.server.kernel.at - self.server.behind_seconds
+
+    def side_by_side(self, questions: Mapping[str, Callable[[], QueryAnswer]]) -> dict[str, QueryAnswer]:
+        return {name: ask() for name, ask in questions.items()}
 
     def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
         return {name: self.instant(query, at) for name, query in queries.items()}
