@@ -2,7 +2,10 @@
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
-from virtpoise_balancer.monitor.client import PrometheusClient
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.health import prometheus_health
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.targets import AdmittedTargets
@@ -90,6 +93,30 @@ def test_several_queries_are_one_request_and_each_gets_its_own_series(
     }
     (query,) = sent
     assert "down # a comment\n" in query
+
+
+def test_questions_side_by_side_are_under_way_together_and_the_first_failure_ends_the_rest(
+    client: PrometheusClient,
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+    asked: list[int] = []
+
+    def meets(number: int) -> QueryAnswer:
+        both.wait()
+        return QueryAnswer((), (str(number),))
+
+    def fails(number: int) -> QueryAnswer:
+        asked.append(number)
+        time.sleep(0.05)
+        raise MonitorError(f"question {number}")
+
+    found = client.side_by_side({name: partial(meets, number) for number, name in enumerate("abcd")})
+    assert [(name, *answer.warnings) for name, answer in found.items()] == [
+        tuple(one) for one in ("a0", "b1", "c2", "d3")
+    ]
+    with pytest.raises(MonitorError, match="question 0"):
+        client.side_by_side({str(number): partial(fails, number) for number in range(100)})
+    assert len(asked) < 100
 
 
 def test_warnings_are_kept(httpserver: HTTPServer, client: PrometheusClient) -> None:

@@ -7,6 +7,7 @@ A reply is bounded in bytes, series and samples, and so is each text in it, befo
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -100,6 +101,10 @@ class QueryAnswer:
     warnings: tuple[str, ...] = ()
 
 
+# Makes an answer of a query's data and warnings.
+_Read = Callable[[str, _Vector | _Matrix, tuple[str, ...]], QueryAnswer]
+
+
 @dataclass(slots=True)
 class PrometheusClient:
     """A Prometheus-compatible server. Keeps no answer between two queries, so several threads may ask it."""
@@ -108,6 +113,8 @@ class PrometheusClient:
     timeout_seconds: float
     access: Access = field(default_factory=Access)
     _http: Http = field(init=False)
+    # What is made of a reply is many times as large, so one is read at a time.
+    _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._http = Http(self.url, self.access, MOST_REPLY_BYTES)
@@ -121,23 +128,28 @@ class PrometheusClient:
 
     def instant(self, query: str, at: float) -> QueryAnswer:
         """An instant query's vector at a Unix time. MonitorError when it cannot be had."""
-        data, warnings = self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"})
-        if not isinstance(data, _Vector):
-            raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
-        return _answer(_of_vector(data), warnings)
+        return self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"}, self._vector)
 
     def time(self) -> float:
         """The server's own clock, in Unix seconds. MonitorError when it cannot be had."""
-        data, _ = self._ask("/api/v1/query", {"query": "vector(time())"})  # at no time: at the server's
-        found = _answer(_of_vector(data) if isinstance(data, _Vector) else (), ()).series
+        query = "vector(time())"
+        found = self._ask("/api/v1/query", {"query": query}, self._vector).series  # at no time: at the server's
         if len(found) != 1:
-            raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for 'vector(time())'")
+            raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for {query!r}")
         return found[0].value
 
     def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
         """A range query's matrix; both ends are evaluated. MonitorError when it cannot be had."""
         form = {"query": query, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step_seconds:.3f}"}
-        data, warnings = self._ask("/api/v1/query_range", form)
+        return self._ask("/api/v1/query_range", form, self._matrix)
+
+    def _vector(self, query: str, data: _Vector | _Matrix, warnings: tuple[str, ...]) -> QueryAnswer:
+        if not isinstance(data, _Vector):
+            raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
+        found = ((one["metric"], (value,) if (value := one.get("value")) else ()) for one in data.result)
+        return _answer(found, warnings)
+
+    def _matrix(self, query: str, data: _Vector | _Matrix, warnings: tuple[str, ...]) -> QueryAnswer:
         if not isinstance(data, _Matrix):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a matrix for {query!r}")
         if sum(len(one.get("values", ())) for one in data.result) > MOST_SAMPLES:
@@ -172,12 +184,12 @@ class PrometheusClient:
             raise failures[0]
         return {name: answer.result() for name, answer in asked.items()}
 
-    def _ask(self, path: str, form: dict[str, str]) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
+    def _ask(self, path: str, form: dict[str, str], read: _Read) -> QueryAnswer:
         deadline = time.monotonic() + self.timeout_seconds
         pause = _RETRY_FIRST_SECONDS
         while True:
             try:
-                return self._ask_once(path, form, deadline)
+                return self._ask_once(path, form, deadline, read)
             except MonitorBadReply:
                 raise
             except MonitorError:
@@ -188,7 +200,7 @@ class PrometheusClient:
                 time.sleep(wait)
                 pause *= 2
 
-    def _ask_once(self, path: str, form: dict[str, str], deadline: float) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
+    def _ask_once(self, path: str, form: dict[str, str], deadline: float, read: _Read) -> QueryAnswer:
         left = max(deadline - time.monotonic(), 0.001)
         form = {**form, "timeout": f"{max(1, round(left * 1000))}ms"}
         response = self._http.exchange("POST", path, left, form)
@@ -198,6 +210,10 @@ class PrometheusClient:
             raise MonitorBadReply(
                 f"Prometheus at {self.url}: expected at most {MOST_SERIES} series for {form['query']!r}"
             )
+        with self._reading:
+            return self._read(response, form["query"], read)
+
+    def _read(self, response: Reply, query: str, read: _Read) -> QueryAnswer:
         try:
             reply = _REPLY.validate_json(response.content)
         except ValidationError as error:
@@ -208,8 +224,10 @@ class PrometheusClient:
             ) from None
         if reply.status == "error" or reply.data is None:
             why = shown(reply.error, _MOST_SHOWN) or "no data"
-            raise MonitorBadReply(f"Prometheus at {self.url} refused {form['query']!r}: {why}")
-        return reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
+            raise MonitorBadReply(f"Prometheus at {self.url} refused {query!r}: {why}")
+        return read(
+            query, reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
+        )
 
 
 def joined(queries: Mapping[str, str]) -> str:
@@ -226,10 +244,6 @@ def _parted(queries: Mapping[str, str], answer: QueryAnswer) -> dict[str, QueryA
         if (name := labels.pop(_QUERY_LABEL, "")) in found:
             found[name].append(Series(labels, series.samples))
     return {name: QueryAnswer(tuple(series), answer.warnings) for name, series in found.items()}
-
-
-def _of_vector(data: _Vector) -> Iterable[tuple[dict[str, str], Sequence[_Sample]]]:
-    return ((one["metric"], (value,) if (value := one.get("value")) else ()) for one in data.result)
 
 
 def _answer(found: Iterable[tuple[dict[str, str], Sequence[_Sample]]], warnings: tuple[str, ...]) -> QueryAnswer:
