@@ -195,9 +195,7 @@ class Scenario:
             self._put("virtpoise_overload_consecutive", (time // STEP) % 3 if over[host] else 0, host=host, **BALANCER)
             draining = host == DRAIN[0] and time >= DRAIN[1]
             self._put("virtpoise_host_draining", float(draining), host=host, **BALANCER)
-            for state in ("active", "draining", "standby", "waking", "unknown"):
-                is_it = state == ("draining" if draining else "active")
-                self._put("virtpoise_host_state", float(is_it), host=host, state=state, **BALANCER)
+            self._put("virtpoise_host_state", 1.0, host=host, state="draining" if draining else "active", **BALANCER)
         if 720 <= time < 900:
             self._put("virtpoise_penalty_seconds", 910 - time, host="h1", **BALANCER)
         self._put("virtpoise_plan_unsolved", float(any(over.values()) and not in_flight), **BALANCER)

@@ -43,6 +43,14 @@ class Answers(PrometheusClient):
         self.asked.append(query)
         return QueryAnswer(tuple(self._instants.get(query, ())), (f"warning of {query}",))
 
+    def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
+        return {name: self.instant(query, at) for name, query in queries.items()}
+
+    def range_each(
+        self, queries: Mapping[str, str], start: float, end: float, step_seconds: float
+    ) -> dict[str, QueryAnswer]:
+        return {name: self.range(query, start, end, step_seconds) for name, query in queries.items()}
+
     def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
         self.asked.append(query)
         series = self._readings if query == "host_cpu_ratio" else self._instants.get(query, ())
@@ -545,6 +553,10 @@ def test_two_looks_at_once_keep_their_own_warnings() -> None:
     both = threading.Barrier(2, timeout=10)
 
     class Meeting(Answers):
+        @staticmethod
+        def side_by_side(questions: Mapping[str, Callable[[], QueryAnswer]]) -> dict[str, QueryAnswer]:
+            return {name: ask() for name, ask in questions.items()}  # in the look's own thread, which names it
+
         def instant(self, query: str, at: float) -> QueryAnswer:
             if query == "host_cpus":
                 both.wait()
