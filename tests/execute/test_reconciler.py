@@ -478,6 +478,19 @@ def test_a_migration_of_an_earlier_process_that_does_not_converge_is_aborted(
     assert (balancer.causes, world.places("a")) == ([Cause.SLOW], {"h1": "running"})
 
 
+def test_a_migration_of_an_earlier_process_follows_the_windows_of_its_bandwidth(
+    balancer: Balancer, world: World
+) -> None:
+    world.copy_takes(1e9)
+    began = world.clock.now()
+    limited = replace(balancer.executor.migrator, bandwidth=lambda at: 50 if 100 <= at - began < 200 else None)
+    balancer.executor.migrator = limited
+    left_by_an_earlier_process(balancer, world)
+    for limits in ([None], [None, 50], [None, 50, None]):
+        balancer.cycle(9)
+        assert world.answering.bandwidths == limits
+
+
 def test_a_domain_of_an_earlier_process_is_started_as_soon_as_it_has_arrived(balancer: Balancer, world: World) -> None:
     world.copy_takes(25.0)
     left_by_an_earlier_process(balancer, world)

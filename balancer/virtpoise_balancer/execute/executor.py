@@ -179,7 +179,7 @@ class LibvirtExecutor:
             return not self.stop.is_set() and any(one.id == entry.id for one, _ in self.reconciler.under_way())
 
         try:
-            self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry))
+            self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry), self.stop)
         except Exception:  # the reconciler goes on asking for its end
             log.exception("a migration could not be watched", domain=entry.move.domain)
         self.reconciler.ask_now(entry)  # a domain that has arrived waits to be started

@@ -250,11 +250,7 @@ class Reconciler:
 
     def _ask(self, entry: JournalEntry, group: Collection[str]) -> Verdict | StillOpen | Arrived:
         hosts, move = self.hosts(), entry.move
-        job: Progress | Silent | None
-        try:
-            job = hosts.progress(move.source, move.uuid)
-        except LibvirtError as error:
-            job = Silent(str(error))
+        job = running_job(hosts, move.source, move.uuid)
         here = presence(hosts, move.source, move.uuid)
         there = presence(hosts, move.destination, move.uuid)
         others: dict[str, Answer] = {}
@@ -345,6 +341,14 @@ def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
     """How the domain stands on the host, or that it does not answer."""
     try:
         return hosts.presence(host, uuid)
+    except LibvirtError as error:
+        return Silent(str(error))
+
+
+def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:
+    """The domain's running job on the host, None where it has none, or that the host does not answer."""
+    try:
+        return hosts.progress(host, uuid)
     except LibvirtError as error:
         return Silent(str(error))
 
