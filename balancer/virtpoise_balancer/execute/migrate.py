@@ -194,6 +194,8 @@ class Migrator:
         for _ in looks:
             if self.clock.monotonic() >= until:
                 return
+        if goes_on():
+            note(replace(requested, over=True))
 
     def _beyond_bounds(
         self, move: Move, looks: Iterable[_Look], watch: Watch, stop: threading.Event, bandwidth: int | None

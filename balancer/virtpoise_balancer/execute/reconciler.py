@@ -67,12 +67,14 @@ class Journal(Protocol):
 class Requested:
     """What was seen of a request. It is no end. ``why``: what went wrong; ``answered``: libvirt has answered it.
 
-    ``waited_seconds``: for how long the domain waited on its destination to be started there.
+    ``over``: its job was seen and has ended, where no one waits for the answer. ``waited_seconds``: for how long the
+    domain waited on its destination to be started there.
     """
 
     why: str | None = None
     cause: Cause | None = None
     answered: bool = True
+    over: bool = False
     seconds: float | None = None
     waited_seconds: float | None = None
     dirty_bytes_per_second: float | None = None
@@ -258,8 +260,9 @@ class Reconciler:
             others = {
                 host: presence(hosts, host, move.uuid) for host in sorted(set(group) - {move.source, move.destination})
             }
-        answered = self._requested.get(entry.id, _NOT_SEEN).answered
-        return reconcile(entry, job, here, there, others, self.clock.now(), answered=answered)
+        requested = self._requested.get(entry.id, _NOT_SEEN)
+        spent = requested.answered or requested.over
+        return reconcile(entry, job, here, there, others, self.clock.now(), spent=spent)
 
     def _keep_open(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
         if found.kind is UnsettledKind.TWICE:
