@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from virtpoise_balancer.errors import StoreError
-from virtpoise_balancer.knowledge.database import Database
+from virtpoise_balancer.knowledge.database import Database, in_words
 from virtpoise_lab.campaign.kernel import Kernel, VirtualProcess
+from virtpoise_lab.campaign.straight import Straight
 
 _LOCK_SECONDS = 30.0
 
@@ -25,13 +27,14 @@ class StoreFails(OperationalError):
 
 @dataclass
 class Disk:
-    """What the store lies on.
+    """What the store lies on. ``driver``: the connection of SQLite's driver, which all transactions share.
 
     ``fault``: "", locked, full or gone. ``moments``: called around each transaction that writes.
     """
 
     kernel: Kernel
     database: Database
+    driver: Any
     fault: str = ""
     moments: list[Callable[[str, VirtualProcess], None]] = field(default_factory=list)
 
@@ -54,18 +57,30 @@ class ModelDatabase(Database):
         self._process.check()
         if self._disk.fault == "gone":
             raise StoreError("the store cannot be opened")
-        with super().reading() as connection:
+        with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         self._wait()
         self._moment("before")
-        with super().writing() as connection:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
             if self._disk.fault == "full":
                 raise StoreFails("database or disk is full")
         self._moment("after")
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Connection]:
+        driver = self._disk.driver
+        with in_words():
+            driver.execute(begin)
+            try:
+                yield cast(Connection, Straight(driver, self.engine.dialect))
+            except BaseException:
+                driver.execute("ROLLBACK")
+                raise
+            driver.execute("COMMIT")
 
     def _wait(self) -> None:
         self._process.check()
