@@ -57,30 +57,28 @@ class ModelDatabase(Database):
         self._process.check()
         if self._disk.fault == "gone":
             raise StoreError("the store cannot be opened")
-        with self._transaction("BEGIN") as connection:
-            yield connection
+        with in_words():  # nothing is written meanwhile, so it needs no transaction
+            yield self._straight()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         self._wait()
         self._moment("before")
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            yield connection
-            if self._disk.fault == "full":
-                raise StoreFails("database or disk is full")
-        self._moment("after")
-
-    @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Connection]:
         driver = self._disk.driver
         with in_words():
-            driver.execute(begin)
+            driver.execute("BEGIN IMMEDIATE")
             try:
-                yield cast(Connection, Straight(driver, self.engine.dialect))
+                yield self._straight()
+                if self._disk.fault == "full":
+                    raise StoreFails("database or disk is full")
             except BaseException:
                 driver.execute("ROLLBACK")
                 raise
             driver.execute("COMMIT")
+        self._moment("after")
+
+    def _straight(self) -> Connection:
+        return cast(Connection, Straight(self._disk.driver, self.engine.dialect))
 
     def _wait(self) -> None:
         self._process.check()
