@@ -64,18 +64,22 @@ class ModelDatabase(Database):
     def writing(self) -> Iterator[Connection]:
         self._wait()
         self._moment("before")
-        driver = self._disk.driver
-        with in_words():
-            driver.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._straight()
-                if self._disk.fault == "full":
-                    raise StoreFails("database or disk is full")
-            except BaseException:
-                driver.execute("ROLLBACK")
-                raise
-            driver.execute("COMMIT")
+        with in_words(), self._transaction():
+            yield self._straight()
+            if self._disk.fault == "full":
+                raise StoreFails("database or disk is full")
         self._moment("after")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        driver = self._disk.driver
+        driver.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            driver.execute("ROLLBACK")
+            raise
+        driver.execute("COMMIT")
 
     def _straight(self) -> Connection:
         return cast(Connection, Straight(self._disk.driver, self.engine.dialect))
