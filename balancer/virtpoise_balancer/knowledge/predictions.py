@@ -64,6 +64,9 @@ _OF_MIGRATIONS = Query(
     .order_by(predictions.c.id),
     "prediction",
 )
+_ENTER = insert(predictions)
+_JUDGE = update(predictions).where(predictions.c.id == bindparam("prediction_id"))
+_DROP = update(predictions).where(predictions.c.migration_id == bindparam("of")).values(verdict="not_moved")
 
 
 def journal(connection: Connection, migration_id: int, move: Move, now: float) -> None:
@@ -86,7 +89,7 @@ def journal(connection: Connection, migration_id: int, move: Move, now: float) -
                 "saturated": predicted.saturated,
             }
         )
-    connection.execute(insert(predictions), rows)
+    connection.execute(_ENTER, rows)
 
 
 def due(connection: Connection, broken: list[str]) -> tuple[DuePrediction, ...]:
@@ -101,24 +104,19 @@ def record_verdicts(connection: Connection, verdicts: Mapping[int, Measured]) ->
     """``verdicts``: by the prediction's id."""
     for prediction_id, measured in verdicts.items():
         start, end = measured.window or (None, None)
-        connection.execute(
-            update(predictions)
-            .where(predictions.c.id == prediction_id)
-            .values(
-                verdict=measured.verdict,
-                window_start=start,
-                window_end=end,
-                measured=measured.ratio,
-                error=measured.error,
-            )
-        )
+        values = {
+            "verdict": measured.verdict,
+            "window_start": start,
+            "window_end": end,
+            "measured": measured.ratio,
+            "error": measured.error,
+        }
+        connection.execute(_JUDGE, values | {"prediction_id": prediction_id})
 
 
 def drop(connection: Connection, migration_id: int) -> None:
     """The migration was not done, so its predictions will not be measured."""
-    connection.execute(
-        update(predictions).where(predictions.c.migration_id == migration_id).values(verdict="not_moved")
-    )
+    connection.execute(_DROP, {"of": migration_id})
 
 
 def of_migrations(connection: Connection, migration_ids: Sequence[int], broken: list[str]) -> list[Row[Any]]:
