@@ -1,5 +1,6 @@
-"""The memories of several groups of hosts in one store: none sees what is another's, and nothing that must count is lost
-when the configuration gets groups or loses them.
+"""The memories of several groups of hosts in one store: none sees what is another's.
+
+Nothing that must count is lost when the configuration gets groups or loses them.
 """
 
 from collections.abc import Iterator

@@ -178,7 +178,9 @@ class Orders:
 
     def _acknowledge(self, name: str, by: By) -> str:
         unsettled = {
-            entry.move.uuid: entry.move.domain for entry in self.store.watched() if entry.is_open or entry.lost
+            entry.move.uuid: entry.move.domain
+            for entry in self.store.watched(in_all_groups=True)
+            if entry.is_open or entry.lost
         }
         wanted = [uuid for uuid, domain in unsettled.items() if name in (uuid, domain)]
         if not wanted:

@@ -8,9 +8,7 @@ from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import drains
 
-_ALL = Query(
-    select(drains.c.host, drains.c.draining, drains.c.at, drains.c.group_name.label("group")), "drain of"
-)
+_ALL = Query(select(drains.c.host, drains.c.draining, drains.c.at, drains.c.group_name.label("group")), "drain of")
 
 
 def read(connection: Connection, broken: list[str]) -> dict[str, DrainOrder]:

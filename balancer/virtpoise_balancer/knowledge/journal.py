@@ -61,7 +61,9 @@ def enter(
     entries = []
     for position, move in enumerate(moves):
         values = {"domain": move.domain, "uuid": move.uuid, "source": move.source, "destination": move.destination}
-        entered = insert(migrations).values(values | {"plan_id": plan_id, "position": position, "term": term, "group_name": group})
+        entered = insert(migrations).values(
+            values | {"plan_id": plan_id, "position": position, "term": term, "group_name": group}
+        )
         migration_id = int(connection.execute(entered.returning(migrations.c.id)).scalar_one())
         predictions.journal(connection, migration_id, move, now)
         entries.append((migration_id, move))

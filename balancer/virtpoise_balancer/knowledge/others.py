@@ -20,7 +20,9 @@ _REMEMBERED_SECONDS = 7200.0
 # A group whose guests come and go has no use for more.
 _MOST_REMEMBERED = 2000
 _LOOKED = Query(select(looks).where(of_group(looks.c.group_name)).limit(1), "look")
-_NEWEST_FIRST = select(others).where(of_group(others.c.group_name)).order_by(others.c.id.desc()).limit(bindparam("most"))
+_NEWEST_FIRST = (
+    select(others).where(of_group(others.c.group_name)).order_by(others.c.id.desc()).limit(bindparam("most"))
+)
 _NEWEST = Query(_NEWEST_FIRST, "change of others")
 _LATELY = Query(_NEWEST_FIRST.where(others.c.at > bindparam("since")), "change of others")
 _MIGRATED = Query(
@@ -41,9 +43,7 @@ def sightings(connection: Connection, group: str, broken: list[str]) -> Sighting
         return None
 
 
-def record(
-    connection: Connection, seen: Sightings, changes: Sequence[OthersChange], group: str, *, same: bool
-) -> None:
+def record(connection: Connection, seen: Sightings, changes: Sequence[OthersChange], group: str, *, same: bool) -> None:
     """Write a look and what it showed of others. ``same``: only its time differs from the one before."""
     if same:
         connection.execute(update(looks).where(looks.c.group_name == group).values(at=seen.at))

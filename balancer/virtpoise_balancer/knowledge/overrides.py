@@ -17,7 +17,12 @@ _OF_GROUP = of_group(schema.overrides.c.group_name)
 _COLUMNS = (schema.overrides.c.name, *(one for one in schema.overrides.c if one.name != "name"))
 _ALL = Query(select(*_COLUMNS).where(_OF_GROUP), "override")
 _NAMES = select(schema.overrides.c.name).where(_OF_GROUP)
-_NEWEST = select(schema.actions).where(of_group(schema.actions.c.group_name)).order_by(schema.actions.c.id.desc()).limit(bindparam("most"))
+_NEWEST = (
+    select(schema.actions)
+    .where(of_group(schema.actions.c.group_name))
+    .order_by(schema.actions.c.id.desc())
+    .limit(bindparam("most"))
+)
 _OF_STRANGERS = Query(_NEWEST.where(schema.actions.c.who == STRANGER), "order")
 _OF_OTHERS = Query(_NEWEST.where(schema.actions.c.who != STRANGER), "order")
 # An order that is there and cannot be read counts as the more careful one; a release as none.

@@ -210,7 +210,9 @@ class Store:
         if why := self._lead.lock.lost():
             return why
         leader = self.leader()
-        return None if leader and leader.term == self._lead.term else f"{leader.holder if leader else 'another one'} acts"
+        return (
+            None if leader and leader.term == self._lead.term else f"{leader.holder if leader else 'another one'} acts"
+        )
 
     def leader(self) -> Leader | None:
         """The newest leader, whether it is still there or not."""

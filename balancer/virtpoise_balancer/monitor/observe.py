@@ -134,6 +134,12 @@ class Observer:
         """The same of these hosts and their domains alone. MonitorError."""
         return self._look(now, hosts)
 
+    def members(self, now: float) -> frozenset[str]:
+        """The names of all hosts that the matchers and the configuration let in. MonitorError."""
+        at = math.floor(now / self.step_seconds) * self.step_seconds
+        answer = self.client.instant(self._query("host_cpus"), at)
+        return frozenset(map(host_of, AdmittedTargets(self.admits).of_hosts(answer.series)))
+
     def _look(self, now: float, hosts: Collection[str] | None) -> Observation:
         """``hosts``: None for all."""
         self._check_clock(now)
