@@ -45,7 +45,13 @@ def _of_rules(config: Config) -> Iterator[str]:
         for pattern in rule.hosts:
             # A pattern against a pattern is not decided here: the plan and the doctor know the hosts.
             by_name = not libvirt.pattern or not _WILDCARDS.search(pattern)
-            if libvirt.names_hosts and by_name and fits_none(pattern, libvirt.hosts) and not admits(pattern):
+            if (
+                "=" not in pattern
+                and libvirt.names_hosts
+                and by_name
+                and fits_none(pattern, libvirt.hosts)
+                and not admits(pattern)
+            ):
                 yield (
                     f"policy.rules.{number}.hosts: {pattern!r} fits no host of libvirt.hosts and libvirt.pattern"
                     f"{like(pattern, libvirt.hosts)}"
