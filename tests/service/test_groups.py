@@ -1,4 +1,4 @@
-"""One balancer for several groups: each is looked at, planned and acted on by itself, and none waits for another."""
+"""One balancer for several groups: it looks at each by itself, plans by itself, and none waits for another."""
 
 from __future__ import annotations
 
@@ -250,8 +250,13 @@ def test_the_api_the_page_and_the_metrics_know_the_group(groups: dict[str, OneGr
         assert served.refused("/api/v1/status") == (400, "group: expected one of blue, red, got none")
         assert served.refused("/api/v1/status?group=x") == (404, "group: expected one of blue, red, got 'x'")
         assert served.refused("/api/v1/hosts/h9")[0] == 400
-        targets = [one["labels"]["__meta_virtpoise_host"] for one in served.get("/sd/hosts")]
-        assert sorted(targets) == ["b1", "b2", "r1", "r2"]
+        labels = [one["labels"] for one in served.get("/sd/hosts")]
+        assert [(one["__meta_virtpoise_group"], one["__meta_virtpoise_host"]) for one in labels] == [
+            ("blue", "b1"),
+            ("blue", "b2"),
+            ("red", "r1"),
+            ("red", "r2"),
+        ]
         assert 'id="host-r1"' in served.get("/?group=red")
         assert 'id="host-r1"' not in served.get("/?group=blue")
         assert 'data-group="?group=red"' in served.get("/hosts/r1")

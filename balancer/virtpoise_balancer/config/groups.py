@@ -70,7 +70,7 @@ def _merged(common: Any, own: Any) -> Any:
 
 
 def group_problems(groups: Mapping[str, GroupSettings]) -> Iterator[str]:
-    """A line for each group that cannot be told from another, or may not do what its mode asks for."""
+    """A line for each group with the matchers of another, or with a mode that it may not have."""
     first: dict[str, str] = {}
     for name, group in groups.items():
         if (other := first.setdefault(group.matchers, name)) != name:

@@ -1,4 +1,4 @@
-"""Patterns by which rules name hosts: of a name, or as ``label=value`` of one of the target's labels.
+"""Patterns by which rules name hosts: by name, or by a label of the target as in ``rack=r1*``.
 
 No name of a host has an equals sign.
 """

@@ -120,7 +120,7 @@ LIMIT = Parameter(
     {"type": "integer", "minimum": 1, "maximum": MOST_RECORDS, "default": 20},
 )
 HOST = Parameter("name", "path", "The host's name.")
-GROUP = Parameter("group", "query", "Of which group; needed where no host or domain in the path names it.")
+GROUP = Parameter("group", "query", "The group of hosts. A host or domain in the path names it as well.")
 DOMAIN = Parameter("name", "path", "The domain's uuid, or its name if only one domain has it.")
 
 
