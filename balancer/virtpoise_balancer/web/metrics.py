@@ -330,7 +330,7 @@ class _StateCollector(Collector):
         )
         unknown = GaugeMetricFamily(
             "virtpoise_host_unknown",
-            "1 while the host is unknown, by reason: stale, figures, targets, libvirt, domains, silent, unaccounted or migrating.",
+            "1 while the host is unknown, by reason: stale, figures, targets, groups, libvirt, domains, silent, unaccounted or migrating.",
             labels=["host", "reason"],
         )
         answers = _by_host(
