@@ -1,4 +1,4 @@
-"""Patterns by which rules name hosts: by name, or by a label of the target as in ``rack=r1*``.
+"""How rules name hosts: by name, or by a label of the target as in ``rack=r1*``.
 
 No name of a host has an equals sign.
 """
