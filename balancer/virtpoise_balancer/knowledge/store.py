@@ -201,7 +201,8 @@ class Store:
         with self.database.writing() as connection:
             term = fence.take(connection, holder, self.clock.now())
             groups.hand_down(connection, self.groups)
-        self._lead.lock, self._lead.term, self._lead.strays = lock, term, True
+            strays = bool(groups.stray_groups(connection, self.groups))
+        self._lead.lock, self._lead.term, self._lead.strays = lock, term, strays
 
     def lost(self) -> str | None:
         """Why this process leads no longer; None while it does."""
