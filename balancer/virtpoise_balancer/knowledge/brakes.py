@@ -8,6 +8,7 @@ from virtpoise_balancer.analyse.brake import Brake, BrakeCause, EndedMigration, 
 from virtpoise_balancer.knowledge import others
 from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.journal import fields_of_commitment
+from virtpoise_balancer.knowledge.predictions import MEASURED
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import brakes, migrations, predictions
 from virtpoise_balancer.model import Cause, Result
@@ -30,9 +31,8 @@ _MEASURED = Query(
     .join(migrations, predictions.c.migration_id == migrations.c.id)
     .where(
         of_group(migrations.c.group_name),
-        predictions.c.verdict == "measured",
+        MEASURED,
         predictions.c.window_end > bindparam("since"),
-        predictions.c.error.is_not(None),
     )
     .order_by(predictions.c.window_end, predictions.c.id),
     "prediction",

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Row, bindparam, func, literal, select, union_
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
 from virtpoise_balancer.knowledge.groups import of_group_or_before
+from virtpoise_balancer.knowledge.predictions import MEASURED
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import RATIO_TOLERANCE, Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
+from virtpoise_balancer.model import Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
 
 # For each role and regime. More would not make an interval better, but each cycle slower.
 _RESIDUALS_KEPT = 200
@@ -65,8 +66,7 @@ _RESIDUALS = Query(
                     of_group_or_before(migrations.c.group_name),
                     predictions.c.role == role.value,
                     predictions.c.saturated.is_(saturated),
-                    predictions.c.verdict == "measured",
-                    predictions.c.measured.between(1 - RATIO_TOLERANCE, RATIO_TOLERANCE),
+                    MEASURED,
                     predictions.c.spread > 0,
                 )
                 .order_by(predictions.c.id.desc())

@@ -29,6 +29,10 @@ _MIGRATED = Query(
     _NEWEST_FIRST.where(others.c.kind == ChangeKind.MIGRATED.value, others.c.at > bindparam("since")),
     "change of others",
 )
+_SEE = insert(looks)
+_SEE_AGAIN = update(looks).where(looks.c.group_name == bindparam("group"))
+_DROP_LOOKS = delete(looks).where(looks.c.group_name == bindparam("group"))
+_ENTER = insert(others)
 
 
 def sightings(connection: Connection, group: str, broken: list[str]) -> Sightings | None:
@@ -46,13 +50,13 @@ def sightings(connection: Connection, group: str, broken: list[str]) -> Sighting
 def record(connection: Connection, seen: Sightings, changes: Sequence[OthersChange], group: str, *, same: bool) -> None:
     """Write a look and what it showed of others. ``same``: only its time differs from the one before."""
     if same:
-        connection.execute(update(looks).where(looks.c.group_name == group).values(at=seen.at))
+        connection.execute(_SEE_AGAIN, {"at": seen.at, "group": group})
     else:
-        connection.execute(delete(looks).where(looks.c.group_name == group))
-        connection.execute(insert(looks).values(at=seen.at, document=pack_sightings(seen), group_name=group))
+        connection.execute(_DROP_LOOKS, {"group": group})
+        connection.execute(_SEE, {"at": seen.at, "document": pack_sightings(seen), "group_name": group})
     if changes:
         rows = [asdict(one) | {"kind": one.kind.value, "group_name": group} for one in changes]
-        connection.execute(insert(others), rows)
+        connection.execute(_ENTER, rows)
 
 
 def lately(connection: Connection, now: float, group: str, broken: list[str]) -> tuple[OthersChange, ...]:

@@ -121,7 +121,8 @@ class Daemon:
             log.info("stopping: waiting for migrations under way", seconds=grace)
         self._scheduler.shutdown(wait=True)
         with ThreadPoolExecutor(len(self._groups)) as pool:  # all within the grace of one
-            for closed in [pool.submit(group.executor.close) for group in self._groups]:
+            leads = self._leadership.leads
+            for closed in [pool.submit(group.executor.close, leads=leads) for group in self._groups]:
                 closed.result()
         self._close()
         log.info("virtpoise has stopped")
