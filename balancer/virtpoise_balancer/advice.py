@@ -16,7 +16,11 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 def warnings(config: Config) -> list[str]:
     """One line each, which names the key."""
-    return [*_of_queries(config), *_of_hosts(config), *_of_rules(config)]
+    found = list(_of_queries(config))
+    for name, own in config.each_group.items():
+        lines = (*_of_hosts(own), *_of_rules(own))
+        found += [f"groups.{name}.{line}" if name else line for line in lines]
+    return found
 
 
 def _of_queries(config: Config) -> Iterator[str]:
@@ -41,7 +45,13 @@ def _of_rules(config: Config) -> Iterator[str]:
         for pattern in rule.hosts:
             # A pattern against a pattern is not decided here: the plan and the doctor know the hosts.
             by_name = not libvirt.pattern or not _WILDCARDS.search(pattern)
-            if libvirt.names_hosts and by_name and fits_none(pattern, libvirt.hosts) and not admits(pattern):
+            if (
+                "=" not in pattern
+                and libvirt.names_hosts
+                and by_name
+                and fits_none(pattern, libvirt.hosts)
+                and not admits(pattern)
+            ):
                 yield (
                     f"policy.rules.{number}.hosts: {pattern!r} fits no host of libvirt.hosts and libvirt.pattern"
                     f"{like(pattern, libvirt.hosts)}"

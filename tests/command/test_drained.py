@@ -154,7 +154,8 @@ def test_only_what_is_seen_after_the_order_counts(monkeypatch: pytest.MonkeyPatc
     def wait(_settings: Config, _host: str, since: float) -> None:
         waited_since.append(since)
 
-    monkeypatch.setattr(orders, "_orders", lambda _path: nullcontext((Config(), Orders(), None)))
+    monkeypatch.setattr(orders, "settings_of_host", lambda *_: Config())
+    monkeypatch.setattr(orders, "_orders", lambda _settings: nullcontext((Config(), Orders(), None)))
     monkeypatch.setattr(drained, "wait_until_empty", wait)
     orders.drain("h1", wait=True)
     assert waited_since[0] >= ordered[0]

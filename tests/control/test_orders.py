@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from virtpoise_balancer.knowledge.records import Action, Changes
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     BlackoutWindow,
+    DrainLimit,
+    Host,
     HostState,
     MigrationOutcome,
     Move,
@@ -212,3 +215,27 @@ def test_a_person_accounts_for_a_lost_domain_and_for_a_migration_without_an_end(
     assert [entry.id for entry in store.watched() if entry.is_open or entry.lost] == []
     assert [record.why for record in store.history(5)] == ["ended by the word of alice", "absent on both"]
     assert store.actions(1)[0].action == "acknowledge"
+
+
+def test_no_more_hosts_of_a_rack_drain_at_once_than_their_share(store: Store) -> None:
+    def racked(name: str, rack: str) -> Host:
+        return replace(host(name, 0.1), labels={"rack": rack} if rack else {})
+
+    names = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "c1": "", "c2": ""}
+    seen = group(*(racked(name, rack) for name, rack in names.items()))
+    limit = DrainLimit(label="rack", most_ratio=2 / 3)
+    take = orders(store, seen, policy=lambda: Policy(drains=limit))
+    assert take.drain("a1", ALICE).startswith("a1 drains")
+    assert take.drain("a2", ALICE).startswith("a2 drains")
+    assert take.drain("a2", ALICE) == "a2 is draining already."
+    with pytest.raises(Refused) as refused:
+        take.drain("a3", ALICE)
+    assert str(refused.value) == (
+        "a3: of the 3 hosts with rack=a at most 2 may drain at once (policy.drains), and a1, a2 do"
+    )
+    assert take.drain("b1", ALICE).startswith("b1 drains"), "one always may"
+    assert take.drain("c1", ALICE).startswith("c1 drains")
+    with pytest.raises(Refused, match="of the 2 hosts without the label rack at most 1 may drain at once"):
+        take.drain("c2", ALICE)
+    take.undrain("a1", ALICE)
+    assert take.drain("a3", ALICE).startswith("a3 drains")

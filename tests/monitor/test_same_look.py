@@ -1,5 +1,5 @@
 """A look is the same however it is asked for, on random fleets in a real Prometheus: whole or of some hosts, in one
-request or in many.
+request or in many, of all groups or of each.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from dataclasses import replace
 import pytest
 
 from filled_prometheus import filled_prometheus
+from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
 from virtpoise_balancer.config import parse_config
+from virtpoise_balancer.model import Policy, Trigger
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.observe import HostWindow, Observer
+from virtpoise_balancer.plan import plan
 from virtpoise_balancer.service.wiring import make_observer
 
 END = float((int(time.time()) - 6 * 3600) // 10 * 10)  # so long ago that it lies in a block of its own
 HOSTS, SCRAPES = 6, 95
+CLUSTERS = ("blue", "red")
 MOMENTS = (END - 50, END)
 
 
@@ -74,6 +78,7 @@ def exposition(seed: int) -> str:
 
     for number in range(HOSTS):
         target = {"job": "virtpoise-exporter", "instance": rng.choice((f"h{number}:9807", f"h{number}"))}
+        target["cluster"] = CLUSTERS[number % len(CLUSTERS)]
         offset = rng.uniform(0, 5)
         gap = rng.choice((range(0), range(30, 36), range(60, 63)))
         times = [END - 10 * back - offset for back in range(SCRAPES - 1, -1, -1) if back not in gap]
@@ -159,3 +164,38 @@ def test_loads_of_many_hosts_are_those_of_each_alone(url: str) -> None:
     together = watched.loads(wanted).samples
     assert together == {one: watched.loads([one]).samples[one] for one in wanted}
     assert max(len(samples) for samples in together.values()) >= 6
+
+
+def of_group(url: str, name: str) -> Observer:
+    groups = "{" + ", ".join(f"{one}: {{matchers: 'cluster=\"{one}\"'}}" for one in CLUSTERS) + "}"
+    own = parse_config(f"prometheus: {{url: '{url}'}}\ngroups: {groups}", "x").of_group(name)
+    return replace(make_observer(own), client=AtTheEnd(url=url, timeout_seconds=30))
+
+
+def test_the_looks_at_two_groups_are_the_whole_look_in_two(url: str) -> None:
+    """Each query has the group's matchers in each of its selectors, or a domain would have what is another's."""
+    whole = observer(url, AtTheEnd, END).observe(END).snapshot
+    for place, name in enumerate(CLUSTERS):
+        looking = of_group(url, name)
+        own, names = looking.observe(END).snapshot, {f"h{number}" for number in range(place, HOSTS, len(CLUSTERS))}
+        assert own.hosts == tuple(host for host in whole.hosts if host.name in names)
+        assert own.domains == tuple(domain for domain in whole.domains if domain.host in names)
+        assert looking.members(END) == names
+        assert looking.observe_hosts({"h0", "h1"}, END).snapshot.hosts == tuple(
+            host for host in own.hosts if host.name in ("h0", "h1")
+        )
+
+
+def test_nothing_is_planned_from_one_group_to_another(url: str) -> None:
+    """Not even off a host that is to be empty, while the other group's hosts have room."""
+    roomy = Policy(cpu=Trigger(threshold=1.0, consecutive=30, recovery=1.0))
+    moves = 0
+    for place, name in enumerate(CLUSTERS):
+        names = {f"h{number}" for number in range(place, HOSTS, len(CLUSTERS))}
+        seen = of_group(url, name).observe(END).snapshot
+        for drained in names:
+            orders = {drained: DrainOrder(host=drained, draining=True, at=END)}
+            for move in plan(with_drains(seen, orders), roomy).moves:
+                assert {move.source, move.destination} <= names
+                moves += 1
+    assert moves

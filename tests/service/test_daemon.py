@@ -242,7 +242,7 @@ def test_a_cycle_that_takes_longer_than_the_interval_is_counted_and_told(
     made = Daemon(write(tmp_path))
 
     def overruns() -> float:
-        return made._metrics.registry.get_sample_value("virtpoise_cycle_overruns_total") or 0.0
+        return made._groups[0].metrics.registry.get_sample_value("virtpoise_cycle_overruns_total") or 0.0
 
     def act() -> None:
         log.wait_for(CALM)
@@ -441,7 +441,7 @@ def test_a_broken_row_of_the_store_is_named_once_and_counted(tmp_path: Path, hos
         assert "plan 1: cannot be read" in log.wait_for("a row of the store cannot be read", "error")
         for _ in range(3):
             log.wait_for(CALM)
-        assert made._metrics.registry.get_sample_value("virtpoise_store_broken_rows") == 1
+        assert made._groups[0].metrics.registry.get_sample_value("virtpoise_store_broken_rows") == 1
 
     while_it_runs(made, act)
     assert not any("a row of the store" in line for line in log.rest())
@@ -456,7 +456,7 @@ def test_a_store_that_cannot_be_read_fails_cycles_in_words_until_it_can(tmp_path
             database.execute("ALTER TABLE drains RENAME TO elsewhere")
         line = log.wait_for("nothing is done: state.url: no such table: drains", "error")
         assert "unforeseen" not in line
-        assert b"virtpoise_leader 1.0" in made._metrics.exposition()
+        assert made._groups[0].metrics.registry.get_sample_value("virtpoise_leader") == 1
         with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
             database.execute("ALTER TABLE elsewhere RENAME TO drains")
         log.wait_for(CALM)

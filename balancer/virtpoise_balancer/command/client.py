@@ -84,7 +84,10 @@ def _first_of(file: Path) -> bytes:
 
 
 def get(config: Config, path: str, timeout_seconds: float = 5.0) -> Any:
-    """The JSON at a path below ``/api/v1/``. VirtpoiseError when no balancer answers."""
+    """The JSON at a path below ``/api/v1/``; of a group's own configuration, of this group.
+
+    VirtpoiseError when no balancer answers.
+    """
     if local := _local(config, timeout_seconds):
         return _ask(config, local, "GET", path, None, {})
     headers = _token(config, user_name(os.getuid())) if config.web.read == "token" else {}
@@ -125,7 +128,9 @@ def _ask(
     where = f"{config.web.socket} (web.socket)" if local else f"{config.web.listen_address} (web.listen_address)"
     try:
         content = None if body is None else json.dumps(body)
-        connection.request(method, f"/api/v1/{path}", content, {"Accept": "application/json", **headers})
+        connection.request(
+            method, f"/api/v1/{_of_group(config, path)}", content, {"Accept": "application/json", **headers}
+        )
         response = connection.getresponse()
         found = json.loads(response.read(_MOST_BYTES))
     except (OSError, http.client.HTTPException, ValueError, RecursionError):
@@ -136,6 +141,10 @@ def _ask(
         why = found.get("error", response.reason) if isinstance(found, dict) else response.reason
         raise _ANSWERS.get(response.status, VirtpoiseError)(str(why))
     return found
+
+
+def _of_group(config: Config, path: str) -> str:
+    return f"{path}{'&' if '?' in path else '?'}group={quote(config.group)}" if config.group else path
 
 
 def _local(config: Config, timeout_seconds: float) -> _LocalConnection | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file, warn_left_out
+from virtpoise_balancer.command.which import settings_of_one
 from virtpoise_balancer.errors import NoStore
 
 if TYPE_CHECKING:
@@ -14,26 +16,20 @@ if TYPE_CHECKING:
     from virtpoise_balancer.model import Policy, SampleTimes, Snapshot
 
 
-def group_and_policy(snapshot: Path | None, config: Path | None) -> tuple[Snapshot, Policy]:
+def group_and_policy(snapshot: Path | None, config: Path | None, group: str | None) -> tuple[Snapshot, Policy]:
     """The group to plan for, and the policy.
 
     Without ``snapshot``: the group as it is now. With it: the file's group, and the default policy unless ``config`` is
-    given.
+    given. ``group``: as of ``settings_of_one``.
     """
     if snapshot is None:
-        from virtpoise_balancer.config import read_config
-
-        settings = read_config(config or DEFAULT_CONFIG)
+        settings = settings_of_one(config or DEFAULT_CONFIG, group)
         return observe_now(settings), settings.policy
     from virtpoise_balancer.formats import read_snapshot
     from virtpoise_balancer.model import Policy
 
-    group = read_snapshot(read_file(snapshot), str(snapshot))
-    if config is None:
-        return group, Policy()
-    from virtpoise_balancer.config import read_config
-
-    return group, read_config(config).policy
+    seen = read_snapshot(read_file(snapshot), str(snapshot))
+    return seen, Policy() if config is None else settings_of_one(config, group).policy
 
 
 def observe_now(settings: Config) -> Snapshot:
@@ -49,10 +45,12 @@ def observe_now(settings: Config) -> Snapshot:
     now, observer = time.time(), wiring.make_observer(settings)
     seen = observer.observe(now).snapshot
     times = observer.sample_times
-    return with_memory(seen, _memory(settings, times, now), settings.policy, times, now)
+    return with_memory(
+        seen, _memory(settings, times, now, [host.name for host in seen.hosts]), settings.policy, times, now
+    )
 
 
-def _memory(settings: Config, times: SampleTimes, now: float) -> Memory:
+def _memory(settings: Config, times: SampleTimes, now: float, hosts: Collection[str]) -> Memory:
     from contextlib import closing
 
     from virtpoise_balancer.control.cycle import recall
@@ -61,6 +59,6 @@ def _memory(settings: Config, times: SampleTimes, now: float) -> Memory:
 
     try:
         with closing(wiring.open_store(settings, warn_left_out)) as store:
-            return recall(store, settings.policy, times, now)
+            return recall(store, settings.policy, times, now, hosts)
     except NoStore:
         return Memory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from virtpoise_balancer.command.options import (
     new_app,
     print_out,
 )
+from virtpoise_balancer.command.which import GroupOption, settings_of_each
 from virtpoise_balancer.errors import BadInput, Refused, VirtpoiseError
 from virtpoise_balancer.tokens import TokenRole
 from virtpoise_balancer.visible import visible
@@ -90,19 +92,24 @@ def doctor(
         ),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
+    group: GroupOption = None,
     output: OutputOption = "table",
 ) -> None:
     """Check everything that migrations need: one line for each check, with the remedy."""
-    from virtpoise_balancer.config import read_config
-
-    settings = read_config(config)
+    every = settings_of_each(config, group)
+    if hosts and len(every) > 1:
+        raise BadInput(f"--group: expected one of {', '.join(one.group for one in every)}, whose hosts these are")
 
     from virtpoise_balancer.command import terminal
     from virtpoise_balancer.command.doctor import examine
     from virtpoise_balancer.command.finding import Severity
 
     with terminal.progress() as bar:
-        findings = list(examine(settings, hosts or [], bar))
+        findings = [
+            replace(one, subject=f"{settings.group}: {one.subject}") if settings.group else one
+            for settings in every
+            for one in examine(settings, hosts or [], bar)
+        ]
     if output == "json":
         terminal.as_json([terminal.plain(finding) for finding in findings])
     else:
@@ -138,16 +145,23 @@ def check_config(
 
     found = check(file, user)
     mode, strategy = found.config.mode, found.config.policy.strategy
+    groups = {name: own for name, own in found.config.each_group.items() if name}
     warned = warnings(found.config)
     if output == "json":
         from virtpoise_balancer.command import terminal
 
-        about = {"file": str(file), "mode": mode, "strategy": strategy, "user": found.user}
+        about: dict[str, object] = {"file": str(file), "mode": mode, "strategy": strategy, "user": found.user}
+        if groups:
+            about["groups"] = {
+                name: {"mode": own.mode, "strategy": own.policy.strategy} for name, own in groups.items()
+            }
         terminal.as_json({**about, "unchecked": [str(path) for path in found.unchecked], "warnings": warned})
         return
     for warning in warned:
         sys.stderr.write(f"virtpoise: {file}: warning: {visible(warning)}\n")
     print_out(f"{file}: good for the user {found.user} (mode {mode}, strategy {strategy}).")
+    for name, own in groups.items():
+        print_out(f"group {name}: mode {own.mode}, strategy {own.policy.strategy}, targets {own.prometheus.matchers}")
     for path in found.unchecked:
         print_out(f"{path}: not checked, systemd puts it there when it starts the service.")
 

@@ -39,7 +39,8 @@ def _names(kind: str) -> list[str]:
 
     try:
         config = read_config(Path(os.environ.get("VIRTPOISE_CONFIG", str(DEFAULT_CONFIG))))
-        return [one["name"] for one in client.get(config, kind, timeout_seconds=1.0)]
+        groups = config.each_group.values()
+        return [one["name"] for own in groups for one in client.get(own, kind, timeout_seconds=1.0)]
     except VirtpoiseError:
         return []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from virtpoise_balancer.command.options import (
     print_out,
     warn_left_out,
 )
+from virtpoise_balancer.command.which import GroupOption, settings_of_each, settings_of_host, settings_of_one
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.model import Mode
 
@@ -45,21 +46,24 @@ def apply(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the moves have ended, and show how each ended.")
     ] = False,
+    group: GroupOption = None,
 ) -> None:
     """Have the running balancer make the moves that it recommends, after checking them against fresh data.
 
     Root and the balancer's own user use its socket, as do members of web.socket_group. Anyone else needs a token in
     web.token_file, and the balancer TLS. The journal names the user, also behind sudo.
     """
-    import json
-
     from virtpoise_balancer.command import client, terminal
-    from virtpoise_balancer.config import read_config
-    from virtpoise_balancer.formats import read_plan
 
-    settings = read_config(config)
-    plan = client.get(settings, "plan")["plan"]
-    chosen = _chosen(read_plan(json.dumps(plan), "the balancer's plan").moves if plan else (), domains or [])
+    every = settings_of_each(config, group)
+    plans = [(one, moves) for one in every if (moves := _recommended(one))]
+    if domains:
+        having = {move.domain: one for one, moves in plans for move in moves if {move.domain, move.uuid} & {*domains}}
+        plans = [(one, moves) for one, moves in plans if one in having.values()] or plans[:1]
+    if len(plans) > 1:
+        raise Refused(f"--group: the plans of {', '.join(one.group for one, _ in plans)} have moves: name one of them")
+    settings, recommended = plans[0] if plans else (every[0], ())
+    chosen = _chosen(recommended, domains or [])
     if not chosen:
         print_out("The plan has no moves: nothing to apply.")
         return
@@ -85,11 +89,12 @@ def drain(
     host: HostArgument,
     config: ConfigOption = DEFAULT_CONFIG,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the host is empty, and show the progress.")] = False,
+    group: GroupOption = None,
 ) -> None:
     """Evacuate a host: migrate all running domains off it, and keep it empty until `virtpoise undrain`."""
     import time
 
-    with _orders(config) as (settings, orders, by):
+    with _orders(settings_of_host(config, group, host)) as (settings, orders, by):
         print_out(orders.drain(host, by))
     since = time.time()  # a cycle that began earlier may not know the order
     if wait:
@@ -100,9 +105,9 @@ def drain(
 
 
 @app.command(epilog="Example: virtpoise undrain h1")
-def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def undrain(host: HostArgument, config: ConfigOption = DEFAULT_CONFIG, group: GroupOption = None) -> None:
     """Return a drained or draining host to the group."""
-    with _orders(config) as (_, orders, by):
+    with _orders(settings_of_host(config, group, host)) as (_, orders, by):
         print_out(orders.undrain(host, by))
 
 
@@ -115,25 +120,23 @@ def acknowledge(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """End the wait for a domain that was lost in a migration, or whose migration has no known end."""
-    with _orders(config) as (_, orders, by):
+    with _orders(settings_of_each(config, None)[0]) as (_, orders, by):  # of any group
         print_out(orders.acknowledge(domain, by))
 
 
-@app.command(epilog="Example: virtpoise pause")
-def pause(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Start no migration until `virtpoise resume`, even after a restart.
+@app.command(epilog="Examples: virtpoise pause | virtpoise pause --group blue")
+def pause(config: ConfigOption = DEFAULT_CONFIG, group: GroupOption = None) -> None:
+    """Start no migration until `virtpoise resume`, even after a restart; without --group in all groups.
 
     Running migrations, monitoring and planning continue.
     """
-    with _orders(config) as (_, orders, by):
-        print_out(orders.pause(by))
+    _in_each(config, group, lambda orders, by: orders.pause(by))
 
 
-@app.command(epilog="Example: virtpoise resume")
-def resume(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """End a pause."""
-    with _orders(config) as (_, orders, by):
-        print_out(orders.resume(by))
+@app.command(epilog="Examples: virtpoise resume | virtpoise resume --group blue")
+def resume(config: ConfigOption = DEFAULT_CONFIG, group: GroupOption = None) -> None:
+    """End a pause; without --group in all groups."""
+    _in_each(config, group, lambda orders, by: orders.resume(by))
 
 
 @app.command(epilog="Example: virtpoise mode automatic")
@@ -143,12 +146,13 @@ def mode(
         typer.Argument(metavar="MODE", help="recommend: moves are only recommended. automatic: they are made."),
     ],
     config: ConfigOption = DEFAULT_CONFIG,
+    group: GroupOption = None,
 ) -> None:
     """Set the mode of the running balancer.
 
     It survives restarts, until it is set again or changed in the configuration.
     """
-    with _orders(config) as (_, orders, by):
+    with _orders(settings_of_one(config, group)) as (_, orders, by):
         print_out(orders.set_mode(mode, by))
 
 
@@ -157,19 +161,22 @@ def mode(
     "(policy.brake): moves are then only recommended, even after a restart. What happened before the release does not "
     "count any more."
 )
-def release(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def release(config: ConfigOption = DEFAULT_CONFIG, group: GroupOption = None) -> None:
     """Release the brake: in mode automatic, moves are made again."""
-    with _orders(config) as (_, orders, by):
+    with _orders(settings_of_one(config, group)) as (_, orders, by):
         print_out(orders.release(by))
 
 
+def _in_each(path: Path, group: str | None, give: Callable[[Orders, By], str]) -> None:
+    """Give an order in each group, or in this one."""
+    for settings in settings_of_each(path, group):
+        with _orders(settings) as (_, orders, by):
+            print_out(f"{settings.group}: {give(orders, by)}" if settings.group else give(orders, by))
+
+
 @contextmanager
-def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
+def _orders(settings: Config) -> Iterator[tuple[Config, Orders, By]]:
     """The configuration, what takes the orders, and who gives them. Orders go to the store: no balancer need run."""
-    from virtpoise_balancer.config import read_config
-
-    settings = read_config(path)
-
     import time
 
     from virtpoise_balancer.control.orders import Orders
@@ -194,6 +201,17 @@ def _by() -> By:
     from virtpoise_balancer.tokens import user_name
 
     return By(os.environ.get("SUDO_USER") or user_name(os.getuid()), "command")
+
+
+def _recommended(settings: Config) -> Sequence[Move]:
+    """The moves of the running balancer's plan."""
+    import json
+
+    from virtpoise_balancer.command import client
+    from virtpoise_balancer.formats import read_plan
+
+    plan = client.get(settings, "plan")["plan"]
+    return read_plan(json.dumps(plan), "the balancer's plan").moves if plan else ()
 
 
 def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:

@@ -18,8 +18,10 @@ from virtpoise_balancer.command.options import (
     SnapshotOption,
     complete_host_or_domain,
     new_app,
+    print_out,
     warn_left_out,
 )
+from virtpoise_balancer.command.which import GroupOption, settings_of_each, settings_of_one
 from virtpoise_balancer.errors import BadInput, NotKnown
 
 if TYPE_CHECKING:
@@ -29,11 +31,9 @@ app = new_app()
 
 
 @app.command(epilog="Examples: virtpoise snapshot > cluster.json | virtpoise snapshot --output table")
-def snapshot(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = "json") -> None:
+def snapshot(config: ConfigOption = DEFAULT_CONFIG, group: GroupOption = None, output: OutputOption = "json") -> None:
     """Print the group as the balancer sees it now: for a bug report, or for `virtpoise plan --snapshot`."""
-    from virtpoise_balancer.config import read_config
-
-    seen = observe_now(read_config(config))
+    seen = observe_now(settings_of_one(config, group))
 
     from virtpoise_balancer.command import terminal
     from virtpoise_balancer.formats import write_snapshot
@@ -62,6 +62,7 @@ def plan(
             "lists the ids.",
         ),
     ] = None,
+    group: GroupOption = None,
     output: OutputOption = "table",
 ) -> None:
     """Show which domains would be migrated where, and why. Changes nothing."""
@@ -70,13 +71,13 @@ def plan(
             raise BadInput("plan: expected one of --snapshot, --replay")
         _replay(replay, config, output)
         return
-    group, policy = group_and_policy(snapshot, config)
+    seen, policy = group_and_policy(snapshot, config, group)
 
     from virtpoise_balancer.command import terminal
     from virtpoise_balancer.formats import write_plan
     from virtpoise_balancer.plan import plan as make_plan
 
-    made = make_plan(group, policy)
+    made = make_plan(seen, policy)
     if output == "json":
         terminal.print_json(write_plan(made))
     else:
@@ -107,16 +108,22 @@ def _replay(plan_id: int, config: Path | None, output: Output) -> None:
 
 
 @app.command(epilog="Example: virtpoise status --output json")
-def status(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = "table") -> None:
-    """Show the running balancer's hosts, its mode, and what it does or waits for."""
-    from virtpoise_balancer.command import client, terminal
-    from virtpoise_balancer.config import read_config
+def status(config: ConfigOption = DEFAULT_CONFIG, group: GroupOption = None, output: OutputOption = "table") -> None:
+    """Show the running balancer's hosts, its mode, and what it does or waits for.
 
-    found = client.get(read_config(config), "status")
+    Of several groups all are shown; as JSON then one by its name.
+    """
+    from virtpoise_balancer.command import client, terminal
+
+    every = settings_of_each(config, group)
+    found = {one.group: client.get(one, "status") for one in every}
     if output == "json":
-        terminal.as_json(found)
-    else:
-        terminal.status(found)
+        terminal.as_json(found if len(every) > 1 else found[every[0].group])
+        return
+    for name, one in found.items():
+        if len(every) > 1:
+            print_out(f"group {name}:")
+        terminal.status(one)
 
 
 @app.command(epilog="Examples: virtpoise explain vm1 | virtpoise explain h2 --snapshot cluster.json")
@@ -127,19 +134,22 @@ def explain(
     ],
     snapshot: SnapshotOption = None,
     config: OptionalConfigOption = None,
+    group: GroupOption = None,
     output: OutputOption = "table",
 ) -> None:
     """Explain why a domain is (not) migrated, or why a host is (not) a destination, with the numbers."""
-    group, policy = group_and_policy(snapshot, config)
-
     from virtpoise_balancer.command import terminal
     from virtpoise_balancer.explain.explain import explain as explain_name
     from virtpoise_balancer.explain.explain import not_seen
     from virtpoise_balancer.plan import plan as make_plan
 
-    explanations = explain_name(group, policy, make_plan(group, policy), name)
+    if snapshot is None:
+        every = [(observe_now(one), one.policy) for one in settings_of_each(config or DEFAULT_CONFIG, group)]
+    else:
+        every = [group_and_policy(snapshot, config, group)]
+    explanations = [one for seen, policy in every for one in explain_name(seen, policy, make_plan(seen, policy), name)]
     if not explanations:
-        raise NotKnown(not_seen(group, name))
+        raise NotKnown("; ".join(not_seen(seen, name) for seen, _ in every))
     if output == "json":
         terminal.as_json([terminal.plain(explanation) for explanation in explanations])
     else:
@@ -176,6 +186,7 @@ def history(
             help="Show one stored plan: its moves, the reasons, what it refused, and how each move went.",
         ),
     ] = None,
+    group: GroupOption = None,
     output: OutputOption = "table",
 ) -> None:
     """Show the migrations, each with what was predicted for both hosts and what was measured afterwards."""
@@ -186,6 +197,8 @@ def history(
     from virtpoise_balancer.config import read_config
 
     settings = read_config(config)
+    if group is not None:
+        settings = settings.of_group(group)
 
     from virtpoise_balancer.command import past
     from virtpoise_balancer.service import wiring

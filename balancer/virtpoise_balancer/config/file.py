@@ -56,10 +56,18 @@ def parse_config(text: str, source: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise BadInput.of(source, [*mistakes, *problems(error)]) from None
+        raise BadInput.of(source, [*mistakes, *_once(problems(error))]) from None
     if mistakes:
         raise BadInput.of(source, mistakes)
     return config
+
+
+def _once(problems: list[str]) -> Iterator[str]:
+    """The problems without those that groups have from the common settings alone."""
+    for problem in problems:
+        common = problem.removeprefix("groups.").partition(".")[2]
+        if not problem.startswith("groups.") or common not in problems:
+            yield problem
 
 
 def _yaml(text: str) -> tuple[Any, list[str]]:

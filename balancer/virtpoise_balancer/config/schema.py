@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from virtpoise_balancer.blackout import window_problems
+from virtpoise_balancer.config.groups import GroupName, GroupSettings, completed, consistent_policy, group_problems
 from virtpoise_balancer.config.libvirt import Libvirt
 from virtpoise_balancer.config.migration import Migration
 from virtpoise_balancer.config.prometheus import Prometheus
 from virtpoise_balancer.config.section import Seconds, Section, inconsistent
 from virtpoise_balancer.config.state import StateStore
 from virtpoise_balancer.config.web import Web
-from virtpoise_balancer.model import Mode, Policy, policy_problems
-from virtpoise_balancer.rules.check import rule_problems
-
-
-def _consistent_policy(policy: Policy) -> Policy:
-    if found := [*policy_problems(policy), *rule_problems(policy), *window_problems(policy)]:
-        raise inconsistent(found)
-    return policy
+from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.model import Mode, Policy
+from virtpoise_balancer.monitor.queries import has_matchers
 
 
 class Measurement(Section):
@@ -38,16 +34,62 @@ class Log(Section):
 
 
 class Config(Section):
+    """The whole configuration, or a group's own, which has no ``groups``: it is that of a balancer of this group alone.
+
+    ``group``: whose own it is, or empty. ``all_groups``: the names of all groups beside it.
+    """
+
     prometheus: Prometheus = Prometheus()
     libvirt: Libvirt = Libvirt()
     state: StateStore = StateStore()
     mode: Mode = "recommend"
     interval_seconds: Seconds = 10.0
-    policy: Annotated[Policy, AfterValidator(_consistent_policy)] = Policy()
+    policy: Annotated[Policy, AfterValidator(consistent_policy)] = Policy()
     migration: Migration = Migration()
     measurement: Measurement = Measurement()
     web: Web = Web()
     log: Log = Log()
+    groups: dict[GroupName, GroupSettings] = Field(default_factory=dict)
+
+    _group: str = PrivateAttr("")
+    _all_groups: tuple[str, ...] = PrivateAttr(("",))
+
+    _completed = model_validator(mode="before")(completed)
+
+    @property
+    def group(self) -> str:
+        return self._group
+
+    @property
+    def all_groups(self) -> tuple[str, ...]:
+        return self._all_groups
+
+    @property
+    def each_group(self) -> Mapping[str, Config]:
+        """The configuration of each group by its name; where there are no groups, this one by the empty name."""
+        return {name: self._of(name, group) for name, group in self.groups.items()} or {"": self}
+
+    def _of(self, name: str, group: GroupSettings) -> Config:
+        matchers = ",".join(filter(None, (self.prometheus.matchers, group.matchers)))
+        own: dict[str, Any] = {
+            "prometheus": self.prometheus.model_copy(update={"matchers": matchers}),
+            "mode": group.mode,
+            "policy": group.policy,
+            "libvirt": group.libvirt,
+            "migration": group.migration,
+            "groups": {},
+        }
+        made = self.model_copy(update=own)
+        made._group, made._all_groups = name, tuple(self.groups)
+        return made
+
+    def of_group(self, name: str) -> Config:
+        """The configuration of one group. BadInput that names the groups when it is none of them."""
+        found = self.each_group.get(name)
+        if found is None:
+            known = f"one of {', '.join(self.groups)}" if self.groups else "no group, since the configuration has none"
+            raise BadInput(f"group: expected {known}, got {name!r}")
+        return found
 
     @property
     def scrape_interval_seconds(self) -> float:
@@ -61,8 +103,14 @@ class Config(Section):
                 f"interval_seconds: expected at least the scrape interval ({self.scrape_interval_seconds:g}), "
                 f"got {self.interval_seconds:g}"
             )
-        if self.mode == "automatic" and (why := self.libvirt.only_recommends):
+        if not self.groups and self.mode == "automatic" and (why := self.libvirt.only_recommends):
             found.append(why)
+        found += group_problems(self.groups)
+        found += [
+            f"prometheus.queries.{name}: expected $matchers in each selector, without which it is of all groups"
+            for name, query in self.prometheus.queries.items()
+            if self.groups and not has_matchers(query)
+        ]
         if found:
             raise inconsistent(found)
         return self

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.commitments import remembered_since
-from virtpoise_balancer.analyse.drains import DrainOrder
+from virtpoise_balancer.analyse.drains import DrainOrder, of_group
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
 from virtpoise_balancer.analyse.silence import Silence
@@ -84,7 +84,8 @@ class Cycle:
     """The parts of the loop. What it remembers from one turn to the next is in the store alone.
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
-    ``only_recommends``: why no move may be made automatically, or None.
+    ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
+    well, and why nothing is done with them.
     """
 
     observer: GroupObserver
@@ -96,6 +97,7 @@ class Cycle:
     mode: Mode
     only_recommends: str | None = None
     silence: Callable[[], Silence] = Silence
+    shared: Callable[[], Mapping[str, str]] = dict
     accounts: Accounts = field(default_factory=NoAccounts)
 
     def run(self, now: float) -> Report:
@@ -104,9 +106,11 @@ class Cycle:
             seen = self.observer.observe(now)
         except MonitorError as error:
             return self.failed(f"nothing is done: {error}", now)
+        hosts = _known(seen.snapshot)
+        self.store.adopt(hosts)
         busy = self.executor.busy
-        memory = self._recall(now)  # after `busy`: the ends of what is not under way any more are in the store
-        self.accounts.keep_up(memory.watched, _known(seen.snapshot), _seen_twice(seen))
+        memory = self._recall(now, hosts)  # after `busy`: the ends of what is not under way any more are in the store
+        self.accounts.keep_up(memory.watched, hosts, _seen_twice(seen))
         windows, warnings = self._windows(memory, now)
         known = self._standing(memory, now)
         executor = self.executor if known.acts else RecommendingExecutor(self.executor)
@@ -125,7 +129,7 @@ class Cycle:
         """
         seen = self.observer.observe(now)
         busy = self.executor.busy
-        memory = self._recall(now)
+        memory = self._recall(now, _known(seen.snapshot))
         known = self._standing(memory, now)
         situation = self._situation(seen.snapshot, memory, now, known, self.executor, (), busy=busy)
         decided = decide_on_order(situation, wanted)
@@ -155,8 +159,9 @@ class Cycle:
         situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
         return why_not_now(situation, move, ordered=ordered)
 
-    def _recall(self, now: float) -> Memory:
-        return recall(self.store, self.policy, self.observer.sample_times, now)
+    def _recall(self, now: float, hosts: Collection[str]) -> Memory:
+        """``hosts``: those that the group has now."""
+        return recall(self.store, self.policy, self.observer.sample_times, now, hosts)
 
     def _standing(self, memory: Memory, now: float) -> Standing:
         return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends)
@@ -179,6 +184,7 @@ class Cycle:
             policy=self.policy,
             windows=windows,
             silence=self.silence(),
+            shared=self.shared(),
             unsettled=self.accounts.unsettled(memory.watched),
             standing=known,
             acts=executor.acts,
@@ -208,7 +214,7 @@ class Cycle:
 
     def failed(self, sentence: str, now: float) -> Report:
         """The report of a turn that came to nothing, which is written down as well."""
-        memory = self._recall(now)
+        memory = self._recall(now, ())
         known = self._standing(memory, now)
         self.accounts.keep_up(memory.watched, (), None)
         cycle = next_cycle(now, CycleResult.FAILED, sentence, memory.newest_cycle)
@@ -233,14 +239,19 @@ def _seen_twice(seen: Observation) -> dict[str, SeenTwice]:
     return {uuid: SeenTwice(names.get(uuid, uuid), hosts) for uuid, hosts in seen.duplicates.items()}
 
 
-def recall(store: Store, policy: Policy, times: SampleTimes, now: float) -> Memory:
-    """All that is remembered and that matters to a look at ``now``."""
+def recall(store: Store, policy: Policy, times: SampleTimes, now: float, hosts: Collection[str]) -> Memory:
+    """All that is remembered and that matters to a look at ``now`` at the group of the store.
+
+    ``hosts``: those that it has now.
+    """
     rests = max(policy.rest_seconds, policy.rest_max_seconds)
-    return store.recall(
+    memory = store.recall(
         moved_since=now - rests,
         ended_since=remembered_since(now, times),
         judged_since=_judged_since(policy, now),
     )
+    drains = of_group(memory.orders.drains, store.group, store.groups, hosts)
+    return replace(memory, orders=replace(memory.orders, drains=drains))
 
 
 def _judged_since(policy: Policy, now: float) -> float:

@@ -23,6 +23,7 @@ from virtpoise_balancer.analyse.commitments import shows_from, with_commitments,
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
+from virtpoise_balancer.analyse.membership import with_shared
 from virtpoise_balancer.analyse.others import as_commitments, compare, counting, with_moved
 from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.analyse.unsettled import with_unsettled
@@ -65,6 +66,7 @@ class Situation:
     ``acts``: whether moves are made, by order or without. ``busy``: moves of earlier plans are still being made.
     ``in_flight``: its migrations under way. ``twice``: uuids of domains that are seen on several hosts. ``look``: what
     is seen, compared with the look before; only where a whole cycle is decided. ``times``: of the samples of ``seen``.
+    ``shared``: hosts that another group has as well, and why nothing is done with them.
     """
 
     now: float
@@ -74,6 +76,7 @@ class Situation:
     times: SampleTimes
     windows: tuple[Window, ...] = ()
     silence: Silence = field(default_factory=Silence)
+    shared: Mapping[str, str] = field(default_factory=dict)
     unsettled: tuple[Unsettled, ...] = ()
     standing: Standing = field(default_factory=Standing)
     acts: bool = True
@@ -203,7 +206,8 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     ``waiting``: moves that wait for their beginning count as well.
     """
     memory = situation.memory
-    heard = with_silence(situation.seen, situation.silence, acts=situation.acts)
+    ours = with_shared(situation.seen, situation.shared)
+    heard = with_silence(ours, situation.silence, acts=situation.acts)
     marked = with_drains(with_unsettled(heard, situation.unsettled), memory.orders.drains)
     backoffs = _backoffs(situation, marked)
     measured = tuple(

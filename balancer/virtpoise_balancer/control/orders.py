@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.analyse.brake import Brake, in_force
-from virtpoise_balancer.analyse.drains import with_drains
+from virtpoise_balancer.analyse.drains import is_draining, too_many, with_drains
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.control.acting import standing
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
@@ -120,12 +120,16 @@ class Orders:
         self.on_order(entry)
 
     def _drain(self, name: str) -> str:
-        group = with_drains(self.look(), self.store.standing_orders().drains)  # a draining host is no destination
+        drains = self.store.standing_orders().drains
+        group = with_drains(self.look(), drains)  # a draining host is no destination
         host = _known(group, name)
         if unknown := host.why_unknown:
             raise Refused(f"{name}: {unknown.text}, so nothing can be moved off it")
         if not any(other.state is HostState.ACTIVE and other.name != name for other in group.hosts):
             raise Refused(f"{name}: it is the last host of the group, there is nowhere to move its domains")
+        limit = self.policy().drains
+        if limit is not None and not is_draining(name, drains) and (why := too_many(group, host, drains, limit)):
+            raise Refused(f"{name}: {why}")
         if not self.store.order_drain(name, draining=True):
             return f"{name} is draining already."
         return f"{name} drains from the next cycle on.{self._hint()}"
@@ -178,7 +182,9 @@ class Orders:
 
     def _acknowledge(self, name: str, by: By) -> str:
         unsettled = {
-            entry.move.uuid: entry.move.domain for entry in self.store.watched() if entry.is_open or entry.lost
+            entry.move.uuid: entry.move.domain
+            for entry in self.store.watched(in_all_groups=True)
+            if entry.is_open or entry.lost
         }
         wanted = [uuid for uuid, domain in unsettled.items() if name in (uuid, domain)]
         if not wanted:

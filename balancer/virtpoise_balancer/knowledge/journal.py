@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.knowledge import predictions
+from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations
@@ -31,11 +32,15 @@ _WATCHED = Query(
     select(migrations)
     .where(
         _WITHOUT_END | migrations.c.lost | ((migrations.c.result == Result.FAILED.value) & _ENDED_LATELY),
+        of_group(migrations.c.group_name),
     )
     .order_by(migrations.c.id),
     "migration",
 )
-_COMMITMENTS = Query(select(migrations).where(_WITHOUT_END | _ENDED_LATELY).order_by(migrations.c.id), "migration")
+_COMMITMENTS = Query(
+    select(migrations).where(_WITHOUT_END | _ENDED_LATELY, of_group(migrations.c.group_name)).order_by(migrations.c.id),
+    "migration",
+)
 _MADE = Query(
     select(migrations.c.id, migrations.c.uuid, migrations.c.source)
     .where(migrations.c.uuid.in_(bindparam("uuids", expanding=True)), _WAS_MADE)
@@ -51,12 +56,14 @@ _ENTER = insert(migrations).returning(migrations.c.id)
 _CHANGE = update(migrations).where(migrations.c.id == bindparam("migration_id"))
 
 
-def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float, term: int | None) -> Entries:
+def enter(
+    connection: Connection, plan_id: int, moves: Sequence[Move], now: float, term: int | None, group: str
+) -> Entries:
     """Write a plan's moves down with their predictions; the moves with their ids. ``term``: the leader's number."""
     entries = []
     for position, move in enumerate(moves):
         values = {"domain": move.domain, "uuid": move.uuid, "source": move.source, "destination": move.destination}
-        entered = values | {"plan_id": plan_id, "position": position, "term": term}
+        entered = values | {"plan_id": plan_id, "position": position, "term": term, "group_name": group}
         migration_id = int(connection.execute(_ENTER, entered).scalar_one())
         predictions.journal(connection, migration_id, move, now)
         entries.append((migration_id, move))
@@ -119,13 +126,13 @@ def reopen(connection: Connection, migration_id: int, why: str) -> None:
         connection.execute(_CHANGE, values | {"migration_id": migration_id})
 
 
-def watched(connection: Connection, now: float, broken: list[str]) -> tuple[JournalEntry, ...]:
+def watched(connection: Connection, now: float, group: str | None, broken: list[str]) -> tuple[JournalEntry, ...]:
     """The entries that the world is asked about: without an end, with a domain that is lost, or failed a short while
     ago.
 
     The moves are read from the journal itself, not from the stored plan, so that no broken plan hides a migration.
     """
-    rows = _WATCHED.rows(connection, broken, since=now - _MAY_BE_CONTRADICTED_SECONDS)
+    rows = _WATCHED.rows(connection, broken, since=now - _MAY_BE_CONTRADICTED_SECONDS, group=group)
     if not rows:
         return ()
     next_sources = _next_sources(connection, list({row.uuid for row in rows}), broken)
@@ -150,9 +157,9 @@ def watched(connection: Connection, now: float, broken: list[str]) -> tuple[Jour
     )
 
 
-def commitments(connection: Connection, ended_since: float, broken: list[str]) -> tuple[Commitment, ...]:
+def commitments(connection: Connection, ended_since: float, group: str, broken: list[str]) -> tuple[Commitment, ...]:
     """The moves that have not ended, and the migrations that ended after ``ended_since``; oldest first."""
-    rows = _COMMITMENTS.rows(connection, broken, since=ended_since)
+    rows = _COMMITMENTS.rows(connection, broken, since=ended_since, group=group)
     return tuple(Commitment(**fields_of_commitment(row)) for row in rows)
 
 
@@ -196,9 +203,14 @@ def history(
     uuid: str | None = None,
     host: str | None = None,
     plan_id: int | None = None,
+    group: str | None = None,
 ) -> tuple[MigrationRecord, ...]:
-    """Migrations with their predictions, the newest first: all, or of one domain, host (either end) or plan."""
+    """Migrations with their predictions, the newest first: all, or of one domain, host (either end), plan or
+    group.
+    """
     wanted = select(migrations).order_by(migrations.c.id.desc()).limit(limit)
+    if group is not None:
+        wanted = wanted.where(migrations.c.group_name == group)
     if uuid is not None:
         wanted = wanted.where(migrations.c.uuid == uuid)
     if host is not None:

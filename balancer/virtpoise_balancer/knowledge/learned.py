@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
+from virtpoise_balancer.knowledge.groups import of_group_or_before
 from virtpoise_balancer.knowledge.predictions import MEASURED
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations, predictions
@@ -60,7 +61,9 @@ _RESIDUALS = Query(
                     predictions.c.bias,
                     predictions.c.spread,
                 )
+                .join(migrations, predictions.c.migration_id == migrations.c.id)
                 .where(
+                    of_group_or_before(migrations.c.group_name),
                     predictions.c.role == role.value,
                     predictions.c.saturated.is_(saturated),
                     MEASURED,
@@ -98,20 +101,20 @@ _OF_FAILED = Query(
 )
 
 
-def read(connection: Connection, moved_since: float, now: float, broken: list[str]) -> Learned:
+def read(connection: Connection, moved_since: float, now: float, group: str, broken: list[str]) -> Learned:
     """``moved_since``: only migrations that ended after it count as moves of a domain."""
     return Learned(
         moved=_moved(connection, moved_since, broken),
         dirtying=_dirtying(connection, now - _DIRTYING_COUNTS_SECONDS, broken),
-        residuals=_residuals(connection, broken),
+        residuals=_residuals(connection, group, broken),
         links=_links(connection, broken),
         attempts=_attempts(connection, now, broken),
     )
 
 
-def read_for_look(connection: Connection, now: float, broken: list[str]) -> Learned:
+def read_for_look(connection: Connection, now: float, group: str, broken: list[str]) -> Learned:
     """What decides whether a move that is planned still fits: neither its cost nor a rest."""
-    return Learned(residuals=_residuals(connection, broken), attempts=_attempts(connection, now, broken))
+    return Learned(residuals=_residuals(connection, group, broken), attempts=_attempts(connection, now, broken))
 
 
 def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str, Moved]:
@@ -129,7 +132,7 @@ def _dirtying(connection: Connection, since: float, broken: list[str]) -> dict[s
     return {row.uuid: row.dirty_bytes_per_second for row in reversed(_DIRTYING.rows(connection, broken, since=since))}
 
 
-def _residuals(connection: Connection, broken: list[str]) -> tuple[Residual, ...]:
+def _residuals(connection: Connection, group: str, broken: list[str]) -> tuple[Residual, ...]:
     return tuple(
         Residual(
             role=Role(row.role),
@@ -137,7 +140,7 @@ def _residuals(connection: Connection, broken: list[str]) -> tuple[Residual, ...
             error_ratio=row.error + row.bias,
             spread_ratio=row.spread,
         )
-        for row in _RESIDUALS.rows(connection, broken)
+        for row in _RESIDUALS.rows(connection, broken, group=group)
     )
 
 

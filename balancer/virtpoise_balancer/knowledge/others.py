@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sightings
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.documents import pack_sightings, unpack_sightings
+from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import looks, others
 
@@ -18,24 +19,25 @@ from virtpoise_balancer.knowledge.schema import looks, others
 _REMEMBERED_SECONDS = 7200.0
 # A group whose guests come and go has no use for more.
 _MOST_REMEMBERED = 2000
-_LOOK = 1
-_LOOKED = Query(select(looks).limit(1), "look")
-_NEWEST_FIRST = select(others).order_by(others.c.id.desc()).limit(bindparam("most"))
+_LOOKED = Query(select(looks).where(of_group(looks.c.group_name)).limit(1), "look")
+_NEWEST_FIRST = (
+    select(others).where(of_group(others.c.group_name)).order_by(others.c.id.desc()).limit(bindparam("most"))
+)
 _NEWEST = Query(_NEWEST_FIRST, "change of others")
 _LATELY = Query(_NEWEST_FIRST.where(others.c.at > bindparam("since")), "change of others")
 _MIGRATED = Query(
     _NEWEST_FIRST.where(others.c.kind == ChangeKind.MIGRATED.value, others.c.at > bindparam("since")),
     "change of others",
 )
-_SEE = insert(looks).values(id=_LOOK)
-_SEE_AGAIN = update(looks)
-_DROP_LOOKS = delete(looks)
+_SEE = insert(looks)
+_SEE_AGAIN = update(looks).where(looks.c.group_name == bindparam("group"))
+_DROP_LOOKS = delete(looks).where(looks.c.group_name == bindparam("group"))
 _ENTER = insert(others)
 
 
-def sightings(connection: Connection, broken: list[str]) -> Sightings | None:
+def sightings(connection: Connection, group: str, broken: list[str]) -> Sightings | None:
     """What the newest look showed. One that cannot be read is none, so the next look is the first."""
-    row = _LOOKED.row(connection, broken)
+    row = _LOOKED.row(connection, broken, group=group)
     if row is None:
         return None
     try:
@@ -45,32 +47,34 @@ def sightings(connection: Connection, broken: list[str]) -> Sightings | None:
         return None
 
 
-def record(connection: Connection, seen: Sightings, changes: Sequence[OthersChange], *, same: bool) -> None:
+def record(connection: Connection, seen: Sightings, changes: Sequence[OthersChange], group: str, *, same: bool) -> None:
     """Write a look and what it showed of others. ``same``: only its time differs from the one before."""
     if same:
-        connection.execute(_SEE_AGAIN, {"at": seen.at})
+        connection.execute(_SEE_AGAIN, {"at": seen.at, "group": group})
     else:
-        connection.execute(_DROP_LOOKS)
-        connection.execute(_SEE, {"at": seen.at, "document": pack_sightings(seen)})
+        connection.execute(_DROP_LOOKS, {"group": group})
+        connection.execute(_SEE, {"at": seen.at, "document": pack_sightings(seen), "group_name": group})
     if changes:
-        connection.execute(_ENTER, [asdict(one) | {"kind": one.kind.value} for one in changes])
+        rows = [asdict(one) | {"kind": one.kind.value, "group_name": group} for one in changes]
+        connection.execute(_ENTER, rows)
 
 
-def lately(connection: Connection, now: float, broken: list[str]) -> tuple[OthersChange, ...]:
+def lately(connection: Connection, now: float, group: str, broken: list[str]) -> tuple[OthersChange, ...]:
     """The changes of the last hours, oldest first."""
-    rows = _LATELY.rows(connection, broken, since=now - _REMEMBERED_SECONDS, most=_MOST_REMEMBERED)
+    since = now - _REMEMBERED_SECONDS
+    rows = _LATELY.rows(connection, broken, since=since, most=_MOST_REMEMBERED, group=group)
     return tuple(_as_change(row) for row in reversed(rows))
 
 
-def since(connection: Connection, at: float, broken: list[str]) -> tuple[OthersChange, ...]:
+def since(connection: Connection, at: float, group: str, broken: list[str]) -> tuple[OthersChange, ...]:
     """The migrations since a time (Unix seconds), oldest first."""
-    rows = _MIGRATED.rows(connection, broken, since=at, most=_MOST_REMEMBERED)
+    rows = _MIGRATED.rows(connection, broken, since=at, most=_MOST_REMEMBERED, group=group)
     return tuple(_as_change(row) for row in reversed(rows))
 
 
-def history(connection: Connection, limit: int, broken: list[str]) -> tuple[OthersChange, ...]:
+def history(connection: Connection, limit: int, group: str | None, broken: list[str]) -> tuple[OthersChange, ...]:
     """The newest first."""
-    return tuple(_as_change(row) for row in _NEWEST.rows(connection, broken, most=limit))
+    return tuple(_as_change(row) for row in _NEWEST.rows(connection, broken, most=limit, group=group))
 
 
 def forget(connection: Connection, before: float) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from virtpoise_balancer import __version__
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.knowledge.documents import pack_inputs, pack_plan, unpack_inputs, unpack_plan
+from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.records import EndedPlan, Inputs, NewestPlan, NewPlan, PlanRecord
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import migrations, plans
@@ -24,15 +25,21 @@ _SHORT = (
     plans.c.summary,
     plans.c.inputs.is_not(None).label("replayable"),
 )
-_LISTED = Query(select(*_SHORT).order_by(plans.c.id.desc()).limit(bindparam("most")), "plan")
+_LISTED = Query(
+    select(*_SHORT).where(of_group(plans.c.group_name)).order_by(plans.c.id.desc()).limit(bindparam("most")), "plan"
+)
 _ONE = Query(select(*_SHORT, plans.c.document).where(plans.c.id == bindparam("plan_id")), "plan")
 _NEWEST = Query(
-    select(plans.c.id, plans.c.made, plans.c.gist, plans.c.acted).order_by(plans.c.id.desc()).limit(1), "plan"
+    select(plans.c.id, plans.c.made, plans.c.gist, plans.c.acted)
+    .where(of_group(plans.c.group_name))
+    .order_by(plans.c.id.desc())
+    .limit(1),
+    "plan",
 )
 _NOT_SETTLED = Query(
     select(plans.c.id, plans.c.made, migrations.c.id.label("migration_id"), migrations.c.result, migrations.c.ended)
     .outerjoin(migrations, migrations.c.plan_id == plans.c.id)
-    .where(plans.c.settled.is_(False))
+    .where(plans.c.settled.is_(False), of_group(plans.c.group_name))
     .order_by(plans.c.id, migrations.c.position),
     "plan",
 )
@@ -42,7 +49,7 @@ _ENTER = insert(plans).returning(plans.c.id)
 _SETTLE = update(plans).where(plans.c.id.in_(bindparam("ids", expanding=True))).values(settled=True)
 
 
-def record(connection: Connection, new: NewPlan, now: float) -> int:
+def record(connection: Connection, new: NewPlan, now: float, group: str) -> int:
     """Write a plan down; its id."""
     made = new.plan
     packed = pack_plan(made)
@@ -59,18 +66,19 @@ def record(connection: Connection, new: NewPlan, now: float) -> int:
         "bytes": len(packed) + len(inputs),
         "acted": new.acted,
         "settled": not new.acted,
+        "group_name": group,
     }
     return int(connection.execute(_ENTER, values).scalar_one())
 
 
-def newest(connection: Connection, broken: list[str]) -> NewestPlan | None:
-    row = _NEWEST.row(connection, broken)
+def newest(connection: Connection, group: str, broken: list[str]) -> NewestPlan | None:
+    row = _NEWEST.row(connection, broken, group=group)
     return None if row is None else NewestPlan(**fields_of(row, NewestPlan))
 
 
-def ended(connection: Connection, broken: list[str]) -> tuple[EndedPlan, ...]:
+def ended(connection: Connection, group: str, broken: list[str]) -> tuple[EndedPlan, ...]:
     """The plans that were acted on, whose moves have all ended, and that are not settled yet; oldest first."""
-    rows = _NOT_SETTLED.rows(connection, broken)
+    rows = _NOT_SETTLED.rows(connection, broken, group=group)
     found = []
     for plan_id in dict.fromkeys(row.id for row in rows):
         of_plan = [row for row in rows if row.id == plan_id]
@@ -100,9 +108,9 @@ def settle(connection: Connection, plan_ids: tuple[int, ...]) -> None:
         connection.execute(_SETTLE, {"ids": [*plan_ids]})
 
 
-def listed(connection: Connection, limit: int, broken: list[str]) -> tuple[PlanRecord, ...]:
+def listed(connection: Connection, limit: int, group: str | None, broken: list[str]) -> tuple[PlanRecord, ...]:
     """The newest first."""
-    return tuple(_short(row) for row in _LISTED.rows(connection, broken, most=limit))
+    return tuple(_short(row) for row in _LISTED.rows(connection, broken, most=limit, group=group))
 
 
 def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:

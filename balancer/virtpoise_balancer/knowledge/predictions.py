@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
+from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.records import PredictionRecord
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import migrations, predictions
@@ -53,11 +54,18 @@ _DUE = Query(
         predictions.c.verdict.is_(None),
         migrations.c.result == Result.DONE.value,
         migrations.c.ended.is_not(None),
+        of_group(migrations.c.group_name),
     )
     .order_by(predictions.c.id),
     "prediction",
 )
-_OPEN = Query(select(predictions).where(predictions.c.verdict.is_(None)).order_by(predictions.c.id), "prediction")
+_OPEN = Query(
+    select(predictions)
+    .join(migrations, predictions.c.migration_id == migrations.c.id)
+    .where(predictions.c.verdict.is_(None), of_group(migrations.c.group_name))
+    .order_by(predictions.c.id),
+    "prediction",
+)
 _OF_MIGRATIONS = Query(
     select(predictions)
     .where(predictions.c.migration_id.in_(bindparam("ids", expanding=True)))
@@ -92,11 +100,11 @@ def journal(connection: Connection, migration_id: int, move: Move, now: float) -
     connection.execute(_ENTER, rows)
 
 
-def due(connection: Connection, broken: list[str]) -> tuple[DuePrediction, ...]:
+def due(connection: Connection, group: str, broken: list[str]) -> tuple[DuePrediction, ...]:
     """Predictions without a verdict whose migration is done."""
     return tuple(
         DuePrediction(**fields_of(row, DuePrediction) | {"role": Role(row.role)})
-        for row in _DUE.rows(connection, broken)
+        for row in _DUE.rows(connection, broken, group=group)
     )
 
 
@@ -146,9 +154,9 @@ def loads(connection: Connection, migration_ids: Sequence[int], broken: list[str
     }
 
 
-def open_ones(connection: Connection, broken: list[str]) -> tuple[PredictionRecord, ...]:
+def open_ones(connection: Connection, group: str | None, broken: list[str]) -> tuple[PredictionRecord, ...]:
     """The predictions that wait for their verdict; a host's newest last."""
-    return tuple(as_record(row) for row in _OPEN.rows(connection, broken))
+    return tuple(as_record(row) for row in _OPEN.rows(connection, broken, group=group))
 
 
 def as_record(row: Row[Any]) -> PredictionRecord:

@@ -36,6 +36,11 @@ def _time(name: str, **options: Any) -> Column[float]:
     return Column(name, Float, info={"most": _LATEST}, **options)
 
 
+def _group(**options: Any) -> Column[str]:
+    """The group of hosts that the row is of; empty where the configuration has no groups."""
+    return Column("group_name", String, nullable=False, server_default="", **options)
+
+
 # Cycles in a row that came to the same share a row.
 cycles = Table(
     "cycles",
@@ -47,6 +52,7 @@ cycles = Table(
     Column("result", String, nullable=False),
     Column("sentence", Text, nullable=False),  # of the newest
     Column("gist", Text, nullable=False),  # the sentence without its figures
+    _group(),
 )
 
 plans = Table(
@@ -66,6 +72,7 @@ plans = Table(
     Column("bytes", Integer, nullable=False, server_default="0"),  # of document and inputs
     Column("acted", Boolean, nullable=False),  # whether its moves were made, not only recommended
     Column("settled", Boolean, nullable=False, index=True),  # whether the back-offs account for how it ended
+    _group(),
 )
 
 migrations = Table(
@@ -90,6 +97,7 @@ migrations = Table(
     # the domain ran on neither host afterwards and has not been seen running since
     Column("lost", Boolean, nullable=False, server_default="0"),
     Column("term", Integer),  # of the leader that wrote it down, or whose it was when it began
+    _group(),
 )
 
 # One row: the newest leader.
@@ -125,13 +133,14 @@ predictions = Table(
     Column("verdict", String, index=True, info={"one_of": VERDICTS}),  # null: not yet due
 )
 
-# One row: what the newest look showed. Written by cycles alone.
+# A row for each group: what the newest look showed. Written by cycles alone.
 looks = Table(
     "looks",
     metadata,
     Column("id", Integer, primary_key=True),
     _time("at", nullable=False),
     Column("document", LargeBinary, nullable=False),  # known hosts and active domains, as compressed JSON
+    _group(),
 )
 
 # Changes that are not ours. Written by cycles alone.
@@ -146,6 +155,7 @@ others = Table(
     Column("destination", String),  # null: a stop
     _time("before", nullable=False),  # the last look that does not show it
     _time("at", nullable=False, index=True),  # the first that does
+    _group(),
 )
 
 # The newest order for each host. Written by orders alone.
@@ -155,9 +165,10 @@ drains = Table(
     Column("host", String, primary_key=True),
     Column("draining", Boolean, nullable=False),  # false: the drain was taken back
     _time("at", nullable=False),
+    _group(),  # of the host when this was ordered
 )
 
-# Written by cycles alone.
+# Written by cycles alone. A host has one, whatever its group.
 backoffs = Table(
     "backoffs",
     metadata,
@@ -176,12 +187,14 @@ brakes = Table(
     _time("at", nullable=False),
     Column("cause", String, nullable=False, info={"one_of": [*BrakeCause]}),
     Column("why", Text, nullable=False),
+    _group(),
 )
 
 # What a person has set over the configuration.
 overrides = Table(
     "overrides",
     metadata,
+    _group(primary_key=True),
     Column("name", String, primary_key=True),  # paused, mode, released
     Column("value", String, nullable=False),
     Column("instead_of", String, nullable=False),  # what the configuration said then
@@ -200,4 +213,5 @@ actions = Table(
     Column("target", String, nullable=False),
     Column("accepted", Boolean, nullable=False),
     Column("answer", Text, nullable=False),
+    _group(),
 )

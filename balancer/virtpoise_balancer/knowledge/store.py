@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from virtpoise_balancer.knowledge import (
     cycles,
     drains,
     fence,
+    groups,
     journal,
     learned,
     others,
@@ -49,21 +51,48 @@ from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Wr
 _DAY_SECONDS = 86400.0
 
 
+@dataclass(slots=True)
+class _Lead:
+    """What the stores of all groups share while this process leads. ``strays``: whether there may be migrations of
+    groups that are not configured any more.
+    """
+
+    lock: LeaderLock | None = None  # without one nothing is led: a command, which writes orders alone
+    term: int | None = None
+    strays: bool = True
+
+
 class Store:
-    """The balancer's memory. Each method is one transaction, safe to call from several threads.
+    """The balancer's memory of one group of hosts. Each method is one transaction, safe to call from several threads.
+
+    ``group``: whose rows are read and written; empty where the configuration has no groups. Drains and back-offs are
+    those of all hosts, since a host keeps its own when it comes to another group. ``groups``: all that are configured.
 
     A row that cannot be read is left out. ``recall`` returns a line for it; the others hand the line to ``left_out``.
     StoreError when the whole store cannot be read or written.
     """
 
     def __init__(
-        self, database: Database, clock: Clock = SYSTEM, left_out: Callable[[str], None] = lambda _row: None
+        self,
+        database: Database,
+        clock: Clock = SYSTEM,
+        left_out: Callable[[str], None] = lambda _row: None,
+        *,
+        group: str = groups.ALONE,
+        all_groups: tuple[str, ...] = (groups.ALONE,),
     ) -> None:
         self.database = database
         self.clock = clock
+        self.group = group
+        self.groups = all_groups
         self._left_out = left_out
-        self._lock: LeaderLock | None = None  # without one nothing is led: a command, which writes orders alone
-        self._term: int | None = None
+        self._lead = _Lead()
+
+    def of_group(self, group: str, all_groups: Collection[str]) -> Store:
+        """The memory of a group in the same database. It leads as long as this store does."""
+        made = Store(self.database, self.clock, self._left_out, group=group, all_groups=tuple(all_groups))
+        made._lead = self._lead
+        return made
 
     @classmethod
     def open(
@@ -96,19 +125,19 @@ class Store:
         with self.database.reading() as connection:
             now = self.clock.now()
             return Memory(
-                orders=_standing_orders(connection, broken),
+                orders=_standing_orders(connection, self.group, broken),
                 backoffs=backoffs.read(connection, broken),
-                learned=learned.read(connection, moved_since, now, broken),
-                ended_plans=plans.ended(connection, broken),
-                due=predictions.due(connection, broken),
-                watched=journal.watched(connection, now, broken),
-                commitments=journal.commitments(connection, ended_since, broken),
-                brake=brakes.newest(connection, broken),
-                track_record=brakes.track_record(connection, judged_since, broken),
-                sightings=others.sightings(connection, broken),
-                others=others.lately(connection, now, broken),
-                newest_plan=plans.newest(connection, broken),
-                newest_cycle=cycles.newest(connection, broken),
+                learned=learned.read(connection, moved_since, now, self.group, broken),
+                ended_plans=plans.ended(connection, self.group, broken),
+                due=predictions.due(connection, self.group, broken),
+                watched=journal.watched(connection, now, self.group, broken),
+                commitments=journal.commitments(connection, ended_since, self.group, broken),
+                brake=brakes.newest(connection, self.group, broken),
+                track_record=brakes.track_record(connection, judged_since, self.group, broken),
+                sightings=others.sightings(connection, self.group, broken),
+                others=others.lately(connection, now, self.group, broken),
+                newest_plan=plans.newest(connection, self.group, broken),
+                newest_cycle=cycles.newest(connection, self.group, broken),
                 broken=tuple(dict.fromkeys(broken)),
             )
 
@@ -121,14 +150,14 @@ class Store:
         with self.database.reading() as connection:
             now = self.clock.now()
             return Memory(
-                orders=_standing_orders(connection, broken),
+                orders=_standing_orders(connection, self.group, broken),
                 backoffs=backoffs.read(connection, broken),
-                learned=learned.read_for_look(connection, now, broken),
-                watched=journal.watched(connection, now, broken),
-                commitments=journal.commitments(connection, ended_since, broken),
-                brake=brakes.newest(connection, broken),
-                track_record=brakes.track_record(connection, judged_since, broken),
-                others=others.lately(connection, now, broken),
+                learned=learned.read_for_look(connection, now, self.group, broken),
+                watched=journal.watched(connection, now, self.group, broken),
+                commitments=journal.commitments(connection, ended_since, self.group, broken),
+                brake=brakes.newest(connection, self.group, broken),
+                track_record=brakes.track_record(connection, judged_since, self.group, broken),
+                others=others.lately(connection, now, self.group, broken),
                 broken=tuple(dict.fromkeys(broken)),
             )
 
@@ -140,16 +169,18 @@ class Store:
             plans.settle(connection, changes.settled)
             backoffs.write(connection, changes.backoffs)
             if changes.brake is not None:
-                brakes.pull(connection, changes.brake)
+                brakes.pull(connection, changes.brake, self.group)
             if changes.look is not None:
-                others.record(connection, changes.look.sightings, changes.look.changes, same=changes.look.same)
+                look = changes.look
+                others.record(connection, look.sightings, look.changes, self.group, same=look.same)
             if changes.cycle is not None:
-                cycles.record(connection, changes.cycle)
+                cycles.record(connection, changes.cycle, self.group)
             if changes.plan is not None:
-                plan_id = plans.record(connection, changes.plan, now)
+                plan_id = plans.record(connection, changes.plan, now, self.group)
                 if changes.plan.acted:
-                    entries = journal.enter(connection, plan_id, changes.plan.plan.moves, now, self._term)
-            return Committed(entries=entries, open_predictions=predictions.open_ones(connection, []))
+                    moves = changes.plan.plan.moves
+                    entries = journal.enter(connection, plan_id, moves, now, self._lead.term, self.group)
+            return Committed(entries=entries, open_predictions=predictions.open_ones(connection, self.group, []))
 
     def forget(self, now: float, *, keep_days: int, keep_bytes: int) -> None:
         """Drop what is older than ``keep_days``, and of the plans the oldest beyond ``keep_bytes``."""
@@ -169,16 +200,20 @@ class Store:
         self.database.reopen()
         with self.database.writing() as connection:
             term = fence.take(connection, holder, self.clock.now())
-        self._lock, self._term = lock, term
+            groups.hand_down(connection, self.groups)
+            strays = bool(groups.stray_groups(connection, self.groups))
+        self._lead.lock, self._lead.term, self._lead.strays = lock, term, strays
 
     def lost(self) -> str | None:
         """Why this process leads no longer; None while it does."""
-        if self._lock is None:
+        if self._lead.lock is None:
             return "it does not lead"
-        if why := self._lock.lost():
+        if why := self._lead.lock.lost():
             return why
         leader = self.leader()
-        return None if leader and leader.term == self._term else f"{leader.holder if leader else 'another one'} acts"
+        return (
+            None if leader and leader.term == self._lead.term else f"{leader.holder if leader else 'another one'} acts"
+        )
 
     def leader(self) -> Leader | None:
         """The newest leader, whether it is still there or not."""
@@ -187,11 +222,22 @@ class Store:
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
+    def adopt(self, hosts: Collection[str]) -> int:
+        """Account for the migrations from or to these hosts, which are this group's, that belong to a group that is not
+        configured any more. How many there were.
+        """
+        if not self._lead.strays:
+            return 0
+        with self._leading() as connection:
+            adopted = groups.adopt(connection, self.group, self.groups, hosts)
+            self._lead.strays = bool(groups.stray_groups(connection, self.groups))
+        return adopted
+
     def begin(self, migration_id: int) -> float:
         """A journalled migration begins now; the time of that."""
         now = self.clock.now()
         with self._leading() as connection:
-            journal.begin(connection, migration_id, now, self._term)
+            journal.begin(connection, migration_id, now, self._lead.term)
         return now
 
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
@@ -204,10 +250,10 @@ class Store:
         with self._leading() as connection:
             journal.reopen(connection, migration_id, why)
 
-    def watched(self) -> tuple[JournalEntry, ...]:
+    def watched(self, *, in_all_groups: bool = False) -> tuple[JournalEntry, ...]:
         """The migrations that the world is to be asked about."""
         with self._reading() as (connection, broken):
-            return journal.watched(connection, self.clock.now(), broken)
+            return journal.watched(connection, self.clock.now(), None if in_all_groups else self.group, broken)
 
     def acknowledge(self, uuid: str, why: str) -> bool:
         """A person has accounted for a domain that was lost, or whose migration has no known end.
@@ -221,54 +267,60 @@ class Store:
 
     def standing_orders(self) -> StandingOrders:
         with self._reading() as (connection, broken):
-            return _standing_orders(connection, broken)
+            return _standing_orders(connection, self.group, broken)
 
     def overrides(self) -> Overrides:
         with self._reading() as (connection, broken):
-            return overrides.read(connection, broken)
+            return overrides.read(connection, self.group, broken)
 
     def brake(self) -> Brake | None:
         """The brake that was pulled last, whether it was released or not."""
         with self._reading() as (connection, broken):
-            return brakes.newest(connection, broken)
+            return brakes.newest(connection, self.group, broken)
 
     def override(self, name: Literal["paused", "mode", "released"], setting: Setting | None) -> None:
         """Set it, or take it back with None."""
         with self.database.writing() as connection:
-            overrides.write(connection, name, setting)
+            overrides.write(connection, name, setting, self.group)
 
     def order_drain(self, host: str, *, draining: bool) -> bool:
         """Order a drain or take it back. Whether that changed anything."""
         with self.database.writing() as connection:
-            return drains.order(connection, host, draining=draining, at=self.clock.now())
+            return drains.order(connection, host, draining=draining, at=self.clock.now(), group=self.group)
 
     def record_action(self, action: Action) -> None:
         with self.database.writing() as connection:
-            overrides.record_action(connection, action)
+            overrides.record_action(connection, action, self.group)
 
     # --- history, newest first ----------------------------------------------------------------------------------------
 
+    @property
+    def _shown(self) -> str | None:
+        """Whose history is shown: the group's, or all where the configuration has no groups."""
+        return self.group or None
+
     def actions(self, limit: int) -> tuple[Action, ...]:
         with self._reading() as (connection, broken):
-            return overrides.actions(connection, limit, broken)
+            return overrides.actions(connection, limit, self._shown, broken)
 
     def others(self, limit: int) -> tuple[OthersChange, ...]:
         """The changes that are not ours."""
         with self._reading() as (connection, broken):
-            return others.history(connection, limit, broken)
+            return others.history(connection, limit, self._shown, broken)
 
     def history(self, limit: int, *, uuid: str | None = None, host: str | None = None) -> tuple[MigrationRecord, ...]:
         """The newest migrations (of one domain, or from and to one host), each with its predictions."""
         with self._reading() as (connection, broken):
-            return journal.history(connection, limit, broken, uuid=uuid, host=host)
+            group = self._shown if uuid is None and host is None else None
+            return journal.history(connection, limit, broken, uuid=uuid, host=host, group=group)
 
     def cycles(self, limit: int) -> tuple[CycleRecord, ...]:
         with self._reading() as (connection, broken):
-            return cycles.history(connection, limit, broken)
+            return cycles.history(connection, limit, self._shown, broken)
 
     def plans(self, limit: int) -> tuple[PlanRecord, ...]:
         with self._reading() as (connection, broken):
-            return plans.listed(connection, limit, broken)
+            return plans.listed(connection, limit, self._shown, broken)
 
     def plan(self, plan_id: int) -> PastPlan:
         """NotKnown when there is no such plan, BadInput when it cannot be read."""
@@ -288,18 +340,19 @@ class Store:
 
     def open_predictions(self) -> tuple[PredictionRecord, ...]:
         with self._reading() as (connection, broken):
-            return predictions.open_ones(connection, broken)
+            return predictions.open_ones(connection, self.group, broken)
 
     # ------------------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _leading(self) -> Iterator[Connection]:
         """A transaction of the balancer that acts. Deposed when this one does not any more; then nothing is written."""
-        if self._lock is not None and (why := self._lock.lost()):
+        lead = self._lead
+        if lead.lock is not None and (why := lead.lock.lost()):
             raise Deposed(why)
         with self.database.writing() as connection:
-            if self._term is not None:
-                fence.check(connection, self._term, self.clock.now())
+            if lead.term is not None:
+                fence.check(connection, lead.term, self.clock.now())
             yield connection
 
     @contextmanager
@@ -312,5 +365,5 @@ class Store:
             self._left_out(row)
 
 
-def _standing_orders(connection: Connection, broken: list[str]) -> StandingOrders:
-    return StandingOrders(overrides=overrides.read(connection, broken), drains=drains.read(connection, broken))
+def _standing_orders(connection: Connection, group: str, broken: list[str]) -> StandingOrders:
+    return StandingOrders(overrides=overrides.read(connection, group, broken), drains=drains.read(connection, broken))

@@ -101,7 +101,9 @@ class Weights:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """Where domains may be. ``kind``: one of ``rules.KINDS``. ``domains`` and ``hosts`` are names or shell
-    patterns; a domain's uuid fits as well.
+    patterns; a domain's uuid fits as well, and so do hosts by a label, as in ``rack=r1``.
+
+    ``over``: a label of hosts, such as their rack. Hosts with the same value of it count as one.
 
     ``hard``: never broken by a move. A soft rule is kept wherever that costs no move and leaves no overload.
     """
@@ -111,6 +113,7 @@ class Rule:
     kind: Name
     domains: Annotated[tuple[Name, ...], MinLen(1)]
     hosts: tuple[Name, ...] = ()
+    over: Name | None = None
     hard: bool = True
 
 
@@ -122,6 +125,21 @@ class Limits:
     per_source: Count = 1
     per_destination: Count = 1
     total: Count = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainLimit:
+    """How many of the hosts with the same value of ``label``, such as those of one rack, may drain at once: this share,
+    and always one.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    label: Name
+    most_ratio: Annotated[float, Gt(0), Le(1)] = 0.5
+
+    def most(self, hosts: int) -> int:
+        """The number of ``hosts`` that may drain."""
+        return max(int(self.most_ratio * hosts + 1e-9), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +218,7 @@ class Policy:
     its source's load at least, unless nothing else helps. ``saturation_ratio``: from this load on a host hides demand.
     ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains only because a
     rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing. ``windows``: when mode
-    automatic begins no migration.
+    automatic begins no migration. ``drains``: how many hosts of a rack may drain at once.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -226,6 +244,7 @@ class Policy:
     trend: Trend = Trend()
     brake: BrakeBounds = BrakeBounds()
     windows: tuple[BlackoutWindow, ...] = ()
+    drains: DrainLimit | None = None
 
     def trigger(self, resource: Resource) -> Trigger:
         """When a resource is a problem; both directions of an uplink share one trigger."""

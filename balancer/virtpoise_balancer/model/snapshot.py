@@ -32,6 +32,7 @@ class UnknownKind(StrEnum):
     STALE = "stale"  # no fresh figures
     FIGURES = "figures"  # figures that no host has
     TARGETS = "targets"  # two targets of Prometheus claim to be it
+    GROUPS = "groups"  # it is in several groups
     LIBVIRT = "libvirt"  # its libvirt does not answer its exporter
     DOMAINS = "domains"  # its list of domains contradicts libvirt's own count
     SILENT = "silent"  # its libvirt does not answer the balancer

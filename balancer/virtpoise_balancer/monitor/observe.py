@@ -31,7 +31,7 @@ from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.domain_figures import read_domains
 from virtpoise_balancer.monitor.queries import DEAREST, QUERIES, Ranges, narrowed, render
-from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
+from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of, labels_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
 _READINGS = 30
@@ -134,6 +134,12 @@ class Observer:
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
         """The same of these hosts and their domains alone. MonitorError."""
         return self._look(now, hosts)
+
+    def members(self, now: float) -> frozenset[str]:
+        """The names of all hosts that the matchers and the configuration let in. MonitorError."""
+        at = math.floor(now / self.step_seconds) * self.step_seconds
+        answer = self.client.instant(self._queries(["host_cpus"], None)["host_cpus"], at)
+        return frozenset(map(host_of, AdmittedTargets(self.admits).of_hosts(answer.series)))
 
     def _look(self, now: float, hosts: Collection[str] | None) -> Observation:
         """``hosts``: None for all."""
@@ -290,6 +296,7 @@ def _hosts(
         stale_seconds,
     )
     lists = doubt.lists_by_host(answers)
+    labels = {host_of(series): labels_of(series) for series in answers["host_cpus"]}
     readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
     ages: list[float] = []
@@ -312,7 +319,7 @@ def _hosts(
             or (None if readings.get(name) else NO_FIGURES)
         )
         hosts[name] = (
-            _unknown(name, unknown, figures)
+            _unknown(name, unknown, figures, labels.get(name, {}))
             if unknown
             else Host(
                 name=name,
@@ -327,12 +334,13 @@ def _hosts(
                 rx_ratio_window=rx.get(name, ()),
                 tx_ratio_window=tx.get(name, ()),
                 uplink_bytes_per_second=uplink.get(name) or None,
+                labels=labels.get(name, {}),
             )
         )
     return hosts, min(ages, default=None)
 
 
-def _unknown(name: str, unknown: Unknown, figures: doubt.Figures) -> Host:
+def _unknown(name: str, unknown: Unknown, figures: doubt.Figures, labels: Mapping[str, str]) -> Host:
     """An unknown host, with its size where that figure can be right."""
     return Host(
         name=name,
@@ -340,6 +348,7 @@ def _unknown(name: str, unknown: Unknown, figures: doubt.Figures) -> Host:
         unknown=unknown,
         cpus=_within(figures.cpus, MOST_CPUS),
         memory_bytes=_within(figures.memory_bytes, MOST_BYTES),
+        labels=labels,
     )
 
 

@@ -13,6 +13,10 @@ from virtpoise_balancer.visible import shown
 
 # How many refused targets are named; the others are counted.
 _MOST_NAMED = 50
+# The labels of a target that a host keeps, and the longest value.
+_MOST_LABELS = 32
+_LONGEST_LABEL = 128
+_OF_PROMETHEUS = frozenset({"__name__", "instance", "job"})
 _NOT_ADMITTED = "not in libvirt.hosts, and does not fit libvirt.pattern and libvirt.uri"
 
 
@@ -47,6 +51,15 @@ class RefusedTargets:
 def host_of(series: Series) -> str:
     """The name of the host that a series belongs to. ``AdmittedTargets`` must have admitted its target."""
     return of_instance(series.labels.get("instance", ""))
+
+
+def labels_of(series: Series) -> dict[str, str]:
+    """The target's own labels that rules may name: a rack, a room. What cannot be shown is left out."""
+    return {
+        name: value
+        for name, value in sorted(series.labels.items())[:_MOST_LABELS]
+        if name not in _OF_PROMETHEUS and len(value) <= _LONGEST_LABEL and shown(value) == value
+    }
 
 
 class AdmittedTargets:

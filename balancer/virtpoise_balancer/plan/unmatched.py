@@ -8,6 +8,7 @@ from fnmatch import translate
 
 from virtpoise_balancer.model import DomainState, Policy, Snapshot
 from virtpoise_balancer.rules import GroupKind, kinds
+from virtpoise_balancer.rules.host_patterns import host_pattern
 
 # How many notes a plan carries.
 _MOST_NOTES = 50
@@ -40,12 +41,20 @@ def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     if not policy.rules:
         return
     hosts = [host.name for host in snapshot.hosts]
+    labels = {name for host in snapshot.hosts for name in host.labels}
     domains = [domain.name for domain in snapshot.domains]
     uuids = {domain.uuid for domain in snapshot.domains}
     for rule in policy.rules:
         for pattern in rule.hosts:
-            if fits_none(pattern, hosts):
+            if "=" in pattern and not any(map(host_pattern(pattern), hosts, (h.labels for h in snapshot.hosts))):
+                yield f"the rule {rule.name!r} names {pattern!r}, and no host has this label"
+            if "=" not in pattern and fits_none(pattern, hosts):
                 yield f"the rule {rule.name!r} names {pattern!r}, and no host is called so{like(pattern, hosts)}"
+        if rule.over is not None and (without := [h.name for h in snapshot.hosts if not h.labels.get(rule.over)]):
+            if rule.over not in labels:
+                yield f"the rule {rule.name!r} counts by the label {rule.over!r}, and no host has it"
+            else:
+                yield f"the rule {rule.name!r} counts by the label {rule.over!r}, and {without[0]!r} has none"
         for pattern in rule.domains:
             if pattern not in uuids and fits_none(pattern, domains):
                 yield f"the rule {rule.name!r} names {pattern!r}, and no domain is called so"

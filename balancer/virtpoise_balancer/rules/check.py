@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from virtpoise_balancer.model import Policy
-from virtpoise_balancer.rules import KINDS
+from virtpoise_balancer.rules import KINDS, GroupKind
 
 
 def rule_problems(policy: Policy) -> Iterator[str]:
@@ -22,5 +22,7 @@ def rule_problems(policy: Policy) -> Iterator[str]:
         if kind.names_hosts is not bool(rule.hosts):
             expected = "at least one host" if kind.names_hosts else f"none with {kind.name}"
             yield f"rules.{i}.hosts: expected {expected}, got {', '.join(rule.hosts) or 'none'}"
+        if rule.over is not None and (not isinstance(kind, GroupKind) or kind.attracts):
+            yield f"rules.{i}.over: expected none with {kind.name}, got {rule.over!r}"
         if kind.least_domains > 1 == len(rule.domains) and rule.domains[0].isalnum():
             yield f"rules.{i}.domains: expected at least two, or a pattern, got {rule.domains[0]}"

@@ -9,6 +9,8 @@ import contextlib
 import math
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,54 +19,37 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEve
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import Config, check_secrets, read_config
-from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.errors import BadInput, ClockError, StoreError, VirtpoiseError
-from virtpoise_balancer.execute.accounts import LibvirtAccounts
-from virtpoise_balancer.execute.executor import LibvirtExecutor
-from virtpoise_balancer.execute.reach import Reach
+from virtpoise_balancer.errors import BadInput, ClockError, VirtpoiseError
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.knowledge.records import Action, Overrides
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Snapshot
-from virtpoise_balancer.plan.stream import limits_of
-from virtpoise_balancer.service import reports, signals, wiring
+from virtpoise_balancer.service import signals, wiring
+from virtpoise_balancer.service.group import Common, GroupAtStart, ServedGroup
 from virtpoise_balancer.service.leading import Leadership
+from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.service.systemd import notify
-from virtpoise_balancer.service.turns import Turns, first_state
+from virtpoise_balancer.threads import THREADS
 from virtpoise_balancer.web.app import make_app
-from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Gate
-from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.server import WebServer
-from virtpoise_balancer.web.state import Published
 
 log = structlog.get_logger()
 
 _JOB = "cycle"
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")
-# What plans follow from. Where it changes, moves that have not begun are given up.
-_DECIDES = ("prometheus", "libvirt", "mode", "policy")
 
 
 class Daemon:
     """One balancer, of the configuration in a file. Making one does nothing; ``run()`` reads the file and starts."""
 
     _config: Config
-    _published: Published
-    _metrics: Metrics
+    _groups: tuple[ServedGroup, ...]
     _store: Store
     _leadership: Leadership
-    _executor: LibvirtExecutor
-    _accounts: LibvirtAccounts
-    _turns: Turns
-    _context: Context
     _web: WebServer
     _workers: Workers
-    _reach: Reach
 
     def __init__(self, config_path: Path, clock: Clock = SYSTEM) -> None:
         self._path = config_path
@@ -72,7 +57,7 @@ class Daemon:
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._scheduler = BackgroundScheduler(timezone=UTC)
-        self._known_overrides = Overrides()
+        self._roster = Roster()
         self._broken: set[str] = set()  # what was already logged about rows of the store that cannot be read
 
     def run(self) -> None:
@@ -89,6 +74,7 @@ class Daemon:
             try:
                 log.info(
                     "virtpoise runs",
+                    **({"groups": list(self._config.groups)} if self._config.groups else {}),
                     mode=self._config.mode,
                     strategy=self._config.policy.strategy,
                     interval_seconds=self._config.interval_seconds,
@@ -108,64 +94,36 @@ class Daemon:
     def _open(self) -> None:
         self._config = read_config(self._path)
         check_secrets(self._config)  # a wrong file is reported now, not to the first who needs it
-        self._reach = wiring.make_reach(lambda: self._config, self._workers)
-        self._check_reachable()
-        self._published = Published(first_state(self._config))
-        self._metrics = Metrics(self._published)
+        starts = [GroupAtStart(own, self._workers) for own in self._config.each_group.values()]
+        self._check_reachable(starts)
         self._leadership = Leadership(wiring.make_lock(self._config), self._config.interval_seconds, self._clock)
         self._store = wiring.make_store(self._config, self._left_out, upgrade=self._leadership.take_lock())
-        self._accounts = wiring.make_accounts(
-            lambda: self._config, self._workers, self._store, self._clock, self._migration_ended
-        )
-        self._executor = wiring.make_executor(self._config, self._workers, self._accounts, self._reach)
-        self._turns = Turns(
-            config=self._config,
-            cycle=wiring.make_cycle(
-                self._config, self._store, self._executor, self._accounts, self._clock, self._reach
-            ),
+        common = Common(
+            store=self._store,
             leadership=self._leadership,
-            store=self._store,
-            reach=self._reach,
-            metrics=self._metrics,
-            published=self._published,
-            clock=self._clock,
-            settle=lambda: self._context.strangers.settle(),
-            go_on=self._executor.go_on,
-            left_out=self._left_out,
-        )
-        self._published.in_flight = lambda: self._executor.in_flight
-        self._published.overrides = self._overrides
-        self._context = self._make_context()
-        self._web = WebServer(make_app(self._context), self._config.web)
-
-    def _make_context(self) -> Context:
-        orders = Orders(
-            store=self._store,
-            look=self._look,
-            mode=lambda: self._config.mode,
-            policy=lambda: self._config.policy,
-            only_recommends=lambda: self._config.libvirt.only_recommends,
-            carry_out=lambda wanted: self._turns.apply(wanted),
-            on_order=self._ordered,
-            clock=self._clock,
-        )
-        return Context(
-            published=self._published,
-            metrics=self._metrics,
-            store=self._store,
-            orders=orders,
-            config=lambda: self._config,
-            reload=self._reload.set,
+            workers=self._workers,
+            roster=self._roster,
             gate=Gate(self._config.web),
+            turning=THREADS.lock(),
+            clock=self._clock,
+            left_out=self._left_out,
+            reload=self._reload.set,
             stopping=lambda: self._web.stopping,
+            every=lambda: [group.context for group in self._groups],
         )
+        self._groups = tuple(ServedGroup(start, common) for start in starts)
+        self._web = WebServer(make_app(*(group.context for group in self._groups)), self._config.web)
 
     def _end(self) -> None:
         notify("STOPPING=1")
-        if self._executor.in_flight:
-            log.info("stopping: waiting for migrations under way", seconds=self._config.migration.stop_grace_seconds)
+        if under_way := [group for group in self._groups if group.executor.in_flight]:
+            grace = max(group.config.migration.stop_grace_seconds for group in under_way)
+            log.info("stopping: waiting for migrations under way", seconds=grace)
         self._scheduler.shutdown(wait=True)
-        self._executor.close(leads=self._leadership.leads)
+        with ThreadPoolExecutor(len(self._groups)) as pool:  # all within the grace of one
+            leads = self._leadership.leads
+            for closed in [pool.submit(group.executor.close, leads=leads) for group in self._groups]:
+                closed.result()
         self._close()
         log.info("virtpoise has stopped")
 
@@ -204,18 +162,23 @@ class Daemon:
             self._schedule()
 
     def _turn(self) -> None:
-        self._turns.turn(prepare=self._reload_if_ordered)
+        first, *others = self._groups
+        first.turns.turn(prepare=self._prepare)
+        for group in others:
+            if not self._stop.is_set():
+                group.turns.turn()
+
+    def _prepare(self) -> None:
+        """What is done once for all groups, before the first of them decides."""
+        self._reload_if_ordered()
+        self._roster.keep_up({group.name: group.members for group in self._groups})
 
     def _missed(self, _event: JobEvent) -> None:
-        self._metrics.cycle_overrun()
+        for group in self._groups:
+            group.metrics.cycle_overrun()
         log.warning(
             "a cycle was left out: the one before it was still running", interval_seconds=self._config.interval_seconds
         )
-
-    def _look(self) -> Snapshot:
-        """The group as it is now, for an order."""
-        seen = self._turns.cycle.observer.observe(self._clock.now()).snapshot
-        return with_silence(seen, self._reach.silence(), acts=self._published.mode == "automatic")
 
     # --- what is reported ---------------------------------------------------------------------------------------------
 
@@ -224,20 +187,6 @@ class Daemon:
         if row not in self._broken:
             self._broken.add(row)
             log.error("a row of the store cannot be read and is left out", row=row)
-
-    def _overrides(self) -> Overrides:
-        """What people have set; as it was read last, while the store cannot be read."""
-        with contextlib.suppress(StoreError):
-            self._known_overrides = self._store.overrides()
-        return self._known_overrides
-
-    def _migration_ended(self, move: Move, outcome: MigrationOutcome) -> None:
-        self._metrics.migration_ended(move, outcome)
-        reports.migration_ended(move, outcome)
-
-    def _ordered(self, action: Action) -> None:
-        self._metrics.ordered(action)
-        reports.ordered(action)
 
     # --- reload -------------------------------------------------------------------------------------------------------
 
@@ -259,20 +208,16 @@ class Daemon:
             )
         else:
             fixed = [name for name in _FIXED if getattr(config, name) != getattr(self._config, name)]
+            if config.groups.keys() != self._config.groups.keys():
+                fixed.append("groups")  # which there are: each has its own memory, and moves that may be under way
             if fixed:
                 log.warning("these sections take effect only after a restart", sections=fixed)
-            config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
-            changed = [name for name in _DECIDES if getattr(config, name) != getattr(self._config, name)]
-            if changed:
-                self._executor.drop(f"{', '.join(changed)} of the configuration changed after it was planned")
+            config = config.model_copy(update={name: getattr(self._config, name) for name in fixed})
             rescheduled = config.interval_seconds != self._config.interval_seconds
             self._config = config
-            self._executor.migrator = wiring.make_migrator(config, self._workers)
-            self._executor.limits = limits_of(config.policy)
-            self._turns.config = config
-            self._turns.cycle = wiring.make_cycle(
-                config, self._store, self._executor, self._accounts, self._clock, self._reach
-            )
+            own = config.each_group
+            for group in self._groups:
+                group.use(own[group.name])
             if rescheduled:
                 self._schedule()
             log.info("the configuration was read again")
@@ -280,34 +225,38 @@ class Daemon:
 
     # --- at the start -------------------------------------------------------------------------------------------------
 
-    def _check_reachable(self) -> None:
-        """Report a wrong address at the start, as BadInput, instead of failing in every cycle.
+    def _check_reachable(self, groups: Sequence[GroupAtStart]) -> None:
+        """BadInput when no group can be looked at. One that cannot be is reported, and the others go on.
 
-        In mode recommend the hosts are asked beside the cycles: recommendations do not need libvirt. While a migration
-        has no known end, Prometheus may be away: its domain may wait on its destination to be started.
+        While a migration has no known end, Prometheus may be away: its domain may wait on its destination to be
+        started.
         """
-        try:
-            seen = wiring.make_observer(self._config).observe(self._clock.now())
-        except ClockError as error:  # at boot the clock may be wrong for a while; each cycle looks again
-            log.warning("nothing can be done yet", why=str(error))
-            return
-        except VirtpoiseError as error:
-            if not self._has_open_migrations():
-                raise BadInput(f"prometheus.url: {error}") from None
-            log.warning("nothing is planned yet; migrations without a known end are looked after", why=str(error))
-            return
-        hosts = [host.name for host in seen.snapshot.hosts if host.state is not HostState.UNKNOWN]
-        if self._config.mode != "automatic":
-            return
-        self._reach.ask(hosts)
-        silent = self._reach.silence().silent
-        if silent and len(silent) == len(hosts):
-            raise BadInput(f"libvirt.uri: no host answers; {silent[hosts[0]]}")
+        failures: list[str] = []
+        for group in groups:
+            about = {"group": group.name} if group.name else {}
+            try:
+                group.check_reachable(self._clock.now())
+            except ClockError as error:  # at boot the clock may be wrong for a while; each cycle looks again
+                log.warning("nothing can be done yet", why=str(error), **about)
+            except BadInput as error:
+                failures.append(str(error))
+                if len(groups) > 1:
+                    log.warning("nothing can be done yet", why=str(error), **about)
+            except VirtpoiseError as error:
+                failures.append(f"prometheus.url: {error}")
+                if self._has_open_migrations():
+                    failures.pop()
+                    why = "nothing is planned yet; migrations without a known end are looked after"
+                    log.warning(why, why=str(error), **about)
+                elif len(groups) > 1:
+                    log.warning("nothing can be done yet", why=str(error), **about)
+        if len(failures) == len(groups):
+            raise BadInput(failures[0])
 
     def _has_open_migrations(self) -> bool:
         """Whether the store, if there is one that can be read, has a migration that is to be accounted for."""
         try:
             with contextlib.closing(wiring.open_store(self._config, self._left_out)) as store:
-                return any(entry.is_open or entry.lost for entry in store.watched())
+                return any(entry.is_open or entry.lost for entry in store.watched(in_all_groups=True))
         except VirtpoiseError:
             return False

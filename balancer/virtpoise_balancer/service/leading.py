@@ -57,7 +57,7 @@ class Leadership:
         store.lead(self._lock, f"{socket.gethostname()}, process {os.getpid()}")
         self.leads = True
         log.info("this balancer acts now", lock=self._lock.place)
-        if begun := [entry.move.domain for entry in store.watched() if entry.is_open]:
+        if begun := [entry.move.domain for entry in store.watched(in_all_groups=True) if entry.is_open]:
             log.warning("taking over migrations that an earlier balancer began", domains=begun)
         return None
 

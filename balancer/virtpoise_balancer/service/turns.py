@@ -64,10 +64,12 @@ def state_after(
 
 @dataclass(slots=True, kw_only=True)
 class Turns:
-    """``config`` and ``cycle``: replaced when the configuration is read again. ``settle``: called after each turn.
-    ``go_on``: called after each cycle, for moves that may begin since one of an earlier process has ended.
+    """The turns of one group. ``config`` and ``cycle``: replaced when the configuration is read again. ``settle``:
+    called after each turn. ``go_on``: called after each cycle, for moves that may begin since one of an earlier process
+    has ended.
 
-    ``left_out``: called with each row of the store that cannot be read.
+    ``left_out``: called with each row of the store that cannot be read. ``group``: its name, empty where there are
+    none. ``turning``: shared by all groups, so that one at a time decides: a cycle, or a person who applies a plan.
     """
 
     config: Config
@@ -82,15 +84,21 @@ class Turns:
     settle: Callable[[], None] = lambda: None
     go_on: Callable[[], None] = lambda: None
     left_out: Callable[[str], None] = lambda _row: None
+    group: str = ""
+    turning: Lock | None = None
     _cycles: int = 0
     _changes: LoggedChanges = field(default_factory=LoggedChanges)
-    _turning: Lock = field(init=False)  # one at a time decides: a cycle, or a person who applies a plan
+    _turning: Lock = field(init=False)
 
     def __post_init__(self) -> None:
-        self._turning = self.threads.lock()
+        self._turning = self.turning or self.threads.lock()
 
     def turn(self, prepare: Callable[[], None] = lambda: None) -> None:
         """One turn, whatever fails in it. ``prepare``: done first, while no order is being followed."""
+        with structlog.contextvars.bound_contextvars(**({"group": self.group} if self.group else {})):
+            self._turn(prepare)
+
+    def _turn(self, prepare: Callable[[], None]) -> None:
         began, now = self.clock.monotonic(), self.clock.now()
         try:
             with self._turning:

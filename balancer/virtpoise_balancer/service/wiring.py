@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.errors import BadInput, NoStore
@@ -48,14 +48,17 @@ def make_observer(config: Config) -> Observer:
 
 
 def make_store(config: Config, left_out: Callable[[str], None], *, upgrade: bool = False) -> Store:
-    """The opened store, made if there is none. ``left_out``: takes a line for each row that cannot be read.
+    """The opened store, made if there is none; of a group's own configuration, the store of the group.
+
+    ``left_out``: takes a line for each row that cannot be read.
 
     ``upgrade``: an older one is brought up to date; only for the balancer that acts.
     """
     from virtpoise_balancer.knowledge.store import Store
 
     _store_exists(config)
-    return Store.open(config.state.url, upgrade=upgrade, password_file=config.state.password_file, left_out=left_out)
+    store = Store.open(config.state.url, upgrade=upgrade, password_file=config.state.password_file, left_out=left_out)
+    return store.of_group(config.group, config.all_groups) if config.group else store
 
 
 def open_store(config: Config, left_out: Callable[[str], None]) -> Store:
@@ -180,8 +183,15 @@ def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
 
 
 def make_cycle(
-    config: Config, store: Store, executor: Executor, accounts: LibvirtAccounts, clock: Clock, reach: Reach
+    config: Config,
+    store: Store,
+    executor: Executor,
+    accounts: LibvirtAccounts,
+    clock: Clock,
+    reach: Reach,
+    shared: Callable[[], Mapping[str, str]] = dict,
 ) -> Cycle:
+    """``shared``: as of Cycle."""
     from virtpoise_balancer.control.cycle import Cycle
 
     return Cycle(
@@ -193,6 +203,7 @@ def make_cycle(
         clock=clock,
         mode=config.mode,
         silence=reach.silence,
+        shared=shared,
         accounts=accounts,
         only_recommends=config.libvirt.only_recommends,
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST
+from collections.abc import Sequence
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -12,9 +15,12 @@ from starlette.routing import Route
 from virtpoise_balancer.errors import StoreError
 from virtpoise_balancer.web import api
 from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.discovery import Targets, targets
+from virtpoise_balancer.web.groups import ByGroup, OfGroups
 from virtpoise_balancer.web.guard import Guard, is_loopback
 from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.live import Live
+from virtpoise_balancer.web.metrics import register_process
 from virtpoise_balancer.web.openapi import document
 from virtpoise_balancer.web.operations import PREFIX, operations
 from virtpoise_balancer.web.page.routes import routes as page_routes
@@ -22,12 +28,83 @@ from virtpoise_balancer.web.page.routes import routes as page_routes
 _MOST_NAMED = 10
 
 
-def make_app(context: Context) -> Starlette:
-    published, metrics = context.published, context.metrics
+def make_app(*contexts: Context) -> Starlette:
+    """The application of a balancer. ``contexts``: of its groups, in the order of the configuration."""
+    first = contexts[0]
+    handlers = {StoreError: _no_store}
+    common = _health(contexts)
+    guard = Middleware(Guard, gate=first.gate)
+    if len(contexts) == 1 and not first.group:
+        return Starlette(
+            routes=[*common, _metrics(first.metrics.registry, first), *_of_group(first)],
+            exception_handlers=handlers,
+            middleware=[guard],
+        )
+    registry = CollectorRegistry()
+    register_process(registry)
+    registry.register(OfGroups(contexts))
+    apps = {one.group: Starlette(routes=_of_group(one), exception_handlers=handlers) for one in contexts}
+    app = Starlette(
+        routes=[*common, _metrics(registry, first), *_discovery(contexts)],
+        exception_handlers=handlers,
+        middleware=[guard],
+    )
+    app.router.default = ByGroup(apps, contexts)
+    return app
+
+
+def _of_group(context: Context) -> list[Route]:
+    described = document(operations(context))
+
+    def show_document(_request: Request) -> Response:
+        return JSONResponse(described)
+
+    return [
+        Route(f"{PREFIX}/openapi.json", show_document),
+        Route(f"{PREFIX}/events", Live(context).events),
+        *api.routes(context),
+        *page_routes(context),
+    ]
+
+
+def _metrics(registry: CollectorRegistry, context: Context) -> Route:
+    """``context``: of any group; it keeps the answer for all who ask at once."""
+
+    def written() -> KeptAnswer:
+        return KeptAnswer(generate_latest(registry), CONTENT_TYPE_LATEST)
+
+    def show(request: Request) -> Response:
+        return context.kept.get("/metrics", written, until_changed=False).answer(request)
+
+    return Route("/metrics", show)
+
+
+def _discovery(contexts: Sequence[Context]) -> list[Route]:
+    """The exporters of all groups, or of one."""
+    answers = TypeAdapter(tuple[Targets, ...])
+
+    def show(request: Request) -> Response:
+        wanted = request.query_params.get("group")
+        found = [
+            target
+            for one in contexts
+            if wanted in (None, one.group)
+            for target in targets(one.config(), one.published.state.snapshot)
+        ]
+        return Response(answers.dump_json(tuple(found)), media_type="application/json")
+
+    return [Route("/sd/hosts", show)]
+
+
+def _health(contexts: Sequence[Context]) -> list[Route]:
+    first = contexts[0]
 
     def stalled() -> Response | None:
-        seconds = published.stalled_seconds
-        return None if seconds is None else PlainTextResponse(f"No cycle has ended for {seconds:.0f} s.\n", 503)
+        """One that has stopped stops those after it."""
+        for context in contexts:
+            if (seconds := context.published.stalled_seconds) is not None:
+                return PlainTextResponse(f"No cycle has ended for {seconds:.0f} s{_of(context)}.\n", 503)
+        return None
 
     def healthy(_request: Request) -> Response:
         if response := stalled():
@@ -35,13 +112,14 @@ def make_app(context: Context) -> Starlette:
         return PlainTextResponse("virtpoise is healthy.\n")
 
     def ready(_request: Request) -> Response:
-        if published.state.cycle_at is None:
+        if any(context.published.state.cycle_at is None for context in contexts):
             return PlainTextResponse("No cycle has run yet.\n", 503)
         if response := stalled():
             return response
-        silent, heard = sorted(published.state.silent), published.state.heard
-        if silent and len(silent) == len(heard) and published.mode == "automatic":
-            return PlainTextResponse("No host's libvirt answers the balancer, so nothing can be moved.\n", 503)
+        refused = [why for context in contexts if (why := _why_not_ready(context))]
+        if len(refused) == len(contexts):  # while any group can be moved in, the balancer is of use
+            return PlainTextResponse("".join(refused), 503)
+        silent = sorted({host for context in contexts for host in context.published.state.silent})
         if silent:
             more = f" and {len(silent) - _MOST_NAMED} more" if len(silent) > _MOST_NAMED else ""
             names = ", ".join(silent[:_MOST_NAMED])
@@ -52,36 +130,25 @@ def make_app(context: Context) -> Starlette:
         # An order from another machine needs more than an open port.
         if request.client is None or not is_loopback(request.client.host) or "origin" in request.headers:
             return PlainTextResponse("Reload is possible only from this machine.\n", 403)
-        context.reload()
+        first.reload()
         return PlainTextResponse("The configuration is reloaded before the next cycle.\n")
 
-    def written_metrics() -> KeptAnswer:
-        return KeptAnswer(metrics.exposition(), CONTENT_TYPE_LATEST)
+    return [
+        Route("/-/healthy", healthy),
+        Route("/-/ready", ready),
+        Route("/-/reload", do_reload, methods=["POST"]),
+    ]
 
-    def show_metrics(request: Request) -> Response:
-        return context.kept.get("/metrics", written_metrics, until_changed=False).answer(request)
 
-    described = document(operations(context))
+def _of(context: Context) -> str:
+    return f" of the group {context.group}" if context.group else ""
 
-    def show_document(_request: Request) -> Response:
-        return JSONResponse(described)
 
-    return Starlette(
-        routes=[
-            Route("/-/healthy", healthy),
-            Route("/-/ready", ready),
-            Route("/-/reload", do_reload, methods=["POST"]),
-            Route("/metrics", show_metrics),
-            Route(f"{PREFIX}/openapi.json", show_document),
-            Route(f"{PREFIX}/events", Live(context).events),
-            *api.routes(context),
-            *page_routes(context),
-        ],
-        exception_handlers={StoreError: _no_store},
-        middleware=[
-            Middleware(Guard, gate=context.gate),
-        ],
-    )
+def _why_not_ready(context: Context) -> str | None:
+    state = context.published.state
+    if state.silent and len(state.silent) == len(state.heard) and context.published.mode == "automatic":
+        return f"No host's libvirt{_of(context)} answers the balancer, so nothing can be moved.\n"
+    return None
 
 
 def _no_store(_request: Request, error: Exception) -> Response:

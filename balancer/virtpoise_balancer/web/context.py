@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from virtpoise_balancer.config import Config
@@ -22,7 +22,8 @@ MOST_RECORDS = 1000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """``config``: the current configuration; ``reload``: read it again before the next cycle; ``stopping``: whether the
-    server is shutting down.
+    server is shutting down. ``group``: whose all this is; empty where the configuration has no groups. ``every``: the
+    contexts of all groups, in the order of the configuration.
     """
 
     published: Published
@@ -35,6 +36,8 @@ class Context:
     kept: Kept = field(init=False)
     strangers: Strangers = field(init=False)
     stopping: Callable[[], bool] = lambda: False
+    group: str = ""
+    every: Callable[[], Sequence[Context]] = tuple
 
     def __post_init__(self) -> None:
         published, metrics = self.published, self.metrics

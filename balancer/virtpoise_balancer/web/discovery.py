@@ -26,10 +26,11 @@ def targets(config: Config, snapshot: Snapshot | None) -> tuple[Targets, ...]:
     """One group for each host, sorted by name."""
     names = set(config.libvirt.hosts) | {host.name for host in (snapshot.hosts if snapshot else ())}
     port = config.prometheus.exporter_port
+    of_group = {"__meta_virtpoise_group": config.group} if config.group else {}
     return tuple(
         Targets(
             targets=(with_port(host_in(config.libvirt.uri_of(name)) or name, port),),
-            labels={"instance": with_port(name, port), "__meta_virtpoise_host": name},
+            labels={"instance": with_port(name, port), "__meta_virtpoise_host": name, **of_group},
         )
         for name in sorted(names)
     )

@@ -7,7 +7,7 @@ from collections import Counter as Tally
 from collections.abc import Iterator
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -29,20 +29,30 @@ _CYCLE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _MOST_PAIRS = 1000
 
 
-class Metrics:
-    """All metrics of a balancer, in their own registry."""
+def register_process(registry: CollectorRegistry) -> None:
+    """The metrics of the process, which all groups share."""
+    build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=registry)
+    build.labels(__version__).set(1)
+    # process_start_time_seconds is read from /proc, and is wrong or missing in some containers.
+    Gauge(
+        "virtpoise_start_timestamp_seconds",
+        "When this balancer started, in Unix time.",
+        registry=registry,
+    ).set(time.time())
+    ProcessCollector(registry=registry)
 
-    def __init__(self, published: Published) -> None:
+
+class Metrics:
+    """The metrics of a group of hosts, in their own registry.
+
+    ``of_process``: with those of the process, for the only group.
+    """
+
+    def __init__(self, published: Published, *, of_process: bool = True) -> None:
         self.registry = CollectorRegistry()
         self.changes = 0  # counts what has happened, orders of strangers aside
-        build = Gauge("virtpoise_build_info", "The balancer's version.", ["version"], registry=self.registry)
-        build.labels(__version__).set(1)
-        # process_start_time_seconds is read from /proc, and is wrong or missing in some containers.
-        Gauge(
-            "virtpoise_start_timestamp_seconds",
-            "When this balancer started, in Unix time.",
-            registry=self.registry,
-        ).set(time.time())
+        if of_process:
+            register_process(self.registry)
         self._cycles = Counter("virtpoise_cycles_total", "Cycles by result.", ["result"], registry=self.registry)
         for result in ("idle", "recommended", "moved", "waiting", "failed"):
             self._cycles.labels(result)
@@ -123,7 +133,6 @@ class Metrics:
             for metric in (self._errors, self._measured, self._within):
                 metric.labels(role)
         self.registry.register(_StateCollector(published))
-        ProcessCollector(registry=self.registry)
 
     def cycle_ended(self, result: str, seconds: float) -> None:
         self.changes += 1
@@ -164,9 +173,6 @@ class Metrics:
 
     def stranger_refused(self, action: str) -> None:
         self._orders.labels(action, "refused").inc()
-
-    def exposition(self) -> bytes:
-        return generate_latest(self.registry)
 
 
 class _StateCollector(Collector):
@@ -324,7 +330,7 @@ class _StateCollector(Collector):
         )
         unknown = GaugeMetricFamily(
             "virtpoise_host_unknown",
-            "1 while the host is unknown, by reason: stale, figures, targets, libvirt, domains, silent, unaccounted or migrating.",
+            "1 while the host is unknown, by reason: stale, figures, targets, groups, libvirt, domains, silent, unaccounted or migrating.",
             labels=["host", "reason"],
         )
         answers = _by_host(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import MaxLen, MinLen
@@ -21,6 +21,7 @@ from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import MOST_RECORDS, Context
 from virtpoise_balancer.web.detail import DomainDetail, HostDetail, domain_detail, host_detail, planned, seen
 from virtpoise_balancer.web.discovery import Targets, targets
+from virtpoise_balancer.web.groups import GroupStatus, group_statuses
 from virtpoise_balancer.web.state import HostStatus, Status, host_statuses, status
 
 PREFIX = "/api/v1"
@@ -119,6 +120,7 @@ LIMIT = Parameter(
     {"type": "integer", "minimum": 1, "maximum": MOST_RECORDS, "default": 20},
 )
 HOST = Parameter("name", "path", "The host's name.")
+GROUP = Parameter("group", "query", "The group of hosts. A host or domain in the path names it as well.")
 DOMAIN = Parameter("name", "path", "The domain's uuid, or its name if only one domain has it.")
 
 
@@ -135,6 +137,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
 
     def show_snapshot(_request: Request) -> Snapshot:
         return seen(published.state)
+
+    def show_groups(_request: Request) -> tuple[GroupStatus, ...]:
+        return group_statuses(context.every())
 
     def show_hosts(_request: Request) -> tuple[HostStatus, ...]:
         return host_statuses(published.state)
@@ -229,10 +234,18 @@ def operations(context: Context) -> tuple[Operation, ...]:
             role=role,
         )
 
-    return (
+    every = (
         get("/status", "status", "The balancer's hosts, its mode, and what it does or waits for.", Status, show_status),
         get("/plan", "plan", "The newest cycle's plan.", CurrentPlan, show_plan),
         get("/snapshot", "snapshot", "The newest cycle's snapshot.", Snapshot, show_snapshot),
+        get(
+            "/groups",
+            "groups",
+            "The groups of hosts, in short; none where the configuration has none.",
+            tuple[GroupStatus, ...],
+            show_groups,
+            until_changed=False,
+        ),
         get("/hosts", "hosts", "All hosts.", tuple[HostStatus, ...], show_hosts),
         get("/hosts/{name:path}", "host", "One host.", HostDetail, show_host, HOST),
         get("/domains", "domains", "All domains.", tuple[Domain, ...], show_domains),
@@ -313,6 +326,9 @@ def operations(context: Context) -> tuple[Operation, ...]:
         ),
         post("/mode", "mode", "Only recommend moves, or make them.", ModeBody, set_mode, role="mode"),
     )
+    if not context.group:
+        return every
+    return tuple(replace(one, parameters=(*one.parameters, GROUP)) for one in every)
 
 
 def limit(request: Request, default: int = 20) -> int:

@@ -119,7 +119,7 @@ def _rules(trial: Trial, domain: Domain, host: int) -> tuple[RuleVerdict, ...]:
         said.append(RuleVerdict(rule=tie.name, kind=tie.kind.name, hard=tie.hard, kept=kept))
     for number in rules.bonds_of.get(domain.uuid, ()):
         bond = rules.bonds[number]
-        there = trial.members(number).get(host, 0)
+        there = bond.there(trial.members(number), host, trial.host_of(domain), 1)
         kept = bond.kind.kept(there, len(bond.members))
         said.append(RuleVerdict(rule=bond.name, kind=bond.kind.name, hard=bond.hard, kept=kept))
     return tuple(said)

@@ -77,11 +77,11 @@ class Group:
             gather(
                 policy.rules,
                 sorted(snapshot.domains, key=lambda d: d.uuid),
-                [host.name for host in self.hosts],
+                self.hosts,
                 metadata=policy.metadata == "own",
             )
             if policy.rules or placed
-            else RuleSet([host.name for host in self.hosts])
+            else RuleSet([host.name for host in self.hosts], [host.labels for host in self.hosts])
         )
         there = {
             Resource.CPU: [host.cpus * host.cpu_speed for host in self.hosts],

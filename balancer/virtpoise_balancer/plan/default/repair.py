@@ -49,7 +49,7 @@ def broken_rules(trial: Trial) -> list[BrokenRule]:
             continue
         at: dict[int, list[Domain]] = {}
         for domain in sorted((bound[u] for u in bond.members if u in bound), key=lambda d: (d.memory_bytes, d.name)):
-            at.setdefault(trial.host_of(domain), []).append(domain)
+            at.setdefault(bond.zones[trial.host_of(domain)], []).append(domain)
         found += [BrokenRule(bond.name, bond.kind.name, one.domains, one.anchor) for one in bond.kind.violated(at)]
     return found
 

@@ -15,8 +15,9 @@ from fnmatch import translate
 import numpy as np
 from numpy.typing import NDArray
 
-from virtpoise_balancer.model import Domain, DomainState, Rule
+from virtpoise_balancer.model import Domain, DomainState, Host, Rule
 from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, HostKind, kinds
+from virtpoise_balancer.rules.host_patterns import host_pattern
 from virtpoise_balancer.rules.never_on import NEVER_ON
 from virtpoise_balancer.rules.only_on import ONLY_ON
 
@@ -27,12 +28,30 @@ _Key = tuple[str, GroupKind, bool]
 
 @dataclass(frozen=True, slots=True)
 class Bond:
-    """A rule about several domains (by uuid)."""
+    """A rule about several domains (by uuid). Hosts of one ``zone`` count as one for it.
+
+    ``zones``: by host, the first of its zone. ``over``: the label that makes zones; None: each host is one by itself.
+    """
 
     name: str
     kind: GroupKind
     hard: bool
     members: frozenset[str]
+    zones: Sequence[int]
+    over: str | None = None
+
+    def there(self, members: Mapping[int, int], host: int, source: int, arriving: int) -> int:
+        """How many others are in the zone of another host than ``source``, from which ``arriving`` come.
+
+        ``members``: how many of the rule's domains are in each zone.
+        """
+        zone = self.zones[host]
+        return members.get(zone, 0) - (arriving if zone == self.zones[source] else 0)
+
+    def hosts_in(self, zone: int) -> Sequence[int]:
+        if self.over is None:
+            return (zone,)
+        return [host for host, one in enumerate(self.zones) if one == zone]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,7 @@ class RuleSet:
     """
 
     host_names: Sequence[str]
+    labels: Sequence[Mapping[str, str]] = ()
     bonds: tuple[Bond, ...] = ()
     bonds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ties_of: Mapping[str, tuple[Tie, ...]] = field(default_factory=dict)
@@ -73,8 +93,9 @@ class RuleSet:
         key = (tie.kind.name, tie.hosts)
         mask = self._kept.get(key)
         if mask is None:
-            fits = [re.compile(translate(pattern)).match for pattern in tie.hosts]
-            named = np.array([any(fit(name) for fit in fits) for name in self.host_names], dtype=np.bool_)
+            fits = [host_pattern(pattern) for pattern in tie.hosts]
+            hosts = zip(self.host_names, self.labels, strict=True)
+            named = np.array([any(fit(name, labels) for fit in fits) for name, labels in hosts], dtype=np.bool_)
             mask = self._kept[key] = tie.kind.allows(named)
         return mask
 
@@ -116,12 +137,13 @@ class RuleSet:
 
 
 def gather(
-    rules: Sequence[Rule], domains: Sequence[Domain], host_names: Sequence[str], *, metadata: bool = True
+    rules: Sequence[Rule], domains: Sequence[Domain], hosts: Sequence[Host], *, metadata: bool = True
 ) -> RuleSet:
     """The rules as they apply to these domains; a shut-off domain is under none.
 
     ``metadata``: whether the domains' own counts.
     """
+    overs: dict[_Key, str] = {}
     members: dict[_Key, set[str]] = defaultdict(set)
     ties: dict[str, list[Tie]] = defaultdict(list)
     held: dict[str, tuple[HoldKind, str]] = {}
@@ -130,6 +152,8 @@ def gather(
         kind = KINDS[rule.kind]
         if isinstance(kind, GroupKind):
             members[rule.name, kind, rule.hard].add(uuid)
+            if rule.over is not None:
+                overs[rule.name, kind, rule.hard] = rule.over
         elif isinstance(kind, HostKind):
             ties[uuid].append(Tie(rule.name, kind, rule.hard, rule.hosts))
         elif isinstance(kind, HoldKind):
@@ -157,15 +181,17 @@ def gather(
         holding = kinds(HoldKind)
         groups = {(rule.name, rule.kind): rule for rule in rules}
         host_of = {domain.uuid: domain.host for domain in domains}
+        labels_of = {host.name: host.labels for host in hosts}
         for domain in domains:
             if domain.placement is not None and domain.state is not DomainState.SHUTOFF:
-                ties[domain.uuid] += _asked(domain, groups, members, host_of)
+                ties[domain.uuid] += _asked(domain, groups, members, host_of, labels_of)
                 for kind in holding:
                     if kind.asks(domain.placement):
                         held[domain.uuid] = (kind, "metadata")
+    zones = {over: _zones(over, hosts) for over in overs.values()}
     bonds = tuple(
-        Bond(name, kind, hard, frozenset(uuids))
-        for (name, kind, hard), uuids in sorted(members.items(), key=lambda one: (one[0][0], one[0][1].name, one[0][2]))
+        Bond(*key, frozenset(uuids), zones[over] if (over := overs.get(key)) else range(len(hosts)), over)
+        for key, uuids in sorted(members.items(), key=lambda one: (one[0][0], one[0][1].name, one[0][2]))
         if len(uuids) > 1
     )
     bonds_of: dict[str, list[int]] = defaultdict(list)
@@ -173,7 +199,8 @@ def gather(
         for uuid in bond.members:
             bonds_of[uuid].append(number)
     found = RuleSet(
-        host_names,
+        [host.name for host in hosts],
+        [host.labels for host in hosts],
         bonds,
         {uuid: tuple(numbers) for uuid, numbers in bonds_of.items()},
         {uuid: tuple(dict.fromkeys(several)) for uuid, several in ties.items() if several},
@@ -184,11 +211,18 @@ def gather(
     return found
 
 
+def _zones(over: str, hosts: Sequence[Host]) -> tuple[int, ...]:
+    """By host, the first with the same value of the label. Those without it are together: none is known to be apart."""
+    first: dict[str, int] = {}
+    return tuple(first.setdefault(host.labels.get(over, ""), number) for number, host in enumerate(hosts))
+
+
 def _asked(
     domain: Domain,
     groups: Mapping[tuple[str, str], Rule],
     members: Mapping[_Key, set[str]],
     host_of: Mapping[str, str],
+    labels_of: Mapping[str, Mapping[str, str]],
 ) -> Iterator[Tie]:
     """What a domain's own metadata asks for, as rules about hosts: these bind this domain and no other.
 
@@ -205,11 +239,17 @@ def _asked(
         for name in group_kind.asked(asked):
             if (rule := groups.get((name, group_kind.name))) is None:
                 continue
-            there = Counter(host_of[one] for one in members.get((name, group_kind, rule.hard), set()) - {domain.uuid})
+            others = members.get((name, group_kind, rule.hard), set()) - {domain.uuid}
+            there = Counter(_place(host_of[one], rule.over, labels_of) for one in others)
             at = [host for host, count in sorted(there.items()) if group_kind.attracts or not group_kind.allows(count)]
             if at:
                 about_hosts = ONLY_ON if group_kind.attracts else NEVER_ON
-                yield Tie(f"metadata:{name}", about_hosts, rule.hard, tuple(map(_literal, at)))
+                yield Tie(f"metadata:{name}", about_hosts, rule.hard, tuple(at))
+
+
+def _place(host: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> str:
+    """A pattern that fits the host alone, or all of its zone."""
+    return _literal(host) if over is None else f"{over}={_literal(labels_of[host].get(over, ''))}"
 
 
 def _kept_together(uuid: str, members: Mapping[_Key, set[str]]) -> bool:
@@ -255,12 +295,13 @@ def _crowded(rules: RuleSet) -> dict[str, str]:
         if not bond.hard or bond.kind.most(size) == size:
             continue
         allowed = [rules.allowed(uuid) for uuid in sorted(bond.members)]
-        places = len(rules.host_names)
+        zones = np.array(bond.zones)
         masks = [mask for mask in allowed if mask is not None]
-        if len(masks) == len(allowed):
-            places = int(np.logical_or.reduce(masks).sum())
+        places = len(np.unique(zones[np.logical_or.reduce(masks)] if len(masks) == len(allowed) else zones))
         if size > places * bond.kind.most(size):
             told = bond.kind.crowded(bond.name, size, places)
+            if bond.over is not None:
+                told += f", counted by their label {bond.over}"
             crowded |= dict.fromkeys(sorted(bond.members - crowded.keys()), told)
     return crowded
 

@@ -45,7 +45,7 @@ class SearchState:
         self.use: dict[int, list[float]] = {host: trial.use[:, host].tolist() for host in self.hosts}
         # By host, for each resource the share that one unit of the group takes. Never changed.
         self.per_unit: dict[int, list[float]] = {host: group.per_unit[:, host].tolist() for host in self.hosts}
-        # By number of a bond and host, how many of the bond's domains are there after the steps. Hard bonds alone are
+        # By number of a bond and zone, how many of the bond's domains are there after the steps. Hard bonds alone are
         # kept up to date.
         self.members: dict[int, dict[int, int]] = {n: dict(trial.members(n)) for n in range(len(group.rules.bonds))}
         # Uuids of the domains that have a step, in the trial or here.
@@ -80,9 +80,10 @@ class SearchState:
                 u - sign * a * n for u, a, n in zip(self.use[candidate.source], left, unit, strict=True)
             ]
         for number, count in self.hard_bonds(candidate).items():
-            members = self.members[number]
-            members[host] = members.get(host, 0) + sign * count
-            members[candidate.source] = members.get(candidate.source, 0) - sign * count
+            members, zones = self.members[number], self.trial.group.rules.bonds[number].zones
+            there, here = zones[host], zones[candidate.source]
+            members[there] = members.get(there, 0) + sign * count
+            members[here] = members.get(here, 0) - sign * count
 
     def room_for(self, candidates: Sequence[Candidate]) -> bool:
         """Whether all hosts together have the CPU and the memory that the candidates need; a cheap necessary condition.
@@ -141,7 +142,8 @@ class SearchState:
             return False
         bonds = self.trial.group.rules.bonds
         return all(
-            bonds[number].kind.allows(self.members[number].get(host, 0), count) for number, count in hard_bonds.items()
+            bonds[number].kind.allows(bonds[number].there(self.members[number], host, candidate.source, count), count)
+            for number, count in hard_bonds.items()
         )
 
     def hard_bonds(self, candidate: Candidate) -> dict[int, int]:

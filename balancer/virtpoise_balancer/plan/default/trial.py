@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,13 +70,13 @@ class Trial:
         self._names: dict[str, set[int]] = defaultdict(set)
         # By host, what the domains that came or are coming want of its CPUs.
         self._arrivals: dict[int, tuple[Demands, ...]] = {}
-        # By number of a bond and host, how many of the bond's domains are there. One that was under way counts on both
+        # By number of a bond and zone, how many of the bond's domains are there. One that was under way counts on both
         # hosts.
         self._members: dict[int, dict[int, int]] = {n: defaultdict(int) for n in range(len(group.rules.bonds))}
         for host in range(len(group.hosts)) if group.rules.bonds else ():
             for domain in group.domains_on(host):
                 for number in group.rules.bonds_of.get(domain.uuid, ()):
-                    self._members[number][host] += 1
+                    self._members[number][group.rules.bonds[number].zones[host]] += 1
         for domain in group.under_way:
             self._expect(domain)
 
@@ -99,7 +99,7 @@ class Trial:
         if domain.name in group.repeated_names:
             self._names[domain.name].add(destination)
         for number in group.rules.bonds_of.get(domain.uuid, ()):
-            self._members[number][destination] += 1
+            self._members[number][group.rules.bonds[number].zones[destination]] += 1
 
     def copy(self) -> Trial:
         """The same, to be changed by itself; what is never changed is shared."""
@@ -122,7 +122,7 @@ class Trial:
         return self._host_of.keys()
 
     def members(self, bond: int) -> Mapping[int, int]:
-        """How many of a bond's domains are on each host that has any."""
+        """How many of a bond's domains are in each zone that has any."""
         return self._members[bond]
 
     def placed_there(self, name: str, host: int) -> bool:
@@ -175,9 +175,23 @@ class Trial:
             host
             for number, arriving in self.group.rules.bonds_among(candidate.domains).items()
             if bonds[number].hard
-            for host, there in self._members[number].items()
-            if host != candidate.source and not bonds[number].kind.allows(there, arriving)
+            for host, there in self._others(number, candidate, arriving)
+            if not bonds[number].kind.allows(there, arriving)
         ]
+
+    def _others(self, number: int, candidate: Candidate, arriving: int) -> Iterator[tuple[int, int]]:
+        """Each other host in a zone that has domains of a bond, and how many of others are in its zone.
+
+        ``arriving``: how many of the bond's domains the candidate has.
+        """
+        bond, members = self.group.rules.bonds[number], self._members[number]
+        if bond.over is None:  # written out: a bond may have domains on each of many hosts
+            yield from ((host, there) for host, there in members.items() if host != candidate.source)
+            return
+        for zone in members:
+            for host in bond.hosts_in(zone):
+                if host != candidate.source:
+                    yield host, bond.there(members, host, candidate.source, arriving)
 
     def liking(self, candidate: Candidate) -> Floats | None:
         """How well soft rules and preferences of the candidate are kept on each host (hosts), higher is better, or None
@@ -193,9 +207,8 @@ class Trial:
                     liking[rules.kept(tie)] += tie.kind.weight
         for number, arriving in rules.bonds_among(candidate.domains).items():
             bond = rules.bonds[number]
-            for host, there in self._members[number].items():
-                if host != candidate.source:
-                    liking[host] += bond.kind.liking(there, arriving, hard=bond.hard)
+            for host, there in self._others(number, candidate, arriving):
+                liking[host] += bond.kind.liking(there, arriving, hard=bond.hard)
         return liking
 
     def host_of(self, domain: Domain) -> int:
@@ -296,8 +309,9 @@ class Trial:
             if domain.name in self.group.repeated_names:
                 self._names[domain.name].add(destination)
             for number in self.group.rules.bonds_of.get(domain.uuid, ()):
-                self._members[number][candidate.source] -= 1
-                self._members[number][destination] += 1
+                zones = self.group.rules.bonds[number].zones
+                self._members[number][zones[candidate.source]] -= 1
+                self._members[number][zones[destination]] += 1
         self.steps.append(step)
 
 

@@ -122,7 +122,7 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
             return tie.kind.reason, tie.kind.why(tie.name)
         for number in group.rules.bonds_of.get(domain.uuid, ()):
             bond = group.rules.bonds[number]
-            there = trial.members(number).get(host, 0)
+            there = bond.there(trial.members(number), host, candidate.source, arriving[number])
             if bond.hard and not bond.kind.allows(there, arriving[number]):
                 return bond.kind.reason, bond.kind.why_full(bond.name, there)
     return None

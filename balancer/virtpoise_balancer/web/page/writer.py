@@ -14,6 +14,7 @@ from virtpoise_balancer import __version__
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.visible import visible_lines
 from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.groups import group_statuses
 from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.flights import flight_cards
 from virtpoise_balancer.web.page.parts import WIDTH, clock, host_link, iso
@@ -66,6 +67,9 @@ class Writer:
             sentence=_sentence(state),
             flights=flight_cards(flights(published)),
             closed=self.closed(request),
+            groups=group_statuses(self.context.every()),
+            group=self.context.group,
+            of_group=f"?group={self.context.group}" if self.context.group else "",
             **values,
         )
 

@@ -67,6 +67,9 @@ function alike(one, other) {
 
 // --- live ------------------------------------------------------------------------------------------------------------
 
+// Which group of hosts the page shows, as a query; empty where there are none.
+const ofGroup = document.body.dataset.group;
+
 let asking = false;
 let again = false;
 
@@ -107,7 +110,7 @@ function live(on) {
 }
 
 function listen() {
-  const events = new EventSource("/api/v1/events");
+  const events = new EventSource("/api/v1/events" + ofGroup);
   let lost = false;
   events.addEventListener("open", () => {
     live(true);
@@ -246,7 +249,7 @@ function askToken() {
 }
 
 async function order(button) {
-  const path = button.dataset.order;
+  const path = button.dataset.order + ofGroup;
   const body = button.dataset.body;
   if (button.dataset.sure && !(await sure(button.dataset.sure))) return;
   const token = sessionStorage.getItem(TOKEN) || (await askToken());

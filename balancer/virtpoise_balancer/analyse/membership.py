@@ -1,0 +1,40 @@
+"""Hosts that are in several groups: no group acts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from virtpoise_balancer.model import HostState, Snapshot, Unknown, UnknownKind
+
+
+def with_shared(snapshot: Snapshot, shared: Mapping[str, str]) -> Snapshot:
+    """The snapshot with the hosts marked as unknown that other groups have as well. ``shared``: why, by host."""
+    if not shared:
+        return snapshot
+    return replace(
+        snapshot,
+        hosts=tuple(
+            replace(
+                host,
+                state=HostState.UNKNOWN,
+                unknown=Unknown(kind=UnknownKind.GROUPS, text=shared[host.name]),
+            )
+            if host.name in shared
+            else host
+            for host in snapshot.hosts
+        ),
+    )
+
+
+def shared_hosts(members: Mapping[str, frozenset[str]], group: str) -> Mapping[str, str]:
+    """The hosts of a group that others have as well, and why nothing is done with each. ``members``: hosts by group."""
+    found: dict[str, list[str]] = {}
+    for name, hosts in members.items():
+        for host in hosts & members.get(group, frozenset()):
+            found.setdefault(host, []).append(name)
+    return {
+        host: f"it is in the groups {' and '.join(sorted(names))} at once: their matchers must tell it apart"
+        for host, names in found.items()
+        if len(names) > 1
+    }
