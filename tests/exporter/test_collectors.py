@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.recording import Recorded, RecordedLink
@@ -16,7 +16,7 @@ from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors import slow, speed
 from virtpoise_exporter.collectors.balloon import BalloonCollector
 from virtpoise_exporter.collectors.block import BlockCollector
-from virtpoise_exporter.collectors.cpu import steady
+from virtpoise_exporter.collectors.cpu import CpuTimes, parse_cpus
 from virtpoise_exporter.collectors.domains import DomainsCollector
 from virtpoise_exporter.collectors.libvirt import LibvirtCollector
 from virtpoise_exporter.collectors.numa import count_cpus
@@ -24,6 +24,7 @@ from virtpoise_exporter.collectors.pressure import PressureCollector
 from virtpoise_exporter.collectors.speed import SpeedCollector, measure
 from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.exposition import render
+from virtpoise_exporter.kernel.process import TICKS
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.scrape import Collector
 from virtpoise_exporter.source import Traffic, Usage
@@ -226,16 +227,51 @@ def test_a_stale_domain_is_as_old_as_its_last_figures(recorded: Recorded) -> Non
     assert f'virtpoise_domain_stale_seconds{{domain="web",uuid="{domain.uuid}",collector="domains"}} 7.5\n' in text
 
 
-@given(st.lists(st.floats(0, 1e9, allow_nan=False), min_size=1))
-@example([100.0, 97.5, 100.5])  # a few ticks back, which the kernel does
-@example([100.0, 96.5, 97.0])  # restarted: no later value may hide behind the old one
-def test_cpu_time_falls_only_if_it_begins_anew(readings: list[float]) -> None:
-    last = 0.0
-    for reading in readings:
-        begun_anew = reading < last - 3.0
-        now = steady(last, reading)
-        assert now == (reading if begun_anew else max(last, reading))
-        last = now
+class TestCpuTime:
+    """The host's CPU time over CPUs that go offline and come back."""
+
+    def seconds(self, *texts: str) -> list[dict[str, float]]:
+        """Seconds by mode after each reading of /proc/stat."""
+        times = CpuTimes()
+        modes = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+        return [
+            dict(zip(modes, (ticks / TICKS for ticks in times.add(parse_cpus(text))), strict=True)) for text in texts
+        ]
+
+    CPU0 = "cpu0 1000 0 500 90000 100 0 0 0 0 0\n"
+    CPU0_LATER = "cpu0 1100 0 500 90900 100 0 0 0 0 0\n"
+
+    def test_a_cpu_that_comes_back_with_idle_from_zero_makes_no_host_idle(self) -> None:
+        both = "cpu 2000 0 1000 180000 200 0 0 0 0 0\n" + self.CPU0 + "cpu1 1000 0 500 90000 100 0 0 0 0 0\nintr 5\n"
+        offline = "cpu 2050 0 1000 90450 200 0 0 0 0 0\n" + self.CPU0_LATER + "intr 5\n"
+        back = "cpu 2050 0 1000 91000 200 0 0 0 0 0\n" + self.CPU0_LATER + "cpu1 1000 0 500 100 0 0 0 0 0 0\nintr 5\n"
+        before, while_offline, after = self.seconds(both, offline, back)
+        assert while_offline["idle"] - before["idle"] == pytest.approx(900 / TICKS)
+        assert while_offline["user"] - before["user"] == pytest.approx(100 / TICKS)
+        assert after["idle"] - while_offline["idle"] == pytest.approx(100 / TICKS)
+        assert after["iowait"] == while_offline["iowait"]
+
+    def test_a_cpu_that_was_offline_at_the_start_counts_from_when_it_is_seen(self) -> None:
+        worked = "cpu1 5000000 0 500 0 0 0 0 0 0 0\n"
+        alone, joined, later = self.seconds(self.CPU0, self.CPU0 + worked, self.CPU0 + worked.replace("5000000", "5000100"))
+        assert joined == alone
+        assert later["user"] - joined["user"] == pytest.approx(100 / TICKS)
+
+    @given(st.lists(st.dictionaries(st.sampled_from("0123"), st.integers(0, 10**9), min_size=1), max_size=20))
+    def test_it_never_falls(self, readings: list[dict[str, int]]) -> None:
+        times, last = CpuTimes(), [0] * 8
+        for reading in readings:
+            now = times.add({cpu: [ticks] * 8 for cpu, ticks in reading.items()})
+            assert all(one <= other for one, other in zip(last, now, strict=True))
+            last = now
+
+    def test_a_counter_that_falls_by_a_few_ticks_stands_still(self) -> None:
+        readings = self.seconds(*(f"cpu0 0 0 0 {ticks} 0 0 0 0 0 0\n" for ticks in (1000, 998, 1001)))
+        assert [round(one["idle"] * TICKS) for one in readings] == [1000, 1000, 1001]
+
+    def test_a_file_without_a_cpu_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="no line of a CPU"):
+            parse_cpus("cpu 1 2 3\nintr 5\n")
 
 
 def test_every_state_of_libvirt_has_its_word() -> None:

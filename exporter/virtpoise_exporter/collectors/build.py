@@ -39,7 +39,7 @@ class Parts:
 def build(names: Collection[str], parts: Parts) -> tuple[Collector, ...]:
     """The collectors with these names, in the order of ``TOPICS``."""
     make: dict[str, Callable[[], Collector]] = {
-        "cpu": CpuCollector,
+        "cpu": lambda: CpuCollector(parts.procfs),
         "memory": MemoryCollector,
         "network": lambda: NetworkCollector(parts.topology, parts.procfs),
         "pressure": lambda: PressureCollector(parts.procfs),
