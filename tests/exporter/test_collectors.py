@@ -206,6 +206,13 @@ class TestPartOfADomain:
         text = self.collect(recorded, link, self.FULL, replace(self.FULL, **missing))
         assert stale(text, "web", "domains") is True
 
+    @pytest.mark.parametrize("part", [replace(FULL, cpu_seconds=None), replace(FULL, vcpu_seconds=None)])
+    def test_a_domain_that_never_had_its_cpu_time_is_named(
+        self, recorded: Recorded, link: RecordedLink, part: Usage
+    ) -> None:
+        text = self.collect(recorded, link, part)
+        assert stale(text, "web", "domains") is True
+
     def test_it_is_missed_until_it_comes_back(self, recorded: Recorded, link: RecordedLink) -> None:
         part = replace(self.FULL, resident_bytes=None)
         assert stale(self.collect(recorded, link, self.FULL, part, part), "web", "domains") is True
@@ -253,7 +260,9 @@ class TestCpuTime:
 
     def test_a_cpu_that_was_offline_at_the_start_counts_from_when_it_is_seen(self) -> None:
         worked = "cpu1 5000000 0 500 0 0 0 0 0 0 0\n"
-        alone, joined, later = self.seconds(self.CPU0, self.CPU0 + worked, self.CPU0 + worked.replace("5000000", "5000100"))
+        alone, joined, later = self.seconds(
+            self.CPU0, self.CPU0 + worked, self.CPU0 + worked.replace("5000000", "5000100")
+        )
         assert joined == alone
         assert later["user"] - joined["user"] == pytest.approx(100 / TICKS)
 

@@ -31,12 +31,36 @@ STATS = {  # as libvirt 9.0 with QEMU 7.2 tells them
 
 
 def test_a_full_answer() -> None:
-    assert usage(STATS, VcpuSums()) == Usage(10.98, 8.0, 1.5, 41296 * 1024, {"vnet0": Traffic(90, 7)})
+    assert usage(STATS, VcpuSums(), running=True) == Usage(10.98, 8.0, 1.5, 41296 * 1024, {"vnet0": Traffic(90, 7)})
 
 
 def test_what_is_missing_while_a_domain_is_busy_is_unknown_and_not_zero() -> None:
     busy = {"vcpu.current": 1, "net.count": 1, "net.0.name": "vnet0"}
-    assert usage(busy, VcpuSums()) == Usage(None, None, None, None, {})
+    assert usage(busy, VcpuSums(), running=True) == Usage(None, None, None, None, {})
+
+
+def test_no_wait_at_all_is_no_statistic() -> None:
+    """A kernel without scheduler statistics: libvirt reports 0."""
+    without = {key: 0 if key.endswith(".delay") else value for key, value in STATS.items()}
+    figures = usage(without, VcpuSums(), running=True)
+    assert (figures.vcpu_seconds, figures.cpu_delay_seconds) == (8.0, None)
+
+
+def test_a_domain_that_has_not_run_yet_has_not_waited() -> None:
+    idle = {key: 0 if key.startswith("vcpu.") else value for key, value in STATS.items()}
+    figures = usage(idle, VcpuSums(), running=False)
+    assert (figures.vcpu_seconds, figures.cpu_delay_seconds) == (0.0, 0.0)
+
+
+def test_cpu_time_below_that_of_its_vcpus_is_of_another_process() -> None:
+    """A wrapper, and libvirt without cgroups."""
+    figures = usage({**STATS, "cpu.time": 10_000_000}, VcpuSums(), running=True)
+    assert (figures.cpu_seconds, figures.vcpu_seconds) == (None, 8.0)
+
+
+def test_vcpus_that_never_ran_are_not_believed_of_a_domain_that_runs() -> None:
+    zero = {key: 0 if key.startswith("vcpu.") else value for key, value in STATS.items()}
+    assert usage(zero, VcpuSums(), running=True).vcpu_seconds is None
 
 
 def test_the_sums_of_a_domain_go_on_over_an_unplugged_vcpu(recorded: Recorded) -> None:

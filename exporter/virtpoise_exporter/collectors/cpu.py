@@ -64,7 +64,10 @@ class CpuTimes:
                     last[mode] = now
                 elif now > last[mode]:
                     last[mode] = now
-        return [before + sum(ticks) for before, ticks in zip(self._before, zip(*self._last.values()), strict=True)]
+        return [
+            before + sum(ticks)
+            for before, ticks in zip(self._before, zip(*self._last.values(), strict=True), strict=True)
+        ]
 
 
 def parse_cpus(text: str) -> dict[str, list[int]]:
@@ -75,7 +78,7 @@ def parse_cpus(text: str) -> dict[str, list[int]]:
     """
     cpus = {}
     for line in text.split("\n"):
-        name, *fields = line.split(" ")
+        name, *fields = line.split() or ("",)
         if not name.startswith("cpu"):
             break  # the CPUs stand at the top
         if name != "cpu":  # the kernel's own sum

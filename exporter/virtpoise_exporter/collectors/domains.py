@@ -35,9 +35,10 @@ class DomainsCollector:
         if inventory is None:
             return [source_info]
         active = [domain for domain in inventory.domains if domain.active]
-        usages = self._choice.source.read(active, seconds)
+        usages = self._choice.read(active, seconds)
         short = self._lives.short(active, {uuid: _told(usage) for uuid, usage in usages.items()})
-        stale = self._staleness.judge(active, usages.keys() - short, time.monotonic())
+        complete = {uuid for uuid, usage in usages.items() if uuid not in short and _has_cpu_time(usage)}
+        stale = self._staleness.judge(active, complete, time.monotonic())
         return [source_info, *_usage(active, usages), *self._traffic(inventory, active, usages), *stale]
 
     def _traffic(self, inventory: Inventory, active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family]:
@@ -54,6 +55,11 @@ class DomainsCollector:
                 received.add_shared(domain.labels, traffic[nic.device].received_bytes, nic.device, uplink)
                 sent.add_shared(domain.labels, traffic[nic.device].sent_bytes, nic.device, uplink)
         return [received, sent]
+
+
+def _has_cpu_time(usage: Usage) -> bool:
+    """Whether the CPU time is known, which every active domain has."""
+    return usage.cpu_seconds is not None and usage.vcpu_seconds is not None
 
 
 def _usage(active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family]:
