@@ -174,6 +174,17 @@ DOMAIN_NETWORK_TRANSMIT = _metric(
     "device",
     "uplink",
 )
+DOMAIN_NETWORK_UNSEEN = _metric(
+    "domains",
+    "domain_network_unseen",
+    "gauge",
+    "1 for each network device of the domain whose traffic the host's kernel does not carry, so that no figure of it "
+    "is here: handed through from hardware (hostdev, vdpa), or served by a program (vhostuser, passt, user). device is "
+    "its name on the host or its MAC address.",
+    *DOMAIN,
+    "device",
+    "kind",
+)
 DOMAIN_BLOCK_READ = _metric(
     "block", "domain_block_read_bytes_total", "counter", "Bytes the domain read from a disk.", *DOMAIN, "device"
 )

@@ -204,3 +204,33 @@ def test_a_list_of_domains_is_trusted_for_ten_seconds(monkeypatch: pytest.Monkey
         monkeypatch.setattr(time, "monotonic", lambda age=age: 1000.0 + age)
         assert kept.inventory() is known
         assert kept.last_inventory() is inventory
+
+
+@pytest.mark.parametrize(
+    ("interface", "nic"),
+    [
+        (
+            "<interface type='hostdev' managed='yes'><mac address='52:54:00:6d:90:02'/><driver name='vfio'/><source>"
+            "<address type='pci' domain='0x0000' bus='0x00' slot='0x07' function='0x0'/></source></interface>",
+            Nic("52:54:00:6d:90:02", "hostdev"),
+        ),
+        (
+            "<interface type='vdpa'><mac address='52:54:00:6d:90:03'/><source dev='/dev/vhost-vdpa-0'/></interface>",
+            Nic("52:54:00:6d:90:03", "vdpa", lower="/dev/vhost-vdpa-0"),
+        ),
+        (
+            "<interface type='vhostuser'><mac address='52:54:00:3b:83:1a'/>"
+            "<source type='unix' path='/tmp/vhost1.sock' mode='server'/><target dev='vhost1'/></interface>",
+            Nic("vhost1", "vhostuser"),
+        ),
+        (
+            "<interface type='user'><backend type='passt'/><mac address='52:54:00:3b:83:1b'/></interface>",
+            Nic("52:54:00:3b:83:1b", "passt"),
+        ),
+        ("<interface type='user'><mac address='52:54:00:3b:83:1c'/></interface>", Nic("52:54:00:3b:83:1c", "user")),
+    ],
+)
+def test_a_network_device_that_the_kernel_does_not_carry_is_known(interface: str, nic: Nic) -> None:
+    """The examples of formatdomain.html."""
+    facts = domain_facts(f"<domain><devices>{interface}</devices></domain>")
+    assert facts.nics == (nic,)

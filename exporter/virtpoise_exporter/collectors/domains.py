@@ -10,7 +10,7 @@ from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.source import Usage
 from virtpoise_exporter.virt.link import Link
-from virtpoise_exporter.virt.model import Domain, Inventory
+from virtpoise_exporter.virt.model import UNSEEN, Domain, Inventory
 
 
 class DomainsCollector:
@@ -43,18 +43,21 @@ class DomainsCollector:
 
     def _traffic(self, inventory: Inventory, active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family]:
         received, sent = Family(metrics.DOMAIN_NETWORK_RECEIVE), Family(metrics.DOMAIN_NETWORK_TRANSMIT)
+        unseen = Family(metrics.DOMAIN_NETWORK_UNSEEN)
         topology = self._keeper.topology()
         for domain in active:
             traffic = usages[domain.uuid].traffic if domain.uuid in usages else {}
             for nic in domain.facts.nics:
                 if nic.device not in traffic:
+                    if nic.kind in UNSEEN:
+                        unseen.add_shared(domain.labels, 1, nic.device, nic.kind)
                     continue
                 uplink = topology.uplink_of(nic, inventory.networks.get(nic.network)) if topology else ""
                 if topology is None or nic.device not in topology.devices:
                     self._keeper.want()
                 received.add_shared(domain.labels, traffic[nic.device].received_bytes, nic.device, uplink)
                 sent.add_shared(domain.labels, traffic[nic.device].sent_bytes, nic.device, uplink)
-        return [received, sent]
+        return [received, sent, unseen]
 
 
 def _has_cpu_time(usage: Usage) -> bool:

@@ -68,9 +68,17 @@ def state_words(state: int, reason: int) -> tuple[str, str]:
     return word, reasons[reason] if 0 <= reason < len(reasons) else str(reason)
 
 
+# Kinds of network devices that the kernel of the host does not carry: handed through from hardware, or served by
+# another program (a switch in user space, passt, QEMU itself).
+UNSEEN = frozenset({"hostdev", "vdpa", "vhostuser", "passt", "user"})
+
+
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """A network device of a domain. ``device`` is its end on the host, attached to a bridge or a lower device."""
+    """A network device of a domain. ``device`` is its end on the host, attached to a bridge or a lower device.
+
+    Where it has none, its traffic passes the kernel by, and ``device`` is its MAC address.
+    """
 
     device: str
     kind: str

@@ -8,7 +8,7 @@ import re
 from itertools import islice
 from xml.etree import ElementTree
 
-from virtpoise_exporter.virt.model import Facts, Forward, Nic
+from virtpoise_exporter.virt.model import UNSEEN, Facts, Forward, Nic
 
 # The element <placement> in a domain's <metadata>; docs/configuration.md explains the rules.
 _PLACEMENT_NAMESPACE = "urn:virtpoise:1"
@@ -113,14 +113,20 @@ def _disk(element: ElementTree.Element) -> str:
 
 
 def _nic(element: ElementTree.Element) -> Nic | None:
-    target, source = element.find("target"), element.find("source")
+    target, source, backend = element.find("target"), element.find("source"), element.find("backend")
+    kind = element.get("type", "")
+    if kind == "user" and backend is not None and backend.get("type") == "passt":
+        kind = "passt"
     device = target.get("dev", "") if target is not None else ""
-    if not device:  # user mode networking and passed-through devices have no end on the host
+    mac = element.find("mac")
+    if not device and kind in UNSEEN and mac is not None:
+        device = mac.get("address", "")
+    if not device:
         return None
     attributes = source.attrib if source is not None else {}
     return Nic(
         device=device,
-        kind=element.get("type", ""),
+        kind=kind,
         bridge=attributes.get("bridge", ""),
         lower=attributes.get("dev", ""),
         network=attributes.get("network", ""),
