@@ -27,7 +27,7 @@ from virtpoise_exporter.exposition import render
 from virtpoise_exporter.kernel.process import TICKS
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.scrape import Collector
-from virtpoise_exporter.source import Traffic, Usage
+from virtpoise_exporter.source import Flow, Traffic, Usage
 from virtpoise_exporter.virt.model import STATES, Domain, state_words
 from virtpoise_exporter.virt.stats import Answer
 
@@ -163,6 +163,16 @@ class TestBalloon:
         assert 'virtpoise_domain_memory_usable_bytes{domain="web"' in text
         assert stale(text, "web", "balloon") is False
 
+    def test_a_guest_with_an_old_driver_shows_what_it_reports(self, recorded: Recorded, link: RecordedLink) -> None:
+        domain = recorded.domain("web")
+        answer = Answer({domain.uuid: {"balloon.unused": 7, "balloon.last-update": int(time.time())}})
+        collector = BalloonCollector(link, lambda _domains, _seconds: answer)
+        collector.facts.refresh()
+        text = page(collector)
+        assert f'virtpoise_domain_memory_unused_bytes{{domain="web",uuid="{domain.uuid}"}} 7168\n' in text
+        assert "virtpoise_domain_memory_usable_bytes" not in text
+        assert stale(text, "web", "balloon") is False
+
     @pytest.mark.parametrize("stats", [{"balloon.last-update": int(time.time()) - 41}, {"balloon.last-update": 0}, {}])
     def test_what_the_guest_said_long_ago_is_left_out_and_counted(
         self, recorded: Recorded, link: RecordedLink, stats: dict[str, int]
@@ -176,7 +186,7 @@ class TestBalloon:
 class TestPartOfADomain:
     """Figures that a domain had earlier in this life are missed; those it never had are not."""
 
-    FULL = Usage(1.0, 1.0, 0.5, 4096, {"vnet0": Traffic(1, 2)})
+    FULL = Usage(1.0, 1.0, 0.5, 4096, {"vnet0": Traffic(Flow(1), Flow(2))})
 
     def collect(self, recorded: Recorded, link: RecordedLink, *usages: Usage) -> str:
         domain, answers = recorded.domain("web"), list(usages)
@@ -223,7 +233,7 @@ class TestPartOfADomain:
         assert stale(self.collect(recorded, link, part, part), "web", "domains") is False
 
     def test_a_device_that_was_unplugged_is_not_missed(self, recorded: Recorded, link: RecordedLink) -> None:
-        before = replace(self.FULL, traffic={**self.FULL.traffic, "vnet99": Traffic(3, 4)})
+        before = replace(self.FULL, traffic={**self.FULL.traffic, "vnet99": Traffic(Flow(3), Flow(4))})
         assert stale(self.collect(recorded, link, before, self.FULL), "web", "domains") is False
 
 

@@ -14,7 +14,7 @@ from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.kernel.domains import NAMING_SECONDS, KernelSource
 from virtpoise_exporter.kernel.netdev import parse_default_route, parse_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, state_folder, uuid_of
-from virtpoise_exporter.source import Traffic, Usage, VcpuSum
+from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSum
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.source import LibvirtSource
 from virtpoise_exporter.virt.stats import Answer
@@ -42,11 +42,13 @@ def test_a_domain_is_read_from_its_process(recorded: Recorded, source: KernelSou
     assert usage.vcpu_seconds == pytest.approx(11.98)  # of both vCPUs, and of no other thread
     assert usage.cpu_delay_seconds == pytest.approx(2.0)
     assert usage.resident_bytes == 10324 * 4096
-    assert usage.traffic == {"vnet0": Traffic(received_bytes=7654321, sent_bytes=1234567)}
+    assert usage.traffic == {"vnet0": Traffic(Flow(7654321, 800, 0, 0), Flow(1234567, 900, 0, 0))}
 
 
 def test_a_macvtap_shows_the_traffic_as_the_guest_sees_it(recorded: Recorded, source: KernelSource) -> None:
-    assert read(source, recorded.domain("arriving")).traffic == {"macvtap0": Traffic(333333, 444444)}
+    assert read(source, recorded.domain("arriving")).traffic == {
+        "macvtap0": Traffic(Flow(333333, 300, 0, 0), Flow(444444, 400, 0, 0))
+    }
 
 
 def test_of_two_processes_with_one_uuid_the_one_of_this_host_is_read(recorded: Recorded, source: KernelSource) -> None:
@@ -203,7 +205,7 @@ def test_small_parsers() -> None:
     assert parse_schedstat(b"7990000000 1423354720 77\n") == (7990000000, 1423354720)
     assert uuid_of(b"qemu\0-uuid\x00178a5bcc\0-S\0") == "178a5bcc"
     assert uuid_of(b"qemu\0-name\0-uuid") == ""
-    assert parse_netdev("h\nh\n  eth0:1 0 0 0 0 0 0 0 2 0\n")["eth0"].sent == 2
+    assert parse_netdev("h\nh\n  eth0:1 0 0 0 0 0 0 0 2 0\n")["eth0"].sent.bytes == 2
     assert parse_default_route("Iface Destination\n") == ""
 
 

@@ -116,7 +116,7 @@ COMPARE = """
                     usages[domain.uuid].vcpu_seconds,
                     usages[domain.uuid].cpu_delay_seconds,
                     usages[domain.uuid].resident_bytes,
-                    *[[t.received_bytes, t.sent_bytes] for _, t in sorted(usages[domain.uuid].traffic.items())],
+                    *[[*t.received, *t.sent] for _, t in sorted(usages[domain.uuid].traffic.items())],
                 ]
                 for domain in domains
             })

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from exporter.recording import Recorded
-from virtpoise_exporter.source import Traffic, Usage, VcpuSums
+from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt import link
 from virtpoise_exporter.virt.model import Facts, Forward, HostFacts, Inventory, Nic
 from virtpoise_exporter.virt.source import LibvirtSource, usage
@@ -31,7 +31,16 @@ STATS = {  # as libvirt 9.0 with QEMU 7.2 tells them
 
 
 def test_a_full_answer() -> None:
-    assert usage(STATS, VcpuSums(), running=True) == Usage(10.98, 8.0, 1.5, 41296 * 1024, {"vnet0": Traffic(90, 7)})
+    assert usage(STATS, VcpuSums(), running=True) == Usage(
+        10.98, 8.0, 1.5, 41296 * 1024, {"vnet0": Traffic(Flow(90), Flow(7))}
+    )
+
+
+def test_packets_errors_and_drops_of_a_network_device() -> None:
+    """A counter that libvirt leaves out is unknown."""
+    counted = {"net.0.rx.pkts": 3, "net.0.rx.errs": 1, "net.0.rx.drop": 2, "net.0.tx.pkts": 4, "net.0.tx.errs": 0}
+    traffic = usage({**STATS, **counted}, VcpuSums(), running=True).traffic
+    assert traffic == {"vnet0": Traffic(Flow(90, 3, 1, 2), Flow(7, 4, 0, None))}
 
 
 def test_what_is_missing_while_a_domain_is_busy_is_unknown_and_not_zero() -> None:

@@ -67,6 +67,7 @@ def _domains(inventory: Inventory, now: float) -> list[Family]:
     counts.add(len(inventory.domains) - active, "inactive")
     info, running, states = Family(metrics.DOMAIN_INFO), Family(metrics.DOMAIN_RUNNING), Family(metrics.DOMAIN_STATE)
     vcpus, memory = Family(metrics.DOMAIN_VCPUS), Family(metrics.DOMAIN_MEMORY)
+    maximum = Family(metrics.DOMAIN_MEMORY_MAXIMUM)
     placement, age = Family(metrics.DOMAIN_PLACEMENT), Family(metrics.DOMAIN_FACTS_AGE)
     for domain in inventory.domains:
         info.add_shared(domain.labels, 1)
@@ -78,6 +79,7 @@ def _domains(inventory: Inventory, now: float) -> list[Family]:
         if domain.facts.vcpus:
             vcpus.add_shared(domain.labels, domain.facts.vcpus)
             memory.add_shared(domain.labels, domain.facts.memory_bytes)
+            maximum.add_shared(domain.labels, domain.facts.memory_maximum_bytes)
         if domain.uuid in inventory.facts_from:
             age.add_shared(domain.labels, now - inventory.facts_from[domain.uuid])
-    return [counts, info, placement, running, states, vcpus, memory, age]
+    return [counts, info, placement, running, states, vcpus, memory, maximum, age]

@@ -30,8 +30,8 @@ class NetworkCollector:
             counted = [counters[name] for name in names if name in counters]
             if len(counted) < len(names) or not counted:
                 continue
-            received.add(sum(one.received for one in counted), device)
-            sent.add(sum(one.sent for one in counted), device)
+            received.add(sum(one.received.bytes for one in counted), device)
+            sent.add(sum(one.sent.bytes for one in counted), device)
             bytes_per_second = topology.devices[device].speed_bytes
             if bytes_per_second is not None:
                 speed.add(bytes_per_second, device)

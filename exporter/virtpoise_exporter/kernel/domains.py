@@ -184,9 +184,7 @@ def _traffic(nics: Iterable[Nic], counters: Mapping[str, Counters]) -> dict[str,
     for nic in nics:
         host = counters.get(nic.device)
         if host is not None:
-            traffic[nic.device] = (
-                Traffic(host.received, host.sent) if nic.kind == "direct" else Traffic(host.sent, host.received)
-            )
+            traffic[nic.device] = Traffic(*host) if nic.kind == "direct" else Traffic(host.sent, host.received)
     return traffic
 
 

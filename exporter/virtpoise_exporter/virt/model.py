@@ -96,6 +96,7 @@ class Facts:
     nics: tuple[Nic, ...] = ()
     disks: tuple[str, ...] = ()
     balloon_period_seconds: int = 0  # how often its balloon driver reports its memory; 0: never
+    memory_maximum_bytes: int = 0
     placement: tuple[tuple[str, str], ...] = ()  # what its metadata asks for: (rule, group or hosts)
 
 

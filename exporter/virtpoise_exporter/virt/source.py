@@ -6,7 +6,7 @@ from typing import Any
 
 import libvirt
 
-from virtpoise_exporter.source import Traffic, Usage, VcpuSums
+from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
@@ -68,12 +68,16 @@ def usage(stats: Mapping[str, Any], sums: VcpuSums, *, running: bool) -> Usage:
         cpu_delay_seconds=sums.delay.add(delays) / 1e9 if delays else None,
         resident_bytes=None if resident is None else resident * 1024,
         traffic={
-            name: Traffic(stats[f"net.{index}.rx.bytes"], stats[f"net.{index}.tx.bytes"])
+            name: Traffic(_flow(stats, f"net.{index}.rx"), _flow(stats, f"net.{index}.tx"))
             for index in range(stats.get("net.count", 0))
             if (name := stats.get(f"net.{index}.name"))
             and {f"net.{index}.rx.bytes", f"net.{index}.tx.bytes"} <= stats.keys()
         },
     )
+
+
+def _flow(stats: Mapping[str, Any], way: str) -> Flow:
+    return Flow(stats[f"{way}.bytes"], *(stats.get(f"{way}.{what}") for what in ("pkts", "errs", "drop")))
 
 
 def _of_vcpus(stats: Mapping[str, Any], what: str) -> dict[str, int]:

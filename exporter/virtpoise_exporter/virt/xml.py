@@ -49,6 +49,7 @@ def domain_facts(xml: str) -> Facts:
         nics=tuple(nic for element in root.iterfind("devices/interface") if (nic := _nic(element))),
         disks=tuple(device for element in root.iterfind("devices/disk") if (device := _disk(element))),
         balloon_period_seconds=_period(root.find("devices/memballoon/stats")),
+        memory_maximum_bytes=_memory(root.find("memory")),
         placement=_placement(root.find(f"metadata/{{{_PLACEMENT_NAMESPACE}}}placement")),
     )
 
