@@ -25,7 +25,8 @@ HOST_MEMORY_AVAILABLE = _metric(
     "memory",
     "host_memory_available_bytes",
     "gauge",
-    "Memory that could be given to programs without swapping: free memory and what the kernel could reclaim.",
+    "Memory that could be given to programs without swapping: free memory, what the kernel could reclaim, and the cache "
+    "of ZFS above its minimum.",
 )
 HOST_MEMORY_FREE = _metric(
     "memory", "host_memory_free_bytes", "gauge", "Memory that nothing uses, not even as a cache."
@@ -73,6 +74,23 @@ HOST_NUMA_MEMORY_FREE = _metric(
     "host_numa_memory_free_bytes",
     "gauge",
     "Memory of a NUMA node that nothing uses, not even as a cache.",
+    "node",
+)
+HOST_HUGEPAGES = _metric(
+    "numa",
+    "host_hugepages",
+    "gauge",
+    "Static huge pages of a NUMA node, by their size in bytes. Their memory is in host_memory_total_bytes, but never in "
+    "host_memory_available_bytes.",
+    "size",
+    "node",
+)
+HOST_HUGEPAGES_FREE = _metric(
+    "numa",
+    "host_hugepages_free",
+    "gauge",
+    "Static huge pages of a NUMA node that nothing holds, by their size in bytes.",
+    "size",
     "node",
 )
 HOST_CPU_SPEED = _metric(
@@ -177,6 +195,15 @@ DOMAIN_NETWORK_RECEIVE_ERRORS = _nic("receive_errors", "Errors in what the domai
 DOMAIN_NETWORK_TRANSMIT_ERRORS = _nic("transmit_errors", "Errors in what the domain sent on a network device")
 DOMAIN_NETWORK_RECEIVE_DROPS = _nic("receive_drops", "Packets for the domain that a network device dropped")
 DOMAIN_NETWORK_TRANSMIT_DROPS = _nic("transmit_drops", "Packets of the domain that a network device dropped")
+DOMAIN_HUGEPAGES = _metric(
+    "libvirt",
+    "domain_hugepages_bytes",
+    "gauge",
+    "Memory of the domain that lies in the host's static huge pages of a size (in bytes), and so not in its ordinary "
+    "memory; absent for a domain that has none.",
+    *DOMAIN,
+    "size",
+)
 DOMAIN_NETWORK_UNSEEN = _metric(
     "domains",
     "domain_network_unseen",

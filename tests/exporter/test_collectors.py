@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.recording import Recorded, RecordedLink
+from exporter.recording import RECORDED, Recorded, RecordedLink
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors import slow, speed
 from virtpoise_exporter.collectors.balloon import BalloonCollector
@@ -19,7 +20,8 @@ from virtpoise_exporter.collectors.block import BlockCollector
 from virtpoise_exporter.collectors.cpu import CpuTimes, parse_cpus
 from virtpoise_exporter.collectors.domains import DomainsCollector
 from virtpoise_exporter.collectors.libvirt import LibvirtCollector
-from virtpoise_exporter.collectors.numa import count_cpus
+from virtpoise_exporter.collectors.memory import MemoryCollector, reclaimable
+from virtpoise_exporter.collectors.numa import NumaCollector, count_cpus
 from virtpoise_exporter.collectors.pressure import PressureCollector
 from virtpoise_exporter.collectors.speed import SpeedCollector, measure
 from virtpoise_exporter.collectors.staleness import Staleness
@@ -46,7 +48,7 @@ class TestLibvirtGone:
 
     def test_after_it_was_there(self, link: RecordedLink) -> None:
         link.up = False
-        text = page(LibvirtCollector(link))
+        text = page(LibvirtCollector(link, RECORDED / "proc"))
         assert "virtpoise_libvirt_up 0\n" in text
         assert "virtpoise_host_info{" in text
         assert "virtpoise_domain_running" not in text
@@ -55,7 +57,7 @@ class TestLibvirtGone:
     def test_its_domains_are_counted_and_as_old_as_the_last_list(
         self, link: RecordedLink, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        collector = LibvirtCollector(link)
+        collector = LibvirtCollector(link, RECORDED / "proc")
         assert 'virtpoise_exporter_stale_domains{collector="libvirt"} 0\n' in page(collector)
         link.up = False
         assert link.listed is not None
@@ -67,7 +69,7 @@ class TestLibvirtGone:
 
     def test_before_it_ever_was(self, link: RecordedLink) -> None:
         link.listed, link.up = None, False
-        text = page(LibvirtCollector(link))
+        text = page(LibvirtCollector(link, RECORDED / "proc"))
         assert "virtpoise_libvirt_up 0\n" in text
         assert "virtpoise_host_info{" not in text
 
@@ -313,6 +315,57 @@ def test_every_state_of_libvirt_has_its_word() -> None:
 @pytest.mark.parametrize(("text", "count"), [("0-3,8-11", 8), ("0", 1), ("", 0), ("\n", 0), ("1,3\n", 2)])
 def test_a_list_of_cpus_is_counted(text: str, count: int) -> None:
     assert count_cpus(text) == count
+
+
+# As OpenZFS 2.1 writes it, shortened.
+ARCSTATS = """9 1 0x01 123 33456 3916124672 3921013465231
+name                            type data
+hits                            4    3291840
+c                               4    105226698752
+c_min                           4    4294967296
+c_max                           4    134217728000
+size                            4    105226698752
+"""
+
+
+class TestZfs:
+    """The cache of ZFS on a host of 134 GB reads as 92 % of its memory in use."""
+
+    def available(self, root: Path, arcstats: str | None) -> float:
+        if arcstats is not None:
+            (root / "spl/kstat/zfs").mkdir(parents=True)
+            (root / "spl/kstat/zfs/arcstats").write_text(arcstats)
+        text = page(MemoryCollector(root))
+        return float(text.partition("\nvirtpoise_host_memory_available_bytes ")[2].split()[0])
+
+    def test_what_zfs_gives_back_is_available(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "meminfo").write_text(
+            "MemTotal: 131072000 kB\nMemFree: 10240000 kB\nMemAvailable: 10485760 kB\nBuffers: 0 kB\nCached: 1 kB\n"
+            "Shmem: 0 kB\nActive: 0 kB\nInactive: 0 kB\n"
+        )
+        monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+        assert self.available(tmp_path, ARCSTATS) == 10485760 * 1024 + 105226698752 - 4294967296
+
+    @pytest.mark.parametrize("arcstats", [None, "", "size 4 much\nc_min 4 5\n"])
+    def test_a_host_without_zfs_has_what_its_kernel_counts(self, tmp_path: Path, arcstats: str | None) -> None:
+        assert self.available(tmp_path, arcstats) == 23132760 * 1024
+
+    def test_a_cache_at_its_minimum_gives_nothing_back(self) -> None:
+        assert reclaimable("size 4 4294967296\nc_min 4 4294967297\n") == 0
+
+
+def test_a_kernel_without_numa_has_its_huge_pages_on_node_0(tmp_path: Path) -> None:
+    pool = tmp_path / "kernel/mm/hugepages/hugepages-2048kB"
+    pool.mkdir(parents=True)
+    (pool / "nr_hugepages").write_text("512\n")
+    (pool / "free_hugepages").write_text("12\n")
+    text = page(NumaCollector(tmp_path))
+    assert 'virtpoise_host_hugepages{size="2097152",node="0"} 512\n' in text
+    assert 'virtpoise_host_hugepages_free{size="2097152",node="0"} 12\n' in text
+
+
+def test_a_kernel_without_huge_pages_is_no_failure(tmp_path: Path) -> None:
+    assert page(NumaCollector(tmp_path)) == ""
 
 
 def test_a_kernel_without_pressure_is_no_failure(tmp_path: Path) -> None:

@@ -243,3 +243,27 @@ def test_a_network_device_that_the_kernel_does_not_carry_is_known(interface: str
     """The examples of formatdomain.html."""
     facts = domain_facts(f"<domain><devices>{interface}</devices></domain>")
     assert facts.nics == (nic,)
+
+
+GIB = 1 << 30
+CELLS = """<cpu><numa><cell id='0' cpus='0' memory='3' unit='GiB'/><cell id='1' cpus='1' memory='1' unit='GiB'/>
+</numa></cpu>"""
+
+
+@pytest.mark.parametrize(
+    ("backing", "hugepages"),
+    [
+        ("", ()),
+        ("<hugepages/>", ((0, 4 * GIB),)),
+        ("<hugepages><page size='1048576' unit='KiB'/></hugepages>", ((GIB, 4 * GIB),)),
+        ("<hugepages><page size='2' unit='M' nodeset='1'/></hugepages>", ((2 << 20, GIB),)),  # the rest is ordinary
+        (
+            "<hugepages><page size='1' unit='G' nodeset='0-3,^1'/><page size='2048' unit='KiB'/></hugepages>",
+            ((2 << 20, GIB), (GIB, 3 * GIB)),
+        ),
+    ],
+)
+def test_memory_in_huge_pages_is_known_by_their_size(backing: str, hugepages: tuple[tuple[int, int], ...]) -> None:
+    """The notations of formatdomain.html."""
+    memory = f"<memory unit='GiB'>4</memory><memoryBacking>{backing}</memoryBacking>"
+    assert domain_facts(f"<domain>{memory}{CELLS}</domain>").hugepages == hugepages

@@ -40,12 +40,12 @@ def build(names: Collection[str], parts: Parts) -> tuple[Collector, ...]:
     """The collectors with these names, in the order of ``TOPICS``."""
     make: dict[str, Callable[[], Collector]] = {
         "cpu": lambda: CpuCollector(parts.procfs),
-        "memory": MemoryCollector,
+        "memory": lambda: MemoryCollector(parts.procfs),
         "network": lambda: NetworkCollector(parts.topology, parts.procfs),
         "pressure": lambda: PressureCollector(parts.procfs),
         "numa": lambda: NumaCollector(parts.sysfs),
         "speed": lambda: SpeedCollector(parts.cpu_speed, parts.procfs, parts.state),
-        "libvirt": lambda: LibvirtCollector(parts.link),
+        "libvirt": lambda: LibvirtCollector(parts.link, parts.procfs),
         "domains": lambda: DomainsCollector(parts.link, parts.choice, parts.topology),
         "block": lambda: BlockCollector(parts.link, parts.statistics(block.GROUPS)),
         "balloon": lambda: BalloonCollector(parts.link, parts.statistics(balloon.GROUPS)),

@@ -1,6 +1,7 @@
 """Whether libvirt answers, what the host is, and which domains libvirt knows in which state."""
 
 import time
+from pathlib import Path
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.staleness import Staleness
@@ -18,8 +19,9 @@ class LibvirtCollector:
 
     name = "libvirt"
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, procfs: Path) -> None:
         self._link = link
+        self._meminfo = procfs / "meminfo"
         self._staleness = Staleness(self.name)
 
     def collect(self, _seconds: float) -> list[Family]:
@@ -34,8 +36,17 @@ class LibvirtCollector:
             age,
             *_host(last),
             *(_domains(inventory, time.monotonic()) if inventory else ()),
+            *([self._hugepages(inventory)] if inventory else ()),
             *self._stale(inventory, last),
         ]
+
+    def _hugepages(self, inventory: Inventory) -> Family:
+        family, default = Family(metrics.DOMAIN_HUGEPAGES), 0
+        for domain in inventory.domains:
+            for size, memory in domain.facts.hugepages:
+                default = default or default_hugepage(self._meminfo)
+                family.add_shared(domain.labels, memory, str(size or default))
+        return family
 
     def _stale(self, inventory: Inventory | None, last: Inventory | None) -> list[Family]:
         if inventory is not None:
@@ -45,6 +56,14 @@ class LibvirtCollector:
             return self._staleness.judge(expected, fresh, now)
         active = [domain for domain in last.domains if domain.active] if last else []
         return self._staleness.judge(active, (), time.monotonic())
+
+
+def default_hugepage(meminfo: Path) -> int:
+    """The size of the huge pages that the host uses where none is asked for, in bytes. Raises OSError, ValueError."""
+    for line in meminfo.read_text().splitlines():
+        if line.startswith("Hugepagesize:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError("the kernel has no huge pages")
 
 
 def _host(inventory: Inventory | None) -> list[Family]:

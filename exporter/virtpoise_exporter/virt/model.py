@@ -97,6 +97,7 @@ class Facts:
     disks: tuple[str, ...] = ()
     balloon_period_seconds: int = 0  # how often its balloon driver reports its memory; 0: never
     memory_maximum_bytes: int = 0
+    hugepages: tuple[tuple[int, int], ...] = ()  # (size of a page, memory in such pages); size 0: the host's default
     placement: tuple[tuple[str, str], ...] = ()  # what its metadata asks for: (rule, group or hosts)
 
 
