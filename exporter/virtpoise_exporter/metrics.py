@@ -31,6 +31,13 @@ HOST_MEMORY_AVAILABLE = _metric(
 HOST_MEMORY_FREE = _metric(
     "memory", "host_memory_free_bytes", "gauge", "Memory that nothing uses, not even as a cache."
 )
+HOST_MEMORY_HUGEPAGES = _metric(
+    "memory",
+    "host_memory_hugepages_bytes",
+    "gauge",
+    "Memory of the host in static huge pages of all sizes, free ones too. It is in host_memory_total_bytes and never in "
+    "host_memory_available_bytes, so the rest is the host's ordinary memory.",
+)
 HOST_NETWORK_RECEIVE = _metric(
     "network", "host_network_receive_bytes_total", "counter", "Bytes an uplink of the host received.", "device"
 )
@@ -80,8 +87,7 @@ HOST_HUGEPAGES = _metric(
     "numa",
     "host_hugepages",
     "gauge",
-    "Static huge pages of a NUMA node, by their size in bytes. Their memory is in host_memory_total_bytes, but never in "
-    "host_memory_available_bytes.",
+    "Static huge pages of a NUMA node, by their size in bytes.",
     "size",
     "node",
 )

@@ -52,9 +52,21 @@ NO_FIGURES = Unknown(kind=UnknownKind.STALE, text="Prometheus has no fresh figur
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HugePages:
+    """Memory in static huge pages of one size."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    page_bytes: Annotated[int, Gt(0)]
+    memory_bytes: Bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """One host. ``cpu_ratio`` holds the last samples without a gap, one a step, newest last; so do the other windows,
     where known.
+
+    ``memory_bytes`` is its ordinary memory, without its pools of static huge pages; ``hugepages_free`` is what is free
+    in them.
 
     ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks
     count as equal.
@@ -73,6 +85,7 @@ class Host:
     cpu_ratio: tuple[Ratio, ...] = ()
     memory_bytes: Annotated[int, Gt(0)]
     memory_used_bytes: Bytes = 0
+    hugepages_free: tuple[HugePages, ...] = ()
     rx_ratio: Amount = 0.0
     tx_ratio: Amount = 0.0
     memory_ratio_window: tuple[Ratio, ...] = ()
@@ -143,7 +156,8 @@ class Domain:
 
     ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two
     with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None:
-    there were none. ``memory_resident_bytes``: what its process holds of ``memory_bytes``; ``migrating_to``: the
+    there were none. ``memory_resident_bytes``: what its process holds of ``ordinary_bytes``; ``hugepages``: its
+    memory that lies in static huge pages; ``migrating_to``: the
     destination of a migration under way; ``recent_moves``: how often it was moved in the time that is remembered.
     """
 
@@ -159,6 +173,7 @@ class Domain:
     cpu_delay_cores_unsaturated: Amount | None = None
     memory_bytes: Bytes = 0
     memory_resident_bytes: Bytes | None = None
+    hugepages: tuple[HugePages, ...] = ()
     rx_bytes_per_second: Amount = 0.0
     tx_bytes_per_second: Amount = 0.0
     dirty_bytes_per_second: Amount | None = None
@@ -169,6 +184,13 @@ class Domain:
     migrating_to: Name | None = None
     placement: Placement | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ordinary_bytes(self) -> int:
+        """Its memory that does not lie in static huge pages."""
+        if not self.hugepages:
+            return self.memory_bytes
+        return max(self.memory_bytes - sum(pages.memory_bytes for pages in self.hugepages), 0)
 
 
 class Role(StrEnum):

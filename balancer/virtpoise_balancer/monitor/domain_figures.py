@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
-from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, Placement
+from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, HugePages, Placement
 from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.targets import host_of
 
@@ -22,6 +22,7 @@ _CPU_TOLERANCE = 2.0
 # Traffic between domains of one host passes no uplink and may be far above its speed, but not so far.
 _MOST_UPLINK_RATIO = 1000.0
 _MOST_BYTES_PER_SECOND = 1e13
+_LONGEST_SIZE = 20
 
 
 def read_domains(
@@ -34,8 +35,9 @@ def read_domains(
     figures = {
         name.removeprefix("domain_"): {(host_of(s), s.labels.get("uuid", "")): s.value for s in answer}
         for name, answer in answers.items()
-        if name.startswith("domain_") and name != "domain_placement"
+        if name.startswith("domain_") and name not in ("domain_placement", "domain_hugepages_bytes")
     }
+    hugepages = _hugepages(answers["domain_hugepages_bytes"])
     placements = _placements(answers["domain_placement"])
     # uuid -> (host, name), where it runs before where it is paused before where it is only defined
     listed: dict[str, list[tuple[str, str]]] = {}
@@ -51,11 +53,31 @@ def read_domains(
             listed.setdefault(uuid, []).append((host, name))
             running.setdefault(uuid, set()).update([host] if series.value == 1 else [])
     domains = [
-        _domain(uuid, hosts[host], name, figures, placements, running=len(running[uuid]))
+        _domain(uuid, hosts[host], name, figures, placements, hugepages, running=len(running[uuid]))
         for uuid, ((host, name), *_) in listed.items()
     ]
     duplicates = {uuid: tuple(sorted(names)) for uuid, names in sorted(running.items()) if len(names) > 1}
     return sorted(domains, key=lambda domain: (domain.name, domain.uuid)), duplicates
+
+
+def page_bytes(series: Series) -> int | None:
+    """The size of the huge pages that a series is about; None where its label is none."""
+    size = series.labels.get("size", "")
+    number = int(size) if size.isascii() and size.isdecimal() and len(size) < _LONGEST_SIZE else 0
+    return number if 0 < number <= MOST_BYTES else None
+
+
+def _hugepages(answer: Sequence[Series]) -> dict[tuple[str, str], tuple[HugePages, ...]]:
+    """By host and uuid, a domain's memory in static huge pages."""
+    found: dict[tuple[str, str], dict[int, int]] = {}
+    for series in answer:
+        size = page_bytes(series)
+        if size is not None and 0 < series.value <= MOST_BYTES:
+            found.setdefault((host_of(series), series.labels.get("uuid", "")), {})[size] = int(series.value)
+    return {
+        key: tuple(HugePages(page_bytes=size, memory_bytes=memory) for size, memory in sorted(sizes.items()))
+        for key, sizes in found.items()
+    }
 
 
 def _placements(answer: Sequence[Series]) -> dict[tuple[str, str], Placement]:
@@ -80,6 +102,7 @@ def _domain(
     name: str,
     figures: Mapping[str, Mapping[tuple[str, str], float]],
     placements: Mapping[tuple[str, str], Placement],
+    hugepages: Mapping[tuple[str, str], tuple[HugePages, ...]],
     *,
     running: int,
 ) -> Domain:
@@ -104,6 +127,7 @@ def _domain(
         cpu_delay_cores_unsaturated=_known(own.get("cpu_delay_cores_unsaturated")),
         memory_bytes=memory,
         memory_resident_bytes=None if (held := own.get("memory_resident_bytes")) is None else _whole(held),
+        hugepages=hugepages.get(key, ()),
         rx_bytes_per_second=_amount(own.get("rx_bytes_per_second")),
         tx_bytes_per_second=_amount(own.get("tx_bytes_per_second")),
         rx_ratio=_amount(own.get("rx_ratio")),

@@ -49,6 +49,7 @@ class _Server:
     active: int
     inactive: int
     names: set[str]
+    hugepages: dict[int, int]  # free, in bytes by the size of a page
 
     def score(self, weights: HostWeights) -> float:
         positive = self.host.cpus * weights.cpus + self.host.memory_bytes / _GIB * weights.memory
@@ -63,14 +64,16 @@ class _Server:
     def take(self, domain: Domain, load: float) -> None:
         """Count a domain that comes to it."""
         self.load += load
-        self.memory_used_bytes += domain.memory_bytes
+        self.memory_used_bytes += domain.ordinary_bytes
         self.active += 1
         self.names.add(domain.name)
+        for pages in domain.hugepages:
+            self.hugepages[pages.page_bytes] = self.hugepages.get(pages.page_bytes, 0) - pages.memory_bytes
 
     def leave(self, domain: Domain, load: float) -> None:
         """Count a domain of it no longer."""
         self.load = max(0.0, self.load - load)
-        self.memory_used_bytes = max(0, self.memory_used_bytes - domain.memory_bytes)
+        self.memory_used_bytes = max(0, self.memory_used_bytes - domain.ordinary_bytes)
         self.active -= 1
         self.names.discard(domain.name)
 
@@ -168,7 +171,13 @@ def _servers(snapshot: Snapshot) -> dict[str, _Server]:
         names[domain.host].add(domain.name)
     servers = {
         host.name: _Server(
-            host, host.load, host.memory_used_bytes, active[host.name], inactive[host.name], names[host.name]
+            host,
+            host.load,
+            host.memory_used_bytes,
+            active[host.name],
+            inactive[host.name],
+            names[host.name],
+            {pages.page_bytes: pages.memory_bytes for pages in host.hugepages_free},
         )
         for host in snapshot.hosts
         if host.known
@@ -252,6 +261,16 @@ def _relieve(
 def _refuses(server: _Server, domain: Domain, load: float, threshold: float) -> Refusal | None:
     if domain.name in server.names:
         return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=Reason.NAME_TAKEN)
+    for pages in domain.hugepages:
+        free = max(server.hugepages.get(pages.page_bytes, 0), 0)
+        if free < pages.memory_bytes:
+            return Refusal(
+                domain=domain.name,
+                uuid=domain.uuid,
+                host=server.host.name,
+                reason=Reason.DESTINATION_HUGEPAGES,
+                detail={"page_bytes": pages.page_bytes, "need_bytes": pages.memory_bytes, "free_bytes": free},
+            )
     predicted = server.load + load
     if predicted < threshold:
         return None

@@ -9,7 +9,7 @@ from virtpoise_exporter.exposition import Family
 
 
 class MemoryCollector:
-    """``/proc/meminfo`` below psutil's proc root, and the cache of ZFS.
+    """``/proc/meminfo``, and the cache of ZFS.
 
     The kernel does not count ZFS' cache (ARC) as available, though ZFS gives it back down to its minimum when memory
     becomes scarce.
@@ -18,6 +18,7 @@ class MemoryCollector:
     name = "memory"
 
     def __init__(self, procfs: Path) -> None:
+        self._meminfo = procfs / "meminfo"
         self._arc = procfs / "spl/kstat/zfs/arcstats"
 
     def collect(self, _seconds: float) -> list[Family]:
@@ -27,6 +28,7 @@ class MemoryCollector:
             (metrics.HOST_MEMORY_TOTAL, memory.total),
             (metrics.HOST_MEMORY_AVAILABLE, min(memory.available + cached, memory.total)),
             (metrics.HOST_MEMORY_FREE, memory.free),
+            (metrics.HOST_MEMORY_HUGEPAGES, hugepages(self._meminfo.read_text())),
         ):
             family = Family(metric)
             family.add(value)
@@ -39,6 +41,14 @@ class MemoryCollector:
             return reclaimable(self._arc.read_text())
         except (OSError, ValueError, KeyError):
             return 0
+
+
+def hugepages(meminfo: str) -> int:
+    """The bytes in static huge pages of all sizes; 0 on a kernel without them."""
+    for line in meminfo.splitlines():
+        if line.startswith("Hugetlb:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def reclaimable(arcstats: str) -> int:

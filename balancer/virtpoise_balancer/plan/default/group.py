@@ -207,6 +207,18 @@ class Group:
         return np.array([coming[host.name] >= most for host in self.hosts], dtype=np.bool_)
 
     @cached_property
+    def hugepages(self) -> dict[int, Floats]:
+        """By each size of a page that a domain needs, what the hosts have free in static huge pages (hosts), in
+        bytes.
+        """
+        free = {pages.page_bytes: np.zeros(len(self.hosts)) for d in self.snapshot.domains for pages in d.hugepages}
+        for number, host in enumerate(self.hosts):
+            for pages in host.hugepages_free:
+                if pages.page_bytes in free:
+                    free[pages.page_bytes][number] += pages.memory_bytes
+        return free
+
+    @cached_property
     def repeated_names(self) -> dict[str, list[int]]:
         """By each name that more than one domain has, the hosts that hold such a domain."""
         name_of = attrgetter("name")

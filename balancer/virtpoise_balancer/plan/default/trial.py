@@ -68,6 +68,9 @@ class Trial:
         self._host_of: dict[str, int] = {}
         # By name of a domain that exists more than once, the hosts to which one was moved, or is under way.
         self._names: dict[str, set[int]] = defaultdict(set)
+        # By the size of a page, the free static huge pages of each host, in bytes (hosts). What leaves in this plan
+        # frees none: it may still be there when something else arrives.
+        self._hugepages: dict[int, Floats] = {size: free.copy() for size, free in group.hugepages.items()}
         # By host, what the domains that came or are coming want of its CPUs.
         self._arrivals: dict[int, tuple[Demands, ...]] = {}
         # By number of a bond and host, how many of the bond's domains are there. One that was under way counts on both
@@ -93,9 +96,11 @@ class Trial:
             self.use[:, destination] += coming.arrival[row] * group.per_unit[:, destination]
             self._arrive(home, [row], destination)
         else:  # only its size is known
-            memory = domain.memory_bytes * (1 + group.policy.migration.overhead_ratio)
+            memory = domain.ordinary_bytes * (1 + group.policy.migration.overhead_ratio)
             self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
             self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
+        for pages in domain.hugepages:
+            self._hugepages[pages.page_bytes][destination] -= pages.memory_bytes
         if domain.name in group.repeated_names:
             self._names[domain.name].add(destination)
         for number in group.rules.bonds_of.get(domain.uuid, ()):
@@ -112,6 +117,7 @@ class Trial:
         other.steps = list(self.steps)
         other._host_of = dict(self._host_of)
         other._names = defaultdict(set, {name: set(hosts) for name, hosts in self._names.items()})
+        other._hugepages = {size: free.copy() for size, free in self._hugepages.items()}
         other._arrivals = dict(self._arrivals)
         other._members = {number: defaultdict(int, members) for number, members in self._members.items()}
         return other
@@ -128,6 +134,10 @@ class Trial:
     def placed_there(self, name: str, host: int) -> bool:
         """Whether a domain of a name that exists more than once was moved to the host."""
         return host in self._names.get(name, ())
+
+    def hugepages_free(self, size: int, host: int) -> float:
+        """What the host has free in static huge pages of a size that a domain needs, in bytes."""
+        return float(self._hugepages[size][host])
 
     def after(self, candidate: Candidate) -> Floats:
         """What each host would use of each resource with the candidate on it, at the upper end (resources x hosts)."""
@@ -158,10 +168,12 @@ class Trial:
         return bool(self._allowed(candidate, self.open | self.relievable)[host]) and self.sound(candidate, host)
 
     def _allowed(self, candidate: Candidate, ok: Mask) -> Mask:
-        """``ok`` without the hosts that hard rules and names forbid; changed in place."""
+        """``ok`` without the hosts that hard rules, names and huge pages forbid; changed in place."""
         ok[candidate.source] = False
         if candidate.allowed is not None:
             ok &= candidate.allowed
+        for size, need in candidate.hugepages.items():
+            ok &= self._hugepages[size] >= need
         if self.group.rules.bonds:
             ok[self.refusing(candidate)] = False
         for domain in candidate.domains:
@@ -291,6 +303,8 @@ class Trial:
         left = departure(self, candidate) * per_unit[:, candidate.source]
         self.use[:, candidate.source] -= np.minimum(left, self.use[:, candidate.source])
         self._arrive(candidate.source, candidate.rows, destination)
+        for size, need in candidate.hugepages.items():
+            self._hugepages[size][destination] -= need
         for domain in candidate.domains:
             self._host_of[domain.uuid] = destination
             if domain.name in self.group.repeated_names:
