@@ -348,6 +348,7 @@ class TestZfs:
 
     @pytest.mark.parametrize("arcstats", [None, "", "size 4 much\nc_min 4 5\n"])
     def test_a_host_without_zfs_has_what_its_kernel_counts(self, tmp_path: Path, arcstats: str | None) -> None:
+        (tmp_path / "meminfo").write_text((RECORDED / "proc/meminfo").read_text())
         assert self.available(tmp_path, arcstats) == 23132760 * 1024
 
     def test_a_cache_at_its_minimum_gives_nothing_back(self) -> None:
