@@ -29,7 +29,8 @@ ROLES: tuple[TokenRole, ...] = get_args(TokenRole)
 
 _NAME = "[A-Za-z0-9._@-]{1,64}"
 _HASHED = re.compile(rf"({_NAME}):({'|'.join(ROLES)}):sha256:([0-9a-f]{{64}})")
-_PLAIN = re.compile(rf"({_NAME}):([\x21-\x7e]{{{LEAST_LENGTH},}})")
+# A misspelt line of a hash is no token: who knows the hash could use the rest of that line as one.
+_PLAIN = re.compile(rf"({_NAME}):(?!(?i:.*sha256:))([\x21-\x7e]{{{LEAST_LENGTH},}})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

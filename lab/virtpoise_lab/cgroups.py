@@ -195,13 +195,15 @@ def _fields(file: Path) -> dict[str, str]:
     return dict(line.split() for line in file.read_text().splitlines())
 
 
-def weigh(mounts: Hierarchies, processes: float) -> None:
-    """Lets the lab as a whole count as this many busy processes, against whatever else runs on this machine."""
+def weigh(mounts: Hierarchies, processes: float, top: str = TOP) -> None:
+    """Lets the lab as a whole (or the group ``top``) count as this many busy processes, against whatever else runs on
+    this machine.
+    """
     if mounts.v1:
         shares = min(262_144, round(1024 * processes))  # one process has 1024
-        (dict(mounts.v1)["cpu"] / TOP / "cpu.shares").write_text(str(shares))
+        (dict(mounts.v1)["cpu"] / top / "cpu.shares").write_text(str(shares))
     elif mounts.v2:
-        (mounts.v2 / TOP / "cpu.weight").write_text(str(min(10_000, round(100 * processes))))  # one has 100
+        (mounts.v2 / top / "cpu.weight").write_text(str(min(10_000, round(100 * processes))))  # one has 100
 
 
 def groups(mounts: Hierarchies) -> list[Group]:

@@ -228,6 +228,13 @@ def test_a_command_makes_no_store_and_says_that_there_is_none(tmp_path: Path, no
     assert [left.name for left in tmp_path.iterdir()] == ["virtpoise.yml"]
 
 
+def test_doctor_says_that_the_folder_of_the_store_is_missing(tmp_path: Path, nobody: str) -> None:
+    config = written(tmp_path, nobody)
+    config.write_text(config.read_text().replace("state.db", "away/state.db"))
+    done = virtpoise("doctor", "--config", str(config))
+    assert f"✗ store: {tmp_path}/away: no such folder → make the folder" in " ".join(done.stdout.split())
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can write to another user's folder")
 def test_root_does_not_run_the_balancer_of_another_user(tmp_path: Path, nobody: str) -> None:
     config = written(tmp_path, nobody)

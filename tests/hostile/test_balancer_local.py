@@ -6,20 +6,24 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from starlette.requests import HTTPConnection
 
 from hostile.attacked import Attacked
 from virtpoise_balancer.command import client
 from virtpoise_balancer.config import parse_config
-from virtpoise_balancer.errors import VirtpoiseError
+from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.tokens import ROLES, new_token, read_tokens
+from virtpoise_balancer.web.connections import place_of
+from virtpoise_balancer.web.guard import counted_for
 from virtpoise_balancer.web.server import listen_locally
 
 pytestmark = pytest.mark.hostile
@@ -130,8 +134,8 @@ def test_a_socket_that_nothing_is_accepted_from_does_not_hold_up_the_start(path:
 
 
 @contextmanager
-def impostor() -> Iterator[tuple[int, list[bytes]]]:
-    """Took the balancer's port; what it hears."""
+def impostor(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[bytes]]]:
+    """Took the balancer's port, and perhaps speaks TLS; what it hears."""
     heard: list[bytes] = []
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
 
@@ -141,9 +145,10 @@ def impostor() -> Iterator[tuple[int, list[bytes]]]:
                     connection, _ = listening.accept()
                 except OSError:
                     return
-                with connection:
-                    connection.settimeout(1)
-                    heard.append(connection.recv(1 << 16))
+                with connection, suppress(ssl.SSLError):
+                    connection.settimeout(5)
+                    with tls.wrap_socket(connection, server_side=True) if tls else nullcontext(connection) as spoken:
+                        heard.append(spoken.recv(1 << 16))
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -171,6 +176,82 @@ def test_who_took_the_balancers_port_gets_no_token(tmp_path: Path) -> None:
         assert b"a-token-of-root-1234567890" in heard[0]
 
 
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority, two certificates of it (balancer, thief) and one that signed itself (stranger)."""
+    folder = tmp_path_factory.mktemp("authority")
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for name in ("ca", "stranger"):
+        openssl(folder, "req", "-x509", *new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem")
+    for name in ("balancer", "thief"):
+        openssl(folder, "req", *new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        signer = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
+        openssl(folder, "x509", "-req", "-in", f"{name}.csr", *signer, "-out", f"{name}.pem")
+    chain = "".join((folder / f"{name}.pem").read_text() for name in ("balancer", "ca"))
+    (folder / "chain.pem").write_text(chain)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("who", "file", "says"),
+    [
+        ("balancer", "balancer.pem", "no balancer answers"),  # the impostor has no more to say
+        ("balancer", "chain.pem", "no balancer answers"),
+        ("thief", "chain.pem", "it is of the same authority"),
+        ("thief", "balancer.pem", "nothing was sent to it"),
+        ("stranger", "chain.pem", "nothing was sent to it"),
+    ],
+)
+def test_a_token_is_sent_to_the_configured_certificate_alone(
+    tmp_path: Path, authority: Path, who: str, file: str, says: str
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("root:a-token-of-root-1234567890\n")
+    tokens.chmod(0o600)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority / f"{who}.pem", authority / f"{who}.key")
+    with impostor(tls) as (port, heard):
+        keys = f"cert_file: {authority / file}, key_file: {authority / 'balancer.key'}"
+        config = parse_config(
+            f"web: {{listen_address: '127.0.0.1:{port}', token_file: {tokens}, socket: {tmp_path}/none.sock, {keys}}}",
+            "config",
+        )
+        with pytest.raises(VirtpoiseError, match=says):
+            client.order(config, "plan/apply", {"moves": []}, "root")
+    assert any(b"a-token-of-root-1234567890" in one for one in heard) == (who == "balancer")
+
+
+def test_a_certificate_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_text("none")
+    for file, why in (("away.pem", "No such file or directory"), ("none.pem", "")):
+        keys = f"cert_file: {tmp_path / file}, key_file: {tmp_path}/key.pem"
+        config = parse_config(f"web: {{socket: {tmp_path}/none.sock, {keys}}}", "config")
+        with pytest.raises(VirtpoiseError, match=rf"{file} \(web.cert_file\) cannot be read: {why}"):
+            client.get(config, "plan")
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("127.0.0.9", "loopback"),
+        ("::1", "loopback"),
+        ("::ffff:127.0.0.1", "loopback"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:2", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_connections_requests_and_listeners_count_for_one_place(address: str, place: str) -> None:
+    connection = HTTPConnection({"type": "http", "client": (address, 1), "headers": []})
+    assert place_of(address) == counted_for(connection) == place
+
+
 @pytest.fixture
 def tokens(tmp_path: Path) -> dict[str, str]:
     """One of each role, by its role; the file has their hashes."""
@@ -181,6 +262,16 @@ def tokens(tmp_path: Path) -> dict[str, str]:
     assert all(token not in file.read_text() for token, _ in made.values())
     assert [one.plain for one in read_tokens(file).values()] == [None] * 3
     return {role: token for role, (token, _) in made.items()}
+
+
+@pytest.mark.parametrize("misspelt", ["Order:sha256:", "order:SHA256:", "sha256:", "order::sha256:", "order:sha256:0"])
+def test_a_misspelt_line_of_a_hash_is_no_token_in_plain_text(tmp_path: Path, misspelt: str) -> None:
+    _, line = new_token("alice", "order")
+    file = tmp_path / "tokens"
+    file.write_text(line.replace("order:sha256:", misspelt) + "\n")
+    file.chmod(0o600)
+    with pytest.raises(BadInput, match=r"tokens: line 1: expected a line of `virtpoise token NAME`"):
+        read_tokens(file)
 
 
 def request(balancer: Attacked, method: str, target: str, authorization: str, body: str = "{}") -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-HERE = Path(__file__).parent
-NAMED = set(re.findall(r"`([\w/]+\.py)::(\w+)`", (HERE / "README.md").read_text(encoding="utf-8")))
+from hostile.table import HERE, NAMED
 
 
 def names_in(file: Path) -> set[str]:
@@ -15,11 +14,10 @@ def names_in(file: Path) -> set[str]:
 
 def test_each_row_names_tests_that_exist() -> None:
     for file, name in NAMED:
-        found = HERE / file if "/" not in file else HERE.parent / file
-        assert name in names_in(found), f"{file}::{name}"
+        assert name in names_in(file), f"{file}::{name}"
 
 
 def test_each_attack_of_this_folder_is_in_a_row() -> None:
     for file in HERE.glob("test_*.py"):
         if file != Path(__file__):
-            assert {name for named, name in NAMED if named == file.name} == names_in(file), file.name
+            assert {name for named, name in NAMED if named == file} == names_in(file), file.name

@@ -21,11 +21,12 @@ def test_an_overload_is_relieved_at_its_moment_beside_a_migration_that_does_not_
     assert wait_under_way(group) == "slow"
     raised = time.time()
     group.lab.load("vm1", 55)
-    status = group.wait(
+    group.wait(
         "the relief of h3",
         lambda _: any(one["source"] == "h3" and one["result"] == "done" for one in group.balancer.history()),
         90,
     )
+    status = group.wait_next_cycle()
     assert [flight["domain"] for flight in status["in_flight"]] == ["slow"]
     records = group.balancer.history()
     slow = next(one for one in records if one["domain"] == "slow")

@@ -1,14 +1,17 @@
 """What tests see of the lab from outside: what a host reads of itself, and what there is on this machine."""
 
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtpoise_lab import cgroups
+from virtpoise_lab import cgroups, state
 from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import Process, process
+
+OWN = str(state.FOLDER)
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,13 @@ def memory(host: Host) -> dict[str, int]:
 
 
 def traces() -> dict[str, object]:
-    """What a lab could leave behind on this machine."""
+    """What this lab could leave behind on this machine, on which others may come and go."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return {
-        "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
-        "links": sorted(path.name for path in Path("/sys/class/net").iterdir()),
+        "mounts": [place for place in sorted(mounts) if not place.startswith("/run/") or place.startswith(OWN)],
+        "links": sorted(name for _, name in socket.if_nameindex()),
         "cgroups": [str(path) for root in cgroups.mounted().roots for path in root.glob(cgroups.TOP)],
-        "folders": [str(path) for path in Path("/run").glob("virtpoise*")],
+        "folders": [str(path) for path in Path("/run").glob("*") if str(path).startswith(OWN)],
         "libvirt": [str(path) for path in Path("/var").glob("*/libvirt")],
         "hosts file": Path("/etc/hosts").read_text(),
     }

@@ -83,8 +83,9 @@ class Balancer:
         return self._log.read_text()
 
     def leads(self) -> bool:
+        """What it answers; a busy machine may take its time for that. False before it listens."""
         try:
-            with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=1) as answer:
+            with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=PATIENCE_SECONDS) as answer:
                 return b"virtpoise_leader 1.0" in answer.read()
         except OSError:
             return False

@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -36,6 +37,50 @@ class _LocalConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+class _PinnedConnection(http.client.HTTPSConnection):
+    """HTTPS to whoever has the key of this very certificate. VirtpoiseError before anything is sent to another one.
+
+    A file of a certificate often has those of its authority, too. Whoever has another certificate of that authority
+    could take the balancer's port.
+    """
+
+    def __init__(self, host: str, port: int, timeout_seconds: float, certificate: Path) -> None:
+        try:
+            # The balancer is known by its certificate, whatever name is in it. A strict check would also want a key
+            # usage, which many a certificate that people make for one machine lacks.
+            context = ssl.create_default_context(cafile=str(certificate))
+            self._expected = _first_of(certificate)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "expected a certificate"
+            raise VirtpoiseError(f"no balancer answers: {certificate} (web.cert_file) cannot be read: {why}") from None
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        super().__init__(host, port, timeout=timeout_seconds, context=context)
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except ssl.SSLCertVerificationError as error:
+            raise self._another(error.verify_message) from None
+        if self.sock.getpeercert(binary_form=True) != self._expected:
+            self.close()
+            raise self._another("it is of the same authority")
+
+    def _another(self, why: str) -> VirtpoiseError:
+        return VirtpoiseError(
+            f"{self.host}:{self.port} (web.listen_address): what answers has no valid certificate that is the one in "
+            f"web.cert_file ({why}); nothing was sent to it"
+        )
+
+
+def _first_of(file: Path) -> bytes:
+    """The first certificate of a file, which is the server's own."""
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    _, _, rest = file.read_text("ascii", "replace").partition(begin)
+    return ssl.PEM_cert_to_DER_cert(f"{begin}{rest.partition(end)[0]}{end}")
 
 
 def get(config: Config, path: str, timeout_seconds: float = 5.0) -> Any:
@@ -109,10 +154,4 @@ def _remote(config: Config, timeout_seconds: float) -> http.client.HTTPConnectio
     host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 - compared, not bound
     if config.web.cert_file is None:
         return http.client.HTTPConnection(host, int(port), timeout=timeout_seconds)
-    # The balancer is identified by its certificate, which is in the configuration, whatever name is in it. A strict
-    # check would also want a key usage, which many a certificate that people make for one machine lacks.
-    context = ssl.create_default_context(cafile=str(config.web.cert_file))
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return http.client.HTTPSConnection(host, int(port), timeout=timeout_seconds, context=context)
+    return _PinnedConnection(host, int(port), timeout_seconds, config.web.cert_file)

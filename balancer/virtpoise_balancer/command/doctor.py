@@ -119,7 +119,7 @@ def _no_store(config: Config) -> Finding:
         return Finding(
             subject="store",
             verdict=Severity.BAD,
-            text=f"{folder}: {asks()} may make no store there",
+            text=f"{folder}: {asks()} may make no store there" if folder.exists() else f"{folder}: no such folder",
             remedy=f"make the folder and give it to the user who runs the balancer: chown {asks()}: {folder}",
         )
     text = f"{config.state.url}: the balancer makes it when it first runs"

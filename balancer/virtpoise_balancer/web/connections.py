@@ -158,18 +158,22 @@ class Accepted(socket.socket):
 
 
 def _who(accepted: socket.socket, address: Any) -> str:
-    """Whom a connection counts for: the user at a Unix socket, this machine, an IPv4 address, or an IPv6 network of 64
-    bits.
+    """Whom a connection counts for: the user at a Unix socket, or ``place_of`` an address."""
+    return f"uid {peer_of(accepted).uid}" if accepted.family == socket.AF_UNIX else place_of(address[0])
+
+
+def place_of(address: str) -> str:
+    """What counts as one address: this machine, an IPv4 address, also if it is written as IPv6, or the /64 that a
+    client has.
     """
-    if accepted.family == socket.AF_UNIX:
-        return f"uid {peer_of(accepted).uid}"
-    found = ip_address(address[0].partition("%")[0])
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    found = getattr(found, "ipv4_mapped", None) or found
     if found.is_loopback:
         return "loopback"
-    mapped = getattr(found, "ipv4_mapped", None)
-    if mapped is not None or found.version == 4:
-        return str(mapped or found)
-    return str(ip_network(f"{found}/64", strict=False))
+    return str(found) if found.version == 4 else str(ip_network(f"{found}/64", strict=False))
 
 
 def peer_of(connected: Any) -> Peer:

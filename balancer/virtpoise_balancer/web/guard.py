@@ -20,7 +20,7 @@ from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.knowledge.records import STRANGER
 from virtpoise_balancer.tokens import USER_HEADER, TokenRole, known, may, read_tokens, user_name
-from virtpoise_balancer.web.connections import Peer
+from virtpoise_balancer.web.connections import Peer, place_of
 from virtpoise_balancer.web.pace import Pace
 
 # A page may load only files of this server: nothing inline, nothing framed, nothing sent to other sites.
@@ -253,10 +253,7 @@ def _kind(connection: HTTPConnection) -> str:
 def counted_for(connection: HTTPConnection) -> str:
     """Whose requests and listeners these count as."""
     peer = _peer(connection)
-    if peer is not None:
-        return f"uid {peer.uid}"
-    address = _client(connection)
-    return "loopback" if is_loopback(address) else address
+    return f"uid {peer.uid}" if peer is not None else place_of(_client(connection))
 
 
 def refused(error: Forbidden) -> Response:
