@@ -73,7 +73,8 @@ NOW = Row(
     (
         Stat(
             title="Mode",
-            description="automatic: the balancer carries out its plans. recommend: a person applies them.",
+            description="automatic: the balancer carries out its plans. recommend: a person applies them. While the brake "
+            "is on, the mode is recommend.",
             queries=(Query(f"max by (mode) (virtpoise_mode{{{BALANCER}}}) == 1", "{{mode}}", instant=True),),
             unit="none",
             names=True,
@@ -193,6 +194,20 @@ CYCLES = Row(
 DECISIONS = Row(
     "Decisions",
     (
+        StateTimeline(
+            title="What keeps the balancer from acting",
+            description="The brake, by what pulled it; the blackout windows of the configuration; an order to pause. "
+            "A person can apply plans in a blackout window and while the brake is on, but not while it is paused.",
+            queries=(
+                Query(f"max by (cause) (virtpoise_brake{{{BALANCER}}})", "brake: {{cause}}"),
+                Query(f"max by (window) (virtpoise_blackout{{{BALANCER}}})", "blackout: {{window}}"),
+                Query(f"max(virtpoise_paused{{{BALANCER}}})", "paused"),
+            ),
+            unit="none",
+            values=(Value(0, "no", "green"), Value(1, "yes", "orange")),
+            width=24,
+            height=7,
+        ),
         TimeSeries(
             title="Load as the balancer sees it",
             description="CPU load of each host as the balancer saw it, and the threshold.",
@@ -308,7 +323,7 @@ MIGRATIONS = Row(
 BALANCER_DASHBOARD = Dashboard(
     uid="virtpoise-balancer",
     title="Virtpoise / Balancer",
-    description="Cycles, decisions, refusals, back-off and migrations of the balancer.",
+    description="Cycles, decisions, refusals, back-off, migrations, and what keeps the balancer from acting.",
     variables=(
         promql.BALANCER_VARIABLE,
         Variable(

@@ -57,7 +57,10 @@ NOW = Row(
             description="Hosts without fresh samples. Nothing is migrated to or from them.",
             queries=(
                 Query(
-                    f'sum(max by (host) (virtpoise_host_state{{{BALANCER}, state="unknown"}}))', "hosts", instant=True
+                    f'count(max by (host) (virtpoise_host_state{{{BALANCER}, state="unknown"}}) == 1) '
+                    f"or 0 * count(max by (host) (virtpoise_host_state{{{BALANCER}}}))",
+                    "hosts",
+                    instant=True,
                 ),
             ),
             unit="none",

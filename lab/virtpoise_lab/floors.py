@@ -9,12 +9,15 @@ from dataclasses import dataclass
 # Seconds, on both sides of the time-outs in the code.
 DURATIONS = (4.0, 15.0, 27.0, 45.0)
 # The columns of ``Entry``, in its order.
-JOURNAL = "SELECT id, uuid, source, destination, began, result, lost, ended FROM migrations ORDER BY id"
+JOURNAL = (
+    "SELECT m.id, uuid, source, destination, began, result, lost, ended, made "
+    "FROM migrations m JOIN plans p ON p.id = plan_id ORDER BY m.id"
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the journal. ``began``, ``ended``: Unix seconds, None for what has not."""
+    """A row of the journal. ``began``, ``ended``, ``planned``: Unix seconds, None for what has not."""
 
     id: int
     uuid: str
@@ -24,6 +27,7 @@ class Entry:
     result: str | None
     lost: bool
     ended: float | None = None
+    planned: float | None = None
 
     @property
     def is_open(self) -> bool:

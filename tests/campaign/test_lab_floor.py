@@ -46,6 +46,8 @@ def good() -> Facts:
         ends={"source": "h1", "destination": "h3", "bystander": "h2"},
         changes=[(90.0, HOME), (100.5, ARRIVING), (105.0, MOVED), (150.0, MOVED)],
         fired=frozenset({("VirtpoiseHostUnknown", "h1")}),
+        cycles=[float(at) for at in range(90, 140, 2)],
+        oldest=[(99.0, 0.0), (102.0, 1.0), (105.5, 4.0), (107.0, 0.0)],
         after=Look(140.0, PLACES, [DONE], frozenset()),
         end=Look(150.0, PLACES, [DONE], frozenset()),
         task_done=True,
@@ -75,7 +77,21 @@ def lost(facts: Facts) -> None:
 
 def pushed(facts: Facts) -> None:
     onto = replace(DONE, destination="h2")
+    arriving = HOME | {("vm1", "h2"): "inmigrate"}
+    facts.changes = [(at, arriving if states is ARRIVING else states) for at, states in facts.changes]
     end(facts, entries=[onto], places=PLACES | {"vm1": {"h2": RUNNING}})
+
+
+def planned(facts: Facts, *, at: float) -> None:
+    """A move back to h1, whose libvirtd is away from 103 to 130, and which was skipped."""
+    end(facts, entries=[DONE, Entry(2, "uuid of vm1", "h3", "h1", None, "skipped", False, at, at)])
+
+
+def slow(facts: Facts, *, shown: float) -> None:
+    """A migration of 25 s, and how long it was shown to have taken after 20."""
+    facts.changes = [(90.0, HOME), (100.5, ARRIVING), (125.0, MOVED), (150.0, MOVED)]
+    facts.oldest = [(110.0, 9.0), (120.0, shown)]
+    end(facts, entries=[replace(DONE, ended=125.0)])
 
 
 def test_a_good_run_has_no_violation() -> None:
@@ -123,6 +139,23 @@ WRONG: dict[str, tuple[Callable[[Facts], object], str]] = {
         f"all is well at the end, and {LOST} fires",
     ),
     "pushed over": (pushed, "h2 was pushed over its threshold by vm1: it then had ['vm1', 'vm3']"),
+    "not in the journal": (
+        lambda f: end(f, entries=[replace(DONE, began=101.0)]),
+        "a migration of vm1 to h3 began that the journal does not have",
+    ),
+    "planned to the silent": (
+        lambda f: planned(f, at=120.0),
+        "a move to h1 was planned 17 s after it had fallen silent",
+    ),
+    "no cycles": (
+        lambda f: setattr(f, "cycles", [at for at in f.cycles if not 105 < at < 125]),
+        "no cycle ended for 22 s",
+    ),
+    "no cycle at all": (lambda f: setattr(f, "cycles", []), "no cycle ended for 27 s"),
+    "time begun anew": (
+        lambda f: slow(f, shown=1.0),
+        "the oldest migration had taken 20 s, and 1 s were shown",
+    ),
     "task": (lambda f: setattr(f, "task_done", False), "the task was not finished: overload"),
     "silent host, no alert": (
         lambda f: setattr(f, "fired", frozenset()),
@@ -145,6 +178,28 @@ def test_what_is_wrong_with_a_run_is_found_and_nothing_else(what: str) -> None:
     facts = good()
     change(facts)
     assert judge(facts) == [violation]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: planned(f, at=110.0),  # it was not known yet
+        lambda f: planned(f, at=131.0),  # it answers again
+        lambda f: slow(f, shown=19.0),
+        lambda f: slow(f, shown=0.0),  # a domain that runs twice is no migration under way
+    ],
+)
+def test_what_may_be_is_not_found(change: Callable[[Facts], object]) -> None:
+    facts = good()
+    change(facts)
+    assert judge(facts) == []
+
+
+def test_no_cycle_is_noted_while_prometheus_the_store_or_the_balancer_is_away() -> None:
+    for fault in ("prometheus-killed", "store-full", "balancer-killed"):
+        facts = good()
+        facts.plan, facts.cycles = replace(facts.plan, fault=fault, seconds=15.0), []
+        assert judge(facts) == []
 
 
 def test_a_domain_that_a_person_ended_is_not_lost() -> None:

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from builders import domain, group, host
+from builders import FakeClock, domain, group, host
 from storing import record
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
-from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.records import Action, Changes
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
+    BlackoutWindow,
     HostState,
     MigrationOutcome,
     Move,
     Plan,
+    Policy,
     PredictedLoads,
     Prediction,
     Result,
@@ -67,10 +68,21 @@ def test_a_brake_is_released_once_and_each_answer_says_why_it_was_on(store: Stor
 
 
 def test_a_drain_in_a_window_says_until_when_it_waits_and_how_to_go_ahead(store: Store) -> None:
-    blackout = Blackout(windows=("day",), until=9.0, text="until 18:00 (window day)")
-    take = orders(store, mode=lambda: "automatic", blackout=lambda: blackout)
-    answer = "It waits: no migration begins until 18:00 (window day). Go ahead with virtpoise apply."
+    day = BlackoutWindow(name="day", cron="0 8 * * *", duration_seconds=36000.0)
+    take = orders(store, mode=lambda: "automatic", policy=lambda: Policy(windows=(day,)), clock=FakeClock(9 * 3600.0))
+    answer = "It waits: no migration begins until 1970-01-01 18:00 UTC (window day). Go ahead with virtpoise apply."
     assert take.drain("h1", ALICE) == f"h1 drains from the next cycle on. {answer}"
+
+
+def test_a_drain_says_that_its_moves_are_only_recommended_where_the_configuration_names_no_host(store: Store) -> None:
+    take = orders(store, mode=lambda: "automatic", only_recommends=lambda: "libvirt.pattern: expected one")
+    assert take.drain("h1", ALICE).endswith("Its moves are only recommended now: see the plan.")
+
+
+def test_a_drain_while_the_balancer_is_paused_says_who_paused_it_and_how_to_go_on(store: Store) -> None:
+    take = orders(store, mode=lambda: "automatic")
+    take.pause(ALICE)
+    assert take.drain("h1", ALICE).endswith("It waits: paused by alice. Go on with virtpoise resume.")
 
 
 def test_whoever_switches_to_automatic_is_told_of_the_brake(store: Store) -> None:

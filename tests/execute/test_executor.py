@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -61,6 +61,7 @@ class Hosts:
     earlier: tuple[tuple[JournalEntry, None], ...] = ()
     measured: WriteRate = field(default_factory=WriteRate)
     beside: list[int] = field(default_factory=list)
+    ours: list[set[str]] = field(default_factory=list)  # that each last look was given
     against: str | None = None  # what the hosts have against any move
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -68,7 +69,8 @@ class Hosts:
     def journal(self) -> Hosts:
         return self
 
-    def obstacle(self, move: Move) -> str | None:
+    def obstacle(self, move: Move, ours: Collection[str]) -> str | None:
+        self.ours.append(set(ours))
         return self.against
 
     def measure(self, move: Move, beside: int) -> WriteRate:
@@ -241,6 +243,8 @@ def test_a_slow_migration_holds_up_no_unrelated_move_of_its_plan_or_a_later_one(
     assert all(others.acquire(timeout=10) for _ in range(4))  # b, c, d and e
     assert "after" not in hosts.outcomes
     assert made.busy
+    assert "uuid-of-slow" in hosts.ours[-1], "which its hosts may show as between them"
+    assert not any("uuid-of-after" in ours for ours in hosts.ours)
     slow.set()
     assert made.wait(10)
     assert set(hosts.outcomes) == {"slow", "b", "c", "d", "e", "after"}
@@ -341,7 +345,7 @@ class Hosts:
     def hold(self, numbers): pass
     def release(self, number): pass
     def under_way(self): return ()
-    def obstacle(self, move): return None
+    def obstacle(self, move, ours): return None
     def measure(self, move, beside): return WriteRate()
     def request(self, move, watch, stop):
         time.sleep(0.3)

@@ -79,6 +79,18 @@ def test_another_job_or_a_silent_host_is_an_obstacle(world: World) -> None:
 
 
 @pytest.mark.parametrize("host", ["h1", "h2"])
+def test_a_migration_of_others_to_or_from_one_of_the_hosts_is_an_obstacle(world: World, host: str) -> None:
+    world.put("theirs", "h3")
+    with world.hosts.migration("theirs", "h3", host, None):
+        world.advance(5.0)
+        assert world.places("theirs") == {"h3": "running", host: "migrating"}
+        assert obstacle(world) == f"{host} takes part in a migration of theirs that is not ours"
+        assert world.do(lambda: migrator(world).obstacle(MOVE, {"theirs"})) is None
+    world.advance(30.0)
+    assert obstacle(world) is None
+
+
+@pytest.mark.parametrize("host", ["h1", "h2"])
 def test_what_libvirt_does_not_answer_is_no_error_of_ours(world: World, host: str) -> None:
     world.silence(host, 5.0, 100.0)
     assert request(world).why == "connection closed due to keepalive timeout"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from storing import record
+from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.copies import Copies, SeenTwice
 from virtpoise_balancer.execute.executor import LibvirtExecutor
@@ -22,7 +23,17 @@ from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge.records import MigrationRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import MigrationOutcome, Move, Plan, PredictedLoads, Prediction, Result, UnsettledKind
+from virtpoise_balancer.model import (
+    Cause,
+    MigrationOutcome,
+    Move,
+    Plan,
+    PredictedLoads,
+    Prediction,
+    Progress,
+    Result,
+    UnsettledKind,
+)
 from virtpoise_lab.campaign.migration import Step
 from worlds import World
 
@@ -42,6 +53,7 @@ class Balancer:
     world: World
     store: Store
     ended: list[tuple[str, Result]] = field(default_factory=list)
+    causes: list[Cause | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         hosts, clock, threads = self.world.hosts, self.world.clock, self.world.threads
@@ -52,6 +64,7 @@ class Balancer:
 
     def on_end(self, move: Move, outcome: MigrationOutcome) -> None:
         self.ended.append((move.domain, outcome.result))
+        self.causes.append(outcome.cause)
 
     def make(self, *moves: Move, recheck: Callable[[Move], str | None] = lambda _move: None) -> None:
         made = Plan(strategy="default", solved=True, summary="", overloaded=(), moves=moves, refusals=())
@@ -64,6 +77,7 @@ class Balancer:
             self.world.advance(STEP_SECONDS)
             self.world.do(lambda: self.accounts.keep_up(self.store.watched(), GROUP, {}))
             self.world.do(lambda: self.reconciler.wait(200))
+            self.world.do(self.executor.go_on)
 
     @property
     def held(self) -> dict[str, UnsettledKind]:
@@ -418,6 +432,92 @@ def test_an_abort_is_an_end_with_its_reason(balancer: Balancer, world: World) ->
     balancer.make(move("a", "h1", "h2"))
     (first,) = balancer.journal
     assert (first.result, first.why) == ("failed", "aborted: longer than 600 s: running on h1, absent on h2")
+
+
+def left_by_an_earlier_process(balancer: Balancer, world: World, asked_after: float = 1.0) -> None:
+    """Domain a migrates from h1 to h2, and whoever asked for it is gone. The journal has it ``asked_after`` seconds
+    before libvirt was asked.
+    """
+    made = Plan(strategy="default", solved=True, summary="", overloaded=(), moves=(move("a", "h1", "h2"),), refusals=())
+    ((migration_id, _),) = record(balancer.store, made, world.clock.now(), acted=True)
+    balancer.store.begin(migration_id)
+    world.advance(asked_after)
+    with world.hosts.migration("a", "h1", "h2", None):
+        pass
+
+
+def test_a_migration_of_an_earlier_process_has_the_same_time_limit(balancer: Balancer, world: World) -> None:
+    world.copy_takes(1e9)
+    left_by_an_earlier_process(balancer, world)
+    balancer.cycle(58)
+    assert (balancer.results, world.places("a")["h1"]) == ([None], "running")
+    balancer.cycle(4)
+    (first,) = balancer.journal
+    assert (first.result, first.why) == ("failed", "aborted: longer than 600 s: running on h1, absent on h2")
+    assert (balancer.causes, world.places("a")) == ([Cause.SLOW], {"h1": "running"})
+
+
+def test_a_migration_of_an_earlier_process_that_does_not_converge_is_aborted(
+    balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.copy_takes(1e9)
+    progress = world.answering.progress
+
+    def look(host: str, uuid: str) -> Progress | None:
+        found = progress(host, uuid)
+        # Two passes a second. Each leaves as much as the one before.
+        passes = 0 if found is None else int(found.elapsed_seconds * 2)
+        return found and replace(found, passes=passes, remaining_bytes=50, dirty_bytes_per_second=1e6)
+
+    monkeypatch.setattr(world.answering, "progress", look)
+    left_by_an_earlier_process(balancer, world)
+    balancer.cycle(5)
+    (first,) = balancer.journal
+    assert first.result == "failed"
+    assert first.why.startswith("aborted: it does not converge: each of the last ")
+    assert (balancer.causes, world.places("a")) == ([Cause.SLOW], {"h1": "running"})
+
+
+def test_a_domain_of_an_earlier_process_is_started_as_soon_as_it_has_arrived(balancer: Balancer, world: World) -> None:
+    world.copy_takes(25.0)
+    left_by_an_earlier_process(balancer, world)
+    balancer.cycle(2)
+    waited = 0.0
+    while world.places("a").get("h2") != "running":
+        world.advance(0.1)
+        waited += 0.1 if world.places("a") == {"h2": "paused"} else 0.0
+    assert waited < 1.0
+    assert balancer.results == [None]
+    balancer.cycle()
+    assert balancer.results == ["done"]
+
+
+def test_a_persons_job_is_not_aborted_for_an_entry_whose_migration_never_began(
+    balancer: Balancer, world: World
+) -> None:
+    world.copy_takes(1e9)
+    left_by_an_earlier_process(balancer, world, asked_after=300.0)
+    balancer.cycle(70)
+    assert len([*world.model.running_jobs("a")]) == 1
+    assert balancer.results == [None]
+
+
+def test_an_abort_that_is_refused_is_not_tried_in_each_cycle(
+    balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise LibvirtError("abort: access denied")
+
+    monkeypatch.setattr(world.answering, "abort", denied)
+    world.copy_takes(1e9)
+    left_by_an_earlier_process(balancer, world)
+    with capture_logs() as logged:
+        balancer.cycle(70)
+    assert [line["event"] for line in logged] == ["a migration could not be aborted"]
+    world.abort("a")
+    balancer.cycle()
+    (first,) = balancer.journal
+    assert first.why.startswith("longer than 600 s, and it could not be aborted (abort: access denied): it goes on: ")
 
 
 def test_a_hanging_migration_holds_up_no_unrelated_one(balancer: Balancer, world: World) -> None:

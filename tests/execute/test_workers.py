@@ -354,6 +354,20 @@ def test_no_worker_outlives_a_balancer_that_is_killed_with_an_answer_unread_or_o
             worker.kill()
 
 
+def test_a_worker_whose_balancer_was_killed_before_it_was_ready_ends_without_a_traceback() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.shutdown(socket.SHUT_RD)  # its first words meet a closed end, and nothing ends its requests
+        with subprocess.Popen(
+            workers_._COMMAND, stdin=theirs.fileno(), stderr=subprocess.PIPE, start_new_session=True
+        ) as worker:
+            theirs.close()
+            try:
+                assert (worker.wait(10), worker.stderr and worker.stderr.read()) == (-signal.SIGKILL, b"")
+            finally:
+                worker.kill()
+
+
 def test_a_source_is_given_the_address_by_which_hosts_reach_each_other() -> None:
     sent: list[tuple[str, tuple[object, ...]]] = []
 

@@ -1,7 +1,8 @@
 """Half an hour of a made-up group of hosts, in the metrics that the exporter and the balancer give.
 
 Three hosts of four CPUs. h1 is overloaded from the fifth minute; vm2 leaves it for h2, later vm3 for h3; a migration
-from h1 to h2 fails; at the end h3 drains and its domain moves to h2.
+from h1 to h2 fails; at the end h3 drains and its domain moves to h2. A blackout window holds for a while, and later the
+brake.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ MOVES = (
 )
 PLACED = {"vm1": "h1", "vm2": "h1", "vm3": "h1", "vm4": "h2", "vm5": "h3"}
 DRAIN = ("h3", 1400)
+BLACKOUT = ("backup", 1000, 1100)
+BRAKE = ("migrations", 1200, 1300)
 THRESHOLD = 0.8
 MEASURED_AFTER = 120
 
@@ -170,8 +173,13 @@ class Scenario:
         time = self._time
         self._put("up", 1, **BALANCER)
         self._put("virtpoise_leader", 1, **BALANCER)
-        self._put("virtpoise_mode", 1, mode="automatic", **BALANCER)
-        self._put("virtpoise_mode", 0, mode="recommend", **BALANCER)
+        braked = BRAKE[1] <= time < BRAKE[2]
+        self._put("virtpoise_mode", float(not braked), mode="automatic", **BALANCER)
+        self._put("virtpoise_mode", float(braked), mode="recommend", **BALANCER)
+        for cause in ("migrations", "predictions", "others"):
+            self._put("virtpoise_brake", float(braked and cause == BRAKE[0]), cause=cause, **BALANCER)
+        self._put("virtpoise_blackout", float(BLACKOUT[1] <= time < BLACKOUT[2]), window=BLACKOUT[0], **BALANCER)
+        self._put("virtpoise_paused", 0, **BALANCER)
         self._put("virtpoise_build_info", 1, version="0.1.0", **BALANCER)
         self._put("virtpoise_start_timestamp_seconds", self.start - 10, **BALANCER)
         in_flight = [move for move in MOVES if move.start <= time < move.end]
@@ -187,9 +195,7 @@ class Scenario:
             self._put("virtpoise_overload_consecutive", (time // STEP) % 3 if over[host] else 0, host=host, **BALANCER)
             draining = host == DRAIN[0] and time >= DRAIN[1]
             self._put("virtpoise_host_draining", float(draining), host=host, **BALANCER)
-            for state in ("active", "draining", "standby", "waking", "unknown"):
-                is_it = state == ("draining" if draining else "active")
-                self._put("virtpoise_host_state", float(is_it), host=host, state=state, **BALANCER)
+            self._put("virtpoise_host_state", 1.0, host=host, state="draining" if draining else "active", **BALANCER)
         if 720 <= time < 900:
             self._put("virtpoise_penalty_seconds", 910 - time, host="h1", **BALANCER)
         self._put("virtpoise_plan_unsolved", float(any(over.values()) and not in_flight), **BALANCER)

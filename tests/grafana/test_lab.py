@@ -42,6 +42,7 @@ THRESHOLD = 0.6
 # Panels (by title; of a repeated panel by its legends) that a calm run leaves empty, and why
 EMPTY: dict[tuple[str, str], str] = {
     ("Back-off", "{{host}}"): "no attempt failed, so no host is in back-off",
+    ("What keeps the balancer from acting", "blackout: {{window}}"): "no window is configured",
     **{
         ("$host", f"as {role} {which}"): "a host that was only one end has no prediction as the other"
         for role in ("source", "destination")

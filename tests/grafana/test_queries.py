@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grafana.scenario import BLACKOUT, BRAKE, STEP
 from virtpoise_dashboards import promql
 from virtpoise_dashboards.__main__ import FOLDER
 from virtpoise_preview.__main__ import preview
@@ -95,6 +96,21 @@ def test_migrations_and_drains_are_marked(source: Source) -> None:
         ("h3 → h2: done", 1520),
         ("h3 drains", 1400),
     }
+
+
+def test_what_keeps_the_balancer_from_acting_is_shown_for_as_long_as_it_does(source: Source) -> None:
+    dashboard = read(FOLDER / "virtpoise-balancer.json")
+    panels = {panel.title: panel for panel in draw_list(dashboard, resolve(dashboard, source, {}), source)}
+    held = {
+        name: [round(at - source.span.start) for at, value in series.points if value == 1]
+        for answer in panels["What keeps the balancer from acting"].answers
+        for name, series in zip(answer.names, answer.series, strict=True)
+    }
+    assert {name: (times[0], times[-1] + STEP) for name, times in held.items() if times} == {
+        f"brake: {BRAKE[0]}": BRAKE[1:],
+        f"blackout: {BLACKOUT[0]}": BLACKOUT[1:],
+    }
+    assert {"paused", "brake: predictions", "brake: others"} <= held.keys()
 
 
 @pytest.mark.parametrize(

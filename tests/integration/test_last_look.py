@@ -41,7 +41,7 @@ LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exac
 @pytest.fixture(scope="module")
 def lab(pool: Pools) -> Iterator[Lab]:
     pool.close()  # one lab at a time
-    with Lab.up(hosts=3, domains=[DomainSpec("vm1", "h1")]) as running:
+    with Lab.up(hosts=3, domains=[DomainSpec("vm1", "h1"), DomainSpec("vm2", "h3")]) as running:
         yield running
 
 
@@ -138,6 +138,20 @@ def test_a_domain_with_another_job_under_way_stays(lab: Lab, hosts: LibvirtHosts
         assert other.error is not None
         assert "abort" in other.error or "cancel" in other.error
     wait_until(lambda: whole(lab, hosts), 20, "the domain at home")
+
+
+def test_a_migration_of_others_to_the_destination_holds_a_move_back(lab: Lab, hosts: LibvirtHosts) -> None:
+    theirs = lab.state.domain("vm2").uuid
+    with hosts.migration(theirs, "h3", "h2", 1) as other:
+        wait_until(lambda: hosts.between_hosts("h2") == ((theirs, "vm2"),), 20, "the other domain on its way")
+        assert hosts.between_hosts("h3") == ()
+        assert make(lab, hosts, "h2") == MigrationOutcome(
+            result=Result.SKIPPED, why="h2 takes part in a migration of vm2 that is not ours"
+        )
+        hosts.abort("h3", theirs)
+        assert other.ended(30)
+    wait_until(lambda: hosts.between_hosts("h2") == (), 20, "its end")
+    assert whole(lab, hosts)
 
 
 def test_with_nothing_in_the_way_it_moves_and_libvirts_figures_are_told(lab: Lab, hosts: LibvirtHosts) -> None:

@@ -15,19 +15,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from builders import FakeClock, domain, group, host, thesis_policy
-from storing import record
-from virtpoise_balancer.analyse.backoff import Backoff
-from virtpoise_balancer.analyse.measure import Measured
+from storing import fill
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle
-from virtpoise_balancer.control.decide import CycleResult, next_cycle
 from virtpoise_balancer.errors import BadInput, StoreError
 from virtpoise_balancer.execute.executor import InFlight, Recheck
-from virtpoise_balancer.knowledge.records import Action, Changes, Setting
+from virtpoise_balancer.knowledge.leader import FileLock
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Entries, MigrationOutcome, Result
+from virtpoise_balancer.model import Entries
 from virtpoise_balancer.plan import plan
 from watching import Watching
 
@@ -40,10 +37,6 @@ SEEN = group(
 )
 NOW = 2000.0
 LOADS = tuple((float(at), 0.4) for at in range(0, 3000, 10))
-DONE = MigrationOutcome(
-    result=Result.DONE, seconds=6.0, downtime_seconds=0.1, transferred_bytes=10**9, dirty_bytes_per_second=1e6
-)
-FAILED = MigrationOutcome(result=Result.FAILED, why="full", lost=True)
 
 
 class Taking:
@@ -60,31 +53,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     open.
     """
     path = tmp_path_factory.mktemp("whole") / "state.db"
-    clock = FakeClock(1000.0)
-    with closing(Store.open(f"sqlite:///{path}", clock=clock)) as store:
-        made = plan(SEEN, thesis_policy())
-        assert made.moves
-        for number, outcome in enumerate((DONE, DONE, FAILED, None)):
-            clock.at = 1000.0 + 100 * number
-            for migration_id, _ in record(store, made, clock.at, acted=True, snapshot=SEEN, policy=thesis_policy()):
-                store.begin(migration_id)
-                if outcome is not None:
-                    store.end(migration_id, outcome)
-        first, *_ = store.recall(moved_since=0, ended_since=0, judged_since=0).due
-        measured = Measured(verdict="measured", window=(1020.0, 1080.0), ratio=0.5, error=0.05)
-        store.commit(
-            Changes(
-                backoffs=(
-                    Backoff(host="h1", counted_from=1000.0, penalty_from=1000.0, penalty_until=1190.0, failures=1),
-                ),
-                verdicts={first.id: measured},
-                cycle=next_cycle(1500.0, CycleResult.IDLE, "calm", None),
-            ),
-            1500.0,
-        )
-        store.order_drain("h3", draining=True)
-        store.override("mode", Setting(value="automatic", instead_of="recommend", at=1.0, who="alice"))
-        store.record_action(Action(at=1.0, who="alice", origin="command", action="drain", accepted=True, answer="yes"))
+    with closing(Store.open(f"sqlite:///{path}", clock=FakeClock(1000.0))) as store:
+        lock = FileLock(path)
+        assert lock.take()
+        fill(store, lock, SEEN)
+        lock.release()
     return path
 
 
@@ -187,6 +160,13 @@ def test_a_command_names_the_row_that_it_leaves_out(copy: Path) -> None:
     code, err = virtpoise(copy, "history")
     assert code == 0
     assert err.startswith("virtpoise: left out: state.url: migration 1: result: expected done or ")
+
+
+@pytest.mark.parametrize("column", ["measured", "error"])
+def test_a_prediction_with_half_a_measurement_is_shown_as_it_is(copy: Path, column: str) -> None:
+    with closing(sqlite3.connect(copy)) as database, database:
+        assert database.execute(f"UPDATE predictions SET {column} = NULL WHERE verdict = 'measured'").rowcount == 1
+    assert virtpoise(copy, "history") == (0, "")
 
 
 def test_a_pause_that_cannot_be_read_still_holds(copy: Path) -> None:

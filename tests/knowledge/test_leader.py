@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from builders import domain, group, host, thesis_policy
+from builders import FakeClock, domain, group, host, thesis_policy
 from postgresql import PASSWORD, Server
-from storing import record
+from storing import fill, record
 from virtpoise_balancer.errors import BadInput, Deposed, StoreError
 from virtpoise_balancer.knowledge.advisory import AdvisoryLock
 from virtpoise_balancer.knowledge.leader import FileLock, LeaderLock, Mistrust, file_system
@@ -295,3 +295,29 @@ def test_without_the_driver_the_remedy_is_named(tmp_path: Path) -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "pip install 'virtpoise[balancer]'" in said
+
+
+def test_a_database_on_a_server_remembers_what_a_file_does(postgresql: Server, tmp_path: Path) -> None:
+    """Each table, from its writing to its being forgotten."""
+    seen = group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0), domain("b", "h1", 2.0))
+    path, url = tmp_path / "state.db", postgresql.new_database()
+    locks: list[LeaderLock] = [FileLock(path), AdvisoryLock(url, postgresql.password_file, 10.0)]
+    found = []
+    for lock, address, password in zip(
+        locks, (f"sqlite:///{path}", url), (None, postgresql.password_file), strict=True
+    ):
+        assert lock.take()
+        with closing(Store.open(address, password_file=password, clock=FakeClock(1000.0))) as store:
+            fill(store, lock, seen)
+            memories = []
+            for now, days in ((2000.0, 90), (100 * 86400.0, 0)):
+                store.forget(now, keep_days=days, keep_bytes=10**6)
+                memory = store.recall(moved_since=0, ended_since=0, judged_since=0)
+                look = store.recall_for_look(ended_since=0, judged_since=0)
+                memories.append((memory, look, store.others(9), store.history(9), store.cycles(9), store.plans(9)))
+            found.append(memories)
+        lock.release()
+    assert found[0] == found[1]
+    kept, forgotten = found[0]
+    assert (kept[0].broken, len(kept[0].others), kept[0].brake is None) == ((), 1, False)
+    assert (len(kept[3]), len(forgotten[2]), len(forgotten[4])) == (4, 0, 0)

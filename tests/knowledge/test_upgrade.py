@@ -1,6 +1,7 @@
 """Stores of other versions: an older one is upgraded with its rows, by the balancer alone; a newer one is refused."""
 
 import json
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -9,14 +10,16 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, text
 
 import virtpoise_balancer.knowledge
 from builders import domain, group, host, thesis_policy
+from postgresql import Server
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import write_plan
+from virtpoise_balancer.knowledge import database
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.plan import plan
@@ -27,6 +30,28 @@ MADE = plan(group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/state.db"
+
+
+def test_an_upgrade_may_take_longer_than_any_other_transaction(
+    postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that is starved, Python may need long between two statements of an upgrade."""
+    upgrade = database._upgrade
+    limits = "-c idle_in_transaction_session_timeout=200ms -c statement_timeout=200ms"
+
+    def slow(connection: Connection) -> None:
+        upgrade(connection)
+        time.sleep(0.6)  # nothing is under way on the server, so that it would end the connection
+        connection.execute(text("SELECT pg_sleep(0.4)"))
+
+    monkeypatch.setitem(database._POSTGRESQL, "options", limits)
+    monkeypatch.setattr(database, "_upgrade", slow)
+    url = postgresql.new_database()
+    with closing(Store.open(url, password_file=postgresql.password_file)) as store:
+        assert store.cycles(1) == ()
+        with store.database.reading() as connection:
+            shown = connection.scalar(text("SHOW idle_in_transaction_session_timeout"))
+        assert shown == "200ms", "of all other transactions"
 
 
 def of_version(url: str, version: str) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
-from virtpoise_balancer.monitor.client import PrometheusClient
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.health import prometheus_health
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.targets import AdmittedTargets
@@ -69,6 +72,51 @@ def test_a_native_histogram_which_an_exporter_may_choose_to_expose_harms_its_own
         )
     for answer in (client.instant("x", 1000), client.range("x", 1000, 1000, 10)):
         assert [(one.labels["instance"], one.value) for one in answer.series] == [("h2", 2.0)]
+
+
+def test_several_queries_are_one_request_and_each_gets_its_own_series(
+    httpserver: HTTPServer, client: PrometheusClient
+) -> None:
+    sent: list[str] = []
+
+    def answer(request: Request) -> Response:
+        sent.append(request.form["query"])
+        found = [({"instance": "h1", "virtpoise_query": name}, value) for name, value in (("a", "1"), ("b", "2"))]
+        return Response(vector(*found, ({"virtpoise_query": "unheard of"}, "3"), ({}, "4")))
+
+    httpserver.expect_request("/api/v1/query").respond_with_handler(answer)
+    found = client.instant_each({"a": "up", "b": "down # a comment", "c": "left"}, 1000.0)
+    assert {name: [(one.labels, one.value) for one in answer.series] for name, answer in found.items()} == {
+        "a": [({"instance": "h1"}, 1.0)],
+        "b": [({"instance": "h1"}, 2.0)],
+        "c": [],
+    }
+    (query,) = sent
+    assert "down # a comment\n" in query
+
+
+def test_questions_side_by_side_are_under_way_together_and_the_first_failure_ends_the_rest(
+    client: PrometheusClient,
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+    asked: list[int] = []
+
+    def meets(number: int) -> QueryAnswer:
+        both.wait()
+        return QueryAnswer((), (str(number),))
+
+    def fails(number: int) -> QueryAnswer:
+        asked.append(number)
+        time.sleep(0.05)
+        raise MonitorError(f"question {number}")
+
+    found = client.side_by_side({name: partial(meets, number) for number, name in enumerate("abcd")})
+    assert [(name, *answer.warnings) for name, answer in found.items()] == [
+        tuple(one) for one in ("a0", "b1", "c2", "d3")
+    ]
+    with pytest.raises(MonitorError, match="question 0"):
+        client.side_by_side({str(number): partial(fails, number) for number in range(100)})
+    assert len(asked) < 100
 
 
 def test_warnings_are_kept(httpserver: HTTPServer, client: PrometheusClient) -> None:

@@ -33,6 +33,11 @@ class Exporter:
 
     up: str = "virtpoise_libvirt_up 1"
     active: int = 1
+    inactive: int = 0
+    domains: tuple[str, ...] = (
+        'virtpoise_domain_running{domain="a",uuid="u"} 0',
+        'virtpoise_domain_state{domain="a",uuid="u",state="suspended",reason="unknown"} 1',
+    )
     extra: tuple[str, ...] = ()
     _began: float = field(default_factory=time.monotonic)
 
@@ -46,9 +51,8 @@ class Exporter:
             f'virtpoise_host_cpu_seconds_total{{mode="idle"}} {busy}',
             self.up,
             f'virtpoise_domains{{state="active"}} {self.active}',
-            'virtpoise_domains{state="inactive"} 0',
-            'virtpoise_domain_running{domain="a",uuid="u"} 0',
-            'virtpoise_domain_state{domain="a",uuid="u",state="suspended",reason="unknown"} 1',
+            f'virtpoise_domains{{state="inactive"}} {self.inactive}',
+            *self.domains,
             *self.extra,
         ]
         return "\n".join([*lines, ""])
@@ -83,7 +87,10 @@ def served(exporter: Exporter) -> Iterator[int]:
 
 @contextmanager
 def prometheus(folder: Path, *ports: int) -> Iterator[Observer]:
-    """What the balancer sees through a Prometheus that scrapes these ports of this machine, which is one host to it."""
+    """What the balancer sees through a Prometheus that scrapes these ports of this machine, which is one host to it.
+
+    When it ends, Prometheus is killed. One that begins in the same folder goes on with what was stored.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -99,7 +106,7 @@ def prometheus(folder: Path, *ports: int) -> Iterator[Observer]:
         f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("ab") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     client = PrometheusClient(url=f"http://127.0.0.1:{port}", timeout_seconds=5)
     try:
@@ -115,22 +122,23 @@ def prometheus(folder: Path, *ports: int) -> Iterator[Observer]:
         )
     finally:
         client.close()
-        server.terminate()
+        server.kill()
         server.wait()
 
 
-def wait_for(observer: Observer, reached: Callable[[Host], bool]) -> Host:
-    """The one host, once it is as wanted."""
+def wait_for(observer: Observer, reached: Callable[[Host], bool], domains: list[str] | None = None) -> Host:
+    """The one host, once it is as wanted. ``domains``: the states that its domains must have; None for any."""
     deadline, seen = time.monotonic() + PATIENCE_SECONDS, None
     while time.monotonic() < deadline:
         try:
-            seen = observer.observe(time.time()).snapshot.host("127.0.0.1")
+            seen = observer.observe(time.time()).snapshot
         except ClockError:
             raise
         except MonitorError:  # it is starting
             seen = None
-        if seen is not None and reached(seen):
-            return seen
+        host = None if seen is None else seen.host("127.0.0.1")
+        if seen and host and reached(host) and domains in (None, [one.state for one in seen.domains]):
+            return host
         time.sleep(SCRAPE_SECONDS / 2)
     raise AssertionError(f"last seen: {seen}")
 
@@ -174,3 +182,24 @@ def test_a_balancer_that_is_behind_or_ahead_of_prometheus_sees_nothing(tmp_path:
         for ahead, words in ((-600, "600 s behind"), (600, "600 s ahead of")):
             with pytest.raises(ClockError, match=words):
                 observer.observe(time.time() + ahead)
+
+
+@pytest.mark.parametrize(
+    ("exporter", "left"),
+    [
+        (Exporter(active=0, domains=()), []),
+        (Exporter(active=0, inactive=1, domains=('virtpoise_domain_running{domain="a",uuid="u"} 0',)), ["shutoff"]),
+    ],
+    ids=["a domain leaves its host", "a suspended domain is shut off"],
+)
+def test_what_ended_while_prometheus_was_away_does_not_count(
+    tmp_path: Path, exporter: Exporter, left: list[str]
+) -> None:
+    """Prometheus returns such a series for five minutes more; patience ends before that."""
+    before = Exporter()
+    with served(before) as port:
+        with prometheus(tmp_path, port) as observer:
+            wait_for(observer, lambda host: host.known, ["paused"])
+        before.active, before.inactive, before.domains = exporter.active, exporter.inactive, exporter.domains
+        with prometheus(tmp_path, port) as observer:
+            wait_for(observer, lambda host: host.known, left)

@@ -33,7 +33,7 @@ from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Entries, Plan, Policy, SampleTimes, Snapshot
-from virtpoise_balancer.monitor.observe import HostLoad, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.service import changes, turns, wiring
@@ -86,8 +86,8 @@ class Hosts:
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
         return self.observe(now)
 
-    def load_between(self, host: str, start: float, end: float) -> HostLoad:
-        return HostLoad(())
+    def loads(self, windows: Collection[HostWindow]) -> Loads:
+        return Loads({})
 
     def active_domains(self, host: str) -> int:
         self.libvirt.wait(HELD_SECONDS)

@@ -247,7 +247,7 @@ def test_metrics_show_what_the_balancer_sees(client: TestClient, published: Publ
     assert metric(client, "virtpoise_host_cpu_load_ratio") == {("h1",): 0.9, ("h2",): 0.1}
     assert metric(client, "virtpoise_overload_consecutive") == {("h1",): 2, ("h2",): 0, ("h3",): 0}
     assert metric(client, "virtpoise_penalty_seconds") == {("h1",): 100.0}
-    assert metric(client, "virtpoise_host_state")[("h3", "unknown")] == 1
+    assert metric(client, "virtpoise_host_state") == {("h1", "active"): 1, ("h2", "active"): 1, ("h3", "unknown"): 1}
     assert metric(client, "virtpoise_domain_duplicates") == {(): 1}
     assert metric(client, "virtpoise_migrations_in_flight") == {(): 1}
     assert metric(client, "virtpoise_host_migrations_in_flight") == {("h1",): 1, ("h2",): 1, ("h3",): 0}
@@ -353,6 +353,24 @@ def test_migrations_are_counted_by_how_they_ended(
     with reach(replace(make_context(), metrics=metrics)) as client:
         assert metric(client, "virtpoise_migrations_total") == {("h2", "done", "h1"): 1, ("h2", "failed", "h1"): 1}
         assert metric(client, "virtpoise_migration_duration_seconds_sum") == {(): 6.0}
+
+
+def test_pairs_of_hosts_have_an_end_and_the_newest_are_kept(published: Published, store: Store) -> None:
+    metrics = Metrics(published)
+    after_a_cycle(published, store)
+    (move,) = published.state.plan.moves  # type: ignore[union-attr]
+    often = replace(move, destination="often")
+    for number in range(3000):
+        destination = f"d{number}"
+        due = due_prediction(destination=destination)
+        metrics.prediction_measured(due, Measured(verdict="measured", ratio=0.47, error=-0.03))
+        for one in (replace(move, destination=destination), often):
+            metrics.migration_ended(one, MigrationOutcome(result=Result.DONE, seconds=6.0))
+    lines = metrics.exposition().decode().splitlines()
+    ended = {line.split('destination="')[1].split('"')[0]: line for line in lines if "migrations_total{" in line}
+    assert ended.keys() == {"often", *(f"d{number}" for number in range(2001, 3000))}
+    assert ended["often"].endswith(" 3000.0")
+    assert sum("pair_error_ratio_count{" in line for line in lines) == 1000
 
 
 def test_status_tells_of_hosts_and_the_migration_under_way(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from virtpoise_balancer.service.logs import set_up
 
     set_up(settings.log.level, settings.log.format)
+    gc.freeze()  # what is imported stays: else each look's many objects have all of it searched for garbage
     Daemon(config).run()
 
 

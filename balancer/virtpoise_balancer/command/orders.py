@@ -172,7 +172,6 @@ def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
 
     import time
 
-    from virtpoise_balancer.blackout import blackout_at
     from virtpoise_balancer.control.orders import Orders
     from virtpoise_balancer.service import wiring
 
@@ -181,8 +180,8 @@ def _orders(path: Path) -> Iterator[tuple[Config, Orders, By]]:
             store=store,
             look=lambda: wiring.make_observer(settings).observe(time.time()).snapshot,
             mode=lambda: settings.mode,
-            may_act=lambda: settings.libvirt.names_hosts,
-            blackout=lambda: blackout_at(settings.policy.windows, time.time()),
+            policy=lambda: settings.policy,
+            only_recommends=lambda: settings.libvirt.only_recommends,
         )
         yield settings, orders, _by()
 

@@ -262,7 +262,8 @@ def _prediction(prediction: PredictionRecord | None) -> str:
         return "-"
     text = f"predicted {percent(prediction.predicted, 1)}"
     if prediction.measured is not None:
-        return f"{text}, measured {percent(prediction.measured, 1)} ({prediction.error:+.1%})"
+        off = "" if prediction.error is None else f" ({prediction.error:+.1%})"
+        return f"{text}, measured {percent(prediction.measured, 1)}{off}"
     return f"{text}, {wording.unmeasured(prediction.verdict)}"
 
 

@@ -6,12 +6,11 @@ generated from it.
 """
 
 from virtpoise_balancer.config.file import check_secrets, parse_config, read_config
-from virtpoise_balancer.config.libvirt import WHICH_HOSTS, Libvirt
+from virtpoise_balancer.config.libvirt import Libvirt
 from virtpoise_balancer.config.schema import Config, Measurement
 from virtpoise_balancer.config.web import Web
 
 __all__ = [
-    "WHICH_HOSTS",
     "Config",
     "Libvirt",
     "Measurement",

@@ -13,7 +13,7 @@ from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, matche
 from virtpoise_balancer.model import Name
 from virtpoise_balancer.visible import shown
 
-WHICH_HOSTS = (
+_WHICH_HOSTS = (
     "expected, for mode automatic, patterns of the hosts' names such as kvm*.example.org (or libvirt.hosts), "
     "so that no other target becomes a host"
 )
@@ -38,6 +38,11 @@ class Libvirt(Section):
         one.
         """
         return bool(self.hosts or self.pattern)
+
+    @property
+    def only_recommends(self) -> str | None:
+        """Why no move may be made without a person's word, or None."""
+        return None if self.names_hosts else f"libvirt.pattern: {_WHICH_HOSTS}"
 
     def admission(self) -> Callable[[str], bool]:
         """Whether a target of this name may be a host."""

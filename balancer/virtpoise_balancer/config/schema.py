@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from virtpoise_balancer.blackout import window_problems
-from virtpoise_balancer.config.libvirt import WHICH_HOSTS, Libvirt
+from virtpoise_balancer.config.libvirt import Libvirt
 from virtpoise_balancer.config.migration import Migration
 from virtpoise_balancer.config.prometheus import Prometheus
 from virtpoise_balancer.config.section import Seconds, Section, inconsistent
@@ -61,8 +61,8 @@ class Config(Section):
                 f"interval_seconds: expected at least the scrape interval ({self.scrape_interval_seconds:g}), "
                 f"got {self.interval_seconds:g}"
             )
-        if self.mode == "automatic" and not self.libvirt.names_hosts:
-            found.append(f"libvirt.pattern: {WHICH_HOSTS}")
+        if self.mode == "automatic" and (why := self.libvirt.only_recommends):
+            found.append(why)
         if found:
             raise inconsistent(found)
         return self

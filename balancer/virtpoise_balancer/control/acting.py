@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from virtpoise_balancer.analyse.brake import Brake, in_force, judge
-from virtpoise_balancer.blackout import Blackout
+from virtpoise_balancer.blackout import Blackout, blackout_at
 from virtpoise_balancer.knowledge.records import Memory
 from virtpoise_balancer.model import Mode, Policy
 
@@ -38,7 +38,6 @@ def standing(
     now: float,
     *,
     only_recommends: str | None = None,
-    blackout: Blackout | None = None,
 ) -> Standing:
     """``configured``: the mode of the configuration; ``only_recommends``: why no move may be made automatically.
 
@@ -57,7 +56,7 @@ def standing(
         held = f"the brake is on: {brake.why}"
         prefix = f"{paused}: " if paused else f"{held} (virtpoise release); "
         return Standing(brake=brake, pulled=pulled is not None, held=paused or held, prefix=prefix)
-    if blackout:
+    if blackout := blackout_at(policy.windows, now):
         held = f"no migration begins {blackout.text}"
         prefix = f"{paused}: " if paused else f"{held}; "
         return Standing(mode="automatic", held=paused or held, blackout=blackout, prefix=prefix)

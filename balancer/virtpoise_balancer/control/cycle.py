@@ -13,7 +13,6 @@ from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
 from virtpoise_balancer.analyse.silence import Silence
-from virtpoise_balancer.blackout import blackout_at
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.acting import Standing, standing
@@ -35,7 +34,7 @@ from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
-from virtpoise_balancer.monitor.observe import HostLoad, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
 
@@ -75,7 +74,9 @@ class GroupObserver(Protocol):
         """Only these hosts and their domains."""
         ...
 
-    def load_between(self, host: str, start: float, end: float) -> HostLoad: ...
+    def loads(self, windows: Collection[HostWindow]) -> Loads:
+        """What the hosts' load was in these windows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +159,7 @@ class Cycle:
         return recall(self.store, self.policy, self.observer.sample_times, now)
 
     def _standing(self, memory: Memory, now: float) -> Standing:
-        blackout = blackout_at(self.policy.windows, now)
-        return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends, blackout=blackout)
+        return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends)
 
     def _situation(
         self,
@@ -189,19 +189,22 @@ class Cycle:
 
     def _windows(self, memory: Memory, now: float) -> tuple[tuple[Window, ...], tuple[str, ...]]:
         """The predictions whose window has passed, with what was measured in it; and the warnings of these queries."""
-        windows: list[Window] = []
-        warnings: list[str] = []
-        for due in disturbed(memory.due, counting(memory.others)):
-            start, end = window(due, self.measurement.settle_seconds, self.measurement.window_seconds)
-            if end > now or due.migrated >= now - self.measurement.settle_seconds:
-                continue
-            try:
-                load = self.observer.load_between(due.host, start, end)
-            except MonitorError:
-                continue  # the next cycle asks again
-            windows.append(Window(due, (start, end), load.samples))
-            warnings += load.warnings
-        return tuple(windows), tuple(warnings)
+        due = []
+        for one in disturbed(memory.due, counting(memory.others)):
+            start, end = window(one, self.measurement.settle_seconds, self.measurement.window_seconds)
+            if end <= now and one.migrated < now - self.measurement.settle_seconds:
+                due.append((one, HostWindow(one.host, start, end)))
+        if not due:
+            return (), ()
+        try:
+            loads = self.observer.loads({wanted for _, wanted in due})
+        except MonitorError:
+            return (), ()  # the next cycle asks again
+        return tuple(
+            Window(one, (wanted.start, wanted.end), loads.samples[wanted])
+            for one, wanted in due
+            if wanted in loads.samples
+        ), loads.warnings
 
     def failed(self, sentence: str, now: float) -> Report:
         """The report of a turn that came to nothing, which is written down as well."""

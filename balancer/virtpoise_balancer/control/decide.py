@@ -35,6 +35,9 @@ from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
 
+# How long a stored recommendation stands for those after it that solve the same problems.
+_RENEWED_SECONDS = 3600.0
+
 
 class CycleResult(StrEnum):
     IDLE = "idle"
@@ -224,11 +227,13 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
 
 
 def gist_of(plan: Plan) -> str:
-    """Equal for plans that want the same moves for the same problems, whatever loads they predict."""
+    """Equal for plans that solve the same problems and leave the same ones.
+
+    Moves and predicted loads do not count: among many hosts that would do, noise picks other ones in each cycle.
+    """
     wants = {
-        "moves": [(move.uuid, move.source, move.destination) for move in plan.moves],
-        "attempts": [(attempt.host, attempt.problem, attempt.solved) for attempt in plan.attempts],
-        "held": [(refusal.host, refusal.reason) for refusal in plan.refusals if refusal.domain is None],
+        "attempts": sorted((attempt.host, attempt.problem, attempt.solved) for attempt in plan.attempts),
+        "held": sorted({(refusal.host or "", refusal.reason) for refusal in plan.refusals if refusal.domain is None}),
         "solved": plan.solved,
     }
     return hashlib.sha256(json.dumps(wants).encode()).hexdigest()
@@ -275,11 +280,19 @@ def _decision(
 def _to_be_stored(
     situation: Situation, snapshot: Snapshot, plan: Plan, *, acted: bool, wanted: frozenset[Choice] | None
 ) -> NewPlan | None:
-    """The plan as it is stored; None if it finds no problem, or is the one that still waits."""
+    """The plan as it is stored; None if it finds no problem, or is the one that still waits.
+
+    One that waits is stored again when it has waited for an hour, since its moves may have become others.
+    """
     if plan.solved and not plan.attempts:
         return None
     gist, newest = gist_of(plan), situation.memory.newest_plan
-    if not acted and newest is not None and not newest.acted and newest.gist == gist:
+    if (
+        not acted
+        and newest is not None
+        and (newest.acted, newest.gist) == (False, gist)
+        and situation.now - newest.made < _RENEWED_SECONDS
+    ):
         return None
     return NewPlan(plan=plan, gist=gist, acted=acted, snapshot=snapshot, policy=situation.policy, wanted=wanted)
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import with_drains
-from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.clock import SYSTEM, Clock
-from virtpoise_balancer.config import WHICH_HOSTS
+from virtpoise_balancer.control.acting import standing
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.knowledge.records import Action, Setting
+from virtpoise_balancer.knowledge.records import Action, Memory, Setting
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Host, HostState, Mode, Plan, Snapshot
+from virtpoise_balancer.model import Host, HostState, Mode, Plan, Policy, Snapshot
 
 if TYPE_CHECKING:
     from virtpoise_balancer.plan.subset import Choice
@@ -49,8 +48,8 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
     """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the
-    plan; ``on_order``: called after each order is journalled; ``may_act``: whether the configuration says which targets
-    are hosts, without which nothing is moved automatically; ``blackout``: the one that is now.
+    plan; ``on_order``: called after each order is journalled; ``policy``: as it is now; ``only_recommends``: why no
+    move may be made without a person's word, or None.
 
     Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then
     nothing was changed.
@@ -61,8 +60,8 @@ class Orders:
     mode: Callable[[], Mode]
     carry_out: Callable[[Set[Choice]], Plan] = no_carrier
     on_order: Callable[[Action], None] = lambda _action: None
-    may_act: Callable[[], bool] = lambda: True
-    blackout: Callable[[], Blackout | None] = lambda: None
+    policy: Callable[[], Policy] = Policy
+    only_recommends: Callable[[], str | None] = lambda: None
     clock: Clock = SYSTEM
 
     def drain(self, host: str, by: By) -> str:
@@ -151,8 +150,8 @@ class Orders:
 
     def _set_mode(self, mode: Mode, by: By) -> str:
         configured = self.mode()
-        if mode == "automatic" and not self.may_act():
-            raise Refused(f"libvirt.pattern: {WHICH_HOSTS}")
+        if mode == "automatic" and (why := self.only_recommends()):
+            raise Refused(why)
         if self.store.overrides().mode_over(configured) == mode:
             return f"The mode is {mode} already."
         setting = Setting(value=mode, instead_of=configured, at=self.clock.now(), who=by.who)
@@ -190,17 +189,17 @@ class Orders:
         self.store.acknowledge(wanted[0], f"ended by the word of {by.who}")
         return f"{unsettled[wanted[0]]} is accounted for: its hosts take part again from the next cycle on."
 
-    def _acts(self) -> bool:
-        overrides = self.store.overrides()
-        return overrides.paused is None and overrides.mode_over(self.mode()) == "automatic" and self._brake() is None
-
     def _hint(self) -> str:
-        """What keeps a drain from beginning at once."""
-        if not self._acts():
-            return " Its moves are only recommended now: see the plan."
-        if blackout := self.blackout():
-            return f" It waits: no migration begins {blackout.text}. Go ahead with virtpoise apply."
-        return ""
+        """What keeps a drain from beginning at once. A brake that the next cycle pulls is not known yet."""
+        memory = Memory(orders=self.store.standing_orders(), brake=self.store.brake())
+        known = standing(memory, self.policy(), self.mode(), self.clock.now(), only_recommends=self.only_recommends())
+        if known.acts:
+            return ""
+        if memory.orders.overrides.paused:
+            return f" It waits: {known.held}. Go on with virtpoise resume."
+        if known.blackout:
+            return f" It waits: {known.held}. Go ahead with virtpoise apply."
+        return " Its moves are only recommended now: see the plan."
 
     def _brake(self) -> Brake | None:
         return in_force(self.store.brake(), self.store.overrides().released_at)

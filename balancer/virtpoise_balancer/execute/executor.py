@@ -88,6 +88,7 @@ class LibvirtExecutor:
     _items: dict[int, Item] = field(default_factory=dict)  # of the plans that have not ended, by the id in the journal
     _rechecks: dict[int, Recheck] = field(default_factory=dict)  # by the number of the plan
     _threads: dict[int, Thread] = field(default_factory=dict)  # by the id in the journal
+    _watched: set[int] = field(default_factory=set)  # under way, without a move that waits for it
 
     def __post_init__(self) -> None:
         self._looking = self.threads.lock()
@@ -131,6 +132,7 @@ class LibvirtExecutor:
             others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]
             for id_ in ready(self._items.values(), self.limits, others):
                 self._start(id_, self._make_one)
+            self._watch_loose_ones()
 
     def drop(self, why: str) -> None:
         """Begin none of the moves that wait. ``why``: for the journal."""
@@ -155,6 +157,32 @@ class LibvirtExecutor:
             self.go_on()
         self.wait()
         self.reconciler.close()
+
+    def _watch_loose_ones(self) -> None:
+        """Watch over the migrations under way that no move of this process waits for: those of an earlier process, and
+        those whose request was given up. Each is watched once.
+        """
+        loose = self.reconciler.under_way()
+        self._watched &= {entry.id for entry, _ in loose}
+        for entry, progress in loose:
+            if progress is None or entry.id in self._watched or self.stop.is_set():
+                continue
+            try:
+                self.threads.start(partial(self._watch_over, entry), f"watch {entry.move.domain}")
+            except RuntimeError as error:  # the system has no thread left: the next cycle tries again
+                log.warning("a migration cannot be watched", domain=entry.move.domain, error=str(error))
+            else:
+                self._watched.add(entry.id)
+
+    def _watch_over(self, entry: JournalEntry) -> None:
+        def goes_on() -> bool:
+            return not self.stop.is_set() and any(one.id == entry.id for one, _ in self.reconciler.under_way())
+
+        try:
+            self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry))
+        except Exception:  # the reconciler goes on asking for its end
+            log.exception("a migration could not be watched", domain=entry.move.domain)
+        self.reconciler.ask_now(entry)  # a domain that has arrived waits to be started
 
     def _end_waiting(self, reasons: Mapping[int, str]) -> None:
         for id_, why in reasons.items():
@@ -207,7 +235,7 @@ class LibvirtExecutor:
         if measured.why:
             return self._skip(migration_id, move, measured.why, Cause.SLOW, measured.dirty_bytes_per_second)
         cause = None if why else Cause.OBSTACLE
-        if why := why or self._against(move, lambda: self.migrator.obstacle(move)):
+        if why := why or self._against(move, lambda: self.migrator.obstacle(move, self._ours())):
             self._ask_again(move)
             return self._skip(migration_id, move, why, cause)
         entry = JournalEntry(id=migration_id, move=move, began=began)
@@ -224,6 +252,12 @@ class LibvirtExecutor:
         except Exception as error:  # nothing has begun yet
             log.exception("the last look before a move failed in an unforeseen way", domain=move.domain)
             return f"unforeseen: {type(error).__name__}: {error}"
+
+    def _ours(self) -> set[str]:
+        """The uuids of the domains that are migrated now, or have just been."""
+        with self._lock:
+            begun = {item.move.uuid for item in self._items.values() if item.stage is not Stage.WAITING}
+        return begun | {one.move.uuid for one in self.in_flight}
 
     def _beside(self, move: Move) -> int:
         """How many migrations under way share a host with the move."""

@@ -55,6 +55,12 @@ class Hosts(Protocol):
         """How the domain stands on this host."""
         ...
 
+    def between_hosts(self, host: str) -> tuple[tuple[str, str], ...]:
+        """The domains that a migration has paused on this host, as (uuid, name): those that arrive, and those that are
+        handed over.
+        """
+        ...
+
     def progress(self, host: str, uuid: str) -> Progress | None:
         """The figures of the domain's running job on this host; None when there is no job."""
         ...

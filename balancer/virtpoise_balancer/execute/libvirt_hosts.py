@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 _JOB: TypeAdapter[_Job | None] = TypeAdapter(_Job | None)
 _FACTS = TypeAdapter(HostFacts)
 _PRESENCE = TypeAdapter(Presence)
+_NAMED: TypeAdapter[tuple[tuple[str, str], ...]] = TypeAdapter(tuple[tuple[str, str], ...])
 _WAY: TypeAdapter[tuple[bool, str | None]] = TypeAdapter(tuple[bool, str | None])
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
@@ -79,6 +80,9 @@ class LibvirtHosts:
 
     def presence(self, host: str, uuid: str) -> Presence:
         return self._ask(_PRESENCE, host, "presence", uuid)
+
+    def between_hosts(self, host: str) -> tuple[tuple[str, str], ...]:
+        return self._ask(_NAMED, host, "between_hosts")
 
     def progress(self, host: str, uuid: str) -> Progress | None:
         job = self._ask(_JOB, host, "job", uuid, what="job statistics")

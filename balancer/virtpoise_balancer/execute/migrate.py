@@ -5,8 +5,8 @@ time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -16,7 +16,8 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconciler import Requested
-from virtpoise_balancer.model import Cause, Move, Progress
+from virtpoise_balancer.model import Cause, JournalEntry, Move, Progress
+from virtpoise_balancer.visible import visible
 
 log = structlog.get_logger()
 
@@ -29,6 +30,12 @@ _LEAST_SECONDS = 10.0
 # Where nothing is known of the uplinks: 1 Gbit/s.
 _ASSUMED_BYTES_PER_SECOND = 125e6
 _MIB = 1 << 20
+_MOST_SHOWN = 100  # characters of a name
+
+# When a migration's job may begin, from when the journal has it. The last looks lie between, and hosts may be slow to
+# answer these. libvirt's clock is not ours.
+_JOB_EARLY_SECONDS = 5.0
+_JOB_LATE_SECONDS = 120.0
 
 Watch = Callable[[Progress], None]
 
@@ -69,12 +76,16 @@ class Migrator:
     bandwidth: Callable[[float], int | None] = lambda _at: None
     clock: Clock = SYSTEM
 
-    def obstacle(self, move: Move) -> str | None:
-        """Why the move is not to be made now, as both hosts report it (law 5), or None."""
+    def obstacle(self, move: Move, ours: Collection[str] = ()) -> str | None:
+        """Why the move is not to be made now, as both hosts report it (law 5), or None.
+
+        ``ours``: the uuids of domains that the balancer migrates now.
+        """
         try:
             here = self.hosts.presence(move.source, move.uuid)
             there = self.hosts.presence(move.destination, move.uuid)
             job = self.hosts.progress(move.source, move.uuid)
+            between = {host: self.hosts.between_hosts(host) for host in (move.source, move.destination)}
         except LibvirtError as error:
             return str(error)
         if here is not Presence.RUNNING:
@@ -83,6 +94,10 @@ class Migrator:
             return f"{move.domain} is already {there.value} on {move.destination}"
         if job is not None:
             return f"{move.domain} is being worked on by another job"
+        for host, found in between.items():
+            for uuid, name in found:
+                if uuid not in ours:
+                    return f"{host} takes part in a migration of {visible(name[:_MOST_SHOWN])} that is not ours"
         return None
 
     def measure(self, move: Move, beside: int) -> WriteRate:
@@ -166,6 +181,47 @@ class Migrator:
                 return why, cause, True, migration.waited_seconds
         except LibvirtError as error:  # no process could be started to ask
             return str(error), Cause.STOPPED if stop.is_set() else Cause.ERROR, False, None
+
+    def watch_over(self, entry: JournalEntry, goes_on: Callable[[], bool], note: Callable[[Requested], None]) -> None:
+        """Watch a migration that no request of this process waits for, with the bounds that ``request`` has.
+
+        Returns when its job has ended, was aborted or is not ours, or when ``goes_on`` is False. ``note``: takes why it
+        is aborted, before it is.
+        """
+        move, began = entry.move, entry.began or self.clock.now()
+        convergence = Convergence(throttles=self.throttles)
+        bandwidth = self.bandwidth(began)
+        while goes_on():
+            try:
+                progress = self.hosts.progress(move.source, move.uuid)
+            except LibvirtError:
+                self.clock.sleep(_WATCH_SECONDS)
+                continue  # the next look may see it
+            if progress is None or not self._is_of(began, progress):
+                return
+            why = convergence.hopeless(progress)
+            if why is None and progress.elapsed_seconds >= self.timeout_seconds:
+                why = f"longer than {self.timeout_seconds:g} s"
+            if why:
+                requested = Requested(
+                    why=f"aborted: {why}",
+                    cause=Cause.SLOW,
+                    answered=False,
+                    dirty_bytes_per_second=progress.dirty_bytes_per_second,
+                )
+                note(requested)
+                if refused := self._abort(move):
+                    note(replace(requested, why=f"{why}, and it could not be aborted ({refused}): it goes on"))
+                return
+            bandwidth = self._limited(move, bandwidth)
+            self.clock.sleep(_WATCH_SECONDS)
+
+    def _is_of(self, began: float, progress: Progress) -> bool:
+        """Whether the job is that of a migration that was journalled as begun at ``began`` (Unix seconds): a person's
+        job is not to be aborted.
+        """
+        asked = self.clock.now() - progress.elapsed_seconds
+        return began - _JOB_EARLY_SECONDS <= asked <= began + _JOB_LATE_SECONDS
 
     def _look(self, move: Move, watch: Watch) -> Progress | None:
         try:

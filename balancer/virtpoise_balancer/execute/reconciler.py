@@ -100,6 +100,7 @@ class Reconciler:
     _unwritten: dict[int, tuple[Move, MigrationOutcome]] = field(default_factory=dict)
     _found: dict[int, StillOpen] = field(default_factory=dict)
     _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
+    _group: tuple[str, ...] = ()  # all hosts that the newest cycle knew
 
     # --- for the executor ---------------------------------------------------------------------------------------------
 
@@ -163,6 +164,7 @@ class Reconciler:
         with self._lock:
             loose = {entry.id: entry for entry in entries if entry.id not in self._held}
             self._open = {id_: entry for id_, entry in loose.items() if entry.is_open}
+            self._group = tuple(group)
             self._found = {id_: found for id_, found in self._found.items() if id_ in loose}
             # What is dropped is of lost domains that a person has accounted for.
             for id_ in set(self._requested) - set(loose) - self._held:
@@ -177,6 +179,11 @@ class Reconciler:
                 self.end(entry.id, entry.move, NOT_BEGUN)
             else:
                 self._begin_to_ask(entry, group)
+
+    def ask_now(self, entry: JournalEntry) -> None:
+        """Ask for the end of this entry of the newest cycle before the next one does."""
+        if entry.id in self._open and self.can_write:
+            self._begin_to_ask(entry, self._group)
 
     def unsettled(self, entries: Sequence[JournalEntry]) -> tuple[Unsettled, ...]:
         """The domains of these entries that keep action off their hosts, by what is known now.

@@ -32,6 +32,13 @@ _POSTGRESQL: dict[str, Any] = {
     f" -c statement_timeout={_WAIT_SECONDS}s -c tcp_keepalives_idle=2 -c tcp_keepalives_interval=1"
     f" -c tcp_keepalives_count=3 -c tcp_user_timeout={_SILENT_SECONDS}s",
 }
+# An upgrade happens once, and rewrites whole tables: on a machine that is starved that takes long, and between two
+# statements as well. It is bounded so that one that hangs does not keep a standby waiting for ever.
+_UPGRADE_SECONDS = 900
+_MAY_TAKE_LONG = text(
+    f"SET LOCAL idle_in_transaction_session_timeout = '{_UPGRADE_SECONDS}s';"
+    f" SET LOCAL statement_timeout = '{_UPGRADE_SECONDS}s'"
+)
 # As in SQLite, one transaction at a time writes. It ends with the transaction.
 _ONE_WRITER = text("SELECT pg_advisory_xact_lock(1, 0)")
 
@@ -74,6 +81,8 @@ class Database:
                 return
         with self.writing() as connection:
             if not _check(connection, self.url, upgrade=upgrade):  # another process may have been faster
+                if connection.dialect.name == "postgresql":
+                    connection.execute(_MAY_TAKE_LONG)
                 _upgrade(connection)
 
     def reopen(self) -> None:

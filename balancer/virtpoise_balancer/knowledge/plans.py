@@ -26,7 +26,9 @@ _SHORT = (
 )
 _LISTED = Query(select(*_SHORT).order_by(plans.c.id.desc()).limit(bindparam("most")), "plan")
 _ONE = Query(select(*_SHORT, plans.c.document).where(plans.c.id == bindparam("plan_id")), "plan")
-_NEWEST = Query(select(plans.c.id, plans.c.gist, plans.c.acted).order_by(plans.c.id.desc()).limit(1), "plan")
+_NEWEST = Query(
+    select(plans.c.id, plans.c.made, plans.c.gist, plans.c.acted).order_by(plans.c.id.desc()).limit(1), "plan"
+)
 _NOT_SETTLED = Query(
     select(plans.c.id, plans.c.made, migrations.c.id.label("migration_id"), migrations.c.result, migrations.c.ended)
     .outerjoin(migrations, migrations.c.plan_id == plans.c.id)

@@ -169,8 +169,9 @@ class PastPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewestPlan:
-    """The plan that was stored last. ``gist``: as ``NewPlan`` has it."""
+    """The plan that was stored last. ``made``: in Unix seconds. ``gist``: as ``NewPlan`` has it."""
 
+    made: float
     gist: str
     acted: bool
 

@@ -6,15 +6,18 @@ A reply is bounded in bytes, series and samples, and so is each text in it, befo
 
 from __future__ import annotations
 
-import math
 import random
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated, Literal
+from math import isfinite
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
 from virtpoise_balancer.formats import first_problem
@@ -30,6 +33,13 @@ MOST_LABEL = 1024
 _MOST_WARNINGS = 20
 _MOST_SHOWN = 300
 
+# The label that names the query which a series answers, where several are asked as one.
+_QUERY_LABEL = "virtpoise_query"
+
+# How many questions of one look are asked at the same time: Prometheus evaluates each on one CPU, while the balancer
+# reads other replies. With more of them, each would take longer, up to its deadline.
+_AT_ONCE = 4
+
 _RETRY_FIRST_SECONDS = 0.1
 _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
 
@@ -38,14 +48,14 @@ _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPSta
 _Sample = tuple[FiniteFloat, str]
 
 
-class _Instant(BaseModel):
+class _Instant(TypedDict):  # and no object of its own: there are many
     metric: dict[str, str]
-    value: _Sample | None = None
+    value: NotRequired[_Sample | None]
 
 
-class _Range(BaseModel):
+class _Range(TypedDict):
     metric: dict[str, str]
-    values: list[_Sample] = []
+    values: NotRequired[list[_Sample]]
 
 
 class _Vector(BaseModel):
@@ -91,6 +101,10 @@ class QueryAnswer:
     warnings: tuple[str, ...] = ()
 
 
+# Makes an answer of a query's data and warnings.
+_Read = Callable[[str, _Vector | _Matrix, tuple[str, ...]], QueryAnswer]
+
+
 @dataclass(slots=True)
 class PrometheusClient:
     """A Prometheus-compatible server. Keeps no answer between two queries, so several threads may ask it."""
@@ -99,6 +113,8 @@ class PrometheusClient:
     timeout_seconds: float
     access: Access = field(default_factory=Access)
     _http: Http = field(init=False)
+    # What is made of a reply is many times as large, so one is read at a time.
+    _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._http = Http(self.url, self.access, MOST_REPLY_BYTES)
@@ -112,36 +128,68 @@ class PrometheusClient:
 
     def instant(self, query: str, at: float) -> QueryAnswer:
         """An instant query's vector at a Unix time. MonitorError when it cannot be had."""
-        data, warnings = self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"})
-        if not isinstance(data, _Vector):
-            raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
-        return _answer([(one.metric, [one.value] if one.value else []) for one in data.result], warnings)
+        return self._ask("/api/v1/query", {"query": query, "time": f"{at:.3f}"}, self._vector)
 
     def time(self) -> float:
         """The server's own clock, in Unix seconds. MonitorError when it cannot be had."""
-        data, _ = self._ask("/api/v1/query", {"query": "vector(time())"})  # at no time: at the server's
-        samples = data.result if isinstance(data, _Vector) else []
-        found = _answer([(one.metric, [one.value]) for one in samples if one.value], ()).series
+        query = "vector(time())"
+        found = self._ask("/api/v1/query", {"query": query}, self._vector).series  # at no time: at the server's
         if len(found) != 1:
-            raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for 'vector(time())'")
+            raise MonitorBadReply(f"Prometheus at {self.url}: expected one sample for {query!r}")
         return found[0].value
 
     def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
         """A range query's matrix; both ends are evaluated. MonitorError when it cannot be had."""
         form = {"query": query, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step_seconds:.3f}"}
-        data, warnings = self._ask("/api/v1/query_range", form)
+        return self._ask("/api/v1/query_range", form, self._matrix)
+
+    def _vector(self, query: str, data: _Vector | _Matrix, warnings: tuple[str, ...]) -> QueryAnswer:
+        if not isinstance(data, _Vector):
+            raise MonitorBadReply(f"Prometheus at {self.url}: expected a vector for {query!r}")
+        found = ((one["metric"], (value,) if (value := one.get("value")) else ()) for one in data.result)
+        return _answer(found, warnings)
+
+    def _matrix(self, query: str, data: _Vector | _Matrix, warnings: tuple[str, ...]) -> QueryAnswer:
         if not isinstance(data, _Matrix):
             raise MonitorBadReply(f"Prometheus at {self.url}: expected a matrix for {query!r}")
-        if sum(len(series.values) for series in data.result) > MOST_SAMPLES:
+        if sum(len(one.get("values", ())) for one in data.result) > MOST_SAMPLES:
             raise MonitorBadReply(f"Prometheus at {self.url}: expected at most {MOST_SAMPLES} samples for {query!r}")
-        return _answer([(series.metric, series.values) for series in data.result], warnings)
+        return _answer(((one["metric"], one.get("values", ())) for one in data.result), warnings)
 
-    def _ask(self, path: str, form: dict[str, str]) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
+    def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
+        """The vectors of several queries by name, in one request; each with the warnings of all. MonitorError.
+
+        For questions about a few hosts: a series that one host's exporter makes ambiguous fails all of them.
+        """
+        return _parted(queries, self.instant(joined(queries), at))
+
+    def range_each(
+        self, queries: Mapping[str, str], start: float, end: float, step_seconds: float
+    ) -> dict[str, QueryAnswer]:
+        """The matrices of several queries, likewise."""
+        return _parted(queries, self.range(joined(queries), start, end, step_seconds))
+
+    @staticmethod
+    def side_by_side(questions: Mapping[str, Callable[[], QueryAnswer]]) -> dict[str, QueryAnswer]:
+        """The answers by name, in the order of the questions; several are asked at the same time.
+
+        MonitorError when one of them cannot be had; then no further one is asked.
+        """
+        with ThreadPoolExecutor(_AT_ONCE, "prometheus") as pool:
+            asked = {name: pool.submit(ask) for name, ask in questions.items()}
+            wait(asked.values(), return_when=FIRST_EXCEPTION)
+            for answer in asked.values():
+                answer.cancel()  # does nothing to those that have been answered
+        if failures := [error for one in asked.values() if not one.cancelled() and (error := one.exception())]:
+            raise failures[0]
+        return {name: answer.result() for name, answer in asked.items()}
+
+    def _ask(self, path: str, form: dict[str, str], read: _Read) -> QueryAnswer:
         deadline = time.monotonic() + self.timeout_seconds
         pause = _RETRY_FIRST_SECONDS
         while True:
             try:
-                return self._ask_once(path, form, deadline)
+                return self._ask_once(path, form, deadline, read)
             except MonitorBadReply:
                 raise
             except MonitorError:
@@ -152,7 +200,7 @@ class PrometheusClient:
                 time.sleep(wait)
                 pause *= 2
 
-    def _ask_once(self, path: str, form: dict[str, str], deadline: float) -> tuple[_Vector | _Matrix, tuple[str, ...]]:
+    def _ask_once(self, path: str, form: dict[str, str], deadline: float, read: _Read) -> QueryAnswer:
         left = max(deadline - time.monotonic(), 0.001)
         form = {**form, "timeout": f"{max(1, round(left * 1000))}ms"}
         response = self._http.exchange("POST", path, left, form)
@@ -162,6 +210,10 @@ class PrometheusClient:
             raise MonitorBadReply(
                 f"Prometheus at {self.url}: expected at most {MOST_SERIES} series for {form['query']!r}"
             )
+        with self._reading:
+            return self._read(response, form["query"], read)
+
+    def _read(self, response: Reply, query: str, read: _Read) -> QueryAnswer:
         try:
             reply = _REPLY.validate_json(response.content)
         except ValidationError as error:
@@ -172,21 +224,44 @@ class PrometheusClient:
             ) from None
         if reply.status == "error" or reply.data is None:
             why = shown(reply.error, _MOST_SHOWN) or "no data"
-            raise MonitorBadReply(f"Prometheus at {self.url} refused {form['query']!r}: {why}")
-        return reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
+            raise MonitorBadReply(f"Prometheus at {self.url} refused {query!r}: {why}")
+        return read(
+            query, reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
+        )
 
 
-def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[str, ...]) -> QueryAnswer:
+def joined(queries: Mapping[str, str]) -> str:
+    """Several queries as one. A query may end with a comment, so each ends its line."""
+    return "\nor ".join(
+        f'label_replace(\n{query}\n, "{_QUERY_LABEL}", "{name}", "", "")' for name, query in queries.items()
+    )
+
+
+def _parted(queries: Mapping[str, str], answer: QueryAnswer) -> dict[str, QueryAnswer]:
+    found: dict[str, list[Series]] = {name: [] for name in queries}
+    for series in answer.series:
+        labels = dict(series.labels)
+        if (name := labels.pop(_QUERY_LABEL, "")) in found:
+            found[name].append(Series(labels, series.samples))
+    return {name: QueryAnswer(tuple(series), answer.warnings) for name, series in found.items()}
+
+
+def _answer(found: Iterable[tuple[dict[str, str], Sequence[_Sample]]], warnings: tuple[str, ...]) -> QueryAnswer:
     """The series with their finite samples: a rate over too little is NaN, and that is no figure.
 
     A series with an absurdly long label is left out by itself, and warned of.
     """
     series, long = [], 0
     for labels, samples in found:
-        if any(len(name) > MOST_LABEL or len(value) > MOST_LABEL for name, value in labels.items()):
+        if max(map(len, (*labels, *labels.values())), default=0) > MOST_LABEL:
             long += 1
             continue
-        values = tuple((at, value) for at, text in samples if (value := _number(text)) is not None)
+        if len(samples) == 1:  # most answers have a hundred thousand of these
+            at, text = samples[0]
+            value = _number(text)
+            values: tuple[tuple[float, float], ...] = ((at, value),) if isfinite(value) else ()
+        else:
+            values = tuple((at, value) for at, text in samples if isfinite(value := _number(text)))
         if values:
             series.append(Series(labels, values))
     if long:
@@ -194,9 +269,8 @@ def _answer(found: list[tuple[dict[str, str], list[_Sample]]], warnings: tuple[s
     return QueryAnswer(tuple(series), warnings)
 
 
-def _number(text: str) -> float | None:
+def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
         raise MonitorBadReply(f"Prometheus: expected a number as a sample's value, got '{shown(text)}'") from None
-    return value if math.isfinite(value) else None

@@ -110,7 +110,7 @@ def of_figures(figures: Figures) -> Unknown | None:
     speed, uplink = figures.cpu_speed, figures.uplink_bytes_per_second
     if speed is not None and not _CPU_SPEEDS[0] <= speed <= _CPU_SPEEDS[1]:
         return _absurd("CPU speed", speed)
-    if uplink is not None and (not 0 <= uplink <= _MOST_UPLINK_BYTES or uplink in _SPEEDS_OF_NONE):
+    if uplink and (not 1 <= uplink <= _MOST_UPLINK_BYTES or uplink in _SPEEDS_OF_NONE):
         return _absurd("uplink's speed in bytes per second", uplink)
     return None
 

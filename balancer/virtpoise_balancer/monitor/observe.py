@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 
 from virtpoise_balancer.clock import SYSTEM, Clock
-from virtpoise_balancer.errors import ClockError
+from virtpoise_balancer.errors import ClockError, MonitorError
 from virtpoise_balancer.model import (
     MOST_BYTES,
     MOST_CPUS,
@@ -28,15 +29,18 @@ from virtpoise_balancer.model import (
     check_consistent,
 )
 from virtpoise_balancer.monitor import doubt
-from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.domain_figures import page_bytes, read_domains
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.queries import DEAREST, QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
 _READINGS = 30
 # The queries that return a window of samples, one a step.
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
+# How long a time, and how many hosts, one query for loads in the past covers.
+_LONGEST_SECONDS = 3600.0
+_MOST_HOSTS = 200
 # A sample older than this many scrapes is no longer what is.
 _STALE_SCRAPES = 3.5
 # How far this machine's clock and that of Prometheus may be apart.
@@ -59,10 +63,22 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class HostLoad:
-    """The load samples of one host as (Unix seconds, ratio), and what Prometheus warned of."""
+class HostWindow:
+    """A host and a time, of which its load samples are wanted (Unix seconds)."""
 
-    samples: tuple[tuple[float, float], ...]
+    host: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """The load samples in windows, as (Unix seconds, ratio), and what Prometheus warned of.
+
+    A window without an entry was not answered; one of a host that is not known has no samples.
+    """
+
+    samples: Mapping[HostWindow, tuple[tuple[float, float], ...]]
     warnings: tuple[str, ...] = ()
 
 
@@ -125,30 +141,31 @@ class Observer:
         at = math.floor(now / self.step_seconds) * self.step_seconds
         start = at - (self.sample_times.samples - 1) * self.step_seconds
         targets = AdmittedTargets(self.admits)
-        warnings: list[str] = []
-
-        def ask(name: str) -> Sequence[Series]:
-            query = self._query(name, hosts)
-            is_window = name in _WINDOWS
-            answer = (
-                self.client.range(query, start, at, self.step_seconds) if is_window else self.client.instant(query, at)
-            )
-            warnings.extend(answer.warnings)
-            series = targets.of_hosts(answer.series)
-            return series if hosts is None else [one for one in series if host_of(one) in hosts]
-
-        answers = {name: ask(name) for name in QUERIES if name not in _WINDOWS}
-        windows = {name: _trailing(ask(name), at, self.step_seconds) for name in _WINDOWS}
-        hosts, age = _hosts(answers, windows, at, self._stale_seconds, self.queries.keys())
-        domains, duplicates = read_domains(answers, hosts)
-        snapshot = Snapshot(
-            time=at, step_seconds=self.step_seconds, hosts=tuple(hosts.values()), domains=tuple(domains)
-        )
+        instants = {name: self._query(name, hosts) for name in QUERIES if name not in _WINDOWS}
+        readings = {name: self._query(name, hosts) for name in _WINDOWS}
+        if hosts is None:
+            asks: dict[str, Callable[[], QueryAnswer]] = {
+                name: partial(self.client.instant, query, at) for name, query in instants.items()
+            }
+            for name, query in readings.items():
+                asks[name] = partial(self.client.range, query, start, at, self.step_seconds)
+            answered = self.client.side_by_side({name: asks[name] for name in dict.fromkeys((*DEAREST, *asks))})
+            found = {name: answered[name] for name in asks}
+        else:
+            found = self.client.instant_each(instants, at)
+            found |= self.client.range_each(readings, start, at, self.step_seconds)
+        answers = {name: targets.of_hosts(answer.series) for name, answer in found.items()}
+        if hosts is not None:
+            answers = {name: [one for one in series if host_of(one) in hosts] for name, series in answers.items()}
+        windows = {name: _trailing(answers[name], at, self.step_seconds) for name in _WINDOWS}
+        seen, age = _hosts(answers, windows, at, self._stale_seconds, self.queries.keys())
+        domains, duplicates = read_domains(answers, seen)
+        snapshot = Snapshot(time=at, step_seconds=self.step_seconds, hosts=tuple(seen.values()), domains=tuple(domains))
         check_consistent(snapshot)
         return Observation(
             snapshot=snapshot,
             age_seconds=age,
-            warnings=tuple(dict.fromkeys(warnings)),
+            warnings=tuple(dict.fromkeys(warning for answer in found.values() for warning in answer.warnings)),
             duplicates=duplicates,
             refused=targets.refused,
         )
@@ -169,13 +186,44 @@ class Observer:
     def _stale_seconds(self) -> float:
         return _STALE_SCRAPES * self.scrape_interval_seconds
 
-    def load_between(self, host: str, start: float, end: float) -> HostLoad:
-        """The host's readings from ``start`` to ``end`` (Unix seconds). MonitorError."""
-        first = math.ceil(start / self.step_seconds) * self.step_seconds
-        answer = self.client.range(self._query("host_cpu_ratio", [host]), first, max(end, first), self.step_seconds)
-        of_hosts = AdmittedTargets(self.admits).of_hosts(answer.series)
-        samples = next((series.samples for series in of_hosts if host_of(series) == host), ())
-        return HostLoad(samples, answer.warnings)
+    def loads(self, windows: Collection[HostWindow]) -> Loads:
+        """The readings of the hosts in their windows: one query for all that lie near each other. MonitorError when
+        none can be had.
+        """
+        samples: dict[HostWindow, tuple[tuple[float, float], ...]] = {}
+        warnings: list[str] = []
+        failure: MonitorError | None = None
+        for near in _near(windows):
+            try:
+                answer = self._readings(near)
+            except MonitorError as error:
+                failure = error
+                continue
+            warnings += answer.warnings
+            of_hosts = {host_of(one): one.samples for one in AdmittedTargets(self.admits).of_hosts(answer.series)}
+            for one in near:
+                samples[one] = tuple(
+                    (at, ratio) for at, ratio in of_hosts.get(one.host, ()) if one.start <= at <= one.end
+                )
+        if failure and not samples:
+            raise failure
+        return Loads(samples, tuple(dict.fromkeys(warnings)))
+
+    def _readings(self, windows: Sequence[HostWindow]) -> QueryAnswer:
+        """The loads of all hosts of the windows, from the first beginning to the last end."""
+        first = math.ceil(min(one.start for one in windows) / self.step_seconds) * self.step_seconds
+        query = self._query("host_cpu_ratio", {one.host for one in windows})
+        return self.client.range(query, first, max(first, *(one.end for one in windows)), self.step_seconds)
+
+
+def _near(windows: Collection[HostWindow]) -> list[list[HostWindow]]:
+    """The windows in groups that one query can answer."""
+    groups: list[list[HostWindow]] = []
+    for one in sorted(windows, key=lambda window: (window.start, window.host)):
+        if not groups or one.end - groups[-1][0].start > _LONGEST_SECONDS or len(groups[-1]) == _MOST_HOSTS:
+            groups.append([])
+        groups[-1].append(one)
+    return groups
 
 
 def _by_host(answer: Sequence[Series]) -> dict[str, float]:

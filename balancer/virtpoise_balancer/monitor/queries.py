@@ -9,6 +9,7 @@ Placeholders:
 - ``$memory``: how long a silent host is still listed, as unknown.
 - ``$history``, ``$resolution``: how far back the recent past goes, and its step.
 - ``$saturation``: the load from which on a host hides demand (a ratio).
+- ``$lag``: how much older than its host's newest sample that of a domain may be (a number of seconds).
 - ``$matchers``: the label matchers (``prometheus.matchers``) of the targets. Each selector has them.
 
 Every query can be replaced in the configuration (``prometheus.queries``), so that other exporters can serve.
@@ -64,6 +65,21 @@ _ORDINARY_NOW = _ORDINARY.format(
     total="virtpoise_host_memory_total_bytes{$matchers}", hugepages="virtpoise_host_memory_hugepages_bytes{$matchers}"
 ).strip()
 
+# Series that end while Prometheus is away get no marker of their end, and would be listed for minutes more. So a sample
+# older than the newest of its target does not count: each scrape has whether libvirt answers, and all its samples have
+# one time. The lag is for stores that merge several Prometheus servers, series by series.
+_OF_NOW = """
+{series}{condition} unless (
+  timestamp({series})
+  < on (job, instance) group_left () (max by (job, instance) (timestamp(virtpoise_libvirt_up{{$matchers}})) - $lag)
+)
+"""
+
+
+def _of_now(series: str, condition: str = "") -> str:
+    return _OF_NOW.format(series=series, condition=condition).strip()
+
+
 QUERIES: dict[str, str] = {
     # hosts
     "host_cpus": "last_over_time(virtpoise_host_cpus{$matchers}[$memory])",
@@ -85,10 +101,10 @@ QUERIES: dict[str, str] = {
     "host_domains_active": 'virtpoise_domains{state="active",$matchers}',
     "host_domains_inactive": 'virtpoise_domains{state="inactive",$matchers}',
     # domains
-    "domain_running": "virtpoise_domain_running{$matchers}",
-    "domain_placement": "virtpoise_domain_placement{$matchers} == 1",
+    "domain_running": _of_now("virtpoise_domain_running{$matchers}"),
+    "domain_placement": _of_now("virtpoise_domain_placement{$matchers}", " == 1"),
     # active without running: paused, suspended to memory, crashed, in shutdown
-    "domain_paused": 'virtpoise_domain_state{state!~"running|shutoff",$matchers} == 1',
+    "domain_paused": _of_now('virtpoise_domain_state{state!~"running|shutoff",$matchers}', " == 1"),
     "domain_vcpus": "virtpoise_domain_vcpus{$matchers}",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes{$matchers}",
     "domain_hugepages_bytes": "virtpoise_domain_hugepages_bytes{$matchers}",
@@ -110,6 +126,21 @@ QUERIES: dict[str, str] = {
 }
 
 
+# The ranges that are numbers in PromQL, and not durations.
+_NUMBERS = ("saturation", "lag")
+
+# Those that take Prometheus longest. They are asked first, so that nothing waits for them alone in the end.
+DEAREST = (
+    "domain_cpu_cores_unsaturated",
+    "domain_cpu_delay_cores_unsaturated",
+    "domain_rx_ratio",
+    "domain_tx_ratio",
+    "domain_rx_bytes_per_second",
+    "domain_tx_bytes_per_second",
+    "host_cpu_ratio",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
     """The ranges of the queries, in seconds (``saturation`` is a ratio).
@@ -122,6 +153,7 @@ class Ranges:
     slow: float
     resolution: float
     saturation: float
+    lag: float
     memory: float = 600.0
     history: float = 600.0
 
@@ -136,6 +168,7 @@ class Ranges:
             slow=max(60.0, 4 * scrape_interval_seconds),
             resolution=max(step_seconds, 20.0),
             saturation=saturation_ratio,
+            lag=slack,
         )
 
 
@@ -146,15 +179,16 @@ def has_matchers(query: str) -> bool:
 
 @lru_cache(maxsize=256)  # a cycle asks the same each time
 def render(query: str, ranges: Ranges, matchers: str) -> str:
-    """The query with the label matchers in its selectors, and with its ranges in whole milliseconds as PromQL wants
+    """The query with the label matchers in its selectors, and with its durations in whole milliseconds as PromQL wants
     them.
     """
+    numbers = {name: f"{getattr(ranges, name):g}" for name in _NUMBERS}
     durations = {
         field.name: f"{round(getattr(ranges, field.name) * 1000)}ms"
         for field in fields(Ranges)
-        if field.name != "saturation"
+        if field.name not in _NUMBERS
     }
-    return Template(query).safe_substitute(durations, saturation=f"{ranges.saturation:g}", matchers=matchers)
+    return Template(query).safe_substitute(durations, **numbers, matchers=matchers)
 
 
 def narrowed(matchers: str, hosts: Iterable[str]) -> str:

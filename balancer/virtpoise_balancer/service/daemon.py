@@ -18,7 +18,6 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from virtpoise_balancer.analyse.silence import with_silence
-from virtpoise_balancer.blackout import blackout_at
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.control.orders import Orders
@@ -144,10 +143,10 @@ class Daemon:
             store=self._store,
             look=self._look,
             mode=lambda: self._config.mode,
-            may_act=lambda: self._config.libvirt.names_hosts,
+            policy=lambda: self._config.policy,
+            only_recommends=lambda: self._config.libvirt.only_recommends,
             carry_out=lambda wanted: self._turns.apply(wanted),
             on_order=self._ordered,
-            blackout=lambda: blackout_at(self._config.policy.windows, self._clock.now()),
             clock=self._clock,
         )
         return Context(

@@ -182,7 +182,6 @@ def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
 def make_cycle(
     config: Config, store: Store, executor: Executor, accounts: LibvirtAccounts, clock: Clock, reach: Reach
 ) -> Cycle:
-    from virtpoise_balancer.config import WHICH_HOSTS
     from virtpoise_balancer.control.cycle import Cycle
 
     return Cycle(
@@ -195,5 +194,5 @@ def make_cycle(
         mode=config.mode,
         silence=reach.silence,
         accounts=accounts,
-        only_recommends=None if config.libvirt.names_hosts else f"libvirt.pattern: {WHICH_HOSTS}",
+        only_recommends=config.libvirt.only_recommends,
     )

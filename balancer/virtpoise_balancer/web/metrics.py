@@ -16,14 +16,17 @@ from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
 from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
-from virtpoise_balancer.model import HostState, MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
+from virtpoise_balancer.model import MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
 from virtpoise_balancer.monitor.targets import TargetRefusal
+from virtpoise_balancer.web.newest import Newest
 from virtpoise_balancer.web.state import Published, host_statuses
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _DOWNTIME_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _CYCLE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+# Of a thousand hosts there are a million pairs.
+_MOST_PAIRS = 1000
 
 
 class Metrics:
@@ -54,12 +57,14 @@ class Metrics:
             "Cycles that were skipped because the previous one was still running.",
             registry=self.registry,
         )
-        self._migrations = Counter(
+        migrations = Counter(
             "virtpoise_migrations_total",
-            "Migrations by source, destination and result: done, skipped or failed.",
+            "Migrations by source, destination and result: done, skipped or failed. Only of the newest "
+            f"{_MOST_PAIRS:,} of these.",
             ["source", "destination", "result"],
             registry=self.registry,
         )
+        self._migrations = Newest(migrations, _MOST_PAIRS)
         self._migration_seconds = Histogram(
             "virtpoise_migration_duration_seconds",
             "Duration of done migrations.",
@@ -80,12 +85,14 @@ class Metrics:
             registry=self.registry,
         )
         # Not a histogram: each pair would have many buckets, and increase() misses the first event of a new series.
-        self._pair_errors = Summary(
+        pair_errors = Summary(
             "virtpoise_prediction_pair_error_ratio",
-            "The same difference, by pair of hosts between which a domain was migrated.",
+            "The same difference, by pair of hosts between which a domain was migrated and by role. Only of the newest "
+            f"{_MOST_PAIRS:,} of these.",
             ["source", "destination", "role"],
             registry=self.registry,
         )
+        self._pair_errors = Newest(pair_errors, _MOST_PAIRS)
         self._measured = Counter(
             "virtpoise_predictions_measured_total",
             "Predictions that were compared with a measurement.",
@@ -311,7 +318,9 @@ class _StateCollector(Collector):
             "How long the host is still in back-off after an attempt that did not solve its problem.",
         )
         states = GaugeMetricFamily(
-            "virtpoise_host_state", "1 for the state that the host is in.", labels=["host", "state"]
+            "virtpoise_host_state",
+            "1 for the state that the host is in; the other states have no series.",
+            labels=["host", "state"],
         )
         unknown = GaugeMetricFamily(
             "virtpoise_host_unknown",
@@ -322,8 +331,7 @@ class _StateCollector(Collector):
             "virtpoise_host_libvirt_answers", "Whether the host's libvirt answered the balancer's last query: 1 or 0."
         )
         for host, figures in zip(state.observation.snapshot.hosts, host_statuses(state), strict=True):
-            for kind in HostState:
-                states.add_metric([host.name, kind.value], float(kind is host.state))
+            states.add_metric([host.name, host.state.value], 1.0)  # not the others with 0: a host has one state
             for family, threshold in thresholds:
                 family.add_metric([host.name], threshold)
             count.add_metric([host.name], figures.consecutive)

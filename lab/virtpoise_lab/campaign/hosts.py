@@ -77,6 +77,16 @@ class ModelHosts:
         copy = self.world.machines[host].copies.get(uuid)
         return Presence.ABSENT if copy is None else copy.state
 
+    def between_hosts(self, host: str) -> tuple[tuple[str, str], ...]:
+        self.process.check()
+        if not self.world.reachable(WE, host):  # else it answers at once, right after it was asked for the domain
+            self._reach(host)
+        return tuple(
+            (uuid, self.world.guests[uuid].name)
+            for uuid, copy in sorted(self.world.machines[host].copies.items())
+            if copy.state is Presence.MIGRATING
+        )
+
     def progress(self, host: str, uuid: str) -> Progress | None:
         self._reach(host)
         for job in self.world.running_jobs(uuid):

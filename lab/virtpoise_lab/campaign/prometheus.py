@@ -5,10 +5,11 @@ It stands in the place of the balancer's client, behind the real ``Observer``: e
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import combinations
 
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.execute.facts import Presence
@@ -143,13 +144,23 @@ class Prometheus:
         return sum(good) / len(good) if len(good) > 1 else None
 
 
+_NARROWED = re.compile(r'instance=~"\(([^()]*)\)')  # as ``narrowed`` writes the names of hosts
+
+
 @cache
-def _names(ranges: Ranges, matchers: str, hosts: tuple[str, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The query's name and its hosts by its text."""
-    chosen: list[tuple[str, tuple[str, ...]]] = [(matchers, hosts)]
-    for number in (1, 2):
-        chosen += [(narrowed(matchers, some), some) for some in combinations(hosts, number)]
-    return {render(query, ranges, one): (name, some) for one, some in chosen for name, query in QUERIES.items()}
+def _names(ranges: Ranges, matchers: str) -> dict[str, str]:
+    """The query's name by its text."""
+    return {render(query, ranges, matchers): name for name, query in QUERIES.items()}
+
+
+@cache
+def _asked(query: str, ranges: Ranges, matchers: str, hosts: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The query's name, and its hosts."""
+    if found := _NARROWED.search(query):
+        named = found[1].replace("\\\\", "\\").replace("\\", "").split("|")
+        hosts = tuple(host for host in hosts if host in named)
+        matchers = narrowed(matchers, hosts)
+    return _names(ranges, matchers)[query], hosts
 
 
 @dataclass
@@ -165,6 +176,17 @@ class ModelClient:
     def time(self) -> float:
         self._exchange()
         return self.server.kernel.at - self.server.behind_seconds
+
+    def side_by_side(self, questions: Mapping[str, Callable[[], QueryAnswer]]) -> dict[str, QueryAnswer]:
+        return {name: ask() for name, ask in questions.items()}
+
+    def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
+        return {name: self.instant(query, at) for name, query in queries.items()}
+
+    def range_each(
+        self, queries: Mapping[str, str], start: float, end: float, step_seconds: float
+    ) -> dict[str, QueryAnswer]:
+        return {name: self.range(query, start, end, step_seconds) for name, query in queries.items()}
 
     def instant(self, query: str, at: float) -> QueryAnswer:
         name, hosts = self._asked(query)
@@ -217,8 +239,7 @@ class ModelClient:
         self.process.check()
         if self.server.slow_seconds:
             self._exchange()
-        names = _names(self.ranges, self.matchers, tuple(sorted(self.server.world.machines)))
-        return names[query]
+        return _asked(query, self.ranges, self.matchers, tuple(sorted(self.server.world.machines)))
 
     def _exchange(self) -> None:
         """The way to the server and back."""

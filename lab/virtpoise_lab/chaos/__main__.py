@@ -12,12 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-_NAME = "virtpoise-chaos"
-_INSIDE = "VIRTPOISE_CHAOS_INSIDE"
+_INSIDE = "VIRTPOISE_CHAOS_INSIDE"  # the name of the campaign's own lab
 if _INSIDE in os.environ:  # read when the lab is imported
-    os.environ["VIRTPOISE_LAB"] = _NAME
+    os.environ["VIRTPOISE_LAB"] = os.environ[_INSIDE]
 
-from virtpoise_lab import requirements  # noqa: E402
+from virtpoise_lab import requirements, state  # noqa: E402
 from virtpoise_lab.chaos.faults import FAULTS  # noqa: E402
 from virtpoise_lab.chaos.plan import Plan, draw  # noqa: E402
 from virtpoise_lab.chaos.run import Outcome, play  # noqa: E402
@@ -25,7 +24,7 @@ from virtpoise_lab.chaos.warm import Warm  # noqa: E402
 from virtpoise_lab.errors import LabError  # noqa: E402
 from virtpoise_lab.floors import positive  # noqa: E402
 
-_KEPT = Path("/var/tmp", _NAME)
+_KEPT = Path("/var/tmp/virtpoise-chaos")
 
 _EXAMPLES = """examples:
   scripts/chaos --runs 20                                 seeds 0 to 19, faults as each seed chooses; needs root
@@ -35,7 +34,8 @@ _EXAMPLES = """examples:
   scripts/chaos --model --help                            the model floor: no hosts, virtual time, thousands of seeds
 
 A seed chooses task, fault, moment and length; what real hosts then make of it is not the same each time. The hosts are
-a lab of their own that needs half a CPU: it runs beside others. Alert rules wait for a thirtieth of their time there.
+a lab of their own that needs half a CPU: it runs beside others. Two campaigns at once need names of their own:
+VIRTPOISE_LAB=NAME in the environment. Alert rules wait for a thirtieth of their time there.
 
 exit status: 0 without a violation, 1 with one, 2 for a wrong argument or a lab that does not come up"""
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing := requirements.missing():
         parser.error(missing)
     if _INSIDE not in os.environ:
-        os.environ[_INSIDE] = "1"
+        os.environ[_INSIDE] = f"{state.NAME}-chaos"
         inside = 'ip link set lo up; exec "$@"'
         again = [sys.executable, "-m", "virtpoise_lab.chaos", *(sys.argv[1:] if arguments is None else arguments)]
         os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, "sh", *again])

@@ -81,9 +81,14 @@ def _killed(run: Run, name: str, host: Host) -> Iterator[None]:
 
 @contextmanager
 def _emptiest_killed(run: Run, _met: Met) -> Iterator[None]:
-    """The daemon of the host that a plan would choose first."""
+    """The daemon of the host that a plan would choose first: with room for most guests more."""
     running = [host for (_, host), state in run.watch.now.items() if state == "running"]
-    host = min(run.warm.lab.hosts, key=lambda one: (running.count(one.name), one.name))
+
+    def guests_more(host: Host) -> int:
+        return run.facts.room.get(host.name, len(run.facts.homes)) - running.count(host.name)
+
+    host = max((one for one in run.warm.lab.hosts if one.name != run.facts.drained), key=guests_more)
+    run.facts.ends = {**run.facts.ends, "emptiest": host.name}
     with _killed(run, "libvirtd", host):
         yield
 
@@ -171,8 +176,9 @@ def _prometheus_killed(run: Run, _met: Met, *, garbage: bool = False) -> Iterato
     stack = run.warm.stack
     signal_pid(run.warm.lab.pid("prometheus"), signal.SIGKILL)
     run.warm.lab.stop("prometheus")
-    server = _liar(stack.port) if garbage else None
+    server = None
     try:
+        server = _liar(stack.port) if garbage else None
         yield
     finally:
         if server is not None:
@@ -201,8 +207,17 @@ def _liar(port: int) -> ThreadingHTTPServer:
         def log_message(self, *_words: object) -> None:
             """Nothing is logged."""
 
-    ThreadingHTTPServer.allow_reuse_address = True
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler, bind_and_activate=False)
+    server.allow_reuse_address = True
+
+    def bound() -> bool:
+        with suppress(OSError):  # threads of a process that was killed may have the port a moment longer
+            server.server_bind()
+            return True
+        return False
+
+    processes.wait_until(bound, 10, f"port {port}", 0.05)
+    server.server_activate()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 

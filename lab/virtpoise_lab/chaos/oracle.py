@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from virtpoise_lab.chaos.asked import Places, active
 from virtpoise_lab.chaos.plan import Plan
@@ -14,13 +15,14 @@ TWICE, LOST = "VirtpoiseDomainRunningTwice", "VirtpoiseDomainVanished"
 # Each of these calls for a person on account of a host.
 _HOST = {"VirtpoiseHostUnknown", "VirtpoiseLibvirtUnreachable", "VirtpoiseLibvirtSilent"}
 _DOWN = {"VirtpoiseBalancerDown", "VirtpoiseNoLeader", "VirtpoiseCyclesStalled"}
-# Faults for which such an alert must come, and whom it must name: an end of the migration, or "" for no host.
+# Faults for which such an alert must come, and whom it must name: the host's part in ``Facts.ends``, or "" for no host.
 NAMED: Mapping[str, str] = {
     "source-stopped": "source",
     "destination-stopped": "destination",
     "bystander-stopped": "bystander",
     "source-daemon-killed": "source",
     "destination-daemon-killed": "destination",
+    "emptiest-daemon-killed": "emptiest",
     "source-rebooted": "source",
     "destination-rebooted": "destination",
     "exporter-gone": "source",
@@ -30,9 +32,16 @@ NAMED: Mapping[str, str] = {
 }
 # An alert for 5 min waits 10 s here. It is expected of faults that last longer than that and all detection.
 ALERTED_SECONDS = 27.0
+# Until then a plan may still choose a host that has fallen silent.
+_HEARD_SECONDS = 15.0
+# Cycles of 2 s go on, whatever a host does. Without what they are made of, they fail, and none is noted.
+_MOST_BETWEEN_CYCLES_SECONDS = 12.0
+_NO_CYCLES = ("prometheus", "store", "balancer")
+# By how much less than by the journal a migration may seem to take, and from when on that is judged.
+_OLDEST_SLACK_SECONDS = 8.0
 # Both run for longer than one look at each could mistake.
 _TWICE_SECONDS = 0.3
-# What a balancer of three hosts may have at the end of a run.
+# What a balancer of three hosts may have at any time of a run.
 _MOST_THREADS, _MOST_DESCRIPTORS = 30, 80
 
 
@@ -58,8 +67,9 @@ class Look:
 class Facts:
     """What was seen of a run.
 
-    ``ends``: hosts by their part in the first migration. ``touched``: domains that a person has moved or ended, as the
-    fault; ``mended``: those that a person has set right afterwards.
+    ``ends``: hosts by their part in the first migration or in the fault. ``touched``: domains that a person has moved
+    or ended, as the fault; ``mended``: those that a person has set right afterwards.
+    ``cycles``: when cycles have run; ``oldest``: when it was scraped, and how long the oldest migration had taken.
     ``after``: once all is as it must be five intervals after the fault, or that late; ``end``: once the task should be
     done. ``fired``: alerts until ``after``.
     """
@@ -75,6 +85,8 @@ class Facts:
     mended: set[str] = field(default_factory=set)
     changes: Sequence[tuple[float, States]] = ()
     fired: frozenset[tuple[str, str]] = frozenset()
+    cycles: Sequence[float] = ()
+    oldest: Sequence[tuple[float, float]] = ()
     after: Look | None = None
     end: Look | None = None
     task_done: bool = False
@@ -88,6 +100,7 @@ class Facts:
 def judge(facts: Facts) -> list[str]:
     """What must not be, in words; empty for a good run."""
     found = [*_ran_twice(facts), *_process(facts), *_pushed_over(facts), *_alerted(facts)]
+    found += [*_unwritten(facts), *_to_the_silent(facts), *_stood_still(facts), *_begun_anew(facts)]
     if facts.after is not None:
         found += after_healing(facts, facts.after)
     if not facts.task_done:
@@ -142,6 +155,52 @@ def _pushed_over(facts: Facts) -> Iterator[str]:
         guests = there | coming | {names[entry.uuid]}
         if len(guests) > facts.room.get(entry.destination, len(facts.homes)):
             yield f"{entry.destination} was pushed over its threshold by {names[entry.uuid]}: it then had {sorted(guests)}"
+
+
+def _unwritten(facts: Facts) -> Iterator[str]:
+    """A migration that began without its beginning in the journal."""
+    entries = facts.end.entries if facts.end else ()
+    known: set[tuple[str, str]] = set()
+    for at, states in facts.changes:
+        known &= set(states)
+        for (name, host), state in states.items():
+            if state != "inmigrate" or (name, host) in known:
+                continue
+            known.add((name, host))
+            begun = [one.began for one in _of(entries, facts.uuids[name]) if one.destination == host]
+            written = any(began is not None and began <= at for began in begun)
+            if entries and not written and name not in facts.touched | facts.mended:
+                yield f"a migration of {name} to {host} began that the journal does not have"
+
+
+def _to_the_silent(facts: Facts) -> Iterator[str]:
+    """A move that was planned to a host which had long been silent."""
+    host = facts.ends.get(NAMED.get(facts.plan.fault, ""))
+    for entry in facts.end.entries if facts.end else ():
+        if entry.planned is None or entry.destination != host:
+            continue
+        if facts.began + _HEARD_SECONDS < entry.planned < facts.healed:
+            yield f"a move to {host} was planned {entry.planned - facts.began:.0f} s after it had fallen silent"
+
+
+def _stood_still(facts: Facts) -> Iterator[str]:
+    """Cycles that waited for a host."""
+    if facts.plan.fault.startswith(_NO_CYCLES):
+        return
+    moments = [facts.began, *(at for at in sorted(facts.cycles) if facts.began < at < facts.healed), facts.healed]
+    longest = max(after - before for before, after in pairwise(moments))
+    if longest > _MOST_BETWEEN_CYCLES_SECONDS:
+        yield f"no cycle ended for {longest:.0f} s"
+
+
+def _begun_anew(facts: Facts) -> Iterator[str]:
+    """A migration that seemed to take less time than by the journal; alerts go by that figure."""
+    entries = facts.end.entries if facts.end else ()
+    for at, shown in facts.oldest:
+        taken = max((at - (one.began or at) for one in entries if _open_at(one, at)), default=0.0)
+        if 0 < shown < taken - _OLDEST_SLACK_SECONDS:
+            yield f"the oldest migration had taken {taken:.0f} s, and {shown:.0f} s were shown"
+            return
 
 
 def _open_at(entry: Entry, at: float) -> bool:

@@ -5,6 +5,7 @@ for the oracle.
 from __future__ import annotations
 
 import shutil
+import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -38,6 +39,7 @@ _SETTLE_SECONDS = 4.0
 # So a migration takes about 5 s, and lasts for as long as a balancer takes to start where another takes over.
 _BANDWIDTH_MIB, _BANDWIDTH_OF_TAKE_OVER_MIB = 8, 3
 _FIRED = 'last_over_time(ALERTS{alertstate="firing"}[%ds])'
+_CYCLES, _OLDEST = "virtpoise_last_cycle_timestamp_seconds[%ds]", "virtpoise_migration_oldest_seconds[%ds]"
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ class Run:
         """What the balancer's unit has systemd do: start it again when it ends with an error."""
         while not self._over.wait(_RESTART_SECONDS):
             with self._keeping:
+                self._note_held()
                 for one in self._balancers:
                     if one.ended is None or self._over.is_set():
                         continue
@@ -214,7 +217,13 @@ class Run:
         self.facts.fired = frozenset(
             (one["metric"]["alertname"], one["metric"].get("host", "")) for one in self.warm.stack.query(_FIRED % since)
         )
+        self.facts.cycles = [value for _, value in self._samples(_CYCLES % since)]
+        self.facts.oldest = self._samples(_OLDEST % since)
         self.note(f"after it: {shown(self.facts.after.places)}; firing: {sorted(self.facts.after.alerts)}")
+
+    def _samples(self, query: str) -> list[tuple[float, float]]:
+        """What was scraped of the balancer: Unix seconds and value."""
+        return [(float(at), float(value)) for one in self.warm.stack.query(query) for at, value in one["values"]]
 
     def _look(self) -> Look:
         places = asked.everywhere(self.warm.lab.hosts)
@@ -259,7 +268,8 @@ class Run:
                 break
             self._over.wait(0.5)
         self.facts.end = look
-        self.facts.held = self._held()
+        with self._keeping:
+            self._note_held()
         self.note(
             f"at the end: {shown(look.places)}; task {'done' if self.facts.task_done else 'not done'}; {self.facts.held}"
         )
@@ -278,13 +288,22 @@ class Run:
         with self._keeping:
             for one in self._balancers:
                 if one.ended is None:
-                    self.facts.exits.append(one.stop())
+                    one.wait_for("answer", lambda _status: True)  # one that is being started knows no signal yet
+                    try:
+                        self.facts.exits.append(one.stop())
+                    except subprocess.TimeoutExpired:
+                        self.facts.died.append(f"{one.name} does not stop")
+                        one.kill()
                 else:
                     self.facts.died.append(f"{one.name} has ended by itself, with status {one.ended}")
 
-    def _held(self) -> Held:
-        own = Path("/proc", str(self.balancer.process.pid))
-        return Held(len(list((own / "task").iterdir())), len(list((own / "fd").iterdir())))
+    def _note_held(self) -> None:
+        """Keep the most that the balancer has had at once. One that has ended has nothing."""
+        before = self.facts.held or Held(0, 0)
+        with suppress(LabError, OSError):
+            own = Path("/proc", str(self.balancer.process.pid))
+            threads, descriptors = (len(list((own / what).iterdir())) for what in ("task", "fd"))
+            self.facts.held = Held(max(before.threads, threads), max(before.descriptors, descriptors))
 
     def _tracebacks(self) -> None:
         for one in self._balancers:

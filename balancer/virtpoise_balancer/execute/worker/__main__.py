@@ -30,6 +30,7 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "connect": lambda _connection: None,
     "active_domains": domains.active_domains,
     "presence": domains.presence,
+    "between_hosts": domains.between_hosts,
     "job": domains.job,
     "completed_job": domains.completed_job,
     "migrate": migration.migrate,
@@ -58,13 +59,13 @@ def main() -> None:
     with socket.socket(fileno=0) as wire:
         threading.Thread(target=_read, args=(wire, requests), name="requests", daemon=True).start()
         connection = Connection()
-        wire.sendall(b"{}\n")
+        reply = b"{}"
         while True:
-            reply = _reply(connection, json.loads(requests.get()))
             try:
                 wire.sendall(reply + b"\n")
             except OSError:
                 _end()
+            reply = _reply(connection, json.loads(requests.get()))
 
 
 def _read(wire: socket.socket, requests: queue.SimpleQueue[bytes]) -> None:

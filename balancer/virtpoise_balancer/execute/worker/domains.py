@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import libvirt
 
 from virtpoise_balancer.execute.facts import Presence
@@ -52,6 +54,19 @@ def presence(connection: libvirt.virConnect, uuid: str) -> str:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return Presence.ABSENT
         raise
+
+
+def between_hosts(connection: libvirt.virConnect) -> list[tuple[str, str]]:
+    """The domains that a migration has paused here, on their way in or out, as (uuid, name). One question, however many
+    domains there are, and one more for each that is paused; libvirt asks no QEMU for either.
+    """
+    found = []
+    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PAUSED):
+        with contextlib.suppress(libvirt.libvirtError):  # it is gone by now
+            state, reason = domain.state()
+            if state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_BY_A_MIGRATION:
+                found.append((domain.UUIDString(), domain.name()))
+    return found
 
 
 def job(connection: libvirt.virConnect, uuid: str) -> dict[str, object] | None:

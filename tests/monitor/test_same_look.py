@@ -1,0 +1,161 @@
+"""A look is the same however it is asked for, on random fleets in a real Prometheus: whole or of some hosts, in one
+request or in many.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import pytest
+
+from filled_prometheus import filled_prometheus
+from virtpoise_balancer.config import parse_config
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
+from virtpoise_balancer.monitor.observe import HostWindow, Observer
+from virtpoise_balancer.service.wiring import make_observer
+
+END = float((int(time.time()) - 6 * 3600) // 10 * 10)  # so long ago that it lies in a block of its own
+HOSTS, SCRAPES = 6, 95
+MOMENTS = (END - 50, END)
+
+
+class AtTheEnd(PrometheusClient):
+    """A Prometheus whose clock stands where it is asked about."""
+
+    now = END
+
+    def time(self) -> float:
+        return self.now
+
+
+class OneByOne(AtTheEnd):
+    """Asks each query by itself, and reads the plain JSON of the reply."""
+
+    def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
+        return {name: self._plain("query", {"query": query, "time": str(at)}) for name, query in queries.items()}
+
+    def range_each(
+        self, queries: Mapping[str, str], start: float, end: float, step_seconds: float
+    ) -> dict[str, QueryAnswer]:
+        times = {"start": str(start), "end": str(end), "step": str(step_seconds)}
+        return {name: self._plain("query_range", {"query": query, **times}) for name, query in queries.items()}
+
+    def instant(self, query: str, at: float) -> QueryAnswer:
+        return self.instant_each({"": query}, at)[""]
+
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
+        return self.range_each({"": query}, start, end, step_seconds)[""]
+
+    def _plain(self, path: str, form: dict[str, str]) -> QueryAnswer:
+        reply = json.loads(self._http.exchange("POST", f"/api/v1/{path}", 10, form).content)
+        found = []
+        for one in reply["data"]["result"]:
+            values = [(at, float(text)) for at, text in one.get("values") or [one["value"]]]
+            samples = tuple((at, value) for at, value in values if abs(value) < float("inf"))
+            found += [Series(one["metric"], samples)] if samples else []
+        return QueryAnswer(tuple(found))
+
+
+def exposition(seed: int) -> str:
+    """Hosts of all kinds: saturated for a while, without some metric, scraped with gaps; with domains of all states."""
+    rng = random.Random(seed)
+    lines: dict[str, list[str]] = {}
+
+    def add(name: str, kind: str, labels: Mapping[str, str], samples: list[tuple[float, float]]) -> None:
+        family = f"virtpoise_{name}"
+        of_family = lines.setdefault(family, [f"# TYPE {family} {kind}"])
+        text = ",".join(f'{label}="{value}"' for label, value in labels.items())
+        suffix = "_total" if kind == "counter" else ""
+        of_family += [f"{family}{suffix}{{{text}}} {value!r} {at:.3f}" for at, value in samples]
+
+    for number in range(HOSTS):
+        target = {"job": "virtpoise-exporter", "instance": rng.choice((f"h{number}:9807", f"h{number}"))}
+        offset = rng.uniform(0, 5)
+        gap = rng.choice((range(0), range(30, 36), range(60, 63)))
+        times = [END - 10 * back - offset for back in range(SCRAPES - 1, -1, -1) if back not in gap]
+        hot = rng.choice((range(0), range(20, 50), range(SCRAPES)))
+        load = [rng.uniform(0.91, 0.99) if place in hot else rng.uniform(0.1, 0.7) for place in range(len(times))]
+
+        def counter(rates: list[float], times: list[float] = times) -> list[tuple[float, float]]:
+            total, found = 1000.0, []
+            for place, at in enumerate(times):
+                total += rates[place] * (at - times[place - 1]) if place else 0.0
+                found.append((at, total))
+            return found
+
+        def gauge(value: float, times: list[float] = times) -> list[tuple[float, float]]:
+            return [(at, value) for at in times]
+
+        add("host_cpus", "gauge", target, gauge(8))
+        add("host_memory_total_bytes", "gauge", target, gauge(64e9))
+        add("host_memory_available_bytes", "gauge", target, gauge(rng.uniform(1e9, 60e9)))
+        add("libvirt_up", "gauge", target, gauge(1))
+        for mode, share in (("user", load), ("idle", [1 - one for one in load])):
+            add("host_cpu_seconds", "counter", {**target, "mode": mode}, counter([8 * one for one in share]))
+        uplink = {**target, "device": "eth0"}
+        if rng.random() < 0.8:
+            add("host_network_speed_bytes", "gauge", uplink, gauge(1.25e9))
+            for way in ("receive", "transmit"):
+                add(f"host_network_{way}_bytes", "counter", uplink, counter([rng.uniform(0, 1e8)] * len(times)))
+        count = rng.randrange(6)
+        for state in ("active", "inactive"):
+            add("domains", "gauge", {**target, "state": state}, gauge(count if state == "active" else 1))
+        for place in range(count + 1):
+            own = {**target, "domain": f"vm{number}-{place}", "uuid": f"{seed}-{number}-{place}"}
+            add("domain_running", "gauge", own, gauge(float(place < count)))
+            add("domain_vcpus", "gauge", own, gauge(4))
+            add("domain_memory_bytes", "gauge", own, gauge(4e9))
+            if place == count:
+                continue
+            cores = [one * 8 / count * rng.uniform(0.5, 1) for one in load]
+            add("domain_cpu_seconds", "counter", own, counter(cores))
+            add("domain_cpu_delay_seconds", "counter", own, counter([one / 10 for one in cores]))
+            if rng.random() < 0.3:
+                add("domain_placement", "gauge", {**own, "rule": "apart", "value": "db"}, gauge(1))
+            nic = {**own, "device": "vnet0", "uplink": "eth0"}
+            for way in ("receive", "transmit"):
+                add(f"domain_network_{way}_bytes", "counter", nic, counter([rng.uniform(0, 1e7)] * len(times)))
+    return "\n".join([*(line for family in lines.values() for line in family), "# EOF\n"])
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with filled_prometheus(exposition(request.param), tmp_path_factory.mktemp("prometheus")) as address:
+        yield address
+
+
+def observer(url: str, kind: type[AtTheEnd], now: float) -> Observer:
+    client = kind(url=url, timeout_seconds=30)
+    client.now = now
+    return replace(make_observer(parse_config(f"prometheus: {{url: '{url}'}}", "x")), client=client)
+
+
+@pytest.mark.parametrize("now", MOMENTS)
+def test_a_look_is_what_its_queries_give_when_each_is_asked_alone(url: str, now: float) -> None:
+    seen = observer(url, AtTheEnd, now).observe(now)
+    assert seen == observer(url, OneByOne, now).observe(now)
+    assert sum(host.known for host in seen.snapshot.hosts) >= HOSTS // 2
+    histories = [domain.cpu_cores_unsaturated for domain in seen.snapshot.domains]
+    assert any(one is not None for one in histories)
+    assert any(one is None for one in histories)
+
+
+@pytest.mark.parametrize("now", MOMENTS)
+def test_a_look_at_two_hosts_shows_what_the_whole_look_shows_of_them(url: str, now: float) -> None:
+    whole = observer(url, AtTheEnd, now).observe(now).snapshot
+    for pair in ({"h0", "h1"}, {"h2", "h5"}, {"h3", "h9"}):
+        some = observer(url, AtTheEnd, now).observe_hosts(pair, now).snapshot
+        assert some.hosts == tuple(host for host in whole.hosts if host.name in pair)
+        assert some.domains == tuple(domain for domain in whole.domains if domain.host in pair)
+
+
+def test_loads_of_many_hosts_are_those_of_each_alone(url: str) -> None:
+    wanted = {HostWindow(f"h{number}", END - 300 - 7 * number, END - 240 - 3 * number) for number in range(HOSTS)}
+    watched = observer(url, AtTheEnd, END)
+    together = watched.loads(wanted).samples
+    assert together == {one: watched.loads([one]).samples[one] for one in wanted}
+    assert max(len(samples) for samples in together.values()) >= 6
