@@ -5,6 +5,7 @@ The campaign must find each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from prometheus_client import Metric
 from sqlalchemy import Connection, select, update
 
+from virtpoise_balancer.analyse import others
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.control import cycle as cycle_module
 from virtpoise_balancer.control.cycle import Cycle, Report
@@ -25,9 +27,9 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
-from virtpoise_balancer.knowledge import journal
+from virtpoise_balancer.knowledge import journal, learned
 from virtpoise_balancer.knowledge.records import Overrides
-from virtpoise_balancer.knowledge.schema import migrations
+from virtpoise_balancer.knowledge.schema import migrations, predictions
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     DomainState,
@@ -35,11 +37,13 @@ from virtpoise_balancer.model import (
     MigrationOutcome,
     Move,
     Policy,
+    Residual,
     Result,
+    Role,
     Snapshot,
     Written,
 )
-from virtpoise_balancer.monitor import doubt
+from virtpoise_balancer.monitor import doubt, observe
 from virtpoise_balancer.plan.default import strategy
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.web.metrics import _StateCollector
@@ -269,6 +273,25 @@ def _silence_is_not_heard(patch: Patch) -> None:
     patch.setattr(Reach, "heard", lambda self: {host: replace(one, why="") for host, one in heard(self).items()})
 
 
+def _an_old_sample_counts(patch: Patch) -> None:
+    """A domain that a sample shows on the source of a move, from before its end, was migrated back."""
+    patch.setattr(others._Journal, "may_be_outdated", lambda _self, *_seen: False)
+
+
+def _any_load_is_measured(patch: Patch) -> None:
+    """A prediction is measured by whatever Prometheus answers, and teaches it."""
+    measured = select(predictions).where(predictions.c.verdict == "measured", predictions.c.spread > 0)
+
+    def residuals(connection: Connection, _broken: list[str]) -> tuple[Residual, ...]:
+        return tuple(
+            Residual(role=Role(row.role), saturated=row.saturated, error_ratio=row.error, spread_ratio=row.spread)
+            for row in connection.execute(measured)
+        )
+
+    patch.setattr(observe, "_is_ratio", math.isfinite)
+    patch.setattr(learned, "_residuals", residuals)
+
+
 MUTANTS = (
     Mutant("V1 a domain that runs twice is not seen", _twice_is_not_seen, ("destination-stopped",), 10, "no alert"),
     Mutant("V2 a verdict while the job runs", _a_job_is_no_obstacle, ("source-stopped",), 10, "journal"),
@@ -291,6 +314,8 @@ MUTANTS = (
     Mutant("destinations are filled", _destinations_are_filled, ("administrator-suspends",), 11, "pushed over"),
     Mutant("nothing is moved", _nothing_is_moved, ("administrator-suspends",), 0, "the task was not finished"),
     Mutant("an alert has no figure", _an_alert_has_no_figure, ("destination-stopped",), 10, "no alert says that it is"),
+    Mutant("an old sample counts", _an_old_sample_counts, ("source-stopped",), 400402, "taken for another's"),
+    Mutant("any load is measured", _any_load_is_measured, ("exporter-lying",), 406930, "the task was not finished"),
     Mutant("silence is not heard", _silence_is_not_heard, ("source-away",), 10, "no alert says so"),
     Mutant(
         "V9 the time of a migration starts over", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 DURATIONS = (4.0, 15.0, 27.0, 45.0)
 # The columns of ``Entry``, in its order.
 JOURNAL = (
-    "SELECT m.id, uuid, source, destination, began, result, lost, ended, made "
+    "SELECT m.id, uuid, source, destination, began, result, lost, ended, made, why "
     "FROM migrations m JOIN plans p ON p.id = plan_id ORDER BY m.id"
 )
 
@@ -28,6 +28,7 @@ class Entry:
     lost: bool
     ended: float | None = None
     planned: float | None = None
+    why: str = ""
 
     @property
     def is_open(self) -> bool:

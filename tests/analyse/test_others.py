@@ -104,7 +104,6 @@ def test_what_the_journal_explains_is_ours(move: Commitment, seen_on: str) -> No
 @pytest.mark.parametrize(
     ("move", "seen_on"),
     [
-        (ours("h3", "h1"), "h3"),  # back, where ours was done
         (ours(), "h3"),
         (ours(began=890.0, ended=900.0), "h2"),  # long ago
         (ours(began=None, ended=None, result=None), "h2"),  # it still waits
@@ -114,6 +113,26 @@ def test_what_the_journal_explains_is_ours(move: Commitment, seen_on: str) -> No
 def test_what_the_journal_does_not_explain_is_not_ours(move: Commitment, seen_on: str) -> None:
     found = look(first(domain("a", "h1")), 1010.0, domain("a", seen_on), ours=[move])
     assert told(found) == [("migrated", "a", "h1", seen_on)]
+
+
+def test_an_old_sample_of_the_source_is_no_migration_back() -> None:
+    """Found by the campaign: the source was unknown while the domain came in on its destination, where it was seen."""
+    incoming, silent = domain("a", "h2"), (UNKNOWN, *HOSTS[1:])
+    found = look(first(domain("a", "h1")), 1010.0, incoming, hosts=silent, ours=[ours(ended=None, result=None)])
+    assert told(found) == []
+    old = look(found.sightings, 1020.0, domain("a", "h1"), ours=[ours(ended=1019.0)])
+    assert told(old) == []
+    assert told(look(old.sightings, 1030.0, domain("a", "h2"), ours=[ours(ended=1019.0)])) == []
+
+
+def test_a_migration_back_right_after_ours_is_recognised_once_no_sample_can_be_older() -> None:
+    found = look(first(domain("a", "h1")), 1010.0, domain("a", "h2"), ours=[ours()])
+    for at in (1020.0, 1030.0):
+        found = look(found.sightings, at, domain("a", "h1"), ours=[ours()])
+        assert told(found) == []
+    found = look(found.sightings, 1040.0, domain("a", "h1"), ours=[ours()])
+    assert told(found) == [("migrated", "a", "h2", "h1")]
+    assert told(look(found.sightings, 1050.0, domain("a", "h1"), ours=[ours()])) == []
 
 
 def test_a_move_of_ours_that_shows_late_is_ours_however_long_its_host_was_unknown() -> None:

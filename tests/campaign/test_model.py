@@ -21,6 +21,18 @@ VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = (
     (10887, ("source-daemon-killed",)),  # an entry was called open for ever while it was about to begin
     # an administrator resumed both copies of a domain, and the oracle called it the work of the balancer
     (101141, ("administrator-suspends", "destination-stopped")),
+    # a sample of the source from before the end of a move was taken for a migration back
+    (400402, ("source-stopped",)),
+    (407093, ("destination-stopped", "source-stopped")),
+    # a load that cannot be was measured, and no prediction was sure enough for a move any more
+    (401324, ("person-pauses", "prometheus-garbage")),
+    (406930, ("exporter-lying",)),
+    # a load lay on the threshold itself, and the oracle called it a task that no figure showed
+    (405931, ("administrator-migrates",)),
+    # a host lost its power between the end of a migration and the answer, and kept a definition of the domain
+    (406674, ("source-qemu-stopped", "destination-rebooted")),
+    # a person's order was given after the one that takes it back
+    (407323, ("person-undrains", "balancer-killed")),
 )
 
 

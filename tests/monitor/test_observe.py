@@ -17,7 +17,7 @@ from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, HugePages, Placement, Policy
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
-from virtpoise_balancer.monitor.observe import Observation, Observer
+from virtpoise_balancer.monitor.observe import HostWindow, Observation, Observer
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.plan import plan
@@ -365,6 +365,22 @@ def test_where_the_clocks_differ_no_figure_can_be_dated() -> None:
     for theirs, apart in ((NOW + 600, "600 s behind"), (NOW - 22, "22 s ahead of")):
         with pytest.raises(ClockError, match=f"^this machine's clock is {apart} that of Prometheus at http://answers,"):
             observe(host_figures("h1"), {"h1": READINGS}, theirs=theirs)
+
+
+def test_a_prediction_is_not_measured_by_a_load_that_cannot_be() -> None:
+    """Found by the campaign: errors of 200 % were learned from garbage, and nothing fitted on any host any more."""
+    samples = [(970.0, 2.5), (980.0, -0.01), (990.0, 1e300), (1000.0, 0.3), (1010.0, -1.0)]
+    client = Answers({}, as_series({"h1:9807": samples}))
+    window = HostWindow("h1", 970.0, 1010.0)
+    assert observer(client).loads([window]).samples == {window: ((980.0, 0.0), (1000.0, 0.3))}
+
+
+def test_a_prediction_is_not_measured_by_the_load_of_one_of_two_targets() -> None:
+    before = [(600.0, 0.1)]  # a target that went
+    client = Answers({}, as_series({"h1:9807": READINGS, "h1:9808": READINGS, "h2:9807": READINGS, "h2:9808": before}))
+    windows = [HostWindow(name, 970.0, 1010.0) for name in ("h1", "h2")]
+    found = observer(client).loads(windows).samples
+    assert found == {windows[0]: (), windows[1]: tuple(READINGS)}
 
 
 def test_looks_at_whole_steps_so_that_every_balancer_sees_the_same_readings() -> None:

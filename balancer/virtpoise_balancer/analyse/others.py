@@ -111,7 +111,11 @@ def compare(
     for uuid, last in before.domains.items():
         found, there = active.get(uuid), before.at if last.seen is None else last.seen
         if found is not None:
-            if found.host != last.host and not journal.explains(uuid, found.host, there):
+            if found.host == last.host or journal.explains(uuid, found.host, there):
+                continue
+            if journal.may_be_outdated(uuid, found.host, last.host, now):
+                domains[uuid] = replace(last, seen=there)
+            else:
                 changes.append(_change(ChangeKind.MIGRATED, uuid, found.name, last.host, found.host, there, now))
         elif uuid in doubtful or (last.host in listed and last.host not in known):
             domains[uuid] = replace(last, seen=there, missing_since=None)  # absence is no fact
@@ -169,6 +173,19 @@ class _Journal:
         return any(
             host == one.destination or (host == one.source and one.result is not Result.DONE)
             for one in self._since(uuid, seen)
+        )
+
+    def may_be_outdated(self, uuid: str, host: str, last_host: str, now: float) -> bool:
+        """Whether the domain is seen on the source of a done move of ours because that sample is from before its end.
+
+        ``last_host``: where it was seen before. An incoming domain shows on its destination before it has left.
+        """
+        return any(
+            one.result is Result.DONE
+            and (one.source, one.destination) == (host, last_host)
+            and one.ended is not None
+            and 0 <= now - one.ended < self.late
+            for one in self.moves.get(uuid, ())
         )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, func, literal, select, union_
 from virtpoise_balancer.analyse.learned import Learned, Moved
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
+from virtpoise_balancer.model import RATIO_TOLERANCE, Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
 
 # For each role and regime. More would not make an interval better, but each cycle slower.
 _RESIDUALS_KEPT = 200
@@ -63,6 +63,7 @@ _RESIDUALS = Query(
                     predictions.c.role == role.value,
                     predictions.c.saturated.is_(saturated),
                     predictions.c.verdict == "measured",
+                    predictions.c.measured.between(1 - RATIO_TOLERANCE, RATIO_TOLERANCE),
                     predictions.c.spread > 0,
                 )
                 .order_by(predictions.c.id.desc())

@@ -187,8 +187,8 @@ class Observer:
         return _STALE_SCRAPES * self.scrape_interval_seconds
 
     def loads(self, windows: Collection[HostWindow]) -> Loads:
-        """The readings of the hosts in their windows: one query for all that lie near each other. MonitorError when
-        none can be had.
+        """The readings of the hosts in their windows, without those that are out of range: one query for all that lie
+        near each other. MonitorError when none can be had.
         """
         samples: dict[HostWindow, tuple[tuple[float, float], ...]] = {}
         warnings: list[str] = []
@@ -200,11 +200,8 @@ class Observer:
                 failure = error
                 continue
             warnings += answer.warnings
-            of_hosts = {host_of(one): one.samples for one in AdmittedTargets(self.admits).of_hosts(answer.series)}
-            for one in near:
-                samples[one] = tuple(
-                    (at, ratio) for at, ratio in of_hosts.get(one.host, ()) if one.start <= at <= one.end
-                )
+            of_hosts = AdmittedTargets(self.admits).of_hosts(answer.series)
+            samples |= {one: _within_window(of_hosts, one) for one in near}
         if failure and not samples:
             raise failure
         return Loads(samples, tuple(dict.fromkeys(warnings)))
@@ -214,6 +211,17 @@ class Observer:
         first = math.ceil(min(one.start for one in windows) / self.step_seconds) * self.step_seconds
         query = self._query("host_cpu_ratio", {one.host for one in windows})
         return self.client.range(query, first, max(first, *(one.end for one in windows)), self.step_seconds)
+
+
+def _within_window(readings: Sequence[Series], window: HostWindow) -> tuple[tuple[float, float], ...]:
+    """The host's readings in its window. None where two targets of its name have some there: one may be another's."""
+    of_targets = [
+        [(at, max(ratio, 0.0)) for at, ratio in series.samples if window.start <= at <= window.end and _is_ratio(ratio)]
+        for series in readings
+        if host_of(series) == window.host
+    ]
+    found = [samples for samples in of_targets if samples]
+    return tuple(found[0]) if len(found) == 1 else ()
 
 
 def _near(windows: Collection[HostWindow]) -> list[list[HostWindow]]:

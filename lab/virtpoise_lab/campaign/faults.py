@@ -224,12 +224,12 @@ def _order(give: Callable[[Orders, Met], str], take_back: Callable[[Orders, Met]
 def _undrain(run: Run, met: Met, seconds: float) -> None:
     """A person takes a drain back for a while, or drains the source for a while."""
     host = run.draining or met.source
-    drain = partial(run.order, lambda orders: orders.drain(host, PERSON), until_followed=True)
-    undrain = partial(run.order, lambda orders: orders.undrain(host, PERSON), until_followed=True)
+    drain = partial(run.order, lambda orders: orders.drain(host, PERSON))
+    undrain = partial(run.order, lambda orders: orders.undrain(host, PERSON))
     first, then = (undrain, drain) if run.draining else (drain, undrain)
     run.no_drain_before = run.kernel.at + seconds
-    first()
-    run.kernel.after(seconds, then)
+    first()  # not again and again: it would come after the second order, which takes it back
+    run.kernel.after(seconds, partial(then, until_followed=True))
 
 
 def _step_clock(run: Run, _met: Met, seconds: float) -> None:
