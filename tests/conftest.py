@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
 from hostile.table import NAMED
-from scheduling import Lanes, take_second_lab
-
-take_second_lab()  # before anything imports the lab
+from scheduling import Lanes
 
 CHROMIUM = Path("/usr/bin/chromium")
 _FLAGS = [

@@ -413,9 +413,6 @@ def _libvirt_folders() -> tuple[Path, ...]:
 
 
 def _divided(capacity: int) -> tuple[list[int], float]:
-    """The CPUs this machine has, and the part of one that each host gets: the same for all, so that guests may move.
-
-    The first hosts of two labs do not share a CPU: h1 is mostly the busy one.
-    """
-    cpus = sorted(os.sched_getaffinity(0), reverse=state.NAME != state.DEFAULT)
+    """The CPUs this machine has, and the part of one that each host gets: the same for all, so that guests may move."""
+    cpus = sorted(os.sched_getaffinity(0))
     return cpus, 1 / math.ceil(capacity / len(cpus))

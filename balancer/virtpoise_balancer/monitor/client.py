@@ -187,16 +187,18 @@ class PrometheusClient:
     def _ask(self, path: str, form: dict[str, str], read: _Read) -> QueryAnswer:
         deadline = time.monotonic() + self.timeout_seconds
         pause = _RETRY_FIRST_SECONDS
+        first: MonitorError | None = None
         while True:
             try:
                 return self._ask_once(path, form, deadline, read)
             except MonitorBadReply:
                 raise
-            except MonitorError:
+            except MonitorError as error:
+                first = first or error  # a later try may have had no time
                 # Full jitter, so that balancers that lost the same server do not come back together.
                 wait = random.uniform(0, pause)  # noqa: S311 - not a secret
                 if time.monotonic() + wait >= deadline:
-                    raise
+                    raise first from None
                 time.sleep(wait)
                 pause *= 2
 

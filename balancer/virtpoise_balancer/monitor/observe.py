@@ -64,7 +64,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class HostWindow:
-    """A host and a time, of which its load samples are wanted (Unix seconds)."""
+    """A host, and the time (Unix seconds) whose load samples are wanted."""
 
     host: str
     start: float
