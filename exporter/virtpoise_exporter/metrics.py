@@ -38,6 +38,8 @@ HOST_MEMORY_HUGEPAGES = _metric(
     "Memory of the host in static huge pages of all sizes, free ones too. It is in host_memory_total_bytes and never in "
     "host_memory_available_bytes, so the rest is the host's ordinary memory.",
 )
+HOST_SWAP_TOTAL = _metric("memory", "host_swap_total_bytes", "gauge", "Swap space of the host; 0: it has none.")
+HOST_SWAP_FREE = _metric("memory", "host_swap_free_bytes", "gauge", "Swap space of the host that holds nothing.")
 HOST_NETWORK_RECEIVE = _metric(
     "network", "host_network_receive_bytes_total", "counter", "Bytes an uplink of the host received.", "device"
 )
@@ -83,9 +85,9 @@ HOST_NUMA_MEMORY_FREE = _metric(
     "Memory of a NUMA node that nothing uses, not even as a cache.",
     "node",
 )
-HOST_HUGEPAGES = _metric(
+HOST_HUGEPAGES_TOTAL = _metric(
     "numa",
-    "host_hugepages",
+    "host_hugepages_total",
     "gauge",
     "Static huge pages of a NUMA node, by their size in bytes.",
     "size",

@@ -351,6 +351,17 @@ class TestZfs:
         (tmp_path / "meminfo").write_text((RECORDED / "proc/meminfo").read_text())
         assert self.available(tmp_path, arcstats) == 23132760 * 1024
 
+    def test_the_cache_is_no_part_of_the_pool_of_huge_pages(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """ZFS counts its cache and the kernel its memory at different moments: together they may pass what there is."""
+        (tmp_path / "meminfo").write_text(
+            "MemTotal: 131072000 kB\nMemFree: 0 kB\nMemAvailable: 10485760 kB\nBuffers: 0 kB\nCached: 1 kB\n"
+            "Shmem: 0 kB\nActive: 0 kB\nInactive: 0 kB\nHugetlb: 100000000 kB\n"
+        )
+        monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+        assert self.available(tmp_path, ARCSTATS) == (131072000 - 100000000) * 1024
+
     def test_a_cache_at_its_minimum_gives_nothing_back(self) -> None:
         assert reclaimable("size 4 4294967296\nc_min 4 4294967297\n") == 0
 
@@ -361,12 +372,17 @@ def test_a_kernel_without_numa_has_its_huge_pages_on_node_0(tmp_path: Path) -> N
     (pool / "nr_hugepages").write_text("512\n")
     (pool / "free_hugepages").write_text("12\n")
     text = page(NumaCollector(tmp_path))
-    assert 'virtpoise_host_hugepages{size="2097152",node="0"} 512\n' in text
+    assert 'virtpoise_host_hugepages_total{size="2097152",node="0"} 512\n' in text
     assert 'virtpoise_host_hugepages_free{size="2097152",node="0"} 12\n' in text
 
 
-def test_a_kernel_without_huge_pages_is_no_failure(tmp_path: Path) -> None:
+def test_a_kernel_without_huge_pages_is_no_failure(link: RecordedLink, tmp_path: Path) -> None:
+    """Not even where a domain is defined that asks for them: it cannot run here."""
     assert page(NumaCollector(tmp_path)) == ""
+    (tmp_path / "meminfo").write_text("MemTotal: 1 kB\n")
+    text = page(LibvirtCollector(link, tmp_path))
+    assert "virtpoise_libvirt_up 1\n" in text
+    assert "virtpoise_domain_hugepages_bytes" not in text
 
 
 def test_a_kernel_without_pressure_is_no_failure(tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ def test_both_sources_tell_the_same(lab: Lab) -> None:
             assert low[2] <= said[2] <= high[2], "run-queue delay"
             assert said[3] == pytest.approx(high[3], rel=0.05), "resident memory"
             for low_traffic, traffic, high_traffic in zip(low[4:], said[4:], high[4:], strict=True):
-                for index in (0, 1):
-                    assert low_traffic[index] <= traffic[index] <= high_traffic[index], "traffic"
+                for least, said_of_it, most in zip(low_traffic, traffic, high_traffic, strict=True):
+                    assert least <= said_of_it <= most, "bytes, packets, errors and drops of both directions"
 
 
 def test_the_load_of_a_domain_is_its_counters_slope(lab: Lab) -> None:

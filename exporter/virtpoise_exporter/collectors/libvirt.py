@@ -6,6 +6,7 @@ from pathlib import Path
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.exposition import Family
+from virtpoise_exporter.kernel.meminfo import parse_meminfo
 from virtpoise_exporter.virt.link import FRESH_SECONDS, Link
 from virtpoise_exporter.virt.model import Domain, Inventory, state_words
 
@@ -36,17 +37,9 @@ class LibvirtCollector:
             age,
             *_host(last),
             *(_domains(inventory, time.monotonic()) if inventory else ()),
-            *([self._hugepages(inventory)] if inventory else ()),
+            *([_hugepages(inventory, self._meminfo)] if inventory else ()),
             *self._stale(inventory, last),
         ]
-
-    def _hugepages(self, inventory: Inventory) -> Family:
-        family, default = Family(metrics.DOMAIN_HUGEPAGES), 0
-        for domain in inventory.domains:
-            for size, memory in domain.facts.hugepages:
-                default = default or default_hugepage(self._meminfo)
-                family.add_shared(domain.labels, memory, str(size or default))
-        return family
 
     def _stale(self, inventory: Inventory | None, last: Inventory | None) -> list[Family]:
         if inventory is not None:
@@ -58,12 +51,18 @@ class LibvirtCollector:
         return self._staleness.judge(active, (), time.monotonic())
 
 
-def default_hugepage(meminfo: Path) -> int:
-    """The size of the huge pages that the host uses where none is asked for, in bytes. Raises OSError, ValueError."""
-    for line in meminfo.read_text().splitlines():
-        if line.startswith("Hugepagesize:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("the kernel has no huge pages")
+def _hugepages(inventory: Inventory, meminfo: Path) -> Family:
+    """The domains' memory in huge pages. Where the XML names no size, the pages are of the host's default size; on a
+    kernel without huge pages such a domain cannot run and has none.
+    """
+    family = Family(metrics.DOMAIN_HUGEPAGES)
+    asking = [domain for domain in inventory.domains if domain.facts.hugepages]
+    default = parse_meminfo(meminfo.read_text()).get("Hugepagesize", 0) if asking else 0
+    for domain in asking:
+        for size, memory in domain.facts.hugepages:
+            if size or default:
+                family.add_shared(domain.labels, memory, str(size or default))
+    return family
 
 
 def _host(inventory: Inventory | None) -> list[Family]:

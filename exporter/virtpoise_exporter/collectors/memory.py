@@ -6,6 +6,7 @@ import psutil
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family
+from virtpoise_exporter.kernel.meminfo import parse_meminfo
 
 
 class MemoryCollector:
@@ -22,13 +23,17 @@ class MemoryCollector:
         self._arc = procfs / "spl/kstat/zfs/arcstats"
 
     def collect(self, _seconds: float) -> list[Family]:
-        memory, cached = psutil.virtual_memory(), self._cached()
+        memory, sizes = psutil.virtual_memory(), parse_meminfo(self._meminfo.read_text())
+        hugepages = sizes.get("Hugetlb", 0)  # of all sizes; a kernel without them has no such line
+        available = min(memory.available + self._cached(), memory.total - hugepages)
         families = []
         for metric, value in (
             (metrics.HOST_MEMORY_TOTAL, memory.total),
-            (metrics.HOST_MEMORY_AVAILABLE, min(memory.available + cached, memory.total)),
+            (metrics.HOST_MEMORY_AVAILABLE, available),
             (metrics.HOST_MEMORY_FREE, memory.free),
-            (metrics.HOST_MEMORY_HUGEPAGES, hugepages(self._meminfo.read_text())),
+            (metrics.HOST_MEMORY_HUGEPAGES, hugepages),
+            (metrics.HOST_SWAP_TOTAL, sizes.get("SwapTotal", 0)),
+            (metrics.HOST_SWAP_FREE, sizes.get("SwapFree", 0)),
         ):
             family = Family(metric)
             family.add(value)
@@ -41,14 +46,6 @@ class MemoryCollector:
             return reclaimable(self._arc.read_text())
         except (OSError, ValueError, KeyError):
             return 0
-
-
-def hugepages(meminfo: str) -> int:
-    """The bytes in static huge pages of all sizes; 0 on a kernel without them."""
-    for line in meminfo.splitlines():
-        if line.startswith("Hugetlb:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def reclaimable(arcstats: str) -> int:

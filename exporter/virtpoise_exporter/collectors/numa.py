@@ -7,6 +7,7 @@ from pathlib import Path
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family
+from virtpoise_exporter.kernel.meminfo import parse_meminfo
 
 _POOL = re.compile(r"hugepages-(\d+)kB")
 _NODE = re.compile(r"node(\d+)")
@@ -29,12 +30,12 @@ class NumaCollector:
         )
         pools: list[tuple[str, Path]] = []
         for node, folder in _nodes(self._folder):
-            memory = parse_meminfo((folder / "meminfo").read_text())
+            memory = parse_meminfo((folder / "meminfo").read_text().replace(f"Node {node} ", ""))
             cpus.add(count_cpus((folder / "cpulist").read_text()), node)
             total.add(memory["MemTotal"], node)
             free.add(memory["MemFree"], node)
             pools.append((node, folder / "hugepages"))
-        pages, unused = Family(metrics.HOST_HUGEPAGES), Family(metrics.HOST_HUGEPAGES_FREE)
+        pages, unused = Family(metrics.HOST_HUGEPAGES_TOTAL), Family(metrics.HOST_HUGEPAGES_FREE)
         for node, folder in pools or [("0", self._hugepages)]:
             for size, pool in _pools(folder):
                 pages.add(count := int((pool / "nr_hugepages").read_text()), size, node)
@@ -56,16 +57,6 @@ def _nodes(folder: Path) -> list[tuple[str, Path]]:
         return []
     numbered = [(match[1], path) for path in folder.iterdir() if (match := _NODE.fullmatch(path.name))]
     return sorted(numbered, key=lambda node: int(node[0]))
-
-
-def parse_meminfo(text: str) -> dict[str, int]:
-    """Bytes by name from a node's meminfo, e.g. ``Node 0 MemTotal:  24682144 kB``."""
-    sizes = {}
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) == 5 and fields[4] == "kB":
-            sizes[fields[2].removesuffix(":")] = int(fields[3]) * 1024
-    return sizes
 
 
 def count_cpus(cpulist: str) -> int:
