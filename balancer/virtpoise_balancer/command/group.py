@@ -31,9 +31,11 @@ def group_and_policy(snapshot: Path | None, config: Path | None) -> tuple[Snapsh
     group = read_snapshot(read_file(snapshot), str(snapshot))
     if config is None:
         return group, Policy()
+    from virtpoise_balancer.analyse.reserve import with_reserve
     from virtpoise_balancer.config import read_config
 
-    return group, read_config(config).policy
+    policy = read_config(config).policy
+    return with_reserve(group, policy), policy
 
 
 def observe_now(settings: Config) -> Snapshot:

@@ -21,6 +21,7 @@ _REASONS: Mapping[Reason, str] = {
     Reason.DESTINATION_CPUS: "the host has fewer CPUs than the domain has vCPUs",
     Reason.DESTINATION_MEMORY: "the host's memory use would be too high with it",
     Reason.DESTINATION_HUGEPAGES: "the host has too few free huge pages of the domain's size",
+    Reason.DESTINATION_OVERCOMMIT: "the host would promise more memory than it may",
     Reason.DESTINATION_NETWORK: "the host's uplink would be too busy with it",
     Reason.NAME_TAKEN: "the host already has a domain of this name",
     Reason.BACKOFF: "it is in back-off there after a failed migration",

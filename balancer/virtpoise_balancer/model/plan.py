@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DESTINATION_CPUS = "destination_cpus"
     DESTINATION_MEMORY = "destination_memory"
     DESTINATION_HUGEPAGES = "destination_hugepages"
+    DESTINATION_OVERCOMMIT = "destination_overcommit"
     DESTINATION_NETWORK = "destination_network"
     NAME_TAKEN = "name_taken"
     BACKOFF = "backoff"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, HugePages, Placement
 from virtpoise_balancer.monitor.client import Series
@@ -109,25 +110,27 @@ def _domain(
     """The domain where it runs. Running twice, it is between two hosts: paused as far as planning goes."""
     key = (host.name, uuid)
     own = {figure: values[key] for figure, values in figures.items() if key in values}
-    memory = _whole(own.get("memory_bytes"))
-    if running == 0:
-        state = DomainState.PAUSED if "paused" in own else DomainState.SHUTOFF
-        return Domain(name=name, uuid=uuid, host=host.name, state=state, memory_bytes=memory)
-    if not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
-        return Domain(name=name, uuid=uuid, host=host.name, state=DomainState.PAUSED, memory_bytes=memory)
-    return Domain(
+    with_memory = partial(
+        Domain,
         name=name,
         uuid=uuid,
         host=host.name,
+        memory_bytes=_whole(own.get("memory_bytes")),
+        memory_maximum_bytes=None if (most := own.get("memory_maximum_bytes")) is None else _whole(most),
+        hugepages=hugepages.get(key, ()),
+    )
+    if running == 0:
+        return with_memory(state=DomainState.PAUSED if "paused" in own else DomainState.SHUTOFF)
+    if not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
+        return with_memory(state=DomainState.PAUSED)
+    return with_memory(
         state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,
         vcpus=int(own["vcpus"]),
         cpu_cores=own["cpu_cores"],
         cpu_delay_cores=_amount(own.get("cpu_delay_cores")),
         cpu_cores_unsaturated=_known(own.get("cpu_cores_unsaturated")),
         cpu_delay_cores_unsaturated=_known(own.get("cpu_delay_cores_unsaturated")),
-        memory_bytes=memory,
         memory_resident_bytes=None if (held := own.get("memory_resident_bytes")) is None else _whole(held),
-        hugepages=hugepages.get(key, ()),
         rx_bytes_per_second=_amount(own.get("rx_bytes_per_second")),
         tx_bytes_per_second=_amount(own.get("tx_bytes_per_second")),
         rx_ratio=_amount(own.get("rx_ratio")),

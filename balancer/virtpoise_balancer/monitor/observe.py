@@ -36,6 +36,8 @@ from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, 
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
 _READINGS = 30
+# The labels that are no property of a target.
+_LABELS_OF_ALL = frozenset({"__name__", "instance", "job"})
 # The queries that return a window of samples, one a step.
 _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
 # How long a time, and how many hosts, one query for loads in the past covers.
@@ -289,6 +291,7 @@ def _hosts(
     )
     lists = doubt.lists_by_host(answers)
     hugepages = _hugepages_free(answers["host_hugepages_free"])
+    labels = {host_of(series): _labels_of_target(series) for series in answers["host_cpus"]}
     readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
     ages: list[float] = []
@@ -327,9 +330,15 @@ def _hosts(
                 rx_ratio_window=rx.get(name, ()),
                 tx_ratio_window=tx.get(name, ()),
                 uplink_bytes_per_second=uplink.get(name) or None,
+                labels=labels[name],
             )
         )
     return hosts, min(ages, default=None)
+
+
+def _labels_of_target(series: Series) -> dict[str, str]:
+    """The labels that Prometheus' configuration gives the target, such as its rack."""
+    return {label: value for label, value in series.labels.items() if label not in _LABELS_OF_ALL}
 
 
 def _hugepages_free(answer: Sequence[Series]) -> dict[str, tuple[HugePages, ...]]:

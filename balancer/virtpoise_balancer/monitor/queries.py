@@ -107,6 +107,7 @@ QUERIES: dict[str, str] = {
     "domain_paused": _of_now('virtpoise_domain_state{state!~"running|shutoff",$matchers}', " == 1"),
     "domain_vcpus": "virtpoise_domain_vcpus{$matchers}",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes{$matchers}",
+    "domain_memory_maximum_bytes": "virtpoise_domain_memory_maximum_bytes{$matchers}",
     "domain_hugepages_bytes": "virtpoise_domain_hugepages_bytes{$matchers}",
     "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes{$matchers}",
     # The slope through the samples that there are: rate() takes a domain that arrived within the window for less than

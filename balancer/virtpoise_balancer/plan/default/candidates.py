@@ -5,7 +5,7 @@ And why the others stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
+from virtpoise_balancer.plan.stocks import Stock, needs
 
 # The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
 # guest.
@@ -44,8 +45,8 @@ class Candidate:
     margin: float
     # The hosts to which hard rules about hosts, the number of CPUs and names let them go (hosts); None: all.
     allowed: Mask | None
-    # What they need in static huge pages: bytes by the size of a page.
-    hugepages: Mapping[int, int]
+    # What they take of each stock of their destination, in bytes.
+    needs: Mapping[Stock, int]
 
     def most(self, resource: int) -> float:
         """The most that it adds of a resource, in the group's units."""
@@ -215,17 +216,8 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         arrival=total(residents.arrival, rows),
         margin=group.margin(saturated=residents.saturated),
         allowed=allowed_hosts(group, domains),
-        hugepages=hugepages(domains),
+        needs=needs(domains, group.policy),
     )
-
-
-def hugepages(domains: Iterable[Domain]) -> Mapping[int, int]:
-    """What domains need in static huge pages: bytes by the size of a page."""
-    needs: dict[int, int] = {}
-    for domain in domains:
-        for pages in domain.hugepages:
-            needs[pages.page_bytes] = needs.get(pages.page_bytes, 0) + pages.memory_bytes
-    return needs
 
 
 def relief_of(group: Group, candidate: Candidate) -> Floats:

@@ -15,6 +15,7 @@ from virtpoise_balancer.model import Resource
 from virtpoise_balancer.plan.default.candidates import Candidate, movable
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.trial import Step, Trial, departure
+from virtpoise_balancer.plan.stocks import Stock
 
 # The most hosts that the search tries as destinations, besides the sources; in a larger group those with the most room.
 _MOST_HOSTS = 16
@@ -48,8 +49,8 @@ class SearchState:
         # By number of a bond and host, how many of the bond's domains are there after the steps. Hard bonds alone are
         # kept up to date.
         self.members: dict[int, dict[int, int]] = {n: dict(trial.members(n)) for n in range(len(group.rules.bonds))}
-        # By the size of a page and host, the bytes of static huge pages that the steps take. What leaves frees none.
-        self.hugepages: dict[tuple[int, int], int] = {}
+        # By stock and host, the bytes that the steps take. What leaves frees nothing.
+        self.taken: dict[tuple[Stock, int], int] = {}
         # Uuids of the domains that have a step, in the trial or here.
         self.moved: set[str] = set(trial.moved)
         # The steps made here, in order.
@@ -81,8 +82,8 @@ class SearchState:
             self.use[candidate.source] = [
                 u - sign * a * n for u, a, n in zip(self.use[candidate.source], left, unit, strict=True)
             ]
-        for size, need in candidate.hugepages.items():
-            self.hugepages[size, host] = self.hugepages.get((size, host), 0) + sign * need
+        for stock, need in candidate.needs.items():
+            self.taken[stock, host] = self.taken.get((stock, host), 0) + sign * need
         for number, count in self.hard_bonds(candidate).items():
             members = self.members[number]
             members[host] = members.get(host, 0) + sign * count
@@ -138,22 +139,22 @@ class SearchState:
         )
 
     def allowed(self, candidate: Candidate, host: int, hard_bonds: Mapping[int, int]) -> bool:
-        """Whether rules, names and huge pages let the candidate go to the host. ``hard_bonds``: its own."""
+        """Whether rules, names and stocks let the candidate go to the host. ``hard_bonds``: its own."""
         if host == candidate.source or (candidate.allowed is not None and not candidate.allowed[host]):
             return False
         if any(self.trial.placed_there(domain.name, host) for domain in candidate.domains):
             return False
-        if not self._pages_for(candidate, host):
+        if not self._in_stock(candidate, host):
             return False
         bonds = self.trial.group.rules.bonds
         return all(
             bonds[number].kind.allows(self.members[number].get(host, 0), count) for number, count in hard_bonds.items()
         )
 
-    def _pages_for(self, candidate: Candidate, host: int) -> bool:
+    def _in_stock(self, candidate: Candidate, host: int) -> bool:
         return all(
-            self.trial.hugepages_free(size, host) >= self.hugepages.get((size, host), 0) + need
-            for size, need in candidate.hugepages.items()
+            self.trial.free(stock)[host] >= self.taken.get((stock, host), 0) + need
+            for stock, need in candidate.needs.items()
         )
 
     def hard_bonds(self, candidate: Candidate) -> dict[int, int]:

@@ -14,6 +14,7 @@ from virtpoise_balancer.plan.default.candidates import Candidate, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
 from virtpoise_balancer.plan.default.source import Source
+from virtpoise_balancer.plan.stocks import Stock, needs
 
 # Two destinations count as equally near when the migration to one takes at most this many times as long as to the
 # other.
@@ -68,9 +69,9 @@ class Trial:
         self._host_of: dict[str, int] = {}
         # By name of a domain that exists more than once, the hosts to which one was moved, or is under way.
         self._names: dict[str, set[int]] = defaultdict(set)
-        # By the size of a page, the free static huge pages of each host, in bytes (hosts). What leaves in this plan
-        # frees none: it may still be there when something else arrives.
-        self._hugepages: dict[int, Floats] = {size: free.copy() for size, free in group.hugepages.items()}
+        # What each host has free of each stock, in bytes (hosts). What leaves in this plan frees nothing: it may still
+        # be there when something else arrives.
+        self._free: dict[Stock, Floats] = {stock: free.copy() for stock, free in group.stocks.items()}
         # By host, what the domains that came or are coming want of its CPUs.
         self._arrivals: dict[int, tuple[Demands, ...]] = {}
         # By number of a bond and host, how many of the bond's domains are there. One that was under way counts on both
@@ -99,8 +100,8 @@ class Trial:
             memory = domain.ordinary_bytes * (1 + group.policy.migration.overhead_ratio)
             self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
             self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
-        for pages in domain.hugepages:
-            self._hugepages[pages.page_bytes][destination] -= pages.memory_bytes
+        for stock, need in needs([domain], group.policy).items():
+            self._free[stock][destination] -= need
         if domain.name in group.repeated_names:
             self._names[domain.name].add(destination)
         for number in group.rules.bonds_of.get(domain.uuid, ()):
@@ -117,7 +118,7 @@ class Trial:
         other.steps = list(self.steps)
         other._host_of = dict(self._host_of)
         other._names = defaultdict(set, {name: set(hosts) for name, hosts in self._names.items()})
-        other._hugepages = {size: free.copy() for size, free in self._hugepages.items()}
+        other._free = {stock: free.copy() for stock, free in self._free.items()}
         other._arrivals = dict(self._arrivals)
         other._members = {number: defaultdict(int, members) for number, members in self._members.items()}
         return other
@@ -135,9 +136,9 @@ class Trial:
         """Whether a domain of a name that exists more than once was moved to the host."""
         return host in self._names.get(name, ())
 
-    def hugepages_free(self, size: int, host: int) -> float:
-        """What the host has free in static huge pages of a size that a domain needs, in bytes."""
-        return float(self._hugepages[size][host])
+    def free(self, stock: Stock) -> Floats:
+        """What each host has free of a stock that a domain needs (hosts), in bytes."""
+        return self._free[stock]
 
     def after(self, candidate: Candidate) -> Floats:
         """What each host would use of each resource with the candidate on it, at the upper end (resources x hosts)."""
@@ -168,12 +169,12 @@ class Trial:
         return bool(self._allowed(candidate, self.open | self.relievable)[host]) and self.sound(candidate, host)
 
     def _allowed(self, candidate: Candidate, ok: Mask) -> Mask:
-        """``ok`` without the hosts that hard rules, names and huge pages forbid; changed in place."""
+        """``ok`` without the hosts that hard rules, names and stocks forbid; changed in place."""
         ok[candidate.source] = False
         if candidate.allowed is not None:
             ok &= candidate.allowed
-        for size, need in candidate.hugepages.items():
-            ok &= self._hugepages[size] >= need
+        for stock, need in candidate.needs.items():
+            ok &= self._free[stock] >= need
         if self.group.rules.bonds:
             ok[self.refusing(candidate)] = False
         for domain in candidate.domains:
@@ -303,8 +304,8 @@ class Trial:
         left = departure(self, candidate) * per_unit[:, candidate.source]
         self.use[:, candidate.source] -= np.minimum(left, self.use[:, candidate.source])
         self._arrive(candidate.source, candidate.rows, destination)
-        for size, need in candidate.hugepages.items():
-            self._hugepages[size][destination] -= need
+        for stock, need in candidate.needs.items():
+            self._free[stock][destination] -= need
         for domain in candidate.domains:
             self._host_of[domain.uuid] = destination
             if domain.name in self.group.repeated_names:
