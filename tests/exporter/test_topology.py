@@ -379,3 +379,14 @@ def test_devices_that_hang_hold_up_the_start_no_longer_than_asked(
         go_on.set()
     keeper.wait_for_first(30)
     assert keeper.topology() == Topology()
+
+
+def test_a_bond_of_a_container_hides_no_other_device_of_it() -> None:
+    """Open vSwitch can bond veth devices, which are all that a container has."""
+    ends = [Device(name, outside=True) for name in ("eth0", "eth1", "eth2")]
+    bond = Device("bond1", lowers=("eth1", "eth2"), bond=True)
+    assert topology(*ends, bond).uplinks == ("bond1", "eth0")
+
+
+def test_the_veth_of_a_container_is_no_uplink_of_a_host_with_hardware() -> None:
+    assert topology(Device("eth0", physical=True), Device("veth1", outside=True)).uplinks == ("eth0",)

@@ -53,10 +53,13 @@ class Topology:
         """The devices through which traffic leaves the host, each counted once: bonds instead of their members, no
         bridges, no VLANs. On a host without hardware of its own (a container, a lab host) these are its veth devices.
         """
-        members = {lower for device in self.devices.values() if device.bond for lower in device.lowers}
-        real = {device.name for device in self.devices.values() if device.physical or device.bond} - members
-        outside = {device.name for device in self.devices.values() if device.outside and not device.lowers}
-        return tuple(sorted(real or outside))
+        devices = self.devices.values()
+        bonds = [device for device in devices if device.bond]
+        members = {lower for bond in bonds for lower in bond.lowers}
+        single = [device for device in devices if device.physical] or [
+            device for device in devices if device.outside and not device.lowers
+        ]
+        return tuple(sorted({device.name for device in (*single, *bonds)} - members))
 
     def uplink_of(self, nic: Nic, forward: Forward | None) -> str:
         """The uplink behind a domain's device, empty if there is none.
