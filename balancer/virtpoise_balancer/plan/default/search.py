@@ -197,7 +197,7 @@ class Search:
         state = self.state
         bonds = state.hard_bonds(candidate)
         # Without rules of its own one of several hosts that are alike is enough.
-        once = candidate.allowed is None and not bonds and not candidate.needs
+        once = candidate.allowed is None and not bonds
         seen: set[tuple[float, ...]] = set()
         tight: list[int] = []
         for host in state.best_first(candidate) if only is None else [only]:

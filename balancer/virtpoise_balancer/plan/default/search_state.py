@@ -152,10 +152,10 @@ class SearchState:
         )
 
     def _in_stock(self, candidate: Candidate, host: int) -> bool:
-        return all(
-            self.trial.free(stock)[host] >= self.taken.get((stock, host), 0) + need
-            for stock, need in candidate.needs.items()
-        )
+        return all(self._left(stock, host) >= need for stock, need in candidate.needs.items())
+
+    def _left(self, stock: Stock, host: int) -> float:
+        return float(self.trial.free(stock)[host]) - self.taken.get((stock, host), 0)
 
     def hard_bonds(self, candidate: Candidate) -> dict[int, int]:
         """The numbers of the hard rules about several domains, each with how many of the candidate's it has."""
@@ -180,7 +180,8 @@ class SearchState:
 
     def likeness(self, candidate: Candidate, host: int) -> tuple[float, ...]:
         """Equal for hosts on which placing the candidate leads to the same."""
-        return (*self.use[host], *self.load(candidate, host), *self.limit[host])
+        stocks = (self._left(stock, host) for stock in self.trial.group.stocks)
+        return (*self.use[host], *self.load(candidate, host), *self.limit[host], *stocks)
 
     def load(self, candidate: Candidate, host: int) -> tuple[float, ...]:
         """The shares that the candidate adds to the host, one a resource."""
