@@ -168,7 +168,7 @@ MEMORY = Row(
                     f" - (sum(virtpoise_host_memory_hugepages_bytes{{{HOST}}}) or vector(0))",
                     "in use",
                 ),
-                Query(f"sum(virtpoise_host_memory_hugepages_bytes{{{HOST}}}) > 0", "in huge pages"),
+                Query(f"sum(virtpoise_host_memory_hugepages_bytes{{{HOST}}})", "in huge pages"),
                 Query(
                     f"sum(virtpoise_host_swap_total_bytes{{{HOST}}}) - sum(virtpoise_host_swap_free_bytes{{{HOST}}})",
                     "swap in use",

@@ -95,7 +95,7 @@ def test_the_search_counts_the_pages_of_its_own_steps() -> None:
 
 
 def test_hosts_that_differ_in_their_pages_alone_are_both_tried() -> None:
-    """The largest domain would take the first of two hosts that are equally empty, which alone has pages for another."""
+    """The largest domain would take the first of two hosts that are equally empty. Only that has pages for another."""
     hosts = pool("h1", 1.0, 1.0), pool("h2", 0.1, 0.1, gib=4), pool("h3", 0.1, 0.1)
     domains = domain("a", "h1", 4.0, memory_bytes=MIB), backed("b", "h1", 3.0), domain("c", "h1", 0.5, memory_bytes=MIB)
     made = plan(group(*hosts, *domains), replace(POLICY, cpu=Trigger(threshold=0.75, consecutive=2, recovery=0.2)))

@@ -183,7 +183,7 @@ class TestLeastGain:
         assert not made.solved
 
     def test_many_small_ones_are_moved_where_that_solves_it(self) -> None:
-        """12 of 0.9 GB, of which each takes less than a point, and all but one take 8 points together."""
+        """Each of 0.9 GB takes less than a point. Twelve of them take the eight points that are wanted."""
         made = plan(self.snapshot(900 * 10**6, guests=13), POLICY)
         assert made.solved
         assert len(where(made)) == 12

@@ -9,7 +9,7 @@ from virtpoise_exporter.kernel.process import TICKS
 
 # guest and guest_nice are left out: the kernel counts them in user and nice already
 _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-_RESET_TICKS = 3 * TICKS  # a counter that falls by more begins anew
+_RESET_TICKS = 3 * TICKS  # a counter that falls by more was reset
 
 
 class CpuCollector:
