@@ -8,7 +8,8 @@ which a stuck driver may hold. So a thread of its own reads them, and a scrape u
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -67,29 +68,41 @@ class Topology:
         Below the bridge that holds the device now, below the bridge or macvtap of the XML; for a libvirt network that
         routes or translates, by the device that the network names or else by the default route.
         """
-        below = self._below(nic.device) or self._below(nic.lower or nic.bridge)
+        nearest = self._nearest
+        below = nearest.get(nic.device) or nearest.get(nic.lower or nic.bridge)
         if not below and forward is not None and forward.mode in ("nat", "route", "open"):
-            below = self._below(forward.device or self.default_route)
-        return below
+            below = nearest.get(forward.device or self.default_route)
+        return below or ""
 
-    def _below(self, device: str) -> str:
-        """The nearest uplink under a device: down to what it stands on, up to the bridge that holds it, along a veth
+    @cached_property
+    def _nearest(self) -> Mapping[str, str]:
+        """By device, the nearest uplink behind it; devices without one are left out.
+
+        Found from the uplinks on, all at once: a bridge may have a thousand taps.
+        """
+        before: dict[str, list[str]] = defaultdict(list)
+        for name, device in self.devices.items():
+            for following in self._behind(device):
+                before[following].append(name)
+        found = {uplink: uplink for uplink in self.uplinks}
+        todo = deque(found)
+        while todo:
+            name = todo.popleft()
+            for other in before[name]:
+                if other not in found:
+                    found[other] = found[name]
+                    todo.append(other)
+        return found
+
+    def _behind(self, device: Device) -> Iterator[str]:
+        """Where a device's traffic goes on: down to what it stands on, up to the bridge that holds it, along a veth
         pair, and out of a tunnel by the default route.
         """
-        seen, todo = set(), [device]
-        while todo:
-            name = todo.pop(0)
-            if name in self.uplinks:
-                return name
-            if name not in seen and name in self.devices:
-                seen.add(name)
-                here = self.devices[name]
-                todo.extend(here.lowers)
-                todo.extend(upper for upper in here.uppers if upper in self.devices and self.devices[upper].bridge)
-                todo.append(here.peer)
-                if here.tunnel and not here.lowers:
-                    todo.append(self.default_route)
-        return ""
+        yield from device.lowers
+        yield from (upper for upper in device.uppers if upper in self.devices and self.devices[upper].bridge)
+        yield device.peer
+        if device.tunnel and not device.lowers:
+            yield self.default_route
 
 
 def read_topology(procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> Topology:
