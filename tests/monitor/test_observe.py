@@ -620,6 +620,22 @@ class TestHugePages:
         assert snapshot.domains[0].hugepages == (HugePages(page_bytes=2097152, memory_bytes=GIB),)
         assert read_snapshot(write_snapshot(snapshot), "x") == snapshot
 
+    @pytest.mark.parametrize("running", [1.0, 0.0])
+    def test_a_domain_has_its_pages_and_its_maximum_whether_it_runs_or_not(self, running: float) -> None:
+        figures = merged(host_figures("h1"), domain_figures("h1", "u"))
+        figures["domain_running"] = [one(running, instance="h1", uuid="u", domain="x")]
+        figures["domain_memory_maximum_bytes"] = [one(4 * GIB, instance="h1", uuid="u", domain="x")]
+        figures["domain_hugepages_bytes"] = [one(GIB, instance="h1", uuid="u", domain="x", size="2097152")]
+        (found,) = observe(figures, {"h1": READINGS}).snapshot.domains
+        assert (found.memory_maximum_bytes, found.promised_bytes) == (4 * GIB, 3 * GIB)
+
+    def test_the_labels_of_its_target_are_the_hosts(self) -> None:
+        figures = merged(host_figures("h1"), {})
+        (cpus,) = figures["host_cpus"]
+        labels = {**cpus.labels, "job": "virtpoise-exporter", "rack": "r1"}
+        (found,) = observe(figures | {"host_cpus": [replace(cpus, labels=labels)]}, {"h1": READINGS}).snapshot.hosts
+        assert found.labels == {"rack": "r1"}
+
     @pytest.mark.parametrize("size", ["", "0", "-1", "2Mi", "\u0662", "9" * 40])
     def test_a_size_that_is_none_counts_for_nothing(self, size: str) -> None:
         snapshot = self.seen(size).snapshot

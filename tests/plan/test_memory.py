@@ -84,6 +84,14 @@ class TestReserve:
         (refusal,) = (one for one in made.refusals if one.domain == "a")
         assert refusal.reason is Reason.DESTINATION_MEMORY
 
+    def test_a_destination_must_keep_it_in_its_highest_sample_too(self) -> None:
+        """Now 0.7 and what is reserved make 0.83; a sample before they made 0.98."""
+        before = host("h2", 0.1, 0.1, memory_ratio=0.7, memory_ratio_window=(0.85, 0.7), memory_reserved_bytes=GIB)
+        small = domain("a", "h1", 3.0, memory_bytes=GIB // 4)
+        assert where(plan(group(host("h1", 0.95, 0.95), before, small), POLICY)) == {}
+        calm = replace(before, memory_ratio_window=(0.7, 0.7))
+        assert where(plan(group(host("h1", 0.95, 0.95), calm, small), POLICY)) == {"a": "h2"}
+
     def test_a_host_that_cannot_keep_it_is_relieved(self) -> None:
         guest = domain("a", "h1", 0.1, memory_bytes=GIB, memory_resident_bytes=GIB)
         snapshot = group(full("h1", 0.85), full("h2", 0.2), guest)
