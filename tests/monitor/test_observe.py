@@ -632,7 +632,7 @@ class TestHugePages:
     def test_the_labels_of_its_target_are_the_hosts(self) -> None:
         figures = merged(host_figures("h1"), {})
         (cpus,) = figures["host_cpus"]
-        labels = {**cpus.labels, "job": "virtpoise-exporter", "rack": "r1"}
+        labels = {**cpus.labels, "job": "virtpoise-exporter", "rack": "r1", "note": "\x1b[2J"}
         (found,) = observe(figures | {"host_cpus": [replace(cpus, labels=labels)]}, {"h1": READINGS}).snapshot.hosts
         assert found.labels == {"rack": "r1"}
 

@@ -337,8 +337,10 @@ def _hosts(
 
 
 def _labels_of_target(series: Series) -> dict[str, str]:
-    """The labels that Prometheus' configuration gives the target, such as its rack."""
-    return {label: value for label, value in series.labels.items() if label not in _LABELS_OF_ALL}
+    """The labels that Prometheus' configuration gives the target, such as its rack; none that cannot be printed."""
+    return {
+        label: value for label, value in series.labels.items() if label not in _LABELS_OF_ALL and value.isprintable()
+    }
 
 
 def _hugepages_free(answer: Sequence[Series]) -> dict[str, tuple[HugePages, ...]]:
