@@ -26,8 +26,9 @@ def command_line(name: str, load: Load, share: float, tsc_khz: int | None = None
     measure it.
     """
     kind, cpu, dirty, traffic = words(load, share)
-    # tsc: the only clock that costs no trip out of the emulated machine. No IPv6: an idle guest stays idle.
-    base = "console=ttyS0 quiet panic=-1 clocksource=tsc tsc=reliable ipv6.disable=1"
+    # tsc: the only clock that costs no trip out of the emulated machine. No IPv6: an idle guest stays idle. nokaslr: a
+    # kernel that is not moved boots sooner.
+    base = "console=ttyS0 quiet panic=-1 nokaslr clocksource=tsc tsc=reliable ipv6.disable=1"
     if tsc_khz is not None:
         base += f" tsc_early_khz={tsc_khz}"
     return f"{base} vp_rhythm={rhythm(name)} vp_kind={kind} vp_cpu={cpu} vp_dirty={dirty} vp_traffic={traffic}"

@@ -214,16 +214,37 @@ class Lab:
                         self._tell(spec, spec.load, self.state, _BOOT_SECONDS)
         return self.host(HostSpec(number).name)
 
-    def add_domain(self, spec: DomainSpec) -> None:
-        """Starts one more domain and waits until its guest has answered."""
+    def add_domains(self, specs: Iterable[DomainSpec]) -> None:
+        """Starts more domains and waits until each guest has answered."""
         now = self.state
-        if any(known.name == spec.name for known in now.domains):
-            raise LabError(f"domain {spec.name} exists already")
+        new = tuple(specs)
+        for spec in new:
+            if any(known.name == spec.name for known in now.domains):
+                raise LabError(f"domain {spec.name} exists already")
         names = tuple(h.spec.name for h in now.hosts)
-        with_host = model.placed((*now.domains, spec), names)[-1]
-        self._edit(lambda s: replace(s, domains=(*s.domains, with_host)))
-        self._start_domain(with_host)
-        self._await_guest(with_host)
+        placed = model.placed((*now.domains, *new), names)[len(now.domains) :]
+        self._edit(lambda s: replace(s, domains=(*s.domains, *placed)))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(self._start_domain, placed))
+            list(pool.map(self._await_guest, placed))
+
+    def remove_domain(self, name: str) -> None:
+        """Ends a domain, wherever it runs, and undefines it on every host."""
+        uuid = self.state.domain(name).uuid
+        for host in self.hosts:
+            try:
+                found = host.connection().lookupByUUIDString(uuid)
+            except libvirt.libvirtError:
+                continue
+            if found.isActive():
+                found.destroy()
+            if found.isPersistent():
+                found.undefine()
+        self._edit(lambda s: replace(s, domains=tuple(known for known in s.domains if known.name != name)))
+
+    def expect_spare(self, spare: float) -> None:
+        """Changes what each host is expected to leave idle: see ``up``."""
+        self._edit(lambda s: replace(s, spare=spare))
 
     def spawn(self, command: Sequence[str], name: str | None = None, **options: Any) -> subprocess.Popen[bytes]:
         """Starts a process on the manager's side and records it; ``down`` ends it. Output as with ``Host.popen``."""
@@ -293,10 +314,9 @@ class Lab:
             self._make_switch()
             list(pool.map(lambda spec: self._boot_host(spec, memory), all_hosts))
             say(f"{count} host{'s' * (count > 1)}: {', '.join(spec.name for spec in all_hosts)}")
-            self._edit(lambda s: replace(s, acceleration=kind.result(), domains=specs))
+            self._edit(lambda s: replace(s, acceleration=kind.result()))
             say(f"guests run with {'KVM' if kind.result() == 'kvm' else 'TCG: KVM runs no guest on this machine'}")
-            list(pool.map(self._start_domain, specs))
-            list(pool.map(self._await_guest, specs))
+        self.add_domains(specs)
         self._edit(lambda s: replace(s, complete=True))
 
     def _mount_lxcfs(self) -> None:
@@ -311,7 +331,7 @@ class Lab:
     def _serve_stat(self, spec: HostSpec) -> None:
         file = hosts_.folder_of(spec) / "stat"
         file.touch()
-        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file), str(self.state.spare)]
+        server = [sys.executable, "-m", "virtpoise_lab.procstat", spec.name, str(file)]
         self._spawn_base("procstat", server, log=f"{spec.name}-procstat")
         processes.wait_until(lambda: bool(file.read_text()), 10, f"the figures of {spec.name} at {file}")
 

@@ -3,8 +3,7 @@
 lxcfs does this with version 1 cgroups only; with version 2 it shows the CPU's counters, other hosts' and this machine's
 work included. So this is a file system of one file, in FUSE's protocol (linux/fuse.h), made for one host:
 
-    python -m virtpoise_lab.procstat HOST FILE SPARE     serves the figures of that host's cgroup at FILE, until it is
-    unmounted; SPARE: see ``Steal``
+    python -m virtpoise_lab.procstat HOST FILE     serves the figures of the host's cgroup at FILE until it is unmounted
 """
 
 import errno
@@ -16,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtpoise_lab import state
 from virtpoise_lab.cgroups import Group, mounted
 
 # linux/fuse.h
@@ -80,23 +80,24 @@ class Kept:
 class Steal:
     """Measures the CPU time that others took from a host and that it missed.
 
-    ``spare``: the part of its time that the host is expected to leave idle. What others took of that part is not
-    missed by guests that catch up. A host that has a part of a CPU misses nothing of the rest, which may be other
-    hosts'.
+    A host that has a part of a CPU misses nothing of the rest, which may be other hosts'.
     """
 
-    def __init__(self, group: Group, now: float, spare: float = 0.0) -> None:
+    def __init__(self, group: Group, now: float) -> None:
         self._group = group
-        self._spare = spare
         self._kept = Kept(group)
         self._then, self._before = now, 0.0
         self._seconds = 0.0
 
-    def seconds(self, now: float) -> float:
-        """Seconds stolen since this object was made."""
+    def seconds(self, now: float, spare: float = 0.0) -> float:
+        """Seconds stolen since this object was made.
+
+        ``spare``: the part of its time that the host is expected to leave idle. What others took of that part since
+        the last call is not missed by guests that catch up.
+        """
         kept = self._kept.seconds()
-        spare = (now - self._then) * max(self._spare, 1 - self._group.share())
-        self._seconds += max(0.0, kept - self._before - spare)
+        idle = (now - self._then) * max(spare, 1 - self._group.share())
+        self._seconds += max(0.0, kept - self._before - idle)
         self._then, self._before = now, kept
         return self._seconds
 
@@ -122,10 +123,10 @@ def _rest() -> str:
     return "".join(line for line in Path("/proc/stat").read_text().splitlines(keepends=True) if line[:3] != "cpu")
 
 
-def serve(device: int, group: Group, spare: float) -> None:
+def serve(device: int, group: Group) -> None:
     """Answers the kernel until the file is unmounted. Each opening of the file sees the figures of that moment."""
     began = time.monotonic()
-    account, steal = Account(began), Steal(group, began, spare)
+    account, steal = Account(began), Steal(group, began)
     opened: dict[int, bytes] = {}
     while True:
         try:
@@ -148,7 +149,8 @@ def serve(device: int, group: Group, spare: float) -> None:
         elif opcode == _OPEN:
             user, system = group.usage()
             now = time.monotonic()
-            opened[unique] = account.text(now, group.share(), user, system, steal.seconds(now), _rest()).encode()
+            stolen = steal.seconds(now, (state.read() or state.State()).spare)
+            opened[unique] = account.text(now, group.share(), user, system, stolen, _rest()).encode()
             answer = struct.pack("=QII", unique, _DIRECT_IO, 0)
         elif opcode == _READ:
             handle, offset, size = struct.unpack_from("=QQI", body)
@@ -163,11 +165,11 @@ def serve(device: int, group: Group, spare: float) -> None:
         os.write(device, _ANSWER.pack(length, 0 if answer is not None else -errno.ENOSYS, unique) + (answer or b""))
 
 
-def main(host: str, file: str, spare: str) -> None:
+def main(host: str, file: str) -> None:
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode={_MODE:o},user_id=0,group_id=0,allow_other"
     subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "virtpoise-lab", file], pass_fds=[device], check=True)
-    serve(device, Group(mounted(), host), float(spare))
+    serve(device, Group(mounted(), host))
 
 
 if __name__ == "__main__":

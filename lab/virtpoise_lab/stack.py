@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,12 @@ class Stack:
                 balancer=json.dumps(BALANCER) if balancer else "",
             )
         )
+        stack._scraped.update(host.name for host in lab.hosts)
         stack._write_targets()
+        stack.start_prometheus()  # it takes its targets only after some 5 s
         for host in lab.hosts:
             stack.start_exporter(host.name)
-        stack.start_prometheus()
-        stack.scrape(*(host.name for host in lab.hosts))
+        stack.wait_up(*stack._scraped)
         return stack
 
     def start_exporter(self, host: str) -> None:
@@ -118,8 +120,16 @@ class Stack:
         wait_until(lambda: not self.query(last), 30, f"the figures of {host} are stale", 0.1)
         self.stop_exporter(host)
 
+    def delete_samples(self) -> None:
+        """Deletes all that was scraped so far. Alerts stay pending or firing until they are evaluated again."""
+        form = {"match[]": '{__name__=~".+"}', "end": f"{time.time():.3f}"}
+        self._http.post(f"{self.url}/api/v1/admin/tsdb/delete_series", data=form, timeout=10).raise_for_status()
+
     def forget(self) -> None:
-        """Restarts Prometheus without its data; waits until each host has been scraped again."""
+        """Restarts Prometheus without its data and alerts; waits until each host has been scraped again.
+
+        That takes some 5 s: so long it waits for the list of its targets.
+        """
         self.lab.stop("prometheus")
         shutil.rmtree(self._folder / "data")
         self.start_prometheus()
@@ -162,7 +172,7 @@ class Stack:
         if not PROMETHEUS.exists():
             raise LabError(f"{PROMETHEUS} is missing: run scripts/setup")
         options = [f"--config.file={self._folder / 'prometheus.yml'}", f"--storage.tsdb.path={self._folder / 'data'}"]
-        options += [f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"]
+        options += [f"--web.listen-address=127.0.0.1:{self.port}", "--web.enable-admin-api", "--log.level=warn"]
         prometheus = self.lab.spawn([str(PROMETHEUS), *options], name="prometheus")
 
         def ready() -> bool:

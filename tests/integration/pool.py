@@ -29,12 +29,13 @@ STEP = 2.0
 READING = STEP + 1.5
 # Its penalties of 190 s and 10 s more are a tenth and a fifth of that here.
 PENALTY = {"initial_seconds": 19, "step_seconds": 2}
+# For eight domains on one host: a scene has no more.
+HOST_MEMORY_MIB = 2304
 PORT = 19090
 BALANCERS = ("balancer", "second")
 
 Loads = Mapping[str, Mapping[str, float]]
 Homes = Mapping[str, tuple[str, ...]]
-# Scenes with the same domains on the same hosts are played in one pool.
 # One host above the threshold, one empty.
 BUSY: Loads = {"h1": {"vm1": 35, "vm2": 35}, "h2": {}}
 CALM: Loads = {"h1": {"vm1": 10, "vm2": 10}, "h2": {}}
@@ -45,63 +46,65 @@ SPARE: Mapping[Kind, float] = {"work": 0.2, "share": 0.0}
 
 
 class Pool:
-    """A running group for loads of a kind. ``homes``: its domains by host. Their loads are set by ``begin``."""
+    """A running group. ``homes``: its domains by host. Their loads are set by ``begin``."""
 
-    def __init__(self, homes: Homes, kind: Kind) -> None:
-        self.homes = homes
-        self.kind = kind
-        self.lab = Lab.up(
-            hosts=len(homes),
-            spare=SPARE[kind],
-            domains=[DomainSpec(name, host) for host, here in homes.items() for name in here],
-        )
+    def __init__(self, homes: Homes) -> None:
+        domains = [DomainSpec(name, host) for name, host in _homes(homes).items()]
+        self.lab = Lab.up(hosts=len(homes), domains=domains, host_memory_mib=HOST_MEMORY_MIB)
         try:
             self.stack = Stack.start(self.lab, port=PORT)
         except BaseException:
             self.close()
             raise
 
-    def begin(self, loads: Loads, *, dirty: float = 0.0) -> None:
-        """Give the domains these loads (percent of one CPU), and wait until they are read.
+    def begin(self, loads: Loads, kind: Kind, *, dirty: float = 0.0) -> None:
+        """Give the domains loads of this kind (percent of one CPU), and wait until they are read.
 
         The balancer is not started.
         """
+        self.lab.expect_spare(SPARE[kind])
         # Only now: work that piles up while many guests boot would be caught up on for a long time.
         for here in loads.values():
             for name, load in here.items():
-                self.lab.load(name, load, kind=self.kind, dirty=dirty)
+                self.lab.load(name, load, kind=kind, dirty=dirty)
         self._began = time.time()
         # Until a reading reaches back to no moment before that: the first decision is to be made on these loads.
         steady = self._began + READING
         wait_until(lambda: all(self.readings(host.name, steady) for host in self.lab.hosts), 30, "steady readings")
         self.balancer = Balancer(self.lab)
 
-    def put_back(self) -> None:
-        """Make it as new for another scene: no balancer, nothing measured, and each domain at home.
+    def put_back(self, homes: Homes) -> None:
+        """Make it as new for a scene with these domains: no balancer, nothing measured, and each domain at home.
 
-        LabError if a host or a domain is not as it was.
+        LabError if a host or a domain is not as it should be.
         """
         balancers = [one.process for one in self.lab.state.processes if one.host is None and one.name in BALANCERS]
         for process in balancers:
             process.signal(signal.SIGKILL)
         wait_until(lambda: not any(process.alive() for process in balancers), 10, "the balancers' end")
         shutil.rmtree(self.balancer.folder)
-        for home, here in self.homes.items():
-            for name in here:
-                self._send_home(name, home)
-        running = {
-            host.name: {known.name(): known.state()[0] for known in host.connection().listAllDomains()}
-            for host in self.lab.hosts
-        }
-        if running != {host: dict.fromkeys(here, libvirt.VIR_DOMAIN_RUNNING) for host, here in self.homes.items()}:
-            raise LabError(f"the domains are not as they were: {running}")
-        self.stack.forget()
-        if (health := self.stack.health()) != {f"{host}:{EXPORTER_PORT}": "up" for host in self.homes}:
+        self._house(_homes(homes))
+        self._check(homes)
+        self.stack.delete_samples()
+        if (health := self.stack.health()) != {f"{host}:{EXPORTER_PORT}": "up" for host in homes}:
             raise LabError(f"the hosts are not as they were: {health}")
 
-    def _send_home(self, name: str, home: str) -> None:
+    def _house(self, home: Mapping[str, str]) -> None:
+        """Let each of these domains run idle on its home, and no other one run."""
+        for name in [spec.name for spec in self.lab.state.domains]:
+            if name not in home or not self._at_rest(name):
+                self.lab.remove_domain(name)
+        here = [spec.name for spec in self.lab.state.domains]
+        for name in here:
+            self.lab.load(name, 0, kind="share", dirty=0)
+            if self.lab.where(name) != home[name]:
+                self.lab.migrate(name, home[name])
+        self.lab.add_domains(DomainSpec(name, host) for name, host in home.items() if name not in here)
+
+    def _at_rest(self, name: str) -> bool:
+        """Whether it runs and no migration of it is under way; one that a balancer has left is aborted."""
+
         def at_rest() -> bool:
-            """Whether it runs and no migration of it is under way; one that a balancer has left is aborted."""
             where = self.lab.where(name)
             if where is None:
                 return False
@@ -112,9 +115,19 @@ class Pool:
                 known.abortJob()
             return False
 
-        wait_until(at_rest, 20, f"{name} at rest", 0.1)
-        if self.lab.where(name) != home:
-            self.lab.migrate(name, home)
+        try:
+            wait_until(at_rest, 5, f"{name} at rest", 0.1)
+        except LabError:  # a scene has suspended or ended it
+            return False
+        return True
+
+    def _check(self, homes: Homes) -> None:
+        running = {
+            host.name: {known.name(): known.state()[0] for known in host.connection().listAllDomains()}
+            for host in self.lab.hosts
+        }
+        if running != {host: dict.fromkeys(here, libvirt.VIR_DOMAIN_RUNNING) for host, here in homes.items()}:
+            raise LabError(f"the domains are not as they should be: {running}")
 
     def configure(
         self, threshold: float = 0.6, consecutive: int = 2, strategy: str = "thesis", **sections: Any
@@ -221,7 +234,7 @@ class Pools:
     """Gives a test its pool: called with loads, it returns one that has them. As a context manager it ends the last
     pool.
 
-    A pool is kept for the next scene with the same domains on the same hosts, which begins when all has been put back.
+    A pool is kept for the next scene on the same hosts, which begins when all has been put back.
     """
 
     def __init__(self) -> None:
@@ -229,19 +242,19 @@ class Pools:
 
     def __call__(self, loads: Loads, kind: Kind = "work", *, dirty: float = 0.0) -> Pool:
         homes = {host: tuple(here) for host, here in loads.items()}
-        pool = self._put_back(homes, kind)
+        pool = self._put_back(homes)
         if pool is None:
             self.close()
-            pool = self._kept = Pool(homes, kind)
-        pool.begin(loads, dirty=dirty)
+            pool = self._kept = Pool(homes)
+        pool.begin(loads, kind, dirty=dirty)
         return pool
 
-    def _put_back(self, homes: Homes, kind: Kind) -> Pool | None:
-        """The pool that was kept, as new; None if it is another one, or not whole any more."""
-        if self._kept is None or (self._kept.homes, self._kept.kind) != (homes, kind):
+    def _put_back(self, homes: Homes) -> Pool | None:
+        """The pool that was kept, as new; None if it has other hosts, or is not whole any more."""
+        if self._kept is None or {host.name for host in self._kept.lab.hosts} != set(homes):
             return None
         try:
-            self._kept.put_back()
+            self._kept.put_back(homes)
         except (LabError, libvirt.libvirtError, OSError) as problem:
             log.warning("a new pool: %s", problem)
             return None
@@ -261,6 +274,11 @@ class Pools:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _homes(homes: Homes) -> dict[str, str]:
+    """The host of each domain."""
+    return {name: host for host, here in homes.items() for name in here}
 
 
 def places(group: Pool, domain: str) -> dict[str, str]:

@@ -140,11 +140,11 @@ def test_what_others_took_is_stolen_unless_the_host_could_spare_it(
         (folder / "cpu.stat").write_text(f"user_usec {used}\nsystem_usec 0\nthrottled_usec {throttled}\n")
 
     kernel_shows(1_000_000, 2_000_000, 1_000_000)
-    steal = Steal(group, 100.0, spare)
+    steal = Steal(group, 100.0)
     kernel_shows(1_800_000, 3_500_000, 1_500_000)
     cpus[3] = Times(busy=103.2, stolen=8.0)
-    assert steal.seconds(105.0) == pytest.approx(stolen)
-    assert steal.seconds(110.0) == pytest.approx(stolen)  # what was spared later makes up for nothing
+    assert steal.seconds(105.0, spare) == pytest.approx(stolen)
+    assert steal.seconds(110.0, spare) == pytest.approx(stolen)  # what was spared later makes up for nothing
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def observer(url: str, kind: type[AtTheEnd], now: float) -> Observer:
     return replace(make_observer(parse_config(f"prometheus: {{url: '{url}'}}", "x")), client=client)
 
 
-@pytest.mark.parametrize("now", MOMENTS)
+@pytest.mark.parametrize("now", MOMENTS, ids=("before the end", "at the end"))
 def test_a_look_is_what_its_queries_give_when_each_is_asked_alone(url: str, now: float) -> None:
     seen = observer(url, AtTheEnd, now).observe(now)
     assert seen == observer(url, OneByOne, now).observe(now)
@@ -144,7 +144,7 @@ def test_a_look_is_what_its_queries_give_when_each_is_asked_alone(url: str, now:
     assert any(one is None for one in histories)
 
 
-@pytest.mark.parametrize("now", MOMENTS)
+@pytest.mark.parametrize("now", MOMENTS, ids=("before the end", "at the end"))
 def test_a_look_at_two_hosts_shows_what_the_whole_look_shows_of_them(url: str, now: float) -> None:
     whole = observer(url, AtTheEnd, now).observe(now).snapshot
     for pair in ({"h0", "h1"}, {"h2", "h5"}, {"h3", "h9"}):

@@ -12,6 +12,7 @@ from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import backoffs
 
 _ALL = Query(select(backoffs), "back-off of")
+_ENTER = insert(backoffs)
 _THOSE_OF = delete(backoffs).where(backoffs.c.host == bindparam("name"))
 
 
@@ -23,4 +24,4 @@ def write(connection: Connection, changed: Sequence[Backoff]) -> None:
     if changed:
         rows = [asdict(backoff) for backoff in changed]
         connection.execute(_THOSE_OF, [{"name": row["host"]} for row in rows])
-        connection.execute(insert(backoffs), rows)
+        connection.execute(_ENTER, rows)

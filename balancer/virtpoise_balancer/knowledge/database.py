@@ -97,7 +97,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads: all of it sees the database as it was at one moment."""
-        with _in_words(), self.engine.connect() as connection:
+        with in_words(), self.engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
@@ -109,7 +109,7 @@ class Database:
 
         It waits for other writers when it begins, so it never fails half way because of one.
         """
-        with _in_words(), self.engine.connect() as connection:
+        with in_words(), self.engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
                 if connection.dialect.name == "postgresql":
@@ -121,7 +121,7 @@ class Database:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def in_words() -> Iterator[None]:
     """StoreError, in one line, for whatever the database says."""
     try:
         yield

@@ -13,6 +13,7 @@ from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import leaders
 
 _NEWEST = Query(select(leaders).limit(1), "leader")
+_ENTER, _REPLACE = insert(leaders), update(leaders)
 _ALIVE = update(leaders).where(leaders.c.term == bindparam("own"))
 
 
@@ -21,8 +22,8 @@ def take(connection: Connection, holder: str, now: float) -> int:
     before = _NEWEST.row(connection, [])
     term = 1 if before is None else before.term + 1
     values = {"term": term, "holder": holder, "since": now, "seen": now}
-    if connection.execute(update(leaders).values(values)).rowcount == 0:
-        connection.execute(insert(leaders).values(values))
+    if connection.execute(_REPLACE, values).rowcount == 0:
+        connection.execute(_ENTER, values)
     return term
 
 

@@ -47,6 +47,8 @@ _MADE_LATER = (
     .where(migrations.c.uuid == bindparam("uuid"), migrations.c.id > bindparam("migration_id"), _WAS_MADE)
     .limit(1)
 )
+_ENTER = insert(migrations).returning(migrations.c.id)
+_CHANGE = update(migrations).where(migrations.c.id == bindparam("migration_id"))
 
 
 def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: float, term: int | None) -> Entries:
@@ -54,15 +56,15 @@ def enter(connection: Connection, plan_id: int, moves: Sequence[Move], now: floa
     entries = []
     for position, move in enumerate(moves):
         values = {"domain": move.domain, "uuid": move.uuid, "source": move.source, "destination": move.destination}
-        entered = insert(migrations).values(values | {"plan_id": plan_id, "position": position, "term": term})
-        migration_id = int(connection.execute(entered.returning(migrations.c.id)).scalar_one())
+        entered = values | {"plan_id": plan_id, "position": position, "term": term}
+        migration_id = int(connection.execute(_ENTER, entered).scalar_one())
         predictions.journal(connection, migration_id, move, now)
         entries.append((migration_id, move))
     return tuple(entries)
 
 
 def begin(connection: Connection, migration_id: int, now: float, term: int | None) -> None:
-    connection.execute(update(migrations).where(migrations.c.id == migration_id).values(began=now, term=term))
+    connection.execute(_CHANGE, {"migration_id": migration_id, "began": now, "term": term})
 
 
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
@@ -102,7 +104,7 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
         values = {"lost": False}
     else:
         return Written.NOTHING
-    connection.execute(update(migrations).where(migrations.c.id == migration_id).values(values))
+    connection.execute(_CHANGE, values | {"migration_id": migration_id})
     if written is Written.ENDED and outcome.result is not Result.DONE:
         predictions.drop(connection, migration_id)
     return written
@@ -113,11 +115,8 @@ def reopen(connection: Connection, migration_id: int, why: str) -> None:
     before = _ONE.row(connection, [], migration_id=migration_id)
     if before is not None and before.result is not None and not _has_moved_on(connection, before.uuid, migration_id):
         text = f"corrected, was {before.result}: {before.why}; then {why}"
-        connection.execute(
-            update(migrations)
-            .where(migrations.c.id == migration_id)
-            .values(result=None, ended=None, why=text, seconds=None, lost=False)
-        )
+        values = {"result": None, "ended": None, "why": text, "seconds": None, "lost": False}
+        connection.execute(_CHANGE, values | {"migration_id": migration_id})
 
 
 def watched(connection: Connection, now: float, broken: list[str]) -> tuple[JournalEntry, ...]:

@@ -27,6 +27,10 @@ _MIGRATED = Query(
     _NEWEST_FIRST.where(others.c.kind == ChangeKind.MIGRATED.value, others.c.at > bindparam("since")),
     "change of others",
 )
+_SEE = insert(looks).values(id=_LOOK)
+_SEE_AGAIN = update(looks)
+_DROP_LOOKS = delete(looks)
+_ENTER = insert(others)
 
 
 def sightings(connection: Connection, broken: list[str]) -> Sightings | None:
@@ -44,12 +48,12 @@ def sightings(connection: Connection, broken: list[str]) -> Sightings | None:
 def record(connection: Connection, seen: Sightings, changes: Sequence[OthersChange], *, same: bool) -> None:
     """Write a look and what it showed of others. ``same``: only its time differs from the one before."""
     if same:
-        connection.execute(update(looks).values(at=seen.at))
+        connection.execute(_SEE_AGAIN, {"at": seen.at})
     else:
-        connection.execute(delete(looks))
-        connection.execute(insert(looks).values(id=_LOOK, at=seen.at, document=pack_sightings(seen)))
+        connection.execute(_DROP_LOOKS)
+        connection.execute(_SEE, {"at": seen.at, "document": pack_sightings(seen)})
     if changes:
-        connection.execute(insert(others), [asdict(one) | {"kind": one.kind.value} for one in changes])
+        connection.execute(_ENTER, [asdict(one) | {"kind": one.kind.value} for one in changes])
 
 
 def lately(connection: Connection, now: float, broken: list[str]) -> tuple[OthersChange, ...]:

@@ -36,6 +36,10 @@ _NOT_SETTLED = Query(
     .order_by(plans.c.id, migrations.c.position),
     "plan",
 )
+_INPUTS = select(plans.c.inputs).where(plans.c.id == bindparam("plan_id"))
+_DOCUMENT = select(plans.c.document).where(plans.c.id == bindparam("plan_id"))
+_ENTER = insert(plans).returning(plans.c.id)
+_SETTLE = update(plans).where(plans.c.id.in_(bindparam("ids", expanding=True))).values(settled=True)
 
 
 def record(connection: Connection, new: NewPlan, now: float) -> int:
@@ -43,20 +47,20 @@ def record(connection: Connection, new: NewPlan, now: float) -> int:
     made = new.plan
     packed = pack_plan(made)
     inputs = pack_inputs(Inputs(snapshot=new.snapshot, policy=new.policy, wanted=new.wanted, version=__version__))
-    written = insert(plans).values(
-        made=now,
-        strategy=made.strategy,
-        solved=made.solved,
-        summary=made.summary,
-        moves=len(made.moves),
-        gist=new.gist,
-        document=packed,
-        inputs=inputs,
-        bytes=len(packed) + len(inputs),
-        acted=new.acted,
-        settled=not new.acted,
-    )
-    return int(connection.execute(written.returning(plans.c.id)).scalar_one())
+    values = {
+        "made": now,
+        "strategy": made.strategy,
+        "solved": made.solved,
+        "summary": made.summary,
+        "moves": len(made.moves),
+        "gist": new.gist,
+        "document": packed,
+        "inputs": inputs,
+        "bytes": len(packed) + len(inputs),
+        "acted": new.acted,
+        "settled": not new.acted,
+    }
+    return int(connection.execute(_ENTER, values).scalar_one())
 
 
 def newest(connection: Connection, broken: list[str]) -> NewestPlan | None:
@@ -93,7 +97,7 @@ def ended(connection: Connection, broken: list[str]) -> tuple[EndedPlan, ...]:
 def settle(connection: Connection, plan_ids: tuple[int, ...]) -> None:
     """The back-offs account for how these plans ended."""
     if plan_ids:
-        connection.execute(update(plans).where(plans.c.id.in_(plan_ids)).values(settled=True))
+        connection.execute(_SETTLE, {"ids": [*plan_ids]})
 
 
 def listed(connection: Connection, limit: int, broken: list[str]) -> tuple[PlanRecord, ...]:
@@ -112,13 +116,13 @@ def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:
 
 def inputs(connection: Connection, plan_id: int) -> Inputs | None:
     """None when they are not kept, BadInput when they cannot be read."""
-    packed = connection.execute(select(plans.c.inputs).where(plans.c.id == plan_id)).scalar()
+    packed = connection.execute(_INPUTS, {"plan_id": plan_id}).scalar()
     return None if packed is None else unpack_inputs(packed, _named(plan_id))
 
 
 def document(connection: Connection, plan_id: int, broken: list[str]) -> Plan | None:
     """The plan, or None with a line in ``broken`` when it cannot be read."""
-    packed = connection.execute(select(plans.c.document).where(plans.c.id == plan_id)).scalar()
+    packed = connection.execute(_DOCUMENT, {"plan_id": plan_id}).scalar()
     try:
         return unpack_plan(packed, _named(plan_id))
     except BadInput as error:

@@ -11,7 +11,14 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import PredictionRecord
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import Move, PredictedLoads, Prediction, Result, Role
+from virtpoise_balancer.model import RATIO_TOLERANCE, Move, PredictedLoads, Prediction, Result, Role
+
+# What counts as measured. Earlier versions also wrote down loads that cannot be.
+MEASURED = (
+    (predictions.c.verdict == "measured")
+    & predictions.c.measured.between(1 - RATIO_TOLERANCE, RATIO_TOLERANCE)
+    & predictions.c.error.is_not(None)
+)
 
 # When the first other migration began that was under way on the host after this one had begun, or ended after it.
 _OTHER = migrations.alias("other")
@@ -57,6 +64,9 @@ _OF_MIGRATIONS = Query(
     .order_by(predictions.c.id),
     "prediction",
 )
+_ENTER = insert(predictions)
+_JUDGE = update(predictions).where(predictions.c.id == bindparam("prediction_id"))
+_DROP = update(predictions).where(predictions.c.migration_id == bindparam("of")).values(verdict="not_moved")
 
 
 def journal(connection: Connection, migration_id: int, move: Move, now: float) -> None:
@@ -79,7 +89,7 @@ def journal(connection: Connection, migration_id: int, move: Move, now: float) -
                 "saturated": predicted.saturated,
             }
         )
-    connection.execute(insert(predictions), rows)
+    connection.execute(_ENTER, rows)
 
 
 def due(connection: Connection, broken: list[str]) -> tuple[DuePrediction, ...]:
@@ -94,24 +104,19 @@ def record_verdicts(connection: Connection, verdicts: Mapping[int, Measured]) ->
     """``verdicts``: by the prediction's id."""
     for prediction_id, measured in verdicts.items():
         start, end = measured.window or (None, None)
-        connection.execute(
-            update(predictions)
-            .where(predictions.c.id == prediction_id)
-            .values(
-                verdict=measured.verdict,
-                window_start=start,
-                window_end=end,
-                measured=measured.ratio,
-                error=measured.error,
-            )
-        )
+        values = {
+            "verdict": measured.verdict,
+            "window_start": start,
+            "window_end": end,
+            "measured": measured.ratio,
+            "error": measured.error,
+        }
+        connection.execute(_JUDGE, values | {"prediction_id": prediction_id})
 
 
 def drop(connection: Connection, migration_id: int) -> None:
     """The migration was not done, so its predictions will not be measured."""
-    connection.execute(
-        update(predictions).where(predictions.c.migration_id == migration_id).values(verdict="not_moved")
-    )
+    connection.execute(_DROP, {"of": migration_id})
 
 
 def of_migrations(connection: Connection, migration_ids: Sequence[int], broken: list[str]) -> list[Row[Any]]:

@@ -8,7 +8,7 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
@@ -121,9 +121,10 @@ class Observer:
             samples=max(_READINGS, self.consecutive),
         )
 
-    def _query(self, name: str, hosts: Collection[str] | None = None) -> str:
-        matchers = self.matchers if hosts is None else narrowed(self.matchers, hosts)
-        return render(self.queries.get(name, QUERIES[name]), self.ranges, matchers)
+    def _queries(self, names: Iterable[str], hosts: Collection[str] | None) -> dict[str, str]:
+        """The queries of these names for these hosts; None for all."""
+        ranges, matchers = self.ranges, self.matchers if hosts is None else narrowed(self.matchers, hosts)
+        return {name: render(self.queries.get(name, QUERIES[name]), ranges, matchers) for name in names}
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones.
@@ -143,8 +144,8 @@ class Observer:
         at = math.floor(now / self.step_seconds) * self.step_seconds
         start = at - (self.sample_times.samples - 1) * self.step_seconds
         targets = AdmittedTargets(self.admits)
-        instants = {name: self._query(name, hosts) for name in QUERIES if name not in _WINDOWS}
-        readings = {name: self._query(name, hosts) for name in _WINDOWS}
+        instants = self._queries((name for name in QUERIES if name not in _WINDOWS), hosts)
+        readings = self._queries(_WINDOWS, hosts)
         if hosts is None:
             asks: dict[str, Callable[[], QueryAnswer]] = {
                 name: partial(self.client.instant, query, at) for name, query in instants.items()
@@ -211,8 +212,10 @@ class Observer:
     def _readings(self, windows: Sequence[HostWindow]) -> QueryAnswer:
         """The loads of all hosts of the windows, from the first beginning to the last end."""
         first = math.ceil(min(one.start for one in windows) / self.step_seconds) * self.step_seconds
-        query = self._query("host_cpu_ratio", {one.host for one in windows})
-        return self.client.range(query, first, max(first, *(one.end for one in windows)), self.step_seconds)
+        queries = self._queries(["host_cpu_ratio"], {one.host for one in windows})
+        return self.client.range(
+            queries["host_cpu_ratio"], first, max(first, *(one.end for one in windows)), self.step_seconds
+        )
 
 
 def _within_window(readings: Sequence[Series], window: HostWindow) -> tuple[tuple[float, float], ...]:

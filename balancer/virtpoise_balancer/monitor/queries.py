@@ -159,6 +159,7 @@ class Ranges:
     history: float = 600.0
 
     @classmethod
+    @lru_cache(maxsize=64)  # a look asks for the same each time
     def of(
         cls, *, step_seconds: float, scrape_interval_seconds: float, consecutive: int, saturation_ratio: float
     ) -> Ranges:

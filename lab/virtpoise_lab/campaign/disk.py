@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from virtpoise_balancer.errors import StoreError
-from virtpoise_balancer.knowledge.database import Database
+from virtpoise_balancer.knowledge.database import Database, in_words
 from virtpoise_lab.campaign.kernel import Kernel, VirtualProcess
+from virtpoise_lab.campaign.straight import Straight
 
 _LOCK_SECONDS = 30.0
 
@@ -25,13 +27,14 @@ class StoreFails(OperationalError):
 
 @dataclass
 class Disk:
-    """What the store lies on.
+    """What the store lies on. ``driver``: the connection of SQLite's driver, which all transactions share.
 
     ``fault``: "", locked, full or gone. ``moments``: called around each transaction that writes.
     """
 
     kernel: Kernel
     database: Database
+    driver: Any
     fault: str = ""
     moments: list[Callable[[str, VirtualProcess], None]] = field(default_factory=list)
 
@@ -54,18 +57,32 @@ class ModelDatabase(Database):
         self._process.check()
         if self._disk.fault == "gone":
             raise StoreError("the store cannot be opened")
-        with super().reading() as connection:
-            yield connection
+        with in_words():  # nothing is written meanwhile, so it needs no transaction
+            yield self._straight()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         self._wait()
         self._moment("before")
-        with super().writing() as connection:
-            yield connection
+        with in_words(), self._transaction():
+            yield self._straight()
             if self._disk.fault == "full":
                 raise StoreFails("database or disk is full")
         self._moment("after")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        driver = self._disk.driver
+        driver.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            driver.execute("ROLLBACK")
+            raise
+        driver.execute("COMMIT")
+
+    def _straight(self) -> Connection:
+        return cast(Connection, Straight(self._disk.driver, self.engine.dialect))
 
     def _wait(self) -> None:
         self._process.check()

@@ -63,6 +63,7 @@ class Prometheus:
     twofold: dict[str, str] = field(default_factory=dict)  # a second target of the name shows this other host
     _scrapes: dict[str, list[Scrape]] = field(default_factory=dict)
     _times: dict[str, list[float]] = field(default_factory=dict)
+    _ratios: dict[tuple[str, str], dict[float, float | None]] = field(default_factory=dict)  # by query and host
 
     def start(self, before_seconds: float) -> None:
         """Scrape from now on; the time ``before_seconds`` before now has been calm."""
@@ -86,6 +87,7 @@ class Prometheus:
         times.append(scrape.at)
         if len(times) > 2 * _KEPT_SCRAPES:
             del scrapes[:-_KEPT_SCRAPES], times[:-_KEPT_SCRAPES]
+            self._ratios.clear()
 
     def _scrape(self, host: str) -> Scrape:
         seen, fault = self._seen(host), self.exporters.get(host)
@@ -142,6 +144,23 @@ class Prometheus:
         window = self._scrapes[host][bisect_right(times, at - _READ_SECONDS) : bisect_right(times, at)]
         good = [one.busy_ratio for one in window if not one.failed]
         return sum(good) / len(good) if len(good) > 1 else None
+
+    def ratio(self, name: str, host: str, at: float) -> float | None:
+        """A host's ratio by the name of its query. What was in the past stays, and is worked out once."""
+        known = self._ratios.setdefault((name, host), {})
+        if at in known:
+            return known[at]
+        found = self._ratio(name, host, at)
+        if at < self.kernel.at:
+            known[at] = found
+        return found
+
+    def _ratio(self, name: str, host: str, at: float) -> float | None:
+        if name == "host_cpu_ratio":
+            return self.reading(host, at)
+        if self.newest(host, at) is None:
+            return None
+        return 0.2 if name == "host_memory_ratio" else 0.0
 
 
 _NARROWED = re.compile(r'instance=~"\(([^()]*)\)')  # as ``narrowed`` writes the names of hosts
@@ -204,7 +223,7 @@ class ModelClient:
             samples = []
             at = start
             while at <= end + 1e-6:
-                value = self._ratio(name, host, at - self.server.behind_seconds)
+                value = self.server.ratio(name, host, at - self.server.behind_seconds)
                 if value is not None:
                     samples.append((at, value))
                 at += step_seconds
@@ -252,13 +271,6 @@ class ModelClient:
         server.kernel.sleep(seconds)
         if server.dead:
             raise MonitorError("Prometheus at model: cannot be reached")
-
-    def _ratio(self, name: str, host: str, at: float) -> float | None:
-        if name == "host_cpu_ratio":
-            return self.server.reading(host, at)
-        if self.server.newest(host, at) is None:
-            return None
-        return 0.2 if name == "host_memory_ratio" else 0.0
 
     def _instant(self, name: str, hosts: tuple[str, ...], at: float, shown: float) -> list[Series]:
         found: list[Series] = []

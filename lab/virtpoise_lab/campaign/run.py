@@ -37,6 +37,8 @@ _KEPT_LINES = 1000  # of the trace of a run of hours
 _HOSTS = ("h1", "h2", "h3", "h4")
 # For a drain or an overload once all is well again, with back-off and all.
 _TASK_SECONDS = 600.0
+# Where a file that lives for one run costs no disk anything.
+_IN_MEMORY = "/dev/shm"
 
 
 @cache
@@ -60,15 +62,12 @@ measurement: {{settle_seconds: 10, window_seconds: 30}}
 
 
 @cache
-def _database() -> tuple[Database, bytes]:
-    """The store of all runs, one after the other, in memory; and what it holds when it is new."""
+def _database() -> tuple[Database, Any, bytes]:
+    """The store of all runs, one after the other, in memory; its driver's connection; what it holds when it is new."""
     database = Database.open("sqlite://", upgrade=True)
-    return database, _driver(database).serialize()
-
-
-def _driver(database: Database) -> Any:
     with database.engine.connect() as connection:
-        return connection.connection.driver_connection
+        driver: Any = connection.connection.driver_connection
+    return database, driver, driver.serialize()
 
 
 @dataclass(frozen=True)
@@ -129,12 +128,12 @@ class Run:
         self.kernel = Kernel(Random(self.random.random()), _BEGAN)
         self.world = World(self.kernel, self.note)
         self.server = Prometheus(self.kernel, self.world)
-        database, new = _database()
-        _driver(database).deserialize(new)
-        self.disk = Disk(self.kernel, database)
+        database, driver, new = _database()
+        driver.deserialize(new)
+        self.disk = Disk(self.kernel, database, driver)
         self.config = _config(15.0 if self.random.random() < 0.1 else 600.0)
         self.oracle = Oracle(self, THRESHOLD_RATIO, INTERVAL_SECONDS)
-        self._folder = tempfile.TemporaryDirectory(prefix="virtpoise-campaign-")
+        self._folder = tempfile.TemporaryDirectory(prefix="virtpoise-campaign-", dir=_IN_MEMORY)
         self.faults = tuple(self.names or self._chosen())
 
     def note(self, text: str) -> None:
@@ -182,7 +181,7 @@ class Run:
     # --- the whole ----------------------------------------------------------------------------------------------------
 
     def play(self) -> Outcome:
-        with self._whole():
+        with _uncollected(), self._whole():
             self._play()
         return Outcome(
             seed=self.seed,
@@ -377,6 +376,16 @@ def _logged(keep: Callable[[str, str, Mapping[str, Any]], None]) -> Iterator[Non
         yield
     finally:
         structlog.configure(**before)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """In the block, no garbage is looked for: a run makes little, and all its objects would be looked at many times."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def last(seed: int, names: Sequence[str], hours: int) -> Iterator[Figures]:
