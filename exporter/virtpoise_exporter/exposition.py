@@ -34,6 +34,10 @@ class SharedLabels:
     names: tuple[str, ...]
     text: str
 
+    def block(self, names: tuple[str, ...], values: tuple[str, ...]) -> str:
+        """The label block of series that have these labels besides."""
+        return f"{self.text},{_labels_again(names, values)}"
+
 
 @dataclass(slots=True)
 class Family:
@@ -58,7 +62,7 @@ class Family:
         if len(names) == count and not label_values:
             self.samples.append((shared.text, value))
         else:
-            self.samples.append((f"{shared.text},{_labels_again(names[count:], label_values)}", value))
+            self.samples.append((shared.block(names[count:], label_values), value))
 
 
 def labels(names: Sequence[str], values: Sequence[str]) -> str:

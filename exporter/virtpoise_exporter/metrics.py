@@ -3,6 +3,7 @@
 from virtpoise_exporter.exposition import Kind, Metric
 
 DOMAIN = ("domain", "uuid")
+NIC = ("device", "uplink")
 
 
 def _metric(collector: str, name: str, kind: Kind, help_text: str, *labels: str) -> Metric:
@@ -24,11 +25,21 @@ HOST_MEMORY_AVAILABLE = _metric(
     "memory",
     "host_memory_available_bytes",
     "gauge",
-    "Memory that could be given to programs without swapping: free memory and what the kernel could reclaim.",
+    "Memory that could be given to programs without swapping: free memory, what the kernel could reclaim, and the cache "
+    "of ZFS above its minimum.",
 )
 HOST_MEMORY_FREE = _metric(
     "memory", "host_memory_free_bytes", "gauge", "Memory that nothing uses, not even as a cache."
 )
+HOST_MEMORY_HUGEPAGES = _metric(
+    "memory",
+    "host_memory_hugepages_bytes",
+    "gauge",
+    "Memory of the host in static huge pages of all sizes, free ones too. It is in host_memory_total_bytes and never in "
+    "host_memory_available_bytes, so the rest is the host's ordinary memory.",
+)
+HOST_SWAP_TOTAL = _metric("memory", "host_swap_total_bytes", "gauge", "Swap space of the host; 0: it has none.")
+HOST_SWAP_FREE = _metric("memory", "host_swap_free_bytes", "gauge", "Swap space of the host that holds nothing.")
 HOST_NETWORK_RECEIVE = _metric(
     "network", "host_network_receive_bytes_total", "counter", "Bytes an uplink of the host received.", "device"
 )
@@ -72,6 +83,22 @@ HOST_NUMA_MEMORY_FREE = _metric(
     "host_numa_memory_free_bytes",
     "gauge",
     "Memory of a NUMA node that nothing uses, not even as a cache.",
+    "node",
+)
+HOST_HUGEPAGES_TOTAL = _metric(
+    "numa",
+    "host_hugepages_total",
+    "gauge",
+    "Static huge pages of a NUMA node, by their size in bytes.",
+    "size",
+    "node",
+)
+HOST_HUGEPAGES_FREE = _metric(
+    "numa",
+    "host_hugepages_free",
+    "gauge",
+    "Static huge pages of a NUMA node that nothing holds, by their size in bytes.",
+    "size",
     "node",
 )
 HOST_CPU_SPEED = _metric(
@@ -151,28 +178,50 @@ DOMAIN_VCPUS = _metric("libvirt", "domain_vcpus", "gauge", "vCPUs the domain has
 DOMAIN_MEMORY = _metric(
     "libvirt", "domain_memory_bytes", "gauge", "Memory assigned to the domain now (its balloon's size).", *DOMAIN
 )
+DOMAIN_MEMORY_MAXIMUM = _metric(
+    "libvirt",
+    "domain_memory_maximum_bytes",
+    "gauge",
+    "Memory that the domain can be given at most while it runs: the size up to which its balloon can go.",
+    *DOMAIN,
+)
 DOMAIN_MEMORY_RESIDENT = _metric(
     "domains", "domain_memory_resident_bytes", "gauge", "Memory of the host that the domain's process holds.", *DOMAIN
 )
-DOMAIN_NETWORK_RECEIVE = _metric(
-    "domains",
-    "domain_network_receive_bytes_total",
-    "counter",
-    "Bytes the domain received on a network device; uplink is the host's interface behind it, "
-    "empty if the traffic stays on the host.",
+
+
+def _nic(name: str, help_text: str) -> Metric:
+    text = f"{help_text}; uplink is the host's interface behind it, empty if the traffic stays on the host."
+    return _metric("domains", f"domain_network_{name}_total", "counter", text, *DOMAIN, *NIC)
+
+
+DOMAIN_NETWORK_RECEIVE = _nic("receive_bytes", "Bytes the domain received on a network device")
+DOMAIN_NETWORK_TRANSMIT = _nic("transmit_bytes", "Bytes the domain sent on a network device")
+DOMAIN_NETWORK_RECEIVE_PACKETS = _nic("receive_packets", "Packets the domain received on a network device")
+DOMAIN_NETWORK_TRANSMIT_PACKETS = _nic("transmit_packets", "Packets the domain sent on a network device")
+DOMAIN_NETWORK_RECEIVE_ERRORS = _nic("receive_errors", "Errors in what the domain received on a network device")
+DOMAIN_NETWORK_TRANSMIT_ERRORS = _nic("transmit_errors", "Errors in what the domain sent on a network device")
+DOMAIN_NETWORK_RECEIVE_DROPS = _nic("receive_drops", "Packets for the domain that a network device dropped")
+DOMAIN_NETWORK_TRANSMIT_DROPS = _nic("transmit_drops", "Packets of the domain that a network device dropped")
+DOMAIN_HUGEPAGES = _metric(
+    "libvirt",
+    "domain_hugepages_bytes",
+    "gauge",
+    "Memory of the domain that lies in the host's static huge pages of a size (in bytes), and so not in its ordinary "
+    "memory; absent for a domain that has none.",
     *DOMAIN,
-    "device",
-    "uplink",
+    "size",
 )
-DOMAIN_NETWORK_TRANSMIT = _metric(
+DOMAIN_NETWORK_UNSEEN = _metric(
     "domains",
-    "domain_network_transmit_bytes_total",
-    "counter",
-    "Bytes the domain sent on a network device; uplink is the host's interface behind it, "
-    "empty if the traffic stays on the host.",
+    "domain_network_unseen",
+    "gauge",
+    "1 for each network device of the domain whose traffic the host's kernel does not carry, so that no figure of it "
+    "is here: handed through from hardware (hostdev, vdpa), or served by a program (vhostuser, passt, user). device is "
+    "its name on the host or its MAC address.",
     *DOMAIN,
     "device",
-    "uplink",
+    "kind",
 )
 DOMAIN_BLOCK_READ = _metric(
     "block", "domain_block_read_bytes_total", "counter", "Bytes the domain read from a disk.", *DOMAIN, "device"
@@ -180,6 +229,18 @@ DOMAIN_BLOCK_READ = _metric(
 DOMAIN_BLOCK_WRITTEN = _metric(
     "block", "domain_block_written_bytes_total", "counter", "Bytes the domain wrote to a disk.", *DOMAIN, "device"
 )
+
+
+def _disk(name: str, help_text: str) -> Metric:
+    return _metric("block", f"domain_block_{name}_total", "counter", help_text, *DOMAIN, "device")
+
+
+DOMAIN_BLOCK_READ_REQUESTS = _disk("read_requests", "Reads of a disk by the domain.")
+DOMAIN_BLOCK_WRITE_REQUESTS = _disk("write_requests", "Writes to a disk by the domain.")
+DOMAIN_BLOCK_FLUSH_REQUESTS = _disk("flush_requests", "Flushes of a disk's cache by the domain.")
+DOMAIN_BLOCK_READ_SECONDS = _disk("read_seconds", "Seconds that the reads of a disk took, all added up.")
+DOMAIN_BLOCK_WRITE_SECONDS = _disk("write_seconds", "Seconds that the writes to a disk took, all added up.")
+DOMAIN_BLOCK_FLUSH_SECONDS = _disk("flush_seconds", "Seconds that the flushes of a disk's cache took, all added up.")
 
 DOMAIN_STALE = _metric(
     "",
@@ -203,14 +264,26 @@ DOMAIN_FACTS_AGE = _metric(
 DOMAIN_BLOCK_CAPACITY = _metric(
     "block", "domain_block_capacity_bytes", "gauge", "Size of a disk as the domain sees it.", *DOMAIN, "device"
 )
-DOMAIN_MEMORY_USABLE = _metric(
-    "balloon",
-    "domain_memory_usable_bytes",
-    "gauge",
-    "Memory that the guest could give up without swapping, as its balloon driver reports. "
-    "Only for domains whose XML asks for it: <memballoon><stats period='10'/>.",
-    *DOMAIN,
+
+
+def _guest(name: str, kind: Kind, help_text: str) -> Metric:
+    text = (
+        f"{help_text}, as its balloon driver reports. "
+        "Only for domains whose XML asks for it: <memballoon><stats period='10'/>."
+    )
+    return _metric("balloon", f"domain_memory_{name}", kind, text, *DOMAIN)
+
+
+DOMAIN_MEMORY_USABLE = _guest("usable_bytes", "gauge", "Memory that the guest could give up without swapping")
+DOMAIN_MEMORY_UNUSED = _guest("unused_bytes", "gauge", "Memory that the guest uses for nothing, not even as a cache")
+DOMAIN_MEMORY_AVAILABLE = _guest("available_bytes", "gauge", "All memory that the guest's kernel sees")
+DOMAIN_MEMORY_CACHES = _guest("disk_caches_bytes", "gauge", "Memory of the guest that caches its disks")
+DOMAIN_MEMORY_SWAP_IN = _guest("swap_in_bytes_total", "counter", "Bytes that the guest read back from its swap")
+DOMAIN_MEMORY_SWAP_OUT = _guest("swap_out_bytes_total", "counter", "Bytes that the guest wrote to its swap")
+DOMAIN_MEMORY_MAJOR_FAULTS = _guest(
+    "major_faults_total", "counter", "Page faults of the guest that had to read from a disk"
 )
+DOMAIN_MEMORY_MINOR_FAULTS = _guest("minor_faults_total", "counter", "Page faults of the guest that read from no disk")
 
 # The exporter itself
 SOURCE_INFO = _metric(

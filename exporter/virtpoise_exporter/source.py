@@ -2,17 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from virtpoise_exporter.virt.model import Domain
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Bytes through one network device, as the guest sees them."""
+class Flow(NamedTuple):
+    """What went through a network device in one direction. None marks a counter that cannot be read."""
 
-    received_bytes: int
-    sent_bytes: int
+    bytes: int
+    packets: int | None = None
+    errors: int | None = None
+    drops: int | None = None
+
+
+class Traffic(NamedTuple):
+    """What went through one network device, as the guest sees it."""
+
+    received: Flow
+    sent: Flow
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,8 @@ CPU = Row(
         ),
         TimeSeries(
             title="Memory",
-            description="Memory assigned to the domain, and the resident memory of its process.",
+            description="Memory that the domain can be given at most, what is assigned to it now, the resident memory of "
+            "its process, and what it has in static huge pages, which are not in that.",
             queries=(
                 Query(
                     by_host(f"max by (instance) (virtpoise_domain_memory_bytes{{{DOMAIN}}})"), "assigned on {{host}}"
@@ -92,6 +93,14 @@ CPU = Row(
                 Query(
                     by_host(f"max by (instance) (virtpoise_domain_memory_resident_bytes{{{DOMAIN}}})"),
                     "held on {{host}}",
+                ),
+                Query(
+                    by_host(f"max by (instance) (virtpoise_domain_memory_maximum_bytes{{{DOMAIN}}})"),
+                    "at most on {{host}}",
+                ),
+                Query(
+                    by_host(f"sum by (instance) (virtpoise_domain_hugepages_bytes{{{DOMAIN}}})"),
+                    "in huge pages on {{host}}",
                 ),
             ),
             unit="bytes",

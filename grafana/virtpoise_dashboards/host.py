@@ -159,12 +159,19 @@ MEMORY = Row(
     (
         TimeSeries(
             title="Memory of the host",
-            description="Memory of the host: total, in use, and assigned to its domains.",
+            description="Memory of the host: total, in use, in static huge pages (free ones too), and assigned to its "
+            "domains; and the swap space in use.",
             queries=(
                 Query(f"sum(virtpoise_host_memory_total_bytes{{{HOST}}})", "total"),
                 Query(
-                    f"sum(virtpoise_host_memory_total_bytes{{{HOST}}}) - sum(virtpoise_host_memory_available_bytes{{{HOST}}})",
+                    f"sum(virtpoise_host_memory_total_bytes{{{HOST}}}) - sum(virtpoise_host_memory_available_bytes{{{HOST}}})"
+                    f" - (sum(virtpoise_host_memory_hugepages_bytes{{{HOST}}}) or vector(0))",
                     "in use",
+                ),
+                Query(f"sum(virtpoise_host_memory_hugepages_bytes{{{HOST}}})", "in huge pages"),
+                Query(
+                    f"sum(virtpoise_host_swap_total_bytes{{{HOST}}}) - sum(virtpoise_host_swap_free_bytes{{{HOST}}})",
+                    "swap in use",
                 ),
                 Query(f"sum(virtpoise_domain_memory_bytes{{{HOST}}})", "assigned to domains"),
             ),

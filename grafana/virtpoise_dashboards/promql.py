@@ -44,7 +44,10 @@ CPU_LOAD = by_host(
 )
 MEMORY_LOAD = by_host(
     f"1 - max by (instance) (virtpoise_host_memory_available_bytes{{{HOST}}})"
-    f" / max by (instance) (virtpoise_host_memory_total_bytes{{{HOST}}})"
+    f" / (max by (instance) (virtpoise_host_memory_total_bytes{{{HOST}}})"
+    # a pool of static huge pages is no ordinary memory
+    f" - (max by (instance) (virtpoise_host_memory_hugepages_bytes{{{HOST}}})"
+    f" or 0 * max by (instance) (virtpoise_host_memory_total_bytes{{{HOST}}})))"
 )
 
 

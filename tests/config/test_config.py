@@ -138,6 +138,14 @@ def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
             "policy: {cpu: {threshold: 0.5, recovery: 0.6}}",
             "x.yml: policy.cpu.recovery: expected at most the threshold",
         ),
+        (
+            "policy: {reserve: [{memory_bytes: 1}, {memory_bytes: 2, hosts: [h1]}]}",
+            "x.yml: policy.reserve.0: expected hosts or labels, or the last place",
+        ),
+        ("policy: {reserve: [{hosts: [h1]}]}", "x.yml: policy.reserve.0.memory_bytes: missing"),
+        ("policy: {reserve: [{memory_bytes: -1}]}", "x.yml: policy.reserve.0.memory_bytes: expected greater than"),
+        ("policy: {reserve: [{memory_bytes: 4GiB}]}", "x.yml: policy.reserve.0.memory_bytes: expected"),
+        ("policy: {overcommit: {memory_ratio: 0}}", "x.yml: policy.overcommit.memory_ratio: expected greater than 0"),
         ("policy: {strategy: best}", "x.yml: policy.strategy: expected 'default' or 'thesis', got 'best'"),
         ("migration: {encryption: on}", "x.yml: migration.encryption: expected 'required' or 'off', got True"),
         (

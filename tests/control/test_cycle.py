@@ -32,6 +32,7 @@ from virtpoise_balancer.model import (
     Policy,
     Progress,
     Reason,
+    Reserve,
     Result,
     Role,
     Rule,
@@ -563,6 +564,23 @@ def test_a_move_needs_room_on_its_destination_when_it_begins_and_only_its_hosts_
     watching.failure = "Prometheus cannot be asked"
     assert recheck(entries[0][1]) == "Prometheus cannot be asked"
     assert watching.asked_for == [{"h1", "h2"}] * 3
+
+
+def test_what_is_reserved_counts_in_the_cycle_and_right_before_the_move(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY, host("h3", 0.2, 0.2, 0.2))
+    cycle = replace(cycle, policy=Policy(cpu=Trigger(threshold=0.6, consecutive=2)))
+    report = run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    assert recheck(entries[0][1]) is None
+    entry = Reserve(memory_bytes=4 * GIB, hosts=("h2",))
+    wary = replace(cycle, policy=replace(cycle.policy, reserve=(entry,)))
+    assert str(wary.obstacle(entries[0][1], ordered=False)).startswith(
+        "a no longer fits: h2: the host's memory use would be too high with it"
+    )
+    assert report.observation is not None
+    seen = run(replace(wary, policy=replace(wary.policy, reserve=(replace(entry, hosts=("h3",)),))), 1010.0).observation
+    assert seen is not None
+    assert [one.memory_reserved_bytes for one in seen.snapshot.hosts] == [0, 0, 4 * GIB]
 
 
 def test_what_is_on_its_way_to_the_destination_is_looked_for_as_well(store: Store) -> None:

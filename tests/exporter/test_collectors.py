@@ -7,26 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.recording import Recorded, RecordedLink
+from exporter.recording import RECORDED, Recorded, RecordedLink
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors import slow, speed
 from virtpoise_exporter.collectors.balloon import BalloonCollector
 from virtpoise_exporter.collectors.block import BlockCollector
-from virtpoise_exporter.collectors.cpu import steady
+from virtpoise_exporter.collectors.cpu import CpuTimes, parse_cpus
 from virtpoise_exporter.collectors.domains import DomainsCollector
 from virtpoise_exporter.collectors.libvirt import LibvirtCollector
-from virtpoise_exporter.collectors.numa import count_cpus
+from virtpoise_exporter.collectors.memory import MemoryCollector, reclaimable
+from virtpoise_exporter.collectors.numa import NumaCollector, count_cpus
 from virtpoise_exporter.collectors.pressure import PressureCollector
 from virtpoise_exporter.collectors.speed import SpeedCollector, measure
 from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.exposition import render
+from virtpoise_exporter.kernel.process import TICKS
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.scrape import Collector
-from virtpoise_exporter.source import Traffic, Usage
+from virtpoise_exporter.source import Flow, Traffic, Usage
 from virtpoise_exporter.virt.model import STATES, Domain, state_words
 from virtpoise_exporter.virt.stats import Answer
 
@@ -45,7 +48,7 @@ class TestLibvirtGone:
 
     def test_after_it_was_there(self, link: RecordedLink) -> None:
         link.up = False
-        text = page(LibvirtCollector(link))
+        text = page(LibvirtCollector(link, RECORDED / "proc"))
         assert "virtpoise_libvirt_up 0\n" in text
         assert "virtpoise_host_info{" in text
         assert "virtpoise_domain_running" not in text
@@ -54,7 +57,7 @@ class TestLibvirtGone:
     def test_its_domains_are_counted_and_as_old_as_the_last_list(
         self, link: RecordedLink, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        collector = LibvirtCollector(link)
+        collector = LibvirtCollector(link, RECORDED / "proc")
         assert 'virtpoise_exporter_stale_domains{collector="libvirt"} 0\n' in page(collector)
         link.up = False
         assert link.listed is not None
@@ -66,7 +69,7 @@ class TestLibvirtGone:
 
     def test_before_it_ever_was(self, link: RecordedLink) -> None:
         link.listed, link.up = None, False
-        text = page(LibvirtCollector(link))
+        text = page(LibvirtCollector(link, RECORDED / "proc"))
         assert "virtpoise_libvirt_up 0\n" in text
         assert "virtpoise_host_info{" not in text
 
@@ -162,6 +165,16 @@ class TestBalloon:
         assert 'virtpoise_domain_memory_usable_bytes{domain="web"' in text
         assert stale(text, "web", "balloon") is False
 
+    def test_a_guest_with_an_old_driver_shows_what_it_reports(self, recorded: Recorded, link: RecordedLink) -> None:
+        domain = recorded.domain("web")
+        answer = Answer({domain.uuid: {"balloon.unused": 7, "balloon.last-update": int(time.time())}})
+        collector = BalloonCollector(link, lambda _domains, _seconds: answer)
+        collector.facts.refresh()
+        text = page(collector)
+        assert f'virtpoise_domain_memory_unused_bytes{{domain="web",uuid="{domain.uuid}"}} 7168\n' in text
+        assert "virtpoise_domain_memory_usable_bytes" not in text
+        assert stale(text, "web", "balloon") is False
+
     @pytest.mark.parametrize("stats", [{"balloon.last-update": int(time.time()) - 41}, {"balloon.last-update": 0}, {}])
     def test_what_the_guest_said_long_ago_is_left_out_and_counted(
         self, recorded: Recorded, link: RecordedLink, stats: dict[str, int]
@@ -175,7 +188,7 @@ class TestBalloon:
 class TestPartOfADomain:
     """Figures that a domain had earlier in this life are missed; those it never had are not."""
 
-    FULL = Usage(1.0, 1.0, 0.5, 4096, {"vnet0": Traffic(1, 2)})
+    FULL = Usage(1.0, 1.0, 0.5, 4096, {"vnet0": Traffic(Flow(1), Flow(2))})
 
     def collect(self, recorded: Recorded, link: RecordedLink, *usages: Usage) -> str:
         domain, answers = recorded.domain("web"), list(usages)
@@ -205,6 +218,13 @@ class TestPartOfADomain:
         text = self.collect(recorded, link, self.FULL, replace(self.FULL, **missing))
         assert stale(text, "web", "domains") is True
 
+    @pytest.mark.parametrize("part", [replace(FULL, cpu_seconds=None), replace(FULL, vcpu_seconds=None)])
+    def test_a_domain_that_never_had_its_cpu_time_is_named(
+        self, recorded: Recorded, link: RecordedLink, part: Usage
+    ) -> None:
+        text = self.collect(recorded, link, part)
+        assert stale(text, "web", "domains") is True
+
     def test_it_is_missed_until_it_comes_back(self, recorded: Recorded, link: RecordedLink) -> None:
         part = replace(self.FULL, resident_bytes=None)
         assert stale(self.collect(recorded, link, self.FULL, part, part), "web", "domains") is True
@@ -215,7 +235,7 @@ class TestPartOfADomain:
         assert stale(self.collect(recorded, link, part, part), "web", "domains") is False
 
     def test_a_device_that_was_unplugged_is_not_missed(self, recorded: Recorded, link: RecordedLink) -> None:
-        before = replace(self.FULL, traffic={**self.FULL.traffic, "vnet99": Traffic(3, 4)})
+        before = replace(self.FULL, traffic={**self.FULL.traffic, "vnet99": Traffic(Flow(3), Flow(4))})
         assert stale(self.collect(recorded, link, before, self.FULL), "web", "domains") is False
 
 
@@ -226,16 +246,53 @@ def test_a_stale_domain_is_as_old_as_its_last_figures(recorded: Recorded) -> Non
     assert f'virtpoise_domain_stale_seconds{{domain="web",uuid="{domain.uuid}",collector="domains"}} 7.5\n' in text
 
 
-@given(st.lists(st.floats(0, 1e9, allow_nan=False), min_size=1))
-@example([100.0, 97.5, 100.5])  # a few ticks back, which the kernel does
-@example([100.0, 96.5, 97.0])  # restarted: no later value may hide behind the old one
-def test_cpu_time_falls_only_if_it_begins_anew(readings: list[float]) -> None:
-    last = 0.0
-    for reading in readings:
-        begun_anew = reading < last - 3.0
-        now = steady(last, reading)
-        assert now == (reading if begun_anew else max(last, reading))
-        last = now
+class TestCpuTime:
+    """The host's CPU time over CPUs that go offline and come back."""
+
+    def seconds(self, *texts: str) -> list[dict[str, float]]:
+        """Seconds by mode after each reading of /proc/stat."""
+        times = CpuTimes()
+        modes = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+        return [
+            dict(zip(modes, (ticks / TICKS for ticks in times.add(parse_cpus(text))), strict=True)) for text in texts
+        ]
+
+    CPU0 = "cpu0 1000 0 500 90000 100 0 0 0 0 0\n"
+    CPU0_LATER = "cpu0 1100 0 500 90900 100 0 0 0 0 0\n"
+
+    def test_a_cpu_that_comes_back_with_idle_from_zero_makes_no_host_idle(self) -> None:
+        both = "cpu 2000 0 1000 180000 200 0 0 0 0 0\n" + self.CPU0 + "cpu1 1000 0 500 90000 100 0 0 0 0 0\nintr 5\n"
+        offline = "cpu 2050 0 1000 90450 200 0 0 0 0 0\n" + self.CPU0_LATER + "intr 5\n"
+        back = "cpu 2050 0 1000 91000 200 0 0 0 0 0\n" + self.CPU0_LATER + "cpu1 1000 0 500 100 0 0 0 0 0 0\nintr 5\n"
+        before, while_offline, after = self.seconds(both, offline, back)
+        assert while_offline["idle"] - before["idle"] == pytest.approx(900 / TICKS)
+        assert while_offline["user"] - before["user"] == pytest.approx(100 / TICKS)
+        assert after["idle"] - while_offline["idle"] == pytest.approx(100 / TICKS)
+        assert after["iowait"] == while_offline["iowait"]
+
+    def test_a_cpu_that_was_offline_at_the_start_counts_from_when_it_is_seen(self) -> None:
+        worked = "cpu1 5000000 0 500 0 0 0 0 0 0 0\n"
+        alone, joined, later = self.seconds(
+            self.CPU0, self.CPU0 + worked, self.CPU0 + worked.replace("5000000", "5000100")
+        )
+        assert joined == alone
+        assert later["user"] - joined["user"] == pytest.approx(100 / TICKS)
+
+    @given(st.lists(st.dictionaries(st.sampled_from("0123"), st.integers(0, 10**9), min_size=1), max_size=20))
+    def test_it_never_falls(self, readings: list[dict[str, int]]) -> None:
+        times, last = CpuTimes(), [0] * 8
+        for reading in readings:
+            now = times.add({cpu: [ticks] * 8 for cpu, ticks in reading.items()})
+            assert all(one <= other for one, other in zip(last, now, strict=True))
+            last = now
+
+    def test_a_counter_that_falls_by_a_few_ticks_stands_still(self) -> None:
+        readings = self.seconds(*(f"cpu0 0 0 0 {ticks} 0 0 0 0 0 0\n" for ticks in (1000, 998, 1001)))
+        assert [round(one["idle"] * TICKS) for one in readings] == [1000, 1000, 1001]
+
+    def test_a_file_without_a_cpu_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="no line of a CPU"):
+            parse_cpus("cpu 1 2 3\nintr 5\n")
 
 
 def test_every_state_of_libvirt_has_its_word() -> None:
@@ -258,6 +315,74 @@ def test_every_state_of_libvirt_has_its_word() -> None:
 @pytest.mark.parametrize(("text", "count"), [("0-3,8-11", 8), ("0", 1), ("", 0), ("\n", 0), ("1,3\n", 2)])
 def test_a_list_of_cpus_is_counted(text: str, count: int) -> None:
     assert count_cpus(text) == count
+
+
+# As OpenZFS 2.1 writes it, shortened.
+ARCSTATS = """9 1 0x01 123 33456 3916124672 3921013465231
+name                            type data
+hits                            4    3291840
+c                               4    105226698752
+c_min                           4    4294967296
+c_max                           4    134217728000
+size                            4    105226698752
+"""
+
+
+class TestZfs:
+    """The cache of ZFS on a host of 134 GB reads as 92 % of its memory in use."""
+
+    def available(self, root: Path, arcstats: str | None) -> float:
+        if arcstats is not None:
+            (root / "spl/kstat/zfs").mkdir(parents=True)
+            (root / "spl/kstat/zfs/arcstats").write_text(arcstats)
+        text = page(MemoryCollector(root))
+        return float(text.partition("\nvirtpoise_host_memory_available_bytes ")[2].split()[0])
+
+    def test_what_zfs_gives_back_is_available(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "meminfo").write_text(
+            "MemTotal: 131072000 kB\nMemFree: 10240000 kB\nMemAvailable: 10485760 kB\nBuffers: 0 kB\nCached: 1 kB\n"
+            "Shmem: 0 kB\nActive: 0 kB\nInactive: 0 kB\n"
+        )
+        monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+        assert self.available(tmp_path, ARCSTATS) == 10485760 * 1024 + 105226698752 - 4294967296
+
+    @pytest.mark.parametrize("arcstats", [None, "", "size 4 much\nc_min 4 5\n"])
+    def test_a_host_without_zfs_has_what_its_kernel_counts(self, tmp_path: Path, arcstats: str | None) -> None:
+        (tmp_path / "meminfo").write_text((RECORDED / "proc/meminfo").read_text())
+        assert self.available(tmp_path, arcstats) == 23132760 * 1024
+
+    def test_the_cache_is_no_part_of_the_pool_of_huge_pages(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """ZFS counts its cache and the kernel its memory at different moments: together they may pass what there is."""
+        (tmp_path / "meminfo").write_text(
+            "MemTotal: 131072000 kB\nMemFree: 0 kB\nMemAvailable: 10485760 kB\nBuffers: 0 kB\nCached: 1 kB\n"
+            "Shmem: 0 kB\nActive: 0 kB\nInactive: 0 kB\nHugetlb: 100000000 kB\n"
+        )
+        monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+        assert self.available(tmp_path, ARCSTATS) == (131072000 - 100000000) * 1024
+
+    def test_a_cache_at_its_minimum_gives_nothing_back(self) -> None:
+        assert reclaimable("size 4 4294967296\nc_min 4 4294967297\n") == 0
+
+
+def test_a_kernel_without_numa_has_its_huge_pages_on_node_0(tmp_path: Path) -> None:
+    pool = tmp_path / "kernel/mm/hugepages/hugepages-2048kB"
+    pool.mkdir(parents=True)
+    (pool / "nr_hugepages").write_text("512\n")
+    (pool / "free_hugepages").write_text("12\n")
+    text = page(NumaCollector(tmp_path))
+    assert 'virtpoise_host_hugepages_total{size="2097152",node="0"} 512\n' in text
+    assert 'virtpoise_host_hugepages_free{size="2097152",node="0"} 12\n' in text
+
+
+def test_a_kernel_without_huge_pages_is_no_failure(link: RecordedLink, tmp_path: Path) -> None:
+    """Not even where a domain is defined that asks for them: it cannot run here."""
+    assert page(NumaCollector(tmp_path)) == ""
+    (tmp_path / "meminfo").write_text("MemTotal: 1 kB\n")
+    text = page(LibvirtCollector(link, tmp_path))
+    assert "virtpoise_libvirt_up 1\n" in text
+    assert "virtpoise_domain_hugepages_bytes" not in text
 
 
 def test_a_kernel_without_pressure_is_no_failure(tmp_path: Path) -> None:

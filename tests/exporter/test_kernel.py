@@ -1,6 +1,8 @@
 """The kernel source: the right process, and counters that only grow."""
 
 import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ from hypothesis import strategies as st
 
 from exporter.recording import Recorded
 from virtpoise_exporter.choice import SourceChoice
-from virtpoise_exporter.kernel.domains import KernelSource
+from virtpoise_exporter.kernel.domains import NAMING_SECONDS, KernelSource
 from virtpoise_exporter.kernel.netdev import parse_default_route, parse_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, state_folder, uuid_of
-from virtpoise_exporter.source import Traffic, Usage, VcpuSum
+from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSum
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.source import LibvirtSource
+from virtpoise_exporter.virt.stats import Answer
 
 
 @pytest.fixture
@@ -39,11 +42,13 @@ def test_a_domain_is_read_from_its_process(recorded: Recorded, source: KernelSou
     assert usage.vcpu_seconds == pytest.approx(11.98)  # of both vCPUs, and of no other thread
     assert usage.cpu_delay_seconds == pytest.approx(2.0)
     assert usage.resident_bytes == 10324 * 4096
-    assert usage.traffic == {"vnet0": Traffic(received_bytes=7654321, sent_bytes=1234567)}
+    assert usage.traffic == {"vnet0": Traffic(Flow(7654321, 800, 0, 0), Flow(1234567, 900, 0, 0))}
 
 
 def test_a_macvtap_shows_the_traffic_as_the_guest_sees_it(recorded: Recorded, source: KernelSource) -> None:
-    assert read(source, recorded.domain("arriving")).traffic == {"macvtap0": Traffic(333333, 444444)}
+    assert read(source, recorded.domain("arriving")).traffic == {
+        "macvtap0": Traffic(Flow(333333, 300, 0, 0), Flow(444444, 400, 0, 0))
+    }
 
 
 def test_of_two_processes_with_one_uuid_the_one_of_this_host_is_read(recorded: Recorded, source: KernelSource) -> None:
@@ -91,6 +96,54 @@ def test_a_vcpu_that_gets_its_name_late_is_counted(recorded: Recorded, source: K
     assert read(source, domain).vcpu_seconds == pytest.approx(7.99)
     name.write_text("CPU 1/KVM\n")
     assert read(source, domain).vcpu_seconds == pytest.approx(11.98)
+
+
+class TestWithoutSchedulerStatistics:
+    """A kernel that does not count how long threads wait. What vCPUs ran is counted in ticks all the same."""
+
+    @pytest.fixture(autouse=True)
+    def _ticks(self, procfs: Path) -> None:
+        for thread, ticks in (("1207", 799), ("1208", 399)):
+            fields = ["S", *["0"] * 10, str(ticks), "0", *["0"] * 4, "4", "0", "777", "0", "10", *["0"] * 28]
+            (procfs / "1201/task" / thread / "stat").write_text(f"{thread} (CPU 0/KVM) {' '.join(fields)}\n")
+
+    def check(self, recorded: Recorded, source: KernelSource) -> None:
+        usage = read(source, recorded.domain("web"))
+        assert usage.cpu_delay_seconds is None
+        assert usage.vcpu_seconds == pytest.approx(11.98)
+        assert usage.cpu_seconds == pytest.approx(12.14)
+
+    def test_that_writes_zeros(self, recorded: Recorded, source: KernelSource, procfs: Path) -> None:
+        for thread in ("1207", "1208"):
+            (procfs / "1201/task" / thread / "schedstat").write_text("0 0 0\n")
+        self.check(recorded, source)
+
+    def test_that_has_no_file(self, recorded: Recorded, source: KernelSource, procfs: Path) -> None:
+        for thread in ("1207", "1208"):
+            (procfs / "1201/task" / thread / "schedstat").unlink()
+        self.check(recorded, source)
+
+
+def test_a_process_without_vcpus_has_no_cpu_time_of_the_domain(
+    recorded: Recorded, source: KernelSource, procfs: Path
+) -> None:
+    for thread in ("1207", "1208"):
+        shutil.rmtree(procfs / "1201/task" / thread)
+    usage = read(source, recorded.domain("web"))
+    assert (usage.cpu_seconds, usage.vcpu_seconds, usage.cpu_delay_seconds) == (None, None, None)
+
+
+def test_a_process_that_ends_keeps_its_cpu_time_though_its_vcpus_are_gone(
+    recorded: Recorded, source: KernelSource, procfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain, now = recorded.domain("web"), time.monotonic()
+    read(source, domain)
+    for thread in ("1207", "1208"):
+        shutil.rmtree(procfs / "1201/task" / thread)
+    _change_thread_count(procfs / "1201" / "stat", -2)
+    assert read(source, domain).cpu_seconds == pytest.approx(12.14)
+    monkeypatch.setattr(time, "monotonic", lambda: now + NAMING_SECONDS + 1)
+    assert source.wrapped(domain) is False
 
 
 def _change_thread_count(stat: Path, by: int) -> None:
@@ -152,7 +205,7 @@ def test_small_parsers() -> None:
     assert parse_schedstat(b"7990000000 1423354720 77\n") == (7990000000, 1423354720)
     assert uuid_of(b"qemu\0-uuid\x00178a5bcc\0-S\0") == "178a5bcc"
     assert uuid_of(b"qemu\0-name\0-uuid") == ""
-    assert parse_netdev("h\nh\n  eth0:1 0 0 0 0 0 0 0 2 0\n")["eth0"].sent == 2
+    assert parse_netdev("h\nh\n  eth0:1 0 0 0 0 0 0 0 2 0\n")["eth0"].sent.bytes == 2
     assert parse_default_route("Iface Destination\n") == ""
 
 
@@ -221,6 +274,33 @@ class TestChoice:
         hidden.rename(procfs)
         choice.follow(recorded.inventory.domains)
         assert choice.source.name == "kernel"
+
+    def test_a_domain_whose_emulator_has_a_wrapper_is_read_from_libvirt_and_named(
+        self, recorded: Recorded, procfs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for thread in ("1207", "1208"):
+            shutil.rmtree(procfs / "1201/task" / thread)
+        web, other = recorded.domain("web"), recorded.domain("arriving")
+        stats = {web.uuid: {"cpu.time": 5_000_000_000, "vcpu.0.time": 4_000_000_000, "vcpu.0.delay": 1}}
+        asked: list[list[str]] = []
+
+        def ask(domains: Sequence[Domain], _seconds: float) -> Answer:
+            asked.append([domain.name for domain in domains])
+            return Answer(stats)
+
+        choice = SourceChoice(KernelSource(procfs, recorded.run), LibvirtSource(ask))
+        choice.follow(recorded.inventory.domains)
+        assert choice.read([web, other], 1.0)[web.uuid].cpu_seconds is None  # its threads may get their names yet
+        assert asked == []
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + NAMING_SECONDS + 1)
+        for _ in range(2):
+            choice.follow(recorded.inventory.domains)
+        usages = choice.read([web, other], 1.0)
+        assert usages[web.uuid].cpu_seconds == 5.0
+        assert usages[other.uuid].cpu_seconds == pytest.approx(0.15)
+        assert asked == [["web"]]
+        assert [message for message in caplog.messages if "domain web runs no vCPU" in message] == caplog.messages[-1:]
 
     def test_once_chosen_it_stays(self, recorded: Recorded, procfs: Path) -> None:
         choice = self.choice(recorded, procfs)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import sys
@@ -28,6 +29,7 @@ RUNNING = ("vm1", "vm2")
 ALL = {*PAUSED, *RUNNING}
 UP = "virtpoise_libvirt_up"
 RESIDENT = "virtpoise_domain_memory_resident_bytes"
+HUGE = "virtpoise_domain_hugepages_bytes"
 STALE = ("virtpoise_exporter_stale_domains", 'collector="domains"')
 
 
@@ -65,12 +67,13 @@ def lab(hidden_proc: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def await_scrape(host: str, port: int, true_of: Callable[[Any], bool], seconds: float = 40) -> None:
+def await_scrape(host: str, port: int, true_of: Callable[[Any], object], seconds: float = 40) -> Any:
+    """The first scrape that fulfils a condition."""
     end = time.monotonic() + seconds
     while True:
         try:
-            if true_of(scrape(host, port)):
-                return
+            if true_of(found := scrape(host, port)):
+                return found
         except OSError:
             pass
         assert time.monotonic() < end, "it never came"
@@ -116,7 +119,7 @@ COMPARE = """
                     usages[domain.uuid].vcpu_seconds,
                     usages[domain.uuid].cpu_delay_seconds,
                     usages[domain.uuid].resident_bytes,
-                    *[[t.received_bytes, t.sent_bytes] for _, t in sorted(usages[domain.uuid].traffic.items())],
+                    *[[*t.received, *t.sent] for _, t in sorted(usages[domain.uuid].traffic.items())],
                 ]
                 for domain in domains
             })
@@ -140,8 +143,8 @@ def test_both_sources_tell_the_same(lab: Lab) -> None:
             assert low[2] <= said[2] <= high[2], "run-queue delay"
             assert said[3] == pytest.approx(high[3], rel=0.05), "resident memory"
             for low_traffic, traffic, high_traffic in zip(low[4:], said[4:], high[4:], strict=True):
-                for index in (0, 1):
-                    assert low_traffic[index] <= traffic[index] <= high_traffic[index], "traffic"
+                for least, said_of_it, most in zip(low_traffic, traffic, high_traffic, strict=True):
+                    assert least <= said_of_it <= most, "bytes, packets, errors and drops of both directions"
 
 
 def test_the_load_of_a_domain_is_its_counters_slope(lab: Lab) -> None:
@@ -345,6 +348,63 @@ def test_one_idle_and_fifty_slow_clients_hold_up_nothing(lab: Lab) -> None:
             client.sendall(b"GET /metrics HTTP/1.1\r\nHost: somebody-slow.example.org\r\n"[: 1 + number])
         watcher.for_scrapes(30)
     hold_to_the_laws(watcher.scrapes, always=ALL, lasting=ALL)
+
+
+@pytest.fixture
+def pool() -> Iterator[None]:
+    """32 static huge pages of 2 MiB of this machine, which all its hosts share; skipped where it has none to give."""
+    size = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not size.exists():
+        pytest.skip("the kernel has no huge pages of 2 MiB")
+    before = size.read_text()
+    try:
+        size.write_text(str(int(before) + 32))
+        if int(size.read_text()) < int(before) + 32:
+            pytest.skip("the machine has no memory for 32 huge pages in one piece")
+        yield
+    finally:
+        size.write_text(before)
+
+
+def test_a_domain_in_static_huge_pages(lab: Lab, pool: None) -> None:
+    """The pool is no available memory, half of it is the domain's, and the domain's own memory lies nowhere else."""
+    host, mount = lab.host("h1"), "/run/hugepages"
+    host.run(["sh", "-c", f"mkdir -p {mount} && mount -t hugetlbfs -o pagesize=2M hugepages {mount}"], check=True)
+    signal_in(lab, "h1", "TERM", libvirtd(lab, "h1"))
+    host.disconnect()
+    host.start_libvirtd()  # it looks for such mounts when it starts
+    connection = libvirt.open(host.uri)
+    try:
+        xml = connection.lookupByName("p1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        new = "".join(line for line in xml.splitlines() if not any(mark in line for mark in ("<uuid>", "<mac ")))
+        new = re.sub(
+            r"<memory .*?</memory>\s*<currentMemory .*?</currentMemory>", "<memory unit='MiB'>32</memory>", new
+        )
+        new = new.replace("<name>p1</name>", "<name>huge</name><memoryBacking><hugepages/></memoryBacking>")
+        calm = await_scrape(
+            host.address, KERNEL, lambda one: one.value(UP) == 1 and one.domains(CPU) >= set(PAUSED[:3])
+        )
+        domain = connection.createXML(new.replace("/p1.qmp", "/huge.qmp"), libvirt.VIR_DOMAIN_START_PAUSED)
+        try:
+            seen = await_scrape(
+                host.address, KERNEL, lambda one: one.of(RESIDENT, "huge") and one.of(HUGE, "huge") is not None
+            )
+        finally:
+            domain.destroy()
+    finally:
+        connection.close()
+        host.run(["umount", "-l", mount], check=True)
+    mib, free = 1 << 20, ("virtpoise_host_hugepages_free", 'size="2097152",node="0"')
+    pool_bytes = seen.value("virtpoise_host_memory_hugepages_bytes")
+    assert pool_bytes >= 64 * mib
+    assert (
+        seen.value("virtpoise_host_memory_available_bytes")
+        <= seen.value("virtpoise_host_memory_total_bytes") - pool_bytes
+    )
+    assert calm.value(*free) - seen.value(*free) == 16
+    assert seen.of(HUGE, "huge") == 32 * mib
+    assert seen.of("virtpoise_domain_memory_maximum_bytes", "huge") == 32 * mib
+    assert seen.of(RESIDENT, "huge") < seen.of(RESIDENT, "p1") + 8 * mib  # as much as QEMU itself
 
 
 def test_a_qemu_that_dies_is_gone_and_the_others_are_in_every_scrape(lab: Lab) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from exporter.lint import PROMTOOL, complaints
+
 ROOT = Path(__file__).parents[2]
-PROMTOOL = shutil.which("promtool") or "/var/cache/virtpoise-lab/prometheus/usr/bin/promtool"
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_the_sample_web_configuration_is_taken(example: Path) -> None:
     assert list(config.users) == ["prometheus"]
 
 
-@pytest.mark.skipif(not Path(PROMTOOL).exists(), reason="promtool is not installed")
+@pytest.mark.skipif(not PROMTOOL.exists(), reason="promtool is not installed")
 def test_promtool_takes_it_too(example: Path) -> None:
     checked = subprocess.run(
         [PROMTOOL, "check", "web-config", str(example)], capture_output=True, text=True, timeout=60
@@ -112,12 +113,11 @@ def fetch(port: int) -> bytes:
     return page
 
 
-@pytest.mark.skipif(not Path(PROMTOOL).exists(), reason="promtool is not installed")
+@pytest.mark.skipif(not PROMTOOL.exists(), reason="promtool is not installed")
 def test_promtool_finds_nothing_to_complain_of_in_what_is_served() -> None:
     with started("--libvirt.uri=test:///default") as (port, _exporter):
         page = fetch(port)
-    checked = subprocess.run([PROMTOOL, "check", "metrics"], input=page, capture_output=True, timeout=60)
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+    assert complaints(page) == []
 
 
 def test_a_notify_socket_that_is_not_there_is_told_and_done_without() -> None:

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from exporter.recording import Recorded
+from virtpoise_exporter.collectors.network import NetworkCollector
+from virtpoise_exporter.exposition import render
 from virtpoise_exporter.kernel import openvswitch
-from virtpoise_exporter.kernel.openvswitch import bridge_ports, parse_tables
-from virtpoise_exporter.kernel.topology import Device, Topology, TopologyKeeper, read_topology
+from virtpoise_exporter.kernel.openvswitch import Bond, Switches, parse_tables, read_switches
+from virtpoise_exporter.kernel.topology import Device, Topology, TopologyKeeper, parse_speed, read_topology
 from virtpoise_exporter.virt.model import Forward, Nic
 
 ON_BRIDGE = Nic("vnet0", "bridge", bridge="br0")
@@ -94,6 +97,125 @@ def test_a_device_without_speed_says_so_by_absence(recorded: Recorded) -> None:
     assert read_topology(recorded.procfs, recorded.sysfs, {}).devices["eth2"].speed_bytes is None
 
 
+@pytest.mark.parametrize("text", ["-1", "0", "65535", "4294967295", "", "fast"])
+def test_a_speed_that_no_device_has_is_unknown(text: str) -> None:
+    assert parse_speed(text) is None
+
+
+class Links:
+    """A /sys/class/net of one's own, with the entries that the kernel makes for each kind of device."""
+
+    def __init__(self, root: Path) -> None:
+        self.sysfs = root
+        self.procfs = root / "proc"
+        (self.procfs / "net").mkdir(parents=True)
+
+    def add(self, name: str, index: int, *entries: str, link: int | None = None, **files: str) -> None:
+        """``entries``: folders and links by their names; ``link``: the index of the other end or the device below."""
+        folder = self.sysfs / "class/net" / name
+        folder.mkdir(parents=True)
+        for entry in entries:
+            (folder / entry).mkdir()
+        for file, text in {"ifindex": str(index), "iflink": str(link or index), **files}.items():
+            (folder / file).write_text(text + "\n")
+
+    def read(self, speeds: Mapping[str, float] | None = None) -> Topology:
+        return read_topology(self.procfs, self.sysfs, speeds or {})
+
+
+@pytest.fixture
+def links(tmp_path: Path) -> Links:
+    return Links(tmp_path)
+
+
+def test_the_bridge_that_holds_the_tap_counts_before_that_of_the_xml(links: Links) -> None:
+    """An interface of type ethernet names none, and a tap may have been moved since."""
+    links.add("eth0", 2, "device", "upper_br0")
+    links.add("br0", 3, "bridge", "lower_eth0", "lower_vnet0")
+    links.add("br1", 5, "bridge")
+    links.add("vnet0", 4, "upper_br0", "master", tun_flags="0x1002")
+    assert links.read().uplink_of(Nic("vnet0", "ethernet"), None) == "eth0"
+    assert links.read().uplink_of(Nic("vnet0", "bridge", bridge="br1"), None) == "eth0"
+
+
+def test_a_veth_pair_joins_two_bridges_of_the_host(links: Links) -> None:
+    links.add("eth0", 2, "device", "upper_br0")
+    links.add("br0", 3, "bridge", "lower_eth0", "lower_out")
+    links.add("br1", 4, "bridge", "lower_in", "lower_vnet0")
+    links.add("in", 5, "upper_br1", "master", link=6)
+    links.add("out", 6, "upper_br0", "master", link=5)
+    links.add("vnet0", 7, "upper_br1", "master", tun_flags="0x1002")
+    assert links.read().uplink_of(Nic("vnet0", "bridge", bridge="br1"), None) == "eth0"
+
+
+def test_a_veth_pair_inside_the_host_is_no_way_out_of_it(links: Links) -> None:
+    links.add("eth0", 2, link=40)  # its other end is in another namespace
+    links.add("in", 5, link=6)
+    links.add("out", 6, link=5)
+    assert links.read().uplinks == ("eth0",)
+
+
+def test_a_veth_whose_other_end_has_the_number_of_a_device_here_leads_outside(links: Links) -> None:
+    links.add("lo", 1)
+    links.add("eth0", 2, link=5)
+    links.add("br0", 5, "bridge")
+    assert links.read().uplinks == ("eth0",)
+
+
+def test_a_vxlan_without_a_device_leaves_by_the_default_route(links: Links) -> None:
+    links.add("eth0", 2, "device")
+    links.add("vx7", 3, "upper_br0", "master", uevent="DEVTYPE=vxlan\nINTERFACE=vx7\nIFINDEX=3")
+    links.add("br0", 4, "bridge", "lower_vx7", "lower_vnet0")
+    (links.procfs / "net/route").write_text(
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n"
+        "eth0\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\n"
+    )
+    assert links.read().uplink_of(ON_BRIDGE, None) == "eth0"
+
+
+def test_a_team_is_one_uplink(links: Links) -> None:
+    for index, name in ((2, "eth0"), (3, "eth1")):
+        links.add(name, index, "device", "upper_team0", "master", address="52:54:00:00:00:01", speed="10000")
+    links.add("team0", 4, "lower_eth0", "lower_eth1", "upper_br0", address="52:54:00:00:00:01", speed="20000")
+    links.add("br0", 5, "bridge", "lower_team0", "lower_vnet0", address="52:54:00:00:00:01")
+    found = links.read()
+    assert found.uplinks == ("team0",)
+    assert found.devices["team0"].speed_bytes == 2.5e9
+    assert found.uplink_of(ON_BRIDGE, None) == "team0"
+
+
+def test_a_vrf_is_no_uplink_and_its_devices_are(links: Links) -> None:
+    links.add("eth0", 2, "device", "upper_blue", "master", address="52:54:00:00:00:01")
+    links.add("blue", 4, "lower_eth0", address="66:00:00:00:00:09")
+    assert links.read().uplinks == ("eth0",)
+
+
+@pytest.mark.parametrize(("mode", "speed"), [("balance-slb", 3.75e9), ("active-backup", 2.5e9), (["set", []], 2.5e9)])
+def test_a_bond_of_open_vswitch_is_one_uplink_with_its_own_speed(
+    links: Links, monkeypatch: pytest.MonkeyPatch, mode: Any, speed: float
+) -> None:
+    rows = {**ROWS, "Port": [{**row, "bond_mode": mode} for row in ROWS["Port"]]}
+    monkeypatch.setattr("virtpoise_exporter.kernel.topology.read_switches", lambda: parse_tables(rows))
+    links.add("eth1", 2, "device", "upper_ovs-system", "master", speed="10000")
+    links.add("eth2", 3, "device", "upper_ovs-system", "master", speed="20000")
+    links.add("ovs-system", 4, "lower_eth1", "lower_eth2", "lower_vnet0")
+    links.add("br-int", 5)
+    links.add("br-ex", 6)
+    links.add("vnet0", 7, "upper_ovs-system", "master", tun_flags="0x1002")
+    found = links.read()
+    assert found.uplinks == ("ovsbond",)
+    assert found.devices["ovsbond"].speed_bytes == speed
+    assert found.uplink_of(Nic("vnet0", "ethernet"), None) == "ovsbond"
+    (links.procfs / "net/dev").write_text(
+        "head\nhead\n eth1: 5 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0\n eth2: 6 1 0 0 0 0 0 0 8 1 0 0 0 0 0 0\n"
+    )
+    keeper = TopologyKeeper(links.procfs, links.sysfs, {})
+    keeper.refresh()
+    text = render(NetworkCollector(keeper, links.procfs).collect(1.0)).decode()
+    assert 'virtpoise_host_network_receive_bytes_total{device="ovsbond"} 11\n' in text
+    assert 'virtpoise_host_network_transmit_bytes_total{device="ovsbond"} 15\n' in text
+
+
 def test_devices_that_cannot_be_read_leave_the_last_topology_to_age(recorded: Recorded, tmp_path: Path) -> None:
     keeper = TopologyKeeper(recorded.procfs, tmp_path, {})
     keeper.refresh()
@@ -108,12 +230,17 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"name": "br-none", "ports": ["set", []]},
     ],
     "Port": [
-        {"_uuid": ["uuid", "p0"], "interfaces": ["uuid", "i0"]},
-        {"_uuid": ["uuid", "p1"], "interfaces": ["uuid", "i1"]},
-        {"_uuid": ["uuid", "p2"], "interfaces": ["uuid", "i2"]},
-        {"_uuid": ["uuid", "p3"], "interfaces": ["uuid", "i3"]},
-        {"_uuid": ["uuid", "p4"], "interfaces": ["uuid", "i4"]},
-        {"_uuid": ["uuid", "p5"], "interfaces": ["set", [["uuid", "i5"], ["uuid", "i6"]]]},
+        {"_uuid": ["uuid", "p0"], "name": "port0", "bond_mode": ["set", []], "interfaces": ["uuid", "i0"]},
+        {"_uuid": ["uuid", "p1"], "name": "port1", "bond_mode": ["set", []], "interfaces": ["uuid", "i1"]},
+        {"_uuid": ["uuid", "p2"], "name": "port2", "bond_mode": ["set", []], "interfaces": ["uuid", "i2"]},
+        {"_uuid": ["uuid", "p3"], "name": "port3", "bond_mode": ["set", []], "interfaces": ["uuid", "i3"]},
+        {"_uuid": ["uuid", "p4"], "name": "port4", "bond_mode": ["set", []], "interfaces": ["uuid", "i4"]},
+        {
+            "_uuid": ["uuid", "p5"],
+            "name": "ovsbond",
+            "bond_mode": "balance-slb",
+            "interfaces": ["set", [["uuid", "i5"], ["uuid", "i6"]]],
+        },
     ],
     "Interface": [
         {"_uuid": ["uuid", "i0"], "name": "br-int", "type": "internal", "options": ["map", []]},
@@ -128,9 +255,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 def test_open_vswitch_bridges_lead_through_their_patches() -> None:
-    ports = parse_tables(ROWS)
-    assert ports == {"br-int": ("br-ex", "vnet0"), "br-ex": ("br-int", "eth0", "eth1", "eth2"), "br-none": ()}
-    devices = [Device(name, lowers) for name, lowers in ports.items()]
+    switches = parse_tables(ROWS)
+    assert switches.bridges == {"br-int": ("br-ex", "vnet0"), "br-ex": ("br-int", "eth0", "ovsbond"), "br-none": ()}
+    assert switches.bonds == {"ovsbond": Bond(("eth1", "eth2"), all_carry=True)}
+    devices = [Device(name, lowers) for name, lowers in switches.bridges.items()]
     assert topology(ETH0, TAP, *devices).uplink_of(Nic("vnet0", "bridge", bridge="br-int"), None) == "eth0"
 
 
@@ -151,9 +279,9 @@ def test_ovsdb_is_asked_over_its_socket(tmp_path: Path) -> None:
         listening.listen()
         thread = threading.Thread(target=serve)
         thread.start()
-        ports = bridge_ports(path)
+        switches = read_switches(path)
         thread.join()
-    assert ports["br-ex"] == ("br-int", "eth0", "eth1", "eth2")
+    assert switches.bridges["br-ex"] == ("br-int", "eth0", "ovsbond")
     assert asked[0]["method"] == "transact"
 
 
@@ -181,7 +309,7 @@ def test_an_ovsdb_that_answers_nonsense_is_done_without(tmp_path: Path, answer: 
         listening.listen()
         thread = threading.Thread(target=serve)
         thread.start()
-        assert bridge_ports(path) == {}
+        assert read_switches(path) == Switches()
         thread.join()
 
 
@@ -201,7 +329,7 @@ def test_an_ovsdb_that_trickles_is_given_up_in_time(tmp_path: Path, monkeypatch:
         thread = threading.Thread(target=serve)
         thread.start()
         began = time.monotonic()
-        assert bridge_ports(path) == {}
+        assert read_switches(path) == Switches()
         took = time.monotonic() - began
         given_up.set()
         thread.join()
@@ -209,7 +337,7 @@ def test_an_ovsdb_that_trickles_is_given_up_in_time(tmp_path: Path, monkeypatch:
 
 
 def test_a_host_without_open_vswitch_asks_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert bridge_ports(tmp_path / "none.sock") == {}
+    assert read_switches(tmp_path / "none.sock") == Switches()
     assert caplog.messages == []
 
 
@@ -251,3 +379,14 @@ def test_devices_that_hang_hold_up_the_start_no_longer_than_asked(
         go_on.set()
     keeper.wait_for_first(30)
     assert keeper.topology() == Topology()
+
+
+def test_a_bond_of_a_container_hides_no_other_device_of_it() -> None:
+    """Open vSwitch can bond veth devices, which are all that a container has."""
+    ends = [Device(name, outside=True) for name in ("eth0", "eth1", "eth2")]
+    bond = Device("bond1", lowers=("eth1", "eth2"), bond=True)
+    assert topology(*ends, bond).uplinks == ("bond1", "eth0")
+
+
+def test_the_veth_of_a_container_is_no_uplink_of_a_host_with_hardware() -> None:
+    assert topology(Device("eth0", physical=True), Device("veth1", outside=True)).uplinks == ("eth0",)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from exporter.recording import Recorded
-from virtpoise_exporter.source import Traffic, Usage, VcpuSums
+from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt import link
 from virtpoise_exporter.virt.model import Facts, Forward, HostFacts, Inventory, Nic
 from virtpoise_exporter.virt.source import LibvirtSource, usage
@@ -31,12 +31,45 @@ STATS = {  # as libvirt 9.0 with QEMU 7.2 tells them
 
 
 def test_a_full_answer() -> None:
-    assert usage(STATS, VcpuSums()) == Usage(10.98, 8.0, 1.5, 41296 * 1024, {"vnet0": Traffic(90, 7)})
+    assert usage(STATS, VcpuSums(), running=True) == Usage(
+        10.98, 8.0, 1.5, 41296 * 1024, {"vnet0": Traffic(Flow(90), Flow(7))}
+    )
+
+
+def test_packets_errors_and_drops_of_a_network_device() -> None:
+    """A counter that libvirt leaves out is unknown."""
+    counted = {"net.0.rx.pkts": 3, "net.0.rx.errs": 1, "net.0.rx.drop": 2, "net.0.tx.pkts": 4, "net.0.tx.errs": 0}
+    traffic = usage({**STATS, **counted}, VcpuSums(), running=True).traffic
+    assert traffic == {"vnet0": Traffic(Flow(90, 3, 1, 2), Flow(7, 4, 0, None))}
 
 
 def test_what_is_missing_while_a_domain_is_busy_is_unknown_and_not_zero() -> None:
     busy = {"vcpu.current": 1, "net.count": 1, "net.0.name": "vnet0"}
-    assert usage(busy, VcpuSums()) == Usage(None, None, None, None, {})
+    assert usage(busy, VcpuSums(), running=True) == Usage(None, None, None, None, {})
+
+
+def test_no_wait_at_all_is_no_statistic() -> None:
+    """A kernel without scheduler statistics: libvirt reports 0."""
+    without = {key: 0 if key.endswith(".delay") else value for key, value in STATS.items()}
+    figures = usage(without, VcpuSums(), running=True)
+    assert (figures.vcpu_seconds, figures.cpu_delay_seconds) == (8.0, None)
+
+
+def test_a_domain_that_has_not_run_yet_has_not_waited() -> None:
+    idle = {key: 0 if key.startswith("vcpu.") else value for key, value in STATS.items()}
+    figures = usage(idle, VcpuSums(), running=False)
+    assert (figures.vcpu_seconds, figures.cpu_delay_seconds) == (0.0, 0.0)
+
+
+def test_cpu_time_below_that_of_its_vcpus_is_of_another_process() -> None:
+    """A wrapper, and libvirt without cgroups."""
+    figures = usage({**STATS, "cpu.time": 10_000_000}, VcpuSums(), running=True)
+    assert (figures.cpu_seconds, figures.vcpu_seconds) == (None, 8.0)
+
+
+def test_vcpus_that_never_ran_are_not_believed_of_a_domain_that_runs() -> None:
+    zero = {key: 0 if key.startswith("vcpu.") else value for key, value in STATS.items()}
+    assert usage(zero, VcpuSums(), running=True).vcpu_seconds is None
 
 
 def test_the_sums_of_a_domain_go_on_over_an_unplugged_vcpu(recorded: Recorded) -> None:
@@ -180,3 +213,57 @@ def test_a_list_of_domains_is_trusted_for_ten_seconds(monkeypatch: pytest.Monkey
         monkeypatch.setattr(time, "monotonic", lambda age=age: 1000.0 + age)
         assert kept.inventory() is known
         assert kept.last_inventory() is inventory
+
+
+@pytest.mark.parametrize(
+    ("interface", "nic"),
+    [
+        (
+            "<interface type='hostdev' managed='yes'><mac address='52:54:00:6d:90:02'/><driver name='vfio'/><source>"
+            "<address type='pci' domain='0x0000' bus='0x00' slot='0x07' function='0x0'/></source></interface>",
+            Nic("52:54:00:6d:90:02", "hostdev"),
+        ),
+        (
+            "<interface type='vdpa'><mac address='52:54:00:6d:90:03'/><source dev='/dev/vhost-vdpa-0'/></interface>",
+            Nic("52:54:00:6d:90:03", "vdpa", lower="/dev/vhost-vdpa-0"),
+        ),
+        (
+            "<interface type='vhostuser'><mac address='52:54:00:3b:83:1a'/>"
+            "<source type='unix' path='/tmp/vhost1.sock' mode='server'/><target dev='vhost1'/></interface>",
+            Nic("vhost1", "vhostuser"),
+        ),
+        (
+            "<interface type='user'><backend type='passt'/><mac address='52:54:00:3b:83:1b'/></interface>",
+            Nic("52:54:00:3b:83:1b", "passt"),
+        ),
+        ("<interface type='user'><mac address='52:54:00:3b:83:1c'/></interface>", Nic("52:54:00:3b:83:1c", "user")),
+    ],
+)
+def test_a_network_device_that_the_kernel_does_not_carry_is_known(interface: str, nic: Nic) -> None:
+    """The examples of formatdomain.html."""
+    facts = domain_facts(f"<domain><devices>{interface}</devices></domain>")
+    assert facts.nics == (nic,)
+
+
+GIB = 1 << 30
+CELLS = """<cpu><numa><cell id='0' cpus='0' memory='3' unit='GiB'/><cell id='1' cpus='1' memory='1' unit='GiB'/>
+</numa></cpu>"""
+
+
+@pytest.mark.parametrize(
+    ("backing", "hugepages"),
+    [
+        ("", ()),
+        ("<hugepages/>", ((0, 4 * GIB),)),
+        ("<hugepages><page size='1048576' unit='KiB'/></hugepages>", ((GIB, 4 * GIB),)),
+        ("<hugepages><page size='2' unit='M' nodeset='1'/></hugepages>", ((2 << 20, GIB),)),  # the rest is ordinary
+        (
+            "<hugepages><page size='1' unit='G' nodeset='0-3,^1'/><page size='2048' unit='KiB'/></hugepages>",
+            ((2 << 20, GIB), (GIB, 3 * GIB)),
+        ),
+    ],
+)
+def test_memory_in_huge_pages_is_known_by_their_size(backing: str, hugepages: tuple[tuple[int, int], ...]) -> None:
+    """The notations of formatdomain.html."""
+    memory = f"<memory unit='GiB'>4</memory><memoryBacking>{backing}</memoryBacking>"
+    assert domain_facts(f"<domain>{memory}{CELLS}</domain>").hugepages == hugepages

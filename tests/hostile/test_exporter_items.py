@@ -138,7 +138,7 @@ class Listed:
 
 
 def page(inventory: Inventory) -> str:
-    return render(LibvirtCollector(RecordedLink(inventory)).collect(1.0)).decode()
+    return render(LibvirtCollector(RecordedLink(inventory), RECORDED / "proc").collect(1.0)).decode()
 
 
 # ---- names and XML
@@ -368,7 +368,7 @@ def test_a_figure_that_cannot_be_read_is_counted_and_the_rest_is_there(recorded:
     source.follow(recorded.inventory.domains)
     keeper = TopologyKeeper(procfs, recorded.sysfs, {})
     keeper.refresh()
-    choice: Any = SimpleNamespace(source=source, reason="")
+    choice: Any = SimpleNamespace(source=source, reason="", read=source.read)
     collector = DomainsCollector(RecordedLink(recorded.inventory), choice, keeper)
     collector.collect(1.0)
     odd(Path("1201/task/1207/schedstat"))(procfs)

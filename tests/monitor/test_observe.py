@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput, ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
-from virtpoise_balancer.model import DomainState, HostState, Placement, Policy
+from virtpoise_balancer.model import DomainState, HostState, HugePages, Placement, Policy
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import HostWindow, Observation, Observer
@@ -602,3 +602,48 @@ def test_a_query_of_two_hosts_names_them_and_nothing_in_a_name_is_a_pattern(matc
     fits = ["h1.lan", "h1.lan:9807", "h2:1"]
     assert [name for name in [*fits, "h1xlan", "h1.lan.", "h3", "h1.lan:x"] if pattern.fullmatch(name)] == fits
     assert narrowed(matchers, ["h1", "fe80::1"]) == matchers
+
+
+class TestHugePages:
+    """What Prometheus has of static huge pages."""
+
+    def seen(self, size: str, free: float = 3, need: float = GIB) -> Observation:
+        figures = merged(host_figures("h1"), domain_figures("h1", "u"))
+        figures["host_hugepages_free"] = [one(free, instance="h1", size=size), one(2, instance="h1", size="1073741824")]
+        figures["domain_hugepages_bytes"] = [one(need, instance="h1", uuid="u", domain="x", size=size)]
+        return observe(figures, {"h1": READINGS})
+
+    def test_they_are_in_the_snapshot_and_survive_a_file(self) -> None:
+        snapshot = self.seen("2097152").snapshot
+        small, large = (HugePages(page_bytes=s, memory_bytes=m) for s, m in ((2097152, 6291456), (GIB, 2 * GIB)))
+        assert snapshot.hosts[0].hugepages_free == (small, large)
+        assert snapshot.domains[0].hugepages == (HugePages(page_bytes=2097152, memory_bytes=GIB),)
+        assert read_snapshot(write_snapshot(snapshot), "x") == snapshot
+
+    @pytest.mark.parametrize("running", [1.0, 0.0])
+    def test_a_domain_has_its_pages_and_its_maximum_whether_it_runs_or_not(self, running: float) -> None:
+        figures = merged(host_figures("h1"), domain_figures("h1", "u"))
+        figures["domain_running"] = [one(running, instance="h1", uuid="u", domain="x")]
+        figures["domain_memory_maximum_bytes"] = [one(4 * GIB, instance="h1", uuid="u", domain="x")]
+        figures["domain_hugepages_bytes"] = [one(GIB, instance="h1", uuid="u", domain="x", size="2097152")]
+        (found,) = observe(figures, {"h1": READINGS}).snapshot.domains
+        assert (found.memory_maximum_bytes, found.promised_bytes) == (4 * GIB, 3 * GIB)
+
+    def test_the_labels_of_its_target_are_the_hosts(self) -> None:
+        figures = merged(host_figures("h1"), {})
+        (cpus,) = figures["host_cpus"]
+        labels = {**cpus.labels, "job": "virtpoise-exporter", "rack": "r1", "note": "\x1b[2J"}
+        (found,) = observe(figures | {"host_cpus": [replace(cpus, labels=labels)]}, {"h1": READINGS}).snapshot.hosts
+        assert found.labels == {"rack": "r1"}
+
+    @pytest.mark.parametrize("size", ["", "0", "-1", "2Mi", "\u0662", "9" * 40])
+    def test_a_size_that_is_none_counts_for_nothing(self, size: str) -> None:
+        snapshot = self.seen(size).snapshot
+        assert [pages.page_bytes for pages in snapshot.hosts[0].hugepages_free] == [GIB]
+        assert snapshot.domains[0].hugepages == ()
+
+    @pytest.mark.parametrize("value", [-1.0, 1e300, float("nan"), float("inf")])
+    def test_a_figure_that_cannot_be_counts_for_nothing(self, value: float) -> None:
+        snapshot = self.seen("2097152", value, value).snapshot
+        assert [pages.page_bytes for pages in snapshot.hosts[0].hugepages_free] == [GIB]
+        assert snapshot.domains[0].hugepages == ()

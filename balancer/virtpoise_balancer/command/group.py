@@ -25,11 +25,15 @@ def group_and_policy(snapshot: Path | None, config: Path | None, group: str | No
     if snapshot is None:
         settings = settings_of_one(config or DEFAULT_CONFIG, group)
         return observe_now(settings), settings.policy
+    from virtpoise_balancer.analyse.reserve import with_reserve
     from virtpoise_balancer.formats import read_snapshot
     from virtpoise_balancer.model import Policy
 
     seen = read_snapshot(read_file(snapshot), str(snapshot))
-    return seen, Policy() if config is None else settings_of_one(config, group).policy
+    if config is None:
+        return seen, Policy()
+    policy = settings_of_one(config, group).policy
+    return with_reserve(seen, policy), policy
 
 
 def observe_now(settings: Config) -> Snapshot:

@@ -25,6 +25,7 @@ from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.analyse.membership import with_shared
 from virtpoise_balancer.analyse.others import as_commitments, compare, counting, with_moved
+from virtpoise_balancer.analyse.reserve import with_reserve
 from virtpoise_balancer.analyse.silence import Silence, with_silence
 from virtpoise_balancer.analyse.unsettled import with_unsettled
 from virtpoise_balancer.control import sentences
@@ -206,7 +207,7 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     ``waiting``: moves that wait for their beginning count as well.
     """
     memory = situation.memory
-    ours = with_shared(situation.seen, situation.shared)
+    ours = with_shared(with_reserve(situation.seen, situation.policy), situation.shared)
     heard = with_silence(ours, situation.silence, acts=situation.acts)
     marked = with_drains(with_unsettled(heard, situation.unsettled), memory.orders.drains)
     backoffs = _backoffs(situation, marked)

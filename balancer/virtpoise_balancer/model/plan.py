@@ -27,6 +27,8 @@ class Reason(StrEnum):
     DESTINATION_CPU = "destination_cpu"
     DESTINATION_CPUS = "destination_cpus"
     DESTINATION_MEMORY = "destination_memory"
+    DESTINATION_HUGEPAGES = "destination_hugepages"
+    DESTINATION_OVERCOMMIT = "destination_overcommit"
     DESTINATION_NETWORK = "destination_network"
     NAME_TAKEN = "name_taken"
     BACKOFF = "backoff"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from virtpoise_balancer.model.units import STRICT, Amount, Count, Name, Resource, Threshold
+from virtpoise_balancer.model.units import MOST_BYTES, STRICT, Amount, Count, Name, Resource, Threshold
 
 # What the balancer does with a plan: leave it to a person, or carry it out.
 Mode = Literal["recommend", "automatic"]
@@ -155,6 +155,31 @@ class MigrationCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve:
+    """Memory that hosts keep for themselves: it does not count as available.
+
+    ``hosts``: names or shell patterns; ``labels``: labels of their targets in Prometheus, all of which must be as here.
+    A host must match both; without either, every host does.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    memory_bytes: Annotated[int, Ge(0), Le(MOST_BYTES)]
+    hosts: tuple[Name, ...] = ()
+    labels: Mapping[Name, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overcommit:
+    """How much memory a host may promise: ``memory_ratio`` times its own, less what is reserved.
+
+    Promised is the maximum of each domain that runs or is paused there.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    memory_ratio: Annotated[float, Gt(0), Le(100)] = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Imbalance:
     """Also move while the standard deviation of the hosts' CPU load is above ``deviation_ratio`` and a move lowers it
     by the gain.
@@ -215,10 +240,12 @@ class Policy:
 
     ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each
     further move of it that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off
-    its source's load at least, unless nothing else helps. ``saturation_ratio``: from this load on a host hides demand.
-    ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains only because a
-    rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing. ``windows``: when mode
-    automatic begins no migration. ``drains``: how many hosts of a rack may drain at once.
+    its source's load at least, unless nothing else helps. ``reserve``: the first entry that fits a host counts.
+    ``overcommit``: no move brings a host above it; None: no such limit. ``saturation_ratio``: from this load on a host
+    hides demand. ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains
+    only because a rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing.
+    ``windows``: when mode automatic begins no migration. ``drains``: how many hosts of a rack may
+    drain at once.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -237,6 +264,8 @@ class Policy:
     coverage: Annotated[float, Gt(0), Lt(1)] = 0.9
     limits: Limits = Limits()
     migration: MigrationCost = MigrationCost()
+    reserve: tuple[Reserve, ...] = ()
+    overcommit: Overcommit | None = None
     rules: tuple[Rule, ...] = ()
     repair_rules: bool = False
     metadata: Literal["own", "ignore"] = "own"
@@ -254,7 +283,12 @@ class Policy:
 
 
 def policy_problems(policy: Policy) -> Iterator[str]:
-    """A line for each recovery level above its threshold: the field, and what was expected. Rules: ``rules.check``."""
+    """A line for each recovery level above its threshold, and each reserve that hides others: the field, and what was
+    expected. Rules: ``rules.check``.
+    """
+    for i, entry in enumerate(policy.reserve[:-1]):
+        if not entry.hosts and not entry.labels:
+            yield f"reserve.{i}: expected hosts or labels, or the last place: it fits every host, so no later entry counts"
     for resource, trigger in (("cpu", policy.cpu), ("memory", policy.memory), ("network", policy.network)):
         if trigger.recovery_ratio > trigger.threshold:
             yield f"{resource}.recovery: expected at most the threshold ({trigger.threshold:g}), got {trigger.recovery_ratio:g}"

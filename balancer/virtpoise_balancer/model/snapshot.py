@@ -53,9 +53,23 @@ NO_FIGURES = Unknown(kind=UnknownKind.STALE, text="Prometheus has no fresh figur
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HugePages:
+    """Memory in static huge pages of one size."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    page_bytes: Annotated[int, Gt(0)]
+    memory_bytes: Bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """One host. ``cpu_ratio`` holds the last samples without a gap, one a step, newest last; so do the other windows,
     where known.
+
+    ``memory_bytes`` is its ordinary memory, without its pools of static huge pages; ``hugepages_free`` is what is free
+    in them. ``memory_reserved_bytes`` is kept for the host itself: it counts as in use on top of what is.
+
+    ``labels``: those of its target in Prometheus, such as its rack.
 
     ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks
     count as equal.
@@ -74,6 +88,8 @@ class Host:
     cpu_ratio: tuple[Ratio, ...] = ()
     memory_bytes: Annotated[int, Gt(0)]
     memory_used_bytes: Bytes = 0
+    memory_reserved_bytes: Bytes = 0
+    hugepages_free: tuple[HugePages, ...] = ()
     rx_ratio: Amount = 0.0
     tx_ratio: Amount = 0.0
     memory_ratio_window: tuple[Ratio, ...] = ()
@@ -101,8 +117,16 @@ class Host:
 
     @property
     def memory_ratio(self) -> float:
-        """The share of its memory in use, 0..1."""
-        return self.memory_used_bytes / self.memory_bytes
+        """The share of its memory that is in use or reserved, 0..1."""
+        return min((self.memory_used_bytes + self.memory_reserved_bytes) / self.memory_bytes, 1.0)
+
+    @property
+    def memory_ratios(self) -> tuple[float, ...]:
+        """The last samples of the same share, newest last; empty where no window is known."""
+        if not self.memory_reserved_bytes:
+            return self.memory_ratio_window
+        reserved = self.memory_reserved_bytes / self.memory_bytes
+        return tuple(min(ratio + reserved, 1.0) for ratio in self.memory_ratio_window)
 
     def ratio(self, resource: Resource) -> float:
         """The present share of a resource in use; of the CPU only for a host that is ``known``."""
@@ -117,7 +141,7 @@ class Host:
         if resource is Resource.CPU:
             return self.cpu_ratio
         if resource is Resource.MEMORY:
-            return self.memory_ratio_window or (self.memory_ratio,)
+            return self.memory_ratios or (self.memory_ratio,)
         if resource is Resource.RX:
             return self.rx_ratio_window or (self.rx_ratio,)
         return self.tx_ratio_window or (self.tx_ratio,)
@@ -144,8 +168,14 @@ class Domain:
 
     ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two
     with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None:
-    there were none. ``memory_resident_bytes``: what its process holds of ``memory_bytes``; ``migrating_to``: the
-    destination of a migration under way; ``recent_moves``: how often it was moved in the time that is remembered.
+    there were none.
+
+    ``memory_bytes`` is assigned to it now, ``memory_maximum_bytes`` is what its balloon can grow to, and
+    ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its memory that lies in
+    static huge pages.
+
+    ``migrating_to``: the destination of a migration under way; ``recent_moves``: how often it was moved in the time
+    that is remembered.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -159,7 +189,9 @@ class Domain:
     cpu_cores_unsaturated: Amount | None = None
     cpu_delay_cores_unsaturated: Amount | None = None
     memory_bytes: Bytes = 0
+    memory_maximum_bytes: Bytes | None = None
     memory_resident_bytes: Bytes | None = None
+    hugepages: tuple[HugePages, ...] = ()
     rx_bytes_per_second: Amount = 0.0
     tx_bytes_per_second: Amount = 0.0
     dirty_bytes_per_second: Amount | None = None
@@ -170,6 +202,20 @@ class Domain:
     migrating_to: Name | None = None
     placement: Placement | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ordinary_bytes(self) -> int:
+        """Its memory that does not lie in static huge pages."""
+        return max(self.memory_bytes - self._in_hugepages, 0)
+
+    @property
+    def promised_bytes(self) -> int:
+        """The ordinary memory that it may come to use without a word to its host: that of its maximum."""
+        return max(max(self.memory_maximum_bytes or 0, self.memory_bytes) - self._in_hugepages, 0)
+
+    @property
+    def _in_hugepages(self) -> int:
+        return sum(pages.memory_bytes for pages in self.hugepages)
 
 
 class Role(StrEnum):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 
-from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, Placement
+from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, HugePages, Placement
 from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.targets import host_of
 
@@ -22,6 +23,7 @@ _CPU_TOLERANCE = 2.0
 # Traffic between domains of one host passes no uplink and may be far above its speed, but not so far.
 _MOST_UPLINK_RATIO = 1000.0
 _MOST_BYTES_PER_SECOND = 1e13
+_LONGEST_SIZE = 20
 
 
 def read_domains(
@@ -34,8 +36,9 @@ def read_domains(
     figures = {
         name.removeprefix("domain_"): {(host_of(s), s.labels.get("uuid", "")): s.value for s in answer}
         for name, answer in answers.items()
-        if name.startswith("domain_") and name != "domain_placement"
+        if name.startswith("domain_") and name not in ("domain_placement", "domain_hugepages_bytes")
     }
+    hugepages = _hugepages(answers["domain_hugepages_bytes"])
     placements = _placements(answers["domain_placement"])
     # uuid -> (host, name), where it runs before where it is paused before where it is only defined
     listed: dict[str, list[tuple[str, str]]] = {}
@@ -51,11 +54,31 @@ def read_domains(
             listed.setdefault(uuid, []).append((host, name))
             running.setdefault(uuid, set()).update([host] if series.value == 1 else [])
     domains = [
-        _domain(uuid, hosts[host], name, figures, placements, running=len(running[uuid]))
+        _domain(uuid, hosts[host], name, figures, placements, hugepages, running=len(running[uuid]))
         for uuid, ((host, name), *_) in listed.items()
     ]
     duplicates = {uuid: tuple(sorted(names)) for uuid, names in sorted(running.items()) if len(names) > 1}
     return sorted(domains, key=lambda domain: (domain.name, domain.uuid)), duplicates
+
+
+def page_bytes(series: Series) -> int | None:
+    """The size of the huge pages that a series is about; None where its label is none."""
+    size = series.labels.get("size", "")
+    number = int(size) if size.isascii() and size.isdecimal() and len(size) < _LONGEST_SIZE else 0
+    return number if 0 < number <= MOST_BYTES else None
+
+
+def _hugepages(answer: Sequence[Series]) -> dict[tuple[str, str], tuple[HugePages, ...]]:
+    """By host and uuid, a domain's memory in static huge pages."""
+    found: dict[tuple[str, str], dict[int, int]] = {}
+    for series in answer:
+        size = page_bytes(series)
+        if size is not None and 0 < series.value <= MOST_BYTES:
+            found.setdefault((host_of(series), series.labels.get("uuid", "")), {})[size] = int(series.value)
+    return {
+        key: tuple(HugePages(page_bytes=size, memory_bytes=memory) for size, memory in sorted(sizes.items()))
+        for key, sizes in found.items()
+    }
 
 
 def _placements(answer: Sequence[Series]) -> dict[tuple[str, str], Placement]:
@@ -80,29 +103,33 @@ def _domain(
     name: str,
     figures: Mapping[str, Mapping[tuple[str, str], float]],
     placements: Mapping[tuple[str, str], Placement],
+    hugepages: Mapping[tuple[str, str], tuple[HugePages, ...]],
     *,
     running: int,
 ) -> Domain:
     """The domain where it runs. Running twice, it is between two hosts: paused as far as planning goes."""
     key = (host.name, uuid)
     own = {figure: values[key] for figure, values in figures.items() if key in values}
-    memory = _whole(own.get("memory_bytes"))
-    if running == 0:
-        state = DomainState.PAUSED if "paused" in own else DomainState.SHUTOFF
-        return Domain(name=name, uuid=uuid, host=host.name, state=state, memory_bytes=memory)
-    if not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
-        return Domain(name=name, uuid=uuid, host=host.name, state=DomainState.PAUSED, memory_bytes=memory)
-    return Domain(
+    with_memory = partial(
+        Domain,
         name=name,
         uuid=uuid,
         host=host.name,
+        memory_bytes=_whole(own.get("memory_bytes")),
+        memory_maximum_bytes=None if (most := own.get("memory_maximum_bytes")) is None else _whole(most),
+        hugepages=hugepages.get(key, ()),
+    )
+    if running == 0:
+        return with_memory(state=DomainState.PAUSED if "paused" in own else DomainState.SHUTOFF)
+    if not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
+        return with_memory(state=DomainState.PAUSED)
+    return with_memory(
         state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,
         vcpus=int(own["vcpus"]),
         cpu_cores=own["cpu_cores"],
         cpu_delay_cores=_amount(own.get("cpu_delay_cores")),
         cpu_cores_unsaturated=_known(own.get("cpu_cores_unsaturated")),
         cpu_delay_cores_unsaturated=_known(own.get("cpu_delay_cores_unsaturated")),
-        memory_bytes=memory,
         memory_resident_bytes=None if (held := own.get("memory_resident_bytes")) is None else _whole(held),
         rx_bytes_per_second=_amount(own.get("rx_bytes_per_second")),
         tx_bytes_per_second=_amount(own.get("tx_bytes_per_second")),

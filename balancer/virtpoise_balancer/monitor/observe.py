@@ -22,6 +22,7 @@ from virtpoise_balancer.model import (
     RATIO_TOLERANCE,
     Host,
     HostState,
+    HugePages,
     SampleTimes,
     Snapshot,
     Unknown,
@@ -29,7 +30,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
-from virtpoise_balancer.monitor.domain_figures import read_domains
+from virtpoise_balancer.monitor.domain_figures import page_bytes, read_domains
 from virtpoise_balancer.monitor.queries import DEAREST, QUERIES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of, labels_of
 
@@ -296,6 +297,7 @@ def _hosts(
         stale_seconds,
     )
     lists = doubt.lists_by_host(answers)
+    hugepages = _hugepages_free(answers["host_hugepages_free"])
     labels = {host_of(series): labels_of(series) for series in answers["host_cpus"]}
     readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
@@ -328,6 +330,7 @@ def _hosts(
                 cpu_ratio=readings[name],
                 memory_bytes=int(memory[name]),
                 memory_used_bytes=int(memory[name]) - int(available[name]),
+                hugepages_free=hugepages.get(name, ()),
                 rx_ratio=rx[name][-1] if rx.get(name) else 0.0,
                 tx_ratio=tx[name][-1] if tx.get(name) else 0.0,
                 memory_ratio_window=memory_readings.get(name, ()),
@@ -338,6 +341,17 @@ def _hosts(
             )
         )
     return hosts, min(ages, default=None)
+
+
+def _hugepages_free(answer: Sequence[Series]) -> dict[str, tuple[HugePages, ...]]:
+    """By host, what is free in its static huge pages."""
+    found: dict[str, list[HugePages]] = {}
+    for series in answer:
+        size = page_bytes(series)
+        if size is not None and 0 <= series.value * size <= MOST_BYTES:
+            pages = HugePages(page_bytes=size, memory_bytes=int(series.value) * size)
+            found.setdefault(host_of(series), []).append(pages)
+    return {host: tuple(sorted(pages, key=lambda one: one.page_bytes)) for host, pages in found.items()}
 
 
 def _unknown(name: str, unknown: Unknown, figures: doubt.Figures, labels: Mapping[str, str]) -> Host:

@@ -1,7 +1,8 @@
 """The queries for Prometheus, in PromQL.
 
 Each query returns one series per host (label ``instance``) or per host and domain (``instance`` and ``uuid``).
-``domain_running`` also has ``domain``, the name. Placeholders:
+``domain_running`` also has ``domain``, the name. Those about huge pages have ``size``, that of a page in bytes.
+Placeholders:
 
 - ``$reading``: the range of one sample of the load; ``$window``: that of N samples (durations).
 - ``$slow``: the range that damps network noise.
@@ -55,6 +56,15 @@ max by (instance) (
 )
 """
 
+# A pool of static huge pages is never available to anything else: it is no part of the ordinary memory. An exporter
+# without that figure has none.
+_ORDINARY = """
+{total} - ({hugepages} or 0 * {total})
+"""
+_ORDINARY_NOW = _ORDINARY.format(
+    total="virtpoise_host_memory_total_bytes{$matchers}", hugepages="virtpoise_host_memory_hugepages_bytes{$matchers}"
+).strip()
+
 # Series that end while Prometheus is away get no marker of their end, and would be listed for minutes more. So a sample
 # older than the newest of its target does not count: each scrape has whether libvirt answers, and all its samples have
 # one time. The lag is for stores that merge several Prometheus servers, series by series.
@@ -73,12 +83,16 @@ def _of_now(series: str, condition: str = "") -> str:
 QUERIES: dict[str, str] = {
     # hosts
     "host_cpus": "last_over_time(virtpoise_host_cpus{$matchers}[$memory])",
-    "host_memory_bytes": "last_over_time(virtpoise_host_memory_total_bytes{$matchers}[$memory])",
+    "host_memory_bytes": _ORDINARY.format(
+        total="last_over_time(virtpoise_host_memory_total_bytes{$matchers}[$memory])",
+        hugepages="last_over_time(virtpoise_host_memory_hugepages_bytes{$matchers}[$memory])",
+    ).strip(),
     "host_sample_time": "timestamp(virtpoise_host_cpus{$matchers})",
     "host_cpu_ratio": _HOST_CPU_RATIO,
     "host_cpu_speed": "virtpoise_host_cpu_speed_ratio{$matchers}",
     "host_memory_available_bytes": "virtpoise_host_memory_available_bytes{$matchers}",
-    "host_memory_ratio": "1 - virtpoise_host_memory_available_bytes{$matchers} / virtpoise_host_memory_total_bytes{$matchers}",
+    "host_memory_ratio": f"1 - virtpoise_host_memory_available_bytes{{$matchers}} / ({_ORDINARY_NOW})",
+    "host_hugepages_free": "sum by (instance, size) (virtpoise_host_hugepages_free{$matchers})",
     "host_uplink_bytes_per_second": "max by (instance) (virtpoise_host_network_speed_bytes{$matchers})",
     "host_rx_ratio": _HOST_LINK_RATIO.format(direction="receive").strip(),
     "host_tx_ratio": _HOST_LINK_RATIO.format(direction="transmit").strip(),
@@ -93,6 +107,8 @@ QUERIES: dict[str, str] = {
     "domain_paused": _of_now('virtpoise_domain_state{state!~"running|shutoff",$matchers}', " == 1"),
     "domain_vcpus": "virtpoise_domain_vcpus{$matchers}",
     "domain_memory_bytes": "virtpoise_domain_memory_bytes{$matchers}",
+    "domain_memory_maximum_bytes": "virtpoise_domain_memory_maximum_bytes{$matchers}",
+    "domain_hugepages_bytes": "virtpoise_domain_hugepages_bytes{$matchers}",
     "domain_memory_resident_bytes": "virtpoise_domain_memory_resident_bytes{$matchers}",
     # The slope through the samples that there are: rate() takes a domain that arrived within the window for less than
     # it is.

@@ -30,7 +30,9 @@ from virtpoise_balancer.model import (
     Scores,
     Snapshot,
 )
+from virtpoise_balancer.plan import stocks
 from virtpoise_balancer.plan.problems import find, no_destination
+from virtpoise_balancer.plan.stocks import Stock
 from virtpoise_balancer.plan.summary import summarise
 from virtpoise_balancer.plan.waves import needs
 
@@ -49,6 +51,7 @@ class _Server:
     active: int
     inactive: int
     names: set[str]
+    free: dict[Stock, float]  # in bytes; what leaves frees nothing, as it may still be there when something arrives
 
     def score(self, weights: HostWeights) -> float:
         positive = self.host.cpus * weights.cpus + self.host.memory_bytes / _GIB * weights.memory
@@ -60,17 +63,19 @@ class _Server:
         )
         return positive * _POSITIVE - negative * _NEGATIVE
 
-    def take(self, domain: Domain, load: float) -> None:
+    def take(self, domain: Domain, load: float, policy: Policy) -> None:
         """Count a domain that comes to it."""
         self.load += load
-        self.memory_used_bytes += domain.memory_bytes
+        self.memory_used_bytes += domain.ordinary_bytes
         self.active += 1
         self.names.add(domain.name)
+        for stock, need in stocks.needs([domain], policy).items():
+            self.free[stock] -= need
 
     def leave(self, domain: Domain, load: float) -> None:
         """Count a domain of it no longer."""
         self.load = max(0.0, self.load - load)
-        self.memory_used_bytes = max(0, self.memory_used_bytes - domain.memory_bytes)
+        self.memory_used_bytes = max(0, self.memory_used_bytes - domain.ordinary_bytes)
         self.active -= 1
         self.names.discard(domain.name)
 
@@ -98,7 +103,7 @@ def generated_load(domain: Domain, host: Host) -> float:
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan for the first problem of the snapshot for which anything can be moved."""
     problems = find(snapshot, policy)
-    servers = _servers(snapshot)
+    servers = _servers(snapshot, policy)
     closed = [refusal for host in snapshot.hosts if (refusal := no_destination(host))]
     refusals = list(problems.held)
     attempts: list[Attempt] = []
@@ -130,23 +135,23 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
 
 def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
     """The moves with what each leaves on its hosts if these moves alone are made, in this order."""
-    servers = _servers(snapshot)
+    servers = _servers(snapshot, policy)
     domains = {domain.uuid: domain for domain in snapshot.domains}
     made = []
     for move in moves:
         domain, source = domains[move.uuid], servers[move.source]
         load = generated_load(domain, source.host)
-        alone = _assign(domain, load, source, servers[move.destination], policy.weights.host)
+        alone = _assign(domain, load, source, servers[move.destination], policy)
         made.append(replace(move, predicted=alone.predicted, destination_score=alone.destination_score))
     return tuple(made)
 
 
 def refusal(snapshot: Snapshot, policy: Policy, move: Move) -> Refusal | None:
     """Why the destination would not take the domain of a planned move now, or None."""
-    servers = _servers(snapshot)
+    servers = _servers(snapshot, policy)
     domain = next(domain for domain in snapshot.domains if domain.uuid == move.uuid)
     load = generated_load(domain, servers[move.source].host)
-    return _refuses(servers[move.destination], domain, load, policy.cpu.threshold)
+    return _refuses(servers[move.destination], domain, load, policy)
 
 
 def _in_order(moves: list[Move]) -> tuple[Move, ...]:
@@ -160,23 +165,31 @@ def domain_score(domain: Domain, load: float, weights: DomainWeights) -> float:
     return domain.rx_ratio * weights.downlink + domain.tx_ratio * weights.uplink + load * weights.load
 
 
-def _servers(snapshot: Snapshot) -> dict[str, _Server]:
+def _servers(snapshot: Snapshot, policy: Policy) -> dict[str, _Server]:
     active = Counter(domain.host for domain in snapshot.domains if domain.state is not DomainState.SHUTOFF)
     inactive = Counter(domain.host for domain in snapshot.domains if domain.state is DomainState.SHUTOFF)
     names: dict[str, set[str]] = {host.name: set() for host in snapshot.hosts}
     for domain in snapshot.domains:
         names[domain.host].add(domain.name)
+    free = stocks.free(snapshot.hosts, snapshot.domains, policy)
     servers = {
         host.name: _Server(
-            host, host.load, host.memory_used_bytes, active[host.name], inactive[host.name], names[host.name]
+            host,
+            host.load,
+            host.memory_used_bytes + host.memory_reserved_bytes,
+            active[host.name],
+            inactive[host.name],
+            names[host.name],
+            {stock: float(left[number]) for stock, left in free.items()},
         )
-        for host in snapshot.hosts
+        for number, host in enumerate(snapshot.hosts)
         if host.known
     }
     for domain in snapshot.domains:
         home, coming_to = servers.get(domain.host), servers.get(domain.migrating_to or "")
         if coming_to is not None:
-            coming_to.take(domain, generated_load(domain, home.host) if home else domain.vcpus / coming_to.host.cpus)
+            load = generated_load(domain, home.host) if home else domain.vcpus / coming_to.host.cpus
+            coming_to.take(domain, load, policy)
     return servers
 
 
@@ -238,21 +251,25 @@ def _relieve(
         # Sorted again after each assignment: the loads have changed.
         destinations.sort(key=lambda server: (-server.score(policy.weights.host), server.host.name))
         for server in destinations:
-            refusal = _refuses(server, domain, load, threshold)
+            refusal = _refuses(server, domain, load, policy)
             if refusal:
                 walk.refusals.append(refusal)
                 continue
-            move = _assign(domain, load, source, server, policy.weights.host)
+            move = _assign(domain, load, source, server, policy)
             walk.moves.append(replace(move, problem=problem))
             break
     walk.solved = relieved() or (problem is Problem.DRAIN and len(walk.moves) == len(offenders) and not paused)
     return walk
 
 
-def _refuses(server: _Server, domain: Domain, load: float, threshold: float) -> Refusal | None:
+def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Refusal | None:
     if domain.name in server.names:
         return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=Reason.NAME_TAKEN)
-    predicted = server.load + load
+    for stock, need in stocks.needs([domain], policy).items():
+        if server.free[stock] < need:
+            reason, detail = stocks.refusal(stock, need, server.free[stock])
+            return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
+    predicted, threshold = server.load + load, policy.cpu.threshold
     if predicted < threshold:
         return None
     return Refusal(
@@ -264,14 +281,14 @@ def _refuses(server: _Server, domain: Domain, load: float, threshold: float) -> 
     )
 
 
-def _assign(domain: Domain, load: float, source: _Server, destination: _Server, weights: HostWeights) -> Move:
+def _assign(domain: Domain, load: float, source: _Server, destination: _Server, policy: Policy) -> Move:
     source.leave(domain, load)
-    destination.take(domain, load)
+    destination.take(domain, load, policy)
     return Move(
         domain=domain.name,
         uuid=domain.uuid,
         source=source.host.name,
         destination=destination.host.name,
         predicted=PredictedLoads(source=source.prediction(), destination=destination.prediction()),
-        destination_score=destination.score(weights),
+        destination_score=destination.score(policy.weights.host),
     )

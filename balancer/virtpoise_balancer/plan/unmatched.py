@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from fnmatch import translate
 
+from virtpoise_balancer.analyse.reserve import fits
 from virtpoise_balancer.model import DomainState, Policy, Snapshot
 from virtpoise_balancer.rules import GroupKind, kinds
 from virtpoise_balancer.rules.host_patterns import host_pattern
@@ -15,9 +16,11 @@ _MOST_NOTES = 50
 
 
 def notes(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
-    """A sentence for each part of a rule that fits nothing, and each group in a domain's metadata that is no rule."""
+    """A sentence for each part of a rule and each reserve that fits nothing, and each group in a domain's metadata that
+    is no rule.
+    """
     found: list[str] = []
-    for note in (*_of_rules(snapshot, policy), *_of_metadata(snapshot, policy)):
+    for note in (*_of_rules(snapshot, policy), *_of_reserve(snapshot, policy), *_of_metadata(snapshot, policy)):
         found.append(note)
         if len(found) == _MOST_NOTES:
             break
@@ -58,6 +61,13 @@ def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
         for pattern in rule.domains:
             if pattern not in uuids and fits_none(pattern, domains):
                 yield f"the rule {rule.name!r} names {pattern!r}, and no domain is called so"
+
+
+def _of_reserve(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
+    for entry in policy.reserve:
+        if not any(fits(entry, host) for host in snapshot.hosts):
+            wanted = [*entry.hosts, *(f"{label}={value}" for label, value in entry.labels.items())]
+            yield f"the reserve for {', '.join(wanted)} fits no host"
 
 
 def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:

@@ -314,7 +314,7 @@ class _StateCollector(Collector):
                 ("network", "Uplink", policy.network),
             )
         ]
-        memory = _by_host("virtpoise_host_memory_ratio", "Memory in use on the host.")
+        memory = _by_host("virtpoise_host_memory_ratio", "Memory of the host that is in use or reserved.")
         count = _by_host(
             "virtpoise_overload_consecutive",
             "Consecutive samples at or above the threshold, of the resource that is nearest to an overload.",

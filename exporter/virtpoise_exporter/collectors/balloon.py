@@ -15,7 +15,18 @@ from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
 GROUPS = libvirt.VIR_DOMAIN_STATS_BALLOON
-_USABLE = ("usable", "")
+_KIB = 1024
+# by libvirt's key: the metric, and what one of its unit is in ours
+_METRICS = {
+    "usable": (metrics.DOMAIN_MEMORY_USABLE, _KIB),
+    "unused": (metrics.DOMAIN_MEMORY_UNUSED, _KIB),
+    "available": (metrics.DOMAIN_MEMORY_AVAILABLE, _KIB),
+    "disk_caches": (metrics.DOMAIN_MEMORY_CACHES, _KIB),
+    "swap_in": (metrics.DOMAIN_MEMORY_SWAP_IN, _KIB),
+    "swap_out": (metrics.DOMAIN_MEMORY_SWAP_OUT, _KIB),
+    "major_fault": (metrics.DOMAIN_MEMORY_MAJOR_FAULTS, 1),
+    "minor_fault": (metrics.DOMAIN_MEMORY_MINOR_FAULTS, 1),
+}
 _UPDATED = ("last-update", "")
 
 
@@ -37,23 +48,26 @@ class BalloonCollector:
         self.facts.start()
 
     def collect(self, _seconds: float) -> list[Family]:
-        usable = Family(metrics.DOMAIN_MEMORY_USABLE)
-
+        families = {key: Family(metric) for key, (metric, _) in _METRICS.items()}
         now = time.time()
 
         def show(domain: Domain, figures: Mapping[Figure, float]) -> bool:
             lasts = 2 * self.facts.pace + domain.facts.balloon_period_seconds
-            if _USABLE not in figures or now - figures[_UPDATED] > lasts:
+            if not figures or now - figures[_UPDATED] > lasts:
                 return False
-            usable.add_shared(domain.labels, figures[_USABLE])
+            for key, family in families.items():
+                if (key, "") in figures:
+                    family.add_shared(domain.labels, figures[key, ""])
             return True
 
         freshness = self.facts.fresh(show)
-        return [usable, *freshness]
+        return [*families.values(), *freshness]
 
 
 def _parse(stats: Mapping[str, Any]) -> dict[Figure, float]:
-    """The figures in libvirt's keys: KiB, and Unix seconds of the last update (0 if the guest never reported)."""
-    if "balloon.usable" not in stats or not stats.get("balloon.last-update"):
-        return {}
-    return {_USABLE: stats["balloon.usable"] * 1024, _UPDATED: stats["balloon.last-update"]}
+    """The guest's figures, and Unix seconds of their last update (0 if the guest never reported any)."""
+    figures: dict[Figure, float] = {
+        (key, ""): stats[f"balloon.{key}"] * unit for key, (_, unit) in _METRICS.items() if f"balloon.{key}" in stats
+    }
+    updated = stats.get("balloon.last-update")
+    return {**figures, _UPDATED: updated} if figures and updated else {}

@@ -1,4 +1,4 @@
-"""Bytes read and written by each disk, and its size."""
+"""What each disk read, wrote and flushed, how long that took, and its size."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,16 +8,24 @@ import libvirt
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.slow import SlowFacts
 from virtpoise_exporter.collectors.staleness import Figure
-from virtpoise_exporter.exposition import Family
+from virtpoise_exporter.exposition import Family, Metric
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
 GROUPS = libvirt.VIR_DOMAIN_STATS_BLOCK
-_METRICS = {
-    "rd.bytes": metrics.DOMAIN_BLOCK_READ,
-    "wr.bytes": metrics.DOMAIN_BLOCK_WRITTEN,
-    "capacity": metrics.DOMAIN_BLOCK_CAPACITY,
+_NANOSECOND = 1e-9
+# by libvirt's key: the metric, and what one of its unit is in ours
+_METRICS: dict[str, tuple[Metric, float]] = {
+    "rd.bytes": (metrics.DOMAIN_BLOCK_READ, 1),
+    "wr.bytes": (metrics.DOMAIN_BLOCK_WRITTEN, 1),
+    "rd.reqs": (metrics.DOMAIN_BLOCK_READ_REQUESTS, 1),
+    "wr.reqs": (metrics.DOMAIN_BLOCK_WRITE_REQUESTS, 1),
+    "fl.reqs": (metrics.DOMAIN_BLOCK_FLUSH_REQUESTS, 1),
+    "rd.times": (metrics.DOMAIN_BLOCK_READ_SECONDS, _NANOSECOND),
+    "wr.times": (metrics.DOMAIN_BLOCK_WRITE_SECONDS, _NANOSECOND),
+    "fl.times": (metrics.DOMAIN_BLOCK_FLUSH_SECONDS, _NANOSECOND),
+    "capacity": (metrics.DOMAIN_BLOCK_CAPACITY, 1),
 }
 
 
@@ -35,7 +43,7 @@ class BlockCollector:
         self.facts.start()
 
     def collect(self, _seconds: float) -> list[Family]:
-        families = {key: Family(metric) for key, metric in _METRICS.items()}
+        families = {key: Family(metric) for key, (metric, _) in _METRICS.items()}
 
         def show(domain: Domain, figures: Mapping[Figure, float]) -> bool:
             for (key, device), value in figures.items():
@@ -48,8 +56,8 @@ class BlockCollector:
 
 def _parse(stats: Mapping[str, Any]) -> dict[Figure, float]:
     return {
-        (key, stats.get(f"block.{index}.name", "")): stats[f"block.{index}.{key}"]
+        (key, stats.get(f"block.{index}.name", "")): stats[f"block.{index}.{key}"] * unit
         for index in range(stats.get("block.count", 0))
-        for key in _METRICS
+        for key, (_, unit) in _METRICS.items()
         if f"block.{index}.{key}" in stats
     }

@@ -39,13 +39,13 @@ class Parts:
 def build(names: Collection[str], parts: Parts) -> tuple[Collector, ...]:
     """The collectors with these names, in the order of ``TOPICS``."""
     make: dict[str, Callable[[], Collector]] = {
-        "cpu": CpuCollector,
-        "memory": MemoryCollector,
+        "cpu": lambda: CpuCollector(parts.procfs),
+        "memory": lambda: MemoryCollector(parts.procfs),
         "network": lambda: NetworkCollector(parts.topology, parts.procfs),
         "pressure": lambda: PressureCollector(parts.procfs),
         "numa": lambda: NumaCollector(parts.sysfs),
         "speed": lambda: SpeedCollector(parts.cpu_speed, parts.procfs, parts.state),
-        "libvirt": lambda: LibvirtCollector(parts.link),
+        "libvirt": lambda: LibvirtCollector(parts.link, parts.procfs),
         "domains": lambda: DomainsCollector(parts.link, parts.choice, parts.topology),
         "block": lambda: BlockCollector(parts.link, parts.statistics(block.GROUPS)),
         "balloon": lambda: BalloonCollector(parts.link, parts.statistics(balloon.GROUPS)),

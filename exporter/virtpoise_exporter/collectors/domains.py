@@ -10,7 +10,21 @@ from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.source import Usage
 from virtpoise_exporter.virt.link import Link
-from virtpoise_exporter.virt.model import Domain, Inventory
+from virtpoise_exporter.virt.model import UNSEEN, Domain, Inventory
+
+# in the order of a Flow
+_RECEIVED = (
+    metrics.DOMAIN_NETWORK_RECEIVE,
+    metrics.DOMAIN_NETWORK_RECEIVE_PACKETS,
+    metrics.DOMAIN_NETWORK_RECEIVE_ERRORS,
+    metrics.DOMAIN_NETWORK_RECEIVE_DROPS,
+)
+_SENT = (
+    metrics.DOMAIN_NETWORK_TRANSMIT,
+    metrics.DOMAIN_NETWORK_TRANSMIT_PACKETS,
+    metrics.DOMAIN_NETWORK_TRANSMIT_ERRORS,
+    metrics.DOMAIN_NETWORK_TRANSMIT_DROPS,
+)
 
 
 class DomainsCollector:
@@ -35,25 +49,39 @@ class DomainsCollector:
         if inventory is None:
             return [source_info]
         active = [domain for domain in inventory.domains if domain.active]
-        usages = self._choice.source.read(active, seconds)
+        usages = self._choice.read(active, seconds)
         short = self._lives.short(active, {uuid: _told(usage) for uuid, usage in usages.items()})
-        stale = self._staleness.judge(active, usages.keys() - short, time.monotonic())
+        complete = {uuid for uuid, usage in usages.items() if uuid not in short and _has_cpu_time(usage)}
+        stale = self._staleness.judge(active, complete, time.monotonic())
         return [source_info, *_usage(active, usages), *self._traffic(inventory, active, usages), *stale]
 
     def _traffic(self, inventory: Inventory, active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family]:
-        received, sent = Family(metrics.DOMAIN_NETWORK_RECEIVE), Family(metrics.DOMAIN_NETWORK_TRANSMIT)
+        received = [Family(metric) for metric in _RECEIVED]
+        sent = [Family(metric) for metric in _SENT]
+        unseen = Family(metrics.DOMAIN_NETWORK_UNSEEN)
         topology = self._keeper.topology()
         for domain in active:
-            traffic = usages[domain.uuid].traffic if domain.uuid in usages else {}
+            usage = usages.get(domain.uuid)
             for nic in domain.facts.nics:
-                if nic.device not in traffic:
+                traffic = usage.traffic.get(nic.device) if usage is not None else None
+                if traffic is None:
+                    if nic.kind in UNSEEN:
+                        unseen.add_shared(domain.labels, 1, nic.device, nic.kind)
                     continue
                 uplink = topology.uplink_of(nic, inventory.networks.get(nic.network)) if topology else ""
                 if topology is None or nic.device not in topology.devices:
                     self._keeper.want()
-                received.add_shared(domain.labels, traffic[nic.device].received_bytes, nic.device, uplink)
-                sent.add_shared(domain.labels, traffic[nic.device].sent_bytes, nic.device, uplink)
-        return [received, sent]
+                block = domain.labels.block(metrics.NIC, (nic.device, uplink))
+                for families, flow in ((received, traffic.received), (sent, traffic.sent)):
+                    for family, value in zip(families, flow, strict=True):
+                        if value is not None:
+                            family.samples.append((block, value))
+        return [*received, *sent, unseen]
+
+
+def _has_cpu_time(usage: Usage) -> bool:
+    """Whether the CPU time is known, which every active domain has."""
+    return usage.cpu_seconds is not None and usage.vcpu_seconds is not None
 
 
 def _usage(active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family]:

@@ -1,10 +1,12 @@
 """Whether libvirt answers, what the host is, and which domains libvirt knows in which state."""
 
 import time
+from pathlib import Path
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.exposition import Family
+from virtpoise_exporter.kernel.meminfo import parse_meminfo
 from virtpoise_exporter.virt.link import FRESH_SECONDS, Link
 from virtpoise_exporter.virt.model import Domain, Inventory, state_words
 
@@ -18,8 +20,9 @@ class LibvirtCollector:
 
     name = "libvirt"
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, procfs: Path) -> None:
         self._link = link
+        self._meminfo = procfs / "meminfo"
         self._staleness = Staleness(self.name)
 
     def collect(self, _seconds: float) -> list[Family]:
@@ -34,6 +37,7 @@ class LibvirtCollector:
             age,
             *_host(last),
             *(_domains(inventory, time.monotonic()) if inventory else ()),
+            *([_hugepages(inventory, self._meminfo)] if inventory else ()),
             *self._stale(inventory, last),
         ]
 
@@ -45,6 +49,20 @@ class LibvirtCollector:
             return self._staleness.judge(expected, fresh, now)
         active = [domain for domain in last.domains if domain.active] if last else []
         return self._staleness.judge(active, (), time.monotonic())
+
+
+def _hugepages(inventory: Inventory, meminfo: Path) -> Family:
+    """The domains' memory in huge pages. Where the XML names no size, the pages are of the host's default size; on a
+    kernel without huge pages such a domain cannot run and has none.
+    """
+    family = Family(metrics.DOMAIN_HUGEPAGES)
+    asking = [domain for domain in inventory.domains if domain.facts.hugepages]
+    default = parse_meminfo(meminfo.read_text()).get("Hugepagesize", 0) if asking else 0
+    for domain in asking:
+        for size, memory in domain.facts.hugepages:
+            if size or default:
+                family.add_shared(domain.labels, memory, str(size or default))
+    return family
 
 
 def _host(inventory: Inventory | None) -> list[Family]:
@@ -67,6 +85,7 @@ def _domains(inventory: Inventory, now: float) -> list[Family]:
     counts.add(len(inventory.domains) - active, "inactive")
     info, running, states = Family(metrics.DOMAIN_INFO), Family(metrics.DOMAIN_RUNNING), Family(metrics.DOMAIN_STATE)
     vcpus, memory = Family(metrics.DOMAIN_VCPUS), Family(metrics.DOMAIN_MEMORY)
+    maximum = Family(metrics.DOMAIN_MEMORY_MAXIMUM)
     placement, age = Family(metrics.DOMAIN_PLACEMENT), Family(metrics.DOMAIN_FACTS_AGE)
     for domain in inventory.domains:
         info.add_shared(domain.labels, 1)
@@ -78,6 +97,7 @@ def _domains(inventory: Inventory, now: float) -> list[Family]:
         if domain.facts.vcpus:
             vcpus.add_shared(domain.labels, domain.facts.vcpus)
             memory.add_shared(domain.labels, domain.facts.memory_bytes)
+            maximum.add_shared(domain.labels, domain.facts.memory_maximum_bytes)
         if domain.uuid in inventory.facts_from:
             age.add_shared(domain.labels, now - inventory.facts_from[domain.uuid])
-    return [counts, info, placement, running, states, vcpus, memory, age]
+    return [counts, info, placement, running, states, vcpus, memory, maximum, age]

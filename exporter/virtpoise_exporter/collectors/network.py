@@ -9,7 +9,7 @@ from virtpoise_exporter.kernel.topology import TopologyKeeper
 
 
 class NetworkCollector:
-    """Counts each uplink once: bonds instead of their members, no bridges, none of the domains' own devices."""
+    """Counts each uplink once: bonds and teams instead of their members, no bridges, none of the domains' devices."""
 
     name = "network"
 
@@ -25,10 +25,13 @@ class NetworkCollector:
         speed = Family(metrics.HOST_NETWORK_SPEED)
         counters = read_netdev(self._procfs)
         for device in topology.uplinks:
-            if device not in counters:
+            # a bond of Open vSwitch is no device of the kernel
+            names = (device,) if device in counters else topology.devices[device].lowers
+            counted = [counters[name] for name in names if name in counters]
+            if len(counted) < len(names) or not counted:
                 continue
-            received.add(counters[device].received, device)
-            sent.add(counters[device].sent, device)
+            received.add(sum(one.received.bytes for one in counted), device)
+            sent.add(sum(one.sent.bytes for one in counted), device)
             bytes_per_second = topology.devices[device].speed_bytes
             if bytes_per_second is not None:
                 speed.add(bytes_per_second, device)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_st
 from virtpoise_exporter.source import Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain, Nic
 
+NAMING_SECONDS = 5.0  # QEMU names the threads of its vCPUs much sooner
 _ENDED = (FileNotFoundError, ProcessLookupError)
 
 
@@ -22,7 +24,9 @@ class _Process:
     """
 
     folder: int
+    opened_at: float = field(default_factory=time.monotonic)
     threads: int = -1
+    has_vcpus: bool = False  # whether a thread of it has ever run a vCPU
     vcpus: frozenset[str] = frozenset()  # the threads that run vCPUs
     sums: VcpuSums = field(default_factory=VcpuSums)
 
@@ -60,6 +64,20 @@ class KernelSource:
         """Whether the domain's process is open."""
         return (domain.uuid, domain.id) in self._processes
 
+    def wrapped(self, domain: Domain) -> bool:
+        """Whether the domain's process has run no vCPU, long after it was found: QEMU is a child of it, for example.
+
+        Its CPU time is not the domain's.
+        """
+        process = self._processes.get((domain.uuid, domain.id))
+        if process is None or process.has_vcpus or time.monotonic() - process.opened_at <= NAMING_SECONDS:
+            return False
+        try:
+            process.has_vcpus = bool(_vcpu_threads(process.folder))  # it may not have been read for a while
+        except OSError:  # it has ended
+            return False
+        return not process.has_vcpus
+
     def read(self, domains: Sequence[Domain], _seconds: float) -> Mapping[str, Usage]:
         """See ``Source``. Only the kernel is asked, which does not block, so the time is not limited."""
         processes, usages = self._processes, {}
@@ -75,7 +93,7 @@ class KernelSource:
                     continue
                 run, delay = _vcpu_times(process, stat.threads, domain.facts.vcpus)
                 usages[domain.uuid] = Usage(
-                    cpu_seconds=stat.cpu_seconds,
+                    cpu_seconds=stat.cpu_seconds if process.has_vcpus else None,
                     vcpu_seconds=run,
                     cpu_delay_seconds=delay,
                     resident_bytes=stat.resident_bytes,
@@ -105,25 +123,44 @@ class KernelSource:
 
 
 def _vcpu_times(process: _Process, threads: int, vcpus: int) -> tuple[float | None, float | None]:
-    """Seconds that the vCPUs ran, and seconds that they waited for a CPU.
+    """Seconds that the vCPUs ran, and seconds that they waited for a CPU; None for what the kernel does not count.
 
-    None if no thread runs a vCPU, or if the time of one cannot be read: without it the sum would be too low. QEMU names
-    a thread after it has created it. So the threads are read again while fewer vCPUs are found than the domain has.
+    Both None if no thread runs a vCPU, or if the time of one cannot be read: without it the sum would be too low. QEMU
+    names a thread after it has created it. So the threads are read again while fewer vCPUs are found than the domain
+    has.
     """
-    runs, delays = {}, {}
+    runs, delays, delays_kept = {}, {}, True
     try:
         if threads != process.threads or len(process.vcpus) < vcpus:
             process.vcpus, process.threads = _vcpu_threads(process.folder), threads
+            process.has_vcpus = process.has_vcpus or bool(process.vcpus)
         for thread in process.vcpus:
             try:
-                runs[thread], delays[thread] = parse_schedstat(_read(process.folder, f"task/{thread}/schedstat"))
+                runs[thread], delay = _thread_times(process.folder, thread)
             except _ENDED:  # unplugged a moment ago
                 process.threads = -1
-    except (OSError, ValueError):
+                continue
+            if delay is None:
+                delays_kept = False
+            else:
+                delays[thread] = delay
+    except (OSError, ValueError, IndexError):
         return None, None
     if not process.vcpus:
         return None, None
-    return process.sums.run.add(runs) / 1e9, process.sums.delay.add(delays) / 1e9
+    run = process.sums.run.add(runs) / 1e9
+    return run, process.sums.delay.add(delays) / 1e9 if delays_kept else None
+
+
+def _thread_times(folder: int, thread: str) -> tuple[int, int | None]:
+    """Nanoseconds that a thread ran, and that it waited for a CPU: None on a kernel without scheduler statistics."""
+    try:
+        times = parse_schedstat(_read(folder, f"task/{thread}/schedstat"))
+    except FileNotFoundError:  # the thread has ended, or the kernel has no such file
+        times = None
+    if times is not None:
+        return times
+    return round(parse_stat(_read(folder, f"task/{thread}/stat")).cpu_seconds * 1e9), None
 
 
 def _vcpu_threads(folder: int) -> frozenset[str]:
@@ -147,9 +184,7 @@ def _traffic(nics: Iterable[Nic], counters: Mapping[str, Counters]) -> dict[str,
     for nic in nics:
         host = counters.get(nic.device)
         if host is not None:
-            traffic[nic.device] = (
-                Traffic(host.received, host.sent) if nic.kind == "direct" else Traffic(host.sent, host.received)
-            )
+            traffic[nic.device] = Traffic(*host) if nic.kind == "direct" else Traffic(host.sent, host.received)
     return traffic
 
 

@@ -2,16 +2,17 @@
 hold.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from virtpoise_exporter.source import Flow
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """Bytes as the host sees them: what a domain sends, its tap device receives."""
+class Counters(NamedTuple):
+    """What went through a device as the host sees it: what a domain sends, its tap device receives."""
 
-    received: int
-    sent: int
+    received: Flow
+    sent: Flow
 
 
 def parse_netdev(text: str) -> dict[str, Counters]:
@@ -19,10 +20,10 @@ def parse_netdev(text: str) -> dict[str, Counters]:
     counters = {}
     for line in text.split("\n")[2:]:  # a name may hold what splitlines() takes for the end of a line
         name, _, numbers = line.rpartition(":")
-        fields = numbers.split()
         try:
-            counters[name.strip(" ")] = Counters(int(fields[0]), int(fields[8]))
-        except (IndexError, ValueError):
+            fields = [int(field) for field in numbers.split()]
+            counters[name.strip(" ")] = Counters(Flow(*fields[:4]), Flow(*fields[8:12]))
+        except (TypeError, ValueError):
             continue
     return counters
 

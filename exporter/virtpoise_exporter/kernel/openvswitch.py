@@ -1,4 +1,4 @@
-"""The ports of Open vSwitch bridges, from OVSDB where it runs: sysfs does not have them.
+"""The bridges and bonds of Open vSwitch, from OVSDB where it runs: sysfs does not have them.
 
 Protocol: RFC 7047, JSON-RPC over a Unix socket. Schema: ovs-vswitchd.conf.db(5).
 """
@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,33 @@ _MOST_COMPLAINTS = 20
 _complaints: set[str] = set()
 _TABLES = {
     "Bridge": ["name", "ports"],
-    "Port": ["_uuid", "interfaces"],
+    "Port": ["_uuid", "name", "interfaces", "bond_mode"],
     "Interface": ["_uuid", "name", "type", "options"],
 }
 
 
-def bridge_ports(path: Path = SOCKET) -> dict[str, tuple[str, ...]]:
-    """The devices behind each bridge; empty if Open vSwitch does not run or does not answer."""
+@dataclass(frozen=True, slots=True)
+class Bond:
+    """Several devices that Open vSwitch uses as one; ``all_carry``: at once, not one and the others in reserve."""
+
+    members: tuple[str, ...]
+    all_carry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """The devices behind each bridge, and the bonds among them. A bond is no device of the kernel."""
+
+    bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bonds: Mapping[str, Bond] = field(default_factory=dict)
+
+
+def read_switches(path: Path = SOCKET) -> Switches:
+    """The bridges and bonds; empty if Open vSwitch does not run or does not answer."""
     try:
         return parse_tables(_ask(path))
     except FileNotFoundError:
-        return {}
+        return Switches()
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         complaint = f"Open vSwitch does not answer with its bridges at {path}: {error!r}"
         if (
@@ -37,32 +54,44 @@ def bridge_ports(path: Path = SOCKET) -> dict[str, tuple[str, ...]]:
         ):  # OVSDB is asked four times a minute, and access may be denied for good
             _complaints.add(complaint)
             log.warning("%s", complaint)
-        return {}
+        return Switches()
 
 
-def parse_tables(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, tuple[str, ...]]:
-    """Bridges and their devices from the rows of the tables Bridge, Port and Interface.
+def parse_tables(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> Switches:
+    """Bridges and bonds from the rows of the tables Bridge, Port and Interface.
 
     A patch port is replaced by the bridge that holds its peer.
     """
     interfaces = {row["_uuid"][1]: row for row in rows["Interface"]}
-    ports = {row["_uuid"][1]: [interfaces[uuid] for uuid in _uuids(row["interfaces"])] for row in rows["Port"]}
-    bridges = {
-        row["name"]: [interface for uuid in _uuids(row["ports"]) for interface in ports[uuid]] for row in rows["Bridge"]
-    }
-    holder = {interface["name"]: bridge for bridge, members in bridges.items() for interface in members}
-    return {
-        bridge: tuple(
-            sorted(
-                holder.get(dict(member["options"][1]).get("peer", ""), "")
-                if member["type"] == "patch"
-                else member["name"]
-                for member in members
-                if member["name"] != bridge
+    ports = {row["_uuid"][1]: (row, [interfaces[uuid] for uuid in _uuids(row["interfaces"])]) for row in rows["Port"]}
+    bridges = {row["name"]: [ports[uuid] for uuid in _uuids(row["ports"])] for row in rows["Bridge"]}
+    holder = {member["name"]: bridge for bridge, held in bridges.items() for _, members in held for member in members}
+
+    def device(member: Mapping[str, Any]) -> str:
+        if member["type"] != "patch":
+            return str(member["name"])
+        return str(holder.get(dict(member["options"][1]).get("peer", ""), ""))
+
+    return Switches(
+        bridges={
+            bridge: tuple(
+                sorted(
+                    port["name"] if len(members) > 1 else device(members[0])
+                    for port, members in held
+                    if members and members[0]["name"] != bridge
+                )
             )
-        )
-        for bridge, members in bridges.items()
-    }
+            for bridge, held in bridges.items()
+        },
+        bonds={
+            port["name"]: Bond(
+                tuple(sorted(member["name"] for member in members)),
+                all_carry=port["bond_mode"] in ("balance-slb", "balance-tcp"),
+            )
+            for port, members in ports.values()
+            if len(members) > 1
+        },
+    )
 
 
 def _uuids(value: list[Any]) -> list[str]:

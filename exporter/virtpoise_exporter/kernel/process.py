@@ -33,10 +33,14 @@ def parse_stat(text: bytes) -> ProcessStat:
     )
 
 
-def parse_schedstat(text: bytes) -> tuple[int, int]:
-    """``/proc/PID/task/TID/schedstat``: nanoseconds on a CPU, nanoseconds waiting for one."""
-    run, delay, _slices = text.split()
-    return int(run), int(delay)
+def parse_schedstat(text: bytes) -> tuple[int, int] | None:
+    """``/proc/PID/task/TID/schedstat``: nanoseconds on a CPU, nanoseconds waiting for one.
+
+    None on a kernel that keeps no such statistics and writes ``0 0 0`` (built without CONFIG_SCHEDSTATS, and with
+    delay accounting off): a thread that has a name has run.
+    """
+    run, delay, slices = (int(field) for field in text.split())
+    return (run, delay) if slices else None
 
 
 def is_vcpu(thread_name: str) -> bool:

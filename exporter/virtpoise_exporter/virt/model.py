@@ -68,9 +68,17 @@ def state_words(state: int, reason: int) -> tuple[str, str]:
     return word, reasons[reason] if 0 <= reason < len(reasons) else str(reason)
 
 
+# Kinds of network devices that the kernel of the host does not carry: handed through from hardware, or served by
+# another program (a switch in user space, passt, QEMU itself).
+UNSEEN = frozenset({"hostdev", "vdpa", "vhostuser", "passt", "user"})
+
+
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """A network device of a domain. ``device`` is its end on the host, attached to a bridge or a lower device."""
+    """A network device of a domain. ``device`` is its end on the host, attached to a bridge or a lower device.
+
+    Where it has none, its traffic passes the kernel by, and ``device`` is its MAC address.
+    """
 
     device: str
     kind: str
@@ -88,6 +96,8 @@ class Facts:
     nics: tuple[Nic, ...] = ()
     disks: tuple[str, ...] = ()
     balloon_period_seconds: int = 0  # how often its balloon driver reports its memory; 0: never
+    memory_maximum_bytes: int = 0
+    hugepages: tuple[tuple[int, int], ...] = ()  # (size of a page, memory in such pages); size 0: the host's default
     placement: tuple[tuple[str, str], ...] = ()  # what its metadata asks for: (rule, group or hosts)
 
 

@@ -8,7 +8,7 @@ import re
 from itertools import islice
 from xml.etree import ElementTree
 
-from virtpoise_exporter.virt.model import Facts, Forward, Nic
+from virtpoise_exporter.virt.model import UNSEEN, Facts, Forward, Nic
 
 # The element <placement> in a domain's <metadata>; docs/configuration.md explains the rules.
 _PLACEMENT_NAMESPACE = "urn:virtpoise:1"
@@ -16,6 +16,7 @@ _PLACEMENT_RULES = ("together", "apart", "only-on", "never-on", "prefer", "ignor
 # Anyone who may edit a domain can write these, and each becomes a series in Prometheus.
 _MOST_RULES = 16
 _LONGEST_VALUE = 128
+_MOST_NODES = 1024
 
 _UNITS = {
     "bytes": 1,
@@ -49,6 +50,8 @@ def domain_facts(xml: str) -> Facts:
         nics=tuple(nic for element in root.iterfind("devices/interface") if (nic := _nic(element))),
         disks=tuple(device for element in root.iterfind("devices/disk") if (device := _disk(element))),
         balloon_period_seconds=_period(root.find("devices/memballoon/stats")),
+        memory_maximum_bytes=_memory(root.find("memory")),
+        hugepages=_hugepages(root),
         placement=_placement(root.find(f"metadata/{{{_PLACEMENT_NAMESPACE}}}placement")),
     )
 
@@ -102,6 +105,43 @@ def _memory(element: ElementTree.Element | None) -> int:
     return int(element.text or 0) * _UNITS.get(element.get("unit", "KiB"), 1024)
 
 
+def _hugepages(root: ElementTree.Element) -> tuple[tuple[int, int], ...]:
+    """The memory in static huge pages by their size, 0 for the host's default: of the guest's NUMA nodes that a page
+    names, and of the rest if it names none.
+    """
+    asked = root.find("memoryBacking/hugepages")
+    if asked is None:
+        return ()
+    rest = _memory(root.find("memory"))
+    cells = {
+        int(cell.get("id", number)): int(cell.get("memory", 0)) * _UNITS.get(cell.get("unit", "KiB"), 1024)
+        for number, cell in enumerate(root.iterfind("cpu/numa/cell"))
+    }
+    found: dict[int, int] = {}
+    elsewhere: int | None = None if asked.findall("page") else 0
+    for page in asked.iterfind("page"):
+        size = int(page.get("size", 0)) * _UNITS.get(page.get("unit", "KiB"), 1024)
+        if nodes := page.get("nodeset"):
+            memory = sum(cells.get(node, 0) for node in numbers(nodes))
+            found[size] = found.get(size, 0) + memory
+            rest -= memory
+        else:
+            elsewhere = size
+    if elsewhere is not None:
+        found[elsewhere] = found.get(elsewhere, 0) + max(rest, 0)
+    return tuple(sorted(found.items()))
+
+
+def numbers(nodeset: str) -> set[int]:
+    """The numbers in libvirt's notation: ``0-3,^2,7``. Raises ValueError."""
+    found: set[int] = set()
+    for part in nodeset.split(","):
+        first, _, last = part.strip().removeprefix("^").partition("-")
+        some = range(int(first), min(int(last or first), _MOST_NODES) + 1)
+        found = found - set(some) if part.strip().startswith("^") else found | set(some)
+    return found
+
+
 def _period(element: ElementTree.Element | None) -> int:
     return int(element.get("period", 0)) if element is not None else 0
 
@@ -113,14 +153,20 @@ def _disk(element: ElementTree.Element) -> str:
 
 
 def _nic(element: ElementTree.Element) -> Nic | None:
-    target, source = element.find("target"), element.find("source")
+    target, source, backend = element.find("target"), element.find("source"), element.find("backend")
+    kind = element.get("type", "")
+    if kind == "user" and backend is not None and backend.get("type") == "passt":
+        kind = "passt"
     device = target.get("dev", "") if target is not None else ""
-    if not device:  # user mode networking and passed-through devices have no end on the host
+    mac = element.find("mac")
+    if not device and kind in UNSEEN and mac is not None:
+        device = mac.get("address", "")
+    if not device:
         return None
     attributes = source.attrib if source is not None else {}
     return Nic(
         device=device,
-        kind=element.get("type", ""),
+        kind=kind,
         bridge=attributes.get("bridge", ""),
         lower=attributes.get("dev", ""),
         network=attributes.get("network", ""),

@@ -83,7 +83,11 @@ def relieve(trial: Trial, sources: Sequence[Source]) -> tuple[Trial, set[int]]:
 
 
 def relieve_partly(trial: Trial, source: Source) -> None:
-    """Take as much off a source that cannot be solved as fits elsewhere, the candidates that relieve it most first."""
+    """Take as much off a source that cannot be solved as fits elsewhere, the candidates that relieve it most first.
+
+    What leaves it overloaded must gain something: each move takes at least the policy's least gain off the excess.
+    """
+    least = source.group.policy.least_gain_ratio
     while True:
         left = source.left(trial.moved)
         candidates = [
@@ -97,7 +101,7 @@ def relieve_partly(trial: Trial, source: Source) -> None:
         missing, still = float(source.missing(left)[0]), source.missing(without)
         order = sorted(range(len(candidates)), key=lambda i: (round(float(still[i]), 9), candidates[i].weight, i))
         for i in order:
-            if source.goals and still[i] >= missing:
+            if source.goals and not _gains(missing, float(still[i]), least):
                 return
             destination = trial.best(candidates[i])
             if destination is not None:
@@ -105,6 +109,11 @@ def relieve_partly(trial: Trial, source: Source) -> None:
                 break
         else:
             return
+
+
+def _gains(missing: float, still: float, least: float) -> bool:
+    """Whether a move is worth it that leaves ``still`` of what is ``missing`` to the goals; nothing left always is."""
+    return still < missing and (still <= 0 or missing - still >= least)
 
 
 def _assign(trial: Trial, source: Source) -> tuple[Trial, Assignment]:

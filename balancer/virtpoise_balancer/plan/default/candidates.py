@@ -5,6 +5,7 @@ And why the others stay.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
+from virtpoise_balancer.plan.stocks import Stock, needs
 
 # The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
 # guest.
@@ -43,6 +45,8 @@ class Candidate:
     margin: float
     # The hosts to which hard rules about hosts, the number of CPUs and names let them go (hosts); None: all.
     allowed: Mask | None
+    # What they take of each stock of their destination, in bytes.
+    needs: Mapping[Stock, int]
 
     def most(self, resource: int) -> float:
         """The most that it adds of a resource, in the group's units."""
@@ -212,6 +216,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         arrival=total(residents.arrival, rows),
         margin=group.margin(saturated=residents.saturated),
         allowed=allowed_hosts(group, domains),
+        needs=needs(domains, group.policy),
     )
 
 

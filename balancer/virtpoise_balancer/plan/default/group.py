@@ -5,7 +5,7 @@ demand.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
@@ -35,9 +35,12 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
 from virtpoise_balancer.plan.problems import concerned, no_destination
+from virtpoise_balancer.plan.stocks import Stock, free
 
 # The rows of resources x hosts, and the columns of domains x resources.
 CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
+# Where a host has the samples of each resource but the CPU.
+_WINDOWS = {Resource.MEMORY: "memory_ratios", Resource.RX: "rx_ratio_window", Resource.TX: "tx_ratio_window"}
 
 
 class Group:
@@ -122,9 +125,9 @@ class Group:
         cpu = newest([host.cpu_ratio for host in hosts], count)
         level = np.nansum(cpu, axis=1) / np.maximum(np.isfinite(cpu).sum(axis=1), 1)
         use = [np.fmax(_highest(cpu), self.ahead)]
-        for resource in (Resource.MEMORY, Resource.RX, Resource.TX):
+        for resource, window in _WINDOWS.items():
             now = np.array(list(map(attrgetter(f"{resource}_ratio"), hosts)), dtype=np.float64)
-            recent = newest(list(map(attrgetter(f"{resource}_ratio_window"), hosts)), count)
+            recent = newest(list(map(attrgetter(window), hosts)), count)
             use.append(np.fmax(now, _highest(recent)))
         unknown = [not host.known for host in hosts]
         return np.where(unknown, 0.0, level), np.where(unknown, np.inf, use)
@@ -205,6 +208,11 @@ class Group:
         coming = Counter(domain.migrating_to for domain in self.under_way)
         most = self.policy.limits.per_destination
         return np.array([coming[host.name] >= most for host in self.hosts], dtype=np.bool_)
+
+    @cached_property
+    def stocks(self) -> Mapping[Stock, Floats]:
+        """By each stock that a domain needs, what the hosts have free of it (hosts), in bytes."""
+        return free(self.hosts, self.snapshot.domains, self.policy)
 
     @cached_property
     def repeated_names(self) -> dict[str, list[int]]:

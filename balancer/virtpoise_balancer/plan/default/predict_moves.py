@@ -120,7 +120,7 @@ class _Uses:
         per_unit = self._group.per_unit[:, use.residents.number]
         memory = per_unit[Resource.MEMORY.row]
         resident = home.relief[row, Resource.MEMORY.row] * memory
-        amounts = {Resource.MEMORY: _Interval(resident, resident, home.running[row].memory_bytes * memory)}
+        amounts = {Resource.MEMORY: _Interval(resident, resident, home.running[row].ordinary_bytes * memory)}
         for resource, traffic in zip(_UPLINKS, home.traffic[row], strict=True):
             share = traffic * per_unit[resource.row]
             amounts[resource] = _Interval(share * (1 - TRAFFIC_DOUBT), share, share * (1 + TRAFFIC_DOUBT))

@@ -84,7 +84,7 @@ class Residents:
 
         Of the CPU that is less than they want: on-off ones get into each other's option.
         """
-        memory = np.array([domain.memory_bytes for domain in self.running], dtype=np.float64)
+        memory = np.array([domain.ordinary_bytes for domain in self.running], dtype=np.float64)
         cores, arriving = self.demands.cores * self.host.cpu_speed, memory * (1 + self.overhead_ratio)
         return np.column_stack((cores, arriving, self.traffic * (1 + TRAFFIC_DOUBT)))
 
@@ -166,7 +166,7 @@ def total(amounts: Floats, rows: Sequence[int]) -> Floats:
 
 
 def _resident(domain: Domain) -> int:
-    """The memory that leaving frees at least, in bytes."""
+    """The ordinary memory that leaving frees at least, in bytes."""
     if domain.memory_resident_bytes is None:
-        return domain.memory_bytes
-    return min(domain.memory_resident_bytes, domain.memory_bytes)
+        return domain.ordinary_bytes
+    return min(domain.memory_resident_bytes, domain.ordinary_bytes)

@@ -15,6 +15,7 @@ from virtpoise_balancer.model import Resource
 from virtpoise_balancer.plan.default.candidates import Candidate, movable
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.trial import Step, Trial, departure
+from virtpoise_balancer.plan.stocks import Stock
 
 # The most hosts that the search tries as destinations, besides the sources; in a larger group those with the most room.
 _MOST_HOSTS = 16
@@ -48,6 +49,8 @@ class SearchState:
         # By number of a bond and zone, how many of the bond's domains are there after the steps. Hard bonds alone are
         # kept up to date.
         self.members: dict[int, dict[int, int]] = {n: dict(trial.members(n)) for n in range(len(group.rules.bonds))}
+        # By stock and host, the bytes that the steps take. What leaves frees nothing.
+        self.taken: dict[tuple[Stock, int], int] = {}
         # Uuids of the domains that have a step, in the trial or here.
         self.moved: set[str] = set(trial.moved)
         # The steps made here, in order.
@@ -79,6 +82,8 @@ class SearchState:
             self.use[candidate.source] = [
                 u - sign * a * n for u, a, n in zip(self.use[candidate.source], left, unit, strict=True)
             ]
+        for stock, need in candidate.needs.items():
+            self.taken[stock, host] = self.taken.get((stock, host), 0) + sign * need
         for number, count in self.hard_bonds(candidate).items():
             members, zones = self.members[number], self.trial.group.rules.bonds[number].zones
             there, here = zones[host], zones[candidate.source]
@@ -135,16 +140,24 @@ class SearchState:
         )
 
     def allowed(self, candidate: Candidate, host: int, hard_bonds: Mapping[int, int]) -> bool:
-        """Whether rules and names let the candidate go to the host. ``hard_bonds``: those of the candidate."""
+        """Whether rules, names and stocks let the candidate go to the host. ``hard_bonds``: its own."""
         if host == candidate.source or (candidate.allowed is not None and not candidate.allowed[host]):
             return False
         if any(self.trial.placed_there(domain.name, host) for domain in candidate.domains):
+            return False
+        if not self._in_stock(candidate, host):
             return False
         bonds = self.trial.group.rules.bonds
         return all(
             bonds[number].kind.allows(bonds[number].there(self.members[number], host, candidate.source, count), count)
             for number, count in hard_bonds.items()
         )
+
+    def _in_stock(self, candidate: Candidate, host: int) -> bool:
+        return all(self._left(stock, host) >= need for stock, need in candidate.needs.items())
+
+    def _left(self, stock: Stock, host: int) -> float:
+        return float(self.trial.free(stock)[host]) - self.taken.get((stock, host), 0)
 
     def hard_bonds(self, candidate: Candidate) -> dict[int, int]:
         """The numbers of the hard rules about several domains, each with how many of the candidate's it has."""
@@ -169,7 +182,8 @@ class SearchState:
 
     def likeness(self, candidate: Candidate, host: int) -> tuple[float, ...]:
         """Equal for hosts on which placing the candidate leads to the same."""
-        return (*self.use[host], *self.load(candidate, host), *self.limit[host])
+        stocks = (self._left(stock, host) for stock in self.trial.group.stocks)
+        return (*self.use[host], *self.load(candidate, host), *self.limit[host], *stocks)
 
     def load(self, candidate: Candidate, host: int) -> tuple[float, ...]:
         """The shares that the candidate adds to the host, one a resource."""

@@ -153,6 +153,15 @@ class Source:
                 total += np.maximum(self.share(resource, present) - goal, 0.0)
         return total
 
+    def gain(self, candidate: Candidate, moved: Set[str]) -> float:
+        """How much nearer its goals the host comes when the candidate follows the domains with these uuids, as shares
+        added up over resources.
+        """
+        left = self.left(moved)
+        without = left.copy()
+        without[0, list(candidate.rows)] = False
+        return float(self.missing(left)[0] - self.missing(without)[0])
+
     def share(self, resource: Resource, present: Mask) -> Floats:
         """The share of memory or an uplink in use at the upper end (cases)."""
         now = self.residents.host.ratio(resource)

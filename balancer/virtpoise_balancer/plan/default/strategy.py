@@ -174,9 +174,10 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
             refusal = nowhere(trial, candidate)
             refusals += [replace(refusal, domain=domain.name, uuid=domain.uuid) for domain in candidate.domains]
         else:
-            none = {"gain_ratio": 0.0}
+            least = source.group.policy.least_gain_ratio
+            gains = {"gain_ratio": round(source.gain(candidate, trial.moved), 6), "least_gain_ratio": least}
             refusals += [
-                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.LEAST_GAIN, detail=none)
+                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.LEAST_GAIN, detail=gains)
                 for d in candidate.domains
             ]
     if not residue.solved:

@@ -14,6 +14,7 @@ from virtpoise_balancer.plan.default.candidates import Candidate, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
 from virtpoise_balancer.plan.default.source import Source
+from virtpoise_balancer.plan.stocks import Stock, needs
 
 # Two destinations count as equally near when the migration to one takes at most this many times as long as to the
 # other.
@@ -68,6 +69,9 @@ class Trial:
         self._host_of: dict[str, int] = {}
         # By name of a domain that exists more than once, the hosts to which one was moved, or is under way.
         self._names: dict[str, set[int]] = defaultdict(set)
+        # What each host has free of each stock, in bytes (hosts). What leaves in this plan frees nothing: it may still
+        # be there when something else arrives.
+        self._free: dict[Stock, Floats] = {stock: free.copy() for stock, free in group.stocks.items()}
         # By host, what the domains that came or are coming want of its CPUs.
         self._arrivals: dict[int, tuple[Demands, ...]] = {}
         # By number of a bond and zone, how many of the bond's domains are there. One that was under way counts on both
@@ -93,9 +97,11 @@ class Trial:
             self.use[:, destination] += coming.arrival[row] * group.per_unit[:, destination]
             self._arrive(home, [row], destination)
         else:  # only its size is known
-            memory = domain.memory_bytes * (1 + group.policy.migration.overhead_ratio)
+            memory = domain.ordinary_bytes * (1 + group.policy.migration.overhead_ratio)
             self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
             self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
+        for stock, need in needs([domain], group.policy).items():
+            self._free[stock][destination] -= need
         if domain.name in group.repeated_names:
             self._names[domain.name].add(destination)
         for number in group.rules.bonds_of.get(domain.uuid, ()):
@@ -112,6 +118,7 @@ class Trial:
         other.steps = list(self.steps)
         other._host_of = dict(self._host_of)
         other._names = defaultdict(set, {name: set(hosts) for name, hosts in self._names.items()})
+        other._free = {stock: free.copy() for stock, free in self._free.items()}
         other._arrivals = dict(self._arrivals)
         other._members = {number: defaultdict(int, members) for number, members in self._members.items()}
         return other
@@ -128,6 +135,10 @@ class Trial:
     def placed_there(self, name: str, host: int) -> bool:
         """Whether a domain of a name that exists more than once was moved to the host."""
         return host in self._names.get(name, ())
+
+    def free(self, stock: Stock) -> Floats:
+        """What each host has free of a stock that a domain needs (hosts), in bytes."""
+        return self._free[stock]
 
     def after(self, candidate: Candidate) -> Floats:
         """What each host would use of each resource with the candidate on it, at the upper end (resources x hosts)."""
@@ -158,10 +169,12 @@ class Trial:
         return bool(self._allowed(candidate, self.open | self.relievable)[host]) and self.sound(candidate, host)
 
     def _allowed(self, candidate: Candidate, ok: Mask) -> Mask:
-        """``ok`` without the hosts that hard rules and names forbid; changed in place."""
+        """``ok`` without the hosts that hard rules, names and stocks forbid; changed in place."""
         ok[candidate.source] = False
         if candidate.allowed is not None:
             ok &= candidate.allowed
+        for stock, need in candidate.needs.items():
+            ok &= self._free[stock] >= need
         if self.group.rules.bonds:
             ok[self.refusing(candidate)] = False
         for domain in candidate.domains:
@@ -304,6 +317,8 @@ class Trial:
         left = departure(self, candidate) * per_unit[:, candidate.source]
         self.use[:, candidate.source] -= np.minimum(left, self.use[:, candidate.source])
         self._arrive(candidate.source, candidate.rows, destination)
+        for stock, need in candidate.needs.items():
+            self._free[stock][destination] -= need
         for domain in candidate.domains:
             self._host_of[domain.uuid] = destination
             if domain.name in self.group.repeated_names:

@@ -10,6 +10,7 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Detail, Reason, Refusal, Resource, Role
+from virtpoise_balancer.plan import stocks
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.group import CPU
 from virtpoise_balancer.plan.default.trial import Trial
@@ -109,6 +110,9 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
     vcpus = min(max(d.vcpus for d in candidate.domains), group.hosts[candidate.source].cpus)
     if group.hosts[host].cpus < vcpus:
         return Reason.DESTINATION_CPUS, {"cpus": group.hosts[host].cpus, "vcpus": vcpus}
+    for stock, need in candidate.needs.items():
+        if (free := float(trial.free(stock)[host])) < need:
+            return stocks.refusal(stock, need, free)
     arriving = group.rules.bonds_among(candidate.domains)
     for domain in candidate.domains:
         if domain.name in group.repeated_names and (
@@ -163,6 +167,8 @@ def _blocked(trial: Trial, candidate: Candidate) -> Mapping[int, Reason]:
     if candidate.allowed is not None:
         hosts += np.flatnonzero(~candidate.allowed).tolist()
     hosts += trial.refusing(candidate)
+    for stock, need in candidate.needs.items():
+        hosts += np.flatnonzero(trial.free(stock) < need).tolist()
     hosts += [host for domain in candidate.domains for host in group.repeated_names.get(domain.name, ())]
     for host in sorted(set(hosts)):
         obstacle = _obstacle(trial, candidate, host)

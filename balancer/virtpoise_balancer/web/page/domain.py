@@ -42,7 +42,7 @@ def _figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
             note=f"{share} of {domain.host}, {plural(domain.vcpus, 'vCPU')}",
         ),
         Figure(label="Steal", value=f"{domain.cpu_delay_cores:.2f} cores", note="ready to run, but waiting for a CPU"),
-        Figure(label="Memory", value=wording.size(domain.memory_bytes), note=_resident(domain)),
+        Figure(label="Memory", value=wording.size(domain.memory_bytes), note=_memory(domain)),
         Figure(
             label="Network",
             value=f"{wording.size(domain.rx_bytes_per_second)}/s",
@@ -51,7 +51,13 @@ def _figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
     )
 
 
-def _resident(domain: Domain) -> str:
-    if domain.memory_resident_bytes is None:
-        return "assigned"
-    return f"assigned, {wording.size(domain.memory_resident_bytes)} resident"
+def _memory(domain: Domain) -> str:
+    """How its memory is meant: assigned, and beside that its maximum, where it lies in huge pages, and what is held."""
+    words = ["assigned"]
+    if (domain.memory_maximum_bytes or 0) > domain.memory_bytes:
+        words.append(f"at most {wording.size(domain.memory_maximum_bytes)}")
+    if domain.hugepages:
+        words.append(f"{wording.size(sum(pages.memory_bytes for pages in domain.hugepages))} in huge pages")
+    if domain.memory_resident_bytes is not None:
+        words.append(f"{wording.size(domain.memory_resident_bytes)} resident")
+    return ", ".join(words)

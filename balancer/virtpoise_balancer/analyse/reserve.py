@@ -1,0 +1,29 @@
+"""The memory that the policy reserves on each host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import partial
+
+from virtpoise_balancer.model import Host, Policy, Reserve, Snapshot
+
+
+def with_reserve(snapshot: Snapshot, policy: Policy) -> Snapshot:
+    """The snapshot with what the policy reserves. A host that no entry fits keeps what the snapshot has of it."""
+    if not policy.reserve:
+        return snapshot
+    reserved: Callable[[Host], Host] = partial(_with_reserve, entries=policy.reserve)
+    return replace(snapshot, hosts=tuple(map(reserved, snapshot.hosts)))
+
+
+def fits(entry: Reserve, host: Host) -> bool:
+    """Whether the entry is about the host."""
+    named = not entry.hosts or any(fnmatchcase(host.name, pattern) for pattern in entry.hosts)
+    return named and all(host.labels.get(label) == value for label, value in entry.labels.items())
+
+
+def _with_reserve(host: Host, entries: tuple[Reserve, ...]) -> Host:
+    entry = next((entry for entry in entries if fits(entry, host)), None)
+    return host if entry is None else replace(host, memory_reserved_bytes=entry.memory_bytes)

@@ -1,0 +1,57 @@
+"""Memory of a host that is given out in fixed amounts: static huge pages, and the ordinary memory that it may promise.
+
+A *stock* is one kind of it: the huge pages of one size, or ``PROMISED``. Nothing about it is measured or uncertain, and
+there is no level to relieve: either the free rest of a stock suffices for what comes, or the host refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.model import Detail, Domain, DomainState, Host, Policy, Reason
+
+# The size of a page in bytes, or ``PROMISED``.
+Stock = int
+# The memory that the policy lets a host promise. No page has this size.
+PROMISED: Stock = 0
+
+
+def needs(domains: Iterable[Domain], policy: Policy) -> Mapping[Stock, int]:
+    """What the domains take of each stock, in bytes."""
+    found: dict[Stock, int] = {}
+    for domain in domains:
+        for pages in domain.hugepages:
+            found[pages.page_bytes] = found.get(pages.page_bytes, 0) + pages.memory_bytes
+        if policy.overcommit is not None:
+            found[PROMISED] = found.get(PROMISED, 0) + domain.promised_bytes
+    return found
+
+
+def free(hosts: Sequence[Host], domains: Iterable[Domain], policy: Policy) -> dict[Stock, Floats]:
+    """By stock that a domain needs, what the hosts have free of it (hosts), in bytes; negative: they promised more."""
+    index = {host.name: number for number, host in enumerate(hosts)}
+    rest: dict[Stock, Floats] = {}
+    if policy.overcommit is not None:
+        own = np.array([max(host.memory_bytes - host.memory_reserved_bytes, 0) for host in hosts], dtype=np.float64)
+        rest[PROMISED] = policy.overcommit.memory_ratio * own
+    for domain in domains:
+        for pages in domain.hugepages:
+            rest.setdefault(pages.page_bytes, np.zeros(len(hosts)))
+        if PROMISED in rest and domain.state is not DomainState.SHUTOFF:
+            rest[PROMISED][index[domain.host]] -= domain.promised_bytes
+    for number, host in enumerate(hosts):
+        for pages in host.hugepages_free:
+            if pages.page_bytes in rest:
+                rest[pages.page_bytes][number] += pages.memory_bytes
+    return rest
+
+
+def refusal(stock: Stock, need: int, left: float) -> tuple[Reason, Detail]:
+    """Why a host whose stock has too little left does not take a domain, with the figures in bytes."""
+    figures: dict[str, int] = {"need_bytes": need, "free_bytes": max(int(left), 0)}
+    if stock == PROMISED:
+        return Reason.DESTINATION_OVERCOMMIT, figures
+    return Reason.DESTINATION_HUGEPAGES, {"page_bytes": stock, **figures}

@@ -1,0 +1,103 @@
+"""Static huge pages are a resource of their own: a pool is no memory in use, and what lies in it needs no other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from builders import GIB, domain, group, host, thesis_policy, where
+from virtpoise_balancer.model import Domain, Host, HugePages, Policy, Reason, SpaceTrigger, Trigger
+from virtpoise_balancer.plan import plan
+from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.plan.default.search_state import SearchState
+from virtpoise_balancer.plan.default.strategy import sources_of
+from virtpoise_balancer.plan.default.trial import Trial
+from virtpoise_balancer.plan.problems import find
+
+POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=SpaceTrigger(threshold=0.9, consecutive=2))
+MIB = 1 << 20
+SMALL, LARGE = 2 * MIB, GIB
+
+
+def pages(gib: int, size: int = SMALL) -> tuple[HugePages, ...]:
+    return (HugePages(page_bytes=size, memory_bytes=gib * GIB),)
+
+
+def backed(name: str, on: str, cores: float, gib: int = 4, size: int = SMALL) -> Domain:
+    return domain(name, on, cores, memory_bytes=gib * GIB, hugepages=pages(gib, size))
+
+
+def pool(name: str, *loads: float, gib: int = 0, size: int = SMALL) -> Host:
+    """A host with 8 GiB of ordinary memory, all but 1 GiB in use, and a pool of huge pages besides."""
+    return host(name, *loads, memory_ratio=0.875, hugepages_free=pages(gib, size))
+
+
+def test_a_domain_in_huge_pages_needs_none_of_the_ordinary_memory() -> None:
+    """The destination has 1 GiB of that left."""
+    snapshot = group(pool("h1", 0.9, 0.9), pool("h2", 0.1, 0.1, gib=4), backed("a", "h1", 3.0))
+    assert where(plan(snapshot, POLICY)) == {"a": "h2"}
+
+
+@pytest.mark.parametrize("destination", [pool("h2", 0.1, 0.1, gib=3), pool("h2", 0.1, 0.1, gib=64, size=LARGE)])
+@pytest.mark.parametrize("policy", [POLICY, thesis_policy()])
+def test_a_host_without_enough_pages_of_the_size_takes_it_not(destination: Host, policy: Policy) -> None:
+    made = plan(group(pool("h1", 0.9, 0.9), destination, backed("a", "h1", 3.0)), policy)
+    assert not made.moves
+    (refusal,) = (one for one in made.refusals if one.domain == "a" and one.host == "h2")
+    assert refusal.reason is Reason.DESTINATION_HUGEPAGES
+    assert refusal.detail["need_bytes"] == 4 * GIB
+    assert refusal.detail["page_bytes"] == SMALL
+
+
+def test_one_pool_is_not_given_away_twice_in_a_plan() -> None:
+    domains = [backed(name, "h1", 1.0) for name in "abcdef"]
+    hosts = pool("h1", 1.0, 1.0), pool("h2", 0.1, 0.1, gib=11), pool("h3", 0.1, 0.1, gib=5)
+    made = plan(group(*hosts, *domains), replace(POLICY, cpu=Trigger(threshold=0.5, consecutive=2)))
+    arrivals = list(where(made).values())
+    assert arrivals
+    assert arrivals.count("h2") <= 2
+    assert arrivals.count("h3") <= 1
+
+
+def test_pages_for_a_domain_that_is_on_its_way_are_taken() -> None:
+    coming = replace(backed("b", "h3", 0.1), migrating_to="h2")
+    hosts = pool("h1", 0.9, 0.9), pool("h2", 0.1, 0.1, gib=6), pool("h3", 0.1, 0.1)
+    made = plan(group(*hosts, backed("a", "h1", 3.0), coming), POLICY)
+    assert where(made) == {}
+
+
+def test_a_domain_in_huge_pages_does_not_relieve_ordinary_memory() -> None:
+    full = host("h1", 0.3, 0.3, memory_ratio=0.95, memory_ratio_window=(0.95, 0.95))
+    ordinary = domain("b", "h1", 0.1, memory_bytes=2 * GIB, memory_resident_bytes=2 * GIB)
+    made = plan(
+        group(
+            full, host("h2", 0.1, 0.1, memory_ratio=0.1, hugepages_free=pages(8)), backed("a", "h1", 0.1, 2), ordinary
+        ),
+        POLICY,
+    )
+    assert where(made) == {"b": "h2"}
+
+
+def test_the_search_counts_the_pages_of_its_own_steps() -> None:
+    snapshot = group(pool("h1", 1.0, 1.0), pool("h2", 0.1, 0.1, gib=7), backed("a", "h1", 1.0), backed("b", "h1", 1.0))
+    made = Group(snapshot, POLICY)
+    sources = sources_of(made, find(snapshot, POLICY, made.overloads).attempt, made.overloads)
+    state = SearchState(Trial(made, sources, np.array([True, False])), sources)
+    first, second = sources[0].candidates
+    h2 = made.index["h2"]
+    assert state.allowed(second, h2, {})
+    state.put(first, h2)
+    assert not state.allowed(second, h2, {})
+    state.take_back()
+    assert state.allowed(second, h2, {})
+
+
+def test_hosts_that_differ_in_their_pages_alone_are_both_tried() -> None:
+    """The largest domain would take the first of two hosts that are equally empty. Only that has pages for another."""
+    hosts = pool("h1", 1.0, 1.0), pool("h2", 0.1, 0.1, gib=4), pool("h3", 0.1, 0.1)
+    domains = domain("a", "h1", 4.0, memory_bytes=MIB), backed("b", "h1", 3.0), domain("c", "h1", 0.5, memory_bytes=MIB)
+    made = plan(group(*hosts, *domains), replace(POLICY, cpu=Trigger(threshold=0.75, consecutive=2, recovery=0.2)))
+    assert made.solved
+    assert where(made) == {"a": "h3", "b": "h2"}
