@@ -26,7 +26,7 @@ from virtpoise_balancer.threads import THREADS, Lock, Thread, Threads
 log = structlog.get_logger()
 
 # For how long a domain may be between its hosts after the request was answered, and how often to look.
-_HANDOVER_SECONDS = 20.0
+HANDOVER_SECONDS = 20.0
 _LOOK_SECONDS = 0.5
 
 
@@ -190,7 +190,7 @@ class LibvirtExecutor:
         clock = self.reconciler.clock
         try:
             self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry), self.stop)
-            patience = clock.monotonic() + _HANDOVER_SECONDS
+            patience = clock.monotonic() + HANDOVER_SECONDS
             while goes_on() and clock.monotonic() < patience:  # a domain that has arrived waits to be started
                 self.reconciler.ask_now(entry)
                 clock.sleep(_LOOK_SECONDS)
@@ -293,7 +293,7 @@ class LibvirtExecutor:
         if requested.why:
             self._ask_again(entry.move)  # before the end is written, so that the next plan knows it
         clock = self.reconciler.clock
-        patience = clock.monotonic() + _HANDOVER_SECONDS
+        patience = clock.monotonic() + HANDOVER_SECONDS
         while isinstance(found := self.reconciler.settle(entry), StillOpen):
             if found.silent or found.progress or not requested.answered or clock.monotonic() >= patience:
                 log.warning("a migration has no known end yet", domain=entry.move.domain, why=found.text)

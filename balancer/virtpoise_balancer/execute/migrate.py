@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 _WATCH_SECONDS = 0.5
 # What libvirt may take to end an aborted migration.
-_ABORT_SECONDS = 60.0
+ABORT_SECONDS = 60.0
 
 # A domain whose memory is copied faster than this is tried without a look at how fast it writes; it is aborted soon.
 _LEAST_SECONDS = 10.0
@@ -158,8 +158,8 @@ class Migrator:
                     return migration.error, cause if migration.error else None, True, migration.waited_seconds
                 why, cause = beyond
                 refused = self._abort(move)
-                if not migration.ended(_ABORT_SECONDS):
-                    after = f"and libvirt has not ended it after {_ABORT_SECONDS:g} s more"
+                if not migration.ended(ABORT_SECONDS):
+                    after = f"and libvirt has not ended it after {ABORT_SECONDS:g} s more"
                     return _refused(why, refused) if refused else f"aborted: {why}, {after}", cause, False, None
                 if migration.error is None:
                     return None, None, True, migration.waited_seconds
@@ -190,7 +190,7 @@ class Migrator:
         if refused := self._abort(move):
             note(replace(requested, why=_refused(why, refused)))
             return
-        until = self.clock.monotonic() + _ABORT_SECONDS
+        until = self.clock.monotonic() + ABORT_SECONDS
         for _ in looks:
             if self.clock.monotonic() >= until:
                 return
