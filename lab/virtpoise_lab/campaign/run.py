@@ -345,7 +345,7 @@ class Run:
             world.put(uuid, copies[0], Presence.RUNNING)
         if copies:
             world.guests[uuid].lost = False
-            for host in set(places) - {copies[0]}:
+            for host in sorted(set(places) - {copies[0]}):
                 world.put(uuid, host, Presence.ABSENT) if uuid in world.machines[host].copies else None
 
     def _chosen(self) -> tuple[str, ...]:
