@@ -20,6 +20,7 @@ from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.control import cycle as cycle_module
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import Situation, why_not_now
+from virtpoise_balancer.execute import reach
 from virtpoise_balancer.execute import reconciler as reconciler_module
 from virtpoise_balancer.execute.copies import Copies
 from virtpoise_balancer.execute.executor import InFlight, LibvirtExecutor
@@ -208,15 +209,30 @@ def _an_end_is_not_written(patch: Patch) -> None:
     patch.setattr(journal, "end", only_done)
 
 
+class _Questions(dict[str, Any]):
+    """Takes any number of questions to one host."""
+
+    def get(self, _host: str, _default: Any = None) -> Any:
+        return None
+
+    def __setitem__(self, host: str, answered: Any) -> None:
+        self.setdefault(host, []).append(answered)
+
+    def pop(self, host: str, *_default: Any) -> Any:
+        return self[host].pop(0)
+
+
 def _questions_pile_up(patch: Patch) -> None:
     """V9: a host that hangs is asked again by a further thread in each cycle."""
     begin = Reach._begin
 
     def again(self: Reach, hosts: Any) -> Any:
-        self._under_way.clear()
+        if not isinstance(self._under_way, _Questions):
+            self._under_way = _Questions()
         return begin(self, hosts)
 
     patch.setattr(Reach, "_begin", again)
+    patch.setattr(reach, "_AGAIN_SECONDS", 0.0)
 
 
 def _orders_are_not_read_again(patch: Patch) -> None:

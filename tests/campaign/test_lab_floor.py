@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+import storing
+from builders import domain, group, host
+from virtpoise_balancer.errors import StoreError
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import Policy
+from virtpoise_balancer.plan import plan
 from virtpoise_lab.campaign.faults import FAULTS as MODEL_FAULTS
 from virtpoise_lab.chaos import rules
 from virtpoise_lab.chaos.__main__ import main
@@ -16,13 +23,14 @@ from virtpoise_lab.chaos.asked import Standing
 from virtpoise_lab.chaos.faults import FAULTS, INSTANT
 from virtpoise_lab.chaos.oracle import LOST, NAMED, TWICE, Facts, Held, Look, judge
 from virtpoise_lab.chaos.plan import HOMES, ROOM, Moment, Plan, Task, draw
+from virtpoise_lab.chaos.store import StoreFile
 from virtpoise_lab.floors import DURATIONS, Entry
 from virtpoise_lab.stack import RULES
 
 # Faults that the model need not have.
 ON_HOSTS_ALONE = {
     *("source-qemu-stopped", "destination-qemu-stopped", "hosts-lossy"),
-    *("prometheus-garbage", "balancer-stopped"),
+    *("prometheus-garbage", "balancer-stopped", "store-refuses-beginnings"),
 }
 RUNNING = Standing("running", True, False)
 SHUT_OFF = Standing("shut off", True, False)
@@ -51,7 +59,7 @@ def good() -> Facts:
         after=Look(140.0, PLACES, [DONE], frozenset()),
         end=Look(150.0, PLACES, [DONE], frozenset()),
         task_done=True,
-        held=Held(21, 42),
+        held=Held(21, 42, 5),
         exits=[0],
     )
 
@@ -166,8 +174,9 @@ WRONG: dict[str, tuple[Callable[[Facts], object], str]] = {
         "h1 was silent for 27 s, and no alert named it",
     ),
     "status": (lambda f: setattr(f, "exits", [0, 1]), "a balancer that was told to stop ended with status 1"),
-    "threads": (lambda f: setattr(f, "held", Held(40, 40)), "the balancer has 40 threads"),
-    "descriptors": (lambda f: setattr(f, "held", Held(20, 90)), "the balancer has 90 descriptors"),
+    "threads": (lambda f: setattr(f, "held", Held(40, 40, 5)), "the balancer has 40 threads"),
+    "descriptors": (lambda f: setattr(f, "held", Held(20, 90, 5)), "the balancer has 90 descriptors"),
+    "asking": (lambda f: setattr(f, "held", Held(20, 40, 12)), "the balancer has 12 processes that ask hosts"),
     "traceback": (lambda f: f.tracebacks.append("KeyError"), "a traceback in the balancer's log: KeyError"),
 }
 
@@ -268,3 +277,20 @@ def test_a_list_with_a_line_that_is_none_is_refused(
     assert capsys.readouterr().err.endswith(
         f"error: --list: line 3: expected a seed and the name of a fault, got {line!r}\n"
     )
+
+
+def test_a_store_that_refuses_beginnings_takes_plans_and_ends(tmp_path: Path) -> None:
+    made = plan(group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0)), Policy())
+    with closing(Store.open(f"sqlite:///{tmp_path}/virtpoise.db")) as store:
+        ((first, _),) = storing.record(store, made, 1000.0, acted=True)
+        store.begin(first)
+        with StoreFile(tmp_path / "virtpoise.db").refuses_beginnings():
+            store.end(first, storing.DONE)
+            ((second, _),) = storing.record(store, made, 1010.0, acted=True)
+            with pytest.raises(StoreError, match="full"):
+                store.begin(second)
+        store.begin(second)
+    assert [(one.result, one.is_open) for one in StoreFile(tmp_path / "virtpoise.db").entries()] == [
+        ("done", False),
+        (None, True),
+    ]

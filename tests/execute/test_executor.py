@@ -325,7 +325,7 @@ def test_without_a_store_nothing_begins() -> None:
 def test_once_it_was_told_to_stop_nothing_is_started_any_more() -> None:
     hosts = Hosts()
     made = executor(hosts)
-    made.close()
+    made.close(leads=True)
     with pytest.raises(Refused, match="about to end"):
         made.carry_out([(0, move("a", "h1", "h2"))], lambda _: None)
     assert hosts.written == []

@@ -127,13 +127,13 @@ def test_which_of_two_running_copies_is_stale() -> None:
     assert stale_copy(ENTRY, ("h1", "h3"), started=True) is None
 
 
-def test_a_migration_whose_request_was_not_answered_may_begin_for_a_while_yet() -> None:
-    def at(now: float, *, answered: bool) -> object:
-        return reconcile(ENTRY, None, Presence.RUNNING, Presence.ABSENT, {}, now, answered=answered)
+def test_a_migration_whose_request_was_not_spent_may_begin_for_a_while_yet() -> None:
+    def at(now: float, *, spent: bool) -> object:
+        return reconcile(ENTRY, None, Presence.RUNNING, Presence.ABSENT, {}, now, spent=spent)
 
-    assert isinstance(at(1029.0, answered=False), StillOpen)
-    assert isinstance(at(1029.0, answered=True), Verdict)
-    assert isinstance(at(1030.0, answered=False), Verdict)
+    assert isinstance(at(1029.0, spent=False), StillOpen)
+    assert isinstance(at(1029.0, spent=True), Verdict)
+    assert isinstance(at(1030.0, spent=False), Verdict)
 
 
 def test_of_two_attempts_the_first_was_done_where_the_second_began() -> None:

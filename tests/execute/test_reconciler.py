@@ -478,6 +478,55 @@ def test_a_migration_of_an_earlier_process_that_does_not_converge_is_aborted(
     assert (balancer.causes, world.places("a")) == ([Cause.SLOW], {"h1": "running"})
 
 
+def test_a_migration_of_an_earlier_process_follows_the_windows_of_its_bandwidth(
+    balancer: Balancer, world: World
+) -> None:
+    world.copy_takes(1e9)
+    began = world.clock.now()
+    limited = replace(balancer.executor.migrator, bandwidth=lambda at: 50 if 100 <= at - began < 200 else None)
+    balancer.executor.migrator = limited
+    left_by_an_earlier_process(balancer, world)
+    for limits in ([None], [None, 50], [None, 50, None]):
+        balancer.cycle(9)
+        assert world.answering.bandwidths == limits
+
+
+@pytest.mark.parametrize(("cycles", "copy_seconds"), [(1, None), (3, None), (3, 33.0)])
+def test_when_the_balancer_ends_a_migration_of_an_earlier_process_ends_like_its_own(
+    balancer: Balancer, world: World, cycles: int, copy_seconds: float | None
+) -> None:
+    world.copy_takes(copy_seconds or 1e9)
+    left_by_an_earlier_process(balancer, world)
+    balancer.cycle(cycles)  # it is under way, and ends after the grace of 5 s, or before that
+    began = world.clock.now()
+    world.do(lambda: balancer.executor.close(leads=True))
+    assert world.clock.now() - began < 10
+    (first,) = balancer.journal
+    if copy_seconds:
+        assert (first.result, world.places("a")) == ("done", {"h2": "running"})
+    else:
+        assert (first.result, first.why) == ("failed", "aborted: told to stop: running on h1, absent on h2")
+        assert (balancer.causes, world.places("a")) == ([Cause.STOPPED], {"h1": "running"})
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_what_cannot_be_ended_when_the_balancer_ends_is_left_to_the_next_one(
+    balancer: Balancer, world: World, leads: bool
+) -> None:
+    world.copy_takes(1e9)
+    left_by_an_earlier_process(balancer, world)
+    balancer.cycle(3)
+    if leads:
+        world.stop("h1")
+    began = world.clock.now()
+    world.do(lambda: balancer.executor.close(leads=leads))
+    assert world.clock.now() - began < (60 if leads else 1)
+    world.go_on()
+    world.advance(30)
+    assert len([*world.model.running_jobs("a")]) == 1
+    assert balancer.results == [None]
+
+
 def test_a_domain_of_an_earlier_process_is_started_as_soon_as_it_has_arrived(balancer: Balancer, world: World) -> None:
     world.copy_takes(25.0)
     left_by_an_earlier_process(balancer, world)

@@ -47,10 +47,15 @@ def test_a_migration_past_its_bound_is_aborted_and_the_domain_stays_whole(pool: 
     group.wait("penalty", lambda now: group.balancer.host("h1").get("failures") == 1)
 
 
-def test_told_to_stop_it_aborts_what_does_not_end_in_time_and_leaves_cleanly(pool: Pools) -> None:
+@pytest.mark.parametrize("begun_by", ["itself", "an earlier process"])
+def test_told_to_stop_it_aborts_what_does_not_end_in_time_and_leaves_cleanly(pool: Pools, begun_by: str) -> None:
     group = pool(BUSY, dirty=DIRTY)
     group.start(migration={**NEVER_ENDS, "stop_grace_seconds": 2})
     domain = wait_under_way(group)
+    if begun_by == "an earlier process":
+        group.balancer.kill()
+        group.balancer.start()
+        assert wait_under_way(group) == domain
     assert group.balancer.stop() == 0
     assert places(group, domain) == {"h1": "running"}
     (migration,) = json.loads(group.balancer.run("history", "--output", "json").stdout)

@@ -483,7 +483,7 @@ def test_a_prediction_is_disturbed_by_a_migration_that_ended_after_its_own(store
     assert all(one.disturbed_from is not None and one.disturbed_from < one.migrated for one in of_second)
 
 
-def test_a_measurement_that_cannot_be_teaches_nothing(store: Store) -> None:
+def test_a_measurement_that_cannot_be_teaches_nothing_and_pulls_no_brake(store: Store) -> None:
     """An earlier version wrote down what Prometheus had answered, whatever it was."""
     busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
     ((migration_id, _),) = record(store, plan(busy, Policy()), 1000.0, acted=True)
@@ -492,7 +492,9 @@ def test_a_measurement_that_cannot_be_teaches_nothing(store: Store) -> None:
     source, destination = due(store)
     give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=2.5, error=2.0))
     give_verdict(store, destination, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1))
-    assert [residual.error_ratio for residual in learned(store).residuals] == [0.1]
+    memory = store.recall(moved_since=0, ended_since=0, judged_since=0)
+    assert [residual.error_ratio for residual in memory.learned.residuals] == [0.1]
+    assert [one.error_ratio for one in memory.track_record.errors] == [0.1]
 
 
 def test_the_journal_has_the_newest_two_hundred_residuals(store: Store) -> None:

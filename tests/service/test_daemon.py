@@ -30,6 +30,7 @@ from storing import record
 from virtpoise_balancer.config import read_config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError
 from virtpoise_balancer.execute.executor import InFlight, Recheck
+from virtpoise_balancer.knowledge.leader import FileLock
 from virtpoise_balancer.knowledge.records import Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Entries, Plan, Policy, SampleTimes, Snapshot
@@ -74,6 +75,7 @@ class Hosts:
     seen: Snapshot = SEEN
     carried_out: list[Entries] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    closed: list[bool] = field(default_factory=list)  # whether it led
 
     def observe(self, now: float) -> Observation:
         if self.clock_error:
@@ -106,7 +108,8 @@ class Hosts:
     def drop(self, why: str) -> None:
         self.dropped.append(why)
 
-    def close(self) -> None: ...
+    def close(self, *, leads: bool) -> None:
+        self.closed.append(leads)
 
 
 class Log:
@@ -205,6 +208,19 @@ def test_a_reload_takes_the_new_threshold_from_the_next_cycle_on(tmp_path: Path,
         assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 consecutive samples): move a to h2")
 
     while_it_runs(Daemon(write(tmp_path)), act)
+
+
+@pytest.mark.parametrize("another_acts", [False, True])
+def test_only_a_balancer_that_acts_ends_what_it_watches_when_it_is_stopped(
+    tmp_path: Path, hosts: Hosts, log: Log, another_acts: bool
+) -> None:
+    Store.open(f"sqlite:///{tmp_path}/state.db").close()
+    lock = FileLock(tmp_path / "state.db")
+    if another_acts:
+        assert lock.take()
+    while_it_runs(Daemon(write(tmp_path)), lambda: log.wait_for("another balancer acts" if another_acts else CALM))
+    lock.release()
+    assert hosts.closed == [not another_acts]
 
 
 def test_a_broken_file_is_told_and_what_was_holds_on(tmp_path: Path, hosts: Hosts, log: Log) -> None:

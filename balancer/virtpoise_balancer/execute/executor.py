@@ -88,7 +88,8 @@ class LibvirtExecutor:
     _items: dict[int, Item] = field(default_factory=dict)  # of the plans that have not ended, by the id in the journal
     _rechecks: dict[int, Recheck] = field(default_factory=dict)  # by the number of the plan
     _threads: dict[int, Thread] = field(default_factory=dict)  # by the id in the journal
-    _watched: set[int] = field(default_factory=set)  # under way, without a move that waits for it
+    _watchers: dict[int, Thread] = field(default_factory=dict)  # of those that no move waits for, by id in the journal
+    _gives_way: bool = False  # to another balancer, which watches these
 
     def __post_init__(self) -> None:
         self._looking = self.threads.lock()
@@ -150,12 +151,20 @@ class LibvirtExecutor:
             thread.join(left)
         return not self.busy
 
-    def close(self) -> None:
-        """Start nothing more, and wait until what runs has ended or was aborted."""
+    def close(self, *, leads: bool) -> None:
+        """Start nothing more, and wait until what runs has ended or was aborted.
+
+        ``leads``: whether that includes migrations that no move of this process waits for. Otherwise another balancer
+        watches these.
+        """
         with self._lock:
+            self._gives_way = not leads
             self.stop.set()
             self.go_on()
+            watchers = list(self._watchers.values())
         self.wait()
+        for thread in watchers:
+            thread.join()
         self.reconciler.close()
 
     def _watch_loose_ones(self) -> None:
@@ -163,26 +172,30 @@ class LibvirtExecutor:
         those whose request was given up. Each is watched once.
         """
         loose = self.reconciler.under_way()
-        self._watched &= {entry.id for entry, _ in loose}
+        known = {entry.id for entry, _ in loose}
+        self._watchers = {id_: thread for id_, thread in self._watchers.items() if id_ in known}
         for entry, progress in loose:
-            if progress is None or entry.id in self._watched or self.stop.is_set():
+            if progress is None or entry.id in self._watchers or self._gives_way:
                 continue
+            watch = partial(self._watch_over, entry)
             try:
-                self.threads.start(partial(self._watch_over, entry), f"watch {entry.move.domain}")
+                self._watchers[entry.id] = self.threads.start(watch, f"watch {entry.move.domain}")
             except RuntimeError as error:  # the system has no thread left: the next cycle tries again
                 log.warning("a migration cannot be watched", domain=entry.move.domain, error=str(error))
-            else:
-                self._watched.add(entry.id)
 
     def _watch_over(self, entry: JournalEntry) -> None:
         def goes_on() -> bool:
-            return not self.stop.is_set() and any(one.id == entry.id for one, _ in self.reconciler.under_way())
+            return not self._gives_way and any(one.id == entry.id for one, _ in self.reconciler.under_way())
 
+        clock = self.reconciler.clock
         try:
-            self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry))
+            self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry), self.stop)
+            patience = clock.monotonic() + _HANDOVER_SECONDS
+            while goes_on() and clock.monotonic() < patience:  # a domain that has arrived waits to be started
+                self.reconciler.ask_now(entry)
+                clock.sleep(_LOOK_SECONDS)
         except Exception:  # the reconciler goes on asking for its end
             log.exception("a migration could not be watched", domain=entry.move.domain)
-        self.reconciler.ask_now(entry)  # a domain that has arrived waits to be started
 
     def _end_waiting(self, reasons: Mapping[int, str]) -> None:
         for id_, why in reasons.items():

@@ -5,7 +5,7 @@ time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import structlog
@@ -14,8 +14,9 @@ from virtpoise_balancer.analyse.convergence import Convergence, Feasibility, fea
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_balancer.execute.hosts import Hosts
-from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.hosts import Hosts, RunningMigration
+from virtpoise_balancer.execute.reconcile import Silent
+from virtpoise_balancer.execute.reconciler import Requested, running_job
 from virtpoise_balancer.model import Cause, JournalEntry, Move, Progress
 from virtpoise_balancer.visible import visible
 
@@ -38,6 +39,8 @@ _JOB_EARLY_SECONDS = 5.0
 _JOB_LATE_SECONDS = 120.0
 
 Watch = Callable[[Progress], None]
+# For how many seconds a migration has been under way, and its job; None where the source does not answer or has none.
+_Look = tuple[float, Progress | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,35 +149,18 @@ class Migrator:
         """What went wrong and what that teaches, or None; whether libvirt has answered the request; how long the domain
         waited to start.
         """
-        convergence = Convergence(throttles=self.throttles)
         bandwidth = self.bandwidth(self.clock.now())
-        limit, limit_why, stopped = self.timeout_seconds, f"longer than {self.timeout_seconds:g} s", False
         try:
             with self.hosts.migration(move.uuid, move.source, move.destination, bandwidth) as migration:
-                while not migration.ended(_WATCH_SECONDS):
-                    if stop.is_set() and not stopped:
-                        stopped = True
-                        limit = min(limit, self.clock.monotonic() - began + self.stop_grace_seconds)
-                        limit_why = "told to stop"
-                    progress = self._look(move, watch)
-                    hopeless = convergence.hopeless(progress) if progress else None
-                    if hopeless or self.clock.monotonic() - began >= limit:
-                        why = hopeless or limit_why
-                        cause = Cause.STOPPED if stopped and not hopeless else Cause.SLOW
-                        refused = self._abort(move)
-                        break
-                    bandwidth = self._limited(move, bandwidth)
-                else:
+                beyond = self._beyond_bounds(move, self._until_answered(move, migration, began), watch, stop, bandwidth)
+                if beyond is None:
                     cause = Cause.STOPPED if stop.is_set() else Cause.ERROR
                     return migration.error, cause if migration.error else None, True, migration.waited_seconds
+                why, cause = beyond
+                refused = self._abort(move)
                 if not migration.ended(_ABORT_SECONDS):
                     after = f"and libvirt has not ended it after {_ABORT_SECONDS:g} s more"
-                    why = (
-                        f"{why}, and it could not be aborted ({refused}): it goes on"
-                        if refused
-                        else f"aborted: {why}, {after}"
-                    )
-                    return why, cause, False, None
+                    return _refused(why, refused) if refused else f"aborted: {why}, {after}", cause, False, None
                 if migration.error is None:
                     return None, None, True, migration.waited_seconds
                 why = f"{why}, and then: {migration.error}" if refused else f"aborted: {why}"
@@ -182,38 +168,77 @@ class Migrator:
         except LibvirtError as error:  # no process could be started to ask
             return str(error), Cause.STOPPED if stop.is_set() else Cause.ERROR, False, None
 
-    def watch_over(self, entry: JournalEntry, goes_on: Callable[[], bool], note: Callable[[Requested], None]) -> None:
+    def watch_over(
+        self, entry: JournalEntry, goes_on: Callable[[], bool], note: Callable[[Requested], None], stop: threading.Event
+    ) -> None:
         """Watch a migration that no request of this process waits for, with the bounds that ``request`` has.
 
-        Returns when its job has ended, was aborted or is not ours, or when ``goes_on`` is False. ``note``: takes why it
-        is aborted, before it is.
+        Returns when its job has ended or is not ours, when ``goes_on`` is False, or when it was to be aborted and does
+        not end. ``note``: takes why it is aborted, before it is.
         """
         move, began = entry.move, entry.began or self.clock.now()
+        seen = _Seen(lambda _progress: None)
+        looks = self._until_job_ends(move, began, goes_on)
+        beyond = self._beyond_bounds(move, looks, seen, stop, self.bandwidth(began))
+        if beyond is None:
+            return
+        why, cause = beyond
+        requested = Requested(
+            why=f"aborted: {why}", cause=cause, answered=False, dirty_bytes_per_second=seen.dirty_bytes_per_second
+        )
+        note(requested)
+        if refused := self._abort(move):
+            note(replace(requested, why=_refused(why, refused)))
+            return
+        until = self.clock.monotonic() + _ABORT_SECONDS
+        for _ in looks:
+            if self.clock.monotonic() >= until:
+                return
+        if goes_on():
+            note(replace(requested, over=True))
+
+    def _beyond_bounds(
+        self, move: Move, looks: Iterable[_Look], watch: Watch, stop: threading.Event, bandwidth: int | None
+    ) -> tuple[str, Cause] | None:
+        """Why the migration is to be aborted, and what that teaches; None when it has ended before, with its ``looks``.
+
+        ``bandwidth``: its limit so far. It follows its windows.
+        """
         convergence = Convergence(throttles=self.throttles)
-        bandwidth = self.bandwidth(began)
-        while goes_on():
-            try:
-                progress = self.hosts.progress(move.source, move.uuid)
-            except LibvirtError:
-                self.clock.sleep(_WATCH_SECONDS)
-                continue  # the next look may see it
-            if progress is None or not self._is_of(began, progress):
-                return
-            why = convergence.hopeless(progress)
-            if why is None and progress.elapsed_seconds >= self.timeout_seconds:
-                why = f"longer than {self.timeout_seconds:g} s"
-            if why:
-                requested = Requested(
-                    why=f"aborted: {why}",
-                    cause=Cause.SLOW,
-                    answered=False,
-                    dirty_bytes_per_second=progress.dirty_bytes_per_second,
-                )
-                note(requested)
-                if refused := self._abort(move):
-                    note(replace(requested, why=f"{why}, and it could not be aborted ({refused}): it goes on"))
-                return
+        stop_at: float | None = None
+        for seconds, progress in looks:
+            if progress is not None:
+                watch(progress)
+                if why := convergence.hopeless(progress):
+                    return why, Cause.SLOW
+            if seconds >= self.timeout_seconds:
+                return f"longer than {self.timeout_seconds:g} s", Cause.SLOW
+            now = self.clock.monotonic()
+            if stop_at is None and stop.is_set():
+                stop_at = now + self.stop_grace_seconds
+            if stop_at is not None and now >= stop_at:
+                return "told to stop", Cause.STOPPED
             bandwidth = self._limited(move, bandwidth)
+        return None
+
+    def _until_answered(self, move: Move, migration: RunningMigration, began: float) -> Iterator[_Look]:
+        """Looks until the request is answered. ``began``: on the monotonic clock."""
+        while not migration.ended(_WATCH_SECONDS):
+            progress = running_job(self.hosts, move.source, move.uuid)
+            yield self.clock.monotonic() - began, None if isinstance(progress, Silent) else progress
+
+    def _until_job_ends(self, move: Move, began: float, goes_on: Callable[[], bool]) -> Iterator[_Look]:
+        """Looks until the job has ended, or is not that of the migration that began at ``began``, in Unix seconds."""
+        seconds = 0.0
+        while goes_on():
+            progress = running_job(self.hosts, move.source, move.uuid)
+            if isinstance(progress, Silent):
+                yield seconds, None
+            elif progress is None or not self._is_of(began, progress):
+                return
+            else:
+                seconds = progress.elapsed_seconds
+                yield seconds, progress
             self.clock.sleep(_WATCH_SECONDS)
 
     def _is_of(self, began: float, progress: Progress) -> bool:
@@ -222,15 +247,6 @@ class Migrator:
         """
         asked = self.clock.now() - progress.elapsed_seconds
         return began - _JOB_EARLY_SECONDS <= asked <= began + _JOB_LATE_SECONDS
-
-    def _look(self, move: Move, watch: Watch) -> Progress | None:
-        try:
-            progress = self.hosts.progress(move.source, move.uuid)
-        except LibvirtError:
-            return None  # the next look may see it
-        if progress is not None:
-            watch(progress)
-        return progress
 
     def _limited(self, move: Move, bandwidth: int | None) -> int | None:
         """The bandwidth limit from now on. ``bandwidth``: the one so far."""
@@ -250,3 +266,7 @@ class Migrator:
             log.warning("a migration could not be aborted", domain=move.domain, source=move.source, why=str(error))
             return str(error)
         return None
+
+
+def _refused(why: str, refused: str) -> str:
+    return f"{why}, and it could not be aborted ({refused}): it goes on"

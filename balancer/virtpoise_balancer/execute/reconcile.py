@@ -73,13 +73,13 @@ def reconcile(
     others: Mapping[str, Answer],
     now: float,
     *,
-    answered: bool = False,
+    spent: bool = False,
 ) -> Verdict | StillOpen | Arrived:
     """What became of an entry that has begun.
 
     ``job``: the domain's job on the source, asked before the rest. ``here``, ``there``: how the domain stands on the
     source and the destination. ``others``: on all other hosts of the group; needed only where neither end has it
-    active. ``answered``: libvirt has answered the request, so that it cannot begin any more.
+    active. ``spent``: the request cannot begin it any more.
     """
     move = entry.move
     ends = {move.source: here, move.destination: there}
@@ -106,7 +106,7 @@ def reconcile(
     if there in SETTLED:
         return Verdict(result=Result.DONE, places=places, leftover=here is not Presence.ABSENT)
     if here in SETTLED:
-        if not answered and now - (entry.began or now) < _LATE_SECONDS:
+        if not spent and now - (entry.began or now) < _LATE_SECONDS:
             return _open(entry, UnsettledKind.MIGRATING, f"{name} may still begin")
         return Verdict(result=Result.FAILED, places=places)
     return _away(entry, here, there, others, places)

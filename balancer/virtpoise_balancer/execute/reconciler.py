@@ -67,12 +67,14 @@ class Journal(Protocol):
 class Requested:
     """What was seen of a request. It is no end. ``why``: what went wrong; ``answered``: libvirt has answered it.
 
-    ``waited_seconds``: for how long the domain waited on its destination to be started there.
+    ``over``: its job was seen and has ended, where no one waits for the answer. ``waited_seconds``: for how long the
+    domain waited on its destination to be started there.
     """
 
     why: str | None = None
     cause: Cause | None = None
     answered: bool = True
+    over: bool = False
     seconds: float | None = None
     waited_seconds: float | None = None
     dirty_bytes_per_second: float | None = None
@@ -250,11 +252,7 @@ class Reconciler:
 
     def _ask(self, entry: JournalEntry, group: Collection[str]) -> Verdict | StillOpen | Arrived:
         hosts, move = self.hosts(), entry.move
-        job: Progress | Silent | None
-        try:
-            job = hosts.progress(move.source, move.uuid)
-        except LibvirtError as error:
-            job = Silent(str(error))
+        job = running_job(hosts, move.source, move.uuid)
         here = presence(hosts, move.source, move.uuid)
         there = presence(hosts, move.destination, move.uuid)
         others: dict[str, Answer] = {}
@@ -262,8 +260,9 @@ class Reconciler:
             others = {
                 host: presence(hosts, host, move.uuid) for host in sorted(set(group) - {move.source, move.destination})
             }
-        answered = self._requested.get(entry.id, _NOT_SEEN).answered
-        return reconcile(entry, job, here, there, others, self.clock.now(), answered=answered)
+        requested = self._requested.get(entry.id, _NOT_SEEN)
+        spent = requested.answered or requested.over
+        return reconcile(entry, job, here, there, others, self.clock.now(), spent=spent)
 
     def _keep_open(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
         if found.kind is UnsettledKind.TWICE:
@@ -345,6 +344,14 @@ def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
     """How the domain stands on the host, or that it does not answer."""
     try:
         return hosts.presence(host, uuid)
+    except LibvirtError as error:
+        return Silent(str(error))
+
+
+def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:
+    """The domain's running job on the host, None where it has none, or that the host does not answer."""
+    try:
+        return hosts.progress(host, uuid)
     except LibvirtError as error:
         return Silent(str(error))
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause, EndedMigration, PredictionError, TrackRecord
 from virtpoise_balancer.knowledge import others
 from virtpoise_balancer.knowledge.journal import fields_of_commitment
+from virtpoise_balancer.knowledge.predictions import MEASURED
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import brakes, migrations, predictions
 from virtpoise_balancer.model import Cause, Result
@@ -26,9 +27,8 @@ _ENDED = Query(
 _MEASURED = Query(
     select(predictions.c.id, predictions.c.window_end, predictions.c.error)
     .where(
-        predictions.c.verdict == "measured",
+        MEASURED,
         predictions.c.window_end > bindparam("since"),
-        predictions.c.error.is_not(None),
     )
     .order_by(predictions.c.window_end, predictions.c.id),
     "prediction",

@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, literal, select, union_all
 
 from virtpoise_balancer.analyse.learned import Learned, Moved
+from virtpoise_balancer.knowledge.predictions import MEASURED
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import RATIO_TOLERANCE, Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
+from virtpoise_balancer.model import Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
 
 # For each role and regime. More would not make an interval better, but each cycle slower.
 _RESIDUALS_KEPT = 200
@@ -62,8 +63,7 @@ _RESIDUALS = Query(
                 .where(
                     predictions.c.role == role.value,
                     predictions.c.saturated.is_(saturated),
-                    predictions.c.verdict == "measured",
-                    predictions.c.measured.between(1 - RATIO_TOLERANCE, RATIO_TOLERANCE),
+                    MEASURED,
                     predictions.c.spread > 0,
                 )
                 .order_by(predictions.c.id.desc())

@@ -11,7 +11,14 @@ from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.knowledge.records import PredictionRecord
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import Move, PredictedLoads, Prediction, Result, Role
+from virtpoise_balancer.model import RATIO_TOLERANCE, Move, PredictedLoads, Prediction, Result, Role
+
+# What counts as measured. Earlier versions also wrote down loads that cannot be.
+MEASURED = (
+    (predictions.c.verdict == "measured")
+    & predictions.c.measured.between(1 - RATIO_TOLERANCE, RATIO_TOLERANCE)
+    & predictions.c.error.is_not(None)
+)
 
 # When the first other migration began that was under way on the host after this one had begun, or ended after it.
 _OTHER = migrations.alias("other")

@@ -165,7 +165,7 @@ class Daemon:
         if self._executor.in_flight:
             log.info("stopping: waiting for migrations under way", seconds=self._config.migration.stop_grace_seconds)
         self._scheduler.shutdown(wait=True)
-        self._executor.close()
+        self._executor.close(leads=self._leadership.leads)
         self._close()
         log.info("virtpoise has stopped")
 

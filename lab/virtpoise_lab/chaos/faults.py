@@ -305,6 +305,7 @@ FAULTS: dict[str, Fault] = {
     "exporter-stuck": _daemon_stopped("destination", "exporter"),
     "store-locked": lambda run, _met: run.store.locked(),
     "store-full": lambda run, _met: run.store.full(),
+    "store-refuses-beginnings": lambda run, _met: run.store.refuses_beginnings(),
     "balancer-killed": _balancer_killed,
     "balancer-stopped": lambda run, _met: _stopped(run.balancer.process.pid),
     "second-balancer": _second_balancer,

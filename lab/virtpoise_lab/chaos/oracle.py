@@ -42,15 +42,16 @@ _OLDEST_SLACK_SECONDS = 8.0
 # Both run for longer than one look at each could mistake.
 _TWICE_SECONDS = 0.3
 # What a balancer of three hosts may have at any time of a run.
-_MOST_THREADS, _MOST_DESCRIPTORS = 30, 80
+_MOST_THREADS, _MOST_DESCRIPTORS, _MOST_ASKING = 30, 80, 8
 
 
 @dataclass(frozen=True)
 class Held:
-    """Of a balancer's process: its threads and its descriptors."""
+    """Of a balancer's process: its threads and its descriptors. ``asking``: its children; each asks a host."""
 
     threads: int
     descriptors: int
+    asking: int
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def _process(facts: Facts) -> Iterator[str]:
         yield f"the balancer has {facts.held.threads} threads"
     if facts.held is not None and facts.held.descriptors > _MOST_DESCRIPTORS:
         yield f"the balancer has {facts.held.descriptors} descriptors"
+    if facts.held is not None and facts.held.asking > _MOST_ASKING:
+        yield f"the balancer has {facts.held.asking} processes that ask hosts"
 
 
 def _pushed_over(facts: Facts) -> Iterator[str]:

@@ -299,11 +299,16 @@ class Run:
 
     def _note_held(self) -> None:
         """Keep the most that the balancer has had at once. One that has ended has nothing."""
-        before = self.facts.held or Held(0, 0)
+        before = self.facts.held or Held(0, 0, 0)
         with suppress(LabError, OSError):
             own = Path("/proc", str(self.balancer.process.pid))
-            threads, descriptors = (len(list((own / what).iterdir())) for what in ("task", "fd"))
-            self.facts.held = Held(max(before.threads, threads), max(before.descriptors, descriptors))
+            tasks, descriptors = list((own / "task").iterdir()), list((own / "fd").iterdir())
+            asking = sum(len((task / "children").read_text().split()) for task in tasks)
+            self.facts.held = Held(
+                max(before.threads, len(tasks)),
+                max(before.descriptors, len(descriptors)),
+                max(before.asking, asking),
+            )
 
     def _tracebacks(self) -> None:
         for one in self._balancers:

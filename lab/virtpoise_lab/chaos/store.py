@@ -51,6 +51,21 @@ class StoreFile:
                 connection.execute("ROLLBACK")
 
     @contextmanager
+    def refuses_beginnings(self) -> Iterator[None]:
+        """In the block, it takes plans and ends, but not that a migration begins: a disk may fill up in between."""
+        self._change(
+            "CREATE TRIGGER refused BEFORE UPDATE OF began ON migrations BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+        try:
+            yield
+        finally:
+            self._change("DROP TRIGGER refused")
+
+    def _change(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.path, timeout=5, isolation_level=None)) as connection:
+            connection.execute(statement)
+
+    @contextmanager
     def full(self) -> Iterator[None]:
         """In the block, its disk has no room."""
         filler = self.path.with_name("filler")
