@@ -136,7 +136,7 @@ def test_a_migration_back_right_after_ours_is_recognised_once_no_sample_can_be_o
 
 
 def test_a_move_of_ours_is_ours_when_a_stuck_exporter_shows_the_source_long_after_it() -> None:
-    """Found by the campaign: the destination was unknown meanwhile, so the domain was seen on its source alone."""
+    """Found by the campaign: the destination was unknown, so the domain was seen on its source alone."""
     silent = (HOSTS[0], replace(UNKNOWN, name="h2"), HOSTS[2])
     found = look(first(domain("a", "h1")), 1010.0, domain("a", "h1"), hosts=silent, ours=[ours()])
     for at in (1020.0, 1030.0, 1040.0, 1050.0):
