@@ -140,7 +140,7 @@ def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
         ),
         (
             "policy: {reserve: [{memory_bytes: 1}, {memory_bytes: 2, hosts: [h1]}]}",
-            "x.yml: policy.reserve.0: expected hosts or labels, or the last place",
+            "x.yml: policy.reserve.0: expected hosts, or the last place",
         ),
         ("policy: {reserve: [{hosts: [h1]}]}", "x.yml: policy.reserve.0.memory_bytes: missing"),
         ("policy: {reserve: [{memory_bytes: -1}]}", "x.yml: policy.reserve.0.memory_bytes: expected greater than"),

@@ -115,7 +115,7 @@ def test_a_healthy_host_with_a_pool_is_not_overloaded(url: str) -> None:
 
 def test_even_where_ordinary_memory_is_short_its_guests_are_not_evacuated_for_nothing(url: str) -> None:
     """What the host keeps for itself brings it to 93 %: then each guest would take 0.4 points off it."""
-    policy = Policy(reserve=(Reserve(memory_bytes=int(8.4 * GB), labels={"rack": "a"}),))
+    policy = Policy(reserve=(Reserve(memory_bytes=int(8.4 * GB), hosts=("rack=a",)),))
     snapshot = with_reserve(seen(url, HOT_FROM - 20), policy)
     assert [round(host.memory_ratio, 2) for host in snapshot.hosts] == [0.93, 0.33, 0.33]
     made = plan(snapshot, policy)

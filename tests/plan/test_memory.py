@@ -48,15 +48,15 @@ class TestReserve:
         hosts = host("db1", 0.1, labels={"rack": "a"}), host("web1", 0.1, labels={"rack": "a"}), host("web2", 0.1)
         entries = (
             Reserve(memory_bytes=3, hosts=("db*", "mail")),
-            Reserve(memory_bytes=2, labels={"rack": "a"}),
+            Reserve(memory_bytes=2, hosts=("rack=a",)),
             Reserve(memory_bytes=1),
         )
         assert self.kept(group(*hosts), *entries) == [3, 2, 1]
 
-    def test_names_and_labels_must_both_fit(self) -> None:
-        both = Reserve(memory_bytes=3, hosts=("db*",), labels={"rack": "a"})
-        hosts = host("db1", 0.1, labels={"rack": "a"}), host("db2", 0.1, labels={"rack": "b"}), host("db3", 0.1)
-        assert self.kept(group(*hosts), both) == [3, 0, 0]
+    def test_a_host_fits_by_its_name_or_by_a_label(self) -> None:
+        either = Reserve(memory_bytes=3, hosts=("db1", "rack=b*"))
+        hosts = host("db1", 0.1, labels={"rack": "a"}), host("db2", 0.1, labels={"rack": "b2"}), host("db3", 0.1)
+        assert self.kept(group(*hosts), either) == [3, 3, 0]
 
     def test_what_a_snapshot_has_stays_where_no_entry_fits(self) -> None:
         snapshot = group(host("h1", 0.1, memory_reserved_bytes=5), host("h2", 0.1, memory_reserved_bytes=5))
@@ -100,7 +100,7 @@ class TestReserve:
         assert where(plan(with_reserve(snapshot, kept), kept)) == {"a": "h2"}
 
     def test_an_entry_that_fits_no_host_is_noted(self) -> None:
-        entries = Reserve(memory_bytes=1, hosts=("h*",)), Reserve(memory_bytes=1, hosts=("x*",), labels={"rack": "z"})
+        entries = Reserve(memory_bytes=1, hosts=("h*",)), Reserve(memory_bytes=1, hosts=("x*", "rack=z"))
         assert notes(group(host("h1", 0.1)), replace(POLICY, reserve=entries)) == (
             "the reserve for x*, rack=z fits no host",
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 
 from virtpoise_balancer.model import Host, Policy, Reserve, Snapshot
+from virtpoise_balancer.rules.host_patterns import host_pattern
 
 
 def with_reserve(snapshot: Snapshot, policy: Policy) -> Snapshot:
@@ -20,8 +20,7 @@ def with_reserve(snapshot: Snapshot, policy: Policy) -> Snapshot:
 
 def fits(entry: Reserve, host: Host) -> bool:
     """Whether the entry is about the host."""
-    named = not entry.hosts or any(fnmatchcase(host.name, pattern) for pattern in entry.hosts)
-    return named and all(host.labels.get(label) == value for label, value in entry.labels.items())
+    return not entry.hosts or any(host_pattern(pattern)(host.name, host.labels) for pattern in entry.hosts)
 
 
 def _with_reserve(host: Host, entries: tuple[Reserve, ...]) -> Host:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -158,14 +158,12 @@ class MigrationCost:
 class Reserve:
     """Memory that hosts keep for themselves: it does not count as available.
 
-    ``hosts``: names or shell patterns; ``labels``: labels of their targets in Prometheus, all of which must be as here.
-    A host must match both; without either, every host does.
+    ``hosts``: names or shell patterns, or a label of their targets as in ``rack=r1*``; without any, every host.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     memory_bytes: Annotated[int, Ge(0), Le(MOST_BYTES)]
     hosts: tuple[Name, ...] = ()
-    labels: Mapping[Name, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,8 +285,8 @@ def policy_problems(policy: Policy) -> Iterator[str]:
     expected. Rules: ``rules.check``.
     """
     for i, entry in enumerate(policy.reserve[:-1]):
-        if not entry.hosts and not entry.labels:
-            yield f"reserve.{i}: expected hosts or labels, or the last place: it fits every host, so no later entry counts"
+        if not entry.hosts:
+            yield f"reserve.{i}: expected hosts, or the last place: it fits every host, so no later entry counts"
     for resource, trigger in (("cpu", policy.cpu), ("memory", policy.memory), ("network", policy.network)):
         if trigger.recovery_ratio > trigger.threshold:
             yield f"{resource}.recovery: expected at most the threshold ({trigger.threshold:g}), got {trigger.recovery_ratio:g}"

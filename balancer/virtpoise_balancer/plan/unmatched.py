@@ -66,8 +66,7 @@ def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
 def _of_reserve(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     for entry in policy.reserve:
         if not any(fits(entry, host) for host in snapshot.hosts):
-            wanted = [*entry.hosts, *(f"{label}={value}" for label, value in entry.labels.items())]
-            yield f"the reserve for {', '.join(wanted)} fits no host"
+            yield f"the reserve for {', '.join(entry.hosts)} fits no host"
 
 
 def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""How rules name hosts: by name, or by a label of the target as in ``rack=r1*``.
+"""How rules and reserves name hosts: by name, or by a label of the target as in ``rack=r1*``.
 
 No name of a host has an equals sign.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import translate
+from functools import cache
 
 
+@cache
 def host_pattern(pattern: str) -> Callable[[str, Mapping[str, str]], bool]:
     """Whether a host of a name and with labels fits. A label that it does not have counts as empty."""
     label, is_label, value = pattern.partition("=")
