@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from virtpoise_balancer.model import HostState, Snapshot, Unknown, UnknownKind
+from virtpoise_balancer.analyse.unknown import with_unknown
+from virtpoise_balancer.model import Snapshot, Unknown, UnknownKind
 
 
 def with_shared(snapshot: Snapshot, shared: Mapping[str, str]) -> Snapshot:
     """The snapshot with the hosts marked as unknown that other groups have as well. ``shared``: why, by host."""
-    if not shared:
-        return snapshot
-    return replace(
-        snapshot,
-        hosts=tuple(
-            replace(
-                host,
-                state=HostState.UNKNOWN,
-                unknown=Unknown(kind=UnknownKind.GROUPS, text=shared[host.name]),
-            )
-            if host.name in shared
-            else host
-            for host in snapshot.hosts
-        ),
-    )
+    return with_unknown(snapshot, {host: Unknown(kind=UnknownKind.GROUPS, text=text) for host, text in shared.items()})
 
 
 def shared_hosts(members: Mapping[str, frozenset[str]], group: str) -> Mapping[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from virtpoise_balancer.model import HostState, Snapshot, Unknown, UnknownKind
+from virtpoise_balancer.analyse.unknown import with_unknown
+from virtpoise_balancer.model import Snapshot, Unknown, UnknownKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +28,10 @@ def with_silence(snapshot: Snapshot, silence: Silence, *, acts: bool) -> Snapsho
     """
     if not silence.silent or not (acts or silence.answered):
         return snapshot
-    return replace(
+    return with_unknown(
         snapshot,
-        hosts=tuple(
-            replace(
-                host,
-                state=HostState.UNKNOWN,
-                unknown=Unknown(
-                    kind=UnknownKind.SILENT,
-                    text=f"its libvirt does not answer the balancer: {silence.silent[host.name]}",
-                ),
-            )
-            if host.known and host.name in silence.silent
-            else host
-            for host in snapshot.hosts
-        ),
+        {
+            host: Unknown(kind=UnknownKind.SILENT, text=f"its libvirt does not answer the balancer: {why}")
+            for host, why in silence.silent.items()
+        },
     )
