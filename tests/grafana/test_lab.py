@@ -43,6 +43,7 @@ THRESHOLD = 0.6
 EMPTY: dict[tuple[str, str], str] = {
     ("Back-off", "{{host}}"): "no attempt failed, so no host is in back-off",
     ("What keeps the balancer from acting", "blackout: {{window}}"): "no window is configured",
+    ("Memory", "in huge pages on {{host}}"): "no domain of the lab has huge pages",
     **{
         ("$host", f"as {role} {which}"): "a host that was only one end has no prediction as the other"
         for role in ("source", "destination")
@@ -54,7 +55,15 @@ ABSENT = {
     "virtpoise_penalty_seconds": "no attempt failed, so no host waits",
     "virtpoise_host_unknown": "no host is unknown",
     "virtpoise_blackout": "no window is configured",
-    "virtpoise_domain_memory_usable_bytes": "the lab's guests have no balloon driver that could tell",
+    "virtpoise_domain_hugepages_bytes": "no domain of the lab has huge pages",
+    "virtpoise_domain_network_unseen": "the kernel carries the traffic of all network devices in the lab",
+    **{
+        f"virtpoise_domain_memory_{name}": "the lab's guests have no balloon driver that could tell"
+        for name in (
+            *("available_bytes", "disk_caches_bytes", "unused_bytes", "usable_bytes"),
+            *("major_faults_total", "minor_faults_total", "swap_in_bytes_total", "swap_out_bytes_total"),
+        )
+    },
 }
 # Metrics that such a run may have, and why
 SOMETIMES = {"virtpoise_domain_facts_age_seconds": "libvirt may not give a domain's XML while it starts or migrates"}

@@ -13,6 +13,26 @@ from virtpoise_balancer.knowledge.schema import brakes, migrations, overrides, p
 
 ALONE = ""
 
+_groups = bindparam("groups", expanding=True)
+_SET = select(overrides)
+_SET_ELSEWHERE = select(overrides).where(overrides.c.group_name.not_in(_groups))
+_ENTER = insert(overrides)
+_DROP = delete(overrides).where(overrides.c.group_name.not_in(_groups))
+_BRAKE_BEFORE = (
+    select(brakes.c.at, brakes.c.cause, brakes.c.why)
+    .where(brakes.c.group_name == ALONE)
+    .order_by(brakes.c.id.desc())
+    .limit(1)
+)
+_ENTER_BRAKES = insert(brakes)
+_DROP_BRAKES = delete(brakes).where(brakes.c.group_name == ALONE)
+_SETTLE = update(plans).where(plans.c.group_name.not_in(_groups), plans.c.settled.is_(False)).values(settled=True)
+# Migrations that must be accounted for, of groups that are not configured any more.
+_STRAY = migrations.c.group_name.not_in(_groups) & (migrations.c.result.is_(None) | migrations.c.lost)
+_STRAY_GROUPS = select(migrations.c.group_name).where(_STRAY).distinct()
+_hosts = bindparam("hosts", expanding=True)
+_ADOPT = update(migrations).where(_STRAY, migrations.c.source.in_(_hosts) | migrations.c.destination.in_(_hosts))
+
 
 def of_group(column: Column[Any]) -> ColumnElement[bool]:
     """The rows of ``group``, or with None those of all groups."""
@@ -31,34 +51,28 @@ def hand_down(connection: Connection, groups: Sequence[str]) -> None:
     What is from before there were groups goes to each of them. Where there are none any more, a pause of any group
     counts. What else belongs to groups that are not configured any more is dropped.
     """
-    given = {(row.group_name, row.name) for row in connection.execute(select(overrides)) if row.group_name in groups}
-    for row in connection.execute(select(overrides).where(overrides.c.group_name.not_in(groups))).mappings().all():
+    those = {"groups": [*groups]}
+    given = {(row.group_name, row.name) for row in connection.execute(_SET) if row.group_name in groups}
+    for row in connection.execute(_SET_ELSEWHERE, those).mappings().all():
         if row["group_name"] == ALONE or (ALONE in groups and row["name"] == "paused"):
             for group in {*groups} - {group for group, name in given if name == row["name"]}:
-                connection.execute(insert(overrides).values(dict(row) | {"group_name": group}))
+                connection.execute(_ENTER, dict(row) | {"group_name": group})
                 given.add((group, row["name"]))
-    connection.execute(delete(overrides).where(overrides.c.group_name.not_in(groups)))
+    connection.execute(_DROP, those)
     if ALONE not in groups:
-        before = select(brakes.c.at, brakes.c.cause, brakes.c.why).where(brakes.c.group_name == ALONE)
-        newest = connection.execute(before.order_by(brakes.c.id.desc()).limit(1)).mappings().first()
+        newest = connection.execute(_BRAKE_BEFORE).mappings().first()
         if newest is not None:
-            connection.execute(insert(brakes), [dict(newest) | {"group_name": group} for group in groups])
-            connection.execute(delete(brakes).where(brakes.c.group_name == ALONE))
-    stray = plans.c.group_name.not_in(groups) & plans.c.settled.is_(False)
-    connection.execute(update(plans).where(stray).values(settled=True))
-
-
-def _strays(groups: Sequence[str]) -> ColumnElement[bool]:
-    """Migrations that must be accounted for, of groups that are not configured any more."""
-    return migrations.c.group_name.not_in(groups) & (migrations.c.result.is_(None) | migrations.c.lost)
+            connection.execute(_ENTER_BRAKES, [dict(newest) | {"group_name": group} for group in groups])
+            connection.execute(_DROP_BRAKES)
+    connection.execute(_SETTLE, those)
 
 
 def stray_groups(connection: Connection, groups: Sequence[str]) -> tuple[str, ...]:
-    found = connection.scalars(select(migrations.c.group_name).where(_strays(groups)).distinct())
-    return tuple(sorted(found))
+    """The groups that are not configured any more and have migrations that must be accounted for."""
+    return tuple(sorted(connection.execute(_STRAY_GROUPS, {"groups": [*groups]}).scalars()))
 
 
 def adopt(connection: Connection, group: str, groups: Sequence[str], hosts: Collection[str]) -> int:
     """Have ``group`` account for strays from or to one of its hosts. How many there were."""
-    here = migrations.c.source.in_(hosts) | migrations.c.destination.in_(hosts)
-    return connection.execute(update(migrations).where(_strays(groups), here).values(group_name=group)).rowcount
+    values = {"groups": [*groups], "hosts": [*hosts], "group_name": group}
+    return connection.execute(_ADOPT, values).rowcount
