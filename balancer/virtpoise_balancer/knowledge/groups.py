@@ -7,13 +7,25 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, String, bindparam, delete, insert, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Column,
+    ColumnElement,
+    Connection,
+    String,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from virtpoise_balancer.knowledge.schema import brakes, migrations, overrides, plans
 
 ALONE = ""
 
-_groups = bindparam("groups", expanding=True)
+_groups: BindParameter[Any] = bindparam("groups", expanding=True)
 _SET = select(overrides)
 _SET_ELSEWHERE = select(overrides).where(overrides.c.group_name.not_in(_groups))
 _ENTER = insert(overrides)
@@ -30,7 +42,7 @@ _SETTLE = update(plans).where(plans.c.group_name.not_in(_groups), plans.c.settle
 # Migrations that must be accounted for, of groups that are not configured any more.
 _STRAY = migrations.c.group_name.not_in(_groups) & (migrations.c.result.is_(None) | migrations.c.lost)
 _STRAY_GROUPS = select(migrations.c.group_name).where(_STRAY).distinct()
-_hosts = bindparam("hosts", expanding=True)
+_hosts: BindParameter[Any] = bindparam("hosts", expanding=True)
 _ADOPT = update(migrations).where(_STRAY, migrations.c.source.in_(_hosts) | migrations.c.destination.in_(_hosts))
 
 
