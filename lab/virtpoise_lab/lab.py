@@ -304,8 +304,8 @@ class Lab:
             Path(folder).mkdir(parents=True)
         for name in (BASE, MANAGER):
             Group(self._mounts, name).create()
-        # Fifty processes on each CPU: others get what the hosts leave.
-        cgroups.weigh(self._mounts, 3 if background else 50 * len(os.sched_getaffinity(0)))
+        # So many processes on each CPU that others, booted machines too, get what the hosts leave.
+        cgroups.weigh(self._mounts, 3 if background else 128 * len(os.sched_getaffinity(0)))
         all_hosts = [HostSpec(number) for number in range(1, count + 1)]
         self._write_names(all_hosts)
         with ThreadPoolExecutor(8) as pool:

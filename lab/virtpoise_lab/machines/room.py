@@ -30,8 +30,9 @@ exec cat >/dev/null
 _GROUPS = "virtpoise-machines-"  # then the process that made the room, and the room's number there
 _numbers = itertools.count(1)
 # A group in the root of a hierarchy weighs as much as one process there. So machines would starve beside a few busy
-# programs, and connections to them would time out. All of them together count as this many busy processes.
-_WEIGHT = 40
+# programs, and connections to them would time out. All of them together count as this many busy processes: far fewer
+# than a lab, whose hosts may measure their load beside them.
+_WEIGHT = 12
 
 
 class Room:
