@@ -304,7 +304,7 @@ class Lab:
             Path(folder).mkdir(parents=True)
         for name in (BASE, MANAGER):
             Group(self._mounts, name).create()
-        # So many processes on each CPU that others, booted machines too, get what the hosts leave.
+        # As much as 128 processes on each CPU: others, booted machines too, get what the hosts leave.
         cgroups.weigh(self._mounts, 3 if background else 128 * len(os.sched_getaffinity(0)))
         all_hosts = [HostSpec(number) for number in range(1, count + 1)]
         self._write_names(all_hosts)
