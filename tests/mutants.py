@@ -294,6 +294,11 @@ def _an_old_sample_counts(patch: Patch) -> None:
     patch.setattr(others._Journal, "may_be_outdated", lambda _self, *_seen: False)
 
 
+def _a_stuck_exporter_is_believed(patch: Patch) -> None:
+    """A domain that an exporter shows on the source long after its move is there."""
+    patch.setattr(others._Journal, "has_left", lambda _self, *_seen: False)
+
+
 def _any_load_is_measured(patch: Patch) -> None:
     """A prediction is measured by whatever Prometheus answers, and teaches it."""
     measured = select(predictions).where(predictions.c.verdict == "measured", predictions.c.spread > 0)
@@ -331,6 +336,13 @@ MUTANTS = (
     Mutant("nothing is moved", _nothing_is_moved, ("administrator-suspends",), 0, "the task was not finished"),
     Mutant("an alert has no figure", _an_alert_has_no_figure, ("destination-stopped",), 10, "no alert says that it is"),
     Mutant("an old sample counts", _an_old_sample_counts, ("source-stopped",), 400402, "taken for another's"),
+    Mutant(
+        "a stuck exporter is believed",
+        _a_stuck_exporter_is_believed,
+        ("hosts-apart", "exporter-stuck", "source-stopped"),
+        600996,
+        "taken for another's",
+    ),
     Mutant("any load is measured", _any_load_is_measured, ("exporter-lying",), 406930, "the task was not finished"),
     Mutant("silence is not heard", _silence_is_not_heard, ("source-away",), 10, "no alert says so"),
     Mutant(

@@ -135,6 +135,16 @@ def test_a_migration_back_right_after_ours_is_recognised_once_no_sample_can_be_o
     assert told(look(found.sightings, 1050.0, domain("a", "h1"), ours=[ours()])) == []
 
 
+def test_a_move_of_ours_is_ours_when_a_stuck_exporter_shows_the_source_long_after_it() -> None:
+    """Found by the campaign: the destination was unknown, so the domain was seen on its source alone."""
+    silent = (HOSTS[0], replace(UNKNOWN, name="h2"), HOSTS[2])
+    found = look(first(domain("a", "h1")), 1010.0, domain("a", "h1"), hosts=silent, ours=[ours()])
+    for at in (1020.0, 1030.0, 1040.0, 1050.0):
+        found = look(found.sightings, at, domain("a", "h1"), hosts=silent, ours=[ours()])
+    assert told(look(found.sightings, 1060.0, domain("a", "h2"), ours=[ours()])) == []
+    assert told(look(found.sightings, 1060.0, domain("a", "h3"), ours=[ours()])) == [("migrated", "a", "h1", "h3")]
+
+
 def test_a_move_of_ours_that_shows_late_is_ours_however_long_its_host_was_unknown() -> None:
     """Found by the campaign: the destination was unknown when the domain arrived, and for a while afterwards."""
     hosts = (HOSTS[0], replace(UNKNOWN, name="h2"), HOSTS[2])

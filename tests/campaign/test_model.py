@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from random import Random
 
 import pytest
@@ -33,6 +36,8 @@ VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = (
     (406674, ("source-qemu-stopped", "destination-rebooted")),
     # a person's order was given after the one that takes it back
     (407323, ("person-undrains", "balancer-killed")),
+    # a stuck exporter showed a domain on the source long after its move, and the move was taken for another's
+    (600996, ("hosts-apart", "exporter-stuck", "source-stopped")),
 )
 
 
@@ -60,6 +65,24 @@ def _with(text: str, outcome: Outcome) -> list[str]:
 
 def test_a_seed_always_plays_the_same() -> None:
     assert play(3) == play(3)
+
+
+def test_a_seed_plays_the_same_in_each_process() -> None:
+    """The order of a set of names differs from one process to the next. In seed 247 it once decided who was asked
+    first.
+    """
+    play_it = "from virtpoise_lab.campaign.run import play; print(*play(247).trace, sep='\\n')"
+    traces = {
+        subprocess.run(
+            [sys.executable, "-c", play_it],
+            env=os.environ | {"PYTHONHASHSEED": number},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for number in ("0", "2")
+    }
+    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))

@@ -111,9 +111,12 @@ def compare(
     for uuid, last in before.domains.items():
         found, there = active.get(uuid), before.at if last.seen is None else last.seen
         if found is not None:
-            if found.host == last.host or journal.explains(uuid, found.host, there):
+            if found.host == last.host:
+                if journal.has_left(uuid, found.host, there):
+                    domains[uuid] = replace(last, seen=there)
+            elif journal.explains(uuid, found.host, there):
                 continue
-            if journal.may_be_outdated(uuid, found.host, last.host, now):
+            elif journal.may_be_outdated(uuid, found.host, last.host, now):
                 domains[uuid] = replace(last, seen=there)
             else:
                 changes.append(_change(ChangeKind.MIGRATED, uuid, found.name, last.host, found.host, there, now))
@@ -174,6 +177,13 @@ class _Journal:
             host == one.destination or (host == one.source and one.result is not Result.DONE)
             for one in self._since(uuid, seen)
         )
+
+    def has_left(self, uuid: str, host: str, seen: float) -> bool:
+        """Whether a move of ours has taken the domain away from this host since it was seen there.
+
+        A stuck exporter goes on showing it.
+        """
+        return any(one.result is Result.DONE and one.source == host for one in self._since(uuid, seen))
 
     def may_be_outdated(self, uuid: str, host: str, last_host: str, now: float) -> bool:
         """Whether the domain is seen on the source of a done move of ours because that sample is from before its end.

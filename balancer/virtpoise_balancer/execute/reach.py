@@ -59,7 +59,7 @@ class Reach:
                 if (heard := self._heard.get(host)) is None
                 or (heard.why and now - self._answered_at[host] >= _AGAIN_SECONDS)
             ]
-        self._begin({*due, *closely})
+        self._begin(sorted({*due, *closely}))  # in one order in every process
 
     def forget_others(self, hosts: Collection[str]) -> None:
         """Forget all but these hosts."""

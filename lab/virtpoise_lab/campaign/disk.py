@@ -57,7 +57,7 @@ class ModelDatabase(Database):
         self._process.check()
         if self._disk.fault == "gone":
             raise StoreError("the store cannot be opened")
-        with in_words():  # nothing is written meanwhile, so it needs no transaction
+        with in_words():  # transactions take turns, so to read needs none
             yield self._straight()
 
     @contextmanager

@@ -345,7 +345,7 @@ class Run:
             world.put(uuid, copies[0], Presence.RUNNING)
         if copies:
             world.guests[uuid].lost = False
-            for host in set(places) - {copies[0]}:
+            for host in sorted(set(places) - {copies[0]}):
                 world.put(uuid, host, Presence.ABSENT) if uuid in world.machines[host].copies else None
 
     def _chosen(self) -> tuple[str, ...]:
@@ -380,7 +380,7 @@ def _logged(keep: Callable[[str, str, Mapping[str, Any]], None]) -> Iterator[Non
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """In the block, no garbage is looked for: a run makes little, and all its objects would be looked at many times."""
+    """In the block, Python collects no garbage: a run makes little, and a collection looks at all its objects."""
     gc.disable()
     try:
         yield
