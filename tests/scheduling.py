@@ -1,4 +1,6 @@
-"""Tests in several processes: one process has the real hosts, the others one file after another; floods come last."""
+"""Tests in several processes: one process has the real hosts and the booted machines, the others one file after
+another; floods come last.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,22 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 # There is one lab on a machine, and its hosts go before all else: the tests on it run one after the other, beside other
-# files. What is marked "alone" floods the machine, or measures time or memory: it runs beside nothing.
-_MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|alone)\b", re.MULTILINE)
+# files. Booted machines run there, too: beside the hosts, their guests would take CPU time that these measure. What is
+# marked "alone" floods the machine, or measures time or memory: it runs beside nothing.
+_MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|alone)\b", re.MULTILINE)
 _LAB, _ALONE = "lab", "alone"
 
 
 @cache
 def _mark(file: Path) -> str | None:
     found = set(_MARK.findall(file.read_text(encoding="utf-8")))
-    return next((mark for mark in (_ALONE, _LAB) if mark in found), None)
+    if _ALONE in found:
+        return _ALONE
+    return _LAB if found else None
 
 
 class Lanes(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives all files on the lab to one process, and other files to whichever is free.
+    """Gives all files on the lab and on booted machines to one process, and other files to whichever is free.
 
     Those that run alone go to the last process, when no other is left.
     """

@@ -1,4 +1,4 @@
-"""scripts/test runs files side by side, those on the lab in one process, and floods after all others."""
+"""scripts/test runs files side by side, those on the lab and on machines in one process, and floods after all others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Ran:
 def play(folder: Path, files: dict[str, str]) -> list[Ran]:
     """Runs these files, by name with their marks, in two processes. What ran, by file and number."""
     (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = alone:\n  lab:\n  hostile:\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = alone:\n  installed:\n  lab:\n  hostile:\n")
     for name, mark in files.items():
         (folder / f"test_{name}.py").write_text(TESTS.format(mark=mark, name=name))
     command = [sys.executable, "-m", "pytest", "-q", "-n2", "--dist=loadfile", "-p", "no:cacheprovider"]
@@ -57,6 +57,7 @@ def play(folder: Path, files: dict[str, str]) -> list[Ran]:
 
 
 LAB = "pytestmark = pytest.mark.lab"
+MACHINES = "pytestmark = pytest.mark.installed"
 FLOOD = "pytestmark = [pytest.mark.hostile, pytest.mark.alone]"
 
 
@@ -68,9 +69,9 @@ def test_floods_run_after_all_others_in_one_process(tmp_path: Path) -> None:
     assert (len({one.process for one in others}), len({one.process for one in floods})) == (2, 1)
 
 
-def test_files_on_the_lab_run_in_one_process_from_the_start_beside_others(tmp_path: Path) -> None:
-    ran = play(tmp_path, {"a": "", "b": LAB, "c": "", "d": LAB})
-    lab = [one for one in ran if one.file in "bd"]
+def test_files_on_the_lab_and_on_machines_run_in_one_process_from_the_start_beside_others(tmp_path: Path) -> None:
+    ran = play(tmp_path, {"a": "", "b": LAB, "c": "", "d": LAB, "e": MACHINES})
+    lab = [one for one in ran if one.file in "bde"]
     others = [one for one in ran if one.file in "ac"]
     assert len({one.process for one in lab}) == 1
     assert min(one.began for one in lab) < min(one.ended for one in others)
