@@ -1,4 +1,4 @@
-"""scripts/test runs files side by side, those on the lab and on machines in one process, and floods after all others."""
+"""scripts/test runs files side by side, those on the lab and on machines in one process, and floods at the end."""
 
 from __future__ import annotations
 
