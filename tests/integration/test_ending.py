@@ -144,8 +144,9 @@ def test_a_guest_that_writes_too_fast_is_given_up_with_throttling_only_when_that
     lab.load("vm1", 60, dirty=20)
     section = "auto_converge: false, bandwidth_mib_per_second: 12, timeout_seconds: 120"
     given_up = wiring.make_migrator(configured(lab, section), workers)
-    written = given_up.hosts.dirty_rate(source, uuid, 1)
-    assert 10 << 20 <= (written or 0) <= 40 << 20
+    # QEMU looks at some 50 pages of so small a guest: one measurement may be wrong by half.
+    written = [given_up.hosts.dirty_rate(source, uuid, 1) or 0 for _ in range(5)]
+    assert 10 << 20 <= sum(written) / len(written) <= 40 << 20, written
     assert given_up.hosts.dirty_rate(source, uuid, 1 << 40) is None
     requested = migrate(lab, given_up)
     assert (requested.why or "").startswith("aborted: it does not converge: each of the last "), requested
