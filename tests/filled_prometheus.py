@@ -1,4 +1,4 @@
-"""A real Prometheus that holds what a test gives it."""
+"""A real Prometheus for a test, empty or with the samples that a test gives it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import requests
-
 BIN = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "prometheus/usr/bin"
 START_SECONDS = 60
 
@@ -22,45 +20,43 @@ def filled_prometheus(exposition: str, folder: Path, *options: str) -> Iterator[
 
     The samples must be older than the newest two hours: they are imported as blocks.
     """
-    text, config, data = folder / "samples.openmetrics", folder / "prometheus.yml", folder / "data"
+    text = folder / "samples.openmetrics"
     text.write_text(exposition)
-    config.write_text("global: {}\n")
     subprocess.run(
-        [BIN / "promtool", "tsdb", "create-blocks-from", "openmetrics", text, data], check=True, capture_output=True
+        [BIN / "promtool", "tsdb", "create-blocks-from", "openmetrics", text, folder / "data"],
+        check=True,
+        capture_output=True,
     )
+    with prometheus_server(folder, *options) as address:
+        yield f"http://{address}"
+
+
+@contextmanager
+def prometheus_server(folder: Path, *options: str) -> Iterator[str]:
+    """HOST:PORT of a Prometheus on loopback that scrapes nothing and keeps its data and log in a folder."""
+    config, log = folder / "prometheus.yml", folder / "log"
+    config.write_text("global: {}\n")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                BIN / "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={data}",
-                f"--web.listen-address={address}",
-                *options,
-            ],
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            _wait_until_ready(f"http://{address}", server)
-            yield f"http://{address}"
-        finally:
-            server.terminate()
-            server.wait()
+    command: list[str | Path] = [
+        BIN / "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'data'}",
+    ]
+    with log.open("wb") as output:
+        server = subprocess.Popen([*command, f"--web.listen-address={address}", *options], stdout=output, stderr=output)
+    try:
+        _wait_until_ready(server, log)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
 
 
-def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    with requests.Session() as session:
-        session.trust_env = False
-        while True:
-            assert server.poll() is None, "Prometheus ended"
-            assert time.monotonic() < deadline, "Prometheus is not ready"
-            try:
-                if session.get(f"{url}/-/ready", timeout=2).ok:
-                    return
-            except requests.ConnectionError:
-                pass
-            time.sleep(0.1)
+    while "Server is ready to receive web requests" not in log.read_text():
+        assert server.poll() is None, f"Prometheus ended: {log.read_text()}"
+        assert time.monotonic() < deadline, "Prometheus is not ready"
+        time.sleep(0.05)

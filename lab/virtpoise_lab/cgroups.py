@@ -213,16 +213,18 @@ def groups(mounts: Hierarchies) -> list[Group]:
 
 
 def remove_all(mounts: Hierarchies) -> None:
-    """Removes the lab's groups, which must be empty."""
+    """Removes the lab's groups, and kills a process that joined one of them late."""
     for group in groups(mounts):
         for folder in group.folders:
-            _remove(folder)
+            _remove(folder, group)
     for root in mounts.roots:
         _remove(root / TOP)
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, group: Group | None = None) -> None:
     def gone() -> bool:
+        if group:
+            group.signal(signal.SIGKILL)
         try:
             folder.rmdir()
         except FileNotFoundError:

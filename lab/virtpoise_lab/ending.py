@@ -48,8 +48,7 @@ def clean_up(now: State) -> None:
         with suppress(LabError):  # they had the time to end in order
             processes.wait_until(lambda: not manager.pids(), 2, "the manager's side")
         manager.kill()
-    for mount in _mounted_below(state.FOLDER):
-        subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
+    _unmount()
     if base:
         base.kill()
     subprocess.run(["ip", "link", "del", MANAGER_LINK], capture_output=True, check=False)
@@ -59,9 +58,22 @@ def clean_up(now: State) -> None:
             Path(folder).rmdir()
         except OSError:
             continue  # somebody else uses it by now, or it was never made
+    processes.wait_until(_folder_removed, 10, f"removal of {state.FOLDER}")
+
+
+def _folder_removed() -> bool:
+    """Whether the lab's folder is gone, after an attempt to remove it.
+
+    A lab that was killed while it started may have mounted something after the mounts were listed.
+    """
+    _unmount()
     shutil.rmtree(state.FOLDER, ignore_errors=True)
-    if state.FOLDER.exists():
-        raise LabError(f"{state.FOLDER} cannot be removed")
+    return not state.FOLDER.exists()
+
+
+def _unmount() -> None:
+    for mount in _mounted_below(state.FOLDER):
+        subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
 
 
 def _mounted_below(folder: Path) -> list[str]:

@@ -217,12 +217,8 @@ class Lab:
     def add_domains(self, specs: Iterable[DomainSpec]) -> None:
         """Starts more domains and waits until each guest has answered."""
         now = self.state
-        new = tuple(specs)
-        for spec in new:
-            if any(known.name == spec.name for known in now.domains):
-                raise LabError(f"domain {spec.name} exists already")
         names = tuple(h.spec.name for h in now.hosts)
-        placed = model.placed((*now.domains, *new), names)[len(now.domains) :]
+        placed = model.placed((*now.domains, *specs), names)[len(now.domains) :]
         self._edit(lambda s: replace(s, domains=(*s.domains, *placed)))
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(self._start_domain, placed))

@@ -1,6 +1,7 @@
 """What a lab is made of, as values: hosts, domains and the load they make."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID, uuid5
@@ -126,8 +127,9 @@ def placed(specs: tuple[DomainSpec, ...], hosts: tuple[str, ...]) -> tuple[Domai
         host = spec.host or min(hosts, key=lambda name: counts[name])
         counts[host] += spec.host is None
         answer.append(replace(checked(spec), host=host))
-    if len({spec.name for spec in answer}) != len(answer):
-        raise LabError("two domains have the same name")
+    for name, count in Counter(spec.name for spec in answer).items():
+        if count > 1:
+            raise LabError(f"two domains have the same name: {name}")
     return tuple(answer)
 
 

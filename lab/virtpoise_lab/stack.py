@@ -86,7 +86,7 @@ class Stack:
         )
         stack._scraped.update(host.name for host in lab.hosts)
         stack._write_targets()
-        stack.start_prometheus()  # it takes its targets only after some 5 s
+        stack.start_prometheus()  # first: it takes its list of targets only after some 5 s
         for host in lab.hosts:
             stack.start_exporter(host.name)
         stack.wait_up(*stack._scraped)
@@ -128,7 +128,7 @@ class Stack:
     def forget(self) -> None:
         """Restarts Prometheus without its data and alerts; waits until each host has been scraped again.
 
-        That takes some 5 s: so long it waits for the list of its targets.
+        Prometheus takes its list of targets only after some 5 s.
         """
         self.lab.stop("prometheus")
         shutil.rmtree(self._folder / "data")

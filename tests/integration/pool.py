@@ -49,7 +49,7 @@ class Pool:
     """A running group. ``homes``: its domains by host. Their loads are set by ``begin``."""
 
     def __init__(self, homes: Homes) -> None:
-        domains = [DomainSpec(name, host) for name, host in _homes(homes).items()]
+        domains = [DomainSpec(name, host) for name, host in _home_of_each(homes).items()]
         self.lab = Lab.up(hosts=len(homes), domains=domains, host_memory_mib=HOST_MEMORY_MIB)
         try:
             self.stack = Stack.start(self.lab, port=PORT)
@@ -83,7 +83,7 @@ class Pool:
             process.signal(signal.SIGKILL)
         wait_until(lambda: not any(process.alive() for process in balancers), 10, "the balancers' end")
         shutil.rmtree(self.balancer.folder)
-        self._house(_homes(homes))
+        self._house(_home_of_each(homes))
         self._check(homes)
         self.stack.delete_samples()
         if (health := self.stack.health()) != {f"{host}:{EXPORTER_PORT}": "up" for host in homes}:
@@ -104,7 +104,7 @@ class Pool:
     def _at_rest(self, name: str) -> bool:
         """Whether it runs and no migration of it is under way; one that a balancer has left is aborted."""
 
-        def at_rest() -> bool:
+        def rests() -> bool:
             where = self.lab.where(name)
             if where is None:
                 return False
@@ -116,7 +116,7 @@ class Pool:
             return False
 
         try:
-            wait_until(at_rest, 5, f"{name} at rest", 0.1)
+            wait_until(rests, 5, f"{name} at rest", 0.1)
         except LabError:  # a scene has suspended or ended it
             return False
         return True
@@ -276,7 +276,7 @@ class Pools:
         self.close()
 
 
-def _homes(homes: Homes) -> dict[str, str]:
+def _home_of_each(homes: Homes) -> dict[str, str]:
     """The host of each domain."""
     return {name: host for host, here in homes.items() for name in here}
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import http.server
 import json
-import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from filled_prometheus import prometheus_server
 from virtpoise_balancer.config import check_secrets, parse_config
 from virtpoise_balancer.errors import BadInput, MonitorBadReply, MonitorError
 from virtpoise_balancer.monitor.client import PrometheusClient
@@ -32,7 +31,7 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 @contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[dict[str, str]]]]:
+def serving() -> Iterator[tuple[int, list[dict[str, str]]]]:
     """A server that answers every query with nothing: its port, and the received headers with the requested target."""
     seen: list[dict[str, str]] = []
 
@@ -49,19 +48,7 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[dict[
         def log_message(self, *_arguments: object) -> None:
             pass
 
-    class Server(http.server.ThreadingHTTPServer):
-        def finish_request(self, request: Any, client_address: Any) -> None:
-            if tls is not None:
-                request = tls.wrap_socket(
-                    request, server_side=True
-                )  # the listening one would lose clients that go early
-            with request:
-                super().finish_request(request, client_address)
-
-        def handle_error(self, *_arguments: object) -> None:
-            pass  # a client that refuses the certificate
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -119,15 +106,15 @@ def test_both_ends_of_tls_prove_themselves(tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path, "prometheus.example")
     mine, my_key = make_certificate(tmp_path, "balancer.example")
     other, _ = make_certificate(tmp_path, "other.example")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    context.load_verify_locations(mine)
-    context.verify_mode = ssl.CERT_REQUIRED
+    web_config = tmp_path / "web.yml"
+    web_config.write_text(
+        f"tls_server_config: {{cert_file: {cert}, key_file: {key}, client_ca_file: {mine}, "
+        "client_auth_type: RequireAndVerifyClientCert}"
+    )
     client = f"cert_file: {mine}, key_file: {my_key}"
-    with serving(context) as (port, seen):
-        url = f"https://127.0.0.1:{port}"
+    with prometheus_server(tmp_path, f"--web.config.file={web_config}") as address:
+        url = f"https://{address}"
         ask(url, f"http_config: {{tls_config: {{ca_file: {cert}, server_name: prometheus.example, {client}}}}}")
-        assert len(seen) == 1
         for keys in (
             f"server_name: prometheus.example, {client}",  # signed by an unknown authority
             f"ca_file: {other}, server_name: prometheus.example, {client}",
@@ -137,7 +124,6 @@ def test_both_ends_of_tls_prove_themselves(tmp_path: Path) -> None:
         ):
             with pytest.raises(MonitorError):
                 ask(url, f"http_config: {{tls_config: {{{keys}}}}}")
-        assert len(seen) == 1
         my_key.chmod(0o644)
         with pytest.raises(MonitorBadReply, match=r"tls_config\.key_file: .*other users may read it"):
             ask(url, f"http_config: {{tls_config: {{ca_file: {cert}, server_name: prometheus.example, {client}}}}}")
