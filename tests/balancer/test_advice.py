@@ -8,7 +8,7 @@ import pytest
 
 from builders import domain, group, host
 from virtpoise_balancer.advice import warnings
-from virtpoise_balancer.command.doctor import judge_names
+from virtpoise_balancer.command.doctor import judge_hosts, judge_names
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.model import Placement, Policy, Rule
 from virtpoise_balancer.monitor.observe import Observation
@@ -79,7 +79,18 @@ def test_the_plan_and_the_doctor_name_what_fits_no_host_and_no_domain() -> None:
         update={"policy": policy}
     )
     found = [one.text for one in judge_names(config, Observation(snapshot=seen, age_seconds=1.0))]
-    assert found[:4] == ["no target is called 'kvm2' (there is 'kvm2.lan')", *notes]
+    assert found[:3] == list(notes)
+    (unknown,) = judge_hosts([config], ["kvm1.lan", "kvm2.lan"])
+    assert unknown.text == "no target is called 'kvm2' (there is 'kvm2.lan')"
+
+
+def test_a_host_that_is_configured_for_all_groups_may_be_in_any_of_them() -> None:
+    every = parse_config(
+        "{libvirt: {hosts: {kvm1: 'qemu:///system', kvm2: 'qemu:///system', kvm3: 'qemu:///system'}}, "
+        "groups: {blue: {matchers: 'rack=\"b\"'}, red: {matchers: 'rack=\"r\"'}}}",
+        "x",
+    ).each_group
+    assert [one.text for one in judge_hosts(list(every.values()), ["kvm1", "kvm2"])] == ["no target is called 'kvm3'"]
 
 
 def test_a_plan_carries_few_notes_however_many_there_are() -> None:

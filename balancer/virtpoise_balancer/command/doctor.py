@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from virtpoise_balancer import __version__
@@ -35,11 +36,23 @@ _MOST_AHEAD_SECONDS = 2.0
 Told = Callable[[str, float, float], None]
 
 
-def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding]:
-    """All findings, as they come.
+def examine(every: Sequence[Config], only: Sequence[str], told: Told) -> Iterator[Finding]:
+    """All findings, as they come; those of a group begin with its name.
 
-    ``only``: these hosts, each with every other; by default all. BadInput for a host there is not.
+    ``every``: the configuration of each group that is asked about. ``only``: these hosts, each with every other; by
+    default all. BadInput for a host there is not.
     """
+    seen: list[Observation] = []
+    for config in every:
+        for one in _examine_group(config, only, told, seen):
+            yield replace(one, subject=f"{config.group}: {one.subject}") if config.group else one
+    # What is configured for all groups is judged by all: an entry may be a host of any of them.
+    if len(seen) == len(every[0].all_groups):
+        yield from judge_hosts(every, [host.name for one in seen for host in one.snapshot.hosts])
+
+
+def _examine_group(config: Config, only: Sequence[str], told: Told, answers: list[Observation]) -> Iterator[Finding]:
+    """The findings of one group; what Prometheus has of it is added to ``answers``."""
     yield from _own(config)
     observer, now = wiring.make_observer(config), time.time()
     targets = AdmittedTargets(observer.admits)
@@ -57,6 +70,7 @@ def examine(config: Config, only: Sequence[str], told: Told) -> Iterator[Finding
             else "see prometheus.url, and whether Prometheus runs and lets this machine in",
         )
         return
+    answers.append(seen)
     yield from judge_prometheus(config, health, seen)
     hosts = seen.snapshot.hosts
     yield from judge_names(config, seen)
@@ -159,15 +173,7 @@ def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation
 
 
 def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
-    """What the configuration names and Prometheus has not."""
-    names = [host.name for host in seen.snapshot.hosts]
-    for name in sorted(set(config.libvirt.hosts) - set(names)):
-        yield Finding(
-            subject="libvirt.hosts",
-            verdict=Severity.WARNING,
-            text=f"no target is called {name!r}{like(name, names)}",
-            remedy="name hosts as Prometheus does: a target's instance without its port",
-        )
+    """What the policy names and Prometheus has not, and what else is likely a mistake in the configuration."""
     for note in notes(seen.snapshot, config.policy):
         yield Finding(
             subject="policy.rules",
@@ -178,6 +184,17 @@ def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
     for warning in warnings(config):
         yield Finding(
             subject="configuration", verdict=Severity.WARNING, text=warning, remedy="see docs/configuration.md"
+        )
+
+
+def judge_hosts(every: Sequence[Config], names: Collection[str]) -> Iterator[Finding]:
+    """The entries of libvirt.hosts that are no host's name."""
+    for name in sorted({name for config in every for name in config.libvirt.hosts} - set(names)):
+        yield Finding(
+            subject="libvirt.hosts",
+            verdict=Severity.WARNING,
+            text=f"no target is called {name!r}{like(name, names)}",
+            remedy="name hosts as Prometheus does: a target's instance without its port",
         )
 
 

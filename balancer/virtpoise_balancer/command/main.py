@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -105,11 +104,7 @@ def doctor(
     from virtpoise_balancer.command.finding import Severity
 
     with terminal.progress() as bar:
-        findings = [
-            replace(one, subject=f"{settings.group}: {one.subject}") if settings.group else one
-            for settings in every
-            for one in examine(settings, hosts or [], bar)
-        ]
+        findings = list(examine(every, hosts or [], bar))
     if output == "json":
         terminal.as_json([terminal.plain(finding) for finding in findings])
     else:

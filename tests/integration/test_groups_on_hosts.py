@@ -1,0 +1,87 @@
+"""Four hosts in two groups with one Prometheus: an overload in each is relieved inside it.
+
+Groups that stand still hold none of them up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from virtpoise_lab import requirements
+from virtpoise_lab.balancer import ADDRESS, Balancer
+from virtpoise_lab.lab import Lab
+from virtpoise_lab.model import DomainSpec
+from virtpoise_lab.processes import wait_until
+from virtpoise_lab.stack import Stack
+
+pytestmark = pytest.mark.lab
+
+HOMES = {"h1": ("vm1", "vm2"), "h2": (), "h3": ("vm3", "vm4"), "h4": ()}
+MATCHERS = {"blue": 'instance=~"h[12]:.*"', "red": 'instance=~"h[34]:.*"', "none": 'rack="x"', "wrong": 'rack=~"("'}
+
+
+@pytest.fixture
+def balancer() -> Iterator[Balancer]:
+    missing = requirements.missing()
+    if missing:
+        pytest.skip(missing)
+    specs = [DomainSpec(name, host) for host, here in HOMES.items() for name in here]
+    lab = Lab.up(hosts=len(HOMES), domains=specs, spare=0.2)
+    try:
+        stack = Stack.start(lab, port=19090)
+        for spec in specs:
+            lab.load(spec.name, 35, kind="work")
+        made = Balancer(lab)
+        policy = {"cpu": {"threshold": 0.6, "consecutive": 2}}
+        groups = {name: {"matchers": matchers} for name, matchers in MATCHERS.items()}
+        made.configure(stack.url, policy=policy, groups=groups)
+        yield made
+    finally:
+        lab.down()
+
+
+def ask(path: str) -> Any:
+    return requests.get(f"http://{ADDRESS}/api/v1/{path}", timeout=5).json()
+
+
+def moves(group: str) -> list[tuple[str, str]]:
+    found = ask(f"history?group={group}")
+    return [(one["source"], one["destination"]) for one in found if one["result"] == "done"]
+
+
+def test_each_group_is_relieved_inside_and_none_waits_for_another(balancer: Balancer) -> None:
+    balancer.launch()
+
+    def answers() -> bool:
+        try:
+            return all(one["cycle_at"] for one in ask("groups"))
+        except requests.RequestException:
+            assert balancer.ended is None, balancer.last_words()
+            return False
+
+    wait_until(answers, 60, "its first cycles")
+    wait_until(lambda: all(map(moves, ("blue", "red"))), 120, "a migration in each group")
+    assert set(moves("blue")) == {("h1", "h2")}
+    assert set(moves("red")) == {("h3", "h4")}
+    sentences = {one["name"]: one["sentence"] for one in ask("groups")}
+    assert sentences["none"] == "no host is scraped: nothing to do"
+    assert sentences["wrong"].startswith("nothing is done: ")
+    assert "\n" not in sentences["wrong"]
+    drained = balancer.run("drain", "h4", "--wait")
+    assert drained.returncode == 0, drained.stderr
+    assert set(moves("red")) == {("h3", "h4"), ("h4", "h3")}
+    status = json.loads(balancer.run("status", "--output", "json").stdout)
+    assert {name: [host["name"] for host in one["hosts"]] for name, one in status.items()} == {
+        "blue": ["h1", "h2"],
+        "red": ["h3", "h4"],
+        "none": [],
+        "wrong": [],
+    }
+    examined = balancer.run("doctor", "--group", "red")
+    assert "red: h3 → h4: reached" in examined.stdout
+    assert "h1" not in examined.stdout
