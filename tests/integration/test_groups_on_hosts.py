@@ -6,43 +6,18 @@ Groups that stand still hold none of them up.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
 
-from virtpoise_lab import requirements
-from virtpoise_lab.balancer import ADDRESS, Balancer
-from virtpoise_lab.lab import Lab
-from virtpoise_lab.model import DomainSpec
+from integration.pool import Pools
+from virtpoise_lab.balancer import ADDRESS
 from virtpoise_lab.processes import wait_until
-from virtpoise_lab.stack import Stack
 
 pytestmark = pytest.mark.lab
 
-HOMES = {"h1": ("vm1", "vm2"), "h2": (), "h3": ("vm3", "vm4"), "h4": ()}
 MATCHERS = {"blue": 'instance=~"h[12]:.*"', "red": 'instance=~"h[34]:.*"', "none": 'rack="x"', "wrong": 'rack=~"("'}
-
-
-@pytest.fixture
-def balancer() -> Iterator[Balancer]:
-    missing = requirements.missing()
-    if missing:
-        pytest.skip(missing)
-    specs = [DomainSpec(name, host) for host, here in HOMES.items() for name in here]
-    lab = Lab.up(hosts=len(HOMES), domains=specs, spare=0.2)
-    try:
-        stack = Stack.start(lab, port=19090)
-        for spec in specs:
-            lab.load(spec.name, 35, kind="work")
-        made = Balancer(lab)
-        policy = {"cpu": {"threshold": 0.6, "consecutive": 2}}
-        groups = {name: {"matchers": matchers} for name, matchers in MATCHERS.items()}
-        made.configure(stack.url, policy=policy, groups=groups)
-        yield made
-    finally:
-        lab.down()
 
 
 def ask(path: str) -> Any:
@@ -54,7 +29,11 @@ def moves(group: str) -> list[tuple[str, str]]:
     return [(one["source"], one["destination"]) for one in found if one["result"] == "done"]
 
 
-def test_each_group_is_relieved_inside_and_none_waits_for_another(balancer: Balancer) -> None:
+def test_each_group_is_relieved_inside_and_none_waits_for_another(pool: Pools) -> None:
+    group = pool({"h1": {"vm1": 35, "vm2": 35}, "h2": {}, "h3": {"vm3": 35, "vm4": 35}, "h4": {}})
+    groups = {name: {"matchers": matchers} for name, matchers in MATCHERS.items()}
+    group.configure(strategy="default", groups=groups)
+    balancer = group.balancer
     balancer.launch()
 
     def answers() -> bool:
