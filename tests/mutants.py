@@ -113,6 +113,7 @@ def _moves_begin_without_a_store(patch: Patch) -> None:
             return self.clock.now()
 
     patch.setattr(Store, "begin", careless)
+    patch.setattr(Store, "check_open", lambda _self, _id: None)
     patch.setattr(Reconciler, "can_write", property(lambda _self: True))
 
 
@@ -207,6 +208,17 @@ def _an_end_is_not_written(patch: Patch) -> None:
         return end(connection, migration_id, outcome, now) if outcome.result is Result.DONE else Written.NOTHING
 
     patch.setattr(journal, "end", only_done)
+
+
+def _what_was_ended_begins(patch: Patch) -> None:
+    """A balancer that leads again begins what another one has ended meanwhile."""
+
+    def begin(connection: Connection, migration_id: int, now: float, term: int | None) -> None:
+        of_id = update(migrations).where(migrations.c.id == migration_id)
+        connection.execute(of_id.values(began=now, term=term))
+
+    patch.setattr(journal, "begin", begin)
+    patch.setattr(journal, "check_open", lambda _connection, _id: None)
 
 
 class _Questions(dict[str, Any]):
@@ -325,6 +337,13 @@ MUTANTS = (
     ),
     Mutant("V5 an open entry is asked about once", _asked_only_once, ("source-stopped",), 10, "still open"),
     Mutant("V5 an end is not written", _an_end_is_not_written, ("source-daemon-killed",), 10887, "has no end"),
+    Mutant(
+        "what was ended begins",
+        _what_was_ended_begins,
+        ("balancer-lock-removed", "balancer-killed"),
+        337,
+        "journal does not have",
+    ),
     Mutant("V6 an older sample ends a loss", _a_sample_ends_a_loss, ("source-qemu-killed",), 1, "no alert"),
     Mutant("V7 attempts share a key", _attempts_share_a_key, ("source-stopped",), 2, "but was on"),
     Mutant("V7 an error is an end", _an_error_is_an_end, ("source-stopped",), 10, "journal"),
@@ -332,7 +351,7 @@ MUTANTS = (
         "V8 a silent host counts as empty", _a_silent_host_is_empty, ("emptiest-daemon-killed",), 17, "long been silent"
     ),
     Mutant("orders are not read again", _orders_are_not_read_again, ("person-pauses",), 1, "against a person's order"),
-    Mutant("destinations are filled", _destinations_are_filled, ("administrator-suspends",), 11, "pushed over"),
+    Mutant("destinations are filled", _destinations_are_filled, ("administrator-suspends",), 14, "pushed over"),
     Mutant("nothing is moved", _nothing_is_moved, ("administrator-suspends",), 0, "the task was not finished"),
     Mutant("an alert has no figure", _an_alert_has_no_figure, ("destination-stopped",), 10, "no alert says that it is"),
     Mutant("an old sample counts", _an_old_sample_counts, ("source-stopped",), 400402, "taken for another's"),

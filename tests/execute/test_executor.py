@@ -58,6 +58,7 @@ class Hosts:
     held: set[int] = field(default_factory=set)
     ends: dict[str, MigrationOutcome | None] = field(default_factory=dict)  # of the moves that were asked for
     can_write: bool = True
+    ended_by_another: set[int] = field(default_factory=set)
     earlier: tuple[tuple[JournalEntry, None], ...] = ()
     measured: WriteRate = field(default_factory=WriteRate)
     beside: list[int] = field(default_factory=list)
@@ -105,6 +106,10 @@ class Hosts:
     def begin(self, migration_id: int) -> float:
         self.written.append(("begin", str(migration_id)))
         return self.clock.now()
+
+    def check_open(self, migration_id: int) -> None:
+        if migration_id in self.ended_by_another:
+            raise Refused("ended meanwhile")
 
     def end(self, migration_id: int, move: Move, outcome: MigrationOutcome) -> None:
         self.written.append(("end", str(migration_id)))
@@ -322,6 +327,18 @@ def test_without_a_store_nothing_begins() -> None:
     assert ("begin", "0") not in hosts.written
 
 
+def test_what_another_balancer_has_ended_during_the_last_looks_is_not_asked_for() -> None:
+    hosts = Hosts()
+
+    def look(one: Move) -> None:
+        if one.domain == "a":
+            hosts.ended_by_another.add(0)
+
+    carry_out(hosts, move("a", "h1", "h2"), move("b", "h1", "h2"), recheck=look)
+    assert set(hosts.ends) == {"uuid-of-b"}
+    assert hosts.outcomes["a"] == MigrationOutcome(result=Result.SKIPPED, why="ended meanwhile")
+
+
 def test_once_it_was_told_to_stop_nothing_is_started_any_more() -> None:
     hosts = Hosts()
     made = executor(hosts)
@@ -352,6 +369,7 @@ class Hosts:
         return Requested()
     def requested(self, entry, requested): pass
     def begin(self, number): print("begin", number, flush=True); return 0.0
+    def check_open(self, number): pass
     def settle(self, entry):
         print("end", entry.id, "done", flush=True)
         return MigrationOutcome(result=Result.DONE)

@@ -67,6 +67,8 @@ class Ends:
     def begin(self, migration_id: int) -> float:
         return time.time()
 
+    def check_open(self, migration_id: int) -> None: ...
+
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         self.outcome = outcome
         return Written.ENDED

@@ -14,7 +14,7 @@ import pytest
 from builders import FakeClock, domain, group, host, thesis_policy
 from postgresql import PASSWORD, Server
 from storing import fill, record
-from virtpoise_balancer.errors import BadInput, Deposed, StoreError
+from virtpoise_balancer.errors import BadInput, Deposed, Refused, StoreError
 from virtpoise_balancer.knowledge.advisory import AdvisoryLock
 from virtpoise_balancer.knowledge.leader import FileLock, LeaderLock, Mistrust, file_system
 from virtpoise_balancer.knowledge.records import Changes, Leader
@@ -94,6 +94,26 @@ def test_what_an_earlier_leader_still_writes_is_refused_in_words_and_changes_not
     assert [(one.began, one.result) for one in new.history(10)] == [(None, None)]
     new.begin(migration_id)
     assert [one.began is None for one in old.history(10)] == [False]
+
+
+def test_a_leader_that_leads_again_begins_nothing_that_another_one_has_ended(place: Place) -> None:
+    first, lock = place.leader("first")
+    ((migration_id, _),) = record(first, MADE, 1000.0, acted=True)
+    first.check_open(migration_id)
+    lock.release()
+    between, its_lock = place.leader("between")
+    with pytest.raises(Deposed):
+        first.check_open(migration_id)
+    between.end(migration_id, MigrationOutcome(result=Result.SKIPPED, why="not begun"))
+    its_lock.release()
+    assert lock.take()
+    first.lead(lock, "first")
+    for act in (first.begin, first.check_open):
+        with pytest.raises(Refused, match=r"ended this migration meanwhile .*skipped: not begun"):
+            act(migration_id)
+    assert [one.began for one in first.history(10)] == [None]
+    with pytest.raises(Refused, match="does not have"):
+        first.begin(migration_id + 1)
 
 
 def test_an_intent_bears_the_number_of_its_leader(place: Place) -> None:

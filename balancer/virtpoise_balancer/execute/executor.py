@@ -240,9 +240,7 @@ class LibvirtExecutor:
             try:
                 began = self.reconciler.journal.begin(migration_id)
             except Exception as error:
-                return self._skip(
-                    migration_id, move, f"the store cannot be written: {str(error) or type(error).__name__}"
-                )
+                return self._skip(migration_id, move, _against_it(error))
             why = self._against(move, lambda: self._rechecks[self._items[migration_id].plan](move))
         measured = WriteRate() if why else self.migrator.measure(move, self._beside(move))
         if measured.why:
@@ -251,6 +249,10 @@ class LibvirtExecutor:
         if why := why or self._against(move, lambda: self.migrator.obstacle(move, self._ours())):
             self._ask_again(move)
             return self._skip(migration_id, move, why, cause)
+        try:  # the looks took a while, in which another balancer may have ended it
+            self.reconciler.journal.check_open(migration_id)
+        except Exception as error:
+            return self._skip(migration_id, move, _against_it(error))
         entry = JournalEntry(id=migration_id, move=move, began=began)
         self._in_flight[migration_id] = InFlight(move, began=began)
         try:
@@ -311,6 +313,15 @@ class LibvirtExecutor:
         outcome = MigrationOutcome(result=Result.SKIPPED, why=why, cause=cause, dirty_bytes_per_second=dirtying)
         self.reconciler.end(migration_id, move, outcome)
         return False
+
+
+def _against_it(error: Exception) -> str:
+    """Why the journal lets a move not begin, in words."""
+    return (
+        str(error)
+        if isinstance(error, Refused)
+        else f"the store cannot be written: {str(error) or type(error).__name__}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,11 @@ class Journal(Protocol):
     """Where migrations are written down (knowledge keeps it). Any of it may fail."""
 
     def begin(self, migration_id: int) -> float:
-        """When it begins: now, in Unix seconds."""
+        """When it begins: now, in Unix seconds. Refused when it has an end already."""
+        ...
+
+    def check_open(self, migration_id: int) -> None:
+        """Refused when it has an end, or when another balancer acts."""
         ...
 
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:

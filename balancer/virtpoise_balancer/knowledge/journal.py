@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from virtpoise_balancer.analyse.commitments import Commitment
+from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.knowledge import predictions
 from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
@@ -54,6 +55,7 @@ _MADE_LATER = (
 )
 _ENTER = insert(migrations).returning(migrations.c.id)
 _CHANGE = update(migrations).where(migrations.c.id == bindparam("migration_id"))
+_CHANGE_OPEN = _CHANGE.where(_WITHOUT_END)
 
 
 def enter(
@@ -71,7 +73,19 @@ def enter(
 
 
 def begin(connection: Connection, migration_id: int, now: float, term: int | None) -> None:
-    connection.execute(_CHANGE, {"migration_id": migration_id, "began": now, "term": term})
+    """Write that a migration begins. Refused when it has an end already: another balancer gave it one."""
+    begun = {"migration_id": migration_id, "began": now, "term": term}
+    if connection.execute(_CHANGE_OPEN, begun).rowcount != 1:
+        check_open(connection, migration_id)
+
+
+def check_open(connection: Connection, migration_id: int) -> None:
+    """Refused unless the journal has the migration without an end."""
+    found = _ONE.row(connection, [], migration_id=migration_id)
+    if found is None:
+        raise Refused("the journal does not have this migration")
+    if found.result is not None:
+        raise Refused(f"the journal has ended this migration meanwhile ({found.result}: {found.why})")
 
 
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:

@@ -234,11 +234,16 @@ class Store:
         return adopted
 
     def begin(self, migration_id: int) -> float:
-        """A journalled migration begins now; the time of that."""
+        """A journalled migration begins now; the time of that. Refused when it has an end already."""
         now = self.clock.now()
         with self._leading() as connection:
             journal.begin(connection, migration_id, now, self._lead.term)
         return now
+
+    def check_open(self, migration_id: int) -> None:
+        """Refused unless the migration has no end, Deposed unless this balancer acts."""
+        with self._leading() as connection:
+            journal.check_open(connection, migration_id)
 
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         """The end of a journalled migration is known now; what that changed."""
