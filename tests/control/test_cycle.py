@@ -253,6 +253,19 @@ def ended(store: Store, acting: Acting, at: float, outcome: MigrationOutcome = D
         store.end(migration_id, outcome)
 
 
+def test_an_end_from_while_the_clock_was_ahead_holds_nothing_up_for_longer_than_one_of_now(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    (migration_id,) = begun(store, acting, 1001.0)
+    store.clock.at = 10_000.0  # type: ignore[attr-defined]
+    store.end(migration_id, MigrationOutcome(result=Result.FAILED, why="no"))
+    acting.busy = False
+    report = run(cycle, 1010.0)
+    assert [one.ended for one in store.history(5)] == [1010.0]
+    (backoff,) = (one for one in report.backoffs.values() if one.penalty_until is not None)
+    assert (backoff.host, backoff.penalty_from) == ("h1", 1010.0)
+
+
 def test_a_migration_of_others_is_said_kept_and_lets_its_hosts_rest_until_the_figures_show_it(store: Store) -> None:
     small = domain("b", "h2", 0.2)
     calm = (host("h1", 0.5, 0.5, 0.5), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 3.0), small)

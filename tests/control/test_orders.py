@@ -9,13 +9,14 @@ import pytest
 
 from builders import FakeClock, domain, group, host
 from storing import record
-from virtpoise_balancer.analyse.brake import Brake, BrakeCause
+from virtpoise_balancer.analyse.brake import Brake, BrakeCause, judge
 from virtpoise_balancer.control.orders import By, Orders, Unforeseen
 from virtpoise_balancer.errors import MonitorError, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.knowledge.records import Action, Changes
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     BlackoutWindow,
+    BrakeBounds,
     DrainLimit,
     Host,
     HostState,
@@ -86,6 +87,22 @@ def test_a_drain_while_the_balancer_is_paused_says_who_paused_it_and_how_to_go_o
     take = orders(store, mode=lambda: "automatic")
     take.pause(ALICE)
     assert take.drain("h1", ALICE).endswith("It waits: paused by alice. Go on with virtpoise resume.")
+
+
+def test_a_release_counts_for_what_was_written_while_the_clock_was_ahead(store: Store) -> None:
+    clock = store.clock = FakeClock(at=1120.0)
+    for migration_id, _ in record(store, MOVES, 1120.0, acted=True):
+        store.begin(migration_id)
+        store.end(migration_id, MigrationOutcome(result=Result.FAILED, why="no"))
+    store.commit(Changes(brake=replace(BRAKE, at=1121.0)), 1121.0)
+    clock.at = 1010.0
+    take = orders(store, clock=clock)
+    assert take.release(ALICE).startswith("The brake is released")
+    assert take.release(ALICE) == "The brake is not on."
+    memory = store.recall(moved_since=0.0, ended_since=0.0, judged_since=0.0)
+    bounds = BrakeBounds(failed_domains=2)
+    assert judge(memory.track_record, bounds, None, 1020.0) is not None
+    assert judge(memory.track_record, bounds, memory.orders.overrides.released_at, 1020.0) is None
 
 
 def test_whoever_switches_to_automatic_is_told_of_the_brake(store: Store) -> None:

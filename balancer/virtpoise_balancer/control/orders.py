@@ -168,7 +168,7 @@ class Orders:
         if brake is None:
             return "The brake is not on."
         now = self.clock.now()
-        self.store.override("released", Setting(value=brake.cause.value, instead_of="", at=now, who=by.who))
+        self.store.release(Setting(value=brake.cause.value, instead_of="", at=now, who=by.who))
         return f"The brake is released; it was on because {brake.why}."
 
     def _apply(self, wanted: Set[Choice]) -> str:

@@ -255,6 +255,11 @@ class Store:
         with self._leading() as connection:
             journal.reopen(connection, migration_id, why)
 
+    def redate(self) -> None:
+        """Date to now what has ended later, by a clock that was ahead: it must not count for longer than it lasts."""
+        with self._leading() as connection:
+            journal.redate(connection, self.clock.now(), self.group)
+
     def watched(self, *, in_all_groups: bool = False) -> tuple[JournalEntry, ...]:
         """The migrations that the world is to be asked about."""
         with self._reading() as (connection, broken):
@@ -283,7 +288,14 @@ class Store:
         with self._reading() as (connection, broken):
             return brakes.newest(connection, self.group, broken)
 
-    def override(self, name: Literal["paused", "mode", "released"], setting: Setting | None) -> None:
+    def release(self, setting: Setting) -> None:
+        """Release the brake. Nothing that was written before counts as later, whatever the clock said then."""
+        with self.database.writing() as connection:
+            brakes.redate(connection, setting.at, self.group)
+            journal.redate(connection, setting.at, self.group)
+            overrides.write(connection, "released", setting, self.group)
+
+    def override(self, name: Literal["paused", "mode"], setting: Setting | None) -> None:
         """Set it, or take it back with None."""
         with self.database.writing() as connection:
             overrides.write(connection, name, setting, self.group)
