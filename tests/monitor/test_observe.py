@@ -15,6 +15,7 @@ from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput, ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, HugePages, Placement, Policy
+from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import HostWindow, Observation, Observer
@@ -275,6 +276,20 @@ def test_two_exporters_of_different_kinds_may_tell_of_one_host() -> None:
     seen = observe(merged(host_figures("h1:9100") | {"host_libvirt_up": []}, domains), {"h1:9100": READINGS})
     assert [(host.name, host.known) for host in seen.snapshot.hosts] == [("h1", True)]
     assert [d.name for d in seen.snapshot.domains] == ["name-a"]
+
+
+@pytest.mark.parametrize("query", ["host_libvirt_up", "host_domains_active", "domain_paused", "domain_running"])
+def test_what_one_target_lists_and_another_counts_is_no_list(query: str) -> None:
+    def named(*replaced: str) -> str:
+        found = doubt.of_targets(doubt.targets_by_host(figures, NOW, 35.0, set(replaced)).get("h1", set()))
+        return found.text if found else ""
+
+    figures = merged(host_figures("h1:9807"), domain_figures("h1:9807", "a"), counts("h1:9807", 1, 0))
+    figures["domain_paused"] = [one(1, instance="h1:9807", uuid="a")]
+    assert named() == ""
+    figures[query] = [Series({**series.labels, "instance": "h1"}, series.samples) for series in figures[query]]
+    assert named() == "2 targets of Prometheus claim to be it: h1, h1:9807"
+    assert named(query) == "", "an exporter of another kind may answer it"
 
 
 @pytest.mark.parametrize("state", ["paused", "suspended", "crashed", "shutdown", "no state"])

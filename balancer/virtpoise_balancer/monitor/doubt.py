@@ -17,6 +17,9 @@ from virtpoise_balancer.monitor.client import Series
 # them compared.
 LISTING = frozenset({"domain_running", "domain_paused"})
 COUNTING = frozenset({"host_domains_active", "host_domains_inactive"})
+# What one exporter says of a host and of its list of domains; and which of it says by itself who reports a host.
+_OF_ANY_KIND = ("host_sample_time", "host_libvirt_up", "domain_running")
+_OF_ONE_TARGET = (*_OF_ANY_KIND, "domain_paused", *sorted(COUNTING))
 # The most domains of one host, in all states. No libvirt host comes near.
 MOST_DOMAINS = 10_000
 # One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
@@ -120,27 +123,23 @@ def _absurd(what: str, value: float) -> Unknown:
 
 
 def targets_by_host(
-    answers: Mapping[str, Sequence[tuple[str, Series]]], at: float, stale_seconds: float
+    answers: Mapping[str, Sequence[Series]], at: float, stale_seconds: float, replaced: AbstractSet[str]
 ) -> dict[str, AbstractSet[tuple[str, str]]]:
-    """By host, the targets that report it now: of the query that knows most of them. ``answers``: by query, (host,
-    series).
+    """By host, the targets that report it now: of the answers that know most of them. ``answers``: by query.
 
-    Exporters of different kinds may share a host (one for its figures, one for its domains), so only what answers one
-    and the same query is held against each other. A target that disappeared is recognised by the age of its samples.
+    ``replaced``: the queries that are the configuration's own. Exporters of different kinds may share a host (one for
+    its figures, one for its domains), so each of these is held against itself alone. All others are answered by
+    virtpoise's exporter, one a host: what one target lists and another one counts is no list. A target that disappeared
+    is recognised by the age of its samples.
     """
-    fresh: dict[str, set[tuple[str, str]]] = {}
-    gone: set[tuple[str, str]] = set()
-    for host, series in answers["host_sample_time"]:
-        if at - series.value <= stale_seconds:
-            fresh.setdefault(host, set()).add(_target(series))
-        else:
-            gone.add(_target(series))
-    found: dict[str, AbstractSet[tuple[str, str]]] = dict(fresh)
-    for query in ("host_libvirt_up", "domain_running"):
+    gone = {_target(one) for one in answers["host_sample_time"] if at - one.value > stale_seconds}
+    own = [query for query in _OF_ONE_TARGET if query not in replaced]
+    found: dict[str, AbstractSet[tuple[str, str]]] = {}
+    for queries in (own, *([query] for query in _OF_ANY_KIND if query in replaced)):
         now: dict[str, set[tuple[str, str]]] = {}
-        for host, series in answers[query]:
+        for series in (one for query in queries for one in answers[query]):
             if _target(series) not in gone:
-                now.setdefault(host, set()).add(_target(series))
+                now.setdefault(_host(series), set()).add(_target(series))
         for host, targets in now.items():
             if len(targets) > len(found.get(host, ())):
                 found[host] = targets

@@ -288,14 +288,7 @@ def _hosts(
             "host_uplink_bytes_per_second",
         )
     )
-    targets = doubt.targets_by_host(
-        {
-            query: [(host_of(series), series) for series in answers[query]]
-            for query in ("host_sample_time", "host_libvirt_up", "domain_running")
-        },
-        at,
-        stale_seconds,
-    )
+    targets = doubt.targets_by_host(answers, at, stale_seconds, replaced)
     lists = doubt.lists_by_host(answers)
     hugepages = _hugepages_free(answers["host_hugepages_free"])
     labels = {host_of(series): labels_of(series) for series in answers["host_cpus"]}
