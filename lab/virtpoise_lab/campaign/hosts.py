@@ -17,15 +17,21 @@ from virtpoise_lab.campaign.world import ACTIVE, SILENCE_SECONDS, WE, World
 
 @dataclass
 class ModelRequest:
-    """The balancer's end of a migration call."""
+    """The balancer's end of a migration call. ``job``: None until the call has reached the source."""
 
     hosts: ModelHosts
-    source: str
     uuid: str
+    source: str
+    destination: str
     job: Job | None
     heard: float
     error: str | None = None
     waited_seconds: float | None = None
+
+    def arrive(self) -> None:
+        """The source's daemon reads the call."""
+        if self.job is None:
+            self.job = migrate(self.hosts.world, self.uuid, self.source, self.destination, ours=True)
 
     def ended(self, seconds: float) -> bool:
         world, kernel = self.hosts.world, self.hosts.world.kernel
@@ -35,6 +41,7 @@ class ModelRequest:
             there = world.reachable(WE, self.source)
             if there:
                 self.heard = kernel.at
+                self.arrive()  # it was sent again until now
             if self.job is not None and self.job.over and there:
                 self.error = self.job.error
                 if self.error is None and world.reachable(WE, self.job.destination):
@@ -111,19 +118,15 @@ class ModelHosts:
         self.process.check()
         self.on_request(self.process, uuid, source, destination)
         world = self.world
-        job = None
+        request = ModelRequest(self, uuid, source, destination, None, world.kernel.at)
         if world.reachable(WE, source):
-            job = migrate(world, uuid, source, destination, ours=True)
+            request.arrive()
         elif world.machines[source].daemon == "stopped" and world.kernel.random.random() < 0.5:
-            # It lies in the socket of a stopped daemon, which carries it out when it goes on.
+            # It lies in the socket of a stopped daemon, which carries it out when it goes on, wanted or not.
             life = world.machines[source].lives
-
-            def late() -> None:
-                if world.machines[source].lives == life:
-                    request.job = migrate(world, uuid, source, destination, ours=True)
-
-            world.machines[source].late.append(late)
-        request = ModelRequest(self, source, uuid, job, world.kernel.at)
+            world.machines[source].late.append(
+                lambda: request.arrive() if world.machines[source].lives == life else None
+            )
         yield request
 
     def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
