@@ -28,7 +28,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
-from virtpoise_balancer.knowledge import journal, learned
+from virtpoise_balancer.knowledge import brakes, journal, learned
 from virtpoise_balancer.knowledge.records import Overrides
 from virtpoise_balancer.knowledge.schema import migrations, predictions
 from virtpoise_balancer.knowledge.store import Store
@@ -221,6 +221,12 @@ def _what_was_ended_begins(patch: Patch) -> None:
     patch.setattr(journal, "check_open", lambda _connection, _id: None)
 
 
+def _a_release_counts_by_its_date(patch: Patch) -> None:
+    """What was dated while the clock was ahead is later than any release."""
+    patch.setattr(brakes, "redate", lambda *_: None)
+    patch.setattr(journal, "redate", lambda *_: None)
+
+
 class _Questions(dict[str, Any]):
     """Takes any number of questions to one host."""
 
@@ -343,6 +349,13 @@ MUTANTS = (
         ("balancer-lock-removed", "balancer-killed"),
         337,
         "journal does not have",
+    ),
+    Mutant(
+        "a release counts by its date",
+        _a_release_counts_by_its_date,
+        ("clock-stepped", "prometheus-blind"),
+        610898,
+        "the brake was released, and is still on",
     ),
     Mutant("V6 an older sample ends a loss", _a_sample_ends_a_loss, ("source-qemu-killed",), 1, "no alert"),
     Mutant("V7 attempts share a key", _attempts_share_a_key, ("source-stopped",), 2, "but was on"),

@@ -34,7 +34,7 @@ from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.state import Published
 from virtpoise_lab.campaign.disk import Disk, ModelDatabase
 from virtpoise_lab.campaign.hosts import ModelHosts
-from virtpoise_lab.campaign.kernel import Kernel, VirtualClock, VirtualProcess, VirtualThreads
+from virtpoise_lab.campaign.kernel import Kernel, Task, VirtualClock, VirtualProcess, VirtualThreads
 from virtpoise_lab.campaign.prometheus import ModelClient, Prometheus
 from virtpoise_lab.campaign.world import World
 
@@ -134,9 +134,9 @@ class Balancer:
         self.leadership.release()
         self.kernel.kill(self.process)
 
-    def order(self, name: str, give: Callable[[], object]) -> None:
-        """Have a thread of the web server give an order."""
-        self.kernel.start(self.process, give, name)
+    def order(self, name: str, give: Callable[[], object]) -> Task:
+        """Have a thread of the web server give an order; the thread."""
+        return self.kernel.start(self.process, give, name)
 
     def _run(self) -> None:
         step = self.config.interval_seconds

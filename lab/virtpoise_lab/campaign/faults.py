@@ -215,8 +215,8 @@ def _order(give: Callable[[Orders, Met], str], take_back: Callable[[Orders, Met]
     """A person gives an order while a plan is carried out, and takes it back later."""
 
     def begin(run: Run, met: Met, seconds: float) -> None:
-        run.order(lambda orders: give(orders, met))
-        run.kernel.after(seconds, lambda: run.order(lambda orders: take_back(orders, met), until_followed=True))
+        run.person.order(lambda orders: give(orders, met))
+        run.kernel.after(seconds, lambda: run.person.order(lambda orders: take_back(orders, met), until_followed=True))
 
     return begin
 
@@ -224,10 +224,10 @@ def _order(give: Callable[[Orders, Met], str], take_back: Callable[[Orders, Met]
 def _undrain(run: Run, met: Met, seconds: float) -> None:
     """A person takes a drain back for a while, or drains the source for a while."""
     host = run.draining or met.source
-    drain = partial(run.order, lambda orders: orders.drain(host, PERSON))
-    undrain = partial(run.order, lambda orders: orders.undrain(host, PERSON))
+    drain = partial(run.person.order, lambda orders: orders.drain(host, PERSON))
+    undrain = partial(run.person.order, lambda orders: orders.undrain(host, PERSON))
     first, then = (undrain, drain) if run.draining else (drain, undrain)
-    run.no_drain_before = run.kernel.at + seconds
+    run.person.no_drain_before = run.kernel.at + seconds
     first()  # not again and again: it would come after the second order, which takes it back
     run.kernel.after(seconds, partial(then, until_followed=True))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from virtpoise_balancer.analyse.brake import Brake
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import UnsettledKind
 from virtpoise_lab.campaign.kernel import VirtualProcess
@@ -38,6 +39,7 @@ class Oracle:
     _forbidden_since: float | None = None  # since when people's orders have it that no move of the task begins
     # When a turn first showed an entry without an end, by its id and whether it has begun.
     _endless_since: dict[tuple[int, bool], float] = field(default_factory=dict)
+    _released: dict[float, float] = field(default_factory=dict)  # when a brake was released, by when it was pulled
 
     def begin(self) -> None:
         self._first = {uuid: self.run.world.active_on(uuid)[0] for uuid in self.run.world.guests}
@@ -58,15 +60,21 @@ class Oracle:
         rows = self.run.disk.driver.execute("SELECT DISTINCT uuid FROM others WHERE kind = 'migrated'")
         return [str(uuid) for (uuid,) in rows]
 
-    def drain_is_ordered(self) -> bool:
-        return any(draining for (draining,) in self.run.disk.driver.execute("SELECT draining FROM drains"))
+    def drain_ordered_at(self) -> float | None:
+        """When a drain was ordered that stands (Unix seconds, by the clock of the balancer)."""
+        (at,) = self.run.disk.driver.execute("SELECT max(at) FROM drains WHERE draining").fetchone()
+        return None if at is None else float(at)
+
+    def released(self, brake: Brake) -> None:
+        """After a person has released this brake."""
+        self._released[brake.at] = self.run.kernel.at
 
     def ordered(self) -> None:
         """After an order of a person was followed."""
         rows = self.run.disk.driver.execute("SELECT name, value FROM overrides")
         over = {str(name): str(value) for name, value in rows}
         forbidden = "paused" in over or over.get("mode") == "recommend"
-        forbidden |= self.run.draining is not None and not self.drain_is_ordered()
+        forbidden |= self.run.draining is not None and self.drain_ordered_at() is None
         since = self.run.kernel.at if self._forbidden_since is None else self._forbidden_since
         self._forbidden_since = since if forbidden else None
 
@@ -129,6 +137,9 @@ class Oracle:
         if not balancer.leads:
             return
         self._silence_of_a_draining_host_is_shown(balancer)
+        brake = balancer.published.state.brake
+        if brake and run.kernel.at - self._released.get(brake.at, run.kernel.at) > 2 * self.interval_seconds:
+            self._wrong("the brake was released, and is still on")
         entries = self.entries()
         self._no_verdict_while_a_job_runs(entries)
         endless = [(one.id, one.is_open) for one in entries if one.result is None]
@@ -151,10 +162,13 @@ class Oracle:
         must be able to fire.
         """
         run, host = self.run, self.run.draining
-        since = run.world.cut.get(frozenset((WE, host or "")))
-        if host is None or since is None or run.kernel.at - since < 3 * self.interval_seconds:
+        cut_at, ordered_at = run.world.cut.get(frozenset((WE, host or ""))), self.drain_ordered_at()
+        if host is None or cut_at is None or ordered_at is None:
             return
-        if not self.drain_is_ordered() or self._has("prometheus", "exporter", "store", "clock", "balancer", "second"):
+        # Before the order it is asked less often than once in each cycle.
+        if run.kernel.at - max(cut_at, ordered_at) < 3 * self.interval_seconds:
+            return
+        if self._has("prometheus", "exporter", "store", "clock", "balancer", "second"):
             return
         if balancer.metrics.registry.get_sample_value("virtpoise_host_libvirt_answers", {"host": host}) != 0.0:
             self._wrong(f"{host} has long been silent, and no alert says so")
@@ -279,7 +293,7 @@ class Oracle:
     def task_is_done(self) -> bool:
         world = self.run.world
         if self.run.draining:
-            return self.drain_is_ordered() and not any(
+            return self.drain_ordered_at() is not None and not any(
                 copy.state in ACTIVE for copy in world.machines[self.run.draining].copies.values()
             )
         # A load that is exactly the threshold may be measured a rounding below it, and is no task then.

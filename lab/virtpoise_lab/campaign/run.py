@@ -18,16 +18,16 @@ from typing import Any
 import structlog
 
 from virtpoise_balancer.config import Config, parse_config
-from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.knowledge.database import Database
 from virtpoise_lab.campaign import faults
-from virtpoise_lab.campaign.balancer import PERSON, Balancer
+from virtpoise_lab.campaign.balancer import Balancer
 from virtpoise_lab.campaign.disk import Disk
 from virtpoise_lab.campaign.kernel import Kernel
 from virtpoise_lab.campaign.oracle import Oracle
+from virtpoise_lab.campaign.person import Person
 from virtpoise_lab.campaign.prometheus import SCRAPE_SECONDS, Prometheus
-from virtpoise_lab.campaign.world import ACTIVE, Guest, Machine, World
+from virtpoise_lab.campaign.world import Guest, Machine, World
 
 INTERVAL_SECONDS = 10.0
 THRESHOLD_RATIO = 0.7
@@ -37,6 +37,8 @@ _KEPT_LINES = 1000  # of the trace of a run of hours
 _HOSTS = ("h1", "h2", "h3", "h4")
 # For a drain or an overload once all is well again, with back-off and all.
 _TASK_SECONDS = 600.0
+# How often a person looks at the alerts meanwhile.
+_ALERT_SECONDS = 60.0
 # Where a file that lives for one run costs no disk anything.
 _IN_MEMORY = "/dev/shm"
 
@@ -121,7 +123,6 @@ class Run:
     pending: int = 0  # faults that have not come yet
     draining: str | None = None
     healed_at: float = _BEGAN
-    no_drain_before: float = _BEGAN  # a person has taken the drain back for so long
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -133,6 +134,7 @@ class Run:
         self.disk = Disk(self.kernel, database, driver)
         self.config = _config(15.0 if self.random.random() < 0.1 else 600.0)
         self.oracle = Oracle(self, THRESHOLD_RATIO, INTERVAL_SECONDS)
+        self.person = Person(self)
         self._folder = tempfile.TemporaryDirectory(prefix="virtpoise-campaign-", dir=_IN_MEMORY)
         self.faults = tuple(self.names or self._chosen())
 
@@ -223,7 +225,7 @@ class Run:
         self.server.start(_CALM_SECONDS)
         self.start_balancer()
         if self.draining:
-            self.kernel.after(12.0, lambda: self._order_drain(str(self.draining)))
+            self.kernel.after(12.0, lambda: self.person.order_drain(str(self.draining)))
 
     def _play(self) -> None:
         self._begin()
@@ -235,11 +237,13 @@ class Run:
         self.world.perform_seconds = min(self.world.perform_seconds, 8.0)  # well below each time-out
         self._settle()
         self.oracle.after_healing()
-        if self._mend():
+        if self.person.mend():
             self._settle()
             self.oracle.after_mending()
-        if not self.oracle.task_is_done():
-            self.kernel.run(self.kernel.at + _TASK_SECONDS, lambda: self.oracle.task_is_done())
+        until = self.kernel.at + _TASK_SECONDS
+        while not self.oracle.task_is_done() and self.kernel.at < until:
+            self.kernel.run(min(self.kernel.at + _ALERT_SECONDS, until), self.oracle.task_is_done)
+            self.person.release()
         self._settle_migrations()
         self.oracle.at_end()
 
@@ -279,74 +283,6 @@ class Run:
         if drains:
             self.draining = "h1"
         self.oracle.begin()
-
-    def _order_drain(self, host: str) -> None:
-        """A person orders it until it is answered."""
-        if self.oracle.drain_is_ordered():
-            return
-        self.kernel.after(15.0, lambda: self._order_drain(host))
-        if self.kernel.at >= self.no_drain_before:
-            self.order(lambda orders: orders.drain(host, PERSON))
-
-    def order(self, give: Callable[[Orders], str], *, until_followed: bool = False) -> None:
-        """A person gives an order to the balancer that acts. ``until_followed``: again and again."""
-        leader = self.leader
-
-        def again() -> None:
-            if until_followed:
-                self.faulty_until(self.kernel.at + 15.0)
-                self.kernel.after(15.0, lambda: self.order(give, until_followed=True))
-
-        if leader is None:
-            again()
-            return
-
-        def order() -> None:
-            try:
-                self.note(f"a person orders: {give(leader.orders)}")
-                self.oracle.ordered()
-            except Exception as error:
-                self.note(f"a person orders, and is refused: {error}")
-                again()
-
-        leader.order("order", order)
-
-    def _mend(self) -> bool:
-        """What a person does who goes by the alerts and their runbooks; and an administrator who starts what is down.
-
-        Whether there was anything to do.
-        """
-        leader = self.leader
-        if leader is not None and (brake := leader.published.brake):
-            self.note(f"a person releases the brake: {brake.why}")
-            leader.orders.release(PERSON)
-        flagged = {one.uuid for one in leader.published.state.unsettled if one.unaccounted} if leader else set()
-        for uuid in sorted(flagged):
-            self._account_for(uuid)
-        for uuid, guest in self.world.guests.items():
-            down = not any(state in ACTIVE for state in self.world.places(uuid).values())
-            if down and (guest.wanted_down or guest.crashed or uuid in flagged):
-                self.note(f"a person starts {guest.name}")
-                self.world.start_again(uuid)
-                flagged.add(uuid)
-        return bool(flagged)
-
-    def _account_for(self, uuid: str) -> None:
-        """Leave one copy of the domain: where it runs on, else where it is paused half way."""
-        world, places = self.world, self.world.places(uuid)
-        rank = {Presence.RUNNING: 0, Presence.PAUSED: 1, Presence.MIGRATING: 2}
-        copies = sorted((host for host in places if places[host] in rank), key=lambda host: (rank[places[host]], host))
-        self.note(f"a person accounts for {world.guests[uuid].name}: {places}")
-        if any(True for _ in world.running_jobs(uuid)):
-            return
-        for host in copies[1:]:
-            world.put(uuid, host, Presence.ABSENT)
-        if copies and places[copies[0]] is Presence.MIGRATING:
-            world.put(uuid, copies[0], Presence.RUNNING)
-        if copies:
-            world.guests[uuid].lost = False
-            for host in sorted(set(places) - {copies[0]}):
-                world.put(uuid, host, Presence.ABSENT) if uuid in world.machines[host].copies else None
 
     def _chosen(self) -> tuple[str, ...]:
         random = Random(self.seed + 1_000_000_007)  # so that a seed with these names given plays the same

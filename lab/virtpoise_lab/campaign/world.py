@@ -195,6 +195,8 @@ class World:
     def start_again(self, uuid: str) -> None:
         """A person starts a domain that is down: where it is defined, or else anywhere."""
         guest, places = self.guests[uuid], self.places(uuid)
+        if any(state is Presence.MIGRATING for state in places.values()):
+            return  # refused: where it is between hosts, it must be accounted for first
         guest.wanted_down = guest.lost = guest.crashed = False
         if any(state in ACTIVE for state in places.values()):
             return
