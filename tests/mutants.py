@@ -211,7 +211,7 @@ def _an_end_is_not_written(patch: Patch) -> None:
 
 
 def _what_was_ended_begins(patch: Patch) -> None:
-    """A balancer that leads again begins what another one has ended meanwhile."""
+    """A balancer that leads again begins what another one has ended."""
 
     def begin(connection: Connection, migration_id: int, now: float, term: int | None) -> None:
         of_id = update(migrations).where(migrations.c.id == migration_id)

@@ -109,7 +109,7 @@ def test_a_leader_that_leads_again_begins_nothing_that_another_one_has_ended(pla
     assert lock.take()
     first.lead(lock, "first")
     for act in (first.begin, first.check_open):
-        with pytest.raises(Refused, match=r"ended this migration meanwhile .*skipped: not begun"):
+        with pytest.raises(Refused, match=r"has this migration as ended .*skipped: not begun"):
             act(migration_id)
     assert [one.began for one in first.history(10)] == [None]
     with pytest.raises(Refused, match="does not have"):

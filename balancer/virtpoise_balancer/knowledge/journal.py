@@ -85,7 +85,7 @@ def check_open(connection: Connection, migration_id: int) -> None:
     if found is None:
         raise Refused("the journal does not have this migration")
     if found.result is not None:
-        raise Refused(f"the journal has ended this migration meanwhile ({found.result}: {found.why})")
+        raise Refused(f"the journal has this migration as ended ({found.result}: {found.why})")
 
 
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:

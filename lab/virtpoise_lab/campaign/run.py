@@ -37,7 +37,7 @@ _KEPT_LINES = 1000  # of the trace of a run of hours
 _HOSTS = ("h1", "h2", "h3", "h4")
 # For a drain or an overload once all is well again, with back-off and all.
 _TASK_SECONDS = 600.0
-# How often a person looks at the alerts meanwhile.
+# How often a person looks at the alerts until then.
 _ALERT_SECONDS = 60.0
 # Where a file that lives for one run costs no disk anything.
 _IN_MEMORY = "/dev/shm"
