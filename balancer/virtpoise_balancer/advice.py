@@ -9,8 +9,8 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.monitor.queries import has_matchers
 from virtpoise_balancer.plan.unmatched import fits_none, like
 from virtpoise_balancer.rules import KINDS, GroupKind
+from virtpoise_balancer.rules.glob import WILDCARDS
 
-_WILDCARDS = re.compile(r"[*?\[]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -44,7 +44,7 @@ def _of_rules(config: Config) -> Iterator[str]:
     for number, rule in enumerate(config.policy.rules):
         for pattern in rule.hosts:
             # A pattern against a pattern is not decided here: the plan and the doctor know the hosts.
-            by_name = not libvirt.pattern or not _WILDCARDS.search(pattern)
+            by_name = not libvirt.pattern or not WILDCARDS.search(pattern)
             if (
                 "=" not in pattern
                 and libvirt.names_hosts

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from fnmatch import translate
 
 from virtpoise_balancer.analyse.reserve import fits
 from virtpoise_balancer.model import DomainState, Policy, Snapshot
 from virtpoise_balancer.rules import GroupKind, kinds
+from virtpoise_balancer.rules.glob import glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
 # How many notes a plan carries.
@@ -28,7 +27,7 @@ def notes(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
 
 
 def fits_none(pattern: str, names: Iterable[str]) -> bool:
-    return not any(map(re.compile(translate(pattern)).match, names))
+    return not any(map(glob(pattern), names))
 
 
 def like(name: str, names: Iterable[str]) -> str:
