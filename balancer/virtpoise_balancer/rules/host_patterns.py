@@ -11,10 +11,10 @@ from virtpoise_balancer.rules.glob import glob
 
 
 def host_pattern(pattern: str) -> Callable[[str, Mapping[str, str]], bool]:
-    """Whether a host of a name and with labels fits. A label that it does not have counts as empty."""
+    """Whether a host of a name and with labels fits. One without the label fits nothing, not even ``rack=*``."""
     label, is_label, value = pattern.partition("=")
     if is_label:
         of_label = glob(value)
-        return lambda _name, labels: of_label(labels.get(label, ""))
+        return lambda _name, labels: bool(labels.get(label)) and of_label(labels[label])
     of_name = glob(pattern)
     return lambda name, _labels: of_name(name)

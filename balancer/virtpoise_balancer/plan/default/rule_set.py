@@ -247,8 +247,11 @@ def _asked(
             if (rule := groups.get((name, group_kind.name))) is None:
                 continue
             others = members.get((name, group_kind, rule.hard), set()) - {domain.uuid}
-            there = Counter(_place(host_of[one], rule.over, labels_of) for one in others)
-            at = [host for host, count in sorted(there.items()) if group_kind.attracts or not group_kind.allows(count)]
+            there = Counter(_zone(host_of[one], rule.over, labels_of) for one in others)
+            full = [
+                zone for zone, count in sorted(there.items()) if group_kind.attracts or not group_kind.allows(count)
+            ]
+            at = [pattern for zone in full for pattern in _patterns(zone, rule.over, labels_of)]
             if at:
                 about_hosts = ONLY_ON if group_kind.attracts else NEVER_ON
                 yield Tie(f"metadata:{name}", about_hosts, rule.hard, tuple(at))
@@ -265,9 +268,18 @@ def _too_much(hosts: Sequence[str]) -> str | None:
     return None
 
 
-def _place(host: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> str:
-    """A pattern that fits the host alone, or all of its zone."""
-    return _literal(host) if over is None else f"{over}={_literal(labels_of[host].get(over, ''))}"
+def _zone(host: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> str:
+    """The host's value of the label, empty without one; the host itself where there are no zones."""
+    return host if over is None else labels_of[host].get(over, "")
+
+
+def _patterns(zone: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Patterns that fit all hosts of the zone, and no other."""
+    if over is None:
+        return [_literal(zone)]
+    if zone:
+        return [f"{over}={_literal(zone)}"]
+    return [_literal(host) for host, labels in labels_of.items() if not labels.get(over)]
 
 
 def _kept_together(uuid: str, members: Mapping[_Key, set[str]]) -> bool:
