@@ -152,9 +152,11 @@ class Served:
             text = answer.read().decode()
         return json.loads(text) if "api" in path or "/sd/" in path else text
 
-    def refused(self, path: str) -> tuple[int, str]:
+    def refused(self, path: str, body: bytes | None = None) -> tuple[int, str]:
+        """The status and the error of a read, or of an order if there is a body."""
+        address = f"http://127.0.0.1:{self.daemon._web.port}{path}"
         with pytest.raises(urllib.error.HTTPError) as error:
-            self.get(path)
+            urllib.request.urlopen(address, body, timeout=PATIENCE_SECONDS)
         with closing(error.value) as answer:
             return answer.code, json.loads(answer.read())["error"]
 
@@ -250,6 +252,18 @@ def test_the_api_the_page_and_the_metrics_know_the_group(groups: dict[str, OneGr
         assert served.refused("/api/v1/status") == (400, "group: expected one of blue, red, got none")
         assert served.refused("/api/v1/status?group=x") == (404, "group: expected one of blue, red, got 'x'")
         assert served.refused("/api/v1/hosts/h9")[0] == 400
+        for endpoint in ("/sd/hosts", "/api/v1/status", "/api/v1/events", "/api/v1/hosts/r2", "/plan", "/hosts/r2"):
+            for wrong in ("typo", "", "BLUE", "blue%00", "blue,red", "x" * 5000):
+                status, why = served.refused(f"{endpoint}?group={wrong}")
+                assert (status, why[:40]) == (404, "group: expected one of blue, red, got '" + why[39:40])
+                assert len(why) < 200
+            twice = served.refused(f"{endpoint}?group=blue&group=red")
+            assert twice == (400, "group: expected once, got 2 times")
+        assert served.refused("/api/v1/pause?group=typo", b"{}") == (
+            404,
+            "group: expected one of the configuration's, got 'typo'",
+        )
+        assert [one["labels"]["__meta_virtpoise_host"] for one in served.get("/sd/hosts?group=red")] == ["r1", "r2"]
         labels = [one["labels"] for one in served.get("/sd/hosts")]
         assert [(one["__meta_virtpoise_group"], one["__meta_virtpoise_host"]) for one in labels] == [
             ("blue", "b1"),
