@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 import threading
 import time
 import urllib.error
@@ -23,6 +25,7 @@ from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config, read_config
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.execute import executor, migrate
 from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.model import Entries, Move, SampleTimes, Snapshot, UnknownKind
 from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
@@ -283,6 +286,25 @@ def test_the_api_the_page_and_the_metrics_know_the_group(groups: dict[str, OneGr
         assert [one.labels for one in families["virtpoise_start_timestamp_seconds"].samples] == [{}]
 
     served.while_it_runs(act)
+
+
+def test_a_stopped_balancer_asks_systemd_for_the_time_that_its_migrations_may_take(
+    groups: dict[str, OneGroup], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit gives it 150 s, which is less than this configuration does."""
+    configured = json.loads(path.read_text())
+    configured["groups"]["red"]["migration"] = {"stop_grace_seconds": 600}
+    path.write_text(json.dumps(configured))
+    name = f"virtpoise-test-{os.getpid()}"
+    monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0{name}")
+        systemd.settimeout(PATIENCE_SECONDS)
+        Served(path).while_it_runs(lambda: None)
+        while not (said := systemd.recv(4096).decode()).startswith("STOPPING=1\n"):
+            pass
+    microseconds = int(said.removeprefix("STOPPING=1\nEXTEND_TIMEOUT_USEC="))
+    assert microseconds / 1e6 > 600 + migrate.ABORT_SECONDS + executor.HANDOVER_SECONDS
 
 
 def virtpoise(path: Path, *arguments: str) -> tuple[int, str]:
