@@ -71,7 +71,7 @@ def test_hosts_without_the_label_are_no_rack_of_their_own() -> None:
     made = plan(seen, Policy(rules=(APART,)))
     assert moved(made) == {"db1": "h4"}
     assert "the rule 'db' counts by the label 'rack', and 'h5' has none" in made.notes
-    alone = plan(group(host("h1", 0.1), host("h2", 0.1)), Policy(rules=(APART,)))
+    alone = plan(group(host("h1", 0.1), host("h2", 0.1), domain("db1", "h1")), Policy(rules=(APART,)))
     assert "the rule 'db' counts by the label 'rack', and no host has it" in alone.notes
 
 

@@ -288,6 +288,23 @@ def test_the_api_the_page_and_the_metrics_know_the_group(groups: dict[str, OneGr
     served.while_it_runs(act)
 
 
+def test_a_rule_of_all_groups_is_noted_only_where_it_fits_nothing_in_any(
+    groups: dict[str, OneGroup], path: Path
+) -> None:
+    rules = [{"name": "r", "kind": "ignore", "domains": ["bv", "rv", "gone"]}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"policy": {"rules": rules}}))
+    served = Served(path)
+
+    def act() -> None:
+        for name in (*groups, *groups):
+            served.cycle(name)
+        for name in groups:
+            notes = served.get(f"/api/v1/plan?group={name}")["plan"]["notes"]
+            assert notes == ["the rule 'r' names 'gone', and no domain is called so"]
+
+    served.while_it_runs(act)
+
+
 def test_a_stopped_balancer_asks_systemd_for_the_time_that_its_migrations_may_take(
     groups: dict[str, OneGroup], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

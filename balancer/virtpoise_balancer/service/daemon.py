@@ -27,6 +27,7 @@ from virtpoise_balancer.execute.migrate import ABORT_SECONDS
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.service import signals, wiring
+from virtpoise_balancer.service.common_notes import CommonNotes
 from virtpoise_balancer.service.group import Common, GroupAtStart, ServedGroup
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.roster import Roster
@@ -107,6 +108,7 @@ class Daemon:
             leadership=self._leadership,
             workers=self._workers,
             roster=self._roster,
+            notes=CommonNotes(),
             gate=Gate(self._config.web),
             turning=THREADS.lock(),
             clock=self._clock,
