@@ -189,6 +189,10 @@ def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
         ("a: [", "x.yml: expected YAML: "),
         ("log: {level: 2024-02-30}", "x.yml: expected YAML: day is out of range for month"),
         ('prometheus: {token_file: "a\\0"}', "x.yml: prometheus.token_file: expected text without a zero byte"),
+        (
+            'prometheus: {token_file: "a\\ud800"}',
+            "x.yml: prometheus.token_file: expected text without a zero byte or half",
+        ),
         ("log: {level: !!timestamp x}", "x.yml: expected YAML: a value is not of the kind that its tag (such as "),
         ("[" * 3000, "x.yml: expected YAML: maximum recursion depth exceeded"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import problems
 from virtpoise_balancer.secret_files import check_secret
 from virtpoise_balancer.tokens import read_tokens
+from virtpoise_balancer.visible import visible
 
 # Of a configuration, those of its aliases counted each time. Ten rules for each of 1,000 hosts have a fifth.
 _MOST_VALUES = 1_000_000
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class _Endless(Exception):
@@ -82,17 +85,17 @@ def _once(problems: list[str]) -> Iterator[str]:
 
 
 def _yaml(text: str) -> tuple[Any, list[str]]:
-    """The values, and a line for each key that stands twice in its mapping and for each text with a zero byte.
+    """The values, and a line for each key that stands twice in its mapping and for each text that is none.
 
-    The last one of two keys counts in the values. No file's name, address or pattern has a zero byte. _Endless names
-    each value that contains itself.
+    The last one of two keys counts in the values. No file's name, address or pattern has a zero byte, and half of a
+    surrogate pair cannot be sent or written. _Endless names each value that contains itself.
     """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         if endless := list(_endless(node)):
-            raise _Endless(endless)
-        mistakes = list(_mistakes(node, "", set()))
+            raise _Endless([visible(line) for line in endless])
+        mistakes = [visible(line) for line in _mistakes(node, "", set())]
         return (None if node is None else loader.construct_document(node)), mistakes
     except (AttributeError, LookupError, TypeError) as error:  # PyYAML takes a tag's word for what its value is
         raise ValueError("a value is not of the kind that its tag (such as !!timestamp) says") from error
@@ -135,8 +138,8 @@ def _mistakes(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str
     if node is None or id(node) in seen:  # an alias, which may lead to itself
         return
     seen.add(id(node))
-    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
-        yield f"{path.removesuffix('.')}: expected text without a zero byte"
+    if isinstance(node, yaml.ScalarNode) and _NO_TEXT.search(node.value):
+        yield f"{path.removesuffix('.')}: expected text without a zero byte or half of a surrogate pair"
     if isinstance(node, yaml.SequenceNode):
         for number, one in enumerate(node.value):
             yield from _mistakes(one, f"{path}{number}.", seen)
