@@ -16,6 +16,7 @@ from exporter.recording import RECORDED, Recorded, RecordedLink
 from virtpoise_exporter.collectors.cpu import CpuCollector
 from virtpoise_exporter.collectors.domains import DomainsCollector
 from virtpoise_exporter.collectors.libvirt import LibvirtCollector
+from virtpoise_exporter.collectors.network import NetworkCollector
 from virtpoise_exporter.collectors.numa import NumaCollector
 from virtpoise_exporter.collectors.pressure import PressureCollector
 from virtpoise_exporter.exposition import render
@@ -391,6 +392,16 @@ def test_names_of_devices_may_hold_anything() -> None:
     text = "h\nh\n  a\x1cb: 1 0 0 0 0 0 0 0 2 0\n c\x85: 3 0 0 0 0 0 0 0 4 0\nodd\n eth0: 5 0 0 0 0 0 0 0 6 0\n"
     assert sorted(parse_netdev(text)) == ["a\x1cb", "c\x85", "eth0"]
     assert parse_default_route("Iface\neth0 00000000 0 0 0 0 x 00000000\n") == ""
+
+
+@pytest.mark.parametrize("content", ["", "odd\n", "h\nh\n eth0: x\n"])
+def test_a_list_of_devices_without_a_device_is_a_failure(recorded: Recorded, procfs: Path, content: str) -> None:
+    """Before, a host whose traffic could not be read was a host without uplinks, and nothing said so."""
+    keeper = TopologyKeeper(procfs, recorded.sysfs, {})
+    keeper.refresh()
+    (procfs / "net/dev").write_text(content)
+    text = Scraper([NetworkCollector(keeper, procfs)]).scrape(5).decode()
+    assert 'virtpoise_exporter_collector_success{collector="network"} 0' in text
 
 
 def test_the_thread_that_reads_the_devices_survives_what_it_reads(recorded: Recorded, procfs: Path) -> None:
