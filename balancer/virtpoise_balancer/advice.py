@@ -9,16 +9,21 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.monitor.queries import has_matchers
 from virtpoise_balancer.plan.unmatched import fits_none, like
 from virtpoise_balancer.rules import KINDS, GroupKind
+from virtpoise_balancer.rules.glob import WILDCARDS
 
-_WILDCARDS = re.compile(r"[*?\[]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def warnings(config: Config) -> list[str]:
     """One line each, which names the key."""
     found = list(_of_queries(config))
-    for name, own in config.each_group.items():
-        lines = (*_of_hosts(own), *_of_rules(own))
+    every = config.each_group
+    of_rules = {name: list(_of_rules(own)) for name, own in every.items()}
+    # The rules that groups take over from the common policy. Not every group has the hosts that they name.
+    common = [of_rules.pop(name) for name, own in every.items() if name and own.policy.rules == config.policy.rules]
+    found += [line for line in (common[0] if common else ()) if all(line in lines for lines in common)]
+    for name, own in every.items():
+        lines = [*_of_hosts(own), *of_rules.get(name, ())]
         found += [f"groups.{name}.{line}" if name else line for line in lines]
     return found
 
@@ -44,7 +49,7 @@ def _of_rules(config: Config) -> Iterator[str]:
     for number, rule in enumerate(config.policy.rules):
         for pattern in rule.hosts:
             # A pattern against a pattern is not decided here: the plan and the doctor know the hosts.
-            by_name = not libvirt.pattern or not _WILDCARDS.search(pattern)
+            by_name = not libvirt.pattern or not WILDCARDS.search(pattern)
             if (
                 "=" not in pattern
                 and libvirt.names_hosts

@@ -13,12 +13,14 @@ from pydantic_core import ErrorDetails
 
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.model import InconsistentSnapshot, Plan, Snapshot, check_consistent
+from virtpoise_balancer.visible import visible
 
 # The type of an error that is about several fields: its lines name them.
 INCONSISTENT = "inconsistent"
 # The type of an error whose value is not shown; its message is what was expected.
 SECRET = "secret"  # noqa: S105 - no password
 
+_LONGEST_KEY = 300  # the longest name of a host has 255
 _PASSWORD = re.compile(r"((?:://|')[^/@\s:']*):[^\s']*@")  # of a URL
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _SNAPSHOT = TypeAdapter(Snapshot)
@@ -39,7 +41,7 @@ def problems(error: ValidationError) -> list[str]:
 
 
 def _lines(problem: ErrorDetails) -> list[str]:
-    path = ".".join(str(part) for part in problem["loc"]) or "(top)"
+    path = ".".join(_key(part) for part in problem["loc"]) or "(top)"
     if problem["type"] in _UNKNOWN:
         return [f"{path}: unknown key"]
     if problem["type"] == "json_invalid":
@@ -53,6 +55,11 @@ def _lines(problem: ErrorDetails) -> list[str]:
         return [f"{path}: expected {problem['msg']}"]
     message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return [f"{path}: expected {message}, got {_shown(problem['input'])}"]
+
+
+def _key(part: int | str) -> str:
+    text = visible(str(part))
+    return text if len(text) <= _LONGEST_KEY else f"{text[: _LONGEST_KEY - 3]}..."
 
 
 def _shown(value: Any) -> str:

@@ -208,7 +208,7 @@ DOMAIN_HUGEPAGES = _metric(
     "domain_hugepages_bytes",
     "gauge",
     "Memory of the domain that lies in the host's static huge pages of a size (in bytes), and so not in its ordinary "
-    "memory; absent for a domain that has none.",
+    'memory; absent for a domain that has none. The size is "unknown" while /proc/meminfo does not give it.',
     *DOMAIN,
     "size",
 )

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Protocol, runtime_checkable
 
 from virtpoise_exporter import __version__, metrics
+from virtpoise_exporter.errors import Incomplete
 from virtpoise_exporter.exposition import Family, render
 from virtpoise_exporter.log import log
 
@@ -16,7 +17,10 @@ _COLLECTORS_SHARE = 0.9  # of the deadline, so that a collector that uses all it
 
 
 class Collector(Protocol):
-    """Reads one topic. It holds no lock during a read, has no timeout of its own, and raises if it cannot read."""
+    """Reads one topic. It holds no lock during a read, has no timeout of its own, and raises if it cannot read.
+
+    Where it reads some of its files alone, it raises Incomplete with their figures.
+    """
 
     @property
     def name(self) -> str:
@@ -68,7 +72,11 @@ class _Lane:
     def _collect(self, until: float) -> _Result:
         began = time.monotonic()
         try:
-            families, success = self.collector.collect(max(0.0, until - began)), True
+            families: Sequence[Family] = self.collector.collect(max(0.0, until - began))
+            success = True
+        except Incomplete as error:
+            self._complain(str(error))
+            families, success = error.families, False
         except Exception as error:  # a failing collector never breaks the scrape
             log.debug("collector %s failed", self.collector.name, exc_info=True)
             self._complain(repr(error))

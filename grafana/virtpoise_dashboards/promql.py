@@ -11,7 +11,9 @@ from virtpoise_dashboards.model import Annotation, Variable
 
 EVENTS_STEP = "60s"
 
-HOST = 'job=~"$job", instance=~"$host(:[0-9]+)?"'
+# The balancer names a host by its address alone, and Prometheus puts an IPv6 address into brackets.
+_HOST_OF = "[[](.*)[]](?::[0-9]+)?|([^:]*)(?::[0-9]+)?|(.*)"
+HOST = 'job=~"$job", instance=~"[[]?$host[]]?(:[0-9]+)?"'
 DOMAIN = 'job=~"$job", domain=~"$domain"'
 BALANCER = 'job=~"$balancer"'
 
@@ -28,14 +30,14 @@ def host_variable(*, multi: bool) -> Variable:
         name="host",
         label="Host",
         query='label_values(virtpoise_host_cpus{job=~"$job"}, instance)',
-        regex="/^(.*?)(?::[0-9]+)?$/",
+        regex=r"/^\[?(.*?)\]?(?::[0-9]+)?$/",
         multi=multi,
     )
 
 
 def by_host(expr: str) -> str:
     """``expr``, which keeps ``instance``, with the label ``host``."""
-    return f'label_replace({expr}, "host", "$1", "instance", "(.*?)(?::[0-9]+)?")'
+    return f'label_replace({expr}, "host", "$1$2$3", "instance", "{_HOST_OF}")'
 
 
 CPU_LOAD = by_host(

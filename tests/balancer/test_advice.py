@@ -8,11 +8,12 @@ import pytest
 
 from builders import domain, group, host
 from virtpoise_balancer.advice import warnings
-from virtpoise_balancer.command.doctor import judge_hosts, judge_names
+from virtpoise_balancer.command.doctor import judge_common_rules, judge_hosts, judge_names
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.model import Placement, Policy, Rule
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan import plan
+from virtpoise_balancer.service.common_notes import CommonNotes
 
 UUID = "178a5bcc-3f4e-4f4e-9a3e-0123456789ab"
 
@@ -91,6 +92,53 @@ def test_a_host_that_is_configured_for_all_groups_may_be_in_any_of_them() -> Non
         "x",
     ).each_group
     assert [one.text for one in judge_hosts(list(every.values()), ["kvm1", "kvm2"])] == ["no target is called 'kvm3'"]
+
+
+GROUPS = (
+    "policy: {reserve: [{memory_bytes: 1, hosts: [b1]}, {memory_bytes: 1, hosts: [x]}], rules: ["
+    "{name: r, kind: never_on, domains: ['db-*', 'web-*'], hosts: [b1, r1, nowhere]}, "
+    "{name: racks, kind: apart, domains: ['db-*'], over: rack}]}\n"
+    "libvirt: {pattern: '*'}\n"
+    "groups: {blue: {matchers: 'c=\"b\"', libvirt: {pattern: 'b*'}}, red: {matchers: 'c=\"r\"', libvirt: {pattern: 'r*'}}, "
+    "own: {matchers: 'c=\"o\"', policy: {reserve: [], rules: [{name: q, kind: ignore, domains: [gone]}]}}}"
+)
+BLUE_AND_RED = (
+    group(host("b1", 0.1), domain("db-1", "b1")),
+    group(host("r1", 0.1), host("r2", 0.1), domain("x", "r1")),
+    group(host("o1", 0.1)),
+)
+
+
+def test_what_groups_share_is_noted_only_where_it_fits_nothing_in_any_of_them() -> None:
+    every = parse_config(GROUPS, "x").each_group
+    shown, kept = CommonNotes(), {}
+    for _ in range(2):  # the second time, the plans of all are known
+        for config, seen in zip(every.values(), BLUE_AND_RED, strict=True):
+            kept[config.group] = shown.of(config, plan(seen, config.policy)).notes
+            assert _ or config.group == "own" or not any("nowhere" in note for note in kept[config.group])
+    of_all = (
+        "the rule 'r' names 'nowhere', and no host is called so",
+        "the rule 'r' names 'web-*', and no domain is called so",
+        "the reserve for x fits no host",
+    )
+    racks = "the rule 'racks' counts by the label 'rack', and no host has it"
+    assert kept["blue"] == (*of_all[:2], racks, of_all[2])
+    assert kept["red"] == of_all
+    assert kept["own"] == ("the rule 'q' names 'gone', and no domain is called so",)
+    observations = [Observation(snapshot=seen, age_seconds=1.0) for seen in BLUE_AND_RED]
+    assert [one.text for one in judge_common_rules(list(every.values()), observations)] == list(of_all)
+    of_groups = [
+        one.text
+        for config, seen in zip(every.values(), observations, strict=True)
+        for one in judge_names(config, seen)
+        if one.subject == "policy.rules"
+    ]
+    assert of_groups == [racks, *kept["own"]]
+
+
+def test_a_rule_of_all_groups_is_warned_of_only_where_none_may_have_its_hosts() -> None:
+    found = [line for line in warnings(parse_config(GROUPS, "x")) if "rules" in line]
+    assert found == ["policy.rules.0.hosts: 'nowhere' fits no host of libvirt.hosts and libvirt.pattern"]
 
 
 def test_a_plan_carries_few_notes_however_many_there_are() -> None:

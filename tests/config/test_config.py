@@ -5,6 +5,14 @@ import pytest
 from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.errors import BadInput, LibvirtError
 
+BLUE = "matchers: 'cluster=\"blue\"'"
+LAUGHS = "\n".join(
+    [
+        f"{one}: &{one} [{', '.join([f'*{before}' if before != 'x' else 'x'] * 10)}]"
+        for before, one in zip("xabcdef", "abcdefg", strict=True)
+    ]
+)
+
 
 @pytest.mark.parametrize(
     ("window", "expected"),
@@ -181,8 +189,22 @@ def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
         ("a: [", "x.yml: expected YAML: "),
         ("log: {level: 2024-02-30}", "x.yml: expected YAML: day is out of range for month"),
         ('prometheus: {token_file: "a\\0"}', "x.yml: prometheus.token_file: expected text without a zero byte"),
+        (
+            'prometheus: {token_file: "a\\ud800"}',
+            "x.yml: prometheus.token_file: expected text without a zero byte or half",
+        ),
         ("log: {level: !!timestamp x}", "x.yml: expected YAML: a value is not of the kind that its tag (such as "),
         ("[" * 3000, "x.yml: expected YAML: maximum recursion depth exceeded"),
+        (
+            f"policy: &p {{cpu: *p}}\ngroups: {{a: {{{BLUE}, policy: *p}}}}",
+            "x.yml: policy.cpu: expected a value that does not",
+        ),
+        (f"groups: {{a: &a {{{BLUE}, policy: *a}}}}", "x.yml: groups.a.policy: expected a value that does not contain"),
+        (f"groups: {{a: &a {{{BLUE}, <<: *a}}}}", "x.yml: groups.a.<<: expected a value that does not contain itself"),
+        ("policy: {rules: &r [*r]}", "x.yml: policy.rules.0: expected a value that does not contain itself"),
+        ("libvirt: &l {? *l : x}", "x.yml: libvirt.(key at line 1): expected a value that does not contain itself"),
+        ("&a [*a]", "x.yml: 0: expected a value that does not contain itself"),
+        (LAUGHS, "x.yml: expected at most 1000000 values, got more by aliases of aliases"),
     ],
 )
 def test_each_mistake_is_one_line_that_names_the_key(text: str, says: str) -> None:

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,14 +13,19 @@ import libvirt
 import pytest
 
 from exporter.recording import RECORDED, Recorded, RecordedLink
+from virtpoise_exporter.collectors.cpu import CpuCollector
 from virtpoise_exporter.collectors.domains import DomainsCollector
 from virtpoise_exporter.collectors.libvirt import LibvirtCollector
+from virtpoise_exporter.collectors.network import NetworkCollector
+from virtpoise_exporter.collectors.numa import NumaCollector
+from virtpoise_exporter.collectors.pressure import PressureCollector
 from virtpoise_exporter.exposition import render
 from virtpoise_exporter.kernel.domains import KernelSource
 from virtpoise_exporter.kernel.netdev import parse_default_route, parse_netdev
 from virtpoise_exporter.kernel.process import pid_file
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.log import _Formatter
+from virtpoise_exporter.scrape import Scraper
 from virtpoise_exporter.virt import questions, session
 from virtpoise_exporter.virt.model import Domain, HostFacts, Inventory
 from virtpoise_exporter.virt.session import Session
@@ -28,6 +34,9 @@ from virtpoise_exporter.virt.xml import domain_facts
 
 pytestmark = pytest.mark.hostile
 
+WITH_HUGE_PAGES = domain_facts(
+    "<domain><vcpu>2</vcpu><memory>4</memory><memoryBacking><hugepages/></memoryBacking></domain>"
+)
 XML = "<domain><name>x</name><title>{}</title><vcpu>2</vcpu><memory>4</memory></domain>"
 
 
@@ -385,11 +394,72 @@ def test_names_of_devices_may_hold_anything() -> None:
     assert parse_default_route("Iface\neth0 00000000 0 0 0 0 x 00000000\n") == ""
 
 
+@pytest.mark.parametrize("content", ["", "odd\n", "h\nh\n eth0: x\n"])
+def test_a_list_of_devices_without_a_device_is_a_failure(recorded: Recorded, procfs: Path, content: str) -> None:
+    """Before, a host whose traffic could not be read was a host without uplinks, and nothing said so."""
+    keeper = TopologyKeeper(procfs, recorded.sysfs, {})
+    keeper.refresh()
+    (procfs / "net/dev").write_text(content)
+    text = Scraper([NetworkCollector(keeper, procfs)]).scrape(5).decode()
+    assert 'virtpoise_exporter_collector_success{collector="network"} 0' in text
+
+
 def test_the_thread_that_reads_the_devices_survives_what_it_reads(recorded: Recorded, procfs: Path) -> None:
     (procfs / "net/route").write_bytes(b"Iface\n\xff\xfe 00000000 0 0 0 0 x 00000000\n")
     keeper = TopologyKeeper(procfs, recorded.sysfs, {})
     keeper.refresh()
     assert keeper.topology() is not None
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"\xff odd \x00\n", b"", b"MemTotal: x kB\n", b"MemTotal: 8 kB\nHugepagesize: ? kB\n"]
+)
+def test_a_meminfo_that_cannot_be_read_takes_no_other_figure_of_a_host_with_huge_pages(
+    recorded: Recorded, tmp_path: Path, content: bytes | None
+) -> None:
+    """Before, the host had no `virtpoise_libvirt_up`, and so was unknown to the balancer."""
+    (tmp_path / "stat").write_bytes((recorded.procfs / "stat").read_bytes())
+    if content is not None:
+        (tmp_path / "meminfo").write_bytes(content)
+    first, *others = recorded.inventory.domains
+    inventory = replace(recorded.inventory, domains=(replace(first, facts=WITH_HUGE_PAGES), *others))
+    link = RecordedLink(inventory)
+    text = Scraper([LibvirtCollector(link, tmp_path), CpuCollector(tmp_path)]).scrape(5).decode()
+    assert "virtpoise_libvirt_up 1" in text
+    assert "\nvirtpoise_host_cpus " in text
+    assert text.count("\nvirtpoise_domain_running{") == len(inventory.domains)
+    assert f'virtpoise_domain_hugepages_bytes{{domain="{first.name}",uuid="{first.uuid}",size="unknown"}} 4096' in text
+    assert 'virtpoise_exporter_collector_success{collector="libvirt"} 0' in text
+
+
+@pytest.mark.parametrize("file", ["node0/meminfo", "node0/cpulist", "node0/hugepages/hugepages-2048kB/nr_hugepages"])
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"\xff odd \x00\n")])
+def test_an_odd_file_of_a_numa_node_takes_no_figure_of_another_file(
+    tmp_path: Path, file: str, spoil: Callable[[Path], object]
+) -> None:
+    nodes = tmp_path / "devices/system/node"
+    for number in (0, 1):
+        pool = nodes / f"node{number}/hugepages/hugepages-2048kB"
+        pool.mkdir(parents=True)
+        (pool / "nr_hugepages").write_text("512\n")
+        (pool / "free_hugepages").write_text("12\n")
+        (nodes / f"node{number}/cpulist").write_text("0-3\n")
+        sizes = f"Node {number} MemTotal: 8 kB\nNode {number} MemFree: 4 kB\n"
+        (nodes / f"node{number}/meminfo").write_text(sizes)
+    whole = Scraper([NumaCollector(tmp_path)]).scrape(5).decode().count("\nvirtpoise_host_")
+    spoil(nodes / file)
+    text = Scraper([NumaCollector(tmp_path)]).scrape(5).decode()
+    assert whole - text.count("\nvirtpoise_host_") == (1 if "cpulist" in file else 2)
+    assert 'virtpoise_exporter_collector_success{collector="numa"} 0' in text
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"some\n", b"\n", b"some avg10=0.09 total=x\n"])
+def test_an_odd_file_of_pressure_takes_no_other_resource(recorded: Recorded, procfs: Path, content: bytes) -> None:
+    (procfs / "pressure/cpu").write_bytes(content)
+    text = Scraper([PressureCollector(procfs)]).scrape(5).decode()
+    assert 'virtpoise_host_pressure_seconds_total{resource="cpu"' not in text
+    assert text.count('virtpoise_host_pressure_seconds_total{resource="memory"') == 2
+    assert 'virtpoise_exporter_collector_success{collector="pressure"} 0' in text
 
 
 # ---- logs

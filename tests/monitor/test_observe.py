@@ -368,6 +368,15 @@ def test_a_domain_without_sound_figures_counts_and_stays(broken: dict[str, float
     assert read_snapshot(write_snapshot(seen.snapshot), "what was seen") == seen.snapshot
 
 
+@pytest.mark.parametrize(("size", "memory"), [("unknown", float(GIB)), ("2097152", 1e300)])
+def test_a_domain_in_huge_pages_of_an_unknown_size_counts_and_stays(size: str, memory: float) -> None:
+    figures = merged(host_figures("h1"), domain_figures("h1", "u"))
+    figures["domain_hugepages_bytes"] = [one(memory, instance="h1", uuid="u", domain="x", size=size)]
+    snapshot = observe(figures, {"h1": READINGS}).snapshot
+    assert [host.state for host in snapshot.hosts] == [HostState.ACTIVE]
+    assert [domain.state for domain in snapshot.domains] == [DomainState.PAUSED]
+
+
 def test_a_domain_that_has_all_of_its_host_or_talks_to_its_neighbours_is_sound() -> None:
     busy = {"domain_vcpus": 2.0, "domain_cpu_cores": 2.3, "domain_cpu_delay_cores": 2.0, "domain_rx_ratio": 40.0}
     seen = observe(merged(host_figures("h1"), domain_figures("h1", "u", **busy)), {"h1": READINGS})

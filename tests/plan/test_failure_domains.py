@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from builders import domain, group, host
 from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
+from virtpoise_balancer.analyse.reserve import with_reserve
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.model import Host, Placement, Plan, Policy, Reason, Rule, Snapshot
+from virtpoise_balancer.model import Host, Placement, Plan, Policy, Reason, Reserve, Rule, Snapshot
 from virtpoise_balancer.plan import plan
 
 APART = Rule(name="db", kind="apart", domains=("db*",), over="rack")
@@ -70,7 +71,7 @@ def test_hosts_without_the_label_are_no_rack_of_their_own() -> None:
     made = plan(seen, Policy(rules=(APART,)))
     assert moved(made) == {"db1": "h4"}
     assert "the rule 'db' counts by the label 'rack', and 'h5' has none" in made.notes
-    alone = plan(group(host("h1", 0.1), host("h2", 0.1)), Policy(rules=(APART,)))
+    alone = plan(group(host("h1", 0.1), host("h2", 0.1), domain("db1", "h1")), Policy(rules=(APART,)))
     assert "the rule 'db' counts by the label 'rack', and no host has it" in alone.notes
 
 
@@ -95,6 +96,30 @@ def test_hosts_are_named_by_a_label(kind: str, to: set[str]) -> None:
 def test_a_group_of_the_metadata_counts_by_racks_as_its_rule_does() -> None:
     asks = Placement(apart=("db",))
     seen = group(*RACKS, domain("vm", "h3", 0.5, placement=asks), domain("db2", "h1", 0.5))
+    assert moved(plan(drained(seen, "h3"), Policy(rules=(APART,)))) == {"vm": "h4"}
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("pattern", ["rack=*", "rack=", "rack=?*", "rack=[!r]*", "rack=r1*"])
+def test_a_host_without_the_label_fits_no_pattern(pattern: str) -> None:
+    """An exporter's label that is lost moves nothing to a host that has no rack."""
+    hosts = RACKS[2], racked("h5", None, 0.1, 0.1, 0.1), racked("h6", "", 0.1, 0.1, 0.1)
+    seen = drained(group(*hosts, domain("vm", "h3", 0.5)), "h3")
+    only_there = Rule(name="x", kind="only_on", domains=("vm",), hosts=(pattern,))
+    assert moved(plan(seen, Policy(rules=(only_there,)))) == {}
+    never_there = replace(only_there, kind="never_on")
+    assert set(moved(plan(seen, Policy(rules=(never_there,)))).values()) <= {"h5", "h6"}
+    asks = Placement(only_on=(pattern,))
+    assert moved(plan(drained(group(*hosts, domain("vm", "h3", 0.5, placement=asks)), "h3"), Policy())) == {}
+    reserve = Policy(reserve=(Reserve(memory_bytes=1, hosts=(pattern,)),))
+    kept = [one.memory_used_bytes for one in with_reserve(seen, reserve).hosts[1:]]
+    assert kept == [one.memory_used_bytes for one in seen.hosts[1:]]
+
+
+def test_a_group_of_the_metadata_takes_hosts_without_the_label_for_one_zone() -> None:
+    hosts = (*RACKS[2:], racked("h5", None, 0.1, 0.1, 0.1), racked("h6", None, 0.2, 0.2, 0.2))
+    asks = Placement(apart=("db",))
+    seen = group(*hosts, domain("vm", "h3", 0.5, placement=asks), domain("db2", "h5", 0.5))
     assert moved(plan(drained(seen, "h3"), Policy(rules=(APART,)))) == {"vm": "h4"}
 
 

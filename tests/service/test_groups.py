@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 import threading
 import time
 import urllib.error
@@ -23,6 +25,7 @@ from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config, read_config
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.execute import executor, migrate
 from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.model import Entries, Move, SampleTimes, Snapshot, UnknownKind
 from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
@@ -152,9 +155,11 @@ class Served:
             text = answer.read().decode()
         return json.loads(text) if "api" in path or "/sd/" in path else text
 
-    def refused(self, path: str) -> tuple[int, str]:
+    def refused(self, path: str, body: bytes | None = None) -> tuple[int, str]:
+        """The status and the error of a read, or of an order if there is a body."""
+        address = f"http://127.0.0.1:{self.daemon._web.port}{path}"
         with pytest.raises(urllib.error.HTTPError) as error:
-            self.get(path)
+            urllib.request.urlopen(address, body, timeout=PATIENCE_SECONDS)
         with closing(error.value) as answer:
             return answer.code, json.loads(answer.read())["error"]
 
@@ -250,6 +255,18 @@ def test_the_api_the_page_and_the_metrics_know_the_group(groups: dict[str, OneGr
         assert served.refused("/api/v1/status") == (400, "group: expected one of blue, red, got none")
         assert served.refused("/api/v1/status?group=x") == (404, "group: expected one of blue, red, got 'x'")
         assert served.refused("/api/v1/hosts/h9")[0] == 400
+        for endpoint in ("/sd/hosts", "/api/v1/status", "/api/v1/events", "/api/v1/hosts/r2", "/plan", "/hosts/r2"):
+            for wrong in ("typo", "", "BLUE", "blue%00", "blue,red", "x" * 5000):
+                status, why = served.refused(f"{endpoint}?group={wrong}")
+                assert (status, why[:40]) == (404, "group: expected one of blue, red, got '" + why[39:40])
+                assert len(why) < 200
+            twice = served.refused(f"{endpoint}?group=blue&group=red")
+            assert twice == (400, "group: expected once, got 2 times")
+        assert served.refused("/api/v1/pause?group=typo", b"{}") == (
+            404,
+            "group: expected one of the configuration's, got 'typo'",
+        )
+        assert [one["labels"]["__meta_virtpoise_host"] for one in served.get("/sd/hosts?group=red")] == ["r1", "r2"]
         labels = [one["labels"] for one in served.get("/sd/hosts")]
         assert [(one["__meta_virtpoise_group"], one["__meta_virtpoise_host"]) for one in labels] == [
             ("blue", "b1"),
@@ -269,6 +286,42 @@ def test_the_api_the_page_and_the_metrics_know_the_group(groups: dict[str, OneGr
         assert [one.labels for one in families["virtpoise_start_timestamp_seconds"].samples] == [{}]
 
     served.while_it_runs(act)
+
+
+def test_a_rule_of_all_groups_is_noted_only_where_it_fits_nothing_in_any(
+    groups: dict[str, OneGroup], path: Path
+) -> None:
+    rules = [{"name": "r", "kind": "ignore", "domains": ["bv", "rv", "gone"]}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"policy": {"rules": rules}}))
+    served = Served(path)
+
+    def act() -> None:
+        for name in (*groups, *groups):
+            served.cycle(name)
+        for name in groups:
+            notes = served.get(f"/api/v1/plan?group={name}")["plan"]["notes"]
+            assert notes == ["the rule 'r' names 'gone', and no domain is called so"]
+
+    served.while_it_runs(act)
+
+
+def test_a_stopped_balancer_asks_systemd_for_the_time_that_its_migrations_may_take(
+    groups: dict[str, OneGroup], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit gives it 150 s, which is less than this configuration does."""
+    configured = json.loads(path.read_text())
+    configured["groups"]["red"]["migration"] = {"stop_grace_seconds": 600}
+    path.write_text(json.dumps(configured))
+    name = f"virtpoise-test-{os.getpid()}"
+    monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0{name}")
+        systemd.settimeout(PATIENCE_SECONDS)
+        Served(path).while_it_runs(lambda: None)
+        while not (said := systemd.recv(4096).decode()).startswith("STOPPING=1\n"):
+            pass
+    microseconds = int(said.removeprefix("STOPPING=1\nEXTEND_TIMEOUT_USEC="))
+    assert microseconds / 1e6 > 600 + migrate.ABORT_SECONDS + executor.HANDOVER_SECONDS
 
 
 def virtpoise(path: Path, *arguments: str) -> tuple[int, str]:

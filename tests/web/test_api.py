@@ -446,6 +446,36 @@ def test_prometheus_discovers_the_exporters(client: TestClient, make_context: Ca
     ]
 
 
+def test_prometheus_is_given_no_list_of_targets_before_the_hosts_are_known(
+    make_context: Callable[..., Context], published: Published, store: Store
+) -> None:
+    """An empty list would remove all its targets; an error leaves them as they are."""
+    context = make_context()
+    patterns = Config(libvirt=Libvirt(pattern=("h*",)))
+    client = reach(replace(context, config=lambda: patterns))
+    answer = client.get("/sd/hosts")
+    assert (answer.status_code, answer.json()) == (502, {"error": "no cycle has read the hosts from Prometheus yet"})
+    after_a_cycle(published, store)
+    assert [one["labels"]["__meta_virtpoise_host"] for one in client.get("/sd/hosts").json()] == ["h1", "h2", "h3"]
+
+
+@pytest.mark.parametrize("path", ["/sd/hosts", "/api/v1/status", "/api/v1/hosts/h1", "/plan"])
+def test_without_groups_a_query_that_names_one_is_refused(
+    client: TestClient, published: Published, store: Store, path: str
+) -> None:
+    after_a_cycle(published, store)
+    answer = client.get(path, params={"group": "red"})
+    assert (answer.status_code, answer.json()) == (
+        404,
+        {"error": "group: expected none, since the configuration has no groups, got 'red'"},
+    )
+    assert client.get(path + "?group=a&group=b").status_code == 400
+    assert client.get(path).status_code == 200
+    order = client.post("/api/v1/pause?group=red", json={}, headers=WITH_TOKEN)
+    assert order.status_code == 404
+    assert published.overrides().paused is None
+
+
 # --- the API's description
 # ----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from virtpoise_balancer.model import Host, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, TargetRefusal
-from virtpoise_balancer.plan.unmatched import like, notes
+from virtpoise_balancer.plan.unmatched import about_common, fit_no_group, like, notes
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
@@ -37,11 +37,12 @@ Told = Callable[[str, float, float], None]
 
 
 def examine(every: Sequence[Config], only: Sequence[str], told: Told) -> Iterator[Finding]:
-    """All findings, as they come; those of a group begin with its name.
+    """All findings, as they come; those of a group begin with its name. What the groups share is looked at once.
 
     ``every``: the configuration of each group that is asked about. ``only``: these hosts, each with every other; by
     default all. BadInput for a host there is not.
     """
+    yield from _own(every)
     seen: list[Observation] = []
     for config in every:
         for one in _examine_group(config, only, told, seen):
@@ -49,11 +50,11 @@ def examine(every: Sequence[Config], only: Sequence[str], told: Told) -> Iterato
     # What is configured for all groups is judged by all: an entry may be a host of any of them.
     if len(seen) == len(every[0].all_groups):
         yield from judge_hosts(every, [host.name for one in seen for host in one.snapshot.hosts])
+        yield from judge_common_rules(every, seen)
 
 
 def _examine_group(config: Config, only: Sequence[str], told: Told, answers: list[Observation]) -> Iterator[Finding]:
     """The findings of one group; what Prometheus has of it is added to ``answers``."""
-    yield from _own(config)
     observer, now = wiring.make_observer(config), time.time()
     targets = AdmittedTargets(observer.admits)
     try:
@@ -87,7 +88,9 @@ def _examine_group(config: Config, only: Sequence[str], told: Told, answers: lis
 # -------------------------------------------------------------------------------------------------
 
 
-def _own(config: Config) -> Iterator[Finding]:
+def _own(every: Sequence[Config]) -> Iterator[Finding]:
+    """What all groups share: the user, the store, the tokens."""
+    config = every[0]
     user = runs_as(config)
     if user != asks():
         # Root would also make the store, and the balancer could not write to it then.
@@ -100,7 +103,9 @@ def _own(config: Config) -> Iterator[Finding]:
         return
     try:
         with closing(wiring.open_store(config, lambda _row: None)) as store:
-            broken = store.recall(moved_since=0, ended_since=0, judged_since=0).broken
+            stores = [store.of_group(one.group, one.all_groups) if one.group else store for one in every]
+            read = [one.recall(moved_since=0, ended_since=0, judged_since=0).broken for one in stores]
+            broken = list(dict.fromkeys(row for rows in read for row in rows))
         if broken:
             yield Finding(
                 subject="store",
@@ -174,17 +179,36 @@ def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation
 
 def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
     """What the policy names and Prometheus has not, and what else is likely a mistake in the configuration."""
+    common = about_common(config.policy, config.common_policy)
     for note in notes(seen.snapshot, config.policy):
-        yield Finding(
-            subject="policy.rules",
-            verdict=Severity.WARNING,
-            text=note,
-            remedy="name hosts and domains as `virtpoise snapshot` does",
-        )
+        if not note.startswith(common):
+            yield _noted(note)
     for warning in warnings(config):
         yield Finding(
             subject="configuration", verdict=Severity.WARNING, text=warning, remedy="see docs/configuration.md"
         )
+
+
+def judge_common_rules(every: Sequence[Config], seen: Sequence[Observation]) -> Iterator[Finding]:
+    """What the groups' common policy names and no group has that it applies to."""
+    found = {config.group: notes(one.snapshot, config.policy) for config, one in zip(every, seen, strict=True)}
+    common = {config.group: about_common(config.policy, config.common_policy) for config in every}
+    for note in dict.fromkeys(
+        note
+        for group, own in found.items()
+        for note in fit_no_group(group, found, common, own)
+        if note.startswith(common[group])
+    ):
+        yield _noted(note)
+
+
+def _noted(note: str) -> Finding:
+    return Finding(
+        subject="policy.rules",
+        verdict=Severity.WARNING,
+        text=note,
+        remedy="name hosts and domains as `virtpoise snapshot` does",
+    )
 
 
 def judge_hosts(every: Sequence[Config], names: Collection[str]) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,17 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import problems
 from virtpoise_balancer.secret_files import check_secret
 from virtpoise_balancer.tokens import read_tokens
+from virtpoise_balancer.visible import visible
+
+# Of a configuration, those of its aliases counted each time. Ten rules for each of 1,000 hosts have a fifth.
+_MOST_VALUES = 1_000_000
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+class _Endless(Exception):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
 
 
 def check_secrets(config: Config) -> None:
@@ -40,6 +52,8 @@ def read_config(path: Path) -> Config:
 def parse_config(text: str, source: str) -> Config:
     try:
         values, mistakes = _yaml(text)
+    except _Endless as error:
+        raise BadInput.of(source, error.lines) from None
     except (
         yaml.YAMLError,
         ValueError,
@@ -71,14 +85,17 @@ def _once(problems: list[str]) -> Iterator[str]:
 
 
 def _yaml(text: str) -> tuple[Any, list[str]]:
-    """The values, and a line for each key that stands twice in its mapping and for each text with a zero byte.
+    """The values, and a line for each key that stands twice in its mapping and for each text that is none.
 
-    The last one of two keys counts in the values. No file's name, address or pattern has a zero byte.
+    The last one of two keys counts in the values. No file's name, address or pattern has a zero byte, and half of a
+    surrogate pair cannot be sent or written. _Endless names each value that contains itself.
     """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        mistakes = list(_mistakes(node, "", set()))
+        if endless := list(_endless(node)):
+            raise _Endless([visible(line) for line in endless])
+        mistakes = [visible(line) for line in _mistakes(node, "", set())]
         return (None if node is None else loader.construct_document(node)), mistakes
     except (AttributeError, LookupError, TypeError) as error:  # PyYAML takes a tag's word for what its value is
         raise ValueError("a value is not of the kind that its tag (such as !!timestamp) says") from error
@@ -86,12 +103,43 @@ def _yaml(text: str) -> tuple[Any, list[str]]:
         loader.dispose()
 
 
+def _endless(root: yaml.Node | None) -> Iterator[str]:
+    """A line for each alias of an anchor around it, and one for aliases that make the configuration huge."""
+    around: set[int] = set()
+    sizes: dict[int, int] = {}
+    found: list[str] = []
+
+    def size(node: yaml.Node, path: str) -> int:
+        if id(node) in around:
+            found.append(f"{path}: expected a value that does not contain itself, got an alias of what it stands in")
+            return 1
+        if id(node) not in sizes:
+            around.add(id(node))
+            sizes[id(node)] = 1 + sum(size(one, f"{path}.{key}".strip(".")) for key, one in _children(node))
+            around.remove(id(node))
+        return sizes[id(node)]
+
+    if root is not None and size(root, "") > _MOST_VALUES:
+        yield f"expected at most {_MOST_VALUES} values, got more by aliases of aliases"
+    yield from found
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from ((str(number), one) for number, one in enumerate(node.value))
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = str(key.value) if isinstance(key, yaml.ScalarNode) else f"(key at line {key.start_mark.line + 1})"
+            yield name, key
+            yield name, value
+
+
 def _mistakes(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
     if node is None or id(node) in seen:  # an alias, which may lead to itself
         return
     seen.add(id(node))
-    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
-        yield f"{path.removesuffix('.')}: expected text without a zero byte"
+    if isinstance(node, yaml.ScalarNode) and _NO_TEXT.search(node.value):
+        yield f"{path.removesuffix('.')}: expected text without a zero byte or half of a surrogate pair"
     if isinstance(node, yaml.SequenceNode):
         for number, one in enumerate(node.value):
             yield from _mistakes(one, f"{path}{number}.", seen)

@@ -15,6 +15,7 @@ from virtpoise_balancer.config.section import Section, inconsistent
 from virtpoise_balancer.model import Mode, Policy, policy_problems
 from virtpoise_balancer.monitor.matchers import read_matchers
 from virtpoise_balancer.rules.check import rule_problems
+from virtpoise_balancer.visible import shown
 
 # What a group may have of its own. The rest is common.
 OWN = ("mode", "policy", "libvirt", "migration")
@@ -74,6 +75,6 @@ def group_problems(groups: Mapping[str, GroupSettings]) -> Iterator[str]:
     first: dict[str, str] = {}
     for name, group in groups.items():
         if (other := first.setdefault(group.matchers, name)) != name:
-            yield f"groups.{name}.matchers: expected others than those of {other}, got {group.matchers}"
+            yield f"groups.{name}.matchers: expected others than those of {other}, got {shown(group.matchers)}"
         if group.mode == "automatic" and (why := group.libvirt.only_recommends):
             yield f"groups.{name}.{why}"

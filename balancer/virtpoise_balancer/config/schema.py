@@ -53,6 +53,7 @@ class Config(Section):
 
     _group: str = PrivateAttr("")
     _all_groups: tuple[str, ...] = PrivateAttr(("",))
+    _common_policy: Policy | None = PrivateAttr(None)
 
     _completed = model_validator(mode="before")(completed)
 
@@ -63,6 +64,11 @@ class Config(Section):
     @property
     def all_groups(self) -> tuple[str, ...]:
         return self._all_groups
+
+    @property
+    def common_policy(self) -> Policy | None:
+        """The policy from which the groups take what they do not set themselves; None where there are no groups."""
+        return self._common_policy
 
     @property
     def each_group(self) -> Mapping[str, Config]:
@@ -80,7 +86,7 @@ class Config(Section):
             "groups": {},
         }
         made = self.model_copy(update=own)
-        made._group, made._all_groups = name, tuple(self.groups)
+        made._group, made._all_groups, made._common_policy = name, tuple(self.groups), self.policy
         return made
 
     def of_group(self, name: str) -> Config:

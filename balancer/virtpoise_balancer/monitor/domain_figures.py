@@ -68,17 +68,20 @@ def page_bytes(series: Series) -> int | None:
     return number if 0 < number <= MOST_BYTES else None
 
 
-def _hugepages(answer: Sequence[Series]) -> dict[tuple[str, str], tuple[HugePages, ...]]:
-    """By host and uuid, a domain's memory in static huge pages."""
+def _hugepages(answer: Sequence[Series]) -> dict[tuple[str, str], tuple[HugePages, ...] | None]:
+    """By host and uuid, a domain's memory in static huge pages; None where a size of pages or of memory is none."""
     found: dict[tuple[str, str], dict[int, int]] = {}
+    unclear: set[tuple[str, str]] = set()
     for series in answer:
-        size = page_bytes(series)
-        if size is not None and 0 < series.value <= MOST_BYTES:
-            found.setdefault((host_of(series), series.labels.get("uuid", "")), {})[size] = int(series.value)
+        key, size = (host_of(series), series.labels.get("uuid", "")), page_bytes(series)
+        if size is None or not 0 <= series.value <= MOST_BYTES:
+            unclear.add(key)
+        elif series.value:
+            found.setdefault(key, {})[size] = int(series.value)
     return {
         key: tuple(HugePages(page_bytes=size, memory_bytes=memory) for size, memory in sorted(sizes.items()))
         for key, sizes in found.items()
-    }
+    } | dict.fromkeys(unclear)
 
 
 def _placements(answer: Sequence[Series]) -> dict[tuple[str, str], Placement]:
@@ -103,13 +106,14 @@ def _domain(
     name: str,
     figures: Mapping[str, Mapping[tuple[str, str], float]],
     placements: Mapping[tuple[str, str], Placement],
-    hugepages: Mapping[tuple[str, str], tuple[HugePages, ...]],
+    hugepages: Mapping[tuple[str, str], tuple[HugePages, ...] | None],
     *,
     running: int,
 ) -> Domain:
     """The domain where it runs. Running twice, it is between two hosts: paused as far as planning goes."""
     key = (host.name, uuid)
     own = {figure: values[key] for figure, values in figures.items() if key in values}
+    pages = hugepages.get(key, ())
     with_memory = partial(
         Domain,
         name=name,
@@ -117,11 +121,11 @@ def _domain(
         host=host.name,
         memory_bytes=_whole(own.get("memory_bytes")),
         memory_maximum_bytes=None if (most := own.get("memory_maximum_bytes")) is None else _whole(most),
-        hugepages=hugepages.get(key, ()),
+        hugepages=pages or (),
     )
     if running == 0:
         return with_memory(state=DomainState.PAUSED if "paused" in own else DomainState.SHUTOFF)
-    if not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
+    if pages is None or not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
         return with_memory(state=DomainState.PAUSED)
     return with_memory(
         state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,

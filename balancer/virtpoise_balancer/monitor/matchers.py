@@ -6,9 +6,12 @@ import re
 
 _LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*"
 # A string as PromQL has it: Go's escapes between quotes, none between backticks.
-_ESCAPE = r"""\\(?:[abfnrtv\\"']|x[0-9a-fA-F]{2}|[0-7]{3}|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})"""
-_STRING = rf"""(?:"(?:[^"\\\n]|{_ESCAPE})*"|'(?:[^'\\\n]|{_ESCAPE})*'|`[^`]*`)"""
+_ESCAPE = r"""[abfnrtv\\]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}"""
+_STRING = rf"""(?:"(?:[^"\\\n]|\\(?:"|{_ESCAPE}))*"|'(?:[^'\\\n]|\\(?:'|{_ESCAPE}))*'|`[^`]*`)"""
 _MATCHER = re.compile(rf"\s*({_LABEL})\s*(=~|!~|!=|=)\s*({_STRING})\s*")
+
+# They stand in each of some thirty queries of a cycle.
+_LONGEST = 4096
 
 EXAMPLE = 'job="virtpoise-exporter"'
 
@@ -19,6 +22,8 @@ def read_matchers(text: str) -> str:
     An empty text matches every target.
     """
     text = text.strip()
+    if len(text) > _LONGEST:
+        raise ValueError(f"at most {_LONGEST} characters of PromQL label matchers (these are {len(text)})")
     written: list[str] = []
     at = 0
     while at < len(text):
@@ -36,4 +41,6 @@ def read_matchers(text: str) -> str:
             if text[at] != ",":
                 raise ValueError(f"a comma between PromQL label matchers, before {text[at : at + 40]!r}")
             at += 1
-    return ",".join(written)
+    if not (matchers := ",".join(written)).isprintable():
+        raise ValueError("PromQL label matchers of printable characters, with escapes such as \\u202e for others")
+    return matchers

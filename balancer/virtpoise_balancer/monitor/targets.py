@@ -58,7 +58,8 @@ def labels_of(series: Series) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(series.labels.items())[:_MOST_LABELS]
-        if name not in _OF_PROMETHEUS and len(value) <= _LONGEST_LABEL and shown(value) == value
+        if name not in _OF_PROMETHEUS
+        and all(len(part) <= _LONGEST_LABEL and shown(part) == part for part in (name, value))
     }
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from fnmatch import translate
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from virtpoise_balancer.analyse.reserve import fits
-from virtpoise_balancer.model import DomainState, Policy, Snapshot
+from virtpoise_balancer.model import DomainState, Policy, Reserve, Snapshot
 from virtpoise_balancer.rules import GroupKind, kinds
+from virtpoise_balancer.rules.glob import glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
 # How many notes a plan carries.
 _MOST_NOTES = 50
+_HINT = " (there is "
 
 
 def notes(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
@@ -27,8 +27,38 @@ def notes(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
     return tuple(found)
 
 
+def about_common(policy: Policy, common: Policy | None) -> tuple[str, ...]:
+    """How the notes begin that are about rules and reserves which a group's policy has from the common one."""
+    if common is None:
+        return ()
+    rules = [f"the rule {rule.name!r} names " for rule in policy.rules if rule in common.rules]
+    reserves = [_start_of(entry) for entry in policy.reserve if entry in common.reserve]
+    return (*rules, *reserves)
+
+
+def fit_no_group(
+    group: str, notes_of: Mapping[str, Sequence[str]], common: Mapping[str, tuple[str, ...]], own: Sequence[str]
+) -> tuple[str, ...]:
+    """The group's ``own`` notes, without those about what it shares with a group that has not the same note.
+
+    ``notes_of`` and ``common``: the notes of each group, and how those about the common policy begin. Empty
+    ``notes_of``: those of the other groups are not known, so none about the common policy are left.
+    """
+    bare = {name: {_without_hint(note) for note in notes} for name, notes in notes_of.items()}
+
+    def everywhere(note: str) -> bool:
+        sharing = [name for name in bare if note.startswith(common[name])]
+        return all(_without_hint(note) in bare[name] for name in sharing) and bool(bare)
+
+    return tuple(note for note in own if not note.startswith(common[group]) or everywhere(note))
+
+
+def _without_hint(note: str) -> str:
+    return note.partition(_HINT)[0]
+
+
 def fits_none(pattern: str, names: Iterable[str]) -> bool:
-    return not any(map(re.compile(translate(pattern)).match, names))
+    return not any(map(glob(pattern), names))
 
 
 def like(name: str, names: Iterable[str]) -> str:
@@ -37,7 +67,7 @@ def like(name: str, names: Iterable[str]) -> str:
     """
     short = name.partition(".")[0]
     same = sorted(other for other in names if other != name and other.partition(".")[0] == short)
-    return f" (there is {same[0]!r})" if same else ""
+    return f"{_HINT}{same[0]!r})" if same else ""
 
 
 def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
@@ -53,20 +83,23 @@ def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
                 yield f"the rule {rule.name!r} names {pattern!r}, and no host has this label"
             if "=" not in pattern and fits_none(pattern, hosts):
                 yield f"the rule {rule.name!r} names {pattern!r}, and no host is called so{like(pattern, hosts)}"
-        if rule.over is not None and (without := [h.name for h in snapshot.hosts if not h.labels.get(rule.over)]):
-            if rule.over not in labels:
-                yield f"the rule {rule.name!r} counts by the label {rule.over!r}, and no host has it"
-            else:
-                yield f"the rule {rule.name!r} counts by the label {rule.over!r}, and {without[0]!r} has none"
-        for pattern in rule.domains:
-            if pattern not in uuids and fits_none(pattern, domains):
-                yield f"the rule {rule.name!r} names {pattern!r}, and no domain is called so"
+        unknown = [one for one in rule.domains if one not in uuids and fits_none(one, domains)]
+        without = [] if rule.over is None else [host.name for host in snapshot.hosts if not host.labels.get(rule.over)]
+        if without and len(unknown) < len(rule.domains):
+            none = "no host has it" if rule.over not in labels else f"{without[0]!r} has none"
+            yield f"the rule {rule.name!r} counts by the label {rule.over!r}, and {none}"
+        for pattern in unknown:
+            yield f"the rule {rule.name!r} names {pattern!r}, and no domain is called so"
 
 
 def _of_reserve(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     for entry in policy.reserve:
         if not any(fits(entry, host) for host in snapshot.hosts):
-            yield f"the reserve for {', '.join(entry.hosts)} fits no host"
+            yield f"{_start_of(entry)}fits no host"
+
+
+def _start_of(entry: Reserve) -> str:
+    return f"the reserve for {', '.join(entry.hosts)} "
 
 
 def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:

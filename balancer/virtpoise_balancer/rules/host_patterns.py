@@ -5,18 +5,16 @@ No name of a host has an equals sign.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from fnmatch import translate
-from functools import cache
+
+from virtpoise_balancer.rules.glob import glob
 
 
-@cache
 def host_pattern(pattern: str) -> Callable[[str, Mapping[str, str]], bool]:
-    """Whether a host of a name and with labels fits. A label that it does not have counts as empty."""
+    """Whether a host of a name and with labels fits. One without the label fits nothing, not even ``rack=*``."""
     label, is_label, value = pattern.partition("=")
     if is_label:
-        fits = re.compile(translate(value)).match
-        return lambda _name, labels: fits(labels.get(label, "")) is not None
-    named = re.compile(translate(pattern)).match
-    return lambda name, _labels: named(name) is not None
+        of_label = glob(value)
+        return lambda _name, labels: bool(labels.get(label)) and of_label(labels[label])
+    of_name = glob(pattern)
+    return lambda name, _labels: of_name(name)

@@ -22,9 +22,12 @@ from apscheduler.triggers.interval import IntervalTrigger
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.config import Config, check_secrets, read_config
 from virtpoise_balancer.errors import BadInput, ClockError, VirtpoiseError
+from virtpoise_balancer.execute.executor import HANDOVER_SECONDS
+from virtpoise_balancer.execute.migrate import ABORT_SECONDS
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.service import signals, wiring
+from virtpoise_balancer.service.common_notes import CommonNotes
 from virtpoise_balancer.service.group import Common, GroupAtStart, ServedGroup
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.roster import Roster
@@ -37,6 +40,8 @@ from virtpoise_balancer.web.server import WebServer
 log = structlog.get_logger()
 
 _JOB = "cycle"
+# A cycle that has begun, and what is written in the end.
+_BESIDE_MIGRATIONS_SECONDS = 10.0
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")
 
@@ -103,6 +108,7 @@ class Daemon:
             leadership=self._leadership,
             workers=self._workers,
             roster=self._roster,
+            notes=CommonNotes(),
             gate=Gate(self._config.web),
             turning=THREADS.lock(),
             clock=self._clock,
@@ -115,7 +121,10 @@ class Daemon:
         self._web = WebServer(make_app(*(group.context for group in self._groups)), self._config.web)
 
     def _end(self) -> None:
-        notify("STOPPING=1")
+        # systemd must not cut off what the configuration gives time for: the unit's TimeoutStopSec is for the defaults.
+        grace = max(group.config.migration.stop_grace_seconds for group in self._groups)
+        takes = grace + ABORT_SECONDS + HANDOVER_SECONDS + _BESIDE_MIGRATIONS_SECONDS
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={takes * 1e6:.0f}")
         if under_way := [group for group in self._groups if group.executor.in_flight]:
             grace = max(group.config.migration.stop_grace_seconds for group in under_way)
             log.info("stopping: waiting for migrations under way", seconds=grace)

@@ -19,6 +19,7 @@ from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Plan, Sn
 from virtpoise_balancer.plan.stream import limits_of
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports, wiring
+from virtpoise_balancer.service.common_notes import CommonNotes
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.service.turns import Turns, first_state
@@ -40,6 +41,7 @@ class Common:
     leadership: Leadership
     workers: Workers
     roster: Roster
+    notes: CommonNotes
     gate: Gate
     turning: Lock
     clock: Clock
@@ -100,6 +102,7 @@ class ServedGroup:
             settle=lambda: self.context.strangers.settle(),
             go_on=self.executor.go_on,
             left_out=common.left_out,
+            noted=lambda plan: common.notes.of(self.config, plan),
             group=self.name,
             turning=common.turning,
         )

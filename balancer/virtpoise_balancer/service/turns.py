@@ -68,8 +68,9 @@ class Turns:
     called after each turn. ``go_on``: called after each cycle, for moves that may begin since one of an earlier process
     has ended.
 
-    ``left_out``: called with each row of the store that cannot be read. ``group``: its name, empty where there are
-    none. ``turning``: shared by all groups, so that one at a time decides: a cycle, or a person who applies a plan.
+    ``left_out``: called with each row of the store that cannot be read. ``noted``: gives a plan the notes that are
+    shown with it. ``group``: its name, empty where there are none. ``turning``: shared by all groups, so that one at a
+    time decides: a cycle, or a person who applies a plan.
     """
 
     config: Config
@@ -84,6 +85,7 @@ class Turns:
     settle: Callable[[], None] = lambda: None
     go_on: Callable[[], None] = lambda: None
     left_out: Callable[[str], None] = lambda _row: None
+    noted: Callable[[Plan], Plan] = lambda plan: plan
     group: str = ""
     turning: Lock | None = None
     _cycles: int = 0
@@ -150,6 +152,8 @@ class Turns:
         level(report.sentence, result=report.result.value, seconds=round(seconds, 3))
         for warning in report.observation.warnings if report.observation else ():
             log.warning("Prometheus warns", warning=warning)
+        if report.plan is not None:
+            report = replace(report, plan=self.noted(report.plan))
         self._ask_hosts(report)
         self._changes.report(report.observation, self.reach.silence().silent)
         self._changes.report_brake(report.standing.brake)

@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from virtpoise_balancer.errors import StoreError
+from virtpoise_balancer.errors import MonitorError, StoreError
 from virtpoise_balancer.web import api
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.discovery import Targets, targets
-from virtpoise_balancer.web.groups import ByGroup, OfGroups
+from virtpoise_balancer.web.groups import ByGroup, KnownGroup, OfGroups
 from virtpoise_balancer.web.guard import Guard, is_loopback
 from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.live import Live
@@ -34,11 +34,12 @@ def make_app(*contexts: Context) -> Starlette:
     handlers = {StoreError: _no_store}
     common = _health(contexts)
     guard = Middleware(Guard, gate=first.gate)
+    middleware = [guard, Middleware(KnownGroup, groups=[one.group for one in contexts])]
     if len(contexts) == 1 and not first.group:
         return Starlette(
             routes=[*common, _metrics(first.metrics.registry, first), *_of_group(first)],
             exception_handlers=handlers,
-            middleware=[guard],
+            middleware=middleware,
         )
     registry = CollectorRegistry()
     register_process(registry)
@@ -47,7 +48,7 @@ def make_app(*contexts: Context) -> Starlette:
     app = Starlette(
         routes=[*common, _metrics(registry, first), *_discovery(contexts)],
         exception_handlers=handlers,
-        middleware=[guard],
+        middleware=middleware,
     )
     app.router.default = ByGroup(apps, contexts)
     return app
@@ -85,12 +86,15 @@ def _discovery(contexts: Sequence[Context]) -> list[Route]:
 
     def show(request: Request) -> Response:
         wanted = request.query_params.get("group")
-        found = [
-            target
-            for one in contexts
-            if wanted in (None, one.group)
-            for target in targets(one.config(), one.published.state.snapshot)
-        ]
+        try:
+            found = [
+                target
+                for one in contexts
+                if wanted in (None, one.group)
+                for target in targets(one.config(), one.published.state.snapshot)
+            ]
+        except MonitorError as error:
+            return api.refusal(error)
         return Response(answers.dump_json(tuple(found)), media_type="application/json")
 
     return [Route("/sd/hosts", show)]

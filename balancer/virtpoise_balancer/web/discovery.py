@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from virtpoise_balancer.config import Config
+from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.hosts import host_in, with_port
 from virtpoise_balancer.model import Snapshot
 
@@ -23,7 +24,12 @@ class Targets:
 
 
 def targets(config: Config, snapshot: Snapshot | None) -> tuple[Targets, ...]:
-    """One group for each host, sorted by name."""
+    """One group for each host, sorted by name.
+
+    MonitorError while the hosts are not known: Prometheus takes an error for no change, and an empty list for no hosts.
+    """
+    if snapshot is None and (config.libvirt.pattern or not config.libvirt.hosts):
+        raise MonitorError("no cycle has read the hosts from Prometheus yet")
     names = set(config.libvirt.hosts) | {host.name for host in (snapshot.hosts if snapshot else ())}
     port = config.prometheus.exporter_port
     of_group = {"__meta_virtpoise_group": config.group} if config.group else {}

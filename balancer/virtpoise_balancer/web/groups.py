@@ -17,6 +17,7 @@ from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import Context
 
 API = "/api/"
+_MOST_SHOWN = 100
 # What is the same for all groups, or for none.
 _OF_ANY = ("/static/", "/runbooks", "/api/v1/openapi.json", "/api/v1/groups")
 
@@ -54,6 +55,37 @@ def _status(context: Context) -> GroupStatus:
     )
 
 
+class KnownGroup:
+    """Refuses each request whose query names no group of the configuration (404), or several (400).
+
+    ``groups``: their names; the empty one alone where the configuration has none.
+    """
+
+    def __init__(self, app: ASGIApp, groups: Sequence[str]) -> None:
+        self._app = app
+        self._groups = groups
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wrong = self._wrong(Request(scope)) if scope["type"] == "http" else None
+        await (wrong or self._app)(scope, receive, send)
+
+    def _wrong(self, request: Request) -> JSONResponse | None:
+        given = request.query_params.getlist("group")
+        if len(given) > 1:
+            return JSONResponse({"error": f"group: expected once, got {len(given)} times"}, 400)
+        if given and given[0] not in self._groups:
+            got = shown(given[0][:_MOST_SHOWN])
+            return JSONResponse({"error": f"group: expected {_expected(request, self._groups)}, got '{got}'"}, 404)
+        return None
+
+
+def _expected(request: Request, groups: Sequence[str]) -> str:
+    """Names no group to who may not read: an order is judged by its token only later."""
+    if not any(groups):
+        return "none, since the configuration has no groups"
+    return f"one of {', '.join(groups)}" if request.method in ("GET", "HEAD") else "one of the configuration's"
+
+
 class ByGroup:
     """Hands each request to the application of its group: that of the query's ``group``, else the one that has the host
     or the domain in the path. A page without either is of the first group.
@@ -72,12 +104,11 @@ class ByGroup:
         name = given if given is not None else self._named_by(request.url.path)
         if name is None and not request.url.path.startswith(API):
             name = self._contexts[0].group
-        app = self._apps.get(name or "")
-        if app is None:
-            got = "none" if name is None else f"'{shown(name)}'"
-            why = f"group: expected one of {', '.join(self._apps)}, got {got}"
-            app = JSONResponse({"error": why}, 400 if name is None else 404)
-        await app(scope, receive, send)
+        if name is None:
+            why = f"group: expected {_expected(request, tuple(self._apps))}, got none"
+            await JSONResponse({"error": why}, 400)(scope, receive, send)
+        else:
+            await self._apps[name](scope, receive, send)
 
     def _named_by(self, path: str) -> str | None:
         """The group that the path names by a host or a domain, or that any would do for."""

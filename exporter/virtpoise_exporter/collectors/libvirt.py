@@ -5,6 +5,7 @@ from pathlib import Path
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.collectors.staleness import Staleness
+from virtpoise_exporter.errors import Incomplete
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.kernel.meminfo import parse_meminfo
 from virtpoise_exporter.virt.link import FRESH_SECONDS, Link
@@ -32,14 +33,14 @@ class LibvirtCollector:
         up.add(0 if inventory is None else 1)
         if last is not None:
             age.add(time.monotonic() - last.taken_at, self.name)
-        return [
-            up,
-            age,
-            *_host(last),
-            *(_domains(inventory, time.monotonic()) if inventory else ()),
-            *([_hugepages(inventory, self._meminfo)] if inventory else ()),
-            *self._stale(inventory, last),
-        ]
+        families, missing = [up, age, *_host(last)], ""
+        if inventory:
+            hugepages, missing = _hugepages(inventory, self._meminfo)
+            families += [*_domains(inventory, time.monotonic()), hugepages]
+        families += self._stale(inventory, last)
+        if missing:
+            raise Incomplete(families, [missing])
+        return families
 
     def _stale(self, inventory: Inventory | None, last: Inventory | None) -> list[Family]:
         if inventory is not None:
@@ -51,18 +52,24 @@ class LibvirtCollector:
         return self._staleness.judge(active, (), time.monotonic())
 
 
-def _hugepages(inventory: Inventory, meminfo: Path) -> Family:
-    """The domains' memory in huge pages. Where the XML names no size, the pages are of the host's default size; on a
-    kernel without huge pages such a domain cannot run and has none.
+def _hugepages(inventory: Inventory, meminfo: Path) -> tuple[Family, str]:
+    """The domains' memory in huge pages, and why their default size is not known, or an empty text.
+
+    Where the XML names no size, the pages are of the host's default size. On a kernel without huge pages such a domain
+    cannot run and has none. Where ``meminfo`` cannot be read, their size is "unknown".
     """
-    family = Family(metrics.DOMAIN_HUGEPAGES)
+    family, default, missing = Family(metrics.DOMAIN_HUGEPAGES), "", ""
     asking = [domain for domain in inventory.domains if domain.facts.hugepages]
-    default = parse_meminfo(meminfo.read_text()).get("Hugepagesize", 0) if asking else 0
+    if any(not size for domain in asking for size, _ in domain.facts.hugepages):
+        try:
+            default = str(parse_meminfo(meminfo.read_text()).get("Hugepagesize", "") or "")
+        except (OSError, ValueError) as error:
+            default, missing = "unknown", f"the default size of huge pages: {error}"
     for domain in asking:
         for size, memory in domain.facts.hugepages:
             if size or default:
-                family.add_shared(domain.labels, memory, str(size or default))
-    return family
+                family.add_shared(domain.labels, memory, str(size) if size else default)
+    return family, missing
 
 
 def _host(inventory: Inventory | None) -> list[Family]:

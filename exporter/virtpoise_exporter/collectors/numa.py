@@ -3,9 +3,12 @@ Documentation/admin-guide/mm/hugetlbpage.rst).
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from virtpoise_exporter import metrics
+from virtpoise_exporter.errors import Incomplete
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.kernel.meminfo import parse_meminfo
 
@@ -14,7 +17,10 @@ _NODE = re.compile(r"node(\d+)")
 
 
 class NumaCollector:
-    """``/sys/devices/system/node``; on a kernel without NUMA the huge pages alone, as those of node 0."""
+    """``/sys/devices/system/node``; on a kernel without NUMA the huge pages alone, as those of node 0.
+
+    A file that cannot be read takes no figure of another file.
+    """
 
     name = "numa"
 
@@ -29,18 +35,36 @@ class NumaCollector:
             Family(metrics.HOST_NUMA_MEMORY_FREE),
         )
         pools: list[tuple[str, Path]] = []
+        missing: list[str] = []
         for node, folder in _nodes(self._folder):
-            memory = parse_meminfo((folder / "meminfo").read_text().replace(f"Node {node} ", ""))
-            cpus.add(count_cpus((folder / "cpulist").read_text()), node)
-            total.add(memory["MemTotal"], node)
-            free.add(memory["MemFree"], node)
             pools.append((node, folder / "hugepages"))
+            with _noted(folder / "cpulist", missing) as file:
+                cpus.add(count_cpus(file.read_text()), node)
+            with _noted(folder / "meminfo", missing) as file:
+                memory = parse_meminfo(file.read_text().replace(f"Node {node} ", ""))
+                total.add(memory["MemTotal"], node)
+                free.add(memory["MemFree"], node)
         pages, unused = Family(metrics.HOST_HUGEPAGES_TOTAL), Family(metrics.HOST_HUGEPAGES_FREE)
         for node, folder in pools or [("0", self._hugepages)]:
             for size, pool in _pools(folder):
-                pages.add(count := int((pool / "nr_hugepages").read_text()), size, node)
-                unused.add(int((pool / "free_hugepages").read_text()) if count else 0, size, node)
-        return [cpus, total, free, pages, unused]
+                with _noted(pool, missing):
+                    count = int((pool / "nr_hugepages").read_text())
+                    idle = int((pool / "free_hugepages").read_text()) if count else 0
+                    pages.add(count, size, node)
+                    unused.add(idle, size, node)
+        families = [cpus, total, free, pages, unused]
+        if missing:
+            raise Incomplete(families, missing)
+        return families
+
+
+@contextmanager
+def _noted(path: Path, missing: list[str]) -> Iterator[Path]:
+    """Adds to ``missing`` why the path cannot be read."""
+    try:
+        yield path
+    except (OSError, ValueError, KeyError) as error:
+        missing.append(f"{path}: {error!r}")
 
 
 def _pools(folder: Path) -> list[tuple[str, Path]]:

@@ -29,8 +29,10 @@ def parse_netdev(text: str) -> dict[str, Counters]:
 
 
 def read_netdev(procfs: Path) -> dict[str, Counters]:
-    """The counters of all devices. Raises OSError."""
-    return parse_netdev((procfs / "net/dev").read_text(errors="surrogateescape"))
+    """The counters of all devices. Raises OSError, also where it lists none: each host has a loopback device."""
+    if not (counters := parse_netdev((procfs / "net/dev").read_text(errors="surrogateescape"))):
+        raise OSError(f"{procfs / 'net/dev'} lists no device")
+    return counters
 
 
 def parse_default_route(text: str) -> str:

@@ -6,22 +6,24 @@ unless the policy says so; but a domain that moves anyway goes where the rule is
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import translate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virtpoise_balancer.model import Domain, DomainState, Host, Rule
 from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, HostKind, kinds
+from virtpoise_balancer.rules.glob import WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 from virtpoise_balancer.rules.never_on import NEVER_ON
 from virtpoise_balancer.rules.only_on import ONLY_ON
 
-_WILDCARDS = re.compile(r"[*?\[]")
+# What counts of a domain's own metadata. Whoever may edit a domain writes it, and each plan reads it.
+_MOST_HOSTS = 16
+_LONGEST_HOST = 128
+_MOST_WILDCARDS = 8
 # Of a rule about several domains: its name, its kind, and whether it is hard.
 _Key = tuple[str, GroupKind, bool]
 
@@ -160,11 +162,11 @@ def gather(
             held[uuid] = (kind, rule.name)
 
     by_name: dict[str, list[Rule]] = defaultdict(list)
-    by_pattern: list[tuple[re.Pattern[str], Rule]] = []
+    by_pattern: list[tuple[Callable[[str], bool], Rule]] = []
     for rule in rules:
         for name in rule.domains:
-            if _WILDCARDS.search(name):
-                by_pattern.append((re.compile(translate(name)), rule))
+            if WILDCARDS.search(name):
+                by_pattern.append((glob(name), rule))
             else:
                 by_name[name].append(rule)
     for domain in domains:
@@ -174,8 +176,8 @@ def gather(
             apply(rule, domain.uuid)
         for rule in by_name.get(domain.uuid, ()):
             apply(rule, domain.uuid)
-        for pattern, rule in by_pattern:
-            if pattern.match(domain.name):
+        for fits, rule in by_pattern:
+            if fits(domain.name):
                 apply(rule, domain.uuid)
     if metadata:
         holding = kinds(HoldKind)
@@ -228,28 +230,56 @@ def _asked(
 
     A group named there is a rule of the policy. ``members``: the domains that the policy puts into it, and no domain by
     its metadata. The domain may go where the rule allows one more beside these.
+
+    Where it asks for more than counts, it may go nowhere.
     """
     asked = domain.placement
     if asked is None or _kept_together(domain.uuid, members):  # what binds this domain would bind those with it
         return
-    for kind in kinds(HostKind):
-        if hosts := kind.asked(asked):
-            yield Tie("metadata", kind, True, hosts)
+    hosts_of = {kind: hosts for kind in kinds(HostKind) if (hosts := kind.asked(asked))}
+    if too_much := _too_much([host for hosts in hosts_of.values() for host in hosts]):
+        yield Tie(f"metadata ({too_much})", ONLY_ON, True, ())
+        return
+    for kind, hosts in hosts_of.items():
+        yield Tie("metadata", kind, True, hosts)
     for group_kind in kinds(GroupKind):
         for name in group_kind.asked(asked):
             if (rule := groups.get((name, group_kind.name))) is None:
                 continue
             others = members.get((name, group_kind, rule.hard), set()) - {domain.uuid}
-            there = Counter(_place(host_of[one], rule.over, labels_of) for one in others)
-            at = [host for host, count in sorted(there.items()) if group_kind.attracts or not group_kind.allows(count)]
+            there = Counter(_zone(host_of[one], rule.over, labels_of) for one in others)
+            full = [
+                zone for zone, count in sorted(there.items()) if group_kind.attracts or not group_kind.allows(count)
+            ]
+            at = [pattern for zone in full for pattern in _patterns(zone, rule.over, labels_of)]
             if at:
                 about_hosts = ONLY_ON if group_kind.attracts else NEVER_ON
                 yield Tie(f"metadata:{name}", about_hosts, rule.hard, tuple(at))
 
 
-def _place(host: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> str:
-    """A pattern that fits the host alone, or all of its zone."""
-    return _literal(host) if over is None else f"{over}={_literal(labels_of[host].get(over, ''))}"
+def _too_much(hosts: Sequence[str]) -> str | None:
+    """Which bound the hosts that a domain's metadata names exceed, or None."""
+    if len(hosts) > _MOST_HOSTS:
+        return f"names more than {_MOST_HOSTS} hosts or patterns"
+    if any(len(host) > _LONGEST_HOST for host in hosts):
+        return f"names a host in more than {_LONGEST_HOST} characters"
+    if sum(len(WILDCARDS.findall(host)) for host in hosts) > _MOST_WILDCARDS:
+        return f"has more than {_MOST_WILDCARDS} wildcards"
+    return None
+
+
+def _zone(host: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> str:
+    """The host's value of the label, empty without one; the host itself where there are no zones."""
+    return host if over is None else labels_of[host].get(over, "")
+
+
+def _patterns(zone: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Patterns that fit all hosts of the zone, and no other."""
+    if over is None:
+        return [_literal(zone)]
+    if zone:
+        return [f"{over}={_literal(zone)}"]
+    return [_literal(host) for host, labels in labels_of.items() if not labels.get(over)]
 
 
 def _kept_together(uuid: str, members: Mapping[_Key, set[str]]) -> bool:
@@ -260,7 +290,7 @@ def _kept_together(uuid: str, members: Mapping[_Key, set[str]]) -> bool:
 
 def _literal(name: str) -> str:
     """A shell pattern that fits this name alone."""
-    return _WILDCARDS.sub(lambda found: f"[{found[0]}]", name)
+    return WILDCARDS.sub(lambda found: f"[{found[0]}]", name)
 
 
 def _conflicts(rules: RuleSet) -> dict[str, str]:
