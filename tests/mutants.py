@@ -119,19 +119,19 @@ def _moves_begin_without_a_store(patch: Patch) -> None:
 
 def _a_cycle_waits_for_hosts(patch: Patch) -> None:
     """V4: while a host of an open migration hangs, the whole group stands still."""
-    patch.setattr(Reconciler, "_begin_to_ask", lambda self, entry, group: self._ask_beside(entry, group))
+    patch.setattr(Reconciler, "_begin_to_ask", lambda self, entry: self._ask_beside(entry))
 
 
 def _asked_only_once(patch: Patch) -> None:
     """V5: an entry without an end is not looked up again."""
     begin = Reconciler._begin_to_ask
 
-    def once(self: Reconciler, entry: JournalEntry, group: Any) -> None:
+    def once(self: Reconciler, entry: JournalEntry) -> None:
         asked = vars(Reconciler).get("asked_of_test")
         assert isinstance(asked, set)
         if (id(self), entry.id) not in asked:
             asked.add((id(self), entry.id))
-            begin(self, entry, group)
+            begin(self, entry)
 
     patch.setattr(Reconciler, "asked_of_test", set(), raising=False)
     patch.setattr(Reconciler, "_begin_to_ask", once)
@@ -172,13 +172,13 @@ def _an_error_is_an_end(patch: Patch) -> None:
     """V7: any error after the request for a migration is a failure at once."""
     settle = Reconciler.settle
 
-    def hasty(self: Reconciler, entry: JournalEntry, group: Any = ()) -> MigrationOutcome | StillOpen:
+    def hasty(self: Reconciler, entry: JournalEntry) -> MigrationOutcome | StillOpen:
         requested = self._requested.get(entry.id)
         if requested is not None and requested.why:
             outcome = MigrationOutcome(result=Result.FAILED, why=requested.why)
             self.end(entry.id, entry.move, outcome)
             return outcome
-        return settle(self, entry, group)
+        return settle(self, entry)
 
     patch.setattr(Reconciler, "settle", hasty)
 

@@ -141,12 +141,18 @@ class Stack:
         return {t["labels"]["instance"]: t["health"] for t in targets if t["labels"]["job"] == "virtpoise-exporter"}
 
     def wait_up(self, *hosts: str, seconds: float = 30) -> None:
-        """Waits until Prometheus has scraped these hosts successfully; raises LabError that names those it has not."""
+        """Waits until Prometheus has scraped these hosts successfully, and answers with the samples.
+
+        Raises LabError that names those it has not scraped.
+        """
         wanted = {_instance(host): host for host in hosts}
 
         def missing() -> list[str]:
-            health = self.health()
-            return [host for instance, host in wanted.items() if health.get(instance) != "up"]
+            up = {instance for instance, health in self.health().items() if health == "up"}
+            # A target counts as up right before the samples of its scrape are written.
+            found = self.query('up{job="virtpoise-exporter"} == 1')
+            up &= {series["metric"]["instance"] for series in found}
+            return [host for instance, host in wanted.items() if instance not in up]
 
         try:
             wait_until(lambda: not missing(), seconds, "scrapes", 0.1)

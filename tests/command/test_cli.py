@@ -160,7 +160,7 @@ def test_a_wrong_configuration_is_refused_by_every_command(
 
 
 @pytest.fixture
-def nobody() -> str:
+def closed() -> str:
     """An address where nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -185,9 +185,9 @@ def with_store(config: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", ["run", "snapshot", "plan"])
-def test_no_prometheus_is_told(tmp_path: Path, nobody: str, command: str) -> None:
-    said = refused(command, "--config", str(written(tmp_path, nobody)))
-    assert f"Prometheus at http://{nobody} cannot be asked: " in said
+def test_no_prometheus_is_told(tmp_path: Path, closed: str, command: str) -> None:
+    said = refused(command, "--config", str(written(tmp_path, closed)))
+    assert f"Prometheus at http://{closed} cannot be asked: " in said
     assert "refused" in said
     assert [left.name for left in tmp_path.iterdir()] == ["virtpoise.yml"]  # nothing was changed
 
@@ -200,9 +200,9 @@ def test_a_prometheus_that_answers_html_is_told(tmp_path: Path, httpserver: HTTP
     assert f"http://{address} does not answer as Prometheus does (200, text/html): expected JSON" in said
 
 
-def test_no_balancer_is_told(tmp_path: Path, nobody: str) -> None:
-    said = refused("status", "--config", str(written(tmp_path, nobody, listen=nobody)))
-    assert said.startswith(f"virtpoise: no balancer answers at {nobody}")
+def test_no_balancer_is_told(tmp_path: Path, closed: str) -> None:
+    said = refused("status", "--config", str(written(tmp_path, closed, listen=closed)))
+    assert said.startswith(f"virtpoise: no balancer answers at {closed}")
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -222,22 +222,22 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         ["undrain", "h1"],
     ],
 )
-def test_a_command_makes_no_store_and_says_that_there_is_none(tmp_path: Path, nobody: str, command: list[str]) -> None:
-    said = refused(*command, "--config", str(written(tmp_path, nobody)))
+def test_a_command_makes_no_store_and_says_that_there_is_none(tmp_path: Path, closed: str, command: list[str]) -> None:
+    said = refused(*command, "--config", str(written(tmp_path, closed)))
     assert said.endswith("state.db: there is no store yet; the balancer makes it when it first runs")
     assert [left.name for left in tmp_path.iterdir()] == ["virtpoise.yml"]
 
 
-def test_doctor_says_that_the_folder_of_the_store_is_missing(tmp_path: Path, nobody: str) -> None:
-    config = written(tmp_path, nobody)
+def test_doctor_says_that_the_folder_of_the_store_is_missing(tmp_path: Path, closed: str) -> None:
+    config = written(tmp_path, closed)
     config.write_text(config.read_text().replace("state.db", "away/state.db"))
     done = virtpoise("doctor", "--config", str(config))
     assert f"✗ store: {tmp_path}/away: no such folder → make the folder" in " ".join(done.stdout.split())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can write to another user's folder")
-def test_root_does_not_run_the_balancer_of_another_user(tmp_path: Path, nobody: str) -> None:
-    config = written(tmp_path, nobody)
+def test_root_does_not_run_the_balancer_of_another_user(tmp_path: Path, closed: str) -> None:
+    config = written(tmp_path, closed)
     os.chown(tmp_path, 65534, 65534)
     said = refused("run", "--config", str(config))
     assert said.startswith(
@@ -247,14 +247,14 @@ def test_root_does_not_run_the_balancer_of_another_user(tmp_path: Path, nobody: 
     assert [left.name for left in tmp_path.iterdir()] == ["virtpoise.yml"]
 
 
-def test_history_of_a_new_store_is_empty(tmp_path: Path, nobody: str) -> None:
-    config = str(with_store(written(tmp_path, nobody)))
+def test_history_of_a_new_store_is_empty(tmp_path: Path, closed: str) -> None:
+    config = str(with_store(written(tmp_path, closed)))
     assert virtpoise("history", "--config", config).stdout == "No migrations yet.\n"
     assert json.loads(virtpoise("history", "--config", config, "--output", "json").stdout) == []
 
 
-def test_a_store_that_refuses_what_it_is_asked_is_told(tmp_path: Path, nobody: str) -> None:
-    config = ["--config", str(with_store(written(tmp_path, nobody)))]
+def test_a_store_that_refuses_what_it_is_asked_is_told(tmp_path: Path, closed: str) -> None:
+    config = ["--config", str(with_store(written(tmp_path, closed)))]
     with closing(sqlite3.connect(tmp_path / "state.db")) as database:
         database.execute("DROP TABLE migrations")
     assert "state.db: is incomplete, without migrations: restore it from a backup" in refused("history", *config)
@@ -323,10 +323,10 @@ def test_of_a_domain_that_may_be_on_an_unknown_host_that_is_said(snapshot: Path)
 
 
 def test_a_pause_is_kept_and_journalled_with_who_ordered_it(
-    tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, closed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUDO_USER", "alice")
-    config = ["--config", str(with_store(written(tmp_path, nobody)))]
+    config = ["--config", str(with_store(written(tmp_path, closed)))]
     assert virtpoise("history", "--orders", *config).stdout == "No orders yet.\n"
     assert virtpoise("pause", *config).stdout.startswith("Paused: no migration begins until it is resumed")
     assert virtpoise("pause", *config).stdout == "Paused already, by alice.\n"
@@ -344,8 +344,8 @@ def test_every_command_that_only_reads_answers_people_and_programs(command: str)
     assert "--output" in virtpoise(*command.split(), "--help").stdout
 
 
-def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str) -> None:
-    file = str(written(tmp_path, nobody))
+def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, closed: str) -> None:
+    file = str(written(tmp_path, closed))
     user = getpass.getuser()
     assert (
         virtpoise("check-config", file).stdout
@@ -376,8 +376,8 @@ def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, nobody: str)
     ]
 
 
-def test_no_order_sets_mode_automatic_while_the_configuration_names_no_hosts(tmp_path: Path, nobody: str) -> None:
-    path = with_store(written(tmp_path, nobody))
+def test_no_order_sets_mode_automatic_while_the_configuration_names_no_hosts(tmp_path: Path, closed: str) -> None:
+    path = with_store(written(tmp_path, closed))
     path.write_text(path.read_text().replace("libvirt: {pattern: h*}\n", ""))
     refused = virtpoise("mode", "automatic", "--config", str(path))
     assert refused.returncode == 1
@@ -394,16 +394,16 @@ def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFix
     assert ["[red]vm1", "h1", "running", "1", "2.00", "0.00", "0", "B", "u1"] in rows
 
 
-def test_an_order_that_cannot_be_followed_is_refused_and_journalled(tmp_path: Path, nobody: str) -> None:
-    config = ["--config", str(with_store(written(tmp_path, nobody)))]
+def test_an_order_that_cannot_be_followed_is_refused_and_journalled(tmp_path: Path, closed: str) -> None:
+    config = ["--config", str(with_store(written(tmp_path, closed)))]
     assert "cannot be asked" in refused("drain", "h1", *config)
     (order,) = json.loads(virtpoise("history", "--orders", *config, "--output", "json").stdout)
     assert (order["action"], order["target"], order["accepted"]) == ("drain", "h1", False)
 
 
-def test_apply_needs_a_balancer_that_runs(tmp_path: Path, nobody: str) -> None:
-    said = refused("apply", "--yes", "--config", str(written(tmp_path, nobody, listen=nobody)))
-    assert said.startswith(f"virtpoise: no balancer answers at {nobody}")
+def test_apply_needs_a_balancer_that_runs(tmp_path: Path, closed: str) -> None:
+    said = refused("apply", "--yes", "--config", str(written(tmp_path, closed, listen=closed)))
+    assert said.startswith(f"virtpoise: no balancer answers at {closed}")
 
 
 MOVES: list[dict[str, object]] = [
@@ -503,8 +503,8 @@ def test_completes_in_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.stdout.strip() == "drain"
 
 
-def test_a_token_file_that_cannot_be_used_is_told_when_the_balancer_starts(tmp_path: Path, nobody: str) -> None:
-    config, tokens = written(tmp_path, nobody), tmp_path / "tokens"
+def test_a_token_file_that_cannot_be_used_is_told_when_the_balancer_starts(tmp_path: Path, closed: str) -> None:
+    config, tokens = written(tmp_path, closed), tmp_path / "tokens"
     config.write_text(config.read_text() + "web: {token_file: '" + str(tokens) + "'}\n")
     config.write_text(config.read_text().replace("web: {listen_address: '127.0.0.1:0'}\n", ""))
     assert "cannot be read: No such file or directory" in refused("run", "--config", str(config))

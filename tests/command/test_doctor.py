@@ -587,13 +587,13 @@ def test_without_prometheus_the_command_says_so_and_ends_with_1(
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}"
     config = tmp_path / "virtpoise.yml"
-    config.write_text(f"prometheus: {{url: '{nobody}'}}\nstate: {{url: 'sqlite:///{tmp_path}/state.db'}}\n")
+    config.write_text(f"prometheus: {{url: '{closed}'}}\nstate: {{url: 'sqlite:///{tmp_path}/state.db'}}\n")
     assert main(["doctor", "--config", str(config)]) == 1
     said = capsys.readouterr().out
     assert "✓ store:" in said
-    assert f"✗ Prometheus: Prometheus at {nobody} cannot be asked" in said
+    assert f"✗ Prometheus: Prometheus at {closed} cannot be asked" in said
     assert "→ see prometheus.url" in said
     assert main(["doctor", "--config", str(config), "--output", "json"]) == 1
     assert [finding["verdict"] for finding in json.loads(capsys.readouterr().out)] == ["good", "bad"]

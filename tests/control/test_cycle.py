@@ -363,7 +363,7 @@ FAILED = MigrationOutcome(result=Result.FAILED, why="no route to host", cause=Ca
 
 
 def of_three(store: Store, mode: Mode = "automatic") -> tuple[Cycle, Watching, Acting]:
-    """A cycle for a drained host with three domains, none of which can be migrated."""
+    """A cycle for a draining host with three domains. Their migrations fail: ``fail_all``."""
     three = [domain(name, "h1", 0.5) for name in "abc"]
     cycle, watching, acting = make(store, host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), *three, mode=mode)
     store.order_drain("h1", draining=True)

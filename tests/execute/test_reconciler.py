@@ -578,3 +578,34 @@ def test_a_hanging_migration_holds_up_no_unrelated_one(balancer: Balancer, world
     balancer.cycle(30)
     assert balancer.results == ["done", "done", "done"]
     assert balancer.held == {}
+
+
+def test_a_domain_that_was_started_on_a_third_host_meanwhile_is_not_lost(balancer: Balancer, world: World) -> None:
+    balancer.cycle()  # which hosts there are
+    world.after(5.0, lambda: world.ends("a", "h1", Presence.DEFINED))
+    world.after(5.0, lambda: world.put("a", "h3"))
+    balancer.make(move("a", "h1", "h2"))
+    (first,) = balancer.journal
+    assert (first.result, balancer.held) == ("failed", {})
+    assert first.why.endswith("running on h3")
+
+
+def test_a_job_that_goes_on_when_its_watch_ends_is_asked_about_in_cycles_only(
+    balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a person's, so the balancer hands nothing over."""
+    asked: list[float] = []
+    presence = world.answering.presence
+
+    def note(host: str, uuid: str) -> Presence:
+        asked.append(world.clock.now())
+        return presence(host, uuid)
+
+    world.copy_takes(1e9)
+    left_by_an_earlier_process(balancer, world, asked_after=300.0)
+    balancer.cycle()
+    monkeypatch.setattr(world.answering, "presence", note)
+    world.advance(1.0)
+    asked.clear()
+    world.advance(STEP_SECONDS - 1.0)
+    assert asked == []

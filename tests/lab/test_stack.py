@@ -21,6 +21,7 @@ def stack(machine: None) -> Iterator[Stack]:
 
 
 def test_every_host_is_scraped_under_its_name(stack: Stack) -> None:
+    assert {series["metric"]["instance"] for series in stack.query("virtpoise_host_cpus")} == {"h1:9807", "h2:9807"}
     assert stack.health() == {"h1:9807": "up", "h2:9807": "up"}
 
 

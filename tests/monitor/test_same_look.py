@@ -1,5 +1,5 @@
-"""A look is the same however it is asked for, on random fleets in a real Prometheus: whole or of some hosts, in one
-request or in many, of all groups or of each.
+"""On random fleets in a real Prometheus, all ways to look give the same: at the whole group or some hosts, in one
+request or many, at all groups or each.
 """
 
 from __future__ import annotations

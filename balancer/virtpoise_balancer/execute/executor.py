@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -28,6 +28,8 @@ log = structlog.get_logger()
 # For how long a domain may be between its hosts after the request was answered, and how often to look.
 HANDOVER_SECONDS = 20.0
 _LOOK_SECONDS = 0.5
+
+End = TypeVar("End", MigrationOutcome, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +189,10 @@ class LibvirtExecutor:
         def goes_on() -> bool:
             return not self._gives_way and any(one.id == entry.id for one, _ in self.reconciler.under_way())
 
-        clock = self.reconciler.clock
         try:
             self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry), self.stop)
-            patience = clock.monotonic() + HANDOVER_SECONDS
-            while goes_on() and clock.monotonic() < patience:  # a domain that has arrived waits to be started
-                self.reconciler.ask_now(entry)
-                clock.sleep(_LOOK_SECONDS)
+            # No move waits for this one, so a silent host is asked again.
+            self._hand_over(lambda: self.reconciler.ask_now(entry) if goes_on() else None, lambda _open: False)
         except Exception:  # the reconciler goes on asking for its end
             log.exception("a migration could not be watched", domain=entry.move.domain)
 
@@ -294,14 +293,27 @@ class LibvirtExecutor:
         self.reconciler.requested(entry, requested)
         if requested.why:
             self._ask_again(entry.move)  # before the end is written, so that the next plan knows it
-        clock = self.reconciler.clock
-        patience = clock.monotonic() + HANDOVER_SECONDS
-        while isinstance(found := self.reconciler.settle(entry), StillOpen):
-            if found.silent or found.progress or not requested.answered or clock.monotonic() >= patience:
-                log.warning("a migration has no known end yet", domain=entry.move.domain, why=found.text)
-                return False
-            clock.sleep(_LOOK_SECONDS)
+        found = self._hand_over(
+            lambda: self.reconciler.settle(entry), lambda still: still.silent or not requested.answered
+        )
+        if isinstance(found, StillOpen):
+            log.warning("a migration has no known end yet", domain=entry.move.domain, why=found.text)
+            return False
         return found.result is Result.DONE
+
+    def _hand_over(self, ask: Callable[[], End | StillOpen], lets_go: Callable[[StillOpen], bool]) -> End | StillOpen:
+        """The last answer of ``ask``, which is repeated until a migration has its end: a domain that has arrived waits
+        to be started.
+
+        Ends before that when a job is running, which is no hand-over, when ``lets_go``, or after ``HANDOVER_SECONDS``.
+        """
+        clock = self.reconciler.clock
+        until = clock.monotonic() + HANDOVER_SECONDS
+        while isinstance(found := ask(), StillOpen) and found.progress is None and not lets_go(found):
+            if clock.monotonic() >= until:
+                break
+            clock.sleep(_LOOK_SECONDS)
+        return found
 
     def _ask_again(self, move: Move) -> None:
         if not self.stop.is_set():

@@ -128,11 +128,11 @@ class Reconciler:
         """What the request for a migration has come to, for the words and figures of its end."""
         self._requested[entry.id] = requested
 
-    def settle(self, entry: JournalEntry, group: Collection[str] = ()) -> MigrationOutcome | StillOpen:
-        """Ask the world once; write the end if there is one. ``group``: all its hosts."""
-        found = self._ask(entry, group)
+    def settle(self, entry: JournalEntry) -> MigrationOutcome | StillOpen:
+        """Ask the world once; write the end if there is one."""
+        found = self._ask(entry)
         if isinstance(found, Arrived):
-            found = self._start(entry, group)
+            found = self._start(entry)
         if isinstance(found, StillOpen):
             return self._keep_open(entry, found)
         outcome = self._outcome(entry, found)
@@ -184,12 +184,15 @@ class Reconciler:
             if entry.began is None:
                 self.end(entry.id, entry.move, NOT_BEGUN)
             else:
-                self._begin_to_ask(entry, group)
+                self._begin_to_ask(entry)
 
-    def ask_now(self, entry: JournalEntry) -> None:
-        """Ask for the end of this entry of the newest cycle before the next one does."""
+    def ask_now(self, entry: JournalEntry) -> StillOpen | None:
+        """Ask for the end of this entry of the newest cycle before the next one does. What keeps it open, or None."""
+        self._await_answer(entry.id)  # of a question that was asked before, which is outdated
         if entry.id in self._open and self.can_write:
-            self._begin_to_ask(entry, self._group)
+            self._begin_to_ask(entry)
+            self._await_answer(entry.id)
+        return self._found.get(entry.id)
 
     def unsettled(self, entries: Sequence[JournalEntry]) -> tuple[Unsettled, ...]:
         """The domains of these entries that keep action off their hosts, by what is known now.
@@ -222,23 +225,27 @@ class Reconciler:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _begin_to_ask(self, entry: JournalEntry, group: Collection[str]) -> None:
+    def _begin_to_ask(self, entry: JournalEntry) -> None:
         with self._lock:
             if entry.id in self._asking or self._stop.is_set():
                 return
-            work = partial(self._ask_beside, entry, tuple(group))
+            work = partial(self._ask_beside, entry)
             self._asking[entry.id] = self.threads.start(work, f"reconcile {entry.move.domain}")
 
-    def _ask_beside(self, entry: JournalEntry, group: Collection[str]) -> None:
+    def _await_answer(self, migration_id: int) -> None:
+        if thread := self._asking.get(migration_id):
+            thread.join()
+
+    def _ask_beside(self, entry: JournalEntry) -> None:
         try:
-            self.settle(entry, group)
+            self.settle(entry)
         except Exception:  # the next cycle asks again
             log.exception("a migration could not be reconciled", domain=entry.move.domain)
         finally:
             with self._lock:
                 self._asking.pop(entry.id, None)
 
-    def _start(self, entry: JournalEntry, group: Collection[str]) -> Verdict | StillOpen:
+    def _start(self, entry: JournalEntry) -> Verdict | StillOpen:
         """Start the domain on its destination. What is known then."""
         move = entry.move
         text = f"{move.domain} waits on {move.destination} to be started"
@@ -249,12 +256,12 @@ class Reconciler:
         else:
             log.info("a domain was started where it had arrived", domain=move.domain, host=move.destination)
             self._started.add(entry.id)
-            found = self._ask(entry, group)
+            found = self._ask(entry)
             if not isinstance(found, Arrived):
                 return found
         return StillOpen(kind=UnsettledKind.UNKNOWN, hosts=(move.source, move.destination), text=text)
 
-    def _ask(self, entry: JournalEntry, group: Collection[str]) -> Verdict | StillOpen | Arrived:
+    def _ask(self, entry: JournalEntry) -> Verdict | StillOpen | Arrived:
         hosts, move = self.hosts(), entry.move
         job = running_job(hosts, move.source, move.uuid)
         here = presence(hosts, move.source, move.uuid)
@@ -262,7 +269,8 @@ class Reconciler:
         others: dict[str, Answer] = {}
         if not isinstance(job, Progress) and is_away(here, there):
             others = {
-                host: presence(hosts, host, move.uuid) for host in sorted(set(group) - {move.source, move.destination})
+                host: presence(hosts, host, move.uuid)
+                for host in sorted(set(self._group) - {move.source, move.destination})
             }
         requested = self._requested.get(entry.id, _NOT_SEEN)
         spent = requested.answered or requested.over

@@ -36,8 +36,8 @@ _MOST_SHOWN = 300
 # The label that names the query which a series answers, where several are asked as one.
 _QUERY_LABEL = "virtpoise_query"
 
-# How many questions of one look are asked at the same time: Prometheus evaluates each on one CPU, while the balancer
-# reads other replies. With more of them, each would take longer, up to its deadline.
+# The most queries of one look at a time. Prometheus evaluates each on one CPU, while the balancer reads other replies.
+# With more at a time, each would take longer, up to its deadline.
 _AT_ONCE = 4
 
 _RETRY_FIRST_SECONDS = 0.1
@@ -171,7 +171,7 @@ class PrometheusClient:
 
     @staticmethod
     def side_by_side(questions: Mapping[str, Callable[[], QueryAnswer]]) -> dict[str, QueryAnswer]:
-        """The answers by name, in the order of the questions; several are asked at the same time.
+        """The answers by name, in the order of the questions, with several under way at a time.
 
         MonitorError when one of them cannot be had; then no further one is asked.
         """

@@ -19,6 +19,7 @@ from xml.etree.ElementTree import tostring
 import libvirt
 
 from virtpoise_lab import acceleration, cgroups, domain, processes, state
+from virtpoise_lab.boot import MIB
 from virtpoise_lab.chaos import asked, rules
 from virtpoise_lab.chaos.asked import Standing
 from virtpoise_lab.chaos.network import Network
@@ -26,7 +27,7 @@ from virtpoise_lab.chaos.plan import HOMES, ROOM, THRESHOLD, Task
 from virtpoise_lab.chaos.truth import qemus
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.host import Host
-from virtpoise_lab.lab import MIB, Lab
+from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 from virtpoise_lab.stack import EXPORTER_PORT, Stack
 
