@@ -70,7 +70,7 @@ class Oracle:
         self._released[brake.at] = self.run.kernel.at
 
     def ordered(self) -> None:
-        """After an order of a person was followed."""
+        """After an order of a person was followed, or may have been: a balancer that is killed gives no answer."""
         rows = self.run.disk.driver.execute("SELECT name, value FROM overrides")
         over = {str(name): str(value) for name, value in rows}
         forbidden = "paused" in over or over.get("mode") == "recommend"
@@ -89,6 +89,7 @@ class Oracle:
             self._wrong(
                 f"{name}: a migration from {source} to {destination} was asked for that the journal does not have"
             )
+        self.ordered()
         # The last look reads the orders, and asks both hosts after that.
         patience = 0.5 if len(set(self.run.faults)) == 1 else 3 * self.interval_seconds
         if self._forbidden_since is not None and now - self._forbidden_since > patience:
