@@ -29,7 +29,8 @@ def targets(config: Config, snapshot: Snapshot | None) -> tuple[Targets, ...]:
     MonitorError while the hosts are not known: Prometheus takes an error for no change, and an empty list for no hosts.
     """
     if snapshot is None and (config.libvirt.pattern or not config.libvirt.hosts):
-        raise MonitorError("no cycle has read the hosts from Prometheus yet")
+        group = f"group {config.group}: " if config.group else ""
+        raise MonitorError(f"{group}no cycle has read the hosts from Prometheus yet")
     names = set(config.libvirt.hosts) | {host.name for host in (snapshot.hosts if snapshot else ())}
     port = config.prometheus.exporter_port
     of_group = {"__meta_virtpoise_group": config.group} if config.group else {}
