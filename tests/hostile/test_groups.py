@@ -1,4 +1,4 @@
-"""What groups brought: their names, the selectors of their targets, and the labels by which rules name hosts."""
+"""Hostile names and selectors of groups, and hostile labels of targets."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ Told = Callable[[str, float, float], None]
 
 
 def examine(every: Sequence[Config], only: Sequence[str], told: Told) -> Iterator[Finding]:
-    """All findings, as they come; those of a group begin with its name. What the groups share is looked at once.
+    """All findings, as they come. Those of a group begin with its name; what the groups share is examined once.
 
     ``every``: the configuration of each group that is asked about. ``only``: these hosts, each with every other; by
     default all. BadInput for a host there is not.
