@@ -193,7 +193,8 @@ PIECES = (
 
 
 def test_what_is_taken_for_a_selector_is_one_to_a_real_prometheus(tmp_path: Path) -> None:
-    chance, taken = random.Random(13), set()
+    chance = random.Random(13)
+    taken: set[str] = set()
     while len(taken) < 300:
         quote = chance.choice("\"'`")
         text = "".join(chance.choice(PIECES) for _ in range(chance.randrange(6)))
