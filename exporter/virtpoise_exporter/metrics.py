@@ -313,7 +313,7 @@ COLLECTOR_SUCCESS = _metric(
     "",
     "exporter_collector_success",
     "gauge",
-    "1 if the collector answered within the scrape's deadline, 0 if not.",
+    "1 if the collector answered within the scrape's deadline and could read all that it reads, 0 if not.",
     "collector",
 )
 COLLECTOR_DURATION = _metric(

@@ -84,6 +84,26 @@ def test_plans_offline_as_json(snapshot: Path, tmp_path: Path) -> None:
     assert set(plan["scores"]["domains"]) == {"[red]vm1", "vm2"}
 
 
+def test_a_plan_of_one_group_says_nothing_of_what_groups_share(snapshot: Path, tmp_path: Path) -> None:
+    """Another group may have what a common rule names."""
+    rule = "policy: {rules: [{name: NAME, kind: ignore, domains: [gone]}]}"
+    config = tmp_path / "virtpoise.yml"
+    config.write_text(
+        f"{rule.replace('NAME', 'common')}\n"
+        f"groups: {{blue: {{matchers: 'c=\"b\"'}}, red: {{matchers: 'c=\"r\"', {rule.replace('NAME', 'own')}}}}}\n"
+    )
+    plans = {
+        group: json.loads(
+            virtpoise(
+                "plan", "--snapshot", str(snapshot), "--config", str(config), "-g", group, "--output", "json"
+            ).stdout
+        )
+        for group in ("blue", "red")
+    }
+    assert plans["blue"].get("notes", []) == []
+    assert plans["red"]["notes"] == ["the rule 'own' names 'gone', and no domain is called so"]
+
+
 def test_plans_offline_as_a_table_and_never_reads_a_name_as_markup(snapshot: Path) -> None:
     done = virtpoise("plan", "--snapshot", str(snapshot))
     assert done.returncode == 0

@@ -599,19 +599,17 @@ def test_without_prometheus_the_command_says_so_and_ends_with_1(
     assert [finding["verdict"] for finding in json.loads(capsys.readouterr().out)] == ["good", "bad"]
 
 
-def test_what_groups_share_is_looked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_groups_share_is_examined_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
     tokens = tmp_path / "tokens"
     tokens.write_text("alice:0123456789abcdef0123456789abcdef\n")
     tokens.chmod(0o600)
     config = tmp_path / "virtpoise.yml"
     groups = ", ".join(f"{name}: {{matchers: 'cluster=\"{name}\"'}}" for name in ("blue", "red"))
     store, web = f"sqlite:///{tmp_path}/state.db", f"{{token_file: '{tokens}'}}"
-    config.write_text(
-        f"{{prometheus: {{url: '{nobody}'}}, state: {{url: '{store}'}}, web: {web}, groups: {{{groups}}}}}"
-    )
+    config.write_text(f"{{prometheus: {{url: '{url}'}}, state: {{url: '{store}'}}, web: {web}, groups: {{{groups}}}}}")
     assert main(["doctor", "--config", str(config), "--output", "json"]) == 1
     subjects = [finding["subject"] for finding in json.loads(capsys.readouterr().out)]
     assert subjects == ["store", "tokens", "blue: Prometheus", "red: Prometheus"]

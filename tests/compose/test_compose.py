@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from virtpoise_balancer.config import read_config
+from virtpoise_balancer.execute import executor, migrate
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
@@ -147,7 +148,7 @@ def test_the_balancer_takes_its_configuration() -> None:
     port = config.web.listen_address.rpartition(":")[2]
     assert SERVICES["balancer"]["ports"] == [f"127.0.0.1:{port}:{port}"]
     grace = int(SERVICES["balancer"]["stop_grace_period"].removesuffix("s"))
-    assert grace > config.migration.stop_grace_seconds
+    assert grace > config.migration.stop_grace_seconds + migrate.ABORT_SECONDS + executor.HANDOVER_SECONDS
 
 
 def test_prometheus_takes_its_configuration_and_scrapes_the_stack_under_the_names_that_the_alerts_know() -> None:

@@ -1,20 +1,23 @@
-"""What groups brought: their names, the selectors of their targets, and the labels by which rules name hosts."""
+"""Hostile names and selectors of groups, and hostile labels of targets."""
 
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import domain, group, host, where
-from filled_prometheus import filled_prometheus
+from filled_prometheus import filled_prometheus, prometheus_server
 from hostile.test_mangled import HONEST, NOW, look
 from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
 from virtpoise_balancer.config import Config, parse_config
@@ -103,6 +106,8 @@ def test_what_is_no_group_is_refused_in_one_line(groups: object) -> None:
         'cluster="\\"',
         'cluster="\\\'"',
         'cluster="\\777"',
+        'cluster="\\ud83e\\udd8e"',
+        'cluster="\\U0000dfff"',
         "cluster=`a\nb`",
         'cluster="\u202e"',
         'cluster="\x1b"',
@@ -170,6 +175,35 @@ def test_on_a_real_prometheus_each_group_has_the_hosts_with_its_value_alone(tmp_
         )
         found = {name: make_observer(config).members(end) for name, config in every.each_group.items()}
     assert found == {f"g{number}": frozenset({f"h{number}"}) for number in range(len(VALUES))}
+
+
+PIECES = (
+    *"ab=~!\"'`{}#,$.*[(",
+    "\\",
+    "\\n",
+    "\\x41",
+    "\\377",
+    "\\u00e9",
+    "\\ud7ff",
+    "\\ud800",
+    "\\U0001F98E",
+    "é",
+    "on",
+)
+
+
+def test_what_is_taken_for_a_selector_is_one_to_a_real_prometheus(tmp_path: Path) -> None:
+    chance = random.Random(13)
+    taken: set[str] = set()
+    while len(taken) < 300:
+        quote = chance.choice("\"'`")
+        text = "".join(chance.choice(PIECES) for _ in range(chance.randrange(6)))
+        with suppress(ValueError):
+            taken.add(read_matchers(f"{chance.choice(['a', 'on', 'and', 'inf', '_x'])}={quote}{text}{quote}"))
+    with prometheus_server(tmp_path) as address:
+        for matchers in sorted(taken):
+            answer = requests.post(f"http://{address}/api/v1/query", {"query": f"x{{{matchers}}}"}, timeout=30)
+            assert answer.status_code == 200, f"{matchers}: {answer.text}"
 
 
 # ---- labels of targets

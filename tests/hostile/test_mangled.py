@@ -174,7 +174,7 @@ def look(found: Mapping[str, list[Series]]) -> Observer:
     )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damages)
 def test_whatever_is_damaged_the_cycle_goes_on_and_everything_can_be_read(running: Running, done: list[Damage]) -> None:
     snapshot = look(damaged(done)).observe(NOW).snapshot

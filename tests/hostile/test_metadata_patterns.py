@@ -22,7 +22,7 @@ CHANCE = random.Random(13)
 
 
 def of_letters(count: int) -> str:
-    """A pattern of so many characters, every second a wildcard."""
+    """A pattern of ``count`` characters, every second a wildcard."""
     return "".join("*" + CHANCE.choice("aekmrv01") for _ in range(count // 2))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -55,3 +58,18 @@ def test_each_locked_package_has_hashes_and_no_address(name: str) -> None:
         assert hashes > 0
         assert requirement.url is None
         assert re.fullmatch(r"==[\w.!+]+", str(requirement.specifier))
+
+
+@pytest.mark.parametrize("name", ["exporter", "balancer"])
+def test_a_release_lists_each_package_that_is_shipped_with_its_hashes(name: str, tmp_path: Path) -> None:
+    """By the command of scripts/release."""
+    release = (ROOT / "scripts" / "release").read_text().replace("\\\n", "")
+    (typed,) = re.findall(r'"\$bin/cyclonedx-py" ([^\n]*)', release)
+    written = tmp_path / "list.json"
+    options = typed.replace('"', "").replace("$daemon", name).replace(f"dist/virtpoise-{name}.cdx.json", str(written))
+    subprocess.run([Path(sys.executable).with_name("cyclonedx-py"), *options.split()], cwd=ROOT, check=True)
+    listed = json.loads(written.read_text())
+    assert listed["metadata"]["component"]["name"] == "virtpoise"
+    locked = {(requirement.name, str(requirement.specifier).removeprefix("==")) for requirement, _ in read_lock(name)}
+    assert {(one["name"], one["version"]) for one in listed["components"]} == locked
+    assert all(reference["hashes"] for one in listed["components"] for reference in one["externalReferences"])

@@ -457,6 +457,11 @@ def test_prometheus_is_given_no_list_of_targets_before_the_hosts_are_known(
     assert (answer.status_code, answer.json()) == (502, {"error": "no cycle has read the hosts from Prometheus yet"})
     after_a_cycle(published, store)
     assert [one["labels"]["__meta_virtpoise_host"] for one in client.get("/sd/hosts").json()] == ["h1", "h2", "h3"]
+    gone = Observation(snapshot=group(), age_seconds=1.0)  # all exporters were out of reach for ten minutes
+    published.state = replace(published.state, observation=gone)
+    answer = client.get("/sd/hosts")
+    assert answer.status_code == 502
+    assert answer.json()["error"].startswith("there is no host: Prometheus has figures of none")
 
 
 @pytest.mark.parametrize("path", ["/sd/hosts", "/api/v1/status", "/api/v1/hosts/h1", "/plan"])

@@ -25,7 +25,7 @@ from virtpoise_balancer.model import Host, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, TargetRefusal
-from virtpoise_balancer.plan.unmatched import about_common, fit_no_group, like, notes
+from virtpoise_balancer.plan.unmatched import about_common, fit_no_group, like, notes, own_notes
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
@@ -37,7 +37,7 @@ Told = Callable[[str, float, float], None]
 
 
 def examine(every: Sequence[Config], only: Sequence[str], told: Told) -> Iterator[Finding]:
-    """All findings, as they come; those of a group begin with its name. What the groups share is looked at once.
+    """All findings, as they come. Those of a group begin with its name; what the groups share is examined once.
 
     ``every``: the configuration of each group that is asked about. ``only``: these hosts, each with every other; by
     default all. BadInput for a host there is not.
@@ -179,10 +179,8 @@ def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation
 
 def judge_names(config: Config, seen: Observation) -> Iterator[Finding]:
     """What the policy names and Prometheus has not, and what else is likely a mistake in the configuration."""
-    common = about_common(config.policy, config.common_policy)
-    for note in notes(seen.snapshot, config.policy):
-        if not note.startswith(common):
-            yield _noted(note)
+    for note in own_notes(notes(seen.snapshot, config.policy), config.policy, config.common_policy):
+        yield _noted(note)
     for warning in warnings(config):
         yield Finding(
             subject="configuration", verdict=Severity.WARNING, text=warning, remedy="see docs/configuration.md"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,8 +77,12 @@ def plan(
     from virtpoise_balancer.command import terminal
     from virtpoise_balancer.formats import write_plan
     from virtpoise_balancer.plan import plan as make_plan
+    from virtpoise_balancer.plan.unmatched import own_notes
 
     made = make_plan(seen, policy)
+    if snapshot is None or config is not None:
+        common = settings_of_one(config or DEFAULT_CONFIG, group).common_policy
+        made = replace(made, notes=own_notes(made.notes, policy, common))
     if output == "json":
         terminal.print_json(write_plan(made))
     else:

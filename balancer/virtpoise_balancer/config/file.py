@@ -17,7 +17,8 @@ from virtpoise_balancer.secret_files import check_secret
 from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.visible import visible
 
-# Of a configuration, those of its aliases counted each time. Ten rules for each of 1,000 hosts have a fifth.
+# The most values of a configuration; what an alias stands for counts each time. Ten rules for each of 1,000 hosts have
+# a fifth of it.
 _MOST_VALUES = 1_000_000
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 

@@ -6,7 +6,11 @@ import re
 
 _LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*"
 # A string as PromQL has it: Go's escapes between quotes, none between backticks.
-_ESCAPE = r"""[abfnrtv\\]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}"""
+_HALF = "[dD][89a-fA-F]"  # of a surrogate pair, which is no character
+_ESCAPE = (
+    rf"[abfnrtv\\]|x[0-9a-fA-F]{{2}}|[0-3][0-7]{{2}}|u(?!{_HALF})[0-9a-fA-F]{{4}}"
+    rf"|U(?!0000{_HALF})00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{{4}}"
+)
 _STRING = rf"""(?:"(?:[^"\\\n]|\\(?:"|{_ESCAPE}))*"|'(?:[^'\\\n]|\\(?:'|{_ESCAPE}))*'|`[^`]*`)"""
 _MATCHER = re.compile(rf"\s*({_LABEL})\s*(=~|!~|!=|=)\s*({_STRING})\s*")
 

@@ -36,6 +36,12 @@ def about_common(policy: Policy, common: Policy | None) -> tuple[str, ...]:
     return (*rules, *reserves)
 
 
+def own_notes(found: Sequence[str], policy: Policy, common: Policy | None) -> tuple[str, ...]:
+    """The notes without those about the common policy, for who does not know the other groups."""
+    shared = about_common(policy, common)
+    return tuple(note for note in found if not note.startswith(shared))
+
+
 def fit_no_group(
     group: str, notes_of: Mapping[str, Sequence[str]], common: Mapping[str, tuple[str, ...]], own: Sequence[str]
 ) -> tuple[str, ...]:

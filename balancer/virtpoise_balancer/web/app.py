@@ -87,15 +87,11 @@ def _discovery(contexts: Sequence[Context]) -> list[Route]:
     def show(request: Request) -> Response:
         wanted = request.query_params.get("group")
         try:
-            found = [
-                target
-                for one in contexts
-                if wanted in (None, one.group)
-                for target in targets(one.config(), one.published.state.snapshot)
-            ]
+            asked = [one for one in contexts if wanted in (None, one.group)]
+            found = targets((one.config(), one.published.state.snapshot) for one in asked)
         except MonitorError as error:
             return api.refusal(error)
-        return Response(answers.dump_json(tuple(found)), media_type="application/json")
+        return Response(answers.dump_json(found), media_type="application/json")
 
     return [Route("/sd/hosts", show)]
 

@@ -291,7 +291,7 @@ def operations(context: Context) -> tuple[Operation, ...]:
             name="discovery",
             summary="The hosts' exporters, for Prometheus' HTTP service discovery.",
             answer=tuple[Targets, ...],
-            run=lambda _request: targets(context.config(), published.state.snapshot),
+            run=lambda _request: targets([(context.config(), published.state.snapshot)]),
             until_changed=False,
         ),
         post(
