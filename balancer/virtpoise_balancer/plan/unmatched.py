@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import translate
+from operator import attrgetter
 
 from virtpoise_balancer.analyse.reserve import fits
 from virtpoise_balancer.model import DomainState, Policy, Snapshot
@@ -73,7 +74,7 @@ def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     if policy.metadata == "ignore":
         return
     groups = {(rule.kind, rule.name) for rule in policy.rules}
-    for domain in snapshot.domains:
+    for domain in filter(attrgetter("placement"), snapshot.domains):
         if (asked := domain.placement) is None or domain.state is DomainState.SHUTOFF:
             continue
         for kind in kinds(GroupKind):
