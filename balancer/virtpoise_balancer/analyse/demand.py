@@ -198,7 +198,7 @@ class Demands:
 
 def _sums(block: Floats) -> Sums:
     """The last axis of a block by name."""
-    return Sums(*(block[..., column] for column in range(len(Sums._fields))))
+    return Sums._make(block.transpose(block.ndim - 1, *range(block.ndim - 1)))
 
 
 def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, saturated: Mask) -> Demands:

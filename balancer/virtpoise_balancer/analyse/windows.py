@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -14,13 +13,11 @@ from virtpoise_balancer.analyse.demand import Floats
 
 def by_length(windows: Sequence[Sequence[float]], most: int) -> Iterator[tuple[NDArray[np.intp], Floats]]:
     """Group windows by length, each cut to its newest ``most``. Yields (places of the windows, windows x samples)."""
-    of_length: dict[int, list[int]] = defaultdict(list)
-    for row, window in enumerate(windows):
-        of_length[min(len(window), most)].append(row)
-    for length, rows in sorted(of_length.items()):
-        if length > 0:
-            readings = chain.from_iterable(windows[row][-length:] for row in rows)
-            yield np.array(rows), np.fromiter(readings, np.float64, len(rows) * length).reshape(-1, length)
+    lengths = np.minimum(np.fromiter(map(len, windows), np.int64, len(windows)), most)
+    for length in np.unique(lengths[lengths > 0]).tolist():
+        rows = np.flatnonzero(lengths == length)
+        readings = chain.from_iterable(windows[row][-length:] for row in rows.tolist())
+        yield rows, np.fromiter(readings, np.float64, len(rows) * length).reshape(-1, length)
 
 
 def newest(windows: Sequence[Sequence[float]], count: int) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
@@ -206,7 +207,7 @@ class Domain:
     @property
     def ordinary_bytes(self) -> int:
         """Its memory that does not lie in static huge pages."""
-        return max(self.memory_bytes - self._in_hugepages, 0)
+        return max(self.memory_bytes - self._in_hugepages, 0) if self.hugepages else self.memory_bytes
 
     @property
     def promised_bytes(self) -> int:
@@ -283,6 +284,11 @@ class Snapshot:
     residuals: tuple[Residual, ...] = ()
     links: tuple[LinkSpeed, ...] = ()
     attempts: tuple[FailedAttempts, ...] = ()
+
+    @property
+    def migrating(self) -> tuple[Domain, ...]:
+        """The domains that are being migrated, in the order of ``domains``."""
+        return tuple(filter(attrgetter("migrating_to"), self.domains))
 
     def host(self, name: str) -> Host | None:
         return next((host for host in self.hosts if host.name == name), None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import NamedTuple
 
 from virtpoise_balancer.model import LinkSpeed, Move, Plan, Policy, Refusal, Snapshot
@@ -31,7 +32,7 @@ STRATEGIES = {
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan of the policy's strategy, with notes on names in the policy that the group lacks."""
     made = STRATEGIES[policy.strategy].plan(snapshot, policy)
-    uplinks = {host.name: host.uplink_bytes_per_second for host in snapshot.hosts}
+    uplinks = dict(map(attrgetter("name", "uplink_bytes_per_second"), snapshot.hosts))
     links = {(link.source, link.destination): link for link in snapshot.links}
     moves = tuple(_with_link(move, uplinks, links.get((move.source, move.destination))) for move in made.moves)
     return replace(made, moves=moves, notes=notes(snapshot, policy))
@@ -40,6 +41,8 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
 def _with_link(move: Move, uplinks: Mapping[str, float | None], link: LinkSpeed | None) -> Move:
     """The move with what is known of the way between its hosts. ``link``: of earlier migrations."""
     source, destination = uplinks[move.source], uplinks[move.destination]
+    if link is None and not (source and destination):
+        return move
     return replace(
         move,
         link_bytes_per_second=min(source, destination) if source and destination else None,

@@ -76,8 +76,7 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
 
 def concerned(snapshot: Snapshot) -> dict[str, str]:
     """By host, the name of a domain that is on its way from it or to it."""
-    going = [domain for domain in snapshot.domains if domain.migrating_to is not None]
-    return {host: domain.name for domain in going for host in (domain.host, domain.migrating_to or "")}
+    return {host: domain.name for domain in snapshot.migrating for host in (domain.host, domain.migrating_to or "")}
 
 
 def _held_back(host: Host, snapshot: Snapshot, busy: Mapping[str, str]) -> Refusal | None:

@@ -7,6 +7,8 @@ there is no level to relieve: either the free rest of a stock suffices for what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 
@@ -30,18 +32,18 @@ def needs(domains: Iterable[Domain], policy: Policy) -> Mapping[Stock, int]:
     return found
 
 
-def free(hosts: Sequence[Host], domains: Iterable[Domain], policy: Policy) -> dict[Stock, Floats]:
+def free(hosts: Sequence[Host], domains: Sequence[Domain], policy: Policy) -> dict[Stock, Floats]:
     """By stock that a domain needs, what the hosts have free of it (hosts), in bytes; negative: they promised more."""
-    index = {host.name: number for number, host in enumerate(hosts)}
     rest: dict[Stock, Floats] = {}
     if policy.overcommit is not None:
         own = np.array([max(host.memory_bytes - host.memory_reserved_bytes, 0) for host in hosts], dtype=np.float64)
         rest[PROMISED] = policy.overcommit.memory_ratio * own
-    for domain in domains:
-        for pages in domain.hugepages:
-            rest.setdefault(pages.page_bytes, np.zeros(len(hosts)))
-        if PROMISED in rest and domain.state is not DomainState.SHUTOFF:
-            rest[PROMISED][index[domain.host]] -= domain.promised_bytes
+        index = {host.name: number for number, host in enumerate(hosts)}
+        for domain in domains:
+            if domain.state is not DomainState.SHUTOFF:
+                rest[PROMISED][index[domain.host]] -= domain.promised_bytes
+    for pages in chain.from_iterable(filter(None, map(attrgetter("hugepages"), domains))):
+        rest.setdefault(pages.page_bytes, np.zeros(len(hosts)))
     for number, host in enumerate(hosts):
         for pages in host.hugepages_free:
             if pages.page_bytes in rest:

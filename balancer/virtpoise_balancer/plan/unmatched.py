@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 from virtpoise_balancer.analyse.reserve import fits
 from virtpoise_balancer.model import DomainState, Policy, Reserve, Snapshot
@@ -112,7 +113,7 @@ def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     if policy.metadata == "ignore":
         return
     groups = {(rule.kind, rule.name) for rule in policy.rules}
-    for domain in snapshot.domains:
+    for domain in filter(attrgetter("placement"), snapshot.domains):
         if (asked := domain.placement) is None or domain.state is DomainState.SHUTOFF:
             continue
         for kind in kinds(GroupKind):

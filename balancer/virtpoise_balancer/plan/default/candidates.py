@@ -176,7 +176,7 @@ def held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
             reason=Reason.RULE_CONFLICT,
             detail={"conflict": conflict},
         )
-    if waits := group.backoff(domain.uuid, None):
+    if domain.uuid in group.failed and (waits := group.backoff(domain.uuid, None)):
         return Refusal(
             domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.NOT_CONVERGING, detail=waits
         )
@@ -185,6 +185,8 @@ def held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
 
 def resting(domain: Domain, group: Group) -> Refusal | None:
     """Why the domain moves only if nothing else helps, or None."""
+    if domain.last_moved is None and domain.uuid not in group.failed:
+        return None
     left = resting_seconds(domain, group)
     if left <= 0:
         return _not_converging(domain, group)
@@ -265,10 +267,10 @@ def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
             free = np.ones(len(group.hosts), dtype=np.bool_)
             free[group.repeated_names[domain.name]] = False
             mask = free if mask is None else mask & free
+        if domain.uuid not in group.failed:
+            continue
         avoided = [
-            group.index[to]
-            for to in group.failed.get(domain.uuid, ())
-            if to in group.index and group.backoff(domain.uuid, to)
+            group.index[to] for to in group.failed[domain.uuid] if to in group.index and group.backoff(domain.uuid, to)
         ]
         if avoided:
             mask = np.ones(len(group.hosts), dtype=np.bool_) if mask is None else mask.copy()

@@ -25,6 +25,7 @@ from virtpoise_balancer.model import (
     DomainState,
     FailedAttempts,
     Host,
+    HostState,
     Overload,
     Policy,
     Refusal,
@@ -59,6 +60,8 @@ class Group:
         self.hosts: list[Host] = sorted(snapshot.hosts, key=attrgetter("name"))
         # The number of each host, by name.
         self.index: dict[str, int] = {host.name: number for number, host in enumerate(self.hosts)}
+        # Which hosts are known (hosts).
+        self._known: list[bool] = [host.known for host in self.hosts]
         # How far intervals reach and predictions are biased, by role and whether the source was saturated.
         self.quantiles: Quantiles = quantiles(snapshot.residuals, policy.coverage)
         # Places of the domains in the snapshot, sorted by host (domains); and where each host's begin (hosts + 1).
@@ -67,9 +70,7 @@ class Group:
         self._by_host: NDArray[np.intp] = np.argsort(place, kind="stable")
         self._begins: NDArray[np.intp] = np.searchsorted(place[self._by_host], np.arange(len(self.hosts) + 1))
         # Domains that are being migrated already, by uuid.
-        self.under_way: list[Domain] = sorted(
-            (d for d in snapshot.domains if d.migrating_to is not None), key=lambda d: d.uuid
-        )
+        self.under_way: list[Domain] = sorted(snapshot.migrating, key=attrgetter("uuid"))
         # The failed migrations of domains, by uuid, to each destination; None: that did not end in time.
         self.failed: dict[str, dict[str | None, FailedAttempts]] = defaultdict(dict)
         for one in snapshot.attempts:
@@ -129,14 +130,13 @@ class Group:
             now = np.array(list(map(attrgetter(f"{resource}_ratio"), hosts)), dtype=np.float64)
             recent = newest(list(map(attrgetter(window), hosts)), count)
             use.append(np.fmax(now, _highest(recent)))
-        unknown = [not host.known for host in hosts]
-        return np.where(unknown, 0.0, level), np.where(unknown, np.inf, use)
+        return np.where(self._known, level, 0.0), np.where(self._known, use, np.inf)
 
     @cached_property
     def ahead(self) -> Floats:
         """The load of each host that its trend forecasts a few steps ahead (hosts); NaN without a trend."""
         return forecast(
-            [host.cpu_ratio if host.known else () for host in self.hosts],
+            [host.cpu_ratio if known else () for host, known in zip(self.hosts, self._known, strict=True)],
             steps=self.policy.trend.steps,
             level_readings=self.policy.cpu.consecutive,
         )
@@ -193,7 +193,12 @@ class Group:
     @cached_property
     def closed(self) -> list[Refusal]:
         """One refusal for each host that can take no domain at all."""
-        return [refusal for host in self.hosts if (refusal := no_destination(host))]
+        return [
+            refusal
+            for host, known in zip(self.hosts, self._known, strict=True)
+            # Most hosts are active and known, which is all that it takes.
+            if not (known and host.state is HostState.ACTIVE) and (refusal := no_destination(host))
+        ]
 
     @cached_property
     def concerned(self) -> Mask:
@@ -205,9 +210,10 @@ class Group:
     @cached_property
     def taken(self) -> Mask:
         """The hosts to which as many domains are on their way as may be at once (hosts): a further one would wait."""
-        coming = Counter(domain.migrating_to for domain in self.under_way)
-        most = self.policy.limits.per_destination
-        return np.array([coming[host.name] >= most for host in self.hosts], dtype=np.bool_)
+        coming = Counter(self.index[d.migrating_to] for d in self.under_way if d.migrating_to in self.index)
+        found = np.zeros(len(self.hosts), dtype=np.bool_)
+        found[[number for number, count in coming.items() if count >= self.policy.limits.per_destination]] = True
+        return found
 
     @cached_property
     def stocks(self) -> Mapping[Stock, Floats]:

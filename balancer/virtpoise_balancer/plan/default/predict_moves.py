@@ -117,19 +117,19 @@ class _Uses:
 
         At least the resident part of its memory arrives, or leaves, and at most all that is assigned.
         """
-        per_unit = self._group.per_unit[:, use.residents.number]
+        per_unit = self._group.per_unit[:, use.residents.number].tolist()
         memory = per_unit[Resource.MEMORY.row]
-        resident = home.relief[row, Resource.MEMORY.row] * memory
-        amounts = {Resource.MEMORY: _Interval(resident, resident, home.running[row].ordinary_bytes * memory)}
-        for resource, traffic in zip(_UPLINKS, home.traffic[row], strict=True):
+        resident = float(home.relief[row, Resource.MEMORY.row]) * memory
+        amounts = {Resource.MEMORY: (resident, resident, home.running[row].ordinary_bytes * memory)}
+        for resource, traffic in zip(_UPLINKS, home.traffic[row].tolist(), strict=True):
             share = traffic * per_unit[resource.row]
-            amounts[resource] = _Interval(share * (1 - TRAFFIC_DOUBT), share, share * (1 + TRAFFIC_DOUBT))
-        for resource, amount in amounts.items():
+            amounts[resource] = (share * (1 - TRAFFIC_DOUBT), share, share * (1 + TRAFFIC_DOUBT))
+        for resource, (lower, middle, upper) in amounts.items():
             now = use.shares[resource]
             if sign > 0:
-                use.shares[resource] = now.changed(amount.lower, amount.middle, amount.upper)
+                use.shares[resource] = now.changed(lower, middle, upper)
             else:  # the lower end falls by the most that may leave
-                use.shares[resource] = now.changed(-amount.upper, -amount.middle, -amount.lower)
+                use.shares[resource] = now.changed(-upper, -middle, -lower)
 
 
 def _prediction(group: Group, use: _HostUse, role: Role, *, saturated: bool) -> Prediction:

@@ -288,7 +288,11 @@ def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:
         for row, domain in zip(candidate.rows, candidate.domains, strict=True)
     ]
     names = Counter(domain.name for domain, _ in domains)
+    numbers = np.flatnonzero(trial.open)
     return Scores(
-        hosts={group.hosts[number].name: float(room[number]) for number in np.flatnonzero(trial.open)},
+        hosts={
+            group.hosts[number].name: free
+            for number, free in zip(numbers.tolist(), room[numbers].tolist(), strict=True)
+        },
         domains={d.name if names[d.name] == 1 else f"{d.name}/{d.uuid}": score for d, score in domains},
     )
