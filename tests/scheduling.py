@@ -1,5 +1,5 @@
-"""Tests in several processes: one process has the real hosts and the booted machines, the others one file after
-another; floods come last.
+"""Tests in several processes: one process begins with the real hosts, another with the booted machines, and each goes on
+with one file after another; floods come last.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from pathlib import Path
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-# There is one lab on a machine, and its hosts go before all else: the tests on it run one after the other, beside other
-# files. Booted machines run there, too: beside the hosts, their guests would take CPU time that these measure. What is
-# marked "alone" floods the machine, or measures time or memory: it runs beside nothing.
+# There is one lab on a machine: the tests on it run one after the other, beside other files. They take longest, so they
+# begin at once, and the booted machines, which take longest to be built, beside them. What is marked "alone" floods the
+# machine, or measures time or memory: it runs beside nothing.
 _MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|alone)\b", re.MULTILINE)
-_LAB, _ALONE = "lab", "alone"
+_LAB, _MACHINES, _ALONE = "lab", "installed", "alone"
 
 
 @cache
 def _mark(file: Path) -> str | None:
     found = set(_MARK.findall(file.read_text(encoding="utf-8")))
-    if _ALONE in found:
-        return _ALONE
-    return _LAB if found else None
+    return next((mark for mark in (_ALONE, _LAB, _MACHINES) if mark in found), None)
 
 
 class Lanes(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives all files on the lab and on booted machines to one process, and other files to whichever is free.
+    """Gives all files on the lab to one process, those on booted machines to another, and other files to whichever is
+    free.
 
     Those that run alone go to the last process, when no other is left.
     """
@@ -37,7 +36,7 @@ class Lanes(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
         return _mark(self.config.rootpath / file) or file
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        for unit, last in ((_LAB, False), (_ALONE, True)):
+        for unit, last in ((_MACHINES, False), (_LAB, False), (_ALONE, True)):
             if unit in self.workqueue:
                 self.workqueue.move_to_end(unit, last)
         if next(iter(self.workqueue)) == _ALONE and len(self.nodes) > 1:

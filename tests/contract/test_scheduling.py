@@ -1,4 +1,4 @@
-"""scripts/test runs files side by side, those on the lab and on machines in one process, and floods at the end."""
+"""scripts/test runs files side by side, those on the lab and those on machines in a process each, and floods at the end."""
 
 from __future__ import annotations
 
@@ -69,15 +69,14 @@ def test_floods_run_after_all_others_in_one_process(tmp_path: Path) -> None:
     assert (len({one.process for one in others}), len({one.process for one in floods})) == (2, 1)
 
 
-def test_files_on_the_lab_and_on_machines_run_in_one_process_from_the_start_beside_others(tmp_path: Path) -> None:
-    ran = play(tmp_path, {"a": "", "b": LAB, "c": "", "d": LAB, "e": MACHINES})
-    lab = [one for one in ran if one.file in "bde"]
-    others = [one for one in ran if one.file in "ac"]
-    assert len({one.process for one in lab}) == 1
-    assert min(one.began for one in lab) < min(one.ended for one in others)
-    assert min(one.began for one in others) < min(one.ended for one in lab)
+def test_files_on_the_lab_run_in_one_process_and_those_on_machines_in_another_from_the_start(tmp_path: Path) -> None:
+    ran = play(tmp_path, {"a": "", "b": LAB, "c": "", "d": LAB, "e": MACHINES, "f": MACHINES})
+    lab, machines, others = ([one for one in ran if one.file in files] for files in ("bd", "ef", "ac"))
+    assert [len({one.process for one in lane}) for lane in (lab, machines)] == [1, 1]
+    assert {one.process for one in lab} != {one.process for one in machines}
+    assert max(min(one.began for one in lane) for lane in (lab, machines)) < min(one.began for one in others)
 
 
-@pytest.mark.parametrize("files", [{"b": LAB, "d": FLOOD}, {"a": "", "b": LAB}])
+@pytest.mark.parametrize("files", [{"b": LAB, "d": FLOOD}, {"a": "", "b": LAB}, {"b": LAB, "e": MACHINES}])
 def test_any_choice_of_files_runs_whole(tmp_path: Path, files: dict[str, str]) -> None:
     play(tmp_path, files)

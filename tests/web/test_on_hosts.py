@@ -16,7 +16,7 @@ from virtpoise_lab.stack import Stack
 
 pytestmark = pytest.mark.lab
 
-LOADS = {"h1": {"vm1": 10, "vm2": 25, "vm3": 20}, "h2": {"vm4": 10}}
+LOADS = {"h1": {"vm1": 10, "vm2": 25, "vm3": 20}, "h2": {"vm4": 3}}
 
 
 @pytest.fixture
