@@ -1,5 +1,5 @@
-"""Tests in several processes: one process begins with the real hosts, another with the booted machines, and each goes on
-with one file after another; floods come last.
+"""Tests in several processes: one begins with the real hosts, another with the booted machines, and each goes on with
+one file after another; floods come last.
 """
 
 from __future__ import annotations

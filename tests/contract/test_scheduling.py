@@ -1,4 +1,4 @@
-"""scripts/test runs files side by side, those on the lab and those on machines in a process each, and floods at the end."""
+"""scripts/test runs files side by side, those on the lab in one process, those on machines in another, floods last."""
 
 from __future__ import annotations
 
