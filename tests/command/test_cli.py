@@ -325,6 +325,13 @@ def test_a_wrong_option_is_told_in_one_line(arguments: list[str], says: str) -> 
     assert says in refused(*arguments)
 
 
+@pytest.mark.parametrize(
+    "given", [("-g", "a", "--group", "b"), ("--group=a", "--group=b"), ("--group", "a", "-g", "a")]
+)
+def test_a_command_for_two_groups_is_refused(given: tuple[str, ...]) -> None:
+    assert refused("pause", *given) == "virtpoise: --group: expected once"
+
+
 def test_explains_why_a_domain_moves_and_why_another_stays(snapshot: Path) -> None:
     moved = virtpoise("explain", "[red]vm1", "--snapshot", str(snapshot)).stdout
     assert moved.startswith("[red]vm1 is to be migrated from h1 to h2.\n")

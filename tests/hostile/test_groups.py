@@ -240,6 +240,18 @@ def test_a_label_that_cannot_be_shown_is_none_and_harms_its_own_host_alone(value
     assert all(note.isprintable() for note in made.notes)
 
 
+def test_a_host_with_labels_without_number_is_unknown_and_hides_none_of_its_targets() -> None:
+    """Its exporter may add labels. Those that sort before its rack would push out what keeps domains off it."""
+    crowd = {f"a{number:03}": "x" for number in range(100)}
+    snapshot, usual = seen_with({"rack": "r1", **crowd}), seen_with({"rack": "r1"})
+    assert usual.hosts[1].known
+    unknown = snapshot.hosts[1].why_unknown
+    assert unknown is not None
+    assert unknown.text == "its target has 104 labels, more than 64"
+    assert (snapshot.hosts[0], snapshot.hosts[2]) == (usual.hosts[0], usual.hosts[2])
+    assert not any(move.destination == "h2" for move in plan(snapshot, Policy()).moves)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=12), max_size=4), st.text("*?[]!-=r1\n\\", max_size=8))
 def test_whatever_a_target_is_labelled_a_plan_is_made_and_can_be_read(labels: dict[str, str], pattern: str) -> None:

@@ -189,8 +189,12 @@ app.add_typer(orders.app)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Standard error has one line for each mistake of the user."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="virtpoise", standalone_mode=False)
+        # The last one would count without a word, and an order be followed for one group alone.
+        if sum(one in ("-g", "--group") or one.startswith("--group=") for one in given) > 1:
+            raise BadInput("--group: expected once")
+        code = app(args=given, prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:
         sys.stderr.write("".join(f"virtpoise: {visible(line)}\n" for line in str(error).splitlines()))
         return EXIT_NO if isinstance(error, Refused) else EXIT_BAD_INPUT

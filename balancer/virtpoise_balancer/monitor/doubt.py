@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import Series
+from virtpoise_balancer.monitor.targets import MOST_LABELS
 
 # What lists the domains, and what counts them: a configuration that replaces the first must replace the second to have
 # them compared.
@@ -68,6 +69,13 @@ def of_targets(targets: AbstractSet[tuple[str, str]]) -> Unknown | None:
         kind=UnknownKind.TARGETS,
         text=f"{len(names)} targets of Prometheus claim to be it: {', '.join(names[:3])}{more}",
     )
+
+
+def of_labels(labels: Mapping[str, str]) -> Unknown | None:
+    """Doubt about a host whose target has these labels, to which its exporter may add."""
+    if len(labels) <= MOST_LABELS:
+        return None
+    return Unknown(kind=UnknownKind.FIGURES, text=f"its target has {len(labels)} labels, more than {MOST_LABELS}")
 
 
 def of_age(age_seconds: float, stale_seconds: float) -> Unknown | None:

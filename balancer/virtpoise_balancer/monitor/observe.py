@@ -291,7 +291,8 @@ def _hosts(
     targets = doubt.targets_by_host(answers, at, stale_seconds, replaced)
     lists = doubt.lists_by_host(answers)
     hugepages = _hugepages_free(answers["host_hugepages_free"])
-    labels = {host_of(series): labels_of(series) for series in answers["host_cpus"]}
+    of_target = {host_of(series): series for series in answers["host_cpus"]}
+    labels = {name: labels_of(series) for name, series in of_target.items()}
     readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
     hosts: dict[str, Host] = {}
     ages: list[float] = []
@@ -311,6 +312,7 @@ def _hosts(
             or doubt.of_age(age, stale_seconds)
             or doubt.of_lists(lists.get(name, doubt.NOTHING_LISTED), replaced)
             or doubt.of_figures(figures)
+            or doubt.of_labels(of_target[name].labels)
             or (None if readings.get(name) else NO_FIGURES)
         )
         hosts[name] = (

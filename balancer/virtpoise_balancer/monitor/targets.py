@@ -13,8 +13,8 @@ from virtpoise_balancer.visible import shown
 
 # How many refused targets are named; the others are counted.
 _MOST_NAMED = 50
-# The labels of a target that a host keeps, and the longest value.
-_MOST_LABELS = 32
+# The most labels of a target. A host with more is unknown: left out, one of them could be what keeps domains off it.
+MOST_LABELS = 64
 _LONGEST_LABEL = 128
 _OF_PROMETHEUS = frozenset({"__name__", "instance", "job"})
 _NOT_ADMITTED = "not in libvirt.hosts, and does not fit libvirt.pattern and libvirt.uri"
@@ -54,10 +54,10 @@ def host_of(series: Series) -> str:
 
 
 def labels_of(series: Series) -> dict[str, str]:
-    """The target's own labels that rules may name: a rack, a room. What cannot be shown is left out."""
+    """The target's labels that rules may name, such as a rack or a room. What cannot be shown is left out."""
     return {
         name: value
-        for name, value in sorted(series.labels.items())[:_MOST_LABELS]
+        for name, value in sorted(series.labels.items())[:MOST_LABELS]
         if name not in _OF_PROMETHEUS
         and all(len(part) <= _LONGEST_LABEL and shown(part) == part for part in (name, value))
     }
