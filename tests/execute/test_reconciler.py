@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
+from builders import FakeClock
 from storing import record
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
@@ -214,6 +215,21 @@ def test_copies_of_which_none_is_proven_to_be_stale_are_left_as_they_are(balance
     again.cycle(3)
     assert world.places("a") == {"h1": "running", "h2": "running"}
     assert again.held == dict.fromkeys(("h1", "h2"), UnsettledKind.TWICE)
+
+
+def test_a_request_from_while_the_clock_was_ahead_is_not_waited_for_until_then(
+    balancer: Balancer, world: World
+) -> None:
+    plan = Plan(strategy="default", solved=True, summary="", overloaded=(), moves=(move("a", "h1", "h2"),), refusals=())
+    ((migration_id, _),) = record(balancer.store, plan, world.clock.now(), acted=True)
+    balancer.store.clock = FakeClock(at=world.clock.now() + 1e6)
+    balancer.store.begin(migration_id)
+    balancer.store.clock = world.clock
+    again = Balancer(world, balancer.store)
+    again.cycle(2)
+    assert again.results == [None], "it may still begin"
+    again.cycle(4)
+    assert (again.results, again.held) == (["failed"], {})
 
 
 def test_a_domain_that_waits_on_its_destination_is_started_by_the_next_balancer(

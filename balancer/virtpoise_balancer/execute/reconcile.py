@@ -14,7 +14,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import JournalEntry, Progress, Result, UnsettledKind
 
 # How long after its beginning a migration may still begin, where no answer to the request was seen.
-_LATE_SECONDS = 30.0
+LATE_SECONDS = 30.0
 
 # Active, and not between two hosts.
 SETTLED = (Presence.RUNNING, Presence.PAUSED)
@@ -106,7 +106,7 @@ def reconcile(
     if there in SETTLED:
         return Verdict(result=Result.DONE, places=places, leftover=here is not Presence.ABSENT)
     if here in SETTLED:
-        if not spent and now - (entry.began or now) < _LATE_SECONDS:
+        if not spent and now - (entry.began or now) < LATE_SECONDS:
             return _open(entry, UnsettledKind.MIGRATING, f"{name} may still begin")
         return Verdict(result=Result.FAILED, places=places)
     return _away(entry, here, there, others, places)

@@ -20,6 +20,7 @@ from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.hosts import Completed, Hosts
 from virtpoise_balancer.execute.reconcile import (
+    LATE_SECONDS,
     Answer,
     Arrived,
     Silent,
@@ -104,6 +105,7 @@ class Reconciler:
     _started: set[int] = field(default_factory=set)  # entries whose domain was started on its destination by `_start`
     _suspended: dict[int, str] = field(default_factory=dict)  # where the stale copy of an entry was suspended
     _unwritten: dict[int, tuple[Move, MigrationOutcome]] = field(default_factory=dict)
+    _asked_since: dict[int, float] = field(default_factory=dict)  # on the monotonic clock, by the id in the journal
     _found: dict[int, StillOpen] = field(default_factory=dict)
     _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
     _group: tuple[str, ...] = ()  # all hosts that the newest cycle knew
@@ -171,6 +173,7 @@ class Reconciler:
             loose = {entry.id: entry for entry in entries if entry.id not in self._held}
             self._open = {id_: entry for id_, entry in loose.items() if entry.is_open}
             self._group = tuple(group)
+            self._asked_since = {id_: at for id_, at in self._asked_since.items() if id_ in loose or id_ in self._held}
             self._found = {id_: found for id_, found in self._found.items() if id_ in loose}
             # What is dropped is of lost domains that a person has accounted for.
             for id_ in set(self._requested) - set(loose) - self._held:
@@ -273,7 +276,10 @@ class Reconciler:
                 for host in sorted(set(self._group) - {move.source, move.destination})
             }
         requested = self._requested.get(entry.id, _NOT_SEEN)
-        spent = requested.answered or requested.over
+        # That it began may be dated by a clock that was ahead.
+        asked_since = self._asked_since.setdefault(entry.id, self.clock.monotonic())
+        waited = self.clock.monotonic() - asked_since >= LATE_SECONDS
+        spent = requested.answered or requested.over or waited
         return reconcile(entry, job, here, there, others, self.clock.now(), spent=spent)
 
     def _keep_open(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
