@@ -19,8 +19,9 @@ def consecutive(host: Host, trigger: Trigger, snapshot: Snapshot, readings: Sequ
     """
     count = 0
     for age, ratio in enumerate(reversed(host.cpu_ratio if readings is None else readings)):
-        begins = snapshot.time - (age + 1) * snapshot.step_seconds
-        if ratio < trigger.threshold or (host.counted_from is not None and begins < host.counted_from):
+        if ratio < trigger.threshold:
+            break
+        if host.counted_from is not None and snapshot.time - (age + 1) * snapshot.step_seconds < host.counted_from:
             break
         count += 1
     return count

@@ -32,7 +32,8 @@ STRATEGIES = {
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan of the policy's strategy, with notes on names in the policy that the group lacks."""
     made = STRATEGIES[policy.strategy].plan(snapshot, policy)
-    uplinks = dict(map(attrgetter("name", "uplink_bytes_per_second"), snapshot.hosts))
+    with_speed = filter(attrgetter("uplink_bytes_per_second"), snapshot.hosts)
+    uplinks = {host.name: host.uplink_bytes_per_second for host in with_speed}
     links = {(link.source, link.destination): link for link in snapshot.links}
     moves = tuple(_with_link(move, uplinks, links.get((move.source, move.destination))) for move in made.moves)
     return replace(made, moves=moves, notes=notes(snapshot, policy))
@@ -40,7 +41,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
 
 def _with_link(move: Move, uplinks: Mapping[str, float | None], link: LinkSpeed | None) -> Move:
     """The move with what is known of the way between its hosts. ``link``: of earlier migrations."""
-    source, destination = uplinks[move.source], uplinks[move.destination]
+    source, destination = uplinks.get(move.source), uplinks.get(move.destination)
     if link is None and not (source and destination):
         return move
     return replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from virtpoise_balancer.analyse.overload import overloaded
 from virtpoise_balancer.analyse.triggers import watched
@@ -53,7 +54,7 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
     counted = {overload.host for overload in found}
     waiting = sorted(
         host.name
-        for host in snapshot.hosts
+        for host in filter(attrgetter("penalty_until"), snapshot.hosts)
         if _in_penalty(host, snapshot)
         and host.known
         and host.state is HostState.ACTIVE

@@ -15,7 +15,17 @@ from virtpoise_balancer.rules.prefer import PREFER
 from virtpoise_balancer.rules.together import TOGETHER
 
 # By the name in the configuration.
-KINDS: MutableMapping[str, Kind] = {kind.name: kind for kind in (TOGETHER, APART, ONLY_ON, NEVER_ON, PREFER, IGNORE)}
+KINDS: MutableMapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        TOGETHER,
+        APART,
+        ONLY_ON,
+        NEVER_ON,
+        PREFER,
+        IGNORE,
+    )
+}
 
 _Shape = TypeVar("_Shape", bound=Kind)
 

@@ -216,7 +216,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         weight=cost * (2 if _leaves_affinity(group, domains) else 1) + unrest,
         wants=float(total(residents.wants, rows)),
         arrival=total(residents.arrival, rows),
-        margin=group.margin(saturated=residents.saturated),
+        margin=residents.margin,
         allowed=allowed_hosts(group, domains),
         needs=needs(domains, group.policy),
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.calibration import Quantiles, quantiles
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask, estimate, residence
-from virtpoise_balancer.analyse.prediction import NOISE_RATIO, corrections, own_cores
+from virtpoise_balancer.analyse.prediction import corrections, own_cores
 from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.analyse.windows import newest
@@ -294,13 +294,6 @@ class Group:
         use /= self.limit
         room: Floats = use.min(axis=0)
         return room
-
-    def margin(self, *, saturated: bool) -> float:
-        """What the interval of a destination's prediction adds to its CPU share at least.
-
-        ``saturated``: whether the source is.
-        """
-        return NOISE_RATIO * self.quantiles[Role.DESTINATION, saturated].above
 
 
 def _highest(readings: Floats) -> Floats:

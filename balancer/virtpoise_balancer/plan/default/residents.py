@@ -12,7 +12,7 @@ from itertools import groupby, islice
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
-from virtpoise_balancer.analyse.prediction import Load, predict
+from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, predict
 from virtpoise_balancer.model import Domain, Host
 
 # The assumed speed of an uplink of unknown speed (1 Gbit/s). It cancels out in ratios between such uplinks.
@@ -64,6 +64,11 @@ class Residents:
         doubt = sums.doubt + np.minimum(on_off, 1 - on_off) * np.abs(sums.all_on_off - sums.all_catching_up)
         wants: Floats = (sums.on_off + sums.catching_up + self.above * doubt) * self.host.cpu_speed
         return wants
+
+    @cached_property
+    def margin(self) -> float:
+        """What the interval of a destination adds to its CPU share at least, with a domain from here."""
+        return NOISE_RATIO * self.above
 
     @cached_property
     def traffic(self) -> Floats:

@@ -269,11 +269,9 @@ class Source:
         # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled
         # destination.
         resource = next(iter(self.goals))
-        taken = [
-            candidate.most(resource.row) * self.group.per_unit[resource.row, self.number]
-            for candidate in self.candidates
-        ]
-        there = self.group.least_use[resource.row] + np.array(taken)[index].max(axis=1)
+        taken = np.array([candidate.most(resource.row) for candidate in self.candidates])
+        taken *= self.group.per_unit[resource.row, self.number]
+        there = self.group.least_use[resource.row] + taken[index].max(axis=1)
         busier = np.maximum(shares[resource][solving], there)
         weight, count_of = weights[index].sum(axis=1), moves[index].sum(axis=1)
         least = np.min(weight, where=count_of == count_of.min(), initial=np.inf)

@@ -282,8 +282,9 @@ def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:
         return Scores()
     room = group.room(group.use.copy())
     domains = [
-        (domain, float(source.residents.wants[row] * group.per_unit[CPU, source.number]))
+        (domain, wants[row])
         for source in sources
+        for wants in [(source.residents.wants * group.per_unit[CPU, source.number]).tolist()]
         for candidate in source.candidates
         for row, domain in zip(candidate.rows, candidate.domains, strict=True)
     ]
