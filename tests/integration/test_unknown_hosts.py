@@ -37,7 +37,7 @@ def test_the_emptiest_host_with_a_silent_libvirt_takes_nothing_and_costs_nobody_
     group.start(libvirt={"connect_timeout_seconds": 3})
     group.wait_settled(steps=2)
     with stopped_libvirtd(group, "h2"):
-        group.lab.load("vm1", 55)
+        group.lab.load("vm1", 48)
         status = group.wait("h2 unknown", lambda now: of(now, "h2")["state"] == "unknown")
         assert "libvirt does not answer" in str(of(status, "h2")["why_unknown"])
         moves = group.wait_moves(1)
