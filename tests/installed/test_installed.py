@@ -47,7 +47,7 @@ def test_the_units_leave_little_to_whoever_breaks_in(
 
 
 def test_doctor_finds_healthy_machines_healthy_each_time(installation: Installation) -> None:
-    for _ in range(3):
+    for _ in range(10):
         findings = json.loads(installation.manager.run("runuser -u virtpoise -- virtpoise doctor --output json"))
         wrong = {one["subject"]: one["text"] for one in findings if one["verdict"] != "good"}
         # kvm3 has the newer Debian, which is all that there is to say.
@@ -109,6 +109,35 @@ def test_the_readme_shows_what_works_and_a_drain_migrates_over_ssh_under_the_shi
     history = json.loads(manager.run("runuser -u virtpoise -- virtpoise history --output json"))
     assert sorted(one["domain"] for one in history) == ["vm1", "vm2"]
     manager.run("virtpoise undrain kvm1")
+
+
+def test_a_stop_lasts_as_long_as_the_configuration_gives_migrations_though_the_units_own_time_is_over(
+    installation: Installation,
+) -> None:
+    """systemd gives the time that the balancer asks for: it is not killed, and aborts what has not ended."""
+    manager = installation.manager
+    configured = manager.run("cat /etc/virtpoise/virtpoise.yml")
+    migration = "migration: {bandwidth_mib_per_second: 1, auto_converge: false, stop_grace_seconds: 12}\n"
+    short = "/etc/systemd/system/virtpoise.service.d/short.conf"
+    try:
+        manager.run("cat > /etc/virtpoise/virtpoise.yml", text=configured + migration)
+        manager.run(f"mkdir -p $(dirname {short}); cat > {short}", text="[Service]\nTimeoutStopSec=3\n")
+        manager.run("systemctl daemon-reload; systemctl restart virtpoise; virtpoise mode automatic")
+        before = installation.guests()
+        manager.run("virtpoise drain kvm2")
+        wait_until(
+            lambda: bool(json.loads(manager.run("virtpoise status --output json"))["in_flight"]), 120, "it moves"
+        )
+        manager.run("systemctl stop virtpoise")
+        said = manager.run("journalctl -u virtpoise -o cat -n 30")
+        assert manager.run("systemctl show virtpoise -p Result --value") == "success\n", said
+        assert "virtpoise has stopped" in said
+        history = json.loads(manager.run("runuser -u virtpoise -- virtpoise history --output json"))
+        assert any(one["why"].startswith("aborted: told to stop") for one in history), history
+        assert installation.guests() == before
+    finally:
+        manager.run("cat > /etc/virtpoise/virtpoise.yml", text=configured)
+        manager.run(f"rm {short}; systemctl daemon-reload; systemctl restart virtpoise; virtpoise undrain kvm2")
 
 
 def test_a_token_made_as_documented_is_read_by_the_service(installation: Installation) -> None:
