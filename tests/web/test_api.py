@@ -5,9 +5,11 @@ import json
 import re
 import ssl
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,16 @@ from urllib.parse import quote
 
 import jsonschema
 import pytest
+import requests
 from openapi_spec_validator import validate
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from builders import domain, due_prediction, group, host, thesis_policy
 from storing import record
@@ -810,6 +818,40 @@ def test_a_port_in_use_is_told_in_one_line(make_context: Callable[..., Context])
     with pytest.raises(BadInput, match=rf"web.listen_address: 127.0.0.1:{first.port}: Address already in use"):
         WebServer(app, Web(listen_address=f"127.0.0.1:{first.port}"))
     first.stop()
+
+
+def test_many_readers_at_once_take_few_threads_and_each_has_its_answer() -> None:
+    all_have_asked, asked, inside, most, lock = threading.Event(), 0, 0, 0, threading.Lock()
+
+    def answer(_request: Request) -> PlainTextResponse:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        all_have_asked.wait(20)
+        with lock:
+            inside -= 1
+        return PlainTextResponse("read")
+
+    app = Starlette(routes=[Route("/", answer)])
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 16:
+            all_have_asked.set()
+        await app(scope, receive, send)
+
+    server = WebServer(counted, Web(listen_address="127.0.0.1:0"))  # type: ignore[arg-type]
+    server.start()
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            url = f"http://127.0.0.1:{server.port}/"
+            answers = list(pool.map(lambda _: requests.get(url, timeout=30).text, range(16)))
+    finally:
+        server.stop()
+    assert answers == ["read"] * 16
+    assert most == 8
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:

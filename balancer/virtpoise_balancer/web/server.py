@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import structlog
 import uvicorn
+from anyio import to_thread
 from starlette.applications import Starlette
 
 from virtpoise_balancer.config import Web
@@ -31,6 +32,8 @@ _BACKLOG = 128
 _GRACE_SECONDS = 1
 _KEEP_ALIVE_SECONDS = 5
 _MOST_HEAD_BYTES = 16 * 1024
+# Threads that answer readers at once; other readers wait. All that asked while the balancer was held come together.
+_MOST_READERS = 8
 
 
 class WebServer:
@@ -59,6 +62,7 @@ class WebServer:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
 
     async def _serve(self) -> None:
+        to_thread.current_default_thread_limiter().total_tokens = _MOST_READERS
         await asyncio.gather(*(server.serve(sockets=[listening]) for server, listening in self._serving))
 
     @property
