@@ -11,7 +11,7 @@ from virtpoise_lab import ending, state
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
-from virtpoise_lab.processes import wait_until
+from virtpoise_lab.processes import signal_pid, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("machine")]
 
@@ -111,3 +111,15 @@ def test_bulk_mode_starts_domains_that_never_run() -> None:
             lab.load("vm1", 10)
     finally:
         lab.down()
+
+
+def test_a_host_stands_when_all_that_runs_in_it_is_killed() -> None:
+    """As in a reboot: its first process and its namespaces stay, and libvirtd starts in them again."""
+    with Lab.up(hosts=1) as lab:
+        host = lab.host("h1")
+        for pid in host.group.pids():
+            if pid != host.init.pid:
+                signal_pid(pid, signal.SIGKILL)
+        host.disconnect()
+        host.start_libvirtd()
+        assert host.connection().numOfDomains() == 0

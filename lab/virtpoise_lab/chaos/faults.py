@@ -96,10 +96,8 @@ def _emptiest_killed(run: Run, _met: Met) -> Iterator[None]:
 @contextmanager
 def _rebooted(which: str, run: Run, met: Met) -> Iterator[None]:
     host = run.warm.lab.host(getattr(met, which))
-    init = host.init.pid
-    keep = {init, processes.child_of(init, host.group.pids())}  # what keeps the host's namespaces
     for pid in host.group.pids():
-        if pid not in keep:
+        if pid != host.init.pid:  # which keeps the host's namespaces
             signal_pid(pid, signal.SIGKILL)
     try:
         yield
