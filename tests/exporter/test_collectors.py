@@ -134,7 +134,7 @@ class TestSlowFacts:
         )
         assert collector.facts.refresh() == 15
 
-    def test_a_disk_that_is_not_told_of_any_more_is_missed(self, recorded: Recorded, link: RecordedLink) -> None:
+    def test_a_disk_that_is_no_longer_listed_is_missed(self, recorded: Recorded, link: RecordedLink) -> None:
         """libvirt answers for a domain that is busy without what it would have to ask QEMU for."""
         answer, domain = recorded.ask(recorded.inventory.domains, 1.0), recorded.domain("web")
         missing = {key: value for key, value in answer.stats[domain.uuid].items() if key != "block.0.rd.bytes"}
