@@ -290,6 +290,12 @@ class TestCpuTime:
         readings = self.seconds(*(f"cpu0 0 0 0 {ticks} 0 0 0 0 0 0\n" for ticks in (1000, 998, 1001)))
         assert [round(one["idle"] * TICKS) for one in readings] == [1000, 1000, 1001]
 
+    @pytest.mark.parametrize(("seconds", "counted"), [(3, False), (4, True)])
+    def test_a_counter_that_falls_by_more_than_three_seconds_was_reset(self, seconds: int, counted: bool) -> None:
+        fallen = 9000 - seconds * TICKS
+        readings = self.seconds(*(f"cpu0 0 0 0 {ticks} 0 0 0 0 0 0\n" for ticks in (9000, fallen, fallen + 100)))
+        assert round((readings[2]["idle"] - readings[0]["idle"]) * TICKS) == (fallen + 100 if counted else 0)
+
     def test_a_file_without_a_cpu_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no line of a CPU"):
             parse_cpus("cpu 1 2 3\nintr 5\n")
