@@ -33,7 +33,7 @@ def test_few_errors_never_narrow_the_interval_but_a_large_one_widens_it() -> Non
     assert near(source([-0.12]), below=4.0, above=FALLBACK)
 
 
-def test_a_handful_of_errors_tells_how_large_they_are() -> None:
+def test_a_handful_of_errors_shows_how_large_they_are() -> None:
     assert source([0.12, -0.12] * 2).above == pytest.approx(4.0)
     assert near(source([0.12, -0.12] * 3), below=4 * 1.645, above=4 * 1.645, within=0.01)
     assert (

@@ -87,7 +87,7 @@ def test_a_vcpu_that_is_always_runnable_may_want_all_its_time() -> None:
     assert 0.35 < demands.cores[0] < 1.0
 
 
-def test_history_on_an_unsaturated_host_tells_what_a_starved_domain_wants() -> None:
+def test_history_on_an_unsaturated_host_shows_what_a_starved_domain_wants() -> None:
     starved = domain("vm1", 0.35, 0.65, past=0.5, past_delay=0.01)
     demands = estimate([starved, domain("vm2", 0.65, 0.35)], cpus=1, load=1.0, saturated=True)
     assert demands.cores[0] == pytest.approx(0.5)
@@ -142,7 +142,7 @@ def test_what_the_host_uses_itself_makes_nobody_lose_time() -> None:
         )
 
 
-def test_history_tells_the_kind_where_the_host_does_not() -> None:
+def test_history_shows_the_kind_where_the_host_does_not() -> None:
     # A full host: nothing idle is left to tell by. vm1 was as runnable when it had less company, vm2 ran as much and
     # never waited.
     steady = domain("vm1", 0.4, 0.4, past=0.7, past_delay=0.1)

@@ -205,7 +205,7 @@ def with_store(config: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", ["run", "snapshot", "plan"])
-def test_no_prometheus_is_told(tmp_path: Path, closed: str, command: str) -> None:
+def test_no_prometheus_is_an_error_of_one_line(tmp_path: Path, closed: str, command: str) -> None:
     said = refused(command, "--config", str(written(tmp_path, closed)))
     assert f"Prometheus at http://{closed} cannot be asked: " in said
     assert "refused" in said
@@ -213,19 +213,21 @@ def test_no_prometheus_is_told(tmp_path: Path, closed: str, command: str) -> Non
 
 
 @pytest.mark.parametrize("command", ["run", "snapshot", "plan"])
-def test_a_prometheus_that_answers_html_is_told(tmp_path: Path, httpserver: HTTPServer, command: str) -> None:
+def test_a_prometheus_that_answers_html_is_an_error_of_one_line(
+    tmp_path: Path, httpserver: HTTPServer, command: str
+) -> None:
     httpserver.expect_request("/api/v1/query").respond_with_data("<html>sign in</html>", content_type="text/html")
     address = f"{httpserver.host}:{httpserver.port}"
     said = refused(command, "--config", str(written(tmp_path, address)))
     assert f"http://{address} does not answer as Prometheus does (200, text/html): expected JSON" in said
 
 
-def test_no_balancer_is_told(tmp_path: Path, closed: str) -> None:
+def test_no_balancer_is_an_error_of_one_line(tmp_path: Path, closed: str) -> None:
     said = refused("status", "--config", str(written(tmp_path, closed, listen=closed)))
     assert said.startswith(f"virtpoise: no balancer answers at {closed}")
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     assert refused("run", "--config", f"{tmp_path}/none.yml").endswith(
         "none.yml: cannot be read: No such file or directory"
     )
@@ -321,7 +323,7 @@ def test_a_reader_that_goes_away_is_no_error(snapshot: Path) -> None:
         (["history", "--limit", "0"], "Invalid value for '--limit'"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(arguments: list[str], says: str) -> None:
+def test_a_wrong_option_is_an_error_of_one_line(arguments: list[str], says: str) -> None:
     assert says in refused(*arguments)
 
 
@@ -371,7 +373,7 @@ def test_every_command_that_only_reads_answers_people_and_programs(command: str)
     assert "--output" in virtpoise(*command.split(), "--help").stdout
 
 
-def test_a_good_configuration_is_told_in_both_forms(tmp_path: Path, closed: str) -> None:
+def test_a_good_configuration_is_confirmed_in_both_forms(tmp_path: Path, closed: str) -> None:
     file = str(written(tmp_path, closed))
     user = getpass.getuser()
     assert (
@@ -490,7 +492,7 @@ def test_apply_takes_nobody_elses_token_except_for_root_who_is_named(
         ([("done", "")] * 3, 0),
     ],
 )
-def test_apply_waits_for_its_own_moves_and_tells_how_each_ended(
+def test_apply_waits_for_its_own_moves_and_prints_how_each_ended(
     httpserver: HTTPServer,
     balancer: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -530,7 +532,7 @@ def test_completes_in_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.stdout.strip() == "drain"
 
 
-def test_a_token_file_that_cannot_be_used_is_told_when_the_balancer_starts(tmp_path: Path, closed: str) -> None:
+def test_a_token_file_that_cannot_be_used_is_reported_when_the_balancer_starts(tmp_path: Path, closed: str) -> None:
     config, tokens = written(tmp_path, closed), tmp_path / "tokens"
     config.write_text(config.read_text() + "web: {token_file: '" + str(tokens) + "'}\n")
     config.write_text(config.read_text().replace("web: {listen_address: '127.0.0.1:0'}\n", ""))

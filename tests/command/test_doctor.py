@@ -229,7 +229,7 @@ def test_that_qemus_certificates_are_not_known_is_said_where_they_are_required()
     assert (found.verdict, "certificates" in found.text, "--tls" in found.remedy) == (Severity.NOT_KNOWN, True, True)
 
 
-def test_hosts_that_answer_but_do_not_reach_each_other_in_time_are_told() -> None:
+def test_hosts_that_answer_but_do_not_reach_each_other_in_time_are_reported() -> None:
     class Firewall(StopsAnswering):
         def reaches(self, host: str, destination: str) -> None:
             raise LibvirtSilent(f"{host}: no answer within 30 s")
@@ -276,7 +276,7 @@ def test_why_a_host_is_unknown_is_said_as_it_is() -> None:
     assert found.text == "collectors fail: libvirt"
 
 
-def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_told() -> None:
+def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_reported() -> None:
     stranger = RefusedTarget(instance="x?netcat=1", reason=TargetRefusal.NOT_A_HOST, why="expected a DNS name")
     refused = RefusedTargets(counts={TargetRefusal.NOT_A_HOST: 1}, named=(stranger,))
     nobody = replace(SEEN, snapshot=group(), warnings=("too many points",), refused=refused)

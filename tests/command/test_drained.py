@@ -161,7 +161,7 @@ def test_only_what_is_seen_after_the_order_counts(monkeypatch: pytest.MonkeyPatc
     assert waited_since[0] >= ordered[0]
 
 
-def test_it_waits_through_restarts_and_tells_each_reason_once(
+def test_it_waits_through_restarts_and_prints_each_reason_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     silent = HOST | {"active_domains": None, "why_unknown": "its libvirt does not answer its exporter"}

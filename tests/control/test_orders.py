@@ -191,7 +191,7 @@ def test_applying_is_for_a_balancer_that_runs_and_is_not_paused(store: Store) ->
         orders(other).apply({("u", "h2")}, ALICE)
 
 
-def test_what_nobody_foresaw_is_journalled_as_refused_and_told_in_one_line(store: Store) -> None:
+def test_an_unforeseen_error_is_journalled_as_refused_and_logged_in_one_line(store: Store) -> None:
     def fail() -> Snapshot:
         raise KeyError("h1")
 
@@ -202,7 +202,7 @@ def test_what_nobody_foresaw_is_journalled_as_refused_and_told_in_one_line(store
     assert action.answer == "unforeseen: KeyError: 'h1'"
 
 
-def test_every_order_is_told_once_it_is_written_down(store: Store) -> None:
+def test_every_order_is_announced_once_it_is_written_down(store: Store) -> None:
     told: list[Action] = []
 
     def fail() -> Snapshot:

@@ -41,7 +41,7 @@ def test_a_domain_that_is_moved() -> None:
     assert any(f"{made.moves[0].predicted.source.cpu_ratio:.0%}" in reason for reason in found.reasons)
 
 
-def test_of_a_host_that_is_unknown_no_room_is_told_and_it_comes_last() -> None:
+def test_of_an_unknown_host_no_room_is_shown_and_it_comes_last() -> None:
     found = why("a").destinations
     assert [(one.host, one.takes) for one in found if one.room_ratio is None] == [("h4", False)]
     assert found[-1].host == "h4"
@@ -94,7 +94,7 @@ def test_of_a_drain_that_waits_it_is_not_said_that_nothing_has_to_be_moved() -> 
     assert why("a", alone).reasons[0].startswith("h1 is draining, but this plan does not attempt to drain it: ")
 
 
-def test_every_rule_about_a_domain_is_told_for_each_destination() -> None:
+def test_every_rule_about_a_domain_is_shown_for_each_destination() -> None:
     rules = (
         Rule(name="near", kind="only_on", domains=("a",), hosts=("h1", "h2")),
         Rule(name="spread", kind="apart", domains=("a", "calm"), hard=False),
@@ -114,7 +114,7 @@ def test_every_other_host_is_told_as_a_destination_the_best_first() -> None:
     assert any("Its demand is 1.00 cores" in reason for reason in found.reasons)
 
 
-def test_a_host_that_was_passed_over_is_told_why() -> None:
+def test_a_host_that_was_passed_over_is_shown_with_the_reason() -> None:
     (first, *_) = plan(GROUP, RULED).moves
     (told, *_) = [reason for reason in why("h3").reasons if "goes to" in reason]
     assert told.startswith(f"{first.domain} goes to h2: the host's CPU load would be too high with it (")
@@ -127,7 +127,7 @@ def test_two_domains_of_one_name_are_each_explained_and_a_uuid_is_enough() -> No
     assert explain(GROUP, POLICY, plan(GROUP, POLICY), "nothing") == ()
 
 
-def test_a_domain_is_not_told_what_was_refused_to_another_of_its_name() -> None:
+def test_a_domain_is_not_shown_what_was_refused_to_another_of_its_name() -> None:
     twins = replace(GROUP, domains=(*GROUP.domains, domain("pinned", "h2", 0.4, uuid="other")))
     policy = replace(POLICY, rules=(Rule(name="stay", kind="ignore", domains=("uuid-of-pinned",)),))
     assert "A rule excludes it from balancing (rule stay)." in why("uuid-of-pinned", twins, policy).reasons
@@ -182,7 +182,7 @@ def test_every_reason_has_words() -> None:
         (90_000, "1 d 1 h"),
     ],
 )
-def test_lengths_of_time_are_told_in_two_units(seconds: float | None, text: str) -> None:
+def test_lengths_of_time_are_written_in_two_units(seconds: float | None, text: str) -> None:
     assert wording.duration(seconds) == text
 
 
@@ -190,5 +190,5 @@ def test_lengths_of_time_are_told_in_two_units(seconds: float | None, text: str)
     ("amount", "text"),
     [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**30, "1.0 GiB"), (2**44, "16.0 TiB")],
 )
-def test_bytes_are_told_in_binary_units(amount: float | None, text: str) -> None:
+def test_bytes_are_written_in_binary_units(amount: float | None, text: str) -> None:
     assert wording.size(amount) == text

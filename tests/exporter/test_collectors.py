@@ -134,7 +134,7 @@ class TestSlowFacts:
         )
         assert collector.facts.refresh() == 15
 
-    def test_a_disk_that_is_not_told_of_any_more_is_missed(self, recorded: Recorded, link: RecordedLink) -> None:
+    def test_a_disk_that_is_no_longer_listed_is_missed(self, recorded: Recorded, link: RecordedLink) -> None:
         """libvirt answers for a domain that is busy without what it would have to ask QEMU for."""
         answer, domain = recorded.ask(recorded.inventory.domains, 1.0), recorded.domain("web")
         missing = {key: value for key, value in answer.stats[domain.uuid].items() if key != "block.0.rd.bytes"}
@@ -289,6 +289,12 @@ class TestCpuTime:
     def test_a_counter_that_falls_by_a_few_ticks_stands_still(self) -> None:
         readings = self.seconds(*(f"cpu0 0 0 0 {ticks} 0 0 0 0 0 0\n" for ticks in (1000, 998, 1001)))
         assert [round(one["idle"] * TICKS) for one in readings] == [1000, 1000, 1001]
+
+    @pytest.mark.parametrize(("seconds", "counted"), [(3, False), (4, True)])
+    def test_a_counter_that_falls_by_more_than_three_seconds_was_reset(self, seconds: int, counted: bool) -> None:
+        fallen = 9000 - seconds * TICKS
+        readings = self.seconds(*(f"cpu0 0 0 0 {ticks} 0 0 0 0 0 0\n" for ticks in (9000, fallen, fallen + 100)))
+        assert round((readings[2]["idle"] - readings[0]["idle"]) * TICKS) == (fallen + 100 if counted else 0)
 
     def test_a_file_without_a_cpu_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no line of a CPU"):

@@ -51,7 +51,7 @@ def hanging() -> Iterator[Hanging]:
     collector.go_on.set()
 
 
-def test_a_broken_collector_is_told_and_the_others_are_there() -> None:
+def test_a_broken_collector_is_reported_and_the_others_are_there() -> None:
     text = Scraper([Good(), Broken()]).scrape(5.0).decode()
     assert "virtpoise_libvirt_up 1\n" in text
     assert success(text, "good")

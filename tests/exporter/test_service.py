@@ -120,7 +120,7 @@ def test_promtool_finds_nothing_to_complain_of_in_what_is_served() -> None:
     assert complaints(page) == []
 
 
-def test_a_notify_socket_that_is_not_there_is_told_and_done_without() -> None:
+def test_a_missing_notify_socket_is_logged_and_done_without() -> None:
     with started("--libvirt.uri=test:///default", NOTIFY_SOCKET="/nonexistent") as (port, exporter):
         assert b"\nvirtpoise_libvirt_up 1\n" in fetch(port)
         exporter.send_signal(signal.SIGTERM)
@@ -142,7 +142,7 @@ def test_an_interrupt_while_libvirt_is_waited_for_ends_it_in_silence() -> None:
     assert "Traceback" not in errors
 
 
-def test_the_source_is_told_at_start() -> None:
+def test_the_source_is_logged_at_start() -> None:
     with started("--libvirt.uri=test:///default") as (port, exporter):
         fetch(port)
         exporter.send_signal(signal.SIGTERM)

@@ -200,7 +200,7 @@ def test_a_drive_without_a_medium_has_nothing_to_tell() -> None:
         ("<memballoon/>", 0),
     ],
 )
-def test_how_often_a_guest_tells_of_its_memory(balloon: str, seconds: float) -> None:
+def test_how_often_a_guest_reports_its_memory(balloon: str, seconds: float) -> None:
     assert domain(balloon).balloon_period_seconds == seconds
 
 

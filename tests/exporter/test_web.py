@@ -535,7 +535,7 @@ def test_configured_headers_are_sent(tmp_path: Path) -> None:
         ("http_server_config: {http2: 3}", "http_server_config.http2: expected true or false"),
     ],
 )
-def test_a_wrong_file_is_told_by_its_field(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_file_is_refused_with_its_field(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(UsageError) as raised:
         load(write(tmp_path, text))
     message = str(raised.value)

@@ -157,7 +157,7 @@ def test_what_is_no_prometheus_is_refused_at_once(
     assert "\n" not in str(refused.value)
 
 
-def test_nobody_there_is_told_in_one_line() -> None:
+def test_a_refused_connection_is_an_error_of_one_line() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -166,7 +166,7 @@ def test_nobody_there_is_told_in_one_line() -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_a_ca_file_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+def test_a_missing_ca_file_is_an_error_at_once(tmp_path: Path) -> None:
     made = PrometheusClient(
         url="https://127.0.0.1:1", timeout_seconds=2.0, access=Access(ca_file=tmp_path / "none.pem")
     )

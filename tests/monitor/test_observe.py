@@ -330,7 +330,7 @@ def test_a_domain_counts_where_it_runs_and_shut_off_only_where_it_runs_nowhere()
     ]
 
 
-def test_a_domain_seen_running_twice_is_told_of_and_not_moved() -> None:
+def test_a_domain_seen_running_twice_is_reported_and_not_moved() -> None:
     figures = merged(host_figures("h1"), host_figures("h2"), domain_figures("h1", "u"), domain_figures("h2", "u"))
     seen = observe(figures, {"h1": READINGS, "h2": READINGS})
     assert seen.duplicates == {"u": ("h1", "h2")}

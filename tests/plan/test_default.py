@@ -683,7 +683,7 @@ def test_broken_rules_are_repaired_where_the_policy_says_so(one: Rule, expected:
     assert "the-rule" in made.moves[0].why
 
 
-def test_a_rule_that_cannot_be_repaired_is_told_but_no_attempt() -> None:
+def test_a_rule_that_cannot_be_repaired_is_named_but_no_attempt() -> None:
     """An attempt in each cycle would renew the penalty of its host, and its overload would never be relieved."""
     calm = group(host("h1", 0.4, 0.4), host("h2", 0.79, 0.79), A)
     made = plan(calm, replace(POLICY, rules=(rule("never_on", "a", hosts=("h1",)),), repair_rules=True))

@@ -223,7 +223,7 @@ def test_only_a_balancer_that_acts_ends_what_it_watches_when_it_is_stopped(
     assert hosts.closed == [not another_acts]
 
 
-def test_a_broken_file_is_told_and_what_was_holds_on(tmp_path: Path, hosts: Hosts, log: Log) -> None:
+def test_a_broken_file_is_logged_and_the_former_configuration_holds_on(tmp_path: Path, hosts: Hosts, log: Log) -> None:
     def act() -> None:
         log.wait_for(CALM)
         write(tmp_path, threshold=6)
@@ -236,7 +236,7 @@ def test_a_broken_file_is_told_and_what_was_holds_on(tmp_path: Path, hosts: Host
     while_it_runs(Daemon(write(tmp_path)), act)
 
 
-def test_a_cycle_that_takes_longer_than_the_interval_is_counted_and_told(
+def test_a_cycle_that_takes_longer_than_the_interval_is_counted_and_logged(
     tmp_path: Path, hosts: Hosts, log: Log
 ) -> None:
     made = Daemon(write(tmp_path))

@@ -204,7 +204,7 @@ def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
         assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
 
 
-def test_libvirt_that_does_not_answer_is_told_everywhere(
+def test_libvirt_that_does_not_answer_is_shown_everywhere(
     client: TestClient, published: Published, store: Store
 ) -> None:
     after_a_cycle(published, store)
@@ -228,7 +228,7 @@ def test_libvirt_that_does_not_answer_is_told_everywhere(
     assert client.get("/-/ready").status_code == 200
 
 
-def test_why_a_host_is_unknown_is_told_everywhere(client: TestClient, published: Published, store: Store) -> None:
+def test_why_a_host_is_unknown_is_shown_everywhere(client: TestClient, published: Published, store: Store) -> None:
     after_a_cycle(published, store)
     why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h2:1, h2:2")
     seen = group(host("h1", 0.9, 0.9), host("h2", state=HostState.UNKNOWN, unknown=why))
@@ -318,7 +318,7 @@ def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 0
 
 
-def test_errors_are_told_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
+def test_errors_are_returned_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
     metrics = Metrics(published)
     due = due_prediction()
     metrics.prediction_measured(due, Measured(verdict="measured", ratio=0.47, error=-0.03))
@@ -382,7 +382,7 @@ def test_pairs_of_hosts_have_an_end_and_the_newest_are_kept(published: Published
     assert sum("pair_error_ratio_count{" in line for line in lines) == 1000
 
 
-def test_status_tells_of_hosts_and_the_migration_under_way(
+def test_status_returns_the_hosts_and_the_migration_under_way(
     client: TestClient, published: Published, store: Store
 ) -> None:
     after_a_cycle(published, store)
@@ -394,7 +394,7 @@ def test_status_tells_of_hosts_and_the_migration_under_way(
     assert status["in_flight"][0]["progress"]["remaining_bytes"] == 3
 
 
-def test_the_page_tells_how_fast_a_moving_domain_writes(client: TestClient, published: Published, store: Store) -> None:
+def test_the_page_shows_how_fast_a_moving_domain_writes(client: TestClient, published: Published, store: Store) -> None:
     after_a_cycle(published, store)
     assert "dirties" not in client.get("/").text
     (flight,) = published.in_flight()
@@ -427,7 +427,7 @@ def test_reload_is_for_this_machine_and_no_page(
     assert reach(make_context(), "192.0.2.1").post("/-/reload").status_code == 403
 
 
-def test_the_plan_the_group_and_its_parts_are_told(client: TestClient, published: Published, store: Store) -> None:
+def test_the_plan_the_group_and_its_parts_are_returned(client: TestClient, published: Published, store: Store) -> None:
     assert client.get("/api/v1/snapshot").status_code == 409
     assert client.get("/api/v1/plan").json() == {"at": None, "plan": None}
     after_a_cycle(published, store)
@@ -664,7 +664,7 @@ def test_who_takes_anothers_token_is_journalled_with_both_names(client: TestClie
 
 
 @pytest.mark.parametrize("broken", ["carry_out", "record_action"])
-def test_what_nobody_foresaw_is_one_answer_in_words(
+def test_an_unforeseen_error_is_one_answer_in_words(
     make_context: Callable[..., Context], store: Store, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     def fail(_given: object) -> Plan:
@@ -777,7 +777,7 @@ def test_a_namesake_s_refusal_is_not_shown_on_another_host(client: TestClient, p
 
 
 @pytest.mark.parametrize("strategy", ["default", "thesis"])
-def test_the_plan_tells_each_destinations_score_before_and_after_the_move(
+def test_the_plan_has_each_destinations_score_before_and_after_the_move(
     client: TestClient, published: Published, strategy: str
 ) -> None:
     policy = replace(POLICY, strategy=strategy)  # type: ignore[arg-type]
@@ -811,7 +811,7 @@ def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, 
 # ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use_is_told_in_one_line(make_context: Callable[..., Context]) -> None:
+def test_a_port_in_use_is_an_error_of_one_line(make_context: Callable[..., Context]) -> None:
     app = make_app(make_context())
     first = WebServer(app, Web(listen_address="127.0.0.1:0"))
     first.start()
@@ -905,7 +905,7 @@ def test_serves_over_tls_and_takes_a_renewed_certificate(make_context: Callable[
     server.stop()
 
 
-def test_a_wrong_certificate_is_told_before_anything_listens(
+def test_a_wrong_certificate_is_an_error_before_anything_listens(
     make_context: Callable[..., Context], tmp_path: Path
 ) -> None:
     (tmp_path / "cert.pem").write_text("none")

@@ -111,7 +111,7 @@ def test_a_migration_under_way_is_followed(show: Show, balancer: Balancer) -> No
     expect(page.locator(".flight")).to_have_count(0)
 
 
-def test_a_lost_balancer_is_told(show: Show, balancer: Balancer) -> None:
+def test_a_lost_balancer_is_shown(show: Show, balancer: Balancer) -> None:
     watched = show(balancer)
     page = watched.open()
     assert balancer.server is not None

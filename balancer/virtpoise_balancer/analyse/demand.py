@@ -340,9 +340,16 @@ def busy_cpus(cpus: int, probability: Floats, vcpus: Floats, there: Floats) -> F
         return mean
     turn_cos, turn_sin, sizes, shifts, always = _frequencies(cpus, most)
     chance, number = probability[..., np.newaxis], vcpus[..., np.newaxis]
-    real, imaginary = 1 + chance * turn_cos, chance * turn_sin
-    logarithm = number / 2 * np.log(real * real + imaginary * imaginary)
-    angle = number * np.arctan2(imaginary, real)
+    # In place: these arrays (domains x frequencies) are the largest of a plan.
+    real, imaginary = chance * turn_cos, chance * turn_sin
+    real += 1
+    angle = np.arctan2(imaginary, real)
+    angle *= number
+    real *= real
+    imaginary *= imaginary
+    real += imaginary
+    logarithm = np.log(real, out=real)
+    logarithm *= number / 2
     busy = cpus - always - (np.exp(there @ logarithm) * np.cos(there @ angle + shifts)) @ sizes
     return np.where(never, mean, busy)
 

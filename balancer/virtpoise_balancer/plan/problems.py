@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
 from virtpoise_balancer.analyse.overload import overloaded
 from virtpoise_balancer.analyse.triggers import watched
-from virtpoise_balancer.model import DomainState, Host, HostState, Overload, Policy, Problem, Reason, Refusal, Snapshot
+from virtpoise_balancer.model import (
+    Domain,
+    DomainState,
+    Host,
+    HostState,
+    Overload,
+    Policy,
+    Problem,
+    Reason,
+    Refusal,
+    Snapshot,
+)
 
 _CLOSED = {
     HostState.DRAINING: Reason.HOST_DRAINING,
@@ -31,8 +42,17 @@ class Problems:
         return any(one.reason is not Reason.WAITING for one in self.held)
 
 
-def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None = None) -> Problems:
-    """The problems of the snapshot. ``found``: the overloads, where they are not those of the CPU alone."""
+def find(
+    snapshot: Snapshot,
+    policy: Policy,
+    found: tuple[Overload, ...] | None = None,
+    busy: Mapping[str, str] | None = None,
+) -> Problems:
+    """The problems of the snapshot.
+
+    ``found``: the overloads, where they are not those of the CPU alone. ``busy``: the hosts ``concerned``, where the
+    caller has them already.
+    """
     hosts = {host.name: host for host in snapshot.hosts}
     if found is None:
         found = overloaded(snapshot, policy)
@@ -61,7 +81,8 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
         and host.name not in counted
         and any(readings[-1] >= trigger.threshold for _, trigger, readings in watched(host, policy))
     )
-    busy = concerned(snapshot)
+    if busy is None:
+        busy = concerned(snapshot.migrating)
     wanted = [(hosts[name], Problem.DRAIN) for name in drains]
     wanted += [(hosts[name], Problem.OVERLOAD) for name in dict.fromkeys(overload.host for overload in found)]
     attempt: list[tuple[Host, Problem]] = []
@@ -75,9 +96,16 @@ def find(snapshot: Snapshot, policy: Policy, found: tuple[Overload, ...] | None 
     return Problems(found, tuple(attempt), tuple(held))
 
 
-def concerned(snapshot: Snapshot) -> dict[str, str]:
-    """By host, the name of a domain that is on its way from it or to it."""
-    return {host: domain.name for domain in snapshot.migrating for host in (domain.host, domain.migrating_to or "")}
+def concerned(migrating: Iterable[Domain]) -> dict[str, str]:
+    """By host, the name of a domain that is on its way from it or to it: the first by name.
+
+    ``migrating``: all domains that are on their way, in any order.
+    """
+    found: dict[str, str] = {}
+    for domain in sorted(migrating, key=attrgetter("name")):
+        found.setdefault(domain.host, domain.name)
+        found.setdefault(domain.migrating_to or "", domain.name)
+    return found
 
 
 def _held_back(host: Host, snapshot: Snapshot, busy: Mapping[str, str]) -> Refusal | None:

@@ -102,6 +102,8 @@ class Group:
         self.level, self.use = self._use()
         # The running domains of the hosts that were asked for so far.
         self._residents: dict[int, Residents] = {}
+        # ``speeds`` from the hosts that were asked for so far.
+        self._speeds: dict[int, Floats | None] = {}
 
     def backoff(self, uuid: str, destination: str | None) -> Detail | None:
         """Why the domain is not sent to this destination again now, or None. Without one: not sent anywhere."""
@@ -181,6 +183,11 @@ class Group:
 
         An untried pair counts as fast as the fastest: being new must not make it lose to a nearly full host.
         """
+        if number not in self._speeds:
+            self._speeds[number] = self._speeds_from(number)
+        return self._speeds[number]
+
+    def _speeds_from(self, number: int) -> Floats | None:
         learned = self.link_speed.get(number)
         if not learned:
             return None
@@ -201,11 +208,11 @@ class Group:
         ]
 
     @cached_property
-    def concerned(self) -> Mask:
-        """The hosts from or to which a domain is on its way (hosts). While it is, they do not judge themselves."""
-        found = np.zeros(len(self.hosts), dtype=np.bool_)
-        found[[self.index[name] for name in concerned(self.snapshot) if name in self.index]] = True
-        return found
+    def concerned(self) -> Mapping[str, str]:
+        """By host, the name of a domain that is on its way from or to it. While it is, the host does not judge
+        itself.
+        """
+        return concerned(self.under_way)
 
     @cached_property
     def taken(self) -> Mask:

@@ -100,7 +100,7 @@ def repair(trial: Trial, found: Sequence[BrokenRule]) -> list[Attempt]:
 def _move(trial: Trial, domain: Domain, one: BrokenRule) -> bool:
     group = trial.group
     number = group.index[domain.host]
-    if domain.uuid in trial.moved or not group.hosts[number].known or group.concerned[number]:
+    if domain.uuid in trial.moved or not group.hosts[number].known or domain.host in group.concerned:
         return False
     candidate = _candidate_with(trial, number, domain)
     if candidate is None:

@@ -60,7 +60,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     """``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
     snapshot, policy = group.snapshot, group.policy
     found = group.overloads
-    problems = find(snapshot, policy, found)
+    problems = find(snapshot, policy, found, group.concerned)
     sources = sources_of(group, problems.attempt, found)
     trial, sources = _solve(Trial(group, sources, closed_hosts(group, found) | left_out), sources)
     ends = residues(sources, trial.moved)
