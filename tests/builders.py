@@ -28,7 +28,8 @@ class FakeClock:
 
 def host(name: str, *loads: float, cpus: int = 8, memory_ratio: float = 0.5, **more: object) -> Host:
     memory = 8 * GIB
-    values = {"memory_bytes": memory, "memory_used_bytes": int(memory * memory_ratio)} | more
+    idle = {"rx_ratio": 0.0, "tx_ratio": 0.0}
+    values = {"memory_bytes": memory, "memory_used_bytes": int(memory * memory_ratio)} | idle | more
     return Host(name=name, cpus=cpus, cpu_ratio=loads, **values)  # type: ignore[arg-type]
 
 

@@ -19,9 +19,13 @@ def check_group(group: Group) -> None:
     assert group.limit.shape == (resources, 1)
     assert group.level.shape == (hosts,)
     assert np.isfinite(group.per_unit).all()
-    assert (group.per_unit > 0).all()
+    assert (group.per_unit >= 0).all()
     for number, host in enumerate(group.hosts):
         assert bool(np.isfinite(group.use[:, number]).all()) is host.known, "the use of unknown hosts is infinite"
+        for resource in Resource:
+            unknown = host.known and host.ratio(resource) is None
+            assert bool(group.per_unit[resource.row, number]) is not unknown, "traffic adds nothing to what is unknown"
+            assert not unknown or group.use[resource.row, number] == 0
         assert all(domain.host == host.name for domain in group.domains_on(number))
     assert sum(len(group.domains_on(number)) for number in range(hosts)) == len(group.snapshot.domains)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from virtpoise_balancer.model import Domain, Host, Move, Plan, Policy, Rule, Snapshot, Trigger
 
@@ -17,6 +18,7 @@ POLICY = Policy(cpu=Trigger(threshold=0.8, recovery=0.75))
 MARGIN = 0.03
 # Of the hosts whose domains have traffic.
 UPLINK = 125e6
+UNKNOWN_UPLINKS: Any = {"rx_ratio": None, "tx_ratio": None, "rx_ratio_window": (), "tx_ratio_window": ()}
 
 
 def settled(policy: Policy) -> Policy:
@@ -61,6 +63,8 @@ def random_group(seed: int) -> tuple[Snapshot, Policy]:
                 cpu_ratio=(load,) * 3,
                 memory_bytes=int(used * room / 0.9),
                 memory_used_bytes=used,
+                rx_ratio=0.0,
+                tx_ratio=0.0,
             )
         )
     snapshot = Snapshot(time=1e9, hosts=tuple(hosts), domains=tuple(domains))
@@ -102,6 +106,16 @@ def varied_group(seed: int) -> tuple[Snapshot, Policy]:
             )
         )
     return replace(snapshot, hosts=tuple(hosts), domains=tuple(domains)), policy
+
+
+def partly_unknown(seed: int) -> tuple[Snapshot, Policy]:
+    """A varied group in which nothing is known of some hosts' uplinks."""
+    snapshot, policy = varied_group(seed)
+    rng = random.Random(f"unknown {seed}")
+    return replace(
+        snapshot,
+        hosts=tuple(replace(host, **UNKNOWN_UPLINKS) if rng.random() < 0.5 else host for host in snapshot.hosts),
+    ), policy
 
 
 def _random_rules(rng: random.Random, snapshot: Snapshot) -> tuple[Rule, ...]:
@@ -150,8 +164,8 @@ class World:
         self.cpu = {h.name: max(h.cpu_ratio[-3:]) for h in self.snapshot.hosts}
         self.memory = {h.name: float(h.memory_used_bytes) for h in self.snapshot.hosts}
         self.uplink = {h.name: h.uplink_bytes_per_second or UPLINK for h in self.snapshot.hosts}
-        self.sent = {h.name: h.tx_ratio * self.uplink[h.name] for h in self.snapshot.hosts}
-        self.received = {h.name: h.rx_ratio * self.uplink[h.name] for h in self.snapshot.hosts}
+        self.sent = {h.name: (h.tx_ratio or 0.0) * self.uplink[h.name] for h in self.snapshot.hosts}
+        self.received = {h.name: (h.rx_ratio or 0.0) * self.uplink[h.name] for h in self.snapshot.hosts}
 
     def move(self, move: Move) -> None:
         domain = self.domains[move.uuid]

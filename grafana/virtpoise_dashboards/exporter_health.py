@@ -34,7 +34,7 @@ NOW = Row(
         Stat(
             title="Exporters that do not answer",
             description="Targets that Prometheus cannot scrape.",
-            queries=(Query(f"count(up{{{HOST}}} == 0) or vector(0)", "down", instant=True),),
+            queries=(Query(f"count(up{{{HOST}}} == 0) or 0 * count(up{{{HOST}}})", "down", instant=True),),
             unit="none",
             steps=BAD_IF_ANY,
             width=6,
@@ -42,7 +42,13 @@ NOW = Row(
         Stat(
             title="Hosts without libvirt",
             description="Hosts whose exporter answers but does not reach libvirt.",
-            queries=(Query(f"count(virtpoise_libvirt_up{{{HOST}}} == 0) or vector(0)", "hosts", instant=True),),
+            queries=(
+                Query(
+                    f"count(virtpoise_libvirt_up{{{HOST}}} == 0) or 0 * count(virtpoise_libvirt_up{{{HOST}}})",
+                    "hosts",
+                    instant=True,
+                ),
+            ),
             unit="none",
             steps=BAD_IF_ANY,
             width=6,
@@ -52,7 +58,8 @@ NOW = Row(
             description="Collectors, over all hosts, that failed or missed their deadline in the newest scrape.",
             queries=(
                 Query(
-                    f"count(virtpoise_exporter_collector_success{{{HOST}}} == 0) or vector(0)",
+                    f"count(virtpoise_exporter_collector_success{{{HOST}}} == 0)"
+                    f" or 0 * count(virtpoise_exporter_collector_success{{{HOST}}})",
                     "collectors",
                     instant=True,
                 ),

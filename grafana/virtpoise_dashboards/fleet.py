@@ -73,7 +73,8 @@ NOW = Row(
             queries=(
                 Query(
                     f"count(max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}})"
-                    f" >= max by (host) (virtpoise_host_cpu_threshold_ratio{{{BALANCER}}})) or vector(0)",
+                    f" >= max by (host) (virtpoise_host_cpu_threshold_ratio{{{BALANCER}}}))"
+                    f" or 0 * count(max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}}))",
                     "hosts",
                     instant=True,
                 ),

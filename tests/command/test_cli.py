@@ -423,6 +423,20 @@ def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFix
     assert ["[red]vm1", "h1", "running", "1", "2.00", "0.00", "0", "B", "u1"] in rows
 
 
+def test_the_status_says_of_an_uplink_of_unknown_use_that_it_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    usual = {"state": "active", "cpu_ratio": 0.5, "consecutive": 0, "memory_ratio": 0.25, "penalty_seconds": 0.0}
+    usual |= {"domains": [], "why_unknown": None}
+    hosts = [
+        {"name": "h1", "rx_ratio": 0.125, "tx_ratio": 0.0, **usual},
+        {"name": "h2", "rx_ratio": None, "tx_ratio": 0.0, **usual},
+    ]
+    found = {"mode": "recommend", "strategy": "default", "leader": True, "threshold": 0.8, "consecutive": 3}
+    found |= {"paused": None, "brake": None, "blackout": None, "refused_targets": {"counts": {}}, "sentence": ""}
+    terminal.status(found | {"hosts": hosts})
+    shown = {line.split()[0]: line.split()[-4:] for line in capsys.readouterr().out.splitlines() if line[:1] == "h"}
+    assert (shown["h1"], shown["h2"]) == (["25.0%", "12.5%", "-", "0"], ["25.0%", "unknown", "-", "0"])
+
+
 def test_an_order_that_cannot_be_followed_is_refused_and_journalled(tmp_path: Path, closed: str) -> None:
     config = ["--config", str(with_store(written(tmp_path, closed)))]
     assert "cannot be asked" in refused("drain", "h1", *config)

@@ -24,6 +24,7 @@ from virtpoise_balancer.command.doctor import (
     judge_libvirt,
     judge_locks,
     judge_prometheus,
+    judge_uplinks,
 )
 from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
@@ -274,6 +275,20 @@ def test_why_a_host_is_unknown_is_said_as_it_is() -> None:
     failing = replace(EXPORTERS, failing={"h1": ("libvirt",)})
     found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=libvirt), HEALTH, failing)
     assert found.text == "collectors fail: libvirt"
+
+
+def test_uplinks_of_unknown_use_are_named_with_the_remedy() -> None:
+    assert not list(judge_uplinks(host("h1", 0.5)))
+    assert not list(judge_uplinks(host("h1", state=HostState.UNKNOWN, rx_ratio=None, tx_ratio=None)))
+    (found,) = judge_uplinks(host("h1", 0.5, rx_ratio=None, tx_ratio=None))
+    assert (found.subject, found.verdict) == ("uplinks of h1", Severity.NOT_KNOWN)
+    assert (found.text, "--network.speed" in found.remedy) == (
+        "Prometheus has no speed of them, so their use is unknown",
+        True,
+    )
+    (found,) = judge_uplinks(host("h1", 0.5, tx_ratio=None, uplink_bytes_per_second=125e6))
+    assert found.text == "Prometheus has no figures of their traffic, so their use is unknown"
+    assert "host_rx_ratio" in found.remedy
 
 
 def test_a_clock_that_is_off_and_a_prometheus_without_hosts_are_reported() -> None:

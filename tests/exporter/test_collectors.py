@@ -391,6 +391,13 @@ def test_a_kernel_without_huge_pages_is_no_failure(link: RecordedLink, tmp_path:
     assert "virtpoise_domain_hugepages_bytes" not in text
 
 
+def test_swap_space_that_the_kernel_does_not_tell_of_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 1 kB\nSwapTotal: 2 kB\n")
+    text = page(MemoryCollector(tmp_path))
+    assert "virtpoise_host_swap_total_bytes 2048\n" in text
+    assert "virtpoise_host_swap_free_bytes " not in text
+
+
 def test_a_kernel_without_pressure_is_no_failure(tmp_path: Path) -> None:
     assert page(PressureCollector(tmp_path)) == ""
 

@@ -49,7 +49,9 @@ def test_the_units_leave_little_to_whoever_breaks_in(
 def test_doctor_finds_healthy_machines_healthy_each_time(installation: Installation) -> None:
     for _ in range(10):
         findings = json.loads(installation.manager.run("runuser -u virtpoise -- virtpoise doctor --output json"))
-        wrong = {one["subject"]: one["text"] for one in findings if one["verdict"] != "good"}
+        found = {one["subject"]: one["text"] for one in findings if one["verdict"] != "good"}
+        # Network cards of virtual machines may report no speed.
+        wrong = {subject: text for subject, text in found.items() if not subject.startswith("uplinks of ")}
         # kvm3 has the newer Debian, which is all that there is to say.
         assert sorted(wrong) == ["kvm3 → kvm1", "kvm3 → kvm2"]
         assert all(text.startswith("the hypervisor is older there") for text in wrong.values())

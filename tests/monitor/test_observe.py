@@ -671,3 +671,23 @@ class TestHugePages:
         snapshot = self.seen("2097152", value, value).snapshot
         assert [pages.page_bytes for pages in snapshot.hosts[0].hugepages_free] == [GIB]
         assert snapshot.domains[0].hugepages == ()
+
+
+def test_an_uplink_without_figures_is_unknown_and_not_idle() -> None:
+    readings = {"h1": [(NOW, 0.5)], "h2": [(NOW, 0.5)]}
+    figures = merged(host_figures("h1"), host_figures("h2"))
+    figures["host_rx_ratio"] = [one(0.25, instance="h2")]
+    h1, h2 = observe(figures, readings).snapshot.hosts
+    assert (h1.known, h1.rx_ratio, h1.tx_ratio) == (True, None, None)
+    assert (h2.known, h2.rx_ratio, h2.tx_ratio) == (True, 0.25, None)
+    assert read_snapshot(write_snapshot(group := observe(figures, readings).snapshot), "saved") == group
+
+
+def test_a_snapshot_of_an_earlier_version_still_loads_and_says_what_it_said() -> None:
+    """Idle uplinks and unknown ones were both written as 0.0."""
+    figures = merged(host_figures("h1"))
+    saved = json.loads(write_snapshot(observe(figures, {"h1": [(NOW, 0.5)]}).snapshot))
+    saved["hosts"][0] |= {"rx_ratio": 0.0, "tx_ratio": 0.0}
+    assert read_snapshot(json.dumps(saved), "saved").hosts[0].rx_ratio == 0.0
+    del saved["hosts"][0]["rx_ratio"]
+    assert read_snapshot(json.dumps(saved), "saved").hosts[0].rx_ratio is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from virtpoise_balancer.model import (
     Reason,
     Refusal,
     Residual,
+    Resource,
     Role,
     Rule,
     SpaceTrigger,
@@ -185,6 +187,42 @@ def test_an_uplink_is_reckoned_with_at_both_ends_of_what_a_domain_may_send() -> 
     made = plan(group(hot, free, domain("a", "h1", tx_bytes_per_second=12e6)), POLICY)
     assert not made.solved  # 9 % at least leave, which is less than 10 %
     assert refusal(made, Reason.UNSOLVED).detail["upper_ratio"] == pytest.approx(0.86)
+
+
+@pytest.mark.parametrize("way", ["rx", "tx"])
+def test_an_uplink_of_unknown_use_is_no_problem_and_no_limit(way: str) -> None:
+    unknown: Any = {f"{way}_ratio": None}
+    traffic: Any = {f"{way}_bytes_per_second": 200e6}
+    heavy = domain("a", "h1", 2.0, **traffic)
+    made = plan(group(host("h1", 0.9, 0.9), host("h2", 0.2, 0.2), heavy), POLICY)
+    assert not made.moves
+    made = plan(group(host("h1", 0.9, 0.9), host("h2", 0.2, 0.2, **unknown), heavy), POLICY)
+    assert where(made) == {"a": "h2"}
+    predicted = made.moves[0].predicted.destination
+    there = [getattr(predicted, f"{way}_ratio{end}") for end in ("", "_lower", "_upper")]
+    assert there == [None, None, None]
+    assert made.moves[0].predicted.source.rx_ratio is not None
+    made = plan(group(host("h1", 0.9, 0.9, **unknown), host("h2", 0.2, 0.2), domain("a", "h1", 2.0)), POLICY)
+    assert where(made) == {"a": "h2"}
+    assert [one.resource for one in made.overloaded] == ["cpu"]
+
+
+def test_an_uplink_of_unknown_use_is_no_room() -> None:
+    """A host is worth what is known of it: its memory, and not an idle uplink."""
+    hot = host("h1", 0.9, 0.9)
+    unknown: Any = {"rx_ratio": None, "tx_ratio": None}
+    made = plan(group(hot, host("h2", 0.2, 0.2, memory_ratio=0.7, **unknown), domain("a", "h1", 2.0)), POLICY)
+    assert made.scores.hosts["h2"] == pytest.approx(0.2 / 0.9)
+    relieved = host("h3", 0.2, 0.2, tx_ratio=0.95, tx_ratio_window=(0.95,) * 3)
+    others = (host("h1", 0.2, 0.2, tx_ratio=0.3), host("h2", 0.2, 0.2, **unknown))
+    assert Group(group(*others, relieved), POLICY).least_use[Resource.TX.row] == 0.3
+
+
+def test_a_window_alone_says_what_an_uplink_carries() -> None:
+    hot = host("h1", 0.2, 0.2, tx_ratio=None, tx_ratio_window=(0.95,) * 3, uplink_bytes_per_second=100e6)
+    made = plan(group(hot, host("h2", 0.2, 0.2), domain("a", "h1", tx_bytes_per_second=50e6)), POLICY)
+    assert where(made) == {"a": "h2"}
+    assert made.moves[0].predicted.source.tx_ratio == pytest.approx(0.45)
 
 
 # Rest, gain, limits

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from random_groups import POLICY, UPLINK, World, busy_network, carry_out, random_group, settled, varied_group
+from random_groups import (
+    POLICY,
+    UNKNOWN_UPLINKS,
+    UPLINK,
+    World,
+    busy_network,
+    carry_out,
+    partly_unknown,
+    random_group,
+    settled,
+    varied_group,
+)
 from virtpoise_balancer.model import Domain, HostState, Plan, Policy, Resource, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
 
@@ -239,3 +250,29 @@ def test_a_plan_is_small_even_where_many_hosts_were_considered() -> None:
     )
     made = plan(full, Policy(rest_seconds=0.0))
     assert len(made.refusals) <= len(snapshot.domains) + 2 * len(snapshot.hosts)
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=12)
+def test_where_no_uplink_is_known_the_plan_is_that_of_a_group_without_traffic(seed: int) -> None:
+    snapshot, policy = varied_group(seed)
+    unknown = replace(snapshot, hosts=tuple(replace(h, **UNKNOWN_UPLINKS) for h in snapshot.hosts))
+    quiet = replace(
+        snapshot,
+        hosts=tuple(replace(h, rx_ratio=0.0, tx_ratio=0.0, tx_ratio_window=()) for h in snapshot.hosts),
+        domains=tuple(replace(d, rx_bytes_per_second=0.0, tx_bytes_per_second=0.0) for d in snapshot.domains),
+    )
+    assert essence(plan(unknown, policy)) == essence(plan(quiet, policy))
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=12)
+def test_an_unknown_uplink_is_never_predicted_and_what_is_known_is_never_exceeded(seed: int) -> None:
+    snapshot, policy = partly_unknown(seed)
+    hosts = {host.name: host for host in snapshot.hosts}
+    for move in plan(snapshot, policy).moves:
+        for name, predicted in ((move.source, move.predicted.source), (move.destination, move.predicted.destination)):
+            assert (predicted.tx_ratio is None) is (hosts[name].tx_ratio is None)
+        there = move.predicted.destination
+        for upper, trigger in ((there.cpu_ratio_upper, policy.cpu), (there.tx_ratio_upper, policy.network)):
+            assert upper is None or upper < trigger.threshold

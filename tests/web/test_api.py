@@ -238,6 +238,20 @@ def test_why_a_host_is_unknown_is_shown_everywhere(client: TestClient, published
     assert f"is unknown: {why.text}" in client.get("/").text
 
 
+def test_an_uplink_of_unknown_use_is_unknown_and_not_idle(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    seen = group(host("h1", 0.5, 0.5, rx_ratio=None, tx_ratio=None))
+    published.state = replace(published.state, observation=Observation(snapshot=seen, age_seconds=1.0))
+    found = client.get("/api/v1/status").json()["hosts"][0]
+    assert (found["state"], found["rx_ratio"], found["tx_ratio"]) == ("active", None, None)
+    for path in ("/", "/hosts/h1"):
+        page = client.get(path).text
+        assert 'aria-label="uplink: unknown"' in page
+        assert "unknown</b>" in page
+
+
 def test_ready_only_after_the_first_cycle(client: TestClient, published: Published, store: Store) -> None:
     assert client.get("/-/healthy").status_code == 200
     assert client.get("/-/ready").status_code == 503

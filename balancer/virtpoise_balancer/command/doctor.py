@@ -21,7 +21,7 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, NoStore, VirtpoiseError
 from virtpoise_balancer.execute.facts import HostFacts
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.model import Host, UnknownKind
+from virtpoise_balancer.model import Host, Resource, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, TargetRefusal
@@ -81,6 +81,7 @@ def _examine_group(config: Config, only: Sequence[str], told: Told, answers: lis
     for host in hosts:
         if not only or host.name in only:
             yield judge_exporter(host, health, exporters)
+            yield from judge_uplinks(host)
     yield from _libvirt(config, [host.name for host in hosts], set(only), told)
 
 
@@ -279,6 +280,23 @@ def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHeal
         )
     clock = "" if ahead is None else ", the clock agrees"
     return Finding(subject=subject, verdict=Severity.GOOD, text=f"fresh, version {version}{clock}")
+
+
+def judge_uplinks(host: Host) -> Iterator[Finding]:
+    """Says of a known host that its use of its uplinks is unknown, so that they limit nothing."""
+    if not host.known or (host.samples(Resource.RX) and host.samples(Resource.TX)):
+        return
+    if host.uplink_bytes_per_second is None:
+        text = "Prometheus has no speed of them, so their use is unknown"
+        remedy = (
+            f"on {host.name}: cat /sys/class/net/*/speed; where that is none, start its exporter with --network.speed"
+        )
+    else:
+        text = "Prometheus has no figures of their traffic, so their use is unknown"
+        remedy = (
+            f"see virtpoise_host_network_receive_bytes_total of {host.name}, or host_rx_ratio in prometheus.queries"
+        )
+    yield Finding(subject=f"uplinks of {host.name}", verdict=Severity.NOT_KNOWN, text=text, remedy=remedy)
 
 
 # --- libvirt

@@ -72,6 +72,9 @@ class Host:
 
     ``labels``: those of its target in Prometheus, such as its rack.
 
+    ``rx_ratio`` and ``tx_ratio``: of its busiest uplink. A direction without a figure is unknown, None: it is no
+    problem of the host, and holds no domain off it.
+
     ``uplink_bytes_per_second``: what its busiest uplink can carry in each direction; where it is not known, uplinks
     count as equal.
 
@@ -91,8 +94,8 @@ class Host:
     memory_used_bytes: Bytes = 0
     memory_reserved_bytes: Bytes = 0
     hugepages_free: tuple[HugePages, ...] = ()
-    rx_ratio: Amount = 0.0
-    tx_ratio: Amount = 0.0
+    rx_ratio: Amount | None = None
+    tx_ratio: Amount | None = None
     memory_ratio_window: tuple[Ratio, ...] = ()
     rx_ratio_window: tuple[Amount, ...] = ()
     tx_ratio_window: tuple[Amount, ...] = ()
@@ -129,23 +132,30 @@ class Host:
         reserved = self.memory_reserved_bytes / self.memory_bytes
         return tuple(min(ratio + reserved, 1.0) for ratio in self.memory_ratio_window)
 
-    def ratio(self, resource: Resource) -> float:
-        """The present share of a resource in use; of the CPU only for a host that is ``known``."""
+    def ratio(self, resource: Resource) -> float | None:
+        """The present share of a resource in use, None where it is unknown; of the CPU only for a host that is
+        ``known``.
+        """
         if resource is Resource.CPU:
             return self.load
         if resource is Resource.MEMORY:
             return self.memory_ratio
-        return self.rx_ratio if resource is Resource.RX else self.tx_ratio
+        now, window = self._uplink(resource)
+        return window[-1] if now is None and window else now
 
     def samples(self, resource: Resource) -> tuple[float, ...]:
-        """The last samples of a resource, newest last; where no window is known, the present ratio alone."""
+        """The last samples of a resource, newest last; where no window is known, the present ratio alone, if any."""
         if resource is Resource.CPU:
             return self.cpu_ratio
         if resource is Resource.MEMORY:
             return self.memory_ratios or (self.memory_ratio,)
+        now, window = self._uplink(resource)
+        return window or (() if now is None else (now,))
+
+    def _uplink(self, resource: Resource) -> tuple[float | None, tuple[float, ...]]:
         if resource is Resource.RX:
-            return self.rx_ratio_window or (self.rx_ratio,)
-        return self.tx_ratio_window or (self.tx_ratio,)
+            return self.rx_ratio, self.rx_ratio_window
+        return self.tx_ratio, self.tx_ratio_window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,11 +32,12 @@ class MemoryCollector:
             (metrics.HOST_MEMORY_AVAILABLE, available),
             (metrics.HOST_MEMORY_FREE, memory.free),
             (metrics.HOST_MEMORY_HUGEPAGES, hugepages),
-            (metrics.HOST_SWAP_TOTAL, sizes.get("SwapTotal", 0)),
-            (metrics.HOST_SWAP_FREE, sizes.get("SwapFree", 0)),
+            (metrics.HOST_SWAP_TOTAL, sizes.get("SwapTotal")),
+            (metrics.HOST_SWAP_FREE, sizes.get("SwapFree")),
         ):
             family = Family(metric)
-            family.add(value)
+            if value is not None:  # what the kernel does not say is unknown
+                family.add(value)
             families.append(family)
         return families
 

@@ -93,13 +93,17 @@ class Group:
             Resource.RX: (uplinks := [h.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND for h in self.hosts]),
             Resource.TX: uplinks,
         }
-        # The share of the host that one of the group's units takes (resources x hosts); above 0.
+        # The share of the host that one of the group's units takes (resources x hosts); above 0. Where a host's use of
+        # an uplink is unknown it is 0: traffic adds nothing to what is unknown.
         self.per_unit: Floats = 1 / np.array([there[resource] for resource in Resource], dtype=np.float64)
         # The threshold, which the use of a destination must stay below (resources x 1).
         self.limit: Floats = np.array([[policy.trigger(resource).threshold] for resource in Resource])
         # ``level``: the CPU load over the last N samples (hosts), 0 for unknown hosts. ``use``: the share in use, at
-        # the upper end (resources x hosts), infinite for unknown hosts.
+        # the upper end (resources x hosts), infinite for unknown hosts. Where a host's use of an uplink is unknown it
+        # is 0, before the plan and after: never a problem, a limit or the scarcest resource.
         self.level, self.use = self._use()
+        unknown = np.isnan(self.use)
+        self.use[unknown] = self.per_unit[unknown] = 0.0
         # The running domains of the hosts that were asked for so far.
         self._residents: dict[int, Residents] = {}
         # ``speeds`` from the hosts that were asked for so far.
@@ -122,7 +126,7 @@ class Group:
         """The CPU load over the last N samples (hosts), and the share in use at the upper end (resources x hosts).
 
         A destination counts with its highest recent sample, or with its forecast if that is higher: one low sample
-        makes no room.
+        makes no room. NaN: the use of a known host's uplink is unknown.
         """
         count, hosts = self.policy.cpu.consecutive, self.hosts
         cpu = newest([host.cpu_ratio for host in hosts], count)
@@ -164,8 +168,8 @@ class Group:
 
     @cached_property
     def least_use(self) -> Floats:
-        """The least share in use of any host (resources)."""
-        least: Floats = self.use.min(axis=1, initial=np.inf)
+        """The least share in use of any host where it is known (resources)."""
+        least: Floats = self.use.min(axis=1, initial=np.inf, where=self.per_unit > 0)
         return least
 
     @cached_property

@@ -14,6 +14,7 @@ from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.residents import TRAFFIC_DOUBT, Residents, predict_together
 
 _UPLINKS = (Resource.RX, Resource.TX)
+_UNKNOWN = (None, None, None)
 
 
 class _Interval(NamedTuple):
@@ -33,7 +34,7 @@ class _HostUse:
     """One host after the moves so far.
 
     ``present``: which of its own domains are left (1 x domains). ``arrivals``: what the domains that came want of its
-    CPUs. ``shares``: the use of memory and uplinks.
+    CPUs. ``shares``: the use of memory and uplinks, without what is unknown.
     """
 
     residents: Residents
@@ -98,7 +99,11 @@ class _Uses:
         if use is None:
             residents = self._group.residents(number)
             host = residents.host
-            shares = {r: _Interval(*(host.ratio(r),) * 3) for r in (Resource.MEMORY, *_UPLINKS)}
+            shares = {
+                resource: _Interval(now, now, now)
+                for resource in (Resource.MEMORY, *_UPLINKS)
+                if (now := host.ratio(resource)) is not None
+            }
             use = self._of[number] = _HostUse(residents, ~residents.leaving[np.newaxis], shares=shares)
             for domain in self._group.under_way:
                 home = self._group.index[domain.host]
@@ -125,7 +130,9 @@ class _Uses:
             share = traffic * per_unit[resource.row]
             amounts[resource] = (share * (1 - TRAFFIC_DOUBT), share, share * (1 + TRAFFIC_DOUBT))
         for resource, (lower, middle, upper) in amounts.items():
-            now = use.shares[resource]
+            now = use.shares.get(resource)
+            if now is None:
+                continue
             if sign > 0:
                 use.shares[resource] = now.changed(lower, middle, upper)
             else:  # the lower end falls by the most that may leave
@@ -138,7 +145,9 @@ def _prediction(group: Group, use: _HostUse, role: Role, *, saturated: bool) -> 
     quantile = group.quantiles[role, saturated]
     lower, upper = max(ratio - quantile.below * spread, 0.0), min(ratio + quantile.above * spread, 1.0)
     likeliest = min(max(ratio + quantile.bias_ratio, lower), upper)
-    memory, rx, tx = (use.shares[resource] for resource in (Resource.MEMORY, *_UPLINKS))
+    memory = use.shares[Resource.MEMORY]
+    rx_lower, rx, rx_upper = use.shares.get(Resource.RX, _UNKNOWN)
+    tx_lower, tx, tx_upper = use.shares.get(Resource.TX, _UNKNOWN)
     return Prediction(
         cpu_ratio=likeliest,
         cpu_ratio_lower=lower,
@@ -149,10 +158,10 @@ def _prediction(group: Group, use: _HostUse, role: Role, *, saturated: bool) -> 
         memory_ratio=memory.middle,
         memory_ratio_lower=memory.lower,
         memory_ratio_upper=memory.upper,
-        rx_ratio=rx.middle,
-        rx_ratio_lower=rx.lower,
-        rx_ratio_upper=rx.upper,
-        tx_ratio=tx.middle,
-        tx_ratio_lower=tx.lower,
-        tx_ratio_upper=tx.upper,
+        rx_ratio=rx,
+        rx_ratio_lower=rx_lower,
+        rx_ratio_upper=rx_upper,
+        tx_ratio=tx,
+        tx_ratio_lower=tx_lower,
+        tx_ratio_upper=tx_upper,
     )

@@ -164,7 +164,7 @@ class Source:
 
     def share(self, resource: Resource, present: Mask) -> Floats:
         """The share of memory or an uplink in use at the upper end (cases)."""
-        now = self.residents.host.ratio(resource)
+        now = self.residents.host.ratio(resource) or 0.0  # what has a goal is known
         gone = (~present).astype(np.float64) @ self.residents.relief[:, resource.row]
         share: Floats = np.maximum(now - gone * self.group.per_unit[resource.row, self.number], 0.0)
         return share

@@ -78,7 +78,7 @@ class Bar:
 
     @property
     def text(self) -> str:
-        return wording.percent(self.ratio)
+        return "unknown" if self.ratio is None else wording.percent(self.ratio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
