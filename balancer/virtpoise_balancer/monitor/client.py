@@ -45,7 +45,7 @@ _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPSta
 
 # [Unix seconds, value as text], as https://prometheus.io/docs/prometheus/latest/querying/api/ defines it. A native
 # histogram has no value. An exporter chooses what it exposes, so such a series is only left out.
-_Sample = tuple[FiniteFloat, str]
+_Sample = tuple[FiniteFloat, float]
 
 
 class _Instant(TypedDict):  # and no object of its own: there are many
@@ -258,21 +258,9 @@ def _answer(found: Iterable[tuple[dict[str, str], Sequence[_Sample]]], warnings:
         if max(map(len, (*labels, *labels.values())), default=0) > MOST_LABEL:
             long += 1
             continue
-        if len(samples) == 1:  # most answers have a hundred thousand of these
-            at, text = samples[0]
-            value = _number(text)
-            values: tuple[tuple[float, float], ...] = ((at, value),) if isfinite(value) else ()
-        else:
-            values = tuple((at, value) for at, text in samples if isfinite(value := _number(text)))
+        values = tuple([sample for sample in samples if isfinite(sample[1])])
         if values:
             series.append(Series(labels, values))
     if long:
         warnings = (*warnings, f"{long} series have a label of more than {MOST_LABEL} characters and are left out")
     return QueryAnswer(tuple(series), warnings)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise MonitorBadReply(f"Prometheus: expected a number as a sample's value, got '{shown(text)}'") from None
