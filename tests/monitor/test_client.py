@@ -144,7 +144,7 @@ def test_gives_up_at_the_deadline(httpserver: HTTPServer, client: PrometheusClie
         ("{}", 200, "status: missing"),
         ('{"status": "success", "data": {"resultType": "scalar", "result": [1, "1"]}}', 200, "data: expected"),
         ('{"status": "error", "error": "parse error: unexpected end"}', 400, "refused 'x': parse error"),
-        (vector(({}, "one")), 200, "expected a number as a sample's value, got 'one'"),
+        (vector(({}, "one")), 200, "expected a valid number, unable to parse string as a number, got 'one'"),
         (json.dumps({"status": "success", "data": {"resultType": "matrix", "result": []}}), 200, "expected a vector"),
     ],
 )

@@ -149,6 +149,15 @@ def test_a_look_is_what_its_queries_give_when_each_is_asked_alone(url: str, now:
     assert any(one is None for one in histories)
 
 
+def test_an_observer_that_remembers_shows_what_a_new_one_shows(url: str) -> None:
+    """In each of the looks, of which two fall in one step of the recent past."""
+    client = AtTheEnd(url=url, timeout_seconds=30)
+    looking = replace(observer(url, AtTheEnd, END), client=client)
+    for now in (END - 40, END - 30, END - 20, END - 10, END):
+        client.now = now
+        assert looking.observe(now) == observer(url, AtTheEnd, now).observe(now)
+
+
 @pytest.mark.parametrize("now", MOMENTS, ids=("before the end", "at the end"))
 def test_a_look_at_two_hosts_shows_what_the_whole_look_shows_of_them(url: str, now: float) -> None:
     whole = observer(url, AtTheEnd, now).observe(now).snapshot

@@ -6,11 +6,13 @@ A reply is bounded in bytes, series and samples, and so is each text in it, befo
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import isfinite
@@ -45,7 +47,7 @@ _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPSta
 
 # [Unix seconds, value as text], as https://prometheus.io/docs/prometheus/latest/querying/api/ defines it. A native
 # histogram has no value. An exporter chooses what it exposes, so such a series is only left out.
-_Sample = tuple[FiniteFloat, str]
+_Sample = tuple[FiniteFloat, float]
 
 
 class _Instant(TypedDict):  # and no object of its own: there are many
@@ -212,7 +214,7 @@ class PrometheusClient:
             raise MonitorBadReply(
                 f"Prometheus at {self.url}: expected at most {MOST_SERIES} series for {form['query']!r}"
             )
-        with self._reading:
+        with self._reading, _no_collections():
             return self._read(response, form["query"], read)
 
     def _read(self, response: Reply, query: str, read: _Read) -> QueryAnswer:
@@ -230,6 +232,19 @@ class PrometheusClient:
         return read(
             query, reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
         )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keeps the cyclic garbage collector from the many objects of a reply, among which there are no cycles.
+
+    Readings of several clients may overlap: the first to end lets it run again.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def joined(queries: Mapping[str, str]) -> str:
@@ -258,21 +273,9 @@ def _answer(found: Iterable[tuple[dict[str, str], Sequence[_Sample]]], warnings:
         if max(map(len, (*labels, *labels.values())), default=0) > MOST_LABEL:
             long += 1
             continue
-        if len(samples) == 1:  # most answers have a hundred thousand of these
-            at, text = samples[0]
-            value = _number(text)
-            values: tuple[tuple[float, float], ...] = ((at, value),) if isfinite(value) else ()
-        else:
-            values = tuple((at, value) for at, text in samples if isfinite(value := _number(text)))
+        values = tuple([sample for sample in samples if isfinite(sample[1])])
         if values:
             series.append(Series(labels, values))
     if long:
         warnings = (*warnings, f"{long} series have a label of more than {MOST_LABEL} characters and are left out")
     return QueryAnswer(tuple(series), warnings)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise MonitorBadReply(f"Prometheus: expected a number as a sample's value, got '{shown(text)}'") from None

@@ -31,7 +31,8 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.domain_figures import page_bytes, read_domains
-from virtpoise_balancer.monitor.queries import DEAREST, QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.queries import DEAREST, OF_THE_PAST, QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.remembered import Remembered
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of, labels_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
@@ -100,6 +101,7 @@ class Observer:
     matchers: str
     admits: Callable[[str], bool]
     clock: Clock = SYSTEM
+    _remembered: Remembered = field(init=False, repr=False, compare=False, default_factory=Remembered)
 
     @property
     def ranges(self) -> Ranges:
@@ -154,6 +156,10 @@ class Observer:
             asks: dict[str, Callable[[], QueryAnswer]] = {
                 name: partial(self.client.instant, query, at) for name, query in instants.items()
             }
+            step = math.floor(at / self.ranges.resolution)
+            for name in OF_THE_PAST:
+                if name not in self.queries:  # one of the configuration's own may tell of any time
+                    asks[name] = partial(self._remembered.answer, name, step, asks[name])
             for name, query in readings.items():
                 asks[name] = partial(self.client.range, query, start, at, self.step_seconds)
             answered = self.client.side_by_side({name: asks[name] for name in dict.fromkeys((*DEAREST, *asks))})

@@ -42,10 +42,10 @@ _HOST_CPU_RATIO = (
 )
 
 # The mean over those recent steps in which the host was not saturated: then a domain got what it wanted. A counter that
-# restarted within a step falls, so that step is left out.
+# restarted within a step falls, so that step is left out. One comparison says both: a saturated host has no zero.
 _UNSATURATED = """
 avg_over_time((
-  deriv({metric}{{$matchers}}[$reading]) >= 0 and on (instance) (({host_ratio}) < $saturation)
+  deriv({metric}{{$matchers}}[$reading]) >= on (instance) group_left () 0 * (({host_ratio}) < $saturation)
 )[$history:$resolution])
 """
 
@@ -130,10 +130,13 @@ QUERIES: dict[str, str] = {
 # The ranges that are numbers in PromQL, and not durations.
 _NUMBERS = ("saturation", "lag")
 
+# The means over the recent past. Its steps lie on a grid of their own ($resolution), and until the next of them the
+# answer is the same.
+OF_THE_PAST = ("domain_cpu_cores_unsaturated", "domain_cpu_delay_cores_unsaturated")
+
 # Those that take Prometheus longest. They are asked first, so that nothing waits for them alone in the end.
 DEAREST = (
-    "domain_cpu_cores_unsaturated",
-    "domain_cpu_delay_cores_unsaturated",
+    *OF_THE_PAST,
     "domain_rx_ratio",
     "domain_tx_ratio",
     "domain_rx_bytes_per_second",
@@ -156,7 +159,8 @@ class Ranges:
     saturation: float
     lag: float
     memory: float = 600.0
-    history: float = 600.0
+    # Less than whole steps, so that it always holds as many: its beginning is none of them.
+    history: float = 599.999
 
     @classmethod
     @lru_cache(maxsize=64)  # a look asks for the same each time
