@@ -28,7 +28,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
-from virtpoise_balancer.knowledge import brakes, journal, learned
+from virtpoise_balancer.knowledge import journal, learned, redating
 from virtpoise_balancer.knowledge.records import Overrides
 from virtpoise_balancer.knowledge.schema import migrations, predictions
 from virtpoise_balancer.knowledge.store import Store
@@ -223,8 +223,8 @@ def _what_was_ended_begins(patch: Patch) -> None:
 
 def _a_release_counts_by_its_date(patch: Patch) -> None:
     """What was dated while the clock was ahead is later than any release."""
-    patch.setattr(brakes, "redate", lambda *_: None)
-    patch.setattr(journal, "redate", lambda *_: None)
+    patch.setattr(redating, "redate_before_release", lambda *_: None)
+    patch.setattr(redating, "redate", lambda *_: None)
 
 
 class _Questions(dict[str, Any]):
