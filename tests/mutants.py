@@ -6,7 +6,7 @@ The campaign must find each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.control import cycle as cycle_module
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import Situation, why_not_now
+from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.execute import reach
 from virtpoise_balancer.execute import reconciler as reconciler_module
 from virtpoise_balancer.execute.copies import Copies
@@ -28,7 +29,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
-from virtpoise_balancer.knowledge import brakes, journal, learned
+from virtpoise_balancer.knowledge import brakes, journal, learned, overrides, redating
 from virtpoise_balancer.knowledge.records import Overrides
 from virtpoise_balancer.knowledge.schema import migrations, predictions
 from virtpoise_balancer.knowledge.store import Store
@@ -47,20 +48,24 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.monitor import doubt, observe
 from virtpoise_balancer.plan.default import strategy
 from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.web.metrics import _StateCollector
+from virtpoise_lab.campaign.beside import BESIDE, FIRST
+from virtpoise_lab.campaign.prometheus import ModelClient
 
 Patch = pytest.MonkeyPatch
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """``faults`` and ``seed``: of a run that finds it. ``found``: a part of that run's violation."""
+    """``faults``, ``seed`` and ``groups``: of a run that finds it. ``found``: a part of that run's violation."""
 
     name: str
     put_back: Callable[[Patch], None]
     faults: tuple[str, ...]
     seed: int
     found: str
+    groups: int | None = None
 
 
 def _twice_is_not_seen(patch: Patch) -> None:
@@ -223,8 +228,41 @@ def _what_was_ended_begins(patch: Patch) -> None:
 
 def _a_release_counts_by_its_date(patch: Patch) -> None:
     """What was dated while the clock was ahead is later than any release."""
-    patch.setattr(brakes, "redate", lambda *_: None)
-    patch.setattr(journal, "redate", lambda *_: None)
+    patch.setattr(redating, "redate_before_release", lambda *_: None)
+    patch.setattr(redating, "redate", lambda *_: None)
+
+
+def _each_group_has_the_hosts_of_all(patch: Patch) -> None:
+    def all_hosts(client: ModelClient) -> tuple[str, ...]:
+        return tuple(sorted(client.server.world.machines))
+
+    patch.setattr(ModelClient, "_hosts", all_hosts)
+    patch.setattr(Roster, "shared", lambda _roster, _group: {})
+
+
+def _orders_are_those_of(group: str) -> Callable[[Patch], None]:
+    """What a person ordered for one group holds for each."""
+
+    def put_back(patch: Patch) -> None:
+        read = overrides.read
+        patch.setattr(overrides, "read", lambda connection, _group, broken: read(connection, group, broken))
+
+    return put_back
+
+
+def _a_brake_is_that_of_any_group(patch: Patch) -> None:
+    newest = brakes.newest
+    patch.setattr(brakes, "newest", lambda connection, _group, broken: newest(connection, BESIDE, broken))
+
+
+def _a_group_that_fails_ends_the_turn(patch: Patch) -> None:
+    """A bad selector of one group fails the look at all."""
+
+    def keep_up(_roster: Roster, ask: Mapping[str, Callable[[], frozenset[str]]]) -> None:
+        if not all(members() for members in ask.values()):
+            raise MonitorError("no host is scraped")
+
+    patch.setattr(Roster, "keep_up", keep_up)
 
 
 class _Questions(dict[str, Any]):
@@ -381,4 +419,9 @@ MUTANTS = (
         "V9 the time of a migration starts over", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"
     ),
     Mutant("V9 questions pile up", _questions_pile_up, ("bystander-stopped",), 6, "two threads"),
+    Mutant("a group has the hosts of another", _each_group_has_the_hosts_of_all, (), 1, "of another group", 2),
+    Mutant("a pause of one group pauses all", _orders_are_those_of(BESIDE), (), 1, "was not finished", 2),
+    Mutant("a pause of one group is none", _orders_are_those_of(FIRST), (), 1, "stands still", 2),
+    Mutant("a brake of one group brakes all", _a_brake_is_that_of_any_group, (), 0, "is still on", 2),
+    Mutant("a group that fails holds up all", _a_group_that_fails_ends_the_turn, (), 5, "was not finished", 2),
 )

@@ -12,6 +12,7 @@ import pytest
 
 from mutants import MUTANTS, Mutant
 from virtpoise_balancer.control.orders import Orders
+from virtpoise_lab.campaign import beside
 from virtpoise_lab.campaign.__main__ import main
 from virtpoise_lab.campaign.faults import FAULTS
 from virtpoise_lab.campaign.kernel import Kernel, VirtualClock, VirtualProcess, VirtualThreads
@@ -82,13 +83,29 @@ def test_a_seed_that_once_showed_a_fault(seed: int, faults: tuple[str, ...] | No
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_an_old_fault_is_found_when_it_is_put_back(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not _with(mutant.found, play(mutant.seed, mutant.faults)), "today's code has it"
+    assert not _with(mutant.found, play(mutant.seed, mutant.faults, mutant.groups)), "today's code has it"
     mutant.put_back(monkeypatch)
-    assert _with(mutant.found, play(mutant.seed, mutant.faults))
+    assert _with(mutant.found, play(mutant.seed, mutant.faults, mutant.groups))
 
 
 def _with(text: str, outcome: Outcome) -> list[str]:
     return [violation for violation in outcome.violations if text in violation]
+
+
+def test_some_seeds_play_two_groups_and_all_else_of_them_is_drawn_as_for_one() -> None:
+    grouped = [seed for seed in range(100) if beside.drawn(seed, None)]
+    assert 5 <= len(grouped) <= 25
+    one, two, named = Run(3, None, 1), Run(3), Run(3, ["store-full"])
+    for run in (one, two, named):
+        with run._whole():
+            run._set_up()
+    assert 3 in grouped
+    assert named.world.hosts_of(beside.BESIDE) == [], "a seed that is named with its faults has one group"
+    assert two.world.hosts_of(beside.BESIDE) == ["h5", "h6", "h7"]
+    assert (one.faults, one.hosts, one.draining) == (two.faults, two.hosts, two.draining)
+    assert [guest.cores for guest in one.world.guests.values()] == [
+        guest.cores for guest in two.world.guests.values() if guest.group == two.group
+    ]
 
 
 def test_a_seed_always_plays_the_same() -> None:

@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from builders import GIB, FakeClock, domain, group, host, thesis_policy
+from virtpoise_balancer.analyse.backoff import Backoff
+from virtpoise_balancer.analyse.brake import Brake, BrakeCause
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle, Report
@@ -22,6 +24,7 @@ from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Set
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     BlackoutWindow,
+    BrakeBounds,
     Cause,
     Entries,
     HostState,
@@ -264,6 +267,59 @@ def test_an_end_from_while_the_clock_was_ahead_holds_nothing_up_for_longer_than_
     assert [one.ended for one in store.history(5)] == [1010.0]
     (backoff,) = (one for one in report.backoffs.values() if one.penalty_until is not None)
     assert (backoff.host, backoff.penalty_from) == ("h1", 1010.0)
+
+
+@pytest.mark.parametrize("released_first", [True, False])
+def test_a_release_from_while_the_clock_was_ahead_lets_a_later_brake_come_on(
+    store: Store, released_first: bool
+) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    brake = Brake(at=10_100.0, cause=BrakeCause.OTHERS, why="two act")
+    store.clock.at = 10_000.0  # type: ignore[attr-defined]
+    if not released_first:
+        store.commit(Changes(brake=replace(brake, at=9_900.0)), 9_900.0)
+    store.release(Setting(value="others", instead_of="", at=10_000.0, who="alice"))
+    if released_first:
+        store.commit(Changes(brake=brake), 10_100.0)
+    report = run(cycle, 1000.0)
+    assert (report.standing.brake is not None) == released_first
+    assert bool(acting.taken) == (not released_first)
+    assert 999.0 < store.overrides().released_at <= 1000.0  # type: ignore[operator]
+    store.clock.at = 1010.0  # type: ignore[attr-defined]
+    store.commit(Changes(brake=replace(brake, at=1010.0)), 1010.0)
+    assert run(cycle, 1020.0).standing.brake is not None
+
+
+def test_failures_after_a_release_from_while_the_clock_was_ahead_pull_the_brake(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    cycle = replace(cycle, policy=replace(cycle.policy, brake=BrakeBounds(failed_domains=1)))
+    store.release(Setting(value="others", instead_of="", at=10_000.0, who="alice"))
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0, MigrationOutcome(result=Result.FAILED, why="no"))
+    acting.busy = False
+    assert run(cycle, 1010.0).standing.brake is not None
+
+
+def test_an_undrain_from_while_the_clock_was_ahead_voids_no_later_penalty(store: Store) -> None:
+    cycle, _, acting = make(store, *BUSY)
+    store.clock.at = 10_000.0  # type: ignore[attr-defined]
+    store.order_drain("h1", draining=True)
+    store.order_drain("h1", draining=False)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0, MigrationOutcome(result=Result.FAILED, why="no"))
+    acting.busy = False
+    assert store.standing_orders().drains["h1"].at == 1000.0
+    assert [one.host for one in run(cycle, 1010.0).backoffs.values() if one.penalty_until] == ["h1"]
+    assert [one.host for one in run(cycle, 1020.0).backoffs.values() if one.penalty_until] == ["h1"]
+
+
+def test_a_penalty_from_while_the_clock_was_ahead_lasts_no_longer_than_one_of_now(store: Store) -> None:
+    cycle, _, _ = make(store, *BUSY)
+    ahead = Backoff(host="h2", penalty_from=10_000.0, penalty_until=10_090.0, failures=1)
+    store.commit(Changes(backoffs=(ahead,)), 10_000.0)
+    run(cycle, 1000.0)
+    kept = store.recall(moved_since=0.0, ended_since=0.0, judged_since=0.0).backoffs["h2"]
+    assert (kept.penalty_from, kept.penalty_until) in [(1000.0, 1090.0), (None, None)]
 
 
 def test_a_migration_of_others_is_said_kept_and_lets_its_hosts_rest_until_the_figures_show_it(store: Store) -> None:

@@ -473,6 +473,19 @@ def test_a_migration_of_an_earlier_process_has_the_same_time_limit(balancer: Bal
     assert (balancer.causes, world.places("a")) == ([Cause.SLOW], {"h1": "running"})
 
 
+@pytest.mark.parametrize("ahead_seconds", [120.0, 1e6])
+def test_a_migration_that_began_while_the_clock_was_ahead_has_the_same_time_limit(
+    balancer: Balancer, world: World, ahead_seconds: float
+) -> None:
+    world.copy_takes(1e9)
+    balancer.store.clock = FakeClock(at=world.clock.now() + ahead_seconds)
+    left_by_an_earlier_process(balancer, world)
+    balancer.store.clock = world.clock
+    balancer.cycle(62)
+    (first,) = balancer.journal
+    assert (first.result, first.why) == ("failed", "aborted: longer than 600 s: running on h1, absent on h2")
+
+
 def test_a_migration_of_an_earlier_process_that_does_not_converge_is_aborted(
     balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

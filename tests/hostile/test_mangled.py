@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
@@ -30,6 +31,7 @@ from web.serving import Balancer, small
 pytestmark = pytest.mark.hostile
 
 NOW = 1_800_000_000.0
+EXAMPLES = int(os.environ.get("VIRTPOISE_EXAMPLES", "15"))
 GIB = 2.0**30
 WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
 ODD = (math.nan, math.inf, -1.0, 0.0, 1e-300, 0.5, 1.5, 65535 * 125e3, 2.0**53, 1e19, 1e300)
@@ -174,7 +176,7 @@ def look(found: Mapping[str, list[Series]]) -> Observer:
     )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damages)
 def test_whatever_is_damaged_the_cycle_goes_on_and_everything_can_be_read(running: Running, done: list[Damage]) -> None:
     snapshot = look(damaged(done)).observe(NOW).snapshot

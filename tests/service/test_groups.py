@@ -235,6 +235,37 @@ def test_orders_are_of_one_group(groups: dict[str, OneGroup], path: Path) -> Non
     served.while_it_runs(act)
 
 
+def test_a_blackout_window_is_of_one_group(groups: dict[str, OneGroup], path: Path) -> None:
+    """The list of a group replaces the common one. The page, the API and the metrics show each group its own."""
+    configured = json.loads(path.read_text())
+
+    def always(name: str) -> dict[str, object]:
+        return {"windows": [{"name": name, "cron": "* * * * *", "duration_seconds": 86400}]}
+
+    configured["policy"] = always("everywhere")
+    configured["groups"]["red"]["policy"] = {"windows": []}
+    configured["groups"]["blue"]["policy"] = always("backup")
+    path.write_text(json.dumps(configured))
+    served = Served(path)
+
+    def act() -> None:
+        served.until(lambda: groups["red"].moves)
+        for name in groups:
+            served.cycle(name)
+        assert not groups["blue"].moves
+        assert "(window backup)" in served.sentence("blue")
+        assert "window" not in served.sentence("red")
+        shown = {name: served.get(f"/api/v1/status?group={name}")["blackout"] for name in groups}
+        assert (shown["blue"]["windows"], shown["red"]) == (["backup"], None)
+        pages = {name: ">No migration begins until" in served.get(f"/?group={name}") for name in groups}
+        assert pages == {"blue": True, "red": False}
+        families = {one.name: one for one in text_string_to_metric_families(served.get("/metrics"))}
+        windows = [(one.labels, one.value) for one in families["virtpoise_blackout"].samples]
+        assert windows == [({"group": "blue", "window": "backup"}, 1.0)]
+
+    served.while_it_runs(act)
+
+
 def test_the_api_the_page_and_the_metrics_know_the_group(groups: dict[str, OneGroup], path: Path) -> None:
     path.write_text(
         path.read_text().replace('"automatic"', '"recommend"')

@@ -110,8 +110,8 @@ class Cycle:
         self.store.adopt(hosts)
         busy = self.executor.busy
         memory = self._recall(now, hosts)  # after `busy`: the ends of what is not under way any more are in the store
-        if any(one.ended is not None and one.ended > self.clock.now() for one in memory.commitments):
-            self.store.redate()  # only now is it certain which clock is right: that of Prometheus says the same
+        if memory.is_ahead_of(self.clock.now()):
+            self.store.redate(now)  # only now is it certain which clock is right: that of Prometheus says the same
             memory = self._recall(now, hosts)
         self.accounts.keep_up(memory.watched, hosts, _seen_twice(seen))
         windows, warnings = self._windows(memory, now)

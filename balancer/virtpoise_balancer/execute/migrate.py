@@ -35,7 +35,6 @@ _MOST_SHOWN = 100  # characters of a name
 
 # When a migration's job may begin, from when the journal has it. The last looks lie between, and hosts may be slow to
 # answer these. libvirt's clock is not ours.
-_JOB_EARLY_SECONDS = 5.0
 _JOB_LATE_SECONDS = 120.0
 
 Watch = Callable[[Progress], None]
@@ -244,9 +243,11 @@ class Migrator:
     def _is_of(self, began: float, progress: Progress) -> bool:
         """Whether the job is that of a migration that was journalled as begun at ``began`` (Unix seconds): a person's
         job is not to be aborted.
+
+        One that seems older is ours as well: the domain had no job when it was asked for, so the clock has been set
+        back since.
         """
-        asked = self.clock.now() - progress.elapsed_seconds
-        return began - _JOB_EARLY_SECONDS <= asked <= began + _JOB_LATE_SECONDS
+        return self.clock.now() - progress.elapsed_seconds <= began + _JOB_LATE_SECONDS
 
     def _limited(self, move: Move, bandwidth: int | None) -> int | None:
         """The bandwidth limit from now on. ``bandwidth``: the one so far."""

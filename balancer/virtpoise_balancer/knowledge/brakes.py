@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause, EndedMigration, PredictionError, TrackRecord
 from virtpoise_balancer.knowledge import others
@@ -47,12 +47,6 @@ def newest(connection: Connection, group: str, broken: list[str]) -> Brake | Non
 
 def pull(connection: Connection, brake: Brake, group: str) -> None:
     connection.execute(insert(brakes).values(at=brake.at, cause=brake.cause.value, why=brake.why, group_name=group))
-
-
-def redate(connection: Connection, now: float, group: str) -> None:
-    """Date to ``now`` what was pulled later, by a clock that was ahead."""
-    later = update(brakes).where(brakes.c.group_name == group, brakes.c.at > now)
-    connection.execute(later.values(at=now))
 
 
 def track_record(connection: Connection, since: float, group: str, broken: list[str]) -> TrackRecord:

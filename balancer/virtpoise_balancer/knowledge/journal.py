@@ -140,12 +140,6 @@ def reopen(connection: Connection, migration_id: int, why: str) -> None:
         connection.execute(_CHANGE, values | {"migration_id": migration_id})
 
 
-def redate(connection: Connection, now: float, group: str) -> None:
-    """Date to ``now`` the ends that lie after it, by a clock that was ahead."""
-    later = update(migrations).where(migrations.c.group_name == group, migrations.c.ended > now)
-    connection.execute(later.values(ended=now))
-
-
 def watched(connection: Connection, now: float, group: str | None, broken: list[str]) -> tuple[JournalEntry, ...]:
     """The entries that the world is asked about: without an end, with a domain that is lost, or failed a short while
     ago.

@@ -222,6 +222,17 @@ class Memory:
     newest_cycle: NewestCycle | None = None
     broken: tuple[str, ...] = ()
 
+    def is_ahead_of(self, now: float) -> bool:
+        """Whether some of it was dated after ``now`` (Unix seconds), by a clock that was ahead."""
+        dates = [
+            *(one.ended for one in self.commitments),
+            *(one.at for one in self.orders.drains.values()),
+            *(one.penalty_from for one in self.backoffs.values()),
+            self.orders.overrides.released_at,
+            self.brake.at if self.brake else None,
+        ]
+        return any(at is not None and at > now for at in dates)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leader:

@@ -27,6 +27,7 @@ from virtpoise_balancer.knowledge import (
     overrides,
     plans,
     predictions,
+    redating,
 )
 from virtpoise_balancer.knowledge.database import Database
 from virtpoise_balancer.knowledge.leader import LeaderLock
@@ -255,10 +256,10 @@ class Store:
         with self._leading() as connection:
             journal.reopen(connection, migration_id, why)
 
-    def redate(self) -> None:
-        """Date to now what has ended later, by a clock that was ahead: it must not count for longer than it lasts."""
+    def redate(self, now: float) -> None:
+        """Date to ``now`` what was written by a clock that was ahead: it must not count for longer than it lasts."""
         with self._leading() as connection:
-            journal.redate(connection, self.clock.now(), self.group)
+            redating.redate(connection, now, self.group)
 
     def watched(self, *, in_all_groups: bool = False) -> tuple[JournalEntry, ...]:
         """The migrations that the world is to be asked about."""
@@ -291,8 +292,7 @@ class Store:
     def release(self, setting: Setting) -> None:
         """Release the brake. Nothing that was written before counts as later, whatever the clock said then."""
         with self.database.writing() as connection:
-            brakes.redate(connection, setting.at, self.group)
-            journal.redate(connection, setting.at, self.group)
+            redating.redate_before_release(connection, setting.at, self.group)
             overrides.write(connection, "released", setting, self.group)
 
     def override(self, name: Literal["paused", "mode"], setting: Setting | None) -> None:

@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   scripts/chaos --model --runs 1000                       seeds 0 to 999, faults as each seed chooses
   scripts/chaos --model --runs 1 --seed 4711 --trace      one seed again, with all that happened in it
   scripts/chaos --model --runs 200 --fault source-stopped
+  scripts/chaos --model --runs 200 --groups 2              each with a second group behind the same balancer
   scripts/chaos --model --hours 24 --fault source-stopped  what a balancer holds while a host hangs for a day
 
 exit status: 0 without a violation, 1 with one, 2 for a wrong argument"""
@@ -41,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--fault", action="append", choices=sorted(FAULTS), metavar="NAME", help=f"one of {', '.join(sorted(FAULTS))}"
     )
     parser.add_argument(
+        "--groups",
+        type=int,
+        choices=(1, 2),
+        help="how many one balancer serves (default: as each seed chooses, and one with --fault)",
+    )
+    parser.add_argument(
         "--hours",
         type=positive,
         metavar="H",
@@ -57,14 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _hours(options.seed, faults, options.hours)
     began, violating, doubled, lost, migrations, played = time.monotonic(), 0, 0, 0, 0, 0
     shown = began
-    for outcome in _played(range(options.seed, options.seed + options.runs), faults, options.processes):
+    seeds = range(options.seed, options.seed + options.runs)
+    for outcome in _played(seeds, faults, options.groups, options.processes):
         played += 1
         violating += bool(outcome.violations)
         doubled += outcome.doubled
         lost += outcome.lost
         migrations += outcome.migrations
         if outcome.violations or options.trace:
-            _show(outcome, faults, whole=options.trace)
+            _show(outcome, faults, options.groups, whole=options.trace)
         if time.monotonic() - shown > _PROGRESS_SECONDS:
             shown = time.monotonic()
             print(f"{played} of {options.runs} runs, {violating} with a violation, {shown - began:.0f} s", flush=True)
@@ -87,8 +95,8 @@ def _hours(seed: int, faults: tuple[str, ...], hours: int) -> int:
     return 1 if wrong else 0
 
 
-def _played(seeds: range, faults: tuple[str, ...] | None, processes: int) -> Iterator[Outcome]:
-    one = partial(play, names=faults)
+def _played(seeds: range, faults: tuple[str, ...] | None, groups: int | None, processes: int) -> Iterator[Outcome]:
+    one = partial(play, names=faults, groups=groups)
     if processes == 1:
         yield from map(one, seeds)
         return
@@ -96,8 +104,8 @@ def _played(seeds: range, faults: tuple[str, ...] | None, processes: int) -> Ite
         yield from pool.imap_unordered(one, seeds, chunksize=10)
 
 
-def _show(outcome: Outcome, faults: tuple[str, ...] | None, *, whole: bool) -> None:
-    named = "".join(f" --fault {name}" for name in faults or ())
+def _show(outcome: Outcome, faults: tuple[str, ...] | None, groups: int | None, *, whole: bool) -> None:
+    named = "".join(f" --fault {name}" for name in faults or ()) + (f" --groups {groups}" if groups else "")
     print(f"\nseed {outcome.seed} ({', '.join(outcome.faults)})")
     for violation in outcome.violations:
         print(f"  VIOLATION: {violation}")

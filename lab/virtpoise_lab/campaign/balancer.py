@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+from virtpoise_balancer.analyse.membership import with_shared
 from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.orders import By, Orders
@@ -23,22 +24,102 @@ from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconciler import Reconciler
 from virtpoise_balancer.knowledge.leader import FileLock
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import MigrationOutcome, Move
+from virtpoise_balancer.model import MigrationOutcome, Move, Snapshot, Unsettled
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.queries import Ranges
 from virtpoise_balancer.plan.stream import limits_of
 from virtpoise_balancer.service import reports, wiring
 from virtpoise_balancer.service.leading import Leadership
+from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.service.turns import Turns, first_state
 from virtpoise_balancer.web.metrics import Metrics
 from virtpoise_balancer.web.state import Published
 from virtpoise_lab.campaign.disk import Disk, ModelDatabase
 from virtpoise_lab.campaign.hosts import ModelHosts
-from virtpoise_lab.campaign.kernel import Kernel, Task, VirtualClock, VirtualProcess, VirtualThreads
+from virtpoise_lab.campaign.kernel import Kernel, Task, VirtualClock, VirtualLock, VirtualProcess, VirtualThreads
 from virtpoise_lab.campaign.prometheus import ModelClient, Prometheus
 from virtpoise_lab.campaign.world import World
 
 PERSON = By("person", "command")
+
+
+@dataclass
+class Part:
+    """All that works for one group of hosts in a balancer. ``config``: the group's own."""
+
+    balancer: Balancer
+    config: Config
+    turning: VirtualLock
+
+    def __post_init__(self) -> None:
+        balancer, config, clock = self.balancer, self.config, self.balancer.clock
+        threads, hosts = VirtualThreads(balancer.kernel, balancer.process), cast(Hosts, balancer.hosts)
+        self.store = balancer.store.of_group(config.group, config.all_groups)
+        self.reach = Reach(balancer.hosts.active_domains, clock=clock, threads=threads)
+        self.published = Published(first_state(config))
+        self.metrics = Metrics(self.published)
+        reconciler = Reconciler(lambda: hosts, self.store, self._ended, clock, threads=threads)
+        accounts = LibvirtAccounts(reconciler, Copies(lambda: hosts, threads=threads))
+        migrator = Migrator(
+            hosts=hosts,
+            timeout_seconds=config.migration.timeout_seconds,
+            stop_grace_seconds=config.migration.stop_grace_seconds,
+            clock=clock,
+        )
+        self.executor = LibvirtExecutor(
+            migrator, reconciler, self.reach.ask, limits=limits_of(config.policy), threads=threads
+        )
+        cycle = wiring.make_cycle(config, self.store, self.executor, accounts, clock, self.reach, self._shared)
+        self.observer = replace(
+            wiring.make_observer(config), client=cast(PrometheusClient, self._client()), clock=clock
+        )
+        self.turns = Turns(
+            config=config,
+            cycle=replace(cycle, observer=self.observer),
+            leadership=balancer.leadership,
+            store=self.store,
+            go_on=self.executor.go_on,
+            reach=self.reach,
+            metrics=self.metrics,
+            published=self.published,
+            clock=clock,
+            threads=threads,
+            group=config.group,
+            turning=self.turning,
+        )
+        self.published.in_flight = lambda: self.executor.in_flight
+        self.published.overrides = self.store.overrides
+        self.orders = Orders(
+            store=self.store,
+            look=self._look,
+            mode=lambda: config.mode,
+            carry_out=self.turns.apply,
+            clock=clock,
+        )
+
+    def members(self) -> frozenset[str]:
+        return self.observer.members(self.balancer.clock.now())
+
+    def _shared(self) -> dict[str, str]:
+        return dict(self.balancer.roster.shared(self.config.group))
+
+    def _look(self) -> Snapshot:
+        seen = self.observer.observe(self.balancer.clock.now()).snapshot
+        return with_silence(with_shared(seen, self._shared()), self.reach.silence(), acts=True)
+
+    def _client(self) -> ModelClient:
+        config = self.config
+        ranges = Ranges.of(
+            step_seconds=config.interval_seconds,
+            scrape_interval_seconds=config.scrape_interval_seconds,
+            consecutive=config.policy.cpu.consecutive,
+            saturation_ratio=config.policy.saturation_ratio,
+        )
+        return ModelClient(self.balancer.server, self.balancer.process, ranges, config.prometheus.matchers)
+
+    def _ended(self, move: Move, outcome: MigrationOutcome) -> None:
+        self.metrics.migration_ended(move, outcome)
+        reports.migration_ended(move, outcome)
 
 
 @dataclass
@@ -69,61 +150,23 @@ class Balancer:
         return ModelHosts(self.world, self.process, self.on_request)
 
     def start(self) -> None:
-        threads = VirtualThreads(self.kernel, self.process)
-        hosts = cast(Hosts, self.hosts)
-        config = self.config
         self.store = Store(ModelDatabase(self.disk, self.process), self.clock)
-        self.reach = Reach(hosts.active_domains, clock=self.clock, threads=threads)
-        self.published = Published(first_state(config))
-        self.metrics = Metrics(self.published)
-        self.leadership = Leadership(FileLock(self.store_file), config.interval_seconds, self.clock)
-        reconciler = Reconciler(lambda: hosts, self.store, self._ended, self.clock, threads=threads)
-        self.accounts = LibvirtAccounts(reconciler, Copies(lambda: hosts, threads=threads))
-        migrator = Migrator(
-            hosts=hosts,
-            timeout_seconds=config.migration.timeout_seconds,
-            stop_grace_seconds=config.migration.stop_grace_seconds,
-            clock=self.clock,
-        )
-        self.executor = LibvirtExecutor(
-            migrator, reconciler, self.reach.ask, limits=limits_of(config.policy), threads=threads
-        )
-        cycle = wiring.make_cycle(config, self.store, self.executor, self.accounts, self.clock, self.reach)
-        observer = replace(
-            wiring.make_observer(config), client=cast(PrometheusClient, self._client()), clock=self.clock
-        )
-        self.turns = Turns(
-            config=config,
-            cycle=replace(cycle, observer=observer),
-            leadership=self.leadership,
-            store=self.store,
-            go_on=self.executor.go_on,
-            reach=self.reach,
-            metrics=self.metrics,
-            published=self.published,
-            clock=self.clock,
-            threads=threads,
-        )
-        self.published.in_flight = lambda: self.executor.in_flight
-        self.published.overrides = self.store.overrides
-        self.orders = Orders(
-            store=self.store,
-            look=lambda: with_silence(observer.observe(self.clock.now()).snapshot, self.reach.silence(), acts=True),
-            mode=lambda: config.mode,
-            carry_out=self.turns.apply,
-            clock=self.clock,
-        )
+        self.leadership = Leadership(FileLock(self.store_file), self.config.interval_seconds, self.clock)
+        self.roster = Roster()
+        threads = VirtualThreads(self.kernel, self.process)
+        turning = threads.lock()
+        self.parts = [Part(self, config, turning) for config in self.config.each_group.values()]
         threads.start(self._run, "daemon")
 
-    def _client(self) -> ModelClient:
-        config = self.config
-        ranges = Ranges.of(
-            step_seconds=config.interval_seconds,
-            scrape_interval_seconds=config.scrape_interval_seconds,
-            consecutive=config.policy.cpu.consecutive,
-            saturation_ratio=config.policy.saturation_ratio,
-        )
-        return ModelClient(self.server, self.process, ranges, config.prometheus.matchers)
+    @property
+    def first(self) -> Part:
+        """The group that the faults of a run meet."""
+        return self.parts[0]
+
+    @property
+    def unaccounted(self) -> list[Unsettled]:
+        """Of all groups."""
+        return [one for part in self.parts for one in part.published.state.unsettled if one.unaccounted]
 
     @property
     def leads(self) -> bool:
@@ -144,11 +187,12 @@ class Balancer:
             now = self.clock.now()
             self.clock.sleep(math.ceil((now + 0.001) / step) * step - now)
             began = self.kernel.at
-            self.turns.turn()
+            self.first.turns.turn(prepare=self._prepare)
+            for part in self.parts[1:]:
+                part.turns.turn()
             self.longest_turn = max(self.longest_turn, self.kernel.at - began)
             for act in list(self.on_turn):
                 act(self)
 
-    def _ended(self, move: Move, outcome: MigrationOutcome) -> None:
-        self.metrics.migration_ended(move, outcome)
-        reports.migration_ended(move, outcome)
+    def _prepare(self) -> None:
+        self.roster.keep_up({part.config.group: part.members for part in self.parts})

@@ -133,7 +133,7 @@ def _resume(run: Run, uuid: str, host: str) -> None:
 
 def _migrate(run: Run, met: Met, _seconds: float) -> None:
     for host in run.world.active_on(met.uuid)[:1]:
-        other = run.random.choice(sorted(set(run.world.machines) - {host}))
+        other = run.random.choice(sorted(set(run.hosts) - {host}))
         run.world.guests[met.uuid].touched = True
         migrate(run.world, met.uuid, host, other, ours=False)
 
@@ -251,7 +251,7 @@ def _kill(run: Run, _met: Met, seconds: float) -> None:
 
 def _emptiest(run: Run, _met: Met, _seconds: float) -> None:
     """The daemon of the host that every plan would choose is away for long."""
-    host = min(run.world.machines, key=lambda name: (run.world.used_cores(name), name))
+    host = min(run.hosts, key=lambda name: (run.world.used_cores(name), name))
     run.faulty_until(run.kernel.at + _LONG_SECONDS)
     run.world.kill_daemon(host)
     run.kernel.after(_LONG_SECONDS, partial(run.world.start_daemon, host))
@@ -359,7 +359,7 @@ def _on_step(run: Run, step: Step, nth: int, delay: float, now: Callable[[Met | 
 
     def look(job: Job) -> None:
         nonlocal seen
-        if job.ours and job.step is step:
+        if job.ours and job.step is step and job.source in run.hosts:
             seen += 1
             if seen == nth:
                 met = Met(job.uuid, job.source, job.destination, _bystander(run, job.source, job.destination))
@@ -384,15 +384,15 @@ def _on_store(
 
 
 def _bystander(run: Run, *ends: str) -> str:
-    return run.random.choice(sorted(set(run.world.machines) - set(ends)))
+    return run.random.choice(sorted(set(run.hosts) - set(ends)))
 
 
 def _someone(run: Run) -> Met:
     """The ends of a migration under way, or else of one that could be."""
     for job in run.world.jobs:
-        if not job.over:
+        if not job.over and job.source in run.hosts:
             return Met(job.uuid, job.source, job.destination, _bystander(run, job.source, job.destination))
-    uuid = run.random.choice(sorted(run.world.guests))
+    uuid = run.random.choice(sorted(uuid for uuid, guest in run.world.guests.items() if guest.group == run.group))
     source = next(iter(run.world.active_on(uuid)), "h1")
     destination = _bystander(run, source)
     return Met(uuid, source, destination, _bystander(run, source, destination))

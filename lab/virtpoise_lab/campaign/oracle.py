@@ -5,19 +5,19 @@ people.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.analyse.brake import Brake
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import UnsettledKind
+from virtpoise_lab.campaign.beside import BESIDE
 from virtpoise_lab.campaign.kernel import VirtualProcess
 from virtpoise_lab.campaign.world import ACTIVE, WE, Daemon
 from virtpoise_lab.floors import JOURNAL, Entry, replayed
 
 if TYPE_CHECKING:
-    from virtpoise_lab.campaign.balancer import Balancer
+    from virtpoise_lab.campaign.balancer import Balancer, Part
     from virtpoise_lab.campaign.run import Run
 
 # Of one process at once. A group of four hosts with two moves needs a dozen.
@@ -71,7 +71,7 @@ class Oracle:
 
     def ordered(self) -> None:
         """After an order of a person was followed, or may have been: a balancer that is killed gives no answer."""
-        rows = self.run.disk.driver.execute("SELECT name, value FROM overrides")
+        rows = self.run.disk.driver.execute("SELECT name, value FROM overrides WHERE group_name = ?", (self.run.group,))
         over = {str(name): str(value) for name, value in rows}
         forbidden = "paused" in over or over.get("mode") == "recommend"
         forbidden |= self.run.draining is not None and self.drain_ordered_at() is None
@@ -89,12 +89,14 @@ class Oracle:
             self._wrong(
                 f"{name}: a migration from {source} to {destination} was asked for that the journal does not have"
             )
+        self._stays_in_its_group(name, source, destination)
         self.ordered()
         # The last look reads the orders, and asks both hosts after that.
         patience = 0.5 if len(set(self.run.faults)) == 1 else 3 * self.interval_seconds
-        if self._forbidden_since is not None and now - self._forbidden_since > patience:
+        forbidden_since = self._forbidden_since if source in self.run.hosts else None
+        if forbidden_since is not None and now - forbidden_since > patience:
             self._wrong(f"{name} was moved from {source} to {destination} against a person's order")
-        if len([one for one in self.run.balancers if one.process.alive and one.turns.leadership.leads]) > 1:
+        if len([one for one in self.run.balancers if one.process.alive and one.leadership.leads]) > 1:
             self._wrong("two balancers act")
         patience = 3 * self.interval_seconds
         for twice, since in world.doubled_since.items():
@@ -113,6 +115,13 @@ class Oracle:
         if after > limit + _SLACK_CORES and not self._strange(destination):
             self._wrong(f"{destination} was pushed over its threshold: {after:.2f} of {limit:.2f} cores, by {name}")
 
+    def _stays_in_its_group(self, name: str, source: str, destination: str) -> None:
+        here, there = (self.run.world.machines[host].group for host in (source, destination))
+        if here != there:
+            self._wrong(f"{name} was moved from {source} to {destination}, which is of another group")
+        if here == BESIDE and self.run.still:
+            self._wrong(f"{name} was moved from {source} to {destination}, in a group that stands still")
+
     def _long_well(self, hosts: list[str], seconds: float) -> bool:
         """Whether these hosts have answered for so long."""
         machines = [self.run.world.machines[host] for host in hosts]
@@ -129,7 +138,7 @@ class Oracle:
     def turn(self, balancer: Balancer) -> None:
         """After each turn of a balancer."""
         run = self.run
-        if len(balancer.process.tasks) > _MOST_THREADS:
+        if len(balancer.process.tasks) > _MOST_THREADS * len(balancer.parts):
             self._wrong(f"{len(balancer.process.tasks)} threads at once")
         if balancer.longest_turn > self.interval_seconds and not self._has("prometheus", "store"):
             self._wrong(f"a turn took {balancer.longest_turn:.1f} s")
@@ -138,19 +147,25 @@ class Oracle:
         if not balancer.leads:
             return
         self._silence_of_a_draining_host_is_shown(balancer)
-        brake = balancer.published.state.brake
-        if brake and run.kernel.at - self._released.get(brake.at, run.kernel.at) > 2 * self.interval_seconds:
-            self._wrong("the brake was released, and is still on")
         entries = self.entries()
         self._no_verdict_while_a_job_runs(entries)
         endless = [(one.id, one.is_open) for one in entries if one.result is None]
         self._endless_since = {one: self._endless_since.get(one, run.kernel.at) for one in endless}
         open_entries = [one for one in entries if one.is_open]
         began = {one.began for one in open_entries}
-        for flight in balancer.published.in_flight():
+        for part in balancer.parts:
+            self._what_is_shown(part, began)
+
+    def _what_is_shown(self, part: Part, began: set[float | None]) -> None:
+        """``began``: when the migrations began that are open in the journal."""
+        run = self.run
+        brake = part.published.state.brake
+        if brake and run.kernel.at - self._released.get(brake.at, run.kernel.at) > 2 * self.interval_seconds:
+            self._wrong("the brake was released, and is still on")
+        for flight in part.published.in_flight():
             if began and flight.began not in began:
                 self._wrong(f"{flight.move.domain}: the time of its migration is not the journal's")
-        state = balancer.published.state
+        state = part.published.state
         if state.plan is None or state.result != "moved" or self._has("prometheus", "exporter"):
             return
         for move in state.plan.moves:
@@ -171,7 +186,7 @@ class Oracle:
             return
         if self._has("prometheus", "exporter", "store", "clock", "balancer", "second"):
             return
-        if balancer.metrics.registry.get_sample_value("virtpoise_host_libvirt_answers", {"host": host}) != 0.0:
+        if balancer.first.metrics.registry.get_sample_value("virtpoise_host_libvirt_answers", {"host": host}) != 0.0:
             self._wrong(f"{host} has long been silent, and no alert says so")
 
     def _no_verdict_while_a_job_runs(self, entries: list[Entry]) -> None:
@@ -205,8 +220,9 @@ class Oracle:
         if leader is None:
             self._wrong("no balancer acts")
             return
-        shown = {one.uuid: one.kind for one in leader.published.state.unsettled if one.unaccounted}
-        self._alerts_fire(leader, shown)
+        shown = {one.uuid: one.kind for one in leader.unaccounted}
+        for part in leader.parts:
+            self._alerts_fire(part)
         for uuid, guest in world.guests.items():
             places = world.places(uuid)
             half_way = [host for host, state in places.items() if state is Presence.MIGRATING]
@@ -229,17 +245,17 @@ class Oracle:
             if entry.is_open and entry.uuid not in shown and not self._is_being_made(entry):
                 self._wrong(f"entry {entry.id} of {world.guests[entry.uuid].name} is still open")
 
-    def _alerts_fire(self, leader: Balancer, shown: Mapping[str, UnsettledKind]) -> None:
+    def _alerts_fire(self, part: Part) -> None:
         """The figures that the alerts go by say the same as the page: of these two only one wakes a person."""
         figures = {
             sample.labels["kind"]: sample.value
-            for family in leader.metrics.registry.collect()
+            for family in part.metrics.registry.collect()
             for sample in family.samples
             if sample.name == "virtpoise_domains_unaccounted"
         }
         for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.UNKNOWN):
             figure = figures.get(kind.value)
-            wanted = sum(one is kind for one in shown.values())
+            wanted = sum(one.kind is kind for one in part.published.state.unsettled if one.unaccounted)
             if figure != wanted:
                 self._wrong(f"virtpoise_domains_unaccounted is {figure} for {kind}: no alert says that it is {wanted}")
 
@@ -287,20 +303,26 @@ class Oracle:
         """A person has accounted for all: no alert is left."""
         leader = self.run.leader
         if leader is not None:
-            for one in leader.published.state.unsettled:
-                if one.unaccounted and not self.run.world.lately_moved(one.uuid, 2 * self.interval_seconds):
+            for one in leader.unaccounted:
+                if not self.run.world.lately_moved(one.uuid, 2 * self.interval_seconds):
                     self._wrong(f"{one.domain} was accounted for, and is still shown as {one.kind}: {one.text}")
 
     def task_is_done(self) -> bool:
         world = self.run.world
+        beside = [] if self.run.still else world.hosts_of(BESIDE)
         if self.run.draining:
-            return self.drain_ordered_at() is not None and not any(
-                copy.state in ACTIVE for copy in world.machines[self.run.draining].copies.values()
+            return (
+                self.drain_ordered_at() is not None
+                and not any(copy.state in ACTIVE for copy in world.machines[self.run.draining].copies.values())
+                and self._is_relieved(beside)
             )
+        return self._is_relieved([*self.run.hosts, *beside])
+
+    def _is_relieved(self, hosts: list[str]) -> bool:
         # A load that is exactly the threshold may be measured a rounding below it, and is no task then.
+        world = self.run.world
         return all(
-            world.used_cores(name) < self.threshold_ratio * machine.cpus + _SLACK_CORES
-            for name, machine in world.machines.items()
+            world.used_cores(host) < self.threshold_ratio * world.machines[host].cpus + _SLACK_CORES for host in hosts
         )
 
     def at_end(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.balancer import PERSON
+from virtpoise_lab.campaign.beside import BESIDE
 from virtpoise_lab.campaign.kernel import Task
 from virtpoise_lab.campaign.world import ACTIVE
 
@@ -58,7 +59,7 @@ class Person:
 
         def ask() -> None:
             try:
-                run.note(f"a person orders: {order.give(leader.orders)}")
+                run.note(f"a person orders: {order.give(leader.first.orders)}")
                 run.oracle.ordered()
             except Exception as error:
                 run.note(f"a person orders, and is refused: {error}")
@@ -99,7 +100,7 @@ class Person:
         """
         run, leader = self.run, self.run.leader
         self.release()
-        flagged = {one.uuid for one in leader.published.state.unsettled if one.unaccounted} if leader else set()
+        flagged = {one.uuid for one in leader.unaccounted} if leader else set()
         for uuid in sorted(flagged):
             self._account_for(uuid)
         for uuid, guest in run.world.guests.items():
@@ -111,12 +112,14 @@ class Person:
         return bool(flagged)
 
     def release(self) -> None:
-        """Release the brake, if it is on."""
+        """Release each brake that is on, but for that of a group that is to stand still."""
         leader = self.run.leader
-        if leader is not None and (brake := leader.published.brake):
-            self.run.note(f"a person releases the brake: {brake.why}")
-            leader.orders.release(PERSON)
-            self.run.oracle.released(brake)
+        for part in leader.parts if leader else ():
+            brake = part.published.brake
+            if brake and not (self.run.still and part.config.group == BESIDE):
+                self.run.note(f"a person releases the brake: {brake.why}")
+                part.orders.release(PERSON)
+                self.run.oracle.released(brake)
 
     def _account_for(self, uuid: str) -> None:
         """Leave one copy of the domain: where it runs on, else where it is paused half way."""

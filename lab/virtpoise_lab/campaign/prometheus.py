@@ -166,6 +166,11 @@ class Prometheus:
 _NARROWED = re.compile(r'instance=~"\(([^()]*)\)')  # as ``narrowed`` writes the names of hosts
 
 
+def selector(group: str) -> str:
+    """The matchers that only the hosts of a group have."""
+    return f'cluster="{group}"'
+
+
 @cache
 def _names(ranges: Ranges, matchers: str) -> dict[str, str]:
     """The query's name by its text."""
@@ -258,7 +263,16 @@ class ModelClient:
         self.process.check()
         if self.server.slow_seconds:
             self._exchange()
-        return _asked(query, self.ranges, self.matchers, tuple(sorted(self.server.world.machines)))
+        return _asked(query, self.ranges, self.matchers, self._hosts())
+
+    def _hosts(self) -> tuple[str, ...]:
+        """Those with the label that the matchers ask for. A host of no group has none, and is alone."""
+        machines = self.server.world.machines
+        return tuple(
+            name
+            for name in sorted(machines)
+            if not machines[name].group or selector(machines[name].group) in self.matchers
+        )
 
     def _exchange(self) -> None:
         """The way to the server and back."""

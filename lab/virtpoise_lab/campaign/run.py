@@ -20,7 +20,7 @@ import structlog
 from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.knowledge.database import Database
-from virtpoise_lab.campaign import faults
+from virtpoise_lab.campaign import beside, faults
 from virtpoise_lab.campaign.balancer import Balancer
 from virtpoise_lab.campaign.disk import Disk
 from virtpoise_lab.campaign.kernel import Kernel
@@ -44,7 +44,8 @@ _IN_MEMORY = "/dev/shm"
 
 
 @cache
-def _config(timeout_seconds: float) -> Config:
+def _config(timeout_seconds: float, groups: str) -> Config:
+    """``groups``: their section, if there are any."""
     return parse_config(
         f"""
 mode: automatic
@@ -58,6 +59,7 @@ policy:
   rest_seconds: 60
 migration: {{timeout_seconds: {timeout_seconds:g}}}
 measurement: {{settle_seconds: 10, window_seconds: 30}}
+{groups}
 """,
         "the campaign",
     )
@@ -114,10 +116,15 @@ class Figures:
 
 @dataclass(eq=False)
 class Run:
-    """``names``: of the faults; None for some that the seed chooses."""
+    """``names``: of the faults; None for some that the seed chooses. ``groups``: how many; None for as many as the seed
+    chooses, if it chooses the faults as well, and else one.
+
+    ``group``: the name of the one that the faults meet. ``still``: why the other one stands still, or empty.
+    """
 
     seed: int
     names: Sequence[str] | None = None
+    groups: int | None = None
     trace: list[str] = field(default_factory=list)
     balancers: list[Balancer] = field(default_factory=list)
     pending: int = 0  # faults that have not come yet
@@ -132,7 +139,12 @@ class Run:
         database, driver, new = _database()
         driver.deserialize(new)
         self.disk = Disk(self.kernel, database, driver)
-        self.config = _config(15.0 if self.random.random() < 0.1 else 600.0)
+        chooses = self.groups is None and self.names is None
+        self._beside = beside.drawn(self.seed, None if chooses else self.groups or 1)
+        self.group = beside.FIRST if self._beside else ""
+        self.still = self._beside.choice(beside.STILL) if self._beside else ""
+        timeout_seconds = 15.0 if self.random.random() < 0.1 else 600.0
+        self.config = _config(timeout_seconds, beside.configured(self.still) if self._beside else "")
         self.oracle = Oracle(self, THRESHOLD_RATIO, INTERVAL_SECONDS)
         self.person = Person(self)
         self._folder = tempfile.TemporaryDirectory(prefix="virtpoise-campaign-", dir=_IN_MEMORY)
@@ -145,6 +157,11 @@ class Run:
     @property
     def lock_file(self) -> Path:
         return Path(self._folder.name) / "store.lock"
+
+    @property
+    def hosts(self) -> list[str]:
+        """Those that the faults meet."""
+        return self.world.hosts_of(self.group)
 
     def faulty_until(self, at: float) -> None:
         self.healed_at = max(self.healed_at, at)
@@ -262,7 +279,7 @@ class Run:
         random = self.random
         names = _HOSTS[: random.choice((3, 3, 4))]
         for name in names:
-            self.world.machines[name] = Machine(name)
+            self.world.machines[name] = Machine(name, group=self.group)
         self.world.perform_seconds = random.choice((3.0, 8.0, 20.0))
         limit = THRESHOLD_RATIO * 8
         drains = random.random() < 0.4
@@ -277,11 +294,13 @@ class Run:
                 cores = min(left, random.choice((0.4, 0.8, 1.2, 1.6)))
                 number += 1
                 uuid = f"00000000-0000-4000-8000-{number:012d}"
-                self.world.guests[uuid] = Guest(uuid, f"vm{number}", cores)
+                self.world.guests[uuid] = Guest(uuid, f"vm{number}", cores, group=self.group)
                 self.world.put(uuid, name, Presence.RUNNING, persistent=True)
                 left -= cores
         if drains:
             self.draining = "h1"
+        if self._beside:
+            beside.set_up(self, self._beside, limit)
         self.oracle.begin()
 
     def _chosen(self) -> tuple[str, ...]:
@@ -329,6 +348,6 @@ def last(seed: int, names: Sequence[str], hours: int) -> Iterator[Figures]:
     return Run(seed, names).last(hours)
 
 
-def play(seed: int, names: Sequence[str] | None = None) -> Outcome:
+def play(seed: int, names: Sequence[str] | None = None, groups: int | None = None) -> Outcome:
     """Play one seed."""
-    return Run(seed, names).play()
+    return Run(seed, names, groups).play()

@@ -42,11 +42,12 @@ class Copy:
 
 @dataclass(eq=False)
 class Guest:
-    """A domain, wherever it is. ``cores``: what it uses while it runs."""
+    """A domain, wherever it is. ``cores``: what it uses while it runs. ``group``: of its hosts."""
 
     uuid: str
     name: str
     cores: float
+    group: str = ""
     touched: bool = False  # by an administrator: where it is then follows from no journal
     wanted_down: bool = False  # an administrator shut it off, and has not started it again
     lost: bool = False  # its process died while we migrated it
@@ -58,6 +59,7 @@ class Machine:
     """A host. ``late``: what its stopped daemon does when it goes on."""
 
     name: str
+    group: str = ""
     cpus: int = 8
     daemon: Daemon = Daemon.UP
     powered: bool = True
@@ -90,6 +92,9 @@ class World:
     process: VirtualProcess = field(default_factory=lambda: VirtualProcess("world"))
 
     # --- what is true -------------------------------------------------------------------------------------------------
+
+    def hosts_of(self, group: str) -> list[str]:
+        return sorted(name for name, machine in self.machines.items() if machine.group == group)
 
     def places(self, uuid: str) -> dict[str, Presence]:
         return {name: one.copies[uuid].state for name, one in self.machines.items() if uuid in one.copies}
@@ -203,7 +208,7 @@ class World:
         host = next((name for name in places if self.machines[name].powered), None)
         if host is None:
             guest.touched = True
-            host = min(self.machines, key=lambda name: (self.used_cores(name), name))
+            host = min(self.hosts_of(guest.group), key=lambda name: (self.used_cores(name), name))
         self.put(uuid, host, Presence.RUNNING, persistent=True)
 
     # --- what happens to hosts ----------------------------------------------------------------------------------------

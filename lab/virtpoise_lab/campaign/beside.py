@@ -1,0 +1,64 @@
+"""A second group of hosts behind the same balancer, which the faults of a run do not meet.
+
+It has an overload of its own to solve, or stands still from the start. It must hold up the first group in neither case.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_lab.campaign.prometheus import selector
+from virtpoise_lab.campaign.world import Guest, Machine
+
+if TYPE_CHECKING:
+    from virtpoise_lab.campaign.run import Run
+
+FIRST, BESIDE = "first", "beside"
+# Why it stands still. An empty one: it does not.
+STILL = ("", "", "bad selector", "paused", "braked")
+_HOSTS = ("h5", "h6", "h7")
+_GROUPED = 0.15  # of all seeds
+
+
+def drawn(seed: int, groups: int | None) -> Random | None:
+    """What draws the second group, or None where there is none. ``groups``: how many; None for the seed's choice.
+
+    All else of the seed is drawn as without the group.
+    """
+    random = Random(seed + 3_000_000_019)
+    wanted = random.random() < _GROUPED
+    return random if groups == 2 or (groups is None and wanted) else None
+
+
+def configured(still: str) -> str:
+    """The section of the configuration."""
+    matchers = selector("nowhere" if still == "bad selector" else BESIDE)
+    return f"groups: {{{FIRST}: {{matchers: '{selector(FIRST)}'}}, {BESIDE}: {{matchers: '{matchers}'}}}}"
+
+
+def set_up(run: Run, random: Random, limit: float) -> None:
+    """``limit``: the cores that a host may use. The first of these hosts uses more."""
+    number = 0
+    for host in _HOSTS:
+        run.world.machines[host] = Machine(host, group=BESIDE)
+        left = limit * (random.uniform(1.05, 1.2) if host == _HOSTS[0] else random.uniform(0.15, 0.45))
+        while left > 0.2:
+            cores = min(left, random.choice((0.4, 0.8, 1.2, 1.6)))
+            number += 1
+            uuid = f"00000000-0000-4000-9000-{number:012d}"
+            run.world.guests[uuid] = Guest(uuid, f"beside{number}", cores, group=BESIDE)
+            run.world.put(uuid, host, Presence.RUNNING, persistent=True)
+            left -= cores
+    now, execute = run.kernel.at, run.disk.driver.execute
+    if run.still == "paused":
+        execute(
+            "INSERT INTO overrides (group_name, name, value, instead_of, at, who) VALUES (?, 'paused', 'yes', 'no', ?, ?)",
+            (BESIDE, now, "person"),
+        )
+    if run.still == "braked":
+        execute(
+            "INSERT INTO brakes (group_name, at, cause, why) VALUES (?, ?, 'others', 'two act')",
+            (BESIDE, now),
+        )
