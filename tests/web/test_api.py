@@ -835,14 +835,17 @@ def test_a_port_in_use_is_an_error_of_one_line(make_context: Callable[..., Conte
 
 
 def test_many_readers_at_once_take_few_threads_and_each_has_its_answer() -> None:
-    all_have_asked, asked, inside, most, lock = threading.Event(), 0, 0, 0, threading.Lock()
+    """They are held until all have asked and eight are being answered."""
+    held, asked, inside, most, lock = threading.Event(), 0, 0, 0, threading.Lock()
 
     def answer(_request: Request) -> PlainTextResponse:
         nonlocal inside, most
         with lock:
             inside += 1
             most = max(most, inside)
-        all_have_asked.wait(20)
+            if asked == 16 and inside >= 8:
+                held.set()
+        held.wait(20)
         with lock:
             inside -= 1
         return PlainTextResponse("read")
@@ -851,9 +854,10 @@ def test_many_readers_at_once_take_few_threads_and_each_has_its_answer() -> None
 
     async def counted(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal asked
-        asked += 1
-        if asked == 16:
-            all_have_asked.set()
+        with lock:
+            asked += 1
+            if asked == 16 and inside >= 8:
+                held.set()
         await app(scope, receive, send)
 
     server = WebServer(counted, Web(listen_address="127.0.0.1:0"))  # type: ignore[arg-type]
