@@ -11,7 +11,7 @@ from virtpoise_lab import ending, state
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
-from virtpoise_lab.processes import signal_pid, wait_until
+from virtpoise_lab.processes import process, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("machine")]
 
@@ -117,9 +117,10 @@ def test_a_host_stands_when_all_that_runs_in_it_is_killed() -> None:
     """As in a reboot: its first process and its namespaces stay, and libvirtd starts in them again."""
     with Lab.up(hosts=1) as lab:
         host = lab.host("h1")
-        for pid in host.group.pids():
-            if pid != host.init.pid:
-                signal_pid(pid, signal.SIGKILL)
+        killed = [process(pid) for pid in host.group.pids() if pid != host.init.pid]
+        for one in killed:
+            one.signal(signal.SIGKILL)
+        wait_until(lambda: not any(one.alive() for one in killed), 10, "the end of all that was killed")
         host.disconnect()
         host.start_libvirtd()
         assert host.connection().numOfDomains() == 0
