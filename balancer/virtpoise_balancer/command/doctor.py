@@ -193,10 +193,7 @@ def judge_common_rules(every: Sequence[Config], seen: Sequence[Observation]) -> 
     found = {config.group: notes(one.snapshot, config.policy) for config, one in zip(every, seen, strict=True)}
     common = {config.group: about_common(config.policy, config.common_policy) for config in every}
     for note in dict.fromkeys(
-        note
-        for group, own in found.items()
-        for note in fit_no_group(group, found, common, own)
-        if note.startswith(common[group])
+        note for group in found for note in fit_no_group(group, found, common) if note.startswith(common[group])
     ):
         yield _noted(note)
 

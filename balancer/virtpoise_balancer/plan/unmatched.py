@@ -44,20 +44,19 @@ def own_notes(found: Sequence[str], policy: Policy, common: Policy | None) -> tu
 
 
 def fit_no_group(
-    group: str, notes_of: Mapping[str, Sequence[str]], common: Mapping[str, tuple[str, ...]], own: Sequence[str]
+    group: str, notes_of: Mapping[str, Sequence[str]], common: Mapping[str, tuple[str, ...]]
 ) -> tuple[str, ...]:
-    """The group's ``own`` notes, without those about what it shares with a group that has not the same note.
+    """The notes of the group, without those about what it shares with a group that has not the same note.
 
-    ``notes_of`` and ``common``: the notes of each group, and how those about the common policy begin. Empty
-    ``notes_of``: those of the other groups are not known, so none about the common policy are left.
+    ``notes_of`` and ``common``: the notes of all groups, and how those about the common policy begin.
     """
     bare = {name: {_without_hint(note) for note in notes} for name, notes in notes_of.items()}
 
     def everywhere(note: str) -> bool:
         sharing = [name for name in bare if note.startswith(common[name])]
-        return all(_without_hint(note) in bare[name] for name in sharing) and bool(bare)
+        return all(_without_hint(note) in bare[name] for name in sharing)
 
-    return tuple(note for note in own if not note.startswith(common[group]) or everywhere(note))
+    return tuple(note for note in notes_of[group] if not note.startswith(common[group]) or everywhere(note))
 
 
 def _without_hint(note: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.model import Plan
-from virtpoise_balancer.plan.unmatched import about_common, fit_no_group
+from virtpoise_balancer.plan.unmatched import about_common, fit_no_group, own_notes
 
 
 @dataclass(slots=True)
@@ -26,5 +26,8 @@ class CommonNotes:
         self._common[config.group] = about_common(config.policy, config.common_policy)
         if not self._common[config.group]:
             return plan
-        known = self._notes.keys() >= set(config.all_groups)
-        return replace(plan, notes=fit_no_group(config.group, self._notes if known else {}, self._common, plan.notes))
+        if self._notes.keys() >= set(config.all_groups):
+            left = fit_no_group(config.group, self._notes, self._common)
+        else:
+            left = own_notes(plan.notes, config.policy, config.common_policy)
+        return replace(plan, notes=left)
