@@ -15,7 +15,7 @@ from virtpoise_dashboards.model import (
     TimeSeries,
     Value,
 )
-from virtpoise_dashboards.promql import HOST, by_host
+from virtpoise_dashboards.promql import HOST, by_host, counted
 
 UP = (Value(0, "down", "red"), Value(1, "up", "green"))
 WORKS = (Value(0, "fails", "red"), Value(1, "works", "green"))
@@ -34,7 +34,7 @@ NOW = Row(
         Stat(
             title="Exporters that do not answer",
             description="Targets that Prometheus cannot scrape.",
-            queries=(Query(f"count(up{{{HOST}}} == 0) or 0 * count(up{{{HOST}}})", "down", instant=True),),
+            queries=(Query(counted(f"up{{{HOST}}} == 0", f"up{{{HOST}}}"), "down", instant=True),),
             unit="none",
             steps=BAD_IF_ANY,
             width=6,
@@ -44,7 +44,7 @@ NOW = Row(
             description="Hosts whose exporter answers but does not reach libvirt.",
             queries=(
                 Query(
-                    f"count(virtpoise_libvirt_up{{{HOST}}} == 0) or 0 * count(virtpoise_libvirt_up{{{HOST}}})",
+                    counted(f"virtpoise_libvirt_up{{{HOST}}} == 0", f"virtpoise_libvirt_up{{{HOST}}}"),
                     "hosts",
                     instant=True,
                 ),
@@ -58,8 +58,10 @@ NOW = Row(
             description="Collectors, over all hosts, that failed or missed their deadline in the newest scrape.",
             queries=(
                 Query(
-                    f"count(virtpoise_exporter_collector_success{{{HOST}}} == 0)"
-                    f" or 0 * count(virtpoise_exporter_collector_success{{{HOST}}})",
+                    counted(
+                        f"virtpoise_exporter_collector_success{{{HOST}}} == 0",
+                        f"virtpoise_exporter_collector_success{{{HOST}}}",
+                    ),
                     "collectors",
                     instant=True,
                 ),

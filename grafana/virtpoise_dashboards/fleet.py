@@ -30,6 +30,7 @@ from virtpoise_dashboards.promql import (
     THRESHOLD,
     UPLINK_THRESHOLD,
     by_host,
+    counted,
 )
 
 TO_HOST = Link("Open the host", "virtpoise-host", "host", "host")
@@ -57,8 +58,10 @@ NOW = Row(
             description="Hosts without fresh samples. Nothing is migrated to or from them.",
             queries=(
                 Query(
-                    f'count(max by (host) (virtpoise_host_state{{{BALANCER}, state="unknown"}}) == 1) '
-                    f"or 0 * count(max by (host) (virtpoise_host_state{{{BALANCER}}}))",
+                    counted(
+                        f'max by (host) (virtpoise_host_state{{{BALANCER}, state="unknown"}}) == 1',
+                        f"max by (host) (virtpoise_host_state{{{BALANCER}}})",
+                    ),
                     "hosts",
                     instant=True,
                 ),
@@ -72,9 +75,11 @@ NOW = Row(
             description="Hosts whose CPU load is at or above their threshold in the balancer's newest cycle.",
             queries=(
                 Query(
-                    f"count(max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}})"
-                    f" >= max by (host) (virtpoise_host_cpu_threshold_ratio{{{BALANCER}}}))"
-                    f" or 0 * count(max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}}))",
+                    counted(
+                        f"max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}})"
+                        f" >= max by (host) (virtpoise_host_cpu_threshold_ratio{{{BALANCER}}})",
+                        f"max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}})",
+                    ),
                     "hosts",
                     instant=True,
                 ),

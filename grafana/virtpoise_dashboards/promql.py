@@ -35,6 +35,11 @@ def host_variable(*, multi: bool) -> Variable:
     )
 
 
+def counted(found: str, among: str) -> str:
+    """How many series ``found`` has; 0 where it has none, and nothing where ``among`` has none either."""
+    return f"count({found}) or 0 * count({among})"
+
+
 def by_host(expr: str) -> str:
     """``expr``, which keeps ``instance``, with the label ``host``."""
     return f'label_replace({expr}, "host", "$1$2$3", "instance", "{_HOST_OF}")'
