@@ -8,9 +8,8 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.prometheus import selector
-from virtpoise_lab.campaign.world import Guest, Machine
+from virtpoise_lab.campaign.world import Machine
 
 if TYPE_CHECKING:
     from virtpoise_lab.campaign.run import Run
@@ -40,17 +39,10 @@ def configured(still: str) -> str:
 
 def set_up(run: Run, random: Random, limit: float) -> None:
     """``limit``: the cores that a host may use. The first of these hosts uses more."""
-    number = 0
     for host in _HOSTS:
         run.world.machines[host] = Machine(host, group=BESIDE)
-        left = limit * (random.uniform(1.05, 1.2) if host == _HOSTS[0] else random.uniform(0.15, 0.45))
-        while left > 0.2:
-            cores = min(left, random.choice((0.4, 0.8, 1.2, 1.6)))
-            number += 1
-            uuid = f"00000000-0000-4000-9000-{number:012d}"
-            run.world.guests[uuid] = Guest(uuid, f"beside{number}", cores, group=BESIDE)
-            run.world.put(uuid, host, Presence.RUNNING, persistent=True)
-            left -= cores
+        wanted = limit * (random.uniform(1.05, 1.2) if host == _HOSTS[0] else random.uniform(0.15, 0.45))
+        run.world.fill(host, wanted, random, named="beside", uuids="00000000-0000-4000-9000-")
     now, execute = run.kernel.at, run.disk.driver.execute
     if run.still == "paused":
         execute(

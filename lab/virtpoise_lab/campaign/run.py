@@ -18,7 +18,6 @@ from typing import Any
 import structlog
 
 from virtpoise_balancer.config import Config, parse_config
-from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.knowledge.database import Database
 from virtpoise_lab.campaign import beside, faults
 from virtpoise_lab.campaign.balancer import Balancer
@@ -27,7 +26,7 @@ from virtpoise_lab.campaign.kernel import Kernel
 from virtpoise_lab.campaign.oracle import Oracle
 from virtpoise_lab.campaign.person import Person
 from virtpoise_lab.campaign.prometheus import SCRAPE_SECONDS, Prometheus
-from virtpoise_lab.campaign.world import Guest, Machine, World
+from virtpoise_lab.campaign.world import Machine, World
 
 INTERVAL_SECONDS = 10.0
 THRESHOLD_RATIO = 0.7
@@ -287,16 +286,8 @@ class Run:
         wanted["h1"] = limit * (random.uniform(0.3, 0.6) if drains else random.uniform(1.05, 1.2))
         if not drains and Random(self.seed + 2_000_000_011).random() < 0.3:
             wanted[names[-1]] = limit * 0.88  # a wrong choice would push this one over its threshold
-        number = 0
         for name in names:
-            left = wanted[name]
-            while left > 0.2:
-                cores = min(left, random.choice((0.4, 0.8, 1.2, 1.6)))
-                number += 1
-                uuid = f"00000000-0000-4000-8000-{number:012d}"
-                self.world.guests[uuid] = Guest(uuid, f"vm{number}", cores, group=self.group)
-                self.world.put(uuid, name, Presence.RUNNING, persistent=True)
-                left -= cores
+            self.world.fill(name, wanted[name], random, named="vm", uuids="00000000-0000-4000-8000-")
         if drains:
             self.draining = "h1"
         if self._beside:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from random import Random
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.execute.facts import Presence
@@ -127,6 +128,20 @@ class World:
         return frozenset((a, b)) not in self.cut and self.machines[a].powered and self.machines[b].powered
 
     # --- changes of copies --------------------------------------------------------------------------------------------
+
+    def fill(self, host: str, cores: float, random: Random, *, named: str, uuids: str) -> None:
+        """Start domains on the host, of its group, until they want all but 0.2 of these cores.
+
+        ``named`` and ``uuids``: what their names and uuids begin with; a number of the group's follows.
+        """
+        group = self.machines[host].group
+        while cores > 0.2:
+            wanted = min(cores, random.choice((0.4, 0.8, 1.2, 1.6)))
+            number = 1 + sum(guest.group == group for guest in self.guests.values())
+            uuid = f"{uuids}{number:012d}"
+            self.guests[uuid] = Guest(uuid, f"{named}{number}", wanted, group=group)
+            self.put(uuid, host, Presence.RUNNING, persistent=True)
+            cores -= wanted
 
     def put(self, uuid: str, host: str, state: Presence, *, persistent: bool | None = None) -> None:
         """Set how the domain stands on the host. What is neither active nor defined is gone."""
