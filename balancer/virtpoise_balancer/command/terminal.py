@@ -70,10 +70,6 @@ def _load_bar(ratio: float | None, threshold: float) -> Text:
     return bar
 
 
-def _busiest_direction(rx_ratio: float | None, tx_ratio: float | None) -> str:
-    return "unknown" if rx_ratio is None or tx_ratio is None else percent(max(rx_ratio, tx_ratio), 1)
-
-
 def when(at: float) -> str:
     return datetime.fromtimestamp(at).strftime("%m-%d %H:%M:%S")
 
@@ -177,7 +173,7 @@ def status(found: dict[str, Any]) -> None:
                 _load_bar(host["cpu_ratio"], found["threshold"]),
                 host["consecutive"],
                 percent(host["memory_ratio"], 1),
-                _busiest_direction(host["rx_ratio"], host["tx_ratio"]),
+                wording.use(wording.busiest_direction(host["rx_ratio"], host["tx_ratio"]), 1),
                 f"{host['penalty_seconds']:.0f} s" if host["penalty_seconds"] else "-",
                 len(host["domains"]),
             )

@@ -174,6 +174,16 @@ def percent(ratio: float | None, digits: int = 0) -> str:
     return "-" if ratio is None else f"{ratio:.{digits}%}"
 
 
+def busiest_direction(rx_ratio: float | None, tx_ratio: float | None) -> float | None:
+    """The use of an uplink, None while that of either direction is unknown."""
+    return None if rx_ratio is None or tx_ratio is None else max(rx_ratio, tx_ratio)
+
+
+def use(ratio: float | None, digits: int = 0) -> str:
+    """A share in use."""
+    return "unknown" if ratio is None else percent(ratio, digits)
+
+
 def size(amount: float | None) -> str:
     """Bytes in binary units."""
     if amount is None:

@@ -78,7 +78,7 @@ class Bar:
 
     @property
     def text(self) -> str:
-        return "unknown" if self.ratio is None else wording.percent(self.ratio)
+        return wording.use(self.ratio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,9 @@ def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
         tags=_host_tags(found),
         cpu=_cpu_bar(policy, host, found, domains),
         memory=_plain_bar("memory", found.memory_ratio, policy.memory.threshold),
-        network=_plain_bar("uplink", _busiest_direction(found), policy.network.threshold),
+        network=_plain_bar(
+            "uplink", wording.busiest_direction(found.rx_ratio, found.tx_ratio), policy.network.threshold
+        ),
         count=len(domains),
         domains=tuple(domain_link(domain.name, domain.uuid) for domain in domains) if named else (),
     )
@@ -224,10 +226,6 @@ def _cpu_bar(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
 
 def _plain_bar(label: str, ratio: float | None, threshold: float) -> Bar:
     return Bar(label=label, ratio=ratio, threshold=threshold, hot=ratio is not None and ratio >= threshold)
-
-
-def _busiest_direction(found: HostStatus) -> float | None:
-    return None if found.rx_ratio is None or found.tx_ratio is None else max(found.rx_ratio, found.tx_ratio)
 
 
 # --- migrations -------------------------------------------------------------------------------------------------------
