@@ -150,7 +150,7 @@ def test_a_look_is_what_its_queries_give_when_each_is_asked_alone(url: str, now:
 
 
 def test_an_observer_that_remembers_shows_what_a_new_one_shows(url: str) -> None:
-    """In each of the looks, of which two fall in one step of the recent past."""
+    """In each look. Two of them fall in one step of the recent past."""
     client = AtTheEnd(url=url, timeout_seconds=30)
     looking = replace(observer(url, AtTheEnd, END), client=client)
     for now in (END - 40, END - 30, END - 20, END - 10, END):
