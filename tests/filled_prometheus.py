@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BIN = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "prometheus/usr/bin"
+CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab"))
+BIN = CACHE / "prometheus/usr/bin"
 START_SECONDS = 60
 
 
@@ -36,9 +37,7 @@ def prometheus_server(folder: Path, *options: str) -> Iterator[str]:
     """HOST:PORT of a Prometheus on loopback that scrapes nothing and keeps its data and log in a folder."""
     config, log = folder / "prometheus.yml", folder / "log"
     config.write_text("global: {}\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     command: list[str | Path] = [
         BIN / "prometheus",
         f"--config.file={config}",
@@ -52,6 +51,13 @@ def prometheus_server(folder: Path, *options: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+def free_address() -> str:
+    """HOST:PORT on loopback where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> None:

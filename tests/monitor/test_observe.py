@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -16,13 +17,15 @@ from virtpoise_balancer.errors import BadInput, ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, HugePages, Placement, Policy
 from virtpoise_balancer.monitor import doubt
-from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import HostWindow, Observation, Observer
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.plan import plan
 
+T = TypeVar("T")
 NOW = 1000.0
 GIB = 2**30
 Samples = Sequence[tuple[float, float]]
@@ -391,6 +394,15 @@ def test_where_the_clocks_differ_no_figure_can_be_dated() -> None:
             observe(host_figures("h1"), {"h1": READINGS}, theirs=theirs)
 
 
+def test_a_server_may_be_behind_by_the_delay_of_the_look() -> None:
+    client = Answers({}, [])
+    client.now = NOW - 49
+    assert replace(observer(client), delay_seconds=30).observe(NOW).snapshot.time == NOW - 30
+    client.now = NOW - 52
+    with pytest.raises(ClockError, match="52 s ahead of"):
+        replace(observer(client), delay_seconds=30).observe(NOW)
+
+
 def test_a_prediction_is_not_measured_by_a_load_that_cannot_be() -> None:
     """Found by the campaign: errors of 200 % were learned from garbage, and nothing fitted on any host any more."""
     samples = [(970.0, 2.5), (980.0, -0.01), (990.0, 1e300), (1000.0, 0.3), (1010.0, -1.0)]
@@ -594,7 +606,7 @@ def test_two_looks_at_once_keep_their_own_warnings() -> None:
 
     class Meeting(Answers):
         @staticmethod
-        def side_by_side(questions: Mapping[str, Callable[[], QueryAnswer]]) -> dict[str, QueryAnswer]:
+        def side_by_side(questions: Mapping[str, Callable[[], T]]) -> dict[str, T]:
             return {name: ask() for name, ask in questions.items()}  # in the look's own thread, which names it
 
         def instant(self, query: str, at: float) -> QueryAnswer:
@@ -657,7 +669,7 @@ class TestHugePages:
         figures = merged(host_figures("h1"), {})
         (cpus,) = figures["host_cpus"]
         labels = {**cpus.labels, "job": "virtpoise-exporter", "rack": "r1", "note": "\x1b[2J"}
-        (found,) = observe(figures | {"host_cpus": [replace(cpus, labels=labels)]}, {"h1": READINGS}).snapshot.hosts
+        (found,) = observe(figures | {"host_cpus": [Series(labels, cpus.samples)]}, {"h1": READINGS}).snapshot.hosts
         assert found.labels == {"rack": "r1"}
 
     @pytest.mark.parametrize("size", ["", "0", "-1", "2Mi", "\u0662", "9" * 40])

@@ -60,8 +60,8 @@ from virtpoise_balancer.model import (
     Unsettled,
     UnsettledKind,
 )
-from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import AdmittedTargets
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER

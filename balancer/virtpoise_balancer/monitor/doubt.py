@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
-from virtpoise_balancer.monitor.client import Series
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import MOST_LABELS
 
 # What lists the domains, and what counts them: a configuration that replaces the first must replace the second to have
