@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from virtpoise_balancer.execute.facts import Bound, Hardware, HostFacts, Needs, Verdict
+from virtpoise_balancer.execute.facts import Bound, Hardware, HostFacts, Needs, HardwareVerdict
 from virtpoise_balancer.execute.incompatible import HostRecord, judge, ranges
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 from virtpoise_balancer.model import Hold, Holder, Need, Requirement
@@ -43,10 +43,10 @@ ALL = Needs(
     cpus=(4, 5, 6, 7),
     nodes=(1,),
 )
-RUNS = {PC.key: Verdict(machine=True, cpu=True)}
+RUNS = {PC.key: HardwareVerdict(machine=True, cpu=True)}
 
 
-def records(there: HostFacts, verdicts: dict[str, Verdict] | None = None) -> dict[str, HostRecord]:
+def records(there: HostFacts, verdicts: dict[str, HardwareVerdict] | None = None) -> dict[str, HostRecord]:
     here = HostRecord(at=1.0, facts=replace(FULL, domains=(ALL,)), verdicts=RUNS)
     return {"h1": here, "h2": HostRecord(at=2.0, facts=there, verdicts=RUNS if verdicts is None else verdicts)}
 
@@ -78,11 +78,11 @@ def test_what_a_host_lacks(there: HostFacts, kind: Need, name: str) -> None:
 
 
 def test_libvirts_word_on_hardware() -> None:
-    found = judge(records(FULL, {PC.key: Verdict(machine=False)}))
+    found = judge(records(FULL, {PC.key: HardwareVerdict(machine=False)}))
     assert [(one.kind, one.name) for one in found.lacks["h2"]] == [
         (Need.MACHINE, "machine type pc-q35-7.2 (kvm, /usr/bin/qemu-system-x86_64)")
     ]
-    found = judge(records(FULL, {PC.key: Verdict(machine=True, cpu=False)}))
+    found = judge(records(FULL, {PC.key: HardwareVerdict(machine=True, cpu=False)}))
     assert [(one.kind, one.name) for one in found.lacks["h2"]] == [
         (Need.CPU, f"CPU Skylake-Server with 1 feature ({PC.key[:6]})")
     ]
@@ -96,13 +96,13 @@ def test_libvirts_word_on_hardware() -> None:
     ],
 )
 def test_what_is_not_known_stands_against_nothing(there: HostFacts) -> None:
-    assert judge(records(there, {PC.key: Verdict()})).lacks == {}
+    assert judge(records(there, {PC.key: HardwareVerdict()})).lacks == {}
     assert judge(records(there, {})).lacks == {}
 
 
 def test_a_host_that_seems_to_lack_what_its_own_domain_has_says_nothing_of_that_domain() -> None:
     """An Open vSwitch that libvirt does not list, a comparison that fails for the CPU that runs."""
-    both = records(replace(FULL, devices=frozenset({"br0"})), {PC.key: Verdict(machine=True, cpu=False)})
+    both = records(replace(FULL, devices=frozenset({"br0"})), {PC.key: HardwareVerdict(machine=True, cpu=False)})
     here = replace(
         both["h1"], facts=replace(FULL, devices=frozenset({"br0"}), domains=(ALL,)), verdicts=both["h2"].verdicts
     )

@@ -10,7 +10,7 @@ from typing import NoReturn, cast
 
 from builders import FakeClock
 from virtpoise_balancer.errors import LibvirtError, StoreError
-from virtpoise_balancer.execute.facts import Hardware, HostFacts, Needs, Verdict
+from virtpoise_balancer.execute.facts import Hardware, HostFacts, Needs, HardwareVerdict
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.inventory import Inventory, facts_of
 from virtpoise_balancer.knowledge.store import Store
@@ -48,9 +48,9 @@ class Said:
             raise LibvirtError("no")
         return self.facts_of[host]
 
-    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[Verdict, ...]:
+    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         self.asked += [(host, str(kind.cpu)) for kind in kinds]
-        return tuple(Verdict(machine=True, cpu=(host, kind.cpu) not in self.lacking) for kind in kinds)
+        return tuple(HardwareVerdict(machine=True, cpu=(host, kind.cpu) not in self.lacking) for kind in kinds)
 
 
 class AtOnce(SystemThreads):

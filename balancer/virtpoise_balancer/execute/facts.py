@@ -42,7 +42,7 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class HardwareVerdict:
     """libvirt's word on whether a host has a kind of hardware; None where it gives none."""
 
     machine: bool | None = None

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from virtpoise_balancer.execute.facts import Hardware, HostFacts, Presence, Verdict
+from virtpoise_balancer.execute.facts import Hardware, HostFacts, Presence, HardwareVerdict
 from virtpoise_balancer.model import Progress
 
 
@@ -113,7 +113,7 @@ class Hosts(Protocol):
         """What decides whether domains can be migrated from and to the host."""
         ...
 
-    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[Verdict, ...]:
+    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         """libvirt's word on whether the host has each of these kinds of hardware."""
         ...
 

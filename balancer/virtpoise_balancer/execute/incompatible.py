@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 from xml.etree import ElementTree as ET
 
-from virtpoise_balancer.execute.facts import Bound, Hardware, HostFacts, Needs, Verdict
+from virtpoise_balancer.execute.facts import Bound, Hardware, HostFacts, Needs, HardwareVerdict
 from virtpoise_balancer.model import Facts, Hold, Holder, Need, Requirement
 
 
@@ -21,7 +21,7 @@ class HostRecord:
 
     at: float
     facts: HostFacts
-    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    verdicts: Mapping[str, HardwareVerdict] = field(default_factory=dict)
 
 
 _T = TypeVar("_T")

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute.facts import Hardware, HostFacts, Presence, Verdict
+from virtpoise_balancer.execute.facts import Hardware, HostFacts, Presence, HardwareVerdict
 from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Worker, Workers
@@ -32,7 +32,7 @@ _FACTS = TypeAdapter(HostFacts)
 _PRESENCE = TypeAdapter(Presence)
 _NAMED: TypeAdapter[tuple[tuple[str, str], ...]] = TypeAdapter(tuple[tuple[str, str], ...])
 _WAY: TypeAdapter[tuple[bool, str | None]] = TypeAdapter(tuple[bool, str | None])
-_VERDICTS: TypeAdapter[tuple[Verdict, ...]] = TypeAdapter(tuple[Verdict, ...])
+_VERDICTS: TypeAdapter[tuple[HardwareVerdict, ...]] = TypeAdapter(tuple[HardwareVerdict, ...])
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _RATE: TypeAdapter[float | None] = TypeAdapter(Annotated[float, Ge(0)] | None)
@@ -148,7 +148,7 @@ class LibvirtHosts:
     def facts(self, host: str) -> HostFacts:
         return self._ask(_FACTS, host, "facts")
 
-    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[Verdict, ...]:
+    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         found = self._ask(_VERDICTS, host, "verdicts", [asdict(kind) for kind in kinds], seconds=_PROBE_SECONDS)
         if len(found) != len(kinds):
             raise LibvirtError(f"{host}: the answer to verdicts is not as expected: {len(found)} for {len(kinds)}")

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import HostFacts, Verdict
+from virtpoise_balancer.execute.facts import HostFacts, HardwareVerdict
 from virtpoise_balancer.execute.worker.connection import message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 
@@ -125,28 +125,28 @@ def runs_cpu(connection: libvirt.virConnect, cpu: str) -> bool | None:
     return _fits(connection.compareCPU(cpu))
 
 
-def verdicts(connection: libvirt.virConnect, kinds: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+def verdicts(connection: libvirt.virConnect, kinds: Sequence[Mapping[str, Any]]) -> list[HardwareVerdict]:
     """libvirt's word on whether this host has each of these kinds of hardware. ``kinds``: the fields of Hardware."""
     return [_verdict(connection, kind) for kind in kinds]
 
 
-def _verdict(connection: libvirt.virConnect, kind: Mapping[str, Any]) -> Verdict:
+def _verdict(connection: libvirt.virConnect, kind: Mapping[str, Any]) -> HardwareVerdict:
     binary = kind["emulator"] or None, kind["arch"], kind["machine"], kind["type"]
     try:
         connection.getDomainCapabilities(*binary)
     except libvirt.libvirtError as error:
         lacks = error.get_error_code() in _NO_SUCH_MACHINE
-        return Verdict(machine=False if lacks else None)
+        return HardwareVerdict(machine=False if lacks else None)
     if kind["cpu"] is None:
-        return Verdict(machine=True)
+        return HardwareVerdict(machine=True)
     try:
         if kind["own_cpu"]:
-            return Verdict(machine=True, cpu=runs_cpu(connection, kind["cpu"]))
+            return HardwareVerdict(machine=True, cpu=runs_cpu(connection, kind["cpu"]))
         found = connection.compareHypervisorCPU(*binary, kind["cpu"])
     except libvirt.libvirtError as error:
         unknown_model = error.get_error_code() in _NO_SUCH_CPU
-        return Verdict(machine=True, cpu=False if unknown_model else None)
-    return Verdict(machine=True, cpu=_fits(found))
+        return HardwareVerdict(machine=True, cpu=False if unknown_model else None)
+    return HardwareVerdict(machine=True, cpu=_fits(found))
 
 
 def _fits(verdict: int) -> bool | None:
