@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from virtpoise_balancer.execute.facts import Bound, Hardware, HostFacts, Needs, HardwareVerdict
+from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.incompatible import HostRecord, judge, ranges
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 from virtpoise_balancer.model import Hold, Holder, Need, Requirement

@@ -10,7 +10,7 @@ from typing import NoReturn, cast
 
 from builders import FakeClock
 from virtpoise_balancer.errors import LibvirtError, StoreError
-from virtpoise_balancer.execute.facts import Hardware, HostFacts, Needs, HardwareVerdict
+from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.inventory import Inventory, facts_of
 from virtpoise_balancer.knowledge.store import Store

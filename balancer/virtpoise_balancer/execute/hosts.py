@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from virtpoise_balancer.execute.facts import Hardware, HostFacts, Presence, HardwareVerdict
+from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.model import Progress
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 from xml.etree import ElementTree as ET
 
-from virtpoise_balancer.execute.facts import Bound, Hardware, HostFacts, Needs, HardwareVerdict
+from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.model import Facts, Hold, Holder, Need, Requirement
 
 

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute.facts import Hardware, HostFacts, Presence, HardwareVerdict
+from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Worker, Workers

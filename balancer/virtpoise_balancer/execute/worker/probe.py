@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import HostFacts, HardwareVerdict
+from virtpoise_balancer.execute.facts import HardwareVerdict, HostFacts
 from virtpoise_balancer.execute.worker.connection import message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 
