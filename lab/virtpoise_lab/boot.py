@@ -57,8 +57,7 @@ class Boot(Running):
         state.write(State(capacity=capacity, spare=spare, share=share, host_memory=memory, folders_made=made))
         for name in (BASE, MANAGER):
             Group(self._mounts, name).create()
-        # As much as 128 processes on each CPU: others, booted machines too, get what the hosts leave.
-        cgroups.weigh(self._mounts, 3 if background else 128 * len(os.sched_getaffinity(0)))
+        cgroups.weigh(self._mounts, 3 if background else _weight() * len(os.sched_getaffinity(0)))
         all_hosts = [HostSpec(number) for number in range(1, count + 1)]
         self._write_names(all_hosts)
         with ThreadPoolExecutor(8) as pool:
@@ -148,6 +147,14 @@ class Boot(Running):
         process = processes.process(self._spawn(Group(self._mounts, BASE), command, log or name, **options).pid)
         self._record(Started(name, None, process))
         return process
+
+
+def _weight() -> int:
+    """As how many busy processes the lab counts on each CPU.
+
+    Others, booted machines too, get what the first lab leaves, and a lab beside it as well.
+    """
+    return 128 if state.NAME == state.FIRST else 4
 
 
 def divided(capacity: int) -> tuple[list[int], float]:

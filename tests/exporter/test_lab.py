@@ -21,7 +21,7 @@ from virtpoise_lab import requirements
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec, Load
 
-pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
+pytestmark = pytest.mark.lab
 
 KERNEL, LIBVIRT = 9807, 9808
 PAUSED = tuple(f"p{number}" for number in range(1, 5))
