@@ -36,7 +36,7 @@ from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.http import Reply
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.monitor.source import SOURCES, SourceName
+from virtpoise_balancer.monitor.sources import SOURCES, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, RefusedTargets, TargetRefusal
 
 HEALTH = PrometheusHealth(version="3.1.0", ahead_seconds=0.3, errors={"h1": "connection refused"})

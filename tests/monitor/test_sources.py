@@ -20,7 +20,7 @@ from virtpoise_balancer.model import Domain, DomainState, Snapshot, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.observe import Observation, Observer
 from virtpoise_balancer.monitor.queries import QUERIES
-from virtpoise_balancer.monitor.source import SOURCES, SourceName
+from virtpoise_balancer.monitor.sources import SOURCES, SourceName
 from virtpoise_balancer.service.wiring import make_observer
 
 RECORDED = Path(__file__).parent / "recorded"

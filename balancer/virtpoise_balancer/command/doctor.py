@@ -23,7 +23,7 @@ from virtpoise_balancer.execute.facts import HostFacts
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.monitor.health import PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.monitor.source import SOURCES
+from virtpoise_balancer.monitor.sources import SOURCES
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, TargetRefusal
 from virtpoise_balancer.plan.unmatched import about_common, fit_no_group, like, notes, own_notes
 from virtpoise_balancer.service import wiring

@@ -10,7 +10,7 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.model import Host, Resource, UnknownKind
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth
 from virtpoise_balancer.monitor.observe import Observation
-from virtpoise_balancer.monitor.source import Source
+from virtpoise_balancer.monitor.sources import MetricsSource
 
 # The Date header of HTTP has a resolution of one second.
 MOST_AHEAD_SECONDS = 2.0
@@ -27,7 +27,7 @@ def judge_source(config: Config, seen: Observation) -> Iterator[Finding]:
         )
 
 
-def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHealth, source: Source) -> Finding:
+def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHealth, source: MetricsSource) -> Finding:
     """One line on the host's exporter: whether its figures are fresh and whole, its version, its host's clock."""
     subject = f"exporter of {host.name}"
     unknown = host.why_unknown

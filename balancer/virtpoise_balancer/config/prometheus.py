@@ -13,7 +13,7 @@ from virtpoise_balancer.config.section import Seconds, Section, http_url, incons
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
-from virtpoise_balancer.monitor.source import SOURCES, SourceName
+from virtpoise_balancer.monitor.sources import SOURCES, SourceName
 
 
 def _known_queries(queries: dict[str, str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Ser
 from virtpoise_balancer.monitor.domain_figures import page_bytes, read_domains
 from virtpoise_balancer.monitor.queries import DEAREST, OF_THE_PAST, QUERIES, STALE_SCRAPES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.remembered import Remembered
-from virtpoise_balancer.monitor.source import SOURCES, Source, SourceName
+from virtpoise_balancer.monitor.sources import SOURCES, MetricsSource, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of, labels_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
@@ -101,7 +101,7 @@ class Observer:
     queries: Mapping[str, str]
     matchers: str
     admits: Callable[[str], bool]
-    source: Source = SOURCES[SourceName.VIRTPOISE]
+    source: MetricsSource = SOURCES[SourceName.VIRTPOISE]
     clock: Clock = SYSTEM
     _remembered: Remembered = field(init=False, repr=False, compare=False, default_factory=Remembered)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
 def make_observer(config: Config) -> Observer:
     from virtpoise_balancer.monitor.client import PrometheusClient
     from virtpoise_balancer.monitor.observe import Observer
-    from virtpoise_balancer.monitor.source import SOURCES
+    from virtpoise_balancer.monitor.sources import SOURCES
 
     client = PrometheusClient(
         url=config.prometheus.url,

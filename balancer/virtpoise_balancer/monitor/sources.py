@@ -42,7 +42,7 @@ _NO_PAUSED = "domains that are paused: they are not listed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class MetricsSource:
     """One kind of exporters. ``queries``: those that it answers, by name. ``matchers``: of its targets, by default.
 
     ``foreign``: the queries that another exporter than virtpoise's answers. ``services``: what runs on a host.
@@ -66,10 +66,10 @@ class Source:
         yield from self.limits
 
 
-def _other(name: SourceName, queries: Mapping[str, str], *limits: str) -> Source:
+def _other(name: SourceName, queries: Mapping[str, str], *limits: str) -> MetricsSource:
     """A libvirt exporter beside node_exporter."""
     every = {**other.NODE_EXPORTER, **queries}
-    return Source(
+    return MetricsSource(
         name=name,
         queries=every,
         matchers='job=~"node|libvirt"',
@@ -82,7 +82,7 @@ def _other(name: SourceName, queries: Mapping[str, str], *limits: str) -> Source
 SOURCES = {
     one.name: one
     for one in (
-        Source(
+        MetricsSource(
             name=SourceName.VIRTPOISE,
             queries=QUERIES,
             matchers=EXAMPLE,
