@@ -155,7 +155,7 @@ class _Reader:
                     state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,
                     vcpus=int(vcpus),
                     cpu_cores=cores,
-                    cpu_delay_cores=_amount(delay),
+                    cpu_delay_cores=_known(delay),
                     cpu_cores_unsaturated=_known(past),
                     cpu_delay_cores_unsaturated=_known(past_delay),
                     memory_bytes=int(memory),

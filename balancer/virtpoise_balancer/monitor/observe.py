@@ -31,6 +31,7 @@ from virtpoise_balancer.monitor.queries import (
     OF_THE_PAST,
     QUERIES,
     SATURATED_LATELY,
+    STALE_SCRAPES,
     Ranges,
     made_of_others,
     narrowed,
@@ -39,6 +40,7 @@ from virtpoise_balancer.monitor.queries import (
 )
 from virtpoise_balancer.monitor.remembered import Remembered
 from virtpoise_balancer.monitor.replies import Series
+from virtpoise_balancer.monitor.sources import SOURCES, MetricsSource, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
@@ -46,8 +48,6 @@ _READINGS = 30
 # How long a time, and how many hosts, one query for loads in the past covers.
 _LONGEST_SECONDS = 3600.0
 _MOST_HOSTS = 200
-# A sample older than this many scrapes is no longer what is.
-_STALE_SCRAPES = 3.5
 # How far this machine's clock and that of Prometheus may be apart.
 _MOST_APART_SCRAPES = 2.0
 
@@ -57,7 +57,8 @@ class Observation:
     """A snapshot and what goes with it.
 
     ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``:
-    the hosts of domains that are seen running twice, by uuid. ``refused``: targets that are not hosts.
+    the hosts of domains that are seen running twice, by uuid. ``refused``: targets that are not hosts. ``gaps``: what
+    the exporters do not report.
     """
 
     snapshot: Snapshot
@@ -65,6 +66,7 @@ class Observation:
     warnings: tuple[str, ...] = ()
     duplicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: RefusedTargets = field(default_factory=RefusedTargets)
+    gaps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ class Observer:
     """Looks at the group. ``step_seconds``: between two readings. ``consecutive``: the N that domains' figures are
     averaged over.
 
-    ``matchers``: PromQL label matchers of the targets to look at. ``admits``: whether a target of this name may be a
-    host. ``delay_seconds``: how much earlier than now a look is, since some servers show samples late.
+    ``source``: the exporters that are asked; ``queries``: the configuration's own, by name. ``matchers``: PromQL label
+    matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
+    ``delay_seconds``: how much earlier than now a look is, since some servers show samples late.
     """
 
     client: PrometheusClient
@@ -104,6 +107,7 @@ class Observer:
     queries: Mapping[str, str]
     matchers: str
     admits: Callable[[str], bool]
+    source: MetricsSource = SOURCES[SourceName.VIRTPOISE]
     delay_seconds: float = 0.0
     clock: Clock = SYSTEM
     _remembered: Remembered[Kept] = field(init=False, repr=False, compare=False, default_factory=Remembered)
@@ -132,9 +136,15 @@ class Observer:
         return math.floor((now - self.delay_seconds) / self.step_seconds) * self.step_seconds
 
     def _queries(self, names: Iterable[str], hosts: Collection[str] | None) -> dict[str, str]:
-        """The queries of these names for these hosts; None for all."""
+        """The queries of these names for these hosts; None for all. One that has no answer is left out."""
         ranges, matchers = self.ranges, self.matchers if hosts is None else narrowed(self.matchers, hosts)
-        return {name: render(self.queries.get(name, QUERIES[name]), ranges, matchers) for name in names}
+        asked = {**self.source.queries, **self.queries}
+        return {name: render(asked[name], ranges, matchers) for name in names if name in asked}
+
+    @property
+    def _replaced(self) -> frozenset[str]:
+        """The queries that are not those for virtpoise's exporter."""
+        return self.source.foreign | self.queries.keys()
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``, or the delay before it; readings lie on the grid of whole steps, so every balancer sees
@@ -162,14 +172,15 @@ class Observer:
         start = at - (self.sample_times.samples - 1) * self.step_seconds
         targets = AdmittedTargets(self.admits)
         found = self._kept(hosts, start, at, Keeper(targets))
-        answers = {name: kept.series for name, kept in found.items()}
+        answers: dict[str, Sequence[Series]] = dict.fromkeys(QUERIES, ())
+        answers |= {name: kept.series for name, kept in found.items()}
         windows = {name: trailing(answers[name], at, self.step_seconds) for name in WINDOWS}
-        seen, age = read_hosts(answers, windows, at, self._stale_seconds, self.queries.keys())
-        figures = {name: kept.figures for name, kept in found.items() if name in FIGURES}
+        seen, age = read_hosts(answers, windows, at, self._stale_seconds, self._replaced)
+        figures = {name: found[name].figures if name in found else {} for name in FIGURES - set(BY_UPLINK.values())}
         speeds = by_device(answers["host_uplink_bytes_per_second"], targets.names)
         for name, part in BY_UPLINK.items():
-            figures[name], ratios = uplink_figures(found[name].traffic, speeds)
-            figures.setdefault(part, ratios)
+            figures[name], ratios = uplink_figures(found.get(name, Kept()).traffic, speeds)
+            figures[part] = found[part].figures if part in found else ratios
         domains, duplicates = read_domains(answers, figures, seen)
         snapshot = Snapshot(time=at, step_seconds=self.step_seconds, hosts=tuple(seen.values()), domains=tuple(domains))
         check_consistent(snapshot)
@@ -179,11 +190,12 @@ class Observer:
             warnings=tuple(dict.fromkeys(warning for kept in found.values() for warning in kept.warnings)),
             duplicates=duplicates,
             refused=targets.refused,
+            gaps=tuple(self.source.gaps(self.queries)),
         )
 
     def _kept(self, hosts: Collection[str] | None, start: float, at: float, keeper: Keeper) -> dict[str, Kept]:
         """What is kept of the answer to each query, by its name. ``hosts``: None for all."""
-        needed = [name for name in QUERIES if name not in made_of_others(self.queries)]
+        needed = [name for name in QUERIES if name not in made_of_others(self._replaced)]
         instants = self._queries((name for name in needed if name not in WINDOWS), hosts)
         readings = self._queries(WINDOWS, hosts)
         if hosts is not None:
@@ -191,21 +203,23 @@ class Observer:
             found |= self.client.range_each(readings, start, at, self.step_seconds)
             return {name: keeper.keep(name, answer).of(hosts) for name, answer in found.items()}
 
-        def of_past(name: str) -> Kept:
-            return self._remembered.answer(name, step, lambda: keeper.keep(name, self._past(name, at, step, keeper)))
-
-        def of_now(name: str) -> Kept:
-            if name in OF_THE_PAST and name not in self.queries:  # one of the configuration's own may tell of any time
-                return of_past(name)
+        def ask(name: str) -> Kept:
             if name in readings:
                 return keeper.keep(name, self.client.range(readings[name], start, at, self.step_seconds))
+            if name in OF_THE_PAST and name not in self._replaced:
+                return keeper.keep(name, self._past(name, at, step, keeper))
             return keeper.keep(name, self.client.instant(instants[name], at))
 
+        def of_look(name: str) -> Kept:
+            if name in OF_THE_PAST and name not in self.queries:  # one of the configuration's own may tell of any time
+                return self._remembered.answer(name, step, lambda: ask(name))
+            return ask(name)
+
         step = math.floor(at / self.ranges.resolution)
-        answered = self.client.side_by_side(
-            {name: partial(of_now, name) for name in dict.fromkeys((*DEAREST, *needed))}
-        )
-        return {name: answered[name] for name in needed}
+        asked = [name for name in needed if name in instants or name in readings]
+        dearest_first = dict.fromkeys((*(name for name in DEAREST if name in asked), *asked))
+        answered = self.client.side_by_side({name: partial(of_look, name) for name in dearest_first})
+        return {name: answered[name] for name in asked}
 
     def _past(self, name: str, at: float, step: int, keeper: Keeper) -> QueryAnswer:
         """A mean over the recent past of all domains."""
@@ -233,7 +247,7 @@ class Observer:
 
     @property
     def _stale_seconds(self) -> float:
-        return _STALE_SCRAPES * self.scrape_interval_seconds
+        return STALE_SCRAPES * self.scrape_interval_seconds
 
     def loads(self, windows: Collection[HostWindow]) -> Loads:
         """The readings of the hosts in their windows, without those that are out of range: one query for all that lie

@@ -10,6 +10,7 @@ Placeholders:
 - ``$history``, ``$resolution``: how far back the recent past goes, and its step.
 - ``$saturation``: the load from which on a host hides demand (a ratio).
 - ``$lag``: how much older than its host's newest sample that of a domain may be (a number of seconds).
+- ``$stale``: from which age on a sample is no longer what is (a number of seconds).
 - ``$matchers``: the label matchers (``prometheus.matchers``) of the targets. Each selector has them.
 
 Every query can be replaced in the configuration (``prometheus.queries``), so that other exporters can serve.
@@ -45,13 +46,23 @@ _HOST_CPU_RATIO = (
     " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total{$matchers}[$reading]))"
 )
 
-# The mean over those recent steps in which the host was not saturated: then a domain got what it wanted. A counter that
-# restarted within a step falls, so that step is left out. One comparison says both: a saturated host has no zero.
-_UNSATURATED = """
+
+def unsaturated(rates: str, host_ratio: str, host: str) -> str:
+    """The mean rate over those recent steps in which the host was not saturated: then a domain got what it wanted.
+
+    ``host``: the label that both sides have. A counter that restarted within a step falls, so that step is left out.
+    One comparison says both: a saturated host has no zero.
+    """
+    return f"""
 avg_over_time((
-  deriv({metric}{{$matchers}}[$reading]) >= on (instance) group_left () 0 * (({host_ratio}) < $saturation)
+  {rates} >= on ({host}) group_left () 0 * (({host_ratio}) < $saturation)
 )[$history:$resolution])
-"""
+""".strip()
+
+
+def _unsaturated(metric: str) -> str:
+    return unsaturated(f"deriv({metric}{{$matchers}}[$reading])", _HOST_CPU_RATIO, "instance")
+
 
 # The hosts that were saturated in one of these steps.
 SATURATED_LATELY = f"max_over_time(({_HOST_CPU_RATIO})[$history:$resolution]) >= $saturation"
@@ -75,19 +86,24 @@ _ORDINARY_NOW = _ORDINARY.format(
     total="virtpoise_host_memory_total_bytes{$matchers}", hugepages="virtpoise_host_memory_hugepages_bytes{$matchers}"
 ).strip()
 
-# Series that end while Prometheus is away get no marker of their end, and would be listed for minutes more. So a sample
-# older than the newest of its target does not count: each scrape has whether libvirt answers, and all its samples have
-# one time. The lag is for stores that merge several Prometheus servers, series by series.
-_OF_NOW = """
+
+def of_now(series: str, up: str, condition: str = "") -> str:
+    """The series (a selector) that the newest scrape of their target has; ``up``: a metric that each scrape has.
+
+    Series that end while Prometheus is away get no marker of their end, and would be listed for minutes more. So a
+    sample older than the newest of its target does not count: all samples of a scrape have one time. The lag is for
+    stores that merge several Prometheus servers, series by series.
+    """
+    return f"""
 {series}{condition} unless (
   timestamp({series})
-  < on (job, instance) group_left () (max by (job, instance) (timestamp(virtpoise_libvirt_up{{$matchers}})) - $lag)
+  < on (job, instance) group_left () (max by (job, instance) (timestamp({up}{{$matchers}})) - $lag)
 )
-"""
+""".strip()
 
 
 def _of_now(series: str, condition: str = "") -> str:
-    return _OF_NOW.format(series=series, condition=condition).strip()
+    return of_now(series, "virtpoise_libvirt_up", condition)
 
 
 # The means over the recent past, each with its counter. Its steps lie on a grid of their own ($resolution), and until
@@ -132,10 +148,7 @@ QUERIES: dict[str, str] = {
     # it is.
     "domain_cpu_cores": "deriv(virtpoise_domain_cpu_seconds_total{$matchers}[$window])",
     "domain_cpu_delay_cores": "deriv(virtpoise_domain_cpu_delay_seconds_total{$matchers}[$window])",
-    **{
-        name: _UNSATURATED.format(metric=metric, host_ratio=_HOST_CPU_RATIO).strip()
-        for name, metric in OF_THE_PAST.items()
-    },
+    **{name: _unsaturated(metric) for name, metric in OF_THE_PAST.items()},
     "domain_rx_bytes_per_second": _BY_UPLINK.format(direction="receive"),
     "domain_tx_bytes_per_second": _BY_UPLINK.format(direction="transmit"),
     "domain_rx_ratio": _UPLINK_RATIO.format(direction="receive").strip(),
@@ -143,8 +156,10 @@ QUERIES: dict[str, str] = {
 }
 
 
+# A sample older than this many scrapes is no longer what is.
+STALE_SCRAPES = 3.5
 # The ranges that are numbers in PromQL, and not durations.
-_NUMBERS = ("saturation", "lag")
+_NUMBERS = ("saturation", "lag", "stale")
 
 # Each sum of traffic by uplink, and the part of these uplinks that is made of it and of `host_uplink_bytes_per_second`.
 # So the parts are asked for only where one of these queries is the configuration's own.
@@ -182,6 +197,7 @@ class Ranges:
     resolution: float
     saturation: float
     lag: float
+    stale: float
     memory: float = 600.0
     # Less than whole steps, so that it always holds as many: its beginning is none of them.
     history: float = 599.999
@@ -199,6 +215,7 @@ class Ranges:
             resolution=max(step_seconds, 20.0),
             saturation=saturation_ratio,
             lag=slack,
+            stale=STALE_SCRAPES * scrape_interval_seconds,
         )
 
 
