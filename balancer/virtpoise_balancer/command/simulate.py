@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,26 +14,9 @@ if TYPE_CHECKING:
     from virtpoise_balancer.simulate.figures import Figures
     from virtpoise_balancer.simulate.outcome import Outcome
     from virtpoise_balancer.simulate.scenario import Scenario
+    from virtpoise_balancer.simulate.tables import Ends
 
 app = new_app()
-
-# The figures of a run as a table has them: the field, what it is, and how it is shown.
-ROWS: Sequence[tuple[str, str, str]] = (
-    ("overload_host_minutes", "host-minutes at or over a threshold", ".1f"),
-    ("longest_overload_minutes", "longest overload of a host, minutes", ".1f"),
-    ("waited_core_hours", "core hours that vCPUs waited", ".2f"),
-    ("moves", "moves", "d"),
-    ("gib", "GiB copied", ".1f"),
-    ("failed_moves", "moves that failed", "d"),
-    ("skipped_moves", "moves that were skipped", "d"),
-    ("moved_more_than_once", "domains moved more than once", "d"),
-    ("back_and_forths", "moves back to a host left before", "d"),
-    ("pushed_over", "destinations pushed over a threshold", "d"),
-    ("rules_broken", "domains where a rule does not want them, at the end", "d"),
-    ("left_on_drained_hosts", "domains left on draining hosts, at the end", "d"),
-    ("not_followed", "moves of others not followed: the balancer had moved the domain", "d"),
-    ("failed_cycles", "cycles that failed", "d"),
-)
 
 
 @app.command(
@@ -85,7 +68,7 @@ def simulate(
 
 
 def figures_json(found: Figures) -> dict[str, Any]:
-    """The figures as plain values. Of the single overloads only the longest is told."""
+    """The figures as plain values. Of the single overloads only the longest is in them."""
     from virtpoise_balancer.command import terminal
 
     plain: dict[str, Any] = terminal.plain(found)
@@ -113,46 +96,33 @@ def _show(scenario: Scenario, outcome: Outcome) -> None:
     from rich.text import Text
 
     from virtpoise_balancer.command.terminal import Console
+    from virtpoise_balancer.simulate.tables import Ends
 
     console = Console()
     seeds = f", {scenario.seeds} seeds together" if scenario.seeds > 1 else ""
     console.print(Text(f"{scenario.name}: {outcome.without.hours:g} hours{seeds}", style="bold"))
     if scenario.about:
         console.print(Text(scenario.about))
-    show_figures({"without": outcome.without, "with virtpoise": outcome.balanced})
+    show_figures({"without": Ends.known(outcome.without), "with virtpoise": Ends.known(outcome.balanced)})
     for line in outcome.failures:
         console.print(Text(f"✗ {line}", style="red"))
     if not outcome.failures and scenario.expect.model_fields_set:
         console.print(Text("✓ all expectations hold", style="green"))
 
 
-def show_figures(columns: Mapping[str, Figures]) -> None:
-    """Print the figures of several runs side by side, and why what was considered was not moved."""
+def show_figures(courses: Mapping[str, Ends]) -> None:
+    """Print the figures of several courses side by side, and why what was considered was not moved."""
     from rich.text import Text
 
     from virtpoise_balancer.command import terminal
-    from virtpoise_balancer.explain.wording import reason
-    from virtpoise_balancer.model import Reason
+    from virtpoise_balancer.simulate.tables import figure_rows, refusal_rows
 
     console = terminal.Console()
-    table = terminal.make_table("", *columns)
-    for name, label, form in ROWS:
-        values = [getattr(one, name) for one in columns.values()]
-        if name in ("overload_host_minutes", "moves", "gib") or any(values):
-            table.add_row(*terminal.cells(label, *(format(value, form) for value in values)))
-        if name == "overload_host_minutes":
-            for resource in sorted({key for one in columns.values() for key in one.overload_by_resource}):
-                parts = [format(one.overload_by_resource.get(resource, 0.0), form) for one in columns.values()]
-                table.add_row(*terminal.cells(f"  by {resource}", *parts))
-    console.print(table)
-    reasons = sorted({key for one in columns.values() for key in one.refusals})
-    if reasons:
-        refusals = terminal.make_table("not moved, or not taken, because", *columns)
-        for key in reasons:
-            refusals.add_row(
-                *terminal.cells(reason(Reason(key)), *(one.refusals.get(key, 0) for one in columns.values()))
-            )
-        console.print(refusals)
-    for one in columns.values():
-        for sentence in one.sentences:
-            console.print(Text(f"a cycle failed: {sentence}", style="red"))
+    for title, rows in (("", figure_rows(courses)), ("not moved, or not taken, because", refusal_rows(courses))):
+        if rows:
+            table = terminal.make_table(title, *courses)
+            for label, values in rows:
+                table.add_row(*terminal.cells(label, *values))
+            console.print(table)
+    for sentence in dict.fromkeys(sentence for one in courses.values() for sentence in one.lower.sentences):
+        console.print(Text(f"a cycle failed: {sentence}", style="red"))

@@ -1,16 +1,17 @@
-"""Plays a script: one course without a balancer and one for each configuration, side by side."""
+"""Plays what happens to a group: one course without a balancer and one for each configuration, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.knowledge.in_memory import store_in_memory
-from virtpoise_balancer.model import MigrationOutcome, Move, Reason
+from virtpoise_balancer.model import MigrationOutcome, Move, Policy, Reason
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.stream import limits_of
 from virtpoise_balancer.simulate.clock import VirtualClock
@@ -19,16 +20,17 @@ from virtpoise_balancer.simulate.executor import SimulatedExecutor
 from virtpoise_balancer.simulate.figures import Figures, Tally
 from virtpoise_balancer.simulate.observer import SimulatedObserver
 from virtpoise_balancer.simulate.quiet import Quiet
-from virtpoise_balancer.simulate.script import Demand, Order, Script
+from virtpoise_balancer.simulate.script import Demand, Fleet, Order
 from virtpoise_balancer.simulate.world import World, names
 
 _MIB = 1 << 20
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """What one course came to in one step. ``over``: the hosts over a threshold. ``ratio``: the use of each resource
-    (resources x hosts).
+    (resources x hosts), NaN where there are no figures.
     """
 
     time: float
@@ -39,16 +41,22 @@ class Look:
 
 @dataclass(slots=True, kw_only=True)
 class Course:
-    """One group through the steps of a script. Without ``balances`` nobody moves anything; thresholds are those of the
-    configuration.
+    """One group, step by step. A step is an interval of the configuration.
 
-    ``skips``: a cycle that would find nothing to do is left out (``quiet``).
+    ``start``: of the first step, in Unix seconds. ``balances``: whether there is a balancer, or only its thresholds.
+    ``judge``: the policy whose thresholds the figures go by; None: the configuration's own.
+
+    ``skips``: a cycle that would find nothing to do is left out (``quiet``). ``coarse``: what is asked in a step is a
+    mean over the step already, so that no sample shows the step before.
     """
 
-    script: Script
+    fleet: Fleet
+    start: float
     config: Config
     balances: bool = True
     skips: bool = True
+    coarse: bool = False
+    judge: Policy | None = None
     tally: Tally = field(init=False)
     world: World = field(init=False)
     draining: set[str] = field(default_factory=set)
@@ -57,28 +65,27 @@ class Course:
     _balancer: _Balancer | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        script, config = self.script, self.config
-        step, policy = script.step_seconds, config.policy
-        self._clock = VirtualClock(script.start)
-        self.world = World(script.fleet, step)
-        self.tally = Tally(script.fleet, policy, step)
-        coarse = step > config.scrape_interval_seconds  # then a step's figure is a mean over the step and no more
+        config = self.config
+        step, policy = config.interval_seconds, config.policy
+        self._clock = VirtualClock(self.start)
+        self.world = World(self.fleet, step)
+        self.tally = Tally(self.fleet, self.judge or policy, step)
         self._observer = SimulatedObserver(
-            fleet=script.fleet,
+            fleet=self.fleet,
             step_seconds=step,
             consecutive=policy.cpu.consecutive,
             saturation_ratio=policy.saturation_ratio,
             longest_window_seconds=config.measurement.settle_seconds + config.measurement.window_seconds,
-            blur_ratio=0.0 if coarse else config.scrape_interval_seconds / step,
-            reach_back_seconds=0.0 if coarse else 1.5 * config.scrape_interval_seconds,
+            blur_ratio=0.0 if self.coarse else config.scrape_interval_seconds / step,
+            reach_back_seconds=0.0 if self.coarse else 1.5 * config.scrape_interval_seconds,
         )
         if self.balances:
             self._balancer = _Balancer(self.world, self._observer, self._clock, config, self._ended, skips=self.skips)
 
     def step(self, number: int, demand: Demand, *, changes_next: bool) -> Look:
         """Play a step. ``changes_next``: whether others do something in the next one."""
-        world, step, balancer = self.world, self.script.step_seconds, self._balancer
-        began = self.script.start + number * step
+        world, step, balancer = self.world, self.config.interval_seconds, self._balancer
+        began = self.start + number * step
         changed = world.begin(demand) and number > 0
         left = step
         while left > 0:
@@ -99,7 +106,8 @@ class Course:
             report = balancer.turn(acts_of_others=changed or changes_next or bool(demand.orders))
             if report:
                 self.tally.cycle(report)
-        return Look(time=self._clock.at, over=over, ratio=measured.ratio, report=report)
+        ratio = np.where(measured.figures, measured.ratio, np.nan)
+        return Look(time=self._clock.at, over=over, ratio=ratio, report=report)
 
     def figures(self) -> Figures:
         """What came of all steps so far."""
@@ -107,7 +115,7 @@ class Course:
         if self.tally.steps:
             made = make_plan(self._observer.observe(self._clock.at).snapshot, self.config.policy)
             broken = sum(refusal.reason is Reason.RULE_BROKEN for refusal in made.refusals)
-            numbers = [number for name, number in names(self.script.fleet).items() if name in self.draining]
+            numbers = [number for name, number in names(self.fleet).items() if name in self.draining]
             left = int(np.isin(self.world.at, numbers).sum())
         return self.tally.figures(rules_broken=broken, left_on_drained_hosts=left, not_followed=self.world.ignored)
 
@@ -181,14 +189,18 @@ class _Balancer:
         return report
 
 
-def play(courses: Sequence[Course]) -> Iterator[list[Look]]:
-    """The looks of all courses, which have one script, after each of its steps."""
-    for number, (demand, following) in enumerate(_with_next(iter(courses[0].script))):
-        changes = following is not None and bool((following.home != demand.home).any() or following.orders)
-        yield [one.step(number, demand, changes_next=changes) for one in courses]
+def play(courses: Sequence[Course], steps: Iterable[Sequence[Demand]]) -> Iterator[list[Look]]:
+    """The looks of all courses after each step. ``steps``: what each step asks of each course.
+
+    What others do is the same in all of them.
+    """
+    for number, (demands, following) in enumerate(_with_next(iter(steps))):
+        first = demands[0]
+        changes = following is not None and bool((following[0].home != first.home).any() or following[0].orders)
+        yield [one.step(number, demand, changes_next=changes) for one, demand in zip(courses, demands, strict=True)]
 
 
-def _with_next(items: Iterator[Demand]) -> Iterator[tuple[Demand, Demand | None]]:
+def _with_next(items: Iterator[_T]) -> Iterator[tuple[_T, _T | None]]:
     """Each item with the one that follows it, None after the last."""
     one = next(items, None)
     for following in items:

@@ -150,11 +150,11 @@ class SimulatedObserver:
             labels=labels,
         )
 
-    def _domains(self, newest: Measured, numbers: Collection[int] | None) -> tuple[Domain, ...]:
+    def _domains(self, newest: Measured, hosts: Collection[int] | None) -> tuple[Domain, ...]:
         fleet, at = self.fleet, newest.at
         listed = (at >= 0) & newest.figures[at]
-        if numbers is not None:
-            listed &= np.isin(at, list(numbers))
+        if hosts is not None:
+            listed &= np.isin(at, list(hosts))
         where, run, delay = (np.stack(list(one)) for one in (self._where, self._run, self._delay))
         there = where == at
         whole = there[1:] & there[:-1]  # the step in which a domain arrives is not all its own
@@ -166,30 +166,50 @@ class SimulatedObserver:
         calm = np.stack(list(self._calm)) * there
         calm_steps = calm.sum(axis=0)
         usual, usually_waited = _mean(run, calm), _mean(delay, calm)
+        numbers = np.flatnonzero(listed).tolist()
+        links = fleet.link_bytes_per_second[at]
+        rx_ratio, tx_ratio = (np.nan_to_num(one / links).tolist() for one in (newest.rx, newest.tx))
+        figures = zip(
+            *(
+                one[listed].tolist()
+                for one in (
+                    at,
+                    counted,
+                    cores,
+                    waited,
+                    calm_steps,
+                    usual,
+                    usually_waited,
+                    newest.memory_bytes,
+                    fleet.vcpus,
+                    fleet.memory_bytes,
+                    newest.rx,
+                    newest.tx,
+                )
+            ),
+            strict=True,
+        )
         found = []
-        for number in np.flatnonzero(listed):
-            host = int(at[number])
-            memory, link = int(newest.memory_bytes[number]), fleet.link_bytes_per_second[host]
-            known = not math.isnan(link)
-            past = calm_steps[number] > 0
-            rx, tx = float(newest.rx[number]), float(newest.tx[number])
+        for number, (host, steps, ran, delayed, calmly, past, past_delay, held, vcpus, memory, rx, tx) in zip(
+            numbers, figures, strict=True
+        ):
             found.append(
                 Domain(
                     name=fleet.domain_names[number],
                     uuid=fleet.uuids[number],
                     host=fleet.host_names[host],
-                    state=DomainState.RUNNING if counted[number] else DomainState.PAUSED,
-                    vcpus=int(fleet.vcpus[number]),
-                    cpu_cores=float(cores[number]),
-                    cpu_delay_cores=float(waited[number]),
-                    cpu_cores_unsaturated=float(usual[number]) if past else None,
-                    cpu_delay_cores_unsaturated=float(usually_waited[number]) if past else None,
-                    memory_bytes=max(memory, int(fleet.memory_bytes[number])),
-                    memory_resident_bytes=memory,
+                    state=DomainState.RUNNING if steps else DomainState.PAUSED,
+                    vcpus=int(vcpus),
+                    cpu_cores=ran,
+                    cpu_delay_cores=delayed,
+                    cpu_cores_unsaturated=past if calmly else None,
+                    cpu_delay_cores_unsaturated=past_delay if calmly else None,
+                    memory_bytes=int(max(held, memory)),
+                    memory_resident_bytes=int(held),
                     rx_bytes_per_second=rx,
                     tx_bytes_per_second=tx,
-                    rx_ratio=rx / link if known else 0.0,
-                    tx_ratio=tx / link if known else 0.0,
+                    rx_ratio=rx_ratio[number],
+                    tx_ratio=tx_ratio[number],
                 )
             )
         return tuple(sorted(found, key=lambda domain: (domain.name, domain.uuid)))

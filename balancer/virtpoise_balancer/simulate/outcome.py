@@ -44,9 +44,12 @@ def play_scenario(
     each = []
     for seed in range(1, scenario.seeds + 1):
         script = Staged(scenario, seed, folder)
-        courses = [Course(script=script, config=settings, balances=balances, skips=skips) for balances in (False, True)]
+        courses = [
+            Course(fleet=script.fleet, start=script.start, config=settings, balances=balances, skips=skips)
+            for balances in (False, True)
+        ]
         done = len(script) * (seed - 1)
-        for step, _ in enumerate(play(courses), 1):
+        for step, _ in enumerate(play(courses, ([demand, demand] for demand in script)), 1):
             progress(scenario.name, done + step, len(script) * scenario.seeds)
         each.append((seed, courses[0].figures(), courses[1].figures()))
         for course in courses:

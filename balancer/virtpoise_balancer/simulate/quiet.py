@@ -18,6 +18,8 @@ from virtpoise_balancer.simulate.contention import Floats
 
 # After a longer gap a cycle does not compare what it sees with what was seen before.
 _LONGEST_SECONDS = 1800.0
+# For how many steps a change is looked at: a domain that is seen nowhere counts as stopped after three.
+_STEPS = 5
 
 
 @dataclass(slots=True)
@@ -32,10 +34,13 @@ class Quiet:
     _known: tuple[bool, ...] = ()
 
     def disturb(self, now: float) -> None:
-        """Something has changed: every cycle counts until all samples show it and all predictions were measured."""
-        measurement = self.config.measurement
-        shown = (self.times.samples + 2) * self.times.step_seconds + self.times.reach_back_seconds
-        measured = measurement.settle_seconds + measurement.window_seconds + 2 * self.times.step_seconds
+        """Something has changed: every cycle counts until samples show it, and predictions of it were measured.
+
+        Later ones read from the store what it means to samples that are older.
+        """
+        measurement, step = self.config.measurement, self.times.step_seconds
+        shown = _STEPS * step + self.times.reach_back_seconds
+        measured = measurement.settle_seconds + measurement.window_seconds + 2 * step
         self._restless_until = max(self._restless_until, now + max(shown, measured))
 
     def ran(self, now: float, report: Report) -> None:

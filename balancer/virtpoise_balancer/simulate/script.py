@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from virtpoise_balancer.simulate.contention import Floats, Mask, Whole
 
@@ -77,24 +76,3 @@ class Demand:
     seen: Mask
     orders: tuple[Order, ...] = ()
     failing: tuple[Failing, ...] = field(default=())
-
-
-class Script(Protocol):
-    """A fleet, and its demand in each step."""
-
-    @property
-    def fleet(self) -> Fleet: ...
-
-    @property
-    def step_seconds(self) -> float: ...
-
-    @property
-    def start(self) -> float:
-        """The beginning of the first step, in Unix seconds: a whole multiple of the step."""
-        ...
-
-    def __len__(self) -> int:
-        """The number of steps."""
-        ...
-
-    def __iter__(self) -> Iterator[Demand]: ...
