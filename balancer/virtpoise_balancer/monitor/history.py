@@ -20,7 +20,7 @@ from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, MOST_CPUS, RATIO_
 from virtpoise_balancer.model.units import Amount, Count, Name
 from virtpoise_balancer.monitor.client import MOST_SAMPLES, Series
 from virtpoise_balancer.monitor.observe import Observer
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.queries import Ranges, render
 from virtpoise_balancer.monitor.targets import AdmittedTargets, host_of
 
 Floats = NDArray[np.float64]
@@ -119,17 +119,24 @@ class History:
         )
         self.observer = replace(self.observer, client=client)
 
-    def _query(self, name: str) -> str:
+    def _query(self, name: str) -> str | None:
+        """The query in PromQL; None where the exporters have no answer to it."""
+        query = {**self.observer.source.queries, **self.observer.queries}.get(name)
+        if query is None:
+            return None
         ranges = Ranges.of(
             step_seconds=self.step_seconds,
             scrape_interval_seconds=self.observer.scrape_interval_seconds,
             consecutive=1,
             saturation_ratio=self.observer.saturation_ratio,
         )
-        return render(self.observer.queries.get(name, QUERIES[name]), ranges, self.observer.matchers)
+        return render(query, ranges, self.observer.matchers)
 
     def _range(self, name: str, start: float, end: float, step: float) -> tuple[Series, ...]:
-        return tuple(self._targets.of_hosts(self.observer.client.range(self._query(name), start, end, step).series))
+        query = self._query(name)
+        return (
+            tuple(self._targets.of_hosts(self.observer.client.range(query, start, end, step).series)) if query else ()
+        )
 
     # --- which hosts and domains there were ---------------------------------------------------------------------------
 
