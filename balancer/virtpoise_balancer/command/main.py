@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from virtpoise_balancer import __version__
-from virtpoise_balancer.command import orders, reading
+from virtpoise_balancer.command import backtest, orders, reading, simulate
 from virtpoise_balancer.command.options import (
     DEFAULT_CONFIG,
     EXIT_BAD_INPUT,
@@ -184,6 +184,8 @@ def token(
 
 
 app.add_typer(reading.app)
+app.add_typer(simulate.app)
+app.add_typer(backtest.app)
 app.add_typer(orders.app)
 
 
