@@ -11,7 +11,7 @@ import pytest
 
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.monitor.history import Inventory, Part, PastDomain, PastHost, _carry, _nothing
+from virtpoise_balancer.monitor.history import Part, PastDomain, PastGroup, PastHost, _carry, _nothing
 from virtpoise_balancer.simulate.backtest import Backtest, at_step, backtest
 from virtpoise_balancer.simulate.recording import RecordingFile, anonymous
 
@@ -19,8 +19,8 @@ GIB = 2**30
 NAN = np.nan
 
 
-def inventory(steps: int, domains: int = 8, *, waited_ratio: float | None = None) -> Inventory:
-    return Inventory(
+def inventory(steps: int, domains: int = 8, *, waited_ratio: float | None = None) -> PastGroup:
+    return PastGroup(
         start=1_700_000_040.0,
         step_seconds=60.0,
         steps=steps,
@@ -46,7 +46,7 @@ def part(cores: float, steps: int, *, domains: int = 8, delay: float = 0.0) -> P
     )
 
 
-def played(there: Inventory, *parts: Part) -> Backtest:
+def played(there: PastGroup, *parts: Part) -> Backtest:
     return backtest(there, parts, {"with": Config()}, now=0.0)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from virtpoise_balancer.simulate.figures import Figures
-from virtpoise_balancer.simulate.loop import Course, Look, play
+from virtpoise_balancer.simulate.figures import RunFigures
+from virtpoise_balancer.simulate.loop import Course, StepOutcome, play
 from virtpoise_balancer.simulate.outcome import play_scenario
 from virtpoise_balancer.simulate.scenario import Scenario
 from virtpoise_balancer.simulate.staged import Staged
@@ -29,7 +29,7 @@ def scenario(**changes: Any) -> Scenario:
     return Scenario.model_validate(values | changes)
 
 
-def balanced(of: Scenario, seed: int = 1, *, skips: bool = True) -> tuple[Figures, list[Look]]:
+def balanced(of: Scenario, seed: int = 1, *, skips: bool = True) -> tuple[RunFigures, list[StepOutcome]]:
     script = Staged(of, seed, HERE)
     course = Course(fleet=script.fleet, start=script.start, config=of.config.config, skips=skips)
     looks = [look for (look,) in play([course], ([demand] for demand in script))]
@@ -38,7 +38,7 @@ def balanced(of: Scenario, seed: int = 1, *, skips: bool = True) -> tuple[Figure
     return figures, looks
 
 
-def moves(looks: list[Look]) -> list[tuple[float, str, str]]:
+def moves(looks: list[StepOutcome]) -> list[tuple[float, str, str]]:
     """When each move was planned, which domain, and where to."""
     return [
         (look.time, move.domain, move.destination)

@@ -16,7 +16,7 @@ from virtpoise_balancer.errors import BadInput
 
 if TYPE_CHECKING:
     from virtpoise_balancer.config import Config
-    from virtpoise_balancer.monitor.history import History, Inventory, Part
+    from virtpoise_balancer.monitor.history import History, Part, PastGroup
     from virtpoise_balancer.monitor.observe import Observer
     from virtpoise_balancer.simulate.backtest import Backtest
     from virtpoise_balancer.simulate.recording import RecordingFile
@@ -125,7 +125,7 @@ def _configs(config: Path | None, against: Path | None, group: str | None, *, ha
 
 def _from_prometheus(
     config: Config, seconds: float, step_seconds: float, record: Path | None, bar: Any
-) -> tuple[Inventory, Iterator[Part]]:
+) -> tuple[PastGroup, Iterator[Part]]:
     """What there was, and the parts of the history as they are read; a recording is written on the way."""
     from virtpoise_balancer.monitor.history import History
     from virtpoise_balancer.service import wiring
@@ -152,7 +152,7 @@ def _from_prometheus(
     return anonymous(inventory), _recorded(history, inventory, file, 0)
 
 
-def _go_on(observer: Observer, file: RecordingFile, look: Callable[[float], None]) -> tuple[Inventory, Iterator[Part]]:
+def _go_on(observer: Observer, file: RecordingFile, look: Callable[[float], None]) -> tuple[PastGroup, Iterator[Part]]:
     """A recording that was interrupted, as far as it goes, and then what is missing. Its time and steps are its own."""
     from virtpoise_balancer.monitor.history import History
     from virtpoise_balancer.simulate.recording import anonymous
@@ -173,7 +173,7 @@ def _go_on(observer: Observer, file: RecordingFile, look: Callable[[float], None
     return kept, parts()
 
 
-def _recorded(history: History, inventory: Inventory, file: RecordingFile, from_step: int) -> Iterator[Part]:
+def _recorded(history: History, inventory: PastGroup, file: RecordingFile, from_step: int) -> Iterator[Part]:
     for part in history.parts(inventory, from_step):
         yield file.append(part)
 

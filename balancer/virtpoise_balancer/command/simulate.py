@@ -11,10 +11,10 @@ import typer
 from virtpoise_balancer.command.options import EXIT_NO, OutputOption, new_app
 
 if TYPE_CHECKING:
-    from virtpoise_balancer.simulate.figures import Figures
+    from virtpoise_balancer.simulate.figures import RunFigures
     from virtpoise_balancer.simulate.outcome import Outcome
     from virtpoise_balancer.simulate.scenario import Scenario
-    from virtpoise_balancer.simulate.tables import Ends
+    from virtpoise_balancer.simulate.tables import Bracket
 
 app = new_app()
 
@@ -67,7 +67,7 @@ def simulate(
         raise typer.Exit(EXIT_NO)
 
 
-def figures_json(found: Figures) -> dict[str, Any]:
+def figures_json(found: RunFigures) -> dict[str, Any]:
     """The figures as plain values. Of the single overloads only the longest is in them."""
     from virtpoise_balancer.command import terminal
 
@@ -96,21 +96,21 @@ def _show(scenario: Scenario, outcome: Outcome) -> None:
     from rich.text import Text
 
     from virtpoise_balancer.command.terminal import Console
-    from virtpoise_balancer.simulate.tables import Ends
+    from virtpoise_balancer.simulate.tables import Bracket
 
     console = Console()
     seeds = f", {scenario.seeds} seeds together" if scenario.seeds > 1 else ""
     console.print(Text(f"{scenario.name}: {outcome.without.hours:g} hours{seeds}", style="bold"))
     if scenario.about:
         console.print(Text(scenario.about))
-    show_figures({"without": Ends.known(outcome.without), "with virtpoise": Ends.known(outcome.balanced)})
+    show_figures({"without": Bracket.known(outcome.without), "with virtpoise": Bracket.known(outcome.balanced)})
     for line in outcome.failures:
         console.print(Text(f"✗ {line}", style="red"))
     if not outcome.failures and scenario.expect.model_fields_set:
         console.print(Text("✓ all expectations hold", style="green"))
 
 
-def show_figures(courses: Mapping[str, Ends]) -> None:
+def show_figures(courses: Mapping[str, Bracket]) -> None:
     """Print the figures of several courses side by side, and why what was considered was not moved."""
     from rich.text import Text
 

@@ -15,6 +15,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
+from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, MOST_CPUS, RATIO_TOLERANCE
 from virtpoise_balancer.model.units import Amount, Count, Name
@@ -22,9 +23,6 @@ from virtpoise_balancer.monitor.client import MOST_SAMPLES, Series
 from virtpoise_balancer.monitor.observe import Observer
 from virtpoise_balancer.monitor.queries import Ranges, render
 from virtpoise_balancer.monitor.targets import AdmittedTargets, host_of
-
-Floats = NDArray[np.float64]
-Whole = NDArray[np.int64]
 
 # The most samples of one reply: small against what the client takes, so that no part needs much memory.
 _MOST_SAMPLES = MOST_SAMPLES // 4
@@ -59,7 +57,7 @@ class PastDomain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class PastGroup:
     """The hosts and domains that there were, in steps of ``step_seconds`` from ``start`` (Unix seconds) on.
 
     ``waited_ratio``: how long vCPUs waited for a CPU, against how long they ran; None where that is not recorded.
@@ -86,7 +84,7 @@ class Part:
     memory_ratio: Floats
     cores: Floats
     delay: Floats
-    home: Whole
+    home: NDArray[np.int64]
     held_bytes: Floats
     left_out: int = 0
 
@@ -98,10 +96,10 @@ class Part:
 class _Carried:
     """What is known of domains at the end of a part, for the next."""
 
-    home: Whole
+    home: NDArray[np.int64]
     cores: Floats
     delay: Floats
-    missing: Whole  # for how many steps in a row
+    missing: NDArray[np.int64]  # for how many steps in a row
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,7 +138,7 @@ class History:
 
     # --- which hosts and domains there were ---------------------------------------------------------------------------
 
-    def inventory(self, start: float, end: float, progress: Callable[[float], None] = lambda _: None) -> Inventory:
+    def inventory(self, start: float, end: float, progress: Callable[[float], None] = lambda _: None) -> PastGroup:
         """What there was in this time (Unix seconds). BadInput that says which series are missing."""
         start, end = (math.floor(at / self.step_seconds) * self.step_seconds for at in (start, end))
         found: dict[str, dict[tuple[str, str], float]] = {}
@@ -174,7 +172,7 @@ class History:
         hosts = tuple(_hosts(found))
         domains = tuple(_domains(found, names))
         self._say_what_is_missing(found, names, hosts, domains)
-        return Inventory(
+        return PastGroup(
             start=start,
             step_seconds=self.step_seconds,
             steps=max(int((end - start) / self.step_seconds), 0),
@@ -206,7 +204,7 @@ class History:
 
     # --- what happened ------------------------------------------------------------------------------------------------
 
-    def parts(self, inventory: Inventory, from_step: int = 0) -> Iterator[Part]:
+    def parts(self, inventory: PastGroup, from_step: int = 0) -> Iterator[Part]:
         """The history from a step on. MonitorError when Prometheus cannot be asked."""
         host = {one.name: number for number, one in enumerate(inventory.hosts)}
         domain = {one.uuid: number for number, one in enumerate(inventory.domains)}
@@ -217,7 +215,7 @@ class History:
 
     def _part(
         self,
-        inventory: Inventory,
+        inventory: PastGroup,
         host: Mapping[str, int],
         domain: Mapping[str, int],
         first: int,
@@ -282,7 +280,7 @@ class History:
             if all(value != 1 for _, value in one.samples)
         }
 
-    def _held(self, inventory: Inventory, domain: Mapping[str, int], at: float) -> Floats:
+    def _held(self, inventory: PastGroup, domain: Mapping[str, int], at: float) -> Floats:
         """What each domain's process holds at this time, or else its memory (domains)."""
         held = np.array([one.memory_bytes for one in inventory.domains], dtype=np.float64)
         for one in self._range("domain_memory_resident_bytes", at, at, self.step_seconds):
@@ -292,7 +290,7 @@ class History:
         return held
 
 
-def _figures(one: Series, start: float, step: float, steps: int) -> tuple[Whole, Floats]:
+def _figures(one: Series, start: float, step: float, steps: int) -> tuple[NDArray[np.int64], Floats]:
     """The numbers of the steps that have a sample, and the samples."""
     table = np.array(one.samples, dtype=np.float64).reshape(-1, 2)
     at = np.rint((table[:, 0] - start) / step).astype(np.int64)
@@ -309,7 +307,7 @@ def _nothing(domains: int) -> _Carried:
     return _Carried(np.full(domains, -1), np.zeros(domains), np.zeros(domains), np.zeros(domains, dtype=np.int64))
 
 
-def _carry(cpu: Floats, cores: Floats, delay: Floats, home: Whole, carried: _Carried) -> None:
+def _carry(cpu: Floats, cores: Floats, delay: Floats, home: NDArray[np.int64], carried: _Carried) -> None:
     """Let a domain without a sample stay as it was while its host has no figures either, or for a few steps."""
     for step in range(len(cores)):
         gone = np.isnan(cores[step])

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.model import Policy, Resource, Trigger
-from virtpoise_balancer.monitor.history import Inventory, Part
-from virtpoise_balancer.simulate.contention import Floats
-from virtpoise_balancer.simulate.loop import Course, Look, play
+from virtpoise_balancer.monitor.history import Part, PastGroup
+from virtpoise_balancer.simulate.loop import Course, StepOutcome, play
 from virtpoise_balancer.simulate.recording import demands, fleet_of
 from virtpoise_balancer.simulate.script import Demand
-from virtpoise_balancer.simulate.tables import Ends
+from virtpoise_balancer.simulate.tables import Bracket
 
 WITHOUT = "without"
 # Where vCPUs waited for less than this share of what they ran, nothing is hidden that would matter.
@@ -56,8 +56,8 @@ class Backtest:
     ``bracketed``: whether the two ends were played. ``made_at``: Unix seconds.
     """
 
-    inventory: Inventory
-    courses: Mapping[str, Ends]
+    inventory: PastGroup
+    courses: Mapping[str, Bracket]
     hours: Mapping[str, Floats]
     worst: tuple[WorstHour, ...]
     gaps: tuple[tuple[float, float], ...]
@@ -90,7 +90,7 @@ def at_step(config: Config, step_seconds: float) -> Config:
 
 
 def backtest(
-    inventory: Inventory,
+    inventory: PastGroup,
     parts: Iterable[Part],
     configs: Mapping[str, Config],
     progress: Callable[[int], None] = lambda _steps: None,
@@ -104,7 +104,7 @@ def backtest(
 
 @dataclass(slots=True)
 class _Play:
-    inventory: Inventory
+    inventory: PastGroup
     configs: Mapping[str, Config]
     _hours: dict[str, list[float]] = field(default_factory=dict)
     _hour_loads: dict[str, list[Floats]] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class _Play:
         return Backtest(
             inventory=self.inventory,
             courses={
-                name: Ends(lower=ends[at], upper=ends[at + len(names)] if bracketed else ends[at])
+                name: Bracket(lower=ends[at], upper=ends[at + len(names)] if bracketed else ends[at])
                 for at, name in enumerate(names)
             },
             hours={name: np.array(values) for name, values in self._hours.items()},
@@ -182,7 +182,7 @@ class _Play:
             start = self._dark.pop()[0]
         self._dark.append((start, end))
 
-    def _hour(self, step: int, looks: Mapping[str, Look]) -> None:
+    def _hour(self, step: int, looks: Mapping[str, StepOutcome]) -> None:
         """Count an hour's overload, and keep the loads of the worst hours."""
         per_hour = max(round(_HOUR / self.inventory.step_seconds), 1)
         minutes = self.inventory.step_seconds / 60

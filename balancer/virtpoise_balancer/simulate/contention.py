@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from virtpoise_balancer.analyse.demand import Floats, Mask
+
 Whole = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 # What an elastic guest has waiting at most: a queue is bounded.
 BACKLOG_SECONDS = 30.0

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from virtpoise_balancer.config.section import Section
 from virtpoise_balancer.model import Reason
-from virtpoise_balancer.simulate.figures import Figures
+from virtpoise_balancer.simulate.figures import RunFigures
 
 
 class Bounds(Section):
@@ -49,7 +49,7 @@ class Relief(Section):
 
 
 class Expectations(Section):
-    """Bounds of figures by their names (``Figures``). ``refusals``: by reason. ``relieved``: of each overload."""
+    """Bounds of figures by their names (``RunFigures``). ``refusals``: by reason. ``relieved``: of each overload."""
 
     overload_host_minutes: Bounds | None = None
     longest_overload_minutes: Bounds | None = None
@@ -69,7 +69,7 @@ class Expectations(Section):
     relieved: Relief | None = None
 
 
-def failures(expected: Expectations, found: Figures, without: Figures) -> list[str]:
+def failures(expected: Expectations, found: RunFigures, without: RunFigures) -> list[str]:
     """A line for each expectation that does not hold: what was expected, and what came of it."""
     lines: list[str] = []
     for name in Expectations.model_fields:

@@ -1,4 +1,4 @@
-"""What a run came to: counted step by step (``Tally``), and as values in the end (``Figures``)."""
+"""What a run came to: counted step by step (``Tally``), and as values in the end (``RunFigures``)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.control.cycle import Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.model import MigrationOutcome, Move, Policy, Resource, Result
-from virtpoise_balancer.simulate.contention import Floats, Mask
 from virtpoise_balancer.simulate.script import Fleet
-from virtpoise_balancer.simulate.world import Measured, World, names
+from virtpoise_balancer.simulate.world import StepFigures, World, names
 
 _GIB = 2**30
 _MINUTE = 60.0
@@ -21,7 +21,7 @@ _MOST_SENTENCES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class RunFigures:
     """The figures of one run, or of several together.
 
     ``overload_host_minutes``: hosts at or above a threshold, and by resource in ``overload_by_resource``.
@@ -63,10 +63,10 @@ class Figures:
         return sum(one <= within_minutes for one in self.spells_minutes) / len(self.spells_minutes)
 
 
-def together(runs: Sequence[Figures]) -> Figures:
+def together(runs: Sequence[RunFigures]) -> RunFigures:
     """The sums over several runs."""
     total: dict[str, object] = {}
-    for one in fields(Figures):
+    for one in fields(RunFigures):
         values = [getattr(run, one.name) for run in runs]
         if isinstance(values[0], Mapping):
             counted: Counter[str] = Counter()
@@ -77,7 +77,7 @@ def together(runs: Sequence[Figures]) -> Figures:
             total[one.name] = tuple(item for value in values for item in value)
         else:
             total[one.name] = sum(values)
-    return Figures(**total)  # type: ignore[arg-type]
+    return RunFigures(**total)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class Tally:
         for resource in watched:
             self._thresholds[resource.row] = self.policy.trigger(resource).threshold
 
-    def step(self, measured: Measured) -> Mask:
+    def step(self, measured: StepFigures) -> Mask:
         """Count a step. The hosts that were over a threshold in it."""
         self.steps += 1
         minutes = self.step_seconds / _MINUTE
@@ -158,8 +158,8 @@ class Tally:
         if report.plan is not None and report.plan.attempts:
             self.refusals.update(refusal.reason.value for refusal in report.plan.refusals)
 
-    def figures(self, *, rules_broken: int, left_on_drained_hosts: int, not_followed: int) -> Figures:
-        return Figures(
+    def figures(self, *, rules_broken: int, left_on_drained_hosts: int, not_followed: int) -> RunFigures:
+        return RunFigures(
             hours=self.steps * self.step_seconds / 3600,
             overload_host_minutes=self.over_any,
             overload_by_resource={one.value: float(self.over[one.row]) for one in Resource if self.over[one.row]},

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from virtpoise_balancer.analyse.demand import Mask
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.knowledge.in_memory import store_in_memory
@@ -15,9 +16,8 @@ from virtpoise_balancer.model import MigrationOutcome, Move, Policy, Reason
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.stream import limits_of
 from virtpoise_balancer.simulate.clock import VirtualClock
-from virtpoise_balancer.simulate.contention import Mask
 from virtpoise_balancer.simulate.executor import SimulatedExecutor
-from virtpoise_balancer.simulate.figures import Figures, Tally
+from virtpoise_balancer.simulate.figures import RunFigures, Tally
 from virtpoise_balancer.simulate.observer import SimulatedObserver
 from virtpoise_balancer.simulate.quiet import Quiet
 from virtpoise_balancer.simulate.script import Demand, Fleet, Order
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class StepOutcome:
     """What one course came to in one step. ``over``: the hosts over a threshold. ``ratio``: the use of each resource
     (resources x hosts), NaN where there are no figures.
     """
@@ -82,7 +82,7 @@ class Course:
         if self.balances:
             self._balancer = _Balancer(self.world, self._observer, self._clock, config, self._ended, skips=self.skips)
 
-    def step(self, number: int, demand: Demand, *, changes_next: bool) -> Look:
+    def step(self, number: int, demand: Demand, *, changes_next: bool) -> StepOutcome:
         """Play a step. ``changes_next``: whether others do something in the next one."""
         world, step, balancer = self.world, self.config.interval_seconds, self._balancer
         began = self.start + number * step
@@ -107,9 +107,9 @@ class Course:
             if report:
                 self.tally.cycle(report)
         ratio = np.where(measured.figures, measured.ratio, np.nan)
-        return Look(time=self._clock.at, over=over, ratio=ratio, report=report)
+        return StepOutcome(time=self._clock.at, over=over, ratio=ratio, report=report)
 
-    def figures(self) -> Figures:
+    def figures(self) -> RunFigures:
         """What came of all steps so far."""
         broken, left = 0, 0
         if self.tally.steps:
@@ -189,7 +189,7 @@ class _Balancer:
         return report
 
 
-def play(courses: Sequence[Course], steps: Iterable[Sequence[Demand]]) -> Iterator[list[Look]]:
+def play(courses: Sequence[Course], steps: Iterable[Sequence[Demand]]) -> Iterator[list[StepOutcome]]:
     """The looks of all courses after each step. ``steps``: what each step asks of each course.
 
     What others do is the same in all of them.

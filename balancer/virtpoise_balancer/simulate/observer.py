@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import (
     NO_FIGURES,
     Domain,
@@ -20,9 +21,9 @@ from virtpoise_balancer.model import (
     Snapshot,
 )
 from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
-from virtpoise_balancer.simulate.contention import Floats, Whole
+from virtpoise_balancer.simulate.contention import Whole
 from virtpoise_balancer.simulate.script import Fleet
-from virtpoise_balancer.simulate.world import Measured
+from virtpoise_balancer.simulate.world import StepFigures
 
 # As the balancer's own queries have it: how many samples a look takes, and how far back the recent past goes.
 _SAMPLES = 30
@@ -45,7 +46,7 @@ class SimulatedObserver:
     blur_ratio: float = 0.0
     reach_back_seconds: float = 0.0
     _time: float = 0.0
-    _newest: Measured | None = None
+    _newest: StepFigures | None = None
     _raw: Floats | None = None  # of the step before the newest
     _readings: deque[Floats] = field(init=False)  # resources x hosts, NaN where there are no figures
     _times: deque[float] = field(init=False)
@@ -69,7 +70,7 @@ class SimulatedObserver:
             samples=max(_SAMPLES, self.consecutive),
         )
 
-    def take(self, measured: Measured, time: float) -> None:
+    def take(self, measured: StepFigures, time: float) -> None:
         """Keep what was measured in the step that ended at ``time`` (Unix seconds)."""
         raw = np.where(measured.figures, measured.ratio, np.nan)
         before, self._raw = self._raw, raw
@@ -120,7 +121,7 @@ class SimulatedObserver:
             domains=self._domains(self._newest, None if hosts is None else set(numbers)),
         )
 
-    def _host(self, at: int, window: Floats, newest: Measured) -> Host:
+    def _host(self, at: int, window: Floats, newest: StepFigures) -> Host:
         fleet = self.fleet
         name, labels = fleet.host_names[at], fleet.labels[at] if fleet.labels else {}
         memory = int(fleet.host_memory_bytes[at])
@@ -150,7 +151,7 @@ class SimulatedObserver:
             labels=labels,
         )
 
-    def _domains(self, newest: Measured, hosts: Collection[int] | None) -> tuple[Domain, ...]:
+    def _domains(self, newest: StepFigures, hosts: Collection[int] | None) -> tuple[Domain, ...]:
         fleet, at = self.fleet, newest.at
         listed = (at >= 0) & newest.figures[at]
         if hosts is not None:

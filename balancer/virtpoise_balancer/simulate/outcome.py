@@ -8,7 +8,7 @@ from pathlib import Path
 
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.simulate.expect import failures
-from virtpoise_balancer.simulate.figures import Figures, together
+from virtpoise_balancer.simulate.figures import RunFigures, together
 from virtpoise_balancer.simulate.loop import Course, play
 from virtpoise_balancer.simulate.scenario import Scenario
 from virtpoise_balancer.simulate.staged import Staged
@@ -21,9 +21,9 @@ class Outcome:
     ``failures``: a line for each expectation that does not hold.
     """
 
-    without: Figures
-    balanced: Figures
-    each: tuple[tuple[int, Figures, Figures], ...]
+    without: RunFigures
+    balanced: RunFigures
+    each: tuple[tuple[int, RunFigures, RunFigures], ...]
     failures: tuple[str, ...]
 
 

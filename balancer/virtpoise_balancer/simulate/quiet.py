@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Report
 from virtpoise_balancer.model import Resource, SampleTimes
-from virtpoise_balancer.simulate.contention import Floats
 
 # After a longer gap a cycle does not compare what it sees with what was seen before.
 _LONGEST_SECONDS = 1800.0

@@ -20,18 +20,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import first_problem
-from virtpoise_balancer.monitor.history import Inventory, Part
+from virtpoise_balancer.monitor.history import Part, PastGroup
 from virtpoise_balancer.simulate.contention import on_hosts
 from virtpoise_balancer.simulate.script import Demand, Fleet
 
 _FORMAT = "virtpoise/recording/1"
 _HEAD = "recording.json"
-_INVENTORY = TypeAdapter(Inventory)
+_INVENTORY = TypeAdapter(PastGroup)
 # The largest part that is read: what a file says of its size is not trusted.
 _MOST_BYTES = 2**30
 
 
-def anonymous(inventory: Inventory) -> Inventory:
+def anonymous(inventory: PastGroup) -> PastGroup:
     """The inventory with numbers instead of names."""
     return replace(
         inventory,
@@ -53,7 +53,7 @@ class RecordingFile:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def begin(self, inventory: Inventory) -> None:
+    def begin(self, inventory: PastGroup) -> None:
         """Make the file. BadInput when it cannot be written."""
         try:
             with zipfile.ZipFile(self.path, "x", zipfile.ZIP_DEFLATED) as archive:
@@ -81,7 +81,7 @@ class RecordingFile:
             raise BadInput(f"{self.path}: cannot be written: {error}") from None
         return _part(packed.getvalue(), self.inventory())
 
-    def inventory(self) -> Inventory:
+    def inventory(self) -> PastGroup:
         """What there was. BadInput when the file is no recording."""
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -112,7 +112,7 @@ class RecordingFile:
         return sorted(name for name in archive.namelist() if name.startswith("part-"))
 
 
-def _part(packed: bytes, inventory: Inventory) -> Part:
+def _part(packed: bytes, inventory: PastGroup) -> Part:
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
         found = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files if name != "home"}
         home = np.asarray(arrays["home"], dtype=np.int64)
@@ -133,7 +133,7 @@ def _part(packed: bytes, inventory: Inventory) -> Part:
     return Part(home=home, left_out=left_out, **found)
 
 
-def fleet_of(inventory: Inventory, *, hidden: bool) -> Fleet:
+def fleet_of(inventory: PastGroup, *, hidden: bool) -> Fleet:
     """``hidden``: domains want what they ran and waited for, and lose what they do not get."""
     hosts, domains = inventory.hosts, inventory.domains
     return Fleet(

@@ -10,9 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from virtpoise_balancer import __version__
+from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.explain.wording import duration, percent
 from virtpoise_balancer.simulate.backtest import Backtest, WorstHour
-from virtpoise_balancer.simulate.contention import Floats
 from virtpoise_balancer.simulate.tables import figure_rows, refusal_rows
 
 _COLOURS = ("#c2410c", "#0f766e", "#4338ca", "#a16207")

@@ -44,7 +44,7 @@ def _several(value: Any) -> Any:
     return [value] if isinstance(value, Mapping) else value
 
 
-class Hosts(Section):
+class HostEntry(Section):
     """One host, or ``count`` of them, numbered from 1.
 
     ``own_cores`` and ``own_memory_gib``: what it uses for itself. ``link_mib_per_second``: of its uplink, each way.
@@ -64,7 +64,7 @@ class Hosts(Section):
         return _numbered(self.name, self.count)
 
 
-class Domains(Section):
+class DomainEntry(Section):
     """One domain, or ``count`` of them, numbered from 1. ``hosts``: names or shell patterns of hosts, taken in turn.
 
     ``guest``: ``elastic`` does later what it cannot do now, ``fixed_rate`` loses it. ``noise_ratio``: how far the load
@@ -151,7 +151,7 @@ class Migrated(_Event):
     to: _Name
 
 
-Event = Annotated[
+ScenarioEvent = Annotated[
     HostDown | NoFigures | Drain | HostLoad | MigrationsFail | Stopped | Migrated, Field(discriminator="event")
 ]
 
@@ -190,9 +190,9 @@ class Scenario(Section):
     duration_minutes: LongMinutes
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     config: Settings = Settings()
-    hosts: Annotated[tuple[Hosts, ...], AfterValidator(_not_empty)]
-    domains: tuple[Domains, ...] = ()
-    events: tuple[Event, ...] = ()
+    hosts: Annotated[tuple[HostEntry, ...], AfterValidator(_not_empty)]
+    domains: tuple[DomainEntry, ...] = ()
+    events: tuple[ScenarioEvent, ...] = ()
     expect: Expectations = Expectations()
 
     @property
@@ -249,7 +249,7 @@ def _numbered(name: str, count: int | None) -> tuple[str, ...]:
     return (name,) if count is None else tuple(f"{name}{number}" for number in range(1, count + 1))
 
 
-def _twice(field: str, entries: Sequence[Hosts | Domains]) -> Iterator[str]:
+def _twice(field: str, entries: Sequence[HostEntry | DomainEntry]) -> Iterator[str]:
     seen: set[str] = set()
     for number, entry in enumerate(entries):
         if again := next((name for name in entry.names if name in seen), None):

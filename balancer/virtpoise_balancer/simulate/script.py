@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from virtpoise_balancer.simulate.contention import Floats, Mask, Whole
+from virtpoise_balancer.analyse.demand import Floats, Mask
+from virtpoise_balancer.simulate.contention import Whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.config.section import Section
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.simulate.contention import Floats
 
 _MINUTE = 60.0
 _GIB = 2**30
@@ -47,7 +47,7 @@ class Constant(Section):
         return np.full(len(grid.minutes), self.cores)
 
 
-class Step(Section):
+class StepChange(Section):
     """``cores`` at first, ``to_cores`` from ``at_minutes`` on, for good or for ``for_minutes``."""
 
     shape: Literal["step"]
@@ -180,4 +180,4 @@ class Trace(Section):
         return rows
 
 
-Shape = Annotated[Constant | Step | Wave | Wandering | Spike | Leak | Trace, Field(discriminator="shape")]
+Shape = Annotated[Constant | StepChange | Wave | Wandering | Spike | Leak | Trace, Field(discriminator="shape")]

@@ -10,9 +10,10 @@ from uuid import NAMESPACE_DNS, uuid5
 
 import numpy as np
 
-from virtpoise_balancer.simulate.contention import Floats, Whole
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.simulate.contention import Whole
 from virtpoise_balancer.simulate.scenario import (
-    Domains,
+    DomainEntry,
     Drain,
     HostDown,
     HostLoad,
@@ -68,7 +69,7 @@ class Staged:
         put(self, "_memory", memory)
         put(self, "_first", np.array(first, dtype=np.int64))
 
-    def _grid(self, entry: int, place: int, part: int, of: Domains) -> Grid:
+    def _grid(self, entry: int, place: int, part: int, of: DomainEntry) -> Grid:
         return Grid(
             minutes=(np.arange(len(self)) + 0.5) * self.step_seconds / 60,
             step_minutes=self.step_seconds / 60,
@@ -138,7 +139,7 @@ class Staged:
             )
 
 
-def _places(entry: Domains, hosts: tuple[str, ...]) -> list[int]:
+def _places(entry: DomainEntry, hosts: tuple[str, ...]) -> list[int]:
     """The numbers of the hosts that an entry names, each once, in the order of its patterns."""
     found = dict.fromkeys(at for pattern in entry.hosts for at, name in enumerate(hosts) if fnmatchcase(name, pattern))
     return list(found)

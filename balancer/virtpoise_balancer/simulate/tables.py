@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from virtpoise_balancer.explain.wording import reason
 from virtpoise_balancer.model import Reason
-from virtpoise_balancer.simulate.figures import Figures
+from virtpoise_balancer.simulate.figures import RunFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ends:
+class Bracket:
     """The figures of one course, with the least demand that there may have been and with the most; the same where
     nothing was hidden.
     """
 
-    lower: Figures
-    upper: Figures
+    lower: RunFigures
+    upper: RunFigures
 
     @classmethod
-    def known(cls, found: Figures) -> Ends:
+    def known(cls, found: RunFigures) -> Bracket:
         return cls(lower=found, upper=found)
 
 
@@ -44,7 +44,7 @@ _ROWS: Sequence[tuple[str, str, str]] = (
 _ALWAYS = ("overload_host_minutes", "moves", "gib")
 
 
-def figure_rows(courses: Mapping[str, Ends]) -> list[tuple[str, list[str]]]:
+def figure_rows(courses: Mapping[str, Bracket]) -> list[tuple[str, list[str]]]:
     """What each figure is, and its value in each course; those that are 0 everywhere are left out."""
     rows = []
     for name, label, form in _ROWS:
@@ -59,7 +59,7 @@ def figure_rows(courses: Mapping[str, Ends]) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def refusal_rows(courses: Mapping[str, Ends]) -> list[tuple[str, list[str]]]:
+def refusal_rows(courses: Mapping[str, Bracket]) -> list[tuple[str, list[str]]]:
     """Why hosts and domains were passed over, and how often in each course."""
     both = [(one.lower.refusals, one.upper.refusals) for one in courses.values()]
     reasons = sorted({key for pair in both for one in pair for key in one})

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Resource
-from virtpoise_balancer.simulate.contention import BACKLOG_SECONDS, Floats, Mask, Whole, on_hosts, share
+from virtpoise_balancer.simulate.contention import BACKLOG_SECONDS, Whole, on_hosts, share
 from virtpoise_balancer.simulate.script import Demand, Fleet
 
 # What a migration takes of the CPUs of its two hosts (docs/migrations.md): 0.1 s on the source for 143 MiB, and on the
@@ -39,7 +40,7 @@ class Copying:
 
 
 @dataclass(slots=True)
-class Measured:
+class StepFigures:
     """What was measured in one step: the use of each resource (resources x hosts), and what domains ran and waited for
     (domains, in cores).
 
@@ -184,7 +185,7 @@ class World:
         own[one.source] += spent / seconds
         own[one.destination] += (spent + setup / SETUP_SECONDS * _START_CORE_SECONDS) / seconds
 
-    def measure(self) -> Measured:
+    def measure(self) -> StepFigures:
         """What was measured in the step that ends now, and a fresh start for the next one."""
         demand, fleet, step = self.demand, self.fleet, self.step_seconds
         here = np.where((self.at >= 0) & demand.up[self.at], self.at, -1)
@@ -198,7 +199,7 @@ class World:
         ratio[Resource.MEMORY.row] = np.minimum(memory / fleet.host_memory_bytes, 1.0)
         ratio[Resource.RX.row] = self._received / (fleet.link_bytes_per_second * step)
         ratio[Resource.TX.row] = self._sent / (fleet.link_bytes_per_second * step)
-        found = Measured(
+        found = StepFigures(
             ratio=ratio,
             run=self._run / step,
             delay=self._delay / step,
