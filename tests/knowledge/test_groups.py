@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builders import FakeClock, domain, group, host, thesis_policy
-from postgresql import Server
+from virtpoise_lab.postgresql import Server
 from storing import BY_OTHERS, SIGHTINGS, record
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
 from virtpoise_balancer.knowledge.leader import FileLock

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from builders import FakeClock, domain, group, host, thesis_policy
-from postgresql import PASSWORD, Server
+from virtpoise_lab.postgresql import PASSWORD, Server
 from storing import fill, record
 from virtpoise_balancer.errors import BadInput, Deposed, Refused, StoreError
 from virtpoise_balancer.knowledge.advisory import AdvisoryLock

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 
 import virtpoise_balancer.knowledge
 from builders import domain, group, host, thesis_policy
-from postgresql import Server
+from virtpoise_lab.postgresql import Server
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.errors import BadInput

@@ -19,7 +19,7 @@ from urllib.parse import unquote_plus
 
 import pytest
 
-from postgresql import Server
+from virtpoise_lab.postgresql import Server
 
 INTERVAL_SECONDS = 5.0
 PATIENCE_SECONDS = 150.0

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own: Debian's programs, as an unprivileged user, on a socket in its own folder."""
+"""A PostgreSQL server of a test's or a campaign's own: Debian's programs, as an unprivileged user, on a socket in its own folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pathlib import Path
 
 import psycopg
 
+from virtpoise_lab.artefacts import CACHE
+
 USER = "virtpoise"
 PASSWORD = "not-to-be-shown"
 _PATIENCE_SECONDS = 60.0
-_CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "postgresql"
 
 
 def _programs() -> Path:
     """The folder of the server's programs: those of the machine, or those that scripts/setup unpacked."""
-    for root in (Path("/"), _CACHE):
+    for root in (Path("/"), CACHE / "postgresql"):
         for found in sorted(root.glob("usr/lib/postgresql/*/bin/postgres"), reverse=True):
             return found.parent
     raise FileNotFoundError("PostgreSQL's programs: scripts/setup unpacks them")
