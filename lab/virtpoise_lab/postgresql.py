@@ -1,4 +1,6 @@
-"""A PostgreSQL server of a test's or a campaign's own: Debian's programs, as an unprivileged user, on a socket in its own folder."""
+"""A PostgreSQL server for a test or a campaign: Debian's programs, as an unprivileged user, on a socket in a folder of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -87,10 +90,11 @@ class Server:
         return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
 
     def sql(self, statement: str, database: str) -> None:
-        with psycopg.connect(
-            host=str(self.folder), user=USER, password=PASSWORD, dbname=database, autocommit=True
-        ) as connection:
+        with self.connect(database) as connection:
             connection.execute(statement.encode())
+
+    def connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(host=str(self.folder), user=USER, password=PASSWORD, dbname=database, autocommit=True)
 
     def _run(self, *command: object) -> None:
         subprocess.run([str(one) for one in command], check=True, capture_output=True, cwd="/", **self._as)  # type: ignore[call-overload]

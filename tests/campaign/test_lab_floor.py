@@ -22,7 +22,7 @@ from virtpoise_lab.chaos.__main__ import main
 from virtpoise_lab.chaos.asked import Standing
 from virtpoise_lab.chaos.faults import FAULTS, INSTANT
 from virtpoise_lab.chaos.oracle import LOST, NAMED, TWICE, Facts, Held, Look, judge
-from virtpoise_lab.chaos.plan import HOMES, ROOM, Moment, Plan, Task, draw
+from virtpoise_lab.chaos.plan import HOMES, NEEDS, ROOM, Moment, Plan, Task, draw
 from virtpoise_lab.chaos.store import StoreFile
 from virtpoise_lab.floors import DURATIONS, Entry
 from virtpoise_lab.stack import RULES
@@ -31,6 +31,7 @@ from virtpoise_lab.stack import RULES
 ON_HOSTS_ALONE = {
     *("source-qemu-stopped", "destination-qemu-stopped", "hosts-lossy"),
     *("prometheus-garbage", "balancer-stopped", "store-refuses-beginnings"),
+    *("images-held", "postgresql-restarted"),
 }
 RUNNING = Standing("running", True, False)
 SHUT_OFF = Standing("shut off", True, False)
@@ -233,7 +234,7 @@ def test_a_host_that_is_drained_is_silent_by_intent() -> None:
 
 def test_names_of_faults_mean_the_same_on_both_floors() -> None:
     assert set(FAULTS) - set(MODEL_FAULTS) <= ON_HOSTS_ALONE
-    assert set(NAMED) | INSTANT <= set(FAULTS)
+    assert set(NAMED) | INSTANT | set(NEEDS) <= set(FAULTS)
 
 
 def test_seeds_draw_every_fault_moment_task_and_length_and_always_the_same() -> None:

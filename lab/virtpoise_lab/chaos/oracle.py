@@ -29,14 +29,15 @@ NAMED: Mapping[str, str] = {
     "exporter-stuck": "destination",
     "balancer-killed": "",
     "balancer-stopped": "",
+    "postgresql-restarted": "",
 }
 # An alert for 5 min waits 10 s here. It is expected of faults that last longer than that and all detection.
 ALERTED_SECONDS = 27.0
 # Until then a plan may still choose a host that has fallen silent.
 _HEARD_SECONDS = 15.0
-# Cycles of 2 s go on, whatever a host does. Without what they are made of, they fail, and none is noted.
+# Cycles of 2 s go on, whatever a host does. These faults end the process, or keep a cycle waiting.
 _MOST_BETWEEN_CYCLES_SECONDS = 12.0
-_NO_CYCLES = ("prometheus", "store", "balancer")
+_NO_CYCLES = ("prometheus-killed", "prometheus-stuck", "store-", "postgresql-", "balancer-killed", "balancer-stopped")
 # By how much less than by the journal a migration may seem to take, and from when on that is judged.
 _OLDEST_SLACK_SECONDS = 8.0
 # Both run for longer than one look at each could mistake.
