@@ -68,7 +68,13 @@ def without_system(
     memory.text = str(memory_mib)
     values = ["-device", f"loader,file={filling},addr=0x1000000,force-raw=on"]
     if image is not None:
-        values += ["-drive", f"file={image},format=raw,if=virtio"]
+        # In a slot that libvirt, which does not know of it, gives to nothing else.
+        values += [
+            "-drive",
+            f"file={image},format=raw,if=none,id=image",
+            "-device",
+            "virtio-blk-pci,drive=image,addr=0x1d",
+        ]
     for value in values:
         SubElement(line, f"{{{_QEMU}}}arg", value=value)
     return root
