@@ -24,6 +24,7 @@ from virtpoise_lab.chaos.faults import FAULTS, INSTANT
 from virtpoise_lab.chaos.oracle import LOST, NAMED, TWICE, Facts, Held, Look, judge
 from virtpoise_lab.chaos.plan import HOMES, NEEDS, ROOM, Moment, Plan, Task, draw
 from virtpoise_lab.chaos.store import StoreFile
+from virtpoise_lab.chaos.truth import asked_again
 from virtpoise_lab.floors import DURATIONS, Entry
 from virtpoise_lab.stack import RULES
 
@@ -230,6 +231,14 @@ def test_a_host_that_is_drained_is_silent_by_intent() -> None:
     facts = good()
     facts.fired, facts.drained = frozenset(), "h1"
     assert judge(facts) == []
+
+
+@pytest.mark.parametrize(("then", "seen"), [("postmigrate", "postmigrate"), ("running", "running")])
+def test_a_domain_that_is_handed_over_in_the_midst_of_a_look_does_not_seem_to_run_twice(then: str, seen: str) -> None:
+    """Once a busy machine made a look last for 0.6 s."""
+    states = {("vm1", "h1"): "running", ("vm1", "h3"): "running", ("vm2", "h1"): "running"}
+    asked = {("vm1", "h1"): then, ("vm1", "h3"): "running"}
+    assert asked_again(states, asked.__getitem__) == states | {("vm1", "h1"): seen}
 
 
 def test_names_of_faults_mean_the_same_on_both_floors() -> None:

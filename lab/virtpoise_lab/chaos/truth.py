@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from virtpoise_lab.qmp import Guest
 _LOOK_SECONDS = 0.03
 # A QEMU that is stopped must not hold up the looks at the others for long.
 _PATIENCE_SECONDS = 0.25
-_SILENT = "silent"
+RUNNING, _SILENT = "running", "silent"
 
 # (domain, host) and the QEMU's own word for its state; "silent" for one that does not answer.
 States = Mapping[tuple[str, str], str]
@@ -58,10 +58,24 @@ class Watch:
         now: dict[tuple[str, str], str] = {}
         for host in self.lab.hosts:
             for domain in qemus(host, self._domains):
-                known = self._guests.setdefault((domain, host.name), Guest(host.monitor(domain), _PATIENCE_SECONDS))
-                now[domain, host.name] = known.state() or _SILENT
+                if (domain, host.name) not in self._guests:
+                    self._guests[domain, host.name] = Guest(host.monitor(domain), _PATIENCE_SECONDS)
+                now[domain, host.name] = self._ask((domain, host.name))
+        now = asked_again(now, self._ask)
         if not self.changes or self.changes[-1][1] != now:
             self.changes.append((time.time(), now))
+
+    def _ask(self, guest: tuple[str, str]) -> str:
+        return self._guests[guest].state() or _SILENT
+
+
+def asked_again(states: States, ask: Callable[[tuple[str, str]], str]) -> States:
+    """The states of one look, with those of a domain that seems to run twice asked for once more.
+
+    A look takes time, more of it on a busy machine: the domain may have been handed over in the midst of it.
+    """
+    running = [domain for (domain, _), state in states.items() if state == RUNNING]
+    return {guest: ask(guest) if running.count(guest[0]) > 1 else state for guest, state in states.items()}
 
 
 def qemus(host: Host, known: dict[int, str] | None = None) -> dict[str, int]:
