@@ -61,9 +61,9 @@ class Watch:
                 if (domain, host.name) not in self._guests:
                     self._guests[domain, host.name] = Guest(host.monitor(domain), _PATIENCE_SECONDS)
                 now[domain, host.name] = self._ask((domain, host.name))
-        now = asked_again(now, self._ask)
-        if not self.changes or self.changes[-1][1] != now:
-            self.changes.append((time.time(), now))
+        states = asked_again(now, self._ask)
+        if not self.changes or self.changes[-1][1] != states:
+            self.changes.append((time.time(), states))
 
     def _ask(self, guest: tuple[str, str]) -> str:
         return self._guests[guest].state() or _SILENT
