@@ -17,6 +17,7 @@ from virtpoise_lab.chaos import asked, between
 from virtpoise_lab.chaos.between import Answer
 from virtpoise_lab.chaos.moments import Met
 from virtpoise_lab.chaos.network import MANAGER
+from virtpoise_lab.chaos.plan import RENAMED
 from virtpoise_lab.chaos.store import StoreFile, StoreServer
 from virtpoise_lab.chaos.truth import qemus
 from virtpoise_lab.errors import LabError
@@ -232,8 +233,12 @@ def _act(act: Callable[[libvirt.virDomain], object], run: Run, met: Met) -> None
     """What a person does with the domain where it is active."""
     for host in run.active_on(met.domain)[:1]:
         run.touched.add(met.domain)
-        with suppress(LabError, libvirt.libvirtError), asked.fresh(run.warm.lab.host(host)) as connection:
-            act(connection.lookupByName(met.domain))
+        _do(act, run, met, host)
+
+
+def _do(act: Callable[[libvirt.virDomain], object], run: Run, met: Met, host: str) -> None:
+    with suppress(LabError, libvirt.libvirtError), asked.fresh(run.warm.lab.host(host)) as connection:
+        act(connection.lookupByUUIDString(run.uuids[met.domain]))
 
 
 @contextmanager
@@ -254,6 +259,19 @@ def _suspended(run: Run, met: Met) -> Iterator[None]:
 def _resume(domain: libvirt.virDomain) -> None:
     if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]:
         domain.resume()
+
+
+@contextmanager
+def _renamed(run: Run, met: Met) -> Iterator[None]:
+    """A person ends it and gives it another name, and starts it afterwards."""
+    for host in run.active_on(met.domain)[:1]:
+        run.touched.add(met.domain)
+        _do(lambda domain: domain.destroy(), run, met, host)
+        _do(lambda domain: domain.rename(f"{met.domain}{RENAMED}"), run, met, host)
+        yield
+        _do(lambda domain: domain.create(), run, met, host)
+        return
+    yield
 
 
 @contextmanager
@@ -289,6 +307,7 @@ FAULTS: dict[str, Fault] = {
     "administrator-suspends": _suspended,
     "administrator-destroys": partial(_administrator, lambda domain: domain.destroy()),
     "administrator-migrates": _migrated,
+    "administrator-renames": _renamed,
     "administrator-undefines": partial(_administrator, lambda domain: domain.undefine()),
     "prometheus-killed": _prometheus_killed,
     "prometheus-stuck": lambda run, _met: _stopped(run.warm.lab.pid("prometheus")),

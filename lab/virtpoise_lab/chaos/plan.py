@@ -23,6 +23,8 @@ class Task(StrEnum):
 
 # Where each domain is before a run.
 HOMES: Mapping[str, str] = {"vm1": "h1", "vm2": "h1", "vm3": "h2", "vm4": "h3"}
+# What is added to the name of one that a person renames.
+RENAMED = "-renamed"
 # The share of its memory from which a host counts as overloaded.
 THRESHOLD = 0.7
 # How many guests a host has room for below the threshold; for all of them where it is not named.

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virtpoise_lab.chaos.plan import RENAMED
 from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.qmp import Guest
@@ -79,7 +80,9 @@ def asked_again(states: States, ask: Callable[[tuple[str, str]], str]) -> States
 
 
 def qemus(host: Host, known: dict[int, str] | None = None) -> dict[str, int]:
-    """The QEMUs that run on a host: domain and process number. ``known``: names by number, kept between calls."""
+    """The QEMUs that run on a host: domain, by its first name, and process number. ``known``: names by number, kept
+    between calls.
+    """
     names = {} if known is None else known
     found: dict[str, int] = {}
     for pid in host.group.pids():
@@ -96,4 +99,4 @@ def _named(pid: int) -> dict[int, str]:
     if b"qemu" not in words[0]:
         return {}
     name = next((word for word in words if word.startswith(b"guest=")), b"")
-    return {pid: name.decode().removeprefix("guest=").partition(",")[0]} if name else {}
+    return {pid: name.decode().removeprefix("guest=").partition(",")[0].removesuffix(RENAMED)} if name else {}

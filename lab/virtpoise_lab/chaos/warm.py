@@ -52,7 +52,7 @@ class Warm:
         self.say = say
         self._closing = ExitStack()
         self._server: Server | None = None
-        self._with_images = False
+        self._with_images = self._renamed = False
         self.specs = {name: DomainSpec(name) for name in HOMES}
         self.lab = Lab.up(3, host_memory_mib=_HOST_MIB, background=True, replace_live=True, say=say)
         try:
@@ -99,8 +99,8 @@ class Warm:
         self.network.mend()
         with ThreadPoolExecutor(len(self.lab.hosts)) as pool:
             list(pool.map(self._mend_host, self.lab.hosts))
-        anew = plan.needs(Need.IMAGES) != self._with_images
-        self._with_images = plan.needs(Need.IMAGES)
+        anew = self._renamed or plan.needs(Need.IMAGES) != self._with_images
+        self._with_images, self._renamed = plan.needs(Need.IMAGES), plan.fault == "administrator-renames"
         for trial in range(_TRIALS):
             try:
                 self._send_home(anew=anew)
@@ -181,7 +181,7 @@ class Warm:
             if standing is None or not standing.busy:
                 return True
             with suppress(LabError, libvirt.libvirtError), asked.fresh(self.lab.host(host)) as connection:
-                connection.lookupByName(name).abortJob()
+                connection.lookupByUUIDString(self.specs[name].uuid).abortJob()
             return False
 
         processes.wait_until(at_rest, 15, f"{name} without a job on {host}", 0.2)
@@ -200,7 +200,7 @@ class Warm:
 
         def ask() -> None:
             with asked.fresh(host) as connection, suppress(libvirt.libvirtError):
-                found = connection.lookupByName(name)
+                found = connection.lookupByUUIDString(self.specs[name].uuid)
                 if found.isActive():
                     found.destroy()
                 with suppress(libvirt.libvirtError):
@@ -215,7 +215,7 @@ class Warm:
 
             def resume() -> None:
                 with asked.fresh(host) as connection:
-                    connection.lookupByName(name).resume()
+                    connection.lookupByUUIDString(self.specs[name].uuid).resume()
 
             asked.patiently(f"{name} goes on", resume)
         self._define(name, host, start=standing is None or standing.state not in asked.ACTIVE)
