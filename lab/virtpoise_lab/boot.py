@@ -11,7 +11,7 @@ from typing import Any
 
 import libvirt
 
-from virtpoise_lab import acceleration, artefacts, cgroups, domain, model, processes, requirements, state
+from virtpoise_lab import acceleration, artefacts, cgroups, domain, model, mountpoints, processes, requirements, state
 from virtpoise_lab import host as hosts_
 from virtpoise_lab.cgroups import Group
 from virtpoise_lab.ending import BASE, MANAGER, MANAGER_LINK
@@ -51,12 +51,10 @@ class Boot(Running):
     ) -> None:
         artefacts.initramfs()
         state.FOLDER.mkdir()
-        made = tuple(str(f) for f in _libvirt_folders() if not f.exists())
+        made = mountpoints.claimed(_libvirt_folders(), state.NAME)
         share = divided(capacity)[1]
         memory = (memory_mib or model.memory_for(specs)) * MIB
         state.write(State(capacity=capacity, spare=spare, share=share, host_memory=memory, folders_made=made))
-        for folder in made:
-            Path(folder).mkdir(parents=True)
         for name in (BASE, MANAGER):
             Group(self._mounts, name).create()
         # As much as 128 processes on each CPU: others, booted machines too, get what the hosts leave.

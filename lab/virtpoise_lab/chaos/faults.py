@@ -185,6 +185,7 @@ def _exporter_changed(change: Callable[[str, Answer], Answer]) -> Fault:
 
     def fault(run: Run, met: Met) -> AbstractContextManager[None]:
         host = (met.source, met.destination)[run.plan.seed % 2]
+        run.facts.ends = {**run.facts.ends, "changed": host}
         return run.warm.exporters.answering(change(host, run.warm.exporters.plain))
 
     return fault
