@@ -31,7 +31,7 @@ from virtpoise_lab.stack import RULES
 # Faults that the model need not have.
 ON_HOSTS_ALONE = {
     *("source-qemu-stopped", "destination-qemu-stopped", "hosts-lossy"),
-    *("prometheus-garbage", "balancer-stopped", "store-refuses-beginnings"),
+    *("prometheus-garbage", "balancer-ended", "balancer-stopped", "store-refuses-beginnings"),
     *("images-held", "postgresql-restarted"),
 }
 RUNNING = Standing("running", True, False)

@@ -215,6 +215,16 @@ def _balancer_killed(run: Run, _met: Met) -> Iterator[None]:
 
 
 @contextmanager
+def _balancer_ended(run: Run, _met: Met) -> Iterator[None]:
+    """It is told to stop, as by systemctl, and started again afterwards."""
+    run.end_balancer()
+    try:
+        yield
+    finally:
+        run.balancer.launch()
+
+
+@contextmanager
 def _lock_removed(run: Run, _met: Met) -> Iterator[None]:
     """Someone removes the lock's file under the balancer that acts, and another one finds none."""
     path = _file(run).path
@@ -329,6 +339,7 @@ FAULTS: dict[str, Fault] = {
     "images-held": lambda run, _met: run.warm.images.held(),
     "clock-stepped": _clock_stepped,
     "balancer-killed": _balancer_killed,
+    "balancer-ended": _balancer_ended,
     "balancer-stopped": lambda run, _met: _stopped(run.balancer.process.pid),
     "balancer-handed-over": _balancer_killed,  # another one waits
     "balancer-lock-removed": _lock_removed,

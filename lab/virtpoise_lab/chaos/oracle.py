@@ -32,6 +32,7 @@ NAMED: Mapping[str, str] = {
     "exporter-lying": "changed",
     "exporter-twofold": "destination",
     "balancer-killed": "",
+    "balancer-ended": "",
     "balancer-stopped": "",
     "postgresql-restarted": "",
 }
@@ -41,7 +42,15 @@ ALERTED_SECONDS = 27.0
 _HEARD_SECONDS = 15.0
 # Cycles of 2 s go on, whatever a host does. These faults end the process, or keep a cycle waiting.
 _MOST_BETWEEN_CYCLES_SECONDS = 12.0
-_NO_CYCLES = ("prometheus-killed", "prometheus-stuck", "store-", "postgresql-", "balancer-killed", "balancer-stopped")
+_NO_CYCLES = (
+    "prometheus-killed",
+    "prometheus-stuck",
+    "store-",
+    "postgresql-",
+    "balancer-killed",
+    "balancer-ended",
+    "balancer-stopped",
+)
 # By how much less than by the journal a migration may seem to take, and from when on that is judged.
 _OLDEST_SLACK_SECONDS = 8.0
 # Both run for longer than one look at each could mistake.

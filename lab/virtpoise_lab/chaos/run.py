@@ -108,6 +108,12 @@ class Run:
         with self._keeping:
             self.balancer.kill()
 
+    def end_balancer(self) -> None:
+        """Tell it to stop, and wait until it has; systemd is left out."""
+        with self._keeping:
+            self._note_held()
+            self._told_to_stop(self.balancer)
+
     def add_balancer(self) -> None:
         """Start a second one on the same store."""
         first = self.balancer.config.read_text(encoding="utf-8")
@@ -320,14 +326,17 @@ class Run:
         with self._keeping:
             for one in self._balancers:
                 if one.ended is None:
-                    one.wait_for("answer", lambda _status: True)  # one that is being started knows no signal yet
-                    try:
-                        self.facts.exits.append(one.stop())
-                    except subprocess.TimeoutExpired:
-                        self.facts.died.append(f"{one.name} does not stop")
-                        one.kill()
+                    self._told_to_stop(one)
                 else:
                     self.facts.died.append(f"{one.name} has ended by itself, with status {one.ended}")
+
+    def _told_to_stop(self, one: Balancer) -> None:
+        one.wait_for("answer", lambda _status: True)  # one that is being started knows no signal yet
+        try:
+            self.facts.exits.append(one.stop())
+        except subprocess.TimeoutExpired:
+            self.facts.died.append(f"{one.name} does not stop")
+            one.kill()
 
     def _note_held(self) -> None:
         """Keep the most that the balancer has had at once. One that has ended has nothing."""
