@@ -32,7 +32,7 @@ from virtpoise_lab.stack import RULES
 ON_HOSTS_ALONE = {
     *("source-qemu-stopped", "destination-qemu-stopped", "hosts-lossy"),
     *("prometheus-garbage", "balancer-ended", "balancer-stopped", "store-refuses-beginnings"),
-    *("images-held", "postgresql-restarted"),
+    "postgresql-restarted",
 }
 RUNNING = Standing("running", True, False)
 SHUT_OFF = Standing("shut off", True, False)
@@ -108,6 +108,14 @@ def test_a_good_run_has_no_violation() -> None:
     assert judge(good()) == []
 
 
+def paused(facts: Facts) -> None:
+    """It arrives at 105, and stands paused until the images are free."""
+    waiting = MOVED | {("vm1", "h3"): "paused"}
+    facts.plan = replace(facts.plan, fault="images-held")
+    facts.changes = [(90.0, HOME), (100.5, ARRIVING), (105.0, waiting), (130.2, MOVED), (150.0, MOVED)]
+    facts.oldest = []
+
+
 WRONG: dict[str, tuple[Callable[[Facts], object], str]] = {
     "ran twice": (
         lambda f: setattr(f, "changes", [(100.0, HOME | MOVED), (101.0, MOVED)]),
@@ -126,6 +134,7 @@ WRONG: dict[str, tuple[Callable[[Facts], object], str]] = {
         lambda f: after(f, alerts=frozenset({(LOST, "")})),
         "each domain runs once, and an alert says that one is lost",
     ),
+    "not started, no alert": (paused, "vm1 stood paused where it had arrived for 25 s, and no alert fired"),
     "half way": (
         lambda f: after(f, places=PLACES | {"vm1": {"h3": Standing("paused", True, False)}}),
         "vm1 stands paused on h3, and nothing goes on with it",
