@@ -6,13 +6,11 @@ A reply is bounded in bytes, series and samples, and so is each text in it, befo
 
 from __future__ import annotations
 
-import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import isfinite
@@ -23,6 +21,7 @@ from typing_extensions import TypedDict
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
 from virtpoise_balancer.formats import first_problem
+from virtpoise_balancer.garbage import no_collections
 from virtpoise_balancer.monitor.http import Access, Http, Reply
 from virtpoise_balancer.visible import shown
 
@@ -214,7 +213,7 @@ class PrometheusClient:
             raise MonitorBadReply(
                 f"Prometheus at {self.url}: expected at most {MOST_SERIES} series for {form['query']!r}"
             )
-        with self._reading, _no_collections():
+        with self._reading, no_collections():
             return self._read(response, form["query"], read)
 
     def _read(self, response: Reply, query: str, read: _Read) -> QueryAnswer:
@@ -232,19 +231,6 @@ class PrometheusClient:
         return read(
             query, reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
         )
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Keeps the cyclic garbage collector from the many objects of a reply, among which there are no cycles.
-
-    Readings of several clients may overlap: the first to end lets it run again.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def joined(queries: Mapping[str, str]) -> str:
