@@ -420,7 +420,7 @@ class Connection:
     def listAllSecrets(self) -> tuple[()]:  # noqa: N802
         return ()
 
-    listAllNetworks = listAllStoragePools = listAllDevices  # noqa: N815
+    listAllNetworks = listAllStoragePools = listAllInterfaces = listAllDevices  # noqa: N815
     listAllNWFilters = listAllSecrets  # noqa: N815
 
     def getCPUMap(self) -> tuple[int, list[bool], int]:  # noqa: N802

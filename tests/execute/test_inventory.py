@@ -10,11 +10,11 @@ from typing import NoReturn, cast
 
 from builders import FakeClock
 from virtpoise_balancer.errors import LibvirtError, StoreError
-from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.inventory import Inventory, facts_of
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Need, Requirement
+from virtpoise_balancer.model import Hold, Holder, Need, Requirement
 from virtpoise_balancer.threads import SystemThreads, Thread
 
 PC = Hardware(type="kvm", arch="x86_64", machine="pc", emulator="/q", cpu="<cpu><model>EPYC</model></cpu>")
@@ -41,12 +41,19 @@ class Said:
     looked: list[str] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
     lacking: set[tuple[str, str]] = field(default_factory=set)  # host and CPU
+    bound: dict[str, Bound] = field(default_factory=dict)
+    wordless: set[str] = field(default_factory=set)  # domains of which libvirt says nothing
+    leaves: list[str] = field(default_factory=list)  # domains that were asked about
 
     def facts(self, host: str) -> HostFacts:
         self.looked.append(host)
         if host in self.refused:
             raise LibvirtError("no")
         return self.facts_of[host]
+
+    def leaving(self, _host: str, uuids: Sequence[str]) -> dict[str, Bound | None]:
+        self.leaves += uuids
+        return {uuid: self.bound.get(uuid) for uuid in uuids if uuid not in self.wordless}
 
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         self.asked += [(host, str(kind.cpu)) for kind in kinds]
@@ -182,6 +189,36 @@ def test_a_store_that_cannot_be_written_or_read_stops_nothing() -> None:
     scene.inventory.remember, scene.inventory.recall = fails, fails
     scene.keep_up(h1=("a",), h2=())
     assert scene.inventory.facts(("h1", "h2")).lacks == {"h2": (PROD,)}
+
+
+UNSAFE = Bound(kind="storage", why="Migration without shared storage is unsafe")
+SNAPSHOT = Bound(kind="snapshots", why="it has 1 snapshot")
+
+
+def test_libvirts_word_on_whether_a_domain_may_leave_counts_before_its_description() -> None:
+    domains = guest("a"), replace(guest("b"), bound=(SNAPSHOT,)), replace(guest("c"), bound=(SNAPSHOT,))
+    scene = Scene(Said({"h1": facts(*domains)}, bound={"a": UNSAFE}, wordless={"c"}))
+    scene.keep_up(h1=("a", "b", "c"))
+    assert scene.inventory.facts(("h1",)).holds == {
+        "a": (Hold(kind=Holder.STORAGE, why=UNSAFE.why),),
+        "c": (Hold(kind=Holder.SNAPSHOTS, why=SNAPSHOT.why),),
+    }
+
+
+def test_a_domain_that_may_leave_is_asked_about_again_only_when_it_has_changed() -> None:
+    said = Said({"h1": facts(guest("a"), guest("b"))}, bound={"b": UNSAFE})
+    scene = Scene(said)
+    scene.keep_up(h1=("a", "b"))
+    assert said.leaves == ["a", "b"]
+    scene.clock.at += 3600
+    scene.keep_up(h1=("a", "b"))
+    assert said.leaves == ["a", "b", "b"], "its storage may be mended"
+    said.facts_of["h1"] = facts(replace(guest("a"), disks=("/new",)), guest("b"))
+    said.bound.clear()
+    scene.clock.at += 3600
+    scene.keep_up(h1=("a", "b"))
+    assert said.leaves == ["a", "b", "b", "a", "b"]
+    assert scene.inventory.facts(("h1",)).holds == {}
 
 
 def test_the_store_keeps_a_document_for_each_host() -> None:

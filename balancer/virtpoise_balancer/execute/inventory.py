@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError, VirtpoiseError
-from virtpoise_balancer.execute.facts import Hardware, HostFacts
+from virtpoise_balancer.execute.facts import Bound, Hardware, HostFacts
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.incompatible import HostRecord, judge
 from virtpoise_balancer.model import Facts
@@ -110,7 +110,14 @@ class Inventory:
         known = {key: one for key, one in before.verdicts.items() if key in kinds} if before and same else {}
         asked = sorted(kinds.keys() - known.keys())
         answers = hosts.verdicts(host, [kinds[key] for key in asked]) if asked else ()
-        record = HostRecord(at=self.clock.now(), facts=facts, verdicts=known | dict(zip(asked, answers, strict=True)))
+        words = _still_said(before, facts)
+        silent = [domain.uuid for domain in facts.domains if domain.uuid and domain.uuid not in words]
+        record = HostRecord(
+            at=self.clock.now(),
+            facts=facts,
+            verdicts=known | dict(zip(asked, answers, strict=True)),
+            words={**words, **(hosts.leaving(host, silent) if silent else {})},
+        )
         self._keep(host, record)
         return record
 
@@ -190,6 +197,18 @@ class Inventory:
             self.remember(host, _RECORD.dump_json(record).decode())
         except VirtpoiseError as error:
             log.debug("a host's facts could not be remembered", host=host, why=str(error))
+
+
+def _still_said(before: HostRecord | None, facts: HostFacts) -> dict[str, Bound | None]:
+    """The domains that may leave as they did at the look before: those that are what they were then."""
+    if before is None:
+        return {}
+    then = {domain.uuid: domain for domain in before.facts.domains}
+    return {
+        domain.uuid: None
+        for domain in facts.domains
+        if domain == then.get(domain.uuid) and before.words.get(domain.uuid, domain) is None
+    }
 
 
 def _is_same(before: HostRecord, facts: HostFacts) -> bool:

@@ -7,6 +7,7 @@ it can only refuse (libvirt, qemuMigrationSrcPerformPeer2Peer); no destination e
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -183,11 +184,14 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
 
 
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
+    """The host's network devices. One driver of libvirt knows those that udev has told it of, the other asks now."""
     try:
         found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
-        names = [ET.fromstring(text_of(device.XMLDesc)).findtext("./capability/interface") for device in found]  # noqa: S314
+        names = {ET.fromstring(text_of(device.XMLDesc)).findtext("./capability/interface") for device in found}  # noqa: S314
     except libvirt.libvirtError:
         return None  # this libvirt has no driver for it
+    with contextlib.suppress(libvirt.libvirtError):
+        names |= {text_of(one.name) for one in connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)}
     return frozenset(name for name in names if name)
 
 
