@@ -62,7 +62,11 @@ def test_it_may(error: libvirt.libvirtError) -> None:
     assert leaving(Answering(error), ["a"]) == {"a": None}
 
 
-def test_nothing_is_known_of_a_domain_that_is_busy_or_where_libvirt_says_something_else() -> None:
-    assert leaving(Answering(NOWHERE, libvirt.VIR_DOMAIN_JOB_UNBOUNDED), ["a"]) == {}
+def test_a_job_holds_it() -> None:
+    found = leaving(Answering(NOWHERE, libvirt.VIR_DOMAIN_JOB_UNBOUNDED), ["a"])
+    assert found == {"a": Bound(kind="job", why="another job works on it")}
+
+
+def test_what_else_libvirt_says_is_not_about_the_domain() -> None:
     assert leaving(Answering(failed(libvirt.VIR_ERR_OPERATION_TIMEOUT, "state change lock")), ["a"]) == {}
     assert leaving(Answering(failed(libvirt.VIR_ERR_ACCESS_DENIED, "access denied")), ["a"]) == {}

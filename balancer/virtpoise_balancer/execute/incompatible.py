@@ -25,6 +25,11 @@ class HostRecord:
     verdicts: Mapping[str, HardwareVerdict] = field(default_factory=dict)
     words: Mapping[str, Bound | None] = field(default_factory=dict)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job holds a domain of the host: a short while later it may not."""
+        return any(one.kind == Holder.JOB for domain in self.facts.domains for one in self.bound(domain))
+
     def bound(self, domain: Needs) -> tuple[Bound, ...]:
         """What keeps a domain of the host where it is: by libvirt's own word, else by its description."""
         if domain.uuid not in self.words:

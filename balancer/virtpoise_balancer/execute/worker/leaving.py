@@ -51,13 +51,14 @@ _KINDS = (
 
 
 def leaving(connection: libvirt.virConnect, uuids: Sequence[str]) -> dict[str, Bound | None]:
-    """By uuid, why the domain may not leave this host, or None; one of which libvirt says nothing now is left out."""
+    """By uuid, why the domain may not leave this host, or None; one of which libvirt says nothing is left out."""
     found: dict[str, Bound | None] = {}
     for uuid in uuids:
         try:
             domain = connection.lookupByUUIDString(uuid)
             if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
-                continue  # it would wait for the end of the job
+                found[uuid] = Bound(kind="job", why="another job works on it")  # a migration would wait for its end
+                continue
             domain.migrateToURI3(_NOWHERE, {libvirt.VIR_MIGRATE_PARAM_DEST_XML: _NO_DOMAIN}, FLAGS)
         except libvirt.libvirtError as error:
             if error.get_error_code() in _MAY_NOT:
