@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError, VirtpoiseError
-from virtpoise_balancer.execute.facts import Bound, Hardware, HostFacts
+from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.incompatible import HostRecord, judge
 from virtpoise_balancer.model import Facts, Move
@@ -124,11 +124,16 @@ class Inventory:
                 for host, uuids in wanted.items()
                 if host not in skip and now - self._asked_at.get(host, -math.inf) >= newer
             }
-        self._look_now(due)
+        until = self.clock.monotonic() + _MOST_WAIT_SECONDS
+        self._side_by_side(list(due), lambda host: self._try(host, partial(self.look, doubted=due[host])), until)
+        # Both hosts are known only now, and so whether the one was asked for the hardware of the other's domain.
+        lacking = sorted({move.destination for move in moves if self._lacks_verdict(move)} - set(skip))
+        self._side_by_side(lacking, lambda host: self._try(host, self._complete), until)
 
     def look_again(self, hosts: Collection[str]) -> None:
         """Look at these hosts now: something went otherwise than expected. Returns within a bounded time."""
-        self._look_now({host: self._uuids_on(host) for host in hosts})
+        until = self.clock.monotonic() + _MOST_WAIT_SECONDS
+        self._side_by_side(hosts, lambda host: self._try(host, partial(self.look, doubted=self._uuids_on(host))), until)
 
     def _uuids_on(self, host: str) -> Collection[str]:
         record = self._records.get(host)
@@ -140,28 +145,50 @@ class Inventory:
         ``doubted``: domains of which libvirt is asked again whether they may leave.
         """
         hosts = self.hosts()
-        facts = hosts.facts(host)
-        with self._lock:
-            before = self._records.get(host)
-            facts = self._shared(facts)
-            kinds = dict(self._kinds)
+        facts = self._shared(hosts.facts(host))
+        before, kinds = self._records.get(host), self._known_kinds()
         # A host that has become another one, by an upgrade or by its firmware, is asked anew.
         same = before is not None and _is_same(before, facts)
         known = {key: one for key, one in before.verdicts.items() if key in kinds} if before and same else {}
-        asked = sorted(kinds.keys() - known.keys())
-        answers = hosts.verdicts(host, [kinds[key] for key in asked]) if asked else ()
         words = {uuid: word for uuid, word in _still_said(before, facts).items() if uuid not in doubted}
         silent = [domain.uuid for domain in facts.domains if domain.uuid and domain.uuid not in words]
         record = HostRecord(
             at=self.clock.now(),
             facts=facts,
-            verdicts=known | dict(zip(asked, answers, strict=True)),
+            verdicts=known | self._verdicts(host, kinds, known),
             words={**words, **(hosts.leaving(host, silent) if silent else {})},
         )
         self._keep(host, record)
         return record
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _complete(self, host: str) -> None:
+        """Ask the host for the kinds of hardware that it was not asked for."""
+        record = self._records[host]
+        more = self._verdicts(host, self._known_kinds(), record.verdicts)
+        self._keep(host, replace(record, verdicts={**record.verdicts, **more}))
+
+    def _verdicts(
+        self, host: str, kinds: Mapping[str, Hardware], known: Mapping[str, HardwareVerdict]
+    ) -> dict[str, HardwareVerdict]:
+        """The host's word on those of the kinds that are not known, by key."""
+        asked = sorted(kinds.keys() - known.keys())
+        answers = self.hosts().verdicts(host, [kinds[key] for key in asked]) if asked else ()
+        return dict(zip(asked, answers, strict=True))
+
+    def _known_kinds(self) -> dict[str, Hardware]:
+        with self._lock:
+            return dict(self._kinds)
+
+    def _lacks_verdict(self, move: Move) -> bool:
+        """Whether both hosts are known, but not whether the one has the hardware of the other's domain."""
+        with self._lock:
+            here, there = self._records.get(move.source), self._records.get(move.destination)
+        if here is None or there is None:
+            return False
+        of_domain = next((domain.hardware for domain in here.facts.domains if domain.uuid == move.uuid), None)
+        return of_domain is not None and of_domain.key not in there.verdicts
 
     def _begin(self) -> None:
         if self._recalled is None:
@@ -195,13 +222,13 @@ class Inventory:
 
     def _drain(self) -> None:
         while (host := self._next()) is not None:
-            self._look(host)
+            self._try(host, self.look)
 
-    def _look(self, host: str, doubted: Collection[str] = ()) -> None:
-        """Look at the host, if it answers. ``doubted``: domains to be asked about in any case."""
+    def _try(self, host: str, ask: Callable[[str], object]) -> None:
+        """Ask the host, and note whether it answers."""
         failed = True
         try:
-            self.look(host, doubted)
+            ask(host)
             failed = False
         except LibvirtError as error:
             log.debug("a host's facts are not known", host=host, why=str(error))
@@ -211,13 +238,9 @@ class Inventory:
             self._asked_at[host] = self.clock.monotonic()
             (self._failed.add if failed else self._failed.discard)(host)
 
-    def _look_now(self, wanted: Mapping[str, Collection[str]]) -> None:
-        """Look at these hosts side by side, and return when all have answered or the time is up.
-
-        ``wanted``: by host, the domains to be asked about in any case.
-        """
-        waiting = list(wanted)
-        until = self.clock.monotonic() + _MOST_WAIT_SECONDS
+    def _side_by_side(self, hosts: Collection[str], ask: Callable[[str], None], until: float) -> None:
+        """Ask these hosts, and return when all have answered or the time is up (monotonic)."""
+        waiting = list(hosts)
 
         def lane(done: Event) -> None:
             while self.clock.monotonic() < until:
@@ -225,7 +248,7 @@ class Inventory:
                     if not waiting:
                         break
                     host = waiting.pop(0)
-                self._look(host, wanted[host])
+                ask(host)
             done.set()
 
         lanes = [self.threads.event() for _ in range(min(len(waiting), _LANES_NOW))]
@@ -245,12 +268,13 @@ class Inventory:
 
     def _shared(self, facts: HostFacts) -> HostFacts:
         """The facts, with one value for each kind of hardware: a CPU's definition takes some KiB."""
-        domains = tuple(
-            domain
-            if domain.hardware is None
-            else replace(domain, hardware=self._kinds.setdefault(domain.hardware.key, domain.hardware))
-            for domain in facts.domains
-        )
+        with self._lock:
+            domains = tuple(
+                domain
+                if domain.hardware is None
+                else replace(domain, hardware=self._kinds.setdefault(domain.hardware.key, domain.hardware))
+                for domain in facts.domains
+            )
         return replace(facts, domains=domains)
 
     def _keep(self, host: str, record: HostRecord) -> None:
