@@ -482,6 +482,15 @@ def test_a_description_of_any_bytes_takes_no_other_domain_and_no_host() -> None:
     assert [domain.name for domain in found] == ["caf\ufffd", "a"]
 
 
+def test_a_domain_that_ends_meanwhile_takes_no_other_with_it() -> None:
+    class Ended(Running):
+        def XMLDesc(self) -> str:  # noqa: N802
+            raise failed(libvirt.VIR_ERR_NO_DOMAIN, "no domain with matching uuid")
+
+    found = probe.facts(Connection(Ended("b", REACHED), Running("a", REACHED))).domains
+    assert [domain.name for domain in found] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("answer", "may_abort"),
     [
