@@ -15,7 +15,8 @@ class Result(StrEnum):
 class Cause(StrEnum):
     """What a move that was not made teaches."""
 
-    ERROR = "error"  # libvirt refused it, or it broke
+    ERROR = "error"  # it broke
+    REFUSED = "refused"  # libvirt refused it before anything was copied
     OBSTACLE = "obstacle"  # one of the hosts spoke against it before it began
     SLOW = "slow"  # it did not end in time
     STOPPED = "stopped"  # the balancer had to stop: that teaches nothing
