@@ -7,15 +7,14 @@ missing is listed, but not as running, so that it counts and stays.
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import ClockError, MonitorError
+from virtpoise_balancer.garbage import no_collections
 from virtpoise_balancer.model import (
     SampleTimes,
     Snapshot,
@@ -152,7 +151,7 @@ class Observer:
 
         ClockError where ``now`` is not what Prometheus' own clock shows.
         """
-        with _no_collections():
+        with no_collections():
             return self._look(now, None)
 
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
@@ -297,16 +296,3 @@ def _near(windows: Collection[HostWindow]) -> list[list[HostWindow]]:
             groups.append([])
         groups[-1].append(one)
     return groups
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Keeps the cyclic garbage collector from the many objects of a look, among which there are no cycles.
-
-    Several looks may overlap: the first to end lets it run again.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
