@@ -62,7 +62,8 @@ def test_demand_lies_between_what_is_run_and_what_is_run_or_waited_for(
         assert one.cpu_cores <= demands.lower[i] + 1e-9
         assert demands.lower[i] <= demands.cores[i] + 1e-9
         assert demands.cores[i] <= demands.upper[i] + 1e-9
-        assert demands.upper[i] <= max(one.cpu_cores, min(one.cpu_cores + one.cpu_delay_cores, one.vcpus)) + 1e-9
+        wanted = one.cpu_cores + (one.cpu_delay_cores or 0.0)
+        assert demands.upper[i] <= max(one.cpu_cores, min(wanted, one.vcpus)) + 1e-9
         assert 0 <= demands.on_off[i] <= 1
         assert 0 <= demands.runnable[i] <= 1
 

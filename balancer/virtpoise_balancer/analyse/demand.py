@@ -209,7 +209,7 @@ def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, satu
     measured = [
         (
             domain.cpu_cores,
-            domain.cpu_delay_cores,
+            domain.cpu_delay_cores or 0.0,
             domain.vcpus,
             np.nan if domain.cpu_cores_unsaturated is None else domain.cpu_cores_unsaturated,
             domain.cpu_delay_cores_unsaturated or 0.0,

@@ -8,6 +8,8 @@ from types import MappingProxyType
 from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal
 from virtpoise_balancer.rules import KINDS
 
+# In a sentence, of what is not known; in tables it is "-".
+UNKNOWN = "unknown"
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
@@ -181,7 +183,15 @@ def busiest_direction(rx_ratio: float | None, tx_ratio: float | None) -> float |
 
 def use(ratio: float | None, digits: int = 0) -> str:
     """A share in use."""
-    return "unknown" if ratio is None else percent(ratio, digits)
+    return UNKNOWN if ratio is None else percent(ratio, digits)
+
+
+def cores(number: float | None) -> str:
+    return UNKNOWN if number is None else f"{number:.2f} cores"
+
+
+def rate(bytes_per_second: float | None) -> str:
+    return UNKNOWN if bytes_per_second is None else f"{size(bytes_per_second)}/s"
 
 
 def size(amount: float | None) -> str:

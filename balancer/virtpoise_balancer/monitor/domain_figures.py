@@ -123,22 +123,31 @@ def _domain(
         memory_maximum_bytes=None if (most := own.get("memory_maximum_bytes")) is None else _whole(most),
         hugepages=pages or (),
     )
+    paused = partial(
+        with_memory,
+        state=DomainState.PAUSED,
+        cpu_delay_cores=None,
+        rx_bytes_per_second=None,
+        tx_bytes_per_second=None,
+        rx_ratio=None,
+        tx_ratio=None,
+    )
     if running == 0:
-        return with_memory(state=DomainState.PAUSED if "paused" in own else DomainState.SHUTOFF)
+        return paused() if "paused" in own else with_memory(state=DomainState.SHUTOFF)
     if pages is None or not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
-        return with_memory(state=DomainState.PAUSED)
+        return paused()
     return with_memory(
         state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,
         vcpus=int(own["vcpus"]),
         cpu_cores=own["cpu_cores"],
-        cpu_delay_cores=_amount(own.get("cpu_delay_cores")),
+        cpu_delay_cores=_known(own.get("cpu_delay_cores")),
         cpu_cores_unsaturated=_known(own.get("cpu_cores_unsaturated")),
         cpu_delay_cores_unsaturated=_known(own.get("cpu_delay_cores_unsaturated")),
         memory_resident_bytes=None if (held := own.get("memory_resident_bytes")) is None else _whole(held),
-        rx_bytes_per_second=_amount(own.get("rx_bytes_per_second")),
-        tx_bytes_per_second=_amount(own.get("tx_bytes_per_second")),
-        rx_ratio=_amount(own.get("rx_ratio")),
-        tx_ratio=_amount(own.get("tx_ratio")),
+        rx_bytes_per_second=_known(own.get("rx_bytes_per_second")),
+        tx_bytes_per_second=_known(own.get("tx_bytes_per_second")),
+        rx_ratio=_known(own.get("rx_ratio")),
+        tx_ratio=_known(own.get("tx_ratio")),
         placement=placements.get(key),
     )
 
@@ -146,7 +155,7 @@ def _domain(
 def _sound(own: Mapping[str, float], host: Host) -> bool:
     """Whether what a domain cannot be moved without is there, and no figure is beyond what can be."""
     cores, memory, vcpus = (own.get(figure, math.nan) for figure in ("cpu_cores", "memory_bytes", "vcpus"))
-    if not (cores >= 0 and 0 <= memory <= MOST_BYTES and 1 <= vcpus <= MOST_COUNTED):
+    if not (cores >= 0 and 1 <= memory <= MOST_BYTES and 1 <= vcpus <= MOST_COUNTED):
         return False
     most = {
         "cpu_cores": host.cpus * _CPU_TOLERANCE,
@@ -166,9 +175,5 @@ def _known(value: float | None) -> float | None:
     return None if value is None else max(value, 0.0)
 
 
-def _amount(value: float | None) -> float:
-    return max(value or 0.0, 0.0)
-
-
 def _whole(value: float | None) -> int:
-    return int(_amount(value)) if value is None or value <= MOST_BYTES else 0
+    return int(value) if value is not None and 0 <= value <= MOST_BYTES else 0

@@ -46,7 +46,7 @@ class Candidate:
     # The hosts to which hard rules about hosts, the number of CPUs and names let them go (hosts); None: all.
     allowed: Mask | None
     # What they take of each stock of their destination, in bytes.
-    needs: Mapping[Stock, int]
+    needs: Mapping[Stock, float]
 
     def most(self, resource: int) -> float:
         """The most that it adds of a resource, in the group's units."""

@@ -34,19 +34,20 @@ def domain_page(writer: Writer, request: Request) -> KeptAnswer:
 
 
 def _figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
-    share = wording.percent(domain.cpu_cores / host.cpus) if host else "-"
+    used, vcpus = domain.used_cores, plural(domain.vcpus, "vCPU")
+    share = "" if used is None or host is None else f"{wording.percent(used / host.cpus)} of {domain.host}, "
     return (
+        Figure(label="CPU", value=wording.cores(used), note=f"{share}{vcpus}"),
+        Figure(label="Steal", value=wording.cores(domain.cpu_delay_cores), note="ready to run, but waiting for a CPU"),
         Figure(
-            label="CPU",
-            value=f"{domain.cpu_cores:.2f} cores",
-            note=f"{share} of {domain.host}, {plural(domain.vcpus, 'vCPU')}",
+            label="Memory",
+            value=wording.size(domain.memory_bytes) if domain.memory_bytes else wording.UNKNOWN,
+            note=_memory(domain),
         ),
-        Figure(label="Steal", value=f"{domain.cpu_delay_cores:.2f} cores", note="ready to run, but waiting for a CPU"),
-        Figure(label="Memory", value=wording.size(domain.memory_bytes), note=_memory(domain)),
         Figure(
             label="Network",
-            value=f"{wording.size(domain.rx_bytes_per_second)}/s",
-            note=f"received, {wording.size(domain.tx_bytes_per_second)}/s sent",
+            value=wording.rate(domain.rx_bytes_per_second),
+            note=f"received, {wording.rate(domain.tx_bytes_per_second)} sent",
         ),
     )
 
