@@ -421,6 +421,18 @@ def test_the_page_shows_how_fast_a_moving_domain_writes(client: TestClient, publ
     assert "25%, 1.0 s, dirties 3.0 MiB/s" in client.get("/").text
 
 
+@pytest.mark.parametrize("missing", ["total_bytes", "remaining_bytes"])
+def test_what_libvirt_leaves_out_of_a_migration_is_unknown(
+    client: TestClient, published: Published, store: Store, missing: str
+) -> None:
+    after_a_cycle(published, store)
+    (flight,) = published.in_flight()
+    assert (progress := flight.progress) is not None
+    published.in_flight = lambda: (replace(flight, progress=replace(progress, **{missing: None})),)
+    assert "share copied unknown, 1.0 s" in client.get("/").text
+    assert client.get("/api/v1/status").json()["in_flight"][0]["progress"][missing] is None
+
+
 def test_history_is_limited_and_says_so_of_a_wrong_limit(
     client: TestClient, published: Published, store: Store
 ) -> None:
