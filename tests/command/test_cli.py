@@ -330,7 +330,15 @@ def test_a_wrong_option_is_an_error_of_one_line(arguments: list[str], says: str)
 
 
 @pytest.mark.parametrize(
-    "given", [("-g", "a", "--group", "b"), ("--group=a", "--group=b"), ("--group", "a", "-g", "a")]
+    "given",
+    [
+        ("-g", "a", "--group", "b"),
+        ("--group=a", "--group=b"),
+        ("--group", "a", "-g", "a"),
+        ("-ga", "-gb"),
+        ("-ga", "--group", "b"),
+        ("-yga", "-yg", "b"),
+    ],
 )
 def test_a_command_for_two_groups_is_refused(given: tuple[str, ...]) -> None:
     assert refused("pause", *given) == "virtpoise: --group: expected once"

@@ -1,10 +1,13 @@
 """The client against an HTTP server: what is asked, what is borne, and what is refused in one line."""
 
+import gc
+import itertools
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from virtpoise_balancer.errors import MonitorBadReply, MonitorError
-from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, _no_collections
 from virtpoise_balancer.monitor.health import prometheus_health
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.targets import AdmittedTargets
@@ -41,6 +44,39 @@ def test_asks_by_post_with_the_time_and_reads_the_vector(httpserver: HTTPServer,
     (series,) = client.instant("up", 1000.0).series
     assert (series.labels, series.value) == ({"instance": "h1:9807"}, 1.5)
     httpserver.check_assertions()
+
+
+def test_the_garbage_collector_runs_again_after_a_reply_that_cannot_be_read(
+    httpserver: HTTPServer, client: PrometheusClient
+) -> None:
+    httpserver.expect_request("/api/v1/query").respond_with_data("no JSON")
+    assert gc.isenabled()
+    with pytest.raises(MonitorBadReply):
+        client.instant("up", 0)
+    assert gc.isenabled()
+
+
+def test_the_garbage_collector_runs_again_after_replies_that_are_read_side_by_side() -> None:
+    """Whichever of two threads begins or ends first, and also where one of them fails."""
+    for first, fails in itertools.product((0, 1), (None, 0, 1)):
+        begun, may_end = threading.Barrier(3, timeout=30), (threading.Event(), threading.Event())
+
+        def read(number: int, begun: threading.Barrier, may_end: threading.Event, fails: int | None) -> None:
+            with suppress(ZeroDivisionError), _no_collections():
+                begun.wait()
+                may_end.wait(30)
+                if fails == number:
+                    raise ZeroDivisionError
+
+        threads = [threading.Thread(target=read, args=(n, begun, may_end[n], fails)) for n in (0, 1)]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        assert not gc.isenabled()
+        for number in (first, 1 - first):
+            may_end[number].set()
+            threads[number].join(30)
+        assert gc.isenabled()
 
 
 def test_reads_a_range(httpserver: HTTPServer, client: PrometheusClient) -> None:

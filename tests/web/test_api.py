@@ -427,8 +427,10 @@ def test_what_libvirt_leaves_out_of_a_migration_is_unknown(
 ) -> None:
     after_a_cycle(published, store)
     (flight,) = published.in_flight()
-    assert (progress := flight.progress) is not None
-    published.in_flight = lambda: (replace(flight, progress=replace(progress, **{missing: None})),)
+    assert flight.progress is not None
+    left_out: dict[str, Any] = {missing: None}
+    progress = replace(flight.progress, **left_out)
+    published.in_flight = lambda: (replace(flight, progress=progress),)
     assert "share copied unknown, 1.0 s" in client.get("/").text
     assert client.get("/api/v1/status").json()["in_flight"][0]["progress"][missing] is None
 
