@@ -444,8 +444,8 @@ def test_a_snapshot_as_a_table_has_no_figure_where_none_is_known(capsys: pytest.
     )
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert (rows["h1"][-1], rows["h2"][-1]) == ("2", "-")
-    assert rows["a"] == ["h1", "running", "1", "1.00", "-", "256", "MiB", "uuid-of-a"]
-    assert rows["b"] == ["h1", "paused", "1", "-", "-", "-", "uuid-of-b"]
+    assert rows["a"] == ["h1", "running", "1", "1.00", "unknown", "256", "MiB", "uuid-of-a"]
+    assert rows["b"] == ["h1", "paused", "1", "unknown", "unknown", "-", "uuid-of-b"]
 
 
 def test_the_status_says_of_an_uplink_of_unknown_use_that_it_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:

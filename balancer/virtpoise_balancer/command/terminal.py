@@ -100,7 +100,7 @@ def snapshot(seen: Snapshot) -> None:
     console.print(hosts)
     domains = make_table("domain", "host", "state", "vCPUs", "cores", "steal", "memory", "uuid")
     for domain in seen.domains:
-        cores, waits = ("-" if one is None else f"{one:.2f}" for one in (domain.used_cores, domain.cpu_delay_cores))
+        cores, waits = wording.cores(domain.used_cores), wording.cores(domain.cpu_delay_cores)
         memory = wording.size(domain.memory_bytes or None)
         domains.add_row(*cells(domain.name, domain.host, domain.state, domain.vcpus, cores, waits, memory, domain.uuid))
     console.print(domains)
