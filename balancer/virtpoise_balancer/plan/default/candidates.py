@@ -48,7 +48,7 @@ class Candidate:
     # all.
     allowed: Mask | None
     # What they take of each stock of their destination, in bytes.
-    needs: Mapping[Stock, int]
+    needs: Mapping[Stock, float]
 
     def most(self, resource: int) -> float:
         """The most that it adds of a resource, in the group's units."""

@@ -77,8 +77,8 @@ class Residents:
         uplink = self.host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND
         measured = [
             (
-                max(domain.rx_bytes_per_second, domain.rx_ratio * uplink),
-                max(domain.tx_bytes_per_second, domain.tx_ratio * uplink),
+                max(domain.rx_bytes_per_second or 0.0, (domain.rx_ratio or 0.0) * uplink),
+                max(domain.tx_bytes_per_second or 0.0, (domain.tx_ratio or 0.0) * uplink),
             )
             for domain in self.running
         ]

@@ -52,7 +52,7 @@ class SearchState:
         # kept up to date.
         self.members: dict[int, dict[int, int]] = {n: dict(trial.members(n)) for n in range(len(group.rules.bonds))}
         # By stock and host, the bytes that the steps take. What leaves frees nothing.
-        self.taken: dict[tuple[Stock, int], int] = {}
+        self.taken: dict[tuple[Stock, int], float] = {}
         # Uuids of the domains that have a step, in the trial or here.
         self.moved: set[str] = set(trial.moved)
         # The steps made here, in order.
