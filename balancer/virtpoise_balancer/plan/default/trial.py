@@ -345,7 +345,7 @@ class Trial:
         self._left.add(candidate.source)
         for stock, need in candidate.needs.items():
             self._free[stock][destination] -= need
-        if changed := self.group.rules.bonds_among(candidate.domains).keys():
+        if self._bonds_kept and (changed := self.group.rules.bonds_among(candidate.domains).keys()):
             self._bonds_kept = {key: kept for key, kept in self._bonds_kept.items() if key[0] not in changed}
         for domain in candidate.domains:
             self._host_of[domain.uuid] = destination
