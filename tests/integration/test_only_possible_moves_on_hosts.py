@@ -55,7 +55,7 @@ class Hosts:
 
 def described(lab: Lab) -> str:
     """What the lab's guests are like, without what is the lab's alone."""
-    text = lab.host("h1").connection().lookupByName("vm1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    text: str = lab.host("h1").connection().lookupByName("vm1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     for pattern in (
         r"<qemu:commandline>.*?</qemu:commandline>",
         r"<(serial|console) .*?</\1>",
