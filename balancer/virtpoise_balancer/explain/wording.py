@@ -195,6 +195,11 @@ def use(ratio: float | None, digits: int = 0) -> str:
     return "unknown" if ratio is None else percent(ratio, digits)
 
 
+def cores(amount: float | None) -> str:
+    """An amount of CPU, in cores."""
+    return "unknown" if amount is None else f"{amount:.2f}"
+
+
 def size(amount: float | None) -> str:
     """Bytes in binary units."""
     if amount is None:

@@ -179,9 +179,9 @@ class Placement:
 class Domain:
     """One domain, listed once, on the host where it runs (or, shut off, where it is defined).
 
-    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two
-    with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None:
-    there were none.
+    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU (None:
+    unknown). The two with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not
+    saturated; None: there were none.
 
     ``memory_bytes`` is assigned to it now, ``memory_maximum_bytes`` is what its balloon can grow to, and
     ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its memory that lies in
@@ -201,7 +201,7 @@ class Domain:
     state: DomainState = DomainState.RUNNING
     vcpus: Count = 1
     cpu_cores: Amount = 0.0
-    cpu_delay_cores: Amount = 0.0
+    cpu_delay_cores: Amount | None = 0.0
     cpu_cores_unsaturated: Amount | None = None
     cpu_delay_cores_unsaturated: Amount | None = None
     memory_bytes: Bytes = 0

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
 def make_observer(config: Config) -> Observer:
     from virtpoise_balancer.monitor.client import PrometheusClient
     from virtpoise_balancer.monitor.observe import Observer
+    from virtpoise_balancer.monitor.sources import SOURCES
 
     client = PrometheusClient(
         url=config.prometheus.url,
@@ -42,6 +43,7 @@ def make_observer(config: Config) -> Observer:
         scrape_interval_seconds=config.scrape_interval_seconds,
         consecutive=config.policy.cpu.consecutive,
         saturation_ratio=config.policy.saturation_ratio,
+        source=SOURCES[config.prometheus.source],
         queries=config.prometheus.queries,
         matchers=config.prometheus.matchers,
         admits=config.libvirt.admission(),
