@@ -7,7 +7,6 @@ between the first plan and the one that is handed over.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -30,10 +29,9 @@ from virtpoise_balancer.model import DomainState, Entries, Plan, Policy, Snapsho
 from virtpoise_balancer.threads import SystemThreads, Thread
 from watching import Watching
 
-GROUPS = int(os.environ.get("VIRTPOISE_GROUPS", "1000"))
+GROUPS = 1000
 NOW = 1e9
-# Of the groups that the plan does not clear, every which is solved exactly.
-EVERY = 8
+TOGETHER = 50
 
 
 class AtOnce(SystemThreads):
@@ -99,21 +97,23 @@ def found_of(snapshot: Snapshot, policy: Policy, libvirt: Libvirt, *, known: boo
     return Found(made, impossible, cleared)
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[int, Found]:
-    return {seed: found_of(*unequal_group(seed), known=seed % 2 == 0) for seed in range(GROUPS)}
+def found_in(seed: int) -> Found:
+    return found_of(*unequal_group(seed), known=seed % 2 == 0)
 
 
-def test_no_planned_move_is_impossible_for_a_reason_that_can_be_known(found: dict[int, Found]) -> None:
+@pytest.mark.parametrize("first", range(0, GROUPS, TOGETHER))
+def test_no_planned_move_is_impossible_for_a_reason_that_can_be_known(first: int) -> None:
+    found = {seed: found_in(seed) for seed in range(first, first + TOGETHER)}
     assert {seed: one.impossible for seed, one in found.items() if one.impossible} == {}
-    assert sum(bool(one.plan.moves) for one in found.values()) > GROUPS / 2
+    assert sum(bool(one.plan.moves) for one in found.values()) > TOGETHER / 2
 
 
-def test_what_can_be_cleared_by_possible_moves_is(found: dict[int, Found]) -> None:
-    cleared = [seed for seed, one in found.items() if one.cleared]
-    others = [seed for seed in found if seed not in cleared and all_answer(seed)]
-    missed = [seed for seed in others[::EVERY] if clearable(seed, found[seed])]
-    assert len(missed) * EVERY <= 0.01 * len(cleared)
+def test_what_can_be_cleared_by_possible_moves_is() -> None:
+    """Of a tenth of the groups, those that the plan does not clear are solved exactly."""
+    found = {seed: found_in(seed) for seed in range(0, GROUPS, 10) if all_answer(seed)}
+    missed = [seed for seed, one in found.items() if not one.cleared and clearable(seed, one)]
+    assert sum(one.cleared for one in found.values()) > len(found) / 3
+    assert len(missed) <= 0.01 * len(found)
 
 
 def all_answer(seed: int) -> bool:
