@@ -146,6 +146,19 @@ def test_a_second_configuration_is_played_beside_the_first(
     assert "http" not in page
 
 
+def test_other_thresholds_are_played_and_judged_by_that_of_the_policy(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    courses = played(capsys, "--config", str(config), "--since", "8h", "--threshold", "1", "--threshold", "0.5")[
+        "courses"
+    ]
+    assert isinstance(courses, dict)
+    assert [*courses] == ["without", "with virtpoise", "at 1", "at 0.5"]
+    assert courses["at 1"]["lower"]["moves"] == 0
+    assert courses["at 1"]["lower"]["overload_host_minutes"] == courses["without"]["lower"]["overload_host_minutes"]
+    assert courses["at 0.5"]["lower"]["moves"] >= 1
+
+
 def test_a_recording_has_no_names_and_comes_to_the_same(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

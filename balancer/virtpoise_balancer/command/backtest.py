@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,8 @@ def _seconds(span: str) -> float:
 
 @app.command(
     epilog="Examples: virtpoise backtest --since 30d | virtpoise backtest --since 7d --against bolder.yml --report out.html "
-    "| virtpoise backtest --since 14d --record group.recording | virtpoise backtest group.recording --config bolder.yml"
+    "| virtpoise backtest --threshold 0.7 --threshold 0.75 | virtpoise backtest --since 14d --record group.recording "
+    "| virtpoise backtest group.recording --config bolder.yml"
 )
 def backtest(
     recording: Annotated[
@@ -57,6 +59,12 @@ def backtest(
     ] = None,
     against: Annotated[
         Path | None, typer.Option("--against", help="A second configuration whose policy is played beside the first.")
+    ] = None,
+    thresholds: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--threshold", min=0.05, max=1, help="Also play the policy with this CPU threshold (0 to 1). Repeatable."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write a report with pictures to this HTML file.")
@@ -83,12 +91,13 @@ def backtest(
         raise BadInput("backtest: expected one of RECORDING, --record")
     seconds = _seconds(since)
     configs = _configs(config, against, group, has_recording=recording is not None)
+    first = next(iter(configs.values()))
+    configs |= {f"at {one:.3g}": _with_threshold(first, one) for one in thresholds or ()}
 
     from virtpoise_balancer.command import terminal
     from virtpoise_balancer.simulate.backtest import backtest as play
     from virtpoise_balancer.simulate.recording import RecordingFile
 
-    first = next(iter(configs.values()))
     with terminal.progress() as bar:
         if recording is not None:
             file = RecordingFile(recording)
@@ -121,6 +130,12 @@ def _configs(config: Path | None, against: Path | None, group: str | None, *, ha
     name = "the defaults" if alone else (config or DEFAULT_CONFIG).name
     other = against.name if against.name != name else str(against)
     return {f"with {name}": first, f"with {other}": settings_of_one(against, group)}
+
+
+def _with_threshold(config: Config, threshold: float) -> Config:
+    """The configuration with another CPU threshold, and the recovery level that follows from it."""
+    cpu = replace(config.policy.cpu, threshold=threshold, recovery=None)
+    return config.model_copy(update={"policy": replace(config.policy, cpu=cpu)})
 
 
 def _from_prometheus(

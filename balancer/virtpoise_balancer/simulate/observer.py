@@ -57,7 +57,7 @@ class SimulatedObserver:
 
     def __post_init__(self) -> None:
         long = max(self.sample_times.samples, math.ceil(self.longest_window_seconds / self.step_seconds) + 2)
-        past = max(math.ceil(_PAST_SECONDS / self.step_seconds), self.consecutive)
+        past = max(math.ceil(_PAST_SECONDS / self.step_seconds), self.consecutive + 1)
         self._readings, self._times = deque(maxlen=long), deque(maxlen=long)
         self._run, self._delay = deque(maxlen=past), deque(maxlen=past)
         self._where, self._calm = deque(maxlen=past), deque(maxlen=past)
@@ -70,12 +70,24 @@ class SimulatedObserver:
             samples=max(_SAMPLES, self.consecutive),
         )
 
+    @property
+    def _weights(self) -> Floats:
+        """How much each of the newest steps counts for a domain's figures (steps).
+
+        Where samples lie a step apart, the figure is the slope through those of N steps and the one before.
+        """
+        if not self.blur_ratio:
+            return np.ones(self.consecutive)
+        steps = np.arange(1.0, self.consecutive + 2)
+        return steps * (len(steps) + 1 - steps)
+
     def take(self, measured: StepFigures, time: float) -> None:
         """Keep what was measured in the step that ended at ``time`` (Unix seconds)."""
         raw = np.where(measured.figures, measured.ratio, np.nan)
         before, self._raw = self._raw, raw
         blurred = raw if before is None else (raw + self.blur_ratio * before) / (1 + self.blur_ratio)
         reading = np.where(np.isnan(blurred), raw, blurred)
+        reading[Resource.MEMORY.row] = raw[Resource.MEMORY.row]  # what is used now, and no rate
         calm = (reading[Resource.CPU.row] < self.saturation_ratio)[measured.at] & (measured.at >= 0)
         self._readings.append(reading)
         self._times.append(time)
@@ -160,10 +172,11 @@ class SimulatedObserver:
         there = where == at
         whole = there[1:] & there[:-1]  # the step in which a domain arrives is not all its own
         there = np.concatenate((there[:1], whole)) if len(where) > 1 else there
-        n = min(self.consecutive, len(where))
+        weights = self._weights[-len(where) :, np.newaxis]
+        n = len(weights)
         counted = there[-n:].sum(axis=0)
-        cores = _mean(run[-n:], there[-n:])
-        waited = _mean(delay[-n:], there[-n:])
+        cores = _mean(run[-n:], weights * there[-n:])
+        waited = _mean(delay[-n:], weights * there[-n:])
         calm = np.stack(list(self._calm)) * there
         calm_steps = calm.sum(axis=0)
         usual, usually_waited = _mean(run, calm), _mean(delay, calm)

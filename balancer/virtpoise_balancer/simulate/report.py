@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import cycle
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +16,7 @@ from virtpoise_balancer.explain.wording import duration, percent
 from virtpoise_balancer.simulate.backtest import Backtest, WorstHour
 from virtpoise_balancer.simulate.tables import figure_rows, refusal_rows
 
-_COLOURS = ("#c2410c", "#0f766e", "#4338ca", "#a16207")
+_COLOURS = ("#c2410c", "#0f766e", "#4338ca", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#6b21a8", "#57534e")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 960, 220, 46, 22
 _MOST_BARS = 160
 _MOST_UNKNOWN = 20
@@ -78,7 +79,7 @@ def notes(found: Backtest) -> list[str]:
 def html(found: Backtest, threshold: float) -> str:
     """The report. ``threshold``: of the CPU."""
     names = list(found.courses)
-    colours = dict(zip(names, _COLOURS, strict=False))
+    colours = dict(zip(names, cycle(_COLOURS), strict=False))
     unknown = sorted((share, name) for name, share in found.known_ratio.items() if share < 0.995)
     environment = Environment(
         loader=PackageLoader("virtpoise_balancer.simulate", ""), autoescape=True, undefined=StrictUndefined

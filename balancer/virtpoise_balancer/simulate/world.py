@@ -23,6 +23,7 @@ SETUP_SECONDS = 1.0
 _ASSUMED_BYTES_PER_SECOND = 125e6
 # The share of an uplink that a migration gets to copy with.
 _LINK_SHARE = 0.9
+_DIGITS = 9
 
 
 @dataclass(slots=True)
@@ -195,7 +196,8 @@ class World:
         for one in self.copying.values():
             memory[one.destination] += demand.memory_bytes[one.domain]
         ratio = np.empty((len(Resource), fleet.hosts))
-        ratio[Resource.CPU.row] = np.minimum(self._busy / (fleet.cpus * step), 1.0)
+        # Sums of many domains are a little off: what is full must not be ordered by that.
+        ratio[Resource.CPU.row] = np.minimum(np.round(self._busy / (fleet.cpus * step), _DIGITS), 1.0)
         ratio[Resource.MEMORY.row] = np.minimum(memory / fleet.host_memory_bytes, 1.0)
         ratio[Resource.RX.row] = self._received / (fleet.link_bytes_per_second * step)
         ratio[Resource.TX.row] = self._sent / (fleet.link_bytes_per_second * step)
