@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
 from hostile.table import NAMED
+from networks import Networks
 from scheduling import Lanes
+
+# Each process has a lab of its own. The name is read when a test imports the lab.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER", "gw0")) != "gw0":
+    os.environ["VIRTPOISE_LAB"] = f"virtpoise-lab-{worker}"
 
 CHROMIUM = Path("/usr/bin/chromium")
 _FLAGS = [
@@ -62,6 +67,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (item.path, getattr(item, "originalname", item.name)) in NAMED and not item.get_closest_marker("installed"):
             item.add_marker("hostile")
+
+
+NETWORKS = Networks()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Run a test on the second lab in a network of its own: the labs have the same addresses."""
+    if item.get_closest_marker("second_lab") and os.geteuid() == 0:
+        NETWORKS.enter_own()
+    else:
+        NETWORKS.leave_own()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes | None:

@@ -31,14 +31,19 @@ def filled_prometheus(exposition: str, folder: Path, *options: str) -> Iterator[
         yield f"http://{address}"
 
 
-@contextmanager
-def prometheus_server(folder: Path, *options: str) -> Iterator[str]:
-    """HOST:PORT of a Prometheus on loopback that scrapes nothing and keeps its data and log in a folder."""
-    config, log = folder / "prometheus.yml", folder / "log"
-    config.write_text("global: {}\n")
+def free_address() -> str:
+    """HOST:PORT on loopback where nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextmanager
+def prometheus_server(folder: Path, *options: str, configuration: str = "global: {}\n") -> Iterator[str]:
+    """HOST:PORT of a Prometheus on loopback that keeps its data and log in a folder; by default it scrapes nothing."""
+    config, log = folder / "prometheus.yml", folder / "log"
+    config.write_text(configuration)
+    address = free_address()
     command: list[str | Path] = [
         BIN / "prometheus",
         f"--config.file={config}",

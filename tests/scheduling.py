@@ -1,5 +1,5 @@
-"""Tests in several processes: one begins with the real hosts, another with the booted machines, and each goes on with
-one file after another; floods come last.
+"""Tests in several processes: two begin with real hosts, each with a lab of its own, a third with the booted machines,
+and each goes on with one file after another; floods come last.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from pathlib import Path
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-# There is one lab on a machine: the tests on it run one after the other, beside other files. They take longest, so they
-# begin at once, and the booted machines, which take longest to be built, beside them. What is marked "alone" floods the
-# machine, or measures time or memory: it runs beside nothing.
-_MARK = re.compile(r"^pytestmark = .*\bmark\.(lab|installed|alone)\b", re.MULTILINE)
-_LAB, _MACHINES, _ALONE = "lab", "installed", "alone"
+# Two labs are up at a time, so tests on the same one follow each other. They take longest, so they begin at once, and
+# with them the booted machines, which take longest to be built. What is marked "alone" floods the machine, or measures
+# time or memory: it runs beside nothing.
+_MARKED = re.compile(r"^pytestmark = .*$", re.MULTILINE)
+_MARK = re.compile(r"\bmark\.(\w+)")
+_LAB, _SECOND_LAB, _MACHINES, _ALONE = "lab", "second_lab", "installed", "alone"
+# A file of the second lab has the mark of the first as well: "lab" is for all that needs real hosts.
+_LANES = (_ALONE, _SECOND_LAB, _LAB, _MACHINES)
 
 
 @cache
-def _mark(file: Path) -> str | None:
-    found = set(_MARK.findall(file.read_text(encoding="utf-8")))
-    return next((mark for mark in (_ALONE, _LAB, _MACHINES) if mark in found), None)
+def _lane(file: Path) -> str | None:
+    found = {mark for line in _MARKED.findall(file.read_text(encoding="utf-8")) for mark in _MARK.findall(line)}
+    return next((mark for mark in _LANES if mark in found), None)
 
 
 class Lanes(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives all files on the lab to one process, those on booted machines to another, and other files to whichever is
+    """Gives all files on a lab to one process, those on booted machines to another, and other files to whichever is
     free.
 
     Those that run alone go to the last process, when no other is left.
@@ -33,10 +36,10 @@ class Lanes(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return _mark(self.config.rootpath / file) or file
+        return _lane(self.config.rootpath / file) or file
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        for unit, last in ((_MACHINES, False), (_LAB, False), (_ALONE, True)):
+        for unit, last in ((_MACHINES, False), (_SECOND_LAB, False), (_LAB, False), (_ALONE, True)):
             if unit in self.workqueue:
                 self.workqueue.move_to_end(unit, last)
         if next(iter(self.workqueue)) == _ALONE and len(self.nodes) > 1:

@@ -11,7 +11,7 @@ from typing import Any
 
 import libvirt
 
-from virtpoise_lab import acceleration, artefacts, cgroups, domain, model, mountpoints, processes, requirements, state
+from virtpoise_lab import acceleration, artefacts, cgroups, domain, folders, model, processes, requirements, state
 from virtpoise_lab import host as hosts_
 from virtpoise_lab.cgroups import Group
 from virtpoise_lab.ending import BASE, MANAGER, MANAGER_LINK
@@ -51,14 +51,13 @@ class Boot(Running):
     ) -> None:
         artefacts.initramfs()
         state.FOLDER.mkdir()
-        made = mountpoints.claimed(_libvirt_folders(), state.NAME)
+        made = tuple(str(folder) for folder in folders.claim(folders.LIBVIRT, state.NAME))
         share = divided(capacity)[1]
         memory = (memory_mib or model.memory_for(specs)) * MIB
         state.write(State(capacity=capacity, spare=spare, share=share, host_memory=memory, folders_made=made))
         for name in (BASE, MANAGER):
             Group(self._mounts, name).create()
-        # As much as 128 processes on each CPU: others, booted machines too, get what the hosts leave.
-        cgroups.weigh(self._mounts, 3 if background else 128 * len(os.sched_getaffinity(0)))
+        cgroups.weigh(self._mounts, 3 if background else _weight() * len(os.sched_getaffinity(0)))
         all_hosts = [HostSpec(number) for number in range(1, count + 1)]
         self._write_names(all_hosts)
         with ThreadPoolExecutor(8) as pool:
@@ -150,11 +149,19 @@ class Boot(Running):
         return process
 
 
-def _libvirt_folders() -> tuple[Path, ...]:
-    return Path("/var/lib/libvirt"), Path("/var/log/libvirt"), Path("/var/cache/libvirt")
+def _weight() -> int:
+    """As how many busy processes the lab counts on each CPU.
+
+    Others, booted machines too, get what the first lab leaves, and a lab beside it as well.
+    """
+    return 128 if state.NAME == state.FIRST else 4
 
 
 def divided(capacity: int) -> tuple[list[int], float]:
-    """The CPUs this machine has, and the part of one that each host gets: the same for all, so that guests may move."""
-    cpus = sorted(os.sched_getaffinity(0))
+    """The machine's CPUs in the order in which hosts take them, and the part of one that each host gets.
+
+    The part is the same for all, so that guests may move. A lab beside the first one takes the last CPU first: the
+    first host of a lab is most often the busy one.
+    """
+    cpus = sorted(os.sched_getaffinity(0), reverse=state.NAME != state.FIRST)
     return cpus, 1 / math.ceil(capacity / len(cpus))

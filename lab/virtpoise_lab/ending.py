@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from virtpoise_lab import artefacts, cgroups, mountpoints, processes, requirements, state
+from virtpoise_lab import artefacts, cgroups, folders, processes, requirements, state
 from virtpoise_lab.cgroups import Group
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.state import State
@@ -53,7 +53,7 @@ def clean_up(now: State) -> None:
         base.kill()
     subprocess.run(["ip", "link", "del", MANAGER_LINK], capture_output=True, check=False)
     cgroups.remove_all(mounts)
-    mountpoints.release(now.folders_made, state.NAME)
+    folders.release(map(Path, now.folders_made), state.NAME)
     processes.wait_until(_folder_removed, 10, f"removal of {state.FOLDER}")
 
 

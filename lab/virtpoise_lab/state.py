@@ -16,7 +16,8 @@ from virtpoise_lab.model import DomainSpec, HostSpec, Load
 from virtpoise_lab.processes import Process
 
 # Labs of different names may be up at the same time, each in a network namespace of its own.
-NAME = os.environ.get("VIRTPOISE_LAB", "virtpoise-lab")
+FIRST = "virtpoise-lab"
+NAME = os.environ.get("VIRTPOISE_LAB", FIRST)
 FOLDER = Path("/run", NAME)
 FILE = FOLDER / "state.json"
 

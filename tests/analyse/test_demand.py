@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,18 @@ from hypothesis import strategies as st
 
 from virtpoise_balancer.analyse.demand import Demands, busy_cpus
 from virtpoise_balancer.analyse.demand import estimate as estimate_hosts
+from virtpoise_balancer.analyse.prediction import predict
 from virtpoise_balancer.model import Domain
 
 
 def domain(
-    name: str, run: float, delay: float, *, vcpus: int = 1, past: float | None = None, past_delay: float | None = None
+    name: str,
+    run: float,
+    delay: float | None,
+    *,
+    vcpus: int = 1,
+    past: float | None = None,
+    past_delay: float | None = None,
 ) -> Domain:
     return Domain(
         name=name,
@@ -44,7 +52,7 @@ def readings(draw: st.DrawFn) -> list[Domain]:
             domain(
                 f"vm{i}",
                 draw(st.floats(0, vcpus)),
-                draw(st.floats(0, vcpus)),
+                draw(st.none() | st.floats(0, vcpus)),
                 vcpus=vcpus,
                 past=draw(st.none() | st.floats(0, vcpus)),
                 past_delay=draw(st.floats(0, vcpus)),
@@ -62,7 +70,8 @@ def test_demand_lies_between_what_is_run_and_what_is_run_or_waited_for(
         assert one.cpu_cores <= demands.lower[i] + 1e-9
         assert demands.lower[i] <= demands.cores[i] + 1e-9
         assert demands.cores[i] <= demands.upper[i] + 1e-9
-        assert demands.upper[i] <= max(one.cpu_cores, min(one.cpu_cores + one.cpu_delay_cores, one.vcpus)) + 1e-9
+        wanted = one.vcpus if one.cpu_delay_cores is None else min(one.cpu_cores + one.cpu_delay_cores, one.vcpus)
+        assert demands.upper[i] <= max(one.cpu_cores, wanted) + 1e-9
         assert 0 <= demands.on_off[i] <= 1
         assert 0 <= demands.runnable[i] <= 1
 
@@ -73,6 +82,47 @@ def test_hosts_together_are_estimated_as_each_alone(hosts: list[tuple[list[Domai
     together = estimate_hosts([domains for domains, *_ in hosts], cpus=cpus, load=loads, saturated=saturated)
     alone = [estimate(domains, cpus=cpus, load=load, saturated=full).table for domains, load, full in hosts]
     assert together.table == pytest.approx(np.concatenate(alone), abs=1e-9)
+
+
+@given(readings(), st.integers(1, 8), st.floats(0, 1), st.booleans())
+def test_where_no_delay_is_known_all_of_the_interval_is_doubt(
+    domains: list[Domain], cpus: int, load: float, saturated: bool
+) -> None:
+    """Neither kind of guest is assumed, and a host that is not saturated gives each domain what it wants."""
+    unknown = [replace(one, cpu_delay_cores=None, cpu_delay_cores_unsaturated=None) for one in domains]
+    demands = estimate(unknown, cpus=cpus, load=load, saturated=saturated)
+    assert not demands.on_off.any()
+    assert demands.sums.doubt == pytest.approx((demands.upper - demands.lower) / 2)
+    if not saturated:
+        assert demands.upper == pytest.approx(demands.used)
+
+
+def test_a_domain_held_back_by_its_fair_share_may_want_all_its_vcpus() -> None:
+    """One that gets far less for each vCPU than another on its host leaves CPU time to it: it has what it wants."""
+    held, calm = domain("vm1", 1.8, None, vcpus=4), domain("vm2", 0.1, None, vcpus=4)
+    demands = estimate([held, calm], cpus=2, load=1.0, saturated=True)
+    assert (demands.lower[0], demands.upper[0]) == (1.8, 4.0)
+    assert demands.lower[1] == demands.upper[1] == 0.1
+
+
+def test_a_known_past_narrows_an_unknown_delay() -> None:
+    held = domain("vm1", 0.9, None, vcpus=2)
+    (without,) = estimate([held], cpus=1, load=1.0, saturated=True).sums.doubt
+    (with_past,) = estimate([replace(held, cpu_cores_unsaturated=1.2)], cpus=1, load=1.0, saturated=True).sums.doubt
+    assert 0 < with_past < without
+
+
+def test_an_unknown_delay_widens_the_prediction_for_a_saturated_source() -> None:
+    """By more than any delay that could have been measured with the same load."""
+    cpus, load = 4, 0.97
+
+    def spread(delay: float | None) -> float:
+        domains = [domain(f"vm{number}", 0.95, delay, vcpus=2) for number in range(4)]
+        demands = estimate(domains, cpus=cpus, load=load, saturated=True)
+        there = np.array([[0.0, 1.0, 1.0, 1.0]])
+        return float(predict(cpus, 0.0, demands, there).spread[0])
+
+    assert spread(None) > max(spread(delay / 10) for delay in range(11))
 
 
 @given(st.floats(0, 4), st.floats(0, 1), st.booleans())

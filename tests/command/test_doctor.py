@@ -20,23 +20,23 @@ from virtpoise_balancer import __version__
 from virtpoise_balancer.command.between_hosts import BetweenHosts, judge_pair
 from virtpoise_balancer.command.doctor import (
     judge_encryption,
-    judge_exporter,
     judge_libvirt,
     judge_locks,
     judge_prometheus,
-    judge_uplinks,
 )
+from virtpoise_balancer.command.exporters import judge_exporter, judge_source, judge_uplinks
 from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError, LibvirtSilent, MonitorError
 from virtpoise_balancer.execute.facts import HostFacts, Needs
-from virtpoise_balancer.execute.worker import probe
+from virtpoise_balancer.execute.worker import needs, probe
 from virtpoise_balancer.model import HostState, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.http import Reply
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.sources import SOURCES, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, RefusedTargets, TargetRefusal
 
 HEALTH = PrometheusHealth(version="3.1.0", ahead_seconds=0.3, errors={"h1": "connection refused"})
@@ -61,6 +61,7 @@ HERE = HostFacts(
         ),
     ),
 )
+OWN = SOURCES[SourceName.VIRTPOISE]
 NAMES = ("h1", "h2", "h3", "h4")
 SEEN = Observation(snapshot=group(host("h1", 0.5)), age_seconds=1.0)
 
@@ -262,18 +263,36 @@ def test_hosts_that_answer_but_do_not_reach_each_other_in_time_are_reported() ->
     ],
 )
 def test_what_an_exporter_lacks(state: HostState, exporters: ExporterHealth, verdict: Severity, says: str) -> None:
-    found = judge_exporter(host("h1", 0.5, state=state), HEALTH, exporters)
+    found = judge_exporter(host("h1", 0.5, state=state), HEALTH, exporters, OWN)
     assert (found.subject, found.verdict, found.text[: len(says)]) == ("exporter of h1", verdict, says)
     assert bool(found.remedy) is (verdict is not Severity.GOOD)
 
 
+def test_the_services_to_look_at_are_those_of_the_source() -> None:
+    stale = host("h1", state=HostState.UNKNOWN)
+    debian = SOURCES[SourceName.DEBIAN]
+    assert "status virtpoise-exporter;" in judge_exporter(stale, HEALTH, EXPORTERS, OWN).remedy
+    found = judge_exporter(stale, HEALTH, EXPORTERS, debian)
+    assert "status prometheus-node-exporter prometheus-libvirt-exporter;" in found.remedy
+
+
+def test_what_a_source_does_not_report_is_listed() -> None:
+    config = Config.model_validate({"prometheus": {"source": "debian"}})
+    seen = replace(SEEN, gaps=tuple(SOURCES[SourceName.DEBIAN].gaps(())))
+    found = {one.text.partition(":")[0]: one for one in judge_source(config, seen)}
+    assert "how long vCPUs wait for a CPU" in found
+    assert "what domains ask for in their metadata" in found
+    assert {(one.subject, one.verdict) for one in found.values()} == {("source debian", Severity.NOT_KNOWN)}
+    assert not list(judge_source(Config(), SEEN))
+
+
 def test_why_a_host_is_unknown_is_said_as_it_is() -> None:
     why = Unknown(kind=UnknownKind.TARGETS, text="2 targets of Prometheus claim to be it: h1:1, h1:2")
-    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=why), HEALTH, EXPORTERS)
+    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=why), HEALTH, EXPORTERS, OWN)
     assert (found.verdict, found.text) == (Severity.BAD, f"nothing certain is known of the host: {why.text}")
     libvirt = replace(why, kind=UnknownKind.LIBVIRT, text="its exporter does not say whether its libvirt answers")
     failing = replace(EXPORTERS, failing={"h1": ("libvirt",)})
-    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=libvirt), HEALTH, failing)
+    found = judge_exporter(host("h1", state=HostState.UNKNOWN, unknown=libvirt), HEALTH, failing, OWN)
     assert found.text == "collectors fail: libvirt"
 
 
@@ -330,7 +349,7 @@ def test_disks_that_qemu_does_not_lock_between_hosts_are_named() -> None:
 )
 def test_which_disks_qemu_does_not_lock(disk: str, lease: str, unlocked: tuple[str, ...]) -> None:
     devices = disk.format("<target dev='vda'/>") + lease
-    assert probe._needs(f"<domain><name>a</name><devices>{devices}</devices></domain>").unlocked == unlocked
+    assert needs.needs(f"<domain><name>a</name><devices>{devices}</devices></domain>").unlocked == unlocked
 
 
 def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
@@ -365,6 +384,9 @@ class Running:
 
     def migrateToURI3(self, _uri: str, _params: object, _flags: int) -> None:  # noqa: N802
         raise self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+    def snapshotNum(self) -> int:  # noqa: N802
+        return 0
 
     def autostart(self) -> int:
         return 1
@@ -418,6 +440,10 @@ class Connection:
         return ()
 
     listAllNetworks = listAllStoragePools = listAllDevices  # noqa: N815
+    listAllNWFilters = listAllSecrets  # noqa: N815
+
+    def getCPUMap(self) -> tuple[int, list[bool], int]:  # noqa: N802
+        return 2, [True, True], 2
 
 
 REACHED = failed(libvirt.VIR_ERR_XML_ERROR, "XML error: unexpected root element <virtpoise-doctor>")

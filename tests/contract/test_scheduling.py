@@ -1,4 +1,4 @@
-"""scripts/test runs files side by side, those on the lab in one process, those on machines in another, floods last."""
+"""scripts/test runs files side by side: each lab has a process, the booted machines a third, and floods come last."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Ran:
 
 
 def play(folder: Path, files: dict[str, str]) -> list[Ran]:
-    """Runs these files, by name with their marks, in two processes. What ran, by file and number."""
+    """Runs these files, by name with their marks, in three processes. What ran, by file and number."""
     (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = alone:\n  installed:\n  lab:\n  hostile:\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = alone:\n  installed:\n  lab:\n  second_lab:\n  hostile:\n")
     for name, mark in files.items():
         (folder / f"test_{name}.py").write_text(TESTS.format(mark=mark, name=name))
-    command = [sys.executable, "-m", "pytest", "-q", "-n2", "--dist=loadfile", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n3", "--dist=loadfile", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.splitlines()[-1].startswith(f"{3 * len(files)} passed")
     ran = sorted((Ran(*json.loads(line)) for line in (folder / "ran").read_text().splitlines()), key=str)
@@ -57,26 +57,26 @@ def play(folder: Path, files: dict[str, str]) -> list[Ran]:
 
 
 LAB = "pytestmark = pytest.mark.lab"
+SECOND_LAB = "pytestmark = [pytest.mark.lab, pytest.mark.second_lab]"
 MACHINES = "pytestmark = pytest.mark.installed"
 FLOOD = "pytestmark = [pytest.mark.hostile, pytest.mark.alone]"
 
 
-def test_floods_run_after_all_others_in_one_process(tmp_path: Path) -> None:
-    ran = play(tmp_path, {"a": "", "b": LAB, "c": "pytestmark = pytest.mark.hostile", "d": FLOOD, "e": FLOOD})
-    floods = [one for one in ran if one.file in "de"]
-    others = [one for one in ran if one.file in "abc"]
-    assert max(one.ended for one in others) <= min(one.began for one in floods)
-    assert (len({one.process for one in others}), len({one.process for one in floods})) == (2, 1)
+def test_each_lab_and_the_machines_have_a_process_from_the_start_and_floods_run_after_all_others(
+    tmp_path: Path,
+) -> None:
+    files = {"b": LAB, "c": SECOND_LAB, "d": LAB, "e": MACHINES, "f": MACHINES, "g": SECOND_LAB}
+    ran = play(tmp_path, {"a": "", **files, "h": "pytestmark = pytest.mark.hostile", "x": FLOOD, "y": FLOOD})
+    first, second, machines, others, floods = (
+        [one for one in ran if one.file in files] for files in ("bd", "cg", "ef", "ah", "xy")
+    )
+    lanes = (first, second, machines)
+    assert [len({one.process for one in lane}) for lane in (*lanes, floods)] == [1, 1, 1, 1]
+    assert len({lane[0].process for lane in lanes}) == 3
+    assert max(min(one.began for one in lane) for lane in lanes) < min(one.began for one in others)
+    assert max(one.ended for lane in (*lanes, others) for one in lane) <= min(one.began for one in floods)
 
 
-def test_files_on_the_lab_run_in_one_process_and_those_on_machines_in_another_from_the_start(tmp_path: Path) -> None:
-    ran = play(tmp_path, {"a": "", "b": LAB, "c": "", "d": LAB, "e": MACHINES, "f": MACHINES})
-    lab, machines, others = ([one for one in ran if one.file in files] for files in ("bd", "ef", "ac"))
-    assert [len({one.process for one in lane}) for lane in (lab, machines)] == [1, 1]
-    assert {one.process for one in lab} != {one.process for one in machines}
-    assert max(min(one.began for one in lane) for lane in (lab, machines)) < min(one.began for one in others)
-
-
-@pytest.mark.parametrize("files", [{"b": LAB, "d": FLOOD}, {"a": "", "b": LAB}, {"b": LAB, "e": MACHINES}])
+@pytest.mark.parametrize("files", [{"b": LAB, "d": FLOOD}, {"a": "", "c": SECOND_LAB}])
 def test_any_choice_of_files_runs_whole(tmp_path: Path, files: dict[str, str]) -> None:
     play(tmp_path, files)

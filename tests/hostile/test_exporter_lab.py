@@ -15,7 +15,7 @@ from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 
-pytestmark = [pytest.mark.lab, pytest.mark.hostile]
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab, pytest.mark.hostile]
 
 PORT = 9807
 NAMES = {f"p{number}" for number in range(1, 6)}

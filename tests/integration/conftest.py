@@ -26,10 +26,14 @@ def pool(pytestconfig: pytest.Config) -> Iterator[Pools]:
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """End the pool before tests of other folders: there is one lab on a machine."""
+    """End the pool before tests of other folders, and of another lab: a process has one lab at a time."""
     pools = item.config.stash.get(KEPT, None)
-    if pools is not None and (nextitem is None or nextitem.path.parent != HERE):
+    if pools is not None and (nextitem is None or nextitem.path.parent != HERE or _second(nextitem) != _second(item)):
         pools.close()
+
+
+def _second(item: pytest.Item) -> bool:
+    return item.get_closest_marker("second_lab") is not None
 
 
 @pytest.hookimpl(tryfirst=True)

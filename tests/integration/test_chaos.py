@@ -10,7 +10,7 @@ import pytest
 
 from virtpoise_lab import requirements
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 
 ROOT = Path(__file__).parents[2]
 KEPT = Path(__file__).with_name("kept-seeds")

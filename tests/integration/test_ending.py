@@ -23,7 +23,7 @@ from virtpoise_balancer.service import wiring
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 # A second network of the hosts, for migrations.
 NETWORK = "10.78.0"

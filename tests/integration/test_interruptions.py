@@ -11,7 +11,7 @@ import pytest
 
 from integration.pool import BUSY, CALM, PORT, STEP, Pools, places, wait_under_way
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 
 # Memory is dirtied faster than it may be sent, so that a migration does not end by itself.
 NEVER_ENDS = {"bandwidth_mib_per_second": 4}

@@ -34,7 +34,7 @@ from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 from virtpoise_lab.processes import wait_until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 
 

@@ -10,7 +10,7 @@ import pytest
 from integration.pool import CALM, STEP, Pool, Pools, places
 from virtpoise_lab.balancer import Balancer
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 
 
 def others(balancer: Balancer) -> list[tuple[str, str, str | None, str | None]]:

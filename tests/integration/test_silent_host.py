@@ -13,7 +13,7 @@ import pytest
 from integration.pool import BUSY, Pool, Pools, places, wait_under_way
 from virtpoise_lab import processes
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 
 
 def silence(group: Pool, host: str, seconds: float) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import pytest
 from integration.pool import CALM, Pool, Pools
 from virtpoise_lab import processes
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 
 
 @contextmanager

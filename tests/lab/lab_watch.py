@@ -11,8 +11,6 @@ from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import Process, process
 
-OWN = str(state.FOLDER)
-
 
 @dataclass(frozen=True)
 class CpuTimes:
@@ -59,13 +57,13 @@ def memory(host: Host) -> dict[str, int]:
 
 def traces() -> dict[str, object]:
     """What this lab could leave behind on this machine, on which others may come and go."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    mounts = [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return {
-        "mounts": [place for place in sorted(mounts) if not place.startswith("/run/") or place.startswith(OWN)],
+        "mounts": [at for at in sorted(mounts) if not at.is_relative_to("/run") or at.is_relative_to(state.FOLDER)],
         "links": sorted(name for _, name in socket.if_nameindex()),
         "cgroups": [str(path) for root in cgroups.mounted().roots for path in root.glob(cgroups.TOP)],
-        "folders": [str(path) for path in Path("/run").glob("*") if str(path).startswith(OWN)],
-        "libvirt": [str(path) for path in Path("/var").glob("*/libvirt")],
+        "folder": state.FOLDER.exists(),
+        "libvirt": [str(path) for path in Path("/var").glob(f"*/libvirt/.lab-{state.NAME}")],
         "hosts file": Path("/etc/hosts").read_text(),
     }
 

@@ -7,7 +7,7 @@ import pytest
 
 from virtpoise_lab import artefacts
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 
 
 def test_guests_that_start_side_by_side_on_a_new_machine_are_told_one_speed(

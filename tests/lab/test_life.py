@@ -13,7 +13,7 @@ from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 from virtpoise_lab.processes import process, wait_until
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("machine")]
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab, pytest.mark.usefixtures("machine")]
 
 COMMAND = [sys.executable, "-m", "virtpoise_lab"]
 

@@ -9,7 +9,7 @@ from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import wait_until
 from virtpoise_lab.stack import Stack
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 
 PORT = 19090
 

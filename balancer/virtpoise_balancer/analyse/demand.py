@@ -11,6 +11,11 @@ interval depends on what the guest does with time that it did not get. Two kinds
 ``on_off`` weighs the two for each domain. Three hypotheses are compared for each host: all guests are on and off, all
 catch up, or each may be either. The evidence is their histories, and whether the host is as busy as independent on-off
 vCPUs would make it.
+
+Where d is unknown, since no exporter reports it, the demand on a saturated host lies in [r, vCPUs] for a domain that
+gets as much for each vCPU as any other there: only such a one is held back by its fair share. One that gets far less
+leaves CPU time to the others, so it has what it wants. There is no evidence for either kind of guest, and all of the
+interval counts as doubt.
 """
 
 from __future__ import annotations
@@ -209,7 +214,7 @@ def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, satu
     measured = [
         (
             domain.cpu_cores,
-            domain.cpu_delay_cores,
+            np.nan if domain.cpu_delay_cores is None else domain.cpu_delay_cores,
             domain.vcpus,
             np.nan if domain.cpu_cores_unsaturated is None else domain.cpu_cores_unsaturated,
             domain.cpu_delay_cores_unsaturated or 0.0,
@@ -220,8 +225,11 @@ def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, satu
     run, delay, vcpus, past_run, past_delay = np.array(measured, dtype=np.float64).reshape(-1, 5).T
     there = residence([len(host) for host in hosts])
     full = saturated @ there > 0
-    most = np.maximum(run, np.minimum(run + delay, vcpus))
-    starved = np.clip(((run + delay) / vcpus - _STARVED_FROM) / (1 - _STARVED_FROM), 0.0, 1.0)
+    unknown = np.isnan(delay)
+    delay = np.where(unknown, 0.0, delay)
+    most = np.maximum(run, np.where(unknown, vcpus, np.minimum(run + delay, vcpus)))
+    runnable = np.where(unknown, _of_most(run / vcpus, there), (run + delay) / vcpus)
+    starved = np.clip((runnable - _STARVED_FROM) / (1 - _STARVED_FROM), 0.0, 1.0)
     upper = run + starved * (most - run)
     # False for NaN. One that now runs more than then wants more than then.
     remembered = past_run * (1 + _COMPANY_COST_RATIO) >= run - _JITTER_CORES * vcpus
@@ -229,10 +237,12 @@ def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, satu
     lower = np.where(full & remembered, (run + alone) / 2, run)
     upper = np.where(full, np.where(remembered, (alone + np.maximum(alone, upper)) / 2, upper), run)
     cores = np.where(full & remembered, alone, (lower + upper) / 2)
-    known_past = there @ np.isnan(past_run) == 0
+    known = there @ unknown == 0
+    known_past = known & (there @ np.isnan(past_run) == 0)
     past = (np.nan_to_num(past_run), past_delay, np.where(known_past, 1.0, np.nan))
-    log_likelihoods = _log_host(cpus, vcpus, there, ((run, delay, load), past))
-    on_off = _on_off(log_likelihoods, _log_history(run, delay, past_run, past_delay, vcpus, full), there)
+    log_likelihoods = _log_host(cpus, vcpus, there, ((run, delay, np.where(known, load, np.nan)), past))
+    history = np.where(unknown, 0.0, _log_history(run, delay, past_run, past_delay, vcpus, full))
+    on_off = np.where(unknown, 0.0, _on_off(log_likelihoods, history, there))
     return Demands.of(run, vcpus, lower, cores, upper, _runnable(run, delay, vcpus), on_off)
 
 
@@ -252,6 +262,13 @@ def residence(counts: Sequence[int]) -> Floats:
     hosts = np.arange(len(counts))
     there: Floats = (np.repeat(hosts, counts) == hosts[:, np.newaxis]).astype(np.float64)
     return there
+
+
+def _of_most(share: Floats, there: Floats) -> Floats:
+    """Each domain's share of the CPU time of its vCPUs, relative to the largest on its host (domains)."""
+    largest = (there * share).max(axis=1, initial=0.0) @ there
+    relative: Floats = share / np.where(largest, largest, 1.0)
+    return relative
 
 
 def _runnable(run: Floats, delay: Floats, vcpus: Floats) -> Floats:

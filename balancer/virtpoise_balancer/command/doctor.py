@@ -12,26 +12,24 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from virtpoise_balancer import __version__
 from virtpoise_balancer.advice import warnings
 from virtpoise_balancer.command.between_hosts import BetweenHosts, version
 from virtpoise_balancer.command.check import asks, runs_as
+from virtpoise_balancer.command.exporters import MOST_AHEAD_SECONDS, judge_exporter, judge_source, judge_uplinks
 from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, NoStore, VirtpoiseError
 from virtpoise_balancer.execute.facts import HostFacts
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.model import Host, Resource, UnknownKind
-from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
+from virtpoise_balancer.monitor.health import PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.sources import SOURCES
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, TargetRefusal
 from virtpoise_balancer.plan.unmatched import about_common, fit_no_group, like, notes, own_notes
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.tokens import read_tokens
 
 _AT_ONCE = 16
-# The Date header of HTTP has a resolution of one second.
-_MOST_AHEAD_SECONDS = 2.0
 
 Told = Callable[[str, float, float], None]
 
@@ -74,13 +72,14 @@ def _examine_group(config: Config, only: Sequence[str], told: Told, answers: lis
     answers.append(seen)
     yield from judge_prometheus(config, health, seen)
     hosts = seen.snapshot.hosts
+    yield from judge_source(config, seen)
     yield from judge_names(config, seen)
     unknown = set(only) - {host.name for host in hosts}
     if unknown:
         raise BadInput(f"{sorted(unknown)[0]}: no such host is scraped")
     for host in hosts:
         if not only or host.name in only:
-            yield judge_exporter(host, health, exporters)
+            yield judge_exporter(host, health, exporters, SOURCES[config.prometheus.source])
             yield from judge_uplinks(host)
     yield from _libvirt(config, [host.name for host in hosts], set(only), told)
 
@@ -156,7 +155,7 @@ def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation
     ahead = health.ahead_seconds
     if ahead is None:
         yield Finding(subject="clock of Prometheus", verdict=Severity.NOT_KNOWN, text="it does not tell the time")
-    elif abs(ahead) > _MOST_AHEAD_SECONDS:
+    elif abs(ahead) > MOST_AHEAD_SECONDS:
         yield Finding(
             subject="clock of Prometheus",
             verdict=Severity.BAD,
@@ -170,7 +169,8 @@ def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation
             subject="hosts",
             verdict=Severity.BAD,
             text=f"Prometheus has figures of no host with {config.prometheus.matchers or 'any label'}",
-            remedy="start virtpoise-exporter on each host and have Prometheus scrape it; see prometheus.matchers",
+            remedy=f"start {SOURCES[config.prometheus.source].services} on each host and have Prometheus scrape it; see "
+            "prometheus.source and prometheus.matchers",
         )
     for target in seen.refused.named:
         yield judge_refused(target)
@@ -229,71 +229,6 @@ def judge_refused(target: RefusedTarget) -> Finding:
         text=f"refused: {target.why}",
         remedy=remedies[target.reason],
     )
-
-
-def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHealth) -> Finding:
-    """One line on the host's exporter: whether its figures are fresh and whole, its version, its host's clock."""
-    subject = f"exporter of {host.name}"
-    unknown = host.why_unknown
-    if unknown is not None and unknown.kind is UnknownKind.STALE:
-        why = health.errors.get(host.name)
-        return Finding(
-            subject=subject,
-            verdict=Severity.BAD,
-            text=f"no fresh figures{f': {why}' if why else ''}",
-            remedy=f"on {host.name}: systemctl status virtpoise-exporter; and see Prometheus' page of targets",
-        )
-    if failing := exporters.failing.get(host.name):
-        return Finding(
-            subject=subject,
-            verdict=Severity.BAD,
-            text=f"collectors fail: {', '.join(failing)}",
-            remedy=f"on {host.name}: journalctl -u virtpoise-exporter",
-        )
-    if unknown is not None:
-        return Finding(
-            subject=subject,
-            verdict=Severity.BAD,
-            text=f"nothing certain is known of the host: {unknown.text}",
-            remedy="see the runbooks VirtpoiseHostUnknown, VirtpoiseLibvirtUnreachable and VirtpoiseTargetsConflict",
-        )
-    ahead = exporters.ahead_seconds.get(host.name)
-    if ahead is not None and abs(ahead) > _MOST_AHEAD_SECONDS:
-        return Finding(
-            subject=subject,
-            verdict=Severity.WARNING,
-            text=f"fresh, but the host's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
-            remedy=f"let {host.name} keep the time with NTP",
-        )
-    version = exporters.versions.get(host.name)
-    if version is None:
-        return Finding(subject=subject, verdict=Severity.GOOD, text="fresh figures of another exporter")
-    if version != __version__:
-        return Finding(
-            subject=subject,
-            verdict=Severity.WARNING,
-            text=f"fresh, version {version}, but the balancer is {__version__}",
-            remedy="bring both to one version",
-        )
-    clock = "" if ahead is None else ", the clock agrees"
-    return Finding(subject=subject, verdict=Severity.GOOD, text=f"fresh, version {version}{clock}")
-
-
-def judge_uplinks(host: Host) -> Iterator[Finding]:
-    """Says of a known host that its use of its uplinks is unknown, so that they limit nothing."""
-    if not host.known or (host.samples(Resource.RX) and host.samples(Resource.TX)):
-        return
-    if host.uplink_bytes_per_second is None:
-        text = "Prometheus has no speed of them, so their use is unknown"
-        remedy = (
-            f"on {host.name}: cat /sys/class/net/*/speed; where that is none, start its exporter with --network.speed"
-        )
-    else:
-        text = "Prometheus has no figures of their traffic, so their use is unknown"
-        remedy = (
-            f"see virtpoise_host_network_receive_bytes_total of {host.name}, or host_rx_ratio in prometheus.queries"
-        )
-    yield Finding(subject=f"uplinks of {host.name}", verdict=Severity.NOT_KNOWN, text=text, remedy=remedy)
 
 
 # --- libvirt

@@ -100,7 +100,7 @@ def snapshot(seen: Snapshot) -> None:
     console.print(hosts)
     domains = make_table("domain", "host", "state", "vCPUs", "cores", "steal", "memory", "uuid")
     for domain in seen.domains:
-        cores, waits = f"{domain.cpu_cores:.2f}", f"{domain.cpu_delay_cores:.2f}"
+        cores, waits = wording.cores(domain.cpu_cores), wording.cores(domain.cpu_delay_cores)
         memory = wording.size(domain.memory_bytes)
         domains.add_row(*cells(domain.name, domain.host, domain.state, domain.vcpus, cores, waits, memory, domain.uuid))
     console.print(domains)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,6 +13,7 @@ from virtpoise_balancer.config.section import Seconds, Section, http_url, incons
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
+from virtpoise_balancer.monitor.sources import SOURCES, SourceName
 
 
 def _known_queries(queries: dict[str, str]) -> dict[str, str]:
@@ -27,12 +29,21 @@ class Prometheus(Section):
     url: Annotated[str, AfterValidator(http_url)] = "http://127.0.0.1:9090"
     timeout_seconds: Seconds = 5.0
     scrape_interval_seconds: Seconds | None = None
+    source: SourceName = SourceName.VIRTPOISE
     matchers: Annotated[str, AfterValidator(read_matchers)] = EXAMPLE
     exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9807
     token_file: Path | None = None
     ca_file: Path | None = None
     http_config: HttpConfig = HttpConfig()
     queries: Annotated[dict[str, str], AfterValidator(_known_queries)] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _matchers_of_the_source(cls, values: Any) -> Any:
+        """The values with the matchers of their source, where they have none."""
+        if isinstance(values, Mapping) and "matchers" not in values and values.get("source") in set(SourceName):
+            return {**values, "matchers": SOURCES[values["source"]].matchers}
+        return values
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Prometheus:

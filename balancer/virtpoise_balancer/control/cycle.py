@@ -33,7 +33,7 @@ from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
+from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
@@ -85,7 +85,8 @@ class Cycle:
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
-    well, and why nothing is done with them.
+    well, and why nothing is done with them. ``facts``: what is known now to stand against
+    migrations, of the hosts that the group has; none: as before.
     """
 
     observer: GroupObserver
@@ -98,6 +99,7 @@ class Cycle:
     only_recommends: str | None = None
     silence: Callable[[], Silence] = Silence
     shared: Callable[[], Mapping[str, str]] = dict
+    facts: Callable[[Collection[str]], Facts] = lambda _hosts: Facts()
     accounts: Accounts = field(default_factory=NoAccounts)
 
     def run(self, now: float) -> Report:
@@ -159,12 +161,14 @@ class Cycle:
         except MonitorError as error:
             return str(error)
         known = self._standing(memory, now)
+        memory = replace(memory, facts=self.facts(()))
         situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
         return why_not_now(situation, move, ordered=ordered)
 
     def _recall(self, now: float, hosts: Collection[str]) -> Memory:
         """``hosts``: those that the group has now."""
-        return recall(self.store, self.policy, self.observer.sample_times, now, hosts)
+        memory = recall(self.store, self.policy, self.observer.sample_times, now, hosts)
+        return replace(memory, facts=self.facts(hosts))
 
     def _standing(self, memory: Memory, now: float) -> Standing:
         return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends)

@@ -21,6 +21,7 @@ from virtpoise_balancer.analyse.backoff import (
 )
 from virtpoise_balancer.analyse.commitments import shows_from, with_commitments, with_migrating
 from virtpoise_balancer.analyse.drains import with_drains
+from virtpoise_balancer.analyse.facts import with_facts
 from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.analyse.membership import with_shared
@@ -207,7 +208,8 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     ``waiting``: moves that wait for their beginning count as well.
     """
     memory = situation.memory
-    ours = with_shared(with_reserve(situation.seen, situation.policy), situation.shared)
+    known = with_facts(with_reserve(situation.seen, situation.policy), memory.facts)
+    ours = with_shared(known, situation.shared)
     heard = with_silence(ours, situation.silence, acts=situation.acts)
     marked = with_drains(with_unsettled(heard, situation.unsettled), memory.orders.drains)
     backoffs = _backoffs(situation, marked)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from virtpoise_balancer.execute.facts import HostFacts, Presence
+from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.model import Progress
 
 
@@ -111,6 +111,10 @@ class Hosts(Protocol):
 
     def facts(self, host: str) -> HostFacts:
         """What decides whether domains can be migrated from and to the host."""
+        ...
+
+    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
+        """libvirt's word on whether the host has each of these kinds of hardware."""
         ...
 
     def reaches(self, host: str, destination: str) -> str | None:

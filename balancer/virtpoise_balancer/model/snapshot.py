@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
+from virtpoise_balancer.model.facts import Hold, Requirement
 from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio, Resource
 
 
@@ -80,7 +81,7 @@ class Host:
 
     ``counted_from``: samples whose step began earlier do not count towards N (an attempt ended then, or the host was
     alone). ``penalty_until``: until then the host makes no attempt. ``unknown``: why nothing is known of it; only in
-    state unknown.
+    state unknown. ``lacks``: what it is known to lack of all that the group's domains need.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -102,6 +103,7 @@ class Host:
     uplink_bytes_per_second: Annotated[float, Gt(0)] | None = None
     counted_from: float | None = None
     penalty_until: float | None = None
+    lacks: tuple[Requirement, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -177,9 +179,9 @@ class Placement:
 class Domain:
     """One domain, listed once, on the host where it runs (or, shut off, where it is defined).
 
-    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU. The two
-    with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not saturated; None:
-    there were none.
+    ``cpu_cores`` counts its vCPUs and QEMU's own threads; ``cpu_delay_cores`` how long vCPUs waited for a CPU (None:
+    unknown). The two with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not
+    saturated; None: there were none.
 
     ``memory_bytes`` is assigned to it now, ``memory_maximum_bytes`` is what its balloon can grow to, and
     ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its memory that lies in
@@ -187,6 +189,9 @@ class Domain:
 
     ``migrating_to``: the destination of a migration under way; ``recent_moves``: how often it was moved in the time
     that is remembered.
+
+    ``requires``: what it needs of a host, as far as some host lacks it; ``holds``: why libvirt would migrate it nowhere
+    now. Of what nothing is known nothing is listed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -196,7 +201,7 @@ class Domain:
     state: DomainState = DomainState.RUNNING
     vcpus: Count = 1
     cpu_cores: Amount = 0.0
-    cpu_delay_cores: Amount = 0.0
+    cpu_delay_cores: Amount | None = 0.0
     cpu_cores_unsaturated: Amount | None = None
     cpu_delay_cores_unsaturated: Amount | None = None
     memory_bytes: Bytes = 0
@@ -212,6 +217,8 @@ class Domain:
     recent_moves: Annotated[int, Ge(0)] = 0
     migrating_to: Name | None = None
     placement: Placement | None = None
+    requires: tuple[Requirement, ...] = ()
+    holds: tuple[Hold, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property

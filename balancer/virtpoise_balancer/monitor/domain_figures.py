@@ -131,7 +131,7 @@ def _domain(
         state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,
         vcpus=int(own["vcpus"]),
         cpu_cores=own["cpu_cores"],
-        cpu_delay_cores=_amount(own.get("cpu_delay_cores")),
+        cpu_delay_cores=_known(own.get("cpu_delay_cores")),
         cpu_cores_unsaturated=_known(own.get("cpu_cores_unsaturated")),
         cpu_delay_cores_unsaturated=_known(own.get("cpu_delay_cores_unsaturated")),
         memory_resident_bytes=None if (held := own.get("memory_resident_bytes")) is None else _whole(held),

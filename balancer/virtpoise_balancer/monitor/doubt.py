@@ -84,10 +84,10 @@ def of_age(age_seconds: float, stale_seconds: float) -> Unknown | None:
 
 
 def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
-    """Doubt about a host's list of domains. ``replaced``: the queries that are the configuration's own.
+    """Doubt about a host's list of domains. ``replaced``: the queries that another exporter answers.
 
     Other exporters may have no metric for libvirt's answer, so it is required only where it was asked for: with
-    virtpoise's own list, or by a query of the configuration.
+    virtpoise's own list, or by another query.
     """
     own_list = not replaced & LISTING
     if lists.up is None and (own_list or "host_libvirt_up" in replaced):
@@ -135,7 +135,7 @@ def targets_by_host(
 ) -> dict[str, AbstractSet[tuple[str, str]]]:
     """By host, the targets that report it now: of the answers that know most of them. ``answers``: by query.
 
-    ``replaced``: the queries that are the configuration's own. Exporters of different kinds may share a host (one for
+    ``replaced``: the queries that another exporter answers. Exporters of different kinds may share a host (one for
     its figures, one for its domains), so each of these is held against itself alone. All others are answered by
     virtpoise's exporter, one a host: what one target lists and another one counts is no list. A target that disappeared
     is recognised by the age of its samples.

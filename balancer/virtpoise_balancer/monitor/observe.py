@@ -31,8 +31,9 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.domain_figures import page_bytes, read_domains
-from virtpoise_balancer.monitor.queries import DEAREST, OF_THE_PAST, QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.queries import DEAREST, OF_THE_PAST, QUERIES, STALE_SCRAPES, Ranges, narrowed, render
 from virtpoise_balancer.monitor.remembered import Remembered
+from virtpoise_balancer.monitor.sources import SOURCES, MetricsSource, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of, labels_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
@@ -42,8 +43,6 @@ _WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_rat
 # How long a time, and how many hosts, one query for loads in the past covers.
 _LONGEST_SECONDS = 3600.0
 _MOST_HOSTS = 200
-# A sample older than this many scrapes is no longer what is.
-_STALE_SCRAPES = 3.5
 # How far this machine's clock and that of Prometheus may be apart.
 _MOST_APART_SCRAPES = 2.0
 
@@ -53,7 +52,8 @@ class Observation:
     """A snapshot and what goes with it.
 
     ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``:
-    the hosts of domains that are seen running twice, by uuid. ``refused``: targets that are not hosts.
+    the hosts of domains that are seen running twice, by uuid. ``refused``: targets that are not hosts. ``gaps``: what
+    the exporters do not report.
     """
 
     snapshot: Snapshot
@@ -61,6 +61,7 @@ class Observation:
     warnings: tuple[str, ...] = ()
     duplicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: RefusedTargets = field(default_factory=RefusedTargets)
+    gaps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ class Observer:
     """Looks at the group. ``step_seconds``: between two readings. ``consecutive``: the N that domains' figures are
     averaged over.
 
-    ``matchers``: PromQL label matchers of the targets to look at. ``admits``: whether a target of this name may be a
-    host.
+    ``source``: the exporters that are asked; ``queries``: the configuration's own, by name. ``matchers``: PromQL label
+    matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
     """
 
     client: PrometheusClient
@@ -100,6 +101,7 @@ class Observer:
     queries: Mapping[str, str]
     matchers: str
     admits: Callable[[str], bool]
+    source: MetricsSource = SOURCES[SourceName.VIRTPOISE]
     clock: Clock = SYSTEM
     _remembered: Remembered = field(init=False, repr=False, compare=False, default_factory=Remembered)
 
@@ -122,9 +124,10 @@ class Observer:
         )
 
     def _queries(self, names: Iterable[str], hosts: Collection[str] | None) -> dict[str, str]:
-        """The queries of these names for these hosts; None for all."""
+        """The queries of these names for these hosts; None for all. One that has no answer is left out."""
         ranges, matchers = self.ranges, self.matchers if hosts is None else narrowed(self.matchers, hosts)
-        return {name: render(self.queries.get(name, QUERIES[name]), ranges, matchers) for name in names}
+        asked = {**self.source.queries, **self.queries}
+        return {name: render(asked[name], ranges, matchers) for name in names if name in asked}
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones.
@@ -158,20 +161,23 @@ class Observer:
             }
             step = math.floor(at / self.ranges.resolution)
             for name in OF_THE_PAST:
-                if name not in self.queries:  # one of the configuration's own may tell of any time
+                if name in asks and name not in self.queries:  # one of the configuration's own may tell of any time
                     asks[name] = partial(self._remembered.answer, name, step, asks[name])
             for name, query in readings.items():
                 asks[name] = partial(self.client.range, query, start, at, self.step_seconds)
-            answered = self.client.side_by_side({name: asks[name] for name in dict.fromkeys((*DEAREST, *asks))})
+            answered = self.client.side_by_side(
+                {name: asks[name] for name in dict.fromkeys((*DEAREST, *asks)) if name in asks}
+            )
             found = {name: answered[name] for name in asks}
         else:
             found = self.client.instant_each(instants, at)
             found |= self.client.range_each(readings, start, at, self.step_seconds)
-        answers = {name: targets.of_hosts(answer.series) for name, answer in found.items()}
+        answers: dict[str, Sequence[Series]] = dict.fromkeys(QUERIES, ())
+        answers |= {name: targets.of_hosts(answer.series) for name, answer in found.items()}
         if hosts is not None:
             answers = {name: [one for one in series if host_of(one) in hosts] for name, series in answers.items()}
         windows = {name: _trailing(answers[name], at, self.step_seconds) for name in _WINDOWS}
-        seen, age = _hosts(answers, windows, at, self._stale_seconds, self.queries.keys())
+        seen, age = _hosts(answers, windows, at, self._stale_seconds, self.source.foreign | self.queries.keys())
         domains, duplicates = read_domains(answers, seen)
         snapshot = Snapshot(time=at, step_seconds=self.step_seconds, hosts=tuple(seen.values()), domains=tuple(domains))
         check_consistent(snapshot)
@@ -181,6 +187,7 @@ class Observer:
             warnings=tuple(dict.fromkeys(warning for answer in found.values() for warning in answer.warnings)),
             duplicates=duplicates,
             refused=targets.refused,
+            gaps=tuple(self.source.gaps(self.queries)),
         )
 
     def _check_clock(self, now: float) -> None:
@@ -197,7 +204,7 @@ class Observer:
 
     @property
     def _stale_seconds(self) -> float:
-        return _STALE_SCRAPES * self.scrape_interval_seconds
+        return STALE_SCRAPES * self.scrape_interval_seconds
 
     def loads(self, windows: Collection[HostWindow]) -> Loads:
         """The readings of the hosts in their windows, without those that are out of range: one query for all that lie
@@ -281,7 +288,7 @@ def _hosts(
 ) -> tuple[dict[str, Host], float | None]:
     """The hosts by name, and the age of the newest sample of any, also of one that is too old to act on.
 
-    ``replaced``: the queries that are the configuration's own.
+    ``replaced``: the queries that another exporter answers.
     """
     cpus, memory, sampled, available, speed, uplink = (
         _by_host(answers[name])

@@ -10,6 +10,7 @@ Placeholders:
 - ``$history``, ``$resolution``: how far back the recent past goes, and its step.
 - ``$saturation``: the load from which on a host hides demand (a ratio).
 - ``$lag``: how much older than its host's newest sample that of a domain may be (a number of seconds).
+- ``$stale``: from which age on a sample is no longer what is (a number of seconds).
 - ``$matchers``: the label matchers (``prometheus.matchers``) of the targets. Each selector has them.
 
 Every query can be replaced in the configuration (``prometheus.queries``), so that other exporters can serve.
@@ -41,13 +42,23 @@ _HOST_CPU_RATIO = (
     " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total{$matchers}[$reading]))"
 )
 
-# The mean over those recent steps in which the host was not saturated: then a domain got what it wanted. A counter that
-# restarted within a step falls, so that step is left out. One comparison says both: a saturated host has no zero.
-_UNSATURATED = """
+
+def unsaturated(rates: str, host_ratio: str, host: str) -> str:
+    """The mean rate over those recent steps in which the host was not saturated: then a domain got what it wanted.
+
+    ``host``: the label that both sides have. A counter that restarted within a step falls, so that step is left out.
+    One comparison says both: a saturated host has no zero.
+    """
+    return f"""
 avg_over_time((
-  deriv({metric}{{$matchers}}[$reading]) >= on (instance) group_left () 0 * (({host_ratio}) < $saturation)
+  {rates} >= on ({host}) group_left () 0 * (({host_ratio}) < $saturation)
 )[$history:$resolution])
-"""
+""".strip()
+
+
+def _unsaturated(metric: str) -> str:
+    return unsaturated(f"deriv({metric}{{$matchers}}[$reading])", _HOST_CPU_RATIO, "instance")
+
 
 _HOST_LINK_RATIO = f"""
 max by (instance) (
@@ -65,19 +76,24 @@ _ORDINARY_NOW = _ORDINARY.format(
     total="virtpoise_host_memory_total_bytes{$matchers}", hugepages="virtpoise_host_memory_hugepages_bytes{$matchers}"
 ).strip()
 
-# Series that end while Prometheus is away get no marker of their end, and would be listed for minutes more. So a sample
-# older than the newest of its target does not count: each scrape has whether libvirt answers, and all its samples have
-# one time. The lag is for stores that merge several Prometheus servers, series by series.
-_OF_NOW = """
+
+def of_now(series: str, up: str, condition: str = "") -> str:
+    """The series (a selector) that the newest scrape of their target has; ``up``: a metric that each scrape has.
+
+    Series that end while Prometheus is away get no marker of their end, and would be listed for minutes more. So a
+    sample older than the newest of its target does not count: all samples of a scrape have one time. The lag is for
+    stores that merge several Prometheus servers, series by series.
+    """
+    return f"""
 {series}{condition} unless (
   timestamp({series})
-  < on (job, instance) group_left () (max by (job, instance) (timestamp(virtpoise_libvirt_up{{$matchers}})) - $lag)
+  < on (job, instance) group_left () (max by (job, instance) (timestamp({up}{{$matchers}})) - $lag)
 )
-"""
+""".strip()
 
 
 def _of_now(series: str, condition: str = "") -> str:
-    return _OF_NOW.format(series=series, condition=condition).strip()
+    return of_now(series, "virtpoise_libvirt_up", condition)
 
 
 QUERIES: dict[str, str] = {
@@ -114,12 +130,8 @@ QUERIES: dict[str, str] = {
     # it is.
     "domain_cpu_cores": "deriv(virtpoise_domain_cpu_seconds_total{$matchers}[$window])",
     "domain_cpu_delay_cores": "deriv(virtpoise_domain_cpu_delay_seconds_total{$matchers}[$window])",
-    "domain_cpu_cores_unsaturated": _UNSATURATED.format(
-        metric="virtpoise_domain_cpu_seconds_total", host_ratio=_HOST_CPU_RATIO
-    ).strip(),
-    "domain_cpu_delay_cores_unsaturated": _UNSATURATED.format(
-        metric="virtpoise_domain_cpu_delay_seconds_total", host_ratio=_HOST_CPU_RATIO
-    ).strip(),
+    "domain_cpu_cores_unsaturated": _unsaturated("virtpoise_domain_cpu_seconds_total"),
+    "domain_cpu_delay_cores_unsaturated": _unsaturated("virtpoise_domain_cpu_delay_seconds_total"),
     "domain_rx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_receive_bytes_total{$matchers}[$slow]))",
     "domain_tx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_transmit_bytes_total{$matchers}[$slow]))",
     "domain_rx_ratio": _UPLINK_RATIO.format(direction="receive").strip(),
@@ -127,8 +139,10 @@ QUERIES: dict[str, str] = {
 }
 
 
+# A sample older than this many scrapes is no longer what is.
+STALE_SCRAPES = 3.5
 # The ranges that are numbers in PromQL, and not durations.
-_NUMBERS = ("saturation", "lag")
+_NUMBERS = ("saturation", "lag", "stale")
 
 # The means over the recent past. Its steps lie on a grid of their own ($resolution), and until the next of them the
 # answer is the same.
@@ -158,6 +172,7 @@ class Ranges:
     resolution: float
     saturation: float
     lag: float
+    stale: float
     memory: float = 600.0
     # Less than whole steps, so that it always holds as many: its beginning is none of them.
     history: float = 599.999
@@ -175,6 +190,7 @@ class Ranges:
             resolution=max(step_seconds, 20.0),
             saturation=saturation_ratio,
             lag=slack,
+            stale=STALE_SCRAPES * scrape_interval_seconds,
         )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.errors import BadInput, NoStore
+from virtpoise_balancer.model import Facts
 
 if TYPE_CHECKING:  # a command that needs one part must not wait for the others to be imported
     from virtpoise_balancer.clock import Clock
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.control.cycle import Cycle
     from virtpoise_balancer.execute.accounts import LibvirtAccounts
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
+    from virtpoise_balancer.execute.inventory import Inventory
     from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
     from virtpoise_balancer.execute.migrate import Migrator
     from virtpoise_balancer.execute.reach import Reach
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
 def make_observer(config: Config) -> Observer:
     from virtpoise_balancer.monitor.client import PrometheusClient
     from virtpoise_balancer.monitor.observe import Observer
+    from virtpoise_balancer.monitor.sources import SOURCES
 
     client = PrometheusClient(
         url=config.prometheus.url,
@@ -41,6 +44,7 @@ def make_observer(config: Config) -> Observer:
         scrape_interval_seconds=config.scrape_interval_seconds,
         consecutive=config.policy.cpu.consecutive,
         saturation_ratio=config.policy.saturation_ratio,
+        source=SOURCES[config.prometheus.source],
         queries=config.prometheus.queries,
         matchers=config.prometheus.matchers,
         admits=config.libvirt.admission(),
@@ -182,6 +186,15 @@ def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
     return Reach(lambda host: make_hosts(config(), workers).active_domains(host))
 
 
+def make_inventory(config: Callable[[], Config], workers: Workers, store: Store, clock: Clock) -> Inventory:
+    """``config``: as it is now."""
+    from virtpoise_balancer.execute.inventory import Inventory
+
+    return Inventory(
+        lambda: make_hosts(config(), workers), remember=store.remember_host, recall=store.host_facts, clock=clock
+    )
+
+
 def make_cycle(
     config: Config,
     store: Store,
@@ -190,8 +203,9 @@ def make_cycle(
     clock: Clock,
     reach: Reach,
     shared: Callable[[], Mapping[str, str]] = dict,
+    facts: Callable[[Collection[str]], Facts] = lambda _hosts: Facts(),
 ) -> Cycle:
-    """``shared``: as of Cycle."""
+    """``shared``, ``facts``: as of Cycle."""
     from virtpoise_balancer.control.cycle import Cycle
 
     return Cycle(
@@ -204,6 +218,7 @@ def make_cycle(
         mode=config.mode,
         silence=reach.silence,
         shared=shared,
+        facts=facts,
         accounts=accounts,
         only_recommends=config.libvirt.only_recommends,
     )

@@ -43,6 +43,7 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "describe": domains.describe,
     "facts": probe.facts,
     "reaches": probe.reaches,
+    "verdicts": probe.verdicts,
     "runs_cpu": probe.runs_cpu,
     "unseen": probe.unseen,
 }

@@ -29,12 +29,14 @@ from virtpoise_balancer.model import (
     Overload,
     Policy,
     Refusal,
+    Requirement,
     Resource,
     Role,
     Snapshot,
 )
 from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
+from virtpoise_balancer.plan.possible import offers
 from virtpoise_balancer.plan.problems import concerned, no_destination
 from virtpoise_balancer.plan.stocks import Stock, free
 
@@ -230,6 +232,11 @@ class Group:
     def stocks(self) -> Mapping[Stock, Floats]:
         """By each stock that a domain needs, what the hosts have free of it (hosts), in bytes."""
         return free(self.hosts, self.snapshot.domains, self.policy)
+
+    @cached_property
+    def offers(self) -> Mapping[Requirement, Mask]:
+        """By each requirement that some host lacks, whether a host has it (hosts)."""
+        return offers(self.hosts)
 
     @cached_property
     def repeated_names(self) -> dict[str, list[int]]:

@@ -41,7 +41,7 @@ def _figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
             value=f"{domain.cpu_cores:.2f} cores",
             note=f"{share} of {domain.host}, {plural(domain.vcpus, 'vCPU')}",
         ),
-        Figure(label="Steal", value=f"{domain.cpu_delay_cores:.2f} cores", note="ready to run, but waiting for a CPU"),
+        _steal(domain),
         Figure(label="Memory", value=wording.size(domain.memory_bytes), note=_memory(domain)),
         Figure(
             label="Network",
@@ -49,6 +49,13 @@ def _figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
             note=f"received, {wording.size(domain.tx_bytes_per_second)}/s sent",
         ),
     )
+
+
+def _steal(domain: Domain) -> Figure:
+    waits = wording.cores(domain.cpu_delay_cores)
+    if domain.cpu_delay_cores is None:
+        return Figure(label="Steal", value=waits, note="no exporter reports it")
+    return Figure(label="Steal", value=f"{waits} cores", note="ready to run, but waiting for a CPU")
 
 
 def _memory(domain: Domain) -> str:

@@ -88,7 +88,7 @@ def domain_rows(domains: Sequence[Domain], host: Host, plan: Plan | None) -> tup
                 state=domain.state,
                 vcpus=domain.vcpus,
                 cpu=wording.percent(domain.cpu_cores / host.cpus),
-                delay=wording.percent(domain.cpu_delay_cores / host.cpus),
+                delay=wording.percent(None if (delay := domain.cpu_delay_cores) is None else delay / host.cpus),
                 memory=wording.size(domain.memory_bytes),
                 network=wording.percent(max(domain.rx_ratio, domain.tx_ratio)),
                 why=why,

@@ -33,9 +33,13 @@ Note = tuple[Anchor | None, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """``attention``: each with the host or domain that it is about; ``named``: whether the rows list their domains."""
+    """``attention``: each with the host or domain that it is about; ``named``: whether the rows list their domains.
+
+    ``gaps``: what the exporters do not report.
+    """
 
     figures: tuple[Figure, ...]
+    gaps: tuple[str, ...]
     attention: tuple[Note, ...]
     rows: tuple[HostRow, ...]
     named: bool
@@ -62,7 +66,13 @@ def overview(state: State) -> Overview | None:
         host_row(state.policy, host, found, on.get(host.name, ()), named=named)
         for host, found in zip(snapshot.hosts, statuses, strict=True)
     )
-    return Overview(figures=_figures(snapshot, statuses), attention=_attention(state, statuses), rows=rows, named=named)
+    return Overview(
+        figures=_figures(snapshot, statuses),
+        gaps=state.observation.gaps if state.observation else (),
+        attention=_attention(state, statuses),
+        rows=rows,
+        named=named,
+    )
 
 
 def _figures(snapshot: Snapshot, statuses: Sequence[HostStatus]) -> tuple[Figure, ...]:
