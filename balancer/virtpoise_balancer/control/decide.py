@@ -315,7 +315,7 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             backoffs,
             names,
             ended.plan,
-            ended.results,
+            ended.results if policy.strategy == "thesis" else ended.without_refused,
             ended=ended.ended,
             counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,

@@ -25,7 +25,7 @@ FIGURES = frozenset(name for name in QUERIES if name.startswith("domain_")) - _W
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Extract:
     """What is kept of one answer: one of the three, and the warnings."""
 
     series: Sequence[Series] = ()
@@ -33,9 +33,9 @@ class Kept:
     traffic: Sequence[Traffic] = ()
     warnings: tuple[str, ...] = ()
 
-    def of(self, hosts: Collection[str]) -> Kept:
+    def of(self, hosts: Collection[str]) -> Extract:
         """What is of these hosts."""
-        return Kept(
+        return Extract(
             series=[one for one in self.series if host_of(one) in hosts],
             figures={key: value for key, value in self.figures.items() if key[0] in hosts},
             traffic=[one for one in self.traffic if one[0][0] in hosts],
@@ -51,13 +51,13 @@ class Keeper:
     # Each key once: an answer makes its own, equal to those of the other answers.
     _keys: dict[Key, Key] = field(default_factory=dict)
 
-    def keep(self, name: str, answer: QueryAnswer) -> Kept:
+    def keep(self, name: str, answer: QueryAnswer) -> Extract:
         """``name``: of the query."""
         if name in FIGURES:
-            return Kept(figures=self._figures(answer.series), warnings=answer.warnings)
+            return Extract(figures=self._figures(answer.series), warnings=answer.warnings)
         if name in BY_UPLINK:
-            return Kept(traffic=self._traffic(answer.series), warnings=answer.warnings)
-        return Kept(series=self.targets.of_hosts(answer.series), warnings=answer.warnings)
+            return Extract(traffic=self._traffic(answer.series), warnings=answer.warnings)
+        return Extract(series=self.targets.of_hosts(answer.series), warnings=answer.warnings)
 
     def _figures(self, answer: Iterable[Series]) -> dict[Key, float]:
         names, once, found = self.targets.names, self._keys.setdefault, {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
+from functools import partial
 
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, HugePages, Placement
 from virtpoise_balancer.monitor.answers import Key
@@ -130,22 +131,22 @@ class _Reader:
             delay = self.cpu_delay_cores.get(key)
             past, past_delay = self.cpu_cores_unsaturated.get(key), self.cpu_delay_cores_unsaturated.get(key)
             held = self.memory_resident_bytes.get(key)
-            rx, tx = self.rx_bytes_per_second.get(key, 0.0), self.tx_bytes_per_second.get(key, 0.0)
-            rx_ratio, tx_ratio = self.rx_ratio.get(key, 0.0), self.tx_ratio.get(key, 0.0)
+            rx, tx = self.rx_bytes_per_second.get(key), self.tx_bytes_per_second.get(key)
+            rx_ratio, tx_ratio = self.rx_ratio.get(key), self.tx_ratio.get(key)
             if (
                 cores is not None
                 and memory is not None
                 and vcpus is not None
-                and 0 <= memory <= MOST_BYTES
+                and 1 <= memory <= MOST_BYTES
                 and 1 <= vcpus <= MOST_COUNTED
                 and 0 <= cores <= host.cpus * _CPU_TOLERANCE
                 and (past or 0.0) <= host.cpus * _CPU_TOLERANCE
                 and (delay or 0.0) <= vcpus * _CPU_TOLERANCE
                 and (past_delay or 0.0) <= vcpus * _CPU_TOLERANCE
-                and rx_ratio <= _MOST_UPLINK_RATIO
-                and tx_ratio <= _MOST_UPLINK_RATIO
-                and rx <= _MOST_BYTES_PER_SECOND
-                and tx <= _MOST_BYTES_PER_SECOND
+                and (rx_ratio or 0.0) <= _MOST_UPLINK_RATIO
+                and (tx_ratio or 0.0) <= _MOST_UPLINK_RATIO
+                and (rx or 0.0) <= _MOST_BYTES_PER_SECOND
+                and (tx or 0.0) <= _MOST_BYTES_PER_SECOND
                 and (held or 0.0) <= MOST_BYTES
             ):
                 return Domain(
@@ -162,21 +163,31 @@ class _Reader:
                     memory_maximum_bytes=None if most is None else _whole(most),
                     memory_resident_bytes=None if held is None else _whole(held),
                     hugepages=pages,
-                    rx_bytes_per_second=max(rx, 0.0),
-                    tx_bytes_per_second=max(tx, 0.0),
-                    rx_ratio=max(rx_ratio, 0.0),
-                    tx_ratio=max(tx_ratio, 0.0),
+                    rx_bytes_per_second=_known(rx),
+                    tx_bytes_per_second=_known(tx),
+                    rx_ratio=_known(rx_ratio),
+                    tx_ratio=_known(tx_ratio),
                     placement=self.placements.get(key),
                 )
         # It is there and counts, but nothing is known of it to decide on.
-        return Domain(
+        there = partial(
+            Domain,
             name=name,
             uuid=uuid,
             host=host.name,
-            state=DomainState.PAUSED if running or key in self.paused else DomainState.SHUTOFF,
             memory_bytes=_whole(memory),
             memory_maximum_bytes=None if most is None else _whole(most),
             hugepages=pages or (),
+        )
+        if not running and key not in self.paused:
+            return there(state=DomainState.SHUTOFF)
+        return there(
+            state=DomainState.PAUSED,
+            cpu_delay_cores=None,
+            rx_bytes_per_second=None,
+            tx_bytes_per_second=None,
+            rx_ratio=None,
+            tx_ratio=None,
         )
 
 
@@ -184,9 +195,5 @@ def _known(value: float | None) -> float | None:
     return None if value is None else max(value, 0.0)
 
 
-def _amount(value: float | None) -> float:
-    return max(value or 0.0, 0.0)
-
-
 def _whole(value: float | None) -> int:
-    return int(_amount(value)) if value is None or value <= MOST_BYTES else 0
+    return int(value) if value is not None and 0 <= value <= MOST_BYTES else 0

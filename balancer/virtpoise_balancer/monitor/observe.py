@@ -7,21 +7,20 @@ missing is listed, but not as running, so that it counts and stays.
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import ClockError, MonitorError
+from virtpoise_balancer.garbage import no_collections
 from virtpoise_balancer.model import (
     SampleTimes,
     Snapshot,
     check_consistent,
 )
-from virtpoise_balancer.monitor.answers import FIGURES, Keeper, Kept, by_device, uplink_figures
+from virtpoise_balancer.monitor.answers import FIGURES, Extract, Keeper, by_device, uplink_figures
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.domain_figures import read_domains
 from virtpoise_balancer.monitor.host_figures import WINDOWS, is_ratio, read_hosts, trailing
@@ -110,7 +109,7 @@ class Observer:
     source: MetricsSource = SOURCES[SourceName.VIRTPOISE]
     delay_seconds: float = 0.0
     clock: Clock = SYSTEM
-    _remembered: Remembered[Kept] = field(init=False, repr=False, compare=False, default_factory=Remembered)
+    _remembered: Remembered[Extract] = field(init=False, repr=False, compare=False, default_factory=Remembered)
 
     @property
     def ranges(self) -> Ranges:
@@ -152,7 +151,7 @@ class Observer:
 
         ClockError where ``now`` is not what Prometheus' own clock shows.
         """
-        with _no_collections():
+        with no_collections():
             return self._look(now, None)
 
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
@@ -179,7 +178,7 @@ class Observer:
         figures = {name: found[name].figures if name in found else {} for name in FIGURES - set(BY_UPLINK.values())}
         speeds = by_device(answers["host_uplink_bytes_per_second"], targets.names)
         for name, part in BY_UPLINK.items():
-            figures[name], ratios = uplink_figures(found.get(name, Kept()).traffic, speeds)
+            figures[name], ratios = uplink_figures(found.get(name, Extract()).traffic, speeds)
             figures[part] = found[part].figures if part in found else ratios
         domains, duplicates = read_domains(answers, figures, seen)
         snapshot = Snapshot(time=at, step_seconds=self.step_seconds, hosts=tuple(seen.values()), domains=tuple(domains))
@@ -193,7 +192,7 @@ class Observer:
             gaps=tuple(self.source.gaps(self.queries)),
         )
 
-    def _kept(self, hosts: Collection[str] | None, start: float, at: float, keeper: Keeper) -> dict[str, Kept]:
+    def _kept(self, hosts: Collection[str] | None, start: float, at: float, keeper: Keeper) -> dict[str, Extract]:
         """What is kept of the answer to each query, by its name. ``hosts``: None for all."""
         needed = [name for name in QUERIES if name not in made_of_others(self._replaced)]
         instants = self._queries((name for name in needed if name not in WINDOWS), hosts)
@@ -203,14 +202,14 @@ class Observer:
             found |= self.client.range_each(readings, start, at, self.step_seconds)
             return {name: keeper.keep(name, answer).of(hosts) for name, answer in found.items()}
 
-        def ask(name: str) -> Kept:
+        def ask(name: str) -> Extract:
             if name in readings:
                 return keeper.keep(name, self.client.range(readings[name], start, at, self.step_seconds))
             if name in OF_THE_PAST and name not in self._replaced:
                 return keeper.keep(name, self._past(name, at, step, keeper))
             return keeper.keep(name, self.client.instant(instants[name], at))
 
-        def of_look(name: str) -> Kept:
+        def of_look(name: str) -> Extract:
             if name in OF_THE_PAST and name not in self.queries:  # one of the configuration's own may tell of any time
                 return self._remembered.answer(name, step, lambda: ask(name))
             return ask(name)
@@ -224,7 +223,7 @@ class Observer:
     def _past(self, name: str, at: float, step: int, keeper: Keeper) -> QueryAnswer:
         """A mean over the recent past of all domains."""
 
-        def ask() -> Kept:
+        def ask() -> Extract:
             return keeper.keep("", self.client.instant(render(SATURATED_LATELY, self.ranges, self.matchers), at))
 
         lately = self._remembered.answer("", step, ask)
@@ -297,16 +296,3 @@ def _near(windows: Collection[HostWindow]) -> list[list[HostWindow]]:
             groups.append([])
         groups[-1].append(one)
     return groups
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Keeps the cyclic garbage collector from the many objects of a look, among which there are no cycles.
-
-    Several looks may overlap: the first to end lets it run again.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

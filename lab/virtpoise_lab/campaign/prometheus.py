@@ -106,7 +106,7 @@ class Prometheus:
         if fault == "stuck":
             return replace(last, at=self.kernel.at, failed=False)
         if fault == "empty":
-            return replace(seen, domains=(), counted=None, libvirt_up=True)
+            return replace(seen, domains=(), counted=(0, 0), libvirt_up=True)
         if fault == "lying":
             lie = self.kernel.random.choice((-1.0, 7.5, 1e12))
             return replace(seen, busy_ratio=lie, cpus=self.kernel.random.choice((0, 1, 65536, 10**9)))
