@@ -27,8 +27,9 @@ class Remembered(Generic[_W]):
     _asking: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     def answer(self, name: str, step: int, ask: Callable[[], _W]) -> _W:
-        """The answer to the query of this name in this step, asked once: who asks meanwhile waits for it. One with
-        warnings may lack something, so it is asked again.
+        """The answer to the query of this name in this step, asked once: a second thread waits for it.
+
+        One with warnings may lack something, so it is asked again.
         """
         with self._asking[name]:
             known = self._answers.get(name)

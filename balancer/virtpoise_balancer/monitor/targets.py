@@ -86,7 +86,7 @@ class AdmittedTargets:
 
 
 class _Names(dict[str, str | None]):
-    """Judges each instance when it is asked for first. Several threads may ask."""
+    """The host of each instance, judged at its first use. Several threads may use it."""
 
     def __init__(self, admits: Callable[[str], bool], refused: dict[str, RefusedTarget]) -> None:
         super().__init__()
