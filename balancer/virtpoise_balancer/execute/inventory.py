@@ -122,7 +122,9 @@ class Inventory:
             due = {
                 host: uuids
                 for host, uuids in wanted.items()
-                if host not in skip and now - self._asked_at.get(host, -math.inf) >= newer
+                if host not in skip
+                and now - self._asked_at.get(host, -math.inf)
+                >= (_AFTER_FAILURE_SECONDS if host in self._failed else newer)
             }
         until = self.clock.monotonic() + _MOST_WAIT_SECONDS
         self._side_by_side(list(due), lambda host: self._try(host, partial(self.look, doubted=due[host])), until)
