@@ -156,7 +156,7 @@ def test_the_last_look_knows_what_was_found_since(store: Store) -> None:
     cycle.run(1000.0)
     ((_, move),) = taking.taken[0]
     assert cycle.obstacle(move, ordered=False) is None
-    world.known = Facts(holds={move.uuid: (LOCAL,)})
+    world.held = {"a"}  # since the plan was made
     assert LOCAL.why in (cycle.obstacle(move, ordered=False) or "")
 
 

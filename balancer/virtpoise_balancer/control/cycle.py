@@ -213,6 +213,7 @@ class Cycle:
         except MonitorError as error:
             return str(error)
         known = self._standing(memory, now)
+        self.possible.ask([move], skip=self.silence().silent, acts=True)
         memory = replace(memory, facts=self.possible.facts())
         situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
         return why_not_now(situation, move, ordered=ordered)
