@@ -108,6 +108,12 @@ class Inventory:
         for _ in range(lanes):
             self.threads.start(self._drain, "look at hosts")
 
+    def doubt(self) -> None:
+        """Have all hosts looked at again from the next ``keep_up`` on."""
+        with self._lock:
+            self._asked_at.clear()
+            self._failed.clear()
+
     def ask(self, moves: Sequence[Move], *, skip: Collection[str], acts: bool) -> None:
         """Ask both hosts of each move, unless what they said is new enough. Returns within a bounded time.
 
