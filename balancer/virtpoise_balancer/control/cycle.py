@@ -258,7 +258,10 @@ class Cycle:
         due = []
         for one in disturbed(memory.due, counting(memory.others)):
             start, end = window(one, self.measurement.settle_seconds, self.measurement.window_seconds)
-            if end <= now and one.migrated < now - self.measurement.settle_seconds:
+            if (
+                end <= now - self.observer.sample_times.delay_seconds
+                and one.migrated < now - self.measurement.settle_seconds
+            ):
                 due.append((one, HostWindow(one.host, start, end)))
         if not due:
             return (), ()

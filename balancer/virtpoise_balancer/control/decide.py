@@ -143,7 +143,8 @@ def _compared(situation: Situation) -> Situation:
     memory = situation.memory
     doubtful = situation.twice | {one.uuid for one in situation.unsettled}
     ours = (*memory.commitments, *memory.track_record.migrations)
-    found = compare(memory.sightings, situation.seen, ours, situation.now, doubtful)
+    seen_at = situation.now - situation.times.delay_seconds
+    found = compare(memory.sightings, situation.seen, ours, seen_at, doubtful)
     same = memory.sightings is not None and replace(found.sightings, at=memory.sightings.at) == memory.sightings
     return replace(
         situation,

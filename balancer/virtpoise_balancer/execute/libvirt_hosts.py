@@ -95,9 +95,9 @@ class LibvirtHosts:
         pages = _number(job, "memory_dirty_rate")
         return Progress(
             elapsed_seconds=(_number(job, "time_elapsed") or 0) / 1000,
-            total_bytes=_number(job, "data_total") or 0,
-            processed_bytes=_number(job, "data_processed") or 0,
-            remaining_bytes=_number(job, "data_remaining") or 0,
+            total_bytes=_number(job, "data_total"),
+            processed_bytes=_number(job, "data_processed"),
+            remaining_bytes=_number(job, "data_remaining"),
             dirty_bytes_per_second=None if pages is None else float(pages * (_number(job, "memory_page_size") or 4096)),
             passes=_number(job, "memory_iteration"),
             throttle_ratio=min(_number(job, "auto_converge_throttle") or 0, 100) / 100,

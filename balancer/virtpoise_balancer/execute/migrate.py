@@ -61,7 +61,7 @@ class _Seen:
     def __call__(self, progress: Progress) -> None:
         # QEMU knows no rate, and says 0, until it has been through the memory once.
         self.dirty_bytes_per_second = progress.dirty_bytes_per_second or self.dirty_bytes_per_second
-        self.copied = self.copied or progress.processed_bytes > 0
+        self.copied = self.copied or (progress.processed_bytes or 0) > 0
         self.watch(progress)
 
 

@@ -41,6 +41,7 @@ def make_observer(config: Config) -> Observer:
         client=client,
         step_seconds=config.interval_seconds,
         scrape_interval_seconds=config.scrape_interval_seconds,
+        delay_seconds=config.prometheus.delay_seconds,
         consecutive=config.policy.cpu.consecutive,
         saturation_ratio=config.policy.saturation_ratio,
         source=SOURCES[config.prometheus.source],
