@@ -122,6 +122,14 @@ def test_a_host_is_looked_at_again_after_an_hour_or_when_a_domain_has_come() -> 
     assert scene.keep_up(h1=("a", "b")) == ["h1"]
 
 
+def test_all_are_looked_at_again_when_someone_has_mended_something() -> None:
+    scene = Scene(Said({"h1": facts(guest("a"))}, refused={"h2"}))
+    scene.keep_up(h1=("a",), h2=())
+    assert scene.keep_up(h1=("a",), h2=()) == []
+    scene.inventory.doubt()
+    assert scene.keep_up(h1=("a",), h2=()) == ["h1", "h2"]
+
+
 def test_a_host_that_does_not_answer_is_left_alone_for_a_while() -> None:
     scene = Scene(Said({}, refused={"h1"}))
     assert scene.keep_up(h1=()) == ["h1"]

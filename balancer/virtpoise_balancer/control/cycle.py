@@ -37,8 +37,9 @@ from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTime
 from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
-# How often a plan is made anew in a cycle, since hosts would refuse some of its moves.
-_MOST_PLANS = 4
+# How often a plan is made anew in a cycle, since hosts would refuse some of its moves, and for how long.
+_MOST_PLANS = 10
+_MOST_ASKING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +161,10 @@ class Cycle:
         asked again before it begins.
         """
         decision = decide(situation)
+        until = self.clock.monotonic() + _MOST_ASKING_SECONDS
         for _ in range(_MOST_PLANS):
             moves = decision.plan.moves if decision.plan else ()
-            if not moves or not (facts := self._asked(situation, moves)):
+            if not moves or self.clock.monotonic() >= until or not (facts := self._asked(situation, moves)):
                 break
             situation = replace(situation, memory=replace(situation.memory, facts=facts))
             decision = decide(situation)
@@ -211,6 +213,7 @@ class Cycle:
         except MonitorError as error:
             return str(error)
         known = self._standing(memory, now)
+        self.possible.ask([move], skip=self.silence().silent, acts=True)
         memory = replace(memory, facts=self.possible.facts())
         situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
         return why_not_now(situation, move, ordered=ordered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 
 
@@ -37,8 +38,13 @@ class Hardware:
     @property
     def key(self) -> str:
         """Short, and of no other kind."""
-        whole = "\n".join((self.type, self.arch, self.machine, self.emulator, self.cpu or "", str(self.own_cpu)))
-        return sha256(whole.encode()).hexdigest()[:16]
+        return _key(self)
+
+
+@lru_cache(maxsize=4096)
+def _key(kind: Hardware) -> str:
+    whole = "\n".join((kind.type, kind.arch, kind.machine, kind.emulator, kind.cpu or "", str(kind.own_cpu)))
+    return sha256(whole.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

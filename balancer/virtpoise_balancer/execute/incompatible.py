@@ -58,15 +58,18 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
     lackers: dict[Requirement, frozenset[str]] = {}
     requires: dict[str, tuple[Requirement, ...]] = {}
     holds: dict[str, tuple[Hold, ...]] = {}
+    of_kind: dict[object, list[Requirement]] = {}  # most domains need what others need
     for name, record in sorted(records.items(), key=lambda one: one[1].at):  # of a domain's two hosts the newer counts
         for domain in record.facts.domains:
-            found = []
-            for requirement, lacks in _requirements(domain, record.facts):
-                if requirement not in lackers:
-                    lackers[requirement] = frozenset(host for host, there in records.items() if lacks(there))
-                if lackers[requirement] and name not in lackers[requirement]:
-                    found.append(requirement)
-            _put(requires, domain.uuid, tuple(found))
+            kind = _kind(domain, record.facts)
+            if kind not in of_kind:
+                of_kind[kind] = []
+                for requirement, lacks in _requirements(domain, record.facts):
+                    if requirement not in lackers:
+                        lackers[requirement] = frozenset(host for host, there in records.items() if lacks(there))
+                    if lackers[requirement]:
+                        of_kind[kind].append(requirement)
+            _put(requires, domain.uuid, tuple(one for one in of_kind[kind] if name not in lackers[one]))
             _put(holds, domain.uuid, tuple(map(_hold, record.bound(domain))))
     needed = {requirement for several in requires.values() for requirement in several}
     lacks_of: dict[str, list[Requirement]] = {}
@@ -85,6 +88,22 @@ def _put(into: dict[str, tuple[_T, ...]], uuid: str, found: tuple[_T, ...]) -> N
 
 def _hold(one: Bound) -> Hold:
     return Hold(kind=Holder(one.kind), why=one.why)
+
+
+def _kind(domain: Needs, here: HostFacts) -> object:
+    """Equal for domains with the same requirements."""
+    listed = here.devices or frozenset()
+    return (
+        domain.hardware,
+        domain.networks,
+        domain.filters,
+        tuple(filter(listed.__contains__, domain.bridges)),
+        tuple(filter(listed.__contains__, domain.devices)),
+        domain.pools,
+        domain.secrets,
+        domain.cpus,
+        domain.nodes,
+    )
 
 
 def _requirements(domain: Needs, here: HostFacts) -> Iterator[tuple[Requirement, _Lacks]]:

@@ -108,6 +108,12 @@ class Inventory:
         for _ in range(lanes):
             self.threads.start(self._drain, "look at hosts")
 
+    def doubt(self) -> None:
+        """Have all hosts looked at again from the next ``keep_up`` on."""
+        with self._lock:
+            self._asked_at.clear()
+            self._failed.clear()
+
     def ask(self, moves: Sequence[Move], *, skip: Collection[str], acts: bool) -> None:
         """Ask both hosts of each move, unless what they said is new enough. Returns within a bounded time.
 
@@ -122,7 +128,9 @@ class Inventory:
             due = {
                 host: uuids
                 for host, uuids in wanted.items()
-                if host not in skip and now - self._asked_at.get(host, -math.inf) >= newer
+                if host not in skip
+                and now - self._asked_at.get(host, -math.inf)
+                >= (_AFTER_FAILURE_SECONDS if host in self._failed else newer)
             }
         until = self.clock.monotonic() + _MOST_WAIT_SECONDS
         self._side_by_side(list(due), lambda host: self._try(host, partial(self.look, doubted=due[host])), until)

@@ -154,6 +154,7 @@ class ServedGroup:
             self.executor.drop(f"{', '.join(changed)} of the configuration changed after it was planned")
         self.config = config
         self._observer = wiring.make_observer(config)
+        self._inventory.doubt()
         self.executor.migrator = wiring.make_migrator(config, self._common.workers)
         self.executor.limits = limits_of(config.policy)
         self.turns.config = config
