@@ -96,11 +96,12 @@ def _show(scenario: Scenario, outcome: Outcome) -> None:
     from rich.text import Text
 
     from virtpoise_balancer.command.terminal import Console
+    from virtpoise_balancer.explain import wording
     from virtpoise_balancer.simulate.tables import Bracket
 
     console = Console()
     seeds = f", {scenario.seeds} seeds together" if scenario.seeds > 1 else ""
-    console.print(Text(f"{scenario.name}: {outcome.without.hours:g} hours{seeds}", style="bold"))
+    console.print(Text(f"{scenario.name}: {wording.duration(outcome.without.hours * 3600)}{seeds}", style="bold"))
     if scenario.about:
         console.print(Text(scenario.about))
     show_figures({"without": Bracket.known(outcome.without), "with virtpoise": Bracket.known(outcome.balanced)})

@@ -27,6 +27,7 @@ from virtpoise_balancer.monitor.targets import AdmittedTargets, host_of
 # The most samples of one reply: small against what the client takes, so that no part needs much memory.
 _MOST_SAMPLES = MOST_SAMPLES // 4
 _MOST_STEPS = 2000
+_AT_THE_END = " @ end()"
 # How often it is asked which hosts and domains there are.
 _INVENTORY_SECONDS = 3600.0
 _INVENTORY_STEPS = 250
@@ -122,6 +123,8 @@ class History:
         query = {**self.observer.source.queries, **self.observer.queries}.get(name)
         if query is None:
             return None
+        # A look asks which hosts there are at its end. At the end of a part no exporter may have run.
+        query = query.replace(_AT_THE_END, "")
         ranges = Ranges.of(
             step_seconds=self.step_seconds,
             scrape_interval_seconds=self.observer.scrape_interval_seconds,

@@ -159,7 +159,7 @@ ScenarioEvent = Annotated[
 class Settings(Section):
     """The configuration of the balancer, as far as it matters here: the sections of virtpoise.yml. It acts."""
 
-    interval_seconds: Seconds = 10.0
+    interval_seconds: Annotated[float, Field(ge=0.1, le=86400)] = 10.0
     scrape_interval_seconds: Seconds | None = None
     policy: Annotated[Policy, AfterValidator(consistent_policy)] = Policy()
     migration: Migration = Migration()
@@ -216,7 +216,7 @@ class Scenario(Section):
 
     def _problems(self) -> Iterator[str]:
         """A line for each part that contradicts another."""
-        if (numbers := self.steps * len(self.domain_names)) > _MOST_NUMBERS:
+        if (numbers := self.steps * max(len(self.domain_names), 1)) > _MOST_NUMBERS:
             yield (
                 f"duration_minutes: expected at most {_MOST_NUMBERS} steps of all domains together, got {numbers}: "
                 "fewer domains, less time, or a longer config.interval_seconds"
