@@ -126,4 +126,4 @@ def show_figures(courses: Mapping[str, Bracket]) -> None:
                 table.add_row(*terminal.cells(label, *values))
             console.print(table)
     for sentence in dict.fromkeys(sentence for one in courses.values() for sentence in one.lower.sentences):
-        console.print(Text(f"a cycle failed: {sentence}", style="red"))
+        console.print(Text(sentence, style="red"))
