@@ -198,6 +198,14 @@ def test_a_second_configuration_is_played_beside_the_first(
     assert "http" not in page
 
 
+def test_the_time_before_and_after_the_history_is_not_played(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = played(capsys, "--config", str(config), "--since", "30d")
+    start, end = found["start"], found["end"]
+    assert isinstance(start, float)
+    assert isinstance(end, float)
+    assert HOURS * 3600 <= end - start <= (HOURS + 2) * 3600
+
+
 def test_other_thresholds_are_played_and_judged_by_that_of_the_policy(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
