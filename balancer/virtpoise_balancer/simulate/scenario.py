@@ -68,7 +68,8 @@ class DomainEntry(Section):
     """One domain, or ``count`` of them, numbered from 1. ``hosts``: names or shell patterns of hosts, taken in turn.
 
     ``guest``: ``elastic`` does later what it cannot do now, ``fixed_rate`` loses it. ``noise_ratio``: how far the load
-    of each step is off, as a standard deviation. ``load``: shapes that add up.
+    of each step is off, and ``spread_ratio`` how far domains and seeds differ in size, as standard deviations.
+    ``load``: shapes that add up.
     """
 
     name: _Name
@@ -81,6 +82,7 @@ class DomainEntry(Section):
     rx_mib_per_second: _Rate = 0.0
     tx_mib_per_second: _Rate = 0.0
     noise_ratio: Annotated[float, Field(ge=0, le=10)] = 0.0
+    spread_ratio: Annotated[float, Field(ge=0, le=3)] = 0.0
     load: Annotated[tuple[Shape, ...], BeforeValidator(_several), AfterValidator(_not_empty)]
 
     @property
