@@ -439,7 +439,7 @@ class Connection:
     def listAllSecrets(self) -> tuple[()]:  # noqa: N802
         return ()
 
-    listAllNetworks = listAllStoragePools = listAllDevices  # noqa: N815
+    listAllNetworks = listAllStoragePools = listAllInterfaces = listAllDevices  # noqa: N815
     listAllNWFilters = listAllSecrets  # noqa: N815
 
     def getCPUMap(self) -> tuple[int, list[bool], int]:  # noqa: N802
@@ -499,6 +499,15 @@ def test_a_description_of_any_bytes_takes_no_other_domain_and_no_host() -> None:
 
     found = probe.facts(Connection(NotUtf8("b", REACHED), Running("a", REACHED))).domains
     assert [domain.name for domain in found] == ["caf\ufffd", "a"]
+
+
+def test_a_domain_that_ends_meanwhile_takes_no_other_with_it() -> None:
+    class Ended(Running):
+        def XMLDesc(self) -> str:  # noqa: N802
+            raise failed(libvirt.VIR_ERR_NO_DOMAIN, "no domain with matching uuid")
+
+    found = probe.facts(Connection(Ended("b", REACHED), Running("a", REACHED))).domains
+    assert [domain.name for domain in found] == ["a"]
 
 
 @pytest.mark.parametrize(

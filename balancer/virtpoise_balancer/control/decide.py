@@ -143,7 +143,8 @@ def _compared(situation: Situation) -> Situation:
     memory = situation.memory
     doubtful = situation.twice | {one.uuid for one in situation.unsettled}
     ours = (*memory.commitments, *memory.track_record.migrations)
-    found = compare(memory.sightings, situation.seen, ours, situation.now, doubtful)
+    seen_at = situation.now - situation.times.delay_seconds
+    found = compare(memory.sightings, situation.seen, ours, seen_at, doubtful)
     same = memory.sightings is not None and replace(found.sightings, at=memory.sightings.at) == memory.sightings
     return replace(
         situation,
@@ -314,7 +315,7 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             backoffs,
             names,
             ended.plan,
-            ended.results,
+            ended.results if policy.strategy == "thesis" else ended.without_refused,
             ended=ended.ended,
             counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,

@@ -17,11 +17,25 @@ class HostRecord:
     """What a host's libvirt said when it was last looked at.
 
     ``at``: when that was (Unix seconds). ``verdicts``: by the key of each kind of hardware that it was asked about.
+    ``words``: by uuid of a domain whether it may leave, as ``Hosts.leaving`` has it.
     """
 
     at: float
     facts: HostFacts
     verdicts: Mapping[str, HardwareVerdict] = field(default_factory=dict)
+    words: Mapping[str, Bound | None] = field(default_factory=dict)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job holds a domain of the host: a short while later it may not."""
+        return any(one.kind == Holder.JOB for domain in self.facts.domains for one in self.bound(domain))
+
+    def bound(self, domain: Needs) -> tuple[Bound, ...]:
+        """What keeps a domain of the host where it is: by libvirt's own word, else by its description."""
+        if domain.uuid not in self.words:
+            return domain.bound
+        word = self.words[domain.uuid]
+        return () if word is None else (word,)
 
 
 _T = TypeVar("_T")
@@ -53,7 +67,7 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
                 if lackers[requirement] and name not in lackers[requirement]:
                     found.append(requirement)
             _put(requires, domain.uuid, tuple(found))
-            _put(holds, domain.uuid, tuple(map(_hold, domain.bound)))
+            _put(holds, domain.uuid, tuple(map(_hold, record.bound(domain))))
     needed = {requirement for several in requires.values() for requirement in several}
     lacks_of: dict[str, list[Requirement]] = {}
     for requirement in sorted(needed, key=lambda one: (one.kind, one.name)):

@@ -7,20 +7,22 @@ it, and once in an hour; each kind of hardware is asked about once for each host
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError, VirtpoiseError
-from virtpoise_balancer.execute.facts import Hardware, HostFacts
+from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.incompatible import HostRecord, judge
-from virtpoise_balancer.model import Facts
-from virtpoise_balancer.threads import THREADS, Threads
+from virtpoise_balancer.model import Facts, Move
+from virtpoise_balancer.threads import THREADS, Event, Threads
 
 log = structlog.get_logger()
 
@@ -29,7 +31,15 @@ _AGAIN_SECONDS = 3600.0
 _AFTER_FAILURE_SECONDS = 300.0
 # How long after a look a domain that it did not show has the host looked at again.
 _NEWCOMER_SECONDS = 30.0
-# How many hosts are looked at side by side. A look takes some 50 ms of CPU time of this machine.
+# After which time a host whose domain is busy with a job is looked at again.
+_BUSY_SECONDS = 60.0
+# Before a move: how old what its hosts said may be where moves are made and where they are recommended, for how long
+# they are waited for in all, and how many are asked side by side.
+_NEW_SECONDS = 30.0
+_NEW_TO_RECOMMEND_SECONDS = 600.0
+_MOST_WAIT_SECONDS = 5.0
+_LANES_NOW = 16
+# How many hosts are looked at side by side where no one waits. A look takes some 50 ms of CPU time of this machine.
 _LANES = 4
 
 _RECORD = TypeAdapter(HostRecord)
@@ -63,7 +73,8 @@ class Inventory:
     clock: Clock = SYSTEM
     threads: Threads = THREADS
     _records: dict[str, HostRecord] = field(default_factory=dict)
-    _again_at: dict[str, float] = field(default_factory=dict)  # when a host is due, monotonic
+    _asked_at: dict[str, float] = field(default_factory=dict)  # when a host was last asked, monotonic
+    _failed: set[str] = field(default_factory=set)  # hosts that did not answer then
     _queue: dict[str, None] = field(default_factory=dict)  # hosts to be looked at, in order
     _lanes: int = 0
     _recalled: dict[str, str] | None = None  # documents of hosts that were not in the group yet
@@ -97,24 +108,87 @@ class Inventory:
         for _ in range(lanes):
             self.threads.start(self._drain, "look at hosts")
 
-    def look(self, host: str) -> HostRecord:
-        """Look at the host now, and keep what it says. LibvirtError."""
-        hosts = self.hosts()
-        facts = hosts.facts(host)
+    def ask(self, moves: Sequence[Move], *, skip: Collection[str], acts: bool) -> None:
+        """Ask both hosts of each move, unless what they said is new enough. Returns within a bounded time.
+
+        ``skip``: hosts that do not answer. ``acts``: the moves are about to be made.
+        """
+        wanted: dict[str, set[str]] = {}
+        for move in moves:
+            wanted.setdefault(move.source, set()).add(move.uuid)
+            wanted.setdefault(move.destination, set())
+        now, newer = self.clock.monotonic(), _NEW_SECONDS if acts else _NEW_TO_RECOMMEND_SECONDS
         with self._lock:
-            before = self._records.get(host)
-            facts = self._shared(facts)
-            kinds = dict(self._kinds)
+            due = {
+                host: uuids
+                for host, uuids in wanted.items()
+                if host not in skip and now - self._asked_at.get(host, -math.inf) >= newer
+            }
+        until = self.clock.monotonic() + _MOST_WAIT_SECONDS
+        self._side_by_side(list(due), lambda host: self._try(host, partial(self.look, doubted=due[host])), until)
+        # Both hosts are known only now, and so whether the one was asked for the hardware of the other's domain.
+        lacking = sorted({move.destination for move in moves if self._lacks_verdict(move)} - set(skip))
+        self._side_by_side(lacking, lambda host: self._try(host, self._complete), until)
+
+    def look_again(self, hosts: Collection[str]) -> None:
+        """Look at these hosts now: something went otherwise than expected. Returns within a bounded time."""
+        until = self.clock.monotonic() + _MOST_WAIT_SECONDS
+        self._side_by_side(hosts, lambda host: self._try(host, partial(self.look, doubted=self._uuids_on(host))), until)
+
+    def _uuids_on(self, host: str) -> Collection[str]:
+        record = self._records.get(host)
+        return [domain.uuid for domain in record.facts.domains] if record else ()
+
+    def look(self, host: str, doubted: Collection[str] = ()) -> HostRecord:
+        """Look at the host now, and keep what it says. LibvirtError.
+
+        ``doubted``: domains of which libvirt is asked again whether they may leave.
+        """
+        hosts = self.hosts()
+        facts = self._shared(hosts.facts(host))
+        before, kinds = self._records.get(host), self._known_kinds()
         # A host that has become another one, by an upgrade or by its firmware, is asked anew.
         same = before is not None and _is_same(before, facts)
         known = {key: one for key, one in before.verdicts.items() if key in kinds} if before and same else {}
-        asked = sorted(kinds.keys() - known.keys())
-        answers = hosts.verdicts(host, [kinds[key] for key in asked]) if asked else ()
-        record = HostRecord(at=self.clock.now(), facts=facts, verdicts=known | dict(zip(asked, answers, strict=True)))
+        words = {uuid: word for uuid, word in _still_said(before, facts).items() if uuid not in doubted}
+        silent = [domain.uuid for domain in facts.domains if domain.uuid and domain.uuid not in words]
+        record = HostRecord(
+            at=self.clock.now(),
+            facts=facts,
+            verdicts=known | self._verdicts(host, kinds, known),
+            words={**words, **(hosts.leaving(host, silent) if silent else {})},
+        )
         self._keep(host, record)
         return record
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _complete(self, host: str) -> None:
+        """Ask the host for the kinds of hardware that it was not asked for."""
+        record = self._records[host]
+        more = self._verdicts(host, self._known_kinds(), record.verdicts)
+        self._keep(host, replace(record, verdicts={**record.verdicts, **more}))
+
+    def _verdicts(
+        self, host: str, kinds: Mapping[str, Hardware], known: Mapping[str, HardwareVerdict]
+    ) -> dict[str, HardwareVerdict]:
+        """The host's word on those of the kinds that are not known, by key."""
+        asked = sorted(kinds.keys() - known.keys())
+        answers = self.hosts().verdicts(host, [kinds[key] for key in asked]) if asked else ()
+        return dict(zip(asked, answers, strict=True))
+
+    def _known_kinds(self) -> dict[str, Hardware]:
+        with self._lock:
+            return dict(self._kinds)
+
+    def _lacks_verdict(self, move: Move) -> bool:
+        """Whether both hosts are known, but not whether the one has the hardware of the other's domain."""
+        with self._lock:
+            here, there = self._records.get(move.source), self._records.get(move.destination)
+        if here is None or there is None:
+            return False
+        of_domain = next((domain.hardware for domain in here.facts.domains if domain.uuid == move.uuid), None)
+        return of_domain is not None and of_domain.key not in there.verdicts
 
     def _begin(self) -> None:
         if self._recalled is None:
@@ -130,34 +204,58 @@ class Inventory:
         documents = {host: recalled.pop(host) for host in hosts if host in recalled and host not in self._records}
         for host, record in _unpack(documents).items():
             self._records[host] = replace(record, facts=self._shared(record.facts))
-            left = min(max(record.at + _AGAIN_SECONDS - self.clock.now(), 0.0), _AGAIN_SECONDS)
-            self._again_at[host] = self.clock.monotonic() + left
+            age = max(self.clock.now() - record.at, 0.0)
+            self._asked_at[host] = self.clock.monotonic() - age
             self._facts = None
 
     def _is_due(self, host: str, uuids: Collection[str], kinds: Set[str], now: float) -> bool:
         record = self._records.get(host)
-        again_at = self._again_at.get(host, now)
-        if now >= again_at:
+        age = now - self._asked_at.get(host, -math.inf)
+        if host in self._failed or record is None:
+            return age >= _AFTER_FAILURE_SECONDS
+        if age >= (_BUSY_SECONDS if record.is_busy else _AGAIN_SECONDS):
             return True
-        if record is None or now < again_at - _AGAIN_SECONDS + _NEWCOMER_SECONDS:
-            return False  # it failed, and waits, or was looked at just now
+        if age < _NEWCOMER_SECONDS:
+            return False
         known = {domain.uuid for domain in record.facts.domains}
         return not known.issuperset(uuids) or not record.verdicts.keys() >= kinds
 
     def _drain(self) -> None:
         while (host := self._next()) is not None:
+            self._try(host, self.look)
+
+    def _try(self, host: str, ask: Callable[[str], object]) -> None:
+        """Ask the host, and note whether it answers."""
+        failed = True
+        try:
+            ask(host)
             failed = False
-            try:
-                self.look(host)
-            except LibvirtError as error:
-                failed = True
-                log.debug("a host's facts are not known", host=host, why=str(error))
-            except Exception:
-                failed = True
-                log.exception("a host's facts are not known for an unforeseen reason", host=host)
-            if failed:
+        except LibvirtError as error:
+            log.debug("a host's facts are not known", host=host, why=str(error))
+        except Exception:
+            log.exception("a host's facts are not known for an unforeseen reason", host=host)
+        with self._lock:
+            self._asked_at[host] = self.clock.monotonic()
+            (self._failed.add if failed else self._failed.discard)(host)
+
+    def _side_by_side(self, hosts: Collection[str], ask: Callable[[str], None], until: float) -> None:
+        """Ask these hosts, and return when all have answered or the time is up (monotonic)."""
+        waiting = list(hosts)
+
+        def lane(done: Event) -> None:
+            while self.clock.monotonic() < until:
                 with self._lock:
-                    self._again_at[host] = self.clock.monotonic() + _AFTER_FAILURE_SECONDS
+                    if not waiting:
+                        break
+                    host = waiting.pop(0)
+                ask(host)
+            done.set()
+
+        lanes = [self.threads.event() for _ in range(min(len(waiting), _LANES_NOW))]
+        for done in lanes:
+            self.threads.start(partial(lane, done), "look at hosts")
+        for done in lanes:
+            done.wait(max(until - self.clock.monotonic(), 0.0))
 
     def _next(self) -> str | None:
         with self._lock:
@@ -170,19 +268,19 @@ class Inventory:
 
     def _shared(self, facts: HostFacts) -> HostFacts:
         """The facts, with one value for each kind of hardware: a CPU's definition takes some KiB."""
-        domains = tuple(
-            domain
-            if domain.hardware is None
-            else replace(domain, hardware=self._kinds.setdefault(domain.hardware.key, domain.hardware))
-            for domain in facts.domains
-        )
+        with self._lock:
+            domains = tuple(
+                domain
+                if domain.hardware is None
+                else replace(domain, hardware=self._kinds.setdefault(domain.hardware.key, domain.hardware))
+                for domain in facts.domains
+            )
         return replace(facts, domains=domains)
 
     def _keep(self, host: str, record: HostRecord) -> None:
         with self._lock:
             before = self._records.get(host)
             self._records[host] = record
-            self._again_at[host] = self.clock.monotonic() + _AGAIN_SECONDS
             if before is not None and replace(before, at=record.at) == record:
                 return
             self._facts = None
@@ -190,6 +288,18 @@ class Inventory:
             self.remember(host, _RECORD.dump_json(record).decode())
         except VirtpoiseError as error:
             log.debug("a host's facts could not be remembered", host=host, why=str(error))
+
+
+def _still_said(before: HostRecord | None, facts: HostFacts) -> dict[str, Bound | None]:
+    """The domains that may leave as they did at the look before: those that are what they were then."""
+    if before is None:
+        return {}
+    then = {domain.uuid: domain for domain in before.facts.domains}
+    return {
+        domain.uuid: None
+        for domain in facts.domains
+        if domain == then.get(domain.uuid) and before.words.get(domain.uuid, domain) is None
+    }
 
 
 def _is_same(before: HostRecord, facts: HostFacts) -> bool:

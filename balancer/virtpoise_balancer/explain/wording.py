@@ -8,6 +8,8 @@ from types import MappingProxyType
 from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal
 from virtpoise_balancer.rules import KINDS
 
+# Instead of a figure that is not known.
+UNKNOWN = "unknown"
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
@@ -192,12 +194,16 @@ def busiest_direction(rx_ratio: float | None, tx_ratio: float | None) -> float |
 
 def use(ratio: float | None, digits: int = 0) -> str:
     """A share in use."""
-    return "unknown" if ratio is None else percent(ratio, digits)
+    return UNKNOWN if ratio is None else percent(ratio, digits)
+
+
+def rate(bytes_per_second: float | None) -> str:
+    return UNKNOWN if bytes_per_second is None else f"{size(bytes_per_second)}/s"
 
 
 def cores(amount: float | None) -> str:
     """An amount of CPU, in cores."""
-    return "unknown" if amount is None else f"{amount:.2f}"
+    return UNKNOWN if amount is None else f"{amount:.2f}"
 
 
 def size(amount: float | None) -> str:

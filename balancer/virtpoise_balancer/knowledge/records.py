@@ -12,7 +12,7 @@ from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.learned import Learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import OthersChange, Sightings
-from virtpoise_balancer.model import Entries, Facts, JournalEntry, Mode, Plan, Policy, Result, Role, Snapshot
+from virtpoise_balancer.model import Cause, Entries, Facts, JournalEntry, Mode, Plan, Policy, Result, Role, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
 
@@ -189,13 +189,23 @@ class NewestCycle:
 class EndedPlan:
     """A plan that was acted on and whose moves have all ended.
 
-    ``results``: of its moves, in order. ``ended``: when the last did.
+    ``results`` and ``causes``: of its moves, in order. ``ended``: when the last did.
     """
 
     id: int
     plan: Plan
     results: tuple[Result, ...]
     ended: float
+    causes: tuple[Cause | None, ...] = ()
+
+    @property
+    def without_refused(self) -> tuple[Result, ...]:
+        """The results; a move that libvirt refused counts as one that was skipped: the next plan knows of it."""
+        causes = self.causes or (None,) * len(self.results)
+        return tuple(
+            Result.SKIPPED if cause is Cause.REFUSED else result
+            for result, cause in zip(self.results, causes, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,3 +59,8 @@ class Facts:
     requires: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     lacks: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     holds: Mapping[str, tuple[Hold, ...]] = field(default_factory=dict)
+
+    def forbid(self, uuid: str, destination: str) -> bool:
+        """Whether libvirt would refuse to migrate the domain to the host."""
+        lacks = self.lacks.get(destination, ())
+        return bool(self.holds.get(uuid)) or any(one in lacks for one in self.requires.get(uuid, ()))

@@ -183,9 +183,11 @@ class Domain:
     unknown). The two with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not
     saturated; None: there were none.
 
-    ``memory_bytes`` is assigned to it now, ``memory_maximum_bytes`` is what its balloon can grow to, and
-    ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its memory that lies in
-    static huge pages.
+    Where its traffic is None, it is not known, and counts as none in a plan.
+
+    ``memory_bytes`` is assigned to it now (0: not known, as no domain has none), ``memory_maximum_bytes`` is what its
+    balloon can grow to, and ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its
+    memory that lies in static huge pages.
 
     ``migrating_to``: the destination of a migration under way; ``recent_moves``: how often it was moved in the time
     that is remembered.
@@ -208,11 +210,11 @@ class Domain:
     memory_maximum_bytes: Bytes | None = None
     memory_resident_bytes: Bytes | None = None
     hugepages: tuple[HugePages, ...] = ()
-    rx_bytes_per_second: Amount = 0.0
-    tx_bytes_per_second: Amount = 0.0
+    rx_bytes_per_second: Amount | None = 0.0
+    tx_bytes_per_second: Amount | None = 0.0
     dirty_bytes_per_second: Amount | None = None
-    rx_ratio: Amount = 0.0
-    tx_ratio: Amount = 0.0
+    rx_ratio: Amount | None = 0.0
+    tx_ratio: Amount | None = 0.0
     last_moved: float | None = None
     recent_moves: Annotated[int, Ge(0)] = 0
     migrating_to: Name | None = None
@@ -222,14 +224,23 @@ class Domain:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def used_cores(self) -> float | None:
+        """``cpu_cores`` where it is known: not of a paused domain, which may be one whose figures are missing."""
+        return None if self.state is DomainState.PAUSED else self.cpu_cores
+
+    @property
     def ordinary_bytes(self) -> int:
         """Its memory that does not lie in static huge pages."""
         return max(self.memory_bytes - self._in_hugepages, 0) if self.hugepages else self.memory_bytes
 
     @property
-    def promised_bytes(self) -> int:
-        """The ordinary memory that it may come to use without a word to its host: that of its maximum."""
-        return max(max(self.memory_maximum_bytes or 0, self.memory_bytes) - self._in_hugepages, 0)
+    def promised_bytes(self) -> int | None:
+        """The ordinary memory that it may come to use without a word to its host: that of its maximum.
+
+        None where neither its memory nor its maximum is known.
+        """
+        most = max(self.memory_maximum_bytes or 0, self.memory_bytes)
+        return max(most - self._in_hugepages, 0) if most else None
 
     @property
     def _in_hugepages(self) -> int:

@@ -19,9 +19,9 @@ from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, MOST_CPUS, RATIO_TOLERANCE
 from virtpoise_balancer.model.units import Amount, Count, Name
-from virtpoise_balancer.monitor.client import MOST_SAMPLES, Series
 from virtpoise_balancer.monitor.observe import Observer
 from virtpoise_balancer.monitor.queries import Ranges, render
+from virtpoise_balancer.monitor.replies import MOST_SAMPLES, Series
 from virtpoise_balancer.monitor.targets import AdmittedTargets, host_of
 
 # The most samples of one reply: small against what the client takes, so that no part needs much memory.

@@ -163,7 +163,8 @@ def _in_order(moves: list[Move]) -> tuple[Move, ...]:
 
 def domain_score(domain: Domain, load: float, weights: DomainWeights) -> float:
     """How much of an offender the domain is (Figure 11); ``load``: what it puts on its host."""
-    return domain.rx_ratio * weights.downlink + domain.tx_ratio * weights.uplink + load * weights.load
+    rx, tx = domain.rx_ratio or 0.0, domain.tx_ratio or 0.0
+    return rx * weights.downlink + tx * weights.uplink + load * weights.load
 
 
 def _servers(snapshot: Snapshot, policy: Policy) -> dict[str, _Server]:

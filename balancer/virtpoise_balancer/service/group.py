@@ -87,8 +87,8 @@ class ServedGroup:
         self.published = Published(first_state(self.config))
         self.metrics = Metrics(self.published, of_process=not self.name)
         self._accounts = wiring.make_accounts(lambda: self.config, workers, self.store, clock, self._migration_ended)
-        self.executor = wiring.make_executor(self.config, workers, self._accounts, self.reach)
         self._inventory = wiring.make_inventory(lambda: self.config, workers, self.store, clock)
+        self.executor = wiring.make_executor(self.config, workers, self._accounts, self.reach, self._inventory)
         self.turns = Turns(
             config=self.config,
             cycle=wiring.make_cycle(
@@ -99,7 +99,7 @@ class ServedGroup:
                 clock,
                 self.reach,
                 self._shared,
-                self._inventory.facts,
+                self._inventory,
             ),
             leadership=common.leadership,
             store=self.store,
@@ -165,7 +165,7 @@ class ServedGroup:
             self._common.clock,
             self.reach,
             self._shared,
-            self._inventory.facts,
+            self._inventory,
         )
 
     def _shared(self) -> dict[str, str]:

@@ -7,14 +7,15 @@ it can only refuse (libvirt, qemuMigrationSrcPerformPeer2Peer); no destination e
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import HardwareVerdict, HostFacts
+from virtpoise_balancer.execute.facts import HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.worker.connection import message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 
@@ -36,7 +37,8 @@ _MOST_ASKED = 5
 # What a host says that does not have a QEMU of that name, or a QEMU without the machine type or without KVM; and one
 # whose libvirt does not know the model of the CPU.
 _NO_SUCH_MACHINE = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
-_NO_SUCH_CPU = (libvirt.VIR_ERR_CPU_INCOMPATIBLE,)
+_NO_SUCH_QEMU = "qemu binary"  # an error of the system, as many others
+_NO_SUCH_CPU = "unknown cpu model"  # an internal error to libvirt
 # Over ssh the refusal is often lost. The source closes its connection to the destination before it answers. If the
 # other end is gone first, the source answers "End of file" instead (a quarter of all answers of libvirt 9.0 and 11.3).
 # An unreachable destination gives the same code, but each time. So only a slow answer, or one that repeats this often,
@@ -80,7 +82,7 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
             for number in numbers(cell.get("id", ""))
         )
         or None,
-        domains=tuple(needs(text_of(domain.XMLDesc), own, _snapshots(domain)) for domain in running),
+        domains=tuple(_needs(running, own)),
         may_abort=_may_abort(running[0]) if running else None,
     )
 
@@ -135,7 +137,7 @@ def _verdict(connection: libvirt.virConnect, kind: Mapping[str, Any]) -> Hardwar
     try:
         connection.getDomainCapabilities(*binary)
     except libvirt.libvirtError as error:
-        lacks = error.get_error_code() in _NO_SUCH_MACHINE
+        lacks = error.get_error_code() in _NO_SUCH_MACHINE or _NO_SUCH_QEMU in message(error).lower()
         return HardwareVerdict(machine=False if lacks else None)
     if kind["cpu"] is None:
         return HardwareVerdict(machine=True)
@@ -144,8 +146,7 @@ def _verdict(connection: libvirt.virConnect, kind: Mapping[str, Any]) -> Hardwar
             return HardwareVerdict(machine=True, cpu=runs_cpu(connection, kind["cpu"]))
         found = connection.compareHypervisorCPU(*binary, kind["cpu"])
     except libvirt.libvirtError as error:
-        unknown_model = error.get_error_code() in _NO_SUCH_CPU
-        return HardwareVerdict(machine=True, cpu=False if unknown_model else None)
+        return HardwareVerdict(machine=True, cpu=False if _NO_SUCH_CPU in message(error).lower() else None)
     return HardwareVerdict(machine=True, cpu=_fits(found))
 
 
@@ -183,12 +184,21 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
 
 
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
+    """The host's network devices. One driver of libvirt knows those that udev has told it of, the other asks now."""
     try:
         found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
-        names = [ET.fromstring(text_of(device.XMLDesc)).findtext("./capability/interface") for device in found]  # noqa: S314
+        names = {ET.fromstring(text_of(device.XMLDesc)).findtext("./capability/interface") for device in found}  # noqa: S314
     except libvirt.libvirtError:
         return None  # this libvirt has no driver for it
+    with contextlib.suppress(libvirt.libvirtError):
+        names |= {text_of(one.name) for one in connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)}
     return frozenset(name for name in names if name)
+
+
+def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None) -> Iterator[Needs]:
+    for domain in running:
+        with contextlib.suppress(libvirt.libvirtError):  # it has ended by now
+            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain))
 
 
 def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:

@@ -48,7 +48,7 @@ class Candidate:
     # all.
     allowed: Mask | None
     # What they take of each stock of their destination, in bytes.
-    needs: Mapping[Stock, int]
+    needs: Mapping[Stock, float]
 
     def most(self, resource: int) -> float:
         """The most that it adds of a resource, in the group's units."""
@@ -219,7 +219,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         cost=cost,
         weight=cost * (2 if _leaves_affinity(group, domains) else 1) + unrest,
         wants=float(total(residents.wants, rows)),
-        arrival=total(residents.arrival, rows),
+        arrival=residents.arrival[rows[0]] if len(rows) == 1 else total(residents.arrival, rows),
         margin=residents.margin,
         allowed=allowed_hosts(group, domains),
         needs=needs(domains, group.policy),
@@ -259,10 +259,11 @@ def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
     earlier failures let all of them go; None: everywhere.
     """
     mask: Mask | None = None
-    vcpus = max(domain.vcpus for domain in domains)
-    least = min(vcpus, group.hosts[group.index[domains[0].host]].cpus)
-    if least > group.fewest_cpus:
-        mask = group.cpus >= least
+    vcpus = max([domain.vcpus for domain in domains])
+    if vcpus > group.fewest_cpus:
+        least = min(vcpus, group.hosts[group.index[domains[0].host]].cpus)
+        if least > group.fewest_cpus:
+            mask = group.cpus >= least
     for domain in domains:
         ties = group.rules.allowed(domain.uuid)
         if ties is not None:
