@@ -46,6 +46,11 @@ class Place:
 DOMAINS = tuple(f"vm{number}" for number in range(1, 10))
 
 
+def _in_order(line: str) -> tuple[str, float]:
+    """Series by series, and in each the oldest sample first."""
+    return line.rsplit("}", 1)[0], float(line.split()[-1])
+
+
 def exposition(start: float) -> str:
     """What the exporters of three hosts with four CPUs each would have shown."""
     families: dict[str, list[str]] = {}
@@ -85,10 +90,7 @@ def exposition(start: float) -> str:
                 put("virtpoise_domain_cpu_delay_seconds", "counter", of, waited[one], at)
     lines = []
     for family, samples in families.items():
-        lines += [
-            f"# TYPE {family}",
-            *sorted(samples, key=lambda line: (line.rsplit("}", 1)[0], float(line.split()[-1]))),
-        ]
+        lines += [f"# TYPE {family}", *sorted(samples, key=_in_order)]
     return "\n".join([*lines, "# EOF", ""])
 
 
@@ -101,6 +103,39 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file = folder / "virtpoise.yml"
         file.write_text(f"prometheus: {{url: '{url}', scrape_interval_seconds: 30}}\ninterval_seconds: 30\n")
         yield file
+
+
+# What node_exporter and Debian's libvirt exporter call what ours reports.
+OTHERS = {
+    "virtpoise_host_memory_total_bytes": "node_memory_MemTotal_bytes",
+    "virtpoise_host_memory_available_bytes": "node_memory_MemAvailable_bytes",
+    "virtpoise_host_network_speed_bytes": "node_network_speed_bytes",
+    "virtpoise_libvirt_up": "libvirt_up",
+    "virtpoise_domain_running": "libvirt_domain_state_code",
+    "virtpoise_domain_vcpus": "libvirt_domain_info_virtual_cpus",
+    "virtpoise_domain_memory_bytes": "libvirt_domain_info_memory_usage_bytes",
+    "virtpoise_domain_cpu_seconds": "libvirt_domain_info_cpu_time_seconds",
+}
+
+
+def as_others(exposition: str) -> str:
+    """The same history as other exporters would have shown it. A host's CPUs are series of their own there."""
+    cpus, rest = [], []
+    keeping = False
+    for line in exposition.splitlines():
+        name = line.removeprefix("# TYPE ").split("{")[0].split(" ")[0].removesuffix("_total")
+        if line.startswith("# TYPE"):
+            keeping = name in OTHERS
+        if name == "virtpoise_host_cpu_seconds" and not line.startswith("#"):
+            labels, value, at = line.replace("9807", "9100").replace("virtpoise-exporter", "node").rsplit(" ", 2)
+            for cpu in range(4):
+                named = labels.replace("virtpoise_host_cpu_seconds", "node_cpu_seconds").replace("}", f',cpu="{cpu}"}}')
+                cpus.append(f"{named} {float(value) / 4:.4f} {at}")
+        elif keeping:
+            new = OTHERS[name]
+            port, job = ("9100", "node") if new.startswith("node") else ("9177", "libvirt")
+            rest.append(line.replace(name, new).replace("9807", port).replace("virtpoise-exporter", job))
+    return "\n".join([*rest, "# TYPE node_cpu_seconds counter", *sorted(cpus, key=_in_order), "# EOF", ""])
 
 
 def played(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
@@ -128,6 +163,23 @@ def test_the_past_is_played_without_and_with_a_balancer(config: Path, capsys: py
     assert inner == [pytest.approx(600, abs=121)]
 
 
+def test_the_history_of_other_exporters_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = (time.time() - (HOURS + 3) * 3600) // 60 * 60
+    with filled_prometheus(as_others(exposition(start)), tmp_path) as url:
+        file = tmp_path / "virtpoise.yml"
+        file.write_text(
+            f"prometheus: {{url: '{url}', source: debian, scrape_interval_seconds: 30}}\ninterval_seconds: 30\n"
+        )
+        found = played(capsys, "--config", str(file), "--since", "8h")
+    assert (found["hosts"], found["domains"]) == (3, 9)
+    courses = found["courses"]
+    assert isinstance(courses, dict)
+    assert courses["without"]["lower"]["overload_by_resource"] == {"cpu": pytest.approx(120, abs=3)}
+    assert courses["with virtpoise"]["lower"]["overload_host_minutes"] < 10
+    assert not found["bracketed"]  # this exporter does not report how long vCPUs waited
+    assert found["hidden_core_hours"] is None
+
+
 def test_a_second_configuration_is_played_beside_the_first(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +196,14 @@ def test_a_second_configuration_is_played_beside_the_first(
     assert "with never.yml" in page
     assert "src=" not in page
     assert "http" not in page
+
+
+def test_the_time_before_and_after_the_history_is_not_played(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = played(capsys, "--config", str(config), "--since", "30d")
+    start, end = found["start"], found["end"]
+    assert isinstance(start, float)
+    assert isinstance(end, float)
+    assert HOURS * 3600 <= end - start <= (HOURS + 2) * 3600
 
 
 def test_other_thresholds_are_played_and_judged_by_that_of_the_policy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.monitor.history import Part, PastDomain, PastGroup, PastHost, _carry, _nothing
 from virtpoise_balancer.simulate.backtest import Backtest, at_step, backtest
 from virtpoise_balancer.simulate.recording import RecordingFile, anonymous
+from virtpoise_balancer.simulate.report import html
 
 GIB = 2**30
 NAN = np.nan
@@ -161,3 +163,13 @@ def test_a_part_of_another_shape_is_refused(tmp_path: Path) -> None:
         content = archive.read("part-00000.npz")
     with pytest.raises(BadInput, match="expected cores of the shape"):
         list(damaged(tmp_path, **{"part-00000.npz": content}).parts())
+
+
+def test_a_report_shows_names_as_they_are() -> None:
+    there = inventory(60)
+    hosts = (replace(there.hosts[0], name="<script>alert(1)</script>"), there.hosts[1])
+    page = html(backtest(replace(there, hosts=hosts), [part(0.44, 60)], {"with <b>.yml": Config()}, now=0.0), 0.8)
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count("<polyline") == 2

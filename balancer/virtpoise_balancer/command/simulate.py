@@ -96,11 +96,12 @@ def _show(scenario: Scenario, outcome: Outcome) -> None:
     from rich.text import Text
 
     from virtpoise_balancer.command.terminal import Console
+    from virtpoise_balancer.explain import wording
     from virtpoise_balancer.simulate.tables import Bracket
 
     console = Console()
     seeds = f", {scenario.seeds} seeds together" if scenario.seeds > 1 else ""
-    console.print(Text(f"{scenario.name}: {outcome.without.hours:g} hours{seeds}", style="bold"))
+    console.print(Text(f"{scenario.name}: {wording.duration(outcome.without.hours * 3600)}{seeds}", style="bold"))
     if scenario.about:
         console.print(Text(scenario.about))
     show_figures({"without": Bracket.known(outcome.without), "with virtpoise": Bracket.known(outcome.balanced)})
@@ -125,4 +126,4 @@ def show_figures(courses: Mapping[str, Bracket]) -> None:
                 table.add_row(*terminal.cells(label, *values))
             console.print(table)
     for sentence in dict.fromkeys(sentence for one in courses.values() for sentence in one.lower.sentences):
-        console.print(Text(f"a cycle failed: {sentence}", style="red"))
+        console.print(Text(sentence, style="red"))

@@ -27,9 +27,13 @@ from virtpoise_balancer.monitor.targets import AdmittedTargets, host_of
 # The most samples of one reply: small against what the client takes, so that no part needs much memory.
 _MOST_SAMPLES = MOST_SAMPLES // 4
 _MOST_STEPS = 2000
+_AT_THE_END = " @ end()"
 # How often it is asked which hosts and domains there are.
 _INVENTORY_SECONDS = 3600.0
 _INVENTORY_STEPS = 250
+# A shorter time is looked at this often in all.
+_SHORT_SECONDS, _LOOKS = 4 * 3600.0, 8
+_SIZES = ("host_cpus", "host_memory_bytes", "host_uplink_bytes_per_second", "domain_vcpus", "domain_memory_bytes")
 # How many times in a part it is asked where domains run.
 _PLACES = 8
 # A domain without samples for longer has stopped.
@@ -122,6 +126,8 @@ class History:
         query = {**self.observer.source.queries, **self.observer.queries}.get(name)
         if query is None:
             return None
+        # A look asks which hosts there are at its end. At the end of a part no exporter may have run.
+        query = query.replace(_AT_THE_END, "")
         ranges = Ranges.of(
             step_seconds=self.step_seconds,
             scrape_interval_seconds=self.observer.scrape_interval_seconds,
@@ -139,39 +145,37 @@ class History:
     # --- which hosts and domains there were ---------------------------------------------------------------------------
 
     def inventory(self, start: float, end: float, progress: Callable[[float], None] = lambda _: None) -> PastGroup:
-        """What there was in this time (Unix seconds). BadInput that says which series are missing."""
+        """What there was in this time (Unix seconds), without the hours before and after any host was there.
+
+        BadInput that says which series are missing.
+        """
         start, end = (math.floor(at / self.step_seconds) * self.step_seconds for at in (start, end))
+        every = _INVENTORY_SECONDS if end - start > _SHORT_SECONDS else max((end - start) / _LOOKS, self.step_seconds)
         found: dict[str, dict[tuple[str, str], float]] = {}
         names: dict[str, str] = {}
-        queries = (
-            "host_cpus",
-            "host_memory_bytes",
-            "host_uplink_bytes_per_second",
-            "domain_vcpus",
-            "domain_memory_bytes",
-        )
-        ran, waited = 0.0, 0.0
-        has_delays = False
-        spans = [*_spans(start, end, _INVENTORY_SECONDS * _INVENTORY_STEPS)]
+        times: list[float] = []
+        ran, waited, has_delays = 0.0, 0.0, False
+        spans = [*_spans(start, end, every * _INVENTORY_STEPS)]
         for number, (first, last) in enumerate(spans):
-            for name in queries:
-                for one in self._range(name, first, last, _INVENTORY_SECONDS):
-                    key = (
-                        (host_of(one), one.labels.get("uuid", "")) if name.startswith("domain") else (host_of(one), "")
-                    )
-                    most = max(value for _, value in one.samples)
-                    found.setdefault(name, {})[key] = max(most, found.get(name, {}).get(key, 0.0))
-            for one in self._range("domain_running", first, last, _INVENTORY_SECONDS):
+            for name in _SIZES:
+                for one in self._range(name, first, last, every):
+                    uuid = one.labels.get("uuid", "") if name.startswith("domain") else ""
+                    most = found.setdefault(name, {})
+                    key = (host_of(one), uuid)
+                    most[key] = max(most.get(key, 0.0), *(value for _, value in one.samples))
+                    times += [one.samples[0][0], one.samples[-1][0]] if name == "host_cpus" else []
+            for one in self._range("domain_running", first, last, every):
                 if any(value == 1 for _, value in one.samples):
                     names[one.labels.get("uuid", "")] = one.labels.get("domain", "")
-            ran += _total(self._range("domain_cpu_cores", first, last, _INVENTORY_SECONDS))
-            delays = self._range("domain_cpu_delay_cores", first, last, _INVENTORY_SECONDS)
+            ran += _total(self._range("domain_cpu_cores", first, last, every))
+            delays = self._range("domain_cpu_delay_cores", first, last, every)
             has_delays = has_delays or bool(delays)
             waited += _total(delays)
             progress((number + 1) / len(spans))
         hosts = tuple(_hosts(found))
         domains = tuple(_domains(found, names))
         self._say_what_is_missing(found, names, hosts, domains)
+        start, end = max(start, min(times) - every), min(end, max(times) + every)
         return PastGroup(
             start=start,
             step_seconds=self.step_seconds,

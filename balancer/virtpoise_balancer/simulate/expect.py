@@ -64,6 +64,7 @@ class Expectations(Section):
     rules_broken: Bounds | None = None
     left_on_drained_hosts: Bounds | None = None
     failed_cycles: Bounds | None = None
+    brakes_pulled: Bounds | None = None
     overload_by_resource: Mapping[str, Bounds] = Field(default_factory=dict)
     refusals: Mapping[Reason, Bounds] = Field(default_factory=dict)
     relieved: Relief | None = None

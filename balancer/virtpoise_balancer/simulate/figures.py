@@ -30,7 +30,8 @@ class RunFigures:
     domain to a host that it was moved away from. ``pushed_over``: moves that brought their destination over a
     threshold. ``rules_broken``: domains that are where a rule does not want them, at the end. ``refusals``: by reason,
     of the plans that attempted something. ``not_followed``: what others did with domains that the balancer had moved.
-    ``sentences``: of failed cycles, the first few.
+    ``brakes_pulled``: how often the balancer stopped to act by itself; nobody releases it. ``sentences``: of failed
+    cycles and brakes, the first few.
     """
 
     hours: float = 0.0
@@ -50,6 +51,7 @@ class RunFigures:
     refusals: Mapping[str, int] = field(default_factory=dict)
     not_followed: int = 0
     failed_cycles: int = 0
+    brakes_pulled: int = 0
     sentences: tuple[str, ...] = ()
 
     @property
@@ -100,6 +102,7 @@ class Tally:
     pushed: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     failed_cycles: int = 0
+    brakes: int = 0
     sentences: list[str] = field(default_factory=list)
     _thresholds: Floats = field(init=False)
     _spell: Floats = field(init=False)  # minutes so far (hosts)
@@ -154,9 +157,16 @@ class Tally:
     def cycle(self, report: Report) -> None:
         if report.result is CycleResult.FAILED:
             self.failed_cycles += 1
-            self.sentences += [report.sentence][: _MOST_SENTENCES - len(self.sentences)]
+            self._note(f"a cycle failed: {report.sentence}")
+        if report.standing.pulled and report.standing.brake is not None:
+            self.brakes += 1
+            self._note(f"the brake was pulled: {report.standing.brake.why}")
         if report.plan is not None and report.plan.attempts:
             self.refusals.update(refusal.reason.value for refusal in report.plan.refusals)
+
+    def _note(self, sentence: str) -> None:
+        if len(self.sentences) < _MOST_SENTENCES:
+            self.sentences.append(sentence)
 
     def figures(self, *, rules_broken: int, left_on_drained_hosts: int, not_followed: int) -> RunFigures:
         return RunFigures(
@@ -177,5 +187,6 @@ class Tally:
             refusals=dict(sorted(self.refusals.items())),
             not_followed=not_followed,
             failed_cycles=self.failed_cycles,
+            brakes_pulled=self.brakes,
             sentences=tuple(self.sentences),
         )

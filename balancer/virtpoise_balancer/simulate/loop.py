@@ -24,6 +24,9 @@ from virtpoise_balancer.simulate.script import Demand, Fleet, Order
 from virtpoise_balancer.simulate.world import World, names
 
 _MIB = 1 << 20
+# How often the store forgets, in cycles, and how much it keeps of plans: nobody makes them again.
+_FORGET_EVERY = 100
+_KEEP_BYTES = 4 * _MIB
 _T = TypeVar("_T")
 
 
@@ -146,6 +149,7 @@ class _Balancer:
         skips: bool,
     ) -> None:
         self._clock, self._observer = clock, observer
+        self._keep_days, self._cycles = config.state.keep_days, 0
         self.store = store_in_memory(clock)
 
         def bandwidth(at: float) -> float | None:
@@ -185,6 +189,9 @@ class _Balancer:
             return None
         report = self._cycle.run(now)
         self.executor.go_on()
+        self._cycles += 1
+        if self._cycles % _FORGET_EVERY == 0:
+            self.store.forget(now, keep_days=self._keep_days, keep_bytes=_KEEP_BYTES)
         self._quiet.ran(now, report)
         return report
 

@@ -68,7 +68,8 @@ class DomainEntry(Section):
     """One domain, or ``count`` of them, numbered from 1. ``hosts``: names or shell patterns of hosts, taken in turn.
 
     ``guest``: ``elastic`` does later what it cannot do now, ``fixed_rate`` loses it. ``noise_ratio``: how far the load
-    of each step is off, as a standard deviation. ``load``: shapes that add up.
+    of each step is off, and ``spread_ratio`` how far domains and seeds differ in size, as standard deviations.
+    ``load``: shapes that add up.
     """
 
     name: _Name
@@ -81,6 +82,7 @@ class DomainEntry(Section):
     rx_mib_per_second: _Rate = 0.0
     tx_mib_per_second: _Rate = 0.0
     noise_ratio: Annotated[float, Field(ge=0, le=10)] = 0.0
+    spread_ratio: Annotated[float, Field(ge=0, le=3)] = 0.0
     load: Annotated[tuple[Shape, ...], BeforeValidator(_several), AfterValidator(_not_empty)]
 
     @property
@@ -159,7 +161,7 @@ ScenarioEvent = Annotated[
 class Settings(Section):
     """The configuration of the balancer, as far as it matters here: the sections of virtpoise.yml. It acts."""
 
-    interval_seconds: Seconds = 10.0
+    interval_seconds: Annotated[float, Field(ge=0.1, le=86400)] = 10.0
     scrape_interval_seconds: Seconds | None = None
     policy: Annotated[Policy, AfterValidator(consistent_policy)] = Policy()
     migration: Migration = Migration()
@@ -216,7 +218,7 @@ class Scenario(Section):
 
     def _problems(self) -> Iterator[str]:
         """A line for each part that contradicts another."""
-        if (numbers := self.steps * len(self.domain_names)) > _MOST_NUMBERS:
+        if (numbers := self.steps * max(len(self.domain_names), 1)) > _MOST_NUMBERS:
             yield (
                 f"duration_minutes: expected at most {_MOST_NUMBERS} steps of all domains together, got {numbers}: "
                 "fewer domains, less time, or a longer config.interval_seconds"

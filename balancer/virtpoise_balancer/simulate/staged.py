@@ -57,6 +57,8 @@ class Staged:
                 wanted = sum(
                     (one.wanted(grid) for one, grid in zip(entry.load, grids[1:], strict=True)), np.zeros(len(self))
                 )
+                if entry.spread_ratio:
+                    wanted = wanted * np.exp(grids[0].random.normal(0.0, entry.spread_ratio))
                 if entry.noise_ratio:
                     wanted = wanted * (1 + entry.noise_ratio * grids[0].random.normal(size=len(self)))
                 cores[:, number] = np.clip(wanted, 0.0, entry.vcpus)

@@ -40,6 +40,7 @@ _ROWS: Sequence[tuple[str, str, str]] = (
     ("left_on_drained_hosts", "domains left on draining hosts, at the end", "d"),
     ("not_followed", "moves of others not followed: the balancer had moved the domain", "d"),
     ("failed_cycles", "cycles that failed", "d"),
+    ("brakes_pulled", "times that the brake was pulled, after which nothing is moved", "d"),
 )
 _ALWAYS = ("overload_host_minutes", "moves", "gib")
 
