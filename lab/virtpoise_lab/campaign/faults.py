@@ -244,9 +244,9 @@ def _step_clock(run: Run, _met: Met, seconds: float) -> None:
     run.kernel.after(seconds, partial(step, -ahead))
 
 
-def _hold_images(run: Run, *, held: bool) -> None:
-    run.note(f"images are {'held' if held else 'free'}")
-    run.world.images_held = held
+def _images_held(run: Run, _met: Met, seconds: float) -> None:
+    run.world.images_held = True
+    run.kernel.after(seconds, partial(setattr, run.world, "images_held", False))
 
 
 def _kill(run: Run, _met: Met, seconds: float) -> None:
@@ -306,9 +306,7 @@ FAULTS: dict[str, Begin] = {
     "store-full": _store("full"),
     "store-gone": _store("gone"),
     "clock-stepped": _step_clock,
-    "images-held": _lasting(
-        lambda run, _met: _hold_images(run, held=True), lambda run, _met: _hold_images(run, held=False)
-    ),
+    "images-held": _images_held,
     "balancer-killed": _kill,
     "second-balancer": _second,
     "balancer-handed-over": _hand_over,
