@@ -62,11 +62,13 @@ def _cut(a: str, b: str) -> Begin:
     )
 
 
-def _server(name: str, value: object, healed: object) -> Begin:
+def _set(part: str, name: str, value: object, healed: object) -> Begin:
+    """``part``: of the run, "server" for its Prometheus."""
+
     def set_to(what: object) -> Callable[[Run, Met], None]:
         def do(run: Run, _met: Met) -> None:
-            run.note(f"prometheus: {name} = {what}")
-            setattr(run.server, name, what)
+            run.note(f"{part}: {name} = {what}")
+            setattr(getattr(run, part), name, what)
 
         return do
 
@@ -244,11 +246,6 @@ def _step_clock(run: Run, _met: Met, seconds: float) -> None:
     run.kernel.after(seconds, partial(step, -ahead))
 
 
-def _images_held(run: Run, _met: Met, seconds: float) -> None:
-    run.world.images_held = True
-    run.kernel.after(seconds, partial(setattr, run.world, "images_held", False))
-
-
 def _kill(run: Run, _met: Met, seconds: float) -> None:
     run.kernel.after(min(seconds, 15.0), run.start_balancer)
     run.kill_balancer()
@@ -290,12 +287,12 @@ FAULTS: dict[str, Begin] = {
     "administrator-migrates": _migrate,
     "administrator-undefines": _undefine,
     "administrator-renames": _rename,
-    "prometheus-killed": _server("dead", True, False),
-    "prometheus-slow": _server("slow_seconds", 0.4, 0.0),
-    "prometheus-stuck": _server("slow_seconds", 30.0, 0.0),
-    "prometheus-behind": _server("behind_seconds", 3600.0, 0.0),
-    "prometheus-garbage": _server("garbage", True, False),
-    "prometheus-blind": _server("blind", True, False),
+    "prometheus-killed": _set("server", "dead", True, False),
+    "prometheus-slow": _set("server", "slow_seconds", 0.4, 0.0),
+    "prometheus-stuck": _set("server", "slow_seconds", 30.0, 0.0),
+    "prometheus-behind": _set("server", "behind_seconds", 3600.0, 0.0),
+    "prometheus-garbage": _set("server", "garbage", True, False),
+    "prometheus-blind": _set("server", "blind", True, False),
     "exporter-gone": _exporter("gone"),
     "exporter-stuck": _exporter("stuck"),
     "exporter-empty": _exporter("empty"),
@@ -306,7 +303,7 @@ FAULTS: dict[str, Begin] = {
     "store-full": _store("full"),
     "store-gone": _store("gone"),
     "clock-stepped": _step_clock,
-    "images-held": _images_held,
+    "images-held": _set("world", "images_held", True, False),
     "balancer-killed": _kill,
     "second-balancer": _second,
     "balancer-handed-over": _hand_over,
