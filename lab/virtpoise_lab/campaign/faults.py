@@ -63,8 +63,6 @@ def _cut(a: str, b: str) -> Begin:
 
 
 def _set(part: str, name: str, value: object, healed: object) -> Begin:
-    """``part``: of the run, "server" for its Prometheus."""
-
     def set_to(what: object) -> Callable[[Run, Met], None]:
         def do(run: Run, _met: Met) -> None:
             run.note(f"{part}: {name} = {what}")
