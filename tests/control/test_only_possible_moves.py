@@ -26,12 +26,15 @@ from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.knowledge.records import Memory
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import DomainState, Entries, Plan, Policy, Snapshot
+from virtpoise_balancer.plan import plan
 from virtpoise_balancer.threads import SystemThreads, Thread
 from watching import Watching
 
 GROUPS = 1000
 NOW = 1e9
 TOGETHER = 50
+# Of other groups the solver needs minutes.
+SOLVED = range(0, 500, 10)
 
 
 class AtOnce(SystemThreads):
@@ -109,11 +112,22 @@ def test_no_planned_move_is_impossible_for_a_reason_that_can_be_known(first: int
 
 
 def test_what_can_be_cleared_by_possible_moves_is() -> None:
-    """Of a tenth of the groups, those that the plan does not clear are solved exactly."""
-    found = {seed: found_in(seed) for seed in range(0, GROUPS, 10) if all_answer(seed)}
+    """Of some groups, those that the plan does not clear are solved exactly. What it misses it misses as well where the
+    referee's refusals are placement rules: the facts cost nothing.
+    """
+    found = {seed: found_in(seed) for seed in SOLVED if all_answer(seed)}
+    cleared = sum(one.cleared for one in found.values())
     missed = [seed for seed, one in found.items() if not one.cleared and clearable(seed, one)]
-    assert sum(one.cleared for one in found.values()) > len(found) / 3
-    assert len(missed) <= 0.01 * len(found)
+    assert cleared > len(found) / 3
+    assert cleared >= 0.95 * (cleared + len(missed))
+    assert [seed for seed in missed if cleared_by_rules(seed)] == []
+
+
+def cleared_by_rules(seed: int) -> bool:
+    snapshot, policy, libvirt = unequal_group(seed)
+    made = plan(snapshot, with_referees_rules(policy, snapshot, libvirt))
+    world, _ = carry_out(snapshot, policy, made)
+    return world.cleared(sorted({overload.host for overload in made.overloaded}))
 
 
 def all_answer(seed: int) -> bool:
