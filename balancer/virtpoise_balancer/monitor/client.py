@@ -1,7 +1,8 @@
 """Asks Prometheus' HTTP API: POST, one deadline for a query with its retries, warnings kept, nothing in a reply
 trusted.
 
-A reply is bounded in bytes, series and samples, and so is each text in it, before anything is made of it.
+An answer that says of itself that something is missing is none: absence is no fact. A reply is bounded in bytes, series
+and samples, and so is each text in it, before anything is made of it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ _QUERY_LABEL = "virtpoise_query"
 # With more at a time, each would take longer, up to its deadline.
 _AT_ONCE = 4
 
+# How Prometheus' own notes about a query begin, whose answer is whole. Any other warning is of a store that did not
+# answer, or not with everything: Thanos and remote read answer with the rest.
+_ABOUT_THE_QUERY = "PromQL "
+
 _RETRY_FIRST_SECONDS = 0.1
 _RETRY_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
 
@@ -75,6 +80,7 @@ class _Reply(BaseModel):
     data: Annotated[_Vector | _Matrix, Field(discriminator="resultType")] | None = None
     error: str = ""
     warnings: list[str] = []
+    isPartial: bool = False  # noqa: N815 - of a cluster of VictoriaMetrics
 
 
 _REPLY = TypeAdapter(_Reply)
@@ -229,6 +235,10 @@ class PrometheusClient:
         if reply.status == "error" or reply.data is None:
             why = shown(reply.error, _MOST_SHOWN) or "no data"
             raise MonitorBadReply(f"Prometheus at {self.url} refused {query!r}: {why}")
+        missing = [one for one in reply.warnings if not one.startswith(_ABOUT_THE_QUERY)]
+        if missing or reply.isPartial:
+            why = shown(missing[0], _MOST_SHOWN) if missing else "isPartial"
+            raise MonitorBadReply(f"Prometheus at {self.url} answered only in part: {why}")
         return read(
             query, reply.data, tuple(shown(warning, _MOST_SHOWN) for warning in reply.warnings[:_MOST_WARNINGS])
         )

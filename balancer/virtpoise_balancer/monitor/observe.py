@@ -31,8 +31,16 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
 from virtpoise_balancer.monitor.domain_figures import page_bytes, read_domains
-from virtpoise_balancer.monitor.queries import DEAREST, OF_THE_PAST, QUERIES, STALE_SCRAPES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.queries import (
+    DEAREST,
+    OF_THE_PAST,
+    QUERIES,
+    Ranges,
+    narrowed,
+    render,
+)
 from virtpoise_balancer.monitor.remembered import Remembered
+from virtpoise_balancer.monitor.replica import of_one_replica, without
 from virtpoise_balancer.monitor.sources import SOURCES, MetricsSource, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of, labels_of
 
@@ -90,7 +98,8 @@ class Observer:
     averaged over.
 
     ``source``: the exporters that are asked; ``queries``: the configuration's own, by name. ``matchers``: PromQL label
-    matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
+    matchers of the targets to look at. ``admits``: whether a target of this name may be a host. ``replica_label``: the
+    label by which several Prometheus servers that scrape the same targets differ, if it is in their series.
     """
 
     client: PrometheusClient
@@ -102,6 +111,7 @@ class Observer:
     matchers: str
     admits: Callable[[str], bool]
     source: MetricsSource = SOURCES[SourceName.VIRTPOISE]
+    replica_label: str | None = None
     clock: Clock = SYSTEM
     _remembered: Remembered = field(init=False, repr=False, compare=False, default_factory=Remembered)
 
@@ -123,11 +133,17 @@ class Observer:
             samples=max(_READINGS, self.consecutive),
         )
 
-    def _queries(self, names: Iterable[str], hosts: Collection[str] | None) -> dict[str, str]:
-        """The queries of these names for these hosts; None for all. One that has no answer is left out."""
-        ranges, matchers = self.ranges, self.matchers if hosts is None else narrowed(self.matchers, hosts)
+    def _queries(self, names: Iterable[str], matchers: str) -> dict[str, str]:
+        """The queries of these names for the targets with these matchers. One that has no answer is left out."""
         asked = {**self.source.queries, **self.queries}
-        return {name: render(asked[name], ranges, matchers) for name in names if name in asked}
+        return {name: render(asked[name], self.ranges, matchers) for name in names if name in asked}
+
+    def _of_one_replica(self, at: float) -> str:
+        """The matchers of the targets, at most those of one replica. MonitorError."""
+        if not self.replica_label:
+            return self.matchers
+        (times,) = self._queries(["host_sample_time"], self.matchers).values()
+        return of_one_replica(self.client, self.replica_label, self.matchers, times, at - self.ranges.stale, at)
 
     def observe(self, now: float) -> Observation:
         """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones.
@@ -144,7 +160,8 @@ class Observer:
     def members(self, now: float) -> frozenset[str]:
         """The names of all hosts that the matchers and the configuration let in. MonitorError."""
         at = math.floor(now / self.step_seconds) * self.step_seconds
-        answer = self.client.instant(self._queries(["host_cpus"], None)["host_cpus"], at)
+        (query,) = self._queries(["host_cpus"], self._of_one_replica(at)).values()
+        answer = self.client.instant(query, at)
         return frozenset(map(host_of, AdmittedTargets(self.admits).of_hosts(answer.series)))
 
     def _look(self, now: float, hosts: Collection[str] | None) -> Observation:
@@ -153,8 +170,10 @@ class Observer:
         at = math.floor(now / self.step_seconds) * self.step_seconds
         start = at - (self.sample_times.samples - 1) * self.step_seconds
         targets = AdmittedTargets(self.admits)
-        instants = self._queries((name for name in QUERIES if name not in _WINDOWS), hosts)
-        readings = self._queries(_WINDOWS, hosts)
+        of_all = self._of_one_replica(at)
+        matchers = of_all if hosts is None else narrowed(of_all, hosts)
+        instants = self._queries((name for name in QUERIES if name not in _WINDOWS), matchers)
+        readings = self._queries(_WINDOWS, matchers)
         if hosts is None:
             asks: dict[str, Callable[[], QueryAnswer]] = {
                 name: partial(self.client.instant, query, at) for name, query in instants.items()
@@ -177,7 +196,8 @@ class Observer:
         if hosts is not None:
             answers = {name: [one for one in series if host_of(one) in hosts] for name, series in answers.items()}
         windows = {name: _trailing(answers[name], at, self.step_seconds) for name in _WINDOWS}
-        seen, age = _hosts(answers, windows, at, self._stale_seconds, self.source.foreign | self.queries.keys())
+        answers["host_cpus"] = [without(self.replica_label, one) for one in answers["host_cpus"]]
+        seen, age = _hosts(answers, windows, at, self.ranges.stale, self.source.foreign | self.queries.keys())
         domains, duplicates = read_domains(answers, seen)
         snapshot = Snapshot(time=at, step_seconds=self.step_seconds, hosts=tuple(seen.values()), domains=tuple(domains))
         check_consistent(snapshot)
@@ -202,10 +222,6 @@ class Observer:
             f"this machine's clock is {apart} that of Prometheus at {self.client.url}, so no figure can be dated"
         )
 
-    @property
-    def _stale_seconds(self) -> float:
-        return STALE_SCRAPES * self.scrape_interval_seconds
-
     def loads(self, windows: Collection[HostWindow]) -> Loads:
         """The readings of the hosts in their windows, without those that are out of range: one query for all that lie
         near each other. MonitorError when none can be had.
@@ -229,10 +245,10 @@ class Observer:
     def _readings(self, windows: Sequence[HostWindow]) -> QueryAnswer:
         """The loads of all hosts of the windows, from the first beginning to the last end."""
         first = math.ceil(min(one.start for one in windows) / self.step_seconds) * self.step_seconds
-        queries = self._queries(["host_cpu_ratio"], {one.host for one in windows})
-        return self.client.range(
-            queries["host_cpu_ratio"], first, max(first, *(one.end for one in windows)), self.step_seconds
-        )
+        last = max(first, *(one.end for one in windows))
+        matchers = narrowed(self._of_one_replica(last), {one.host for one in windows})
+        (query,) = self._queries(["host_cpu_ratio"], matchers).values()
+        return self.client.range(query, first, last, self.step_seconds)
 
 
 def _within_window(readings: Sequence[Series], window: HostWindow) -> tuple[tuple[float, float], ...]:
@@ -302,6 +318,7 @@ def _hosts(
         )
     )
     targets = doubt.targets_by_host(answers, at, stale_seconds, replaced)
+    copies = doubt.copies_by_host(answers["host_sample_time"], at, stale_seconds)
     lists = doubt.lists_by_host(answers)
     hugepages = _hugepages_free(answers["host_hugepages_free"])
     of_target = {host_of(series): series for series in answers["host_cpus"]}
@@ -322,6 +339,7 @@ def _hosts(
         )
         unknown = (
             doubt.of_targets(targets.get(name, frozenset()))
+            or copies.get(name)
             or doubt.of_age(age, stale_seconds)
             or doubt.of_lists(lists.get(name, doubt.NOTHING_LISTED), replaced)
             or doubt.of_figures(figures)

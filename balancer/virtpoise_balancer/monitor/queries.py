@@ -221,5 +221,14 @@ def narrowed(matchers: str, hosts: Iterable[str]) -> str:
     names = sorted(set(hosts))
     if any(":" in name for name in names):
         return matchers
-    pattern = f"({'|'.join(map(re.escape, names))})(:[0-9]+)?".replace("\\", "\\\\").replace('"', '\\"')
-    return ",".join(part for part in (matchers, f'instance=~"{pattern}"') if part)
+    return _and(matchers, "instance=~", f"({'|'.join(map(re.escape, names))})(:[0-9]+)?")
+
+
+def and_equal(matchers: str, label: str, value: str) -> str:
+    """The matchers, and that a label has this value; the empty one is that of no label."""
+    return _and(matchers, f"{label}=", value)
+
+
+def _and(matchers: str, label_is: str, text: str) -> str:
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return ",".join(part for part in (matchers, f'{label_is}"{quoted}"') if part)
