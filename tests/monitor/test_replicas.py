@@ -12,7 +12,7 @@ from filled_prometheus import filled_prometheus
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.model import Snapshot, UnknownKind
-from virtpoise_balancer.monitor.client import PrometheusClient
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.observe import HostWindow, Observer
 from virtpoise_balancer.service.wiring import make_observer
 
@@ -123,6 +123,34 @@ def test_a_look_at_one_host_members_and_loads_are_of_one_replica(url: str) -> No
     (samples,) = found.loads([window]).samples.values()
     assert [ratio for _, ratio in samples] == pytest.approx([0.5] * len(samples))
     assert len(samples) >= 6
+
+
+class Dated(AtTheTime):
+    """Keeps the time of each query, and the end of each range."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url=url, timeout_seconds=60)
+        self.times: list[float] = []
+
+    def instant(self, query: str, at: float) -> QueryAnswer:
+        self.times.append(at)
+        return super().instant(query, at)
+
+    def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
+        self.times.append(end)
+        return super().range(query, start, end, step_seconds)
+
+
+@pytest.mark.parametrize("more", ["", ", replica_label: replica"], ids=("one Prometheus", "replicas"))
+def test_all_of_a_look_is_evaluated_at_one_time(url: str, more: str) -> None:
+    """Who is a host as well, and which replica is asked."""
+    client = Dated(url)
+    looking = replace(observer(url, END, more), client=client)
+    looking.observe(END + 7)
+    looking.observe_hosts({"h1"}, END + 7)
+    looking.members(END + 7)
+    assert len(client.times) > 30
+    assert set(client.times) == {END}
 
 
 def test_what_is_no_label_of_a_replica_is_refused() -> None:
