@@ -13,7 +13,7 @@ from xdist.remote import Producer
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from postgresql import Server
+    from virtpoise_lab.postgresql import Server
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can `import builders`
 
@@ -54,7 +54,7 @@ def browser() -> Iterator["Browser"]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator["Server"]:
     """A PostgreSQL server of the tests' own."""
-    from postgresql import Server
+    from virtpoise_lab.postgresql import Server
 
     server = Server()
     yield server

@@ -70,6 +70,13 @@ def check_trial(trial: Trial) -> None:
         expected += [group.index[str(d.migrating_to)] for d in group.under_way if d.uuid in bond.members]
         for host in range(len(group.hosts)):
             assert trial.members(number).get(host, 0) == expected.count(host), f"members of {bond.name}"
+    for (number, arriving, _), (full, likings) in trial._bonds_kept.items():
+        bond = group.rules.bonds[number]
+        if bond.over is not None:
+            continue
+        for host, there in trial.members(number).items():
+            assert (host in full) is not bond.kind.allows(there, arriving), f"what {bond.name} allows is up to date"
+            assert likings[host] == bond.kind.liking(there, arriving, hard=bond.hard), f"{bond.name} is up to date"
 
 
 def check_search_state(state: SearchState) -> None:

@@ -176,8 +176,8 @@ class World:
             cores = min(domain.cpu_cores * speed, float(domain.vcpus))  # on a slower host it has no more vCPUs
             self.cpu[name] += sign * cores / self.hosts[name].cpus
             self.memory[name] += sign * domain.memory_bytes
-            self.sent[name] += sign * domain.tx_bytes_per_second
-            self.received[name] += sign * domain.rx_bytes_per_second
+            self.sent[name] += sign * (domain.tx_bytes_per_second or 0.0)
+            self.received[name] += sign * (domain.rx_bytes_per_second or 0.0)
 
     def full(self, name: str) -> list[str]:
         """What of a host that just received something is not below its threshold."""

@@ -73,6 +73,7 @@ def fill(store: Store, lock: LeaderLock, seen: Snapshot) -> None:
     store.order_drain("h3", draining=True)
     store.override("mode", Setting(value="automatic", instead_of="recommend", at=1.0, who="alice"))
     store.release(Setting(value="migrations", instead_of="", at=1600.0, who="alice"))
+    store.remember_host("h1", "{}")
     store.record_action(Action(at=1.0, who="alice", origin="command", action="drain", accepted=True, answer="yes"))
     with store.database.reading() as connection:
         empty = [

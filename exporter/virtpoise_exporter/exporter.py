@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from virtpoise_exporter import __version__
 from virtpoise_exporter.choice import SourceChoice
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.collectors.build import Parts, build
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.kernel.domains import KernelSource
@@ -34,17 +35,18 @@ FIRST_SECONDS = 3.0
 class Exporter:
     """The exporter's parts, wired. Nothing is read, opened or started before ``run``."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, clock: Clock = SYSTEM) -> None:
         self._options = options
         self._watched = Watched(options.web_config)
         psutil.PROCFS_PATH = str(options.procfs)
         folder = state_folder(options.uri)
-        self._link = Link(options.uri, lambda domains: self._choice.follow(domains))
+        self._link = Link(options.uri, lambda domains: self._choice.follow(domains), clock)
         stats = Stats(self._link)
         self._choice = SourceChoice(
-            KernelSource(options.procfs, folder) if folder else None, LibvirtSource(stats.of(libvirt_source.GROUPS))
+            KernelSource(options.procfs, folder, clock) if folder else None,
+            LibvirtSource(stats.of(libvirt_source.GROUPS)),
         )
-        self._topology = TopologyKeeper(options.procfs, options.sysfs, options.speeds)
+        self._topology = TopologyKeeper(options.procfs, options.sysfs, options.speeds, clock)
         parts = Parts(
             procfs=options.procfs,
             sysfs=options.sysfs,
@@ -54,6 +56,7 @@ class Exporter:
             statistics=stats.of,
             choice=self._choice,
             topology=self._topology,
+            clock=clock,
         )
         self._collectors = build(options.collectors, parts)
 

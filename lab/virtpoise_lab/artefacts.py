@@ -74,13 +74,22 @@ def tsc_khz() -> int:
 
 def tsc_program() -> Path:
     """What measures it; compiled when its source is new."""
-    source = files("virtpoise_lab").joinpath("guest", "tsc.c").read_bytes()
-    program = CACHE / "guest" / f"tsc-{hashlib.sha256(source).hexdigest()[:16]}"
+    return _compiled("guest", "tsc", ["-static"])
+
+
+def clock_library() -> Path:
+    """What steps the clock of the processes that have it in LD_PRELOAD; compiled when its source is new."""
+    return _compiled("chaos", "clock", ["-shared", "-fPIC"])
+
+
+def _compiled(folder: str, name: str, flags: list[str]) -> Path:
+    source = files("virtpoise_lab").joinpath(folder, f"{name}.c").read_bytes()
+    program = CACHE / "guest" / f"{name}-{hashlib.sha256(source).hexdigest()[:16]}"
     with _making:
         if not program.exists():
             program.parent.mkdir(parents=True, exist_ok=True)
             partial = program.with_name(f"{program.name}-{os.getpid()}")
-            _compile(["gcc", "-static", "-O2", "-x", "c", "-", "-o"], partial, source)
+            _compile(["gcc", *flags, "-O2", "-x", "c", "-", "-o"], partial, source)
             partial.replace(program)
     return program
 

@@ -5,6 +5,7 @@ lab.
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import subprocess
 import sys
@@ -45,11 +46,20 @@ class _Socket(http.client.HTTPConnection):
 class Balancer:
     """A balancer over a lab.
 
-    ``folder`` holds its configuration, its store and its log (in the lab's own folder by default).
+    ``folder`` holds its configuration, its store and its log (in the lab's own folder by default). ``environment``:
+    variables that it has beside those of this process.
     """
 
-    def __init__(self, lab: Lab, folder: Path | None = None, address: str = ADDRESS, name: str = NAME) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        folder: Path | None = None,
+        address: str = ADDRESS,
+        name: str = NAME,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.lab = lab
+        self._environment = {**os.environ, **(environment or {})}
         self.name = name
         self.address = address
         self.folder = folder or state.FOLDER / name
@@ -81,7 +91,9 @@ class Balancer:
     def launch(self) -> None:
         """Start it, and wait for nothing."""
         with self.log.open("ab") as log:
-            self._process = self.lab.spawn(self._command("run"), name=self.name, stdout=log, stderr=log)
+            self._process = self.lab.spawn(
+                self._command("run"), name=self.name, stdout=log, stderr=log, env=self._environment
+            )
 
     def stop(self) -> int:
         """Send it SIGTERM and wait; its exit status."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, fromstring, register_namespace, tostring
 
 from virtpoise_lab.artefacts import tsc_khz
@@ -52,17 +53,29 @@ def xml(spec: DomainSpec, acceleration: str, share: float) -> str:
     return tostring(domain, encoding="unicode")
 
 
-def without_system(spec: DomainSpec, acceleration: str, memory_mib: int, filling: str) -> Element:
+def without_system(
+    spec: DomainSpec, acceleration: str, memory_mib: int, filling: str, image: Path | None = None
+) -> Element:
     """A domain in which no system boots: its firmware idles, beside memory that is not zero and has to be sent.
 
-    ``filling``: a file with what is in its memory, at the same path on each host.
+    ``filling``: a file with what is in its memory, at the same path on each host. ``image``: of a disk that QEMU alone
+    knows and locks: libvirt would migrate none that is on this machine's own file system.
     """
     root = fromstring(xml(replace(spec, paused=True), acceleration, 1.0))
     memory, line = root.find("memory"), root.find(f"{{{_QEMU}}}commandline")
     assert memory is not None
     assert line is not None
     memory.text = str(memory_mib)
-    for value in ("-device", f"loader,file={filling},addr=0x1000000,force-raw=on"):
+    values = ["-device", f"loader,file={filling},addr=0x1000000,force-raw=on"]
+    if image is not None:
+        # In a slot that libvirt, which does not know of it, gives to nothing else.
+        values += [
+            "-drive",
+            f"file={image},format=raw,if=none,id=image",
+            "-device",
+            "virtio-blk-pci,drive=image,addr=0x1d",
+        ]
+    for value in values:
         SubElement(line, f"{{{_QEMU}}}arg", value=value)
     return root
 

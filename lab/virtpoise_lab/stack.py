@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from virtpoise_lab.processes import wait_until
 
 PROMETHEUS = CACHE / "prometheus" / "usr" / "bin" / "prometheus"
 EXPORTER_PORT = 9807
+_SECOND_PORT = 9999  # of a second target with the name of a host
 BALANCER = "127.0.0.1:9808"
 RULES = Path(__file__).parents[2] / "alerts"
 
@@ -33,7 +35,7 @@ scrape_configs:
   - job_name: virtpoise-exporter
     file_sd_configs: [{{files: [{targets}], refresh_interval: 1s}}]
   - job_name: virtpoise-balancer
-    static_configs: [{{targets: [{balancer}]}}]
+    file_sd_configs: [{{files: [{balancers}], refresh_interval: 1s}}]
 """
 
 
@@ -52,6 +54,8 @@ class Stack:
         self.port = port
         self._folder = state.FOLDER / "prometheus"
         self._scraped: set[str] = set()
+        self._through: str | None = None
+        self._twofold: dict[str, str] = {}
         self._http = requests.Session()
         self._http.trust_env = False  # a proxy does not lead to this machine's own Prometheus
 
@@ -81,11 +85,12 @@ class Stack:
                 interval=f"{round(scrape_seconds * 1000)}ms",
                 rules=", ".join(json.dumps(str(file.resolve())) for file in files),
                 targets=json.dumps(str(stack._targets)),
-                balancer=json.dumps(BALANCER) if balancer else "",
+                balancers=json.dumps(str(stack._balancers)),
             )
         )
         stack._scraped.update(host.name for host in lab.hosts)
         stack._write_targets()
+        stack.scrape_balancers(*[BALANCER] * balancer)
         stack.start_prometheus()  # first: it takes its list of targets only after some 5 s
         for host in lab.hosts:
             stack.start_exporter(host.name)
@@ -99,6 +104,10 @@ class Stack:
     def stop_exporter(self, host: str) -> None:
         """Ends the exporter of a host, which stays a target: to Prometheus it is down."""
         self.lab.stop("exporter", host)
+
+    def scrape_balancers(self, *addresses: str) -> None:
+        """Makes these balancers targets, and no others, within some 5 s."""
+        _replace(self._balancers, [{"targets": list(addresses)}])
 
     def scrape(self, *hosts: str) -> None:
         """Makes these hosts targets, and waits until Prometheus has scraped them."""
@@ -119,6 +128,25 @@ class Stack:
         last = f'virtpoise_host_cpus{{instance="{_instance(host)}"}}'
         wait_until(lambda: not self.query(last), 30, f"the figures of {host} are stale", 0.1)
         self.stop_exporter(host)
+
+    def route(self, through: str | None) -> None:
+        """Has each exporter scraped by way of an address, at the host's name as its path; None: of itself."""
+        self._through = through
+        self._write_targets()
+
+    @contextmanager
+    def twofold(self, host: str, other: str) -> Iterator[None]:
+        """In the block, a second target has the name of a host, and shows another host's figures.
+
+        Prometheus takes its list of targets only after some 5 s.
+        """
+        self._twofold = {host: other}
+        self._write_targets()
+        try:
+            yield
+        finally:
+            self._twofold = {}
+            self._write_targets()
 
     def delete_samples(self) -> None:
         """Deletes all that was scraped so far. Alerts stay pending or firing until they are evaluated again."""
@@ -173,6 +201,10 @@ class Stack:
     def _targets(self) -> Path:
         return self._folder / "targets.json"
 
+    @property
+    def _balancers(self) -> Path:
+        return self._folder / "balancers.json"
+
     def start_prometheus(self) -> None:
         """Starts Prometheus (again) with the data that it has; waits until it answers."""
         if not PROMETHEUS.exists():
@@ -192,19 +224,26 @@ class Stack:
         wait_until(ready, 60, f"Prometheus is ready at {self.url}", 0.05)
 
     def _write_targets(self) -> None:
-        """Replaces the list of targets as a whole: Prometheus reads the old list or the new one."""
-        groups = [
-            {"targets": [f"{self.lab.host(name).address}:{EXPORTER_PORT}"], "labels": {"instance": _instance(name)}}
-            for name in sorted(self._scraped)
-        ]
-        partial = self._targets.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(groups))
-        partial.replace(self._targets)
+        groups = [self._target(name, _instance(name)) for name in sorted(self._scraped)]
+        groups += [self._target(other, f"{name}:{_SECOND_PORT}") for name, other in self._twofold.items()]
+        _replace(self._targets, groups)
+
+    def _target(self, host: str, instance: str) -> dict[str, Any]:
+        if self._through is None:
+            return {"targets": [f"{self.lab.host(host).address}:{EXPORTER_PORT}"], "labels": {"instance": instance}}
+        return {"targets": [self._through], "labels": {"instance": instance, "__metrics_path__": f"/{host}"}}
 
     def _get(self, path: str, **parameters: str) -> Any:
         answer = self._http.get(f"{self.url}{path}", params=parameters, timeout=10)
         answer.raise_for_status()
         return answer.json()["data"]
+
+
+def _replace(file: Path, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces a list of targets as a whole: Prometheus reads the old list or the new one."""
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(groups))
+    partial.replace(file)
 
 
 def _instance(host: str) -> str:

@@ -120,6 +120,15 @@ def test_the_first_pass_and_a_libvirt_that_counts_none_are_no_verdict(passes: in
         assert judge.hopeless(progress) is None
 
 
+def test_figures_that_libvirt_leaves_out_are_no_verdict() -> None:
+    judge = Convergence(throttles=False)
+    for second in range(100):
+        progress = Progress(
+            elapsed_seconds=second, total_bytes=9, processed_bytes=None, remaining_bytes=9, passes=second
+        )
+        assert judge.hopeless(progress) is None
+
+
 def test_what_a_pass_had_to_copy_is_known_although_it_is_looked_at_later() -> None:
     """Each pass has less to copy than the one before, but at the first look at each the same is left."""
     judge, copied, size = Convergence(throttles=False), 0, 1000 * MIB

@@ -16,10 +16,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
+from builders import domain, group, host
 from virtpoise_balancer.command import terminal
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import read_config
 from virtpoise_balancer.formats import read_snapshot
+from virtpoise_balancer.model import DomainState, HostState
 from virtpoise_balancer.service import wiring
 
 LOAD = {"cpu_ratio": 0.5, "cpu_ratio_lower": 0.4, "cpu_ratio_upper": 0.6}
@@ -328,7 +330,15 @@ def test_a_wrong_option_is_an_error_of_one_line(arguments: list[str], says: str)
 
 
 @pytest.mark.parametrize(
-    "given", [("-g", "a", "--group", "b"), ("--group=a", "--group=b"), ("--group", "a", "-g", "a")]
+    "given",
+    [
+        ("-g", "a", "--group", "b"),
+        ("--group=a", "--group=b"),
+        ("--group", "a", "-g", "a"),
+        ("-ga", "-gb"),
+        ("-ga", "--group", "b"),
+        ("-yga", "-yg", "b"),
+    ],
 )
 def test_a_command_for_two_groups_is_refused(given: tuple[str, ...]) -> None:
     assert refused("pause", *given) == "virtpoise: --group: expected once"
@@ -420,7 +430,22 @@ def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFix
     terminal.snapshot(read_snapshot(json.dumps(SNAPSHOT).encode(), "group"))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["h1", "active", "8", "90.0%", "0.0%", "7.5", "GiB", "2"] in rows
-    assert ["[red]vm1", "h1", "running", "1", "2.00", "0.00", "0", "B", "u1"] in rows
+    assert ["[red]vm1", "h1", "running", "1", "2.00", "0.00", "-", "u1"] in rows
+
+
+def test_a_snapshot_as_a_table_has_no_figure_where_none_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.snapshot(
+        group(
+            host("h1", 0.5),
+            host("h2", state=HostState.UNKNOWN),
+            domain("a", "h1", 1.0, cpu_delay_cores=None),
+            domain("b", "h1", state=DomainState.PAUSED, cpu_delay_cores=None, memory_bytes=0),
+        )
+    )
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert (rows["h1"][-1], rows["h2"][-1]) == ("2", "-")
+    assert rows["a"] == ["h1", "running", "1", "1.00", "unknown", "256", "MiB", "uuid-of-a"]
+    assert rows["b"] == ["h1", "paused", "1", "unknown", "unknown", "-", "uuid-of-b"]
 
 
 def test_the_status_says_of_an_uplink_of_unknown_use_that_it_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:

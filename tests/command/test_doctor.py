@@ -30,7 +30,7 @@ from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError, LibvirtSilent, MonitorError
 from virtpoise_balancer.execute.facts import HostFacts, Needs
-from virtpoise_balancer.execute.worker import probe
+from virtpoise_balancer.execute.worker import needs, probe
 from virtpoise_balancer.model import HostState, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
@@ -349,7 +349,7 @@ def test_disks_that_qemu_does_not_lock_between_hosts_are_named() -> None:
 )
 def test_which_disks_qemu_does_not_lock(disk: str, lease: str, unlocked: tuple[str, ...]) -> None:
     devices = disk.format("<target dev='vda'/>") + lease
-    assert probe._needs(f"<domain><name>a</name><devices>{devices}</devices></domain>").unlocked == unlocked
+    assert needs.needs(f"<domain><name>a</name><devices>{devices}</devices></domain>").unlocked == unlocked
 
 
 def test_a_libvirt_that_does_not_answer_comes_with_the_command_to_try() -> None:
@@ -384,6 +384,9 @@ class Running:
 
     def migrateToURI3(self, _uri: str, _params: object, _flags: int) -> None:  # noqa: N802
         raise self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+    def snapshotNum(self) -> int:  # noqa: N802
+        return 0
 
     def autostart(self) -> int:
         return 1
@@ -436,7 +439,11 @@ class Connection:
     def listAllSecrets(self) -> tuple[()]:  # noqa: N802
         return ()
 
-    listAllNetworks = listAllStoragePools = listAllDevices  # noqa: N815
+    listAllNetworks = listAllStoragePools = listAllInterfaces = listAllDevices  # noqa: N815
+    listAllNWFilters = listAllSecrets  # noqa: N815
+
+    def getCPUMap(self) -> tuple[int, list[bool], int]:  # noqa: N802
+        return 2, [True, True], 2
 
 
 REACHED = failed(libvirt.VIR_ERR_XML_ERROR, "XML error: unexpected root element <virtpoise-doctor>")
@@ -492,6 +499,15 @@ def test_a_description_of_any_bytes_takes_no_other_domain_and_no_host() -> None:
 
     found = probe.facts(Connection(NotUtf8("b", REACHED), Running("a", REACHED))).domains
     assert [domain.name for domain in found] == ["caf\ufffd", "a"]
+
+
+def test_a_domain_that_ends_meanwhile_takes_no_other_with_it() -> None:
+    class Ended(Running):
+        def XMLDesc(self) -> str:  # noqa: N802
+            raise failed(libvirt.VIR_ERR_NO_DOMAIN, "no domain with matching uuid")
+
+    found = probe.facts(Connection(Ended("b", REACHED), Running("a", REACHED))).domains
+    assert [domain.name for domain in found] == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from virtpoise_balancer.model import Placement, Policy, Snapshot
 from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.http import Reply
 from virtpoise_balancer.monitor.observe import Observer
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.queries import OF_THE_PAST, QUERIES, SATURATED_LATELY, Ranges, of_the_past, render
 from virtpoise_balancer.plan import plan
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.virt.xml import domain_facts
@@ -78,7 +78,11 @@ def no_move_on_what_cannot_be(snapshot: Snapshot, policy: Policy) -> None:
 # --- Prometheus -------------------------------------------------------------------------------------------------------
 
 RANGES = Ranges.of(step_seconds=STEP, scrape_interval_seconds=5.0, consecutive=2, saturation_ratio=0.98)
-NAMES = {render(text, RANGES, ""): name for name, text in QUERIES.items()}
+NAMES = {
+    **{render(text, RANGES, ""): name for name, text in QUERIES.items()},
+    **{of_the_past(name, (), RANGES, ""): name for name in OF_THE_PAST},
+    render(SATURATED_LATELY, RANGES, ""): "saturated_lately",
+}
 FIGURES: Mapping[str, Mapping[str, float]] = {
     "host_cpus": {"h1": 8, "h2": 8},
     "host_memory_bytes": {"h1": 16 * GIB, "h2": 16 * GIB},

@@ -47,6 +47,29 @@ def test_each_folder_of_the_balancer_is_described() -> None:
     assert folders - set(re.findall(r"^\| `(?:…|balancer/virtpoise_balancer)/(\w+)`", table, re.MULTILINE)) == set()
 
 
+CLOCKS = {"time", "time_ns", "datetime", "monotonic", "monotonic_ns", "perf_counter", "thread_time", "sleep", "now"}
+
+
+def patched(call: ast.Call) -> set[str]:
+    """The modules and names that ``setattr(module, name, value)`` or ``setattr("module.name", value)`` replaces."""
+    if ast.unparse(call.func).rpartition(".")[2] != "setattr":
+        return set()
+    return {part for one in call.args[:2] for part in re.findall(r"\w+", ast.unparse(one))}
+
+
+def test_no_test_patches_the_time() -> None:
+    """What judges ages is handed a clock (``clock.py`` of both packages), and a test hands it one that it can set."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    found = {
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and patched(node) & CLOCKS
+    }
+    assert len(files) > 100
+    assert found == set()
+
+
 def by_hand() -> list[Path]:
     """Pages and shipped files with prose. The changelog is left out: it has a line or two for an entry."""
     found = [page for page in ROOT.glob("*.md") if page.name != "CHANGELOG.md"]

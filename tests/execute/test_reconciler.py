@@ -329,6 +329,23 @@ def test_an_end_that_cannot_be_written_is_written_later_and_meanwhile_no_move_be
     assert balancer.results[-1] == "done"
 
 
+def test_a_domain_that_cannot_be_started_where_it_has_arrived_waits_and_is_shown_as_such(
+    balancer: Balancer, world: World
+) -> None:
+    world.model.images_held = True
+    balancer.make(move("a", "h1", "h2"))
+    balancer.cycle(2)
+    (one,) = balancer.accounts.unsettled(balancer.store.watched())
+    assert (one.kind, one.hosts, one.unaccounted) == (UnsettledKind.WAITING, ("h1", "h2"), True)
+    assert one.text.startswith("a waits on h2 to be started: ")
+    assert one.text.endswith('Failed to get "write" lock')
+    assert balancer.results == [None]
+    world.model.images_held = False
+    balancer.cycle()
+    assert (balancer.results, balancer.held) == (["done"], {})
+    assert world.places("a") == {"h2": "running"}
+
+
 def test_after_a_restart_only_the_hosts_of_an_open_migration_wait_for_one_that_hangs(
     balancer: Balancer, world: World
 ) -> None:

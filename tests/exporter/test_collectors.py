@@ -1,7 +1,6 @@
 """What is shown when, and what is left out."""
 
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import FakeClock
 from exporter.recording import RECORDED, Recorded, RecordedLink
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.collectors import slow, speed
@@ -54,15 +54,13 @@ class TestLibvirtGone:
         assert "virtpoise_domain_running" not in text
         assert "virtpoise_domains{" not in text
 
-    def test_its_domains_are_counted_and_as_old_as_the_last_list(
-        self, link: RecordedLink, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        collector = LibvirtCollector(link, RECORDED / "proc")
+    def test_its_domains_are_counted_and_as_old_as_the_last_list(self, link: RecordedLink) -> None:
+        clock = FakeClock()
+        collector = LibvirtCollector(link, RECORDED / "proc", clock)
         assert 'virtpoise_exporter_stale_domains{collector="libvirt"} 0\n' in page(collector)
         link.up = False
         assert link.listed is not None
-        later = link.listed.taken_at + 12.5
-        monkeypatch.setattr(time, "monotonic", lambda: later)
+        clock.at = link.listed.taken_at + 12.5
         text = page(collector)
         assert 'virtpoise_exporter_stale_domains{collector="libvirt"} 4\n' in text
         assert text.count('collector="libvirt"} 12.5\n') == 5  # each of them, and the list itself
@@ -76,40 +74,38 @@ class TestLibvirtGone:
 
 class TestSlowFacts:
     @pytest.fixture
-    def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        clock = [time.monotonic()]
-        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-        return clock
+    def clock(self) -> FakeClock:
+        return FakeClock()
 
     def test_they_are_shown_with_their_age_while_they_are_fresh(
-        self, recorded: Recorded, link: RecordedLink, now: list[float]
+        self, recorded: Recorded, link: RecordedLink, clock: FakeClock
     ) -> None:
-        collector = BlockCollector(link, recorded.ask)
+        collector = BlockCollector(link, recorded.ask, clock)
         collector.facts.refresh()
-        now[0] += 29
+        clock.at += 29
         text = page(collector)
         assert 'virtpoise_domain_block_read_bytes_total{domain="web"' in text
         assert 'virtpoise_exporter_collector_data_age_seconds{collector="block"} 29' in text
 
     def test_they_are_left_out_and_counted_when_they_are_old(
-        self, recorded: Recorded, link: RecordedLink, now: list[float]
+        self, recorded: Recorded, link: RecordedLink, clock: FakeClock
     ) -> None:
-        collector = BlockCollector(link, recorded.ask)
+        collector = BlockCollector(link, recorded.ask, clock)
         collector.facts.refresh()
         page(collector)
-        now[0] += 31
+        clock.at += 31
         text = page(collector)
         assert "virtpoise_domain_block_read_bytes_total" not in text
         assert 'virtpoise_exporter_stale_domains{collector="block"} 2\n' in text
         assert "virtpoise_domain_stale_seconds{" in text
 
-    def test_many_domains_are_asked_less_often(self, recorded: Recorded, link: RecordedLink, now: list[float]) -> None:
+    def test_many_domains_are_asked_less_often(self, recorded: Recorded, link: RecordedLink, clock: FakeClock) -> None:
         def ask(domains: Sequence[Domain], seconds: float) -> Answer:
             return replace(recorded.ask(domains, seconds), seconds=1.0)
 
-        collector = BlockCollector(link, ask)
+        collector = BlockCollector(link, ask, clock)
         collector.facts.refresh()
-        now[0] += 99  # asking took 1 s, so it is done every 50 s
+        clock.at += 99  # asking took 1 s, so it is done every 50 s
         assert "virtpoise_domain_block_read_bytes_total" in page(collector)
 
     def test_nobody_is_asked_while_libvirt_is_gone(self, link: RecordedLink) -> None:
@@ -152,30 +148,32 @@ class TestSlowFacts:
 class TestBalloon:
     """QEMU repeats what a guest said last, for ever."""
 
+    NOW = 1000
+
     def page(self, recorded: Recorded, link: RecordedLink, stats: dict[str, int]) -> str:
         domain = recorded.domain("web")
         answer = Answer({domain.uuid: {"balloon.usable": 1024, **stats}})
-        collector = BalloonCollector(link, lambda _domains, _seconds: answer)
+        collector = BalloonCollector(link, lambda _domains, _seconds: answer, FakeClock(self.NOW))
         collector.facts.refresh()
         return page(collector)
 
-    @pytest.mark.parametrize("age", [0, 38])
+    @pytest.mark.parametrize("age", [0, 40])
     def test_what_the_guest_said_lately_is_shown(self, recorded: Recorded, link: RecordedLink, age: int) -> None:
-        text = self.page(recorded, link, {"balloon.last-update": int(time.time()) - age})
+        text = self.page(recorded, link, {"balloon.last-update": self.NOW - age})
         assert 'virtpoise_domain_memory_usable_bytes{domain="web"' in text
         assert stale(text, "web", "balloon") is False
 
     def test_a_guest_with_an_old_driver_shows_what_it_reports(self, recorded: Recorded, link: RecordedLink) -> None:
         domain = recorded.domain("web")
-        answer = Answer({domain.uuid: {"balloon.unused": 7, "balloon.last-update": int(time.time())}})
-        collector = BalloonCollector(link, lambda _domains, _seconds: answer)
+        answer = Answer({domain.uuid: {"balloon.unused": 7, "balloon.last-update": self.NOW}})
+        collector = BalloonCollector(link, lambda _domains, _seconds: answer, FakeClock(self.NOW))
         collector.facts.refresh()
         text = page(collector)
         assert f'virtpoise_domain_memory_unused_bytes{{domain="web",uuid="{domain.uuid}"}} 7168\n' in text
         assert "virtpoise_domain_memory_usable_bytes" not in text
         assert stale(text, "web", "balloon") is False
 
-    @pytest.mark.parametrize("stats", [{"balloon.last-update": int(time.time()) - 41}, {"balloon.last-update": 0}, {}])
+    @pytest.mark.parametrize("stats", [{"balloon.last-update": NOW - 41}, {"balloon.last-update": 0}, {}])
     def test_what_the_guest_said_long_ago_is_left_out_and_counted(
         self, recorded: Recorded, link: RecordedLink, stats: dict[str, int]
     ) -> None:

@@ -1,7 +1,6 @@
 """The kernel source: the right process, and counters that only grow."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import FakeClock
 from exporter.recording import Recorded
 from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.kernel.domains import NAMING_SECONDS, KernelSource
@@ -133,16 +133,16 @@ def test_a_process_without_vcpus_has_no_cpu_time_of_the_domain(
     assert (usage.cpu_seconds, usage.vcpu_seconds, usage.cpu_delay_seconds) == (None, None, None)
 
 
-def test_a_process_that_ends_keeps_its_cpu_time_though_its_vcpus_are_gone(
-    recorded: Recorded, source: KernelSource, procfs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    domain, now = recorded.domain("web"), time.monotonic()
+def test_a_process_that_ends_keeps_its_cpu_time_though_its_vcpus_are_gone(recorded: Recorded, procfs: Path) -> None:
+    domain, clock = recorded.domain("web"), FakeClock()
+    source = KernelSource(procfs, recorded.run, clock)
+    source.follow(recorded.inventory.domains)
     read(source, domain)
     for thread in ("1207", "1208"):
         shutil.rmtree(procfs / "1201/task" / thread)
     _change_thread_count(procfs / "1201" / "stat", -2)
     assert read(source, domain).cpu_seconds == pytest.approx(12.14)
-    monkeypatch.setattr(time, "monotonic", lambda: now + NAMING_SECONDS + 1)
+    clock.at += NAMING_SECONDS + 1
     assert source.wrapped(domain) is False
 
 
@@ -276,7 +276,7 @@ class TestChoice:
         assert choice.source.name == "kernel"
 
     def test_a_domain_whose_emulator_has_a_wrapper_is_read_from_libvirt_and_named(
-        self, recorded: Recorded, procfs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+        self, recorded: Recorded, procfs: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         for thread in ("1207", "1208"):
             shutil.rmtree(procfs / "1201/task" / thread)
@@ -288,12 +288,12 @@ class TestChoice:
             asked.append([domain.name for domain in domains])
             return Answer(stats)
 
-        choice = SourceChoice(KernelSource(procfs, recorded.run), LibvirtSource(ask))
+        clock = FakeClock()
+        choice = SourceChoice(KernelSource(procfs, recorded.run, clock), LibvirtSource(ask))
         choice.follow(recorded.inventory.domains)
         assert choice.read([web, other], 1.0)[web.uuid].cpu_seconds is None  # its threads may get their names yet
         assert asked == []
-        now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now + NAMING_SECONDS + 1)
+        clock.at += NAMING_SECONDS + 1
         for _ in range(2):
             choice.follow(recorded.inventory.domains)
         usages = choice.read([web, other], 1.0)

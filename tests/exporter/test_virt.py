@@ -1,9 +1,8 @@
 """What libvirt's XML and statistics are read as."""
 
-import time
-
 import pytest
 
+from builders import FakeClock
 from exporter.recording import Recorded
 from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt import link
@@ -204,13 +203,14 @@ def test_how_often_a_guest_reports_its_memory(balloon: str, seconds: float) -> N
     assert domain(balloon).balloon_period_seconds == seconds
 
 
-def test_a_list_of_domains_is_trusted_for_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_domains_is_trusted_for_ten_seconds() -> None:
     """libvirt is asked every 5 s, so two lists may be missed; then libvirt no longer stands behind the last one."""
-    kept = link.Link("qemu:///system", lambda _domains: None)
+    clock = FakeClock()
+    kept = link.Link("qemu:///system", lambda _domains: None, clock)
     inventory = Inventory(HostFacts("h", "u", "m", "a", "q", "v"), (), {}, taken_at=1000.0)
     kept._take(inventory, {})
     for age, known in ((9.9, inventory), (10.1, None)):
-        monkeypatch.setattr(time, "monotonic", lambda age=age: 1000.0 + age)
+        clock.at = 1000.0 + age
         assert kept.inventory() is known
         assert kept.last_inventory() is inventory
 

@@ -61,7 +61,7 @@ def most() -> Iterator[bytes]:
     labels = ",".join(f'"label{n}":"{"v" * 12}"' for n in range(10))
     sample = b'{"metric":{"instance":"h1:9807",%s},"value":[1,"1"]}' % labels.encode()
     yield BEFORE + sample
-    for _ in range(99):
+    for _ in range(149):
         yield (b"," + sample) * 1000
     yield AFTER
 

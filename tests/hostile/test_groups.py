@@ -24,9 +24,9 @@ from virtpoise_balancer.config import Config, parse_config
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import Placement, Policy, Reserve, Rule, Snapshot
-from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, render
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.service.wiring import make_observer
 

@@ -22,9 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.formats import read_snapshot, write_plan, write_snapshot
 from virtpoise_balancer.model import Policy
-from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.observe import Observer
 from virtpoise_balancer.monitor.queries import QUERIES
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.plan import plan
 from web.serving import Balancer, small
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from builders import FakeClock, domain, group, host, thesis_policy
-from postgresql import Server
 from storing import BY_OTHERS, SIGHTINGS, record
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
 from virtpoise_balancer.knowledge.leader import FileLock
@@ -18,6 +17,7 @@ from virtpoise_balancer.knowledge.records import Action, Changes, Look, Memory, 
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Plan, Result
 from virtpoise_balancer.plan import plan
+from virtpoise_lab.postgresql import Server
 
 BOTH = ("blue", "red")
 DONE = MigrationOutcome(result=Result.DONE, seconds=6.0, transferred_bytes=1000)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from builders import FakeClock, domain, group, host, thesis_policy
-from postgresql import PASSWORD, Server
 from storing import fill, record
 from virtpoise_balancer.errors import BadInput, Deposed, Refused, StoreError
 from virtpoise_balancer.knowledge.advisory import AdvisoryLock
@@ -21,6 +20,7 @@ from virtpoise_balancer.knowledge.records import Changes, Leader
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Result
 from virtpoise_balancer.plan import plan
+from virtpoise_lab.postgresql import PASSWORD, Server
 
 MADE = plan(group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0)), thesis_policy())
 

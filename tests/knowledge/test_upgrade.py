@@ -14,7 +14,6 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 
 import virtpoise_balancer.knowledge
 from builders import domain, group, host, thesis_policy
-from postgresql import Server
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.drains import DrainOrder
 from virtpoise_balancer.errors import BadInput
@@ -23,6 +22,7 @@ from virtpoise_balancer.knowledge import database
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.plan import plan
+from virtpoise_lab.postgresql import Server
 
 MADE = plan(group(host("h1", 0.9, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 3.0)), thesis_policy())
 

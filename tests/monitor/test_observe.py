@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -16,16 +17,20 @@ from virtpoise_balancer.errors import BadInput, ClockError
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import DomainState, HostState, HugePages, Placement, Policy
 from virtpoise_balancer.monitor import doubt
-from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
 from virtpoise_balancer.monitor.observe import HostWindow, Observation, Observer
 from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import TargetRefusal
 from virtpoise_balancer.plan import plan
 
+T = TypeVar("T")
 NOW = 1000.0
 GIB = 2**30
 Samples = Sequence[tuple[float, float]]
+UNCOUNTED = tuple(name for name in QUERIES if name not in doubt.COUNTING)
+"""All queries replaced but those that count: an exporter that counts no domains."""
 
 
 class Answers(PrometheusClient):
@@ -66,7 +71,7 @@ def observe(
     instants: dict[str, list[Series]],
     readings: Mapping[str, Samples],
     now: float = NOW,
-    queries: Sequence[str] = tuple(QUERIES),
+    queries: Sequence[str] = UNCOUNTED,
     theirs: float | None = None,
     admits: Callable[[str], bool] = lambda _name: True,
 ) -> Observation:
@@ -81,7 +86,7 @@ def as_series(readings: Mapping[str, Samples]) -> list[Series]:
 
 
 def observer(
-    client: Answers, admits: Callable[[str], bool] = lambda _name: True, queries: Sequence[str] = tuple(QUERIES)
+    client: Answers, admits: Callable[[str], bool] = lambda _name: True, queries: Sequence[str] = UNCOUNTED
 ) -> Observer:
     """Each query is replaced by its own name, so that answers can be given by name."""
     return Observer(
@@ -203,7 +208,7 @@ def test_what_a_domains_metadata_asks_for_on_the_host_where_it_runs() -> None:
     assert b.placement == Placement(ignore=True)
 
 
-def why(figures: dict[str, list[Series]], queries: Sequence[str] = tuple(QUERIES)) -> str:
+def why(figures: dict[str, list[Series]], queries: Sequence[str] = UNCOUNTED) -> str:
     """Why the one host of these figures is unknown."""
     hosts = {series.labels["instance"] for answer in figures.values() for series in answer}
     (host,) = observe(figures, dict.fromkeys(hosts, READINGS), queries=queries).snapshot.hosts
@@ -223,16 +228,23 @@ def test_a_list_of_domains_that_contradicts_libvirts_own_count_does_not_stand() 
         domain_figures("h1", "off", running=0),
         domain_figures("h1", "sleeps", running=0) | {"domain_paused": [one(1, instance="h1", uuid="sleeps")]},
     )
-    assert why(merged(host_figures("h1"), *domains, counts("h1", 2, 1))) == ""
-    assert why(merged(host_figures("h1"), *domains, counts("h1", 7, 1))) == (
-        "its list of domains does not stand: 7 active, 2 listed"
-    )
-    assert why(merged(host_figures("h1"), *domains, counts("h1", 2, 4))) == (
-        "its list of domains does not stand: 4 inactive, 1 listed"
-    )
-    assert why(merged(host_figures("h1"), counts("h1", 3, 0))) == (
-        "its list of domains does not stand: 3 active, 0 listed"
-    )
+
+    def of(*figures: dict[str, list[Series]]) -> str:
+        return why(merged(host_figures("h1"), *figures), tuple(QUERIES))
+
+    assert of(*domains, counts("h1", 2, 1)) == ""
+    assert of(*domains, counts("h1", 7, 1)) == "its list of domains does not stand: 7 active, 2 listed"
+    assert of(*domains, counts("h1", 2, 4)) == "its list of domains does not stand: 4 inactive, 1 listed"
+    assert of(counts("h1", 3, 0)) == "its list of domains does not stand: 3 active, 0 listed"
+    assert of(counts("h1", 0, 0)) == ""
+
+
+@pytest.mark.parametrize("missing", ["active", "inactive"])
+@pytest.mark.parametrize("domains", [{}, domain_figures("h1", "a")], ids=["no domain", "a domain"])
+def test_a_host_whose_domains_nobody_counts_is_not_empty(missing: str, domains: dict[str, list[Series]]) -> None:
+    counted = counts("h1", len(domains) and 1, 0) | {f"host_domains_{missing}": []}
+    figures = merged(host_figures("h1"), domains, counted)
+    assert why(figures, tuple(QUERIES)) == f"its exporter does not say how many {missing} domains it has"
 
 
 def test_of_other_exporters_only_what_was_asked_for_is_required() -> None:
@@ -241,6 +253,10 @@ def test_of_other_exporters_only_what_was_asked_for_is_required() -> None:
     assert why(figures, others) == ""
     assert why(figures, [*others, "host_libvirt_up"]) == "its exporter does not say whether its libvirt answers"
     assert why(figures, [*others, "host_domains_active"]) == "its list of domains does not stand: 7 active, 1 listed"
+    uncounted = {**figures, "host_domains_active": []}
+    assert (
+        why(uncounted, [*others, "host_domains_active"]) == "its exporter does not say how many active domains it has"
+    )
 
 
 @pytest.mark.parametrize(
@@ -350,6 +366,7 @@ def test_a_host_that_lists_a_domain_under_two_names_does_not_run_it_twice() -> N
     [
         {"domain_cpu_cores": -1.0},
         {"domain_memory_bytes": -5.0},
+        {"domain_memory_bytes": 0.0},
         {"domain_vcpus": 0.0},
         {"domain_cpu_cores": 4.5},  # its host has two CPUs
         {"domain_cpu_cores": float("nan")},
@@ -366,6 +383,20 @@ def test_a_domain_without_sound_figures_counts_and_stays(broken: dict[str, float
     seen = observe(merged(host_figures("h1"), domain_figures("h1", "u", **broken)), {"h1": READINGS})
     assert [d.state for d in seen.snapshot.domains] == [DomainState.PAUSED]
     assert read_snapshot(write_snapshot(seen.snapshot), "what was seen") == seen.snapshot
+
+
+def test_what_prometheus_does_not_have_of_a_domain_is_unknown_and_not_zero() -> None:
+    idle = {"domain_cpu_delay_cores": 0.0, "domain_rx_bytes_per_second": 0.0, "domain_tx_ratio": -1e-9}
+    paused = domain_figures("h1", "b", running=0) | {"domain_paused": [one(1, instance="h1", uuid="b")]}
+    figures = merged(host_figures("h1"), domain_figures("h1", "a", **idle), paused)
+    snapshot = observe(figures, {"h1": READINGS}).snapshot
+    a, b = snapshot.domains
+    assert (a.cpu_delay_cores, a.rx_bytes_per_second, a.tx_bytes_per_second) == (0.0, 0.0, None)
+    assert (a.rx_ratio, a.tx_ratio) == (None, 0.0)
+    assert {b.cpu_delay_cores, b.rx_bytes_per_second, b.tx_bytes_per_second, b.rx_ratio, b.tx_ratio} == {None}
+    assert read_snapshot(write_snapshot(snapshot), "what was seen") == snapshot
+    for strategy in ("default", "thesis"):
+        assert plan(snapshot, Policy(strategy=strategy)).moves == ()
 
 
 @pytest.mark.parametrize(("size", "memory"), [("unknown", float(GIB)), ("2097152", 1e300)])
@@ -389,6 +420,15 @@ def test_where_the_clocks_differ_no_figure_can_be_dated() -> None:
     for theirs, apart in ((NOW + 600, "600 s behind"), (NOW - 22, "22 s ahead of")):
         with pytest.raises(ClockError, match=f"^this machine's clock is {apart} that of Prometheus at http://answers,"):
             observe(host_figures("h1"), {"h1": READINGS}, theirs=theirs)
+
+
+def test_a_server_may_be_behind_by_the_delay_of_the_look() -> None:
+    client = Answers({}, [])
+    client.now = NOW - 49
+    assert replace(observer(client), delay_seconds=30).observe(NOW).snapshot.time == NOW - 30
+    client.now = NOW - 52
+    with pytest.raises(ClockError, match="52 s ahead of"):
+        replace(observer(client), delay_seconds=30).observe(NOW)
 
 
 def test_a_prediction_is_not_measured_by_a_load_that_cannot_be() -> None:
@@ -594,7 +634,7 @@ def test_two_looks_at_once_keep_their_own_warnings() -> None:
 
     class Meeting(Answers):
         @staticmethod
-        def side_by_side(questions: Mapping[str, Callable[[], QueryAnswer]]) -> dict[str, QueryAnswer]:
+        def side_by_side(questions: Mapping[str, Callable[[], T]]) -> dict[str, T]:
             return {name: ask() for name, ask in questions.items()}  # in the look's own thread, which names it
 
         def instant(self, query: str, at: float) -> QueryAnswer:
@@ -657,7 +697,7 @@ class TestHugePages:
         figures = merged(host_figures("h1"), {})
         (cpus,) = figures["host_cpus"]
         labels = {**cpus.labels, "job": "virtpoise-exporter", "rack": "r1", "note": "\x1b[2J"}
-        (found,) = observe(figures | {"host_cpus": [replace(cpus, labels=labels)]}, {"h1": READINGS}).snapshot.hosts
+        (found,) = observe(figures | {"host_cpus": [Series(labels, cpus.samples)]}, {"h1": READINGS}).snapshot.hosts
         assert found.labels == {"rack": "r1"}
 
     @pytest.mark.parametrize("size", ["", "0", "-1", "2Mi", "\u0662", "9" * 40])

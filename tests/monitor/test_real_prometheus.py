@@ -40,13 +40,16 @@ def exposition() -> str:
         ("virtpoise_host_memory_total_bytes", "gauge"),
         ("virtpoise_host_memory_available_bytes", "gauge"),
         ("virtpoise_libvirt_up", "gauge"),
+        ("virtpoise_domains", "gauge"),
         ("virtpoise_host_cpu_seconds", "counter"),
     ):
         lines.append(f"# TYPE {name} {kind}")
         for job, instance in TARGETS:
             labels = f'job="{job}",instance="{instance}"'
             for at in SCRAPES:
-                if kind == "gauge":
+                if name == "virtpoise_domains":
+                    lines += [f'{name}{{{labels},state="{state}"}} 0 {at}' for state in ("active", "inactive")]
+                elif kind == "gauge":
                     lines.append(f"{name}{{{labels}}} {VALUES.get(name, 1e9)} {at}")
                 else:
                     done = (at - SCRAPES[0]) * 4  # half of the eight CPUs

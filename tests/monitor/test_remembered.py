@@ -1,7 +1,8 @@
 """What is said of the recent past is asked once for each of its steps."""
 
-from virtpoise_balancer.monitor.client import QueryAnswer, Series
+from virtpoise_balancer.monitor.client import QueryAnswer
 from virtpoise_balancer.monitor.remembered import Remembered
+from virtpoise_balancer.monitor.replies import Series
 
 
 def answer(value: float, *warnings: str) -> QueryAnswer:
@@ -9,7 +10,7 @@ def answer(value: float, *warnings: str) -> QueryAnswer:
 
 
 def test_a_step_is_asked_once_and_the_next_one_anew() -> None:
-    remembered = Remembered()
+    remembered: Remembered[QueryAnswer] = Remembered()
     assert remembered.answer("a", 7, lambda: answer(1)) == answer(1)
     assert remembered.answer("a", 7, lambda: answer(2)) == answer(1)
     assert remembered.answer("b", 7, lambda: answer(3)) == answer(3)
@@ -17,6 +18,6 @@ def test_a_step_is_asked_once_and_the_next_one_anew() -> None:
 
 
 def test_an_answer_with_warnings_is_not_remembered() -> None:
-    remembered = Remembered()
+    remembered: Remembered[QueryAnswer] = Remembered()
     assert remembered.answer("a", 7, lambda: answer(1, "partial response")).warnings
     assert remembered.answer("a", 7, lambda: answer(2)) == answer(2)

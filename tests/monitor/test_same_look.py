@@ -16,8 +16,10 @@ from filled_prometheus import filled_prometheus
 from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.model import Policy, Trigger
-from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.observe import HostWindow, Observer
+from virtpoise_balancer.monitor.queries import BY_UPLINK, OF_THE_PAST, QUERIES, SATURATED_LATELY, render
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.service.wiring import make_observer
 
@@ -147,6 +149,24 @@ def test_a_look_is_what_its_queries_give_when_each_is_asked_alone(url: str, now:
     histories = [domain.cpu_cores_unsaturated for domain in seen.snapshot.domains]
     assert any(one is not None for one in histories)
     assert any(one is None for one in histories)
+
+
+@pytest.mark.parametrize("now", MOMENTS, ids=("before the end", "at the end"))
+def test_what_is_made_of_several_answers_is_what_prometheus_makes_of_one_query(url: str, now: float) -> None:
+    """The parts of the uplinks, and the means over the recent past on hosts that were saturated lately or not."""
+    made = observer(url, AtTheEnd, now)
+    plain = replace(made, queries={name: QUERIES[name] for name in (*OF_THE_PAST, *BY_UPLINK.values())})
+
+    def figures(of: Observer) -> list[tuple[float | None, ...]]:
+        return [
+            (one.cpu_cores_unsaturated, one.cpu_delay_cores_unsaturated, one.rx_ratio, one.tx_ratio)
+            for one in of.observe(now).snapshot.domains
+        ]
+
+    found, wanted = figures(made), figures(plain)
+    assert found == [tuple(None if one is None else pytest.approx(one) for one in row) for row in wanted]
+    assert any(row[2] > 0 for row in found if row[2] is not None)
+    assert len(plain.client.instant(render(SATURATED_LATELY, made.ranges, ""), now).series) in range(1, HOSTS)
 
 
 def test_an_observer_that_remembers_shows_what_a_new_one_shows(url: str) -> None:

@@ -193,8 +193,8 @@ def test_larger_machines_with_larger_domains_are_planned_alike(seed: int, factor
             replace(
                 d,
                 memory_bytes=d.memory_bytes * factor,
-                tx_bytes_per_second=d.tx_bytes_per_second * factor,
-                rx_bytes_per_second=d.rx_bytes_per_second * factor,
+                tx_bytes_per_second=(d.tx_bytes_per_second or 0.0) * factor,
+                rx_bytes_per_second=(d.rx_bytes_per_second or 0.0) * factor,
             )
             for d in snapshot.domains
         ),

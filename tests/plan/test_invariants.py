@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from invariants import check_group, check_search_state, check_source, check_trial
 from random_groups import partly_unknown, random_group, varied_group
-from virtpoise_balancer.model import Domain, Policy, Snapshot
+from virtpoise_balancer.model import Domain, Host, Policy, Snapshot
+from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
 from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.plan.default.residents import predict_together
 from virtpoise_balancer.plan.default.search_state import SearchState
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
@@ -96,3 +100,29 @@ def trial_after(state: SearchState) -> Trial:
     for step in state.steps:
         trial.apply(step)
     return trial
+
+
+def test_predictions_of_a_large_host_do_not_depend_on_being_made_together() -> None:
+    snapshot = large_host(200)
+    one, other = (Group(snapshot, Policy()).residents(0) for _ in range(2))
+    cases = np.tril(np.ones((40, 200), dtype=np.bool_))
+    predict_together((one, present[np.newaxis]) for present in cases)
+    for present in cases:
+        alone, together = (residents.load(present[np.newaxis]) for residents in (other, one))
+        assert together.ratio == pytest.approx(alone.ratio, abs=1e-12)
+        assert together.spread == pytest.approx(alone.spread, abs=1e-12)
+        assert together.wanted == pytest.approx(alone.wanted, abs=1e-12)
+
+
+def large_host(count: int) -> Snapshot:
+    domains = tuple(
+        Domain(name=f"vm{n:03d}", uuid=f"u{n:03d}", host="h", vcpus=1, cpu_cores=0.1, cpu_delay_cores=0.01)
+        for n in range(count)
+    )
+    return Snapshot(time=1e9, hosts=(Host(name="h", cpus=24, cpu_ratio=(0.85,) * 3, memory_bytes=1),), domains=domains)
+
+
+def test_garbage_is_collected_again_after_a_plan() -> None:
+    gc.enable()
+    plan(*random_group(1))
+    assert gc.isenabled()

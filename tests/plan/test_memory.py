@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from builders import GIB, domain, group, host, thesis_policy, where
 from virtpoise_balancer.analyse.reserve import with_reserve
 from virtpoise_balancer.model import (
+    Detail,
     Domain,
     DomainState,
     Host,
@@ -18,6 +19,7 @@ from virtpoise_balancer.model import (
     Overcommit,
     Policy,
     Reason,
+    Refusal,
     Reserve,
     Snapshot,
     SpaceTrigger,
@@ -106,6 +108,11 @@ class TestReserve:
         )
 
 
+def figures(refusal: Refusal) -> Detail:
+    """The figures of a refusal, without how many hosts refused for which reason."""
+    return {key: value for key, value in refusal.detail.items() if not key.startswith("hosts_")}
+
+
 class TestOvercommit:
     """Hosts of 8 GiB that may promise 12."""
 
@@ -137,6 +144,27 @@ class TestOvercommit:
         there = domain("b", "h2", state=state, memory_bytes=12 * GIB)
         snapshot = group(host("h1", 0.95, 0.95), host("h2", 0.1, 0.1), domain("a", "h1", 3.0), there)
         assert where(plan(snapshot, OVERCOMMIT)) == moves
+
+    @pytest.mark.parametrize("policy", [OVERCOMMIT, replace(thesis_policy(0.8), overcommit=OVERCOMMIT.overcommit)])
+    @pytest.mark.parametrize(("maximum", "moves"), [(None, {}), (0, {}), (GIB, {"a": "h2"})])
+    def test_a_host_promised_nobody_knows_how_much_to_a_domain_whose_memory_is_not_known(
+        self, policy: Policy, maximum: int | None, moves: dict[str, str]
+    ) -> None:
+        there = domain("b", "h2", state=DomainState.PAUSED, memory_bytes=0, memory_maximum_bytes=maximum)
+        made = plan(group(host("h1", 0.95, 0.95), host("h2", 0.1, 0.1), domain("a", "h1", 3.0), there), policy)
+        assert where(made) == moves
+        refused = [one for one in made.refusals if one.reason is Reason.DESTINATION_OVERCOMMIT]
+        assert [figures(one) for one in refused] == (
+            [] if moves else [{"need_bytes": GIB // 4, "unknown": "the memory of a domain there is not known"}]
+        )
+
+    @pytest.mark.parametrize("policy", [OVERCOMMIT, replace(thesis_policy(0.8), overcommit=OVERCOMMIT.overcommit)])
+    def test_no_host_takes_a_domain_whose_memory_is_not_known(self, policy: Policy) -> None:
+        snapshot = group(host("h1", 0.95, 0.95), host("h2", 0.1, 0.1), domain("a", "h1", 3.0, memory_bytes=0))
+        made = plan(snapshot, policy)
+        assert where(made) == {}
+        refused = [one for one in made.refusals if one.reason is Reason.DESTINATION_OVERCOMMIT]
+        assert [figures(one) for one in refused] == [{"free_bytes": 12 * GIB, "unknown": "its own memory is not known"}]
 
     def test_huge_pages_are_not_promised_but_held(self) -> None:
         pages = (HugePages(page_bytes=2 * MIB, memory_bytes=12 * GIB),)
@@ -236,12 +264,12 @@ def test_no_prefix_of_a_plan_takes_more_than_a_host_has(snapshot: Snapshot) -> N
     free = {(one.name, p.page_bytes): p.memory_bytes for one in snapshot.hosts for p in one.hugepages_free}
     promised = {one.name: 0 for one in snapshot.hosts}
     for one in snapshot.domains:
-        promised[one.host] += one.promised_bytes
+        promised[one.host] += one.promised_bytes or 0
     for move in plan(snapshot, policy).moves:
         moved, destination = by_uuid[move.uuid], snapshot.host(move.destination)
         assert destination is not None
         for pages in moved.hugepages:
             free[move.destination, pages.page_bytes] -= pages.memory_bytes
             assert free[move.destination, pages.page_bytes] >= 0
-        promised[move.destination] += moved.promised_bytes
+        promised[move.destination] += moved.promised_bytes or 0
         assert promised[move.destination] <= 1.5 * (destination.memory_bytes - destination.memory_reserved_bytes)

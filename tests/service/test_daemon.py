@@ -14,16 +14,12 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta
 from functools import partialmethod
 from pathlib import Path
-from typing import Self
 
 import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
-from apscheduler.executors import base as apscheduler_run
-from apscheduler.schedulers import base as apscheduler_base
-from apscheduler.triggers import interval as apscheduler_interval
 
 from builders import SAMPLE_TIMES, domain, group, host
 from storing import record
@@ -285,40 +281,20 @@ def test_cycles_begin_at_whole_multiples_of_the_interval_also_of_a_new_one(
     while_it_runs(made, act)
 
 
-class Clock:
-    """The machine's clock, as a person may set it; everything in this process sees it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead = 0.0
-        real = time.time
-        clock = self
-
-        class Now(datetime):
-            @classmethod
-            def now(cls, tz: tzinfo | None = None) -> Self:
-                return cls.fromtimestamp(real() + clock.ahead, tz)
-
-        monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
-        monkeypatch.setattr(apscheduler_base, "datetime", Now)
-        monkeypatch.setattr(apscheduler_interval, "datetime", Now)
-        monkeypatch.setattr(apscheduler_run, "datetime", Now)
-
-
 @pytest.mark.parametrize("set_by", [-120.0, 120.0])
-def test_cycles_go_on_when_the_clock_is_set(
-    tmp_path: Path, hosts: Hosts, log: Log, monkeypatch: pytest.MonkeyPatch, set_by: float
-) -> None:
-    clock = Clock(monkeypatch)
+def test_cycles_go_on_when_the_clock_is_set(tmp_path: Path, hosts: Hosts, log: Log, set_by: float) -> None:
+    """A clock that is set leaves the next cycle of the schedule far ahead, or long past."""
+    made = Daemon(write(tmp_path))
 
     def act() -> None:
         log.wait_for(CALM)
-        clock.ahead = set_by
+        made._scheduler.modify_job("cycle", next_run_time=datetime.now(UTC) - timedelta(seconds=set_by))
         if set_by < 0:
             log.wait_for("this machine's clock was set back; the schedule is restarted", "warning")
         log.wait_for(CALM)
         log.wait_for(CALM)
 
-    while_it_runs(Daemon(write(tmp_path)), act)
+    while_it_runs(made, act)
 
 
 def test_a_clock_that_is_wrong_at_the_start_keeps_nobody_from_starting(tmp_path: Path, hosts: Hosts, log: Log) -> None:

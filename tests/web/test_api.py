@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import jsonschema
@@ -45,6 +46,7 @@ from virtpoise_balancer.knowledge.records import Changes, Setting
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     BlackoutWindow,
+    DomainState,
     HostState,
     MigrationOutcome,
     Plan,
@@ -60,8 +62,8 @@ from virtpoise_balancer.model import (
     Unsettled,
     UnsettledKind,
 )
-from virtpoise_balancer.monitor.client import Series
 from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import AdmittedTargets
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.tokens import USER_HEADER
@@ -308,7 +310,12 @@ def test_a_domain_that_is_not_accounted_for_is_counted_and_named(
         domain="a", uuid="u", hosts=("h1", "h2"), kind=UnsettledKind.TWICE, text="a is active on h1 and h2 at once"
     )
     published.state = replace(published.state, unsettled=(twice,))
-    assert metric(client, "virtpoise_domains_unaccounted") == {("twice",): 1, ("nowhere",): 0, ("unknown",): 0}
+    assert metric(client, "virtpoise_domains_unaccounted") == {
+        ("twice",): 1,
+        ("nowhere",): 0,
+        ("waiting",): 0,
+        ("unknown",): 0,
+    }
     assert metric(client, "virtpoise_domain_vanished") == {(): 0}
     page = " ".join(client.get("/").text.split())
     assert "a is active on h1 and h2 at once; nothing is moved from or to h1 and h2" in page
@@ -417,6 +424,20 @@ def test_the_page_shows_how_fast_a_moving_domain_writes(client: TestClient, publ
     )
     published.in_flight = lambda: (replace(flight, progress=progress),)
     assert "25%, 1.0 s, dirties 3.0 MiB/s" in client.get("/").text
+
+
+@pytest.mark.parametrize("missing", ["total_bytes", "remaining_bytes"])
+def test_what_libvirt_leaves_out_of_a_migration_is_unknown(
+    client: TestClient, published: Published, store: Store, missing: str
+) -> None:
+    after_a_cycle(published, store)
+    (flight,) = published.in_flight()
+    assert flight.progress is not None
+    left_out: dict[str, Any] = {missing: None}
+    progress = replace(flight.progress, **left_out)
+    published.in_flight = lambda: (replace(flight, progress=progress),)
+    assert "share copied unknown, 1.0 s" in client.get("/").text
+    assert client.get("/api/v1/status").json()["in_flight"][0]["progress"][missing] is None
 
 
 def test_history_is_limited_and_says_so_of_a_wrong_limit(
@@ -712,6 +733,50 @@ def test_every_answer_forbids_what_no_page_needs(client: TestClient, published: 
         assert "unsafe" not in headers["content-security-policy"]
         assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
         assert "access-control-allow-origin" not in headers
+
+
+def test_pages_have_no_figure_of_a_domain_where_none_is_known(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    nothing: dict[str, Any] = {
+        "cpu_delay_cores": None,
+        "rx_bytes_per_second": None,
+        "tx_bytes_per_second": None,
+        "tx_ratio": None,
+    }
+    snapshot = group(
+        host("h1", 0.5),
+        host("h2", state=HostState.UNKNOWN),
+        domain("a", "h1", 2.0, uuid="ua", **nothing),
+        domain("b", "h1", uuid="ub", state=DomainState.PAUSED, memory_bytes=0, rx_ratio=None, **nothing),
+    )
+    published.state = replace(published.state, observation=Observation(snapshot=snapshot, age_seconds=1.0), plan=None)
+    cells = [re.sub("<[^>]*>", " ", row).split() for row in client.get("/hosts/h1").text.split("<tr>")]
+    assert ["a", "running", "2", "25%", "-", "256", "MiB", "-"] in cells
+    assert ["b", "paused", "1", "-", "-", "-", "-"] in [row[:7] for row in cells]
+    page = words(client.get("/domains/ua").text)
+    assert "CPU 2.00 cores 25% of h1, 2 vCPUs Steal unknown" in page
+    assert "Network unknown received, unknown sent" in page
+    page = words(client.get("/domains/ub").text)
+    assert "CPU unknown" in page
+    assert "Memory unknown" in page
+
+
+def words(page: str) -> str:
+    """A page's text."""
+    return " ".join(re.sub("<[^>]*>", " ", page).split())
+
+
+def test_pages_do_not_call_a_host_empty_whose_list_of_domains_is_not_known(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    overview = words(client.get("/").text)
+    assert "0 domains" not in overview
+    assert "domains unknown" in overview
+    assert "Domains unknown" in words(client.get("/hosts/h3").text)
+    assert "2 domains" in words(client.get("/hosts/h1").text)
 
 
 def test_a_page_shows_names_as_text(client: TestClient, published: Published, store: Store) -> None:

@@ -63,9 +63,10 @@ def remembered_since(now: float, times: SampleTimes) -> float:
 def _shown_by_all(newest: int, now: float, times: SampleTimes) -> float:
     """The time before which a move must have ended for the ``newest`` samples of a look at ``now`` to show it.
 
-    The newest sample is at most a step old, and the first of them begins ``newest`` steps before that.
+    The newest sample is at most a step and the look's delay old, and the first of them begins ``newest`` steps before
+    that.
     """
-    return now - (newest + 1) * times.step_seconds - times.reach_back_seconds
+    return now - times.delay_seconds - (newest + 1) * times.step_seconds - times.reach_back_seconds
 
 
 def with_migrating(snapshot: Snapshot, commitments: Iterable[Commitment]) -> Snapshot:

@@ -39,10 +39,20 @@ def feasibility(dirty_bytes_per_second: float, bytes_per_second: float, *, throt
 
 
 @dataclass(frozen=True, slots=True)
+class _Look:
+    """What is judged of a progress: the pass, seconds and bytes."""
+
+    number: int
+    seconds: float
+    copied: int
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Pass:
     """The beginning of a pass: the first look at it, and how much it had to copy, at least and at most."""
 
-    seen: Progress
+    seen: _Look
     least: int
     most: int
 
@@ -52,50 +62,58 @@ class Convergence:
     """Takes the progress of one migration, look after look. ``throttles``: QEMU may throttle the guest."""
 
     throttles: bool
-    _last: Progress | None = None
+    _last: _Look | None = None
     _passes: deque[_Pass] = field(default_factory=deque)
 
     def hopeless(self, progress: Progress) -> str | None:
         """Why the migration does not end, in words; None while it may."""
-        last, self._last = self._last, progress
-        if last is None or last.passes is None or progress.passes is None or progress.passes <= max(last.passes, 1):
+        last, now = self._last, _look(progress)
+        self._last = now
+        if last is None or now is None or now.number <= max(last.number, 1):
             return None
         if self.throttles and progress.throttle_ratio < _MOST_THROTTLED:
             self._passes.clear()
             return None
-        self._passes.append(_begun(last, progress))
-        while len(self._passes) > 1 and _long_enough(self._passes[1].seen, progress):
+        self._passes.append(_begun(last, now))
+        while len(self._passes) > 1 and _long_enough(self._passes[1].seen, now):
             self._passes.popleft()
-        if not _long_enough(self._passes[0].seen, progress):
+        if not _long_enough(self._passes[0].seen, now):
             return None
         passes, half = list(self._passes), len(self._passes) // 2
         before = max((one.most for one in passes[:half]), default=0)
         after = max(one.least for one in passes[half:])
-        return None if after < before * _NOT_SHRUNK else _in_words(passes[0].seen, progress, after)
+        return None if after < before * _NOT_SHRUNK else _in_words(passes[0].seen, now, progress, after)
 
 
-def _begun(last: Progress, now: Progress) -> _Pass:
+def _look(progress: Progress) -> _Look | None:
+    """None where libvirt leaves out a figure that is needed."""
+    number, copied, remaining = progress.passes, progress.processed_bytes, progress.remaining_bytes
+    if number is None or copied is None or remaining is None:
+        return None
+    return _Look(number, progress.elapsed_seconds, copied, remaining)
+
+
+def _begun(last: _Look, now: _Look) -> _Pass:
     """The pass that ``now`` is the first look at. What was copied since the last look ended the pass before it, and
     began this one.
     """
-    copied = max(now.processed_bytes - last.processed_bytes, 0)
-    if now.passes == (last.passes or 0) + 1:
-        size = now.remaining_bytes + max(copied - last.remaining_bytes, 0)
+    copied = max(now.copied - last.copied, 0)
+    if now.number == last.number + 1:
+        size = now.remaining + max(copied - last.remaining, 0)
         return _Pass(now, size, size)
-    return _Pass(now, now.remaining_bytes, now.remaining_bytes + copied)
+    return _Pass(now, now.remaining, now.remaining + copied)
 
 
-def _long_enough(first: Progress, last: Progress) -> bool:
-    passes = (last.passes or 0) - (first.passes or 0)
-    return passes >= _PASSES and last.elapsed_seconds - first.elapsed_seconds >= _SECONDS
+def _long_enough(first: _Look, last: _Look) -> bool:
+    return last.number - first.number >= _PASSES and last.seconds - first.seconds >= _SECONDS
 
 
-def _in_words(first: Progress, last: Progress, remaining: int) -> str:
-    passes = (last.passes or 0) - (first.passes or 0)
-    copied = (last.processed_bytes - first.processed_bytes) / (last.elapsed_seconds - first.elapsed_seconds) / _MIB
-    written = "" if last.dirty_bytes_per_second is None else f"{last.dirty_bytes_per_second / _MIB:.1f} MiB/s written, "
-    throttled = f", its CPUs throttled by {last.throttle_ratio:.0%}" if last.throttle_ratio else ""
+def _in_words(first: _Look, last: _Look, progress: Progress, remaining: int) -> str:
+    copied = (last.copied - first.copied) / (last.seconds - first.seconds) / _MIB
+    dirtied = progress.dirty_bytes_per_second
+    written = "" if dirtied is None else f"{dirtied / _MIB:.1f} MiB/s written, "
+    throttled = f", its CPUs throttled by {progress.throttle_ratio:.0%}" if progress.throttle_ratio else ""
     return (
-        f"it does not converge: each of the last {passes} passes left up to {remaining / _MIB:.1f} MiB "
+        f"it does not converge: each of the last {last.number - first.number} passes left up to {remaining / _MIB:.1f} MiB "
         f"({written}{copied:.1f} MiB/s copied{throttled})"
     )

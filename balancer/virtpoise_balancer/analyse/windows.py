@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ def by_length(windows: Sequence[Sequence[float]], most: int) -> Iterator[tuple[N
     lengths = np.minimum(np.fromiter(map(len, windows), np.int64, len(windows)), most)
     for length in np.unique(lengths[lengths > 0]).tolist():
         rows = np.flatnonzero(lengths == length)
-        readings = chain.from_iterable(windows[row][-length:] for row in rows.tolist())
+        some = windows if len(rows) == len(windows) else [windows[row] for row in rows.tolist()]
+        readings = chain.from_iterable(map(itemgetter(slice(-length, None)), some))
         yield rows, np.fromiter(readings, np.float64, len(rows) * length).reshape(-1, length)
 
 

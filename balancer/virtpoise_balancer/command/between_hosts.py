@@ -119,7 +119,7 @@ def judge_pair(
             (domain.pools, there.pools, "storage pool {}", "virsh pool-define and pool-start"),
             (domain.secrets, there.secrets, "secret {} to open a disk", "virsh secret-define and secret-set-value"),
         ):
-            if missing := [name for name in needed if name not in present]:
+            if present is not None and (missing := [name for name in needed if name not in present]):
                 return _lacks(subject, domain.name, what.format(missing[0]), f"{remedy} it on {destination}")
         # A libvirt that does not list its own host's bridges says nothing of the other's.
         listed = here.devices & set(domain.bridges) if here.devices is not None else ()

@@ -56,13 +56,17 @@ def observe_now(settings: Config) -> Snapshot:
 
 def _memory(settings: Config, times: SampleTimes, now: float, hosts: Collection[str]) -> Memory:
     from contextlib import closing
+    from dataclasses import replace
 
     from virtpoise_balancer.control.cycle import recall
+    from virtpoise_balancer.execute.inventory import facts_of
     from virtpoise_balancer.knowledge.records import Memory
     from virtpoise_balancer.service import wiring
 
     try:
         with closing(wiring.open_store(settings, warn_left_out)) as store:
-            return recall(store, settings.policy, times, now, hosts)
+            memory = recall(store, settings.policy, times, now, hosts)
+            documents = {host: one for host, one in store.host_facts().items() if host in hosts}
+            return replace(memory, facts=facts_of(documents))
     except NoStore:
         return Memory()

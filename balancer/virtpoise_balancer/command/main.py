@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from virtpoise_balancer import __version__
-from virtpoise_balancer.command import orders, reading
+from virtpoise_balancer.command import backtest, orders, reading, simulate
 from virtpoise_balancer.command.options import (
     DEFAULT_CONFIG,
     EXIT_BAD_INPUT,
@@ -184,7 +185,13 @@ def token(
 
 
 app.add_typer(reading.app)
+app.add_typer(simulate.app)
+app.add_typer(backtest.app)
 app.add_typer(orders.app)
+
+
+# --group as it may be given: also with its value attached, and after flags.
+_GROUP = re.compile(r"--group(=|$)|-[hy]*g")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -192,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # The last one would count without a word, and an order be followed for one group alone.
-        if sum(one in ("-g", "--group") or one.startswith("--group=") for one in given) > 1:
+        if sum(_GROUP.match(one) is not None for one in given) > 1:
             raise BadInput("--group: expected once")
         code = app(args=given, prog_name="virtpoise", standalone_mode=False)
     except VirtpoiseError as error:

@@ -94,14 +94,14 @@ def snapshot(seen: Snapshot) -> None:
     console = Console()
     hosts = make_table("host", "state", "CPUs", "load", "memory", "of", "domains")
     for host in seen.hosts:
-        here = sum(domain.host == host.name for domain in seen.domains)
+        here = sum(domain.host == host.name for domain in seen.domains) or (0 if host.known else "-")
         load, memory = (percent(host.load, 1), percent(host.memory_ratio, 1)) if host.known else ("-", "-")
         hosts.add_row(*cells(host.name, host.state, host.cpus, load, memory, wording.size(host.memory_bytes), here))
     console.print(hosts)
     domains = make_table("domain", "host", "state", "vCPUs", "cores", "steal", "memory", "uuid")
     for domain in seen.domains:
-        cores, waits = wording.cores(domain.cpu_cores), wording.cores(domain.cpu_delay_cores)
-        memory = wording.size(domain.memory_bytes)
+        cores, waits = wording.cores(domain.used_cores), wording.cores(domain.cpu_delay_cores)
+        memory = wording.size(domain.memory_bytes or None)
         domains.add_row(*cells(domain.name, domain.host, domain.state, domain.vcpus, cores, waits, memory, domain.uuid))
     console.print(domains)
 
@@ -175,7 +175,7 @@ def status(found: dict[str, Any]) -> None:
                 percent(host["memory_ratio"], 1),
                 wording.use(wording.busiest_direction(host["rx_ratio"], host["tx_ratio"]), 1),
                 f"{host['penalty_seconds']:.0f} s" if host["penalty_seconds"] else "-",
-                len(host["domains"]),
+                len(host["domains"]) or ("-" if host["why_unknown"] else 0),
             )
         )
     console.print(table)

@@ -53,10 +53,9 @@ def _unfinished(records: Mapping[tuple[str, str], Record]) -> int:
 
 
 def _progress(settings: Config, left: int) -> tuple[str, int, int]:
-    """What the bar shows: a text, the bytes copied, and of how many."""
+    """What the bar shows: a text, the bytes copied, and of how many, as far as they are known."""
     flights = client.get(settings, "status")["in_flight"]
     progress = [flight["progress"] or {} for flight in flights]
-    done = sum(one.get("processed_bytes", 0) for one in progress)
-    total = sum(one.get("total_bytes", 0) for one in progress)
+    done, total = (sum(one.get(key) or 0 for one in progress) for key in ("processed_bytes", "total_bytes"))
     names = ", ".join(flight["domain"] for flight in flights) or "next move"
     return f"{names} ({left} left)", min(done, total), max(total, 1)

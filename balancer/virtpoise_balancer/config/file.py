@@ -42,15 +42,30 @@ def check_secrets(config: Config) -> None:
 
 def read_config(path: Path) -> Config:
     """The configuration in the file; BadInput names the file, the key and what was expected."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"{path}: cannot be read: {reason}") from None
-    return parse_config(text, str(path))
+    return parse_config(_read(path), str(path))
 
 
 def parse_config(text: str, source: str) -> Config:
+    values, mistakes = parse_values(text, source, "sections such as `policy:`")
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise BadInput.of(source, [*mistakes, *_once(problems(error))]) from None
+    if mistakes:
+        raise BadInput.of(source, mistakes)
+    return config
+
+
+def read_values(path: Path, expected: str) -> tuple[dict[Any, Any], list[str]]:
+    """The values of a file in YAML, and a line for each mistake in it that leaves the values readable.
+
+    ``expected``: what a file of its kind has. BadInput where there are no values.
+    """
+    return parse_values(_read(path), str(path), expected)
+
+
+def parse_values(text: str, source: str, expected: str) -> tuple[dict[Any, Any], list[str]]:
+    """The same of a text. ``source``: names it in a BadInput."""
     try:
         values, mistakes = _yaml(text)
     except _Endless as error:
@@ -67,14 +82,16 @@ def parse_config(text: str, source: str) -> Config:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise BadInput(f"{source}: expected sections such as `policy:`, got {values!r}"[:200])
+        raise BadInput(f"{source}: expected {expected}, got {values!r}"[:200])
+    return values, mistakes
+
+
+def _read(path: Path) -> str:
     try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise BadInput.of(source, [*mistakes, *_once(problems(error))]) from None
-    if mistakes:
-        raise BadInput.of(source, mistakes)
-    return config
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadInput(f"{path}: cannot be read: {reason}") from None
 
 
 def _once(problems: list[str]) -> Iterator[str]:

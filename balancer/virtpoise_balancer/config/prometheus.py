@@ -23,12 +23,17 @@ def _known_queries(queries: dict[str, str]) -> dict[str, str]:
     return queries
 
 
+# Beyond that, the alert about old figures would fire. Servers that show samples late have 30 seconds as the default.
+MOST_DELAY_SECONDS = 60
+
+
 class Prometheus(Section):
     """Where the figures come from."""
 
     url: Annotated[str, AfterValidator(http_url)] = "http://127.0.0.1:9090"
     timeout_seconds: Seconds = 5.0
     scrape_interval_seconds: Seconds | None = None
+    delay_seconds: Annotated[float, Field(ge=0, le=MOST_DELAY_SECONDS)] = 0.0
     source: SourceName = SourceName.VIRTPOISE
     matchers: Annotated[str, AfterValidator(read_matchers)] = EXAMPLE
     replica_label: Annotated[str, AfterValidator(label_name)] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -33,9 +33,12 @@ from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
+from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
 from virtpoise_balancer.plan.subset import Choice
+
+# How often a plan is made anew in a cycle, since hosts would refuse some of its moves.
+_MOST_PLANS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +82,37 @@ class GroupObserver(Protocol):
         ...
 
 
+class Possible(Protocol):
+    """What is known of what libvirt would refuse (execute finds it out)."""
+
+    def facts(self, hosts: Collection[str] = (), /) -> Facts:
+        """What stands against migrations, by all that is known now. ``hosts``: of the group; none: those of before."""
+        ...
+
+    def ask(self, moves: Sequence[Move], *, skip: Collection[str], acts: bool) -> None:
+        """Ask both hosts of each move, unless what they said is new enough. Returns within a bounded time.
+
+        ``skip``: hosts that do not answer. ``acts``: the moves are about to be made.
+        """
+        ...
+
+
+class NothingKnown:
+    """Nothing is known to stand against a migration, and no one is asked."""
+
+    def facts(self, _hosts: Collection[str] = (), /) -> Facts:
+        return Facts()
+
+    def ask(self, moves: Sequence[Move], *, skip: Collection[str], acts: bool) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
     """The parts of the loop. What it remembers from one turn to the next is in the store alone.
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
-    well, and why nothing is done with them.
+    well, and why nothing is done with them. ``possible``: what libvirt would refuse.
     """
 
     observer: GroupObserver
@@ -98,6 +125,7 @@ class Cycle:
     only_recommends: str | None = None
     silence: Callable[[], Silence] = Silence
     shared: Callable[[], Mapping[str, str]] = dict
+    possible: Possible = field(default_factory=NothingKnown)
     accounts: Accounts = field(default_factory=NoAccounts)
 
     def run(self, now: float) -> Report:
@@ -118,12 +146,33 @@ class Cycle:
         known = self._standing(memory, now)
         executor = self.executor if known.acts else RecommendingExecutor(self.executor)
         situation = self._situation(seen.snapshot, memory, now, known, executor, windows, busy=busy)
-        decision = decide(replace(situation, twice=frozenset(seen.duplicates)))
+        situation, decision = self._decide_on_possible(replace(situation, twice=frozenset(seen.duplicates)))
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
             executor.carry_out(committed.entries, partial(self.obstacle, ordered=False))
         seen = replace(seen, warnings=tuple(dict.fromkeys((*seen.warnings, *warnings))))
         return _report(decision, seen, situation, committed)
+
+    def _decide_on_possible(self, situation: Situation) -> tuple[Situation, Decision]:
+        """The decision, and what it was made on: both hosts of each move were asked whether libvirt would make it.
+
+        Where it would not, that is a fact, and all is decided anew, some times at most; whatever is planned last is
+        asked again before it begins.
+        """
+        decision = decide(situation)
+        for _ in range(_MOST_PLANS):
+            moves = decision.plan.moves if decision.plan else ()
+            if not moves or not (facts := self._asked(situation, moves)):
+                break
+            situation = replace(situation, memory=replace(situation.memory, facts=facts))
+            decision = decide(situation)
+        return situation, decision
+
+    def _asked(self, situation: Situation, moves: Sequence[Move]) -> Facts | None:
+        """The facts once both hosts of each move were asked, if they forbid one of the moves."""
+        self.possible.ask(moves, skip=situation.silence.silent, acts=situation.acts)
+        facts = self.possible.facts()
+        return facts if any(facts.forbid(move.uuid, move.destination) for move in moves) else None
 
     def apply(self, wanted: Set[Choice], now: float) -> Plan:
         """Make these moves of the plan, as it is on a fresh look, and return them.
@@ -136,6 +185,9 @@ class Cycle:
         known = self._standing(memory, now)
         situation = self._situation(seen.snapshot, memory, now, known, self.executor, (), busy=busy)
         decided = decide_on_order(situation, wanted)
+        if not isinstance(decided, str) and (facts := self._asked(situation, decided[1].moves)):
+            situation = replace(situation, memory=replace(situation.memory, facts=facts))
+            decided = decide_on_order(situation, wanted)
         if isinstance(decided, str):
             raise Refused(decided)
         decision, chosen = decided
@@ -159,12 +211,14 @@ class Cycle:
         except MonitorError as error:
             return str(error)
         known = self._standing(memory, now)
+        memory = replace(memory, facts=self.possible.facts())
         situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
         return why_not_now(situation, move, ordered=ordered)
 
     def _recall(self, now: float, hosts: Collection[str]) -> Memory:
         """``hosts``: those that the group has now."""
-        return recall(self.store, self.policy, self.observer.sample_times, now, hosts)
+        memory = recall(self.store, self.policy, self.observer.sample_times, now, hosts)
+        return replace(memory, facts=self.possible.facts(hosts))
 
     def _standing(self, memory: Memory, now: float) -> Standing:
         return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends)
@@ -201,7 +255,10 @@ class Cycle:
         due = []
         for one in disturbed(memory.due, counting(memory.others)):
             start, end = window(one, self.measurement.settle_seconds, self.measurement.window_seconds)
-            if end <= now and one.migrated < now - self.measurement.settle_seconds:
+            if (
+                end <= now - self.observer.sample_times.delay_seconds
+                and one.migrated < now - self.measurement.settle_seconds
+            ):
                 due.append((one, HostWindow(one.host, start, end)))
         if not due:
             return (), ()

@@ -21,6 +21,7 @@ from virtpoise_balancer.analyse.backoff import (
 )
 from virtpoise_balancer.analyse.commitments import shows_from, with_commitments, with_migrating
 from virtpoise_balancer.analyse.drains import with_drains
+from virtpoise_balancer.analyse.facts import with_facts
 from virtpoise_balancer.analyse.learned import after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.analyse.membership import with_shared
@@ -142,7 +143,8 @@ def _compared(situation: Situation) -> Situation:
     memory = situation.memory
     doubtful = situation.twice | {one.uuid for one in situation.unsettled}
     ours = (*memory.commitments, *memory.track_record.migrations)
-    found = compare(memory.sightings, situation.seen, ours, situation.now, doubtful)
+    seen_at = situation.now - situation.times.delay_seconds
+    found = compare(memory.sightings, situation.seen, ours, seen_at, doubtful)
     same = memory.sightings is not None and replace(found.sightings, at=memory.sightings.at) == memory.sightings
     return replace(
         situation,
@@ -207,7 +209,8 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     ``waiting``: moves that wait for their beginning count as well.
     """
     memory = situation.memory
-    ours = with_shared(with_reserve(situation.seen, situation.policy), situation.shared)
+    known = with_facts(with_reserve(situation.seen, situation.policy), memory.facts)
+    ours = with_shared(known, situation.shared)
     heard = with_silence(ours, situation.silence, acts=situation.acts)
     marked = with_drains(with_unsettled(heard, situation.unsettled), memory.orders.drains)
     backoffs = _backoffs(situation, marked)
@@ -312,7 +315,7 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             backoffs,
             names,
             ended.plan,
-            ended.results,
+            ended.results if policy.strategy == "thesis" else ended.without_refused,
             ended=ended.ended,
             counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,

@@ -38,8 +38,7 @@ def under_way(in_flight: Sequence[UnderWay], waiting: int) -> str:
     parts = []
     for flight in in_flight:
         text = f"{flight.move.domain} from {flight.move.source} to {flight.move.destination}"
-        if flight.progress and flight.progress.total_bytes:
-            done = 1 - flight.progress.remaining_bytes / flight.progress.total_bytes
+        if flight.progress and (done := flight.progress.copied_ratio) is not None:
             dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
             dirtied += wording.throttled(flight.progress.throttle_ratio)
             text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 
 
 class Presence(StrEnum):
@@ -19,16 +20,58 @@ class Presence(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """The machine that a hypervisor makes for a domain. Domains with the same are of one kind.
+
+    ``type``: kvm or qemu. ``cpu``: the live definition of its CPU, XML, or that of its host's own CPU where it has that
+    (``own_cpu``); None where it has neither.
+    """
+
+    type: str
+    arch: str
+    machine: str
+    emulator: str
+    cpu: str | None = None
+    own_cpu: bool = False
+
+    @property
+    def key(self) -> str:
+        """Short, and of no other kind."""
+        whole = "\n".join((self.type, self.arch, self.machine, self.emulator, self.cpu or "", str(self.own_cpu)))
+        return sha256(whole.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareVerdict:
+    """libvirt's word on whether a host has a kind of hardware; None where it gives none."""
+
+    machine: bool | None = None
+    cpu: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Why libvirt migrates a domain nowhere now. ``kind``: a value of model's Holder."""
+
+    kind: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What a running domain needs on any host it is moved to.
 
     ``disks``: files and block devices by their paths; ``pools``: those from which disks come as volumes; ``secrets``:
     what disks over a network (rbd, iscsi) are opened with, by uuid or usage; ``unlocked``: disks it writes to that are
     no image files, so that QEMU does not lock them against other hosts, and that no lease protects, by their devices in
-    the guest.
+    the guest. ``devices``: of the host's network, bridges not included; ``filters``: libvirt's network filters.
+    ``cpus``, ``nodes``: CPUs and NUMA nodes of the host that it is bound to, by their numbers. ``bound``: what keeps it
+    where it is.
     """
 
     name: str
+    uuid: str = ""
+    hardware: Hardware | None = None
     machine: str | None = None  # its machine type, as QEMU names it
     disks: tuple[str, ...] = ()
     unlocked: tuple[str, ...] = ()
@@ -36,6 +79,11 @@ class Needs:
     secrets: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()  # libvirt networks
     bridges: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
+    nodes: tuple[int, ...] = ()
+    bound: tuple[Bound, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +92,9 @@ class HostFacts:
     10^3 + release).
 
     ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their
-    short names; ``pools`` are the active ones; ``secrets`` by uuid and usage; ``may_abort``: whether libvirt's access
-    control lets the account that asks abort a migration, None where no domain runs or it cannot be found out.
+    short names; ``networks`` and ``pools`` are the active ones; ``secrets`` by uuid and usage; all None where libvirt
+    does not list them now. ``cpus``: those online; ``nodes``: of NUMA. ``may_abort``: whether libvirt's access control
+    lets the account that asks abort a migration, None where no domain runs or it cannot be found out.
     """
 
     libvirt_version: int
@@ -54,8 +103,11 @@ class HostFacts:
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
     uuid: str | None = None
     machines: frozenset[str] = frozenset()
-    networks: frozenset[str] = frozenset()
-    pools: frozenset[str] = frozenset()
-    secrets: frozenset[str] = frozenset()
+    networks: frozenset[str] | None = frozenset()
+    filters: frozenset[str] | None = frozenset()
+    pools: frozenset[str] | None = frozenset()
+    secrets: frozenset[str] | None = frozenset()
+    cpus: frozenset[int] | None = None
+    nodes: frozenset[int] | None = None
     domains: tuple[Needs, ...] = ()
     may_abort: bool | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from virtpoise_balancer.execute.facts import HostFacts, Presence
+from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.model import Progress
 
 
@@ -111,6 +111,16 @@ class Hosts(Protocol):
 
     def facts(self, host: str) -> HostFacts:
         """What decides whether domains can be migrated from and to the host."""
+        ...
+
+    def leaving(self, host: str, uuids: Sequence[str]) -> Mapping[str, Bound | None]:
+        """libvirt's word on whether it would let each of the domains leave the host, whatever their destination: why
+        not, or None. What it does not say now is left out.
+        """
+        ...
+
+    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
+        """libvirt's word on whether the host has each of these kinds of hardware."""
         ...
 
     def reaches(self, host: str, destination: str) -> str | None:

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute.facts import HostFacts, Presence
+from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Worker, Workers
@@ -21,6 +21,8 @@ from virtpoise_balancer.model import Progress
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
 _ANSWER_SECONDS = 30.0
 _REACH_SECONDS = 20.0
+# libvirt starts each QEMU binary once to find out what it can do.
+_PROBE_SECONDS = 60.0
 # libvirt's job statistics; of a running job not all keys are there at all times.
 _Job = Mapping[str, int | str | bool | float]
 
@@ -30,6 +32,8 @@ _FACTS = TypeAdapter(HostFacts)
 _PRESENCE = TypeAdapter(Presence)
 _NAMED: TypeAdapter[tuple[tuple[str, str], ...]] = TypeAdapter(tuple[tuple[str, str], ...])
 _WAY: TypeAdapter[tuple[bool, str | None]] = TypeAdapter(tuple[bool, str | None])
+_WORDS_OF: TypeAdapter[dict[str, Bound | None]] = TypeAdapter(dict[str, Bound | None])
+_VERDICTS: TypeAdapter[tuple[HardwareVerdict, ...]] = TypeAdapter(tuple[HardwareVerdict, ...])
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _RATE: TypeAdapter[float | None] = TypeAdapter(Annotated[float, Ge(0)] | None)
@@ -91,9 +95,9 @@ class LibvirtHosts:
         pages = _number(job, "memory_dirty_rate")
         return Progress(
             elapsed_seconds=(_number(job, "time_elapsed") or 0) / 1000,
-            total_bytes=_number(job, "data_total") or 0,
-            processed_bytes=_number(job, "data_processed") or 0,
-            remaining_bytes=_number(job, "data_remaining") or 0,
+            total_bytes=_number(job, "data_total"),
+            processed_bytes=_number(job, "data_processed"),
+            remaining_bytes=_number(job, "data_remaining"),
             dirty_bytes_per_second=None if pages is None else float(pages * (_number(job, "memory_page_size") or 4096)),
             passes=_number(job, "memory_iteration"),
             throttle_ratio=min(_number(job, "auto_converge_throttle") or 0, 100) / 100,
@@ -144,6 +148,15 @@ class LibvirtHosts:
 
     def facts(self, host: str) -> HostFacts:
         return self._ask(_FACTS, host, "facts")
+
+    def leaving(self, host: str, uuids: Sequence[str]) -> Mapping[str, Bound | None]:
+        return self._ask(_WORDS_OF, host, "leaving", tuple(uuids), seconds=_PROBE_SECONDS)
+
+    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
+        found = self._ask(_VERDICTS, host, "verdicts", [asdict(kind) for kind in kinds], seconds=_PROBE_SECONDS)
+        if len(found) != len(kinds):
+            raise LibvirtError(f"{host}: the answer to verdicts is not as expected: {len(found)} for {len(kinds)}")
+        return found
 
     def reaches(self, host: str, destination: str) -> str | None:
         # The source connects to the destination first, which takes its own time, and may be asked again a few times.

@@ -56,10 +56,12 @@ class _Seen:
 
     watch: Watch
     dirty_bytes_per_second: float | None = None
+    copied: bool = False
 
     def __call__(self, progress: Progress) -> None:
         # QEMU knows no rate, and says 0, until it has been through the memory once.
         self.dirty_bytes_per_second = progress.dirty_bytes_per_second or self.dirty_bytes_per_second
+        self.copied = self.copied or (progress.processed_bytes or 0) > 0
         self.watch(progress)
 
 
@@ -133,6 +135,8 @@ class Migrator:
         seen = _Seen(watch)
         began = self.clock.monotonic()
         why, cause, answered, waited = self._run(move, seen, stop, began)
+        if cause is Cause.ERROR and answered and not seen.copied:
+            cause = Cause.REFUSED
         return Requested(
             why=why,
             cause=cause,

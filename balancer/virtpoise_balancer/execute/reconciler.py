@@ -262,7 +262,7 @@ class Reconciler:
             found = self._ask(entry)
             if not isinstance(found, Arrived):
                 return found
-        return StillOpen(kind=UnsettledKind.UNKNOWN, hosts=(move.source, move.destination), text=text)
+        return StillOpen(kind=UnsettledKind.WAITING, hosts=(move.source, move.destination), text=text)
 
     def _ask(self, entry: JournalEntry) -> Verdict | StillOpen | Arrived:
         hosts, move = self.hosts(), entry.move

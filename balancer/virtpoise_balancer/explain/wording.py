@@ -8,6 +8,8 @@ from types import MappingProxyType
 from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal
 from virtpoise_balancer.rules import KINDS
 
+# Instead of a figure that is not known.
+UNKNOWN = "unknown"
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
@@ -24,6 +26,16 @@ _REASONS: Mapping[Reason, str] = {
     Reason.DESTINATION_OVERCOMMIT: "the host would promise more memory than it may",
     Reason.DESTINATION_NETWORK: "the host's uplink would be too busy with it",
     Reason.NAME_TAKEN: "the host already has a domain of this name",
+    Reason.LACKS_CPU: "the host's CPU, by libvirt's word, cannot do what the domain's CPU needs",
+    Reason.LACKS_MACHINE: "the host's hypervisor does not have the domain's kind of machine",
+    Reason.LACKS_NETWORK: "the host does not have a network that the domain is on",
+    Reason.LACKS_STORAGE: "the host does not have the storage that the domain is on",
+    Reason.LACKS_PINS: "the host does not have the CPUs or NUMA nodes that the domain is bound to",
+    Reason.HELD_DEVICE: "libvirt migrates it nowhere because of a device",
+    Reason.HELD_STORAGE: "libvirt migrates it nowhere because of its storage",
+    Reason.HELD_SNAPSHOTS: "libvirt migrates it nowhere while it has snapshots",
+    Reason.HELD_JOB: "libvirt migrates it nowhere while it is busy with a job",
+    Reason.HELD_SETTING: "libvirt migrates it nowhere because of how it is defined",
     Reason.BACKOFF: "it is in back-off there after a failed migration",
     Reason.RULE: "a placement rule forbids it",
     Reason.NOT_RUNNING: "it is not running, or Prometheus has no fresh samples of it",
@@ -74,6 +86,7 @@ _FIGURES: Mapping[str, str] = {
     "with": "with {}",
     "there": "{} of its domains are there",
     "name": "{}",
+    "needs": "{}",
     "where": "{}",
     "conflict": "{}",
     "kind": "{}",
@@ -181,12 +194,16 @@ def busiest_direction(rx_ratio: float | None, tx_ratio: float | None) -> float |
 
 def use(ratio: float | None, digits: int = 0) -> str:
     """A share in use."""
-    return "unknown" if ratio is None else percent(ratio, digits)
+    return UNKNOWN if ratio is None else percent(ratio, digits)
+
+
+def rate(bytes_per_second: float | None) -> str:
+    return UNKNOWN if bytes_per_second is None else f"{size(bytes_per_second)}/s"
 
 
 def cores(amount: float | None) -> str:
     """An amount of CPU, in cores."""
-    return "unknown" if amount is None else f"{amount:.2f}"
+    return UNKNOWN if amount is None else f"{amount:.2f}"
 
 
 def size(amount: float | None) -> str:

@@ -61,6 +61,15 @@ def unpack_inputs(packed: Any, source: str) -> Inputs:
     return inputs
 
 
+def pack_text(text: str) -> bytes:
+    return zlib.compress(text.encode())
+
+
+def unpack_text(packed: Any, source: str) -> str:
+    """``source`` names the document in a BadInput."""
+    return _unpack(packed, source).decode(errors="replace")
+
+
 def pack_sightings(seen: Sightings) -> bytes:
     domains = {uuid: (one.name, one.host, one.seen, one.missing_since) for uuid, one in seen.domains.items()}
     return zlib.compress(json.dumps({"hosts": sorted(seen.hosts), "domains": domains}).encode())

@@ -13,7 +13,7 @@ from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.records import EndedPlan, Inputs, NewestPlan, NewPlan, PlanRecord
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import migrations, plans
-from virtpoise_balancer.model import Plan, Result
+from virtpoise_balancer.model import Cause, Plan, Result
 
 _SHORT = (
     plans.c.id,
@@ -37,7 +37,14 @@ _NEWEST = Query(
     "plan",
 )
 _NOT_SETTLED = Query(
-    select(plans.c.id, plans.c.made, migrations.c.id.label("migration_id"), migrations.c.result, migrations.c.ended)
+    select(
+        plans.c.id,
+        plans.c.made,
+        migrations.c.id.label("migration_id"),
+        migrations.c.result,
+        migrations.c.cause,
+        migrations.c.ended,
+    )
     .outerjoin(migrations, migrations.c.plan_id == plans.c.id)
     .where(plans.c.settled.is_(False), of_group(plans.c.group_name))
     .order_by(plans.c.id, migrations.c.position),
@@ -96,6 +103,7 @@ def ended(connection: Connection, group: str, broken: list[str]) -> tuple[EndedP
                 id=plan_id,
                 plan=plan,
                 results=tuple(Result(move.result) for move in moves),
+                causes=tuple(Cause(move.cause) if move.cause else None for move in moves),
                 ended=max((move.ended for move in moves), default=of_plan[0].made),
             )
         )

@@ -12,7 +12,7 @@ from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.learned import Learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import OthersChange, Sightings
-from virtpoise_balancer.model import Entries, JournalEntry, Mode, Plan, Policy, Result, Role, Snapshot
+from virtpoise_balancer.model import Cause, Entries, Facts, JournalEntry, Mode, Plan, Policy, Result, Role, Snapshot
 from virtpoise_balancer.plan.subset import Choice
 
 
@@ -189,13 +189,23 @@ class NewestCycle:
 class EndedPlan:
     """A plan that was acted on and whose moves have all ended.
 
-    ``results``: of its moves, in order. ``ended``: when the last did.
+    ``results`` and ``causes``: of its moves, in order. ``ended``: when the last did.
     """
 
     id: int
     plan: Plan
     results: tuple[Result, ...]
     ended: float
+    causes: tuple[Cause | None, ...] = ()
+
+    @property
+    def without_refused(self) -> tuple[Result, ...]:
+        """The results; a move that libvirt refused counts as one that was skipped: the next plan knows of it."""
+        causes = self.causes or (None,) * len(self.results)
+        return tuple(
+            Result.SKIPPED if cause is Cause.REFUSED else result
+            for result, cause in zip(self.results, causes, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +214,8 @@ class Memory:
 
     ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``brake``: pulled last,
     whether it was released or not. ``sightings``: of the newest look. ``others``: the changes of the last hours that
-    are not ours, oldest first. ``broken``: one line for each row that could not be read and was left out.
+    are not ours, oldest first. ``facts``: of libvirt, as they are known to whoever reads. ``broken``: one line for each
+    row that could not be read and was left out.
     """
 
     orders: StandingOrders = StandingOrders()
@@ -220,6 +231,7 @@ class Memory:
     others: tuple[OthersChange, ...] = ()
     newest_plan: NewestPlan | None = None
     newest_cycle: NewestCycle | None = None
+    facts: Facts = field(default_factory=Facts)
     broken: tuple[str, ...] = ()
 
     def is_ahead_of(self, now: float) -> bool:

@@ -179,6 +179,15 @@ backoffs = Table(
     Column("failures", Integer, nullable=False),
 )
 
+# What each host's libvirt said when it was last looked at. A host has one, whatever its group.
+host_facts = Table(
+    "host_facts",
+    metadata,
+    Column("host", String, primary_key=True),
+    _time("at", nullable=False),
+    Column("document", LargeBinary, nullable=False),  # as execute has it, compressed
+)
+
 # Written by cycles alone. One is on until a release (an override) that is newer.
 brakes = Table(
     "brakes",

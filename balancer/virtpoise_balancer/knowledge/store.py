@@ -21,6 +21,7 @@ from virtpoise_balancer.knowledge import (
     drains,
     fence,
     groups,
+    host_facts,
     journal,
     learned,
     others,
@@ -193,6 +194,18 @@ class Store:
             drains.forget(connection, before)
             brakes.forget(connection, before)
             others.forget(connection, before)
+            host_facts.forget(connection, before)
+
+    # --- facts of libvirt ---------------------------------------------------------------------------------------------
+
+    def host_facts(self) -> dict[str, str]:
+        """By host, the document of what its libvirt said when it was last looked at."""
+        with self._reading() as (connection, broken):
+            return host_facts.read(connection, broken)
+
+    def remember_host(self, host: str, document: str) -> None:
+        with self._leading() as connection:
+            host_facts.write(connection, host, document, self.clock.now())
 
     # --- who leads ----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
+from virtpoise_balancer.model.facts import Facts, Hold, Holder, Need, Requirement
 from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
@@ -96,7 +97,10 @@ __all__ = [
     "DomainWeights",
     "DrainLimit",
     "Entries",
+    "Facts",
     "FailedAttempts",
+    "Hold",
+    "Holder",
     "Host",
     "HostState",
     "HostWeights",
@@ -112,6 +116,7 @@ __all__ = [
     "Mode",
     "Move",
     "Name",
+    "Need",
     "Overcommit",
     "Overload",
     "Penalty",
@@ -125,6 +130,7 @@ __all__ = [
     "Ratio",
     "Reason",
     "Refusal",
+    "Requirement",
     "Reserve",
     "Residual",
     "Resource",

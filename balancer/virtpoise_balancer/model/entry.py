@@ -45,6 +45,7 @@ class Written(StrEnum):
 class UnsettledKind(StrEnum):
     MIGRATING = "migrating"  # a migration of ours goes on, though no plan is being made
     UNKNOWN = "unknown"  # a host does not say where the domain is
+    WAITING = "waiting"  # it stands, paused, where it has arrived, and could not be started yet
     TWICE = "twice"  # it is active on more than one host
     NOWHERE = "nowhere"  # it was migrated, and is active on no host
 

@@ -15,7 +15,8 @@ class Result(StrEnum):
 class Cause(StrEnum):
     """What a move that was not made teaches."""
 
-    ERROR = "error"  # libvirt refused it, or it broke
+    ERROR = "error"  # it broke
+    REFUSED = "refused"  # libvirt refused it before anything was copied
     OBSTACLE = "obstacle"  # one of the hosts spoke against it before it began
     SLOW = "slow"  # it did not end in time
     STOPPED = "stopped"  # the balancer had to stop: that teaches nothing
@@ -44,14 +45,21 @@ class MigrationOutcome:
 class Progress:
     """A migration under way, as libvirt's job statistics give it.
 
-    ``passes``: how often the memory has been gone through, the present time included. ``throttle_ratio``: the share of
-    its CPU time that the guest is kept from, so that it writes less.
+    What libvirt leaves out is None. ``passes``: how often the memory has been gone through, the present time included.
+    ``throttle_ratio``: the share of its CPU time that the guest is kept from, so that it writes less.
     """
 
     elapsed_seconds: float
-    total_bytes: int
-    processed_bytes: int
-    remaining_bytes: int
+    total_bytes: int | None
+    processed_bytes: int | None
+    remaining_bytes: int | None
     dirty_bytes_per_second: float | None = None
     passes: int | None = None
     throttle_ratio: float = 0.0
+
+    @property
+    def copied_ratio(self) -> float | None:
+        """The share of the memory that is copied; None while it is not known."""
+        if not self.total_bytes or self.remaining_bytes is None:
+            return None
+        return max(1 - self.remaining_bytes / self.total_bytes, 0.0)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 class SampleTimes:
     """Which samples a look takes of a host: ``samples`` of them, one a step, the newest at the last whole step.
 
-    A sample covers the step that ends there, and ``reach_back_seconds`` before it.
+    A sample covers the step that ends there, and ``reach_back_seconds`` before it. ``delay_seconds``: by how much the
+    look is at an earlier time than its clock shows.
     """
 
     step_seconds: float
     reach_back_seconds: float
     samples: int
+    delay_seconds: float = 0.0

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
+from virtpoise_balancer.model.facts import Hold, Requirement
 from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio, Resource
 
 
@@ -80,7 +81,7 @@ class Host:
 
     ``counted_from``: samples whose step began earlier do not count towards N (an attempt ended then, or the host was
     alone). ``penalty_until``: until then the host makes no attempt. ``unknown``: why nothing is known of it; only in
-    state unknown.
+    state unknown. ``lacks``: what it is known to lack of all that the group's domains need.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -102,6 +103,7 @@ class Host:
     uplink_bytes_per_second: Annotated[float, Gt(0)] | None = None
     counted_from: float | None = None
     penalty_until: float | None = None
+    lacks: tuple[Requirement, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -181,12 +183,17 @@ class Domain:
     unknown). The two with ``_unsaturated`` are the same, averaged over those recent steps in which its host was not
     saturated; None: there were none.
 
-    ``memory_bytes`` is assigned to it now, ``memory_maximum_bytes`` is what its balloon can grow to, and
-    ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its memory that lies in
-    static huge pages.
+    Where its traffic is None, it is not known, and counts as none in a plan.
+
+    ``memory_bytes`` is assigned to it now (0: not known, as no domain has none), ``memory_maximum_bytes`` is what its
+    balloon can grow to, and ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its
+    memory that lies in static huge pages.
 
     ``migrating_to``: the destination of a migration under way; ``recent_moves``: how often it was moved in the time
     that is remembered.
+
+    ``requires``: what it needs of a host, as far as some host lacks it; ``holds``: why libvirt would migrate it nowhere
+    now. Of what nothing is known nothing is listed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -203,16 +210,23 @@ class Domain:
     memory_maximum_bytes: Bytes | None = None
     memory_resident_bytes: Bytes | None = None
     hugepages: tuple[HugePages, ...] = ()
-    rx_bytes_per_second: Amount = 0.0
-    tx_bytes_per_second: Amount = 0.0
+    rx_bytes_per_second: Amount | None = 0.0
+    tx_bytes_per_second: Amount | None = 0.0
     dirty_bytes_per_second: Amount | None = None
-    rx_ratio: Amount = 0.0
-    tx_ratio: Amount = 0.0
+    rx_ratio: Amount | None = 0.0
+    tx_ratio: Amount | None = 0.0
     last_moved: float | None = None
     recent_moves: Annotated[int, Ge(0)] = 0
     migrating_to: Name | None = None
     placement: Placement | None = None
+    requires: tuple[Requirement, ...] = ()
+    holds: tuple[Hold, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def used_cores(self) -> float | None:
+        """``cpu_cores`` where it is known: not of a paused domain, which may be one whose figures are missing."""
+        return None if self.state is DomainState.PAUSED else self.cpu_cores
 
     @property
     def ordinary_bytes(self) -> int:
@@ -220,9 +234,13 @@ class Domain:
         return max(self.memory_bytes - self._in_hugepages, 0) if self.hugepages else self.memory_bytes
 
     @property
-    def promised_bytes(self) -> int:
-        """The ordinary memory that it may come to use without a word to its host: that of its maximum."""
-        return max(max(self.memory_maximum_bytes or 0, self.memory_bytes) - self._in_hugepages, 0)
+    def promised_bytes(self) -> int | None:
+        """The ordinary memory that it may come to use without a word to its host: that of its maximum.
+
+        None where neither its memory nor its maximum is known.
+        """
+        most = max(self.memory_maximum_bytes or 0, self.memory_bytes)
+        return max(most - self._in_hugepages, 0) if most else None
 
     @property
     def _in_hugepages(self) -> int:

@@ -6,13 +6,14 @@ stays where it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, fields
 from functools import partial
 
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, HugePages, Placement
-from virtpoise_balancer.monitor.client import Series
+from virtpoise_balancer.monitor.answers import Key
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import host_of
 
 # What a domain's metadata may name several of; `ignore` stands alone.
@@ -27,34 +28,34 @@ _LONGEST_SIZE = 20
 
 
 def read_domains(
-    answers: Mapping[str, Sequence[Series]], hosts: Mapping[str, Host]
+    answers: Mapping[str, Sequence[Series]], figures: Mapping[str, Mapping[Key, float]], hosts: Mapping[str, Host]
 ) -> tuple[list[Domain], dict[str, tuple[str, ...]]]:
     """The domains by name, and the hosts of each that runs on more than one, by uuid.
 
-    ``answers``: the series of each query, by its name; ``hosts``: by name. Domains of unknown hosts are left out.
+    ``answers``: the series of each query, by its name; ``figures``: the values of each query of which no series are
+    kept; ``hosts``: by name. Domains of unknown hosts are left out.
     """
-    figures = {
-        name.removeprefix("domain_"): {(host_of(s), s.labels.get("uuid", "")): s.value for s in answer}
-        for name, answer in answers.items()
-        if name.startswith("domain_") and name not in ("domain_placement", "domain_hugepages_bytes")
-    }
     hugepages = _hugepages(answers["domain_hugepages_bytes"])
     placements = _placements(answers["domain_placement"])
+    paused = {(host_of(series), series.labels.get("uuid", "")) for series in answers["domain_paused"]}
     # uuid -> (host, name), where it runs before where it is paused before where it is only defined
     listed: dict[str, list[tuple[str, str]]] = {}
     running: dict[str, set[str]] = {}
 
     def order(series: Series) -> tuple[float, bool, str]:
         host = host_of(series)
-        return -series.value, (host, series.labels.get("uuid", "")) not in figures["paused"], host
+        return -series.value, (host, series.labels.get("uuid", "")) not in paused, host
 
     for series in sorted(answers["domain_running"], key=order):
         host, uuid, name = host_of(series), series.labels.get("uuid", ""), series.labels.get("domain", "")
         if host in hosts and hosts[host].known and uuid and name:
             listed.setdefault(uuid, []).append((host, name))
             running.setdefault(uuid, set()).update([host] if series.value == 1 else [])
+    reader = _Reader(
+        placements, hugepages, paused, **{name.removeprefix("domain_"): of for name, of in figures.items()}
+    )
     domains = [
-        _domain(uuid, hosts[host], name, figures, placements, hugepages, running=len(running[uuid]))
+        reader.domain(uuid, hosts[host], name, running=len(running[uuid]))
         for uuid, ((host, name), *_) in listed.items()
     ]
     duplicates = {uuid: tuple(sorted(names)) for uuid, names in sorted(running.items()) if len(names) > 1}
@@ -68,9 +69,9 @@ def page_bytes(series: Series) -> int | None:
     return number if 0 < number <= MOST_BYTES else None
 
 
-def _hugepages(answer: Sequence[Series]) -> dict[tuple[str, str], tuple[HugePages, ...] | None]:
+def _hugepages(answer: Sequence[Series]) -> dict[Key, tuple[HugePages, ...] | None]:
     """By host and uuid, a domain's memory in static huge pages; None where a size of pages or of memory is none."""
-    found: dict[tuple[str, str], dict[int, int]] = {}
+    found: dict[Key, dict[int, int]] = {}
     unclear: set[tuple[str, str]] = set()
     for series in answer:
         key, size = (host_of(series), series.labels.get("uuid", "")), page_bytes(series)
@@ -84,9 +85,9 @@ def _hugepages(answer: Sequence[Series]) -> dict[tuple[str, str], tuple[HugePage
     } | dict.fromkeys(unclear)
 
 
-def _placements(answer: Sequence[Series]) -> dict[tuple[str, str], Placement]:
+def _placements(answer: Sequence[Series]) -> dict[Key, Placement]:
     """By host and uuid, what the domains' own metadata asks for."""
-    asked: dict[tuple[str, str], dict[str, set[str]]] = {}
+    asked: dict[Key, dict[str, set[str]]] = {}
     for series in answer:
         rule, value = series.labels.get("rule", "").replace("-", "_"), series.labels.get("value", "")
         if (rule in _PLACEMENT_LISTS and value) or rule == "ignore":
@@ -100,75 +101,99 @@ def _placements(answer: Sequence[Series]) -> dict[tuple[str, str], Placement]:
     }
 
 
-def _domain(
-    uuid: str,
-    host: Host,
-    name: str,
-    figures: Mapping[str, Mapping[tuple[str, str], float]],
-    placements: Mapping[tuple[str, str], Placement],
-    hugepages: Mapping[tuple[str, str], tuple[HugePages, ...] | None],
-    *,
-    running: int,
-) -> Domain:
-    """The domain where it runs. Running twice, it is between two hosts: paused as far as planning goes."""
-    key = (host.name, uuid)
-    own = {figure: values[key] for figure, values in figures.items() if key in values}
-    pages = hugepages.get(key, ())
-    with_memory = partial(
-        Domain,
-        name=name,
-        uuid=uuid,
-        host=host.name,
-        memory_bytes=_whole(own.get("memory_bytes")),
-        memory_maximum_bytes=None if (most := own.get("memory_maximum_bytes")) is None else _whole(most),
-        hugepages=pages or (),
-    )
-    if running == 0:
-        return with_memory(state=DomainState.PAUSED if "paused" in own else DomainState.SHUTOFF)
-    if pages is None or not _sound(own, host):  # it is there and counts, but nothing is known of it to decide on
-        return with_memory(state=DomainState.PAUSED)
-    return with_memory(
-        state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,
-        vcpus=int(own["vcpus"]),
-        cpu_cores=own["cpu_cores"],
-        cpu_delay_cores=_known(own.get("cpu_delay_cores")),
-        cpu_cores_unsaturated=_known(own.get("cpu_cores_unsaturated")),
-        cpu_delay_cores_unsaturated=_known(own.get("cpu_delay_cores_unsaturated")),
-        memory_resident_bytes=None if (held := own.get("memory_resident_bytes")) is None else _whole(held),
-        rx_bytes_per_second=_amount(own.get("rx_bytes_per_second")),
-        tx_bytes_per_second=_amount(own.get("tx_bytes_per_second")),
-        rx_ratio=_amount(own.get("rx_ratio")),
-        tx_ratio=_amount(own.get("tx_ratio")),
-        placement=placements.get(key),
-    )
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """The answers about domains, by host and uuid."""
 
+    placements: Mapping[Key, Placement]
+    hugepages: Mapping[Key, tuple[HugePages, ...] | None]
+    paused: AbstractSet[Key]
+    vcpus: Mapping[Key, float]
+    memory_bytes: Mapping[Key, float]
+    memory_maximum_bytes: Mapping[Key, float]
+    memory_resident_bytes: Mapping[Key, float]
+    cpu_cores: Mapping[Key, float]
+    cpu_delay_cores: Mapping[Key, float]
+    cpu_cores_unsaturated: Mapping[Key, float]
+    cpu_delay_cores_unsaturated: Mapping[Key, float]
+    rx_bytes_per_second: Mapping[Key, float]
+    tx_bytes_per_second: Mapping[Key, float]
+    rx_ratio: Mapping[Key, float]
+    tx_ratio: Mapping[Key, float]
 
-def _sound(own: Mapping[str, float], host: Host) -> bool:
-    """Whether what a domain cannot be moved without is there, and no figure is beyond what can be."""
-    cores, memory, vcpus = (own.get(figure, math.nan) for figure in ("cpu_cores", "memory_bytes", "vcpus"))
-    if not (cores >= 0 and 0 <= memory <= MOST_BYTES and 1 <= vcpus <= MOST_COUNTED):
-        return False
-    most = {
-        "cpu_cores": host.cpus * _CPU_TOLERANCE,
-        "cpu_cores_unsaturated": host.cpus * _CPU_TOLERANCE,
-        "cpu_delay_cores": vcpus * _CPU_TOLERANCE,
-        "cpu_delay_cores_unsaturated": vcpus * _CPU_TOLERANCE,
-        "rx_ratio": _MOST_UPLINK_RATIO,
-        "tx_ratio": _MOST_UPLINK_RATIO,
-        "rx_bytes_per_second": _MOST_BYTES_PER_SECOND,
-        "tx_bytes_per_second": _MOST_BYTES_PER_SECOND,
-        "memory_resident_bytes": MOST_BYTES,
-    }
-    return all(own.get(figure, 0.0) <= bound for figure, bound in most.items())
+    def domain(self, uuid: str, host: Host, name: str, *, running: int) -> Domain:
+        """The domain where it runs. Running twice, it is between two hosts: paused as far as planning goes."""
+        key = (host.name, uuid)
+        pages = self.hugepages.get(key, ())
+        memory, most = self.memory_bytes.get(key), self.memory_maximum_bytes.get(key)
+        if running and pages is not None:
+            cores, vcpus = self.cpu_cores.get(key), self.vcpus.get(key)
+            delay = self.cpu_delay_cores.get(key)
+            past, past_delay = self.cpu_cores_unsaturated.get(key), self.cpu_delay_cores_unsaturated.get(key)
+            held = self.memory_resident_bytes.get(key)
+            rx, tx = self.rx_bytes_per_second.get(key), self.tx_bytes_per_second.get(key)
+            rx_ratio, tx_ratio = self.rx_ratio.get(key), self.tx_ratio.get(key)
+            if (
+                cores is not None
+                and memory is not None
+                and vcpus is not None
+                and 1 <= memory <= MOST_BYTES
+                and 1 <= vcpus <= MOST_COUNTED
+                and 0 <= cores <= host.cpus * _CPU_TOLERANCE
+                and (past or 0.0) <= host.cpus * _CPU_TOLERANCE
+                and (delay or 0.0) <= vcpus * _CPU_TOLERANCE
+                and (past_delay or 0.0) <= vcpus * _CPU_TOLERANCE
+                and (rx_ratio or 0.0) <= _MOST_UPLINK_RATIO
+                and (tx_ratio or 0.0) <= _MOST_UPLINK_RATIO
+                and (rx or 0.0) <= _MOST_BYTES_PER_SECOND
+                and (tx or 0.0) <= _MOST_BYTES_PER_SECOND
+                and (held or 0.0) <= MOST_BYTES
+            ):
+                return Domain(
+                    name=name,
+                    uuid=uuid,
+                    host=host.name,
+                    state=DomainState.RUNNING if running == 1 else DomainState.PAUSED,
+                    vcpus=int(vcpus),
+                    cpu_cores=cores,
+                    cpu_delay_cores=_known(delay),
+                    cpu_cores_unsaturated=_known(past),
+                    cpu_delay_cores_unsaturated=_known(past_delay),
+                    memory_bytes=int(memory),
+                    memory_maximum_bytes=None if most is None else _whole(most),
+                    memory_resident_bytes=None if held is None else _whole(held),
+                    hugepages=pages,
+                    rx_bytes_per_second=_known(rx),
+                    tx_bytes_per_second=_known(tx),
+                    rx_ratio=_known(rx_ratio),
+                    tx_ratio=_known(tx_ratio),
+                    placement=self.placements.get(key),
+                )
+        # It is there and counts, but nothing is known of it to decide on.
+        there = partial(
+            Domain,
+            name=name,
+            uuid=uuid,
+            host=host.name,
+            memory_bytes=_whole(memory),
+            memory_maximum_bytes=None if most is None else _whole(most),
+            hugepages=pages or (),
+        )
+        if not running and key not in self.paused:
+            return there(state=DomainState.SHUTOFF)
+        return there(
+            state=DomainState.PAUSED,
+            cpu_delay_cores=None,
+            rx_bytes_per_second=None,
+            tx_bytes_per_second=None,
+            rx_ratio=None,
+            tx_ratio=None,
+        )
 
 
 def _known(value: float | None) -> float | None:
     return None if value is None else max(value, 0.0)
 
 
-def _amount(value: float | None) -> float:
-    return max(value or 0.0, 0.0)
-
-
 def _whole(value: float | None) -> int:
-    return int(_amount(value)) if value is None or value <= MOST_BYTES else 0
+    return int(value) if value is not None and 0 <= value <= MOST_BYTES else 0

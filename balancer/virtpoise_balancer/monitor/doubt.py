@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
-from virtpoise_balancer.monitor.client import Series
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import MOST_LABELS
 from virtpoise_balancer.visible import shown
 
@@ -87,8 +87,8 @@ def of_age(age_seconds: float, stale_seconds: float) -> Unknown | None:
 def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
     """Doubt about a host's list of domains. ``replaced``: the queries that another exporter answers.
 
-    Other exporters may have no metric for libvirt's answer, so it is required only where it was asked for: with
-    virtpoise's own list, or by another query.
+    Other exporters may have no metric for libvirt's answer, or none for its own count of the domains. So either is
+    required only where it was asked for: with virtpoise's own list, or by another query.
     """
     own_list = not replaced & LISTING
     if lists.up is None and (own_list or "host_libvirt_up" in replaced):
@@ -100,6 +100,8 @@ def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
     if not own_list and not replaced & COUNTING:
         return None
     for what, counted, listed in zip(("active", "inactive"), lists.counted, lists.listed, strict=True):
+        if counted is None and (own_list or f"host_domains_{what}" in replaced):
+            return Unknown(kind=UnknownKind.DOMAINS, text=f"its exporter does not say how many {what} domains it has")
         if counted is not None and counted != listed:
             return Unknown(
                 kind=UnknownKind.DOMAINS,

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.hosts import of_instance
-from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.http import Reply
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import AdmittedTargets
 
 _EXPORTER = "virtpoise_exporter_build_info"

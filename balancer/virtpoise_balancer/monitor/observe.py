@@ -9,45 +9,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import ClockError, MonitorError
+from virtpoise_balancer.garbage import no_collections
 from virtpoise_balancer.model import (
-    MOST_BYTES,
-    MOST_CPUS,
-    NO_FIGURES,
-    RATIO_TOLERANCE,
-    Host,
-    HostState,
-    HugePages,
     SampleTimes,
     Snapshot,
-    Unknown,
     check_consistent,
 )
-from virtpoise_balancer.monitor import doubt
-from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer, Series
-from virtpoise_balancer.monitor.domain_figures import page_bytes, read_domains
+from virtpoise_balancer.monitor.answers import FIGURES, Extract, Keeper, by_device, uplink_figures
+from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
+from virtpoise_balancer.monitor.domain_figures import read_domains
+from virtpoise_balancer.monitor.host_figures import WINDOWS, is_ratio, read_hosts, trailing
 from virtpoise_balancer.monitor.queries import (
+    BY_UPLINK,
     DEAREST,
     OF_THE_PAST,
     QUERIES,
+    SATURATED_LATELY,
     Ranges,
+    made_of_others,
     narrowed,
+    of_the_past,
     render,
 )
 from virtpoise_balancer.monitor.remembered import Remembered
 from virtpoise_balancer.monitor.replica import of_one_replica, without
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.sources import SOURCES, MetricsSource, SourceName
-from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of, labels_of
+from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
 
 # How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
 _READINGS = 30
-# The queries that return a window of samples, one a step.
-_WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
 # How long a time, and how many hosts, one query for loads in the past covers.
 _LONGEST_SECONDS = 3600.0
 _MOST_HOSTS = 200
@@ -98,7 +94,8 @@ class Observer:
     averaged over.
 
     ``source``: the exporters that are asked; ``queries``: the configuration's own, by name. ``matchers``: PromQL label
-    matchers of the targets to look at. ``admits``: whether a target of this name may be a host. ``replica_label``: the
+    matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
+    ``delay_seconds``: how much earlier than now a look is, since some servers show samples late. ``replica_label``: the
     label by which several Prometheus servers that scrape the same targets differ, if it is in their series.
     """
 
@@ -111,9 +108,10 @@ class Observer:
     matchers: str
     admits: Callable[[str], bool]
     source: MetricsSource = SOURCES[SourceName.VIRTPOISE]
+    delay_seconds: float = 0.0
     replica_label: str | None = None
     clock: Clock = SYSTEM
-    _remembered: Remembered = field(init=False, repr=False, compare=False, default_factory=Remembered)
+    _remembered: Remembered[Extract] = field(init=False, repr=False, compare=False, default_factory=Remembered)
 
     @property
     def ranges(self) -> Ranges:
@@ -131,7 +129,12 @@ class Observer:
             step_seconds=self.step_seconds,
             reach_back_seconds=self.ranges.reading - self.step_seconds,
             samples=max(_READINGS, self.consecutive),
+            delay_seconds=self.delay_seconds,
         )
+
+    def _at(self, now: float) -> float:
+        """The time (Unix seconds) at which all queries of a look at ``now`` are evaluated."""
+        return math.floor((now - self.delay_seconds) / self.step_seconds) * self.step_seconds
 
     def _queries(self, names: Iterable[str], matchers: str) -> dict[str, str]:
         """The queries of these names for the targets with these matchers. One that has no answer is left out."""
@@ -145,13 +148,19 @@ class Observer:
         (times,) = self._queries(["host_sample_time"], self.matchers).values()
         return of_one_replica(self.client, self.replica_label, self.matchers, times, at - self.ranges.stale, at)
 
+    @property
+    def _replaced(self) -> frozenset[str]:
+        """The queries that are not those for virtpoise's exporter."""
+        return self.source.foreign | self.queries.keys()
+
     def observe(self, now: float) -> Observation:
-        """The group at ``now``; readings lie on the grid of whole steps, so every balancer sees the same ones.
-        MonitorError.
+        """The group at ``now``, or the delay before it; readings lie on the grid of whole steps, so every balancer sees
+        the same ones. MonitorError.
 
         ClockError where ``now`` is not what Prometheus' own clock shows.
         """
-        return self._look(now, None)
+        with no_collections():
+            return self._look(now, None)
 
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
         """The same of these hosts and their domains alone. MonitorError."""
@@ -159,7 +168,7 @@ class Observer:
 
     def members(self, now: float) -> frozenset[str]:
         """The names of all hosts that the matchers and the configuration let in. MonitorError."""
-        at = math.floor(now / self.step_seconds) * self.step_seconds
+        at = self._at(now)
         (query,) = self._queries(["host_cpus"], self._of_one_replica(at)).values()
         answer = self.client.instant(query, at)
         return frozenset(map(host_of, AdmittedTargets(self.admits).of_hosts(answer.series)))
@@ -167,55 +176,80 @@ class Observer:
     def _look(self, now: float, hosts: Collection[str] | None) -> Observation:
         """``hosts``: None for all."""
         self._check_clock(now)
-        at = math.floor(now / self.step_seconds) * self.step_seconds
+        at = self._at(now)
         start = at - (self.sample_times.samples - 1) * self.step_seconds
         targets = AdmittedTargets(self.admits)
-        of_all = self._of_one_replica(at)
-        matchers = of_all if hosts is None else narrowed(of_all, hosts)
-        instants = self._queries((name for name in QUERIES if name not in _WINDOWS), matchers)
-        readings = self._queries(_WINDOWS, matchers)
-        if hosts is None:
-            asks: dict[str, Callable[[], QueryAnswer]] = {
-                name: partial(self.client.instant, query, at) for name, query in instants.items()
-            }
-            step = math.floor(at / self.ranges.resolution)
-            for name in OF_THE_PAST:
-                if name in asks and name not in self.queries:  # one of the configuration's own may tell of any time
-                    asks[name] = partial(self._remembered.answer, name, step, asks[name])
-            for name, query in readings.items():
-                asks[name] = partial(self.client.range, query, start, at, self.step_seconds)
-            answered = self.client.side_by_side(
-                {name: asks[name] for name in dict.fromkeys((*DEAREST, *asks)) if name in asks}
-            )
-            found = {name: answered[name] for name in asks}
-        else:
-            found = self.client.instant_each(instants, at)
-            found |= self.client.range_each(readings, start, at, self.step_seconds)
+        found = self._kept(hosts, start, at, Keeper(targets))
         answers: dict[str, Sequence[Series]] = dict.fromkeys(QUERIES, ())
-        answers |= {name: targets.of_hosts(answer.series) for name, answer in found.items()}
-        if hosts is not None:
-            answers = {name: [one for one in series if host_of(one) in hosts] for name, series in answers.items()}
-        windows = {name: _trailing(answers[name], at, self.step_seconds) for name in _WINDOWS}
+        answers |= {name: kept.series for name, kept in found.items()}
         answers["host_cpus"] = [without(self.replica_label, one) for one in answers["host_cpus"]]
-        seen, age = _hosts(answers, windows, at, self.ranges.stale, self.source.foreign | self.queries.keys())
-        domains, duplicates = read_domains(answers, seen)
+        windows = {name: trailing(answers[name], at, self.step_seconds) for name in WINDOWS}
+        seen, age = read_hosts(answers, windows, at, self.ranges.stale, self._replaced)
+        figures = {name: found[name].figures if name in found else {} for name in FIGURES - set(BY_UPLINK.values())}
+        speeds = by_device(answers["host_uplink_bytes_per_second"], targets.names)
+        for name, part in BY_UPLINK.items():
+            figures[name], ratios = uplink_figures(found.get(name, Extract()).traffic, speeds)
+            figures[part] = found[part].figures if part in found else ratios
+        domains, duplicates = read_domains(answers, figures, seen)
         snapshot = Snapshot(time=at, step_seconds=self.step_seconds, hosts=tuple(seen.values()), domains=tuple(domains))
         check_consistent(snapshot)
         return Observation(
             snapshot=snapshot,
             age_seconds=age,
-            warnings=tuple(dict.fromkeys(warning for answer in found.values() for warning in answer.warnings)),
+            warnings=tuple(dict.fromkeys(warning for kept in found.values() for warning in kept.warnings)),
             duplicates=duplicates,
             refused=targets.refused,
             gaps=tuple(self.source.gaps(self.queries)),
         )
+
+    def _kept(self, hosts: Collection[str] | None, start: float, at: float, keeper: Keeper) -> dict[str, Extract]:
+        """What is kept of the answer to each query, by its name. ``hosts``: None for all."""
+        needed = [name for name in QUERIES if name not in made_of_others(self._replaced)]
+        of_all = self._of_one_replica(at)
+        matchers = of_all if hosts is None else narrowed(of_all, hosts)
+        instants = self._queries((name for name in needed if name not in WINDOWS), matchers)
+        readings = self._queries(WINDOWS, matchers)
+        if hosts is not None:
+            found = self.client.instant_each(instants, at)
+            found |= self.client.range_each(readings, start, at, self.step_seconds)
+            return {name: keeper.keep(name, answer).of(hosts) for name, answer in found.items()}
+
+        def ask(name: str) -> Extract:
+            if name in readings:
+                return keeper.keep(name, self.client.range(readings[name], start, at, self.step_seconds))
+            if name in OF_THE_PAST and name not in self._replaced:
+                return keeper.keep(name, self._past(name, at, step, matchers, keeper))
+            return keeper.keep(name, self.client.instant(instants[name], at))
+
+        def of_look(name: str) -> Extract:
+            if name in OF_THE_PAST and name not in self.queries:  # one of the configuration's own may tell of any time
+                return self._remembered.answer(name, step, lambda: ask(name))
+            return ask(name)
+
+        step = math.floor(at / self.ranges.resolution)
+        asked = [name for name in needed if name in instants or name in readings]
+        dearest_first = dict.fromkeys((*(name for name in DEAREST if name in asked), *asked))
+        answered = self.client.side_by_side({name: partial(of_look, name) for name in dearest_first})
+        return {name: answered[name] for name in asked}
+
+    def _past(self, name: str, at: float, step: int, matchers: str, keeper: Keeper) -> QueryAnswer:
+        """A mean over the recent past of all domains."""
+
+        def ask() -> Extract:
+            return keeper.keep("", self.client.instant(render(SATURATED_LATELY, self.ranges, matchers), at))
+
+        lately = self._remembered.answer("", step, ask)
+        saturated = {one.labels["instance"] for one in lately.series}
+        answer = self.client.instant(of_the_past(name, sorted(saturated), self.ranges, matchers), at)
+        return replace(answer, warnings=(*lately.warnings, *answer.warnings))
 
     def _check_clock(self, now: float) -> None:
         asked = self.clock.monotonic()
         theirs = self.client.time()
         took = self.clock.monotonic() - asked
         bound = _MOST_APART_SCRAPES * self.scrape_interval_seconds
-        if now - bound <= theirs <= now + took + bound:
+        # VictoriaMetrics evaluates a query of no time at an earlier one.
+        if now - bound - self.delay_seconds <= theirs <= now + took + bound:
             return
         apart = f"{abs(theirs - now):.0f} s {'behind' if theirs > now else 'ahead of'}"
         raise ClockError(
@@ -254,7 +288,7 @@ class Observer:
 def _within_window(readings: Sequence[Series], window: HostWindow) -> tuple[tuple[float, float], ...]:
     """The host's readings in its window. None where two targets of its name have some there: one may be another's."""
     of_targets = [
-        [(at, max(ratio, 0.0)) for at, ratio in series.samples if window.start <= at <= window.end and _is_ratio(ratio)]
+        [(at, max(ratio, 0.0)) for at, ratio in series.samples if window.start <= at <= window.end and is_ratio(ratio)]
         for series in readings
         if host_of(series) == window.host
     ]
@@ -270,127 +304,3 @@ def _near(windows: Collection[HostWindow]) -> list[list[HostWindow]]:
             groups.append([])
         groups[-1].append(one)
     return groups
-
-
-def _by_host(answer: Sequence[Series]) -> dict[str, float]:
-    return {host_of(series): series.value for series in answer}
-
-
-def _trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, tuple[float, ...]]:
-    """By host, the readings that end at ``at`` without a gap or a figure out of range, oldest first."""
-    trailing: dict[str, tuple[float, ...]] = {}
-    for series in readings:
-        run: list[float] = []
-        for back, (at_step, ratio) in enumerate(reversed(series.samples)):
-            if abs(at_step - (at - back * step)) > step / 2 or not _is_ratio(ratio):
-                break
-            run.append(max(ratio, 0.0))
-        name = host_of(series)
-        if len(run) >= len(trailing.get(name, ())):  # of a target that went, what it was is over
-            trailing[name] = tuple(reversed(run))
-    return trailing
-
-
-def _is_ratio(value: float) -> bool:
-    return 1 - RATIO_TOLERANCE <= value <= RATIO_TOLERANCE
-
-
-def _hosts(
-    answers: Mapping[str, Sequence[Series]],
-    windows: Mapping[str, Mapping[str, tuple[float, ...]]],
-    at: float,
-    stale_seconds: float,
-    replaced: AbstractSet[str],
-) -> tuple[dict[str, Host], float | None]:
-    """The hosts by name, and the age of the newest sample of any, also of one that is too old to act on.
-
-    ``replaced``: the queries that another exporter answers.
-    """
-    cpus, memory, sampled, available, speed, uplink = (
-        _by_host(answers[name])
-        for name in (
-            "host_cpus",
-            "host_memory_bytes",
-            "host_sample_time",
-            "host_memory_available_bytes",
-            "host_cpu_speed",
-            "host_uplink_bytes_per_second",
-        )
-    )
-    targets = doubt.targets_by_host(answers, at, stale_seconds, replaced)
-    copies = doubt.copies_by_host(answers["host_sample_time"], at, stale_seconds)
-    lists = doubt.lists_by_host(answers)
-    hugepages = _hugepages_free(answers["host_hugepages_free"])
-    of_target = {host_of(series): series for series in answers["host_cpus"]}
-    labels = {name: labels_of(series) for name, series in of_target.items()}
-    readings, memory_readings, rx, tx = (windows[name] for name in _WINDOWS)
-    hosts: dict[str, Host] = {}
-    ages: list[float] = []
-    for name in sorted(cpus.keys() | memory.keys()):
-        age = at - sampled.get(name, -math.inf)
-        if math.isfinite(age):
-            ages.append(age)
-        figures = doubt.Figures(
-            cpus=cpus.get(name),
-            cpu_speed=speed.get(name),
-            memory_bytes=memory.get(name),
-            available_bytes=available.get(name),
-            uplink_bytes_per_second=uplink.get(name),
-        )
-        unknown = (
-            doubt.of_targets(targets.get(name, frozenset()))
-            or copies.get(name)
-            or doubt.of_age(age, stale_seconds)
-            or doubt.of_lists(lists.get(name, doubt.NOTHING_LISTED), replaced)
-            or doubt.of_figures(figures)
-            or doubt.of_labels(of_target[name].labels)
-            or (None if readings.get(name) else NO_FIGURES)
-        )
-        hosts[name] = (
-            _unknown(name, unknown, figures, labels.get(name, {}))
-            if unknown
-            else Host(
-                name=name,
-                cpus=int(cpus[name]),
-                cpu_speed=speed.get(name, 1.0),
-                cpu_ratio=readings[name],
-                memory_bytes=int(memory[name]),
-                memory_used_bytes=int(memory[name]) - int(available[name]),
-                hugepages_free=hugepages.get(name, ()),
-                rx_ratio=rx[name][-1] if rx.get(name) else None,
-                tx_ratio=tx[name][-1] if tx.get(name) else None,
-                memory_ratio_window=memory_readings.get(name, ()),
-                rx_ratio_window=rx.get(name, ()),
-                tx_ratio_window=tx.get(name, ()),
-                uplink_bytes_per_second=uplink.get(name) or None,
-                labels=labels.get(name, {}),
-            )
-        )
-    return hosts, min(ages, default=None)
-
-
-def _hugepages_free(answer: Sequence[Series]) -> dict[str, tuple[HugePages, ...]]:
-    """By host, what is free in its static huge pages."""
-    found: dict[str, list[HugePages]] = {}
-    for series in answer:
-        size = page_bytes(series)
-        if size is not None and 0 <= series.value * size <= MOST_BYTES:
-            pages = HugePages(page_bytes=size, memory_bytes=int(series.value) * size)
-            found.setdefault(host_of(series), []).append(pages)
-    return {host: tuple(sorted(pages, key=lambda one: one.page_bytes)) for host, pages in found.items()}
-
-
-def _unknown(name: str, unknown: Unknown, figures: doubt.Figures, labels: Mapping[str, str]) -> Host:
-    """An unknown host, with its size where that figure can be right."""
-    return Host(
-        name=name,
-        state=HostState.UNKNOWN,
-        unknown=unknown,
-        cpus=_within(figures.cpus, MOST_CPUS),
-        memory_bytes=_within(figures.memory_bytes, MOST_BYTES),
-        labels=labels,
-    )
-
-
-def _within(value: float | None, most: int) -> int:
-    return int(value) if value is not None and 1 <= value <= most else 1

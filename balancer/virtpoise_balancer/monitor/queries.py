@@ -19,7 +19,7 @@ Every query can be replaced in the configuration (``prometheus.queries``), so th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from string import Template
@@ -29,9 +29,13 @@ from string import Template
 # cannot make a query fail for all.
 _SPEED = "max by (instance, device) (virtpoise_host_network_speed_bytes{{$matchers}})"
 
+_BY_UPLINK = (
+    "sum by (instance, uuid, uplink) (rate(virtpoise_domain_network_{direction}_bytes_total{{$matchers}}[$slow]))"
+)
+
 _UPLINK_RATIO = f"""
 sum by (instance, uuid) (
-  sum by (instance, uuid, uplink) (rate(virtpoise_domain_network_{{direction}}_bytes_total{{{{$matchers}}}}[$slow]))
+  {_BY_UPLINK}
   / on (instance, uplink) group_left ()
   label_replace({_SPEED}, "uplink", "$$1", "device", "(.*)")
 )
@@ -59,6 +63,12 @@ avg_over_time((
 def _unsaturated(metric: str) -> str:
     return unsaturated(f"deriv({metric}{{$matchers}}[$reading])", _HOST_CPU_RATIO, "instance")
 
+
+# The hosts that were saturated in one of these steps.
+SATURATED_LATELY = f"max_over_time(({_HOST_CPU_RATIO})[$history:$resolution]) >= $saturation"
+
+# The same mean of domains on hosts that were not: a match in each step takes Prometheus most of the time.
+_CALM = "avg_over_time((deriv({metric}{{$matchers}}[$reading]) >= 0)[$history:$resolution])"
 
 _HOST_LINK_RATIO = f"""
 max by (instance) (
@@ -96,6 +106,13 @@ def _of_now(series: str, condition: str = "") -> str:
     return of_now(series, "virtpoise_libvirt_up", condition)
 
 
+# The means over the recent past, each with its counter. Its steps lie on a grid of their own ($resolution), and until
+# the next of them the answer is the same.
+OF_THE_PAST = {
+    "domain_cpu_cores_unsaturated": "virtpoise_domain_cpu_seconds_total",
+    "domain_cpu_delay_cores_unsaturated": "virtpoise_domain_cpu_delay_seconds_total",
+}
+
 QUERIES: dict[str, str] = {
     # hosts
     "host_cpus": "last_over_time(virtpoise_host_cpus{$matchers}[$memory])",
@@ -109,7 +126,8 @@ QUERIES: dict[str, str] = {
     "host_memory_available_bytes": "virtpoise_host_memory_available_bytes{$matchers}",
     "host_memory_ratio": f"1 - virtpoise_host_memory_available_bytes{{$matchers}} / ({_ORDINARY_NOW})",
     "host_hugepages_free": "sum by (instance, size) (virtpoise_host_hugepages_free{$matchers})",
-    "host_uplink_bytes_per_second": "max by (instance) (virtpoise_host_network_speed_bytes{$matchers})",
+    # with the device: a domain's part of an uplink is made of it
+    "host_uplink_bytes_per_second": _SPEED.format(),
     "host_rx_ratio": _HOST_LINK_RATIO.format(direction="receive").strip(),
     "host_tx_ratio": _HOST_LINK_RATIO.format(direction="transmit").strip(),
     # whether libvirt answers the exporter (1 or 0), and what it counts itself: without them no list of domains stands
@@ -130,10 +148,9 @@ QUERIES: dict[str, str] = {
     # it is.
     "domain_cpu_cores": "deriv(virtpoise_domain_cpu_seconds_total{$matchers}[$window])",
     "domain_cpu_delay_cores": "deriv(virtpoise_domain_cpu_delay_seconds_total{$matchers}[$window])",
-    "domain_cpu_cores_unsaturated": _unsaturated("virtpoise_domain_cpu_seconds_total"),
-    "domain_cpu_delay_cores_unsaturated": _unsaturated("virtpoise_domain_cpu_delay_seconds_total"),
-    "domain_rx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_receive_bytes_total{$matchers}[$slow]))",
-    "domain_tx_bytes_per_second": "sum by (instance, uuid) (rate(virtpoise_domain_network_transmit_bytes_total{$matchers}[$slow]))",
+    **{name: _unsaturated(metric) for name, metric in OF_THE_PAST.items()},
+    "domain_rx_bytes_per_second": _BY_UPLINK.format(direction="receive"),
+    "domain_tx_bytes_per_second": _BY_UPLINK.format(direction="transmit"),
     "domain_rx_ratio": _UPLINK_RATIO.format(direction="receive").strip(),
     "domain_tx_ratio": _UPLINK_RATIO.format(direction="transmit").strip(),
 }
@@ -144,19 +161,27 @@ STALE_SCRAPES = 3.5
 # The ranges that are numbers in PromQL, and not durations.
 _NUMBERS = ("saturation", "lag", "stale")
 
-# The means over the recent past. Its steps lie on a grid of their own ($resolution), and until the next of them the
-# answer is the same.
-OF_THE_PAST = ("domain_cpu_cores_unsaturated", "domain_cpu_delay_cores_unsaturated")
+# Each sum of traffic by uplink, and the part of these uplinks that is made of it and of `host_uplink_bytes_per_second`.
+# So the parts are asked for only where one of these queries is the configuration's own.
+BY_UPLINK = {"domain_rx_bytes_per_second": "domain_rx_ratio", "domain_tx_bytes_per_second": "domain_tx_ratio"}
 
 # Those that take Prometheus longest. They are asked first, so that nothing waits for them alone in the end.
 DEAREST = (
     *OF_THE_PAST,
-    "domain_rx_ratio",
-    "domain_tx_ratio",
     "domain_rx_bytes_per_second",
     "domain_tx_bytes_per_second",
+    "domain_running",
     "host_cpu_ratio",
 )
+
+
+def made_of_others(own: Collection[str]) -> frozenset[str]:
+    """The queries that need not be asked. ``own``: those that are the configuration's."""
+    return frozenset(
+        part
+        for traffic, part in BY_UPLINK.items()
+        if not {traffic, part, "host_uplink_bytes_per_second"}.intersection(own)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +219,19 @@ class Ranges:
         )
 
 
+def of_the_past(name: str, saturated: Sequence[str], ranges: Ranges, matchers: str) -> str:
+    """The query of a mean over the recent past, of whose steps only those hosts need a look at each.
+
+    ``saturated``: the instances of the hosts that were saturated lately.
+    """
+    calm = _CALM.format(metric=OF_THE_PAST[name])
+    if not saturated:
+        return render(calm, ranges, matchers)
+    named = "|".join(map(_in_pattern, sorted(saturated)))
+    hot = render(QUERIES[name], ranges, _with(matchers, f'instance=~"{named}"'))
+    return f"""{hot}\nor\n{render(calm, ranges, _with(matchers, f'instance!~"{named}"'))}"""
+
+
 def has_matchers(query: str) -> bool:
     """Whether the query has a place for the label matchers."""
     return "matchers" in Template(query).get_identifiers()
@@ -221,14 +259,19 @@ def narrowed(matchers: str, hosts: Iterable[str]) -> str:
     names = sorted(set(hosts))
     if any(":" in name for name in names):
         return matchers
-    return _and(matchers, "instance=~", f"({'|'.join(map(re.escape, names))})(:[0-9]+)?")
+    return _with(matchers, f'instance=~"({"|".join(map(_in_pattern, names))})(:[0-9]+)?"')
 
 
 def and_equal(matchers: str, label: str, value: str) -> str:
     """The matchers, and that a label has this value; the empty one is that of no label."""
-    return _and(matchers, f"{label}=", value)
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return _with(matchers, f'{label}="{quoted}"')
 
 
-def _and(matchers: str, label_is: str, text: str) -> str:
-    quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return ",".join(part for part in (matchers, f'{label_is}"{quoted}"') if part)
+def _in_pattern(text: str) -> str:
+    """Fits the text alone, in a pattern that stands in PromQL's double quotes."""
+    return re.escape(text).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _with(matchers: str, more: str) -> str:
+    return f"{matchers},{more}" if matchers else more

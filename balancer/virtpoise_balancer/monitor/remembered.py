@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
-from virtpoise_balancer.monitor.client import QueryAnswer
+
+class Warned(Protocol):
+    """An answer, or what was made of it."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+_W = TypeVar("_W", bound=Warned)
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(Generic[_W]):
     """The newest answer to each query, with the number of the step that it is about. Several threads may use it."""
 
-    _answers: dict[str, tuple[int, QueryAnswer]] = field(default_factory=dict)
+    _answers: dict[str, tuple[int, _W]] = field(default_factory=dict)
+    _asking: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
-    def answer(self, name: str, step: int, ask: Callable[[], QueryAnswer]) -> QueryAnswer:
-        """The answer to the query of this name in this step, asked once. One with warnings may lack something, so it is
-        asked again.
+    def answer(self, name: str, step: int, ask: Callable[[], _W]) -> _W:
+        """The answer to the query of this name in this step, asked once: who asks meanwhile waits for it. One with
+        warnings may lack something, so it is asked again.
         """
-        asked_in, known = self._answers.get(name, (None, None))
-        if known is not None and asked_in == step:
-            return known
-        found = ask()
-        if not found.warnings:
-            self._answers[name] = (step, found)
-        return found
+        with self._asking[name]:
+            known = self._answers.get(name)
+            if known is not None and known[0] == step:
+                return known[1]
+            found = ask()
+            if not found.warnings:
+                self._answers[name] = (step, found)
+            return found

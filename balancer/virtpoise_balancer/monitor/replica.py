@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from virtpoise_balancer.monitor.client import PrometheusClient, Series
+from virtpoise_balancer.monitor.client import PrometheusClient
 from virtpoise_balancer.monitor.queries import and_equal
+from virtpoise_balancer.monitor.replies import Series
 
 
 def of_one_replica(client: PrometheusClient, label: str, matchers: str, times: str, oldest: float, at: float) -> str:
@@ -21,4 +20,4 @@ def of_one_replica(client: PrometheusClient, label: str, matchers: str, times: s
 
 def without(label: str | None, series: Series) -> Series:
     """The series as if its target had no such label."""
-    return replace(series, labels={name: value for name, value in series.labels.items() if name != label})
+    return Series({name: value for name, value in series.labels.items() if name != label}, series.samples)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from virtpoise_balancer.hosts import NotAHost, of_instance
-from virtpoise_balancer.monitor.client import Series
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.visible import shown
 
 # How many refused targets are named; the others are counted.
@@ -64,32 +64,44 @@ def labels_of(series: Series) -> dict[str, str]:
 
 
 class AdmittedTargets:
-    """The targets of one look at Prometheus. ``admits``: whether the configuration lets a host of this name in."""
+    """The targets of one look at Prometheus. ``admits``: whether the configuration lets a host of this name in.
+
+    ``names``: the host of each instance; None where the target is refused.
+    """
 
     def __init__(self, admits: Callable[[str], bool]) -> None:
-        self._admits = admits
-        self._known: dict[str, RefusedTarget | None] = {}
+        self._refused: dict[str, RefusedTarget] = {}
+        self.names: Mapping[str, str | None] = _Names(admits, self._refused)
 
     def of_hosts(self, answer: Iterable[Series]) -> list[Series]:
         """The series of targets that are hosts: ``of_instance`` gives the name of each."""
-        return [series for series in answer if self._refusal(series.labels.get("instance", "")) is None]
+        names = self.names
+        return [series for series in answer if names[series.labels.get("instance", "")] is not None]
 
     @property
     def refused(self) -> RefusedTargets:
         """The targets that were refused since the look began."""
-        found = sorted((one for one in self._known.values() if one), key=lambda one: (one.reason, one.instance))
+        found = sorted(self._refused.values(), key=lambda one: (one.reason, one.instance))
         return RefusedTargets(counts=Counter(one.reason for one in found), named=tuple(found[:_MOST_NAMED]))
 
-    def _refusal(self, instance: str) -> RefusedTarget | None:
-        if instance not in self._known:
-            self._known[instance] = self._judged(instance)
-        return self._known[instance]
 
-    def _judged(self, instance: str) -> RefusedTarget | None:
+class _Names(dict[str, str | None]):
+    """Judges each instance when it is asked for first. Several threads may ask."""
+
+    def __init__(self, admits: Callable[[str], bool], refused: dict[str, RefusedTarget]) -> None:
+        super().__init__()
+        self._admits, self._refused = admits, refused
+
+    def __missing__(self, instance: str) -> str | None:
         try:
             name = of_instance(instance)
         except NotAHost as error:
-            return RefusedTarget(instance=shown(instance), reason=TargetRefusal.NOT_A_HOST, why=str(error))
-        if self._admits(name):
-            return None
-        return RefusedTarget(instance=shown(instance), reason=TargetRefusal.NOT_ADMITTED, why=_NOT_ADMITTED)
+            reason, why = TargetRefusal.NOT_A_HOST, str(error)
+        else:
+            if self._admits(name):
+                self[instance] = name
+                return name
+            reason, why = TargetRefusal.NOT_ADMITTED, _NOT_ADMITTED
+        self._refused[instance] = RefusedTarget(instance=shown(instance), reason=reason, why=why)
+        self[instance] = None
+        return None

@@ -5,6 +5,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
+from virtpoise_balancer.garbage import no_collections
 from virtpoise_balancer.model import LinkSpeed, Move, Plan, Policy, Refusal, Snapshot
 from virtpoise_balancer.plan import default, thesis
 from virtpoise_balancer.plan.unmatched import notes
@@ -31,6 +32,11 @@ STRATEGIES = {
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan of the policy's strategy, with notes on names in the policy that the group lacks."""
+    with no_collections():
+        return _plan(snapshot, policy)
+
+
+def _plan(snapshot: Snapshot, policy: Policy) -> Plan:
     made = STRATEGIES[policy.strategy].plan(snapshot, policy)
     with_speed = filter(attrgetter("uplink_bytes_per_second"), snapshot.hosts)
     uplinks = {host.name: host.uplink_bytes_per_second for host in with_speed}

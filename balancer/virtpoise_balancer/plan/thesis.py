@@ -31,6 +31,7 @@ from virtpoise_balancer.model import (
     Snapshot,
 )
 from virtpoise_balancer.plan import stocks
+from virtpoise_balancer.plan.possible import holding, lacking
 from virtpoise_balancer.plan.problems import find, no_destination
 from virtpoise_balancer.plan.stocks import Stock
 from virtpoise_balancer.plan.summary import summarise
@@ -151,7 +152,7 @@ def refusal(snapshot: Snapshot, policy: Policy, move: Move) -> Refusal | None:
     servers = _servers(snapshot, policy)
     domain = next(domain for domain in snapshot.domains if domain.uuid == move.uuid)
     load = generated_load(domain, servers[move.source].host)
-    return _refuses(servers[move.destination], domain, load, policy)
+    return holding(domain) or _refuses(servers[move.destination], domain, load, policy)
 
 
 def _in_order(moves: list[Move]) -> tuple[Move, ...]:
@@ -162,7 +163,8 @@ def _in_order(moves: list[Move]) -> tuple[Move, ...]:
 
 def domain_score(domain: Domain, load: float, weights: DomainWeights) -> float:
     """How much of an offender the domain is (Figure 11); ``load``: what it puts on its host."""
-    return domain.rx_ratio * weights.downlink + domain.tx_ratio * weights.uplink + load * weights.load
+    rx, tx = domain.rx_ratio or 0.0, domain.tx_ratio or 0.0
+    return rx * weights.downlink + tx * weights.uplink + load * weights.load
 
 
 def _servers(snapshot: Snapshot, policy: Policy) -> dict[str, _Server]:
@@ -247,6 +249,9 @@ def _relieve(
                 )
             )
             continue
+        if held := holding(domain):
+            walk.refusals.append(held)
+            continue
         load = loads[domain.uuid]
         # Sorted again after each assignment: the loads have changed.
         destinations.sort(key=lambda server: (-server.score(policy.weights.host), server.host.name))
@@ -265,6 +270,9 @@ def _relieve(
 def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Refusal | None:
     if domain.name in server.names:
         return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=Reason.NAME_TAKEN)
+    if lacks := lacking(server.host, [domain]):
+        reason, detail = lacks
+        return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
     for stock, need in stocks.needs([domain], policy).items():
         if server.free[stock] < need:
             reason, detail = stocks.refusal(stock, need, server.free[stock])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from virtpoise_balancer.analyse.reserve import fits
 from virtpoise_balancer.model import DomainState, Policy, Reserve, Snapshot
 from virtpoise_balancer.rules import GroupKind, kinds
-from virtpoise_balancer.rules.glob import glob
+from virtpoise_balancer.rules.glob import WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
 # How many notes a plan carries.
@@ -63,8 +63,8 @@ def _without_hint(note: str) -> str:
     return note.partition(_HINT)[0]
 
 
-def fits_none(pattern: str, names: Iterable[str]) -> bool:
-    return not any(map(glob(pattern), names))
+def fits_none(pattern: str, names: Collection[str]) -> bool:
+    return not any(map(glob(pattern), names)) if WILDCARDS.search(pattern) else pattern not in names
 
 
 def like(name: str, names: Iterable[str]) -> str:
@@ -79,13 +79,14 @@ def like(name: str, names: Iterable[str]) -> str:
 def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     if not policy.rules:
         return
-    hosts = [host.name for host in snapshot.hosts]
+    hosts = {host.name for host in snapshot.hosts}
+    with_labels = [host.name for host in snapshot.hosts], [host.labels for host in snapshot.hosts]
     labels = {name for host in snapshot.hosts for name in host.labels}
-    domains = [domain.name for domain in snapshot.domains]
+    domains = {domain.name for domain in snapshot.domains}
     uuids = {domain.uuid for domain in snapshot.domains}
     for rule in policy.rules:
         for pattern in rule.hosts:
-            if "=" in pattern and not any(map(host_pattern(pattern), hosts, (h.labels for h in snapshot.hosts))):
+            if "=" in pattern and not any(map(host_pattern(pattern), *with_labels)):
                 yield f"the rule {rule.name!r} names {pattern!r}, and no host has this label"
             if "=" not in pattern and fits_none(pattern, hosts):
                 yield f"the rule {rule.name!r} names {pattern!r}, and no host is called so{like(pattern, hosts)}"

@@ -87,11 +87,19 @@ class ServedGroup:
         self.published = Published(first_state(self.config))
         self.metrics = Metrics(self.published, of_process=not self.name)
         self._accounts = wiring.make_accounts(lambda: self.config, workers, self.store, clock, self._migration_ended)
-        self.executor = wiring.make_executor(self.config, workers, self._accounts, self.reach)
+        self._inventory = wiring.make_inventory(lambda: self.config, workers, self.store, clock)
+        self.executor = wiring.make_executor(self.config, workers, self._accounts, self.reach, self._inventory)
         self.turns = Turns(
             config=self.config,
             cycle=wiring.make_cycle(
-                self.config, self.store, self.executor, self._accounts, clock, self.reach, self._shared
+                self.config,
+                self.store,
+                self.executor,
+                self._accounts,
+                clock,
+                self.reach,
+                self._shared,
+                self._inventory,
             ),
             leadership=common.leadership,
             store=self.store,
@@ -103,6 +111,7 @@ class ServedGroup:
             go_on=self.executor.go_on,
             left_out=common.left_out,
             noted=lambda plan: common.notes.of(self.config, plan),
+            look_at=self._inventory.keep_up,
             group=self.name,
             turning=common.turning,
         )
@@ -149,7 +158,14 @@ class ServedGroup:
         self.executor.limits = limits_of(config.policy)
         self.turns.config = config
         self.turns.cycle = wiring.make_cycle(
-            config, self.store, self.executor, self._accounts, self._common.clock, self.reach, self._shared
+            config,
+            self.store,
+            self.executor,
+            self._accounts,
+            self._common.clock,
+            self.reach,
+            self._shared,
+            self._inventory,
         )
 
     def _shared(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -15,7 +15,7 @@ from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.errors import Deposed, Refused, StoreError
 from virtpoise_balancer.execute.reach import Heard, Reach
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Plan, UnknownKind
+from virtpoise_balancer.model import DomainState, Plan, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports
 from virtpoise_balancer.service.changes import LoggedChanges
@@ -69,7 +69,8 @@ class Turns:
     has ended.
 
     ``left_out``: called with each row of the store that cannot be read. ``noted``: gives a plan the notes that are
-    shown with it. ``group``: its name, empty where there are none. ``turning``: shared by all groups, so that one at a
+    shown with it. ``look_at``: takes by host that answers the uuids of its running domains, to look at what is new.
+    ``group``: its name, empty where there are none. ``turning``: shared by all groups, so that one at a
     time decides: a cycle, or a person who applies a plan.
     """
 
@@ -86,6 +87,7 @@ class Turns:
     go_on: Callable[[], None] = lambda: None
     left_out: Callable[[str], None] = lambda _row: None
     noted: Callable[[Plan], Plan] = lambda plan: plan
+    look_at: Callable[[Mapping[str, Collection[str]]], None] = lambda _running: None
     group: str = ""
     turning: Lock | None = None
     _cycles: int = 0
@@ -191,8 +193,15 @@ class Turns:
         """Ask the libvirt daemons that answer their exporter for what the next cycle should know. It does not wait."""
         if report.observation is None:
             return
-        hosts = report.observation.snapshot.hosts
+        snapshot = report.observation.snapshot
+        hosts = snapshot.hosts
         draining = {name for name, order in report.drains.items() if order.draining}
         reachable = [host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind in _STILL_ASKED]
         self.reach.forget_others({host.name for host in hosts} | draining)
         self.reach.keep_up(reachable, closely=draining)
+        heard = self.reach.heard()
+        running: dict[str, list[str]] = {name: [] for name in reachable if name in heard and not heard[name].why}
+        for domain in snapshot.domains:
+            if domain.host in running and domain.state is DomainState.RUNNING:
+                running[domain.host].append(domain.uuid)
+        self.look_at(running)

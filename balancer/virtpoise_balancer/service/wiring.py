@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from virtpoise_balancer.errors import BadInput, NoStore
@@ -12,9 +12,10 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
     from virtpoise_balancer.clock import Clock
     from virtpoise_balancer.config import Config
     from virtpoise_balancer.config.migration import Migration
-    from virtpoise_balancer.control.cycle import Cycle
+    from virtpoise_balancer.control.cycle import Cycle, Possible
     from virtpoise_balancer.execute.accounts import LibvirtAccounts
     from virtpoise_balancer.execute.executor import Executor, LibvirtExecutor
+    from virtpoise_balancer.execute.inventory import Inventory
     from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
     from virtpoise_balancer.execute.migrate import Migrator
     from virtpoise_balancer.execute.reach import Reach
@@ -40,6 +41,7 @@ def make_observer(config: Config) -> Observer:
         client=client,
         step_seconds=config.interval_seconds,
         scrape_interval_seconds=config.scrape_interval_seconds,
+        delay_seconds=config.prometheus.delay_seconds,
         consecutive=config.policy.cpu.consecutive,
         saturation_ratio=config.policy.saturation_ratio,
         source=SOURCES[config.prometheus.source],
@@ -169,13 +171,18 @@ def make_accounts(
     return LibvirtAccounts(Reconciler(hosts, store, on_end, clock), Copies(hosts))
 
 
-def make_executor(config: Config, workers: Workers, accounts: LibvirtAccounts, reach: Reach) -> LibvirtExecutor:
+def make_executor(
+    config: Config, workers: Workers, accounts: LibvirtAccounts, reach: Reach, inventory: Inventory
+) -> LibvirtExecutor:
     from virtpoise_balancer.execute.executor import LibvirtExecutor
     from virtpoise_balancer.plan.stream import limits_of
 
-    return LibvirtExecutor(
-        make_migrator(config, workers), accounts.reconciler, reach.ask, limits=limits_of(config.policy)
-    )
+    def ask(hosts: Sequence[str]) -> None:
+        reach.ask(hosts)
+        silent = reach.silence().silent
+        inventory.look_again([host for host in hosts if host not in silent])
+
+    return LibvirtExecutor(make_migrator(config, workers), accounts.reconciler, ask, limits=limits_of(config.policy))
 
 
 def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
@@ -183,6 +190,15 @@ def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
     from virtpoise_balancer.execute.reach import Reach
 
     return Reach(lambda host: make_hosts(config(), workers).active_domains(host))
+
+
+def make_inventory(config: Callable[[], Config], workers: Workers, store: Store, clock: Clock) -> Inventory:
+    """``config``: as it is now."""
+    from virtpoise_balancer.execute.inventory import Inventory
+
+    return Inventory(
+        lambda: make_hosts(config(), workers), remember=store.remember_host, recall=store.host_facts, clock=clock
+    )
 
 
 def make_cycle(
@@ -193,9 +209,10 @@ def make_cycle(
     clock: Clock,
     reach: Reach,
     shared: Callable[[], Mapping[str, str]] = dict,
+    possible: Possible | None = None,
 ) -> Cycle:
-    """``shared``: as of Cycle."""
-    from virtpoise_balancer.control.cycle import Cycle
+    """``shared``, ``possible``: as of Cycle."""
+    from virtpoise_balancer.control.cycle import Cycle, NothingKnown
 
     return Cycle(
         observer=make_observer(config),
@@ -207,6 +224,7 @@ def make_cycle(
         mode=config.mode,
         silence=reach.silence,
         shared=shared,
+        possible=possible or NothingKnown(),
         accounts=accounts,
         only_recommends=config.libvirt.only_recommends,
     )

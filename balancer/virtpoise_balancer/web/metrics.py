@@ -257,12 +257,12 @@ class _StateCollector(Collector):
     def _unaccounted(self) -> Metric:
         family = GaugeMetricFamily(
             "virtpoise_domains_unaccounted",
-            "Domains that are not known to exist once, by their hosts' own libvirt: active twice, nowhere after a migration, or "
-            "unknown. Nothing is moved from or to their hosts.",
+            "Domains that are not known to run once, by their hosts' own libvirt: active twice, nowhere after a migration, "
+            "waiting where they have arrived and cannot be started, or unknown. Nothing is moved from or to their hosts.",
             labels=["kind"],
         )
         kinds = Tally(one.kind for one in self._published.state.unsettled)
-        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.UNKNOWN):
+        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.WAITING, UnsettledKind.UNKNOWN):
             family.add_metric([kind.value], kinds[kind])
         return family
 

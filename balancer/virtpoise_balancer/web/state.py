@@ -113,7 +113,8 @@ class Published:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
     """One host. Ratios are None while it is unknown, ``rx_ratio`` and ``tx_ratio`` also where they alone are.
-    ``why_unknown`` completes "h1 is unknown: ".
+    ``why_unknown`` completes "h1 is unknown: ". ``domains``: those that are listed on it; an unknown host may have
+    others.
 
     ``draining``: a drain is ordered, even while the host is unknown. ``active_domains``: how many domains its libvirt
     had in any state but shut off at ``asked_at`` (Unix seconds), when the balancer queried it last; None if it did not

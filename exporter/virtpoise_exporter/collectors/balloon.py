@@ -1,12 +1,12 @@
 """Memory as the guest sees it, for domains whose XML asks for it: ``<memballoon><stats period='10'/>``."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import libvirt
 
 from virtpoise_exporter import metrics
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.collectors.slow import SlowFacts
 from virtpoise_exporter.collectors.staleness import Figure
 from virtpoise_exporter.exposition import Family
@@ -39,9 +39,12 @@ class BalloonCollector:
 
     name = "balloon"
 
-    def __init__(self, link: Link, ask: Ask) -> None:
+    def __init__(self, link: Link, ask: Ask, clock: Clock = SYSTEM) -> None:
         """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
-        self.facts = SlowFacts(self.name, link, ask, lambda domain: domain.facts.balloon_period_seconds > 0, _parse)
+        self._clock = clock
+        self.facts = SlowFacts(
+            self.name, link, ask, lambda domain: domain.facts.balloon_period_seconds > 0, _parse, clock
+        )
 
     def start(self) -> None:
         """Starts to ask libvirt in the background."""
@@ -49,7 +52,7 @@ class BalloonCollector:
 
     def collect(self, _seconds: float) -> list[Family]:
         families = {key: Family(metric) for key, (metric, _) in _METRICS.items()}
-        now = time.time()
+        now = self._clock.now()
 
         def show(domain: Domain, figures: Mapping[Figure, float]) -> bool:
             lasts = 2 * self.facts.pace + domain.facts.balloon_period_seconds

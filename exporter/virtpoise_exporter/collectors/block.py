@@ -6,6 +6,7 @@ from typing import Any
 import libvirt
 
 from virtpoise_exporter import metrics
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.collectors.slow import SlowFacts
 from virtpoise_exporter.collectors.staleness import Figure
 from virtpoise_exporter.exposition import Family, Metric
@@ -34,9 +35,9 @@ class BlockCollector:
 
     name = "block"
 
-    def __init__(self, link: Link, ask: Ask) -> None:
+    def __init__(self, link: Link, ask: Ask, clock: Clock = SYSTEM) -> None:
         """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
-        self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks), _parse)
+        self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks), _parse, clock)
 
     def start(self) -> None:
         """Starts to ask libvirt in the background."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtpoise_exporter.choice import SourceChoice
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.collectors import TOPICS, balloon, block
 from virtpoise_exporter.collectors.balloon import BalloonCollector
 from virtpoise_exporter.collectors.block import BlockCollector
@@ -34,6 +35,7 @@ class Parts:
     statistics: Callable[[int], Ask]  # from groups (VIR_DOMAIN_STATS_*) to a function that asks libvirt for them
     choice: SourceChoice
     topology: TopologyKeeper
+    clock: Clock = SYSTEM
 
 
 def build(names: Collection[str], parts: Parts) -> tuple[Collector, ...]:
@@ -45,9 +47,9 @@ def build(names: Collection[str], parts: Parts) -> tuple[Collector, ...]:
         "pressure": lambda: PressureCollector(parts.procfs),
         "numa": lambda: NumaCollector(parts.sysfs),
         "speed": lambda: SpeedCollector(parts.cpu_speed, parts.procfs, parts.state),
-        "libvirt": lambda: LibvirtCollector(parts.link, parts.procfs),
-        "domains": lambda: DomainsCollector(parts.link, parts.choice, parts.topology),
-        "block": lambda: BlockCollector(parts.link, parts.statistics(block.GROUPS)),
-        "balloon": lambda: BalloonCollector(parts.link, parts.statistics(balloon.GROUPS)),
+        "libvirt": lambda: LibvirtCollector(parts.link, parts.procfs, parts.clock),
+        "domains": lambda: DomainsCollector(parts.link, parts.choice, parts.topology, parts.clock),
+        "block": lambda: BlockCollector(parts.link, parts.statistics(block.GROUPS), parts.clock),
+        "balloon": lambda: BalloonCollector(parts.link, parts.statistics(balloon.GROUPS), parts.clock),
     }
     return tuple(make[topic.name]() for topic in TOPICS if topic.name in names)

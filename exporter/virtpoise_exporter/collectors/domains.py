@@ -1,10 +1,10 @@
 """What each domain used: CPU, waiting for CPU, resident memory, network."""
 
-import time
 from collections.abc import Mapping, Sequence
 
 from virtpoise_exporter import metrics
 from virtpoise_exporter.choice import SourceChoice
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.collectors.staleness import Figure, Lives, Staleness
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.kernel.topology import TopologyKeeper
@@ -35,10 +35,11 @@ class DomainsCollector:
 
     name = "domains"
 
-    def __init__(self, link: Link, choice: SourceChoice, keeper: TopologyKeeper) -> None:
+    def __init__(self, link: Link, choice: SourceChoice, keeper: TopologyKeeper, clock: Clock = SYSTEM) -> None:
         self._link = link
         self._choice = choice
         self._keeper = keeper
+        self._clock = clock
         self._lives = Lives()
         self._staleness = Staleness(self.name)
 
@@ -52,7 +53,7 @@ class DomainsCollector:
         usages = self._choice.read(active, seconds)
         short = self._lives.short(active, {uuid: _told(usage) for uuid, usage in usages.items()})
         complete = {uuid for uuid, usage in usages.items() if uuid not in short and _has_cpu_time(usage)}
-        stale = self._staleness.judge(active, complete, time.monotonic())
+        stale = self._staleness.judge(active, complete, self._clock.monotonic())
         return [source_info, *_usage(active, usages), *self._traffic(inventory, active, usages), *stale]
 
     def _traffic(self, inventory: Inventory, active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family]:

@@ -1,9 +1,9 @@
 """Whether libvirt answers, what the host is, and which domains libvirt knows in which state."""
 
-import time
 from pathlib import Path
 
 from virtpoise_exporter import metrics
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.collectors.staleness import Staleness
 from virtpoise_exporter.errors import Incomplete
 from virtpoise_exporter.exposition import Family
@@ -21,8 +21,9 @@ class LibvirtCollector:
 
     name = "libvirt"
 
-    def __init__(self, link: Link, procfs: Path) -> None:
+    def __init__(self, link: Link, procfs: Path, clock: Clock = SYSTEM) -> None:
         self._link = link
+        self._clock = clock
         self._meminfo = procfs / "meminfo"
         self._staleness = Staleness(self.name)
 
@@ -32,11 +33,11 @@ class LibvirtCollector:
         up, age = Family(metrics.LIBVIRT_UP), Family(metrics.DATA_AGE)
         up.add(0 if inventory is None else 1)
         if last is not None:
-            age.add(time.monotonic() - last.taken_at, self.name)
+            age.add(self._clock.monotonic() - last.taken_at, self.name)
         families, missing = [up, age, *_host(last)], ""
         if inventory:
             hugepages, missing = _hugepages(inventory, self._meminfo)
-            families += [*_domains(inventory, time.monotonic()), hugepages]
+            families += [*_domains(inventory, self._clock.monotonic()), hugepages]
         families += self._stale(inventory, last)
         if missing:
             raise Incomplete(families, [missing])
@@ -46,10 +47,10 @@ class LibvirtCollector:
         if inventory is not None:
             now = inventory.taken_at
             expected = [domain for domain in inventory.domains if domain.active or domain.uuid in inventory.held_since]
-            fresh = {domain.uuid for domain in expected if _state_known(inventory, domain, time.monotonic())}
+            fresh = {domain.uuid for domain in expected if _state_known(inventory, domain, self._clock.monotonic())}
             return self._staleness.judge(expected, fresh, now)
         active = [domain for domain in last.domains if domain.active] if last else []
-        return self._staleness.judge(active, (), time.monotonic())
+        return self._staleness.judge(active, (), self._clock.monotonic())
 
 
 def _hugepages(inventory: Inventory, meminfo: Path) -> tuple[Family, str]:

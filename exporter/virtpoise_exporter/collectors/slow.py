@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virtpoise_exporter import metrics
+from virtpoise_exporter.clock import Clock
 from virtpoise_exporter.collectors.staleness import Figure, Lives, Staleness
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.log import log
@@ -39,6 +40,7 @@ class SlowFacts:
         ask: Ask,
         concerns: Callable[[Domain], bool],
         parse: Callable[[Mapping[str, Any]], Mapping[Figure, float]],
+        clock: Clock,
     ) -> None:
         """``ask`` asks libvirt for one group of statistics. ``concerns`` selects the domains that have such facts.
         ``parse`` takes the figures out of a domain's keys.
@@ -48,6 +50,7 @@ class SlowFacts:
         self._ask = ask
         self._concerns = concerns
         self._parse = parse
+        self._clock = clock
         self._last = _Round()
         self._lives = Lives()
         self._staleness = Staleness(name)
@@ -62,7 +65,7 @@ class SlowFacts:
         inventory = self._link.inventory()
         if inventory is None:
             return RETRY_SECONDS
-        began = time.monotonic()
+        began = self._clock.monotonic()
         domains = self._concerned(inventory.domains)
         answer = self._ask(domains, _LEAST_PACE_SECONDS)
         told = {uuid: self._parse(stats) for uuid, stats in answer.stats.items()}
@@ -78,7 +81,7 @@ class SlowFacts:
 
         Calls ``show`` for each domain with its fresh figures, or with none. ``show`` returns whether it showed all.
         """
-        inventory, now = self._link.last_inventory(), time.monotonic()
+        inventory, now = self._link.last_inventory(), self._clock.monotonic()
         domains = self._concerned(inventory.domains) if inventory else []
         if not domains:
             return []

@@ -2,11 +2,11 @@
 
 import os
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.kernel.netdev import Counters, read_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, pid_file, uuid_of
 from virtpoise_exporter.source import Traffic, Usage, VcpuSums
@@ -24,7 +24,7 @@ class _Process:
     """
 
     folder: int
-    opened_at: float = field(default_factory=time.monotonic)
+    opened_at: float  # on the monotonic clock
     threads: int = -1
     has_vcpus: bool = False  # whether a thread of it has ever run a vCPU
     vcpus: frozenset[str] = frozenset()  # the threads that run vCPUs
@@ -43,9 +43,10 @@ class KernelSource:
 
     name = "kernel"
 
-    def __init__(self, procfs: Path, state: Path) -> None:
+    def __init__(self, procfs: Path, state: Path, clock: Clock = SYSTEM) -> None:
         self._procfs = procfs
         self._state = state
+        self._clock = clock
         self._processes: Mapping[tuple[str, int], _Process] = {}
         self._reading = threading.Lock()
 
@@ -70,7 +71,7 @@ class KernelSource:
         Its CPU time is not the domain's.
         """
         process = self._processes.get((domain.uuid, domain.id))
-        if process is None or process.has_vcpus or time.monotonic() - process.opened_at <= NAMING_SECONDS:
+        if process is None or process.has_vcpus or self._clock.monotonic() - process.opened_at <= NAMING_SECONDS:
             return False
         try:
             process.has_vcpus = bool(_vcpu_threads(process.folder))  # it may not have been read for a while
@@ -109,7 +110,8 @@ class KernelSource:
         """
         try:
             pid = int((self._state / pid_file(domain.name)).read_text())
-            process = _Process(os.open(self._procfs / str(pid), os.O_RDONLY | os.O_DIRECTORY))
+            folder = os.open(self._procfs / str(pid), os.O_RDONLY | os.O_DIRECTORY)
+            process = _Process(folder, self._clock.monotonic())
             return process if uuid_of(_read(process.folder, "cmdline")) == domain.uuid else None
         except (OSError, ValueError):
             return None

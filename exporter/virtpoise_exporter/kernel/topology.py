@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.kernel.netdev import parse_default_route
 from virtpoise_exporter.kernel.openvswitch import Switches, read_switches
 from virtpoise_exporter.log import log
@@ -197,10 +198,11 @@ def _text(path: Path) -> str:
 class TopologyKeeper:
     """Keeps the topology fresh, in a thread of its own."""
 
-    def __init__(self, procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> None:
+    def __init__(self, procfs: Path, sysfs: Path, speeds: Mapping[str, float], clock: Clock = SYSTEM) -> None:
         self._procfs = procfs
         self._sysfs = sysfs
         self._speeds = speeds
+        self._clock = clock
         self._wanted = threading.Event()
         self._first = threading.Event()
         self._topology = Topology()
@@ -216,7 +218,7 @@ class TopologyKeeper:
 
     def topology(self) -> Topology | None:
         """The last topology; None if it is too old because reading hangs."""
-        fresh = time.monotonic() - self._read_at <= 2 * _REFRESH_SECONDS
+        fresh = self._clock.monotonic() - self._read_at <= 2 * _REFRESH_SECONDS
         return self._topology if fresh else None
 
     def want(self) -> None:
@@ -233,7 +235,7 @@ class TopologyKeeper:
 
     def refresh(self) -> None:
         """Reads the devices now. If this fails, the last topology stays and ages."""
-        began = time.monotonic()
+        began = self._clock.monotonic()
         try:
             self._topology = read_topology(self._procfs, self._sysfs, self._speeds)
         except Exception as error:  # this thread must not end: the next reading may succeed

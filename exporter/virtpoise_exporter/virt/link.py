@@ -13,6 +13,7 @@ from typing import Any
 
 import libvirt
 
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.model import Domain, HostFacts, Inventory
 from virtpoise_exporter.virt.session import RELIST_SECONDS, Session
@@ -38,8 +39,9 @@ def start_event_loop() -> None:
 class Link:
     """Keeps an ``Inventory`` fresh. The link's thread calls ``listed`` with the domains of every new list."""
 
-    def __init__(self, uri: str, listed: Callable[[Sequence[Domain]], None]) -> None:
+    def __init__(self, uri: str, listed: Callable[[Sequence[Domain]], None], clock: Clock = SYSTEM) -> None:
         self.uri = uri
+        self._clock = clock
         self._listed = listed
         self._inventory: Inventory | None = None
         self._session: Session | None = None
@@ -63,7 +65,7 @@ class Link:
     def inventory(self) -> Inventory | None:
         """The last list; None if it is older than 10 s or the connection is lost."""
         last = self._inventory
-        if last is None or self._lost.is_set() or time.monotonic() - last.taken_at > FRESH_SECONDS:
+        if last is None or self._lost.is_set() or self._clock.monotonic() - last.taken_at > FRESH_SECONDS:
             return None
         return last
 
@@ -81,7 +83,7 @@ class Link:
         while True:
             try:
                 host = self._inventory.host if self._inventory else HostFacts()
-                self._session = Session(self.uri, host, self._take, self._lost.set)
+                self._session = Session(self.uri, host, self._take, self._lost.set, self._clock)
                 self._session.run()
             except libvirt.libvirtError as error:
                 reason = error.get_error_message() or str(error)

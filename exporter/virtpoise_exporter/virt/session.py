@@ -12,6 +12,7 @@ from xml.etree.ElementTree import ParseError
 
 import libvirt
 
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.model import Domain, Facts, Forward, HostFacts, Inventory
 from virtpoise_exporter.virt.questions import HeldUpError, Questions, text_of
@@ -63,6 +64,7 @@ class Session:
         host: HostFacts,
         take: Callable[[Inventory, Mapping[str, Any]], None],
         lost: Callable[[], None],
+        clock: Clock = SYSTEM,
     ) -> None:
         """``host`` is what was last known of it.
 
@@ -70,6 +72,7 @@ class Session:
         """
         self._take = take
         self._lost = lost
+        self._clock = clock
         self._host = host
         self._host_read = threading.Event()
         self._facts: dict[str, tuple[tuple[str, int], float, Facts]] = {}
@@ -99,7 +102,7 @@ class Session:
             self._host_read.wait(_HOST_SECONDS)
             changed: set[str] = set()
             while not self._closed:
-                began = time.monotonic()
+                began = self._clock.monotonic()
                 self._list(changed, began)
                 changed = self._await_change(began + RELIST_SECONDS)
         finally:
@@ -144,7 +147,7 @@ class Session:
     def _await_change(self, until: float) -> set[str]:
         """The uuids of changed domains; empty if none changes before ``until``, when it is time to list anyway."""
         try:
-            changed = {self._changed.get(timeout=max(_GATHER_SECONDS, until - time.monotonic()))}
+            changed = {self._changed.get(timeout=max(_GATHER_SECONDS, until - self._clock.monotonic()))}
         except Empty:
             return set()
         time.sleep(_GATHER_SECONDS)

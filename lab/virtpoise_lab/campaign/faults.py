@@ -244,6 +244,11 @@ def _step_clock(run: Run, _met: Met, seconds: float) -> None:
     run.kernel.after(seconds, partial(step, -ahead))
 
 
+def _hold_images(run: Run, *, held: bool) -> None:
+    run.note(f"images are {'held' if held else 'free'}")
+    run.world.images_held = held
+
+
 def _kill(run: Run, _met: Met, seconds: float) -> None:
     run.kernel.after(min(seconds, 15.0), run.start_balancer)
     run.kill_balancer()
@@ -301,6 +306,9 @@ FAULTS: dict[str, Begin] = {
     "store-full": _store("full"),
     "store-gone": _store("gone"),
     "clock-stepped": _step_clock,
+    "images-held": _lasting(
+        lambda run, _met: _hold_images(run, held=True), lambda run, _met: _hold_images(run, held=False)
+    ),
     "balancer-killed": _kill,
     "second-balancer": _second,
     "balancer-handed-over": _hand_over,

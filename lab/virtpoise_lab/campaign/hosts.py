@@ -46,7 +46,8 @@ class ModelRequest:
                 self.error = self.job.error
                 if self.error is None and world.reachable(WE, self.job.destination):
                     kernel.sleep(0.02)
-                    world.resume(self.uuid, self.job.destination)
+                    if not world.images_held:
+                        world.resume(self.uuid, self.job.destination)
                     self.waited_seconds = 0.02
                 return True
             if world.machines[self.source].daemon == "dead" or not world.machines[self.source].powered:
@@ -147,7 +148,14 @@ class ModelHosts:
         self._do(host, lambda: self.world.undefine(uuid, host))
 
     def resume(self, host: str, uuid: str) -> None:
-        self._do(host, lambda: self.world.resume(uuid, host))
+        def do() -> None:
+            if self.world.images_held:
+                raise LibvirtError(
+                    "internal error: unable to execute QEMU command 'cont': Failed to get \"write\" lock"
+                )
+            self.world.resume(uuid, host)
+
+        self._do(host, do)
 
     def suspend(self, host: str, uuid: str) -> None:
         self._do(host, lambda: self.world.suspend(uuid, host))

@@ -253,7 +253,7 @@ class Oracle:
             for sample in family.samples
             if sample.name == "virtpoise_domains_unaccounted"
         }
-        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.UNKNOWN):
+        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.WAITING, UnsettledKind.UNKNOWN):
             figure = figures.get(kind.value)
             wanted = sum(one.kind is kind for one in part.published.state.unsettled if one.unaccounted)
             if figure != wanted:

@@ -13,8 +13,17 @@ from functools import cache
 
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_balancer.monitor.client import QueryAnswer, Series
-from virtpoise_balancer.monitor.queries import QUERIES, Ranges, narrowed, render
+from virtpoise_balancer.monitor.client import QueryAnswer
+from virtpoise_balancer.monitor.queries import (
+    OF_THE_PAST,
+    QUERIES,
+    SATURATED_LATELY,
+    Ranges,
+    narrowed,
+    of_the_past,
+    render,
+)
+from virtpoise_balancer.monitor.replies import Series
 from virtpoise_lab.campaign.kernel import Kernel, VirtualProcess
 from virtpoise_lab.campaign.world import ACTIVE, Daemon, World
 
@@ -97,7 +106,7 @@ class Prometheus:
         if fault == "stuck":
             return replace(last, at=self.kernel.at, failed=False)
         if fault == "empty":
-            return replace(seen, domains=(), counted=None, libvirt_up=True)
+            return replace(seen, domains=(), counted=(0, 0), libvirt_up=True)
         if fault == "lying":
             lie = self.kernel.random.choice((-1.0, 7.5, 1e12))
             return replace(seen, busy_ratio=lie, cpus=self.kernel.random.choice((0, 1, 65536, 10**9)))
@@ -174,7 +183,11 @@ def selector(group: str) -> str:
 @cache
 def _names(ranges: Ranges, matchers: str) -> dict[str, str]:
     """The query's name by its text."""
-    return {render(query, ranges, matchers): name for name, query in QUERIES.items()}
+    return {
+        **{render(query, ranges, matchers): name for name, query in QUERIES.items()},
+        **{of_the_past(name, (), ranges, matchers): name for name in OF_THE_PAST},
+        render(SATURATED_LATELY, ranges, matchers): "saturated_lately",  # none is
+    }
 
 
 @cache
@@ -218,7 +231,7 @@ class ModelClient:
         for host, other in self.server.twofold.items():
             if host in hosts:
                 theirs = self._instant(name, (other,), at - self.server.behind_seconds, at)
-                found += [replace(one, labels={**one.labels, **_labels(host, port=9808)}) for one in theirs]
+                found += [Series({**one.labels, **_labels(host, port=9808)}, one.samples) for one in theirs]
         return QueryAnswer(self._as_sent(found))
 
     def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
@@ -247,12 +260,14 @@ class ModelClient:
         for one in series:
             kind = random.choice(("as it is", "as it is", "label", "host", "value", "gone", "twice"))
             if kind == "label":
-                one = replace(one, labels={**one.labels, random.choice(("instance", "uuid", "domain")): "\x00'{}\n"})
+                odd = {random.choice(("instance", "uuid", "domain")): "\x00'{}\n"}
+                one = Series({**one.labels, **odd}, one.samples)
             elif kind == "host":
-                one = replace(one, labels={**one.labels, "instance": random.choice(("", "h1:1:2", "../h2", "h2"))})
+                other = random.choice(("", "h1:1:2", "../h2", "h2"))
+                one = Series({**one.labels, "instance": other}, one.samples)
             elif kind == "value":
                 value = random.choice((-1.0, -1e300, 1e300, 0.0, 2.5, 1e18))
-                one = replace(one, samples=tuple((at, value) for at, _ in one.samples))
+                one = Series(one.labels, tuple((at, value) for at, _ in one.samples))
             if kind != "gone":
                 sent.append(one)
             if kind == "twice":

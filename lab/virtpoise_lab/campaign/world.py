@@ -87,6 +87,7 @@ class World:
     jobs: list[Job] = field(default_factory=list)
     cut: dict[frozenset[str], float] = field(default_factory=dict)  # ways that are cut, by their ends, and since when
     perform_seconds: float = 8.0
+    images_held: bool = False  # something else has the locks of all images: no QEMU goes on that does not have its own
     doubled_since: dict[str, float] = field(default_factory=dict)
     ran_twice: set[str] = field(default_factory=set)  # domains that ran on two hosts at once, if only for a moment
     on_step: list[Callable[[Job], None]] = field(default_factory=list)  # called right before a job takes its step

@@ -104,12 +104,12 @@ def _campaign(plans: Sequence[Plan], keep: Path, *, as_json: bool, trace: bool) 
         for plan in plans:
             at = time.monotonic()
             try:
-                warm.make_whole(plan.task)
+                warm.make_whole(plan)
             except LabError as problem:
                 _say(f"a new lab: {problem}")
                 warm.close()
                 warm = Warm(_say)
-                warm.make_whole(plan.task)
+                warm.make_whole(plan)
             whole = time.monotonic() - at
             outcome = play(warm, plan, keep)
             played.append(outcome)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import libvirt
 
+from virtpoise_lab.chaos.plan import RENAMED
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.host import Host, connect
 
@@ -82,14 +83,14 @@ def patiently(what: str, ask: Callable[[], T], seconds: float = _PATIENCE_SECOND
 
 
 def on_host(host: Host) -> dict[str, Standing]:
-    """The domains that a host's libvirt knows."""
+    """The domains that a host's libvirt knows, by their first names."""
 
     def ask() -> dict[str, Standing]:
         with fresh(host) as connection:
             found = {}
             for known in connection.listAllDomains():
                 with suppress(libvirt.libvirtError):  # it has just gone
-                    found[known.name()] = _standing(known)
+                    found[known.name().removesuffix(RENAMED)] = _standing(known)
             return found
 
     return patiently(f"libvirt of {host.name}", ask)

@@ -7,16 +7,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 import libvirt
 
 from virtpoise_lab import processes
-from virtpoise_lab.chaos import asked
+from virtpoise_lab.chaos import asked, between
+from virtpoise_lab.chaos.between import Answer
 from virtpoise_lab.chaos.moments import Met
 from virtpoise_lab.chaos.network import MANAGER
+from virtpoise_lab.chaos.plan import RENAMED
+from virtpoise_lab.chaos.store import StoreFile, StoreServer
 from virtpoise_lab.chaos.truth import qemus
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.host import Host
@@ -36,14 +38,8 @@ _P2P = (
     | libvirt.VIR_MIGRATE_PERSIST_DEST
     | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
 )
-_GARBAGE = (
-    b"",
-    b"<html>502</html>",
-    b'{"status":"success","data":{"resultType":"vector","result":[{"metric":{"instance":"h1:9807"},"value":[1,"NaN"]}]}}',
-    b'{"status":"success","data":{"resultType":"matrix","result":[[]]}}',
-    b'{"status":"success","data":' + b"[" * 2000,
-    b"\xff\xfe\x00",
-)
+# By how many seconds the balancer's clock is ahead: in seeds that are even, and in those that are odd.
+_STEPS = (-120.0, 600.0)
 
 
 @contextmanager
@@ -146,14 +142,15 @@ def _cut(a: str, b: str, run: Run, met: Met) -> Iterator[None]:
 
 
 @contextmanager
-def _lossy(run: Run, met: Met) -> Iterator[None]:
-    """The way between the two hosts comes and goes: what crosses it is delayed, and some is lost."""
+def _lossy(a: str, b: str, run: Run, met: Met) -> Iterator[None]:
+    """The way between the two comes and goes: what crosses it is delayed, and some is lost."""
+    ends = [end if end == MANAGER else str(getattr(met, end)) for end in (a, b)]
     over = threading.Event()
 
     def flicker() -> None:
         for broken in cycle((True, False)):
             if broken:
-                run.warm.network.cut(met.source, met.destination)
+                run.warm.network.cut(ends[0], ends[1])
             else:
                 run.warm.network.mend()
             if over.wait(_FLICKER_SECONDS):
@@ -170,54 +167,42 @@ def _lossy(run: Run, met: Met) -> Iterator[None]:
 
 
 @contextmanager
-def _prometheus_killed(run: Run, _met: Met, *, garbage: bool = False) -> Iterator[None]:
-    stack = run.warm.stack
+def _prometheus_killed(run: Run, _met: Met) -> Iterator[None]:
     signal_pid(run.warm.lab.pid("prometheus"), signal.SIGKILL)
     run.warm.lab.stop("prometheus")
-    server = None
     try:
-        server = _liar(stack.port) if garbage else None
         yield
     finally:
-        if server is not None:
-            server.shutdown()
-            server.server_close()
-        stack.start_prometheus()
+        run.warm.stack.start_prometheus()
 
 
-def _liar(port: int) -> ThreadingHTTPServer:
-    """Answers everything with what no Prometheus says."""
-    replies = cycle(_GARBAGE)
+def _prometheus_changed(change: Callable[[Answer], Answer]) -> Fault:
+    return lambda run, _met: run.warm.prometheus.answering(change(run.warm.prometheus.plain))
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.do_GET()
 
-        def do_GET(self) -> None:
-            body = next(replies)
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+def _exporter_changed(change: Callable[[str, Answer], Answer]) -> Fault:
+    """That of the source in seeds that are even, and that of the destination in those that are odd."""
 
-        def log_message(self, *_words: object) -> None:
-            """Nothing is logged."""
+    def fault(run: Run, met: Met) -> AbstractContextManager[None]:
+        host = (met.source, met.destination)[run.plan.seed % 2]
+        run.facts.ends = {**run.facts.ends, "changed": host}
+        return run.warm.exporters.answering(change(host, run.warm.exporters.plain))
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler, bind_and_activate=False)
-    server.allow_reuse_address = True
+    return fault
 
-    def bound() -> bool:
-        with suppress(OSError):  # threads of a process that was killed may have the port a moment longer
-            server.server_bind()
-            return True
-        return False
 
-    processes.wait_until(bound, 10, f"port {port}", 0.05)
-    server.server_activate()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+def _clock_stepped(run: Run, _met: Met) -> AbstractContextManager[None]:
+    return run.clock.stepped(_STEPS[run.plan.seed % 2])
+
+
+def _file(run: Run) -> StoreFile:
+    assert isinstance(run.store, StoreFile)
+    return run.store
+
+
+def _postgresql_restarted(run: Run, _met: Met) -> AbstractContextManager[None]:
+    assert isinstance(run.store, StoreServer)
+    return run.store.restarted()
 
 
 @contextmanager
@@ -227,6 +212,25 @@ def _balancer_killed(run: Run, _met: Met) -> Iterator[None]:
         yield
     finally:
         run.balancer.launch()
+
+
+@contextmanager
+def _balancer_ended(run: Run, _met: Met) -> Iterator[None]:
+    """It is told to stop, as by systemctl, and started again afterwards."""
+    run.end_balancer()
+    try:
+        yield
+    finally:
+        run.balancer.launch()
+
+
+@contextmanager
+def _lock_removed(run: Run, _met: Met) -> Iterator[None]:
+    """Someone removes the lock's file under the balancer that acts, and another one finds none."""
+    path = _file(run).path
+    path.with_name(f"{path.name}.lock").unlink()
+    run.add_balancer()
+    yield
 
 
 @contextmanager
@@ -240,8 +244,12 @@ def _act(act: Callable[[libvirt.virDomain], object], run: Run, met: Met) -> None
     """What a person does with the domain where it is active."""
     for host in run.active_on(met.domain)[:1]:
         run.touched.add(met.domain)
-        with suppress(LabError, libvirt.libvirtError), asked.fresh(run.warm.lab.host(host)) as connection:
-            act(connection.lookupByName(met.domain))
+        _do(act, run, met, host)
+
+
+def _do(act: Callable[[libvirt.virDomain], object], run: Run, met: Met, host: str) -> None:
+    with suppress(LabError, libvirt.libvirtError), asked.fresh(run.warm.lab.host(host)) as connection:
+        act(connection.lookupByUUIDString(run.uuids[met.domain]))
 
 
 @contextmanager
@@ -262,6 +270,19 @@ def _suspended(run: Run, met: Met) -> Iterator[None]:
 def _resume(domain: libvirt.virDomain) -> None:
     if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]:
         domain.resume()
+
+
+@contextmanager
+def _renamed(run: Run, met: Met) -> Iterator[None]:
+    """A person ends it and gives it another name, and starts it afterwards."""
+    for host in run.active_on(met.domain)[:1]:
+        run.touched.add(met.domain)
+        _do(lambda domain: domain.destroy(), run, met, host)
+        _do(lambda domain: domain.rename(f"{met.domain}{RENAMED}"), run, met, host)
+        yield
+        _do(lambda domain: domain.create(), run, met, host)
+        return
+    yield
 
 
 @contextmanager
@@ -289,23 +310,39 @@ FAULTS: dict[str, Fault] = {
     "source-qemu-stopped": partial(_qemu_stopped, "source"),
     "destination-qemu-stopped": partial(_qemu_stopped, "destination"),
     "hosts-apart": partial(_cut, "source", "destination"),
-    "hosts-lossy": _lossy,
+    "hosts-lossy": partial(_lossy, "source", "destination"),
+    "source-lossy": partial(_lossy, MANAGER, "source"),
+    "destination-lossy": partial(_lossy, MANAGER, "destination"),
     "source-away": partial(_cut, MANAGER, "source"),
     "destination-away": partial(_cut, MANAGER, "destination"),
     "administrator-suspends": _suspended,
     "administrator-destroys": partial(_administrator, lambda domain: domain.destroy()),
     "administrator-migrates": _migrated,
+    "administrator-renames": _renamed,
     "administrator-undefines": partial(_administrator, lambda domain: domain.undefine()),
     "prometheus-killed": _prometheus_killed,
     "prometheus-stuck": lambda run, _met: _stopped(run.warm.lab.pid("prometheus")),
-    "prometheus-garbage": partial(_prometheus_killed, garbage=True),
+    "prometheus-slow": _prometheus_changed(between.slow),
+    "prometheus-behind": _prometheus_changed(between.behind),
+    "prometheus-garbage": _prometheus_changed(between.garbage),
     "exporter-gone": _daemon_killed("source", "exporter"),
     "exporter-stuck": _daemon_stopped("destination", "exporter"),
-    "store-locked": lambda run, _met: run.store.locked(),
-    "store-full": lambda run, _met: run.store.full(),
-    "store-refuses-beginnings": lambda run, _met: run.store.refuses_beginnings(),
+    "exporter-empty": _exporter_changed(between.without_domains),
+    "exporter-miscounting": _exporter_changed(between.miscounted),
+    "exporter-lying": _exporter_changed(between.lies),
+    "exporter-twofold": lambda run, met: run.warm.stack.twofold(met.destination, met.bystander),
+    "store-locked": lambda run, _met: _file(run).locked(),
+    "store-full": lambda run, _met: _file(run).full(),
+    "store-gone": lambda run, _met: _file(run).gone(),
+    "store-refuses-beginnings": lambda run, _met: _file(run).refuses_beginnings(),
+    "postgresql-restarted": _postgresql_restarted,
+    "images-held": lambda run, _met: run.warm.images.held(),
+    "clock-stepped": _clock_stepped,
     "balancer-killed": _balancer_killed,
+    "balancer-ended": _balancer_ended,
     "balancer-stopped": lambda run, _met: _stopped(run.balancer.process.pid),
+    "balancer-handed-over": _balancer_killed,  # another one waits
+    "balancer-lock-removed": _lock_removed,
     "second-balancer": _second_balancer,
 }
 # These are over at once.
@@ -315,5 +352,6 @@ INSTANT = {
     "administrator-destroys",
     "administrator-migrates",
     "administrator-undefines",
+    "balancer-lock-removed",
     "second-balancer",
 }

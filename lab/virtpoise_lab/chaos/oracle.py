@@ -11,7 +11,7 @@ from virtpoise_lab.chaos.plan import Plan
 from virtpoise_lab.chaos.truth import States
 from virtpoise_lab.floors import Entry, replayed
 
-TWICE, LOST = "VirtpoiseDomainRunningTwice", "VirtpoiseDomainVanished"
+TWICE, LOST, NOT_STARTED = "VirtpoiseDomainRunningTwice", "VirtpoiseDomainVanished", "VirtpoiseDomainNotStarted"
 # Each of these calls for a person on account of a host.
 _HOST = {"VirtpoiseHostUnknown", "VirtpoiseLibvirtUnreachable", "VirtpoiseLibvirtSilent"}
 _DOWN = {"VirtpoiseBalancerDown", "VirtpoiseNoLeader", "VirtpoiseCyclesStalled"}
@@ -27,16 +27,33 @@ NAMED: Mapping[str, str] = {
     "destination-rebooted": "destination",
     "exporter-gone": "source",
     "exporter-stuck": "destination",
+    "exporter-empty": "changed",
+    "exporter-miscounting": "changed",
+    "exporter-lying": "changed",
+    "exporter-twofold": "destination",
     "balancer-killed": "",
+    "balancer-ended": "",
     "balancer-stopped": "",
+    "postgresql-restarted": "",
 }
 # An alert for 5 min waits 10 s here. It is expected of faults that last longer than that and all detection.
 ALERTED_SECONDS = 27.0
+# So long a domain stands paused on its one host before an alert must call for a person; a cycle, a scrape, and a
+# thirtieth of a minute.
+_PAUSED_SECONDS = 12.0
 # Until then a plan may still choose a host that has fallen silent.
 _HEARD_SECONDS = 15.0
-# Cycles of 2 s go on, whatever a host does. Without what they are made of, they fail, and none is noted.
+# Cycles of 2 s go on, whatever a host does. These faults end the process, or keep a cycle waiting.
 _MOST_BETWEEN_CYCLES_SECONDS = 12.0
-_NO_CYCLES = ("prometheus", "store", "balancer")
+_NO_CYCLES = (
+    "prometheus-killed",
+    "prometheus-stuck",
+    "store-",
+    "postgresql-",
+    "balancer-killed",
+    "balancer-ended",
+    "balancer-stopped",
+)
 # By how much less than by the journal a migration may seem to take, and from when on that is judged.
 _OLDEST_SLACK_SECONDS = 8.0
 # Both run for longer than one look at each could mistake.
@@ -100,7 +117,7 @@ class Facts:
 
 def judge(facts: Facts) -> list[str]:
     """What must not be, in words; empty for a good run."""
-    found = [*_ran_twice(facts), *_process(facts), *_pushed_over(facts), *_alerted(facts)]
+    found = [*_ran_twice(facts), *_process(facts), *_pushed_over(facts), *_alerted(facts), *_stood_paused(facts)]
     found += [*_unwritten(facts), *_to_the_silent(facts), *_stood_still(facts), *_begun_anew(facts)]
     if facts.after is not None:
         found += after_healing(facts, facts.after)
@@ -229,6 +246,20 @@ def _alerted(facts: Facts) -> Iterator[str]:
         return
     if not any(name in _HOST and of == host for name, of in facts.fired):
         yield f"{host} was silent for {plan.seconds:g} s, and no alert named it"
+
+
+def _stood_paused(facts: Facts) -> Iterator[str]:
+    """A domain that could not be started where it had arrived, and no alert."""
+    if facts.plan.fault != "images-held" or NOT_STARTED in {name for name, _ in facts.fired}:
+        return
+    for name in set(facts.homes) - facts.touched:
+        since = None
+        for at, states in [*facts.changes, (facts.healed, {})]:
+            paused = [state for (domain, _), state in states.items() if domain == name] == ["paused"]
+            if since is not None and not paused and min(at, facts.healed) - since > _PAUSED_SECONDS:
+                yield f"{name} stood paused where it had arrived for {at - since:.0f} s, and no alert fired"
+                break
+            since = (since or at) if paused else None
 
 
 def after_healing(facts: Facts, look: Look) -> Iterator[str]:

@@ -23,6 +23,8 @@ class Task(StrEnum):
 
 # Where each domain is before a run.
 HOMES: Mapping[str, str] = {"vm1": "h1", "vm2": "h1", "vm3": "h2", "vm4": "h3"}
+# What is added to the name of one that a person renames.
+RENAMED = "-renamed"
 # The share of its memory from which a host counts as overloaded.
 THRESHOLD = 0.7
 # How many guests a host has room for below the threshold; for all of them where it is not named.
@@ -43,6 +45,31 @@ class Moment(StrEnum):
     TAKE_OVER = "take-over"  # the balancer was killed while memory was copied, and the next one has just taken over
 
 
+class Need(StrEnum):
+    """What a fault needs from the beginning of its run."""
+
+    POSTGRESQL = "postgresql"  # the store is a database of a server
+    STANDBY = "standby"  # a second balancer waits
+    CLOCK = "clock"  # the balancer's machine has a clock that can be stepped
+    IMAGES = "images"  # the domains have disks, whose images QEMU locks
+    PROMETHEUS = "prometheus"  # the way from the balancer to Prometheus leads through us
+    EXPORTERS = "exporters"  # the way from Prometheus to the exporters does
+
+
+NEEDS: Mapping[str, frozenset[Need]] = {
+    "postgresql-restarted": frozenset({Need.POSTGRESQL, Need.STANDBY}),
+    "balancer-handed-over": frozenset({Need.POSTGRESQL, Need.STANDBY}),
+    "clock-stepped": frozenset({Need.CLOCK}),
+    "images-held": frozenset({Need.IMAGES}),
+    "prometheus-slow": frozenset({Need.PROMETHEUS}),
+    "prometheus-behind": frozenset({Need.PROMETHEUS}),
+    "prometheus-garbage": frozenset({Need.PROMETHEUS}),
+    "exporter-empty": frozenset({Need.EXPORTERS}),
+    "exporter-miscounting": frozenset({Need.EXPORTERS}),
+    "exporter-lying": frozenset({Need.EXPORTERS}),
+}
+
+
 @dataclass(frozen=True)
 class Plan:
     """A run as its seed has drawn it. ``seconds``: how long the fault lasts. ``chance``: 0 to 1, of the moment."""
@@ -53,6 +80,9 @@ class Plan:
     moment: Moment
     seconds: float
     chance: float
+
+    def needs(self, need: Need) -> bool:
+        return need in NEEDS.get(self.fault, ())
 
 
 def draw(seed: int, faults: list[str], fault: str | None = None) -> Plan:

@@ -9,7 +9,8 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ import libvirt
 from virtpoise_lab import state
 from virtpoise_lab.balancer import Balancer
 from virtpoise_lab.chaos import asked, oracle
+from virtpoise_lab.chaos.clock import Clock
 from virtpoise_lab.chaos.faults import FAULTS, INSTANT
 from virtpoise_lab.chaos.moments import Met, Moments
 from virtpoise_lab.chaos.oracle import Facts, Held, Look
-from virtpoise_lab.chaos.plan import HOMES, ROOM, THRESHOLD, Moment, Plan, Task
-from virtpoise_lab.chaos.store import StoreFile
+from virtpoise_lab.chaos.plan import HOMES, ROOM, THRESHOLD, Moment, Need, Plan, Task
+from virtpoise_lab.chaos.store import Store, StoreFile, StoreServer
 from virtpoise_lab.chaos.truth import Watch
 from virtpoise_lab.chaos.warm import Warm, shown
 from virtpoise_lab.errors import LabError
+from virtpoise_lab.floors import Entry
 
 INTERVAL_SECONDS = 2.0
 _TASK_SECONDS = 120.0
@@ -39,7 +42,7 @@ _SETTLE_SECONDS = 4.0
 # So a migration takes about 5 s, and lasts for as long as a balancer takes to start where another takes over.
 _BANDWIDTH_MIB, _BANDWIDTH_OF_TAKE_OVER_MIB = 8, 3
 _FIRED = 'last_over_time(ALERTS{alertstate="firing"}[%ds])'
-_CYCLES, _OLDEST = "virtpoise_last_cycle_timestamp_seconds[%ds]", "virtpoise_migration_oldest_seconds[%ds]"
+_CYCLES, _OLDEST = "virtpoise_cycles_total[%ds]", "virtpoise_migration_oldest_seconds[%ds]"
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,20 @@ class Run:
     plan: Plan
     touched: set[str] = field(default_factory=set)
     watch: Watch = field(init=False)
-    store: StoreFile = field(init=False)
+    store: Store = field(init=False)
+    clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:
         self._began = time.time()
         self._trace: list[str] = []
         self.uuids = {name: self.warm.specs[name].uuid for name in HOMES}
-        self.store = StoreFile(self.warm.disk / "virtpoise.db")
-        self._balancers = [Balancer(self.warm.lab)]
+        self.clock = Clock(state.FOLDER / "clock")
+        if self.plan.needs(Need.POSTGRESQL):
+            self.store = StoreServer(self.warm.server)
+        else:
+            self.store = StoreFile(self.warm.disk / "virtpoise.db")
+        environment = self.clock.environment if self.plan.needs(Need.CLOCK) else {}
+        self._balancers = [Balancer(self.warm.lab, environment=environment)]
         self._over = threading.Event()
         self._keeping = threading.Lock()
         self.facts = Facts(
@@ -99,6 +108,12 @@ class Run:
         with self._keeping:
             self.balancer.kill()
 
+    def end_balancer(self) -> None:
+        """Tell it to stop, and wait until it has; systemd is left out."""
+        with self._keeping:
+            self._note_held()
+            self._told_to_stop(self.balancer)
+
     def add_balancer(self) -> None:
         """Start a second one on the same store."""
         first = self.balancer.config.read_text(encoding="utf-8")
@@ -108,6 +123,7 @@ class Run:
         )
         second.launch()
         self._balancers.append(second)
+        self.warm.stack.scrape_balancers(*(one.address for one in self._balancers))
 
     def active_on(self, domain: str) -> list[str]:
         """Where a QEMU of the domain is that could run on, by its own word."""
@@ -135,7 +151,9 @@ class Run:
             self._over.set()
             self.watch.close()
         self._tracebacks()
-        entries = self.store.entries()
+        entries = self._entries()
+        if isinstance(self.store, StoreServer):
+            self.store.close()
         self._trace += [f"  journal: {entry}" for entry in entries]
         return Outcome(
             plan=self.plan,
@@ -149,9 +167,10 @@ class Run:
     def _start(self) -> None:
         slow = self.plan.moment is Moment.TAKE_OVER
         bandwidth = _BANDWIDTH_OF_TAKE_OVER_MIB if slow else _BANDWIDTH_MIB
+        through = self.plan.needs(Need.PROMETHEUS)
         self.balancer.configure(
-            self.warm.stack.url,
-            state={"url": f"sqlite:///{self.store.path}"},
+            f"http://{self.warm.prometheus.address}" if through else self.warm.stack.url,
+            state=self.store.section,
             interval_seconds=INTERVAL_SECONDS,
             policy={
                 # Whatever else this machine does must not look like an overload.
@@ -166,6 +185,8 @@ class Run:
         )
         self.balancer.start()
         self.note("the balancer has run its first cycle")
+        if self.plan.needs(Need.STANDBY):
+            self.add_balancer()
         threading.Thread(target=self._keep_running, daemon=True).start()
         if self.facts.drained:
             threading.Thread(target=self._order_drain, args=(self.facts.drained,), daemon=True).start()
@@ -217,9 +238,26 @@ class Run:
         self.facts.fired = frozenset(
             (one["metric"]["alertname"], one["metric"].get("host", "")) for one in self.warm.stack.query(_FIRED % since)
         )
-        self.facts.cycles = [value for _, value in self._samples(_CYCLES % since)]
+        self.facts.cycles = self._cycles(since)
         self.facts.oldest = self._samples(_OLDEST % since)
         self.note(f"after it: {shown(self.facts.after.places)}; firing: {sorted(self.facts.after.alerts)}")
+
+    def _entries(self) -> list[Entry]:
+        """The journal, with the times at which the clock showed what it has."""
+
+        def true(shown: float | None) -> float | None:
+            return None if shown is None else self.clock.true(shown)
+
+        return [
+            replace(one, began=true(one.began), ended=true(one.ended), planned=true(one.planned))
+            for one in self.store.entries()
+        ]
+
+    def _cycles(self, seconds: float) -> list[float]:
+        """When a cycle had ended, as it was scraped, well or not; newest last."""
+        found = [one["values"] for one in self.warm.stack.query(_CYCLES % seconds)]
+        changed = (float(at) for values in found for (_, before), (at, now) in pairwise(values) if now != before)
+        return sorted(changed)
 
     def _samples(self, query: str) -> list[tuple[float, float]]:
         """What was scraped of the balancer: Unix seconds and value."""
@@ -231,7 +269,7 @@ class Run:
             (one["metric"]["alertname"], one["metric"].get("host", ""))
             for one in self.warm.stack.query('ALERTS{alertstate="firing"}')
         )
-        return Look(time.time(), places, self.store.entries(), firing)
+        return Look(time.time(), places, self._entries(), firing)
 
     def _mend(self) -> None:
         """What a person does: leaves one copy of a domain, starts one that is down, defines one that is not."""
@@ -288,14 +326,17 @@ class Run:
         with self._keeping:
             for one in self._balancers:
                 if one.ended is None:
-                    one.wait_for("answer", lambda _status: True)  # one that is being started knows no signal yet
-                    try:
-                        self.facts.exits.append(one.stop())
-                    except subprocess.TimeoutExpired:
-                        self.facts.died.append(f"{one.name} does not stop")
-                        one.kill()
+                    self._told_to_stop(one)
                 else:
                     self.facts.died.append(f"{one.name} has ended by itself, with status {one.ended}")
+
+    def _told_to_stop(self, one: Balancer) -> None:
+        one.wait_for("answer", lambda _status: True)  # one that is being started knows no signal yet
+        try:
+            self.facts.exits.append(one.stop())
+        except subprocess.TimeoutExpired:
+            self.facts.died.append(f"{one.name} does not stop")
+            one.kill()
 
     def _note_held(self) -> None:
         """Keep the most that the balancer has had at once. One that has ended has nothing."""

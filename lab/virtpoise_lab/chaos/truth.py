@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virtpoise_lab.chaos.plan import RENAMED
 from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.qmp import Guest
@@ -16,7 +17,7 @@ from virtpoise_lab.qmp import Guest
 _LOOK_SECONDS = 0.03
 # A QEMU that is stopped must not hold up the looks at the others for long.
 _PATIENCE_SECONDS = 0.25
-_SILENT = "silent"
+RUNNING, _SILENT = "running", "silent"
 
 # (domain, host) and the QEMU's own word for its state; "silent" for one that does not answer.
 States = Mapping[tuple[str, str], str]
@@ -58,14 +59,30 @@ class Watch:
         now: dict[tuple[str, str], str] = {}
         for host in self.lab.hosts:
             for domain in qemus(host, self._domains):
-                known = self._guests.setdefault((domain, host.name), Guest(host.monitor(domain), _PATIENCE_SECONDS))
-                now[domain, host.name] = known.state() or _SILENT
-        if not self.changes or self.changes[-1][1] != now:
-            self.changes.append((time.time(), now))
+                if (domain, host.name) not in self._guests:
+                    self._guests[domain, host.name] = Guest(host.monitor(domain), _PATIENCE_SECONDS)
+                now[domain, host.name] = self._ask((domain, host.name))
+        states = asked_again(now, self._ask)
+        if not self.changes or self.changes[-1][1] != states:
+            self.changes.append((time.time(), states))
+
+    def _ask(self, guest: tuple[str, str]) -> str:
+        return self._guests[guest].state() or _SILENT
+
+
+def asked_again(states: States, ask: Callable[[tuple[str, str]], str]) -> States:
+    """The states of one look, with those of a domain that seems to run twice asked for once more.
+
+    A look takes time, more of it on a busy machine: the domain may have been handed over in the midst of it.
+    """
+    running = [domain for (domain, _), state in states.items() if state == RUNNING]
+    return {guest: ask(guest) if running.count(guest[0]) > 1 else state for guest, state in states.items()}
 
 
 def qemus(host: Host, known: dict[int, str] | None = None) -> dict[str, int]:
-    """The QEMUs that run on a host: domain and process number. ``known``: names by number, kept between calls."""
+    """The QEMUs that run on a host: domain, by its first name, and process number. ``known``: names by number, kept
+    between calls.
+    """
     names = {} if known is None else known
     found: dict[str, int] = {}
     for pid in host.group.pids():
@@ -82,4 +99,4 @@ def _named(pid: int) -> dict[int, str]:
     if b"qemu" not in words[0]:
         return {}
     name = next((word for word in words if word.startswith(b"guest=")), b"")
-    return {pid: name.decode().removeprefix("guest=").partition(",")[0]} if name else {}
+    return {pid: name.decode().removeprefix("guest=").partition(",")[0].removesuffix(RENAMED)} if name else {}

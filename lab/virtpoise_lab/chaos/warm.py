@@ -12,7 +12,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from xml.etree.ElementTree import tostring
 
@@ -22,14 +22,17 @@ from virtpoise_lab import acceleration, cgroups, domain, processes, state
 from virtpoise_lab.boot import MIB
 from virtpoise_lab.chaos import asked, rules
 from virtpoise_lab.chaos.asked import Standing
+from virtpoise_lab.chaos.between import Between, of_exporters, of_prometheus
+from virtpoise_lab.chaos.images import Images
 from virtpoise_lab.chaos.network import Network
-from virtpoise_lab.chaos.plan import HOMES, ROOM, THRESHOLD, Task
+from virtpoise_lab.chaos.plan import HOMES, ROOM, THRESHOLD, Need, Plan, Task
 from virtpoise_lab.chaos.truth import qemus
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
-from virtpoise_lab.stack import EXPORTER_PORT, Stack
+from virtpoise_lab.postgresql import Server
+from virtpoise_lab.stack import BALANCER, EXPORTER_PORT, Stack
 
 _HOST_MIB = 1500
 # A guest's memory, and the part of it that is not zero and has to be sent.
@@ -40,10 +43,16 @@ _TRIALS = 3
 
 
 class Warm:
-    """Hosts, domains, exporters and Prometheus. ``disk``: a small disk of its own for the balancer's store."""
+    """Hosts, domains, exporters and Prometheus. ``disk``: a small disk of its own for the balancer's store.
+
+    ``prometheus``, ``exporters``: what stands between them and who asks them, where a run needs it.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
+        self._closing = ExitStack()
+        self._server: Server | None = None
+        self._with_images = self._renamed = False
         self.specs = {name: DomainSpec(name) for name in HOMES}
         self.lab = Lab.up(3, host_memory_mib=_HOST_MIB, background=True, replace_live=True, say=say)
         try:
@@ -58,32 +67,51 @@ class Warm:
             mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "virtpoise-store", str(self.disk)]
             subprocess.run(mount, check=True)
             self.stack = Stack.start(self.lab, balancer=True, rules=rules.scaled(state.FOLDER))
+            self.images = Images(HOMES)
+            self._closing.callback(self.images.close)
+            self.prometheus = Between(of_prometheus(self.stack.url))
+            self._closing.callback(self.prometheus.close)
+            self.exporters = Between(of_exporters(self.lab.hosts))
+            self._closing.callback(self.exporters.close)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         self.lab.down()
+        self._closing.close()
+
+    @property
+    def server(self) -> Server:
+        """A PostgreSQL server, started when it is first needed."""
+        if self._server is None:
+            self._server = Server()
+            self._closing.callback(self._server.close)
+        return self._server
 
     # --- between runs -------------------------------------------------------------------------------------------------
 
-    def make_whole(self, task: Task) -> None:
-        """Make it as new: no balancer, nothing measured, each domain once and at home, and as much memory on each host
-        as the task wants. LabError if that cannot be done.
+    def make_whole(self, plan: Plan) -> None:
+        """Make it as new: no balancer, nothing measured, each domain once and at home, and what the plan's task and
+        fault want. LabError if that cannot be done.
         """
         self._end_balancers()
         self.network.mend()
         with ThreadPoolExecutor(len(self.lab.hosts)) as pool:
             list(pool.map(self._mend_host, self.lab.hosts))
+        anew = self._renamed or plan.needs(Need.IMAGES) != self._with_images
+        self._with_images, self._renamed = plan.needs(Need.IMAGES), plan.fault == "administrator-renames"
         for trial in range(_TRIALS):
             try:
-                self._send_home()
+                self._send_home(anew=anew)
                 break
             except LabError as problem:
                 self.say(f"mending: {problem}")
                 if trial == _TRIALS - 1:
                     raise
-        self._give_memory(task)
+        self._give_memory(plan.task)
+        self.stack.scrape_balancers(BALANCER)
+        self.stack.route(self.exporters.address if plan.needs(Need.EXPORTERS) else None)
         self.stack.forget()
         self._prove_whole()
 
@@ -136,7 +164,7 @@ class Warm:
             return False
         return True
 
-    def _send_home(self) -> None:
+    def _send_home(self, *, anew: bool) -> None:
         places = asked.everywhere(self.lab.hosts)
         for name, here in places.items():
             for host, standing in here.items():
@@ -145,7 +173,7 @@ class Warm:
         if any(standing.busy for here in places.values() for standing in here.values()):
             places = asked.everywhere(self.lab.hosts)
         with ThreadPoolExecutor(len(HOMES)) as pool:
-            list(pool.map(lambda name: self._one_home(name, places.get(name, {})), HOMES))
+            list(pool.map(lambda name: self._one_home(name, places.get(name, {}), anew=anew), HOMES))
 
     def _end_job(self, name: str, host: str) -> None:
         def at_rest() -> bool:
@@ -153,15 +181,15 @@ class Warm:
             if standing is None or not standing.busy:
                 return True
             with suppress(LabError, libvirt.libvirtError), asked.fresh(self.lab.host(host)) as connection:
-                connection.lookupByName(name).abortJob()
+                connection.lookupByUUIDString(self.specs[name].uuid).abortJob()
             return False
 
         processes.wait_until(at_rest, 15, f"{name} without a job on {host}", 0.2)
 
-    def _one_home(self, name: str, here: Mapping[str, Standing]) -> None:
+    def _one_home(self, name: str, here: Mapping[str, Standing], *, anew: bool) -> None:
         """One copy of the domain, at home and defined there. One that is elsewhere is ended and started at home."""
         home = HOMES[name]
-        if here == {home: Standing("running", True, False)}:
+        if not anew and here == {home: Standing("running", True, False)}:
             return
         for host in here:
             self.remove(name, self.lab.host(host))
@@ -172,7 +200,7 @@ class Warm:
 
         def ask() -> None:
             with asked.fresh(host) as connection, suppress(libvirt.libvirtError):
-                found = connection.lookupByName(name)
+                found = connection.lookupByUUIDString(self.specs[name].uuid)
                 if found.isActive():
                     found.destroy()
                 with suppress(libvirt.libvirtError):
@@ -187,13 +215,14 @@ class Warm:
 
             def resume() -> None:
                 with asked.fresh(host) as connection:
-                    connection.lookupByName(name).resume()
+                    connection.lookupByUUIDString(self.specs[name].uuid).resume()
 
             asked.patiently(f"{name} goes on", resume)
         self._define(name, host, start=standing is None or standing.state not in asked.ACTIVE)
 
     def _define(self, name: str, host: Host, *, start: bool) -> None:
-        root = domain.without_system(self.specs[name], acceleration.found(), GUEST_MIB, f"{domain.BOOT}/filling")
+        image = self.images.paths[name] if self._with_images else None
+        root = domain.without_system(self.specs[name], acceleration.found(), GUEST_MIB, f"{domain.BOOT}/filling", image)
 
         def ask() -> None:
             with asked.fresh(host) as connection:

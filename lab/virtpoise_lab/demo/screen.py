@@ -64,7 +64,7 @@ def _samples(host: Status, wanted: int) -> Text:
 
 
 def _share_done(progress: Status | None) -> float:
-    if not progress or not progress["total_bytes"]:
+    if not progress or not progress["total_bytes"] or progress["remaining_bytes"] is None:
         return 0.0
     return 1.0 - float(progress["remaining_bytes"]) / float(progress["total_bytes"])
 

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from virtpoise_balancer.execute.worker import domains, migration, probe
+from virtpoise_balancer.execute.worker import domains, leaving, migration, probe
 from virtpoise_balancer.execute.worker.connection import Connection, message, prepare
 
 _CALLS: Mapping[str, Callable[..., object]] = {
@@ -43,6 +43,8 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "describe": domains.describe,
     "facts": probe.facts,
     "reaches": probe.reaches,
+    "leaving": leaving.leaving,
+    "verdicts": probe.verdicts,
     "runs_cpu": probe.runs_cpu,
     "unseen": probe.unseen,
 }

@@ -12,7 +12,7 @@ from virtpoise_balancer.execute.transfer import Throttle, Transfer
 from virtpoise_balancer.execute.worker.connection import Connection
 from virtpoise_balancer.execute.worker.domains import resume
 
-_FLAGS = (
+FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
     | libvirt.VIR_MIGRATE_PEER2PEER
     | libvirt.VIR_MIGRATE_PERSIST_DEST
@@ -110,7 +110,7 @@ def set_bandwidth(connection: libvirt.virConnect, uuid: str, bandwidth_mib_per_s
 
 def _as_libvirt_has_it(how: Transfer) -> tuple[int, dict[str, str | int]]:
     """The flags and the parameters that libvirt takes for it."""
-    flags = _FLAGS
+    flags = FLAGS
     parameters: dict[str, str | int] = {}
     if how.encrypted:
         flags |= libvirt.VIR_MIGRATE_TLS

@@ -7,14 +7,17 @@ it can only refuse (libvirt, qemuMigrationSrcPerformPeer2Peer); no destination e
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import HostFacts, Needs
+from virtpoise_balancer.execute.facts import HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.worker.connection import message, text_of
+from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 
 _NO_DOMAIN = "<virtpoise-doctor/>"
 # What the source says of that description, once it has reached the destination.
@@ -31,6 +34,11 @@ _NO_CONNECTION = (
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
 _MOST_ASKED = 5
+# What a host says that does not have a QEMU of that name, or a QEMU without the machine type or without KVM; and one
+# whose libvirt does not know the model of the CPU.
+_NO_SUCH_MACHINE = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
+_NO_SUCH_QEMU = "qemu binary"  # an error of the system, as many others
+_NO_SUCH_CPU = "unknown cpu model"  # an internal error to libvirt
 # Over ssh the refusal is often lost. The source closes its connection to the destination before it answers. If the
 # other end is gone first, the source answers "End of file" instead (a quarter of all answers of libvirt 9.0 and 11.3).
 # An unreachable destination gives the same code, but each time. So only a slow answer, or one that repeats this often,
@@ -46,6 +54,7 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
     cpu = capabilities.find("./host/cpu")
     machines = [name for one in capabilities.iter("machine") for name in (one.text, one.get("canonical")) if name]
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+    own = plain_cpu(cpu)
     return HostFacts(
         libvirt_version=connection.getLibVersion(),
         hypervisor_version=connection.getVersion(),
@@ -65,7 +74,15 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
         secrets=_listed(
             lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), text_of(one.usageID))]
         ),
-        domains=tuple(_needs(text_of(domain.XMLDesc)) for domain in running),
+        filters=_listed(lambda: [text_of(one.name) for one in connection.listAllNWFilters()]),
+        cpus=_cpus(connection),
+        nodes=frozenset(
+            number
+            for cell in capabilities.findall("./host/topology/cells/cell")
+            for number in numbers(cell.get("id", ""))
+        )
+        or None,
+        domains=tuple(_needs(running, own)),
         may_abort=_may_abort(running[0]) if running else None,
     )
 
@@ -107,7 +124,33 @@ def _answer(domain: libvirt.virDomain, destination: str) -> libvirt.libvirtError
 
 def runs_cpu(connection: libvirt.virConnect, cpu: str) -> bool | None:
     """Whether this host's CPU can do all that the given one can; None where libvirt cannot compare them."""
-    verdict = connection.compareCPU(cpu)
+    return _fits(connection.compareCPU(cpu))
+
+
+def verdicts(connection: libvirt.virConnect, kinds: Sequence[Mapping[str, Any]]) -> list[HardwareVerdict]:
+    """libvirt's word on whether this host has each of these kinds of hardware. ``kinds``: the fields of Hardware."""
+    return [_verdict(connection, kind) for kind in kinds]
+
+
+def _verdict(connection: libvirt.virConnect, kind: Mapping[str, Any]) -> HardwareVerdict:
+    binary = kind["emulator"] or None, kind["arch"], kind["machine"], kind["type"]
+    try:
+        connection.getDomainCapabilities(*binary)
+    except libvirt.libvirtError as error:
+        lacks = error.get_error_code() in _NO_SUCH_MACHINE or _NO_SUCH_QEMU in message(error).lower()
+        return HardwareVerdict(machine=False if lacks else None)
+    if kind["cpu"] is None:
+        return HardwareVerdict(machine=True)
+    try:
+        if kind["own_cpu"]:
+            return HardwareVerdict(machine=True, cpu=runs_cpu(connection, kind["cpu"]))
+        found = connection.compareHypervisorCPU(*binary, kind["cpu"])
+    except libvirt.libvirtError as error:
+        return HardwareVerdict(machine=True, cpu=False if _NO_SUCH_CPU in message(error).lower() else None)
+    return HardwareVerdict(machine=True, cpu=_fits(found))
+
+
+def _fits(verdict: int) -> bool | None:
     return None if verdict == libvirt.VIR_CPU_COMPARE_ERROR else verdict != libvirt.VIR_CPU_COMPARE_INCOMPATIBLE
 
 
@@ -122,14 +165,6 @@ def unseen(connection: libvirt.virConnect, paths: Sequence[str]) -> list[str]:
                 raise
             missing.append(path)
     return missing
-
-
-def _unlocked(root: ET.Element) -> Iterator[str]:
-    """The disks that QEMU does not lock. It locks image files, unless other domains are to write to them as well."""
-    for disk in root.findall("./devices/disk"):
-        written = disk.get("device", "disk") in ("disk", "lun") and disk.find("readonly") is None
-        if written and (disk.get("type") != "file" or disk.find("shareable") is not None):
-            yield target.get("dev", "?") if (target := disk.find("target")) is not None else "?"
 
 
 def _may_abort(domain: libvirt.virDomain) -> bool | None:
@@ -149,37 +184,43 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
 
 
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
+    """The host's network devices. One driver of libvirt knows those that udev has told it of, the other asks now."""
     try:
         found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
-        names = [ET.fromstring(text_of(device.XMLDesc)).findtext("./capability/interface") for device in found]  # noqa: S314
+        names = {ET.fromstring(text_of(device.XMLDesc)).findtext("./capability/interface") for device in found}  # noqa: S314
     except libvirt.libvirtError:
         return None  # this libvirt has no driver for it
+    with contextlib.suppress(libvirt.libvirtError):
+        names |= {text_of(one.name) for one in connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)}
     return frozenset(name for name in names if name)
 
 
-def _listed(names: Callable[[], Iterable[str]]) -> frozenset[str]:
-    """The names that libvirt lists; none where it has no driver for them, so that no domain there can use one."""
+def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None) -> Iterator[Needs]:
+    for domain in running:
+        with contextlib.suppress(libvirt.libvirtError):  # it has ended by now
+            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain))
+
+
+def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:
+    try:
+        _, online, _ = connection.getCPUMap()
+    except libvirt.libvirtError:
+        return None
+    return frozenset(number for number, there in enumerate(online) if there)
+
+
+def _snapshots(domain: libvirt.virDomain) -> int:
+    try:
+        return int(domain.snapshotNum())
+    except libvirt.libvirtError:
+        return 0
+
+
+def _listed(names: Callable[[], Iterable[str]]) -> frozenset[str] | None:
+    """The names that libvirt lists, or None where it does not say. None are there where it has no driver for them: no
+    domain can use one.
+    """
     try:
         return frozenset(name for name in names() if name)
-    except libvirt.libvirtError:
-        return frozenset()
-
-
-def _needs(description: str) -> Needs:
-    root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
-    disk_sources = root.findall("./devices/disk/source")
-    # Told of the disk or of its source, and since the first is the older way libvirt may tell both.
-    secrets = [*root.findall("./devices/disk/auth/secret"), *root.findall("./devices/disk/source/auth/secret")]
-    sources = root.findall("./devices/interface/source")
-    return Needs(
-        name=root.findtext("name") or "?",
-        machine=kind.get("machine") if (kind := root.find("./os/type")) is not None else None,
-        unlocked=() if root.find("./devices/lease") is not None else tuple(_unlocked(root)),
-        disks=tuple(path for source in disk_sources if (path := source.get("file") or source.get("dev")) is not None),
-        pools=tuple(sorted({pool for source in disk_sources if (pool := source.get("pool"))})),
-        secrets=tuple(sorted({name for secret in secrets if (name := secret.get("uuid") or secret.get("usage"))})),
-        networks=tuple(sorted({name for source in sources if (name := source.get("network"))})),
-        bridges=tuple(
-            sorted({name for source in sources if not source.get("network") and (name := source.get("bridge"))})
-        ),
-    )
+    except libvirt.libvirtError as error:
+        return frozenset() if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None

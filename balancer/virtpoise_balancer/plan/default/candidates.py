@@ -14,6 +14,7 @@ from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
+from virtpoise_balancer.plan.possible import holding
 from virtpoise_balancer.plan.stocks import Stock, needs
 
 # The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
@@ -43,10 +44,11 @@ class Candidate:
     arrival: Floats
     # What their uncertainty adds to a destination's CPU share.
     margin: float
-    # The hosts to which hard rules about hosts, the number of CPUs and names let them go (hosts); None: all.
+    # The hosts to which hard rules about hosts, the number of CPUs, names and what they need let them go (hosts); None:
+    # all.
     allowed: Mask | None
     # What they take of each stock of their destination, in bytes.
-    needs: Mapping[Stock, int]
+    needs: Mapping[Stock, float]
 
     def most(self, resource: int) -> float:
         """The most that it adds of a resource, in the group's units."""
@@ -162,6 +164,8 @@ def held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
             reason=Reason.MIGRATING,
             detail={"destination": domain.migrating_to},
         )
+    if held_fast := holding(domain):
+        return held_fast
     if domain.uuid in rules.held:
         kind, rule = rules.held[domain.uuid]
         return Refusal(
@@ -215,7 +219,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         cost=cost,
         weight=cost * (2 if _leaves_affinity(group, domains) else 1) + unrest,
         wants=float(total(residents.wants, rows)),
-        arrival=total(residents.arrival, rows),
+        arrival=residents.arrival[rows[0]] if len(rows) == 1 else total(residents.arrival, rows),
         margin=residents.margin,
         allowed=allowed_hosts(group, domains),
         needs=needs(domains, group.policy),
@@ -251,14 +255,15 @@ def _leaves_affinity(group: Group, domains: tuple[Domain, ...]) -> bool:
 
 
 def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
-    """Where the rules about hosts, the number of CPUs, the names that are taken and earlier failures let all of these
-    domains go; None: everywhere.
+    """Where the rules about hosts, the number of CPUs, the names that are taken, what the domains need of a host and
+    earlier failures let all of them go; None: everywhere.
     """
     mask: Mask | None = None
-    vcpus = max(domain.vcpus for domain in domains)
-    least = min(vcpus, group.hosts[group.index[domains[0].host]].cpus)
-    if least > group.fewest_cpus:
-        mask = group.cpus >= least
+    vcpus = max([domain.vcpus for domain in domains])
+    if vcpus > group.fewest_cpus:
+        least = min(vcpus, group.hosts[group.index[domains[0].host]].cpus)
+        if least > group.fewest_cpus:
+            mask = group.cpus >= least
     for domain in domains:
         ties = group.rules.allowed(domain.uuid)
         if ties is not None:
@@ -267,6 +272,10 @@ def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:
             free = np.ones(len(group.hosts), dtype=np.bool_)
             free[group.repeated_names[domain.name]] = False
             mask = free if mask is None else mask & free
+        for requirement in domain.requires:
+            there = group.offers.get(requirement)
+            if there is not None:
+                mask = there if mask is None else mask & there
         if domain.uuid not in group.failed:
             continue
         avoided = [

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,14 @@ from virtpoise_balancer.model import (
     Overload,
     Policy,
     Refusal,
+    Requirement,
     Resource,
     Role,
     Snapshot,
 )
 from virtpoise_balancer.plan.default.residents import TOGETHER, UPLINK_BYTES_PER_SECOND, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
+from virtpoise_balancer.plan.possible import offers
 from virtpoise_balancer.plan.problems import concerned, no_destination
 from virtpoise_balancer.plan.stocks import Stock, free
 
@@ -85,12 +88,13 @@ class Group:
                 metadata=policy.metadata == "own",
             )
             if policy.rules or placed
-            else RuleSet([host.name for host in self.hosts], [host.labels for host in self.hosts])
+            else RuleSet(self._each("name"), self._each("labels"))
         )
+        uplinks = [speed or UPLINK_BYTES_PER_SECOND for speed in self._each("uplink_bytes_per_second")]
         there = {
-            Resource.CPU: [host.cpus * host.cpu_speed for host in self.hosts],
-            Resource.MEMORY: [float(host.memory_bytes) for host in self.hosts],
-            Resource.RX: (uplinks := [h.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND for h in self.hosts]),
+            Resource.CPU: self.cpus * np.array(self._each("cpu_speed"), dtype=np.float64),
+            Resource.MEMORY: self._each("memory_bytes"),
+            Resource.RX: uplinks,
             Resource.TX: uplinks,
         }
         # The share of the host that one of the group's units takes (resources x hosts); above 0. Where a host's use of
@@ -108,6 +112,10 @@ class Group:
         self._residents: dict[int, Residents] = {}
         # ``speeds`` from the hosts that were asked for so far.
         self._speeds: dict[int, Floats | None] = {}
+
+    def _each(self, name: str) -> list[Any]:
+        """A property of each host (hosts)."""
+        return list(map(attrgetter(name), self.hosts))
 
     def backoff(self, uuid: str, destination: str | None) -> Detail | None:
         """Why the domain is not sent to this destination again now, or None. Without one: not sent anywhere."""
@@ -128,13 +136,13 @@ class Group:
         A destination counts with its highest recent sample, or with its forecast if that is higher: one low sample
         makes no room. NaN: the use of a known host's uplink is unknown.
         """
-        count, hosts = self.policy.cpu.consecutive, self.hosts
-        cpu = newest([host.cpu_ratio for host in hosts], count)
+        count = self.policy.cpu.consecutive
+        cpu = newest(self._each("cpu_ratio"), count)
         level = np.nansum(cpu, axis=1) / np.maximum(np.isfinite(cpu).sum(axis=1), 1)
         use = [np.fmax(_highest(cpu), self.ahead)]
         for resource, window in _WINDOWS.items():
-            now = np.array(list(map(attrgetter(f"{resource}_ratio"), hosts)), dtype=np.float64)
-            recent = newest(list(map(attrgetter(window), hosts)), count)
+            now = np.array(self._each(f"{resource}_ratio"), dtype=np.float64)
+            recent = newest(self._each(window), count)
             use.append(np.fmax(now, _highest(recent)))
         return np.where(self._known, level, 0.0), np.where(self._known, use, np.inf)
 
@@ -142,7 +150,7 @@ class Group:
     def ahead(self) -> Floats:
         """The load of each host that its trend forecasts a few steps ahead (hosts); NaN without a trend."""
         return forecast(
-            [host.cpu_ratio if known else () for host, known in zip(self.hosts, self._known, strict=True)],
+            [ratios if known else () for ratios, known in zip(self._each("cpu_ratio"), self._known, strict=True)],
             steps=self.policy.trend.steps,
             level_readings=self.policy.cpu.consecutive,
         )
@@ -159,7 +167,7 @@ class Group:
     @cached_property
     def cpus(self) -> NDArray[np.int64]:
         """The number of CPUs (hosts)."""
-        return np.array([host.cpus for host in self.hosts], dtype=np.int64)
+        return np.array(self._each("cpus"), dtype=np.int64)
 
     @cached_property
     def fewest_cpus(self) -> int:
@@ -230,6 +238,11 @@ class Group:
     def stocks(self) -> Mapping[Stock, Floats]:
         """By each stock that a domain needs, what the hosts have free of it (hosts), in bytes."""
         return free(self.hosts, self.snapshot.domains, self.policy)
+
+    @cached_property
+    def offers(self) -> Mapping[Requirement, Mask]:
+        """By each requirement that some host lacks, whether a host has it (hosts)."""
+        return offers(self.hosts)
 
     @cached_property
     def repeated_names(self) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ make.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -76,8 +77,8 @@ class Residents:
         uplink = self.host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND
         measured = [
             (
-                max(domain.rx_bytes_per_second, domain.rx_ratio * uplink),
-                max(domain.tx_bytes_per_second, domain.tx_ratio * uplink),
+                max(domain.rx_bytes_per_second or 0.0, (domain.rx_ratio or 0.0) * uplink),
+                max(domain.tx_bytes_per_second or 0.0, (domain.tx_ratio or 0.0) * uplink),
             )
             for domain in self.running
         ]
@@ -118,12 +119,10 @@ class Residents:
         found = self._loads.get(case)
         if found is not None:
             return found[0]
-        demands, there = self.demands, present
-        if arrivals:
-            demands = demands.joined(arrivals)
-            came = np.ones((len(present), len(demands) - len(self.demands)), dtype=np.bool_)
-            there = np.concatenate((present, came), axis=1)
-        load = self._corrected(present, predict(self.host.cpus, self.own, demands, there.astype(np.float64)))
+        demands = self.demands.joined(arrivals) if arrivals else self.demands
+        there = np.ones((len(present), len(demands)))
+        there[:, : present.shape[1]] = present
+        load = self._corrected(present, predict(self.host.cpus, self.own, demands, there))
         if len(present) == 1:
             # The arrivals are kept, so that no others get their ids.
             self._loads[case] = (load, tuple(arrivals))
@@ -143,13 +142,32 @@ def predict_together(asked: Iterable[tuple[Residents, Mask]]) -> None:
     """Batch the predictions that ``Residents.load`` will be asked for, without arrivals. A speed-up only; results do
     not change.
 
-    A batch is padded to its largest host, so hosts are grouped by size.
+    A batch is padded to its largest host, so hosts are grouped by size. Where much is asked of one host it is a batch
+    by itself.
     """
-    few = [(residents, present) for residents, present in asked if present.size <= _MOST_TOGETHER]
+    batch = list(asked)
+    large: dict[int, list[tuple[Residents, Mask]]] = defaultdict(list)
+    for residents, present in batch:
+        large[residents.number].append((residents, present))
+    for number, several in list(large.items()):
+        if len(several) > 1 and sum(present.size for _, present in several) > _MOST_TOGETHER:
+            _predict_at_once(several[0][0], [present for _, present in several])
+        else:
+            del large[number]
+    few = [one for one in batch if one[1].size <= _MOST_TOGETHER and one[0].number not in large]
     few.sort(key=lambda one: (one[0].host.cpus, *one[1].shape))
     for cpus, alike in groupby(few, key=lambda one: one[0].host.cpus):
         while together := list(islice(alike, TOGETHER)):
             _predict_together(cpus, together)
+
+
+def _predict_at_once(residents: Residents, asked: Sequence[Mask]) -> None:
+    there = np.concatenate(asked).astype(np.float64)
+    predicted = predict(residents.host.cpus, residents.own, residents.demands, there)
+    begin = 0
+    for present in asked:
+        cases = slice(begin, begin := begin + len(present))
+        residents.keep(present, Load(predicted.ratio[cases], predicted.spread[cases], predicted.wanted[cases]))
 
 
 def _predict_together(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:

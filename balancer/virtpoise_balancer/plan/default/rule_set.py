@@ -89,17 +89,27 @@ class RuleSet:
     conflicts: Mapping[str, str] = field(default_factory=dict)
     crowded: Mapping[str, str] = field(default_factory=dict)
     _kept: dict[tuple[str, tuple[str, ...]], NDArray[np.bool_]] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
 
     def kept(self, tie: Tie) -> NDArray[np.bool_]:
         """For each host whether the rule is kept there."""
         key = (tie.kind.name, tie.hosts)
         mask = self._kept.get(key)
         if mask is None:
-            fits = [host_pattern(pattern) for pattern in tie.hosts]
-            hosts = zip(self.host_names, self.labels, strict=True)
-            named = np.array([any(fit(name, labels) for fit in fits) for name, labels in hosts], dtype=np.bool_)
-            mask = self._kept[key] = tie.kind.allows(named)
+            mask = self._kept[key] = tie.kind.allows(self._named(tie.hosts))
         return mask
+
+    def _named(self, patterns: Sequence[str]) -> NDArray[np.bool_]:
+        """For each host whether one of the patterns fits."""
+        if not self._numbers:
+            self._numbers.update({name: number for number, name in enumerate(self.host_names)})
+        named = np.zeros(len(self.host_names), dtype=np.bool_)
+        named[[self._numbers[pattern] for pattern in patterns if pattern in self._numbers]] = True
+        fits = [host_pattern(pattern) for pattern in patterns if "=" in pattern or WILDCARDS.search(pattern)]
+        if fits:
+            hosts = zip(self.host_names, self.labels, strict=True)
+            named |= np.array([any(fit(name, labels) for fit in fits) for name, labels in hosts], dtype=np.bool_)
+        return named
 
     def allowed(self, uuid: str) -> NDArray[np.bool_] | None:
         """For each host whether the domain's hard rules about hosts let it be there; None: everywhere."""
@@ -338,7 +348,8 @@ def _crowded(rules: RuleSet) -> dict[str, str]:
 
 def _kept_apart(rules: RuleSet, bundle: set[str]) -> str | None:
     """The first rule that does not allow on one host what other rules keep together."""
-    for bond in rules.bonds:
+    for number in sorted({number for uuid in bundle for number in rules.bonds_of.get(uuid, ())}):
+        bond = rules.bonds[number]
         size = len(bond.members & bundle)
         if bond.hard and size > 1 and bond.kind.most(size) < size:
             return bond.name

@@ -150,9 +150,9 @@ class Search:
             for weight, chosen in combinations:
                 if weight >= bound or self.budget.checks < 0:
                     break
-                candidates = [candidate for option in chosen for candidate in option.candidates]
-                if self.budget.spent() or not self.state.room_for(candidates):
+                if self.budget.spent() or not self.state.room_for(chosen):
                     continue
+                candidates = [candidate for option in chosen for candidate in option.candidates]
                 placed = _Best(bound, first=not ejections)
                 pending: Pending = [(candidate, None) for candidate in self._largest_first(candidates)]
                 self._place(pending, ejections, weight, placed)

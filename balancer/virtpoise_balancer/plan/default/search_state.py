@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from virtpoise_balancer.analyse.demand import Floats
-from virtpoise_balancer.model import Resource
 from virtpoise_balancer.plan.default.candidates import Candidate, movable
-from virtpoise_balancer.plan.default.source import Source
+from virtpoise_balancer.plan.default.group import CPU, MEMORY
+from virtpoise_balancer.plan.default.source import Option, Source
 from virtpoise_balancer.plan.default.trial import Step, Trial, departure
 from virtpoise_balancer.plan.stocks import Stock
 
@@ -44,23 +44,30 @@ class SearchState:
         # By host, for each resource the share in use after the steps, at the upper end. Not cut at 0, so that a step
         # can be taken back.
         self.use: dict[int, list[float]] = {host: trial.use[:, host].tolist() for host in self.hosts}
+        # By host, the use of its scarcest resource after the steps, as a share of its limit.
+        self._fullness: dict[int, float] = {host: self._full(host) for host in self.hosts}
         # By host, for each resource the share that one unit of the group takes. Never changed.
         self.per_unit: dict[int, list[float]] = {host: group.per_unit[:, host].tolist() for host in self.hosts}
         # By number of a bond and zone, how many of the bond's domains are there after the steps. Hard bonds alone are
         # kept up to date.
         self.members: dict[int, dict[int, int]] = {n: dict(trial.members(n)) for n in range(len(group.rules.bonds))}
         # By stock and host, the bytes that the steps take. What leaves frees nothing.
-        self.taken: dict[tuple[Stock, int], int] = {}
+        self.taken: dict[tuple[Stock, int], float] = {}
         # Uuids of the domains that have a step, in the trial or here.
         self.moved: set[str] = set(trial.moved)
         # The steps made here, in order.
         self.steps: list[Step] = []
+        # The CPU and the memory that all hosts have free before any step, in the group's units.
+        self._room: list[float] = [sum(self._free(host, row) for host in self.hosts) for row in (CPU, MEMORY)]
         # What was computed once, by ``id`` of the candidate (which its Source, or _leaving, keeps alive) or by host.
         self._loads: dict[int, dict[int, tuple[float, ...]]] = {}
         self._departures: dict[int, list[float]] = {}
         self._most_freed: dict[int, list[float]] = {}
         self._leaving: dict[int, list[Candidate]] = {}
         self._likings: dict[int, Floats | None] = {}
+        self._hard_bonds: dict[int, Mapping[int, int]] = {}
+        # By ``id`` of an option, which the search keeps alive.
+        self._missing: dict[int, tuple[float, float]] = {}
 
     def put(self, candidate: Candidate, host: int) -> None:
         """Make a step."""
@@ -76,12 +83,14 @@ class SearchState:
 
     def _shift(self, candidate: Candidate, host: int, sign: int) -> None:
         self.use[host] = [u + sign * a for u, a in zip(self.use[host], self.load(candidate, host), strict=True)]
+        self._fullness[host] = self._full(host)
         if candidate.source in self.use:
             unit = self.per_unit[candidate.source]
             left = self._departure(candidate)
             self.use[candidate.source] = [
                 u - sign * a * n for u, a, n in zip(self.use[candidate.source], left, unit, strict=True)
             ]
+            self._fullness[candidate.source] = self._full(candidate.source)
         for stock, need in candidate.needs.items():
             self.taken[stock, host] = self.taken.get((stock, host), 0) + sign * need
         for number, count in self.hard_bonds(candidate).items():
@@ -90,24 +99,37 @@ class SearchState:
             members[there] = members.get(there, 0) + sign * count
             members[here] = members.get(here, 0) - sign * count
 
-    def room_for(self, candidates: Sequence[Candidate]) -> bool:
-        """Whether all hosts together have the CPU and the memory that the candidates need; a cheap necessary condition.
+    def room_for(self, chosen: Sequence[Option]) -> bool:
+        """Whether all hosts together have the CPU and the memory that the options need; a cheap necessary condition.
 
-        It holds for any number of ejections: making room on one host takes it on another.
+        ``chosen``: one option a source, before any step. It holds for any number of ejections: making room on one host
+        takes it on another.
         """
-        use = {host: list(shares) for host, shares in self.use.items()}
-        for candidate in candidates:
-            if candidate.source in use:
-                left, unit = self._departure(candidate), self.per_unit[candidate.source]
-                for row, (amount, share) in enumerate(zip(left, unit, strict=True)):
-                    use[candidate.source][row] -= amount * share
-        for row in (Resource.CPU.row, Resource.MEMORY.row):
-            left_over = sum(
-                max(self.limit[host][row] - use[host][row], 0.0) / self.per_unit[host][row] for host in self.hosts
-            )
-            if sum(float(candidate.arrival[row]) for candidate in candidates) >= left_over:
-                return False
-        return True
+        # Written out: a search of many sources does this for each combination of their options.
+        cpu, memory = self._room
+        for option in chosen:
+            missing = self._missing.get(id(option))
+            if missing is None:
+                missing = self._missing[id(option)] = self._missing_for(option)
+            cpu -= missing[0]
+            memory -= missing[1]
+        return cpu > 0 and memory > 0
+
+    def _missing_for(self, option: Option) -> tuple[float, float]:
+        """The CPU and the memory that the option needs beyond what its leaving frees, in the group's units."""
+        source = option.candidates[0].source
+        needed = {row: sum(float(one.arrival[row]) for one in option.candidates) for row in (CPU, MEMORY)}
+        if source not in self.use:
+            return needed[CPU], needed[MEMORY]
+        for row in (CPU, MEMORY):
+            left = sum(self._departure(one)[row] for one in option.candidates)
+            needed[row] -= self._free(source, row, left) - self._free(source, row)
+        return needed[CPU], needed[MEMORY]
+
+    def _free(self, host: int, row: int, left: float = 0.0) -> float:
+        """What the host has free of a resource once ``left`` has gone, in the group's units."""
+        unit = self.per_unit[host][row]
+        return max(self.limit[host][row] - self.use[host][row] + left * unit, 0.0) / unit
 
     def fits(self, candidate: Candidate, host: int) -> bool:
         """Whether the host stays below its limits with the candidate, by what adds up."""
@@ -141,30 +163,32 @@ class SearchState:
 
     def allowed(self, candidate: Candidate, host: int, hard_bonds: Mapping[int, int]) -> bool:
         """Whether rules, names and stocks let the candidate go to the host. ``hard_bonds``: its own."""
+        # Written out: a search does this nearly as often.
         if host == candidate.source or (candidate.allowed is not None and not candidate.allowed[host]):
             return False
-        if any(self.trial.placed_there(domain.name, host) for domain in candidate.domains):
+        group = self.trial.group
+        if group.repeated_names and any(self.trial.placed_there(domain.name, host) for domain in candidate.domains):
             return False
-        if not self._in_stock(candidate, host):
-            return False
-        bonds = self.trial.group.rules.bonds
-        return all(
-            bonds[number].kind.allows(bonds[number].there(self.members[number], host, candidate.source, count), count)
-            for number, count in hard_bonds.items()
-        )
-
-    def _in_stock(self, candidate: Candidate, host: int) -> bool:
-        return all(self._left(stock, host) >= need for stock, need in candidate.needs.items())
+        for stock, need in candidate.needs.items():
+            if self._left(stock, host) < need:
+                return False
+        for number, count in hard_bonds.items():
+            bond = group.rules.bonds[number]
+            if not bond.kind.allows(bond.there(self.members[number], host, candidate.source, count), count):
+                return False
+        return True
 
     def _left(self, stock: Stock, host: int) -> float:
         return float(self.trial.free(stock)[host]) - self.taken.get((stock, host), 0)
 
-    def hard_bonds(self, candidate: Candidate) -> dict[int, int]:
+    def hard_bonds(self, candidate: Candidate) -> Mapping[int, int]:
         """The numbers of the hard rules about several domains, each with how many of the candidate's it has."""
-        if not self.members:
-            return {}
-        rules = self.trial.group.rules
-        return {n: count for n, count in rules.bonds_among(candidate.domains).items() if rules.bonds[n].hard}
+        found = self._hard_bonds.get(id(candidate))
+        if found is None:
+            rules = self.trial.group.rules
+            among = rules.bonds_among(candidate.domains) if self.members else {}
+            found = self._hard_bonds[id(candidate)] = {n: one for n, one in among.items() if rules.bonds[n].hard}
+        return found
 
     def best_first(self, candidate: Candidate) -> list[int]:
         """All hosts: those on which most soft rules and preferences are kept first, of those the emptiest."""
@@ -172,10 +196,11 @@ class SearchState:
             self._likings[id(candidate)] = self.trial.liking(candidate)
         liking = self._likings[id(candidate)]
         if liking is None:
-            return sorted(self.hosts, key=self._fullness)
-        return sorted(self.hosts, key=lambda host: (-liking[host], self._fullness(host)))
+            return sorted(self.hosts, key=self._fullness.__getitem__)
+        return sorted(self.hosts, key=lambda host: (-liking[host], self._fullness[host]))
 
-    def _fullness(self, host: int) -> float:
+    def _full(self, host: int) -> float:
+        """The use of the host's scarcest resource, as a share of its limit."""
         cpu, memory, rx, tx = self.use[host]
         most_cpu, most_memory, most_rx, most_tx = self.limit[host]
         return max(cpu / most_cpu, memory / most_memory, rx / most_rx, tx / most_tx)

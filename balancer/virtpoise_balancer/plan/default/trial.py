@@ -67,6 +67,8 @@ class Trial:
         self.steps: list[Step] = []
         # By uuid of a domain that has a step, where it is now.
         self._host_of: dict[str, int] = {}
+        # The hosts that a domain has left by a step.
+        self._left: set[int] = set()
         # By name of a domain that exists more than once, the hosts to which one was moved, or is under way.
         self._names: dict[str, set[int]] = defaultdict(set)
         # What each host has free of each stock, in bytes (hosts). What leaves in this plan frees nothing: it may still
@@ -74,6 +76,8 @@ class Trial:
         self._free: dict[Stock, Floats] = {stock: free.copy() for stock, free in group.stocks.items()}
         # By host, what the domains that came or are coming want of its CPUs.
         self._arrivals: dict[int, tuple[Demands, ...]] = {}
+        # What ``_kept_by`` found since the last step of a domain of the bond.
+        self._bonds_kept: dict[tuple[int, int, int | None], tuple[list[int], Floats]] = {}
         # By number of a bond and zone, how many of the bond's domains are there. One that was under way counts on both
         # hosts.
         self._members: dict[int, dict[int, int]] = {n: defaultdict(int) for n in range(len(group.rules.bonds))}
@@ -117,9 +121,11 @@ class Trial:
         other.use = self.use.copy()
         other.steps = list(self.steps)
         other._host_of = dict(self._host_of)
+        other._left = set(self._left)
         other._names = defaultdict(set, {name: set(hosts) for name, hosts in self._names.items()})
         other._free = {stock: free.copy() for stock, free in self._free.items()}
         other._arrivals = dict(self._arrivals)
+        other._bonds_kept = dict(self._bonds_kept)
         other._members = {number: defaultdict(int, members) for number, members in self._members.items()}
         return other
 
@@ -183,14 +189,32 @@ class Trial:
 
     def refusing(self, candidate: Candidate) -> list[int]:
         """Other hosts where a hard rule does not let the candidate join the domains there."""
-        bonds = self.group.rules.bonds
         return [
             host
             for number, arriving in self.group.rules.bonds_among(candidate.domains).items()
-            if bonds[number].hard
-            for host, there in self._others(number, candidate, arriving)
-            if not bonds[number].kind.allows(there, arriving)
+            if self.group.rules.bonds[number].hard
+            for host in self._kept_by(number, candidate, arriving)[0]
+            if host != candidate.source
         ]
+
+    def _kept_by(self, number: int, candidate: Candidate, arriving: int) -> tuple[list[int], Floats]:
+        """The hosts on which a bond does not allow ``arriving`` more of its domains; and how well each host keeps it
+        with them (hosts).
+
+        What they say of the candidate's own host does not count.
+        """
+        bond = self.group.rules.bonds[number]
+        key = (number, arriving, None if bond.over is None else candidate.source)
+        kept = self._bonds_kept.get(key)
+        if kept is None:
+            there = dict(self._others(number, candidate, arriving))
+            full = {count for count in set(there.values()) if not bond.kind.allows(count, arriving)}
+            liking = {count: bond.kind.liking(count, arriving, hard=bond.hard) for count in set(there.values())}
+            likings = np.zeros(len(self.group.hosts))
+            likings[list(there)] = [liking[count] for count in there.values()]
+            kept = [host for host, count in there.items() if count in full], likings
+            self._bonds_kept[key] = kept
+        return kept
 
     def _others(self, number: int, candidate: Candidate, arriving: int) -> Iterator[tuple[int, int]]:
         """Each other host in a zone that has domains of a bond, and how many of others are in its zone.
@@ -199,7 +223,7 @@ class Trial:
         """
         bond, members = self.group.rules.bonds[number], self._members[number]
         if bond.over is None:  # written out: a bond may have domains on each of many hosts
-            yield from ((host, there) for host, there in members.items() if host != candidate.source)
+            yield from members.items()
             return
         for zone in members:
             for host in bond.hosts_in(zone):
@@ -219,9 +243,9 @@ class Trial:
                 if not tie.binding:
                     liking[rules.kept(tie)] += tie.kind.weight
         for number, arriving in rules.bonds_among(candidate.domains).items():
-            bond = rules.bonds[number]
-            for host, there in self._others(number, candidate, arriving):
-                liking[host] += bond.kind.liking(there, arriving, hard=bond.hard)
+            here = liking[candidate.source]
+            liking += self._kept_by(number, candidate, arriving)[1]
+            liking[candidate.source] = here
         return liking
 
     def host_of(self, domain: Domain) -> int:
@@ -287,8 +311,9 @@ class Trial:
         """
         group = self.group
         residents, source = group.residents(host), group.residents(candidate.source)
-        here = [domain.uuid not in self._host_of for domain in residents.running]
-        present = np.array(here, dtype=np.bool_) & ~residents.leaving
+        present = ~residents.leaving
+        if host in self._left:
+            present &= [domain.uuid not in self._host_of for domain in residents.running]
         load = residents.load(
             present[np.newaxis], (*self._arrivals.get(host, ()), source.arriving(candidate.rows, residents.host))
         )
@@ -317,8 +342,11 @@ class Trial:
         left = departure(self, candidate) * per_unit[:, candidate.source]
         self.use[:, candidate.source] -= np.minimum(left, self.use[:, candidate.source])
         self._arrive(candidate.source, candidate.rows, destination)
+        self._left.add(candidate.source)
         for stock, need in candidate.needs.items():
             self._free[stock][destination] -= need
+        if self._bonds_kept and (changed := self.group.rules.bonds_among(candidate.domains).keys()):
+            self._bonds_kept = {key: kept for key, kept in self._bonds_kept.items() if key[0] not in changed}
         for domain in candidate.domains:
             self._host_of[domain.uuid] = destination
             if domain.name in self.group.repeated_names:

@@ -14,6 +14,7 @@ from virtpoise_balancer.plan import stocks
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.group import CPU
 from virtpoise_balancer.plan.default.trial import Trial
+from virtpoise_balancer.plan.possible import lacking
 from virtpoise_balancer.plan.problems import no_destination
 
 _OF_ROW = {resource.row: resource for resource in Resource}
@@ -110,6 +111,8 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
     vcpus = min(max(d.vcpus for d in candidate.domains), group.hosts[candidate.source].cpus)
     if group.hosts[host].cpus < vcpus:
         return Reason.DESTINATION_CPUS, {"cpus": group.hosts[host].cpus, "vcpus": vcpus}
+    if lacks := lacking(group.hosts[host], candidate.domains):
+        return lacks
     for stock, need in candidate.needs.items():
         if (free := float(trial.free(stock)[host])) < need:
             return stocks.refusal(stock, need, free)

@@ -6,7 +6,7 @@ from starlette.requests import Request
 
 from virtpoise_balancer.errors import NotKnown, Refused
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.model import Domain, Host
+from virtpoise_balancer.model import Domain, DomainState, Host
 from virtpoise_balancer.web.detail import domain_detail, seen
 from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.parts import Figure, host_link, migration_card, plural
@@ -34,28 +34,32 @@ def domain_page(writer: Writer, request: Request) -> KeptAnswer:
 
 
 def _figures(domain: Domain, host: Host | None) -> tuple[Figure, ...]:
-    share = wording.percent(domain.cpu_cores / host.cpus) if host else "-"
+    used, vcpus = domain.used_cores, plural(domain.vcpus, "vCPU")
+    share = "" if used is None or host is None else f"{wording.percent(used / host.cpus)} of {domain.host}, "
     return (
+        Figure(label="CPU", value=_cores(used), note=f"{share}{vcpus}"),
+        Figure(label="Steal", value=_cores(domain.cpu_delay_cores), note=_steal(domain)),
         Figure(
-            label="CPU",
-            value=f"{domain.cpu_cores:.2f} cores",
-            note=f"{share} of {domain.host}, {plural(domain.vcpus, 'vCPU')}",
+            label="Memory",
+            value=wording.size(domain.memory_bytes) if domain.memory_bytes else wording.UNKNOWN,
+            note=_memory(domain),
         ),
-        _steal(domain),
-        Figure(label="Memory", value=wording.size(domain.memory_bytes), note=_memory(domain)),
         Figure(
             label="Network",
-            value=f"{wording.size(domain.rx_bytes_per_second)}/s",
-            note=f"received, {wording.size(domain.tx_bytes_per_second)}/s sent",
+            value=wording.rate(domain.rx_bytes_per_second),
+            note=f"received, {wording.rate(domain.tx_bytes_per_second)} sent",
         ),
     )
 
 
-def _steal(domain: Domain) -> Figure:
-    waits = wording.cores(domain.cpu_delay_cores)
-    if domain.cpu_delay_cores is None:
-        return Figure(label="Steal", value=waits, note="no exporter reports it")
-    return Figure(label="Steal", value=f"{waits} cores", note="ready to run, but waiting for a CPU")
+def _cores(amount: float | None) -> str:
+    return wording.cores(amount) + ("" if amount is None else " cores")
+
+
+def _steal(domain: Domain) -> str:
+    if domain.cpu_delay_cores is None and domain.state is DomainState.RUNNING:
+        return "no exporter reports it"
+    return "ready to run, but waiting for a CPU"
 
 
 def _memory(domain: Domain) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from virtpoise_balancer.explain import wording
+from virtpoise_balancer.model import Progress
 from virtpoise_balancer.web.page.parts import Anchor, domain_link, host_link
 from virtpoise_balancer.web.state import Flight
 
@@ -27,23 +28,18 @@ def flight_cards(found: Sequence[Flight]) -> tuple[FlightCard, ...]:
             domain=domain_link(flight.domain, flight.uuid),
             source=host_link(flight.source),
             destination=host_link(flight.destination),
-            ratio=(ratio := _copied(flight)),
-            text=_progress(flight, ratio),
+            ratio=flight.progress.copied_ratio if flight.progress else None,
+            text=_progress(flight.progress),
         )
         for flight in found
     )
 
 
-def _copied(flight: Flight) -> float | None:
-    if flight.progress is None or not flight.progress.total_bytes:
-        return None
-    return max(1 - flight.progress.remaining_bytes / flight.progress.total_bytes, 0.0)
-
-
-def _progress(flight: Flight, ratio: float | None) -> str:
-    done = "starting" if ratio is None else wording.percent(ratio)
-    if flight.progress is None:
-        return done
-    elapsed = wording.duration(flight.progress.elapsed_seconds)
-    dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
-    return f"{done}, {elapsed}{dirtied}{wording.throttled(flight.progress.throttle_ratio)}"
+def _progress(progress: Progress | None) -> str:
+    if progress is None:
+        return "starting"
+    done = "starting" if progress.total_bytes == 0 else f"share copied {wording.UNKNOWN}"
+    if (ratio := progress.copied_ratio) is not None:
+        done = wording.percent(ratio)
+    elapsed, dirtied = wording.duration(progress.elapsed_seconds), wording.dirtied(progress.dirty_bytes_per_second)
+    return f"{done}, {elapsed}{dirtied}{wording.throttled(progress.throttle_ratio)}"

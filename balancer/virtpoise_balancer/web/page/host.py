@@ -87,14 +87,18 @@ def domain_rows(domains: Sequence[Domain], host: Host, plan: Plan | None) -> tup
                 domain=domain_link(domain.name, domain.uuid),
                 state=domain.state,
                 vcpus=domain.vcpus,
-                cpu=wording.percent(domain.cpu_cores / host.cpus),
-                delay=wording.percent(None if (delay := domain.cpu_delay_cores) is None else delay / host.cpus),
-                memory=wording.size(domain.memory_bytes),
-                network=wording.percent(max(domain.rx_ratio, domain.tx_ratio)),
+                cpu=_share(domain.used_cores, host),
+                delay=_share(domain.cpu_delay_cores, host),
+                memory=wording.size(domain.memory_bytes or None),
+                network=wording.percent(wording.busiest_direction(domain.rx_ratio, domain.tx_ratio)),
                 why=why,
             )
         )
     return tuple(rows)
+
+
+def _share(cores: float | None, host: Host) -> str:
+    return wording.percent(None if cores is None else cores / host.cpus)
 
 
 def curve(ratios: Sequence[float], step_seconds: float, policy: Policy) -> Curve | None:

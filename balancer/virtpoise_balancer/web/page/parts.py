@@ -85,7 +85,8 @@ class Bar:
 class HostRow:
     """A host with its bars.
 
-    ``count``: its domains, shut-off ones aside; ``domains`` is empty where only their number is shown.
+    ``count``: its domains, shut-off ones aside; None where that is not known. ``domains`` is empty where only their
+    number is shown.
     """
 
     name: str
@@ -94,7 +95,7 @@ class HostRow:
     cpu: Bar
     memory: Bar
     network: Bar
-    count: int
+    count: int | None
     domains: tuple[Anchor, ...]
 
 
@@ -173,7 +174,7 @@ def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
         network=_plain_bar(
             "uplink", wording.busiest_direction(found.rx_ratio, found.tx_ratio), policy.network.threshold
         ),
-        count=len(domains),
+        count=len(domains) if host.known or domains else None,
         domains=tuple(domain_link(domain.name, domain.uuid) for domain in domains) if named else (),
     )
 

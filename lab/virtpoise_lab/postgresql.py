@@ -1,4 +1,6 @@
-"""A PostgreSQL server of a test's own: Debian's programs, as an unprivileged user, on a socket in its own folder."""
+"""A PostgreSQL server for a test or a campaign: Debian's programs, as an unprivileged user, on a socket in a folder of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,20 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
+
+from virtpoise_lab.artefacts import CACHE
 
 USER = "virtpoise"
 PASSWORD = "not-to-be-shown"
 _PATIENCE_SECONDS = 60.0
-_CACHE = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab")) / "postgresql"
 
 
 def _programs() -> Path:
     """The folder of the server's programs: those of the machine, or those that scripts/setup unpacked."""
-    for root in (Path("/"), _CACHE):
+    for root in (Path("/"), CACHE / "postgresql"):
         for found in sorted(root.glob("usr/lib/postgresql/*/bin/postgres"), reverse=True):
             return found.parent
     raise FileNotFoundError("PostgreSQL's programs: scripts/setup unpacks them")
@@ -86,10 +90,11 @@ class Server:
         return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
 
     def sql(self, statement: str, database: str) -> None:
-        with psycopg.connect(
-            host=str(self.folder), user=USER, password=PASSWORD, dbname=database, autocommit=True
-        ) as connection:
+        with self.connect(database) as connection:
             connection.execute(statement.encode())
+
+    def connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(host=str(self.folder), user=USER, password=PASSWORD, dbname=database, autocommit=True)
 
     def _run(self, *command: object) -> None:
         subprocess.run([str(one) for one in command], check=True, capture_output=True, cwd="/", **self._as)  # type: ignore[call-overload]

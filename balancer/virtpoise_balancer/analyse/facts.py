@@ -1,0 +1,31 @@
+"""What libvirt's facts mean for a snapshot: they are put into it, so that it alone decides the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from virtpoise_balancer.model import Domain, Facts, Host, Snapshot
+
+
+def with_facts(snapshot: Snapshot, facts: Facts) -> Snapshot:
+    """The snapshot with what hosts lack, and what domains require and are held by. Of what nothing is known it keeps
+    what it has.
+    """
+    if not facts.lacks and not facts.holds:
+        return snapshot
+    of_host: Callable[[Host], Host] = partial(_of_host, facts=facts)
+    of_domain: Callable[[Domain], Domain] = partial(_of_domain, facts=facts)
+    return replace(snapshot, hosts=tuple(map(of_host, snapshot.hosts)), domains=tuple(map(of_domain, snapshot.domains)))
+
+
+def _of_host(host: Host, facts: Facts) -> Host:
+    return replace(host, lacks=facts.lacks[host.name]) if host.name in facts.lacks else host
+
+
+def _of_domain(domain: Domain, facts: Facts) -> Domain:
+    requires, holds = facts.requires.get(domain.uuid), facts.holds.get(domain.uuid)
+    if requires is None and holds is None:
+        return domain
+    return replace(domain, requires=requires or domain.requires, holds=holds or domain.holds)

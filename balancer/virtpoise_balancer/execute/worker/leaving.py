@@ -1,0 +1,75 @@
+"""Whether libvirt would let a domain leave its host at all.
+
+Asked of libvirt itself: a peer-to-peer migration to an address that is none. The source's daemon first looks whether
+the domain may be migrated (``qemuMigrationSrcIsAllowed``, ``qemuMigrationSrcIsSafe``: snapshots, block jobs, devices,
+what QEMU says, storage that is not shared), and only then at the address. No other host hears of it, and nothing
+changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import libvirt
+
+from virtpoise_balancer.execute.facts import Bound
+from virtpoise_balancer.execute.worker.connection import message
+from virtpoise_balancer.execute.worker.migration import FLAGS
+
+# A socket of this machine has no other machine's name.
+_NOWHERE = "qemu+unix://virtpoise-nowhere/system"
+_NO_DOMAIN = "<virtpoise-nowhere/>"
+# What the source says of the address, or of the description once a libvirt takes the address.
+_MAY_LEAVE = (
+    libvirt.VIR_ERR_INVALID_ARG,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_OPERATION_FAILED,
+    libvirt.VIR_ERR_XML_ERROR,
+    libvirt.VIR_ERR_XML_DETAIL,
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA,
+)
+# What it says of the domain.
+_MAY_NOT = (
+    libvirt.VIR_ERR_MIGRATE_UNSAFE,
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+    libvirt.VIR_ERR_NO_SUPPORT,
+)
+# By words of libvirt and QEMU; the first that fits.
+_KINDS = (
+    ("snapshot", "snapshots"),
+    ("block job", "job"),
+    ("disk", "storage"),
+    ("device", "device"),
+    ("hostdev", "device"),
+    ("interface", "device"),
+    ("vfio", "device"),
+    ("virtfs", "device"),
+    ("slirp", "device"),
+)
+
+
+def leaving(connection: libvirt.virConnect, uuids: Sequence[str]) -> dict[str, Bound | None]:
+    """By uuid, why the domain may not leave this host, or None; one of which libvirt says nothing is left out."""
+    found: dict[str, Bound | None] = {}
+    for uuid in uuids:
+        try:
+            domain = connection.lookupByUUIDString(uuid)
+            if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                found[uuid] = Bound(kind="job", why="another job works on it")  # a migration would wait for its end
+                continue
+            domain.migrateToURI3(_NOWHERE, {libvirt.VIR_MIGRATE_PARAM_DEST_XML: _NO_DOMAIN}, FLAGS)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in _MAY_NOT:
+                found[uuid] = Bound(kind=_kind(error), why=message(error))
+            elif error.get_error_code() in _MAY_LEAVE:
+                found[uuid] = None
+    return found
+
+
+def _kind(error: libvirt.libvirtError) -> str:
+    if error.get_error_code() == libvirt.VIR_ERR_MIGRATE_UNSAFE:
+        return "storage"
+    said = message(error).lower()
+    return next((kind for word, kind in _KINDS if word in said), "setting")

@@ -1,0 +1,157 @@
+"""What a running domain needs of a host, and what keeps it where it is: read from its live description.
+
+Nothing is asked, so that this is tested without libvirt. The conditions are those of libvirt itself
+(``qemuMigrationSrcIsAllowed`` and ``qemuMigrationSrcIsSafe`` of its QEMU driver).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.etree import ElementTree as ET
+
+from virtpoise_balancer.execute.facts import Bound, Hardware, Needs
+
+# What of a CPU's definition decides where it fits. The rest (topology, caches, microcode) is the guest's own.
+_OF_CPU = ("arch", "model", "vendor", "feature")
+_MOST_CPUS = 8192
+
+
+def needs(description: str, own_cpu: str | None = None, snapshots: int = 0) -> Needs:
+    """What the domain with this live description, XML, needs. ``own_cpu``: the host's own, as ``plain_cpu`` has it."""
+    root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
+    disk_sources = root.findall("./devices/disk/source")
+    # Told of the disk or of its source, and since the first is the older way libvirt may tell both.
+    secrets = [*root.findall("./devices/disk/auth/secret"), *root.findall("./devices/disk/source/auth/secret")]
+    sources = root.findall("./devices/interface/source")
+    return Needs(
+        name=root.findtext("name") or "?",
+        uuid=root.findtext("uuid") or "",
+        hardware=_hardware(root, own_cpu),
+        machine=kind.get("machine") if (kind := root.find("./os/type")) is not None else None,
+        unlocked=() if root.find("./devices/lease") is not None else tuple(_unlocked(root)),
+        disks=tuple(path for source in disk_sources if (path := source.get("file") or source.get("dev")) is not None),
+        pools=tuple(sorted({pool for source in disk_sources if (pool := source.get("pool"))})),
+        secrets=tuple(sorted({name for secret in secrets if (name := secret.get("uuid") or secret.get("usage"))})),
+        networks=tuple(sorted({name for source in sources if (name := source.get("network"))})),
+        bridges=tuple(
+            sorted({name for source in sources if not source.get("network") and (name := source.get("bridge"))})
+        ),
+        devices=tuple(
+            sorted(
+                {
+                    name
+                    for card in root.findall("./devices/interface[@type='direct']/source")
+                    if not card.get("network") and (name := card.get("dev"))
+                }
+            )
+        ),
+        filters=tuple(sorted({n for one in root.findall("./devices/interface/filterref") if (n := one.get("filter"))})),
+        cpus=tuple(sorted(_pins(root))),
+        nodes=tuple(sorted(_nodes(root))),
+        bound=tuple(_bound(root, snapshots)),
+    )
+
+
+def plain_cpu(cpu: ET.Element | None) -> str | None:
+    """The definition with only what decides where it fits, XML; None without one."""
+    if cpu is None or cpu.find("model") is None:
+        return None
+    plain = ET.Element("cpu", {name: value for name, value in cpu.items() if name in ("mode", "match")})
+    for one in cpu:
+        if one.tag in _OF_CPU:
+            kept = ET.SubElement(plain, one.tag, dict(one.items()))
+            kept.text = (one.text or "").strip() or None
+    return ET.tostring(plain, encoding="unicode")
+
+
+def _hardware(root: ET.Element, own_cpu: str | None) -> Hardware | None:
+    kind = root.find("./os/type")
+    if kind is None:
+        return None
+    cpu = root.find("cpu")
+    own = cpu is not None and cpu.get("mode") == "host-passthrough"
+    return Hardware(
+        type=root.get("type", ""),
+        arch=kind.get("arch", ""),
+        machine=kind.get("machine", ""),
+        emulator=root.findtext("./devices/emulator") or "",
+        cpu=own_cpu if own else plain_cpu(cpu),
+        own_cpu=own,
+    )
+
+
+def _unlocked(root: ET.Element) -> Iterator[str]:
+    """The disks that QEMU does not lock. It locks image files, unless other domains are to write to them as well."""
+    for disk in root.findall("./devices/disk"):
+        written = disk.get("device", "disk") in ("disk", "lun") and disk.find("readonly") is None
+        if written and (disk.get("type") != "file" or disk.find("shareable") is not None):
+            yield _target(disk)
+
+
+def _target(disk: ET.Element) -> str:
+    return target.get("dev", "?") if (target := disk.find("target")) is not None else "?"
+
+
+def _pins(root: ET.Element) -> set[int]:
+    """The CPUs that its vCPUs, QEMU's own threads and its process are bound to by its definition."""
+    sets = [one.get("cpuset") for path in ("vcpupin", "emulatorpin", "iothreadpin") for one in root.iter(path)]
+    vcpu = root.find("vcpu")
+    if vcpu is not None and vcpu.get("placement", "static") == "static":
+        sets.append(vcpu.get("cpuset"))
+    return {number for one in sets if one for number in numbers(one)}
+
+
+def _nodes(root: ET.Element) -> set[int]:
+    """The NUMA nodes that its memory must come from."""
+    tune = root.find("numatune")
+    if tune is None:
+        return set()
+    strict = [one for one in tune if one.get("mode", "strict") in ("strict", "restrictive")]
+    return {number for one in strict if (nodes := one.get("nodeset")) for number in numbers(nodes)}
+
+
+def numbers(text: str) -> set[int]:
+    """The numbers of a set as libvirt writes it: "0-3,^2,8". Empty where it is none."""
+    found: set[int] = set()
+    try:
+        for part in text.replace(" ", "").split(","):
+            if part.startswith("^"):
+                found.discard(int(part[1:]))
+            else:
+                first, _, last = part.partition("-")
+                found |= set(range(int(first), min(int(last or first), _MOST_CPUS) + 1))
+    except ValueError:
+        return set()
+    return found
+
+
+def _bound(root: ET.Element, snapshots: int) -> Iterator[Bound]:
+    if snapshots:
+        yield Bound(kind="snapshots", why=f"it has {snapshots} snapshot{'' if snapshots == 1 else 's'}")
+    for disk in root.findall("./devices/disk"):
+        if disk.find("mirror") is not None:
+            yield Bound(kind="job", why=f"its disk {_target(disk)} is being copied")
+        if disk.find("transient") is not None:
+            yield Bound(kind="storage", why=f"its disk {_target(disk)} is transient")
+        if disk.get("type") == "nvme":
+            yield Bound(kind="storage", why=f"its disk {_target(disk)} is an NVMe device of the host")
+    for device in root.findall("./devices/hostdev"):
+        kind = device.get("type") or "capabilities"
+        if kind != "usb" and not _unplugged(device):
+            yield Bound(kind="device", why=f"a device of its host is passed through to it (hostdev, {kind})")
+    for card in root.findall("./devices/interface"):
+        if card.get("type") in ("hostdev", "vdpa") and not _unplugged(card):
+            yield Bound(kind="device", why=f"a device of its host is its network card (interface, {card.get('type')})")
+    for shared in root.findall("./devices/shmem"):
+        if shared.get("role") != "master":
+            yield Bound(kind="device", why="it shares memory with other domains (shmem)")
+    for folder in root.findall("./devices/filesystem/driver[@type='virtiofs']"):
+        yield Bound(kind="device", why=f"it has a folder of its host ({folder.get('type')})")
+    steady = root.find("./cpu/feature[@name='invtsc'][@policy='require']") is not None
+    if steady and not any(one.get("frequency") for one in root.findall("./clock/timer[@name='tsc']")):
+        yield Bound(kind="setting", why="its CPU has invtsc, and its clock has no frequency of the TSC")
+
+
+def _unplugged(device: ET.Element) -> bool:
+    """Whether QEMU unplugs it for a migration, since another card takes its part."""
+    return device.find("./teaming[@type='transient']") is not None

@@ -1,0 +1,66 @@
+"""What hosts and domains are, as libvirt has it, as far as it decides which migrations libvirt would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from virtpoise_balancer.model.units import STRICT, Name
+
+
+class Need(StrEnum):
+    """Kinds of what a domain needs of a host."""
+
+    CPU = "cpu"  # a CPU that can do as much
+    MACHINE = "machine"  # a hypervisor with its kind of machine
+    NETWORK = "network"
+    STORAGE = "storage"
+    PINS = "pins"  # the CPUs or NUMA nodes that it is bound to
+
+
+class Holder(StrEnum):
+    """Kinds of what keeps a domain where it is."""
+
+    DEVICE = "device"
+    STORAGE = "storage"
+    SNAPSHOTS = "snapshots"
+    JOB = "job"
+    SETTING = "setting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """What a domain needs of a host, and a host may lack. ``name``: in words, such as "bridge br0"."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    kind: Need
+    name: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Why libvirt would migrate a domain nowhere now. ``why``: in words, such as "it has 2 snapshots"."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    kind: Holder
+    why: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What stands against migrations in a group. What nothing is known of stands against none.
+
+    ``requires``: by uuid, of what a domain needs only that which some host lacks. ``lacks``: by host, what it lacks of
+    all that is needed. ``holds``: by uuid.
+    """
+
+    requires: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
+    lacks: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
+    holds: Mapping[str, tuple[Hold, ...]] = field(default_factory=dict)
+
+    def forbid(self, uuid: str, destination: str) -> bool:
+        """Whether libvirt would refuse to migrate the domain to the host."""
+        lacks = self.lacks.get(destination, ())
+        return bool(self.holds.get(uuid)) or any(one in lacks for one in self.requires.get(uuid, ()))

@@ -1,0 +1,130 @@
+"""1,000 random groups in which a referee knows what libvirt would refuse: no move of a plan is impossible for a reason
+that can be known, and what can be cleared by possible ones is.
+
+Each is one decision of the balancer with its inventory. In every other group nothing is known before: all is found out
+between the first plan and the one that is handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+
+from builders import SAMPLE_TIMES, FakeClock
+from equipment import Libvirt, unequal_group, with_referees_rules
+from optimum import optimum
+from random_groups import carry_out
+from virtpoise_balancer.config import Measurement
+from virtpoise_balancer.control.cycle import Cycle
+from virtpoise_balancer.control.decide import Situation
+from virtpoise_balancer.execute.executor import InFlight, Recheck
+from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.inventory import Inventory
+from virtpoise_balancer.knowledge.records import Memory
+from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.model import DomainState, Entries, Plan, Policy, Snapshot
+from virtpoise_balancer.threads import SystemThreads, Thread
+from watching import Watching
+
+GROUPS = 1000
+NOW = 1e9
+TOGETHER = 50
+
+
+class AtOnce(SystemThreads):
+    """Does the work before it returns."""
+
+    def start(self, work: Callable[[], object], name: str, *, daemon: bool = True) -> Thread:
+        work()
+        return cast(Thread, None)
+
+
+class Taking:
+    acts = True
+    busy = False
+    in_flight: tuple[InFlight, ...] = ()
+
+    def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
+
+
+@dataclass
+class Found:
+    """``impossible``: moves that libvirt would refuse for a reason that can be known."""
+
+    plan: Plan
+    impossible: list[str]
+    cleared: bool
+
+
+def found_of(snapshot: Snapshot, policy: Policy, libvirt: Libvirt, *, known: bool) -> Found:
+    clock = FakeClock(NOW)
+    inventory = Inventory(lambda: cast(Hosts, libvirt), clock=clock, threads=AtOnce())
+    inventory.facts([host.name for host in snapshot.hosts])
+    if known:
+        running: dict[str, list[str]] = {host.name: [] for host in snapshot.hosts}
+        for domain in snapshot.domains:
+            if domain.state is DomainState.RUNNING:
+                running[domain.host].append(domain.uuid)
+        for _ in range(2):  # what was found at the last host is asked of the first
+            inventory.keep_up(running)
+            clock.at += 60
+    cycle = Cycle(
+        observer=Watching(snapshot),
+        store=cast(Store, None),
+        executor=Taking(),
+        policy=policy,
+        measurement=Measurement(),
+        clock=clock,
+        mode="automatic",
+        possible=inventory,
+    )
+    situation = Situation(
+        now=NOW, seen=snapshot, memory=Memory(facts=inventory.facts()), policy=policy, times=SAMPLE_TIMES
+    )
+    _, decision = cycle._decide_on_possible(situation)
+    made = decision.plan
+    assert made is not None
+    impossible = [
+        f"{move.domain} to {move.destination}: {why}"
+        for move in made.moves
+        if (why := libvirt.refuses(move.uuid, move.destination)) and libvirt.can_know(move.uuid, move.destination)
+    ]
+    world, _ = carry_out(snapshot, policy, made)
+    cleared = world.cleared(sorted({overload.host for overload in made.overloaded}))
+    return Found(made, impossible, cleared)
+
+
+def found_in(seed: int) -> Found:
+    return found_of(*unequal_group(seed), known=seed % 2 == 0)
+
+
+@pytest.mark.parametrize("first", range(0, GROUPS, TOGETHER))
+def test_no_planned_move_is_impossible_for_a_reason_that_can_be_known(first: int) -> None:
+    found = {seed: found_in(seed) for seed in range(first, first + TOGETHER)}
+    assert {seed: one.impossible for seed, one in found.items() if one.impossible} == {}
+    assert sum(bool(one.plan.moves) for one in found.values()) > TOGETHER / 2
+
+
+def test_what_can_be_cleared_by_possible_moves_is() -> None:
+    """Of a tenth of the groups, those that the plan does not clear are solved exactly."""
+    found = {seed: found_in(seed) for seed in range(0, GROUPS, 10) if all_answer(seed)}
+    missed = [seed for seed, one in found.items() if not one.cleared and clearable(seed, one)]
+    assert sum(one.cleared for one in found.values()) > len(found) / 3
+    assert len(missed) <= 0.01 * len(found)
+
+
+def all_answer(seed: int) -> bool:
+    _, _, libvirt = unequal_group(seed)
+    return all(host.answers for host in libvirt.hosts.values())
+
+
+def clearable(seed: int, one: Found) -> bool:
+    """Whether some sequence of possible moves clears all overloads."""
+    snapshot, policy, libvirt = unequal_group(seed)
+    ruled = with_referees_rules(policy, snapshot, libvirt)
+    overloaded = sorted({overload.host for overload in one.plan.overloaded})
+    best = optimum(snapshot, ruled, overloaded)
+    return best is not None and optimum(snapshot, ruled, overloaded, waves=3) is not None
