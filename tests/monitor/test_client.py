@@ -120,8 +120,29 @@ def test_questions_side_by_side_are_under_way_together_and_the_first_failure_end
 
 
 def test_warnings_are_kept(httpserver: HTTPServer, client: PrometheusClient) -> None:
-    httpserver.expect_request("/api/v1/query").respond_with_data(vector(warnings=["a store did not answer"]))
-    assert client.instant("x", 0).warnings == ("a store did not answer",)
+    note = "PromQL warning: the quantile value should be between 0 and 1"
+    httpserver.expect_request("/api/v1/query").respond_with_data(vector(warnings=[note]))
+    assert client.instant("x", 0).warnings == (note,)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"warnings": ["PromQL info: x", "receive series from store-2: context deadline exceeded"]}, "receive series"),
+        ({"warnings": ["No StoreAPIs matched for this query"]}, "No StoreAPIs"),
+        ({"warnings": ["remote_read: 503 Service Unavailable"]}, "remote_read"),
+        ({"isPartial": True}, "isPartial"),
+    ],
+    ids=("Thanos", "Thanos without stores", "remote read", "VictoriaMetrics cluster"),
+)
+def test_a_partial_answer_is_no_answer(
+    said: dict[str, object], why: str, httpserver: HTTPServer, client: PrometheusClient
+) -> None:
+    reply = json.loads(vector()) | said
+    httpserver.expect_request("/api/v1/query").respond_with_json(reply)
+    with pytest.raises(MonitorBadReply, match=f"answered only in part: {why}"):
+        client.instant("x", 0)
+    assert len(httpserver.log) == 1  # the next look asks again
 
 
 def test_asks_again_while_the_server_is_busy(httpserver: HTTPServer, client: PrometheusClient) -> None:
@@ -164,6 +185,15 @@ def test_a_refused_connection_is_an_error_of_one_line() -> None:
     with pytest.raises(MonitorError, match=rf"Prometheus at {url} cannot be asked: .*refused") as refused:
         PrometheusClient(url=url, timeout_seconds=0.3).instant("x", 0)
     assert "\n" not in str(refused.value)
+
+
+def test_a_store_that_scrapes_nothing_is_healthy(httpserver: HTTPServer, client: PrometheusClient) -> None:
+    """Mimir answers queries and has no page of targets."""
+    httpserver.expect_request("/api/v1/status/buildinfo").respond_with_json({"data": {"version": "2.17.0"}})
+    httpserver.expect_request("/api/v1/query").respond_with_data(vector(({"instance": "h1:9807", "job": "x"}, "0")))
+    httpserver.expect_request("/api/v1/targets").respond_with_data("404 page not found", 404)
+    found = prometheus_health(client, "", AdmittedTargets(lambda _name: True), 0)
+    assert (found.version, found.errors) == ("2.17.0", {})
 
 
 def test_a_missing_ca_file_is_an_error_at_once(tmp_path: Path) -> None:

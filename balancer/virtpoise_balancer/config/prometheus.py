@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from virtpoise_balancer.config.http_config import HttpConfig
 from virtpoise_balancer.config.section import Seconds, Section, http_url, inconsistent
 from virtpoise_balancer.monitor.http import Access
-from virtpoise_balancer.monitor.matchers import EXAMPLE, read_matchers
+from virtpoise_balancer.monitor.matchers import EXAMPLE, label_name, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
 from virtpoise_balancer.monitor.sources import SOURCES, SourceName
 
@@ -36,6 +36,7 @@ class Prometheus(Section):
     delay_seconds: Annotated[float, Field(ge=0, le=MOST_DELAY_SECONDS)] = 0.0
     source: SourceName = SourceName.VIRTPOISE
     matchers: Annotated[str, AfterValidator(read_matchers)] = EXAMPLE
+    replica_label: Annotated[str, AfterValidator(label_name)] | None = None
     exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9807
     token_file: Path | None = None
     ca_file: Path | None = None

@@ -154,6 +154,9 @@ class PrometheusClient:
             ) from None
         if found.error is not None:
             raise MonitorBadReply(f"Prometheus at {self.url} refused {asked}: {shown(found.error, _MOST_SHOWN)}")
+        if found.missing is not None:
+            why = shown(found.missing, _MOST_SHOWN)
+            raise MonitorBadReply(f"Prometheus at {self.url} answered only in part: {why}")
         warnings = tuple(shown(warning, _MOST_SHOWN) for warning in found.warnings[:_MOST_WARNINGS])
         return QueryAnswer(found.series, warnings)
 

@@ -13,6 +13,7 @@ from virtpoise_balancer.hosts import of_instance
 from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import MOST_LABELS
+from virtpoise_balancer.visible import shown
 
 # What lists the domains, and what counts them: a configuration that replaces the first must replace the second to have
 # them compared.
@@ -154,6 +155,28 @@ def targets_by_host(
             if len(targets) > len(found.get(host, ())):
                 found[host] = targets
     return found
+
+
+def copies_by_host(times: Sequence[Series], at: float, stale_seconds: float) -> dict[str, Unknown]:
+    """Doubt about each host of which one target has several series now: several Prometheus servers scrape it.
+
+    ``times``: of the newest samples. Figures that add up over series would count such a host twice.
+    """
+    seen: dict[tuple[str, str], list[Series]] = {}
+    for series in times:
+        if at - series.value <= stale_seconds:
+            seen.setdefault(_target(series), []).append(series)
+    return {_host(copies[0]): _of_copies(copies) for copies in seen.values() if len(copies) > 1}
+
+
+def _of_copies(copies: Sequence[Series]) -> Unknown:
+    names = {name for one in copies for name in one.labels}
+    differ = (name for name in sorted(names) if len({one.labels.get(name) for one in copies}) > 1)
+    return Unknown(
+        kind=UnknownKind.TARGETS,
+        text=f"Prometheus has its target {len(copies)} times, with another {shown(next(differ, 'label'))} each: see "
+        "prometheus.replica_label",
+    )
 
 
 def _target(series: Series) -> tuple[str, str]:

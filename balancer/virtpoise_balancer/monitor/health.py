@@ -84,7 +84,7 @@ def prometheus_health(
         for series in targets.of_hosts(client.instant(f"up{{{matchers}}} == 0", now).series)
     }
     errors = {}
-    for target in _read(client, _get(client, "/api/v1/targets?state=active"), _TargetsReply).data.activeTargets:
+    for target in _targets(client):
         if host := down.get((target.labels.get("job"), target.labels.get("instance", ""))):
             errors[host] = target.lastError[:_MOST_SHOWN]
     return PrometheusHealth(
@@ -118,9 +118,16 @@ def _host(series: Series) -> str:
     return of_instance(series.labels["instance"])
 
 
-def _get(client: PrometheusClient, path: str) -> Reply:
+def _targets(client: PrometheusClient) -> list[_Target]:
+    """What Prometheus scrapes; nothing where it is a store without that page, such as Mimir. MonitorError."""
+    reply = _get(client, "/api/v1/targets?state=active", HTTPStatus.NOT_FOUND)
+    return [] if reply.status == HTTPStatus.NOT_FOUND else _read(client, reply, _TargetsReply).data.activeTargets
+
+
+def _get(client: PrometheusClient, path: str, borne: HTTPStatus | None = None) -> Reply:
+    """The answer. MonitorError where it is an error, other than ``borne``."""
     response = client.get(path)
-    if response.status >= HTTPStatus.BAD_REQUEST:
+    if response.status >= HTTPStatus.BAD_REQUEST and response.status != borne:
         raise MonitorError(f"Prometheus at {client.url} answered {response.status} to {path}")
     return response
 

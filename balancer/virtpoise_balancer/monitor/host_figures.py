@@ -87,6 +87,7 @@ def read_hosts(
         name = host_of(series)
         uplink[name] = max(series.value, uplink.get(name, series.value))
     targets = doubt.targets_by_host(answers, at, stale_seconds, replaced)
+    copies = doubt.copies_by_host(answers["host_sample_time"], at, stale_seconds)
     lists = doubt.lists_by_host(answers)
     hugepages = _hugepages_free(answers["host_hugepages_free"])
     of_target = {host_of(series): series for series in answers["host_cpus"]}
@@ -107,6 +108,7 @@ def read_hosts(
         )
         unknown = (
             doubt.of_targets(targets.get(name, frozenset()))
+            or copies.get(name)
             or doubt.of_age(age, stale_seconds)
             or doubt.of_lists(lists.get(name, doubt.NOTHING_LISTED), replaced)
             or doubt.of_figures(figures)

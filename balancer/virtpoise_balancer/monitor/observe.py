@@ -30,7 +30,6 @@ from virtpoise_balancer.monitor.queries import (
     OF_THE_PAST,
     QUERIES,
     SATURATED_LATELY,
-    STALE_SCRAPES,
     Ranges,
     made_of_others,
     narrowed,
@@ -38,6 +37,7 @@ from virtpoise_balancer.monitor.queries import (
     render,
 )
 from virtpoise_balancer.monitor.remembered import Remembered
+from virtpoise_balancer.monitor.replica import of_one_replica, without
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.sources import SOURCES, MetricsSource, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
@@ -95,7 +95,8 @@ class Observer:
 
     ``source``: the exporters that are asked; ``queries``: the configuration's own, by name. ``matchers``: PromQL label
     matchers of the targets to look at. ``admits``: whether a target of this name may be a host.
-    ``delay_seconds``: how much earlier than now a look is, since some servers show samples late.
+    ``delay_seconds``: how much earlier than now a look is, since some servers show samples late. ``replica_label``: the
+    label by which several Prometheus servers that scrape the same targets differ, if it is in their series.
     """
 
     client: PrometheusClient
@@ -108,6 +109,7 @@ class Observer:
     admits: Callable[[str], bool]
     source: MetricsSource = SOURCES[SourceName.VIRTPOISE]
     delay_seconds: float = 0.0
+    replica_label: str | None = None
     clock: Clock = SYSTEM
     _remembered: Remembered[Extract] = field(init=False, repr=False, compare=False, default_factory=Remembered)
 
@@ -134,11 +136,17 @@ class Observer:
         """The time (Unix seconds) at which all queries of a look at ``now`` are evaluated."""
         return math.floor((now - self.delay_seconds) / self.step_seconds) * self.step_seconds
 
-    def _queries(self, names: Iterable[str], hosts: Collection[str] | None) -> dict[str, str]:
-        """The queries of these names for these hosts; None for all. One that has no answer is left out."""
-        ranges, matchers = self.ranges, self.matchers if hosts is None else narrowed(self.matchers, hosts)
+    def _queries(self, names: Iterable[str], matchers: str) -> dict[str, str]:
+        """The queries of these names for the targets with these matchers. One that has no answer is left out."""
         asked = {**self.source.queries, **self.queries}
-        return {name: render(asked[name], ranges, matchers) for name in names if name in asked}
+        return {name: render(asked[name], self.ranges, matchers) for name in names if name in asked}
+
+    def _of_one_replica(self, at: float) -> str:
+        """The matchers of the targets, at most those of one replica. MonitorError."""
+        if not self.replica_label:
+            return self.matchers
+        (times,) = self._queries(["host_sample_time"], self.matchers).values()
+        return of_one_replica(self.client, self.replica_label, self.matchers, times, at - self.ranges.stale, at)
 
     @property
     def _replaced(self) -> frozenset[str]:
@@ -161,7 +169,8 @@ class Observer:
     def members(self, now: float) -> frozenset[str]:
         """The names of all hosts that the matchers and the configuration let in. MonitorError."""
         at = self._at(now)
-        answer = self.client.instant(self._queries(["host_cpus"], None)["host_cpus"], at)
+        (query,) = self._queries(["host_cpus"], self._of_one_replica(at)).values()
+        answer = self.client.instant(query, at)
         return frozenset(map(host_of, AdmittedTargets(self.admits).of_hosts(answer.series)))
 
     def _look(self, now: float, hosts: Collection[str] | None) -> Observation:
@@ -173,8 +182,9 @@ class Observer:
         found = self._kept(hosts, start, at, Keeper(targets))
         answers: dict[str, Sequence[Series]] = dict.fromkeys(QUERIES, ())
         answers |= {name: kept.series for name, kept in found.items()}
+        answers["host_cpus"] = [without(self.replica_label, one) for one in answers["host_cpus"]]
         windows = {name: trailing(answers[name], at, self.step_seconds) for name in WINDOWS}
-        seen, age = read_hosts(answers, windows, at, self._stale_seconds, self._replaced)
+        seen, age = read_hosts(answers, windows, at, self.ranges.stale, self._replaced)
         figures = {name: found[name].figures if name in found else {} for name in FIGURES - set(BY_UPLINK.values())}
         speeds = by_device(answers["host_uplink_bytes_per_second"], targets.names)
         for name, part in BY_UPLINK.items():
@@ -195,8 +205,10 @@ class Observer:
     def _kept(self, hosts: Collection[str] | None, start: float, at: float, keeper: Keeper) -> dict[str, Extract]:
         """What is kept of the answer to each query, by its name. ``hosts``: None for all."""
         needed = [name for name in QUERIES if name not in made_of_others(self._replaced)]
-        instants = self._queries((name for name in needed if name not in WINDOWS), hosts)
-        readings = self._queries(WINDOWS, hosts)
+        of_all = self._of_one_replica(at)
+        matchers = of_all if hosts is None else narrowed(of_all, hosts)
+        instants = self._queries((name for name in needed if name not in WINDOWS), matchers)
+        readings = self._queries(WINDOWS, matchers)
         if hosts is not None:
             found = self.client.instant_each(instants, at)
             found |= self.client.range_each(readings, start, at, self.step_seconds)
@@ -206,7 +218,7 @@ class Observer:
             if name in readings:
                 return keeper.keep(name, self.client.range(readings[name], start, at, self.step_seconds))
             if name in OF_THE_PAST and name not in self._replaced:
-                return keeper.keep(name, self._past(name, at, step, keeper))
+                return keeper.keep(name, self._past(name, at, step, matchers, keeper))
             return keeper.keep(name, self.client.instant(instants[name], at))
 
         def of_look(name: str) -> Extract:
@@ -220,15 +232,15 @@ class Observer:
         answered = self.client.side_by_side({name: partial(of_look, name) for name in dearest_first})
         return {name: answered[name] for name in asked}
 
-    def _past(self, name: str, at: float, step: int, keeper: Keeper) -> QueryAnswer:
+    def _past(self, name: str, at: float, step: int, matchers: str, keeper: Keeper) -> QueryAnswer:
         """A mean over the recent past of all domains."""
 
         def ask() -> Extract:
-            return keeper.keep("", self.client.instant(render(SATURATED_LATELY, self.ranges, self.matchers), at))
+            return keeper.keep("", self.client.instant(render(SATURATED_LATELY, self.ranges, matchers), at))
 
         lately = self._remembered.answer("", step, ask)
         saturated = {one.labels["instance"] for one in lately.series}
-        answer = self.client.instant(of_the_past(name, sorted(saturated), self.ranges, self.matchers), at)
+        answer = self.client.instant(of_the_past(name, sorted(saturated), self.ranges, matchers), at)
         return replace(answer, warnings=(*lately.warnings, *answer.warnings))
 
     def _check_clock(self, now: float) -> None:
@@ -243,10 +255,6 @@ class Observer:
         raise ClockError(
             f"this machine's clock is {apart} that of Prometheus at {self.client.url}, so no figure can be dated"
         )
-
-    @property
-    def _stale_seconds(self) -> float:
-        return STALE_SCRAPES * self.scrape_interval_seconds
 
     def loads(self, windows: Collection[HostWindow]) -> Loads:
         """The readings of the hosts in their windows, without those that are out of range: one query for all that lie
@@ -271,10 +279,10 @@ class Observer:
     def _readings(self, windows: Sequence[HostWindow]) -> QueryAnswer:
         """The loads of all hosts of the windows, from the first beginning to the last end."""
         first = math.ceil(min(one.start for one in windows) / self.step_seconds) * self.step_seconds
-        queries = self._queries(["host_cpu_ratio"], {one.host for one in windows})
-        return self.client.range(
-            queries["host_cpu_ratio"], first, max(first, *(one.end for one in windows)), self.step_seconds
-        )
+        last = max(first, *(one.end for one in windows))
+        matchers = narrowed(self._of_one_replica(last), {one.host for one in windows})
+        (query,) = self._queries(["host_cpu_ratio"], matchers).values()
+        return self.client.range(query, first, last, self.step_seconds)
 
 
 def _within_window(readings: Sequence[Series], window: HostWindow) -> tuple[tuple[float, float], ...]:

@@ -262,6 +262,12 @@ def narrowed(matchers: str, hosts: Iterable[str]) -> str:
     return _with(matchers, f'instance=~"({"|".join(map(_in_pattern, names))})(:[0-9]+)?"')
 
 
+def and_equal(matchers: str, label: str, value: str) -> str:
+    """The matchers, and that a label has this value; the empty one is that of no label."""
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return _with(matchers, f'{label}="{quoted}"')
+
+
 def _in_pattern(text: str) -> str:
     """Fits the text alone, in a pattern that stands in PromQL's double quotes."""
     return re.escape(text).replace("\\", "\\\\").replace('"', '\\"')

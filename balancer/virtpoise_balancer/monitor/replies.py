@@ -23,6 +23,11 @@ _Sample = tuple[float, float]
 _Label = Annotated[str, msgspec.Meta(max_length=MOST_LABEL)]
 
 
+# How Prometheus' own notes about a query begin, whose answer is whole. Any other warning is of a store that did not
+# answer, or not with everything: Thanos and remote read answer with the rest.
+_ABOUT_THE_QUERY = "PromQL "
+
+
 class BadReply(ValueError):
     """The reply is none of Prometheus, or not the one that was asked for; the message says what was expected."""
 
@@ -42,11 +47,14 @@ class Series(msgspec.Struct, frozen=True, gc=False):
 
 
 class Read(msgspec.Struct, gc=False):
-    """What a reply holds. ``error``: why Prometheus refused the query; None when it did not."""
+    """What a reply holds. ``error``: why Prometheus refused the query; None when it did not. ``missing``: what it says
+    of something that is missing in the answer; None when nothing is.
+    """
 
     series: tuple[Series, ...] = ()
     warnings: Sequence[str] = ()
     error: str | None = None
+    missing: str | None = None
 
 
 # A native histogram has no value. An exporter chooses what it exposes, so such a series is only left out.
@@ -90,6 +98,7 @@ class _Reply(msgspec.Struct):
     status: Literal["success", "error"]
     error: str = ""
     warnings: list[str] = []
+    isPartial: bool = False  # noqa: N815 - of a cluster of VictoriaMetrics
 
 
 class _VectorReply(_Reply):
@@ -126,6 +135,8 @@ def read_vector(content: bytes) -> Read:
     if reply.data is None or reply.status == "error":
         return _refused(reply)
     _check(reply.data, "vector")
+    if missing := _missing(reply):
+        return Read(missing=missing)
     found = [
         Series(one.metric, (value,))
         for one in reply.data.result
@@ -143,6 +154,8 @@ def read_matrix(content: bytes) -> Read:
     if reply.data is None or reply.status == "error":
         return _refused(reply)
     _check(reply.data, "matrix")
+    if missing := _missing(reply):
+        return Read(missing=missing)
     if sum(len(one.values) for one in reply.data.result) > MOST_SAMPLES:
         raise BadReply(f"expected at most {MOST_SAMPLES} samples")
     found = []
@@ -160,6 +173,11 @@ def _check(data: _Vector | _Matrix | _AnyResult, kind: str) -> None:
         raise BadReply(f"expected at most {MOST_SERIES} series")
 
 
+def _missing(reply: _Reply) -> str | None:
+    found = (one for one in reply.warnings if not one.startswith(_ABOUT_THE_QUERY))
+    return next(found, "isPartial" if reply.isPartial else None)
+
+
 def _refused(reply: _Reply) -> Read:
     return Read(error=reply.error or "no data")
 
@@ -173,6 +191,8 @@ def _one_by_one(content: bytes, kind: str, first: Exception) -> Read:
     if reply.data is None or reply.status == "error":
         return _refused(reply)
     _check(reply.data, kind)
+    if missing := _missing(reply):
+        return Read(missing=missing)
     found, long = [], 0
     for one in reply.data.result:
         if max(map(len, (*one.metric, *one.metric.values())), default=0) > MOST_LABEL:

@@ -45,6 +45,7 @@ def make_observer(config: Config) -> Observer:
         consecutive=config.policy.cpu.consecutive,
         saturation_ratio=config.policy.saturation_ratio,
         source=SOURCES[config.prometheus.source],
+        replica_label=config.prometheus.replica_label,
         queries=config.prometheus.queries,
         matchers=config.prometheus.matchers,
         admits=config.libvirt.admission(),
