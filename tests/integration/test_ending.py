@@ -132,7 +132,7 @@ def test_an_address_that_is_none_of_the_destination_fails_in_one_line(lab: Lab, 
     assert requested.why is not None
     assert "-migration.invalid" in requested.why
     assert "\n" not in requested.why
-    assert (requested.cause, requested.answered, lab.where("vm1")) == (Cause.ERROR, True, source)
+    assert (requested.cause, requested.answered, lab.where("vm1")) == (Cause.REFUSED, True, source)
 
 
 def test_a_guest_that_writes_too_fast_is_given_up_with_throttling_only_when_that_does_not_help(

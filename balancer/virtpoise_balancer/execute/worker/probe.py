@@ -184,15 +184,15 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
 
 
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
-    """The host's network devices. One driver of libvirt knows those that udev has told it of, the other asks now."""
+    """The host's network devices, as libvirt's interface driver finds them now; None where it has none.
+
+    Its driver for node devices knows those alone that udev has told it of: without udev it lists no bridge.
+    """
     try:
-        found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
-        names = {ET.fromstring(text_of(device.XMLDesc)).findtext("./capability/interface") for device in found}  # noqa: S314
+        found = connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)
+        return frozenset(text_of(one.name) for one in found)
     except libvirt.libvirtError:
-        return None  # this libvirt has no driver for it
-    with contextlib.suppress(libvirt.libvirtError):
-        names |= {text_of(one.name) for one in connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)}
-    return frozenset(name for name in names if name)
+        return None
 
 
 def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None) -> Iterator[Needs]:
