@@ -365,7 +365,7 @@ def _any_load_is_measured(patch: Patch) -> None:
             for row in connection.execute(measured)
         )
 
-    patch.setattr(observe, "_is_ratio", math.isfinite)
+    patch.setattr(observe, "is_ratio", math.isfinite)
     patch.setattr(learned, "_residuals", residuals)
 
 

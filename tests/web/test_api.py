@@ -310,7 +310,12 @@ def test_a_domain_that_is_not_accounted_for_is_counted_and_named(
         domain="a", uuid="u", hosts=("h1", "h2"), kind=UnsettledKind.TWICE, text="a is active on h1 and h2 at once"
     )
     published.state = replace(published.state, unsettled=(twice,))
-    assert metric(client, "virtpoise_domains_unaccounted") == {("twice",): 1, ("nowhere",): 0, ("unknown",): 0}
+    assert metric(client, "virtpoise_domains_unaccounted") == {
+        ("twice",): 1,
+        ("nowhere",): 0,
+        ("waiting",): 0,
+        ("unknown",): 0,
+    }
     assert metric(client, "virtpoise_domain_vanished") == {(): 0}
     page = " ".join(client.get("/").text.split())
     assert "a is active on h1 and h2 at once; nothing is moved from or to h1 and h2" in page
