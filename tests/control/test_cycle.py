@@ -1,6 +1,6 @@
 """One turn of the loop: what it does, what it says, what it remembers."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,10 +61,19 @@ class Acting:
     busy: bool = False
     in_flight: tuple[InFlight, ...] = ()
     taken: list[tuple[Entries, Recheck]] = field(default_factory=list)
+    withdraws: bool = True
+    withdrawn: list[tuple[Set[str], str]] = field(default_factory=list)
+    on_withdraw: Callable[[Set[str], str], None] = lambda uuids, why: None
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         self.taken.append((entries, recheck))
         self.busy = True
+
+    def withdraw(self, uuids: Set[str], why: str) -> bool:
+        if self.withdraws:
+            self.withdrawn.append((uuids, why))
+            self.on_withdraw(uuids, why)
+        return self.withdraws
 
 
 @pytest.fixture
@@ -204,6 +213,59 @@ def test_an_overload_elsewhere_is_planned_beside_what_is_under_way_and_its_hosts
     assert report.plan.solved
     again = run(cycle, 1020.0)
     assert (again.result, ends(again.plan), len(acting.taken)) == (CycleResult.WAITING, [], 2)
+
+
+SLOW = (host("h1", 0.3, 0.3, 0.3, state=HostState.DRAINING), domain("big", "h1", 0.5), host("h3", 0.1, 0.1, 0.1))
+
+
+def waiting_behind_a_slow_one(store: Store) -> tuple[Cycle, Watching, Acting]:
+    """The cycle after h4's domain was planned to h3, where it waits for ``big``, since h2 had no room."""
+    full = host("h2", 0.65, 0.65, 0.65)
+    cycle, watching, acting = make(store, *SLOW, full, host("h4", 0.5, 0.5, 0.5), domain("a", "h4", 3.0))
+    cycle = replace(cycle, policy=STREAM)
+    assert ends(run(cycle, 1000.0).plan) == [("big", "h1", "h3")]
+    begun(store, acting, 1001.0)
+    ((_, move),) = acting.taken[0][0]
+    acting.in_flight = (InFlight(move),)
+    watching.seen = group(*SLOW, full, host("h4", 0.9, 0.9, 0.9), domain("a", "h4", 3.0))
+    assert ends(run(cycle, 1010.0).plan) == [("a", "h4", "h3")]
+    return cycle, watching, acting
+
+
+def skips(store: Store, acting: Acting) -> Callable[[Set[str], str], None]:
+    def skip(uuids: Set[str], why: str) -> None:
+        for migration_id, move in acting.taken[-1][0]:
+            assert move.uuid in uuids
+            store.end(migration_id, MigrationOutcome(result=Result.SKIPPED, why=why))
+
+    return skip
+
+
+def test_a_move_that_waits_for_a_slow_migration_goes_elsewhere_as_soon_as_there_is_room(store: Store) -> None:
+    cycle, watching, acting = waiting_behind_a_slow_one(store)
+    acting.on_withdraw = skips(store, acting)
+    still = run(cycle, 1020.0)
+    assert (ends(still.plan), acting.withdrawn) == ([], [])  # nothing better: it keeps its turn
+    watching.seen = group(*SLOW, host("h2", 0.1, 0.1, 0.1), host("h4", 0.9, 0.9, 0.9), domain("a", "h4", 3.0))
+    report = run(cycle, 1030.0)
+    assert ends(report.plan) == [("a", "h4", "h2")]
+    ((uuids, why),) = acting.withdrawn
+    assert (len(uuids), why) == (1, "it waited for its turn, and other moves relieve its host at once")
+    assert len(acting.taken) == 3
+    assert report.sentence.startswith("migrating big from h1 to h3; h4 is overloaded")
+    begun(store, acting, 1031.0)
+    after = run(cycle, 1040.0)
+    assert (ends(after.plan), len(acting.withdrawn)) == ([], 1)
+    assert not any(one.penalty_until for one in after.backoffs.values())  # what was withdrawn earns no penalty
+
+
+def test_a_move_that_begins_before_it_can_be_withdrawn_is_made(store: Store) -> None:
+    cycle, watching, acting = waiting_behind_a_slow_one(store)
+    acting.withdraws = False
+    watching.seen = group(*SLOW, host("h2", 0.1, 0.1, 0.1), host("h4", 0.9, 0.9, 0.9), domain("a", "h4", 3.0))
+    report = run(cycle, 1020.0)
+    assert (ends(report.plan), len(acting.taken)) == ([], 2)
+    assert report.sentence.endswith("h4 waits for the migration of a")
 
 
 def test_after_a_migration_only_its_hosts_count_afresh(store: Store) -> None:

@@ -7,7 +7,7 @@ between the first plan and the one that is handed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import cast
 
@@ -51,6 +51,9 @@ class Taking:
     in_flight: tuple[InFlight, ...] = ()
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
+
+    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
+        return False
 
 
 @dataclass

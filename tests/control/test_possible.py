@@ -4,7 +4,7 @@ made in the same cycle.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -79,6 +79,9 @@ class Taking:
     def carry_out(self, entries: Entries, _recheck: Recheck) -> None:
         self.taken.append(entries)
         self.busy = True
+
+    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
+        return False
 
 
 @pytest.fixture

@@ -166,6 +166,35 @@ def test_of_one_source_the_next_begins_when_the_one_before_has_ended() -> None:
     assert hosts.written == [(what, str(i)) for i in range(3) for what in ("begin", "end")]
 
 
+def test_moves_that_wait_are_withdrawn_together_and_those_that_have_begun_are_not() -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def go_on(one: Move) -> MigrationOutcome:
+        if one.domain == "slow":
+            begun.set()
+            assert goes_on.wait(10)
+        return DONE
+
+    hosts = Hosts(go_on)
+    made = executor(hosts)
+    made.carry_out([(0, move("slow", "h1", "h2"))], lambda _: None)
+    made.carry_out([(1, move("a", "h3", "h2")), (2, move("b", "h3", "h2"))], lambda _: None)
+    assert begun.wait(10)
+    slow, a, b = (f"uuid-of-{name}" for name in ("slow", "a", "b"))
+    assert not made.withdraw({slow}, "better")
+    assert not made.withdraw({a, slow}, "better")
+    assert not made.withdraw({a, "unknown"}, "better")
+    assert "a" not in hosts.outcomes
+    assert made.withdraw({a, b}, "better")
+    skipped = MigrationOutcome(result=Result.SKIPPED, why="better")
+    assert hosts.outcomes == {"a": skipped, "b": skipped}  # written before it returns
+    assert not made.withdraw({a}, "better")
+    goes_on.set()
+    assert made.wait(10)
+    assert hosts.outcomes["slow"] == DONE
+    assert ("begin", "1") not in hosts.written
+
+
 def test_what_counts_on_a_move_that_was_not_made_is_skipped_and_never_begun() -> None:
     hosts = Hosts(lambda one: replace(DONE, result=Result.FAILED) if one.domain == "out" else DONE)
     carry_out(

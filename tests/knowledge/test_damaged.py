@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import sqlite3
+from collections.abc import Set
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -45,6 +46,9 @@ class Taking:
     in_flight: tuple[InFlight, ...] = ()
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
+
+    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
+        return False
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from builders import SAMPLE_TIMES
 from random_groups import World, busy_network, random_group
 from virtpoise_balancer.analyse.commitments import Commitment, with_commitments
-from virtpoise_balancer.model import Limits, Move, Plan, Policy, PredictedLoads, Prediction, Snapshot
+from virtpoise_balancer.model import Limits, Move, Plan, Policy, PredictedLoads, Prediction, Result, Snapshot
 from virtpoise_balancer.plan import plan
-from virtpoise_balancer.plan.stream import Item, Stage, hopeless, limits_of, ready
+from virtpoise_balancer.plan.stream import Item, Stage, full, hopeless, limits_of, ready, replaceable
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
 WIDE = Limits(per_source=9, per_destination=9, total=99)
@@ -200,3 +200,42 @@ def test_an_overload_elsewhere_is_relieved_as_without_the_move_that_is_under_way
     assert [one.host for one in beside.refusals if one.domain is None and "until" in one.detail] == (
         [slow.source] if slow.source in {one.host for one in beside.overloaded} else []
     )
+
+
+def committed_to(domain: str, source: str, destination: str, began: float | None = None) -> Commitment:
+    return Commitment(domain=domain, uuid=domain, source=source, destination=destination, began=began)
+
+
+SLOW = committed_to("slow", "h1", "h3", began=1000.0)
+WAITS = committed_to("a", "h4", "h3")
+
+
+@pytest.mark.parametrize(
+    ("commitments", "found"),
+    [
+        ([SLOW, WAITS], {"h4": (WAITS,)}),
+        ([SLOW, WAITS, b := committed_to("b", "h4", "h5")], {"h4": (WAITS, b)}),  # of one plan
+        ([WAITS], {}),  # it is about to begin
+        ([replace(SLOW, ended=1010.0, result=Result.DONE), WAITS], {}),
+        ([SLOW, committed_to("a", "h4", "h5")], {}),
+        ([SLOW, committed_to("a", "h1", "h3")], {}),  # its source has one under way
+        ([SLOW, WAITS, committed_to("b", "h4", "h5", began=1000.0)], {}),
+        ([SLOW, WAITS, committed_to("b", "h6", "h4")], {}),  # it may come thanks to a
+        ([SLOW, WAITS, committed_to("b", "h3", "h6")], {}),  # a may come thanks to it
+    ],
+)
+def test_a_source_is_planned_anew_where_it_has_only_moves_that_wait_and_one_for_its_turn(
+    commitments: list[Commitment], found: dict[str, tuple[Commitment, ...]]
+) -> None:
+    assert replaceable(commitments, Limits()) == found
+
+
+def test_nothing_is_planned_anew_while_no_move_at_all_may_begin() -> None:
+    assert replaceable([SLOW, WAITS], Limits(total=1)) == {}
+
+
+def test_a_host_is_full_while_a_move_to_it_is_under_way_or_waits() -> None:
+    assert full([SLOW], Limits()) == {"h3"}
+    assert full([SLOW], Limits(per_destination=2)) == set()
+    assert full([WAITS], Limits(per_destination=2)) == {"h3"}
+    assert full([replace(SLOW, ended=1010.0, result=Result.DONE)], Limits()) == set()

@@ -106,6 +106,36 @@ def test_a_migration_takes_time_and_costs_both_hosts() -> None:
     assert figures.gib == pytest.approx(16, abs=0.1)
 
 
+def relieved_at(events: list[dict[str, Any]]) -> float:
+    """When h4 is relieved by a move to h2, in minutes. Its overload begins after 8, and h2 is full until 11."""
+    of = scenario(
+        duration_minutes=16,
+        hosts=[{"name": "h", "count": 4, "cpus": 8, "memory_gib": 64}],
+        domains=[
+            {"name": "big", "hosts": ["h1"], "memory_gib": 16, "load": {"shape": "constant", "cores": 0.2}},
+            {
+                "name": "small",
+                "count": 4,
+                "hosts": ["h4"],
+                "memory_gib": 1,
+                "load": {"shape": "step", "cores": 0.5, "to_cores": 1.65, "at_minutes": 8},
+            },
+        ],
+        events=[{"event": "overload", "host": "h2", "cores": 5.4, "at_minutes": 2, "for_minutes": 9}, *events],
+        config={"migration": {"bandwidth_mib_per_second": 20}},
+    )
+    _, looks = balanced(of)
+    (at,) = (at for at, domain, to in moves(looks) if domain != "big" and to == "h2")
+    return (at - looks[0].time) / 60
+
+
+def test_an_overload_beside_a_slow_migration_is_relieved_as_fast_as_without_it() -> None:
+    """While h2 is full, only the destination of the slow migration could take a domain, and the move waits for it."""
+    full = [{"event": "overload", "host": host, "cores": 5.4, "at_minutes": 2} for host in ("h1", "h3")]
+    beside = relieved_at([{"event": "drain", "host": "h1", "at_minutes": 6}])  # big takes 14 minutes to h3
+    assert beside <= relieved_at(full)
+
+
 def test_a_domain_that_writes_faster_than_is_copied_does_not_arrive() -> None:
     of = scenario(
         duration_minutes=30,

@@ -5,7 +5,7 @@ stood in for.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,9 @@ class Acting:
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         self.taken.append(entries)
+
+    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
+        return False
 
 
 class Balancer:

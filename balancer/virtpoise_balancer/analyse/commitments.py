@@ -36,6 +36,10 @@ class Commitment:
     def is_open(self) -> bool:
         return self.began is not None and self.result is None
 
+    @property
+    def waits(self) -> bool:
+        return self.began is None and self.result is None
+
     def shows_from(self, times: SampleTimes) -> float | None:
         """When a step must begin for its sample to show what the move has changed; None while that is not known."""
         return None if self.ended is None else shows_from(self.ended, times)

@@ -26,6 +26,7 @@ from virtpoise_balancer.control.decide import (
     decide_on_order,
     next_cycle,
     why_not_now,
+    with_begun,
 )
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.accounts import Accounts, NoAccounts
@@ -40,6 +41,8 @@ from virtpoise_balancer.plan.subset import Choice
 # How often a plan is made anew in a cycle, since hosts would refuse some of its moves, and for how long.
 _MOST_PLANS = 10
 _MOST_ASKING_SECONDS = 5.0
+# Why a move that waits is withdrawn, for the journal.
+_ANEW = "it waited for its turn, and other moves relieve its host at once"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,8 @@ class Cycle:
         executor = self.executor if known.acts else RecommendingExecutor(self.executor)
         situation = self._situation(seen.snapshot, memory, now, known, executor, windows, busy=busy)
         situation, decision = self._decide_on_possible(replace(situation, twice=frozenset(seen.duplicates)))
+        if decision.withdrawn and not executor.withdraw(decision.withdrawn, _ANEW):
+            situation, decision = self._decide_on_possible(with_begun(situation, decision.withdrawn))
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
             executor.carry_out(committed.entries, partial(self.obstacle, ordered=False))

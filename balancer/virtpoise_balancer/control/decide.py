@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -36,10 +36,13 @@ from virtpoise_balancer.knowledge.records import Changes, Look, Memory, NewCycle
 from virtpoise_balancer.model import Move, Plan, Policy, Refusal, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
+from virtpoise_balancer.plan.stream import full, replaceable
 from virtpoise_balancer.plan.subset import Choice, choice, needs, part
 
 # How long a stored recommendation stands for those after it that solve the same problems.
 _RENEWED_SECONDS = 3600.0
+# How many sources with waiting moves are planned anew on their own in one cycle.
+_MOST_ANEW = 3
 
 
 class CycleResult(StrEnum):
@@ -106,7 +109,8 @@ class UpToDate:
 class Decision:
     """What a cycle came to.
 
-    ``plan`` is None while all wait for migrations under way. ``carry_out``: its moves are to be made.
+    ``plan`` is None while all wait for migrations under way. ``carry_out``: its moves are to be made. ``withdrawn``:
+    uuids of domains whose earlier moves must not begin any more, since the plan relieves their hosts at once.
     """
 
     result: CycleResult
@@ -114,12 +118,53 @@ class Decision:
     up_to_date: UpToDate
     plan: Plan | None = None
     carry_out: bool = False
+    withdrawn: frozenset[str] = frozenset()
     changes: Changes = field(default_factory=Changes)
 
 
 def decide(situation: Situation) -> Decision:
-    """The whole decision of one cycle."""
+    """The whole decision of one cycle.
+
+    Moves that wait for their turn at a destination are replaced where other moves solve the same at once.
+    """
     situation = _compared(situation)
+    if not situation.acts or waits_for_all(situation):
+        return _decide(situation)
+    commitments = situation.memory.commitments
+    waiting = replaceable(commitments, situation.policy.limits)
+    for sources in _together_and_alone(waiting):
+        withdrawn = frozenset(one.uuid for source in sources for one in waiting[source])
+        kept = tuple(one for one in commitments if not (one.waits and one.uuid in withdrawn))
+        decision = _decide(replace(situation, memory=replace(situation.memory, commitments=kept)))
+        if decision.plan is not None and _relieves(decision.plan, sources, full(kept, situation.policy.limits)):
+            return replace(decision, withdrawn=withdrawn)
+    return _decide(situation)
+
+
+def _together_and_alone(sources: Collection[str]) -> list[tuple[str, ...]]:
+    """The sources that are planned anew in each trial: all, then some alone."""
+    alone: list[tuple[str, ...]] = [(source,) for source in sources]
+    return [tuple(sources), *alone[:_MOST_ANEW]] if len(alone) > 1 else alone
+
+
+def _relieves(plan: Plan, sources: Collection[str], avoided: Set[str]) -> bool:
+    """Whether the plan solves all these hosts by moves to hosts that are not to be avoided."""
+    solved = {attempt.host for attempt in plan.attempts if attempt.solved}
+    moves = [move for move in plan.moves if move.source in sources]
+    return solved.issuperset(sources) and not any(move.destination in avoided for move in moves)
+
+
+def with_begun(situation: Situation, uuids: Set[str]) -> Situation:
+    """The situation in which these domains' moves wait no more, but have begun."""
+    commitments = tuple(
+        replace(one, began=situation.now) if one.waits and one.uuid in uuids else one
+        for one in situation.memory.commitments
+    )
+    return replace(situation, memory=replace(situation.memory, commitments=commitments))
+
+
+def _decide(situation: Situation) -> Decision:
+    """``situation``: what others changed is in it."""
     known = bring_up_to_date(situation)
     waiting = sentences.under_way(situation.in_flight, _waiting(situation))
     if waits_for_all(situation):
@@ -163,7 +208,7 @@ def waits_for_all(situation: Situation) -> bool:
 
 def _waiting(situation: Situation) -> int:
     """How many journalled moves have not begun."""
-    return sum(one.began is None for one in situation.memory.commitments)
+    return sum(one.waits for one in situation.memory.commitments)
 
 
 def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | None:

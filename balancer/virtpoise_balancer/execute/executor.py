@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -71,6 +71,12 @@ class Executor(Protocol):
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         """Make the moves of a plan, beside those of earlier plans."""
+        ...
+
+    def withdraw(self, uuids: Set[str], why: str, /) -> bool:
+        """Begin none of these domains' moves, all of which wait. Returns whether it is so: not if one of them has
+        begun, and then all stay. ``why``: for the journal.
+        """
         ...
 
 
@@ -141,6 +147,17 @@ class LibvirtExecutor:
         """Begin none of the moves that wait. ``why``: for the journal."""
         with self._lock:
             self._end_waiting(dict.fromkeys(self._items, why))
+
+    def withdraw(self, uuids: Set[str], why: str) -> bool:
+        with self._lock:
+            ours = [one for one in self._items.values() if one.move.uuid in uuids and not one.ended]
+            if {one.move.uuid for one in ours} != uuids or any(one.stage is not Stage.WAITING for one in ours):
+                return False
+            self._end_waiting(dict.fromkeys((one.id for one in ours), why))
+            threads = [thread for one in ours if (thread := self._threads.get(one.id))]
+        for thread in threads:  # the next plan is journalled after these ends
+            thread.join()
+        return True
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
@@ -356,3 +373,7 @@ class RecommendingExecutor:
 
     def carry_out(self, entries: Entries, recheck: Recheck) -> None:
         """Nothing to do: what is recommended is in the store."""
+
+    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
+        """False: what a person has chosen stays."""
+        return False

@@ -7,11 +7,12 @@ no other move. Plans take turns: a long one does not keep a later one back.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.model import Limits, Move, Policy
 
 
@@ -33,6 +34,10 @@ class Item:
     plan: int
     move: Move
     stage: Stage = Stage.WAITING
+
+    @property
+    def ended(self) -> bool:
+        return self.stage in (Stage.DONE, Stage.UNDONE)
 
 
 # A migration's source and destination.
@@ -96,3 +101,36 @@ def ready(items: Iterable[Item], limits: Limits, others: Sequence[Ends] = ()) ->
         begun[turn.plan] += 1
         total += 1
     return tuple(found)
+
+
+def full(commitments: Collection[Commitment], limits: Limits) -> frozenset[str]:
+    """The hosts where a further move would have to wait: as many arrive as may at once, or another waits already."""
+    arriving = Counter(one.destination for one in commitments if one.is_open)
+    return frozenset(
+        {host for host, count in arriving.items() if count >= limits.per_destination}
+        | {one.destination for one in commitments if one.waits}
+    )
+
+
+def replaceable(commitments: Collection[Commitment], limits: Limits) -> Mapping[str, tuple[Commitment, ...]]:
+    """By source, its waiting moves, where one of them waits for its turn at a destination and all may be planned anew.
+
+    They may not while anything else is on its way from or to the source, or where another waiting move may make room
+    for them.
+    """
+    going = [one for one in commitments if one.is_open]
+    if len(going) >= limits.total:
+        return {}
+    busy = full(going, limits)
+    waiting: dict[str, list[Commitment]] = defaultdict(list)
+    for one in commitments:
+        if one.waits:
+            waiting[one.source].append(one)
+    concerned = {host for one in going for host in one.hosts} | {one.destination for one in commitments if one.waits}
+    return {
+        source: tuple(moves)
+        for source, moves in sorted(waiting.items())
+        if source not in concerned
+        and any(one.destination in busy for one in moves)
+        and not any(one.destination in waiting for one in moves)
+    }

@@ -6,7 +6,7 @@ The journal, the last look before each move and the limits in flight are those o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -77,6 +77,15 @@ class SimulatedExecutor:
         self._items |= {id_: Item(id=id_, plan=plan, move=move) for id_, move in entries}
         self._rechecks[plan] = recheck
         self.go_on()
+
+    def withdraw(self, uuids: Set[str], why: str) -> bool:
+        ours = [one for one in self._items.values() if one.move.uuid in uuids and not one.ended]
+        if {one.move.uuid for one in ours} != uuids or any(one.stage is not Stage.WAITING for one in ours):
+            return False
+        for one in ours:
+            self._skip(one.id, why)
+        self.go_on()
+        return True
 
     def go_on(self) -> None:
         """Begin what may begin now."""
