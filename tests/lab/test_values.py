@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from virtpoise_lab import procstat
+from virtpoise_lab import cgroups, procstat
 from virtpoise_lab.cgroups import Group, Hierarchies, hierarchies
 from virtpoise_lab.cli import main
 from virtpoise_lab.errors import LabError
@@ -72,7 +72,7 @@ def test_a_missing_controller_is_named() -> None:
 def test_a_group_of_version_2_is_limited_and_read_in_the_kernels_words(tmp_path: Path) -> None:
     """Documentation/admin-guide/cgroup-v2.rst; here the files are plain ones, so this holds on any machine."""
     group = Group(Hierarchies((), tmp_path), "h1")
-    folder = tmp_path / "virtpoise-lab" / "h1"
+    folder = tmp_path / cgroups.TOP / "h1"
     group.create()
     group.limit_memory(1 << 30)
     group.limit_cpu(3, 0.5)
@@ -132,7 +132,7 @@ def test_what_others_took_is_stolen_unless_the_host_could_spare_it(
     group = Group(Hierarchies((), tmp_path), "h1")
     group.create()
     group.limit_cpu(3, share)
-    folder = tmp_path / "virtpoise-lab" / "h1"
+    folder = tmp_path / cgroups.TOP / "h1"
 
     def kernel_shows(used: int, full: int, throttled: int) -> None:
         averages = "avg10=0.00 avg60=0.00 avg300=0.00"
