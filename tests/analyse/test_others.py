@@ -145,6 +145,15 @@ def test_a_move_of_ours_is_ours_when_a_stuck_exporter_shows_the_source_long_afte
     assert told(look(found.sightings, 1060.0, domain("a", "h3"), ours=[ours()])) == [("migrated", "a", "h1", "h3")]
 
 
+def test_a_move_of_ours_is_ours_when_its_destination_is_unknown_and_a_stuck_exporter_shows_the_source_again() -> None:
+    """Found by the campaign: the domain had been seen where it had arrived."""
+    silent = (HOSTS[0], replace(UNKNOWN, name="h2"), HOSTS[2])
+    found = look(first(domain("a", "h2")), 1060.0, domain("a", "h1"), hosts=silent, ours=[ours()])
+    assert told(found) == []
+    assert told(look(found.sightings, 1070.0, domain("a", "h2"), ours=[ours()])) == []
+    assert told(look(found.sightings, 1070.0, domain("a", "h1"), ours=[ours()])) == [("migrated", "a", "h2", "h1")]
+
+
 def test_a_move_of_ours_that_shows_late_is_ours_however_long_its_host_was_unknown() -> None:
     """Found by the campaign: the destination was unknown when the domain arrived, and for a while afterwards."""
     hosts = (HOSTS[0], replace(UNKNOWN, name="h2"), HOSTS[2])

@@ -116,7 +116,7 @@ def compare(
                     domains[uuid] = replace(last, seen=there)
             elif journal.explains(uuid, found.host, there):
                 continue
-            elif journal.may_be_outdated(uuid, found.host, last.host, now):
+            elif journal.may_be_outdated(uuid, found.host, last.host, now if last.host in known else None):
                 domains[uuid] = replace(last, seen=there)
             else:
                 changes.append(_change(ChangeKind.MIGRATED, uuid, found.name, last.host, found.host, there, now))
@@ -185,16 +185,17 @@ class _Journal:
         """
         return any(one.result is Result.DONE and one.source == host for one in self._since(uuid, seen))
 
-    def may_be_outdated(self, uuid: str, host: str, last_host: str, now: float) -> bool:
+    def may_be_outdated(self, uuid: str, host: str, last_host: str, now: float | None) -> bool:
         """Whether the domain is seen on the source of a done move of ours because that sample is from before its end.
 
         ``last_host``: where it was seen before. An incoming domain shows on its destination before it has left.
+        ``now``: None while that host is unknown. Then nothing contradicts the source's exporter, which may be stuck.
         """
         return any(
             one.result is Result.DONE
             and (one.source, one.destination) == (host, last_host)
             and one.ended is not None
-            and 0 <= now - one.ended < self.late
+            and (now is None or 0 <= now - one.ended < self.late)
             for one in self.moves.get(uuid, ())
         )
 
