@@ -188,9 +188,25 @@ class Pool:
         )
         return self.moves()
 
-    def wait_failures(self, host: str, count: int) -> None:
-        """Wait until the host has failed that many times in a row."""
-        self.wait(f"failure {count} of {host}", lambda _: self.balancer.host(host).get("failures") == count)
+    def wait_failures(self, count: int) -> dict[str, tuple[float, float]]:
+        """Wait until each host has failed that many times in a row.
+
+        By host, its penalty in the first status that shows the failure, and for how long at most it ran by then
+        (seconds).
+        """
+        found: dict[str, tuple[float, float]] = {}
+        looked = time.monotonic()
+
+        def failed(status: dict[str, Any]) -> bool:
+            nonlocal looked
+            before, looked = looked, time.monotonic()
+            for host in status["hosts"]:
+                if host["failures"] == count and host["name"] not in found:
+                    found[host["name"]] = host["penalty_seconds"], looked - before
+            return len(found) == len(self.lab.hosts)
+
+        self.wait(f"failure {count} of each host", failed)
+        return found
 
     def wait_settled(self, threshold: float = 0.6, steps: int = 4, seconds: float = 60) -> float:
         """Wait until no host has had a reading at or above the threshold for some steps; the time when that began."""
