@@ -1,4 +1,4 @@
-"""A move that libvirt would refuse for a known reason is not planned, and the reason is told. Unknown stops nothing."""
+"""A move that libvirt would refuse for a known reason is not planned, and the reason given. Unknown stops nothing."""
 
 from __future__ import annotations
 

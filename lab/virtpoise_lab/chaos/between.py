@@ -36,7 +36,7 @@ Answer = Callable[[str, Mapping[str, str]], bytes]
 
 
 class Between:
-    """A server on a port of its own, until ``close``. Unless it is told otherwise, it answers as ``plain`` does."""
+    """A server on a port of its own, until ``close``. Unless an answer is set, it answers as ``plain`` does."""
 
     def __init__(self, plain: Answer) -> None:
         self.plain = plain

@@ -216,7 +216,7 @@ def _balancer_killed(run: Run, _met: Met) -> Iterator[None]:
 
 @contextmanager
 def _balancer_ended(run: Run, _met: Met) -> Iterator[None]:
-    """It is told to stop, as by systemctl, and started again afterwards."""
+    """It is stopped in order, as by systemctl, and started again afterwards."""
     run.end_balancer()
     try:
         yield
