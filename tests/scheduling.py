@@ -34,6 +34,11 @@ class Lanes(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     Those that run alone go to the last process, when no other is left.
     """
 
+    @property
+    def nodes(self) -> list[WorkerController]:
+        """The processes by their names: they register in any order, and gw0 has the lab that goes before the other."""
+        return sorted(super().nodes, key=lambda node: str(node.gateway.id))
+
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
         return _lane(self.config.rootpath / file) or file

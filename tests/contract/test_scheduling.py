@@ -29,7 +29,8 @@ def test_one(number):
     began = time.monotonic()
     time.sleep(0.1)
     with open("ran", "a") as ran:
-        ran.write(json.dumps([{name!r}, number, os.getpid(), began, time.monotonic()]) + "\\n")
+        process = os.environ["PYTEST_XDIST_WORKER"]
+        ran.write(json.dumps([{name!r}, number, process, began, time.monotonic()]) + "\\n")
 """
 
 
@@ -37,7 +38,7 @@ def test_one(number):
 class Ran:
     file: str
     number: int
-    process: int
+    process: str
     began: float
     ended: float
 
@@ -72,7 +73,7 @@ def test_each_lab_and_the_machines_have_a_process_from_the_start_and_floods_run_
     )
     lanes = (first, second, machines)
     assert [len({one.process for one in lane}) for lane in (*lanes, floods)] == [1, 1, 1, 1]
-    assert len({lane[0].process for lane in lanes}) == 3
+    assert [lane[0].process for lane in lanes] == ["gw0", "gw1", "gw2"]
     assert max(min(one.began for one in lane) for lane in lanes) < min(one.began for one in others)
     assert max(one.ended for lane in (*lanes, others) for one in lane) <= min(one.began for one in floods)
 
