@@ -20,7 +20,7 @@ from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
 from virtpoise_balancer.model import Cause, Entries, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
-from virtpoise_balancer.plan.stream import Item, Stage, hopeless, ready
+from virtpoise_balancer.plan.stream import Item, Stage, counts_on, hopeless, ready, withdrawable
 from virtpoise_balancer.threads import THREADS, Lock, Thread, Threads
 
 log = structlog.get_logger()
@@ -137,7 +137,7 @@ class LibvirtExecutor:
             if self.stop.is_set():
                 self._end_waiting(dict.fromkeys(self._items, "told to stop"))
             for id_, missing in hopeless(self._items.values()).items():
-                self._end_waiting({id_: f"it counts on {missing.domain} having left {missing.source}, which did not"})
+                self._end_waiting({id_: counts_on(missing)})
             others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]
             for id_ in ready(self._items.values(), self.limits, others):
                 self._start(id_, self._make_one)
@@ -150,8 +150,8 @@ class LibvirtExecutor:
 
     def withdraw(self, uuids: Set[str], why: str) -> bool:
         with self._lock:
-            ours = [one for one in self._items.values() if one.move.uuid in uuids and not one.ended]
-            if {one.move.uuid for one in ours} != uuids or any(one.stage is not Stage.WAITING for one in ours):
+            ours = withdrawable(self._items.values(), uuids)
+            if not ours:
                 return False
             self._end_waiting(dict.fromkeys((one.id for one in ours), why))
             threads = [thread for one in ours if (thread := self._threads.get(one.id))]

@@ -8,7 +8,7 @@ no other move. Plans take turns: a long one does not keep a later one back.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -59,6 +59,18 @@ def hopeless(items: Iterable[Item]) -> dict[int, Move]:
         if one.stage is Stage.WAITING and missing is not None:
             found[one.id] = missing
     return found
+
+
+def counts_on(missing: Move) -> str:
+    """Why a move is hopeless, for the journal. ``missing``: the move that it needs."""
+    return f"it counts on {missing.domain} having left {missing.source}, which did not"
+
+
+def withdrawable(items: Iterable[Item], uuids: Set[str]) -> tuple[Item, ...]:
+    """The moves of these domains that have not ended, if each domain has one and all of them wait; else none."""
+    ours = tuple(one for one in items if one.move.uuid in uuids and not one.ended)
+    all_wait = {one.move.uuid for one in ours} == uuids and all(one.stage is Stage.WAITING for one in ours)
+    return ours if all_wait else ()
 
 
 def ready(items: Iterable[Item], limits: Limits, others: Sequence[Ends] = ()) -> tuple[int, ...]:

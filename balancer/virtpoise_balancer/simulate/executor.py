@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Cause, Entries, Limits, MigrationOutcome, Move, Progress, Result
-from virtpoise_balancer.plan.stream import Item, Stage, hopeless, ready
+from virtpoise_balancer.plan.stream import Item, Stage, counts_on, hopeless, ready, withdrawable
 from virtpoise_balancer.simulate.clock import VirtualClock
 from virtpoise_balancer.simulate.world import World, names
 
@@ -79,8 +79,8 @@ class SimulatedExecutor:
         self.go_on()
 
     def withdraw(self, uuids: Set[str], why: str) -> bool:
-        ours = [one for one in self._items.values() if one.move.uuid in uuids and not one.ended]
-        if {one.move.uuid for one in ours} != uuids or any(one.stage is not Stage.WAITING for one in ours):
+        ours = withdrawable(self._items.values(), uuids)
+        if not ours:
             return False
         for one in ours:
             self._skip(one.id, why)
@@ -92,7 +92,7 @@ class SimulatedExecutor:
         while True:
             cannot = hopeless(self._items.values())
             for id_, missing in cannot.items():
-                self._skip(id_, f"it counts on {missing.domain} having left {missing.source}, which did not")
+                self._skip(id_, counts_on(missing))
             begun = ready(self._items.values(), self.limits)
             for id_ in begun:
                 self._begin(id_)
