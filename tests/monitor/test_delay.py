@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import requests
 
-from filled_prometheus import CACHE, filled_prometheus, free_address
+from filled_prometheus import CACHE, filled_prometheus, filled_victoria_metrics
 from monitor.test_left_over_samples import END, AtTheEnd, exposition
 from virtpoise_balancer.analyse.commitments import Commitment, remembered_since
 from virtpoise_balancer.config import parse_config
@@ -22,8 +18,8 @@ from virtpoise_balancer.model import Result, SampleTimes
 from virtpoise_balancer.monitor.observe import Observer
 from virtpoise_balancer.service.wiring import make_observer
 
-VICTORIA_METRICS = CACHE / "victoria-metrics/usr/bin/victoria-metrics"
-START_SECONDS = 60
+# Nothing but the storage and the address is set, so it shows samples after 30 s.
+VICTORIA_METRICS = CACHE / "victoria-metrics-bookworm/usr/bin/victoria-metrics"
 
 
 def delayed(url: str, seconds: float) -> Observer:
@@ -40,44 +36,11 @@ def test_all_queries_of_a_look_are_evaluated_the_delay_before_now(tmp_path: Path
         assert undelayed.members(END + 610) == set()
 
 
-@contextmanager
-def victoria_metrics(folder: Path) -> Iterator[str]:
-    """Its URL. Nothing but the storage and the address is set, so it shows samples after 30 s."""
-    address = free_address()
-    options = (f"-storageDataPath={folder / 'data'}", f"-httpListenAddr={address}", "-retentionPeriod=1d")
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([VICTORIA_METRICS, *options], stdout=log, stderr=log)
-    try:
-        _wait(lambda: requests.get(f"http://{address}/health", timeout=5).ok)
-        yield f"http://{address}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait(answers: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            if answers():
-                return
-        except requests.ConnectionError:
-            pass
-        assert time.monotonic() < deadline, "VictoriaMetrics does not answer"
-        time.sleep(0.05)
-
-
 def test_victoria_metrics_shows_all_hosts_with_the_delay_of_its_defaults(tmp_path: Path) -> None:
     """Without it, the server answers for an earlier time than it is asked for, and its clock seems to be behind."""
-    with victoria_metrics(tmp_path) as url:
-        shift = time.time() - 30 - END
-        lines = [
-            re.sub(r" ([0-9.]+)$", lambda found: f" {round((float(found[1]) + shift) * 1000)}", line)
-            for line in exposition().splitlines()
-            if not line.startswith("#")
-        ]
-        requests.post(f"{url}/api/v1/import/prometheus", data="\n".join(lines), timeout=30).raise_for_status()
-        requests.get(f"{url}/internal/force_flush", timeout=30).raise_for_status()
+    shift = time.time() - 30 - END
+    text = re.sub(r" ([0-9.]+)$", lambda at: f" {float(at[1]) + shift}", exposition(), flags=re.MULTILINE)
+    with filled_victoria_metrics(text, tmp_path, VICTORIA_METRICS) as url:
         seen = delayed(url, 30).observe(time.time())
         assert {host.name: host.unknown for host in seen.snapshot.hosts} == {"h1": None, "h2": None}
         assert {domain.name: domain.host for domain in seen.snapshot.domains if domain.name != "c"} == {
