@@ -7,7 +7,7 @@ between the first plan and the one that is handed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,15 +17,15 @@ from builders import SAMPLE_TIMES, FakeClock
 from equipment import Libvirt, unequal_group, with_referees_rules
 from optimum import optimum
 from random_groups import carry_out
+from taking import Taking
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.decide import Situation
-from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.knowledge.records import Memory
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import DomainState, Entries, Plan, Policy, Snapshot
+from virtpoise_balancer.model import DomainState, Plan, Policy, Snapshot
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.threads import SystemThreads, Thread
 from watching import Watching
@@ -43,17 +43,6 @@ class AtOnce(SystemThreads):
     def start(self, work: Callable[[], object], name: str, *, daemon: bool = True) -> Thread:
         work()
         return cast(Thread, None)
-
-
-class Taking:
-    acts = True
-    busy = False
-    in_flight: tuple[InFlight, ...] = ()
-
-    def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
-
-    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
-        return False
 
 
 @dataclass

@@ -4,22 +4,21 @@ made in the same cycle.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from builders import FakeClock, domain, group, host, thesis_policy, where
+from taking import Taking
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.errors import Refused
-from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     Cause,
-    Entries,
     Facts,
     Hold,
     Holder,
@@ -69,21 +68,6 @@ class World:
         self.known = self.known if found == self.known else found
 
 
-@dataclass
-class Taking:
-    acts: bool = True
-    busy: bool = False
-    in_flight: tuple[InFlight, ...] = ()
-    taken: list[Entries] = field(default_factory=list)
-
-    def carry_out(self, entries: Entries, _recheck: Recheck) -> None:
-        self.taken.append(entries)
-        self.busy = True
-
-    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
-        return False
-
-
 @pytest.fixture
 def store() -> Iterator[Store]:
     with closing(Store.open("sqlite://", clock=FakeClock())) as opened:
@@ -91,7 +75,7 @@ def store() -> Iterator[Store]:
 
 
 def made(store: Store, world: World, *, policy: Policy = POLICY, mode: Mode = "automatic") -> tuple[Cycle, Taking]:
-    taking = Taking()
+    taking = Taking(stays_busy=True)
     cycle = Cycle(
         observer=Watching(group(*HOSTS, *DOMAINS)),
         store=store,

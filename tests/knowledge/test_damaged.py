@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import sqlite3
-from collections.abc import Set
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -17,15 +16,14 @@ from hypothesis import strategies as st
 
 from builders import FakeClock, domain, group, host, thesis_policy
 from storing import fill
+from taking import Taking
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Measurement
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.errors import BadInput, StoreError
-from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.leader import FileLock
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Entries
 from virtpoise_balancer.plan import plan
 from watching import Watching
 
@@ -38,17 +36,6 @@ SEEN = group(
 )
 NOW = 2000.0
 LOADS = tuple((float(at), 0.4) for at in range(0, 3000, 10))
-
-
-class Taking:
-    acts = True
-    busy = False
-    in_flight: tuple[InFlight, ...] = ()
-
-    def carry_out(self, entries: Entries, recheck: Recheck) -> None: ...
-
-    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,18 @@ stood in for.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from builders import domain, group, host
+from taking import Taking
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.config import Config, Measurement, Web
 from virtpoise_balancer.control.cycle import Cycle
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Entries, HostState, Policy, Snapshot
+from virtpoise_balancer.model import HostState, Policy, Snapshot
 from virtpoise_balancer.service.turns import first_state, state_after
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.context import Context
@@ -31,27 +30,11 @@ TOKEN = "a-token-of-alice-1234567890"
 POLICY = Policy()
 
 
-@dataclass
-class Acting:
-    """An executor that only takes note."""
-
-    acts: bool = True
-    busy: bool = False
-    in_flight: tuple[InFlight, ...] = ()
-    taken: list[Entries] = field(default_factory=list)
-
-    def carry_out(self, entries: Entries, recheck: Recheck) -> None:
-        self.taken.append(entries)
-
-    def withdraw(self, _uuids: Set[str], _why: str, /) -> bool:
-        return False
-
-
 class Balancer:
     """A balancer without a clock: ``cycle()`` runs one cycle over ``watching.seen`` and shows it."""
 
     def __init__(self, folder: Path, snapshot: Snapshot, web: Web, policy: Policy = POLICY) -> None:
-        self.watching, self.acting = Watching(snapshot, age_seconds=2.0), Acting()
+        self.watching, self.acting = Watching(snapshot, age_seconds=2.0), Taking()
         self.store = Store.open(f"sqlite:///{folder}/state.db")
         self.config = Config(web=web, policy=policy)
         self.loop = Cycle(
