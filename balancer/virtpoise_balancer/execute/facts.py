@@ -78,7 +78,6 @@ class Needs:
     name: str
     uuid: str = ""
     hardware: Hardware | None = None
-    machine: str | None = None  # its machine type, as QEMU names it
     disks: tuple[str, ...] = ()
     unlocked: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
@@ -97,10 +96,10 @@ class HostFacts:
     """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor *
     10^3 + release).
 
-    ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their
-    short names; ``networks`` and ``pools`` are the active ones; ``secrets`` by uuid and usage; all None where libvirt
-    does not list them now. ``cpus``: those online; ``nodes``: of NUMA. ``may_abort``: whether libvirt's access control
-    lets the account that asks abort a migration, None where no domain runs or it cannot be found out.
+    ``uuid``: by which libvirt tells hosts apart; ``networks`` and ``pools`` are the active ones; ``secrets`` by uuid
+    and usage; all None where libvirt does not list them now. ``cpus``: those online; ``nodes``: of NUMA. ``may_abort``:
+    whether libvirt's access control lets the account that asks abort a migration, None where no domain runs or it is
+    not found out.
     """
 
     libvirt_version: int
@@ -108,7 +107,6 @@ class HostFacts:
     cpu: str | None
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
     uuid: str | None = None
-    machines: frozenset[str] = frozenset()
     networks: frozenset[str] | None = frozenset()
     filters: frozenset[str] | None = frozenset()
     pools: frozenset[str] | None = frozenset()

@@ -43,9 +43,9 @@ _T = TypeVar("_T")
 _Lacks = Callable[[HostRecord], bool | None]
 
 
-def kinds_of(records: Iterable[HostRecord]) -> dict[str, Hardware]:
+def kinds_of(hosts: Iterable[HostFacts]) -> dict[str, Hardware]:
     """The kinds of hardware that the hosts' domains have, by their keys."""
-    every = (domain.hardware for record in records for domain in record.facts.domains)
+    every = (domain.hardware for facts in hosts for domain in facts.domains)
     return {kind.key: kind for kind in every if kind is not None}
 
 

@@ -312,6 +312,5 @@ def _still_said(before: HostRecord | None, facts: HostFacts) -> dict[str, Bound 
 
 def _is_same(before: HostRecord, facts: HostFacts) -> bool:
     return all(
-        getattr(before.facts, name) == getattr(facts, name)
-        for name in ("libvirt_version", "hypervisor_version", "cpu", "machines")
+        getattr(before.facts, name) == getattr(facts, name) for name in ("libvirt_version", "hypervisor_version", "cpu")
     )

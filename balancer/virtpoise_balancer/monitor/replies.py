@@ -102,15 +102,15 @@ class _Reply(msgspec.Struct):
 
 
 class _VectorReply(_Reply):
-    data: _Vector | None = None
+    data: _Vector = msgspec.field(default_factory=lambda: _Vector("", []))
 
 
 class _MatrixReply(_Reply):
-    data: _Matrix | None = None
+    data: _Matrix = msgspec.field(default_factory=lambda: _Matrix("", []))
 
 
 class _AnyReply(_Reply):
-    data: _AnyResult | None = None
+    data: _AnyResult = msgspec.field(default_factory=lambda: _AnyResult("", []))
 
 
 class _HeadReply(_Reply):
@@ -132,11 +132,8 @@ def read_vector(content: bytes) -> Read:
         reply = _VECTOR.decode(content)
     except (msgspec.MsgspecError, RecursionError) as error:
         return _one_by_one(content, "vector", error)
-    if reply.data is None or reply.status == "error":
-        return _refused(reply)
-    _check(reply.data, "vector")
-    if missing := _missing(reply):
-        return Read(missing=missing)
+    if no_answer := _no_answer(reply, reply.data, "vector"):
+        return no_answer
     found = [
         Series(one.metric, (value,))
         for one in reply.data.result
@@ -151,11 +148,8 @@ def read_matrix(content: bytes) -> Read:
         reply = _MATRIX.decode(content)
     except (msgspec.MsgspecError, RecursionError) as error:
         return _one_by_one(content, "matrix", error)
-    if reply.data is None or reply.status == "error":
-        return _refused(reply)
-    _check(reply.data, "matrix")
-    if missing := _missing(reply):
-        return Read(missing=missing)
+    if no_answer := _no_answer(reply, reply.data, "matrix"):
+        return no_answer
     if sum(len(one.values) for one in reply.data.result) > MOST_SAMPLES:
         raise BadReply(f"expected at most {MOST_SAMPLES} samples")
     found = []
@@ -166,20 +160,17 @@ def read_matrix(content: bytes) -> Read:
     return Read(tuple(found), reply.warnings)
 
 
-def _check(data: _Vector | _Matrix | _AnyResult, kind: str) -> None:
+def _no_answer(reply: _Reply, data: _Vector | _Matrix | _AnyResult, kind: str) -> Read | None:
+    """Why the reply is no answer, or None where it is one. BadReply."""
+    if reply.status == "error":
+        return Read(error=reply.error or "it does not say why")
     if data.resultType != kind:
         raise BadReply(f"expected a {kind}")
     if len(data.result) > MOST_SERIES:
         raise BadReply(f"expected at most {MOST_SERIES} series")
-
-
-def _missing(reply: _Reply) -> str | None:
-    found = (one for one in reply.warnings if not one.startswith(_ABOUT_THE_QUERY))
-    return next(found, "isPartial" if reply.isPartial else None)
-
-
-def _refused(reply: _Reply) -> Read:
-    return Read(error=reply.error or "no data")
+    partial = (one for one in reply.warnings if not one.startswith(_ABOUT_THE_QUERY))
+    missing = next(partial, "isPartial" if reply.isPartial else None)
+    return None if missing is None else Read(missing=missing)
 
 
 def _one_by_one(content: bytes, kind: str, first: Exception) -> Read:
@@ -188,11 +179,8 @@ def _one_by_one(content: bytes, kind: str, first: Exception) -> Read:
         reply = _ANY.decode(content)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadReply(_why(content, kind, error, first)) from None
-    if reply.data is None or reply.status == "error":
-        return _refused(reply)
-    _check(reply.data, kind)
-    if missing := _missing(reply):
-        return Read(missing=missing)
+    if no_answer := _no_answer(reply, reply.data, kind):
+        return no_answer
     found, long = [], 0
     for one in reply.data.result:
         if max(map(len, (*one.metric, *one.metric.values())), default=0) > MOST_LABEL:

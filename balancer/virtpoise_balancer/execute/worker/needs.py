@@ -27,7 +27,6 @@ def needs(description: str, own_cpu: str | None = None, snapshots: int = 0) -> N
         name=root.findtext("name") or "?",
         uuid=root.findtext("uuid") or "",
         hardware=_hardware(root, own_cpu),
-        machine=kind.get("machine") if (kind := root.find("./os/type")) is not None else None,
         unlocked=() if root.find("./devices/lease") is not None else tuple(_unlocked(root)),
         disks=tuple(path for source in disk_sources if (path := source.get("file") or source.get("dev")) is not None),
         pools=tuple(sorted({pool for source in disk_sources if (pool := source.get("pool"))})),

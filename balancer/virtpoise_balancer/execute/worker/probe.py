@@ -52,7 +52,6 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
     """The facts about the host, and what its running domains need."""
     capabilities = ET.fromstring(text_of(connection.getCapabilities))  # noqa: S314 - from the host's own libvirt
     cpu = capabilities.find("./host/cpu")
-    machines = [name for one in capabilities.iter("machine") for name in (one.text, one.get("canonical")) if name]
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
     own = plain_cpu(cpu)
     return HostFacts(
@@ -61,7 +60,6 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
         cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
         devices=_devices(connection),
         uuid=capabilities.findtext("./host/uuid"),
-        machines=frozenset(machines),
         networks=_listed(
             lambda: [text_of(one.name) for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
         ),
