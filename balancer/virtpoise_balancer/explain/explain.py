@@ -86,10 +86,12 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
     if move is not None:
         verdict = f"{domain.name} is to be migrated from {move.source} to {move.destination}."
         reasons = [_sentence(move.why, move.source, move.destination)] if move.why else []
-        reasons.append(
-            f"After that {move.source} is predicted at {wording.interval(move.predicted.source)} and "
-            f"{move.destination} at {wording.interval(move.predicted.destination)}."
-        )
+        reasons += [
+            f"After that the {resource.label} of {move.source} is predicted at "
+            f"{wording.interval(move.predicted.source, resource)}, and that of {move.destination} at "
+            f"{wording.interval(move.predicted.destination, resource)}."
+            for resource in plan.resources_of(move)
+        ]
     else:
         verdict = f"{domain.name} stays on {domain.host}."
         reasons = [_refused(one, domain) for one in _refusals(plan, domain, considered)]
