@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from virtpoise_balancer.model import Attempt, Move, Overload, Policy, Problem, Reason, Refusal
+from virtpoise_balancer.model import Attempt, Move, Overload, Policy, Problem, Reason, Refusal, count_samples
 
 
 def summarise(
@@ -41,9 +41,8 @@ def _idle(policy: Policy) -> str:
             f"no host has had enough consecutive samples at or above a threshold ({', '.join(levels)}); nothing to do"
         )
     count = counts.pop()
-    samples = "a sample" if count == 1 else f"{count} consecutive samples"
     levels = [f"{name} {one.threshold:.0%}" for name, one in watched.items()]
-    return f"no host has had {samples} at or above a threshold ({', '.join(levels)}); nothing to do"
+    return f"no host has had {count_samples(count)} at or above a threshold ({', '.join(levels)}); nothing to do"
 
 
 def _problem(host: str, problem: Problem, overloads: Mapping[str, Overload]) -> str:
@@ -54,9 +53,7 @@ def _problem(host: str, problem: Problem, overloads: Mapping[str, Overload]) -> 
     if problem is Problem.DRAIN:
         return f"{host} is draining"
     overload = overloads[host]
-    return (
-        f"{host} is overloaded ({overload.resource} {overload.ratio:.0%}, {overload.consecutive} consecutive samples)"
-    )
+    return f"{host} is overloaded ({overload.resource} {overload.ratio:.0%}, {count_samples(overload.consecutive)})"
 
 
 def _attempt(attempt: Attempt, overloads: Mapping[str, Overload], moves: Sequence[Move]) -> str:
