@@ -741,7 +741,7 @@ def test_a_rule_that_cannot_be_repaired_is_named_but_no_attempt() -> None:
         ),
         (
             Policy(strategy="thesis", cpu=Trigger(threshold=0.6, consecutive=1)),
-            "a sample at or above a threshold (CPU 60%)",
+            "1 sample at or above a threshold (CPU 60%)",
         ),
     ],
 )

@@ -135,7 +135,7 @@ class LibvirtExecutor:
         """
         with self._lock:
             if self.stop.is_set():
-                self._end_waiting(dict.fromkeys(self._items, "told to stop"))
+                self._end_waiting(dict.fromkeys(self._items, "the balancer was stopping"))
             for id_, missing in hopeless(self._items.values()).items():
                 self._end_waiting({id_: counts_on(missing)})
             others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]

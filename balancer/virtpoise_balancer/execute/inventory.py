@@ -241,7 +241,7 @@ class Inventory:
         except LibvirtError as error:
             log.debug("a host's facts are not known", host=host, why=str(error))
         except Exception:
-            log.exception("a host's facts are not known for an unforeseen reason", host=host)
+            log.exception("a host's facts could not be read", host=host)
         with self._lock:
             self._asked_at[host] = self.clock.monotonic()
             (self._failed.add if failed else self._failed.discard)(host)

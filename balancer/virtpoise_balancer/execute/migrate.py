@@ -101,7 +101,7 @@ class Migrator:
         for host, found in between.items():
             for uuid, name in found:
                 if uuid not in ours:
-                    return f"{host} takes part in a migration of {visible(name[:_MOST_SHOWN])} that is not ours"
+                    return f"{host} takes part in a migration of {visible(name[:_MOST_SHOWN])} that this balancer did not begin"
         return None
 
     def measure(self, move: Move, beside: int) -> WriteRate:
@@ -123,7 +123,9 @@ class Migrator:
         figures = (
             f"it writes {written / _MIB:.0f} MiB/s to its memory, and at most {min(known) / _MIB:.0f} MiB/s are copied"
         )
-        log.info("looked how fast a domain writes", domain=move.domain, found=found.value, figures=figures)
+        log.info(
+            "measured how fast a domain writes to its memory", domain=move.domain, found=found.value, figures=figures
+        )
         why = f"it would not converge: {figures}" if found is Feasibility.NOT else None
         return WriteRate(dirty_bytes_per_second=written, why=why)
 
@@ -220,7 +222,7 @@ class Migrator:
             if stop_at is None and stop.is_set():
                 stop_at = now + self.stop_grace_seconds
             if stop_at is not None and now >= stop_at:
-                return "told to stop", Cause.STOPPED
+                return "the balancer was stopping", Cause.STOPPED
             bandwidth = self._limited(move, bandwidth)
         return None
 

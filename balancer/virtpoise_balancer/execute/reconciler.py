@@ -257,7 +257,7 @@ class Reconciler:
         except LibvirtError as error:
             text = f"{text}: {error}"
         else:
-            log.info("a domain was started where it had arrived", domain=move.domain, host=move.destination)
+            log.info("a domain was started on its destination", domain=move.domain, host=move.destination)
             self._started.add(entry.id)
             found = self._ask(entry)
             if not isinstance(found, Arrived):

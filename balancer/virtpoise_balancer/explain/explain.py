@@ -21,6 +21,7 @@ from virtpoise_balancer.model import (
     Refusal,
     Snapshot,
     Trigger,
+    count_samples,
 )
 from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict, consider
 from virtpoise_balancer.plan.problems import no_destination
@@ -257,8 +258,7 @@ def _against(use: str, trigger: Trigger, host: Host, samples: Sequence[float], s
     threshold = wording.percent(trigger.threshold)
     if count == 0:
         return f"{use}, below the threshold of {threshold}" if samples[-1] < trigger.threshold else use
-    times = "1 sample" if count == 1 else f"{count} consecutive samples"
-    return f"{use}, {times} at or above {threshold} ({trigger.consecutive} make it a problem)"
+    return f"{use}, {count_samples(count)} at or above {threshold} ({trigger.consecutive} make it a problem)"
 
 
 def _sentence(text: str, *names: str) -> str:

@@ -15,6 +15,7 @@ from virtpoise_balancer.model import (
     Reason,
     Refusal,
     Resource,
+    count_samples,
 )
 
 # Problems that are no use of a resource.
@@ -63,12 +64,7 @@ def _idle(policy: Policy) -> str:
         )
     count = counts.pop()
     levels = [f"{name} {one.threshold:.0%}" for name, one in watched.items()]
-    return f"no host has had {samples_of(count)} at or above a threshold ({', '.join(levels)}); nothing to do"
-
-
-def samples_of(count: int) -> str:
-    """So many samples in a row, in words."""
-    return "a sample" if count == 1 else f"{count} consecutive samples"
+    return f"no host has had {count_samples(count)} at or above a threshold ({', '.join(levels)}); nothing to do"
 
 
 def _problem(host: str, problem: Problem, overloads: Mapping[str, Sequence[Overload]]) -> str:
@@ -79,7 +75,7 @@ def _problem(host: str, problem: Problem, overloads: Mapping[str, Sequence[Overl
     if problem is Problem.DRAIN:
         return f"{host} is draining"
     levels = ", ".join(f"{one.resource.label} {one.ratio:.0%}" for one in overloads[host])
-    return f"{host} is overloaded ({levels}, {samples_of(min(one.consecutive for one in overloads[host]))})"
+    return f"{host} is overloaded ({levels}, {count_samples(min(one.consecutive for one in overloads[host]))})"
 
 
 def _attempt(

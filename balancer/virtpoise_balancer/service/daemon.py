@@ -246,11 +246,11 @@ class Daemon:
             try:
                 group.check_reachable(self._clock.now())
             except ClockError as error:  # at boot the clock may be wrong for a while; each cycle looks again
-                log.warning("nothing can be done yet", why=str(error), **about)
+                log.warning("waiting: no cycle can run yet", why=str(error), **about)
             except BadInput as error:
                 failures.append(str(error))
                 if len(groups) > 1:
-                    log.warning("nothing can be done yet", why=str(error), **about)
+                    log.warning("waiting: no cycle can run yet", why=str(error), **about)
             except VirtpoiseError as error:
                 failures.append(f"prometheus.url: {error}")
                 if self._has_open_migrations():
@@ -258,7 +258,7 @@ class Daemon:
                     why = "nothing is planned yet; migrations without a known end are looked after"
                     log.warning(why, why=str(error), **about)
                 elif len(groups) > 1:
-                    log.warning("nothing can be done yet", why=str(error), **about)
+                    log.warning("waiting: no cycle can run yet", why=str(error), **about)
         if len(failures) == len(groups):
             raise BadInput(failures[0])
 

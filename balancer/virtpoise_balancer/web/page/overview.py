@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.model import DomainState, HostState, Snapshot
+from virtpoise_balancer.model import DomainState, HostState, Snapshot, count_samples
 from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.parts import (
     Anchor,
@@ -115,7 +115,7 @@ def _of_host(state: State, host: HostStatus) -> Iterator[Note]:
     if host.state is not HostState.UNKNOWN and host.name in state.silent:
         yield link, f"does not answer the balancer, so no move to it is possible: {state.silent[host.name]}"
     if host.overloaded:
-        measured = f"{wording.percent(host.worst_ratio)}, {host.consecutive} consecutive samples"
+        measured = f"{wording.percent(host.worst_ratio)}, {count_samples(host.consecutive)}"
         yield link, f"is overloaded{of_resource(host)}: {measured}"
     if host.penalty_seconds:
         attempts = plural(host.failures, "failed attempt")
