@@ -64,7 +64,7 @@ def with_others(sentence: str, changes: Sequence[OthersChange]) -> str:
 
 
 def change(one: OthersChange) -> str:
-    """A change that is not ours."""
+    """A change by others in words: "a was migrated from h1 to h2"."""
     match one.kind:
         case ChangeKind.MIGRATED:
             return f"{one.domain} was migrated from {one.source} to {one.destination}"

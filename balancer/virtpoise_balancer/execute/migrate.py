@@ -34,7 +34,7 @@ _MIB = 1 << 20
 _MOST_SHOWN = 100  # characters of a name
 
 # When a migration's job may begin, from when the journal has it. The last looks lie between, and hosts may be slow to
-# answer these. libvirt's clock is not ours.
+# answer these. libvirt's clock is not this machine's.
 _JOB_LATE_SECONDS = 120.0
 
 Watch = Callable[[Progress], None]
@@ -178,7 +178,7 @@ class Migrator:
     ) -> None:
         """Watch a migration that no request of this process waits for, with the bounds that ``request`` has.
 
-        Returns when its job has ended or is not ours, when ``goes_on`` is False, or when it was to be aborted and does
+        Returns when its job has ended or is another's, when ``goes_on`` is False, or when it was to be aborted and does
         not end. ``note``: takes why it is aborted, before it is.
         """
         move, began = entry.move, entry.began or self.clock.now()
@@ -250,7 +250,7 @@ class Migrator:
         """Whether the job is that of a migration that was journalled as begun at ``began`` (Unix seconds): a person's
         job is not to be aborted.
 
-        One that seems older is ours as well: the domain had no job when it was asked for, so the clock has been set
+        One that seems older is the same: the domain had no job when it was asked for, so the clock has been set
         back since.
         """
         return self.clock.now() - progress.elapsed_seconds <= began + _JOB_LATE_SECONDS

@@ -46,7 +46,9 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
+    """Why a host or a domain is treated as it is.
+
+    ``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
 
     ``destinations``: for a domain every other host, the best first. The strategy `thesis` leaves them empty.
     """

@@ -82,7 +82,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overload:
-    """A host whose last ``consecutive`` readings of ``resource`` were at or above the threshold; ``ratio`` is the
+    """A host whose last ``consecutive`` samples of ``resource`` were at or above the threshold; ``ratio`` is the
     newest.
     """
 

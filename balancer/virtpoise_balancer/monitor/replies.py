@@ -1,7 +1,7 @@
 """Reads the JSON of Prometheus' replies: of an instant query a vector, of a range query a matrix.
 
 Nothing in a reply is trusted. It is first read in the form that it should have. Only where one series departs from that
-is each looked at by itself, which takes several times as long.
+is each read by itself, which takes several times as long.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _no_answer(reply: _Reply, data: _Vector | _Matrix | _AnyResult, kind: str) -
 
 
 def _one_by_one(content: bytes, kind: str, first: Exception) -> Read:
-    """The reply whose series are looked at one by one. One with an absurdly long label is left out, and warned of."""
+    """The reply, each of its series read by itself. One with an absurdly long label is left out, with a warning."""
     try:
         reply = _ANY.decode(content)
     except (msgspec.MsgspecError, RecursionError) as error:

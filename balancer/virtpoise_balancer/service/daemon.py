@@ -93,7 +93,7 @@ class Daemon:
                 self._end()
 
     def stop(self) -> None:
-        """As SIGTERM does."""
+        """Stop the balancer, as SIGTERM does."""
         self._stop.set()
 
     def _open(self) -> None:
@@ -235,7 +235,7 @@ class Daemon:
     # --- at the start -------------------------------------------------------------------------------------------------
 
     def _check_reachable(self, groups: Sequence[GroupAtStart]) -> None:
-        """BadInput when no group can be looked at. One that cannot be is reported, and the others go on.
+        """Log each group that cannot be observed yet. BadInput when none can.
 
         While a migration has no known end, Prometheus may be away: its domain may wait on its destination to be
         started.

@@ -134,7 +134,10 @@ def _part(packed: bytes, inventory: PastGroup) -> Part:
 
 
 def fleet_of(inventory: PastGroup, *, hidden: bool) -> Fleet:
-    """``hidden``: domains want what they ran and waited for, and lose what they do not get."""
+    """The recorded hosts and domains as a fleet to simulate.
+
+    ``hidden``: domains want what they ran and waited for, and lose what they do not get.
+    """
     hosts, domains = inventory.hosts, inventory.domains
     return Fleet(
         host_names=tuple(one.name for one in hosts),

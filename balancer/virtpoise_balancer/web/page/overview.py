@@ -33,7 +33,9 @@ Note = tuple[Anchor | None, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """``attention``: each with the host or domain that it is about; ``named``: whether the rows list their domains.
+    """What the page / shows.
+
+    ``attention``: each with the host or domain that it is about; ``named``: whether the rows list their domains.
 
     ``gaps``: what the exporters do not report.
     """
@@ -133,7 +135,7 @@ def _drained(host: HostStatus) -> str:
 
 
 def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
-    """``seen``: the names of the snapshot's hosts."""
+    """What is wrong with the group as a whole. ``seen``: the names of the snapshot's hosts."""
     for name, order in sorted(state.drains.items()):
         if order.draining and name not in seen:
             yield None, f"{name} is to be drained, but is no longer seen (virtpoise undrain {name} returns it)"

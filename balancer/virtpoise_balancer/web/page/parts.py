@@ -164,7 +164,10 @@ def plural(count: int, noun: str) -> str:
 
 
 def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Domain], *, named: bool) -> HostRow:
-    """``domains``: those on the host, shut-off ones aside; ``named``: whether each is listed with a link."""
+    """The host as a row of the overview.
+
+    ``domains``: those on the host, shut-off ones aside; ``named``: whether each is listed with a link.
+    """
     return HostRow(
         name=host.name,
         url=host_link(host.name).url,

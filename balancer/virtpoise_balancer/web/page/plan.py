@@ -47,7 +47,10 @@ class RefusalGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanView:
-    """``hosts`` and ``domains``: each with its score before the first move, the highest first."""
+    """What the page /plan shows.
+
+    ``hosts`` and ``domains``: each with its score before the first move, the highest first.
+    """
 
     summary: str
     solved: bool
