@@ -125,7 +125,7 @@ def test_an_overload_is_journalled_and_handed_over_with_a_sentence_that_says_why
     cycle, _, acting = make(store, *BUSY)
     report = run(cycle, 1000.0)
     assert report.result is CycleResult.MOVED
-    assert report.sentence == "h1 is overloaded (cpu 90%, 3 consecutive samples): move a to h2 (h1 is predicted at 56%)"
+    assert report.sentence == "h1 is overloaded (CPU 90%, 3 consecutive samples): move a to h2 (h1 is predicted at 56%)"
     ((entries, _),) = acting.taken
     assert [move.domain for _, move in entries] == ["a"]
     assert [record.result for record in store.history(5)] == [None]
@@ -1082,8 +1082,8 @@ def run_sentence(now: int) -> str:
     ("one", "other", "same"),
     [
         (
-            "h1 is overloaded (cpu 90%, 3 consecutive samples)",
-            "h1 is overloaded (cpu 91%, 12 consecutive samples)",
+            "h1 is overloaded (CPU 90%, 3 consecutive samples)",
+            "h1 is overloaded (CPU 91%, 12 consecutive samples)",
             True,
         ),
         (

@@ -758,7 +758,12 @@ def test_the_summary_names_the_problem() -> None:
     made = plan(uneven, replace(POLICY, imbalance=Imbalance(deviation_ratio=0.2)))
     assert made.summary == "the group is uneven and h1 its busiest host: move a to h2 (h1 is predicted at 45%)"
     made = plan(group(HOT, host("h2", 0.1, 0.1), A), POLICY)
-    assert made.summary == "h1 is overloaded (cpu 90%, 2 consecutive samples): move a to h2 (h1 is predicted at 65%)"
+    assert made.summary == "h1 is overloaded (CPU 90%, 2 consecutive samples): move a to h2 (h1 is predicted at 65%)"
+    quick = replace(POLICY, network=SpaceTrigger(consecutive=1))
+    busy = host("h1", 0.4, 0.4, rx_ratio=0.92, tx_ratio=0.95)
+    made = plan(group(busy, host("h2", 0.1, 0.1), replace(A, tx_bytes_per_second=2e7, rx_bytes_per_second=2e7)), quick)
+    assert made.summary.startswith("h1 is overloaded (uplink 95%, 1 sample): move a to h2")
+    assert made.moves[0].why.startswith("relieves h1 (uplink):"), "both directions are one uplink"
     made = plan(group(replace(HOT, state=HostState.DRAINING), host("h2", 0.1, 0.1), A), POLICY)
     assert made.summary == "h1 is draining: move a to h2 (h1 is predicted at 65%)"
 

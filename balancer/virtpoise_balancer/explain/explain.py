@@ -19,14 +19,16 @@ from virtpoise_balancer.model import (
     Policy,
     Reason,
     Refusal,
+    Resource,
     Snapshot,
     Trigger,
 )
 from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict, consider
 from virtpoise_balancer.plan.problems import no_destination
+from virtpoise_balancer.plan.summary import consecutive_samples
 
 _MOST_PASSED_OVER = 5
-_USE = {"memory": "its memory is", "rx": "its uplink, receiving, is", "tx": "its uplink, sending, is"}
+_DIRECTIONS = {Resource.RX: ", receiving,", Resource.TX: ", sending,"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,7 @@ def _refused(one: Refusal, domain: Domain) -> str:
 
 def _lacks_only_cpu(plan: Plan, host: str) -> bool:
     """Whether the host is overloaded in its CPU alone. Only then does it matter how much CPU a domain takes off it."""
-    return {overload.resource for overload in plan.overloaded if overload.host == host} == {"cpu"}
+    return {overload.resource for overload in plan.overloaded if overload.host == host} == {Resource.CPU}
 
 
 def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
@@ -242,10 +244,14 @@ def _load(host: Host, policy: Policy, snapshot: Snapshot) -> str:
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
     parts = []
     for resource, trigger, samples in watched(host, policy):
-        use = f"{_USE[resource]} at" if resource in _USE else f"{host.name}{state} is at"
-        now = f"{use} {wording.percent(samples[-1])}{'' if resource in _USE else ' CPU'}"
-        if resource not in _USE or samples[-1] >= trigger.threshold:
-            parts.append(_against(now, trigger, host, samples, snapshot))
+        now = wording.percent(samples[-1])
+        if resource is Resource.CPU:
+            use = f"{host.name}{state} is at {now} CPU"
+        elif samples[-1] >= trigger.threshold:
+            use = f"its {resource.label}{_DIRECTIONS.get(resource, '')} is at {now}"
+        else:
+            continue
+        parts.append(_against(use, trigger, host, samples, snapshot))
     return "; ".join(parts)
 
 
@@ -255,8 +261,7 @@ def _against(use: str, trigger: Trigger, host: Host, samples: Sequence[float], s
     threshold = wording.percent(trigger.threshold)
     if count == 0:
         return f"{use}, below the threshold of {threshold}" if samples[-1] < trigger.threshold else use
-    times = "1 sample" if count == 1 else f"{count} consecutive samples"
-    return f"{use}, {times} at or above {threshold} ({trigger.consecutive} make it a problem)"
+    return f"{use}, {consecutive_samples(count)} at or above {threshold} ({trigger.consecutive} make it a problem)"
 
 
 def _sentence(text: str, *names: str) -> str:

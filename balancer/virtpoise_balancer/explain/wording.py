@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping
 from types import MappingProxyType
 
 from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal
+from virtpoise_balancer.plan.summary import consecutive_samples as consecutive_samples
 from virtpoise_balancer.rules import KINDS
 
 # Instead of a figure that is not known.

@@ -19,7 +19,9 @@ def summarise(
     """The sentence for a plan of these parts. ``unrepaired``: the broken rules that should be repaired and are not."""
     if not attempts and not held and not unrepaired:
         return _idle(policy)
-    found = {overload.host: overload for overload in overloaded}
+    found = {
+        overload.host: overload for overload in reversed(overloaded)
+    }  # of a host's: the furthest above comes first
     leaving: dict[str, list[Move]] = defaultdict(list)
     for move in moves:
         leaving[move.source].append(move)
@@ -31,9 +33,7 @@ def summarise(
 
 def _idle(policy: Policy) -> str:
     """Why nothing is done: what was watched, with the threshold of each resource."""
-    watched = {"CPU": policy.cpu}
-    if policy.strategy != "thesis":
-        watched |= {"memory": policy.memory, "uplink": policy.network}
+    watched = {resource.label: policy.trigger(resource) for resource in policy.traits.watched}
     counts = {trigger.consecutive for trigger in watched.values()}
     if len(counts) > 1:
         levels = [f"{name}: {one.consecutive} at {one.threshold:.0%}" for name, one in watched.items()]
@@ -46,6 +46,11 @@ def _idle(policy: Policy) -> str:
     return f"no host has had {samples} at or above a threshold ({', '.join(levels)}); nothing to do"
 
 
+def consecutive_samples(count: int) -> str:
+    """How many samples count towards a problem, in words."""
+    return "1 sample" if count == 1 else f"{count} consecutive samples"
+
+
 def _problem(host: str, problem: Problem, overloads: Mapping[str, Overload]) -> str:
     if problem is Problem.RULE:
         return f"a rule is broken on {host}"
@@ -54,9 +59,8 @@ def _problem(host: str, problem: Problem, overloads: Mapping[str, Overload]) -> 
     if problem is Problem.DRAIN:
         return f"{host} is draining"
     overload = overloads[host]
-    return (
-        f"{host} is overloaded ({overload.resource} {overload.ratio:.0%}, {overload.consecutive} consecutive samples)"
-    )
+    label, samples = overload.resource.label, consecutive_samples(overload.consecutive)
+    return f"{host} is overloaded ({label} {overload.ratio:.0%}, {samples})"
 
 
 def _attempt(attempt: Attempt, overloads: Mapping[str, Overload], moves: Sequence[Move]) -> str:

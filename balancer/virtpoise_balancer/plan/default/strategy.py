@@ -268,7 +268,7 @@ def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], l
     name = source.residents.host.name
     if source.problem is Problem.DRAIN:
         return f"{name} is draining"
-    short = " and ".join("uplink" if r in (Resource.RX, Resource.TX) else r for r in source.goals)
+    short = " and ".join(dict.fromkeys(resource.label for resource in source.goals))
     return f"relieves {name} ({short}): its CPU load comes to at most {predicted.source.cpu_ratio_upper:.0%}"
 
 

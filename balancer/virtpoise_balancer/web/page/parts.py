@@ -12,12 +12,11 @@ from urllib.parse import quote
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
-from virtpoise_balancer.model import Domain, Host, HostState, Policy, Prediction
+from virtpoise_balancer.model import Domain, Host, HostState, Policy, Prediction, Resource
 from virtpoise_balancer.web.state import HostStatus
 
 # The width of a bar's drawing, in drawing units. The browser scales it.
 WIDTH = 1000
-_OF_RESOURCE = {"cpu": "", "memory": " in memory", "rx": " in its uplink", "tx": " in its uplink"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +180,7 @@ def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
 
 def of_resource(found: HostStatus) -> str:
     """Which resource is overloaded or next to it, as an addition to "overloaded"; empty for CPU."""
-    return _OF_RESOURCE[found.resource]
+    return "" if found.resource is Resource.CPU else f" in its {found.resource.label}"
 
 
 def _host_tags(found: HostStatus) -> tuple[Tag, ...]:
