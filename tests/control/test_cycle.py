@@ -1084,8 +1084,8 @@ def run_sentence(now: int) -> str:
     ("one", "other", "same"),
     [
         (
-            "h1 is overloaded (cpu 90%, 3 consecutive samples)",
-            "h1 is overloaded (cpu 91%, 12 consecutive samples)",
+            "h1 is overloaded (CPU 90%, 3 consecutive samples)",
+            "h1 is overloaded (CPU 91%, 12 consecutive samples)",
             True,
         ),
         ("h1 is overloaded (cpu 90%, 1 sample)", "h1 is overloaded (cpu 91%, 2 consecutive samples)", True),

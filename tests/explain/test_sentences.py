@@ -146,4 +146,4 @@ def test_every_number_of_an_overload_is_of_a_resource_that_is_overloaded(seed: i
     for part in made.summary.split("; "):
         name = part.partition(" ")[0]
         if " is overloaded (" in part:
-            assert {resource for resource in Resource if resource.label in part} == short[name]
+            assert {resource for resource in Resource if resource.use in part} == short[name]

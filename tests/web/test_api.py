@@ -332,7 +332,7 @@ def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
     seen = Observation(snapshot=replace(SNAPSHOT, hosts=(SNAPSHOT.hosts[0], full)), age_seconds=1.0)
     published.state = replace(published.state, policy=Policy(), observation=seen)
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 3
-    assert "is overloaded in memory" in " ".join(client.get("/").text.split())
+    assert "is overloaded: memory use" in " ".join(client.get("/").text.split())
     status = client.get("/api/v1/status").json()["hosts"][1]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 3, 3)
     published.state = replace(published.state, policy=POLICY)  # the strategy thesis knows CPU alone

@@ -13,11 +13,8 @@ from virtpoise_balancer.model import Host, HostState, Overload, Policy, Resource
 def watched(host: Host, policy: Policy) -> tuple[tuple[Resource, Trigger, Sequence[float]], ...]:
     """What can be a problem of a known host: each resource with its trigger and its samples, newest last. One without
     samples is unknown, and no problem.
-
-    The strategy ``thesis`` watches the CPU alone.
     """
-    resources = (Resource.CPU,) if policy.strategy == "thesis" else tuple(Resource)
-    return tuple((one, policy.trigger(one), samples) for one in resources if (samples := host.samples(one)))
+    return tuple((one, policy.trigger(one), samples) for one in policy.traits.watched if (samples := host.samples(one)))
 
 
 def overloads(

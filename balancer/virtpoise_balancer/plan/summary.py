@@ -53,9 +53,7 @@ def summarise(
 
 def _idle(policy: Policy) -> str:
     """Why nothing is done: what was watched, with the threshold of each resource."""
-    watched = {"CPU": policy.cpu}
-    if policy.strategy != "thesis":
-        watched |= {"memory": policy.memory, "uplink": policy.network}
+    watched = {resource.label: policy.trigger(resource) for resource in policy.traits.watched}
     counts = {trigger.consecutive for trigger in watched.values()}
     if len(counts) > 1:
         levels = [f"{name}: {one.consecutive} at {one.threshold:.0%}" for name, one in watched.items()]
@@ -74,7 +72,7 @@ def _problem(host: str, problem: Problem, overloads: Mapping[str, Sequence[Overl
         return f"the group is uneven and {host} its busiest host"
     if problem is Problem.DRAIN:
         return f"{host} is draining"
-    levels = ", ".join(f"{one.resource.label} {one.ratio:.0%}" for one in overloads[host])
+    levels = ", ".join(f"{one.resource.use} {one.ratio:.0%}" for one in overloads[host])
     return f"{host} is overloaded ({levels}, {count_samples(min(one.consecutive for one in overloads[host]))})"
 
 
@@ -100,8 +98,8 @@ def _attempt(
 def _end(host: str, predicted: Prediction, resources: Sequence[Resource]) -> str:
     """What the host's use of these resources comes to: "h1's CPU load is predicted at 55%, its memory use at 80%"."""
     known = [(one, ratio) for one in resources if (ratio := predicted.ratio(one)) is not None]
-    first = [f"{host}'s {one.label} is predicted at {ratio:.0%}" for one, ratio in known[:1]]
-    return ", ".join(first + [f"its {one.label} at {ratio:.0%}" for one, ratio in known[1:]])
+    first = [f"{host}'s {one.use} is predicted at {ratio:.0%}" for one, ratio in known[:1]]
+    return ", ".join(first + [f"its {one.use} at {ratio:.0%}" for one, ratio in known[1:]])
 
 
 def _rest(unsolved: Refusal | None) -> Iterator[str]:

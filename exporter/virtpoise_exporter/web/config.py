@@ -104,10 +104,11 @@ def _repeated(node: Any, path: str, seen: set[int]) -> Iterator[str]:
     for child in node.value if node.id != "scalar" else ():
         key, value = child if node.id == "mapping" else (None, child)
         name = str(key.value) if key is not None else ""
-        if name in lines:
-            yield f"{path}{name}: expected each key once, got it again in line {key.start_mark.line + 1} (first in {lines[name]})"
         if key is not None:
-            lines[name] = key.start_mark.line + 1
+            line = key.start_mark.line + 1
+            if name in lines:
+                yield f"{path}{name}: expected each key once, got it again in line {line} (first in {lines[name]})"
+            lines[name] = line
         yield from _repeated(value, f"{path}{name}.", seen)
 
 

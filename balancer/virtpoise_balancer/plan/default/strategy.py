@@ -274,8 +274,8 @@ def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], l
     if source.problem is Problem.DRAIN:
         return f"{name} is draining"
     uppers = [(one, upper) for one in source.goals if (upper := predicted.source.upper(one)) is not None]
-    first = [f"its {one.label} comes to at most {upper:.0%}" for one, upper in uppers[:1]]
-    return f"relieves {name}: " + " and ".join(first + [f"its {r.label} to at most {u:.0%}" for r, u in uppers[1:]])
+    first = [f"its {one.use} comes to at most {upper:.0%}" for one, upper in uppers[:1]]
+    return f"relieves {name}: " + " and ".join(first + [f"its {r.use} to at most {u:.0%}" for r, u in uppers[1:]])
 
 
 def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:

@@ -18,7 +18,6 @@ from virtpoise_balancer.web.page.parts import (
     domain_link,
     host_link,
     host_row,
-    of_resource,
     plural,
 )
 from virtpoise_balancer.web.page.writer import Writer
@@ -117,8 +116,8 @@ def _of_host(state: State, host: HostStatus) -> Iterator[Note]:
     if host.state is not HostState.UNKNOWN and host.name in state.silent:
         yield link, f"does not answer the balancer, so no move to it is possible: {state.silent[host.name]}"
     if host.overloaded:
-        measured = f"{wording.percent(host.worst_ratio)}, {count_samples(host.consecutive)}"
-        yield link, f"is overloaded{of_resource(host)}: {measured}"
+        measured = f"{host.resource.use} {wording.percent(host.worst_ratio)}, {count_samples(host.consecutive)}"
+        yield link, f"is overloaded: {measured}"
     if host.penalty_seconds:
         attempts = plural(host.failures, "failed attempt")
         yield link, f"is in back-off for {wording.duration(host.penalty_seconds)}, after {attempts}"

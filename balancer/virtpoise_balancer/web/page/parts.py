@@ -17,7 +17,6 @@ from virtpoise_balancer.web.state import HostStatus
 
 # The width of a bar's drawing, in drawing units. The browser scales it.
 WIDTH = 1000
-_OF_RESOURCE = {"cpu": "", "memory": " in memory", "rx": " in its uplink", "tx": " in its uplink"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +181,9 @@ def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
     )
 
 
-def of_resource(found: HostStatus) -> str:
+def _of_resource(found: HostStatus) -> str:
     """Which resource is overloaded or next to it, as an addition to "overloaded"; empty for CPU."""
-    return _OF_RESOURCE[found.resource]
+    return "" if found.resource is Resource.CPU else f" in its {found.resource.label}"
 
 
 def _host_tags(found: HostStatus) -> tuple[Tag, ...]:
@@ -192,9 +191,9 @@ def _host_tags(found: HostStatus) -> tuple[Tag, ...]:
     if found.state is not HostState.ACTIVE:
         tags.append(Tag("dim" if found.state is HostState.UNKNOWN else "warm", found.state.value))
     if found.overloaded:
-        tags.append(Tag("hot", f"overloaded{of_resource(found)}"))
+        tags.append(Tag("hot", f"overloaded{_of_resource(found)}"))
     elif found.consecutive:
-        tags.append(Tag("warm", f"{found.consecutive} of {found.needed}{of_resource(found)}"))
+        tags.append(Tag("warm", f"{found.consecutive} of {found.needed}{_of_resource(found)}"))
     if found.penalty_seconds:
         tags.append(Tag("warm", f"back-off {wording.duration(found.penalty_seconds)}"))
     return tuple(tags)
@@ -254,7 +253,7 @@ def migration_card(record: MigrationRecord, policy: Policy) -> MigrationCard:
 
 
 def _measured_end(one: PredictionRecord, policy: Policy) -> MoveEnd:
-    text = f"{Resource.CPU.label} predicted {wording.percent(one.predicted, 1)}"
+    text = f"{Resource.CPU.use} predicted {wording.percent(one.predicted, 1)}"
     if one.measured is not None:
         text += f", measured {wording.percent(one.measured, 1)}"
     return MoveEnd(
@@ -299,5 +298,5 @@ def planned_end(
         upper=ratio if (upper := predicted.upper(resource)) is None else upper,
         measured=None,
         threshold=policy.trigger(resource).threshold,
-        text=f"{resource.label} {wording.use(now)} now, predicted {wording.interval(predicted, resource)}",
+        text=f"{resource.use} {wording.use(now)} now, predicted {wording.interval(predicted, resource)}",
     )
