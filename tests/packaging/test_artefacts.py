@@ -25,7 +25,7 @@ from werkzeug import Request, Response
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11", "3.12", "3.13")
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.early, pytest.mark.timeout(900)]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
