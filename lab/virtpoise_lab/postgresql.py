@@ -74,7 +74,7 @@ class Server:
         return True
 
     def stop(self) -> None:
-        """At once, as when the machine is switched off; what was committed is there afterwards."""
+        """Stop it at once, as when the machine is switched off; what was committed is there afterwards."""
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(_PATIENCE_SECONDS)
 

@@ -630,6 +630,7 @@ def test_an_order_that_should_not_be_is_refused_and_journalled_and_changes_nothi
         ("hosts/h9/drain", {}, 404, "h9: no such host is scraped; there are: h1, h2, h3"),
         ("hosts/h3/drain", {}, 409, "h3: Prometheus has no fresh figures of it"),
         ("mode", {"mode": "sometimes"}, 400, "the body: mode: expected 'recommend' or 'automatic', got 'sometimes'"),
+        ("mode", {"mode": 1, "why": 2}, 400, "the body: why: unknown key; mode: expected 'recommend' or 'automatic'"),
         ("plan/apply", {"moves": []}, 400, "the body: moves: expected"),
         ("plan/apply", {"moves": [{"uuid": "gone", "destination": "h2"}]}, 409, "out of date: the plan no longer has"),
     ],

@@ -1,5 +1,5 @@
-"""Domains that Prometheus shows on more than one host, whoever put them there: their hosts' own libvirt is asked, and
-its word counts.
+"""Domains that Prometheus shows on more than one host, whoever put them there. Their hosts' own libvirt is
+asked, and its answer counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class SeenTwice:
 
 @dataclass(slots=True)
 class Copies:
-    """``hosts``: as configured now. Everything is keyed by the domain's uuid."""
+    """Finds out where domains really run that Prometheus shows on several hosts.
+
+    ``hosts``: as configured now. Everything is keyed by the domain's uuid.
+    """
 
     hosts: Callable[[], Hosts]
     threads: Threads = THREADS

@@ -21,6 +21,7 @@ from virtpoise_balancer.model import (
     Refusal,
     Snapshot,
     Trigger,
+    count_samples,
 )
 from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict, consider
 from virtpoise_balancer.plan.problems import no_destination
@@ -45,7 +46,9 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
+    """Why a host or a domain is treated as it is.
+
+    ``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
 
     ``destinations``: for a domain every other host, the best first. The strategy `thesis` leaves them empty.
     """
@@ -86,10 +89,12 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
     if move is not None:
         verdict = f"{domain.name} is to be migrated from {move.source} to {move.destination}."
         reasons = [_sentence(move.why, move.source, move.destination)] if move.why else []
-        reasons.append(
-            f"After that {move.source} is predicted at {wording.interval(move.predicted.source)} and "
-            f"{move.destination} at {wording.interval(move.predicted.destination)}."
-        )
+        reasons += [
+            f"After that the {resource.label} of {move.source} is predicted at "
+            f"{wording.interval(move.predicted.source, resource)}, and that of {move.destination} at "
+            f"{wording.interval(move.predicted.destination, resource)}."
+            for resource in plan.resources_of(move)
+        ]
     else:
         verdict = f"{domain.name} stays on {domain.host}."
         reasons = [_refused(one, domain) for one in _refusals(plan, domain, considered)]
@@ -255,8 +260,7 @@ def _against(use: str, trigger: Trigger, host: Host, samples: Sequence[float], s
     threshold = wording.percent(trigger.threshold)
     if count == 0:
         return f"{use}, below the threshold of {threshold}" if samples[-1] < trigger.threshold else use
-    times = "1 sample" if count == 1 else f"{count} consecutive samples"
-    return f"{use}, {times} at or above {threshold} ({trigger.consecutive} make it a problem)"
+    return f"{use}, {count_samples(count)} at or above {threshold} ({trigger.consecutive} make it a problem)"
 
 
 def _sentence(text: str, *names: str) -> str:

@@ -32,18 +32,21 @@ class Resource(StrEnum):
     """What a host can run short of. ``rx`` and ``tx`` are its busiest uplink, received and sent.
 
     ``row``: where the resource stands in arrays of resources x hosts, and in columns of domains x resources.
+    ``label``: its use in words, such as "memory use".
     """
 
     row: int
+    label: str
 
-    CPU = "cpu"
-    MEMORY = "memory"
-    RX = "rx"
-    TX = "tx"
+    CPU = "cpu", "CPU load"
+    MEMORY = "memory", "memory use"
+    RX = "rx", "incoming traffic"
+    TX = "tx", "outgoing traffic"
 
-    def __new__(cls, value: str) -> Resource:
+    def __new__(cls, value: str, label: str) -> Resource:
         """The member, numbered in the order of definition."""
         member = str.__new__(cls, value)
         member._value_ = value
+        member.label = label
         member.row = len(cls.__members__)
         return member

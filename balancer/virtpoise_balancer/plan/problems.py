@@ -30,7 +30,10 @@ _CLOSED = {
 
 @dataclass(frozen=True, slots=True)
 class Problems:
-    """``attempt``: what to work on, drains first, since they are orders. ``held``: why the others must wait."""
+    """The problems of a group.
+
+    ``attempt``: what to work on, drains first, since they are orders. ``held``: why the others must wait.
+    """
 
     overloaded: tuple[Overload, ...]
     attempt: tuple[tuple[Host, Problem], ...]
@@ -79,7 +82,7 @@ def find(
         and host.known
         and host.state is HostState.ACTIVE
         and host.name not in counted
-        and any(readings[-1] >= trigger.threshold for _, trigger, readings in watched(host, policy))
+        and any(samples[-1] >= trigger.threshold for _, trigger, samples in watched(host, policy))
     )
     if busy is None:
         busy = concerned(snapshot.migrating)

@@ -200,7 +200,7 @@ def _destinations(servers: dict[str, _Server], source: str | None) -> list[_Serv
 
 
 def _scores(snapshot: Snapshot, policy: Policy, servers: dict[str, _Server], *, source: str | None) -> Scores:
-    """Of the possible destinations and of the source's domains; of all while no host has a problem."""
+    """The scores of the possible destinations and of the source's domains; of all while no host has a problem."""
     domains = [d for d in _running(snapshot.domains) if d.host in servers and source in (None, d.host)]
     repeated = {name for name, count in Counter(d.name for d in domains).items() if count > 1}
     return Scores(

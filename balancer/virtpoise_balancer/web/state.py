@@ -95,7 +95,7 @@ class Published:
 
     @property
     def stalled_seconds(self) -> float | None:
-        """For how long no cycle has ended, if that is too long: several intervals, and a minute at least; else None."""
+        """The seconds since the last cycle ended, if that is too long: several intervals, and a minute at least."""
         since = time.monotonic() - self.cycle_ended
         return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
@@ -214,7 +214,7 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
 
 
 def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
-    """``domains``: those on the host."""
+    """What page, API and metrics show of the host. ``domains``: those on it."""
     backoff, heard = state.backoffs.get(host.name), state.heard.get(host.name)
     resource, count, needed = _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(

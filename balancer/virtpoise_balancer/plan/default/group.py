@@ -152,7 +152,7 @@ class Group:
         return forecast(
             [ratios if known else () for ratios, known in zip(self._each("cpu_ratio"), self._known, strict=True)],
             steps=self.policy.trend.steps,
-            level_readings=self.policy.cpu.consecutive,
+            level_samples=self.policy.cpu.consecutive,
         )
 
     @cached_property

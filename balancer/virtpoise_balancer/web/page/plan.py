@@ -47,7 +47,10 @@ class RefusalGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanView:
-    """``hosts`` and ``domains``: each with its score before the first move, the highest first."""
+    """What the page /plan shows.
+
+    ``hosts`` and ``domains``: each with its score before the first move, the highest first.
+    """
 
     summary: str
     solved: bool
@@ -87,6 +90,7 @@ def _moves(plan: Plan, hosts: Mapping[str, Host], policy: Policy) -> Iterable[Mo
         before = scores.get(move.destination)
         if move.destination_score is not None:
             scores[move.destination] = move.destination_score
+        resource = plan.resources_of(move)[0]
         yield MoveCard(
             uuid=move.uuid,
             destination_name=move.destination,
@@ -98,8 +102,8 @@ def _moves(plan: Plan, hosts: Mapping[str, Host], policy: Policy) -> Iterable[Mo
             scores=", ".join(_scores(plan, move, before)),
             cost=wording.copying(move),
             ends=(
-                planned_end("source", move.source, hosts, move.predicted.source, policy),
-                planned_end("destination", move.destination, hosts, move.predicted.destination, policy),
+                planned_end("source", move.source, hosts, move.predicted.source, resource, policy),
+                planned_end("destination", move.destination, hosts, move.predicted.destination, resource, policy),
             ),
             needs=move.needs,
         )
