@@ -42,7 +42,7 @@ class Options:
 
 
 class _Once(argparse.Action):
-    """Takes a flag's value. A second one would silently take the first one's place, and with it of a file of passwords."""
+    """Takes a flag's value. A second value would take the place of the first without a word."""
 
     _given = False
 

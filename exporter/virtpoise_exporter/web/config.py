@@ -100,15 +100,17 @@ def _repeated(node: Any, path: str, seen: set[int]) -> Iterator[str]:
     if node is None or id(node) in seen:  # an alias, which may lead to itself
         return
     seen.add(id(node))
-    lines: dict[str, int] = {}
-    for child in node.value if node.id != "scalar" else ():
-        key, value = child if node.id == "mapping" else (None, child)
-        name = str(key.value) if key is not None else ""
-        if name in lines:
-            yield f"{path}{name}: expected each key once, got it again in line {key.start_mark.line + 1} (first in {lines[name]})"
-        if key is not None:
-            lines[name] = key.start_mark.line + 1
-        yield from _repeated(value, f"{path}{name}.", seen)
+    if node.id == "sequence":
+        for value in node.value:
+            yield from _repeated(value, path, seen)
+    elif node.id == "mapping":
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                yield f"{path}{name}: expected each key once, got it again in line {line} (first in {lines[name]})"
+            lines[name] = line
+            yield from _repeated(value, f"{path}{name}.", seen)
 
 
 class _Reader:
