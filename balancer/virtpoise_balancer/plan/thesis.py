@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import (
     Attempt,
     Domain,
@@ -103,7 +104,7 @@ def generated_load(domain: Domain, host: Host) -> float:
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan for the first problem of the snapshot for which anything can be moved."""
-    problems = find(snapshot, policy)
+    problems = find(snapshot, policy, overloads(snapshot, policy))
     servers = _servers(snapshot, policy)
     closed = [refusal for host in snapshot.hosts if (refusal := no_destination(host))]
     refusals = list(problems.held)
