@@ -922,6 +922,24 @@ def test_the_plan_has_each_destinations_score_before_and_after_the_move(
         assert float(found[0][2]) <= round((policy.cpu.threshold - then.cpu_ratio) / policy.cpu.threshold, 3)
 
 
+@pytest.mark.parametrize("strategy", ["default", "thesis"])
+def test_of_two_domains_of_one_name_each_move_shows_its_own_score(
+    client: TestClient, published: Published, strategy: str
+) -> None:
+    """The strategies score domains of different sets, so that a name alone may be another domain's."""
+    policy = replace(POLICY, strategy=strategy)  # type: ignore[arg-type]
+    twins = domain("vm", "h1", 1.6, uuid="u1"), domain("vm", "h1", 2.4, uuid="u2")
+    seen = group(host("h1", 0.95, 0.95), host("h2", 0.05, 0.05), host("h3", 0.05, 0.05), *twins)
+    made = plan(seen, policy)
+    published.state = replace(
+        published.state, policy=policy, cycle_at=1.0, observation=Observation(snapshot=seen, age_seconds=1.0), plan=made
+    )
+    assert made.moves
+    shown = re.findall(r"domain (-?[\d.]+), h", client.get("/plan").text)
+    assert shown == [f"{made.scores.domains[f'vm/{move.uuid}']:.3f}" for move in made.moves]
+    assert shown == [f"{move.domain_score:.3f}" for move in made.moves]
+
+
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, published: Published) -> None:
     store.override("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"

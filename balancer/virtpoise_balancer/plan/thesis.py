@@ -144,7 +144,14 @@ def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[
         domain, source = domains[move.uuid], servers[move.source]
         load = generated_load(domain, source.host)
         alone = _assign(domain, load, source, servers[move.destination], policy)
-        made.append(replace(move, predicted=alone.predicted, destination_score=alone.destination_score))
+        made.append(
+            replace(
+                move,
+                predicted=alone.predicted,
+                destination_score_before=alone.destination_score_before,
+                destination_score=alone.destination_score,
+            )
+        )
     return tuple(made)
 
 
@@ -291,6 +298,7 @@ def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Re
 
 
 def _assign(domain: Domain, load: float, source: _Server, destination: _Server, policy: Policy) -> Move:
+    before = destination.score(policy.weights.host)
     source.leave(domain, load)
     destination.take(domain, load, policy)
     return Move(
@@ -299,5 +307,7 @@ def _assign(domain: Domain, load: float, source: _Server, destination: _Server, 
         source=source.host.name,
         destination=destination.host.name,
         predicted=PredictedLoads(source=source.prediction(), destination=destination.prediction()),
+        domain_score=domain_score(domain, load, policy.weights.domain),
+        destination_score_before=before,
         destination_score=destination.score(policy.weights.host),
     )
