@@ -164,7 +164,9 @@ class Move:
     ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make
     room there, and all others of its bundle. It must not be made without them. ``problem``: what it solves on its
     source; None where it makes room for another. ``destination_score``: the strategy's score of the destination after
-    this move and all before it, comparable to ``Plan.scores.hosts``. Plans of earlier versions have neither.
+    this move and all before it, comparable to ``Plan.scores.hosts``; ``destination_score_before``: the same without
+    this move. ``domain_score``: that of the domain, comparable to ``Plan.scores.domains``. Plans of earlier versions
+    have none of them.
     """
 
     domain: str
@@ -181,6 +183,8 @@ class Move:
     bundle: str | None = None
     needs: tuple[str, ...] = ()
     problem: Problem | None = None
+    domain_score: float | None = None
+    destination_score_before: float | None = None
     destination_score: float | None = None
 
 

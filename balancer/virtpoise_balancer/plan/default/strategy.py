@@ -224,9 +224,10 @@ def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
     numbers = waves(ends, group.policy.limits, under_way)
     order = sorted(range(len(singles)), key=numbers.__getitem__)
     predictions = predict_moves(group, [(ends[at][0], singles[at][1], ends[at][1]) for at in order])
+    scores = _destination_scores(group, [ends[at] for at in order], predictions)
     moves = []
-    for at, predicted in zip(order, predictions, strict=True):
-        (step, _), (source, destination), domain = singles[at], ends[at], domains[at]
+    for at, predicted, (before, after) in zip(order, predictions, scores, strict=True):
+        (step, row), (source, destination), domain = singles[at], ends[at], domains[at]
         speed = group.link_speed.get(source, {}).get(destination)
         relieved = sources.get(source)
         moves.append(
@@ -242,10 +243,35 @@ def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
                 bundle=step.candidate.name if step.candidate.moves > 1 else None,
                 needs=tuple(domains[n].uuid for n in needed[at]),
                 problem=step.problem or (relieved.problem if relieved else None),
-                destination_score=free_share(group, predicted.destination),
+                domain_score=_domain_scores(group, source)[row],
+                destination_score_before=before,
+                destination_score=after,
             )
         )
     return moves
+
+
+def _domain_scores(group: Group, number: int) -> list[float]:
+    """The share of their host's CPUs that its running domains want, in the order of ``Residents.running``."""
+    shares: list[float] = (group.residents(number).wants * group.per_unit[CPU, number]).tolist()
+    return shares
+
+
+def _destination_scores(
+    group: Group, ends: Sequence[tuple[int, int]], predictions: Sequence[PredictedLoads]
+) -> list[tuple[float, float]]:
+    """The free share of each move's destination before it and after it, with all moves before. ``ends``: host numbers
+    of the source and the destination.
+    """
+    free: dict[int, float] = {}
+    scores = []
+    for (source, destination), predicted in zip(ends, predictions, strict=True):
+        if destination not in free:
+            free[destination] = float(group.room(group.use[:, [destination]])[0])
+        before, after = free[destination], free_share(group, predicted.destination)
+        free[source], free[destination] = free_share(group, predicted.source), after
+        scores.append((before, after))
+    return scores
 
 
 def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
@@ -257,9 +283,10 @@ def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[
         for move, (source, _) in zip(moves, ends, strict=True)
     ]
     predictions = predict_moves(group, [(source, row, to) for row, (source, to) in zip(rows, ends, strict=True)])
+    scores = _destination_scores(group, ends, predictions)
     return tuple(
-        replace(move, predicted=predicted, destination_score=free_share(group, predicted.destination))
-        for move, predicted in zip(moves, predictions, strict=True)
+        replace(move, predicted=predicted, destination_score_before=before, destination_score=after)
+        for move, predicted, (before, after) in zip(moves, predictions, scores, strict=True)
     )
 
 
@@ -288,9 +315,9 @@ def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:
         return Scores()
     room = group.room(group.use.copy())
     domains = [
-        (domain, wants[row])
+        (domain, scores[row])
         for source in sources
-        for wants in [(source.residents.wants * group.per_unit[CPU, source.number]).tolist()]
+        for scores in [_domain_scores(group, source.number)]
         for candidate in source.candidates
         for row, domain in zip(candidate.rows, candidate.domains, strict=True)
     ]

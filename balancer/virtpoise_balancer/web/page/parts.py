@@ -192,7 +192,7 @@ def _host_tags(found: HostStatus) -> tuple[Tag, ...]:
         tags.append(Tag("dim" if found.state is HostState.UNKNOWN else "warm", found.state.value))
     if found.overloaded:
         tags.append(Tag("hot", f"overloaded{_of_resource(found)}"))
-    elif found.consecutive:
+    elif found.consecutive and found.state is HostState.ACTIVE:
         tags.append(Tag("warm", f"{found.consecutive} of {found.needed}{_of_resource(found)}"))
     if found.penalty_seconds:
         tags.append(Tag("warm", f"back-off {wording.duration(found.penalty_seconds)}"))
