@@ -364,8 +364,8 @@ def test_a_host_is_shown_as_overloaded_where_the_plan_takes_it_so(
     assert [(one["name"], one["overloaded"]) for one in shown] == [("h1", True), ("h2", False), ("h3", False)]
     assert (shown[0]["resource"], shown[0]["consecutive"], shown[0]["needed"]) == ("cpu", 2, 3)
     page = " ".join(client.get("/").text.split())
-    assert page.count("is overloaded: 81%, 2 consecutive samples") == 1
-    assert "is overloaded: 90%" not in page
+    assert page.count("is overloaded: CPU load 81%, 2 consecutive samples") == 1
+    assert "is overloaded: CPU load 90%" not in page
 
 
 def test_one_sample_is_one_sample(client: TestClient, published: Published) -> None:
@@ -379,7 +379,7 @@ def test_one_sample_is_one_sample(client: TestClient, published: Published) -> N
         observation=Observation(snapshot=seen, age_seconds=1.0),
         plan=plan(seen, quick),
     )
-    assert "is overloaded: 90%, 1 sample<" in " ".join(client.get("/").text.split())
+    assert "is overloaded: CPU load 90%, 1 sample<" in " ".join(client.get("/").text.split())
 
 
 def test_errors_are_returned_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
