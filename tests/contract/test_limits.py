@@ -34,7 +34,7 @@ BALANCER = {
         f"{copies._LANES} about domains",
         f"{inventory._LANES} for what hosts have",
         f"{inventory._LANES_NOW} before moves",
-        f"{reach._ASK_AT_ONCE} for whether they answer",
+        f"{reach._LANES} for whether they answer",
         f"`TasksMax={tasks_max('balancer')}`",
     ],
     "Selector of a group (`matchers`)": [f"{matchers._LONGEST:,} printable characters"],
