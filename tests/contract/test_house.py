@@ -35,16 +35,33 @@ def test_no_name_is_used_twice(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_the_docstring_of_a_function_or_class_begins_with_what_it_is(package: str) -> None:
+    """Its first sentence is no parameter: a reader would know what goes in, and not what comes out."""
+    found, count = [], 0
+    for file in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and (
+                docstring := ast.get_docstring(node)
+            ):
+                count += 1
+                found += [f"{file.relative_to(ROOT)}:{node.lineno}"] if docstring.startswith("``") else []
+    assert count > 200
+    assert found == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_file_has_more_than_400_lines(package: str) -> None:
     lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in (ROOT / package).rglob("*.py")}
     assert len(lines) > 10
     assert {str(file): count for file, count in lines.items() if count > 400} == {}
 
 
-def test_each_folder_of_the_balancer_is_described() -> None:
+def test_each_folder_and_each_single_file_of_the_balancer_is_described() -> None:
     folders = {file.parent.name for file in (ROOT / PACKAGES[0]).glob("*/__init__.py")}
+    files = {file.name for file in (ROOT / PACKAGES[0]).glob("*.py") if not file.name.startswith("__")}
     table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## One cycle")[0]
     assert folders - set(re.findall(r"^\| `(?:…|balancer/virtpoise_balancer)/(\w+)`", table, re.MULTILINE)) == set()
+    assert files - set(re.findall(r"`(\w+\.py)`", table)) == set()
 
 
 CLOCKS = {"time", "time_ns", "datetime", "monotonic", "monotonic_ns", "perf_counter", "thread_time", "sleep", "now"}
@@ -82,11 +99,13 @@ def by_hand() -> list[Path]:
 
 @pytest.mark.parametrize("file", by_hand(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_prose_ends_at_120_characters(file: Path) -> None:
-    """Paragraphs and lists of pages, comments of other files."""
+    """Paragraphs and lists of pages, comments of other files, texts of alerts."""
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".md":
         text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
         lines = [line for line in text.splitlines() if not re.match(r"\s*\||    |!\[", line)]
     else:
+        prose = re.findall(r"^( *)((?:description|summary):.*(?:\n\1  .*)*)", text, re.MULTILINE)
         lines = [line for line in text.splitlines() if re.match(r"\s*# ", line)]
+        lines += [line for _, value in prose for line in value.splitlines()]
     assert [line for line in lines if len(line) > 120] == []

@@ -25,6 +25,8 @@ _MIB = 1 << 20
 
 
 class Feasibility(StrEnum):
+    """Whether a migration can end while its guest writes to its memory."""
+
     FEASIBLE = "feasible"
     THROTTLED = "feasible with auto-converge"
     NOT = "not feasible"

@@ -37,6 +37,7 @@ class Learned:
 
 
 def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
+    """The snapshot with what is known of each host and domain from earlier migrations."""
     return replace(
         snapshot,
         domains=tuple(_with_learned(domain, learned) for domain in snapshot.domains),

@@ -122,6 +122,7 @@ def make_again(store: Store, plan_id: int) -> Replay:
 
 
 def replayed(plan_id: int, found: Replay) -> None:
+    """Print how a plan that was made again differs from the stored one."""
     console = Console()
     terminal.plan(found.plan)
     if found.same:
@@ -137,6 +138,7 @@ def replayed(plan_id: int, found: Replay) -> None:
 
 
 def replayed_json(plan_id: int, found: Replay) -> dict[str, Any]:
+    """What `replayed` prints, as JSON."""
     return {
         "id": plan_id,
         "same": found.same,

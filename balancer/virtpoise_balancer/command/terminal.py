@@ -48,6 +48,7 @@ class Console(RichConsole):
 
 
 def as_json(value: Any) -> None:
+    """Print a value as JSON."""
     print_json(json.dumps(value, indent=1, ensure_ascii=False))
 
 
@@ -71,10 +72,12 @@ def _load_bar(ratio: float | None, threshold: float) -> Text:
 
 
 def when(at: float) -> str:
+    """A time (Unix seconds) as local date and time."""
     return datetime.fromtimestamp(at).strftime("%m-%d %H:%M:%S")
 
 
 def make_table(*columns: str) -> Table:
+    """An empty table with these columns, in the style of all commands."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -82,6 +85,7 @@ def make_table(*columns: str) -> Table:
 
 
 def cells(*values: object) -> list[Text]:
+    """The cells of a row; what cannot be shown is escaped."""
     return [value if isinstance(value, Text) else Text(visible(str(value))) for value in values]
 
 
@@ -91,6 +95,7 @@ def plain(value: Any) -> Any:
 
 
 def snapshot(seen: Snapshot) -> None:
+    """Print the hosts and domains of a snapshot as tables."""
     console = Console()
     hosts = make_table("host", "state", "CPUs", "load", "memory", "of", "domains")
     for host in seen.hosts:
@@ -107,6 +112,7 @@ def snapshot(seen: Snapshot) -> None:
 
 
 def plan(made: Plan) -> None:
+    """Print a plan: its summary, its moves and what it refused."""
     console = Console()
     console.print(Text(made.summary))
     for note in made.notes:
@@ -123,6 +129,7 @@ def plan(made: Plan) -> None:
 
 
 def moves(made: Sequence[Move]) -> None:
+    """Print moves as a table, with the predicted loads."""
     table = make_table("domain", "from", "to", "predicted source", "predicted destination", "why")
     for move in made:
         table.add_row(
@@ -139,6 +146,7 @@ def moves(made: Sequence[Move]) -> None:
 
 
 def explanations(found: Sequence[Explanation]) -> None:
+    """Print each explanation: the verdict, the reasons, and the destinations of a domain."""
     console = Console()
     for one in found:
         console.print(Text(one.verdict, style="bold"))
@@ -155,6 +163,7 @@ def explanations(found: Sequence[Explanation]) -> None:
 
 
 def status(found: dict[str, Any]) -> None:
+    """Print the status that the API returns."""
     console = Console()
     acting = "active" if found["leader"] else "standby, another balancer is active"
     if found["paused"]:
@@ -194,6 +203,7 @@ def status(found: dict[str, Any]) -> None:
 
 
 def history(records: Sequence[MigrationRecord]) -> None:
+    """Print migrations as a table, with their predictions and measurements."""
     if records:
         Console().print(history_table(records))
     else:
@@ -201,6 +211,7 @@ def history(records: Sequence[MigrationRecord]) -> None:
 
 
 def orders(records: Sequence[Action]) -> None:
+    """Print orders as a table."""
     if not records:
         Console().print("No orders yet.")
         return

@@ -162,7 +162,7 @@ class Cycle:
     def _decide_on_possible(self, situation: Situation) -> tuple[Situation, Decision]:
         """The decision, and what it was made on: both hosts of each move were asked whether libvirt would make it.
 
-        Where it would not, that is a fact, and all is decided anew, some times at most; whatever is planned last is
+        Where it would not, that is a fact, and the cycle decides again, a few times at most; what is planned last is
         asked again before it begins.
         """
         decision = decide(situation)

@@ -46,6 +46,8 @@ _MOST_ANEW = 3
 
 
 class CycleResult(StrEnum):
+    """What a cycle came to, in one word; the label of its metric."""
+
     IDLE = "idle"
     RECOMMENDED = "recommended"
     MOVED = "moved"

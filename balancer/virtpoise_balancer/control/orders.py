@@ -192,7 +192,7 @@ class Orders:
             raise NotKnown(f"{name}: no such domain is lost or has a migration without a known end; there are: {names}")
         if len(wanted) > 1:
             raise Refused(f"{name}: several domains have this name; name one by its uuid: {', '.join(sorted(wanted))}")
-        self.store.acknowledge(wanted[0], f"ended by the word of {by.who}")
+        self.store.acknowledge(wanted[0], f"reported as ended by {by.who}")
         return f"{unsettled[wanted[0]]} is accounted for: its hosts take part again from the next cycle on."
 
     def _hint(self) -> str:

@@ -90,10 +90,7 @@ _NOT_SEEN = Requested(why="the end of the migration was not seen", answered=Fals
 
 @dataclass(slots=True)
 class Reconciler:
-    """Finds out how migrations ended, from the hosts alone, and writes it.
-
-    ``hosts``: as configured now. ``on_end``: called after an end was written.
-    """
+    """Finds out how migrations ended and writes it. ``hosts``: as configured now. ``on_end``: called after that."""
 
     hosts: Callable[[], Hosts]
     journal: Journal
@@ -296,10 +293,7 @@ class Reconciler:
         return found
 
     def _secured(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
-        """What was found, with what distinguishes the copies.
-
-        Suspends the one that is proven to be stale: its disks are at stake.
-        """
+        """The finding with what distinguishes the copies. Suspends a copy that is proven stale, to save its disks."""
         hosts, move = self.hosts(), entry.move
         copies = described(hosts, found.hosts, move.uuid)
         stale = stale_copy(entry, found.running, started=self._was_started(entry))

@@ -102,7 +102,10 @@ _OF_FAILED = Query(
 
 
 def read(connection: Connection, moved_since: float, now: float, group: str, broken: list[str]) -> Learned:
-    """``moved_since``: only migrations that ended after it count as moves of a domain."""
+    """What is known from earlier migrations.
+
+    ``moved_since``: only migrations that ended after it count as moves of a domain.
+    """
     return Learned(
         moved=_moved(connection, moved_since, broken),
         dirtying=_dirtying(connection, now - _DIRTYING_COUNTS_SECONDS, broken),

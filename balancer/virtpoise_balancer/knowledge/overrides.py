@@ -33,6 +33,7 @@ _UNREADABLE = {
 
 
 def read(connection: Connection, group: str, broken: list[str]) -> Overrides:
+    """The group's overrides. ``broken``: gets a line for each row that cannot be read."""
     rows = _ALL.rows(connection, broken, group=group)
     given = connection.execute(_NAMES, {"group": group}).scalars().all()
     settings = {name: setting for name, setting in _UNREADABLE.items() if name in given}
@@ -51,6 +52,7 @@ def write(
 
 
 def record_action(connection: Connection, action: Action, group: str) -> None:
+    """Journal an order with its answer."""
     connection.execute(insert(schema.actions).values(asdict(action) | {"group_name": group}))
 
 
@@ -66,4 +68,5 @@ def actions(connection: Connection, limit: int, group: str | None, broken: list[
 
 
 def forget(connection: Connection, before: float) -> None:
+    """Delete orders from before this time."""
     connection.execute(delete(schema.actions).where(schema.actions.c.at < before))

@@ -199,7 +199,7 @@ class Store:
     # --- facts of libvirt ---------------------------------------------------------------------------------------------
 
     def host_facts(self) -> dict[str, str]:
-        """By host, the document of what its libvirt said when it was last looked at."""
+        """By host, the document of what its libvirt reported at the last look."""
         with self._reading() as (connection, broken):
             return host_facts.read(connection, broken)
 
@@ -334,7 +334,7 @@ class Store:
             return overrides.actions(connection, limit, self._shown, broken)
 
     def others(self, limit: int) -> tuple[OthersChange, ...]:
-        """The changes that are not ours."""
+        """The changes by others, the newest first."""
         with self._reading() as (connection, broken):
             return others.history(connection, limit, self._shown, broken)
 

@@ -58,6 +58,7 @@ def _run(series: Series, at: float, step: float) -> tuple[float, ...]:
 
 
 def is_ratio(value: float) -> bool:
+    """Whether the value can be a ratio that was measured: finite, and at most a little above 1."""
     return 1 - RATIO_TOLERANCE <= value <= RATIO_TOLERANCE
 
 

@@ -17,6 +17,8 @@ from virtpoise_balancer.model import Limits, Move, Policy
 
 
 class Stage(StrEnum):
+    """How far a move of the stream has come."""
+
     WAITING = "waiting"
     BEGUN = "begun"
     DONE = "done"

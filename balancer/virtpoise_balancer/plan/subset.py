@@ -15,6 +15,7 @@ Choice = tuple[str, str]  # a domain's uuid and its destination
 
 
 def choice(move: Move) -> Choice:
+    """The move as a person chooses it: the domain's uuid and the destination."""
     return (move.uuid, move.destination)
 
 

@@ -13,8 +13,9 @@ from virtpoise_balancer.simulate.figures import RunFigures
 
 
 class Bounds(Section):
-    """``exactly``, or between ``least`` and ``most``. ``most_of_without``: at most this many times what it is without
-    the balancer.
+    """What a figure must be: ``exactly``, or between ``least`` and ``most``.
+
+    ``most_of_without``: at most this many times what it is without the balancer.
     """
 
     exactly: float | None = None

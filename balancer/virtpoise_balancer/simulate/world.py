@@ -60,7 +60,7 @@ class StepFigures:
 
 @dataclass(slots=True)
 class World:
-    """One group as one balancer has it. Others move, start and stop domains as the demand says. What our balancer has
+    """One group as one balancer has it. Others move, start and stop domains as the demand says. What the balancer has
     moved away is not moved by them.
 
     ``copying``: by the migration's id.

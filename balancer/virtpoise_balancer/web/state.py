@@ -261,6 +261,7 @@ def host_statuses(state: State) -> tuple[HostStatus, ...]:
 
 
 def flights(published: Published) -> tuple[Flight, ...]:
+    """The running migrations with their progress."""
     return tuple(
         Flight(
             domain=one.move.domain,
@@ -274,6 +275,7 @@ def flights(published: Published) -> tuple[Flight, ...]:
 
 
 def status(published: Published) -> Status:
+    """What GET /api/v1/status returns."""
     state = published.state
     overrides = published.overrides()
     return Status(

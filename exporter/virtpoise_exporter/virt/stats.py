@@ -107,7 +107,7 @@ class Stats:
             return Answer(complete=False)
         middle = len(domains) // 2
         answers = [self._ask_some(groups, half, until) for half in (domains[:middle], domains[middle:])]
-        stats = {uuid: told for answer in answers if answer for uuid, told in answer.stats.items()}
+        stats = {uuid: one for answer in answers if answer for uuid, one in answer.stats.items()}
         return Answer(stats, sum(answer.seconds for answer in answers if answer), complete=False)
 
     def _run(self, groups: int, handles: Sequence[Any], future: Future[Mapping[str, Mapping[str, Any]]]) -> None:

@@ -275,7 +275,7 @@ class Group:
                 self._prepare(numbers[begin : begin + TOGETHER])
 
     def _prepare(self, numbers: Sequence[int]) -> None:
-        """``numbers``: hosts with the same number of CPUs."""
+        """Predict these hosts together. ``numbers``: hosts with the same number of CPUs."""
         cpus = self.hosts[numbers[0]].cpus
         state, order = DomainState.RUNNING, attrgetter("name", "uuid")
         running = [

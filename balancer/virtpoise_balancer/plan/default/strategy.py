@@ -57,7 +57,7 @@ def _solved(made: Plan) -> int:
 
 
 def _plan(group: Group, left_out: Mask) -> Plan:
-    """``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
+    """The plan of the group. ``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
     snapshot, policy = group.snapshot, group.policy
     found = group.overloads
     problems = find(snapshot, policy, found, group.concerned)

@@ -42,7 +42,7 @@ class Trial:
     """
 
     def __init__(self, group: Group, sources: Sequence[Source], closed: Mask) -> None:
-        """``sources``: hosts with a problem. ``closed``: hosts that take nothing (hosts)."""
+        """Start with no move made. ``sources``: hosts with a problem. ``closed``: hosts that take nothing (hosts)."""
         # Never changed here.
         self.group = group
         # Hosts that may take something (hosts). Never changed.
@@ -112,7 +112,7 @@ class Trial:
             self._members[number][group.rules.bonds[number].zones[destination]] += 1
 
     def copy(self) -> Trial:
-        """The same, to be changed by itself; what is never changed is shared."""
+        """A copy that can be changed by itself; what is never changed is shared."""
         other = object.__new__(Trial)
         other.group = self.group
         other.open = self.open
@@ -175,7 +175,7 @@ class Trial:
         return bool(self._allowed(candidate, self.open | self.relievable)[host]) and self.sound(candidate, host)
 
     def _allowed(self, candidate: Candidate, ok: Mask) -> Mask:
-        """``ok`` without the hosts that hard rules, names and stocks forbid; changed in place."""
+        """The hosts of ``ok`` without those that hard rules, names and stocks forbid; changed in place."""
         ok[candidate.source] = False
         if candidate.allowed is not None:
             ok &= candidate.allowed
