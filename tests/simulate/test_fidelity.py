@@ -45,7 +45,7 @@ SCENE = {
 
 
 class PastClient(PrometheusClient):
-    """A client whose server's clock shows what is asked for."""
+    """A client whose server's clock shows the time of the query."""
 
     at = 0.0
 
