@@ -109,7 +109,7 @@ def doctor(
     if output == "json":
         terminal.as_json([terminal.plain(finding) for finding in findings])
     else:
-        terminal.findings(findings)
+        terminal.show_findings(findings)
     if any(finding.verdict is Severity.BAD for finding in findings):
         raise typer.Exit(EXIT_NO)
 

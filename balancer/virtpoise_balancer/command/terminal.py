@@ -94,7 +94,7 @@ def plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def snapshot(seen: Snapshot) -> None:
+def show_snapshot(seen: Snapshot) -> None:
     """Print the hosts and domains of a snapshot as tables."""
     console = Console()
     hosts = make_table("host", "state", "CPUs", "load", "memory", "of", "domains")
@@ -111,14 +111,14 @@ def snapshot(seen: Snapshot) -> None:
     console.print(domains)
 
 
-def plan(made: Plan) -> None:
+def show_plan(made: Plan) -> None:
     """Print a plan: its summary, its moves and what it refused."""
     console = Console()
     console.print(Text(made.summary))
     for note in made.notes:
         console.print(Text(f"note: {note}"))
     if made.moves:
-        moves(made.moves)
+        show_moves(made.moves)
     if made.refusals:
         table = make_table("refused domain", "host", "why")
         for refusal in made.refusals[:_MOST_REFUSALS]:
@@ -128,7 +128,7 @@ def plan(made: Plan) -> None:
             console.print(f"and {len(made.refusals) - _MOST_REFUSALS} more: see --output json")
 
 
-def moves(made: Sequence[Move]) -> None:
+def show_moves(made: Sequence[Move]) -> None:
     """Print moves as a table, with the predicted loads."""
     table = make_table("domain", "from", "to", "predicted source", "predicted destination", "why")
     for move in made:
@@ -145,7 +145,7 @@ def moves(made: Sequence[Move]) -> None:
     Console().print(table)
 
 
-def explanations(found: Sequence[Explanation]) -> None:
+def show_explanations(found: Sequence[Explanation]) -> None:
     """Print each explanation: the verdict, the reasons, and the destinations of a domain."""
     console = Console()
     for one in found:
@@ -162,7 +162,7 @@ def explanations(found: Sequence[Explanation]) -> None:
                 console.print(f"and {len(one.destinations) - _MOST_DESTINATIONS} more: see --output json")
 
 
-def status(found: dict[str, Any]) -> None:
+def show_status(found: dict[str, Any]) -> None:
     """Print the status that the API returns."""
     console = Console()
     acting = "active" if found["leader"] else "standby, another balancer is active"
@@ -202,7 +202,7 @@ def status(found: dict[str, Any]) -> None:
     console.print(Text(found["sentence"]))
 
 
-def history(records: Sequence[MigrationRecord]) -> None:
+def show_history(records: Sequence[MigrationRecord]) -> None:
     """Print migrations as a table, with their predictions and measurements."""
     if records:
         Console().print(history_table(records))
@@ -210,7 +210,7 @@ def history(records: Sequence[MigrationRecord]) -> None:
         Console().print("No migrations yet.")
 
 
-def orders(records: Sequence[Action]) -> None:
+def show_orders(records: Sequence[Action]) -> None:
     """Print orders as a table."""
     if not records:
         Console().print("No orders yet.")
@@ -224,7 +224,7 @@ def orders(records: Sequence[Action]) -> None:
     Console().print(table)
 
 
-def ends(moves: Sequence[tuple[Move, Mapping[str, Any] | None]]) -> None:
+def show_ends(moves: Sequence[tuple[Move, Mapping[str, Any] | None]]) -> None:
     """How each move ended, from its record of the history; None: the history no longer holds it."""
     table = make_table("domain", "from", "to", "result", "took", "downtime")
     for move, record in moves:
@@ -282,7 +282,7 @@ def _prediction(prediction: PredictionRecord | None) -> str:
 _SEVERITIES = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
 
 
-def findings(found: Sequence[Finding]) -> None:
+def show_findings(found: Sequence[Finding]) -> None:
     """One line for each finding, with its remedy if it has one."""
     console = Console()
     for one in found:

@@ -35,7 +35,7 @@ from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
-from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
 # How often a cycle plans again since hosts would refuse some moves, and for how long.
@@ -81,7 +81,7 @@ class GroupObserver(Protocol):
         """Only these hosts and their domains."""
         ...
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
         """What the hosts' load was in these windows."""
         ...
 

@@ -17,7 +17,7 @@ from virtpoise_balancer.plan.subset import Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class OverrideValue:
     """A value that ``who`` set ``at`` a time when the configuration said ``instead_of``."""
 
     value: str
@@ -33,9 +33,9 @@ class Overrides:
     ``released``: the last release of a brake.
     """
 
-    paused: Setting | None = None
-    mode: Setting | None = None
-    released: Setting | None = None
+    paused: OverrideValue | None = None
+    mode: OverrideValue | None = None
+    released: OverrideValue | None = None
 
     @property
     def released_at(self) -> float | None:

@@ -32,7 +32,7 @@ _BEGAN = 1_700_352_000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedScenario:
     """A scenario with its loads drawn by a seed. ``folder``: of its file."""
 
     scenario: Scenario
