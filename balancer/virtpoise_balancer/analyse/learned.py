@@ -47,7 +47,7 @@ def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
     )
 
 
-def after_orders(
+def attempts_after_orders(
     attempts: Iterable[FailedAttempts], snapshot: Snapshot, orders: DrainOrders
 ) -> tuple[FailedAttempts, ...]:
     """Without the failures before an order to drain the domain's host: whoever gave it has mended what was wrong."""

@@ -13,7 +13,7 @@ import structlog
 
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
-from virtpoise_balancer.execute.reconciler import described, presence
+from virtpoise_balancer.execute.reconciler import descriptions, presence
 from virtpoise_balancer.model import Unsettled, UnsettledKind
 from virtpoise_balancer.threads import THREADS, Thread, Threads
 
@@ -76,7 +76,7 @@ class Copies:
             hosts = self.hosts()
             answers = {host: presence(hosts, host, uuid) for host in one.hosts}
             places = [host for host, answer in answers.items() if answer in SETTLED]
-            words = described(hosts, places, uuid) if len(places) > 1 else ""
+            words = descriptions(hosts, places, uuid) if len(places) > 1 else ""
             with self._lock:
                 if uuid in self._seen:
                     self._answers[uuid] = answers

@@ -49,10 +49,10 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     if made.solved or not group.taken.any():
         return made
     wider = _plan(group, np.zeros_like(group.taken))
-    return wider if _solved(wider) > _solved(made) else made
+    return wider if _count_solved(wider) > _count_solved(made) else made
 
 
-def _solved(made: Plan) -> int:
+def _count_solved(made: Plan) -> int:
     return sum(attempt.solved for attempt in made.attempts)
 
 
@@ -109,10 +109,10 @@ def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Seq
         overloads_of[overload.host].append(overload)
     hosts = [(group.index[host.name], host.name, problem) for host, problem in attempt]
     group.prepare(number for number, _, _ in hosts)
-    return [_source_of(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
+    return [_make_source(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
 
 
-def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
+def _make_source(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
     goals: dict[Resource, float] = {}
     if problem is Problem.OVERLOAD:
         for overload in overloads_of_it:

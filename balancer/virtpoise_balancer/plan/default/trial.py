@@ -14,7 +14,7 @@ from virtpoise_balancer.plan.default.candidates import Candidate, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
 from virtpoise_balancer.plan.default.source import Source
-from virtpoise_balancer.plan.stocks import Stock, needs
+from virtpoise_balancer.plan.stocks import Stock, taken_by
 
 # Two destinations count as equally near when the migration to one takes at most this many times as long as to the
 # other.
@@ -104,7 +104,7 @@ class Trial:
             memory = domain.ordinary_bytes * (1 + group.policy.migration.overhead_ratio)
             self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
             self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
-        for stock, need in needs([domain], group.policy).items():
+        for stock, need in taken_by([domain], group.policy).items():
             self._free[stock][destination] -= need
         if domain.name in group.repeated_names:
             self._names[domain.name].add(destination)
