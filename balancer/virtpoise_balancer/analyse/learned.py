@@ -12,7 +12,7 @@ from virtpoise_balancer.model import Domain, FailedAttempts, LinkSpeed, Residual
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class PastMoves:
     """The migrations of one domain that were done in the remembered time.
 
     ``last``: when the newest ended (Unix seconds).
@@ -29,7 +29,7 @@ class Learned:
     ``dirtying``: bytes of memory written per second. ``residuals``, ``links`` and ``attempts``: as in the Snapshot.
     """
 
-    moved: Mapping[str, Moved] = field(default_factory=dict)
+    moved: Mapping[str, PastMoves] = field(default_factory=dict)
     dirtying: Mapping[str, float] = field(default_factory=dict)
     residuals: tuple[Residual, ...] = ()
     links: tuple[LinkSpeed, ...] = ()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HistoryKind = Literal["migrations", "orders", "cycles", "others", "plans"]
 
 
-def show_history(store: Store, kind: HistoryKind, limit: int, output: Output) -> None:
+def show_records(store: Store, kind: HistoryKind, limit: int, output: Output) -> None:
     """Print the newest records of a kind, newest first."""
     kinds: Mapping[HistoryKind, tuple[Callable[[int], Sequence[Any]], Callable[[Any], None]]] = {
         "migrations": (store.history, terminal.show_history),

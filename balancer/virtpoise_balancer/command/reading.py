@@ -213,6 +213,6 @@ def history(
         if why is not None:
             past.show_why(store, why, output)
         else:
-            past.show_history(store, chosen[0] if chosen else "migrations", limit, output)
+            past.show_records(store, chosen[0] if chosen else "migrations", limit, output)
     finally:
         store.close()

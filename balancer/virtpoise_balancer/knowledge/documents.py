@@ -21,7 +21,7 @@ from virtpoise_balancer.rules.check import rule_problems
 
 
 @dataclass
-class _Look:
+class _StoredLook:
     """A look as it is stored. ``domains``: the fields of a Sighting, by uuid."""
 
     hosts: list[str]
@@ -29,7 +29,7 @@ class _Look:
 
 
 _INPUTS = TypeAdapter(Inputs)
-_LOOK = TypeAdapter(_Look)
+_LOOK = TypeAdapter(_StoredLook)
 # A document that unpacks to more than this was not written by the balancer.
 _MOST_BYTES = 1 << 30
 

@@ -33,7 +33,7 @@ _SPEEDS_OF_NONE = (65_535 * 125_000, 4_294_967_295 * 125_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class HostFigures:
     """One host's plain figures, as Prometheus gave them; None: it gave none."""
 
     cpus: float | None
@@ -110,7 +110,7 @@ def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
     return None
 
 
-def of_figures(figures: Figures) -> Unknown | None:
+def of_figures(figures: HostFigures) -> Unknown | None:
     """Doubt about a host with such figures: one that is missing, or that no host has."""
     for what, value, least, most in (
         ("number of CPUs", figures.cpus, 1.0, float(MOST_CPUS)),

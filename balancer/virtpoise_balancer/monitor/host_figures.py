@@ -100,7 +100,7 @@ def read_hosts(
         age = at - sampled.get(name, -math.inf)
         if math.isfinite(age):
             ages.append(age)
-        figures = doubt.Figures(
+        figures = doubt.HostFigures(
             cpus=cpus.get(name),
             cpu_speed=speed.get(name),
             memory_bytes=memory.get(name),
@@ -150,7 +150,7 @@ def _hugepages_free(answer: Sequence[Series]) -> dict[str, tuple[HugePages, ...]
     return {host: tuple(sorted(pages, key=lambda one: one.page_bytes)) for host, pages in found.items()}
 
 
-def _unknown(name: str, unknown: Unknown, figures: doubt.Figures, labels: Mapping[str, str]) -> Host:
+def _unknown(name: str, unknown: Unknown, figures: doubt.HostFigures, labels: Mapping[str, str]) -> Host:
     """An unknown host, with its size where that figure can be right."""
     return Host(
         name=name,
