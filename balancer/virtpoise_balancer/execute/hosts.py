@@ -117,7 +117,7 @@ class Hosts(Protocol):
     def leaving(self, host: str, uuids: Sequence[str]) -> Mapping[str, Bound | None]:
         """By uuid, why libvirt would not let the domain leave the host, whatever the destination, or None.
 
-        Domains of which libvirt reports nothing now are left out.
+        Domains are left out if libvirt reports nothing of them now.
         """
         ...
 
