@@ -78,7 +78,6 @@ class Libvirt:
             devices=frozenset(there.bridges | {"eth0"}),
             networks=frozenset(there.networks),
             pools=frozenset(there.pools),
-            machines=frozenset(there.machines),
             cpus=frozenset(range(there.cpus)),
             nodes=frozenset(range(there.nodes)),
             domains=tuple(

@@ -32,7 +32,7 @@ _URI = re.compile(rf"{_BEFORE_HOST}(?P<host>\[[^\[\]]*\]|[^/?#:\[\]]*){_AFTER_HO
 
 
 class NotAHost(ValueError):
-    """This is no name of a host; the message says what was expected."""
+    """A text that is no name of a host; the message has what was expected."""
 
 
 def checked(name: str) -> str:

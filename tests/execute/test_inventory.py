@@ -1,4 +1,4 @@
-"""What hosts say is looked at beside the cycles: once, again after a while, and when something has come to them."""
+"""What hosts report is read beside the cycles: once, again after a while, and when something has come to them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from builders import FakeClock
 from virtpoise_balancer.errors import LibvirtError, StoreError
@@ -46,7 +47,7 @@ class Said:
     asked: list[tuple[str, str]] = field(default_factory=list)
     lacking: set[tuple[str, str]] = field(default_factory=set)  # host and CPU
     bound: dict[str, Bound] = field(default_factory=dict)
-    wordless: set[str] = field(default_factory=set)  # domains of which libvirt says nothing
+    wordless: set[str] = field(default_factory=set)  # libvirt reports nothing of these domains
     leaves: list[str] = field(default_factory=list)  # domains that were asked about
 
     def facts(self, host: str) -> HostFacts:
@@ -311,3 +312,12 @@ def test_a_host_with_a_busy_domain_is_looked_at_again_soon() -> None:
     scene.clock.at += 60
     assert scene.keep_up(h1=("a",)) == ["h1"]
     assert scene.inventory.facts(("h1",)).holds == {}
+
+
+def test_a_host_that_cannot_be_read_is_told_of_once() -> None:
+    scene = Scene(Said({"h1": facts(guest("u1"))}, refused={"h1"}))
+    with capture_logs() as told:
+        for _ in range(3):
+            scene.keep_up(h1=("u1",))
+            scene.clock.at += 301
+    assert [one["log_level"] for one in told] == ["warning", "debug", "debug"]

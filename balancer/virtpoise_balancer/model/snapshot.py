@@ -15,6 +15,8 @@ from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, R
 
 
 class HostState(StrEnum):
+    """What is done with a host."""
+
     ACTIVE = "active"
     DRAINING = "draining"
     STANDBY = "standby"
@@ -23,6 +25,8 @@ class HostState(StrEnum):
 
 
 class DomainState(StrEnum):
+    """What a domain does, as libvirt reports it."""
+
     RUNNING = "running"
     PAUSED = "paused"
     SHUTOFF = "shutoff"
@@ -225,7 +229,7 @@ class Domain:
 
     @property
     def used_cores(self) -> float | None:
-        """``cpu_cores`` where it is known: not of a paused domain, which may be one whose figures are missing."""
+        """The cores that it uses, None of a paused domain, whose figures may only be missing."""
         return None if self.state is DomainState.PAUSED else self.cpu_cores
 
     @property
@@ -235,7 +239,7 @@ class Domain:
 
     @property
     def promised_bytes(self) -> int | None:
-        """The ordinary memory that it may come to use without a word to its host: that of its maximum.
+        """The ordinary memory that it may come to use without its host being asked: that of its maximum.
 
         None where neither its memory nor its maximum is known.
         """

@@ -29,7 +29,7 @@ def prepare() -> None:
     threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
 
 
-class Connection:
+class LibvirtConnection:
     """Opened when it is needed, and kept until another host is asked or it dies.
 
     A worker makes one call at a time, so no connection is ever closed with a call under way.

@@ -9,7 +9,7 @@ from typing import Any
 import libvirt
 
 from virtpoise_balancer.execute.transfer import Throttle, Transfer
-from virtpoise_balancer.execute.worker.connection import Connection
+from virtpoise_balancer.execute.worker.connection import LibvirtConnection
 from virtpoise_balancer.execute.worker.domains import resume
 
 FLAGS = (
@@ -57,7 +57,7 @@ def migrate(
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = bandwidth_mib_per_second
     if address is not None:
         parameters[libvirt.VIR_MIGRATE_PARAM_URI] = address
-    there = Connection()
+    there = LibvirtConnection()
     arrived: list[float] = []
 
     moving = connection.lookupByUUIDString(uuid)
