@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, first_ones
 from virtpoise_balancer.model import InconsistentSnapshot, Plan, Snapshot, check_consistent
 from virtpoise_balancer.visible import visible
 
@@ -30,10 +30,9 @@ _SNAPSHOT = TypeAdapter(Snapshot)
 _PLAN = TypeAdapter(Plan)
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first problem of a validation in one line; how many more there are, if any."""
-    first, *others = problems(error)
-    return first if not others else f"{first} (and {len(others)} more)"
+def in_one_line(error: ValidationError) -> str:
+    """The problems of a validation, the first 20 of them by name, in one line."""
+    return "; ".join(first_ones(problems(error)))
 
 
 def problems(error: ValidationError) -> list[str]:
@@ -97,7 +96,7 @@ def read_plan(text: str | bytes, source: str) -> Plan:
     try:
         return _PLAN.validate_json(text)
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise BadInput(f"{source}: {in_one_line(error)}") from None
 
 
 def write_plan(plan: Plan) -> str:

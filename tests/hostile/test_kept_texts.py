@@ -23,7 +23,7 @@ from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.knowledge.leader import FileLock
 from virtpoise_balancer.knowledge.records import Changes, Look
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import MigrationOutcome, Result
+from virtpoise_balancer.model import MigrationOutcome, Policy, Result
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.plan import plan
 from virtpoise_lab.postgresql import Server
@@ -78,9 +78,7 @@ def test_any_name_can_be_written_and_read_again(store: Store, name: str, kept: s
 @pytest.mark.parametrize("name", ["\0", "\ud800"])
 def test_an_order_for_a_host_that_no_database_can_name_is_refused_as_any_other(store: Store, name: str) -> None:
     seen = group(host("h1", 0.2))
-    orders = Orders(
-        store=store, look=lambda: seen, mode=lambda: "recommend", carry_out=lambda _: plan(seen, thesis_policy())
-    )
+    orders = Orders(store=store, look=lambda: seen, mode=lambda: "recommend", carry_out=lambda _: plan(seen, Policy()))
     for order in (orders.drain, orders.undrain):
         with pytest.raises(NotKnown):
             order(name, By(who=name, origin=name))

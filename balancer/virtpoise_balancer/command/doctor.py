@@ -270,7 +270,7 @@ def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -
 
 
 def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
-    """``answer``: the host's answer, or why there is none."""
+    """Whether the host's libvirt can be used. ``answer``: its answer, or why there is none."""
     if isinstance(answer, str):
         return Finding(
             subject=f"libvirt of {name}",

@@ -67,7 +67,7 @@ def read_values(path: Path, expected: str) -> tuple[dict[Any, Any], list[str]]:
 
 
 def parse_values(text: str, source: str, expected: str) -> tuple[dict[Any, Any], list[str]]:
-    """The same of a text. ``source``: names it in a BadInput."""
+    """The values of a text, and what is wrong with them. ``source``: names the text in a BadInput."""
     try:
         values, mistakes = _yaml(text)
     except _Endless as error:

@@ -1,5 +1,5 @@
-"""Domains that Prometheus shows on more than one host, whoever put them there: their hosts' own libvirt is asked, and
-its word counts.
+"""Domains that Prometheus shows on more than one host, whoever put them there. Their hosts' own libvirt is
+asked, and its answer counts.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _MOST_SILENT = 3
 
 @dataclass(slots=True)
 class Copies:
-    """``hosts``: as configured now. Everything is keyed by the domain's uuid.
+    """Finds out where domains really run that Prometheus shows on several hosts.
 
-    Exporters say what is seen twice, and a hostile one may say it of any domain. So few questions are asked side by
-    side, and one at a time of each host.
+    ``hosts``: as configured now. Everything is keyed by the domain's uuid. Exporters say what is seen twice, and a
+    hostile one may say it of any domain. So few questions are asked side by side, and one at a time of each host.
     """
 
     hosts: Callable[[], Hosts]

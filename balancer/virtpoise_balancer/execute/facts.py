@@ -49,7 +49,7 @@ def _key(kind: Hardware) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareVerdict:
-    """libvirt's word on whether a host has a kind of hardware; None where it gives none."""
+    """Whether a host has a kind of hardware, as libvirt reports it; None where it does not."""
 
     machine: bool | None = None
     cpu: bool | None = None
@@ -57,7 +57,7 @@ class HardwareVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """Why libvirt migrates a domain nowhere now. ``kind``: a value of model's Holder."""
+    """Why libvirt refuses to migrate a domain now, whatever the destination. ``kind``: a value of model's Holder."""
 
     kind: str
     why: str
@@ -94,7 +94,9 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor *
+    """What a host's libvirt reports of the host.
+
+    ``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor *
     10^3 + release).
 
     ``uuid``: by which libvirt tells hosts apart; ``networks`` and ``pools`` are the active ones; ``secrets`` by uuid

@@ -14,7 +14,7 @@ from virtpoise_balancer.model import Facts, Hold, Holder, Need, Requirement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRecord:
-    """What a host's libvirt said when it was last looked at.
+    """What a host's libvirt reported at the last look.
 
     ``at``: when that was (Unix seconds). ``verdicts``: by the key of each kind of hardware that it was asked about.
     ``words``: by uuid of a domain whether it may leave, as ``Hosts.leaving`` has it.
@@ -31,7 +31,7 @@ class HostRecord:
         return any(one.kind == Holder.JOB for domain in self.facts.domains for one in self.bound(domain))
 
     def bound(self, domain: Needs) -> tuple[Bound, ...]:
-        """What keeps a domain of the host where it is: by libvirt's own word, else by its description."""
+        """What keeps a domain of the host where it is: as libvirt reports it, else by its description."""
         if domain.unread or domain.uuid not in self.words:
             return domain.bound
         word = self.words[domain.uuid]

@@ -66,7 +66,9 @@ class _Called:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtHosts:
-    """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts.
+    """Hosts as their libvirt daemons see them, asked in worker processes.
+
+    ``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts.
 
     ``address_of``: its address on the network of migrations, or None where it names one itself. ``transfer``: how
     domains are migrated.

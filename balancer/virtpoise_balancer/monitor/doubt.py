@@ -196,7 +196,7 @@ def targets_by_host(
 
 
 def copies_by_host(times: Sequence[Series], at: float, stale_seconds: float) -> dict[str, Unknown]:
-    """Doubt about each host of which one target has several series now: several Prometheus servers scrape it.
+    """Doubt about each host whose target has several series now: several Prometheus servers scrape it.
 
     ``times``: of the newest samples. Figures that add up over series would count such a host twice.
     """

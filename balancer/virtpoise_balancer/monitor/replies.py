@@ -1,7 +1,7 @@
 """Reads the JSON of Prometheus' replies: of an instant query a vector, of a range query a matrix.
 
 Nothing in a reply is trusted. It is first read in the form that it should have. Only where one series departs from that
-is each looked at by itself, which takes several times as long.
+is each read by itself, which takes several times as long.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def _no_answer(reply: _Reply, data: _Vector | _Matrix | _AnyResult, kind: str) -
 
 
 def _one_by_one(content: bytes, kind: str, first: Exception | None = None) -> Read:
-    """The reply whose series are looked at one by one. One with a label that is absurdly long, or that has a NUL, is
-    left out, and warned of. ``first``: why the reply has not the form that it should have.
+    """The reply, each of its series read by itself. One with a label that is absurdly long, or that has a NUL, is left
+    out, with a warning. ``first``: why the reply has not the form that it should have.
     """
     try:
         reply = _ANY.decode(content)

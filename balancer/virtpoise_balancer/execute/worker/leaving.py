@@ -51,7 +51,10 @@ _KINDS = (
 
 
 def leaving(connection: libvirt.virConnect, uuids: Sequence[str]) -> dict[str, Bound | None]:
-    """By uuid, why the domain may not leave this host, or None; one of which libvirt says nothing is left out."""
+    """By uuid, why the domain may not leave this host, or None.
+
+    Where libvirt reports nothing, the domain is left out.
+    """
     found: dict[str, Bound | None] = {}
     for uuid in uuids:
         try:

@@ -127,7 +127,10 @@ def runs_cpu(connection: libvirt.virConnect, cpu: str) -> bool | None:
 
 
 def verdicts(connection: libvirt.virConnect, kinds: Sequence[Mapping[str, Any]]) -> list[HardwareVerdict]:
-    """libvirt's word on whether this host has each of these kinds of hardware. ``kinds``: the fields of Hardware."""
+    """Whether this host has each of these kinds of hardware, as libvirt reports it.
+
+    ``kinds``: the fields of Hardware.
+    """
     return [_verdict(connection, kind) for kind in kinds]
 
 
@@ -187,7 +190,7 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     """The host's network devices, as libvirt's interface driver finds them now; None where it has none.
 
-    Its driver for node devices knows those alone that udev has told it of: without udev it lists no bridge.
+    Its driver for node devices knows only those that udev has reported: without udev it lists no bridge.
     """
     try:
         found = connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)
