@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import libvirt
 
 from virtpoise_balancer.execute.facts import Bound
-from virtpoise_balancer.execute.worker.connection import message
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, message
 from virtpoise_balancer.execute.worker.migration import FLAGS
 
 # A socket of this machine has no other machine's name.
@@ -68,6 +68,8 @@ def leaving(connection: libvirt.virConnect, uuids: Sequence[str]) -> dict[str, B
                 found[uuid] = Bound(kind=_kind(error), why=message(error))
             elif error.get_error_code() in _MAY_LEAVE:
                 found[uuid] = None
+        except UNREADABLE:
+            continue
     return found
 
 
