@@ -18,6 +18,7 @@ import libvirt
 from virtpoise_balancer.execute.facts import HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.worker.connection import message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
+from virtpoise_balancer.execute.worker.storage import pools
 
 _NO_DOMAIN = "<virtpoise-doctor/>"
 # What the source says of that description, once it has reached the destination.
@@ -48,8 +49,8 @@ _MOST_TRIES = 12
 _RETRY_SECONDS = 15.0
 
 
-def facts(connection: libvirt.virConnect) -> HostFacts:
-    """The facts about the host, and what its running domains need."""
+def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
+    """The facts about the host, and what its running domains need. ``copies``: with what it takes to copy disks."""
     capabilities = ET.fromstring(text_of(connection.getCapabilities))  # noqa: S314 - from the host's own libvirt
     cpu = capabilities.find("./host/cpu")
     machines = [name for one in capabilities.iter("machine") for name in (one.text, one.get("canonical")) if name]
@@ -65,12 +66,7 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
         networks=_listed(
             lambda: [text_of(one.name) for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
         ),
-        pools=_listed(
-            lambda: [
-                text_of(one.name)
-                for one in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-            ]
-        ),
+        pools=pools(connection, free=copies),
         secrets=_listed(
             lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), text_of(one.usageID))]
         ),
@@ -82,7 +78,7 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
             for number in numbers(cell.get("id", ""))
         )
         or None,
-        domains=tuple(_needs(running, own)),
+        domains=tuple(_needs(running, own, copies=copies)),
         may_abort=_may_abort(running[0]) if running else None,
     )
 
@@ -195,10 +191,17 @@ def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
         return None
 
 
-def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None) -> Iterator[Needs]:
+def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies: bool) -> Iterator[Needs]:
     for domain in running:
+
+        def sizes(device: str, of: libvirt.virDomain = domain) -> tuple[int, int] | None:
+            with contextlib.suppress(libvirt.libvirtError):
+                capacity, stored, _ = of.blockInfo(device)
+                return capacity, min(stored, capacity)
+            return None
+
         with contextlib.suppress(libvirt.libvirtError):  # it has ended by now
-            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain))
+            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain), sizes if copies else None)
 
 
 def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:
