@@ -26,9 +26,10 @@ _KINDS = {
 
 @dataclass
 class Equipment:
-    """A host. ``level``: of its CPU. ``answers``: whether the balancer reaches its libvirt; ``tells``: whether that says
-    of a domain whether it may leave. ``store``: the file server that is mounted where images are; ``pooled``: whether a
-    storage pool tells what is there.
+    """A host.
+
+    ``level``: of its CPU; ``answers``: the balancer reaches its libvirt; ``tells``: that says of a domain whether it
+    may leave; ``store``: the file server that is mounted where images are; ``pooled``: a storage pool tells of them.
     """
 
     bridges: set[str]
@@ -46,8 +47,10 @@ class Equipment:
 
 @dataclass
 class Guest:
-    """A domain. ``own``: it has its host's own CPU. ``file``: it has a disk by its path. ``held``: what libvirt says when
-    it is to leave, by the kind.
+    """A domain.
+
+    ``own``: it has its host's own CPU; ``file``: it has a disk by its path; ``held``: what libvirt says when it is to
+    leave, by the kind.
     """
 
     host: str
