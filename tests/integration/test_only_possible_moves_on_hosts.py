@@ -120,13 +120,7 @@ def scene(pool: Pools) -> Iterator[Hosts]:
         start(lab, like, "pool", CD.format("volume", "pool='isos' volume='cd.iso'"))
         start(lab, like, "volume", CD.format("volume", "pool='images' volume='cd.iso'"))
         start(lab, like, "file", CD.format("file", f"file='{IMAGE}'"))
-        start(
-            lab,
-            like,
-            "cpu",
-            "",
-            (r"<cpu .*?(/>|</cpu>)" if "<cpu " in like else "<devices>", CPU if "<cpu " in like else f"{CPU}<devices>"),
-        )
+        start(lab, like, "cpu", "", (r"(?s)<cpu .*?</cpu>", CPU))
         start(lab, like, "machine", "", (r"<emulator>.*?</emulator>", f"<emulator>{EMULATOR}</emulator>"))
         start(lab, like, "device", SHARED_MEMORY)
         start(lab, like, "disk", DISK)

@@ -182,10 +182,11 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     """The host's network devices, as libvirt's interface driver finds them now; None where it has none.
 
-    Its driver for node devices knows those alone that udev has told it of: without udev it lists no bridge.
+    A bridge that joins nothing yet is inactive to libvirt, and domains join it all the same. Its driver for node
+    devices knows those alone that udev has told it of: without udev it lists no bridge.
     """
     try:
-        found = connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)
+        found = connection.listAllInterfaces()
         return frozenset(text_of(one.name) for one in found)
     except libvirt.libvirtError:
         return None
