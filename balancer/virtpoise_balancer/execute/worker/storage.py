@@ -21,7 +21,7 @@ _MOST_VOLUMES = 500
 
 
 class StorageError(Exception):
-    """What is asked for is not done. The message is one line."""
+    """A refusal of what was asked for. The message is one line."""
 
 
 def pools(connection: libvirt.virConnect, *, free: bool) -> dict[str, Pool] | None:
