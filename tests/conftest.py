@@ -81,5 +81,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         NETWORKS.leave_own()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of floods: what an honest client got, and the memory that the daemon had, against its unit's limit."""
+    reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    rows = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "flood"]
+    if rows:
+        head = ("daemon", "flood", "answered", "slowest s", "peak MiB", "limit MiB")
+        terminalreporter.section("memory under floods")
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *sorted({tuple(row) for row in rows})):
+            terminalreporter.line("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes | None:
     return Lanes(config, log) if config.getoption("dist") == "loadfile" else None

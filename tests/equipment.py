@@ -87,7 +87,6 @@ class Libvirt:
             devices=frozenset(there.bridges | {"eth0"}),
             networks=frozenset(there.networks),
             pools={name: Pool() for name in there.pools},
-            machines=frozenset(there.machines),
             cpus=frozenset(range(there.cpus)),
             nodes=frozenset(range(there.nodes)),
             domains=tuple(

@@ -35,7 +35,10 @@ _PLAIN = re.compile(rf"({_NAME}):(?!(?i:.*sha256:))([\x21-\x7e]{{{LEAST_LENGTH},
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """``digest``: SHA-256 of the token, hexadecimal; ``plain``: the token, if the file holds it."""
+    """A token of the tokens' file.
+
+    ``digest``: SHA-256 of the token, hexadecimal; ``plain``: the token, if the file holds it.
+    """
 
     owner: str
     role: TokenRole

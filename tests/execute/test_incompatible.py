@@ -407,3 +407,10 @@ def test_which_disks_can_be_copied_and_which_images_have_to_be_there() -> None:
         "/dev/vg/b",
         "images/i",
     }
+
+
+def test_a_domain_that_cannot_be_read_is_held_whatever_libvirt_lets_leave() -> None:
+    bound = (Bound(kind="setting", why="its description cannot be read"),)
+    here = replace(FULL, domains=(Needs(name="a", uuid="1", unread=True, bound=bound), replace(ALL, uuid="2")))
+    found = judge({"h1": HostRecord(at=1.0, facts=here, verdicts=RUNS, words={"1": None, "2": None})})
+    assert found.holds == {"1": (Hold(kind=Holder.SETTING, why="its description cannot be read"),)}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from builders import FakeClock
 from virtpoise_balancer.errors import LibvirtError, StoreError
@@ -384,3 +385,12 @@ def test_what_a_disk_has_stored_by_now_is_no_reason_to_ask_again_whether_its_dom
     said.facts_of["h1"] = facts(replace(guest("a"), copyable=(replace(disk, stored_bytes=2),)))
     scene.inventory.look("h1")
     assert said.leaves == ["a"]
+
+
+def test_a_host_that_cannot_be_read_is_told_of_once() -> None:
+    scene = Scene(Said({"h1": facts(guest("u1"))}, refused={"h1"}))
+    with capture_logs() as told:
+        for _ in range(3):
+            scene.keep_up(h1=("u1",))
+            scene.clock.at += 301
+    assert [one["log_level"] for one in told] == ["warning", "debug", "debug"]

@@ -85,7 +85,7 @@ def test_a_migration_of_others_to_or_from_one_of_the_hosts_is_an_obstacle(world:
     with world.hosts.migration("theirs", "h3", host, None):
         world.advance(5.0)
         assert world.places("theirs") == {"h3": "running", host: "migrating"}
-        assert obstacle(world) == f"{host} takes part in a migration of theirs that is not ours"
+        assert obstacle(world) == f"{host} takes part in a migration of theirs that this balancer did not begin"
         assert world.do(lambda: migrator(world).obstacle(MOVE, {"theirs"})) is None
     world.advance(30.0)
     assert obstacle(world) is None
@@ -97,7 +97,9 @@ def test_what_libvirt_does_not_answer_is_no_error_of_ours(world: World, host: st
     assert request(world).why == "connection closed due to keepalive timeout"
 
 
-@pytest.mark.parametrize(("timeout", "stop", "why"), [(20, False, "longer than 20 s"), (600, True, "told to stop")])
+@pytest.mark.parametrize(
+    ("timeout", "stop", "why"), [(20, False, "longer than 20 s"), (600, True, "the balancer was stopping")]
+)
 def test_a_migration_past_its_bound_is_aborted(world: World, timeout: float, stop: bool, why: str) -> None:
     world.copy_takes(1e6)
     requested = request(world, timeout, stop=stop)

@@ -59,7 +59,10 @@ def test_told_to_stop_it_aborts_what_does_not_end_in_time_and_leaves_cleanly(poo
     assert group.balancer.stop() == 0
     assert places(group, domain) == {"h1": "running"}
     (migration,) = json.loads(group.balancer.run("history", "--output", "json").stdout)
-    assert (migration["result"], migration["why"]) == ("failed", "aborted: told to stop: running on h1, absent on h2")
+    assert (migration["result"], migration["why"]) == (
+        "failed",
+        "aborted: the balancer was stopping: running on h1, absent on h2",
+    )
 
 
 def test_told_to_stop_it_lets_a_migration_end_that_can(pool: Pools) -> None:

@@ -27,8 +27,8 @@ def test_what_an_administrator_does_is_recognised_and_its_hosts_rest(pool: Pools
     here, there = (group.lab.host(name) for name in ("h1", "h2"))
     flags = ["--live", "--p2p", "--persistent", "--undefinesource"]
     subprocess.run(["virsh", "-q", "-c", here.uri, "migrate", *flags, "vm1", there.uri], check=True, timeout=60)
-    status = group.wait("a sentence that says so", lambda now: "not ours" in now["sentence"])
-    assert status["sentence"].endswith("; not ours: vm1 was migrated from h1 to h2")
+    status = group.wait("a sentence that says so", lambda now: "changed by others" in now["sentence"])
+    assert status["sentence"].endswith("; changed by others: vm1 was migrated from h1 to h2")
     stopped = here.connection().lookupByName("vm2")
     stopped.destroy()
     group.wait("the stop", lambda _: ("stopped", "vm2", "h1", None) in others(group.balancer))

@@ -37,7 +37,10 @@ class DuePrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """``verdict``: measured, disturbed or no_data; ``ratio`` and ``error`` (ratio - predicted) only when measured."""
+    """What a prediction is compared with.
+
+    ``verdict``: measured, disturbed or no_data. ``ratio`` and ``error`` (ratio - predicted) only when measured.
+    """
 
     verdict: Literal["measured", "disturbed", "no_data"]
     window: tuple[float, float] | None = None
@@ -47,7 +50,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``value(t) = at_mean + slope * (t - mean)``: a least-squares line, in a form that is exact for Unix times."""
+    """A least-squares line, in a form that is exact for Unix times: ``value(t) = at_mean + slope * (t - mean)``."""
 
     mean: float
     at_mean: float
@@ -78,7 +81,7 @@ def window(due: DuePrediction, settle_seconds: float, window_seconds: float) -> 
 def measure(
     due: DuePrediction, window: tuple[float, float], samples: Sequence[tuple[float, float]], step_seconds: float
 ) -> Measured:
-    """The verdict on a prediction, from the host's readings within the window."""
+    """The verdict on a prediction, from the host's samples within the window."""
     start, end = window
     inside = [(t, ratio) for t, ratio in samples if start <= t <= end]
     if due.disturbed_from is not None and end - start < (_FEWEST_READINGS - 1) * step_seconds:

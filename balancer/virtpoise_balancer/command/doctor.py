@@ -20,6 +20,7 @@ from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, NoStore, VirtpoiseError
 from virtpoise_balancer.execute.facts import HostFacts
+from virtpoise_balancer.execute.incompatible import judge
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.monitor.health import PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
@@ -261,14 +262,15 @@ def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -
         }
         total, done = sum(len(others) for others in pairs.values()), 0
         between = BetweenHosts(hosts=asked, known=known, peer_uri_of=config.libvirt.peer_uri_of)
-        for findings in pool.map(lambda source: between.findings(source, pairs[source]), known):
+        facts = judge(dict(zip(known, pool.map(between.record, known), strict=True)))
+        for findings in pool.map(lambda source: between.findings(source, pairs[source], facts), known):
             done += len(findings)
             told("asks each host for every other", done, total)
             yield from findings
 
 
 def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
-    """``answer``: the host's answer, or why there is none."""
+    """Whether the host's libvirt can be used. ``answer``: its answer, or why there is none."""
     if isinstance(answer, str):
         return Finding(
             subject=f"libvirt of {name}",

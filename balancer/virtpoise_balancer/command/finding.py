@@ -15,7 +15,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line: what was looked at, how it is, and, where something is wrong, what to do."""
+    """One line of a check: its subject, the verdict, and what to do if something is wrong."""
 
     subject: str
     verdict: Severity

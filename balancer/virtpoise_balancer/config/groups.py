@@ -64,7 +64,7 @@ def completed(values: Any) -> Any:
 
 
 def _merged(common: Any, own: Any) -> Any:
-    """``own`` over ``common``, key by key; a list or a plain value replaces the other."""
+    """The configuration of a group: ``own`` over ``common``, key by key; a list or a plain value replaces the other."""
     if not isinstance(common, Mapping) or not isinstance(own, Mapping):
         return own
     return {**common, **{key: _merged(common.get(key), value) for key, value in own.items()}}

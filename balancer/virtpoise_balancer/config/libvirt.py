@@ -41,7 +41,7 @@ class Libvirt(Section):
 
     @property
     def only_recommends(self) -> str | None:
-        """Why no move may be made without a person's word, or None."""
+        """Why no move may be made without a person's approval, or None."""
         return None if self.names_hosts else f"libvirt.pattern: {_WHICH_HOSTS}"
 
     def admission(self) -> Callable[[str], bool]:

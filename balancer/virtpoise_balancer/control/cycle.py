@@ -38,7 +38,7 @@ from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTime
 from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
-# How often a plan is made anew in a cycle, since hosts would refuse some of its moves, and for how long.
+# How often a cycle plans again since hosts would refuse some moves, and for how long.
 _MOST_PLANS = 10
 _MOST_ASKING_SECONDS = 5.0
 # Why a move that waits is withdrawn, for the journal.
@@ -51,8 +51,8 @@ class Report:
 
     ``observation``: with all that is remembered put into its snapshot. ``predictions``: those without a verdict.
     ``unsettled``: domains that keep all action off their hosts. ``standing``: whether plans are carried out without a
-    person's word. ``others``: changes that this cycle saw and that are not ours. ``broken``: rows of the store that
-    were left out.
+    person's approval. ``others``: changes by others that this cycle saw. ``broken``: rows of the store that were left
+    out.
     """
 
     result: CycleResult
@@ -224,7 +224,7 @@ class Cycle:
         return why_not_now(situation, move, ordered=ordered)
 
     def _recall(self, now: float, hosts: Collection[str]) -> Memory:
-        """``hosts``: those that the group has now."""
+        """What the store remembers, the libvirts' facts included. ``hosts``: those that the group has now."""
         memory = recall(self.store, self.policy, self.observer.sample_times, now, hosts)
         return replace(memory, facts=self.possible.facts(hosts))
 

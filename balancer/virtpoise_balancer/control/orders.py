@@ -49,7 +49,7 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 class Orders:
     """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the
     plan; ``on_order``: called after each order is journalled; ``policy``: as it is now; ``only_recommends``: why no
-    move may be made without a person's word, or None.
+    move may be made without a person's approval, or None.
 
     Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then
     nothing was changed.

@@ -12,8 +12,9 @@ from virtpoise_balancer.plan.subset import choice, part
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """``plan``: as it is made now. ``missing``: moves of the stored plan that are not in it; ``added``: those only in
-    it.
+    """A stored plan made again.
+
+    ``plan``: as it is made now. ``missing``: moves of the stored plan that are not in it; ``added``: those only in it.
 
     ``made_by`` and ``replayed_by``: versions of virtpoise, which may explain a difference.
     """

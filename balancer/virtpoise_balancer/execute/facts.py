@@ -54,7 +54,7 @@ def _key(kind: Hardware) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareVerdict:
-    """libvirt's word on whether a host has a kind of hardware; None where it gives none."""
+    """Whether a host has a kind of hardware, as libvirt reports it; None where it does not."""
 
     machine: bool | None = None
     cpu: bool | None = None
@@ -62,10 +62,10 @@ class HardwareVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """Why libvirt migrates a domain nowhere now. ``kind``: a value of model's Holder.
+    """Why libvirt refuses to migrate a domain now, whatever the destination. ``kind``: a value of model's Holder.
 
-    ``cured_by``: the disks, by their devices in the guest, that libvirt would have copied along with the domain, and it
-    would then migrate it; empty where that helps nothing or was not asked.
+    ``cured_by``: the disks, by their devices in the guest, with a copy of which libvirt would migrate it; empty where
+    that helps nothing or was not asked.
     """
 
     kind: str
@@ -130,13 +130,12 @@ class Needs:
     no image files, so that QEMU does not lock them against other hosts, and that no lease protects, by their devices in
     the guest. ``devices``: of the host's network, bridges not included; ``filters``: libvirt's network filters.
     ``cpus``, ``nodes``: CPUs and NUMA nodes of the host that it is bound to, by their numbers. ``bound``: what keeps it
-    where it is.
+    where it is. ``unread``: its description could not be read, so the rest is not known.
     """
 
     name: str
     uuid: str = ""
     hardware: Hardware | None = None
-    machine: str | None = None  # its machine type, as QEMU names it
     disks: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     copyable: tuple[CopyableDisk, ...] = ()
@@ -150,17 +149,20 @@ class Needs:
     cpus: tuple[int, ...] = ()
     nodes: tuple[int, ...] = ()
     bound: tuple[Bound, ...] = ()
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor *
+    """What a host's libvirt reports of the host.
+
+    ``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor *
     10^3 + release).
 
-    ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their
-    short names; ``networks`` and ``pools`` (by name) are the active ones; ``secrets`` by uuid and usage; all None where
-    libvirt does not list them now. ``cpus``: those online; ``nodes``: of NUMA. ``may_abort``: whether libvirt's access
-    control lets the account that asks abort a migration, None where no domain runs or it cannot be found out.
+    ``uuid``: by which libvirt tells hosts apart; ``networks`` and ``pools`` (by name) are the active ones; ``secrets``
+    by uuid and usage; all None where libvirt does not list them now. ``cpus``: those online; ``nodes``: of NUMA.
+    ``may_abort``: whether libvirt's access control lets the account that asks abort a migration, None where no domain
+    runs or it is not found out.
     """
 
     libvirt_version: int
@@ -168,7 +170,6 @@ class HostFacts:
     cpu: str | None
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
     uuid: str | None = None
-    machines: frozenset[str] = frozenset()
     networks: frozenset[str] | None = frozenset()
     filters: frozenset[str] | None = frozenset()
     pools: Mapping[str, Pool] | None = field(default_factory=dict)

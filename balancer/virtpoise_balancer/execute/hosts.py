@@ -34,8 +34,9 @@ class RunningMigration(Protocol):
 
     @property
     def waited_seconds(self) -> float | None:
-        """For how long the domain waited on its destination to be started there, once it has ended; None where that was
-        not seen.
+        """The seconds that the domain waited on its destination to be started there, once the migration has ended.
+
+        None where that was not seen.
         """
         ...
 
@@ -123,10 +124,10 @@ class Hosts(Protocol):
     def leaving(
         self, host: str, uuids: Sequence[str], copyable: Mapping[str, Sequence[str]]
     ) -> Mapping[str, Bound | None]:
-        """libvirt's word on whether it would let each of the domains leave the host, whatever their destination: why
-        not, or None. What it does not say now is left out.
+        """By uuid, why libvirt would not let the domain leave the host, whatever the destination, or None.
 
-        ``copyable``: by uuid, the devices of the disks that may be copied with it.
+        Domains of which libvirt reports nothing now are left out. ``copyable``: by uuid, the devices of the disks that
+        may be copied with it.
         """
         ...
 
@@ -146,7 +147,7 @@ class Hosts(Protocol):
         ...
 
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
-        """libvirt's word on whether the host has each of these kinds of hardware."""
+        """Whether the host has each of these kinds of hardware, as its libvirt reports it."""
         ...
 
     def reaches(self, host: str, destination: str) -> str | None:

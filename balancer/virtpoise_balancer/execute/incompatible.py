@@ -16,7 +16,7 @@ from virtpoise_balancer.model import DiskCopy, Facts, Hold, Holder, Need, Requir
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRecord:
-    """What a host's libvirt said when it was last looked at.
+    """What a host's libvirt reported at the last look.
 
     ``at``: when that was (Unix seconds). ``verdicts``: by the key of each kind of hardware that it was asked about.
     ``words``: by uuid of a domain whether it may leave, as ``Hosts.leaving`` has it. ``images``: whether it has those
@@ -35,8 +35,8 @@ class HostRecord:
         return any(one.kind == Holder.JOB for domain in self.facts.domains for one in self.bound(domain))
 
     def bound(self, domain: Needs) -> tuple[Bound, ...]:
-        """What keeps a domain of the host where it is: by libvirt's own word, else by its description."""
-        if domain.uuid not in self.words:
+        """What keeps a domain of the host where it is: as libvirt reports it, else by its description."""
+        if domain.unread or domain.uuid not in self.words:
             return domain.bound
         word = self.words[domain.uuid]
         return () if word is None else (word,)
@@ -51,9 +51,9 @@ _T = TypeVar("_T")
 _Lacks = Callable[[HostRecord], bool | None]
 
 
-def kinds_of(records: Iterable[HostRecord]) -> dict[str, Hardware]:
+def kinds_of(hosts: Iterable[HostFacts]) -> dict[str, Hardware]:
     """The kinds of hardware that the hosts' domains have, by their keys."""
-    every = (domain.hardware for record in records for domain in record.facts.domains)
+    every = (domain.hardware for facts in hosts for domain in facts.domains)
     return {kind.key: kind for kind in every if kind is not None}
 
 

@@ -1,4 +1,4 @@
-"""What the hosts' libvirt daemons say of hosts and domains, looked at beside the cycles and remembered.
+"""What the hosts' libvirt daemons report of hosts and domains, read beside the cycles and remembered.
 
 A look at a host reads the live descriptions of its domains. It is made when the host is new, when a domain has come to
 it, and once in an hour; each kind of hardware is asked about once for each host (docs/decisions/0047).
@@ -31,7 +31,7 @@ _AGAIN_SECONDS = 3600.0
 _AFTER_FAILURE_SECONDS = 300.0
 # How long after a look a domain that it did not show has the host looked at again.
 _NEWCOMER_SECONDS = 30.0
-# After which time a host whose domain is busy with a job is looked at again.
+# After which time a host whose domain is busy with a job is read again.
 _BUSY_SECONDS = 60.0
 # Before a move: how old what its hosts said may be where moves are made and where they are recommended, for how long
 # they are waited for in all, and how many are asked side by side.
@@ -51,7 +51,7 @@ def facts_of(documents: Mapping[str, str]) -> Facts:
 
 
 def _unpack(documents: Mapping[str, str]) -> dict[str, HostRecord]:
-    """One that cannot be read, such as that of another version, is left out: the host is looked at again."""
+    """The records in the documents, by host. One that cannot be read, such as that of another version, is left out."""
     records = {}
     for host, document in documents.items():
         try:
@@ -63,7 +63,9 @@ def _unpack(documents: Mapping[str, str]) -> dict[str, HostRecord]:
 
 @dataclass(slots=True)
 class Inventory:
-    """``remember`` takes a host and a document; ``recall`` gives the documents of all hosts. Both may raise
+    """Keeps what the hosts' libvirt daemons report.
+
+    ``remember`` takes a host and a document; ``recall`` gives the documents of all hosts. Both may raise
     VirtpoiseError: then only this process knows.
     """
 
@@ -79,7 +81,7 @@ class Inventory:
     _queue: dict[str, None] = field(default_factory=dict)  # hosts to be looked at, in order
     _lanes: int = 0
     _recalled: dict[str, str] | None = None  # documents of hosts that were not in the group yet
-    _facts: Facts | None = None  # None: to be judged anew
+    _facts: Facts | None = None  # None: to be judged again
     _kinds: dict[str, Hardware] = field(default_factory=dict)  # of all domains, by key; each is kept once
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -94,7 +96,7 @@ class Inventory:
             return self._facts
 
     def keep_up(self, seen: Mapping[str, Collection[str]]) -> None:
-        """Have looked at, beside the caller, what is not known. ``seen``: by host that answers, the uuids of its
+        """Read what is not known yet, in threads of its own. ``seen``: by host that answers, the uuids of its
         running domains.
         """
         with self._lock:
@@ -110,7 +112,7 @@ class Inventory:
             self.threads.start(self._drain, "look at hosts")
 
     def doubt(self) -> None:
-        """Have all hosts looked at again from the next ``keep_up`` on."""
+        """Let the next ``keep_up`` and later ones read all hosts again."""
         with self._lock:
             self._asked_at.clear()
             self._failed.clear()
@@ -158,7 +160,7 @@ class Inventory:
         hosts = self.hosts()
         facts = self._shared(hosts.facts(host))
         before, kinds = self._records.get(host), self._known_kinds()
-        # A host that has become another one, by an upgrade or by its firmware, is asked anew.
+        # A host that has become another one, by an upgrade or by its firmware, is asked again.
         same = before is not None and _is_same(before, facts)
         known = {key: one for key, one in before.verdicts.items() if key in kinds} if before and same else {}
         words = {uuid: word for uuid, word in _still_said(before, facts).items() if uuid not in doubted}
@@ -222,7 +224,7 @@ class Inventory:
     def _verdicts(
         self, host: str, kinds: Mapping[str, Hardware], known: Mapping[str, HardwareVerdict]
     ) -> dict[str, HardwareVerdict]:
-        """The host's word on those of the kinds that are not known, by key."""
+        """What the host reports on those of the kinds that are not known, by key."""
         asked = sorted(kinds.keys() - known.keys())
         answers = self.hosts().verdicts(host, [kinds[key] for key in asked]) if asked else ()
         return dict(zip(asked, answers, strict=True))
@@ -281,9 +283,10 @@ class Inventory:
             ask(host)
             failed = False
         except LibvirtError as error:
-            log.debug("a host's facts are not known", host=host, why=str(error))
+            tell = log.debug if host in self._failed else log.warning  # once: until then moves may be planned in vain
+            tell("a host's facts are not known", host=host, why=str(error))
         except Exception:
-            log.exception("a host's facts are not known for an unforeseen reason", host=host)
+            log.exception("a host's facts could not be read", host=host)
         with self._lock:
             self._asked_at[host] = self.clock.monotonic()
             (self._failed.add if failed else self._failed.discard)(host)
@@ -354,6 +357,5 @@ def _still_said(before: HostRecord | None, facts: HostFacts) -> dict[str, Bound 
 
 def _is_same(before: HostRecord, facts: HostFacts) -> bool:
     return all(
-        getattr(before.facts, name) == getattr(facts, name)
-        for name in ("libvirt_version", "hypervisor_version", "cpu", "machines")
+        getattr(before.facts, name) == getattr(facts, name) for name in ("libvirt_version", "hypervisor_version", "cpu")
     )

@@ -16,7 +16,7 @@ from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Worker, Workers
 from virtpoise_balancer.hosts import in_uri
-from virtpoise_balancer.model import DiskCopy, Progress
+from virtpoise_balancer.model import MOST_BYTES, DiskCopy, Progress
 
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
 _ANSWER_SECONDS = 30.0
@@ -67,7 +67,9 @@ class _Called:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtHosts:
-    """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts.
+    """Hosts as their libvirt daemons see them, asked in worker processes.
+
+    ``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts.
 
     ``address_of``: its address on the network of migrations, or None where it names one itself. ``transfer``: how
     domains are migrated; ``copies``: whether disks may be copied with them.
@@ -216,5 +218,6 @@ class LibvirtHosts:
 
 
 def _number(job: _Job, key: str) -> int | None:
+    """None also for a number that no migration comes near, and no database keeps."""
     value = job.get(key)
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value <= MOST_BYTES else None

@@ -36,7 +36,7 @@ _MIB = 1 << 20
 _MOST_SHOWN = 100  # characters of a name
 
 # When a migration's job may begin, from when the journal has it. The last looks lie between, and hosts may be slow to
-# answer these. libvirt's clock is not ours.
+# answer these. libvirt's clock is not this machine's.
 _JOB_LATE_SECONDS = 120.0
 
 Watch = Callable[[Progress], None]
@@ -103,7 +103,7 @@ class Migrator:
         for host, found in between.items():
             for uuid, name in found:
                 if uuid not in ours:
-                    return f"{host} takes part in a migration of {visible(name[:_MOST_SHOWN])} that is not ours"
+                    return f"{host} takes part in a migration of {visible(name[:_MOST_SHOWN])} that this balancer did not begin"
         return None
 
     def measure(self, move: Move, beside: int) -> WriteRate:
@@ -125,7 +125,9 @@ class Migrator:
         figures = (
             f"it writes {written / _MIB:.0f} MiB/s to its memory, and at most {min(known) / _MIB:.0f} MiB/s are copied"
         )
-        log.info("looked how fast a domain writes", domain=move.domain, found=found.value, figures=figures)
+        log.info(
+            "measured how fast a domain writes to its memory", domain=move.domain, found=found.value, figures=figures
+        )
         why = f"it would not converge: {figures}" if found is Feasibility.NOT else None
         return WriteRate(dirty_bytes_per_second=written, why=why)
 
@@ -191,7 +193,7 @@ class Migrator:
     ) -> None:
         """Watch a migration that no request of this process waits for, with the bounds that ``request`` has.
 
-        Returns when its job has ended or is not ours, when ``goes_on`` is False, or when it was to be aborted and does
+        Returns when its job has ended or is another's, when ``goes_on`` is False, or when it was to be aborted and does
         not end. ``note``: takes why it is aborted, before it is.
         """
         move, began = entry.move, entry.began or self.clock.now()
@@ -238,7 +240,7 @@ class Migrator:
             if stop_at is None and stop.is_set():
                 stop_at = now + self.stop_grace_seconds
             if stop_at is not None and now >= stop_at:
-                return "told to stop", Cause.STOPPED
+                return "the balancer was stopping", Cause.STOPPED
             bandwidth = self._limited(move, bandwidth)
         return None
 
@@ -266,7 +268,7 @@ class Migrator:
         """Whether the job is that of a migration that was journalled as begun at ``began`` (Unix seconds): a person's
         job is not to be aborted.
 
-        One that seems older is ours as well: the domain had no job when it was asked for, so the clock has been set
+        One that seems older is the same: the domain had no job when it was asked for, so the clock has been set
         back since.
         """
         return self.clock.now() - progress.elapsed_seconds <= began + _JOB_LATE_SECONDS

@@ -90,7 +90,7 @@ _NOT_SEEN = Requested(why="the end of the migration was not seen", answered=Fals
 
 @dataclass(slots=True)
 class Reconciler:
-    """``hosts``: as configured now. ``on_end``: called after an end was written."""
+    """Finds out how migrations ended, from the hosts alone, and writes it. ``on_end``: called after that."""
 
     hosts: Callable[[], Hosts]
     journal: Journal
@@ -257,7 +257,7 @@ class Reconciler:
         except LibvirtError as error:
             text = f"{text}: {error}"
         else:
-            log.info("a domain was started where it had arrived", domain=move.domain, host=move.destination)
+            log.info("a domain was started on its destination", domain=move.domain, host=move.destination)
             self._started.add(entry.id)
             found = self._ask(entry)
             if not isinstance(found, Arrived):
@@ -293,7 +293,7 @@ class Reconciler:
         return found
 
     def _secured(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
-        """With what distinguishes the copies. Suspends the one that is proven to be stale: its disks are at stake."""
+        """What was found, with what distinguishes the copies. Suspends the stale one: its disks are at stake."""
         hosts, move = self.hosts(), entry.move
         copies = described(hosts, found.hosts, move.uuid)
         stale = stale_copy(entry, found.running, started=self._was_started(entry))

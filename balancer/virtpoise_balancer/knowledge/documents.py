@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.analyse.others import Sighting, Sightings
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.formats import first_problem, read_plan, write_plan
+from virtpoise_balancer.formats import in_one_line, read_plan, write_plan
 from virtpoise_balancer.knowledge.records import Inputs
 from virtpoise_balancer.model import InconsistentSnapshot, Plan, check_consistent
 from virtpoise_balancer.rules.check import rule_problems
@@ -55,7 +55,7 @@ def unpack_inputs(packed: Any, source: str) -> Inputs:
         for problem in rule_problems(inputs.policy):
             raise BadInput(f"{source}: policy.{problem}")
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise BadInput(f"{source}: {in_one_line(error)}") from None
     except InconsistentSnapshot as error:
         raise BadInput(f"{source}: {error}") from None
     return inputs
@@ -80,7 +80,7 @@ def unpack_sightings(packed: Any, at: float, source: str) -> Sightings:
     try:
         look = _LOOK.validate_json(_unpack(packed, source))
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise BadInput(f"{source}: {in_one_line(error)}") from None
     domains = {
         uuid: Sighting(name=name, host=host, seen=seen, missing_since=missing)
         for uuid, (name, host, seen, missing) in look.domains.items()

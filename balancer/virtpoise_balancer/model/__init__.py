@@ -43,7 +43,7 @@ from virtpoise_balancer.model.policy import (
     Weights,
     policy_problems,
 )
-from virtpoise_balancer.model.samples import SampleTimes
+from virtpoise_balancer.model.samples import SampleTimes, count_samples
 from virtpoise_balancer.model.snapshot import (
     NO_FIGURES,
     Domain,
@@ -152,6 +152,7 @@ __all__ = [
     "Weights",
     "Written",
     "check_consistent",
+    "count_samples",
     "not_copied",
     "policy_problems",
 ]

@@ -84,7 +84,10 @@ class Facts:
 
     def forbid(self, uuid: str, destination: str, copies: Collection[DiskCopy] = ()) -> bool:
         """Whether libvirt would refuse to migrate the domain to the host, with these disks copied."""
+        lost = not_copied(self.copies.get(uuid, ()), copies)
+        return bool(lost or self.holds.get(uuid) or self.missing(uuid, destination))
+
+    def missing(self, uuid: str, destination: str) -> tuple[Requirement, ...]:
+        """What the domain needs of the host, and the host lacks."""
         lacks = self.lacks.get(destination, ())
-        if not_copied(self.copies.get(uuid, ()), copies):
-            return True
-        return bool(self.holds.get(uuid)) or any(one in lacks for one in self.requires.get(uuid, ()))
+        return tuple(one for one in self.requires.get(uuid, ()) if one in lacks)

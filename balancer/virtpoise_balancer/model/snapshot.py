@@ -241,7 +241,7 @@ class Domain:
 
     @property
     def promised_bytes(self) -> int | None:
-        """The ordinary memory that it may come to use without a word to its host: that of its maximum.
+        """The ordinary memory that it may come to use without its host being asked: that of its maximum.
 
         None where neither its memory nor its maximum is known.
         """

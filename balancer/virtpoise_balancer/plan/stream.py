@@ -45,8 +45,8 @@ Ends = tuple[str, str]
 
 
 def limits_of(policy: Policy) -> Limits:
-    """How many migrations may be under way at once. The thesis makes one after another."""
-    return Limits(total=1) if policy.strategy == "thesis" else policy.limits
+    """How many migrations may be under way at once."""
+    return Limits(total=1) if policy.traits.one_at_a_time else policy.limits
 
 
 def hopeless(items: Iterable[Item]) -> dict[int, Move]:
@@ -125,7 +125,7 @@ def full(commitments: Collection[Commitment], limits: Limits) -> frozenset[str]:
 
 
 def replaceable(commitments: Collection[Commitment], limits: Limits) -> Mapping[str, tuple[Commitment, ...]]:
-    """By source, its waiting moves, where one of them waits for its turn at a destination and all may be planned anew.
+    """By source, its waiting moves, where one of them waits for its turn at a destination and all may be planned again.
 
     They may not while anything else is on its way from or to the source, or where another waiting move may make room
     for them.

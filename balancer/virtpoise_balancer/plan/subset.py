@@ -31,7 +31,7 @@ def needs(plan: Plan, wanted: Set[Choice]) -> str | None:
 
 
 def part(plan: Plan, wanted: Set[Choice], snapshot: Snapshot, policy: Policy) -> Plan:
-    """The plan with the wanted moves alone, each predicted without the others.
+    """The plan reduced to the wanted moves, predicted as if the other moves were not made.
 
     A host whose moves are not all wanted is not attempted, so it earns no penalty. ``snapshot``, ``policy``: what the
     plan was made of.

@@ -33,13 +33,13 @@ def others_changed(changes: Sequence[OthersChange]) -> None:
     """Log what others did; of many starts and stops only the number."""
     for one in changes[:_MOST_LINES]:
         log.info(
-            f"not ours: a domain was {one.kind.value}",
+            f"changed by others: a domain was {one.kind.value}",
             domain=one.domain,
             source=one.source,
             destination=one.destination,
         )
     if len(changes) > _MOST_LINES:
-        log.info("not ours: there were further changes", changes=len(changes) - _MOST_LINES)
+        log.info("changed by others: there were further changes", changes=len(changes) - _MOST_LINES)
 
 
 def ordered(action: Action) -> None:

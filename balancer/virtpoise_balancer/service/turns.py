@@ -42,7 +42,7 @@ def first_state(config: Config, *, leader: bool = False) -> State:
 def state_after(
     report: Report, config: Config, now: float, *, before: State, leads: bool, heard: Mapping[str, Heard]
 ) -> State:
-    """What is shown once a cycle has ended. ``before``: what was shown until now. ``heard``: as of State."""
+    """The state to be published once a cycle has ended. ``before``: the state so far. ``heard``: as in State."""
     return replace(
         first_state(config, leader=leads),
         cycle_at=now,

@@ -32,7 +32,9 @@ _WORST_HOURS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstHour:
-    """``start``: Unix seconds. ``minutes``: of hosts over a threshold without the balancer. ``hosts``: the worst ones.
+    """The hour of a backtest with the most overload.
+
+    ``start``: Unix seconds. ``minutes``: of hosts over a threshold without the balancer. ``hosts``: the worst ones.
 
     ``loads``: by course, the CPU load of these hosts (hosts x steps), with the least demand.
     """

@@ -24,7 +24,7 @@ from virtpoise_balancer.simulate.script import Demand, Fleet, Order
 from virtpoise_balancer.simulate.world import World, names
 
 _MIB = 1 << 20
-# How often the store forgets, in cycles, and how much it keeps of plans: nobody makes them again.
+# How often the store forgets, in cycles, and how much it keeps of plans, which are not made again.
 _FORGET_EVERY = 100
 _KEEP_BYTES = 4 * _MIB
 _T = TypeVar("_T")

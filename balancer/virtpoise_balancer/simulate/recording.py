@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.formats import first_problem
+from virtpoise_balancer.formats import in_one_line
 from virtpoise_balancer.monitor.history import Part, PastGroup
 from virtpoise_balancer.simulate.contention import on_hosts
 from virtpoise_balancer.simulate.script import Demand, Fleet
@@ -92,7 +92,7 @@ class RecordingFile:
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be read: {error.strerror}") from None
         except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
-            why = first_problem(error) if isinstance(error, ValidationError) else "it is damaged, or something else"
+            why = in_one_line(error) if isinstance(error, ValidationError) else "it is damaged, or something else"
             raise BadInput(f"{self.path}: expected a recording ({_FORMAT}): {why}") from None
 
     def parts(self) -> Iterator[Part]:
@@ -134,7 +134,10 @@ def _part(packed: bytes, inventory: PastGroup) -> Part:
 
 
 def fleet_of(inventory: PastGroup, *, hidden: bool) -> Fleet:
-    """``hidden``: domains want what they ran and waited for, and lose what they do not get."""
+    """The recorded hosts and domains as a fleet to simulate.
+
+    ``hidden``: domains want what they ran and waited for, and lose what they do not get.
+    """
     hosts, domains = inventory.hosts, inventory.domains
     return Fleet(
         host_names=tuple(one.name for one in hosts),

@@ -91,7 +91,7 @@ class DomainEntry(Section):
 
 
 class _Event(Section):
-    """From ``at_minutes`` on, for good or for ``for_minutes``."""
+    """What happens from ``at_minutes`` on, for good or for ``for_minutes``."""
 
     at_minutes: Minutes = 0.0
     for_minutes: LongMinutes | None = None

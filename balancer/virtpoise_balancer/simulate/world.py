@@ -14,7 +14,7 @@ from virtpoise_balancer.simulate.contention import BACKLOG_SECONDS, Whole, on_ho
 from virtpoise_balancer.simulate.script import Demand, Fleet
 
 # What a migration takes of the CPUs of its two hosts (docs/migrations.md): 0.1 s on the source for 143 MiB, and on the
-# destination 0.7 s in all, most of which is the start of a QEMU.
+# destination 0.7 s in all, mostly for the start of a QEMU.
 _CORE_SECONDS_PER_BYTE = 0.1 / (143 * 2**20)
 _START_CORE_SECONDS = 0.6
 # What it takes besides the copy.

@@ -69,7 +69,7 @@ def _of_group(context: Context) -> list[Route]:
 
 
 def _metrics(registry: CollectorRegistry, context: Context) -> Route:
-    """``context``: of any group; it keeps the answer for all who ask at once."""
+    """The route of /metrics. ``context``: of any group; it keeps the answer for all who ask at once."""
 
     def written() -> KeptAnswer:
         return KeptAnswer(generate_latest(registry), CONTENT_TYPE_LATEST)

@@ -244,7 +244,7 @@ class Guard:
 
 
 def _kind(connection: HTTPConnection) -> str:
-    """Of a request: each kind has a pace of its own, so that a flood of one leaves the others alone."""
+    """The kind of a request. Each kind has a pace of its own, so that a flood of one leaves the others alone."""
     if connection.scope["method"] not in ("GET", "HEAD"):
         return "orders"
     return "metrics" if connection.scope["path"] in _WATCHED else "reading"
@@ -257,7 +257,7 @@ def counted_for(connection: HTTPConnection) -> str:
 
 
 def refused(error: Forbidden) -> Response:
-    """The answer to what is not even looked at."""
+    """The response to a request that is refused before it is read."""
     headers = {}
     if error.status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = f'{error.challenge} realm="virtpoise"'

@@ -40,7 +40,7 @@ class BalloonCollector:
     name = "balloon"
 
     def __init__(self, link: Link, ask: Ask, clock: Clock = SYSTEM) -> None:
-        """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
+        """Collect balloon statistics. ``ask`` returns libvirt's statistics of the group ``GROUPS``."""
         self._clock = clock
         self.facts = SlowFacts(
             self.name, link, ask, lambda domain: domain.facts.balloon_period_seconds > 0, _parse, clock

@@ -36,7 +36,7 @@ class BlockCollector:
     name = "block"
 
     def __init__(self, link: Link, ask: Ask, clock: Clock = SYSTEM) -> None:
-        """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
+        """Collect block statistics. ``ask`` returns libvirt's statistics of the group ``GROUPS``."""
         self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks), _parse, clock)
 
     def start(self) -> None:

@@ -13,7 +13,7 @@ _RESET_TICKS = 3 * TICKS  # a counter that falls by more was reset
 
 
 class CpuCollector:
-    """``/proc/stat``: the sum over the CPUs, each followed by itself."""
+    """CPU time of the host from ``/proc/stat``: the sum over the CPUs, each followed by itself."""
 
     name = "cpu"
 

@@ -42,7 +42,9 @@ class SlowFacts:
         parse: Callable[[Mapping[str, Any]], Mapping[Figure, float]],
         clock: Clock,
     ) -> None:
-        """``ask`` asks libvirt for one group of statistics. ``concerns`` selects the domains that have such facts.
+        """Collect statistics that libvirt is slow to give.
+
+        ``ask`` asks libvirt for one group of statistics. ``concerns`` selects the domains that have such facts.
         ``parse`` takes the figures out of a domain's keys.
         """
         self._name = name

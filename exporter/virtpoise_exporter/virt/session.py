@@ -66,7 +66,7 @@ class Session:
         lost: Callable[[], None],
         clock: Clock = SYSTEM,
     ) -> None:
-        """``host`` is what was last known of it.
+        """Keep a connection to libvirt. ``host`` is what was last known of it.
 
         ``take`` is called with each list, ``lost`` when the connection ends.
         """

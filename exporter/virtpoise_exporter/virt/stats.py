@@ -1,4 +1,4 @@
-"""Statistics from libvirt, asked so that no domain can hold up the others.
+"""Statistics from libvirt, asked for so that a domain that hangs delays no other domain.
 
 libvirt answers a question about many domains one by one. NOWAIT makes it skip a domain that is busy with another
 question. A domain whose QEMU does not answer is not busy until it is asked. Then that question hangs as long as QEMU

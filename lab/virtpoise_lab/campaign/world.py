@@ -76,7 +76,9 @@ class Machine:
 
 @dataclass(eq=False)
 class World:
-    """``perform_seconds``: what copying a domain takes.
+    """The hosts and their domains on virtual time.
+
+    ``perform_seconds``: what copying a domain takes.
 
     ``note``: called with each thing that happens, for the trace.
     """

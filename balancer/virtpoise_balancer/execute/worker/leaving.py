@@ -55,9 +55,10 @@ _KINDS = (
 def leaving(
     connection: libvirt.virConnect, uuids: Sequence[str], copyable: Mapping[str, Sequence[str]]
 ) -> dict[str, Bound | None]:
-    """By uuid, why the domain may not leave this host, or None; one of which libvirt says nothing is left out.
+    """By uuid, why the domain may not leave this host, or None.
 
-    ``copyable``: by uuid, the devices of the disks that may be copied with it.
+    Where libvirt reports nothing, the domain is left out. ``copyable``: by uuid, the devices of the disks that may be
+    copied with it.
     """
     found: dict[str, Bound | None] = {}
     for uuid in uuids:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.facts import Bound, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.worker.connection import message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 from virtpoise_balancer.execute.worker.storage import pools
@@ -35,6 +35,8 @@ _NO_CONNECTION = (
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
 _MOST_ASKED = 5
+# What libvirt says of a domain that is not there, or does not run, by now.
+_ENDED = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
 # What a host says that does not have a QEMU of that name, or a QEMU without the machine type or without KVM; and one
 # whose libvirt does not know the model of the CPU.
 _NO_SUCH_MACHINE = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
@@ -53,7 +55,6 @@ def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
     """The facts about the host, and what its running domains need. ``copies``: with what it takes to copy disks."""
     capabilities = ET.fromstring(text_of(connection.getCapabilities))  # noqa: S314 - from the host's own libvirt
     cpu = capabilities.find("./host/cpu")
-    machines = [name for one in capabilities.iter("machine") for name in (one.text, one.get("canonical")) if name]
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
     own = plain_cpu(cpu)
     return HostFacts(
@@ -62,7 +63,6 @@ def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
         cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
         devices=_devices(connection),
         uuid=capabilities.findtext("./host/uuid"),
-        machines=frozenset(machines),
         networks=_listed(
             lambda: [text_of(one.name) for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
         ),
@@ -124,7 +124,10 @@ def runs_cpu(connection: libvirt.virConnect, cpu: str) -> bool | None:
 
 
 def verdicts(connection: libvirt.virConnect, kinds: Sequence[Mapping[str, Any]]) -> list[HardwareVerdict]:
-    """libvirt's word on whether this host has each of these kinds of hardware. ``kinds``: the fields of Hardware."""
+    """Whether this host has each of these kinds of hardware, as libvirt reports it.
+
+    ``kinds``: the fields of Hardware.
+    """
     return [_verdict(connection, kind) for kind in kinds]
 
 
@@ -183,7 +186,7 @@ def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     """The host's network devices, as libvirt's interface driver finds them now; None where it has none.
 
     A bridge that joins nothing yet is inactive to libvirt, and domains join it all the same. Its driver for node
-    devices knows those alone that udev has told it of: without udev it lists no bridge.
+    devices knows only those that udev has reported: without udev it lists no bridge.
     """
     try:
         found = connection.listAllInterfaces()
@@ -192,7 +195,7 @@ def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
         return None
 
 
-def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies: bool) -> Iterator[Needs]:
+def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies: bool = False) -> Iterator[Needs]:
     for domain in running:
 
         def sizes(device: str, of: libvirt.virDomain = domain) -> tuple[int, int] | None:
@@ -201,8 +204,19 @@ def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies:
                 return capacity, min(stored, capacity)
             return None
 
-        with contextlib.suppress(libvirt.libvirtError):  # it has ended by now
+        try:
             yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain), sizes if copies else None)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in _ENDED:  # such as one that is too large for libvirt's messages
+                yield _unread(domain)
+        except (ET.ParseError, ValueError):
+            yield _unread(domain)
+
+
+def _unread(domain: libvirt.virDomain) -> Needs:
+    """It stays where it is: what it needs is not known."""
+    why = Bound(kind="setting", why="its description cannot be read")
+    return Needs(name=text_of(domain.name), uuid=domain.UUIDString(), bound=(why,), unread=True)
 
 
 def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:
