@@ -99,7 +99,7 @@ def test_an_error_that_cannot_be_read_takes_no_other_domain_and_no_host() -> Non
     assert probe._listed(unreadable) is None
     job = SimpleNamespace(jobInfo=lambda: [libvirt.VIR_DOMAIN_JOB_UNBOUNDED])
     connection = SimpleNamespace(lookupByUUIDString={"bad": SimpleNamespace(jobInfo=unreadable), "good": job}.get)
-    assert list(leaving.leaving(connection, ["bad", "good"])) == ["good"]
+    assert list(leaving.leaving(connection, ["bad", "good"], {})) == ["good"]
 
 
 def test_in_the_exporter_it_takes_that_domains_facts_alone(libvirtd: Libvirtd) -> None:  # noqa: F811
