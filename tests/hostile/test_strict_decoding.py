@@ -122,10 +122,14 @@ def test_the_thread_that_lists_domains_survives_an_error_that_cannot_be_read(mon
     def tired(_seconds: float) -> None:
         raise Ended
 
+    written: list[str] = []
+    log = SimpleNamespace(warning=lambda text, *given: written.append(text % given))  # its format escapes the byte
+    monkeypatch.setattr("virtpoise_exporter.virt.link.log", log)
     monkeypatch.setattr("virtpoise_exporter.virt.link.Session", refuse)
     monkeypatch.setattr("virtpoise_exporter.virt.link.time", SimpleNamespace(sleep=tired))
     with pytest.raises(Ended):
         Link("qemu:///system", lambda _: None)._run()
+    assert written == ["libvirt at qemu:///system is gone, trying again: caf\udce9"]
 
 
 def strict_calls(node: ast.AST, *, guarded: bool = False) -> Iterator[ast.Call]:
