@@ -466,7 +466,7 @@ class Connection:
 
     getVersion = getLibVersion  # noqa: N815
 
-    def listAllDevices(self, _flags: int) -> tuple[()]:  # noqa: N802
+    def listAllDevices(self, _flags: int = 0) -> tuple[()]:  # noqa: N802
         return ()
 
     def listAllSecrets(self) -> tuple[()]:  # noqa: N802
