@@ -514,6 +514,7 @@ def test_what_a_domain_needs_is_read_from_its_description() -> None:
         Needs(
             name="a",
             disks=("/shared/a.qcow2", "/dev/vg/a"),
+            images=("/shared/a.qcow2", "/dev/vg/a", "images/a"),
             unlocked=("vdb", "?", "?", "?"),
             pools=("images",),
             secrets=("2ec115d7", "target"),
