@@ -89,10 +89,12 @@ def read_snapshot(text: str | bytes, source: str) -> Snapshot:
 
 
 def write_snapshot(snapshot: Snapshot) -> str:
+    """The snapshot as JSON, as `read_snapshot` reads it."""
     return _SNAPSHOT.dump_json(snapshot, indent=1).decode()
 
 
 def read_plan(text: str | bytes, source: str) -> Plan:
+    """The plan in ``text``; ``source`` names it in a BadInput."""
     try:
         return _PLAN.validate_json(text)
     except ValidationError as error:
@@ -100,4 +102,5 @@ def read_plan(text: str | bytes, source: str) -> Plan:
 
 
 def write_plan(plan: Plan) -> str:
+    """The plan as JSON, as `read_plan` reads it."""
     return _PLAN.dump_json(plan, indent=1).decode()

@@ -47,6 +47,7 @@ class Token:
 
 
 def user_name(uid: int) -> str:
+    """The name of the user with this id, or the id where there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -54,6 +55,7 @@ def user_name(uid: int) -> str:
 
 
 def may(role: TokenRole, needed: TokenRole) -> bool:
+    """Whether a token with ``role`` may give orders that need ``needed``."""
     return ROLES.index(role) >= ROLES.index(needed)
 
 

@@ -20,7 +20,7 @@ from virtpoise_balancer.control.sentences import gist
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import InFlight, Recheck, RecommendingExecutor
-from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, Setting
+from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, OverrideValue
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     BlackoutWindow,
@@ -342,7 +342,7 @@ def test_a_release_from_while_the_clock_was_ahead_lets_a_later_brake_come_on(
     store.clock.at = 10_000.0  # type: ignore[attr-defined]
     if not released_first:
         store.commit(Changes(brake=replace(brake, at=9_900.0)), 9_900.0)
-    store.release(Setting(value="others", instead_of="", at=10_000.0, who="alice"))
+    store.release(OverrideValue(value="others", instead_of="", at=10_000.0, who="alice"))
     if released_first:
         store.commit(Changes(brake=brake), 10_100.0)
     report = run(cycle, 1000.0)
@@ -357,7 +357,7 @@ def test_a_release_from_while_the_clock_was_ahead_lets_a_later_brake_come_on(
 def test_failures_after_a_release_from_while_the_clock_was_ahead_pull_the_brake(store: Store) -> None:
     cycle, _, acting = make(store, *BUSY)
     cycle = replace(cycle, policy=replace(cycle.policy, brake=BrakeBounds(failed_domains=1)))
-    store.release(Setting(value="others", instead_of="", at=10_000.0, who="alice"))
+    store.release(OverrideValue(value="others", instead_of="", at=10_000.0, who="alice"))
     run(cycle, 1000.0)
     ended(store, acting, 1005.0, MigrationOutcome(result=Result.FAILED, why="no"))
     acting.busy = False
@@ -474,7 +474,7 @@ def test_a_move_that_waited_when_the_window_opened_does_not_begin_and_one_under_
 
 def test_a_pause_and_the_brake_are_named_before_a_window(store: Store) -> None:
     cycle, _, _ = in_window(store)
-    store.override("paused", Setting(value="yes", instead_of="no", at=1.0, who="alice"))
+    store.override("paused", OverrideValue(value="yes", instead_of="no", at=1.0, who="alice"))
     assert run(cycle, NINE).sentence.startswith("paused by alice: h1 is overloaded")
     assert run(replace(cycle, mode="recommend"), NINE + 10).standing.blackout is None
 
@@ -775,7 +775,7 @@ def test_a_mode_that_was_changed_ends_what_has_not_begun_but_not_what_a_person_c
     cycle, _, acting = make(store, *BUSY)
     run(cycle, 1000.0)
     ((entries, recheck),) = acting.taken
-    store.override("mode", Setting(value="recommend", instead_of="automatic", at=1001.0, who="alice"))
+    store.override("mode", OverrideValue(value="recommend", instead_of="automatic", at=1001.0, who="alice"))
     assert recheck(entries[0][1]) == "the mode is recommend"
     assert cycle.obstacle(entries[0][1], ordered=True) is None
 
@@ -874,7 +874,7 @@ def test_a_pause_stops_the_moves_that_have_not_begun(store: Store) -> None:
     run(cycle, 1000.0)
     ((entries, recheck),) = acting.taken
     assert recheck(entries[0][1]) is None
-    store.override("paused", Setting(value="yes", instead_of="no", at=1001.0, who="alice"))
+    store.override("paused", OverrideValue(value="yes", instead_of="no", at=1001.0, who="alice"))
     assert recheck(entries[0][1]) == "paused by alice"
 
 

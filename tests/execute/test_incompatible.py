@@ -190,7 +190,7 @@ def test_what_it_is_on_and_bound_to() -> None:
 
 
 def test_automatic_placement_binds_to_nothing() -> None:
-    """libvirt asks numad for each host anew; what stands there is today's answer."""
+    """libvirt asks numad on each host again; what stands there is today's answer."""
     found = described(top="<vcpu placement='auto' cpuset='0-3'>2</vcpu><numatune><memory placement='auto'/></numatune>")
     assert (found.cpus, found.nodes) == ((), ())
 

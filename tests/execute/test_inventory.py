@@ -1,4 +1,4 @@
-"""What hosts say is looked at beside the cycles: once, again after a while, and when something has come to them."""
+"""What hosts report is read beside the cycles: once, again after a while, and when something has come to them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Said:
     asked: list[tuple[str, str]] = field(default_factory=list)
     lacking: set[tuple[str, str]] = field(default_factory=set)  # host and CPU
     bound: dict[str, Bound] = field(default_factory=dict)
-    wordless: set[str] = field(default_factory=set)  # domains of which libvirt says nothing
+    wordless: set[str] = field(default_factory=set)  # libvirt reports nothing of these domains
     leaves: list[str] = field(default_factory=list)  # domains that were asked about
     absent: set[tuple[str, str]] = field(default_factory=set)  # host and image
     unpooled: set[str] = field(default_factory=set)  # images of which no pool tells

@@ -75,7 +75,9 @@ class Balancer:
     def cycle(self) -> None:
         now = time.time()
         report = self.loop.run(now)
-        self.published.state = state_after(report, self.config, now, before=self.published.state, leads=True, heard={})
+        self.published.state = state_after(
+            report, self.config, now, before=self.published.state, leads=True, host_answers={}
+        )
 
     @contextmanager
     def served(self) -> Iterator[str]:

@@ -41,8 +41,8 @@ from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.execute.reach import Heard
-from virtpoise_balancer.knowledge.records import Changes, Setting
+from virtpoise_balancer.execute.reach import HostAnswer
+from virtpoise_balancer.knowledge.records import Changes, OverrideValue
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     BlackoutWindow,
@@ -210,8 +210,10 @@ def test_libvirt_that_does_not_answer_is_shown_everywhere(
     client: TestClient, published: Published, store: Store
 ) -> None:
     after_a_cycle(published, store)
-    silent = Heard(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
-    published.state = replace(published.state, heard={"h1": Heard(asked_at=1001.0, active_domains=2), "h2": silent})
+    silent = HostAnswer(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
+    published.state = replace(
+        published.state, host_answers={"h1": HostAnswer(asked_at=1001.0, active_domains=2), "h2": silent}
+    )
     assert client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on h2.\n"
     assert metric(client, "virtpoise_host_libvirt_answers") == {("h1",): 1.0, ("h2",): 0.0}
     assert (
@@ -220,7 +222,7 @@ def test_libvirt_that_does_not_answer_is_shown_everywhere(
     )
     found = {host["name"]: (host["active_domains"], host["asked_at"]) for host in client.get("/api/v1/hosts").json()}
     assert found == {"h1": (2, 1001.0), "h2": (None, 1000.0), "h3": (None, None)}
-    published.state = replace(published.state, heard={"h1": silent, "h2": silent})
+    published.state = replace(published.state, host_answers={"h1": silent, "h2": silent})
     answer = client.get("/-/ready")
     assert (answer.status_code, answer.text) == (
         503,
@@ -364,8 +366,8 @@ def test_a_host_is_shown_as_overloaded_where_the_plan_takes_it_so(
     assert [(one["name"], one["overloaded"]) for one in shown] == [("h1", True), ("h2", False), ("h3", False)]
     assert (shown[0]["resource"], shown[0]["consecutive"], shown[0]["needed"]) == ("cpu", 2, 3)
     page = " ".join(client.get("/").text.split())
-    assert page.count("is overloaded: 81%, 2 consecutive samples") == 1
-    assert "is overloaded: 90%" not in page
+    assert page.count("is overloaded: CPU load 81%, 2 consecutive samples") == 1
+    assert "is overloaded: CPU load 90%" not in page
 
 
 def test_one_sample_is_one_sample(client: TestClient, published: Published) -> None:
@@ -379,7 +381,7 @@ def test_one_sample_is_one_sample(client: TestClient, published: Published) -> N
         observation=Observation(snapshot=seen, age_seconds=1.0),
         plan=plan(seen, quick),
     )
-    assert "is overloaded: 90%, 1 sample<" in " ".join(client.get("/").text.split())
+    assert "is overloaded: CPU load 90%, 1 sample<" in " ".join(client.get("/").text.split())
 
 
 def test_errors_are_returned_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
@@ -942,7 +944,7 @@ def test_of_two_domains_of_one_name_each_move_shows_its_own_score(
 
 
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, published: Published) -> None:
-    store.override("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
+    store.override("paused", OverrideValue(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"
     assert "Paused by &lt;i&gt;eve" in client.get("/").text
     assert metric(client, "virtpoise_paused") == {(): 1}
@@ -1077,7 +1079,7 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
     page = client.get("/").text
     assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is refused as a host" in page
     assert "<script>alert" not in page
-    terminal.status(found)
+    terminal.show_status(found)
     printed = capsys.readouterr().out
     assert "refused target" in printed
     assert "\x1b[2J" not in printed
@@ -1109,7 +1111,7 @@ def test_the_brake_is_shown_with_its_reason_and_a_person_releases_it(
     assert "Release the brake" in page
     assert metric(client, "virtpoise_brake") == {("migrations",): 1, ("others",): 0, ("predictions",): 0}
     assert metric(client, "virtpoise_mode") == {("automatic",): 0, ("recommend",): 1}
-    terminal.status(status)
+    terminal.show_status(status)
     assert client.post("/api/v1/release", json={}, headers=WITH_TOKEN).status_code == 200
     assert client.get("/api/v1/status").json()["brake"] is None, "at once, not with the next cycle"
     assert metric(client, "virtpoise_brake") == {("migrations",): 0, ("others",): 0, ("predictions",): 0}
@@ -1124,4 +1126,4 @@ def test_a_blackout_is_shown_with_its_window_and_its_end(client: TestClient, pub
     assert (status["mode"], status["blackout"]["windows"], status["blackout"]["until"]) == ("automatic", ["day"], 2e9)
     assert "No migration begins until 18:00 (window day)" in client.get("/").text
     assert metric(client, "virtpoise_blackout") == {("day",): 1, ("night",): 0}
-    terminal.status(status)
+    terminal.show_status(status)

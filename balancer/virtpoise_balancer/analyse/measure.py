@@ -60,7 +60,7 @@ class Line:
         return self.at_mean + self.slope * (at - self.mean)
 
 
-def fit(samples: Sequence[tuple[float, float]]) -> Line:
+def fit_line(samples: Sequence[tuple[float, float]]) -> Line:
     """The least-squares line through (time, value) samples; level when they are all of one time."""
     mean = sum(t for t, _ in samples) / len(samples)
     level = sum(v for _, v in samples) / len(samples)
@@ -88,5 +88,5 @@ def measure(
         return Measured(verdict="disturbed")
     if len(inside) < _FEWEST_READINGS:
         return Measured(verdict="no_data", window=window)
-    ratio = fit(inside).value((start + end) / 2)
+    ratio = fit_line(inside).value((start + end) / 2)
     return Measured(verdict="measured", window=window, ratio=ratio, error=ratio - due.predicted)

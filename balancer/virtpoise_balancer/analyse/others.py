@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from virtpoise_balancer.analyse.commitments import Commitment, shows_from
-from virtpoise_balancer.analyse.learned import Moved
+from virtpoise_balancer.analyse.learned import PastMoves
 from virtpoise_balancer.analyse.measure import DuePrediction
 from virtpoise_balancer.model import DomainState, Result, SampleTimes, Snapshot
 
@@ -245,13 +245,13 @@ def as_commitments(changes: Iterable[OthersChange]) -> tuple[Commitment, ...]:
     )
 
 
-def with_moved(moved: Mapping[str, Moved], changes: Iterable[OthersChange]) -> dict[str, Moved]:
+def with_moved(moved: Mapping[str, PastMoves], changes: Iterable[OthersChange]) -> dict[str, PastMoves]:
     """When domains were last moved, by whomever: what a person has just moved stays where it was put."""
     merged = dict(moved)
     for one in changes:
         if one.kind is ChangeKind.MIGRATED:
-            before = merged.get(one.uuid, Moved(times=0, last=one.at))
-            merged[one.uuid] = Moved(times=before.times + 1, last=max(before.last, one.at))
+            before = merged.get(one.uuid, PastMoves(times=0, last=one.at))
+            merged[one.uuid] = PastMoves(times=before.times + 1, last=max(before.last, one.at))
     return merged
 
 

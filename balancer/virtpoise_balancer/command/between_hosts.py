@@ -175,4 +175,5 @@ def judge_pair(
 
 
 def version(number: int) -> str:
+    """A version as libvirt counts it, in its usual form: "10.0.0"."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
+    """How a finding is shown, and whether doctor exits with an error."""
+
     GOOD = "good"
     WARNING = "warning"
     BAD = "bad"

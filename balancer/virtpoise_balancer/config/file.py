@@ -48,6 +48,7 @@ def read_config(path: Path) -> Config:
 
 
 def parse_config(text: str, source: str) -> Config:
+    """The configuration in the text. BadInput names the source and each wrong key."""
     values, mistakes = parse_values(text, source, "sections such as `policy:`")
     try:
         config = Config.model_validate(values)
@@ -118,7 +119,7 @@ def _yaml(text: str) -> tuple[Any, list[str]]:
             raise _Endless([visible(line) for line in endless])
         mistakes = [visible(line) for line in _mistakes(node, "", set())]
         return (None if node is None else loader.construct_document(node)), mistakes
-    except (AttributeError, LookupError, TypeError) as error:  # PyYAML takes a tag's word for what its value is
+    except (AttributeError, LookupError, TypeError) as error:  # PyYAML trusts a tag on what its value is
         raise ValueError("a value is not of the kind that its tag (such as !!timestamp) says") from error
     finally:
         loader.dispose()

@@ -35,7 +35,7 @@ from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
-from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
 # How often a cycle plans again since hosts would refuse some moves, and for how long.
@@ -81,7 +81,7 @@ class GroupObserver(Protocol):
         """Only these hosts and their domains."""
         ...
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
         """What the hosts' load was in these windows."""
         ...
 
@@ -162,7 +162,7 @@ class Cycle:
     def _decide_on_possible(self, situation: Situation) -> tuple[Situation, Decision]:
         """The decision, and what it was made on: both hosts of each move were asked whether libvirt would make it.
 
-        Where it would not, that is a fact, and all is decided anew, some times at most; whatever is planned last is
+        Where it would not, that is a fact, and the cycle decides again, a few times at most; what is planned last is
         asked again before it begins.
         """
         decision = decide(situation)

@@ -22,7 +22,7 @@ from virtpoise_balancer.analyse.backoff import (
 from virtpoise_balancer.analyse.commitments import shows_from, with_commitments, with_migrating
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.facts import with_facts
-from virtpoise_balancer.analyse.learned import after_orders, with_learned
+from virtpoise_balancer.analyse.learned import attempts_after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.analyse.membership import with_shared
 from virtpoise_balancer.analyse.others import as_commitments, compare, counting, with_moved
@@ -37,7 +37,7 @@ from virtpoise_balancer.model import Move, Plan, Policy, Refusal, SampleTimes, S
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.stream import full, replaceable
-from virtpoise_balancer.plan.subset import Choice, choice, needs, part
+from virtpoise_balancer.plan.subset import Choice, choice_of, part, why_not_alone
 
 # How long a stored recommendation stands for those after it that solve the same problems.
 _RENEWED_SECONDS = 3600.0
@@ -46,6 +46,8 @@ _MOST_ANEW = 3
 
 
 class CycleResult(StrEnum):
+    """What a cycle came to, in one word; the label of its metric."""
+
     IDLE = "idle"
     RECOMMENDED = "recommended"
     MOVED = "moved"
@@ -234,10 +236,10 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision
         return f"{sentences.under_way(situation.in_flight, _waiting(situation))}; no new plan until all have ended"
     known = bring_up_to_date(situation)
     plan = make_plan(known.snapshot, situation.policy)
-    gone = wanted - {choice(move) for move in plan.moves}
+    gone = wanted - {choice_of(move) for move in plan.moves}
     if gone:
         return sentences.out_of_date(gone, known.snapshot, plan.summary)
-    if why := needs(plan, wanted):
+    if why := why_not_alone(plan, wanted):
         return f"only together: {why}"
     chosen = part(plan, wanted, known.snapshot, situation.policy)
     sentence = sentences.with_unknown(chosen.summary, known.snapshot)
@@ -259,7 +261,7 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     measured = tuple(
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
     )
-    attempts = after_orders(memory.learned.attempts, marked, memory.orders.drains)
+    attempts = attempts_after_orders(memory.learned.attempts, marked, memory.orders.drains)
     moved = with_moved(memory.learned.moved, memory.others)
     seen = with_learned(with_backoffs(marked, backoffs), replace(memory.learned, attempts=attempts, moved=moved))
     commitments = (*memory.commitments, *as_commitments(memory.others))

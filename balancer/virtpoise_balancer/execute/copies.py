@@ -12,7 +12,7 @@ import structlog
 
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
-from virtpoise_balancer.execute.reconciler import described, presence
+from virtpoise_balancer.execute.reconciler import descriptions, presence
 from virtpoise_balancer.model import Unsettled, UnsettledKind
 from virtpoise_balancer.threads import THREADS, Thread, Threads
 
@@ -123,7 +123,7 @@ class Copies:
                 if isinstance(answer, Silent) and not enough:
                     unanswered.append(answer)
             running = [place for place, answer in answers.items() if answer in SETTLED]
-            words = described(hosts, running, uuid) if len(running) > 1 else ""
+            words = descriptions(hosts, running, uuid) if len(running) > 1 else ""
             with self._lock:
                 one = self._seen.get(uuid)
                 if one is not None:

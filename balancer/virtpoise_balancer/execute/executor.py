@@ -74,9 +74,9 @@ class Executor(Protocol):
         ...
 
     def withdraw(self, uuids: Set[str], why: str, /) -> bool:
-        """Begin none of these domains' moves, all of which wait.
+        """Withdraw the moves of these domains, if all of them wait.
 
-        Returns whether they did not begin: not if one of them has begun, and then all stay. ``why``: for the journal.
+        Returns whether they were withdrawn: if one of them has begun, all stay. ``why``: for the journal.
         """
         ...
 

@@ -39,7 +39,7 @@ _NEW_SECONDS = 30.0
 _NEW_TO_RECOMMEND_SECONDS = 600.0
 _MOST_WAIT_SECONDS = 5.0
 _LANES_NOW = 16
-# How many hosts are looked at side by side where no one waits. A look takes some 50 ms of CPU time of this machine.
+# How many hosts are read at the same time where no one waits. A look takes some 50 ms of CPU time of this machine.
 _LANES = 4
 
 _RECORD = TypeAdapter(HostRecord)

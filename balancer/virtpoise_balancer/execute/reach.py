@@ -18,7 +18,7 @@ _LANES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class HostAnswer:
     """A host's last answer. ``asked_at``: when it was asked, in Unix seconds. ``why``: why it did not answer, or empty.
 
     ``active_domains``: how many domains its libvirt has in any state but shut off; None when it did not answer.
@@ -39,7 +39,7 @@ class Reach:
     ask_host: Callable[[str], int]
     clock: Clock = SYSTEM
     threads: Threads = THREADS
-    _heard: dict[str, Heard] = field(default_factory=dict)
+    _answers: dict[str, HostAnswer] = field(default_factory=dict)
     _answered_at: dict[str, float] = field(default_factory=dict)  # when the last question ended, monotonic
     _under_way: dict[str, Event] = field(default_factory=dict)  # set when the question has been answered
     _waiting: list[str] = field(default_factory=list)  # hosts that are to be asked, in order
@@ -57,15 +57,15 @@ class Reach:
             due = [
                 host
                 for host in hosts
-                if (heard := self._heard.get(host)) is None
-                or (heard.why and now - self._answered_at[host] >= _AGAIN_SECONDS)
+                if (answer := self._answers.get(host)) is None
+                or (answer.why and now - self._answered_at[host] >= _AGAIN_SECONDS)
             ]
         self._begin(sorted({*due, *closely}))  # in one order in every process
 
     def forget_others(self, hosts: Collection[str]) -> None:
         """Forget all but these hosts."""
         with self._lock:
-            for known in (self._heard, self._answered_at):
+            for known in (self._answers, self._answered_at):
                 for gone in known.keys() - set(hosts):
                     del known[gone]
 
@@ -74,15 +74,15 @@ class Reach:
         for answered in self._begin(hosts):
             answered.wait()
 
-    def heard(self) -> Mapping[str, Heard]:
+    def answers(self) -> Mapping[str, HostAnswer]:
         with self._lock:
-            return dict(self._heard)
+            return dict(self._answers)
 
     def silence(self) -> Silence:
         with self._lock:
             return Silence(
-                silent={host: heard.why for host, heard in self._heard.items() if heard.why},
-                answered=any(not heard.why for heard in self._heard.values()),
+                silent={host: answer.why for host, answer in self._answers.items() if answer.why},
+                answered=any(not answer.why for answer in self._answers.values()),
             )
 
     def _begin(self, hosts: Iterable[str]) -> list[Event]:
@@ -115,13 +115,15 @@ class Reach:
     def _ask_one(self, host: str) -> None:
         asked_at = self.clock.now()
         try:
-            heard = Heard(asked_at=asked_at, active_domains=self.ask_host(host))
+            answer = HostAnswer(asked_at=asked_at, active_domains=self.ask_host(host))
         except LibvirtError as error:
-            heard = Heard(asked_at=asked_at, active_domains=None, why=str(error))
+            answer = HostAnswer(asked_at=asked_at, active_domains=None, why=str(error))
         except Exception as error:  # whatever it was, the host has not answered
-            heard = Heard(asked_at=asked_at, active_domains=None, why=f"unforeseen: {type(error).__name__}: {error}")
+            answer = HostAnswer(
+                asked_at=asked_at, active_domains=None, why=f"unforeseen: {type(error).__name__}: {error}"
+            )
         now = self.clock.monotonic()
         with self._lock:
-            self._heard[host] = heard
+            self._answers[host] = answer
             self._answered_at[host] = now
             self._under_way.pop(host).set()

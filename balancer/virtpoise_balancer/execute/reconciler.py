@@ -90,7 +90,7 @@ _NOT_SEEN = Requested(why="the end of the migration was not seen", answered=Fals
 
 @dataclass(slots=True)
 class Reconciler:
-    """Finds out how migrations ended, from the hosts alone, and writes it. ``on_end``: called after that."""
+    """Finds out how migrations ended and writes it. ``hosts``: as configured now. ``on_end``: called after that."""
 
     hosts: Callable[[], Hosts]
     journal: Journal
@@ -293,9 +293,9 @@ class Reconciler:
         return found
 
     def _secured(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
-        """What was found, with what distinguishes the copies. Suspends the stale one: its disks are at stake."""
+        """The finding with what distinguishes the copies. Suspends a copy that is proven stale, to save its disks."""
         hosts, move = self.hosts(), entry.move
-        copies = described(hosts, found.hosts, move.uuid)
+        copies = descriptions(hosts, found.hosts, move.uuid)
         stale = stale_copy(entry, found.running, started=self._was_started(entry))
         # A failure that was taken back proves it no longer, but it was stale before.
         if stale is None and len(found.running) > 1:
@@ -374,7 +374,7 @@ def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:
         return Silent(str(error))
 
 
-def described(hosts: Hosts, places: Iterable[str], uuid: str) -> str:
+def descriptions(hosts: Hosts, places: Iterable[str], uuid: str) -> str:
     """What distinguishes the copies of a domain on these hosts, in words."""
     found = []
     for host in places:

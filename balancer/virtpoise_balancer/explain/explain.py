@@ -85,6 +85,7 @@ def not_seen(snapshot: Snapshot, name: str) -> str:
 
 
 def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> Explanation:
+    """Why the domain is migrated, or why not, with every other host as a destination."""
     considered = _considered(snapshot, policy, domain.uuid)
     move = next((move for move in plan.moves if move.uuid == domain.uuid), None)
     if move is not None:
@@ -182,6 +183,7 @@ def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) 
 
 
 def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Explanation:
+    """Whether the host has a problem, what is done about it, and whether it is a destination."""
     leaving = [move for move in plan.moves if move.source == host.name]
     coming = [move for move in plan.moves if move.destination == host.name]
     own = [one for one in plan.refusals if one.host == host.name and one.domain is None]

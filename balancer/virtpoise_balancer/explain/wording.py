@@ -184,6 +184,7 @@ def interval(one: Prediction, resource: Resource) -> str:
 
 
 def percent(ratio: float | None, digits: int = 0) -> str:
+    """A ratio in percent: "47%"; "-" for None."""
     return "-" if ratio is None else f"{ratio:.{digits}%}"
 
 
@@ -198,6 +199,7 @@ def use(ratio: float | None, digits: int = 0) -> str:
 
 
 def rate(bytes_per_second: float | None) -> str:
+    """Bytes per second in binary units."""
     return UNKNOWN if bytes_per_second is None else f"{size(bytes_per_second)}/s"
 
 

@@ -162,7 +162,7 @@ looks = Table(
     _group(),
 )
 
-# Changes that are not ours. Written by cycles alone.
+# Changes by others. Written by cycles alone.
 others = Table(
     "others",
     metadata,

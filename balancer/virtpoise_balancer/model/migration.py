@@ -7,6 +7,8 @@ from enum import StrEnum
 
 
 class Result(StrEnum):
+    """How a migration ended."""
+
     DONE = "done"
     SKIPPED = "skipped"
     FAILED = "failed"

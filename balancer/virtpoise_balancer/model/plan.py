@@ -145,6 +145,8 @@ class PredictedLoads:
 
 
 class Problem(StrEnum):
+    """Why a host is worked on."""
+
     OVERLOAD = "overload"
     DRAIN = "drain"
     RULE = "rule"

@@ -95,6 +95,8 @@ class DomainWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
+    """The weights of the scores of hosts and domains (docs/scoring.md)."""
+
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     host: HostWeights = HostWeights()
     domain: DomainWeights = DomainWeights()

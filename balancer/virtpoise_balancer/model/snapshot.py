@@ -15,6 +15,8 @@ from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, R
 
 
 class HostState(StrEnum):
+    """What is done with a host."""
+
     ACTIVE = "active"
     DRAINING = "draining"
     STANDBY = "standby"
@@ -23,6 +25,8 @@ class HostState(StrEnum):
 
 
 class DomainState(StrEnum):
+    """What a domain does, as libvirt reports it."""
+
     RUNNING = "running"
     PAUSED = "paused"
     SHUTOFF = "shutoff"
@@ -231,7 +235,7 @@ class Domain:
 
     @property
     def used_cores(self) -> float | None:
-        """``cpu_cores`` where it is known: not of a paused domain, which may be one whose figures are missing."""
+        """The cores that it uses, None of a paused domain, whose figures may only be missing."""
         return None if self.state is DomainState.PAUSED else self.cpu_cores
 
     @property

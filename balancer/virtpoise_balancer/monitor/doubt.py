@@ -35,7 +35,7 @@ _SPEEDS_OF_NONE = (65_535 * 125_000, 4_294_967_295 * 125_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class HostFigures:
     """One host's plain figures, as Prometheus gave them; None: it gave none."""
 
     cpus: float | None
@@ -148,7 +148,7 @@ def _of_claims(claimed: int, others: Counter[str]) -> Unknown:
     )
 
 
-def of_figures(figures: Figures) -> Unknown | None:
+def of_figures(figures: HostFigures) -> Unknown | None:
     """Doubt about a host with such figures: one that is missing, or that no host has."""
     for what, value, least, most in (
         ("number of CPUs", figures.cpus, 1.0, float(MOST_CPUS)),

@@ -144,7 +144,7 @@ def _read(client: PrometheusClient, response: Reply, form: type[_R]) -> _R:
 
 
 def _date(response: Reply) -> float | None:
-    """When the server says that it answered, in Unix seconds, to the second."""
+    """When the server answered by its own clock (Unix seconds), to the second."""
     try:
         return parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
     except (ValueError, TypeError, OverflowError, OSError):  # none, or nonsense

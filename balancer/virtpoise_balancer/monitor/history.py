@@ -54,6 +54,8 @@ class PastHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastDomain:
+    """What does not change of a recorded domain."""
+
     name: Name
     uuid: Name
     vcpus: Count

@@ -58,6 +58,7 @@ def _run(series: Series, at: float, step: float) -> tuple[float, ...]:
 
 
 def is_ratio(value: float) -> bool:
+    """Whether the value can be a ratio that was measured: finite, and at most a little above 1."""
     return 1 - RATIO_TOLERANCE <= value <= RATIO_TOLERANCE
 
 
@@ -94,13 +95,13 @@ def read_hosts(
     labels = {name: labels_of(series) for name, series in of_target.items()}
     cpu_ratios, memory_ratios, rx, tx = (windows[name] for name in WINDOWS)
     hosts: dict[str, Host] = {}
-    figures_of: dict[str, doubt.Figures] = {}
+    figures_of: dict[str, doubt.HostFigures] = {}
     ages: list[float] = []
     for name in sorted(cpus.keys() | memory.keys()):
         age = at - sampled.get(name, -math.inf)
         if math.isfinite(age):
             ages.append(age)
-        figures = figures_of[name] = doubt.Figures(
+        figures = figures_of[name] = doubt.HostFigures(
             cpus=cpus.get(name),
             cpu_speed=speed.get(name),
             memory_bytes=memory.get(name),
@@ -153,7 +154,7 @@ def _hugepages_free(answer: Sequence[Series]) -> dict[str, tuple[HugePages, ...]
     return {host: tuple(sorted(pages, key=lambda one: one.page_bytes)) for host, pages in found.items()}
 
 
-def _unknown(name: str, unknown: Unknown, figures: doubt.Figures, labels: Mapping[str, str]) -> Host:
+def _unknown(name: str, unknown: Unknown, figures: doubt.HostFigures, labels: Mapping[str, str]) -> Host:
     """An unknown host, with its size where that figure can be right."""
     return Host(
         name=name,

@@ -78,7 +78,7 @@ class HostWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class Loads:
+class MeasuredLoads:
     """The load samples in windows, as (Unix seconds, ratio), and what Prometheus warned of.
 
     A window without an entry was not answered; one of a host that is not known has no samples.
@@ -260,7 +260,7 @@ class Observer:
             f"this machine's clock is {apart} that of Prometheus at {self.client.url}, so no figure can be dated"
         )
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
         """The samples of the hosts in their windows, without those that are out of range: one query for all that lie
         near each other. MonitorError when none can be had.
         """
@@ -278,7 +278,7 @@ class Observer:
             samples |= {one: _within_window(of_hosts, one) for one in near}
         if failure and not samples:
             raise failure
-        return Loads(samples, tuple(dict.fromkeys(warnings)))
+        return MeasuredLoads(samples, tuple(dict.fromkeys(warnings)))
 
     def _samples_in(self, windows: Sequence[HostWindow]) -> QueryAnswer:
         """The loads of all hosts of the windows, from the first beginning to the last end."""

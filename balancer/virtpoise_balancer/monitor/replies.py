@@ -32,7 +32,7 @@ _ABOUT_THE_QUERY = "PromQL "
 
 
 class BadReply(ValueError):
-    """The reply is none of Prometheus, or not the one that was asked for; the message says what was expected."""
+    """The reply is not valid JSON of Prometheus, or answers another query; the message has what was expected."""
 
 
 class Series(msgspec.Struct, frozen=True, gc=False):

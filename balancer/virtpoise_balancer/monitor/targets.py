@@ -21,6 +21,8 @@ _NOT_ADMITTED = "not in libvirt.hosts, and does not fit libvirt.pattern and libv
 
 
 class TargetRefusal(StrEnum):
+    """Why a target is not taken for a host."""
+
     NOT_A_HOST = "not_a_host"
     NOT_ADMITTED = "not_admitted"
 

@@ -28,7 +28,7 @@ _CLOSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Problems:
+class FoundProblems:
     """The problems of a group.
 
     ``attempt``: what to work on, drains first, since they are orders. ``held``: why the others must wait.
@@ -49,7 +49,7 @@ def find(
     policy: Policy,
     found: tuple[Overload, ...],
     busy: Mapping[str, str] | None = None,
-) -> Problems:
+) -> FoundProblems:
     """The problems of the snapshot.
 
     ``found``: the overloads. ``busy``: the hosts ``concerned``, where the caller has them already.
@@ -92,7 +92,7 @@ def find(
             held.append(refusal)
         else:
             attempt.append((host, problem))
-    return Problems(found, tuple(attempt), tuple(held))
+    return FoundProblems(found, tuple(attempt), tuple(held))
 
 
 def concerned(migrating: Iterable[Domain]) -> dict[str, str]:

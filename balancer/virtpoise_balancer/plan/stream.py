@@ -17,6 +17,8 @@ from virtpoise_balancer.model import Limits, Move, Policy
 
 
 class Stage(StrEnum):
+    """How far a move of the stream has come."""
+
     WAITING = "waiting"
     BEGUN = "begun"
     DONE = "done"
@@ -41,7 +43,7 @@ class Item:
 
 
 # A migration's source and destination.
-Ends = tuple[str, str]
+HostPair = tuple[str, str]
 
 
 def limits_of(policy: Policy) -> Limits:
@@ -73,7 +75,7 @@ def withdrawable(items: Iterable[Item], uuids: Set[str]) -> tuple[Item, ...]:
     return ours if all_wait else ()
 
 
-def ready(items: Iterable[Item], limits: Limits, others: Sequence[Ends] = ()) -> tuple[int, ...]:
+def ready(items: Iterable[Item], limits: Limits, others: Sequence[HostPair] = ()) -> tuple[int, ...]:
     """The ids of the waiting moves that may begin now, all at once.
 
     ``others``: migrations under way that are not among them.

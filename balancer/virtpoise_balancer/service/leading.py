@@ -62,7 +62,7 @@ class Leadership:
         return None
 
     def step_down(self, why: str) -> str:
-        """Stop acting; the sentence that says so.
+        """Stop acting. Returns a sentence about it.
 
         What runs already goes on, and whoever acts next finds it in the journal.
         """

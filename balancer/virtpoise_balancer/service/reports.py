@@ -16,6 +16,7 @@ _MOST_LINES = 20
 
 
 def migration_ended(move: Move, outcome: MigrationOutcome) -> None:
+    """Log how a migration ended, with its figures."""
     figures = {
         "domain": move.domain,
         "source": move.source,
@@ -43,6 +44,7 @@ def others_changed(changes: Sequence[OthersChange]) -> None:
 
 
 def ordered(action: Action) -> None:
+    """Log an order with who gave it and the answer."""
     level = log.info if action.accepted else log.warning
     level(
         "an order was followed" if action.accepted else "an order was refused",

@@ -18,7 +18,7 @@ from virtpoise_balancer.model import Policy, Resource, Trigger
 from virtpoise_balancer.monitor.history import Part, PastGroup
 from virtpoise_balancer.simulate.loop import Course, StepOutcome, play
 from virtpoise_balancer.simulate.recording import demands, fleet_of
-from virtpoise_balancer.simulate.script import Demand
+from virtpoise_balancer.simulate.script import StepDemand
 from virtpoise_balancer.simulate.tables import Bracket
 
 WITHOUT = "without"
@@ -164,7 +164,7 @@ class _Play:
             judge=first.policy,
         )
 
-    def _steps(self, parts: Iterable[Part], names: int, *, bracketed: bool) -> Iterator[list[Demand]]:
+    def _steps(self, parts: Iterable[Part], names: int, *, bracketed: bool) -> Iterator[list[StepDemand]]:
         fleet, step = fleet_of(self.inventory, hidden=False), self.inventory.step_seconds
         at = self.inventory.start
         for part in parts:

@@ -22,7 +22,7 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import in_one_line
 from virtpoise_balancer.monitor.history import Part, PastGroup
 from virtpoise_balancer.simulate.contention import on_hosts
-from virtpoise_balancer.simulate.script import Demand, Fleet
+from virtpoise_balancer.simulate.script import Fleet, StepDemand
 
 _FORMAT = "virtpoise/recording/1"
 _HEAD = "recording.json"
@@ -153,7 +153,7 @@ def fleet_of(inventory: PastGroup, *, hidden: bool) -> Fleet:
     )
 
 
-def demands(part: Part, fleet: Fleet, *, hidden: bool) -> Iterable[Demand]:
+def demands(part: Part, fleet: Fleet, *, hidden: bool) -> Iterable[StepDemand]:
     """What each step of a part asks of the group. ``hidden``: as of ``fleet_of``."""
     nothing = np.zeros(fleet.domains)
     up = np.ones(fleet.hosts, dtype=np.bool_)
@@ -165,7 +165,7 @@ def demands(part: Part, fleet: Fleet, *, hidden: bool) -> Iterable[Demand]:
         held = on_hosts(place, part.held_bytes * runs, fleet.hosts)
         busy = np.where(seen, part.cpu_ratio[step], 0.0) * fleet.cpus
         memory = np.nan_to_num(part.memory_ratio[step]) * fleet.host_memory_bytes
-        yield Demand(
+        yield StepDemand(
             cores=np.minimum(ran + part.delay[step], fleet.vcpus) if hidden else ran,
             memory_bytes=part.held_bytes,
             rx=nothing,

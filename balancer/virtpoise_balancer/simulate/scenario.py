@@ -185,7 +185,10 @@ class Settings(Section):
 
 
 class Scenario(Section):
-    """``about``: what it shows. ``seeds``: how often it is played, with the seeds 1, 2 and so on; figures add up."""
+    """A simulation: hosts, domains, events and what is expected.
+
+    ``about``: what it shows. ``seeds``: how often it is played, with the seeds 1, 2 and so on; figures add up.
+    """
 
     name: _Name
     about: str = ""

@@ -155,6 +155,7 @@ class Gate:
 
 
 def is_loopback(address: str) -> bool:
+    """Whether the address is one of this machine's loopback addresses."""
     try:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:

@@ -69,6 +69,8 @@ class ApplyBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModeBody:
+    """The body of an order to change the mode."""
+
     __pydantic_config__ = STRICT
     mode: Mode
 

@@ -16,7 +16,7 @@ from virtpoise_exporter.virt.stats import Ask
 
 GROUPS = libvirt.VIR_DOMAIN_STATS_BALLOON
 _KIB = 1024
-# by libvirt's key: the metric, and what one of its unit is in ours
+# by libvirt's key: the metric, and by how much libvirt's figure is multiplied
 _METRICS = {
     "usable": (metrics.DOMAIN_MEMORY_USABLE, _KIB),
     "unused": (metrics.DOMAIN_MEMORY_UNUSED, _KIB),

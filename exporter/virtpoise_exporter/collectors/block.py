@@ -16,7 +16,7 @@ from virtpoise_exporter.virt.stats import Ask
 
 GROUPS = libvirt.VIR_DOMAIN_STATS_BLOCK
 _NANOSECOND = 1e-9
-# by libvirt's key: the metric, and what one of its unit is in ours
+# by libvirt's key: the metric, and by how much libvirt's figure is multiplied
 _METRICS: dict[str, tuple[Metric, float]] = {
     "rd.bytes": (metrics.DOMAIN_BLOCK_READ, 1),
     "wr.bytes": (metrics.DOMAIN_BLOCK_WRITTEN, 1),

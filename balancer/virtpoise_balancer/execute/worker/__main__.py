@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from virtpoise_balancer.execute.worker import domains, leaving, migration, probe, storage
-from virtpoise_balancer.execute.worker.connection import Connection, message, prepare
+from virtpoise_balancer.execute.worker.connection import LibvirtConnection, message, prepare
 
 _CALLS: Mapping[str, Callable[..., object]] = {
     "connect": lambda _connection: None,
@@ -63,7 +63,7 @@ def main() -> None:
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     with socket.socket(fileno=0) as wire:
         threading.Thread(target=_read, args=(wire, requests), name="requests", daemon=True).start()
-        connection = Connection()
+        connection = LibvirtConnection()
         reply = b"{}"
         while True:
             try:
@@ -85,7 +85,7 @@ def _end() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _reply(connection: Connection, request: Mapping[str, Any]) -> bytes:
+def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
     try:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
     except libvirt.libvirtError as error:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import libvirt
 
 from virtpoise_balancer.execute.facts import Bound
-from virtpoise_balancer.execute.worker.connection import message
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, message
 from virtpoise_balancer.execute.worker.migration import FLAGS
 
 # A socket of this machine has no other machine's name.
@@ -67,15 +67,15 @@ def leaving(
             if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
                 found[uuid] = Bound(kind="job", why="another job works on it")  # a migration would wait for its end
                 continue
-        except libvirt.libvirtError:
+            error = _answer(domain)
+            if error is not None and error.get_error_code() in _MAY_LEAVE:
+                found[uuid] = None
+            elif error is not None and error.get_error_code() in _MAY_NOT:
+                why = message(error)
+                cured_by = _cured_by(domain, copyable.get(uuid, ())) if _NOT_SHARED in why.lower() else ()
+                found[uuid] = Bound(kind=_kind(error), why=why, cured_by=cured_by)
+        except (libvirt.libvirtError, *UNREADABLE):
             continue
-        error = _answer(domain)
-        if error is not None and error.get_error_code() in _MAY_LEAVE:
-            found[uuid] = None
-        elif error is not None and error.get_error_code() in _MAY_NOT:
-            why = message(error)
-            cured_by = _cured_by(domain, copyable.get(uuid, ())) if _NOT_SHARED in why.lower() else ()
-            found[uuid] = Bound(kind=_kind(error), why=why, cured_by=cured_by)
     return found
 
 

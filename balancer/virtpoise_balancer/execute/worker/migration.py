@@ -9,7 +9,7 @@ from typing import Any
 import libvirt
 
 from virtpoise_balancer.execute.transfer import Throttle, Transfer
-from virtpoise_balancer.execute.worker.connection import Connection
+from virtpoise_balancer.execute.worker.connection import LibvirtConnection, text_of
 from virtpoise_balancer.execute.worker.domains import resume
 
 FLAGS = (
@@ -62,7 +62,7 @@ def migrate(
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = bandwidth_mib_per_second
     if address is not None:
         parameters[libvirt.VIR_MIGRATE_PARAM_URI] = address
-    there = Connection()
+    there = LibvirtConnection()
     arrived: list[float] = []
 
     moving = connection.lookupByUUIDString(uuid)
@@ -95,7 +95,7 @@ def dirty_rate(connection: libvirt.virConnect, uuid: str, least_bytes: int) -> f
     domain = connection.lookupByUUIDString(uuid)
     if domain.info()[2] << 10 < least_bytes:
         return None
-    ring = "<dirty-ring state='on'" in domain.XMLDesc()
+    ring = "<dirty-ring state='on'" in text_of(domain.XMLDesc)
     mode = libvirt.VIR_DOMAIN_DIRTYRATE_MODE_DIRTY_RING if ring else libvirt.VIR_DOMAIN_DIRTYRATE_MODE_PAGE_SAMPLING
     domain.startDirtyRateCalc(_MEASURED_SECONDS, mode)
     deadline = time.monotonic() + _MEASURED_SECONDS + _MEASURING_TAKES_SECONDS

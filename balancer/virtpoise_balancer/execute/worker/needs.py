@@ -48,7 +48,7 @@ def needs(
         raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
     root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
     disk_sources = root.findall("./devices/disk/source")
-    # Told of the disk or of its source, and since the first is the older way libvirt may tell both.
+    # An attribute of the disk or of its source; libvirt may write both, since the first is the older way.
     secrets = [*root.findall("./devices/disk/auth/secret"), *root.findall("./devices/disk/source/auth/secret")]
     sources = root.findall("./devices/interface/source")
     return Needs(

@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from virtpoise_balancer.execute.facts import Bound, HardwareVerdict, HostFacts, Needs
-from virtpoise_balancer.execute.worker.connection import message, text_of
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 from virtpoise_balancer.execute.worker.storage import pools
 
@@ -179,6 +179,8 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
             return False
         # A domain without a definition has no autostart.
         return True if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID else None
+    except UNREADABLE:
+        return None
     return True
 
 
@@ -191,7 +193,7 @@ def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     try:
         found = connection.listAllInterfaces()
         return frozenset(text_of(one.name) for one in found)
-    except libvirt.libvirtError:
+    except (libvirt.libvirtError, *UNREADABLE):
         return None
 
 
@@ -209,7 +211,7 @@ def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies:
         except libvirt.libvirtError as error:
             if error.get_error_code() not in _ENDED:  # such as one that is too large for libvirt's messages
                 yield _unread(domain)
-        except (ET.ParseError, ValueError):
+        except (ET.ParseError, ValueError, *UNREADABLE):
             yield _unread(domain)
 
 
@@ -230,7 +232,7 @@ def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:
 def _snapshots(domain: libvirt.virDomain) -> int:
     try:
         return int(domain.snapshotNum())
-    except libvirt.libvirtError:
+    except (libvirt.libvirtError, *UNREADABLE):
         return 0
 
 
@@ -242,3 +244,5 @@ def _listed(names: Callable[[], Iterable[str]]) -> frozenset[str] | None:
         return frozenset(name for name in names() if name)
     except libvirt.libvirtError as error:
         return frozenset() if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None
+    except UNREADABLE:
+        return None

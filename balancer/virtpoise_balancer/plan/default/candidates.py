@@ -15,7 +15,7 @@ from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
 from virtpoise_balancer.plan.possible import holding
-from virtpoise_balancer.plan.stocks import Stock, needs
+from virtpoise_balancer.plan.stocks import Stock, taken_by
 
 # The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
 # guest.
@@ -222,7 +222,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else total(residents.arrival, rows),
         margin=residents.margin,
         allowed=allowed_hosts(group, domains),
-        needs=needs(domains, group.policy),
+        needs=taken_by(domains, group.policy),
     )
 
 

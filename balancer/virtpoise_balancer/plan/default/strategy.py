@@ -50,15 +50,15 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     if made.solved or not group.taken.any():
         return made
     wider = _plan(group, np.zeros_like(group.taken))
-    return wider if _solved(wider) > _solved(made) else made
+    return wider if _count_solved(wider) > _count_solved(made) else made
 
 
-def _solved(made: Plan) -> int:
+def _count_solved(made: Plan) -> int:
     return sum(attempt.solved for attempt in made.attempts)
 
 
 def _plan(group: Group, left_out: Mask) -> Plan:
-    """``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
+    """The plan of the group. ``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
     snapshot, policy = group.snapshot, group.policy
     found = group.overloads
     problems = find(snapshot, policy, found, group.concerned)
@@ -110,10 +110,10 @@ def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Seq
         overloads_of[overload.host].append(overload)
     hosts = [(group.index[host.name], host.name, problem) for host, problem in attempt]
     group.prepare(number for number, _, _ in hosts)
-    return [_source_of(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
+    return [_make_source(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
 
 
-def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
+def _make_source(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
     goals: dict[Resource, float] = {}
     if problem is Problem.OVERLOAD:
         for overload in overloads_of_it:

@@ -113,7 +113,7 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
         return lacks
     for stock, need in candidate.needs.items():
         if (free := float(trial.free(stock)[host])) < need:
-            return stocks.refusal(stock, need, free)
+            return stocks.why_too_little(stock, need, free)
     arriving = group.rules.bonds_among(candidate.domains)
     for domain in candidate.domains:
         if domain.name in group.repeated_names and (

@@ -16,6 +16,7 @@ _MORE = 4  # times as many at each "Show more"
 
 
 def history_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /history. With a limit that is wrong, a page that names the error."""
     try:
         most = limit(request, _AT_FIRST)
     except BadInput as error:

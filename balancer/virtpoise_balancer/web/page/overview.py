@@ -47,6 +47,7 @@ class Overview:
 
 
 def overview_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /, its hosts by name or, with ``?sort=load``, by load."""
     found = overview(writer.state)
     rows = found.rows if found else ()
     by_load = request.query_params.get("sort") == "load"

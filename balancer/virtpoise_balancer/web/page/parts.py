@@ -138,10 +138,12 @@ class MigrationCard:
 
 
 def host_link(name: str) -> Anchor:
+    """A link to the host's page."""
     return Anchor(name, f"/hosts/{quote(name, safe='')}")
 
 
 def domain_link(name: str, uuid: str) -> Anchor:
+    """A link to the domain's page."""
     return Anchor(name, f"/domains/{quote(uuid, safe='')}")
 
 
@@ -156,6 +158,7 @@ def clock(at: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
+    """The number with its noun: "1 domain", "3 domains"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
@@ -237,6 +240,7 @@ _RESULT_KINDS = {"done": "calm", "skipped": "dim", "failed": "hot"}
 
 
 def migration_card(record: MigrationRecord, policy: Policy) -> MigrationCard:
+    """A migration of the journal as the page shows it, with its prediction and measurement."""
     result = record.result or ("running" if record.began else "pending")
     return MigrationCard(
         id=record.id,

@@ -61,6 +61,7 @@ class PlanView:
 
 
 def plan_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /plan: the newest plan, from which a person can apply moves."""
     state = writer.state
     found = None
     if state.plan is not None and state.snapshot is not None:
@@ -69,6 +70,7 @@ def plan_page(writer: Writer, request: Request) -> KeptAnswer:
 
 
 def plan_view(plan: Plan, snapshot: Snapshot, policy: Policy) -> PlanView:
+    """The plan as the page shows it."""
     hosts = {host.name: host for host in snapshot.hosts}
     return PlanView(
         summary=wording.headline(plan.summary, hosts),
