@@ -65,7 +65,7 @@ def _file_problem(found: os.stat_result) -> str | None:
 def _way_problem(path: Path) -> str | None:
     """What lets another user replace the file: one of the folders on the way to it, also by way of a link."""
     for folder, entry in _way(path):
-        problem = _folder_problem(folder, entry.lstat().st_uid)
+        problem = _folder_problem(folder, entry)
         if problem is not None:
             return problem
     return None
@@ -92,12 +92,12 @@ def _way(path: Path) -> Iterator[tuple[Path, Path]]:
         left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
-def _folder_problem(folder: Path, entered: int) -> str | None:
-    """What lets another user replace what is entered there, whose owner is the user ``entered``."""
-    found = folder.stat()
+def _folder_problem(folder: Path, entry: Path) -> str | None:
+    """What lets another user replace the entry of the folder."""
+    found, owner = folder.stat(), entry.lstat().st_uid
     own = found.st_uid in (0, os.geteuid())
-    if found.st_mode & stat.S_ISVTX and own and entered in (0, os.geteuid()):
-        return None  # as /tmp: only a file's owner renames or deletes it
+    if found.st_mode & stat.S_ISVTX and own:  # as /tmp: only a file's owner renames or deletes it
+        return None if owner in (0, os.geteuid()) else f"{entry} belongs to another user (uid {owner})"
     if found.st_mode & stat.S_IWOTH:
         return f"other users may write to its folder; chmod o-w {folder}"
     if found.st_mode & stat.S_IWGRP and found.st_gid != 0:

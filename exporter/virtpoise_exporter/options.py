@@ -42,7 +42,7 @@ class Options:
 
 
 class _Once(argparse.Action):
-    """Takes a flag's value. A second value would take the place of the first without a word."""
+    """Takes a flag's value, once: a second one would silently take its place, even of a file of passwords."""
 
     _given = False
 

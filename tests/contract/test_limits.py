@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hostile.units import memory_max_mib
-from virtpoise_balancer.monitor import client, doubt, matchers, replies, targets
+from hostile.units import memory_max_mib, tasks_max
+from virtpoise_balancer.execute import copies, inventory, reach
+from virtpoise_balancer.monitor import client, domain_figures, doubt, matchers, replies, targets
 from virtpoise_balancer.plan.default import rule_set
 from virtpoise_balancer.web import api, connections, live, pace, server, strangers
 from virtpoise_exporter.web import server as listener
@@ -25,7 +26,16 @@ BALANCER = {
         f"{replies.MOST_SERIES:,} series",
         f"{replies.MOST_SAMPLES // 1_000_000} million samples",
         f"{replies.MOST_LABEL:,} characters",
+        f"names of domains of {domain_figures._LONGEST_NAME} characters",
         f"{doubt.MOST_DOMAINS:,} domains",
+    ],
+    "Domains of one host that others seem to run as well": [f"{doubt.MOST_CLAIMED},"],
+    "Questions to libvirt side by side": [
+        f"{copies._LANES} about domains",
+        f"{inventory._LANES} for what hosts have",
+        f"{inventory._LANES_NOW} before moves",
+        f"{reach._LANES} for whether they answer",
+        f"`TasksMax={tasks_max('balancer')}`",
     ],
     "Selector of a group (`matchers`)": [f"{matchers._LONGEST:,} printable characters"],
     "Hosts in a domain's metadata": [

@@ -143,7 +143,7 @@ def test_a_stop_lasts_as_long_as_the_configuration_gives_migrations_though_the_u
         assert manager.run("systemctl show virtpoise -p Result --value") == "success\n", said
         assert "virtpoise has stopped" in said
         history = json.loads(manager.run("runuser -u virtpoise -- virtpoise history --output json"))
-        assert any(one["why"].startswith("aborted: told to stop") for one in history), history
+        assert any(one["why"].startswith("aborted: the balancer was stopping") for one in history), history
         assert installation.guests() == before
     finally:
         manager.run("cat > /etc/virtpoise/virtpoise.yml", text=configured)

@@ -231,7 +231,7 @@ class Pool:
     def _wait_past(self, cycle_at: float | None) -> dict[str, Any]:
         return self.wait("next cycle", lambda now: now["cycle_at"] != cycle_at, 30)
 
-    def wait_readings(self, host: str, reached: Callable[[float], bool], seconds: float = 60) -> float:
+    def wait_samples(self, host: str, reached: Callable[[float], bool], seconds: float = 60) -> float:
         """Wait until the balancer's newest reading of the host is as wanted; the reading."""
 
         def newest(status: dict[str, Any]) -> float | None:

@@ -6,7 +6,7 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
-from virtpoise_balancer.model.facts import Facts, Hold, Holder, Need, Requirement
+from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, Need, Requirement, not_copied
 from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
@@ -43,7 +43,7 @@ from virtpoise_balancer.model.policy import (
     Weights,
     policy_problems,
 )
-from virtpoise_balancer.model.samples import SampleTimes
+from virtpoise_balancer.model.samples import SampleTimes, count_samples
 from virtpoise_balancer.model.snapshot import (
     NO_FIGURES,
     Domain,
@@ -92,6 +92,7 @@ __all__ = [
     "Cause",
     "Count",
     "Detail",
+    "DiskCopy",
     "Domain",
     "DomainState",
     "DomainWeights",
@@ -151,5 +152,7 @@ __all__ = [
     "Weights",
     "Written",
     "check_consistent",
+    "count_samples",
+    "not_copied",
     "policy_problems",
 ]

@@ -216,7 +216,7 @@ def place_of(address: str) -> str:
 
 
 def peer_of(connected: Any) -> Peer:
-    """``connected``: a Unix socket."""
+    """The process at the other end of a connected Unix socket."""
     _, uid, gid = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     return Peer(uid=uid, gid=gid)
 

@@ -157,7 +157,7 @@ def listen_locally(web: Web) -> Listener | None:
         why = error.strerror if isinstance(error, OSError) else f"there is no group {web.socket_group}"
         if {"socket", "socket_group"} & web.model_fields_set:
             raise BadInput(f"web.socket: {web.socket}: {why}") from None
-        log.info("no socket for local commands", path=str(web.socket), why=why)
+        log.info("the socket for local commands cannot be opened", path=str(web.socket), why=why)
         return None
 
 

@@ -86,7 +86,7 @@ class Server:
     """Serves /metrics, /-/healthy, /-/ready, /-/reload and a landing page on sockets that listen already."""
 
     def __init__(self, scrape: Callable[[float], bytes], watched: Watched) -> None:
-        """``scrape`` returns an exposition within the number of seconds that it is called with."""
+        """Serve scrapes. ``scrape`` returns an exposition within the number of seconds that it is called with."""
         self._scrapes = SharedScrapes(scrape)
         self._watched = watched
         self._gate = Gate()
@@ -172,7 +172,10 @@ class Server:
                 writer.close()
 
     async def _answer_all(self, guest: Guest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one request after the other. A client that sends the next before it has an answer gets no more."""
+        """Answer the requests of a connection in turn.
+
+        A client that sends the next before it has an answer gets no more.
+        """
         patience = HEAD_SECONDS
         keep_alive = True
         while keep_alive:

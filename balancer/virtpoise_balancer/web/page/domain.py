@@ -16,6 +16,7 @@ _MOST_MIGRATIONS = 20
 
 
 def domain_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /domains/NAME: the domain's figures, why it moves or stays, and its migrations."""
     state = writer.state
     try:
         detail = domain_detail(writer.context, request.path_params["name"])
