@@ -22,6 +22,9 @@ SECRET = "secret"  # noqa: S105 - no password
 
 _LONGEST_KEY = 300  # the longest name of a host has 255
 _PASSWORD = re.compile(r"((?:://|')[^/@\s:']*):[^\s']*@")  # of a URL
+# Where a secret may stand by mistake, in place of its file.
+_OF_SECRETS = re.compile("http_config|token|password|secret|credential|key_file")
+_KINDS = ((str, "a text"), (list, "a list"), (dict, "a mapping"), (type(None), "nothing"))
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _SNAPSHOT = TypeAdapter(Snapshot)
 _PLAN = TypeAdapter(Plan)
@@ -53,12 +56,19 @@ def _lines(problem: ErrorDetails) -> list[str]:
     if problem["type"] == SECRET:
         return [f"{path}: expected {problem['msg']}"]
     message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return [f"{path}: expected {message}, got {_shown(problem['input'])}"]
+    value = problem["input"]
+    hidden = _OF_SECRETS.search(path) or "dictionary" in message or isinstance(value, (list, dict))
+    return [f"{path}: expected {message}, got {kind_of(value) if hidden else _shown(value)}"]
 
 
 def _key(part: int | str) -> str:
     text = visible(str(part))
     return text if len(text) <= _LONGEST_KEY else f"{text[: _LONGEST_KEY - 3]}..."
+
+
+def kind_of(value: object) -> str:
+    """What is said of a value that is not shown, since it may be a secret."""
+    return next((words for kind, words in _KINDS if isinstance(value, kind)), "a value")
 
 
 def _shown(value: Any) -> str:

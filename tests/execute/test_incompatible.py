@@ -223,3 +223,10 @@ def test_sets_of_numbers(text: str, found: set[int]) -> None:
 
 def test_numbers_are_shown_as_ranges() -> None:
     assert ranges({0, 1, 2, 5, 7, 8}) == "0-2,5,7-8"
+
+
+def test_a_domain_that_cannot_be_read_is_held_whatever_libvirt_lets_leave() -> None:
+    bound = (Bound(kind="setting", why="its description cannot be read"),)
+    here = replace(FULL, domains=(Needs(name="a", uuid="1", unread=True, bound=bound), replace(ALL, uuid="2")))
+    found = judge({"h1": HostRecord(at=1.0, facts=here, verdicts=RUNS, words={"1": None, "2": None})})
+    assert found.holds == {"1": (Hold(kind=Holder.SETTING, why="its description cannot be read"),)}

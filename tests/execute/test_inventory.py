@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from builders import FakeClock
 from virtpoise_balancer.errors import LibvirtError, StoreError
@@ -311,3 +312,12 @@ def test_a_host_with_a_busy_domain_is_looked_at_again_soon() -> None:
     scene.clock.at += 60
     assert scene.keep_up(h1=("a",)) == ["h1"]
     assert scene.inventory.facts(("h1",)).holds == {}
+
+
+def test_a_host_that_cannot_be_read_is_told_of_once() -> None:
+    scene = Scene(Said({"h1": facts(guest("u1"))}, refused={"h1"}))
+    with capture_logs() as told:
+        for _ in range(3):
+            scene.keep_up(h1=("u1",))
+            scene.clock.at += 301
+    assert [one["log_level"] for one in told] == ["warning", "debug", "debug"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,6 +16,7 @@ from virtpoise_balancer.execute import reach as reach_module
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.model import HostState, Policy, Reason, UnknownKind
 from virtpoise_balancer.plan import plan
+from virtpoise_balancer.threads import SystemThreads, Thread
 
 PATIENCE_SECONDS = 5.0
 
@@ -109,3 +111,22 @@ def test_a_balancer_that_only_recommends_and_reaches_no_libvirt_goes_by_promethe
     assert not any(h.known for h in with_silence(BUSY, nobody, acts=True).hosts)
     some = Silence(silent={"h2": "no answer"}, answered=True)
     assert [h.known for h in with_silence(BUSY, some, acts=False).hosts] == [True, False, True]
+
+
+def test_any_number_of_hosts_is_asked_by_a_bounded_number_of_threads() -> None:
+    class Counted(SystemThreads):
+        started = 0
+
+        def start(self, work: Callable[[], object], name: str, *, daemon: bool = True) -> Thread:
+            self.started += 1
+            return super().start(work, name, daemon=daemon)
+
+    hosts, go_on, threads = [f"h{n}" for n in range(2000)], threading.Event(), Counted()
+    libvirt = Libvirt(hanging=dict.fromkeys(hosts, go_on))
+    reach = Reach(libvirt.active_domains, threads=threads)
+    reach.keep_up(hosts)
+    reach.keep_up([*hosts, "other"])
+    go_on.set()
+    wait_until(lambda: reach.answers().keys() == {*hosts, "other"})
+    assert sorted(libvirt.asked) == sorted({*hosts, "other"}), "each once"
+    assert threads.started == 32

@@ -13,14 +13,17 @@ import pytest
 import virtpoise_balancer
 from random_groups import random_group, varied_group
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.model import Detail, Move, Plan, PredictedLoads, Prediction, Reason, Refusal, Snapshot
+from virtpoise_balancer.model import Detail, Move, Plan, PredictedLoads, Prediction, Reason, Refusal, Resource, Snapshot
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 
+RESOURCES = tuple(Resource)
 PLAN = Path(virtpoise_balancer.__file__).parent / "plan"
 # Keys that the source puts together, and what they are put together from.
 JOINED: dict[str, tuple[str, ...]] = {
-    "{}_ratio": ("cpu", "memory", "rx", "tx"),
+    "{}_ratio": RESOURCES,
+    "{}_upper_ratio": RESOURCES,
+    "source_{}_upper_ratio": RESOURCES,
     "hosts_{}": tuple(reason.value for reason in Reason),
     "{}/{}": (),  # the score of a domain whose name is not unique: no detail
 }

@@ -121,6 +121,8 @@ def test_the_destinations_score_falls_with_each_move_to_it(strategy: str) -> Non
     made = plan(snapshot, Policy(strategy=strategy, cpu=Trigger(threshold=0.6)))  # type: ignore[arg-type]
     scores = [made.scores.hosts["h2"], *(move.destination_score for move in made.moves)]
     assert len(scores) > 2
+    assert [move.destination_score_before for move in made.moves] == scores[:-1]
+    assert [move.domain_score for move in made.moves] == [made.scores.domains[move.domain] for move in made.moves]
     assert all(after is not None and before is not None and after < before for before, after in pairwise(scores))
 
 
@@ -156,7 +158,7 @@ def test_a_plan_of_an_earlier_version_is_read() -> None:
     made = plan(*random_group(1))
     written = json.loads(write_plan(made))
     for move in written["moves"]:
-        del move["needs"], move["destination_score"]
+        del move["needs"], move["destination_score"], move["destination_score_before"], move["domain_score"]
     for refusal in written["refusals"]:
         del refusal["uuid"]
     read = read_plan(json.dumps(written), "old.json")

@@ -201,7 +201,9 @@ def test_a_reload_takes_the_new_threshold_from_the_next_cycle_on(tmp_path: Path,
         reload()
         log.wait_for("the configuration was read again")
         assert hosts.dropped == ["policy of the configuration changed after it was planned"]
-        assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 consecutive samples): move a to h2")
+        assert log.wait_for("result=").startswith(
+            "h1 is overloaded (CPU load 70%, 3 consecutive samples): move a to h2"
+        )
 
     while_it_runs(Daemon(write(tmp_path)), act)
 

@@ -332,13 +332,56 @@ def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
     after_a_cycle(published, store)
     full = replace(SNAPSHOT.hosts[1], memory_ratio_window=(0.5, 0.93, 0.94, 0.95))
     seen = Observation(snapshot=replace(SNAPSHOT, hosts=(SNAPSHOT.hosts[0], full)), age_seconds=1.0)
-    published.state = replace(published.state, policy=Policy(), observation=seen)
+    published.state = replace(published.state, policy=Policy(), observation=seen, plan=plan(seen.snapshot, Policy()))
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 3
-    assert "is overloaded in memory" in " ".join(client.get("/").text.split())
+    assert "is overloaded: memory use" in " ".join(client.get("/").text.split())
     status = client.get("/api/v1/status").json()["hosts"][1]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 3, 3)
-    published.state = replace(published.state, policy=POLICY)  # the strategy thesis knows CPU alone
+    # The strategy thesis knows CPU alone.
+    published.state = replace(published.state, policy=POLICY, plan=plan(seen.snapshot, POLICY))
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 0
+
+
+RISING = tuple(0.52 + 0.01 * step for step in range(30))
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["with-a-plan", "without"])
+def test_a_host_is_shown_as_overloaded_where_the_plan_takes_it_so(
+    client: TestClient, published: Published, planned: bool
+) -> None:
+    """By its trend a host may be overloaded before N samples are; a draining host is not, whatever its load."""
+    rising, draining = host("h1", *RISING), host("h3", 0.9, 0.9, 0.9, 0.9, state=HostState.DRAINING)
+    seen = group(rising, host("h2", 0.1, 0.1), draining, domain("a", "h1", 2.0), domain("b", "h3", 2.0))
+    made = plan(seen, Policy())
+    assert {one.host for one in made.overloaded} == {"h1"}
+    published.state = State(
+        mode="recommend",
+        leader=True,
+        policy=Policy(),
+        interval_seconds=10,
+        observation=Observation(snapshot=seen, age_seconds=1.0),
+        plan=made if planned else None,
+    )
+    shown = client.get("/api/v1/status").json()["hosts"]
+    assert [(one["name"], one["overloaded"]) for one in shown] == [("h1", True), ("h2", False), ("h3", False)]
+    assert (shown[0]["resource"], shown[0]["consecutive"], shown[0]["needed"]) == ("cpu", 2, 3)
+    page = " ".join(client.get("/").text.split())
+    assert page.count("is overloaded: CPU load 81%, 2 consecutive samples") == 1
+    assert "is overloaded: CPU load 90%" not in page
+
+
+def test_one_sample_is_one_sample(client: TestClient, published: Published) -> None:
+    quick = Policy(cpu=Trigger(consecutive=1))
+    seen = group(host("h1", 0.1, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 2.0))
+    published.state = State(
+        mode="recommend",
+        leader=True,
+        policy=quick,
+        interval_seconds=10,
+        observation=Observation(snapshot=seen, age_seconds=1.0),
+        plan=plan(seen, quick),
+    )
+    assert "is overloaded: CPU load 90%, 1 sample<" in " ".join(client.get("/").text.split())
 
 
 def test_errors_are_returned_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
@@ -882,6 +925,24 @@ def test_the_plan_has_each_destinations_score_before_and_after_the_move(
         assert float(found[0][2]) <= round((policy.cpu.threshold - then.cpu_ratio) / policy.cpu.threshold, 3)
 
 
+@pytest.mark.parametrize("strategy", ["default", "thesis"])
+def test_of_two_domains_of_one_name_each_move_shows_its_own_score(
+    client: TestClient, published: Published, strategy: str
+) -> None:
+    """The strategies score domains of different sets, so that a name alone may be another domain's."""
+    policy = replace(POLICY, strategy=strategy)  # type: ignore[arg-type]
+    twins = domain("vm", "h1", 1.6, uuid="u1"), domain("vm", "h1", 2.4, uuid="u2")
+    seen = group(host("h1", 0.95, 0.95), host("h2", 0.05, 0.05), host("h3", 0.05, 0.05), *twins)
+    made = plan(seen, policy)
+    published.state = replace(
+        published.state, policy=policy, cycle_at=1.0, observation=Observation(snapshot=seen, age_seconds=1.0), plan=made
+    )
+    assert made.moves
+    shown = re.findall(r"domain (-?[\d.]+), h", client.get("/plan").text)
+    assert shown == [f"{made.scores.domains[f'vm/{move.uuid}']:.3f}" for move in made.moves]
+    assert shown == [f"{move.domain_score:.3f}" for move in made.moves]
+
+
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, published: Published) -> None:
     store.override("paused", OverrideValue(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"
@@ -1031,8 +1092,8 @@ def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count
     after_a_cycle(published, store)
     policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=SpaceTrigger(threshold=0.9, consecutive=2))
     full = replace(host("h1", 0.5, 0.7, 0.7, 0.7), memory_ratio_window=(0.5, 0.95, 0.95))
-    seen = Observation(snapshot=replace(SNAPSHOT, hosts=(full,)), age_seconds=1.0)
-    published.state = replace(published.state, policy=policy, observation=seen)
+    seen = Observation(snapshot=group(full), age_seconds=1.0)
+    published.state = replace(published.state, policy=policy, observation=seen, plan=None)
     (status,) = client.get("/api/v1/status").json()["hosts"]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)
 

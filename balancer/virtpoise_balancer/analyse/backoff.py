@@ -2,8 +2,8 @@
 
 Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``. Every further failed
 attempt adds ``step_seconds``. One sample below the threshold cancels the penalty, and the next one has the initial
-length again. The strategy ``thesis`` watches only the CPU; for other strategies every watched resource must be below
-its threshold.
+length again. Which resources are watched, and whether only the newest sample counts, depends on the strategy
+(``StrategyTraits``).
 """
 
 from __future__ import annotations
@@ -113,13 +113,12 @@ def after_changes(backoffs: Backoffs, changes: Iterable[LoadChange], times: Samp
 def relieved(backoff: Backoff, host: Host, snapshot: Snapshot, policy: Policy) -> Backoff:
     """The back-off after a look at the samples: a sample below the threshold since the penalty began cancels it.
 
-    ``thesis`` takes any such sample of the CPU. For other strategies the newest sample of every resource must be
-    below: an idle CPU says nothing about a full memory. The penalty of a draining host does not depend on its load, so
-    only time ends it.
+    Every watched resource must be below its own: an idle CPU says nothing about a full memory. The penalty of a
+    draining host does not depend on its load, so only time ends it.
     """
     if backoff.penalty_from is None or host.state is HostState.DRAINING:
         return backoff
-    looked_back = len(host.cpu_ratio) if policy.strategy == "thesis" else min(len(host.cpu_ratio), 1)
+    looked_back = min(len(host.cpu_ratio), 1) if policy.traits.newest_sample_alone else len(host.cpu_ratio)
     dipped = any(
         snapshot.time - (age + 1) * snapshot.step_seconds >= backoff.penalty_from
         and all(readings[-1 - age] < trigger.threshold for _, trigger, readings in watched(host, policy))

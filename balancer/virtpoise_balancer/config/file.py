@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from virtpoise_balancer.config.schema import Config
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.formats import problems
+from virtpoise_balancer.formats import kind_of, problems
 from virtpoise_balancer.secret_files import check_secret
 from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.visible import visible
@@ -20,6 +20,8 @@ from virtpoise_balancer.visible import visible
 # The most values of a configuration; what an alias stands for counts each time. Ten rules for each of 1,000 hosts have
 # a fifth of it.
 _MOST_VALUES = 1_000_000
+# What PyYAML quotes of the file, such as the name of an alias: a secret may begin with its asterisk.
+_OF_FILE = re.compile("'[^<'][^']+'")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -79,11 +81,12 @@ def parse_values(text: str, source: str, expected: str) -> tuple[dict[Any, Any],
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or (str(error) or "unreadable").splitlines()[0]
+        problem = _OF_FILE.sub("'...'", problem)
         raise BadInput(f"{source}: expected YAML: {problem}{where}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise BadInput(f"{source}: expected {expected}, got {values!r}"[:200])
+        raise BadInput(f"{source}: expected {expected}, got {kind_of(values)}")
     return values, mistakes
 
 

@@ -201,11 +201,8 @@ def _compared(situation: Situation) -> Situation:
 
 
 def waits_for_all(situation: Situation) -> bool:
-    """Whether nothing is judged while anything is under way.
-
-    The thesis has it so; for others only the hosts concerned wait.
-    """
-    return situation.busy and situation.policy.strategy == "thesis"
+    """Whether no host is judged now, since moves are under way. For most strategies only the hosts concerned wait."""
+    return situation.busy and situation.policy.traits.one_at_a_time
 
 
 def _waiting(situation: Situation) -> int:
@@ -356,18 +353,19 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
     """The back-off of each host after this cycle. ``marked``: the snapshot with its draining hosts marked."""
     memory, policy = situation.memory, situation.policy
     backoffs = dict(memory.backoffs)
-    names = [host.name for host in marked.hosts] if policy.strategy == "thesis" else []
+    alone = policy.traits.one_at_a_time
+    names = [host.name for host in marked.hosts] if alone else []
     for ended in memory.ended_plans:
         backoffs |= after_plan(
             backoffs,
             names,
             ended.plan,
-            ended.results if policy.strategy == "thesis" else ended.without_refused,
+            ended.results if alone else ended.without_refused,
             ended=ended.ended,
             counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,
         )
-    ours = memory.commitments if policy.strategy != "thesis" else ()
+    ours = () if alone else memory.commitments
     backoffs |= after_changes(backoffs, [*ours, *counting(memory.others)], situation.times)
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}

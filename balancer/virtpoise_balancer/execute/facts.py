@@ -72,7 +72,7 @@ class Needs:
     no image files, so that QEMU does not lock them against other hosts, and that no lease protects, by their devices in
     the guest. ``devices``: of the host's network, bridges not included; ``filters``: libvirt's network filters.
     ``cpus``, ``nodes``: CPUs and NUMA nodes of the host that it is bound to, by their numbers. ``bound``: what keeps it
-    where it is.
+    where it is. ``unread``: its description could not be read, so the rest is not known.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Needs:
     cpus: tuple[int, ...] = ()
     nodes: tuple[int, ...] = ()
     bound: tuple[Bound, ...] = ()
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ class HostRecord:
 
     def bound(self, domain: Needs) -> tuple[Bound, ...]:
         """What keeps a domain of the host where it is: as libvirt reports it, else by its description."""
-        if domain.uuid not in self.words:
+        if domain.unread or domain.uuid not in self.words:
             return domain.bound
         word = self.words[domain.uuid]
         return () if word is None else (word,)

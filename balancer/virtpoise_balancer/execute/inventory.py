@@ -241,7 +241,8 @@ class Inventory:
             ask(host)
             failed = False
         except LibvirtError as error:
-            log.debug("a host's facts are not known", host=host, why=str(error))
+            tell = log.debug if host in self._failed else log.warning  # once: until then moves may be planned in vain
+            tell("a host's facts are not known", host=host, why=str(error))
         except Exception:
             log.exception("a host's facts could not be read", host=host)
         with self._lock:

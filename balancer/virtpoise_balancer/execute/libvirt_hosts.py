@@ -16,7 +16,7 @@ from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Worker, Workers
 from virtpoise_balancer.hosts import in_uri
-from virtpoise_balancer.model import Progress
+from virtpoise_balancer.model import MOST_BYTES, Progress
 
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
 _ANSWER_SECONDS = 30.0
@@ -198,5 +198,6 @@ class LibvirtHosts:
 
 
 def _number(job: _Job, key: str) -> int | None:
+    """None also for a number that no migration comes near, and no database keeps."""
     value = job.get(key)
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value <= MOST_BYTES else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.clock import SYSTEM, Clock
@@ -14,7 +13,8 @@ from virtpoise_balancer.threads import THREADS, Event, Threads
 
 # How long after its last answer a silent host is asked again.
 _AGAIN_SECONDS = 10.0
-_ASK_AT_ONCE = 32
+# How many hosts are asked side by side. Prometheus says how many there are.
+_LANES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +42,9 @@ class Reach:
     _answers: dict[str, HostAnswer] = field(default_factory=dict)
     _answered_at: dict[str, float] = field(default_factory=dict)  # when the last question ended, monotonic
     _under_way: dict[str, Event] = field(default_factory=dict)  # set when the question has been answered
+    _waiting: list[str] = field(default_factory=list)  # hosts that are to be asked, in order
+    _lanes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ASK_AT_ONCE))
 
     def keep_up(self, hosts: Collection[str], closely: Collection[str] = ()) -> None:
         """Ask in the background what is not known: new hosts, silent ones again, and in any case those to be watched
@@ -87,26 +88,40 @@ class Reach:
     def _begin(self, hosts: Iterable[str]) -> list[Event]:
         """Begin to ask those that are not being asked already; for each host what is set when it has answered."""
         answers = []
-        for host in hosts:
-            with self._lock:
-                under_way = self._under_way.get(host)
-                if under_way is None:
-                    under_way = self._under_way[host] = self.threads.event()
-                    self.threads.start(partial(self._ask_one, host), f"ask {host}")
-            answers.append(under_way)
+        with self._lock:
+            for host in hosts:
+                answered = self._under_way.get(host)
+                if answered is None:
+                    answered = self._under_way[host] = self.threads.event()
+                    self._waiting.append(host)
+                answers.append(answered)
+            lanes = max(min(len(self._waiting), _LANES - self._lanes), 0)
+            self._lanes += lanes
+        for _ in range(lanes):
+            self.threads.start(self._drain, "ask hosts")
         return answers
 
+    def _drain(self) -> None:
+        while (host := self._next()) is not None:
+            self._ask_one(host)
+
+    def _next(self) -> str | None:
+        with self._lock:
+            if not self._waiting:
+                self._lanes -= 1
+                return None
+            return self._waiting.pop(0)
+
     def _ask_one(self, host: str) -> None:
-        with self._turns:
-            asked_at = self.clock.now()
-            try:
-                answer = HostAnswer(asked_at=asked_at, active_domains=self.ask_host(host))
-            except LibvirtError as error:
-                answer = HostAnswer(asked_at=asked_at, active_domains=None, why=str(error))
-            except Exception as error:  # whatever it was, the host has not answered
-                answer = HostAnswer(
-                    asked_at=asked_at, active_domains=None, why=f"unforeseen: {type(error).__name__}: {error}"
-                )
+        asked_at = self.clock.now()
+        try:
+            answer = HostAnswer(asked_at=asked_at, active_domains=self.ask_host(host))
+        except LibvirtError as error:
+            answer = HostAnswer(asked_at=asked_at, active_domains=None, why=str(error))
+        except Exception as error:  # whatever it was, the host has not answered
+            answer = HostAnswer(
+                asked_at=asked_at, active_domains=None, why=f"unforeseen: {type(error).__name__}: {error}"
+            )
         now = self.clock.monotonic()
         with self._lock:
             self._answers[host] = answer

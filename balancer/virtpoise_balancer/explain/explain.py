@@ -19,6 +19,7 @@ from virtpoise_balancer.model import (
     Policy,
     Reason,
     Refusal,
+    Resource,
     Snapshot,
     Trigger,
     count_samples,
@@ -27,7 +28,6 @@ from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict
 from virtpoise_balancer.plan.problems import no_destination
 
 _MOST_PASSED_OVER = 5
-_USE = {"memory": "its memory is", "rx": "its uplink, receiving, is", "tx": "its uplink, sending, is"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +90,12 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
     if move is not None:
         verdict = f"{domain.name} is to be migrated from {move.source} to {move.destination}."
         reasons = [_sentence(move.why, move.source, move.destination)] if move.why else []
-        reasons.append(
-            f"After that {move.source} is predicted at {wording.interval(move.predicted.source)} and "
-            f"{move.destination} at {wording.interval(move.predicted.destination)}."
-        )
+        reasons += [
+            f"After that the {resource.use} of {move.source} is predicted at "
+            f"{wording.interval(move.predicted.source, resource)}, and that of {move.destination} at "
+            f"{wording.interval(move.predicted.destination, resource)}."
+            for resource in plan.resources_of(move)
+        ]
     else:
         verdict = f"{domain.name} stays on {domain.host}."
         reasons = [_refused(one, domain) for one in _refusals(plan, domain, considered)]
@@ -130,7 +132,7 @@ def _refused(one: Refusal, domain: Domain) -> str:
 
 def _lacks_only_cpu(plan: Plan, host: str) -> bool:
     """Whether the host is overloaded in its CPU alone. Only then does it matter how much CPU a domain takes off it."""
-    return {overload.resource for overload in plan.overloaded if overload.host == host} == {"cpu"}
+    return {overload.resource for overload in plan.overloaded if overload.host == host} == {Resource.CPU}
 
 
 def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
@@ -247,10 +249,14 @@ def _load(host: Host, policy: Policy, snapshot: Snapshot) -> str:
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
     parts = []
     for resource, trigger, samples in watched(host, policy):
-        use = f"{_USE[resource]} at" if resource in _USE else f"{host.name}{state} is at"
-        now = f"{use} {wording.percent(samples[-1])}{'' if resource in _USE else ' CPU'}"
-        if resource not in _USE or samples[-1] >= trigger.threshold:
-            parts.append(_against(now, trigger, host, samples, snapshot))
+        now = wording.percent(samples[-1])
+        if resource is Resource.CPU:
+            use = f"{host.name}{state} is at {now} CPU"
+        elif samples[-1] >= trigger.threshold:
+            use = f"its {resource.use} is at {now}"
+        else:
+            continue
+        parts.append(_against(use, trigger, host, samples, snapshot))
     return "; ".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from types import MappingProxyType
 
-from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal
+from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal, Resource
 from virtpoise_balancer.rules import KINDS
 
 # Instead of a figure that is not known.
@@ -38,7 +38,7 @@ _REASONS: Mapping[Reason, str] = {
     Reason.HELD_SETTING: "libvirt refuses to migrate it because of how it is defined",
     Reason.BACKOFF: "it is in back-off there after a failed migration",
     Reason.RULE: "a placement rule forbids it",
-    Reason.NOT_RUNNING: "it is not running, or Prometheus has no fresh samples of it",
+    Reason.NOT_RUNNING: "it is paused, and only running domains are migrated",
     Reason.NOT_NEEDED: "its host needs no further move",
     Reason.MIGRATING: "it is being migrated",
     Reason.RESTING: "it was moved recently and is in its cool-down",
@@ -61,9 +61,10 @@ _FIGURES: Mapping[str, str] = {
     "rx_ratio": "receiving now {}",
     "tx_ratio": "sending now {}",
     "source_ratio": "its host is at {}",
-    "source_upper_ratio": "its host will be at most at {}",
-    "upper_ratio": "it will be at most at {}",
-    "recovery": "recovered at {}",
+    **{f"source_{one}_upper_ratio": f"its host's {one.use} will be at most at {{}}" for one in Resource},
+    **{f"{one}_upper_ratio": f"its {one.use} will be at most at {{}}" for one in Resource},
+    "own_ratio": "{} are the host's own, which no migration takes off it",
+    "recovery": "relieved at {}",
     "domain_ratio": "the domain adds {}",
     "predicted_ratio": "together {}",
     "predicted_upper_ratio": "together at most {}",
@@ -90,7 +91,6 @@ _FIGURES: Mapping[str, str] = {
     "where": "{}",
     "conflict": "{}",
     "kind": "{}",
-    "resource": "{}",
     "hosts": "other hosts: {}",
     "failures": "failures in a row: {}",
     "why": "{}",
@@ -177,10 +177,10 @@ def headline(sentence: str, names: Container[str] = ()) -> str:
     return sentence if sentence.partition(" ")[0].rstrip(":") in names else sentence[:1].upper() + sentence[1:]
 
 
-def interval(one: Prediction) -> str:
-    """The predicted CPU load with its interval, if it has one: "56% (52% to 59%)"."""
-    lower, upper = one.cpu_ratio_lower, one.cpu_ratio_upper
-    return percent(one.cpu_ratio) + (f" ({percent(lower)} to {percent(upper)})" if lower != upper else "")
+def interval(one: Prediction, resource: Resource) -> str:
+    """The predicted use of the resource with its interval, if it has one: "56% (52% to 59%)"."""
+    lower, upper = one.lower(resource), one.upper(resource)
+    return use(one.ratio(resource)) + (f" ({percent(lower)} to {percent(upper)})" if lower != upper else "")
 
 
 def percent(ratio: float | None, digits: int = 0) -> str:

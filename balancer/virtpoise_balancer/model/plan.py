@@ -117,6 +117,18 @@ class Prediction:
     tx_ratio_lower: float | None = None
     tx_ratio_upper: float | None = None
 
+    def ratio(self, resource: Resource) -> float | None:
+        """The expected share in use, None where the strategy does not predict it."""
+        return getattr(self, f"{resource}_ratio")  # type: ignore[no-any-return]
+
+    def lower(self, resource: Resource) -> float | None:
+        """The lower end of its interval, likewise."""
+        return getattr(self, f"{resource}_ratio_lower")  # type: ignore[no-any-return]
+
+    def upper(self, resource: Resource) -> float | None:
+        """The upper end of its interval, likewise."""
+        return getattr(self, f"{resource}_ratio_upper")  # type: ignore[no-any-return]
+
     @classmethod
     def exact(cls, cpu_ratio: float, memory_ratio: float | None = None) -> Prediction:
         """A prediction of a strategy that knows no interval."""
@@ -154,7 +166,9 @@ class Move:
     ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make
     room there, and all others of its bundle. It must not be made without them. ``problem``: what it solves on its
     source; None where it makes room for another. ``destination_score``: the strategy's score of the destination after
-    this move and all before it, comparable to ``Plan.scores.hosts``. Plans of earlier versions have neither.
+    this move and all before it, comparable to ``Plan.scores.hosts``; ``destination_score_before``: the same without
+    this move. ``domain_score``: that of the domain, comparable to ``Plan.scores.domains``. Plans of earlier versions
+    have none of them.
     """
 
     domain: str
@@ -171,6 +185,8 @@ class Move:
     bundle: str | None = None
     needs: tuple[str, ...] = ()
     problem: Problem | None = None
+    domain_score: float | None = None
+    destination_score_before: float | None = None
     destination_score: float | None = None
 
 
@@ -208,3 +224,8 @@ class Plan:
     refusals: tuple[Refusal, ...] = ()
     scores: Scores = Scores()
     notes: tuple[str, ...] = ()
+
+    def resources_of(self, move: Move) -> tuple[Resource, ...]:
+        """What the move's source is overloaded in; the CPU where it is moved for another reason."""
+        found = tuple(one.resource for one in self.overloaded if one.host == move.source)
+        return found or (Resource.CPU,)

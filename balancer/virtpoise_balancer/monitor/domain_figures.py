@@ -25,6 +25,17 @@ _CPU_TOLERANCE = 2.0
 _MOST_UPLINK_RATIO = 1000.0
 _MOST_BYTES_PER_SECOND = 1e13
 _LONGEST_SIZE = 20
+# Of a domain's name, which is that of its files, and of what stands for its uuid. No database indexes much longer ones.
+_LONGEST_NAME = 255
+
+
+def nameable(answer: Sequence[Series]) -> list[Series]:
+    """The series of domains that have a name and a uuid. Without the others, the list of their host does not stand."""
+    return [series for series in answer if all(0 < len(text) <= _LONGEST_NAME for text in _names(series))]
+
+
+def _names(series: Series) -> tuple[str, str]:
+    return series.labels.get("uuid", ""), series.labels.get("domain", "")
 
 
 def read_domains(
@@ -32,8 +43,8 @@ def read_domains(
 ) -> tuple[list[Domain], dict[str, tuple[str, ...]]]:
     """The domains by name, and the hosts of each that runs on more than one, by uuid.
 
-    ``answers``: the series of each query, by its name; ``figures``: the values of each query of which no series are
-    kept; ``hosts``: by name. Domains of unknown hosts are left out.
+    ``answers``: the series of each query, by its name, those of running domains ``nameable``; ``figures``: the values
+    of each query of which no series are kept; ``hosts``: by name. Domains of unknown hosts are left out.
     """
     hugepages = _hugepages(answers["domain_hugepages_bytes"])
     placements = _placements(answers["domain_placement"])
@@ -47,8 +58,8 @@ def read_domains(
         return -series.value, (host, series.labels.get("uuid", "")) not in paused, host
 
     for series in sorted(answers["domain_running"], key=order):
-        host, uuid, name = host_of(series), series.labels.get("uuid", ""), series.labels.get("domain", "")
-        if host in hosts and hosts[host].known and uuid and name:
+        host, (uuid, name) = host_of(series), _names(series)
+        if host in hosts and hosts[host].known:
             listed.setdefault(uuid, []).append((host, name))
             running.setdefault(uuid, set()).update([host] if series.value == 1 else [])
     reader = _Reader(

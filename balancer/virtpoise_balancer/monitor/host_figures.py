@@ -95,12 +95,13 @@ def read_hosts(
     labels = {name: labels_of(series) for name, series in of_target.items()}
     cpu_ratios, memory_ratios, rx, tx = (windows[name] for name in WINDOWS)
     hosts: dict[str, Host] = {}
+    figures_of: dict[str, doubt.HostFigures] = {}
     ages: list[float] = []
     for name in sorted(cpus.keys() | memory.keys()):
         age = at - sampled.get(name, -math.inf)
         if math.isfinite(age):
             ages.append(age)
-        figures = doubt.HostFigures(
+        figures = figures_of[name] = doubt.HostFigures(
             cpus=cpus.get(name),
             cpu_speed=speed.get(name),
             memory_bytes=memory.get(name),
@@ -136,6 +137,9 @@ def read_hosts(
                 labels=labels.get(name, {}),
             )
         )
+    known = {name for name, host in hosts.items() if host.known}
+    for name, unknown in doubt.of_claims(answers["domain_running"], known).items():
+        hosts[name] = _unknown(name, unknown, figures_of[name], labels.get(name, {}))
     return hosts, min(ages, default=None)
 
 

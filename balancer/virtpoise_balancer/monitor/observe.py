@@ -22,7 +22,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor.answers import FIGURES, Extract, Keeper, by_device, uplink_figures
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
-from virtpoise_balancer.monitor.domain_figures import read_domains
+from virtpoise_balancer.monitor.domain_figures import nameable, read_domains
 from virtpoise_balancer.monitor.host_figures import WINDOWS, is_ratio, read_hosts, trailing
 from virtpoise_balancer.monitor.queries import (
     BY_UPLINK,
@@ -186,6 +186,7 @@ class Observer:
         answers: dict[str, Sequence[Series]] = dict.fromkeys(QUERIES, ())
         answers |= {name: kept.series for name, kept in found.items()}
         answers["host_cpus"] = [without(self.replica_label, one) for one in answers["host_cpus"]]
+        answers["domain_running"] = nameable(answers["domain_running"])
         windows = {name: trailing(answers[name], at, self.step_seconds) for name in WINDOWS}
         seen, age = read_hosts(answers, windows, at, self.ranges.stale, self._replaced)
         figures = {name: found[name].figures if name in found else {} for name in FIGURES - set(BY_UPLINK.values())}

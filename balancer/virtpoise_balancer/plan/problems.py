@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
-from virtpoise_balancer.analyse.overload import overloaded
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.model import (
     Domain,
@@ -48,17 +47,14 @@ class FoundProblems:
 def find(
     snapshot: Snapshot,
     policy: Policy,
-    found: tuple[Overload, ...] | None = None,
+    found: tuple[Overload, ...],
     busy: Mapping[str, str] | None = None,
 ) -> FoundProblems:
     """The problems of the snapshot.
 
-    ``found``: the overloads, where they are not those of the CPU alone. ``busy``: the hosts ``concerned``, where the
-    caller has them already.
+    ``found``: the overloads. ``busy``: the hosts ``concerned``, where the caller has them already.
     """
     hosts = {host.name: host for host in snapshot.hosts}
-    if found is None:
-        found = overloaded(snapshot, policy)
     draining = {
         host.name
         for host in snapshot.hosts

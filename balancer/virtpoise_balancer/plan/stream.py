@@ -47,8 +47,8 @@ HostPair = tuple[str, str]
 
 
 def limits_of(policy: Policy) -> Limits:
-    """How many migrations may be under way at once. The thesis makes one after another."""
-    return Limits(total=1) if policy.strategy == "thesis" else policy.limits
+    """How many migrations may be under way at once."""
+    return Limits(total=1) if policy.traits.one_at_a_time else policy.limits
 
 
 def hopeless(items: Iterable[Item]) -> dict[int, Move]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import (
     Attempt,
     Domain,
@@ -103,7 +104,7 @@ def generated_load(domain: Domain, host: Host) -> float:
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan for the first problem of the snapshot for which anything can be moved."""
-    problems = find(snapshot, policy)
+    problems = find(snapshot, policy, overloads(snapshot, policy))
     servers = _servers(snapshot, policy)
     closed = [refusal for host in snapshot.hosts if (refusal := no_destination(host))]
     refusals = list(problems.held)
@@ -143,7 +144,14 @@ def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[
         domain, source = domains[move.uuid], servers[move.source]
         load = generated_load(domain, source.host)
         alone = _assign(domain, load, source, servers[move.destination], policy)
-        made.append(replace(move, predicted=alone.predicted, destination_score=alone.destination_score))
+        made.append(
+            replace(
+                move,
+                predicted=alone.predicted,
+                destination_score_before=alone.destination_score_before,
+                destination_score=alone.destination_score,
+            )
+        )
     return tuple(made)
 
 
@@ -290,6 +298,7 @@ def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Re
 
 
 def _assign(domain: Domain, load: float, source: _Server, destination: _Server, policy: Policy) -> Move:
+    before = destination.score(policy.weights.host)
     source.leave(domain, load)
     destination.take(domain, load, policy)
     return Move(
@@ -298,5 +307,7 @@ def _assign(domain: Domain, load: float, source: _Server, destination: _Server, 
         source=source.host.name,
         destination=destination.host.name,
         predicted=PredictedLoads(source=source.prediction(), destination=destination.prediction()),
+        domain_score=domain_score(domain, load, policy.weights.domain),
+        destination_score_before=before,
         destination_score=destination.score(policy.weights.host),
     )

@@ -110,9 +110,8 @@ class Tally:
     def __post_init__(self) -> None:
         self.over = np.zeros(len(Resource))
         self._spell = np.zeros(self.fleet.hosts)
-        watched = (Resource.CPU,) if self.policy.strategy == "thesis" else tuple(Resource)
         self._thresholds = np.full(len(Resource), np.inf)
-        for resource in watched:
+        for resource in self.policy.traits.watched:
             self._thresholds[resource.row] = self.policy.trigger(resource).threshold
 
     def step(self, measured: StepFigures) -> Mask:

@@ -24,11 +24,17 @@ from starlette.applications import Starlette
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.secret_files import check_secret
-from virtpoise_balancer.web.connections import BoundedProtocol, Connections, Listener
+from virtpoise_balancer.web.connections import (
+    ACCEPTED_AT_ONCE,
+    RECEIVED_BYTES,
+    SENT_BYTES,
+    BoundedProtocol,
+    Connections,
+    Listener,
+)
 
 log = structlog.get_logger()
 
-_BACKLOG = 128
 _GRACE_SECONDS = 1
 _KEEP_ALIVE_SECONDS = 5
 _MOST_HEAD_BYTES = 16 * 1024
@@ -109,7 +115,7 @@ def _config(app: Starlette, **tls: Any) -> uvicorn.Config:
         lifespan="off",
         server_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         h11_max_incomplete_event_size=_MOST_HEAD_BYTES,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -126,6 +132,9 @@ def listen(address: str) -> Listener:
     listening = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.connections = Connections()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Its connections inherit them.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_BYTES)
     try:
         # Resolved, so that an IPv6 address keeps its zone.
         found = socket.getaddrinfo(host.strip("[]"), int(port), family, socket.SOCK_STREAM)

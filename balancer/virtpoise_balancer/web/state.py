@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
 from virtpoise_balancer.analyse.overload import consecutive
-from virtpoise_balancer.analyse.triggers import watched
+from virtpoise_balancer.analyse.triggers import overloads, watched
 from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import HostAnswer
@@ -21,6 +22,7 @@ from virtpoise_balancer.model import (
     Host,
     HostState,
     Mode,
+    Overload,
     Plan,
     Policy,
     Progress,
@@ -120,8 +122,9 @@ class HostStatus:
     had in any state but shut off at ``asked_at`` (Unix seconds), when the balancer queried it last; None if it did not
     answer. Draining hosts are queried in each cycle, others when they are new or did not answer.
 
+    ``overloaded``: the newest plan takes it as overloaded; while there is no plan, the newest samples make it so.
     ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
-    ``resource``: the one nearest to a problem.
+    fewer are enough on a host whose load rises. ``resource``: the one nearest to a problem; ``ratio``: its newest.
     """
 
     name: str
@@ -135,22 +138,14 @@ class HostStatus:
     memory_ratio: float | None
     rx_ratio: float | None
     tx_ratio: float | None
+    overloaded: bool
     resource: Resource
+    ratio: float | None
     consecutive: int
     needed: int
     penalty_seconds: float
     failures: int
     domains: tuple[str, ...]
-
-    @property
-    def overloaded(self) -> bool:
-        return self.consecutive >= self.needed
-
-    @property
-    def worst_ratio(self) -> float | None:
-        """The newest ratio of ``resource``."""
-        ratios = {"cpu": self.cpu_ratio, "memory": self.memory_ratio, "rx": self.rx_ratio, "tx": self.tx_ratio}
-        return ratios[self.resource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,10 +208,25 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
     return found
 
 
-def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
+def host_statuses(state: State) -> tuple[HostStatus, ...]:
+    """All hosts in the snapshot's order; empty before the first snapshot."""
+    snapshot = state.snapshot
+    if snapshot is None:
+        return ()
+    domains = domains_by_host(snapshot)
+    found = overloads(snapshot, state.policy) if state.plan is None else state.plan.overloaded
+    worst = {one.host: one for one in reversed(found)}  # of a host's: the furthest above its threshold
+    return tuple(
+        _host_status(state, snapshot, host, domains.get(host.name, ()), worst.get(host.name)) for host in snapshot.hosts
+    )
+
+
+def _host_status(
+    state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain], overload: Overload | None
+) -> HostStatus:
     """What page, API and metrics show of the host. ``domains``: those on it."""
     backoff, answer = state.backoffs.get(host.name), state.host_answers.get(host.name)
-    resource, count, needed = _nearest_to_problem(state.policy, snapshot, host)
+    nearest = overload or _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
@@ -229,35 +239,27 @@ def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[
         memory_ratio=host.memory_ratio if host.known else None,
         rx_ratio=host.rx_ratio if host.known else None,
         tx_ratio=host.tx_ratio if host.known else None,
-        resource=resource,
-        consecutive=count,
-        needed=needed,
+        overloaded=overload is not None,
+        resource=nearest.resource if nearest else Resource.CPU,
+        ratio=nearest.ratio if nearest else None,
+        consecutive=nearest.consecutive if nearest else 0,
+        needed=state.policy.trigger(nearest.resource if nearest else Resource.CPU).consecutive,
         penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
         failures=backoff.failures if backoff else 0,
         domains=tuple(sorted(domain.name for domain in domains)),
     )
 
 
-def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
-    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how
-    many do.
+def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> Overload | None:
+    """What has the largest share of the consecutive samples that make an overload, the first of equals; None for a
+    host that is unknown.
     """
-    counts: list[tuple[Resource, int, int]] = [
-        (resource, consecutive(host, trigger, snapshot, samples), trigger.consecutive)
-        for resource, trigger, samples in (watched(host, policy) if host.known else ())
+    counts = [
+        (count / trigger.consecutive, Overload(host=host.name, resource=one, ratio=samples[-1], consecutive=count))
+        for one, trigger, samples in (watched(host, policy) if host.known else ())
+        for count in (consecutive(host, trigger, snapshot, samples),)
     ]
-    return max(
-        counts, key=lambda one: one[1] / one[2], default=(Resource.CPU, 0, policy.cpu.consecutive)
-    )  # the first of equals
-
-
-def host_statuses(state: State) -> tuple[HostStatus, ...]:
-    """All hosts in the snapshot's order; empty before the first snapshot."""
-    snapshot = state.snapshot
-    if snapshot is None:
-        return ()
-    domains = domains_by_host(snapshot)
-    return tuple(host_status(state, snapshot, host, domains.get(host.name, ())) for host in snapshot.hosts)
+    return max(counts, key=itemgetter(0))[1] if counts else None
 
 
 def flights(published: Published) -> tuple[Flight, ...]:

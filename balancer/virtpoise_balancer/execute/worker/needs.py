@@ -6,6 +6,7 @@ Nothing is asked, so that this is tested without libvirt. The conditions are tho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
@@ -14,10 +15,31 @@ from virtpoise_balancer.execute.facts import Bound, Hardware, Needs
 # What of a CPU's definition decides where it fits. The rest (topology, caches, microcode) is the guest's own.
 _OF_CPU = ("arch", "model", "vendor", "feature")
 _MOST_CPUS = 8192
+# A description of more characters is not parsed: a tree takes 50 times its text.
+_MOST_DESCRIPTION = 2**20
+_METADATA = re.compile(r"<metadata(?=[\s/>])[^>]*>")
+
+
+def _without_metadata(description: str) -> str:
+    """The description without what others wrote into it: libvirt keeps there what cannot be parsed, and up to 4 MiB.
+
+    It ends with the last such tag: one inside may be a text.
+    """
+    begin = _METADATA.search(description)
+    if begin is None:
+        return description
+    last = description.rfind("</metadata>", begin.end())
+    return description[: begin.start()] + description[begin.end() if last < 0 else last + len("</metadata>") :]
 
 
 def needs(description: str, own_cpu: str | None = None, snapshots: int = 0) -> Needs:
-    """What the domain with this live description, XML, needs. ``own_cpu``: the host's own, as ``plain_cpu`` has it."""
+    """What the domain with this live description, XML, needs. ``own_cpu``: the host's own, as ``plain_cpu`` has it.
+
+    ParseError, ValueError.
+    """
+    description = _without_metadata(description)
+    if len(description) > _MOST_DESCRIPTION:
+        raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
     root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
     disk_sources = root.findall("./devices/disk/source")
     # An attribute of the disk or of its source; libvirt may write both, since the first is the older way.

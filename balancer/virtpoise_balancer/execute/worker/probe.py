@@ -7,7 +7,6 @@ it can only refuse (libvirt, qemuMigrationSrcPerformPeer2Peer); no destination e
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.facts import Bound, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.worker.connection import message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
 
@@ -34,6 +33,8 @@ _NO_CONNECTION = (
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
 _MOST_ASKED = 5
+# What libvirt says of a domain that is not there, or does not run, by now.
+_ENDED = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
 # What a host says that does not have a QEMU of that name, or a QEMU without the machine type or without KVM; and one
 # whose libvirt does not know the model of the CPU.
 _NO_SUCH_MACHINE = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
@@ -198,8 +199,19 @@ def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
 
 def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None) -> Iterator[Needs]:
     for domain in running:
-        with contextlib.suppress(libvirt.libvirtError):  # it has ended by now
+        try:
             yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in _ENDED:  # such as one that is too large for libvirt's messages
+                yield _unread(domain)
+        except (ET.ParseError, ValueError):
+            yield _unread(domain)
+
+
+def _unread(domain: libvirt.virDomain) -> Needs:
+    """It stays where it is: what it needs is not known."""
+    why = Bound(kind="setting", why="its description cannot be read")
+    return Needs(name=text_of(domain.name), uuid=domain.UUIDString(), bound=(why,), unread=True)
 
 
 def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from virtpoise_balancer.analyse.calibration import Quantiles, quantiles
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask, estimate, residence
 from virtpoise_balancer.analyse.prediction import corrections, own_cores
-from virtpoise_balancer.analyse.trend import forecast
-from virtpoise_balancer.analyse.triggers import overloads
+from virtpoise_balancer.analyse.triggers import ahead, overloads
 from virtpoise_balancer.analyse.windows import newest
 from virtpoise_balancer.model import (
     Detail,
@@ -149,11 +148,7 @@ class Group:
     @cached_property
     def ahead(self) -> Floats:
         """The load of each host that its trend forecasts a few steps ahead (hosts); NaN without a trend."""
-        return forecast(
-            [ratios if known else () for ratios, known in zip(self._each("cpu_ratio"), self._known, strict=True)],
-            steps=self.policy.trend.steps,
-            level_samples=self.policy.cpu.consecutive,
-        )
+        return ahead(self.hosts, self.policy)
 
     @cached_property
     def overloads(self) -> tuple[Overload, ...]:
@@ -162,7 +157,7 @@ class Group:
         ``use`` is at least the newest sample, so hosts below every threshold need no closer look.
         """
         near = np.flatnonzero((self.use >= self.limit).any(axis=0)).tolist()
-        return overloads(self.snapshot, self.policy, [self.hosts[number] for number in near], self.ahead[near].tolist())
+        return overloads(self.snapshot, self.policy, [self.hosts[number] for number in near])
 
     @cached_property
     def cpus(self) -> NDArray[np.int64]:

@@ -122,6 +122,13 @@ class Source:
             )
         return Residue(int(left.sum()), {resource: float(share[0]) for resource, share in shares.items()}, solved)
 
+    def own(self, resource: Resource) -> float:
+        """The share in use that is left when every running domain has gone."""
+        if resource is Resource.CPU:
+            return self.residents.own / self.residents.host.cpus
+        none = np.zeros((1, len(self.residents.running)), dtype=np.bool_)
+        return float(self.shares(none)[resource][0])
+
     @property
     def number(self) -> int:
         return self.residents.number

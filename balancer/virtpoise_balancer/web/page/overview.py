@@ -18,11 +18,10 @@ from virtpoise_balancer.web.page.parts import (
     domain_link,
     host_link,
     host_row,
-    of_resource,
     plural,
 )
 from virtpoise_balancer.web.page.writer import Writer
-from virtpoise_balancer.web.state import HostStatus, State, domains_by_host, host_status
+from virtpoise_balancer.web.state import HostStatus, State, domains_by_host, host_statuses
 
 # In a group of at most this many hosts each domain is listed; in a larger one it is only a segment of its host's bar.
 _MOST_HOSTS_WITH_DOMAINS = 60
@@ -64,7 +63,7 @@ def overview(state: State) -> Overview | None:
         return None
     on = domains_by_host(snapshot)
     named = len(snapshot.hosts) <= _MOST_HOSTS_WITH_DOMAINS
-    statuses = [host_status(state, snapshot, host, on.get(host.name, ())) for host in snapshot.hosts]
+    statuses = host_statuses(state)
     rows = tuple(
         host_row(state.policy, host, found, on.get(host.name, ()), named=named)
         for host, found in zip(snapshot.hosts, statuses, strict=True)
@@ -118,8 +117,8 @@ def _of_host(state: State, host: HostStatus) -> Iterator[Note]:
     if host.state is not HostState.UNKNOWN and host.name in state.silent:
         yield link, f"does not answer the balancer, so no move to it is possible: {state.silent[host.name]}"
     if host.overloaded:
-        measured = f"{wording.percent(host.worst_ratio)}, {count_samples(host.consecutive)}"
-        yield link, f"is overloaded{of_resource(host)}: {measured}"
+        measured = f"{host.resource.use} {wording.percent(host.ratio)}, {count_samples(host.consecutive)}"
+        yield link, f"is overloaded: {measured}"
     if host.penalty_seconds:
         attempts = plural(host.failures, "failed attempt")
         yield link, f"is in back-off for {wording.duration(host.penalty_seconds)}, after {attempts}"
