@@ -149,6 +149,15 @@ def host_in(uri: str) -> str | None:
     return checked(host) if host else None
 
 
+def of_pattern(pattern: str) -> str:
+    """The pattern of hosts' names. One that is an IPv6 address, with or without brackets, in its shortest form."""
+    bare = pattern[1:-1] if pattern.startswith("[") and pattern.endswith("]") else pattern
+    try:
+        return checked(bare) if ":" in bare else pattern
+    except NotAHost:
+        return pattern
+
+
 def matcher(patterns: Iterable[str]) -> re.Pattern[str]:
     """Fits a name that one of the shell patterns fits."""
     return re.compile("|".join(translate(pattern) for pattern in patterns) or r"(?!)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,8 +52,12 @@ def play(folder: Path, files: dict[str, str]) -> list[Ran]:
     )
     for name, mark in files.items():
         (folder / f"test_{name}.py").write_text(TESTS.format(mark=mark, name=name))
-    command = [sys.executable, "-m", "pytest", "-q", "-n3", "--dist=loadfile", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n3", "--dist=loadfile", "-p", "no:cacheprovider"]
+    alone = {
+        **os.environ,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }  # the other plugins take longer to load than the tests
+    done = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.splitlines()[-1].startswith(f"{3 * len(files)} passed")
     ran = sorted((Ran(*json.loads(line)) for line in (folder / "ran").read_text().splitlines()), key=str)
     assert [(one.file, one.number) for one in ran] == [(name, number) for name in files for number in range(3)]

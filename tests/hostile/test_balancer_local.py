@@ -265,7 +265,7 @@ class Ended(list[str]):
 
 
 async def _handshakes(ended: Ended) -> None:
-    connections = Connections(most_new=8, most_new_per_address=6)
+    connections = Connections(tls=True, most_new=8, most_new_per_address=6)
     kept = ended.take(connections, "kept", "10.0.0.1")
     assert kept is not None
     kept.new = False
@@ -281,7 +281,7 @@ def test_half_open_handshakes_of_some_addresses_end_none_of_another() -> None:
 
 
 async def _one_address(ended: Ended) -> None:
-    connections = Connections(most_new=8, most_new_per_address=6)
+    connections = Connections(tls=True, most_new=8, most_new_per_address=6)
     for number in range(8):
         ended.take(connections, f"{number}", "10.0.0.66")
 
@@ -293,7 +293,7 @@ def test_an_address_has_handshakes_of_its_own_number_only() -> None:
 
 
 async def _many_addresses(ended: Ended) -> None:
-    connections = Connections(most_new=8)
+    connections = Connections(tls=True, most_new=8)
     first = ended.take(connections, "kept", "10.0.0.1")
     assert first is not None
     first.new = False
@@ -309,8 +309,20 @@ def test_of_handshakes_of_one_an_address_the_oldest_ends() -> None:
     assert ended == ["0", "1", "2", "3"]
 
 
+async def _burst(ended: Ended) -> None:
+    connections = Connections(tls=False)
+    for number in range(100):
+        ended.take(connections, f"{number}", "10.0.0.1")
+
+
+def test_without_tls_as_many_connections_come_at_once_as_there_are_places() -> None:
+    ended = Ended()
+    asyncio.run(_burst(ended))
+    assert ended == []
+
+
 async def _answers(ended: Ended) -> list[Place | None]:
-    connections = Connections(most=8, most_per_address=4)
+    connections = Connections(tls=True, most=8, most_per_address=4)
     for number in range(8):
         ended.take(connections, f"{number}", f"10.0.0.{66 + number % 2}", busy=True)
     return [

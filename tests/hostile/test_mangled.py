@@ -61,7 +61,10 @@ def honest() -> dict[str, list[Series]]:
             values |= {"domain_cpu_cores": load * 2, "domain_memory_resident_bytes": GIB / 2}
             del values["domain_paused"]
             for name, value in values.items():
-                more = {"rule": "prefer", "value": "h2"} if name == "domain_placement" else {}
+                more = {
+                    "domain_placement": {"rule": "prefer", "value": "h2"},
+                    "domain_hugepages_bytes": {"size": "2097152"},
+                }.get(name, {})
                 found[name].append(Series({**labels, **more}, ((NOW, value),)))
     return found
 
@@ -180,6 +183,10 @@ def look(found: Mapping[str, list[Series]]) -> Observer:
         matchers="",
         admits=lambda _name: True,
     )
+
+
+def test_the_honest_answers_have_a_plan() -> None:
+    assert plan(look(HONEST).observe(NOW).snapshot, Policy()).moves
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

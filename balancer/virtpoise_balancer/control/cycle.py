@@ -179,7 +179,7 @@ class Cycle:
         """The facts once both hosts of each move were asked, if they forbid one of the moves."""
         self.possible.ask(moves, skip=situation.silence.silent, acts=situation.acts)
         facts = self.possible.facts()
-        return facts if any(facts.forbid(move.uuid, move.destination) for move in moves) else None
+        return facts if any(facts.forbid(move.uuid, move.destination, move.copies) for move in moves) else None
 
     def apply(self, wanted: Set[Choice], now: float) -> Plan:
         """Make these moves of the plan, as it is on a fresh look, and return them.

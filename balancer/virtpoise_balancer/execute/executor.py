@@ -320,6 +320,9 @@ class LibvirtExecutor:
         if isinstance(found, StillOpen):
             log.warning("a migration has no known end yet", domain=entry.move.domain, why=found.text)
             return False
+        # A request without an answer may still be carried out, and then needs them.
+        if requested.made_room and requested.answered and found.result is Result.FAILED and not found.lost:
+            self.migrator.discard(entry.move, requested.made_room)
         return found.result is Result.DONE
 
     def _hand_over(self, ask: Callable[[], End | StillOpen], lets_go: Callable[[StillOpen], bool]) -> End | StillOpen:

@@ -77,6 +77,7 @@ class Inventory:
     _records: dict[str, HostRecord] = field(default_factory=dict)
     _asked_at: dict[str, float] = field(default_factory=dict)  # when a host was last asked, monotonic
     _failed: set[str] = field(default_factory=set)  # hosts that did not answer then
+    _asked_images: dict[str, set[str]] = field(default_factory=dict)  # by host, since it was looked at
     _queue: dict[str, None] = field(default_factory=dict)  # hosts to be looked at, in order
     _lanes: int = 0
     _recalled: dict[str, str] | None = None  # documents of hosts that were not in the group yet
@@ -139,6 +140,8 @@ class Inventory:
         # Both hosts are known only now, and so whether the one was asked for the hardware of the other's domain.
         lacking = sorted({move.destination for move in moves if self._lacks_verdict(move)} - set(skip))
         self._side_by_side(lacking, lambda host: self._try(host, self._complete), until)
+        unseen = {host: images for host, images in self._unseen(moves).items() if host not in skip}
+        self._side_by_side(unseen, lambda host: self._ask_for(host, unseen[host]), until)
 
     def look_again(self, hosts: Collection[str]) -> None:
         """Look at these hosts now: something went otherwise than expected. Returns within a bounded time."""
@@ -162,12 +165,16 @@ class Inventory:
         known = {key: one for key, one in before.verdicts.items() if key in kinds} if before and same else {}
         words = {uuid: word for uuid, word in _still_said(before, facts).items() if uuid not in doubted}
         silent = [domain.uuid for domain in facts.domains if domain.uuid and domain.uuid not in words]
+        copyable = {one.uuid: [disk.device for disk in one.copyable] for one in facts.domains if one.copyable}
         record = HostRecord(
             at=self.clock.now(),
             facts=facts,
             verdicts=known | self._verdicts(host, kinds, known),
-            words={**words, **(hosts.leaving(host, silent) if silent else {})},
+            words={**words, **(hosts.leaving(host, silent, copyable) if silent else {})},
+            images=self._present(host, self._wanted(before.images)) if before and before.images else {},
         )
+        with self._lock:
+            self._asked_images[host] = set(record.images)
         self._keep(host, record)
         return record
 
@@ -178,6 +185,41 @@ class Inventory:
         record = self._records[host]
         more = self._verdicts(host, self._known_kinds(), record.verdicts)
         self._keep(host, replace(record, verdicts={**record.verdicts, **more}))
+
+    def _unseen(self, moves: Sequence[Move]) -> dict[str, set[str]]:
+        """By destination of a move, the images of its domains for which it was not asked since it was looked at."""
+        found: dict[str, set[str]] = {}
+        with self._lock:
+            for move in moves:
+                here = self._records.get(move.source)
+                if here is None or move.destination not in self._records:
+                    continue
+                asked = self._asked_images.get(move.destination, set())
+                images = {one for domain in here.facts.domains if domain.uuid == move.uuid for one in domain.images}
+                if images - asked:
+                    found.setdefault(move.destination, set()).update(images - asked)
+        return found
+
+    def _ask_for(self, host: str, images: Collection[str]) -> None:
+        """Ask the host whether it has these images."""
+        answers = self._present(host, images)
+        with self._lock:
+            self._asked_images.setdefault(host, set()).update(images)
+            record = self._records.get(host)
+        if record is not None and answers:
+            self._keep(host, replace(record, images={**record.images, **answers}))
+
+    def _present(self, host: str, images: Collection[str]) -> Mapping[str, bool]:
+        """The host's word on whether it has these images; none where it does not answer: its storage may hang."""
+        with contextlib.suppress(LibvirtError):
+            return self.hosts().present(host, sorted(images)) if images else {}
+        return {}
+
+    def _wanted(self, images: Collection[str]) -> set[str]:
+        """Those of the images that a domain of the group has."""
+        with self._lock:
+            domains = [domain for record in self._records.values() for domain in record.facts.domains]
+        return {image for domain in domains for image in domain.images if image in images}
 
     def _verdicts(
         self, host: str, kinds: Mapping[str, Hardware], known: Mapping[str, HardwareVerdict]
@@ -305,11 +347,11 @@ def _still_said(before: HostRecord | None, facts: HostFacts) -> dict[str, Bound 
     """The domains that may leave as they did at the look before: those that are what they were then."""
     if before is None:
         return {}
-    then = {domain.uuid: domain for domain in before.facts.domains}
+    then = {domain.uuid: replace(domain, copyable=()) for domain in before.facts.domains}
     return {
         domain.uuid: None
         for domain in facts.domains
-        if domain == then.get(domain.uuid) and before.words.get(domain.uuid, domain) is None
+        if replace(domain, copyable=()) == then.get(domain.uuid) and before.words.get(domain.uuid, domain) is None
     }
 
 

@@ -5,7 +5,7 @@ time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -28,6 +28,8 @@ ABORT_SECONDS = 60.0
 
 # A domain whose memory is copied faster than this is tried without a look at how fast it writes; it is aborted soon.
 _LEAST_SECONDS = 10.0
+# Disks that are copied more slowly than this are given up, or than half of the bandwidth limit if that is less.
+_SLOWEST_COPY_MIB_PER_SECOND = 16.0
 # Where nothing is known of the uplinks: 1 Gbit/s.
 _ASSUMED_BYTES_PER_SECOND = 125e6
 _MIB = 1 << 20
@@ -136,6 +138,10 @@ class Migrator:
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()
+        try:
+            made_room = self.hosts.make_room(move.destination, move.copies) if move.copies else ()
+        except LibvirtError as error:
+            return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
         why, cause, answered, waited = self._run(move, seen, stop, began)
         if cause is Cause.ERROR and answered and not seen.copied:
             cause = Cause.REFUSED
@@ -146,7 +152,16 @@ class Migrator:
             waited_seconds=waited,
             seconds=self.clock.monotonic() - began,
             dirty_bytes_per_second=seen.dirty_bytes_per_second,
+            made_room=made_room,
         )
+
+    def discard(self, move: Move, volumes: Sequence[str]) -> None:
+        """Delete the volumes that were created for a migration which has failed. Never raises for what libvirt says."""
+        try:
+            self.hosts.discard(move.destination, move.uuid, volumes)
+        except LibvirtError as error:
+            where = {"host": move.destination, "volumes": list(volumes)}
+            log.warning("what a failed migration has copied is left", domain=move.domain, why=str(error), **where)
 
     def _run(
         self, move: Move, watch: Watch, stop: threading.Event, began: float
@@ -156,7 +171,7 @@ class Migrator:
         """
         bandwidth = self.bandwidth(self.clock.now())
         try:
-            with self.hosts.migration(move.uuid, move.source, move.destination, bandwidth) as migration:
+            with self.hosts.migration(move.uuid, move.source, move.destination, bandwidth, move.copies) as migration:
                 beyond = self._beyond_bounds(move, self._until_answered(move, migration, began), watch, stop, bandwidth)
                 if beyond is None:
                     cause = Cause.STOPPED if stop.is_set() else Cause.ERROR
@@ -211,13 +226,16 @@ class Migrator:
         """
         convergence = Convergence(throttles=self.throttles)
         stop_at: float | None = None
+        copied = sum(one.stored_bytes for one in move.copies)
         for seconds, progress in looks:
             if progress is not None:
                 watch(progress)
                 if why := convergence.hopeless(progress):
                     return why, Cause.SLOW
-            if seconds >= self.timeout_seconds:
-                return f"longer than {self.timeout_seconds:g} s", Cause.SLOW
+            copied = max(copied, progress.disk_bytes or 0) if progress else copied
+            longest = self.timeout_seconds + _seconds_to_copy(copied, bandwidth)
+            if seconds >= longest:
+                return f"longer than {longest:g} s", Cause.SLOW
             now = self.clock.monotonic()
             if stop_at is None and stop.is_set():
                 stop_at = now + self.stop_grace_seconds
@@ -273,6 +291,12 @@ class Migrator:
             log.warning("a migration could not be aborted", domain=move.domain, source=move.source, why=str(error))
             return str(error)
         return None
+
+
+def _seconds_to_copy(disk_bytes: int, bandwidth: int | None) -> float:
+    """How much longer a migration may take that copies so much of its disks. ``bandwidth``: its limit in MiB/s."""
+    slowest = _SLOWEST_COPY_MIB_PER_SECOND if bandwidth is None else min(_SLOWEST_COPY_MIB_PER_SECOND, bandwidth / 2)
+    return round(disk_bytes / (slowest * _MIB))
 
 
 def _refused(why: str, refused: str) -> str:

@@ -1,8 +1,8 @@
 """Reconciles the journal with the world: asks for the end of every entry that has none, and writes it down.
 
-One way to an end for all entries: those of a plan under way, of an earlier process, of a host that was silent, of an
-error that no one foresaw. Everything here may be repeated: an end that could not be written is kept and written later,
-and a verdict that the world contradicts is corrected.
+One way to an end for all entries: of a plan under way, an earlier process, a silent host, an error that no one foresaw.
+Everything here may be repeated: an end that could not be written is kept and written later, and a verdict that the
+world contradicts is corrected.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class Journal(Protocol):
 class Requested:
     """What was seen of a request. It is no end. ``why``: what went wrong; ``answered``: libvirt has answered it.
 
-    ``over``: its job was seen and has ended, where no one waits for the answer. ``waited_seconds``: for how long the
-    domain waited on its destination to be started there.
+    ``over``: its job has ended, and no one waits for the answer. ``waited_seconds``: of the domain where it arrived.
     """
 
     why: str | None = None
@@ -83,6 +82,7 @@ class Requested:
     seconds: float | None = None
     waited_seconds: float | None = None
     dirty_bytes_per_second: float | None = None
+    made_room: tuple[str, ...] = ()  # volumes created for copies of its disks
 
 
 _NOT_SEEN = Requested(why="the end of the migration was not seen", answered=False)

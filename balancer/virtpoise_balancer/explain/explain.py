@@ -24,6 +24,7 @@ from virtpoise_balancer.model import (
     Trigger,
     count_samples,
 )
+from virtpoise_balancer.plan.copying import held_back
 from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict, consider
 from virtpoise_balancer.plan.problems import no_destination
 
@@ -136,7 +137,7 @@ def _lacks_only_cpu(plan: Plan, host: str) -> bool:
 
 
 def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
-    return consider(snapshot, policy, uuid) if policy.strategy == "default" else None
+    return consider(held_back(snapshot), policy, uuid) if policy.strategy == "default" else None
 
 
 def _destinations(considered: Considerations) -> tuple[Destination, ...]:

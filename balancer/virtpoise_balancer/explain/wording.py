@@ -229,7 +229,9 @@ def copying(move: Move) -> str:
     parts = []
     if move.cost_bytes is not None:
         takes = "" if move.seconds is None else f" in about {duration(move.seconds)}"
-        parts.append(f"about {size(move.cost_bytes)} to copy{takes}")
+        disks = ", ".join(one.device for one in move.copies)
+        of_disks = f", with its disks ({disks})" if disks else ""
+        parts.append(f"about {size(move.cost_bytes)} to copy{of_disks}{takes}")
     if move.downtime_seconds is not None:
         parts.append(f"stopped for {duration(move.downtime_seconds)}")
     return ", ".join(parts)

@@ -6,7 +6,7 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
-from virtpoise_balancer.model.facts import Facts, Hold, Holder, Need, Requirement
+from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, Need, Requirement, not_copied
 from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
@@ -92,6 +92,7 @@ __all__ = [
     "Cause",
     "Count",
     "Detail",
+    "DiskCopy",
     "Domain",
     "DomainState",
     "DomainWeights",
@@ -152,5 +153,6 @@ __all__ = [
     "Written",
     "check_consistent",
     "count_samples",
+    "not_copied",
     "policy_problems",
 ]

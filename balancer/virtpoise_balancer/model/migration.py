@@ -48,7 +48,8 @@ class Progress:
     """A migration under way, as libvirt's job statistics give it.
 
     What libvirt leaves out is None. ``passes``: how often the memory has been gone through, the present time included.
-    ``throttle_ratio``: the share of its CPU time that the guest is kept from, so that it writes less.
+    ``throttle_ratio``: the share of its CPU time that the guest is kept from, so that it writes less. ``disk_bytes``:
+    what of all are disks.
     """
 
     elapsed_seconds: float
@@ -58,6 +59,7 @@ class Progress:
     dirty_bytes_per_second: float | None = None
     passes: int | None = None
     throttle_ratio: float = 0.0
+    disk_bytes: int | None = None
 
     @property
     def copied_ratio(self) -> float | None:

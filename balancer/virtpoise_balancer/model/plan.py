@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from virtpoise_balancer.model.facts import DiskCopy
 from virtpoise_balancer.model.units import Resource
 
 
@@ -157,9 +158,10 @@ class Move:
     """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it
     in words.
 
-    ``cost_bytes``: what it is expected to transfer; ``link_bytes_per_second``: at most how fast, by the uplinks of its
-    hosts, where both are known. ``seconds`` and ``downtime_seconds``: how long it takes, and for how long the domain is
-    stopped, by earlier migrations between the two hosts; None without any.
+    ``copies``: the disks that are copied along. ``cost_bytes``: what it is expected to transfer, disks included;
+    ``link_bytes_per_second``: at most how fast, by the uplinks of its hosts, where both are known. ``seconds`` and
+    ``downtime_seconds``: how long it takes, and for how long the domain is stopped, by earlier migrations between the
+    two hosts; None without any.
 
     Moves with the same ``bundle`` belong together: all of them or none.
 
@@ -188,6 +190,7 @@ class Move:
     domain_score: float | None = None
     destination_score_before: float | None = None
     destination_score: float | None = None
+    copies: tuple[DiskCopy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from virtpoise_balancer.model.facts import Hold, Requirement
+from virtpoise_balancer.model.facts import DiskCopy, Hold, Requirement
 from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio, Resource
 
 
@@ -197,7 +197,7 @@ class Domain:
     that is remembered.
 
     ``requires``: what it needs of a host, as far as some host lacks it; ``holds``: why libvirt would migrate it nowhere
-    now. Of what nothing is known nothing is listed.
+    now; ``copies``: the disks that a migration would have to copy. Of what nothing is known nothing is listed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -225,7 +225,13 @@ class Domain:
     placement: Placement | None = None
     requires: tuple[Requirement, ...] = ()
     holds: tuple[Hold, ...] = ()
+    copies: tuple[DiskCopy, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def copied_bytes(self) -> int:
+        """What a migration would copy of its disks."""
+        return sum(one.stored_bytes for one in self.copies) if self.copies else 0
 
     @property
     def used_cores(self) -> float | None:

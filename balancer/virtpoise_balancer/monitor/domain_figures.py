@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from functools import partial
 
+from virtpoise_balancer.hosts import of_pattern
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, HugePages, Placement
 from virtpoise_balancer.monitor.answers import Key
 from virtpoise_balancer.monitor.replies import Series
@@ -18,6 +19,7 @@ from virtpoise_balancer.monitor.targets import host_of
 
 # What a domain's metadata may name several of; `ignore` stands alone.
 _PLACEMENT_LISTS = frozenset(one.name for one in fields(Placement)) - {"ignore"}
+_OF_HOSTS = frozenset({"only_on", "never_on", "prefer"})
 # A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is
 # no figure.
 _CPU_TOLERANCE = 2.0
@@ -102,6 +104,7 @@ def _placements(answer: Sequence[Series]) -> dict[Key, Placement]:
     for series in answer:
         rule, value = series.labels.get("rule", "").replace("-", "_"), series.labels.get("value", "")
         if (rule in _PLACEMENT_LISTS and value) or rule == "ignore":
+            value = of_pattern(value) if rule in _OF_HOSTS else value
             asked.setdefault((host_of(series), series.labels.get("uuid", "")), {}).setdefault(rule, set()).add(value)
     return {
         key: Placement(

@@ -121,6 +121,7 @@ def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
         address_of=config.migration.address_of,
         transfer=_transfer(config.migration),
         connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
+        copies=config.migration.copy_storage,
         workers=workers,
     )
 

@@ -88,8 +88,12 @@ class Place:
 
 @dataclass(slots=True)
 class Connections:
-    """All open connections of a server, by address, the oldest first. Used in the server's thread alone."""
+    """All open connections of a server, by address, the oldest first. Used in the server's thread alone.
 
+    ``tls``: they shake hands. Without it, all that come at once are served.
+    """
+
+    tls: bool
     most: int = MOST_CONNECTIONS
     most_per_address: int = MOST_PER_ADDRESS
     most_new: int = MOST_SHAKING_HANDS
@@ -110,7 +114,7 @@ class Connections:
         if self._count >= self.most and not self._make_room_for(address):
             return None
         self._taken += 1
-        place = Place(address, end, self._taken)
+        place = Place(address, end, self._taken, new=self.tls)
         self._places.setdefault(address, {})[place] = None
         self._count += 1
         place.waits(REQUEST_SECONDS)

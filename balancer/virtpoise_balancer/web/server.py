@@ -56,7 +56,7 @@ class WebServer:
             self._config.load()
         except (OSError, ssl.SSLError) as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
-        self._socket = listen(web.listen_address)
+        self._socket = listen(web.listen_address, tls=web.cert_file is not None)
         self._serving = [(uvicorn.Server(self._config), self._socket)]
         try:
             local = listen_locally(web)
@@ -123,14 +123,14 @@ def _config(app: Starlette, **tls: Any) -> uvicorn.Config:
     )
 
 
-def listen(address: str) -> Listener:
+def listen(address: str, *, tls: bool) -> Listener:
     """A listening socket at a host and a port. BadInput when there can be none."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named as TCP, asyncio sends each answer at once; otherwise an answer in two writes waits 40 ms for an
     # acknowledgement.
     listening = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.connections = Connections()
+    listening.connections = Connections(tls=tls)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Its connections inherit them.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES)
@@ -166,7 +166,7 @@ def _listen_at(path: Path, group: str | None) -> Listener:
         raise OSError(errno.EPERM, "other users may write to its folder")
     _remove_stale(path)
     listening = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
-    listening.connections = Connections()
+    listening.connections = Connections(tls=False)
     try:
         before = os.umask(0o177)
         try:

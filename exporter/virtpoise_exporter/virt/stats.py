@@ -20,6 +20,7 @@ import libvirt
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
+from virtpoise_exporter.virt.questions import UNREADABLE
 
 _AT_ONCE = 25  # domains in one question: some 0.2 s where nothing hangs
 STATS_PATIENCE_SECONDS = 1.0
@@ -96,7 +97,7 @@ class Stats:
                 handles = [handle for handle in handles if handle.UUIDString() not in held]
                 if not handles:
                     return Answer(complete=False)
-            except (libvirt.libvirtError, UnicodeDecodeError) as error:
+            except (libvirt.libvirtError, *UNREADABLE) as error:
                 log.debug("no statistics of %d domains: %s", len(handles), error)
                 return self._halves(groups, domains, until)
         return None

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from virtpoise_balancer.execute.worker import domains, leaving, migration, probe
+from virtpoise_balancer.execute.worker import domains, leaving, migration, probe, storage
 from virtpoise_balancer.execute.worker.connection import LibvirtConnection, message, prepare
 
 _CALLS: Mapping[str, Callable[..., object]] = {
@@ -47,6 +47,9 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "verdicts": probe.verdicts,
     "runs_cpu": probe.runs_cpu,
     "unseen": probe.unseen,
+    "present": storage.present,
+    "make_room": storage.make_room,
+    "discard": storage.discard,
 }
 
 
@@ -87,6 +90,8 @@ def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
     except libvirt.libvirtError as error:
         return json.dumps({"error": message(error)}).encode()
+    except storage.StorageError as error:
+        return json.dumps({"error": str(error)}).encode()
     except ElementTree.ParseError as error:
         return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()
     except Exception as error:  # one host's odd answer ends no worker

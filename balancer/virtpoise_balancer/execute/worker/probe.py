@@ -7,6 +7,7 @@ it can only refuse (libvirt, qemuMigrationSrcPerformPeer2Peer); no destination e
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,8 +16,9 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from virtpoise_balancer.execute.facts import Bound, HardwareVerdict, HostFacts, Needs
-from virtpoise_balancer.execute.worker.connection import message, text_of
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
+from virtpoise_balancer.execute.worker.storage import pools
 
 _NO_DOMAIN = "<virtpoise-doctor/>"
 # What the source says of that description, once it has reached the destination.
@@ -49,8 +51,8 @@ _MOST_TRIES = 12
 _RETRY_SECONDS = 15.0
 
 
-def facts(connection: libvirt.virConnect) -> HostFacts:
-    """The facts about the host, and what its running domains need."""
+def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
+    """The facts about the host, and what its running domains need. ``copies``: with what it takes to copy disks."""
     capabilities = ET.fromstring(text_of(connection.getCapabilities))  # noqa: S314 - from the host's own libvirt
     cpu = capabilities.find("./host/cpu")
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
@@ -64,12 +66,7 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
         networks=_listed(
             lambda: [text_of(one.name) for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
         ),
-        pools=_listed(
-            lambda: [
-                text_of(one.name)
-                for one in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-            ]
-        ),
+        pools=pools(connection, free=copies),
         secrets=_listed(
             lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), text_of(one.usageID))]
         ),
@@ -81,7 +78,7 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
             for number in numbers(cell.get("id", ""))
         )
         or None,
-        domains=tuple(_needs(running, own)),
+        domains=tuple(_needs(running, own, copies=copies)),
         may_abort=_may_abort(running[0]) if running else None,
     )
 
@@ -182,29 +179,39 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
             return False
         # A domain without a definition has no autostart.
         return True if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID else None
+    except UNREADABLE:
+        return None
     return True
 
 
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     """The host's network devices, as libvirt's interface driver finds them now; None where it has none.
 
-    Its driver for node devices knows only those that udev has reported: without udev it lists no bridge.
+    A bridge that joins nothing yet is inactive to libvirt, and domains join it all the same. Its driver for node
+    devices knows only those that udev has reported: without udev it lists no bridge.
     """
     try:
-        found = connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)
+        found = connection.listAllInterfaces()
         return frozenset(text_of(one.name) for one in found)
-    except libvirt.libvirtError:
+    except (libvirt.libvirtError, *UNREADABLE):
         return None
 
 
-def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None) -> Iterator[Needs]:
+def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies: bool = False) -> Iterator[Needs]:
     for domain in running:
+
+        def sizes(device: str, of: libvirt.virDomain = domain) -> tuple[int, int] | None:
+            with contextlib.suppress(libvirt.libvirtError):
+                capacity, stored, _ = of.blockInfo(device)
+                return capacity, min(stored, capacity)
+            return None
+
         try:
-            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain))
+            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain), sizes if copies else None)
         except libvirt.libvirtError as error:
             if error.get_error_code() not in _ENDED:  # such as one that is too large for libvirt's messages
                 yield _unread(domain)
-        except (ET.ParseError, ValueError):
+        except (ET.ParseError, ValueError, *UNREADABLE):
             yield _unread(domain)
 
 
@@ -225,7 +232,7 @@ def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:
 def _snapshots(domain: libvirt.virDomain) -> int:
     try:
         return int(domain.snapshotNum())
-    except libvirt.libvirtError:
+    except (libvirt.libvirtError, *UNREADABLE):
         return 0
 
 
@@ -237,3 +244,5 @@ def _listed(names: Callable[[], Iterable[str]]) -> frozenset[str] | None:
         return frozenset(name for name in names() if name)
     except libvirt.libvirtError as error:
         return frozenset() if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None
+    except UNREADABLE:
+        return None

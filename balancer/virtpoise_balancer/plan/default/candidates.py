@@ -75,13 +75,13 @@ class Movable:
 
 def transfer_bytes(domain: Domain, policy: Policy, bytes_per_second: float | None = None) -> float:
     """The bytes that a live migration transfers: the memory, and in each further round what was dirtied in the last (a
-    geometric series).
+    geometric series). And the disks that are copied along.
     """
     if not domain.dirty_bytes_per_second:
-        return domain.memory_bytes
+        return domain.memory_bytes + domain.copied_bytes
     speed = bytes_per_second or policy.migration.bytes_per_second
     dirty = min(domain.dirty_bytes_per_second / speed, _MOST_DIRTY_SHARE)
-    return domain.memory_bytes / (1 - dirty)
+    return domain.memory_bytes / (1 - dirty) + domain.copied_bytes
 
 
 def resting_seconds(domain: Domain, group: Group) -> float:
