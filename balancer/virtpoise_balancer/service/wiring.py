@@ -176,7 +176,12 @@ def make_accounts(
 
 
 def make_executor(
-    config: Config, workers: Workers, accounts: LibvirtAccounts, reach: Reach, inventory: Inventory
+    config: Config,
+    workers: Workers,
+    accounts: LibvirtAccounts,
+    reach: Reach,
+    inventory: Inventory,
+    leads: Callable[[], bool],
 ) -> LibvirtExecutor:
     """What carries out the moves of plans, within the policy's limits."""
     from virtpoise_balancer.execute.executor import LibvirtExecutor
@@ -187,7 +192,8 @@ def make_executor(
         silent = reach.silence().silent
         inventory.look_again([host for host in hosts if host not in silent])
 
-    return LibvirtExecutor(make_migrator(config, workers), accounts.reconciler, ask, limits=limits_of(config.policy))
+    migrator, limits = make_migrator(config, workers), limits_of(config.policy)
+    return LibvirtExecutor(migrator, accounts.reconciler, ask, limits=limits, leads=leads)
 
 
 def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
