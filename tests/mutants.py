@@ -404,7 +404,13 @@ MUTANTS = (
     Mutant("orders are not read again", _orders_are_not_read_again, ("person-pauses",), 1, "against a person's order"),
     Mutant("destinations are filled", _destinations_are_filled, ("administrator-suspends",), 14, "pushed over"),
     Mutant("nothing is moved", _nothing_is_moved, ("administrator-suspends",), 0, "the task was not finished"),
-    Mutant("an alert has no figure", _an_alert_has_no_figure, ("destination-stopped",), 10, "no alert says that it is"),
+    Mutant(
+        "an alert has no figure",
+        _an_alert_has_no_figure,
+        ("destination-stopped",),
+        10,
+        "VirtpoiseDomainRunningTwice does not fire",
+    ),
     Mutant("an old sample counts", _an_old_sample_counts, ("source-stopped",), 400402, "taken for another's"),
     Mutant(
         "a stuck exporter is believed",

@@ -28,6 +28,7 @@ DOES_NOT_APPLY = {
     ("VirtpoiseNoLeader", "drain"): "it asks for no host",
     ("VirtpoiseDomainVanished", "join"): "a host that joins takes part in no migration that was begun before",
     ("VirtpoiseDomainNotStarted", "join"): "a host that joins takes part in no migration that was begun before",
+    ("VirtpoiseDomainBetweenHosts", "join"): "a host that joins takes part in no migration that was begun before",
     ("VirtpoiseCyclesFailing", "join"): "figures that a host does not have yet make it unknown, and fail no cycle",
     ("VirtpoiseCyclesStalled", "join"): "figures that a host does not have yet hold up no cycle",
     ("VirtpoiseSnapshotStale", "join"): "it asks for the newest figures of any host",

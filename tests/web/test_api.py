@@ -316,6 +316,7 @@ def test_a_domain_that_is_not_accounted_for_is_counted_and_named(
         ("twice",): 1,
         ("nowhere",): 0,
         ("waiting",): 0,
+        ("between",): 0,
         ("unknown",): 0,
     }
     assert metric(client, "virtpoise_domain_vanished") == {(): 0}

@@ -102,7 +102,9 @@ def reconcile(
         return Arrived()
     places = ", ".join(f"{answer} on {host}" for host, answer in ends.items())
     if Presence.MIGRATING in (here, there):
-        return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {places}")
+        runs = here in SETTLED or there in SETTLED
+        kind = UnsettledKind.UNKNOWN if runs else UnsettledKind.BETWEEN
+        return _open(entry, kind, f"{name} has no known end: {places}")
     if there in SETTLED:
         return Verdict(result=Result.DONE, places=places, leftover=here is not Presence.ABSENT)
     if here in SETTLED:

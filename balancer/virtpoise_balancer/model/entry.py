@@ -48,6 +48,7 @@ class UnsettledKind(StrEnum):
     MIGRATING = "migrating"  # a migration of the balancer goes on, though no plan is being made
     UNKNOWN = "unknown"  # a host does not say where the domain is
     WAITING = "waiting"  # it stands, paused, where it has arrived, and could not be started yet
+    BETWEEN = "between"  # it stands between its hosts, where no job takes it on: its CPUs run nowhere
     TWICE = "twice"  # it is active on more than one host
     NOWHERE = "nowhere"  # it was migrated, and is active on no host
 

@@ -258,11 +258,14 @@ class _StateCollector(Collector):
         family = GaugeMetricFamily(
             "virtpoise_domains_unaccounted",
             "Domains that are not known to run once, by their hosts' own libvirt: active twice, nowhere after a migration, "
-            "waiting where they have arrived and cannot be started, or unknown. Nothing is moved from or to their hosts.",
+            "waiting where they have arrived and cannot be started, left between two hosts, or unknown. "
+            "Nothing is moved from or to their hosts.",
             labels=["kind"],
         )
         kinds = Tally(one.kind for one in self._published.state.unsettled)
-        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.WAITING, UnsettledKind.UNKNOWN):
+        for kind in UnsettledKind:
+            if kind is UnsettledKind.MIGRATING:
+                continue
             family.add_metric([kind.value], kinds[kind])
         return family
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from virtpoise_balancer.analyse.brake import Brake
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import UnsettledKind
+from virtpoise_lab.campaign.alerts import CALLS_FOR, firing
 from virtpoise_lab.campaign.beside import BESIDE
 from virtpoise_lab.campaign.kernel import VirtualProcess
 from virtpoise_lab.campaign.world import ACTIVE, WE, Daemon
@@ -221,8 +222,10 @@ class Oracle:
             self._wrong("no balancer acts")
             return
         shown = {one.uuid: one.kind for one in leader.unaccounted}
-        for part in leader.parts:
-            self._alerts_fire(part)
+        fire = {alert for part in leader.parts for alert in firing(part.metrics.registry)}
+        for one in leader.unaccounted:
+            if one.kind in CALLS_FOR and CALLS_FOR[one.kind] not in fire:
+                self._wrong(f"{one.domain} is shown as {one.kind}, and {CALLS_FOR[one.kind]} does not fire")
         for uuid, guest in world.guests.items():
             places = world.places(uuid)
             half_way = [host for host, state in places.items() if state is Presence.MIGRATING]
@@ -237,27 +240,13 @@ class Oracle:
                 if uuid not in shown:
                     self._wrong(f"{guest.name} was lost in its migration, and no alert says so")
             elif half_way and not working and self._is_ours(uuid):
-                if uuid not in shown:
+                if uuid not in shown or (not active and shown[uuid] not in CALLS_FOR):
                     self._wrong(f"{guest.name} stands half way on {', '.join(half_way)}, and no alert says so")
             elif len(active) == 1 and not half_way and not working and uuid in shown:
                 self._wrong(f"{guest.name} runs once, on {active[0]}, and is shown as {shown[uuid]}")
         for entry in self.entries():
             if entry.is_open and entry.uuid not in shown and not self._is_being_made(entry):
                 self._wrong(f"entry {entry.id} of {world.guests[entry.uuid].name} is still open")
-
-    def _alerts_fire(self, part: Part) -> None:
-        """The figures that the alerts go by say the same as the page: of these two only one wakes a person."""
-        figures = {
-            sample.labels["kind"]: sample.value
-            for family in part.metrics.registry.collect()
-            for sample in family.samples
-            if sample.name == "virtpoise_domains_unaccounted"
-        }
-        for kind in (UnsettledKind.TWICE, UnsettledKind.NOWHERE, UnsettledKind.WAITING, UnsettledKind.UNKNOWN):
-            figure = figures.get(kind.value)
-            wanted = sum(one.kind is kind for one in part.published.state.unsettled if one.unaccounted)
-            if figure != wanted:
-                self._wrong(f"virtpoise_domains_unaccounted is {figure} for {kind}: no alert says that it is {wanted}")
 
     def _is_being_made(self, entry: Entry) -> bool:
         """Whether an entry without an end is new, or the world is at work on it or was lately.
