@@ -39,10 +39,12 @@ from virtpoise_balancer.model import (
     MigrationOutcome,
     Move,
     Policy,
+    Progress,
     Residual,
     Result,
     Role,
     Snapshot,
+    UnsettledKind,
     Written,
 )
 from virtpoise_balancer.monitor import doubt, observe
@@ -51,6 +53,7 @@ from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.web.metrics import _StateCollector
 from virtpoise_lab.campaign.beside import BESIDE, FIRST
+from virtpoise_lab.campaign.hosts import ModelHosts
 from virtpoise_lab.campaign.prometheus import ModelClient
 
 Patch = pytest.MonkeyPatch
@@ -339,6 +342,44 @@ def _an_alert_has_no_figure(patch: Patch) -> None:
     patch.setattr(_StateCollector, "_unaccounted", empty)
 
 
+def _half_way_is_merely_unknown(patch: Patch) -> None:
+    """A domain that stands between its hosts, where no job takes it on, has no alert of its own."""
+
+    def vague(*given: Any, **more: Any) -> Verdict | StillOpen | Arrived:
+        found = reconcile(*given, **more)
+        if isinstance(found, StillOpen) and found.kind is UnsettledKind.BETWEEN:
+            return replace(found, kind=UnsettledKind.UNKNOWN)
+        return found
+
+    patch.setattr(reconciler_module, "reconcile", vague)
+
+
+def _any_job_is_a_migration(patch: Patch) -> None:
+    """A person's backup is taken for the migration that failed before, and may be aborted."""
+    progress = ModelHosts.progress
+
+    def any_job(self: ModelHosts, host: str, uuid: str) -> Progress | None:
+        since = self.world.machines[host].backups.get(uuid)
+        if since is None:
+            return progress(self, host, uuid)
+        return Progress(
+            elapsed_seconds=self.world.kernel.at - since, total_bytes=9, processed_bytes=1, remaining_bytes=8
+        )
+
+    patch.setattr(ModelHosts, "progress", any_job)
+
+
+def _one_that_does_not_act_shows_migrations(patch: Patch) -> None:
+    """A balancer that was deposed goes on watching what it had under way."""
+    made = LibvirtExecutor.__post_init__
+
+    def always(self: LibvirtExecutor) -> None:
+        self.leads = lambda: True
+        made(self)
+
+    patch.setattr(LibvirtExecutor, "__post_init__", always)
+
+
 def _silence_is_not_heard(patch: Patch) -> None:
     """A host that the balancer does not reach is shown as one that answers."""
     answers = Reach.answers
@@ -420,6 +461,27 @@ MUTANTS = (
         "taken for another's",
     ),
     Mutant("any load is measured", _any_load_is_measured, ("exporter-lying",), 406930, "the task was not finished"),
+    Mutant(
+        "any job is a migration",
+        _any_job_is_a_migration,
+        ("administrator-backs-up",),
+        1,
+        "is taken for its migration",
+    ),
+    Mutant(
+        "one that does not act shows migrations",
+        _one_that_does_not_act_shows_migrations,
+        ("balancer-lock-removed",),
+        1,
+        "does not act, and shows",
+    ),
+    Mutant(
+        "half way is merely unknown",
+        _half_way_is_merely_unknown,
+        ("source-daemon-killed",),
+        36,
+        "stands half way on h1, and no alert says so",
+    ),
     Mutant("silence is not heard", _silence_is_not_heard, ("source-away",), 10, "no alert says so"),
     Mutant(
         "V9 the time of a migration starts over", _the_time_begins_anew, ("bystander-stopped",), 1, "not the journal's"

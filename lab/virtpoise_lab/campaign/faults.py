@@ -138,6 +138,11 @@ def _migrate(run: Run, met: Met, _seconds: float) -> None:
         migrate(run.world, met.uuid, host, other, ours=False)
 
 
+def _back_up(run: Run, met: Met, _seconds: float) -> None:
+    run.faulty_until(run.kernel.at + _LONG_SECONDS)
+    run.world.back_up(met.uuid, _LONG_SECONDS)
+
+
 def _undefine(run: Run, met: Met, _seconds: float) -> None:
     for host in run.world.active_on(met.uuid)[:1]:
         run.note(f"an administrator undefines {met.uuid} on {host}")
@@ -284,6 +289,7 @@ FAULTS: dict[str, Begin] = {
     "administrator-shuts-down": _ends(Presence.SHUT_OFF),
     "administrator-migrates": _migrate,
     "administrator-undefines": _undefine,
+    "administrator-backs-up": _back_up,
     "administrator-renames": _rename,
     "prometheus-killed": _set("server", "dead", True, False),
     "prometheus-slow": _set("server", "slow_seconds", 0.4, 0.0),

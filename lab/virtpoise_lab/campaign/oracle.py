@@ -146,16 +146,29 @@ class Oracle:
         if balancer.hosts.most_counting > 1:
             self._wrong("two threads ask a host for its domains at once")
         if not balancer.leads:
+            self._shows_nothing_under_way(balancer)
             return
         self._silence_of_a_draining_host_is_shown(balancer)
         entries = self.entries()
         self._no_verdict_while_a_job_runs(entries)
+        for part in balancer.parts:
+            for flight in part.published.in_flight():
+                here = run.world.machines[flight.move.source].backups.get(flight.move.uuid)
+                jobs = any(run.world.running_jobs(flight.move.uuid))
+                if here is not None and not jobs and run.kernel.at - here > 5 * self.interval_seconds:
+                    self._wrong(f"a backup of {flight.move.domain} is taken for its migration")
         endless = [(one.id, one.is_open) for one in entries if one.result is None]
         self._endless_since = {one: self._endless_since.get(one, run.kernel.at) for one in endless}
         open_entries = [one for one in entries if one.is_open]
         began = {one.began for one in open_entries}
         for part in balancer.parts:
             self._what_is_shown(part, began)
+
+    def _shows_nothing_under_way(self, balancer: Balancer) -> None:
+        """One that does not act shows no migration: the alert about slow ones would fire for it, and for ever."""
+        for part in balancer.parts:
+            for flight in part.published.in_flight():
+                self._wrong(f"{balancer.name} does not act, and shows {flight.move.domain} under way")
 
     def _what_is_shown(self, part: Part, began: set[float | None]) -> None:
         """Check what the balancer shows. ``began``: when the migrations began that are open in the journal."""

@@ -211,6 +211,20 @@ class World:
         if self.places(uuid).get(host) is Presence.PAUSED:
             self.put(uuid, host, Presence.RUNNING)
 
+    def back_up(self, uuid: str, seconds: float) -> None:
+        """A person aborts the domain's migration, if it is under way, and backs it up instead."""
+        for job in self.running_jobs(uuid):
+            job.aborted = True
+
+        def begin() -> None:
+            for host in self.active_on(uuid)[:1]:
+                if not any(self.running_jobs(uuid)):
+                    self.note(f"an administrator backs {uuid} up on {host}")
+                    self.machines[host].backups[uuid] = self.kernel.at
+                    self.kernel.after(seconds, self.machines[host].backups.clear)
+
+        self.kernel.after(2.0, begin)
+
     def undefine(self, uuid: str, host: str) -> None:
         copy = self.machines[host].copies.get(uuid)
         if copy is not None:
