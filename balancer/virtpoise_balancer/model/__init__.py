@@ -7,6 +7,7 @@ border (``formats``, ``config``), so that a range is written once.
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
 from virtpoise_balancer.model.facts import Facts, Hold, Holder, Need, Requirement
+from virtpoise_balancer.model.habits import SCALES_SECONDS, Habit, Habits
 from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
 from virtpoise_balancer.model.plan import (
     Attempt,
@@ -83,6 +84,7 @@ __all__ = [
     "MOST_CPUS",
     "NO_FIGURES",
     "RATIO_TOLERANCE",
+    "SCALES_SECONDS",
     "STRICT",
     "Amount",
     "Attempt",
@@ -99,6 +101,8 @@ __all__ = [
     "Entries",
     "Facts",
     "FailedAttempts",
+    "Habit",
+    "Habits",
     "Hold",
     "Holder",
     "Host",

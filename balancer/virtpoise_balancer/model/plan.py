@@ -17,6 +17,7 @@ class Reason(StrEnum):
     ALONE = "alone"
     PENALTY = "penalty"
     WAITING = "waiting"
+    NOT_WORTH = "not_worth"
     # a host that is no destination
     HOST_UNKNOWN = "host_unknown"
     HOST_DRAINING = "host_draining"
@@ -153,6 +154,9 @@ class Move:
     room there, and all others of its bundle. It must not be made without them. ``problem``: what it solves on its
     source; None where it makes room for another. ``destination_score``: the strategy's score of the destination after
     this move and all before it, comparable to ``Plan.scores.hosts``. Plans of earlier versions have neither.
+
+    ``saved_minutes``: what all moves that relieve the source are expected to save within the next hour, and
+    ``cost_minutes``: what they cost, both in minutes of one host; None where that was not weighed.
     """
 
     domain: str
@@ -170,6 +174,8 @@ class Move:
     needs: tuple[str, ...] = ()
     problem: Problem | None = None
     destination_score: float | None = None
+    saved_minutes: float | None = None
+    cost_minutes: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from virtpoise_balancer.analyse.membership import with_shared
 from virtpoise_balancer.analyse.silence import with_silence
@@ -158,7 +158,7 @@ class ServedGroup:
         self.executor.migrator = wiring.make_migrator(config, self._common.workers)
         self.executor.limits = limits_of(config.policy)
         self.turns.config = config
-        self.turns.cycle = wiring.make_cycle(
+        made = wiring.make_cycle(
             config,
             self.store,
             self.executor,
@@ -168,6 +168,7 @@ class ServedGroup:
             self._shared,
             self._inventory,
         )
+        self.turns.cycle = replace(made, habits=self.turns.cycle.habits)
 
     def _shared(self) -> dict[str, str]:
         return dict(self._common.roster.shared(self.name))
