@@ -113,8 +113,9 @@ class NothingKnown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
-    """The parts of the loop. What it remembers from one turn to the next is in the store alone, but for ``habits``: what
-    domains usually use, learned anew after a start.
+    """The parts of the loop. What it remembers from one turn to the next is in the store alone.
+
+    But for ``habits``: what domains usually use. They are learned anew after a start.
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
