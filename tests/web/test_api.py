@@ -29,7 +29,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from builders import domain, due_prediction, group, host, thesis_policy
+from builders import FakeClock, domain, due_prediction, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
@@ -198,9 +198,10 @@ def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
     client: TestClient, published: Published, store: Store
 ) -> None:
     after_a_cycle(published, store)
-    published.cycle_ended = time.monotonic() - 59
+    published.clock = clock = FakeClock(published.cycle_ended)
+    clock.sleep(59)
     assert client.get("/-/healthy").status_code == 200
-    published.cycle_ended = time.monotonic() - 100
+    clock.sleep(41)
     for path in ("/-/healthy", "/-/ready"):
         answer = client.get(path)
         assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
@@ -288,8 +289,8 @@ def test_the_age_of_the_figures_grows_while_cycles_fail(client: TestClient, publ
     assert newest_figures(at, None, now=1100.0) == at
     assert newest_figures(at, replace(seen, age_seconds=500.0), now=1100.0) == at
     assert newest_figures(None, None, now=1100.0) == 1100.0, "with none ever seen they are missing since the first look"
-    published.state = replace(published.state, figures_at=time.time() - 300)
-    assert metric(client, "virtpoise_snapshot_age_seconds")[()] == pytest.approx(300, abs=30)
+    published.state, published.clock = replace(published.state, figures_at=1700.0), FakeClock(2000.0)
+    assert metric(client, "virtpoise_snapshot_age_seconds")[()] == 300
 
 
 def test_the_oldest_migration_is_as_old_as_the_journal_has_it(
@@ -298,8 +299,9 @@ def test_the_oldest_migration_is_as_old_as_the_journal_has_it(
     assert metric(client, "virtpoise_migration_oldest_seconds") == {(): 0}
     after_a_cycle(published, store)
     (known,) = published.in_flight()
-    published.in_flight = lambda: (known, InFlight(known.move, began=time.time() - 500))
-    assert metric(client, "virtpoise_migration_oldest_seconds")[()] == pytest.approx(500, abs=30)
+    published.clock = FakeClock(2000.0)
+    published.in_flight = lambda: (known, InFlight(known.move, began=1500.0), InFlight(known.move))
+    assert metric(client, "virtpoise_migration_oldest_seconds")[()] == 500
 
 
 def test_a_domain_that_is_not_accounted_for_is_counted_and_named(
