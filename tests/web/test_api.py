@@ -955,10 +955,10 @@ def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, 
 
 def test_a_port_in_use_is_an_error_of_one_line(make_context: Callable[..., Context]) -> None:
     app = make_app(make_context())
-    first = WebServer(app, Web(listen_address="127.0.0.1:0"))
+    first = WebServer.open(app, Web(listen_address="127.0.0.1:0"))
     first.start()
     with pytest.raises(BadInput, match=rf"web.listen_address: 127.0.0.1:{first.port}: Address already in use"):
-        WebServer(app, Web(listen_address=f"127.0.0.1:{first.port}"))
+        WebServer.open(app, Web(listen_address=f"127.0.0.1:{first.port}"))
     first.stop()
 
 
@@ -988,7 +988,7 @@ def test_many_readers_at_once_take_few_threads_and_each_has_its_answer() -> None
                 held.set()
         await app(scope, receive, send)
 
-    server = WebServer(counted, Web(listen_address="127.0.0.1:0"))  # type: ignore[arg-type]
+    server = WebServer.open(counted, Web(listen_address="127.0.0.1:0"))  # type: ignore[arg-type]
     server.start()
     try:
         with ThreadPoolExecutor(16) as pool:
@@ -1030,7 +1030,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 def test_serves_over_tls_and_takes_a_renewed_certificate(make_context: Callable[..., Context], tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "first")
-    server = WebServer(make_app(make_context()), Web(listen_address="127.0.0.1:0", cert_file=cert, key_file=key))
+    server = WebServer.open(make_app(make_context()), Web(listen_address="127.0.0.1:0", cert_file=cert, key_file=key))
     server.start()
 
     def ask() -> int:
@@ -1058,7 +1058,7 @@ def test_a_wrong_certificate_is_an_error_before_anything_listens(
     (tmp_path / "key.pem").touch(0o600)
     web = Web(cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
     with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
-        WebServer(make_app(make_context()), web)
+        WebServer.open(make_app(make_context()), web)
 
 
 def test_refused_targets_are_shown_everywhere_and_escaped(
