@@ -8,6 +8,7 @@ from typing import NamedTuple
 from virtpoise_balancer.garbage import no_collections
 from virtpoise_balancer.model import LinkSpeed, Move, Plan, Policy, Refusal, Snapshot
 from virtpoise_balancer.plan import default, thesis
+from virtpoise_balancer.plan.default.consider import Considering
 from virtpoise_balancer.plan.unmatched import notes
 
 
@@ -16,16 +17,18 @@ class Strategy(NamedTuple):
 
     ``plan``: what to do about a snapshot. ``predict``: some moves of such a plan, with what each leaves on its hosts if
     these alone are made in this order. ``refusal``: why the destination of one of its moves would not take the domain
-    now, or None; both hosts are known, and the domain runs on the source.
+    now, or None; both hosts are known, and the domain runs on the source. ``considering``: what answers for any domain
+    and any host; None: the strategy has no such answer.
     """
 
     plan: Callable[[Snapshot, Policy], Plan]
     predict: Callable[[Snapshot, Policy, Sequence[Move]], tuple[Move, ...]]
     refusal: Callable[[Snapshot, Policy, Move], Refusal | None]
+    considering: Callable[[Snapshot, Policy], Considering] | None = None
 
 
 STRATEGIES = {
-    "default": Strategy(default.plan, default.predict, default.refusal),
+    "default": Strategy(default.plan, default.predict, default.refusal, Considering),
     "thesis": Strategy(thesis.plan, thesis.predict, thesis.refusal),
 }
 
@@ -66,3 +69,9 @@ def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[
 def refusal(snapshot: Snapshot, policy: Policy, move: Move) -> Refusal | None:
     """Why the destination of a planned move would not take the domain now, by the policy's strategy, or None."""
     return STRATEGIES[policy.strategy].refusal(snapshot, policy, move)
+
+
+def considering(snapshot: Snapshot, policy: Policy) -> Considering | None:
+    """What answers for any domain and any host, or None where the policy's strategy has no such answer."""
+    of = STRATEGIES[policy.strategy].considering
+    return None if of is None else of(snapshot, policy)
