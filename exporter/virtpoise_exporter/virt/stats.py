@@ -20,9 +20,9 @@ import libvirt
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
+from virtpoise_exporter.virt.questions import PATIENCE_SECONDS
 
 _AT_ONCE = 25  # domains in one question: some 0.2 s where nothing hangs
-PATIENCE_SECONDS = 1.0
 # libvirtd works on five questions of a client at once (max_client_requests) and then reads nothing more from it, not
 # even keepalives. The fifth is left for the list of domains.
 _MOST_AT_ONCE = 4
