@@ -10,7 +10,7 @@ from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.search_state import SearchState
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.trial import Trial
-from virtpoise_balancer.plan.stocks import needs
+from virtpoise_balancer.plan.stocks import taken_by
 
 
 def check_group(group: Group) -> None:
@@ -83,7 +83,7 @@ def check_trial(trial: Trial) -> None:
         arrivals = [(domain, step.destination) for step in trial.steps for domain in step.candidate.domains]
         arrivals += [(domain, group.index[str(domain.migrating_to)]) for domain in group.under_way]
         for domain, host in arrivals:
-            left[host] -= needs([domain], group.policy).get(stock, 0)
+            left[host] -= taken_by([domain], group.policy).get(stock, 0)
         assert np.array_equal(trial.free(stock), left), (
             "what arrives takes of the stocks, and what leaves frees nothing"
         )

@@ -30,7 +30,7 @@ from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError, LibvirtSilent, MonitorError
-from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict, HostFacts, Needs, Pool
 from virtpoise_balancer.execute.incompatible import HostRecord, judge
 from virtpoise_balancer.execute.worker import needs, probe
 from virtpoise_balancer.model import Facts, HostState, Unknown, UnknownKind
@@ -50,7 +50,7 @@ HERE = HostFacts(
     cpu="<cpu/>",
     devices=frozenset({"br0"}),
     networks=frozenset({"default"}),
-    pools=frozenset({"images"}),
+    pools={"images": Pool()},
     secrets=frozenset({"client.vms secret"}),
     domains=(
         Needs(
@@ -111,7 +111,7 @@ def test_a_good_pair_is_one_good_line() -> None:
             "net-define",
         ),
         (
-            {"there": replace(HERE, pools=frozenset())},
+            {"there": replace(HERE, pools={})},
             Severity.BAD,
             "vm1 needs storage pool images, which is not there",
             "pool-start",

@@ -104,8 +104,9 @@ def test_no_planned_move_is_impossible_for_a_reason_that_can_be_known(first: int
 
 
 def test_what_can_be_cleared_by_possible_moves_is() -> None:
-    """Of some groups, those that the plan does not clear are solved exactly. What it misses it misses as well where the
-    referee's refusals are placement rules: the facts cost nothing.
+    """Groups that the plan does not clear are solved exactly.
+
+    What it misses it also misses where the referee's refusals are placement rules: the facts cost nothing.
     """
     found = {seed: found_in(seed) for seed in SOLVED if all_answer(seed)}
     cleared = sum(one.cleared for one in found.values())

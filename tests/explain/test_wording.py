@@ -23,15 +23,19 @@ from virtpoise_balancer.model import (
     PredictionVerdict,
     Reason,
     Refusal,
+    Resource,
     Snapshot,
 )
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 
+RESOURCES = tuple(Resource)
 PLAN = Path(virtpoise_balancer.__file__).parent / "plan"
 # Keys that the source puts together, and what they are put together from.
 JOINED: dict[str, tuple[str, ...]] = {
-    "{}_ratio": ("cpu", "memory", "rx", "tx"),
+    "{}_ratio": RESOURCES,
+    "{}_upper_ratio": RESOURCES,
+    "source_{}_upper_ratio": RESOURCES,
     "hosts_{}": tuple(reason.value for reason in Reason),
     "{}/{}": (),  # the score of a domain whose name is not unique: no detail
 }

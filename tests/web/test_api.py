@@ -41,8 +41,8 @@ from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.execute.reach import Heard
-from virtpoise_balancer.knowledge.records import Changes, Setting
+from virtpoise_balancer.execute.reach import HostAnswer
+from virtpoise_balancer.knowledge.records import Changes, OverrideValue
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     BlackoutWindow,
@@ -211,8 +211,10 @@ def test_libvirt_that_does_not_answer_is_shown_everywhere(
     client: TestClient, published: Published, store: Store
 ) -> None:
     after_a_cycle(published, store)
-    silent = Heard(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
-    published.state = replace(published.state, heard={"h1": Heard(asked_at=1001.0, active_domains=2), "h2": silent})
+    silent = HostAnswer(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
+    published.state = replace(
+        published.state, host_answers={"h1": HostAnswer(asked_at=1001.0, active_domains=2), "h2": silent}
+    )
     assert client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on h2.\n"
     assert metric(client, "virtpoise_host_libvirt_answers") == {("h1",): 1.0, ("h2",): 0.0}
     assert (
@@ -221,7 +223,7 @@ def test_libvirt_that_does_not_answer_is_shown_everywhere(
     )
     found = {host["name"]: (host["active_domains"], host["asked_at"]) for host in client.get("/api/v1/hosts").json()}
     assert found == {"h1": (2, 1001.0), "h2": (None, 1000.0), "h3": (None, None)}
-    published.state = replace(published.state, heard={"h1": silent, "h2": silent})
+    published.state = replace(published.state, host_answers={"h1": silent, "h2": silent})
     answer = client.get("/-/ready")
     assert (answer.status_code, answer.text) == (
         503,
@@ -334,7 +336,7 @@ def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
     seen = Observation(snapshot=replace(SNAPSHOT, hosts=(SNAPSHOT.hosts[0], full)), age_seconds=1.0)
     published.state = replace(published.state, policy=Policy(), observation=seen, plan=plan(seen.snapshot, Policy()))
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 3
-    assert "is overloaded in its memory" in " ".join(client.get("/").text.split())
+    assert "is overloaded: memory use" in " ".join(client.get("/").text.split())
     status = client.get("/api/v1/status").json()["hosts"][1]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 3, 3)
     # The strategy thesis knows CPU alone.
@@ -366,8 +368,8 @@ def test_a_host_is_shown_as_overloaded_where_the_plan_takes_it_so(
     assert [(one["name"], one["overloaded"]) for one in shown] == [("h1", True), ("h2", False), ("h3", False)]
     assert (shown[0]["resource"], shown[0]["consecutive"], shown[0]["needed"]) == ("cpu", 2, 3)
     page = " ".join(client.get("/").text.split())
-    assert page.count("is overloaded: 81%, 2 consecutive samples") == 1
-    assert "is overloaded: 90%" not in page
+    assert page.count("is overloaded: CPU load 81%, 2 consecutive samples") == 1
+    assert "is overloaded: CPU load 90%" not in page
 
 
 def test_one_sample_is_one_sample(client: TestClient, published: Published) -> None:
@@ -381,7 +383,7 @@ def test_one_sample_is_one_sample(client: TestClient, published: Published) -> N
         observation=Observation(snapshot=seen, age_seconds=1.0),
         plan=plan(seen, quick),
     )
-    assert "is overloaded: 90%, 1 sample<" in " ".join(client.get("/").text.split())
+    assert "is overloaded: CPU load 90%, 1 sample<" in " ".join(client.get("/").text.split())
 
 
 def test_errors_are_returned_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
@@ -675,6 +677,7 @@ def test_an_order_that_should_not_be_is_refused_and_journalled_and_changes_nothi
         ("hosts/h9/drain", {}, 404, "h9: no such host is scraped; there are: h1, h2, h3"),
         ("hosts/h3/drain", {}, 409, "h3: Prometheus has no fresh figures of it"),
         ("mode", {"mode": "sometimes"}, 400, "the body: mode: expected 'recommend' or 'automatic', got 'sometimes'"),
+        ("mode", {"mode": 1, "why": 2}, 400, "the body: why: unknown key; mode: expected 'recommend' or 'automatic'"),
         ("plan/apply", {"moves": []}, 400, "the body: moves: expected"),
         ("plan/apply", {"moves": [{"uuid": "gone", "destination": "h2"}]}, 409, "out of date: the plan no longer has"),
     ],
@@ -943,7 +946,7 @@ def test_of_two_domains_of_one_name_each_move_shows_its_own_score(
 
 
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, published: Published) -> None:
-    store.override("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
+    store.override("paused", OverrideValue(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"
     assert "Paused by &lt;i&gt;eve" in client.get("/").text
     assert metric(client, "virtpoise_paused") == {(): 1}
@@ -1078,7 +1081,7 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
     page = client.get("/").text
     assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is refused as a host" in page
     assert "<script>alert" not in page
-    terminal.status(found)
+    terminal.show_status(found)
     printed = capsys.readouterr().out
     assert "refused target" in printed
     assert "\x1b[2J" not in printed
@@ -1110,7 +1113,7 @@ def test_the_brake_is_shown_with_its_reason_and_a_person_releases_it(
     assert "Release the brake" in page
     assert metric(client, "virtpoise_brake") == {("migrations",): 1, ("others",): 0, ("predictions",): 0}
     assert metric(client, "virtpoise_mode") == {("automatic",): 0, ("recommend",): 1}
-    terminal.status(status)
+    terminal.show_status(status)
     assert client.post("/api/v1/release", json={}, headers=WITH_TOKEN).status_code == 200
     assert client.get("/api/v1/status").json()["brake"] is None, "at once, not with the next cycle"
     assert metric(client, "virtpoise_brake") == {("migrations",): 0, ("others",): 0, ("predictions",): 0}
@@ -1125,4 +1128,4 @@ def test_a_blackout_is_shown_with_its_window_and_its_end(client: TestClient, pub
     assert (status["mode"], status["blackout"]["windows"], status["blackout"]["until"]) == ("automatic", ["day"], 2e9)
     assert "No migration begins until 18:00 (window day)" in client.get("/").text
     assert metric(client, "virtpoise_blackout") == {("day",): 1, ("night",): 0}
-    terminal.status(status)
+    terminal.show_status(status)

@@ -1,8 +1,8 @@
-"""Back-off of a host: from when its readings count, and its penalty after attempts that did not solve its problem.
+"""Back-off of a host: from when its samples count, and its penalty after attempts that did not solve its problem.
 
 Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``. Every further failed
-attempt adds ``step_seconds``. One reading below the threshold cancels the penalty, and the next one has the initial
-length again. Which resources are watched, and whether only the newest reading counts, depends on the strategy
+attempt adds ``step_seconds``. One sample below the threshold cancels the penalty, and the next one has the initial
+length again. Which resources are watched, and whether only the newest sample counts, depends on the strategy
 (``StrategyTraits``).
 """
 
@@ -22,7 +22,7 @@ from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Pro
 class Backoff:
     """What a cycle remembers of a host. Times in Unix seconds.
 
-    ``counted_from``: readings before it do not count towards N. ``failures``: failed attempts since the last reading
+    ``counted_from``: samples before it do not count towards N. ``failures``: failed attempts since the last sample
     below the threshold.
     """
 
@@ -86,7 +86,7 @@ def after_plan(
 
 
 class LoadChange(Protocol):
-    """What changes the load of hosts, by us or by others."""
+    """A change of the load of hosts, made by the balancer or by others."""
 
     @property
     def hosts(self) -> tuple[str, ...]: ...
@@ -111,7 +111,7 @@ def after_changes(backoffs: Backoffs, changes: Iterable[LoadChange], times: Samp
 
 
 def relieved(backoff: Backoff, host: Host, snapshot: Snapshot, policy: Policy) -> Backoff:
-    """The back-off after a look at the readings: one since the penalty began that is below the threshold cancels it.
+    """The back-off after a look at the samples: a sample below the threshold since the penalty began cancels it.
 
     Every watched resource must be below its own: an idle CPU says nothing about a full memory. The penalty of a
     draining host does not depend on its load, so only time ends it.

@@ -62,7 +62,7 @@ class PredictionError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackRecord:
-    """How the newest migrations of ours and predictions came out, and others' migrations; all oldest first."""
+    """The outcomes of the balancer's newest migrations and predictions, and others' migrations; all oldest first."""
 
     migrations: tuple[EndedMigration, ...] = ()
     errors: tuple[PredictionError, ...] = ()

@@ -52,5 +52,5 @@ def ahead(hosts: Sequence[Host], policy: Policy) -> Floats:
     return forecast(
         [host.cpu_ratio if host.known else () for host in hosts],
         steps=policy.trend.steps if policy.traits.forecasts else 0,
-        level_readings=policy.cpu.consecutive,
+        level_samples=policy.cpu.consecutive,
     )

@@ -73,7 +73,7 @@ class BetweenHosts:
         )
 
     def _way(self, source: str, destination: str) -> str | LibvirtError | None:
-        """As ``judge_pair`` takes it."""
+        """The destination's URI as the source would use it, why there is none, or None, as ``judge_pair`` takes it."""
         if destination in self._silent or source in self._silent:
             return None
         try:
@@ -175,4 +175,5 @@ def judge_pair(
 
 
 def version(number: int) -> str:
+    """A version as libvirt counts it, in its usual form: "10.0.0"."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,4 +1,4 @@
-"""Waits until a drained host is empty by the word of its own libvirt, and shows what it waits for.
+"""Waits until a drained host is empty as its own libvirt reports, and shows what it waits for.
 
 The running balancer asks that libvirt, since whoever types the command may have no way to it.
 """

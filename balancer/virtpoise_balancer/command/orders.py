@@ -67,7 +67,7 @@ def apply(
     if not chosen:
         print_out("The plan has no moves: nothing to apply.")
         return
-    terminal.moves(chosen)
+    terminal.show_moves(chosen)
     if not yes and not typer.confirm("Make these moves?"):
         raise Refused("not confirmed, nothing was changed")
 

@@ -45,7 +45,7 @@ class InFlight:
     began: float | None = None
 
     def seconds(self, now: float) -> float:
-        """For how long it has been under way; 0 where its beginning is not known."""
+        """The seconds since it began; 0 where its beginning is not known."""
         return 0.0 if self.began is None else max(now - self.began, 0.0)
 
 
@@ -74,8 +74,9 @@ class Executor(Protocol):
         ...
 
     def withdraw(self, uuids: Set[str], why: str, /) -> bool:
-        """Begin none of these domains' moves, all of which wait. Returns whether it is so: not if one of them has
-        begun, and then all stay. ``why``: for the journal.
+        """Withdraw the moves of these domains, if all of them wait.
+
+        Returns whether they were withdrawn: if one of them has begun, all stay. ``why``: for the journal.
         """
         ...
 
@@ -133,7 +134,7 @@ class LibvirtExecutor:
         """
         with self._lock:
             if self.stop.is_set():
-                self._end_waiting(dict.fromkeys(self._items, "told to stop"))
+                self._end_waiting(dict.fromkeys(self._items, "the balancer was stopping"))
             for id_, missing in hopeless(self._items.values()).items():
                 self._end_waiting({id_: counts_on(missing)})
             others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]
@@ -217,7 +218,10 @@ class LibvirtExecutor:
                 self._start(id_, partial(self._skip, why=why))
 
     def _start(self, id_: int, act: Callable[[int, Move], bool]) -> None:
-        """Take a move out of those that wait, and act on it beside the others. ``act`` returns whether it was made."""
+        """Take a move out of those that wait, and act on it in a thread of its own.
+
+        ``act`` returns whether it was made.
+        """
         item = self._items[id_] = replace(self._items[id_], stage=Stage.BEGUN)
         work = partial(self._act, item, act)
         try:
@@ -314,6 +318,9 @@ class LibvirtExecutor:
         if isinstance(found, StillOpen):
             log.warning("a migration has no known end yet", domain=entry.move.domain, why=found.text)
             return False
+        # A request without an answer may still be carried out, and then needs them.
+        if requested.made_room and requested.answered and found.result is Result.FAILED and not found.lost:
+            self.migrator.discard(entry.move, requested.made_room)
         return found.result is Result.DONE
 
     def _hand_over(self, ask: Callable[[], End | StillOpen], lets_go: Callable[[StillOpen], bool]) -> End | StillOpen:

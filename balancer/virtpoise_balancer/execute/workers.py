@@ -41,7 +41,10 @@ _COMMAND = (sys.executable, "-P", "-m", "virtpoise_balancer.execute.worker")
 
 @dataclass(frozen=True, slots=True)
 class WorkerReply:
-    """``error``: libvirt's message, or None when the call was answered with ``value`` (plain values as in JSON)."""
+    """The answer to a call.
+
+    ``error``: libvirt's message, or None when the call was answered with ``value`` (plain values as in JSON).
+    """
 
     value: Any = None
     error: str | None = None
@@ -92,8 +95,7 @@ class Worker:
             return  # it is dead: `reply` finds out
 
     def reply(self, seconds: float) -> WorkerReply | None:
-        """The answer to the last request, or at first the word that it is ready. Waits this long; None when there is
-        none yet.
+        """The answer to the last request, or at first that it is ready. Waits this long; None when there is none yet.
 
         LibvirtError when the worker has died instead.
         """

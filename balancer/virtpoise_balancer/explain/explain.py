@@ -22,14 +22,13 @@ from virtpoise_balancer.model import (
     Resource,
     Snapshot,
     Trigger,
+    count_samples,
 )
 from virtpoise_balancer.plan import considering
 from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict
 from virtpoise_balancer.plan.problems import no_destination
-from virtpoise_balancer.plan.summary import consecutive_samples
 
 _MOST_PASSED_OVER = 5
-_DIRECTIONS = {Resource.RX: ", receiving,", Resource.TX: ", sending,"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,9 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
+    """Why a host or a domain is treated as it is.
+
+    ``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
 
     ``destinations``: for a domain every other host, the best first; empty where the strategy does not answer for pairs.
     """
@@ -84,16 +85,19 @@ def not_seen(snapshot: Snapshot, name: str) -> str:
 
 
 def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> Explanation:
+    """Why the domain is migrated, or why not, with every other host as a destination."""
     asked = considering(snapshot, policy)
     considered = asked.of(domain.uuid) if asked else None
     move = next((move for move in plan.moves if move.uuid == domain.uuid), None)
     if move is not None:
         verdict = f"{domain.name} is to be migrated from {move.source} to {move.destination}."
         reasons = [_sentence(move.why, move.source, move.destination)] if move.why else []
-        reasons.append(
-            f"After that {move.source} is predicted at {wording.interval(move.predicted.source)} and "
-            f"{move.destination} at {wording.interval(move.predicted.destination)}."
-        )
+        reasons += [
+            f"After that the {resource.use} of {move.source} is predicted at "
+            f"{wording.interval(move.predicted.source, resource)}, and that of {move.destination} at "
+            f"{wording.interval(move.predicted.destination, resource)}."
+            for resource in plan.resources_of(move)
+        ]
     else:
         verdict = f"{domain.name} stays on {domain.host}."
         reasons = [_refused(one, domain) for one in _refusals(plan, domain, considered)]
@@ -176,6 +180,7 @@ def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) 
 
 
 def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Explanation:
+    """Whether the host has a problem, what is done about it, and whether it is a destination."""
     leaving = [move for move in plan.moves if move.source == host.name]
     coming = [move for move in plan.moves if move.destination == host.name]
     own = [one for one in plan.refusals if one.host == host.name and one.domain is None]
@@ -249,7 +254,7 @@ def _load(host: Host, policy: Policy, snapshot: Snapshot) -> str:
         if resource is Resource.CPU:
             use = f"{host.name}{state} is at {now} CPU"
         elif samples[-1] >= trigger.threshold:
-            use = f"its {resource.label}{_DIRECTIONS.get(resource, '')} is at {now}"
+            use = f"its {resource.use} is at {now}"
         else:
             continue
         parts.append(_against(use, trigger, host, samples, snapshot))
@@ -262,7 +267,7 @@ def _against(use: str, trigger: Trigger, host: Host, samples: Sequence[float], s
     threshold = wording.percent(trigger.threshold)
     if count == 0:
         return f"{use}, below the threshold of {threshold}" if samples[-1] < trigger.threshold else use
-    return f"{use}, {consecutive_samples(count)} at or above {threshold} ({trigger.consecutive} make it a problem)"
+    return f"{use}, {count_samples(count)} at or above {threshold} ({trigger.consecutive} make it a problem)"
 
 
 def _sentence(text: str, *names: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, literal, select, union_all
 
-from virtpoise_balancer.analyse.learned import Learned, Moved
+from virtpoise_balancer.analyse.learned import Learned, PastMoves
 from virtpoise_balancer.knowledge.groups import of_group_or_before
 from virtpoise_balancer.knowledge.predictions import MEASURED
 from virtpoise_balancer.knowledge.rows import Query
@@ -101,7 +101,10 @@ _OF_FAILED = Query(
 
 
 def read(connection: Connection, moved_since: float, now: float, group: str, broken: list[str]) -> Learned:
-    """``moved_since``: only migrations that ended after it count as moves of a domain."""
+    """What is known from earlier migrations.
+
+    ``moved_since``: only migrations that ended after it count as moves of a domain.
+    """
     return Learned(
         moved=_moved(connection, moved_since, broken),
         dirtying=_dirtying(connection, now - _DIRTYING_COUNTS_SECONDS, broken),
@@ -116,11 +119,11 @@ def read_for_look(connection: Connection, now: float, group: str, broken: list[s
     return Learned(residuals=_residuals(connection, group, broken), attempts=_attempts(connection, now, broken))
 
 
-def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str, Moved]:
-    moved: dict[str, Moved] = {}
+def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str, PastMoves]:
+    moved: dict[str, PastMoves] = {}
     for row in _MOVED.rows(connection, broken, since=since):
         before = moved.get(row.uuid)
-        moved[row.uuid] = Moved(times=1 if before is None else before.times + 1, last=row.ended)
+        moved[row.uuid] = PastMoves(times=1 if before is None else before.times + 1, last=row.ended)
     return moved
 
 

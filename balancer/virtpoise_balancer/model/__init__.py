@@ -6,7 +6,7 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
-from virtpoise_balancer.model.facts import Facts, Hold, Holder, Need, Requirement
+from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, Need, Requirement, not_copied
 from virtpoise_balancer.model.migration import (
     WHY_LENGTH,
     Cause,
@@ -50,7 +50,7 @@ from virtpoise_balancer.model.policy import (
     Weights,
     policy_problems,
 )
-from virtpoise_balancer.model.samples import SampleTimes
+from virtpoise_balancer.model.samples import SampleTimes, count_samples
 from virtpoise_balancer.model.snapshot import (
     NO_FIGURES,
     Domain,
@@ -102,6 +102,7 @@ __all__ = [
     "Cause",
     "Count",
     "Detail",
+    "DiskCopy",
     "Domain",
     "DomainState",
     "DomainWeights",
@@ -162,5 +163,7 @@ __all__ = [
     "Weights",
     "Written",
     "check_consistent",
+    "count_samples",
+    "not_copied",
     "policy_problems",
 ]

@@ -95,6 +95,8 @@ class DomainWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
+    """The weights of the scores of hosts and domains (docs/scoring.md)."""
+
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     host: HostWeights = HostWeights()
     domain: DomainWeights = DomainWeights()
@@ -192,9 +194,9 @@ class Imbalance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """How many steps ahead a host's load is forecast from its readings; 0: none.
+    """How many steps ahead a host's load is forecast from its samples; 0: none.
 
-    Used only where it did better than the last reading.
+    Used only where it did better than the last sample.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT

@@ -35,21 +35,23 @@ class Resource(StrEnum):
     """What a host can run short of. ``rx`` and ``tx`` are its busiest uplink, received and sent.
 
     ``row``: where the resource stands in arrays of resources x hosts, and in columns of domains x resources.
-    ``label``: what people call it; both directions of an uplink have one.
+    ``label``: what people call it; both directions of an uplink have one. ``use``: its use in words.
     """
 
     row: int
     label: str
+    use: str
 
-    CPU = "cpu", "CPU"
-    MEMORY = "memory", "memory"
-    RX = "rx", "uplink"
-    TX = "tx", "uplink"
+    CPU = "cpu", "CPU", "CPU load"
+    MEMORY = "memory", "memory", "memory use"
+    RX = "rx", "uplink", "incoming traffic"
+    TX = "tx", "uplink", "outgoing traffic"
 
-    def __new__(cls, value: str, label: str) -> Resource:
+    def __new__(cls, value: str, label: str, use: str) -> Resource:
         """The member, numbered in the order of definition."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.row = len(cls.__members__)
         member.label = label
+        member.use = use
         return member

@@ -28,8 +28,11 @@ _CLOSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Problems:
-    """``attempt``: what to work on, drains first, since they are orders. ``held``: why the others must wait."""
+class FoundProblems:
+    """The problems of a group.
+
+    ``attempt``: what to work on, drains first, since they are orders. ``held``: why the others must wait.
+    """
 
     overloaded: tuple[Overload, ...]
     attempt: tuple[tuple[Host, Problem], ...]
@@ -46,7 +49,7 @@ def find(
     policy: Policy,
     found: tuple[Overload, ...],
     busy: Mapping[str, str] | None = None,
-) -> Problems:
+) -> FoundProblems:
     """The problems of the snapshot.
 
     ``found``: the overloads. ``busy``: the hosts ``concerned``, where the caller has them already.
@@ -75,7 +78,7 @@ def find(
         and host.known
         and host.state is HostState.ACTIVE
         and host.name not in counted
-        and any(readings[-1] >= trigger.threshold for _, trigger, readings in watched(host, policy))
+        and any(samples[-1] >= trigger.threshold for _, trigger, samples in watched(host, policy))
     )
     if busy is None:
         busy = concerned(snapshot.migrating)
@@ -89,7 +92,7 @@ def find(
             held.append(refusal)
         else:
             attempt.append((host, problem))
-    return Problems(found, tuple(attempt), tuple(held))
+    return FoundProblems(found, tuple(attempt), tuple(held))
 
 
 def concerned(migrating: Iterable[Domain]) -> dict[str, str]:

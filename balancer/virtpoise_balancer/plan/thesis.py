@@ -71,7 +71,7 @@ class _Server:
         self.memory_used_bytes += domain.ordinary_bytes
         self.active += 1
         self.names.add(domain.name)
-        for stock, need in stocks.needs([domain], policy).items():
+        for stock, need in stocks.taken_by([domain], policy).items():
             self.free[stock] -= need
 
     def leave(self, domain: Domain, load: float) -> None:
@@ -208,7 +208,7 @@ def _destinations(servers: dict[str, _Server], source: str | None) -> list[_Serv
 
 
 def _scores(snapshot: Snapshot, policy: Policy, servers: dict[str, _Server], *, source: str | None) -> Scores:
-    """Of the possible destinations and of the source's domains; of all while no host has a problem."""
+    """The scores of the possible destinations and of the source's domains; of all while no host has a problem."""
     domains = [d for d in _running(snapshot.domains) if d.host in servers and source in (None, d.host)]
     repeated = {name for name, count in Counter(d.name for d in domains).items() if count > 1}
     return Scores(
@@ -281,9 +281,9 @@ def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Re
     if lacks := lacking(server.host, [domain]):
         reason, detail = lacks
         return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
-    for stock, need in stocks.needs([domain], policy).items():
+    for stock, need in stocks.taken_by([domain], policy).items():
         if server.free[stock] < need:
-            reason, detail = stocks.refusal(stock, need, server.free[stock])
+            reason, detail = stocks.why_too_little(stock, need, server.free[stock])
             return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
     predicted, threshold = server.load + load, policy.cpu.threshold
     if predicted < threshold:

@@ -1,4 +1,4 @@
-"""What a policy names and the group has not: a rule that fits no domain or no host does nothing, and says so."""
+"""What a policy names and the group does not have: a rule that fits no domain or no host does nothing."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def _without_hint(note: str) -> str:
 
 
 def fits_none(pattern: str, names: Collection[str]) -> bool:
+    """Whether the pattern fits none of the names."""
     return not any(map(glob(pattern), names)) if WILDCARDS.search(pattern) else pattern not in names
 
 

@@ -108,7 +108,10 @@ class GroupKind(Kind):
         return {**self.why(rule), "there": there} if self.reason is Reason.RULE else self.why(rule)
 
     def kept(self, there: int, size: int) -> bool:
-        """Whether the rule is kept by one of its ``size`` domains on a host with ``there`` of the others."""
+        """Whether a domain of the rule keeps it on a host that has ``there`` of the rule's other domains.
+
+        ``size``: how many domains the rule is about.
+        """
         return self.allows(there)
 
     def liking(self, there: int, arriving: int, *, hard: bool) -> float:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from virtpoise_balancer.control.orders import By, Unforeseen
 from virtpoise_balancer.errors import BadInput, MonitorError, NotKnown, StoreError, VirtpoiseError
-from virtpoise_balancer.formats import first_problem
+from virtpoise_balancer.formats import in_one_line
 from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Forbidden, refused
@@ -70,7 +70,7 @@ def _order(context: Context, operation: Operation, limiter: CapacityLimiter) -> 
         try:
             body = bodies.validate_json(content or b"{}")
         except ValidationError as error:
-            why = f"the body: {first_problem(error)}"
+            why = f"the body: {in_one_line(error)}"
             context.orders.refuse(operation.name, target, by, why)
             return refusal(BadInput(why))
         try:

@@ -6,6 +6,7 @@ made; what was written for a state is kept as long as that state is the newest.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import threading
 import time
@@ -59,6 +60,8 @@ class Sliced(Response):
             part = body[start : start + _SLICE_BYTES]
             more = start + _SLICE_BYTES < len(body)
             await send({"type": "http.response.body", "body": part, "more_body": more})
+            # Others have their turn, and it is noticed when the client has gone: each further slice would be an error.
+            await asyncio.sleep(0)
 
 
 class Kept:

@@ -348,8 +348,8 @@ class _StateCollector(Collector):
                 penalty.add_metric([host.name], figures.penalty_seconds)
             if why := host.why_unknown:
                 unknown.add_metric([host.name, why.kind.value], 1.0)
-            if heard := state.heard.get(host.name):
-                answers.add_metric([host.name], 0.0 if heard.why else 1.0)
+            if answer := state.host_answers.get(host.name):
+                answers.add_metric([host.name], 0.0 if answer.why else 1.0)
         yield from (load, memory, count, penalty, states, unknown, answers)
         yield from (family for family, _ in thresholds)
 

@@ -14,8 +14,8 @@ from virtpoise_balancer.analyse.triggers import overloads, watched
 from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.execute.reach import Heard
-from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
+from virtpoise_balancer.execute.reach import HostAnswer
+from virtpoise_balancer.knowledge.records import Overrides, OverrideValue, PredictionRecord
 from virtpoise_balancer.model import (
     Domain,
     DomainState,
@@ -43,8 +43,8 @@ class State:
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
     ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action
-    off their hosts; ``brake`` and ``blackout``: as the newest cycle found them; ``heard``: the last answer of each
-    host's libvirt to the balancer.
+    off their hosts; ``brake`` and ``blackout``: as the newest cycle found them; ``host_answers``: the last answer of
+    each host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -64,12 +64,12 @@ class State:
     brake: Brake | None = None
     blackout: Blackout | None = None
     broken: tuple[str, ...] = ()
-    heard: Mapping[str, Heard] = field(default_factory=dict)
+    host_answers: Mapping[str, HostAnswer] = field(default_factory=dict)
 
     @property
     def silent(self) -> Mapping[str, str]:
         """Why, by host, of those whose libvirt does not answer the balancer."""
-        return {host: heard.why for host, heard in self.heard.items() if heard.why}
+        return {host: answer.why for host, answer in self.host_answers.items() if answer.why}
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -99,7 +99,7 @@ class Published:
 
     @property
     def stalled_seconds(self) -> float | None:
-        """For how long no cycle has ended, if that is too long: several intervals, and a minute at least; else None."""
+        """The seconds since the last cycle ended, if that is too long: several intervals, and a minute at least."""
         since = self.clock.monotonic() - self.cycle_ended
         return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
@@ -171,8 +171,8 @@ class Status:
     """
 
     mode: Mode
-    mode_set: Setting | None
-    paused: Setting | None
+    mode_set: OverrideValue | None
+    paused: OverrideValue | None
     brake: Brake | None
     blackout: Blackout | None
     leader: bool
@@ -227,15 +227,15 @@ def _host_status(
     state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain], overload: Overload | None
 ) -> HostStatus:
     """The host as it is shown. ``domains``: those on the host."""
-    backoff, heard = state.backoffs.get(host.name), state.heard.get(host.name)
+    backoff, answer = state.backoffs.get(host.name), state.host_answers.get(host.name)
     nearest = overload or _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(
         name=host.name,
         state=host.state,
         why_unknown=host.why_unknown.text if host.why_unknown else None,
         draining=is_draining(host.name, state.drains),
-        active_domains=heard.active_domains if heard else None,
-        asked_at=heard.asked_at if heard else None,
+        active_domains=answer.active_domains if answer else None,
+        asked_at=answer.asked_at if answer else None,
         cpus=host.cpus,
         cpu_ratio=host.load if host.known else None,
         memory_ratio=host.memory_ratio if host.known else None,
@@ -265,6 +265,7 @@ def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> Overl
 
 
 def flights(published: Published) -> tuple[Flight, ...]:
+    """The running migrations with their progress."""
     return tuple(
         Flight(
             domain=one.move.domain,
@@ -278,6 +279,7 @@ def flights(published: Published) -> tuple[Flight, ...]:
 
 
 def status(published: Published) -> Status:
+    """What GET /api/v1/status returns."""
     state = published.state
     overrides = published.overrides()
     return Status(

@@ -165,7 +165,7 @@ class Balancer:
 
     @property
     def unaccounted(self) -> list[Unsettled]:
-        """Of all groups."""
+        """The unsettled domains of all groups."""
         return [one for part in self.parts for one in part.published.state.unsettled if one.unaccounted]
 
     @property
@@ -173,7 +173,7 @@ class Balancer:
         return self.process.alive and self.leadership.leads
 
     def kill(self) -> None:
-        """As SIGKILL does."""
+        """End the balancer at once, as SIGKILL does."""
         self.leadership.release()
         self.kernel.kill(self.process)
 

@@ -35,7 +35,7 @@ from virtpoise_balancer.model import (
     Role,
     Snapshot,
 )
-from virtpoise_balancer.plan.default.residents import TOGETHER, Residents
+from virtpoise_balancer.plan.default.residents import BATCH_HOSTS, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
 from virtpoise_balancer.plan.possible import offers
 from virtpoise_balancer.plan.problems import concerned, no_destination
@@ -269,11 +269,11 @@ class Group:
         missing = sorted({number for number in wanted if number not in self._residents}, key=self.cpus.__getitem__)
         for _, alike in groupby(missing, key=self.cpus.__getitem__):
             numbers = list(alike)
-            for begin in range(0, len(numbers), TOGETHER):
-                self._prepare(numbers[begin : begin + TOGETHER])
+            for begin in range(0, len(numbers), BATCH_HOSTS):
+                self._prepare(numbers[begin : begin + BATCH_HOSTS])
 
     def _prepare(self, numbers: Sequence[int]) -> None:
-        """``numbers``: hosts with the same number of CPUs."""
+        """Predict these hosts together. ``numbers``: hosts with the same number of CPUs."""
         cpus = self.hosts[numbers[0]].cpus
         state, order = DomainState.RUNNING, attrgetter("name", "uuid")
         running = [

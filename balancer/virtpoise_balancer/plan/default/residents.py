@@ -19,7 +19,7 @@ from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Domain, Host
 # How far a domain's traffic may differ from what was measured, as a share of it.
 TRAFFIC_DOUBT = 0.25
 # The most hosts in one batch of predictions.
-TOGETHER = 64
+BATCH_HOSTS = 64
 # The largest host of a batch (cases x domains). Batches are padded to their largest host, so a larger one is predicted
 # alone.
 _MOST_TOGETHER = 4_000
@@ -155,8 +155,8 @@ def predict_together(asked: Iterable[tuple[Residents, Mask]]) -> None:
     few = [one for one in batch if one[1].size <= _MOST_TOGETHER and one[0].number not in large]
     few.sort(key=lambda one: (one[0].host.cpus, *one[1].shape))
     for cpus, alike in groupby(few, key=lambda one: one[0].host.cpus):
-        while together := list(islice(alike, TOGETHER)):
-            _predict_together(cpus, together)
+        while together := list(islice(alike, BATCH_HOSTS)):
+            _predict_batch(cpus, together)
 
 
 def _predict_at_once(residents: Residents, asked: Sequence[Mask]) -> None:
@@ -168,7 +168,7 @@ def _predict_at_once(residents: Residents, asked: Sequence[Mask]) -> None:
         residents.keep(present, Load(predicted.ratio[cases], predicted.spread[cases], predicted.wanted[cases]))
 
 
-def _predict_together(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
+def _predict_batch(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
     there = np.zeros((len(asked), *np.max([present.shape for _, present in asked], axis=0)))
     for host, (_, present) in enumerate(asked):
         there[host, : len(present), : present.shape[1]] = present

@@ -102,7 +102,7 @@ class RuleSet:
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def kept(self, tie: Tie) -> NDArray[np.bool_]:
-        """For each host whether the rule is kept there."""
+        """Whether the rule is kept on each host (hosts)."""
         key = (tie.kind.name, tie.hosts)
         mask = self._kept.get(key)
         if mask is None:
@@ -110,7 +110,7 @@ class RuleSet:
         return mask
 
     def _named(self, patterns: Sequence[str]) -> NDArray[np.bool_]:
-        """For each host whether one of the patterns fits."""
+        """Whether one of the patterns fits each host (hosts)."""
         if not self._numbers:
             self._numbers.update({name: number for number, name in enumerate(self.host_names)})
         named = np.zeros(len(self.host_names), dtype=np.bool_)
@@ -122,7 +122,7 @@ class RuleSet:
         return named
 
     def allowed(self, uuid: str) -> NDArray[np.bool_] | None:
-        """For each host whether the domain's hard rules about hosts let it be there; None: everywhere."""
+        """Whether the domain's hard rules about hosts allow each host (hosts); None: all are allowed."""
         mask: NDArray[np.bool_] | None = None
         for tie in self.ties_of.get(uuid, ()):
             if tie.binding:
@@ -293,7 +293,7 @@ def _zone(host: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]
 
 
 def _patterns(zone: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Patterns that fit all hosts of the zone, and no other."""
+    """The patterns that fit exactly the hosts of the zone."""
     if over is None:
         return [_literal(zone)]
     if zone:
@@ -313,7 +313,7 @@ def _literal(name: str) -> str:
 
 
 def _conflicts(rules: RuleSet) -> dict[str, str]:
-    """By uuid: the domain's hard rules cannot all be kept, wherever it is."""
+    """By uuid of a domain whose hard rules no host can keep: why."""
     conflicts: dict[str, str] = {}
     for uuid in sorted(rules.ties_of.keys() | rules.bonds_of.keys()):
         bundle = sorted(rules.bundle_of(uuid))
@@ -337,7 +337,7 @@ def _conflicts(rules: RuleSet) -> dict[str, str]:
 
 
 def _crowded(rules: RuleSet) -> dict[str, str]:
-    """By uuid: a rule has more domains than it allows on the hosts on which any of them may be."""
+    """By uuid of a domain whose rule has more domains than its hosts can hold: why."""
     crowded: dict[str, str] = {}
     for bond in rules.bonds:
         size = len(bond.members)
@@ -348,10 +348,10 @@ def _crowded(rules: RuleSet) -> dict[str, str]:
         masks = [mask for mask in allowed if mask is not None]
         places = len(np.unique(zones[np.logical_or.reduce(masks)] if len(masks) == len(allowed) else zones))
         if size > places * bond.kind.most(size):
-            told = bond.kind.crowded(bond.name, size, places)
+            why = bond.kind.crowded(bond.name, size, places)
             if bond.over is not None:
-                told += f", counted by their label {bond.over}"
-            crowded |= dict.fromkeys(sorted(bond.members - crowded.keys()), told)
+                why += f", counted by their label {bond.over}"
+            crowded |= dict.fromkeys(sorted(bond.members - crowded.keys()), why)
     return crowded
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from virtpoise_balancer.analyse.demand import Mask
 from virtpoise_balancer.model import (
     Attempt,
+    DomainState,
     Host,
     Move,
     Overload,
@@ -49,15 +50,15 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     if made.solved or not group.taken.any():
         return made
     wider = _plan(group, np.zeros_like(group.taken))
-    return wider if _solved(wider) > _solved(made) else made
+    return wider if _count_solved(wider) > _count_solved(made) else made
 
 
-def _solved(made: Plan) -> int:
+def _count_solved(made: Plan) -> int:
     return sum(attempt.solved for attempt in made.attempts)
 
 
 def _plan(group: Group, left_out: Mask) -> Plan:
-    """``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
+    """The plan of the group. ``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
     snapshot, policy = group.snapshot, group.policy
     found = group.overloads
     problems = find(snapshot, policy, found, group.concerned)
@@ -86,7 +87,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     return Plan(
         strategy="default",
         solved=not problems.stand and not unrepaired and all(attempt.solved for attempt in attempts),
-        summary=summarise(policy, found, attempts, moves, problems.held, unrepaired),
+        summary=summarise(policy, found, attempts, moves, problems.held, unrepaired, refusals),
         overloaded=found,
         attempts=tuple(attempts),
         moves=tuple(moves),
@@ -109,10 +110,10 @@ def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Seq
         overloads_of[overload.host].append(overload)
     hosts = [(group.index[host.name], host.name, problem) for host, problem in attempt]
     group.prepare(number for number, _, _ in hosts)
-    return [_source_of(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
+    return [_make_source(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
 
 
-def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
+def _make_source(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
     goals: dict[Resource, float] = {}
     if problem is Problem.OVERLOAD:
         for overload in overloads_of_it:
@@ -151,7 +152,7 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
         candidate for candidate in source.candidates if any(domain.uuid in trial.moved for domain in candidate.domains)
     ]
     resource, upper = next(iter(residue.shares.items()), (Resource.CPU, 0.0))
-    enough = {"source_upper_ratio": round(upper, 6), "recovery": source.goals.get(resource)}
+    enough = {f"source_{resource}_upper_ratio": round(upper, 6), "recovery": source.goals.get(resource)}
     for candidate in source.candidates:
         if candidate in gone:
             continue
@@ -201,10 +202,14 @@ def _missing(source: Source, residue: Residue) -> list[Refusal]:
         else:
             unit = "missing_bytes" if resource is Resource.MEMORY else "missing_bytes_per_second"
             amount = {unit: int(over / source.group.per_unit[resource.row, source.number])}
-        detail = {"resource": resource.value, "upper_ratio": round(share, 6), "recovery": goal, **amount}
+        detail = {f"{resource}_upper_ratio": round(share, 6), "recovery": goal, **amount}
+        if (own := source.own(resource)) >= goal:
+            detail["own_ratio"] = round(own, 6)
         refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail=detail))
     if not source.goals:
-        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail={"domains_left": residue.domains}))
+        paused = sum(one.state is DomainState.PAUSED for one in source.group.domains_on(source.number))
+        left = {"domains_left": residue.domains + paused}
+        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail=left))
     return refusals
 
 
@@ -295,8 +300,9 @@ def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], l
     name = source.residents.host.name
     if source.problem is Problem.DRAIN:
         return f"{name} is draining"
-    short = " and ".join(dict.fromkeys(resource.label for resource in source.goals))
-    return f"relieves {name} ({short}): its CPU load comes to at most {predicted.source.cpu_ratio_upper:.0%}"
+    uppers = [(one, upper) for one in source.goals if (upper := predicted.source.upper(one)) is not None]
+    first = [f"its {one.use} comes to at most {upper:.0%}" for one, upper in uppers[:1]]
+    return f"relieves {name}: " + " and ".join(first + [f"its {r.use} to at most {u:.0%}" for r, u in uppers[1:]])
 
 
 def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:

@@ -14,6 +14,7 @@ from virtpoise_balancer.web.page.writer import Writer
 
 
 def domain_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /domains/NAME: the domain's figures, why it moves or stays, and its migrations."""
     state = writer.state
     try:
         detail = domain_detail(writer.context, request.path_params["name"])

@@ -23,6 +23,7 @@ class FlightCard:
 
 
 def flight_cards(found: Sequence[Flight]) -> tuple[FlightCard, ...]:
+    """The running migrations as the page shows them."""
     return tuple(
         FlightCard(
             domain=domain_link(flight.domain, flight.uuid),

@@ -45,6 +45,7 @@ class Curve:
 
 
 def host_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /hosts/NAME: the host's load, its domains, why it is or is not relieved."""
     state = writer.state
     try:
         detail = host_detail(state, request.path_params["name"])

@@ -47,7 +47,10 @@ class RefusalGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanView:
-    """``hosts`` and ``domains``: each with its score before the first move, the highest first."""
+    """What the page /plan shows.
+
+    ``hosts`` and ``domains``: each with its score before the first move, the highest first.
+    """
 
     summary: str
     solved: bool
@@ -58,6 +61,7 @@ class PlanView:
 
 
 def plan_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /plan: the newest plan, from which a person can apply moves."""
     state = writer.state
     found = None
     if state.plan is not None and state.snapshot is not None:
@@ -66,6 +70,7 @@ def plan_page(writer: Writer, request: Request) -> KeptAnswer:
 
 
 def plan_view(plan: Plan, snapshot: Snapshot, policy: Policy) -> PlanView:
+    """The plan as the page shows it."""
     hosts = {host.name: host for host in snapshot.hosts}
     return PlanView(
         summary=wording.headline(plan.summary, hosts),
@@ -83,6 +88,7 @@ def _by_score(scores: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def _moves(plan: Plan, hosts: Mapping[str, Host], policy: Policy) -> Iterable[MoveCard]:
     for move in plan.moves:
+        resource = plan.resources_of(move)[0]
         yield MoveCard(
             uuid=move.uuid,
             destination_name=move.destination,
@@ -94,8 +100,8 @@ def _moves(plan: Plan, hosts: Mapping[str, Host], policy: Policy) -> Iterable[Mo
             scores=", ".join(_scores(move)),
             cost=wording.copying(move),
             ends=(
-                planned_end("source", move.source, hosts, move.predicted.source, policy),
-                planned_end("destination", move.destination, hosts, move.predicted.destination, policy),
+                planned_end("source", move.source, hosts, move.predicted.source, resource, policy),
+                planned_end("destination", move.destination, hosts, move.predicted.destination, resource, policy),
             ),
             needs=move.needs,
         )
