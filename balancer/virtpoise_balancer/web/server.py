@@ -47,7 +47,10 @@ class WebServer:
     """Serves the page and the API in a thread of its own. ``open`` makes one."""
 
     def __init__(self, web: Web, config: uvicorn.Config, serving: Sequence[tuple[uvicorn.Server, Listener]]) -> None:
-        """``config``: with the certificate. ``serving``: the servers with their sockets, the first of the network."""
+        """A server that is ready to start.
+
+        ``config``: with the certificate. ``serving``: the servers with their sockets, the first of the network.
+        """
         self._web, self._config, self._serving = web, config, serving
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
 

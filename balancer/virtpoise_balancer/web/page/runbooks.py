@@ -17,7 +17,7 @@ class RunbookPages:
     """The runbooks of the folder alerts/runbooks, which the package carries."""
 
     def __init__(self, writer: Writer, runbooks: Mapping[str, str]) -> None:
-        """``runbooks``: the texts, by the names of their files."""
+        """The pages of these texts, by the names of their files."""
         self._writer, self._runbooks = writer, runbooks
 
     @classmethod
