@@ -466,7 +466,7 @@ class Connection:
 
     getVersion = getLibVersion  # noqa: N815
 
-    def listAllDevices(self, _flags: int) -> tuple[()]:  # noqa: N802
+    def listAllDevices(self, _flags: int = 0) -> tuple[()]:  # noqa: N802
         return ()
 
     def listAllSecrets(self) -> tuple[()]:  # noqa: N802
@@ -514,6 +514,7 @@ def test_what_a_domain_needs_is_read_from_its_description() -> None:
         Needs(
             name="a",
             disks=("/shared/a.qcow2", "/dev/vg/a"),
+            images=("/shared/a.qcow2", "/dev/vg/a", "images/a"),
             unlocked=("vdb", "?", "?", "?"),
             pools=("images",),
             secrets=("2ec115d7", "target"),

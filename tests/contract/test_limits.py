@@ -9,9 +9,11 @@ import pytest
 
 from hostile.units import memory_max_mib, tasks_max
 from virtpoise_balancer.execute import copies, inventory, reach
+from virtpoise_balancer.execute.worker import needs
 from virtpoise_balancer.monitor import client, domain_figures, doubt, matchers, replies, targets
 from virtpoise_balancer.plan.default import rule_set
 from virtpoise_balancer.web import api, connections, live, pace, server, strangers
+from virtpoise_exporter.virt import xml
 from virtpoise_exporter.web import server as listener
 from virtpoise_exporter.web import shared, turns
 
@@ -42,6 +44,10 @@ BALANCER = {
         f"{rule_set._MOST_HOSTS},",
         f"of {rule_set._LONGEST_HOST} characters",
         f"{rule_set._MOST_WILDCARDS} wildcards",
+    ],
+    "A domain's description": [
+        f"{needs._MOST_DESCRIPTION // MIB} MiB beside its metadata",
+        f"{xml._MOST_PLACEMENT // KIB} KiB of `<placement>`",
     ],
     "Labels of a target": [f"{targets.MOST_LABELS},", f"of {targets._LONGEST_LABEL} printable ASCII characters"],
     "Connections": [
@@ -116,6 +122,7 @@ def test_each_number_of_the_limits_is_the_codes(page: str, heading: str, limits:
 
 
 def test_numbers_in_words_are_the_codes() -> None:
+    assert xml._MOST_DESCRIPTION == needs._MOST_DESCRIPTION
     assert (listener._PLACES_WITH_TLS, shared._MOST_AT_ONCE) == (8, 4)
 
 

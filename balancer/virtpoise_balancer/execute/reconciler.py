@@ -90,7 +90,7 @@ _NOT_SEEN = Requested(why="the end of the migration was not seen", answered=Fals
 
 @dataclass(slots=True)
 class Reconciler:
-    """Finds out how migrations ended and writes it. ``hosts``: as configured now. ``on_end``: called after that."""
+    """Finds out how migrations ended, from the hosts alone, and writes it. ``on_end``: called after that."""
 
     hosts: Callable[[], Hosts]
     journal: Journal
@@ -293,7 +293,7 @@ class Reconciler:
         return found
 
     def _secured(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
-        """The finding with what distinguishes the copies. Suspends a copy that is proven stale, to save its disks."""
+        """What was found, with what distinguishes the copies. Suspends the stale one: its disks are at stake."""
         hosts, move = self.hosts(), entry.move
         copies = descriptions(hosts, found.hosts, move.uuid)
         stale = stale_copy(entry, found.running, started=self._was_started(entry))

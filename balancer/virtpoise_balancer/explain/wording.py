@@ -237,6 +237,11 @@ def copying(move: Move) -> str:
     return ", ".join(parts)
 
 
+def with_disks(disk_bytes: int | None) -> str:
+    """How much of its disks is copied along, as an addition to a migration's progress; empty where nothing is."""
+    return f", with {size(disk_bytes)} of disks" if disk_bytes else ""
+
+
 def throttled(ratio: float) -> str:
     """How much CPU time the guest is kept from, as an addition to a migration's progress; empty for 0."""
     return f", throttled by {percent(ratio)}" if ratio else ""

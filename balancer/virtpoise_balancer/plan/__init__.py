@@ -48,7 +48,7 @@ def _plan(snapshot: Snapshot, policy: Policy) -> Plan:
     links = {(link.source, link.destination): link for link in snapshot.links}
     moves = tuple(_with_link(move, uplinks, links.get((move.source, move.destination))) for move in made.moves)
     if copies:
-        moves = tuple(replace(move, copies=copies.get(move.uuid, ())) for move in moves)
+        moves = tuple(copying.with_copies(move, copies.get(move.uuid, ())) for move in moves)
     return replace(made, moves=moves, notes=notes(snapshot, policy))
 
 

@@ -226,7 +226,7 @@ def host_statuses(state: State) -> tuple[HostStatus, ...]:
 def _host_status(
     state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain], overload: Overload | None
 ) -> HostStatus:
-    """The host as it is shown. ``domains``: those on the host."""
+    """What page, API and metrics show of the host. ``domains``: those on it."""
     backoff, answer = state.backoffs.get(host.name), state.host_answers.get(host.name)
     nearest = overload or _nearest_to_problem(state.policy, snapshot, host)
     return HostStatus(
