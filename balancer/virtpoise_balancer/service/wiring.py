@@ -187,7 +187,13 @@ def make_executor(
         silent = reach.silence().silent
         inventory.look_again([host for host in hosts if host not in silent])
 
-    return LibvirtExecutor(make_migrator(config, workers), accounts.reconciler, ask, limits=limits_of(config.policy))
+    return LibvirtExecutor(
+        make_migrator(config, workers),
+        accounts.reconciler,
+        ask,
+        limits=limits_of(config.policy),
+        clock=accounts.reconciler.clock,
+    )
 
 
 def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
