@@ -134,17 +134,16 @@ class Group:
     def _use(self) -> tuple[Floats, Floats]:
         """The CPU load over the last N samples (hosts), and the share in use at the upper end (resources x hosts).
 
-        A destination counts with its highest recent sample, or with its forecast if that is higher: one low sample
-        makes no room. NaN: the use of a known host's uplink is unknown.
+        N is the resource's own. A destination counts with its highest recent sample, or with its forecast if that is
+        higher: one low sample makes no room. NaN: the use of a known host's uplink is unknown.
         """
-        count = self.policy.cpu.consecutive
-        cpu = newest(self._each("cpu_ratio"), count)
+        cpu = newest(self._each("cpu_ratio"), self.policy.cpu.consecutive)
         level = np.nansum(cpu, axis=1) / np.maximum(np.isfinite(cpu).sum(axis=1), 1)
         use = np.empty((len(Resource), len(self.hosts)))
         use[CPU] = np.fmax(_highest(cpu), self.ahead)
         for resource, window in _WINDOWS.items():
             now = np.array(self._each(f"{resource}_ratio"), dtype=np.float64)
-            recent = newest(self._each(window), count)
+            recent = newest(self._each(window), self.policy.trigger(resource).consecutive)
             use[resource.row] = np.fmax(now, _highest(recent))
         return np.where(self._known, level, 0.0), np.where(self._known, use, np.inf)
 
