@@ -7,12 +7,12 @@ would say of it.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from random_groups import random_group
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts
+from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Pool
 from virtpoise_balancer.execute.worker.needs import needs
 from virtpoise_balancer.model import Policy, Rule, Snapshot
 
@@ -26,8 +26,10 @@ _KINDS = {
 
 @dataclass
 class Equipment:
-    """A host. ``level``: of its CPU. ``answers``: whether the balancer reaches its libvirt; ``tells``: whether that
-    says of a domain whether it may leave.
+    """A host.
+
+    ``level``: of its CPU; ``answers``: the balancer reaches its libvirt; ``tells``: that says of a domain whether it
+    may leave; ``store``: the file server that is mounted where images are; ``pooled``: a storage pool tells of them.
     """
 
     bridges: set[str]
@@ -37,13 +39,19 @@ class Equipment:
     level: int
     cpus: int
     nodes: int
+    store: str = "a"
+    pooled: bool = True
     answers: bool = True
     tells: bool = True
 
 
 @dataclass
 class Guest:
-    """A domain. ``own``: it has its host's own CPU. ``held``: what libvirt says when it is to leave, by the kind."""
+    """A domain.
+
+    ``own``: it has its host's own CPU; ``file``: it has a disk by its path; ``held``: what libvirt says when it is to
+    leave, by the kind.
+    """
 
     host: str
     name: str
@@ -56,6 +64,7 @@ class Guest:
     pins: tuple[int, ...] = ()
     node: int | None = None
     usb: bool = False
+    file: bool = False
     held: str | None = None
 
 
@@ -77,8 +86,7 @@ class Libvirt:
             cpu=own,
             devices=frozenset(there.bridges | {"eth0"}),
             networks=frozenset(there.networks),
-            pools=frozenset(there.pools),
-            machines=frozenset(there.machines),
+            pools={name: Pool() for name in there.pools},
             cpus=frozenset(range(there.cpus)),
             nodes=frozenset(range(there.nodes)),
             domains=tuple(
@@ -98,11 +106,18 @@ class Libvirt:
             for kind in kinds
         )
 
-    def leaving(self, host: str, uuids: Sequence[str]) -> dict[str, Bound | None]:
+    def leaving(
+        self, host: str, uuids: Sequence[str], _copyable: Mapping[str, Sequence[str]]
+    ) -> dict[str, Bound | None]:
         if not self._at(host).tells:
             return {}
         held = {uuid: self.guests[uuid].held for uuid in uuids}
         return {uuid: Bound(kind=kind, why=_KINDS[kind]) if kind else None for uuid, kind in held.items()}
+
+    def present(self, host: str, images: Sequence[str]) -> dict[str, bool]:
+        there = self._at(host)
+        store_of = {f"/srv/images/{uuid}": self.hosts[guest.host].store for uuid, guest in self.guests.items()}
+        return {one: store_of[one] == there.store for one in images if one in store_of} if there.pooled else {}
 
     def _at(self, host: str) -> Equipment:
         if not self.hosts[host].answers:
@@ -112,7 +127,7 @@ class Libvirt:
     # --- the referee --------------------------------------------------------------------------------------------------
 
     def refuses(self, uuid: str, destination: str) -> str | None:
-        """Why a migration of the domain would be refused, or None."""
+        """Why a migration of the domain would be refused, or None. Images of which no pool tells count as there."""
         guest, there = self.guests[uuid], self.hosts[destination]
         here = self.hosts[guest.host]
         for refused, why in (
@@ -124,6 +139,7 @@ class Libvirt:
             ((here.level if guest.own else guest.level) > there.level, "cpu"),
             (any(number >= there.cpus for number in guest.pins), "pins"),
             (guest.node is not None and guest.node >= there.nodes, "node"),
+            (guest.file and here.store != there.store and there.pooled, "image"),
         ):
             if refused:
                 return str(why)
@@ -154,6 +170,8 @@ def _description(uuid: str, guest: Guest) -> str:
     pins = ",".join(map(str, guest.pins))
     tune = f"<cputune><vcpupin vcpu='0' cpuset='{pins}'/></cputune>" if pins else ""
     numa = "" if guest.node is None else f"<numatune><memory mode='strict' nodeset='{guest.node}'/></numatune>"
+    if guest.file:
+        disks += f"<disk type='file'><source file='/srv/images/{uuid}'/><target dev='vdb'/></disk>"
     devices = "<hostdev mode='subsystem' type='usb'/>" if guest.usb else ""
     if guest.held == "device":
         devices += "<hostdev mode='subsystem' type='pci'/>"
@@ -208,6 +226,11 @@ def unequal_group(seed: int) -> tuple[Snapshot, Policy, Libvirt]:
             usb=rng.random() < 0.1,
             held=rng.choice(kinds) if rng.random() < 0.15 else None,
         )
+    rng = random.Random(f"stores {seed}")
+    for host in hosts.values():
+        host.store, host.pooled = rng.choice("aaab"), rng.random() < 0.8
+    for guest in guests.values():
+        guest.file = rng.random() < 0.2
     return snapshot, policy, Libvirt(hosts, guests)
 
 

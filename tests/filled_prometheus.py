@@ -47,6 +47,15 @@ def prometheus_server(
     folder: Path, *options: str, configuration: str = "global: {}\n", programs: Path = BIN
 ) -> Iterator[str]:
     """HOST:PORT of a Prometheus on loopback that keeps its data and log in a folder; by default it scrapes nothing."""
+    with prometheus_process(folder, *options, configuration=configuration, programs=programs) as (address, _):
+        yield address
+
+
+@contextmanager
+def prometheus_process(
+    folder: Path, *options: str, configuration: str = "global: {}\n", programs: Path = BIN
+) -> Iterator[tuple[str, int]]:
+    """Likewise, with its process id."""
     config, log = folder / "prometheus.yml", folder / "log"
     config.write_text(configuration)
     address = free_address()
@@ -59,7 +68,7 @@ def prometheus_server(
         server = subprocess.Popen([*command, f"--web.listen-address={address}", *options], stdout=output, stderr=output)
     try:
         _wait_until_ready(server, log)
-        yield address
+        yield address, server.pid
     finally:
         server.terminate()
         server.wait()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from virtpoise_balancer.model import Resource
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.search_state import SearchState
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.trial import Trial
+from virtpoise_balancer.plan.stocks import taken_by
 
 
 def check_group(group: Group) -> None:
@@ -66,17 +68,33 @@ def check_trial(trial: Trial) -> None:
     assert len(moved) <= arrived <= len(moved) + len(group.under_way), "what has a step arrives, and what is under way"
     at = {domain.uuid: trial.host_of(domain) for domain in group.snapshot.domains}
     for number, bond in enumerate(group.rules.bonds):
-        expected = [at[uuid] for uuid in bond.members]
-        expected += [group.index[str(d.migrating_to)] for d in group.under_way if d.uuid in bond.members]
-        for host in range(len(group.hosts)):
-            assert trial.members(number).get(host, 0) == expected.count(host), f"members of {bond.name}"
-    for (number, arriving, _), (full, likings) in trial._bonds_kept.items():
-        bond = group.rules.bonds[number]
-        if bond.over is not None:
-            continue
-        for host, there in trial.members(number).items():
+        expected = [bond.zones[at[uuid]] for uuid in bond.members]
+        expected += [bond.zones[group.index[str(d.migrating_to)]] for d in group.under_way if d.uuid in bond.members]
+        for zone in range(len(group.hosts)):
+            assert trial.members(number).get(zone, 0) == expected.count(zone), f"members of {bond.name}"
+    for (number, arriving, source), (full, likings) in trial._bonds_kept.items():
+        bond, members = group.rules.bonds[number], trial.members(number)
+        for host in (host for zone in members for host in bond.hosts_in(zone) if host != source):
+            there = members.get(host, 0) if source is None else bond.there(members, host, source, arriving)
             assert (host in full) is not bond.kind.allows(there, arriving), f"what {bond.name} allows is up to date"
             assert likings[host] == bond.kind.liking(there, arriving, hard=bond.hard), f"{bond.name} is up to date"
+    for stock, before in group.stocks.items():
+        left = before.copy()
+        arrivals = [(domain, step.destination) for step in trial.steps for domain in step.candidate.domains]
+        arrivals += [(domain, group.index[str(domain.migrating_to)]) for domain in group.under_way]
+        for domain, host in arrivals:
+            left[host] -= taken_by([domain], group.policy).get(stock, 0)
+        assert np.array_equal(trial.free(stock), left), (
+            "what arrives takes of the stocks, and what leaves frees nothing"
+        )
+    repeated = {
+        (domain.name, step.destination)
+        for step in trial.steps
+        for domain in step.candidate.domains
+        if domain.name in group.repeated_names
+    }
+    assert all(trial.placed_there(name, host) for name, host in repeated), "what was moved is known by its name"
+    assert {step.candidate.source for step in trial.steps} == trial._left, "the hosts that were left are known"
 
 
 def check_search_state(state: SearchState) -> None:
@@ -89,6 +107,11 @@ def check_search_state(state: SearchState) -> None:
     for host in state.hosts:
         use = np.maximum(state.use[host], 0.0)
         assert np.allclose(use, trial.use[:, host], atol=1e-9, rtol=0), f"use of {trial.group.hosts[host].name}"
-        for number, bond in enumerate(trial.group.rules.bonds):
-            if bond.hard:
-                assert state.members[number].get(host, 0) == trial.members(number).get(host, 0), bond.name
+        full = (state.use[host] / trial.limit[:, host]).max()
+        assert state._fullness[host] == pytest.approx(full, abs=1e-9), "the scarcest resource is known"
+        assert state.limit[host] == trial.limit[:, host].tolist(), "limits never change"
+        for stock in trial.group.stocks:
+            assert state._left(stock, host) == trial.free(stock)[host], "both know what is left of the stocks"
+    for number, bond in enumerate(trial.group.rules.bonds):
+        for zone in set(bond.zones) if bond.hard else ():
+            assert state.members[number].get(zone, 0) == trial.members(number).get(zone, 0), bond.name

@@ -341,8 +341,8 @@ def _an_alert_has_no_figure(patch: Patch) -> None:
 
 def _silence_is_not_heard(patch: Patch) -> None:
     """A host that the balancer does not reach is shown as one that answers."""
-    heard = Reach.heard
-    patch.setattr(Reach, "heard", lambda self: {host: replace(one, why="") for host, one in heard(self).items()})
+    answers = Reach.answers
+    patch.setattr(Reach, "answers", lambda self: {host: replace(one, why="") for host, one in answers(self).items()})
 
 
 def _an_old_sample_counts(patch: Patch) -> None:

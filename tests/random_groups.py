@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from virtpoise_balancer.model import Domain, Host, Move, Plan, Policy, Rule, Snapshot, Trigger
+from virtpoise_balancer.model import Domain, Host, HugePages, Move, Overcommit, Plan, Policy, Rule, Snapshot, Trigger
 
 GIB = 2**30
+PAGE = 2**21
 POLICY = Policy(cpu=Trigger(threshold=0.8, recovery=0.75))
 # What an interval adds at either end while nothing was learned and no domain waits (docs/scoring.md).
 MARGIN = 0.03
@@ -108,6 +109,40 @@ def varied_group(seed: int) -> tuple[Snapshot, Policy]:
     return replace(snapshot, hosts=tuple(hosts), domains=tuple(domains)), policy
 
 
+def zoned_group(seed: int) -> tuple[Snapshot, Policy]:
+    """A varied group in racks, with rules over them, static huge pages, and a bound on what hosts promise."""
+    snapshot, policy = varied_group(seed)
+    rng = random.Random(f"zoned {seed}")
+    racks = {host.name: rng.choice(("r1", "r2", "r3", "")) for host in snapshot.hosts}
+    domains = tuple(
+        replace(domain, hugepages=(HugePages(page_bytes=PAGE, memory_bytes=domain.memory_bytes),))
+        if rng.random() < 0.3
+        else replace(domain, memory_maximum_bytes=domain.memory_bytes * rng.choice((1, 1, 2)))
+        for domain in snapshot.domains
+    )
+    hosts = tuple(
+        replace(
+            host,
+            labels={"rack": racks[host.name]} if racks[host.name] else {},
+            hugepages_free=(HugePages(page_bytes=PAGE, memory_bytes=rng.randint(0, 6) * GIB),),
+        )
+        for host in snapshot.hosts
+    )
+    names = [domain.name for domain in domains]
+    rules: list[Rule] = []
+    for number in range(rng.randint(1, 3)):
+        kind = rng.choice(("together", "apart", "apart"))
+        picked: dict[str, list[str]] = {}
+        for domain in rng.sample(domains, min(6, len(names))):
+            picked.setdefault(racks[domain.host], []).append(domain.name)
+        members = max(picked.values(), key=len)[:3] if kind == "together" else [each[0] for each in picked.values()]
+        name, hard = f"over{number}", rng.random() < 0.8
+        rules.append(Rule(name=name, kind=kind, domains=tuple(members), over="rack", hard=hard))
+    overcommit = Overcommit(memory_ratio=rng.choice((0.8, 1.0, 1.5))) if rng.random() < 0.7 else None
+    made = replace(policy, rules=(*policy.rules, *rules), overcommit=overcommit)
+    return replace(snapshot, hosts=hosts, domains=domains), made
+
+
 def partly_unknown(seed: int) -> tuple[Snapshot, Policy]:
     """A varied group in which nothing is known of some hosts' uplinks."""
     snapshot, policy = varied_group(seed)
@@ -163,6 +198,7 @@ class World:
         self.hosts = {h.name: h for h in self.snapshot.hosts}
         self.cpu = {h.name: max(h.cpu_ratio[-3:]) for h in self.snapshot.hosts}
         self.memory = {h.name: float(h.memory_used_bytes) for h in self.snapshot.hosts}
+        self.pages = {h.name: sum(pages.memory_bytes for pages in h.hugepages_free) for h in self.snapshot.hosts}
         self.uplink = {h.name: h.uplink_bytes_per_second or UPLINK for h in self.snapshot.hosts}
         self.sent = {h.name: (h.tx_ratio or 0.0) * self.uplink[h.name] for h in self.snapshot.hosts}
         self.received = {h.name: (h.rx_ratio or 0.0) * self.uplink[h.name] for h in self.snapshot.hosts}
@@ -175,13 +211,21 @@ class World:
             speed = self.hosts[domain.host].cpu_speed / self.hosts[name].cpu_speed
             cores = min(domain.cpu_cores * speed, float(domain.vcpus))  # on a slower host it has no more vCPUs
             self.cpu[name] += sign * cores / self.hosts[name].cpus
-            self.memory[name] += sign * domain.memory_bytes
+            in_pages = sum(pages.memory_bytes for pages in domain.hugepages)
+            self.pages[name] -= sign * in_pages
+            self.memory[name] += sign * (domain.memory_bytes - in_pages)
             self.sent[name] += sign * (domain.tx_bytes_per_second or 0.0)
             self.received[name] += sign * (domain.rx_bytes_per_second or 0.0)
 
     def full(self, name: str) -> list[str]:
-        """What of a host that just received something is not below its threshold."""
+        """What of a host that just received something is not below its threshold, or not enough."""
         found = []
+        if self.pages[name] < 0:
+            found.append("huge pages")
+        if self.policy.overcommit and self._promised(name) > self.policy.overcommit.memory_ratio * (
+            self.hosts[name].memory_bytes
+        ):
+            found.append("promised memory")
         if self.cpu[name] + MARGIN >= self.policy.cpu.threshold + 1e-9:
             found.append("cpu")
         if self.memory[name] / self.hosts[name].memory_bytes >= self.policy.memory.threshold + 1e-9:
@@ -189,6 +233,15 @@ class World:
         if max(self.sent[name], self.received[name]) / self.uplink[name] >= self.policy.network.threshold + 1e-9:
             found.append("network")
         return found
+
+    def _promised(self, name: str) -> int:
+        there = [domain for domain in self.domains.values() if self.host_of[domain.uuid] == name]
+        ordinary = [domain for domain in there if not domain.hugepages]
+        return sum(max(domain.memory_maximum_bytes or 0, domain.memory_bytes) for domain in ordinary)
+
+    def _place(self, host: str, rule: Rule) -> str:
+        """What counts as one place for the rule: the host, or all with the same value of its label."""
+        return host if rule.over is None else f"{rule.over}={self.hosts[host].labels.get(rule.over, '')}"
 
     def broken(self) -> set[tuple[str, str]]:
         """(rule, host or domain) of each hard rule that does not hold."""
@@ -198,9 +251,10 @@ class World:
             if not rule.hard:
                 continue
             places = {name: self.host_of[names[name]] for name in rule.domains}
-            if rule.kind == "together" and len(set(places.values())) > 1:
+            zones = {self._place(host, rule) for host in places.values()}
+            if rule.kind == "together" and len(zones) > 1:
                 found.add((rule.name, "together"))
-            if rule.kind == "apart" and len(set(places.values())) < len(places):
+            if rule.kind == "apart" and len(zones) < len(places):
                 found.add((rule.name, "apart"))
             for name, host in places.items():
                 if rule.kind == "only_on" and host not in rule.hosts:
@@ -222,6 +276,7 @@ class World:
             host,
             cpu_ratio=(min(max(self.cpu[host.name], 0.0), 1.0),) * 3,
             memory_used_bytes=int(self.memory[host.name]),
+            hugepages_free=tuple(replace(one, memory_bytes=self.pages[host.name]) for one in host.hugepages_free),
             tx_ratio=sent,
             rx_ratio=received,
             tx_ratio_window=(sent,) * len(host.tx_ratio_window),

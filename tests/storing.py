@@ -9,7 +9,7 @@ from virtpoise_balancer.analyse.measure import Measured
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sighting, Sightings
 from virtpoise_balancer.control.decide import CycleResult, gist_of, next_cycle
 from virtpoise_balancer.knowledge.leader import LeaderLock
-from virtpoise_balancer.knowledge.records import Action, Changes, Look, NewPlan, Setting
+from virtpoise_balancer.knowledge.records import Action, Changes, Look, NewPlan, OverrideValue
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Entries, MigrationOutcome, Plan, Policy, Result, Snapshot
@@ -71,8 +71,8 @@ def fill(store: Store, lock: LeaderLock, seen: Snapshot) -> None:
         1500.0,
     )
     store.order_drain("h3", draining=True)
-    store.override("mode", Setting(value="automatic", instead_of="recommend", at=1.0, who="alice"))
-    store.release(Setting(value="migrations", instead_of="", at=1600.0, who="alice"))
+    store.override("mode", OverrideValue(value="automatic", instead_of="recommend", at=1.0, who="alice"))
+    store.release(OverrideValue(value="migrations", instead_of="", at=1600.0, who="alice"))
     store.remember_host("h1", "{}")
     store.record_action(Action(at=1.0, who="alice", origin="command", action="drain", accepted=True, answer="yes"))
     with store.database.reading() as connection:

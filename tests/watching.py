@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from builders import SAMPLE_TIMES
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.model import SampleTimes, Snapshot
-from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Watching:
         theirs = tuple(domain for domain in found.snapshot.domains if domain.host in hosts)
         return replace(found, snapshot=replace(found.snapshot, hosts=named, domains=theirs))
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
-        return Loads(
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
+        return MeasuredLoads(
             {one: tuple((at, ratio) for at, ratio in self.measured if one.start <= at <= one.end) for one in windows},
             self.warnings,
         )

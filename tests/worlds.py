@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random
 from typing import TypeVar, cast
 
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
-from virtpoise_balancer.model import Progress
+from virtpoise_balancer.model import DiskCopy, Progress
 from virtpoise_lab.campaign.hosts import ModelHosts, ModelRequest
 from virtpoise_lab.campaign.kernel import Kernel, VirtualClock, VirtualProcess, VirtualThreads
 from virtpoise_lab.campaign.migration import Job, Step
@@ -40,15 +41,21 @@ class Answering(ModelHosts):
         self.jobless: set[str] = set()
         self.undefinable: set[str] = set()
         self.memory_bytes = 0
+        self.disk_bytes: int | None = None
         self.dirty_bytes_per_second = 0.0
         self.bandwidths: list[int | None] = []
 
     @contextmanager
     def migration(
-        self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
+        self,
+        uuid: str,
+        source: str,
+        destination: str,
+        bandwidth_mib_per_second: int | None,
+        copies: Sequence[DiskCopy] = (),
     ) -> Iterator[ModelRequest]:
         self.bandwidths.append(bandwidth_mib_per_second)
-        with super().migration(uuid, source, destination, bandwidth_mib_per_second) as request:
+        with super().migration(uuid, source, destination, bandwidth_mib_per_second, copies) as request:
             yield request
 
     def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
@@ -61,7 +68,7 @@ class Answering(ModelHosts):
 
     def progress(self, host: str, uuid: str) -> Progress | None:
         found = super().progress(host, uuid)
-        return None if host in self.jobless else found
+        return None if host in self.jobless or found is None else replace(found, disk_bytes=self.disk_bytes)
 
     def undefine(self, host: str, uuid: str) -> None:
         if host in self.undefinable:

@@ -15,7 +15,9 @@ _MOST_IN_A_ROW = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blackout:
-    """``windows``: the names of those that are open. ``until``: when none is open any more (Unix seconds).
+    """A time in which mode automatic begins no migration.
+
+    ``windows``: the names of those that are open. ``until``: when none is open any more (Unix seconds).
 
     ``text``: the same in words, in the time zone of the first of them.
     """

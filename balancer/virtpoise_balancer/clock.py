@@ -7,6 +7,8 @@ from typing import Protocol
 
 
 class Clock(Protocol):
+    """What judges ages gets the time from one of these, so that a test can set it."""
+
     def now(self) -> float:
         """Unix seconds. The time can jump when the machine's clock is set."""
         ...

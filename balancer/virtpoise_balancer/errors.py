@@ -7,6 +7,12 @@ from collections.abc import Sequence
 _MOST_PROBLEMS = 20
 
 
+def first_ones(problems: Sequence[str]) -> list[str]:
+    """The first 20 problems, and how many more there are, if any."""
+    more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
+    return [*problems[:_MOST_PROBLEMS], *more]
+
+
 class VirtpoiseError(Exception):
     """Something failed that the user can understand and mend; the message is one line, if it is not about several
     fields.
@@ -22,8 +28,7 @@ class BadInput(VirtpoiseError):
     @classmethod
     def of(cls, source: str, problems: Sequence[str]) -> BadInput:
         """All problems of a file, the first 20 of them by name."""
-        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
-        return cls("\n".join(f"{source}: {problem}" for problem in [*problems[:_MOST_PROBLEMS], *more]))
+        return cls("\n".join(f"{source}: {problem}" for problem in first_ones(problems)))
 
 
 class NoStore(BadInput):

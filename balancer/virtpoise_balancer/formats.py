@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, first_ones
 from virtpoise_balancer.model import InconsistentSnapshot, Plan, Snapshot, check_consistent
 from virtpoise_balancer.visible import visible
 
@@ -22,15 +22,17 @@ SECRET = "secret"  # noqa: S105 - no password
 
 _LONGEST_KEY = 300  # the longest name of a host has 255
 _PASSWORD = re.compile(r"((?:://|')[^/@\s:']*):[^\s']*@")  # of a URL
+# Where a secret may stand by mistake, in place of its file.
+_OF_SECRETS = re.compile("http_config|token|password|secret|credential|key_file")
+_KINDS = ((str, "a text"), (list, "a list"), (dict, "a mapping"), (type(None), "nothing"))
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _SNAPSHOT = TypeAdapter(Snapshot)
 _PLAN = TypeAdapter(Plan)
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first problem of a validation in one line; how many more there are, if any."""
-    first, *others = problems(error)
-    return first if not others else f"{first} (and {len(others)} more)"
+def in_one_line(error: ValidationError) -> str:
+    """The problems of a validation, the first 20 of them by name, in one line."""
+    return "; ".join(first_ones(problems(error)))
 
 
 def problems(error: ValidationError) -> list[str]:
@@ -54,12 +56,19 @@ def _lines(problem: ErrorDetails) -> list[str]:
     if problem["type"] == SECRET:
         return [f"{path}: expected {problem['msg']}"]
     message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return [f"{path}: expected {message}, got {_shown(problem['input'])}"]
+    value = problem["input"]
+    hidden = _OF_SECRETS.search(path) or "dictionary" in message or isinstance(value, (list, dict))
+    return [f"{path}: expected {message}, got {kind_of(value) if hidden else _shown(value)}"]
 
 
 def _key(part: int | str) -> str:
     text = visible(str(part))
     return text if len(text) <= _LONGEST_KEY else f"{text[: _LONGEST_KEY - 3]}..."
+
+
+def kind_of(value: object) -> str:
+    """What is said of a value that is not shown, since it may be a secret."""
+    return next((words for kind, words in _KINDS if isinstance(value, kind)), "a value")
 
 
 def _shown(value: Any) -> str:
@@ -80,15 +89,18 @@ def read_snapshot(text: str | bytes, source: str) -> Snapshot:
 
 
 def write_snapshot(snapshot: Snapshot) -> str:
+    """The snapshot as JSON, as `read_snapshot` reads it."""
     return _SNAPSHOT.dump_json(snapshot, indent=1).decode()
 
 
 def read_plan(text: str | bytes, source: str) -> Plan:
+    """The plan in ``text``; ``source`` names it in a BadInput."""
     try:
         return _PLAN.validate_json(text)
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise BadInput(f"{source}: {in_one_line(error)}") from None
 
 
 def write_plan(plan: Plan) -> str:
+    """The plan as JSON, as `read_plan` reads it."""
     return _PLAN.dump_json(plan, indent=1).decode()

@@ -32,7 +32,7 @@ _URI = re.compile(rf"{_BEFORE_HOST}(?P<host>\[[^\[\]]*\]|[^/?#:\[\]]*){_AFTER_HO
 
 
 class NotAHost(ValueError):
-    """This is no name of a host; the message says what was expected."""
+    """A text that is no name of a host; the message has what was expected."""
 
 
 def checked(name: str) -> str:
@@ -147,6 +147,15 @@ def host_in(uri: str) -> str | None:
             raise NotAHost("expected an IPv6 address in the brackets")
         return checked(host[1:-1].replace("%25", "%"))
     return checked(host) if host else None
+
+
+def of_pattern(pattern: str) -> str:
+    """The pattern of hosts' names. One that is an IPv6 address, with or without brackets, in its shortest form."""
+    bare = pattern[1:-1] if pattern.startswith("[") and pattern.endswith("]") else pattern
+    try:
+        return checked(bare) if ":" in bare else pattern
+    except NotAHost:
+        return pattern
 
 
 def matcher(patterns: Iterable[str]) -> re.Pattern[str]:

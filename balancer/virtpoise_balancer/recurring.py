@@ -1,4 +1,4 @@
-"""Windows that begin again and again, as a cron expression says in a time zone. Pure: the time is given."""
+"""Windows that recur by a cron expression in a time zone. Pure: the time is given."""
 
 from __future__ import annotations
 

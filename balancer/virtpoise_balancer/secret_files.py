@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from virtpoise_balancer.errors import BadInput
 
 _MOST_BYTES = 1 << 20
+_MOST_LINKS = 40  # as the kernel
 
 
 def read_secret(path: Path, field: str) -> str:
@@ -32,7 +35,7 @@ def _content(path: Path, field: str) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
             found = os.fstat(handle)
-            problem = _file_problem(found) or _folder_problem(path, found.st_uid)
+            problem = _file_problem(found) or _way_problem(path)
             content = b"" if problem else file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise BadInput(f"{field}: {path}: cannot be read: {error.strerror}") from None
@@ -53,20 +56,52 @@ def _file_problem(found: os.stat_result) -> str | None:
         return "other users may read it; chmod o-rwx"
     if found.st_mode & stat.S_IWGRP and found.st_gid != 0:
         return "its group may write to it; chmod g-w"
+    # Root reads files of the daemon's group when it checks the configuration.
+    if found.st_mode & stat.S_IRGRP and os.geteuid() != 0 and found.st_gid not in (0, os.getegid(), *os.getgroups()):
+        return f"a group that its reader is not in may read it (gid {found.st_gid}); chmod g-r"
     return None
 
 
-def _folder_problem(path: Path, owner: int) -> str | None:
-    """What lets another user replace the file: the folder it is named in, or the one that a symbolic link leads to."""
-    for folder in {path.absolute().parent, path.resolve().parent}:
-        found = folder.stat()
-        own = found.st_uid in (0, os.geteuid())
-        if found.st_mode & stat.S_ISVTX and own and owner in (0, os.geteuid()):
-            continue  # as /tmp: only a file's owner renames or deletes it
-        if found.st_mode & stat.S_IWOTH:
-            return f"other users may write to its folder; chmod o-w {folder}"
-        if found.st_mode & stat.S_IWGRP and found.st_gid != 0:
-            return f"a group may write to its folder; chmod g-w {folder}"
-        if os.geteuid() != 0 and not own:
-            return f"its folder {folder} belongs to another user (uid {found.st_uid})"
+def _way_problem(path: Path) -> str | None:
+    """What lets another user replace the file: one of the folders on the way to it, also by way of a link."""
+    for folder, entry in _way(path):
+        problem = _folder_problem(folder, entry)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _way(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Each folder on the way from the root to the file, and what is entered in it: a folder, a link or the file."""
+    folder, left, links = Path("/"), [*reversed(path.absolute().parts[1:])], 0
+    while left:
+        name = left.pop()
+        if name == "..":
+            folder = folder.parent
+            continue
+        entry = folder / name
+        yield folder, entry
+        if not entry.is_symlink():
+            folder = entry
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = entry.readlink()
+        folder = Path("/") if target.is_absolute() else folder
+        left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+
+
+def _folder_problem(folder: Path, entry: Path) -> str | None:
+    """What lets another user replace the entry of the folder."""
+    found, owner = folder.stat(), entry.lstat().st_uid
+    own = found.st_uid in (0, os.geteuid())
+    if found.st_mode & stat.S_ISVTX and own:  # as /tmp: only a file's owner renames or deletes it
+        return None if owner in (0, os.geteuid()) else f"{entry} belongs to another user (uid {owner})"
+    if found.st_mode & stat.S_IWOTH:
+        return f"other users may write to its folder; chmod o-w {folder}"
+    if found.st_mode & stat.S_IWGRP and found.st_gid != 0:
+        return f"a group may write to its folder; chmod g-w {folder}"
+    if os.geteuid() != 0 and not own:
+        return f"its folder {folder} belongs to another user (uid {found.st_uid})"
     return None

@@ -35,7 +35,10 @@ _PLAIN = re.compile(rf"({_NAME}):(?!(?i:.*sha256:))([\x21-\x7e]{{{LEAST_LENGTH},
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """``digest``: SHA-256 of the token, hexadecimal; ``plain``: the token, if the file holds it."""
+    """A token of the tokens' file.
+
+    ``digest``: SHA-256 of the token, hexadecimal; ``plain``: the token, if the file holds it.
+    """
 
     owner: str
     role: TokenRole
@@ -44,6 +47,7 @@ class Token:
 
 
 def user_name(uid: int) -> str:
+    """The name of the user with this id, or the id where there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -51,6 +55,7 @@ def user_name(uid: int) -> str:
 
 
 def may(role: TokenRole, needed: TokenRole) -> bool:
+    """Whether a token with ``role`` may give orders that need ``needed``."""
     return ROLES.index(role) >= ROLES.index(needed)
 
 

@@ -21,7 +21,7 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """The same for text of several lines."""
+    """The text of several lines with each character that cannot be shown escaped; line ends stay."""
     return "\n".join(visible(line) for line in text.split("\n"))
 
 

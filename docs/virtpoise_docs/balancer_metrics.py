@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
-from virtpoise_balancer.execute.reach import Heard
+from virtpoise_balancer.execute.reach import HostAnswer
 from virtpoise_balancer.knowledge.records import Action, PredictionRecord
 from virtpoise_balancer.model import (
     Host,
@@ -81,7 +81,7 @@ def _one_of_everything() -> Metrics:
         observation=Observation(snapshot=Snapshot(time=0.0, hosts=(host, unknown), domains=()), age_seconds=0.0),
         plan=Plan(strategy="default", solved=True, summary="", refusals=(Refusal(host="h1", reason=Reason.PENALTY),)),
         predictions=(predicted,),
-        heard={"h1": Heard(asked_at=0.0, active_domains=0)},
+        host_answers={"h1": HostAnswer(asked_at=0.0, active_domains=0)},
     )
     metrics = Metrics(Published(state))
     metrics.migration_ended(

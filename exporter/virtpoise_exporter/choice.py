@@ -17,20 +17,20 @@ class SourceChoice:
     """
 
     def __init__(self, kernel: KernelSource | None, libvirt: Source) -> None:
-        """``kernel`` is None if the domains do not run on this machine."""
+        """Choose between two sources. ``kernel`` is None if the domains do not run on this machine."""
         self._kernel = kernel
         self._libvirt = libvirt
         self._failures = 0
         self._decided = kernel is None
         self.source: Source = kernel or libvirt
         self.reason = "no domain's process has been seen yet" if kernel else "libvirt is on another machine"
-        self._told = ""
+        self._logged = ""
         self._wrapped: frozenset[tuple[str, int]] = frozenset()  # domains that are read from libvirt all the same
 
-    def tell(self) -> None:
+    def log_choice(self) -> None:
         """Logs the source and the reason, unless that has been logged already."""
-        if self.reason != self._told:
-            self._told = self.reason
+        if self.reason != self._logged:
+            self._logged = self.reason
             log.info("the domains' usage is read from source %s: %s", self.source.name, self.reason)
 
     def follow(self, domains: Sequence[Domain]) -> None:
@@ -79,4 +79,4 @@ class SourceChoice:
 
     def _decide(self, source: Source, reason: str) -> None:
         self.source, self.reason, self._decided = source, reason, True
-        self.tell()
+        self.log_choice()

@@ -72,7 +72,7 @@ class Exporter:
                 collector.start()
         self._link.wait_for_first(FIRST_SECONDS)
         self._topology.wait_for_first(FIRST_SECONDS)
-        self._choice.tell()
+        self._choice.log_choice()
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         server = Server(Scraper(self._collectors, lambda: generate_latest(registry)).scrape, self._watched)

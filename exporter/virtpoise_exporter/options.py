@@ -11,10 +11,10 @@ from typing import Literal, NoReturn
 from virtpoise_exporter import __version__
 from virtpoise_exporter.collectors import TOPICS
 from virtpoise_exporter.errors import UsageError
+from virtpoise_exporter.kernel.topology import BYTES_PER_MEGABIT
 from virtpoise_exporter.log import FORMATS, LEVELS
 
 _DEFAULT_ADDRESS = "127.0.0.1:9807"
-_BYTES_PER_MEGABIT = 1_000_000 / 8
 
 EXAMPLES = (
     "virtpoise-exporter --web.listen-address :9807",
@@ -41,6 +41,24 @@ class Options:
     log_format: Literal["logfmt", "json"]
 
 
+class _Once(argparse.Action):
+    """Takes a flag's value, once: a second one would silently take its place, even of a file of passwords."""
+
+    _given = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if self._given:
+            parser.error(f"{option_string}: expected once")
+        self._given = True
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see --help)")
@@ -54,13 +72,13 @@ def parse_options(arguments: list[str]) -> Options:
         off.update(topic.name for topic in TOPICS if topic.host)
     return Options(
         addresses=tuple(_address(text) for text in given["web.listen_address"] or [_DEFAULT_ADDRESS]),
-        web_config=Path(given["web.config.file"]) if given["web.config.file"] else None,
+        web_config=_file("--web.config.file", given["web.config.file"]),
         uri=_uri(given["libvirt.uri"]),
         procfs=_root("--path.procfs", given["path.procfs"], "stat"),
         sysfs=_root("--path.sysfs", given["path.sysfs"], "class/net"),
         state=Path(given["path.state"]),
         collectors=tuple(topic.name for topic in TOPICS if topic.name not in off),
-        speeds=dict(_device_speed(text) for text in given["network.speed"]),
+        speeds=_speeds(given["network.speed"]),
         cpu_speed=_ratio(given["cpu.speed"]),
         log_level=given["log.level"],
         log_format="json" if given["log.format"] == "json" else "logfmt",
@@ -75,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.register("action", None, _Once)
     flag = parser.add_argument
     flag(
         "--web.listen-address",
@@ -134,6 +153,12 @@ def _uri(text: str) -> str:
     return text
 
 
+def _file(flag: str, text: str | None) -> Path | None:
+    if text == "":  # of a variable that is not set, in a unit or a script
+        raise UsageError(f"{flag} '': expected a file")
+    return None if text is None else Path(text)
+
+
 def _root(flag: str, text: str, within: str) -> Path:
     path = Path(text)
     try:
@@ -143,11 +168,20 @@ def _root(flag: str, text: str, within: str) -> Path:
     return path
 
 
+def _speeds(texts: list[str]) -> dict[str, float]:
+    speeds: dict[str, float] = {}
+    for device, speed in map(_device_speed, texts):
+        if device in speeds:
+            raise UsageError(f"--network.speed {device}: expected once")
+        speeds[device] = speed
+    return speeds
+
+
 def _device_speed(text: str) -> tuple[str, float]:
     device, equals, megabits = text.partition("=")
     if not device or not equals or not _positive(megabits):
         raise UsageError(f"--network.speed {text!r}: expected DEVICE=MEGABITS, e.g. eth0=10000")
-    return device, float(megabits) * _BYTES_PER_MEGABIT
+    return device, float(megabits) * BYTES_PER_MEGABIT
 
 
 def _ratio(text: str | None) -> float | None:

@@ -68,7 +68,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """``kernel`` or ``libvirt``."""
+        """The source's name: ``kernel`` or ``libvirt``."""
 
     def read(self, domains: Sequence[Domain], seconds: float, /) -> Mapping[str, Usage]:
         """The usage of the active ``domains`` by uuid, read now, after at most ``seconds``.

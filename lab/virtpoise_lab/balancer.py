@@ -141,6 +141,11 @@ class Balancer:
         found: list[dict[str, Any]] = self._ask("history?limit=1000")
         return found[::-1]
 
+    def others(self) -> list[dict[str, Any]]:
+        """What others did, oldest first."""
+        found: list[dict[str, Any]] = self._ask("others?limit=1000")
+        return found[::-1]
+
     def _ask(self, path: str) -> Any:
         return requests.get(f"http://{self.address}/api/v1/{path}", timeout=5).json()
 

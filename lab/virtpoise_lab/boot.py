@@ -150,7 +150,7 @@ class Boot(Running):
 
 
 def _weight() -> int:
-    """As how many busy processes the lab counts on each CPU.
+    """The lab's share of each CPU, as a number of busy processes.
 
     Others, booted machines too, get what the first lab leaves, and a lab beside it as well.
     """

@@ -19,7 +19,7 @@ def claim(folders: Iterable[Path], lab: str) -> tuple[Path, ...]:
 
 
 def release(folders: Iterable[Path], lab: str) -> None:
-    """Removes each folder that no other lab has claimed, and that nobody else uses by now."""
+    """Removes each folder that no other lab has claimed and no process uses."""
     for folder in folders:
         (folder / _mark(lab)).unlink(missing_ok=True)
         try:

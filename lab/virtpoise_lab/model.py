@@ -63,7 +63,7 @@ class DomainSpec:
 
     @property
     def uuid(self) -> str:
-        """The same name has the same uuid in every lab."""
+        """The domain's uuid: the same for the same name in every lab."""
         return str(uuid5(_NAMES, f"domain {self.name}"))
 
 
@@ -92,7 +92,7 @@ class HostSpec:
 
 
 def checked(spec: DomainSpec) -> DomainSpec:
-    """The same spec; raises LabError with one line that says what is wrong with it."""
+    """The spec itself. LabError, with one line on what is wrong with it, if it cannot be used."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", spec.name):
         raise LabError(f"domain name {spec.name!r}: expected up to 31 of a-z, 0-9 and -")
     if not 1 <= spec.vcpus <= 16:

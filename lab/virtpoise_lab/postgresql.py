@@ -36,15 +36,18 @@ class Server:
     def __init__(self) -> None:
         self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
         self.folder = Path(tempfile.mkdtemp(prefix="virtpoise-pg-"))  # a socket's path must be short
-        self.password_file = self.folder / "password"
+        self._own_folder = Path(tempfile.mkdtemp(prefix="virtpoise-pgpass-"))  # the daemon's may be another user's
+        self.password_file = self._own_folder / "password"
+        self.password_file.touch(0o600)
         self.password_file.write_text(f"{PASSWORD}\n")
+        first_password = self.folder / "password"
+        shutil.copy(self.password_file, first_password)
         if self._as:
-            for path in (self.folder, self.password_file):
+            for path in (self.folder, first_password):
                 shutil.chown(path, "nobody", "nogroup")
-        self.password_file.chmod(0o600)
         self._data, self._databases = self.folder / "data", 0
         self._run(
-            _programs() / "initdb", "-D", self._data, "-U", USER, "--auth=scram-sha-256", f"--pwfile={self.password_file}",
+            _programs() / "initdb", "-D", self._data, "-U", USER, "--auth=scram-sha-256", f"--pwfile={first_password}",
             "--no-sync", "-E", "UTF8", "--locale=C",
         )  # fmt: skip
         self.start()
@@ -74,13 +77,14 @@ class Server:
         return True
 
     def stop(self) -> None:
-        """At once, as when the machine is switched off; what was committed is there afterwards."""
+        """Stop it at once, as when the machine is switched off; what was committed is there afterwards."""
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(_PATIENCE_SECONDS)
 
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.folder)
+        shutil.rmtree(self._own_folder)
 
     def new_database(self) -> str:
         """The address of an empty database, without the password."""

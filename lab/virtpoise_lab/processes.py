@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from virtpoise_lab.errors import LabError
 
@@ -49,6 +50,11 @@ def signal_pid(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def go_on_in_own_network(command: list[str]) -> NoReturn:
+    """Replaces this process by a command in a network namespace of its own."""
+    os.execvp("unshare", ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", *command])
 
 
 def wait_until(done: Callable[[], bool], seconds: float, what: str, every: float = 0.02) -> None:

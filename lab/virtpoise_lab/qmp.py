@@ -18,7 +18,7 @@ class Guest:
         self._file: Any = None
 
     def state(self) -> str | None:
-        """QEMU's word for it: running, paused, inmigrate, postmigrate, finish-migrate and others."""
+        """The state as QEMU names it: running, paused, inmigrate, postmigrate, finish-migrate and others."""
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -164,7 +164,7 @@ class Stack:
         self.wait_up(*self._scraped)
 
     def health(self) -> dict[str, str]:
-        """Of each exporter Prometheus knows ("h1:9807"): "up", "down" or "unknown" (not scraped yet)."""
+        """The health of each exporter by instance ("h1:9807"): "up", "down" or "unknown" (not scraped yet)."""
         targets = self._get("/api/v1/targets", state="active")["activeTargets"]
         return {t["labels"]["instance"]: t["health"] for t in targets if t["labels"]["job"] == "virtpoise-exporter"}
 

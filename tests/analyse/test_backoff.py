@@ -68,7 +68,7 @@ def test_a_host_that_waits_with_a_full_memory_says_so() -> None:
     full = host("h1", 0.2, 0.2, memory_ratio_window=(0.95, 0.95), penalty_until=1100.0)
     seen = group(full, host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
     assert [(one.host, one.reason) for one in find(seen, Policy(), ()).held] == [("h1", Reason.PENALTY)]
-    assert find(seen, POLICY).held == ()
+    assert find(seen, POLICY, ()).held == ()
 
 
 @pytest.mark.parametrize("problem", [Problem.RULE, Problem.IMBALANCE])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import due_prediction
-from virtpoise_balancer.analyse.measure import fit, measure, window
+from virtpoise_balancer.analyse.measure import fit_line, measure, window
 
 DUE = due_prediction()
 
@@ -37,7 +37,7 @@ def test_too_few_readings_are_no_measurement() -> None:
 @given(st.lists(st.tuples(st.integers(0, 600), st.floats(0, 1)), min_size=2, max_size=30, unique_by=lambda s: s[0]))
 def test_the_line_is_the_least_squares_line(samples: list[tuple[int, float]]) -> None:
     """The residuals of a least-squares line add up to zero, and so do their moments about the middle of the times."""
-    line = fit([(1.7e9 + t, v) for t, v in samples])
+    line = fit_line([(1.7e9 + t, v) for t, v in samples])
     middle = np.mean([t for t, _ in samples])
     residuals = [v - line.value(1.7e9 + t) for t, v in samples]
     assert sum(residuals) == pytest.approx(0, abs=1e-6)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from builders import domain, due_prediction, group, host, shut_off
 from virtpoise_balancer.analyse.commitments import Commitment
-from virtpoise_balancer.analyse.learned import Moved
+from virtpoise_balancer.analyse.learned import PastMoves
 from virtpoise_balancer.analyse.others import (
     ChangeKind,
     Comparison,
@@ -227,9 +227,9 @@ def test_a_migration_of_others_counts_on_both_hosts_until_the_figures_show_it() 
 
 
 def test_a_domain_that_a_person_moved_rests_like_one_that_we_moved() -> None:
-    moved = with_moved({"uuid-of-a": Moved(1, 500.0)}, [change("migrated", 1010.0), change("stopped", 1020.0)])
-    assert moved == {"uuid-of-a": Moved(2, 1010.0)}
-    assert with_moved({}, [change("migrated", 1010.0)]) == {"uuid-of-a": Moved(1, 1010.0)}
+    moved = with_moved({"uuid-of-a": PastMoves(1, 500.0)}, [change("migrated", 1010.0), change("stopped", 1020.0)])
+    assert moved == {"uuid-of-a": PastMoves(2, 1010.0)}
+    assert with_moved({}, [change("migrated", 1010.0)]) == {"uuid-of-a": PastMoves(1, 1010.0)}
 
 
 def test_a_change_of_others_ends_the_window_of_a_prediction_of_its_host() -> None:

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import group, host, thesis_policy
-from virtpoise_balancer.analyse.overload import accompanied_since, consecutive, overloaded
+from virtpoise_balancer.analyse.overload import accompanied_since, consecutive
+from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import HostState, Trigger
 
 TRIGGER = Trigger(threshold=0.6, consecutive=2)
@@ -17,12 +18,12 @@ def test_counts_back_to_the_first_reading_below() -> None:
 
 def test_the_threshold_itself_counts() -> None:
     seen = host("h1", 0.6, 0.6)
-    assert [o.host for o in overloaded(group(seen), thesis_policy())] == ["h1"]
+    assert [o.host for o in overloads(group(seen), thesis_policy())] == ["h1"]
 
 
 def test_one_reading_below_starts_again() -> None:
     seen = host("h1", 0.9, 0.9, 0.59)
-    assert overloaded(group(seen), thesis_policy()) == ()
+    assert overloads(group(seen), thesis_policy()) == ()
 
 
 def test_a_reading_whose_step_began_before_counted_from_does_not_count() -> None:
@@ -34,12 +35,12 @@ def test_a_reading_whose_step_began_before_counted_from_does_not_count() -> None
 
 def test_unknown_and_draining_hosts_are_not_judged() -> None:
     for state in (HostState.UNKNOWN, HostState.DRAINING, HostState.STANDBY):
-        assert overloaded(group(host("h1", 0.9, 0.9, state=state)), thesis_policy()) == ()
+        assert overloads(group(host("h1", 0.9, 0.9, state=state)), thesis_policy()) == ()
 
 
 def test_the_most_loaded_comes_first_and_ties_go_by_name() -> None:
     seen = group(host("b", 0.9, 0.9), host("a", 0.9, 0.9), host("c", 0.95, 0.95))
-    assert [o.host for o in overloaded(seen, thesis_policy())] == ["c", "a", "b"]
+    assert [o.host for o in overloads(seen, thesis_policy())] == ["c", "a", "b"]
 
 
 def test_company_begins_with_the_oldest_reading_of_another_active_host() -> None:

@@ -9,7 +9,7 @@ from virtpoise_balancer.analyse.trend import forecast
 
 
 def one(window: list[float], steps: int = 3) -> float:
-    return float(forecast([window], steps=steps, level_readings=3)[0])
+    return float(forecast([window], steps=steps, level_samples=3)[0])
 
 
 def test_a_ramp_is_followed() -> None:
@@ -32,6 +32,6 @@ def test_it_can_be_switched_off() -> None:
 
 @given(st.lists(st.lists(st.floats(0, 1), max_size=70), max_size=5), st.integers(0, 10))
 def test_any_windows_give_a_load_or_nothing(windows: list[list[float]], steps: int) -> None:
-    result = forecast(windows, steps=steps, level_readings=3)
+    result = forecast(windows, steps=steps, level_samples=3)
     assert len(result) == len(windows)
     assert all(np.isnan(value) or value >= 0 for value in result)

@@ -253,7 +253,7 @@ def test_both_daemons_listen_on_a_link_local_address() -> None:
         pytest.skip("no interface of this machine has a link-local address")
     device, digits = found[0]
     address = str(IPv6Address(int(digits, 16)))
-    for listening in (listen(f"[{address}%{device}]:0"), open_socket(f"{address}%{device}", 0)):
+    for listening in (listen(f"[{address}%{device}]:0", tls=False), open_socket(f"{address}%{device}", 0)):
         with listening:
             bound = listening.getsockname()
             assert bound[0] == address

@@ -184,7 +184,7 @@ WRONG: dict[str, tuple[Callable[[Facts], object], str]] = {
         lambda f: setattr(f, "fired", frozenset({("VirtpoiseHostUnknown", "h2")})),
         "h1 was silent for 27 s, and no alert named it",
     ),
-    "status": (lambda f: setattr(f, "exits", [0, 1]), "a balancer that was told to stop ended with status 1"),
+    "status": (lambda f: setattr(f, "exits", [0, 1]), "a balancer that was stopped ended with status 1"),
     "threads": (lambda f: setattr(f, "held", Held(40, 40, 5)), "the balancer has 40 threads"),
     "descriptors": (lambda f: setattr(f, "held", Held(20, 90, 5)), "the balancer has 90 descriptors"),
     "asking": (lambda f: setattr(f, "held", Held(20, 40, 12)), "the balancer has 12 processes that ask hosts"),

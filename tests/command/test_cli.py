@@ -427,14 +427,14 @@ def test_no_order_sets_mode_automatic_while_the_configuration_names_no_hosts(tmp
 
 
 def test_a_snapshot_as_a_table_keeps_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.snapshot(read_snapshot(json.dumps(SNAPSHOT).encode(), "group"))
+    terminal.show_snapshot(read_snapshot(json.dumps(SNAPSHOT).encode(), "group"))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["h1", "active", "8", "90.0%", "0.0%", "7.5", "GiB", "2"] in rows
     assert ["[red]vm1", "h1", "running", "1", "2.00", "0.00", "-", "u1"] in rows
 
 
 def test_a_snapshot_as_a_table_has_no_figure_where_none_is_known(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.snapshot(
+    terminal.show_snapshot(
         group(
             host("h1", 0.5),
             host("h2", state=HostState.UNKNOWN),
@@ -457,7 +457,7 @@ def test_the_status_says_of_an_uplink_of_unknown_use_that_it_is_unknown(capsys: 
     ]
     found = {"mode": "recommend", "strategy": "default", "leader": True, "threshold": 0.8, "consecutive": 3}
     found |= {"paused": None, "brake": None, "blackout": None, "refused_targets": {"counts": {}}, "sentence": ""}
-    terminal.status(found | {"hosts": hosts})
+    terminal.show_status(found | {"hosts": hosts})
     shown = {line.split()[0]: line.split()[-4:] for line in capsys.readouterr().out.splitlines() if line[:1] == "h"}
     assert (shown["h1"], shown["h2"]) == (["25.0%", "12.5%", "-", "0"], ["25.0%", "unknown", "-", "0"])
 

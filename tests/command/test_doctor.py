@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import LibvirtError, LibvirtSilent, MonitorError
-from virtpoise_balancer.execute.facts import HostFacts, Needs
+from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict, HostFacts, Needs, Pool
+from virtpoise_balancer.execute.incompatible import HostRecord, judge
 from virtpoise_balancer.execute.worker import needs, probe
-from virtpoise_balancer.model import HostState, Unknown, UnknownKind
+from virtpoise_balancer.model import Facts, HostState, Unknown, UnknownKind
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.health import ExporterHealth, PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.http import Reply
@@ -41,18 +43,20 @@ from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTarget, R
 
 HEALTH = PrometheusHealth(version="3.1.0", ahead_seconds=0.3, errors={"h1": "connection refused"})
 EXPORTERS = ExporterHealth(versions={"h1": __version__}, failing={}, ahead_seconds={"h1": 0.1})
+PC = Hardware(type="kvm", arch="x86_64", machine="pc-i440fx-10.0", emulator="/usr/bin/kvm", cpu="<cpu/>")
 HERE = HostFacts(
     libvirt_version=9_000_000,
     hypervisor_version=7_002_015,
     cpu="<cpu/>",
     devices=frozenset({"br0"}),
     networks=frozenset({"default"}),
-    pools=frozenset({"images"}),
+    pools={"images": Pool()},
     secrets=frozenset({"client.vms secret"}),
     domains=(
         Needs(
             name="vm1",
-            machine="pc-i440fx-10.0",
+            uuid="1",
+            hardware=PC,
             disks=("/shared/vm1.qcow2",),
             pools=("images",),
             secrets=("client.vms secret",),
@@ -66,16 +70,24 @@ NAMES = ("h1", "h2", "h3", "h4")
 SEEN = Observation(snapshot=group(host("h1", 0.5)), age_seconds=1.0)
 
 
-def pair(**changes: object) -> Finding:
+def pair(**changes: Any) -> Finding:
+    """``verdict``: of the destination on the hardware of the domain."""
+    here, there = changes.get("here", HERE), changes.get("there", HERE)
+    of_destination = changes.pop("verdict", HardwareVerdict(machine=True, cpu=True))
+    records = {
+        "h1": HostRecord(at=0.0, facts=here),
+        "h2": HostRecord(at=0.0, facts=replace(there, domains=()), verdicts={PC.key: of_destination}),
+    }
     given = {
-        "here": HERE,
-        "there": HERE,
+        "here": here,
+        "there": there,
+        "facts": judge(records),
         "way": None,
         "cpu": True,
         "unseen": (),
         "peer_uri": "qemu+ssh://h2/system",
     } | changes
-    return judge_pair("h1", "h2", **given)  # type: ignore[arg-type]
+    return judge_pair("h1", "h2", **given)
 
 
 def test_a_good_pair_is_one_good_line() -> None:
@@ -99,18 +111,18 @@ def test_a_good_pair_is_one_good_line() -> None:
             "net-define",
         ),
         (
-            {"there": replace(HERE, pools=frozenset())},
+            {"there": replace(HERE, pools={})},
             Severity.BAD,
             "vm1 needs storage pool images, which is not there",
-            "pool-start it on h2",
+            "pool-start",
         ),
         (
             {"there": replace(HERE, secrets=frozenset())},
             Severity.BAD,
-            "vm1 needs secret client.vms secret to open a disk, which is not there",
-            "secret-set-value it on h2",
+            "vm1 needs secret client.vms secret of a disk, which is not there",
+            "secret-set-value",
         ),
-        ({"there": replace(HERE, devices=frozenset())}, Severity.BAD, "vm1 needs bridge br0", "make the bridge on h2"),
+        ({"there": replace(HERE, devices=frozenset())}, Severity.BAD, "vm1 needs bridge br0", "make it on h2, too"),
         ({"there": replace(HERE, devices=None)}, Severity.GOOD, "reached", ""),
         (
             {"here": replace(HERE, devices=frozenset()), "there": replace(HERE, devices=frozenset())},
@@ -138,10 +150,25 @@ def test_a_good_pair_is_one_good_line() -> None:
             "one version",
         ),
         (
-            {"there": replace(HERE, machines=frozenset({"pc", "pc-i440fx-7.2"}))},
+            {"verdict": HardwareVerdict(machine=False)},
             Severity.BAD,
-            "vm1 needs machine type pc-i440fx-10.0, which is not there",
+            "vm1 needs machine type pc-i440fx-10.0 (kvm, /usr/bin/kvm), which is not there",
             "a newer QEMU on h2",
+        ),
+        (
+            {"verdict": HardwareVerdict(machine=True, cpu=False)},
+            Severity.BAD,
+            f"vm1 needs CPU None ({PC.key[:6]}), which is not there",
+            "cpu-baseline",
+        ),
+        (
+            {
+                "here": replace(HERE, domains=(Needs(name="vm1", uuid="1", cpus=(6, 7)),)),
+                "there": replace(HERE, cpus=frozenset(range(4))),
+            },
+            Severity.BAD,
+            "vm1 needs CPUs 6-7, which is not there",
+            "vcpupin",
         ),
         (
             {"here": replace(HERE, uuid="u1"), "there": replace(HERE, uuid="u1"), "way": "Attempt to migrate"},
@@ -171,16 +198,16 @@ def test_what_stands_between_two_hosts(changes: dict[str, object], verdict: Seve
 
 
 class StopsAnswering:
-    """Hosts that note what they are asked. One of them falls silent when a method is first called for it."""
+    """Hosts that note what they do not answer. One of them falls silent when a method is first called for it."""
 
     def __init__(self, silent: str, at: str) -> None:
         self._silent, self._at, self._stopped = silent, at, False
-        self.asked: list[tuple[str, ...]] = []
+        self.waited: list[str] = []  # the questions that were not answered
 
     def _ask(self, what: str, *hosts: str) -> None:
-        self.asked.append((what, *hosts))
         self._stopped |= what == self._at and self._silent in hosts
         if self._stopped and self._silent in hosts:
+            self.waited.append(what)
             raise LibvirtSilent(f"{hosts[0]}: no answer within 1 s")
 
     def unseen(self, host: str, _paths: object) -> tuple[str, ...]:
@@ -191,6 +218,10 @@ class StopsAnswering:
         self._ask("runs_cpu", host)
         return True
 
+    def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
+        self._ask("verdicts", host)
+        return tuple(HardwareVerdict(machine=True, cpu=True) for _ in kinds)
+
     def reaches(self, host: str, destination: str) -> None:
         self._ask("reaches", host, destination)
 
@@ -199,20 +230,22 @@ class StopsAnswering:
         return 1
 
 
-@pytest.mark.parametrize("at", ["unseen", "runs_cpu", "reaches"])
+@pytest.mark.parametrize("at", ["verdicts", "unseen", "runs_cpu", "reaches"])
 def test_a_host_that_stops_answering_costs_one_deadline_and_the_others_are_judged(at: str) -> None:
     hosts = StopsAnswering("h2", at)
     between = BetweenHosts(hosts=hosts, known=dict.fromkeys(NAMES, HERE), peer_uri_of=str)  # type: ignore[arg-type]
-    found = {one.subject: one for name in NAMES for one in between.findings(name, [n for n in NAMES if n != name])}
+    facts = judge({name: between.record(name) for name in NAMES})
+    found = {
+        one.subject: one for name in NAMES for one in between.findings(name, [n for n in NAMES if n != name], facts)
+    }
     assert len(found) == 12
     for subject, one in found.items():
         if "h2" in subject:
             assert (one.verdict, one.text[:26]) == (Severity.BAD, "h2 has stopped answering: ")
         else:
             assert one.verdict is Severity.GOOD
-    waited = [asked for asked in hosts.asked if "h2" in asked]
-    assert len(waited) <= 4
-    assert len([asked for asked in waited if asked[0] == "reaches"]) == (at == "reaches")
+    # Where one host waits for another, both are asked which of them is silent.
+    assert hosts.waited == ([at] if at != "reaches" else [at, "active_domains"])
 
 
 @pytest.mark.parametrize(
@@ -237,7 +270,7 @@ def test_hosts_that_answer_but_do_not_reach_each_other_in_time_are_reported() ->
             raise LibvirtSilent(f"{host}: no answer within 30 s")
 
     between = BetweenHosts(hosts=Firewall("", ""), known=dict.fromkeys(NAMES, HERE), peer_uri_of=str)  # type: ignore[arg-type]
-    (found,) = between.findings("h1", ["h2"])
+    (found,) = between.findings("h1", ["h2"], Facts())
     assert (found.verdict, found.text) == (Severity.BAD, "h1 does not reach h2: h1: no answer within 30 s")
 
 
@@ -433,7 +466,7 @@ class Connection:
 
     getVersion = getLibVersion  # noqa: N815
 
-    def listAllDevices(self, _flags: int) -> tuple[()]:  # noqa: N802
+    def listAllDevices(self, _flags: int = 0) -> tuple[()]:  # noqa: N802
         return ()
 
     def listAllSecrets(self) -> tuple[()]:  # noqa: N802
@@ -481,6 +514,7 @@ def test_what_a_domain_needs_is_read_from_its_description() -> None:
         Needs(
             name="a",
             disks=("/shared/a.qcow2", "/dev/vg/a"),
+            images=("/shared/a.qcow2", "/dev/vg/a", "images/a"),
             unlocked=("vdb", "?", "?", "?"),
             pools=("images",),
             secrets=("2ec115d7", "target"),

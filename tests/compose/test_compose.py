@@ -70,6 +70,13 @@ def test_the_base_image_names_its_day_and_its_digest() -> None:
     assert re.search(base, DOCKERFILE, re.MULTILINE)
 
 
+def test_what_an_image_has_of_its_base_is_upgraded_when_it_is_built() -> None:
+    """The base is that of a day long past, with the holes of that day in its libraries."""
+    stages = re.findall(r"^FROM \$\{BASE\} AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    upgraded = "RUN apt-get update \\\n  && apt-get upgrade -y \\\n  && apt-get install"
+    assert {name for name, text in stages if upgraded in text} == {name for name, _ in stages} - {"tools"}
+
+
 @pytest.mark.parametrize("target", ["balancer", "exporter"])
 def test_an_image_has_only_packages_of_its_lock_file(target: str) -> None:
     assert f"FROM tools AS built-{target}\nRUN docker/install {target}\n" in DOCKERFILE

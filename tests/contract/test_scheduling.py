@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -46,11 +47,17 @@ class Ran:
 def play(folder: Path, files: dict[str, str]) -> list[Ran]:
     """Runs these files, by name with their marks, in three processes. What ran, by file and number."""
     (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = alone:\n  installed:\n  lab:\n  second_lab:\n  hostile:\n")
+    (folder / "pytest.ini").write_text(
+        "[pytest]\nmarkers = alone:\n  early:\n  installed:\n  lab:\n  second_lab:\n  hostile:\n"
+    )
     for name, mark in files.items():
         (folder / f"test_{name}.py").write_text(TESTS.format(mark=mark, name=name))
-    command = [sys.executable, "-m", "pytest", "-q", "-n3", "--dist=loadfile", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n3", "--dist=loadfile", "-p", "no:cacheprovider"]
+    alone = {
+        **os.environ,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }  # the other plugins take longer to load than the tests
+    done = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.splitlines()[-1].startswith(f"{3 * len(files)} passed")
     ran = sorted((Ran(*json.loads(line)) for line in (folder / "ran").read_text().splitlines()), key=str)
     assert [(one.file, one.number) for one in ran] == [(name, number) for name in files for number in range(3)]
@@ -60,13 +67,15 @@ def play(folder: Path, files: dict[str, str]) -> list[Ran]:
 LAB = "pytestmark = pytest.mark.lab"
 SECOND_LAB = "pytestmark = [pytest.mark.lab, pytest.mark.second_lab]"
 MACHINES = "pytestmark = pytest.mark.installed"
+MANY_LINES = "pytestmark = [\n    pytest.mark.installed,\n    pytest.mark.hostile,\n]"
+EARLY = "pytestmark = pytest.mark.early"
 FLOOD = "pytestmark = [pytest.mark.hostile, pytest.mark.alone]"
 
 
 def test_each_lab_and_the_machines_have_a_process_from_the_start_and_floods_run_after_all_others(
     tmp_path: Path,
 ) -> None:
-    files = {"b": LAB, "c": SECOND_LAB, "d": LAB, "e": MACHINES, "f": MACHINES, "g": SECOND_LAB}
+    files = {"b": LAB, "c": SECOND_LAB, "d": LAB, "e": MACHINES, "f": MANY_LINES, "g": SECOND_LAB}
     ran = play(tmp_path, {"a": "", **files, "h": "pytestmark = pytest.mark.hostile", "x": FLOOD, "y": FLOOD})
     first, second, machines, others, floods = (
         [one for one in ran if one.file in files] for files in ("bd", "cg", "ef", "ah", "xy")
@@ -76,6 +85,12 @@ def test_each_lab_and_the_machines_have_a_process_from_the_start_and_floods_run_
     assert [lane[0].process for lane in lanes] == ["gw0", "gw1", "gw2"]
     assert max(min(one.began for one in lane) for lane in lanes) < min(one.began for one in others)
     assert max(one.ended for lane in (*lanes, others) for one in lane) <= min(one.began for one in floods)
+
+
+def test_a_file_that_mostly_waits_begins_before_the_others(tmp_path: Path) -> None:
+    ran = play(tmp_path, {"a": LAB, "b": SECOND_LAB, "c": "", "d": "", "e": "", "z": EARLY})
+    began = {file: min(one.began for one in ran if one.file == file) for file in "cdez"}
+    assert min(began, key=lambda file: began[file]) == "z"
 
 
 @pytest.mark.parametrize("files", [{"b": LAB, "d": FLOOD}, {"a": "", "c": SECOND_LAB}])

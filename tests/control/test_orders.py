@@ -230,7 +230,7 @@ def test_a_person_accounts_for_a_lost_domain_and_for_a_migration_without_an_end(
     assert take.acknowledge("a", ALICE) == told
     assert take.acknowledge("uuid-of-b", ALICE).startswith("b is accounted for")
     assert [entry.id for entry in store.watched() if entry.is_open or entry.lost] == []
-    assert [record.why for record in store.history(5)] == ["ended by the word of alice", "absent on both"]
+    assert [record.why for record in store.history(5)] == ["reported as ended by alice", "absent on both"]
     assert store.actions(1)[0].action == "acknowledge"
 
 

@@ -18,6 +18,7 @@ from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import (
     Cause,
+    DiskCopy,
     JournalEntry,
     Limits,
     MigrationOutcome,
@@ -63,6 +64,8 @@ class Hosts:
     measured: WriteRate = field(default_factory=WriteRate)
     beside: list[int] = field(default_factory=list)
     ours: list[set[str]] = field(default_factory=list)  # that each last look was given
+    answers: bool = True  # whether libvirt answers requests
+    discarded: list[str] = field(default_factory=list)  # volumes of failed copies
     against: str | None = None  # what the hosts have against any move
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -81,7 +84,11 @@ class Hosts:
     def request(self, move: Move, watch: Watch, stop: threading.Event) -> Requested:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
         end = self.ends[move.uuid] = self.does(move)
-        return Requested(why=None if end is DONE else "it broke")
+        room = tuple(one.path for one in move.copies)
+        return Requested(why=None if end is DONE else "it broke", answered=self.answers, made_room=room)
+
+    def discard(self, _move: Move, volumes: Sequence[str]) -> None:
+        self.discarded += volumes
 
     def settle(self, entry: JournalEntry) -> MigrationOutcome | StillOpen:
         outcome = self.ends[entry.move.uuid]
@@ -446,3 +453,26 @@ def test_migrations_that_share_a_host_share_its_uplink() -> None:
     made.carry_out([(1, move("a", "h1", "h2"))], lambda _: None)
     assert made.wait(10)
     assert hosts.beside == [2]
+
+
+FAILED = MigrationOutcome(result=Result.FAILED, why="it broke")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "answers", "discarded"),
+    [
+        (FAILED, True, ["/srv/a"]),
+        (DONE, True, []),
+        (replace(FAILED, lost=True), True, []),
+        (None, True, []),
+        (FAILED, False, []),
+    ],
+    ids=["failed", "done", "lost", "no-known-end", "may-still-be-carried-out"],
+)
+def test_volumes_are_deleted_only_after_a_migration_that_has_failed_for_good(
+    outcome: MigrationOutcome | None, answers: bool, discarded: list[str]
+) -> None:
+    disk = DiskCopy(device="vda", path="/srv/a", format="raw", capacity_bytes=1, stored_bytes=1)
+    hosts = Hosts(does=lambda _: outcome, answers=answers)
+    carry_out(hosts, replace(move("a", "h1", "h2"), copies=(disk,)))
+    assert hosts.discarded == discarded

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.facts import Bound, CopyableDisk, Hardware, HardwareVerdict, HostFacts, Needs, Pool
 from virtpoise_balancer.execute.incompatible import HostRecord, judge, ranges
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
+from virtpoise_balancer.execute.worker.storage import source_of
 from virtpoise_balancer.model import Hold, Holder, Need, Requirement
 
 PC = Hardware(
@@ -25,7 +27,7 @@ FULL = HostFacts(
     devices=frozenset({"eth0", "br0", "br1"}),
     networks=frozenset({"prod"}),
     filters=frozenset({"clean-traffic"}),
-    pools=frozenset({"images"}),
+    pools={"images": Pool()},
     secrets=frozenset({"ceph"}),
     cpus=frozenset(range(8)),
     nodes=frozenset({0, 1}),
@@ -63,7 +65,7 @@ def test_a_host_that_has_all_lacks_nothing() -> None:
         (replace(FULL, filters=frozenset()), Need.NETWORK, "network filter clean-traffic"),
         (replace(FULL, devices=frozenset({"eth0", "br0"})), Need.NETWORK, "bridge br1"),
         (replace(FULL, devices=frozenset({"br0", "br1"})), Need.NETWORK, "network device eth0"),
-        (replace(FULL, pools=frozenset()), Need.STORAGE, "storage pool images"),
+        (replace(FULL, pools={}), Need.STORAGE, "storage pool images"),
         (replace(FULL, secrets=frozenset()), Need.STORAGE, "secret ceph of a disk"),
         (replace(FULL, cpus=frozenset(range(6))), Need.PINS, "CPUs 4-7"),
         (replace(FULL, nodes=frozenset({0})), Need.PINS, "NUMA node 1"),
@@ -188,7 +190,7 @@ def test_what_it_is_on_and_bound_to() -> None:
 
 
 def test_automatic_placement_binds_to_nothing() -> None:
-    """libvirt asks numad for each host anew; what stands there is today's answer."""
+    """libvirt asks numad on each host again; what stands there is today's answer."""
     found = described(top="<vcpu placement='auto' cpuset='0-3'>2</vcpu><numatune><memory placement='auto'/></numatune>")
     assert (found.cpus, found.nodes) == ((), ())
 
@@ -223,3 +225,192 @@ def test_sets_of_numbers(text: str, found: set[int]) -> None:
 
 def test_numbers_are_shown_as_ranges() -> None:
     assert ranges({0, 1, 2, 5, 7, 8}) == "0-2,5,7-8"
+
+
+# --- storage ----------------------------------------------------------------------------------------------------------
+
+GIB = 2**30
+NFS = Pool(type="netfs", target="/srv/images", source="nfs1.example.org:/export/a")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [
+        (NFS, NFS, False),
+        (NFS, replace(NFS, source="nfs1.example.org:/export/b"), True),
+        (NFS, replace(NFS, source="nfs2.example.org:/export/a"), True),
+        (NFS, replace(NFS, source="nfs1:/export/a"), False),
+        (NFS, replace(NFS, source="192.0.2.7:/export/a"), False),
+        (NFS, replace(NFS, source="fd00::2:/export/a"), False),
+        (NFS, replace(NFS, source="192.0.2.7:/export/b"), True),
+        (NFS, Pool(type="dir", target="/srv/images"), False),
+        (Pool(target="/a"), Pool(target="/b"), False),
+        (Pool(type="logical", source="vg0"), Pool(type="logical", source="vg1"), True),
+        (Pool(type="rbd", source="ceph"), Pool(type="netfs", source="a:/ceph"), False),
+    ],
+    ids=[f"pair-{number}" for number in range(11)],
+)
+def test_pools_of_one_name_on_different_storage(one: Pool, other: Pool, differs: bool) -> None:
+    assert one.differs(other) is other.differs(one) is differs
+
+
+@pytest.mark.parametrize(
+    ("described", "source"),
+    [
+        ("<pool type='netfs'><source><host name='nfs1'/><dir path='/export/a'/></source></pool>", "nfs1:/export/a"),
+        ("<pool type='logical'><source><device path='/dev/sda3'/><name>vg0</name></source></pool>", "vg0"),
+        ("<pool type='rbd'><source><name>vms</name><host name='m1'/></source></pool>", "vms"),
+        ("<pool type='gluster'><source><name>v</name><dir path='/a'/></source></pool>", "v/a"),
+        ("<pool type='iscsi'><source><host name='s'/><device path='iqn.2013-06.com:d'/></source></pool>", "iqn.2013-06.com:d"),
+        ("<pool type='dir'><source/><target><path>/srv</path></target></pool>", None),
+        ("<pool type='disk'><source><device path='/dev/sdb'/></source></pool>", None),
+        ("<pool type='mpath'/>", None),
+    ],
+)  # fmt: skip
+def test_what_a_pool_stands_on(described: str, source: str | None) -> None:
+    assert source_of(ET.fromstring(described)) == source
+
+
+def stored(*, path: str = "/srv/images/a.img", pool: str | None = None) -> Needs:
+    images = (path,) if pool is None else (f"{pool}/a.img",)
+    return Needs(name="a", uuid="1", disks=(path,), images=images, pools=() if pool is None else (pool,))
+
+
+def pair(
+    domain: Needs, here: dict[str, Pool], there: dict[str, Pool] | None, images: dict[str, bool] | None = None
+) -> dict[str, HostRecord]:
+    return {
+        "h1": HostRecord(at=1.0, facts=replace(FULL, pools=here, domains=(domain,))),
+        "h2": HostRecord(at=2.0, facts=replace(FULL, pools=there), images=images or {}),
+    }
+
+
+def lacking(records: dict[str, HostRecord]) -> list[str]:
+    found = judge(records)
+    assert set(found.lacks) <= {"h2"}
+    return [one.name for one in found.lacks.get("h2", ())]
+
+
+OTHER = replace(NFS, source="nfs2:/export/a")
+ON_NFS1 = "storage pool images on nfs1.example.org:/export/a"
+
+
+def test_a_pool_that_is_there_but_stands_on_something_else() -> None:
+    volume, path = stored(pool="images"), stored()
+    assert lacking(pair(volume, {"images": NFS}, {"images": OTHER})) == [ON_NFS1]
+    assert lacking(pair(volume, {"images": NFS}, {"other": NFS})) == [ON_NFS1]
+    # By its path a disk needs no pool; but one on other storage shows that it is not there.
+    assert lacking(pair(path, {"images": NFS}, {"images": OTHER})) == [ON_NFS1]
+    assert lacking(pair(path, {"images": NFS}, {"vms": OTHER})) == [ON_NFS1]
+    assert lacking(pair(path, {"images": NFS}, {})) == []
+    assert lacking(pair(path, {"images": NFS}, None)) == []
+    assert lacking(pair(volume, {"images": NFS}, {"images": replace(NFS, source="nfs1:/export/a")})) == []
+
+
+def test_an_image_that_the_destinations_pools_do_not_have() -> None:
+    here = {"images": Pool(target="/srv/images")}
+    path = "/srv/images/a.img"
+    assert lacking(pair(stored(), here, here, {path: False})) == [f"{path} of a disk"]
+    assert lacking(pair(stored(), here, here, {path: True})) == []
+    assert lacking(pair(stored(), here, here)) == []
+    volume = stored(pool="images")
+    assert lacking(pair(volume, here, here, {"images/a.img": False})) == ["volume images/a.img of a disk"]
+
+
+DISK = CopyableDisk(device="vda", path="/srv/images/a.img", format="raw", capacity_bytes=20 * GIB, stored_bytes=3 * GIB)
+LOCAL = Bound(kind="storage", why="Migration without shared storage is unsafe", cured_by=("vda",))
+ROOMY = {"images": Pool(target="/srv/images", free_bytes=100 * GIB)}
+
+
+def held(domain: Needs, there: dict[str, Pool] | None, images: dict[str, bool] | None = None) -> dict[str, HostRecord]:
+    made = pair(domain, ROOMY, there, images)
+    return made | {"h1": replace(made["h1"], words={"1": LOCAL})}
+
+
+def test_a_domain_whose_disks_may_be_copied_is_not_held() -> None:
+    domain = replace(stored(), copyable=(DISK,))
+    found = judge(held(domain, ROOMY))
+    assert (found.holds, found.lacks) == ({}, {})
+    assert [(one.device, one.stored_bytes) for one in found.copies["1"]] == [("vda", 3 * GIB)]
+    assert found.forbid("1", "h2")
+    assert not found.forbid("1", "h2", found.copies["1"])
+
+
+@pytest.mark.parametrize(
+    ("there", "images", "name"),
+    [
+        ({}, {}, "a place for a copy in a storage pool at /srv/images with 20 GiB free"),
+        (
+            {"images": Pool(target="/srv/images", free_bytes=19 * GIB)},
+            {},
+            "a place for a copy in a storage pool at /srv/images with 20 GiB free",
+        ),
+        (ROOMY, {DISK.path: True}, "a place for a copy at /srv/images/a.img, where nothing is yet"),
+    ],
+    ids=["no-pool", "no-room", "taken"],
+)
+def test_a_host_without_a_place_for_the_copy(there: dict[str, Pool], images: dict[str, bool], name: str) -> None:
+    domain = replace(stored(), copyable=(DISK,))
+    found = judge(held(domain, there, images))
+    assert [one.name for one in found.lacks["h2"]] == [name]
+    assert found.forbid("1", "h2", found.copies["1"])
+
+
+def test_a_disk_that_may_not_be_copied_or_does_not_help_leaves_the_domain_held() -> None:
+    assert judge(held(stored(), ROOMY)).copies == {}
+    other = Bound(kind="snapshots", why="it has 1 snapshot")
+    made = held(replace(stored(), copyable=(DISK,)), ROOMY)
+    both = made | {"h1": replace(made["h1"], words={"1": other})}
+    assert judge(both).copies == {}
+    assert judge(both).holds["1"][0].kind is Holder.SNAPSHOTS
+
+
+def test_a_device_that_no_other_host_has_is_copied() -> None:
+    """libvirt says nothing of block devices when a domain is to leave; the destination's pool tells."""
+    block = replace(DISK, path="/dev/vg0/a")
+    domain = replace(stored(path="/dev/vg0/a"), copyable=(block,))
+    pool = {"vg0": Pool(type="logical", target="/dev/vg0", source="vg0", free_bytes=50 * GIB)}
+    assert judge(pair(domain, pool, pool)).copies == {}
+    found = judge(pair(domain, pool, pool, {"/dev/vg0/a": False}))
+    assert ([one.device for one in found.copies["1"]], found.lacks) == (["vda"], {})
+    # One that some host has is shared with it.
+    shared = pair(domain, pool, pool, {"/dev/vg0/a": False}) | {
+        "h3": HostRecord(at=3.0, facts=replace(FULL, pools=pool), images={"/dev/vg0/a": True})
+    }
+    found = judge(shared)
+    assert (found.copies, [one.name for one in found.lacks["h2"]]) == ({}, ["/dev/vg0/a of a disk"])
+
+
+DOMAIN_WITH_DISKS = """<domain><name>a</name><uuid>1</uuid><devices>
+<disk type='file' device='disk'><driver type='qcow2'/><source file='/srv/a'/><backingStore/><target dev='vda'/></disk>
+<disk type='block' device='disk'><source dev='/dev/vg/b'/><target dev='vdb'/></disk>
+<disk type='file' device='disk'><source file='/srv/c'/><backingStore type='file'/><target dev='vdc'/></disk>
+<disk type='file' device='disk'><source file='/srv/d'/><readonly/><target dev='vdd'/></disk>
+<disk type='file' device='disk'><source file='/srv/e'/><shareable/><target dev='vde'/></disk>
+<disk type='file' device='disk'><source file='/srv/f'><encryption format='luks'/></source><target dev='vdf'/></disk>
+<disk type='file' device='cdrom'><source file='/srv/g.iso' startupPolicy='optional'/><target dev='sda'/></disk>
+<disk type='file' device='cdrom'><source file='/srv/h.iso'/><readonly/><target dev='sdb'/></disk>
+<disk type='volume' device='disk'><source pool='images' volume='i'/><target dev='vdg'/></disk>
+<disk type='network' device='disk'><source protocol='rbd' name='p/j'/><target dev='vdh'/></disk>
+<disk type='file' device='cdrom'><target dev='sdc'/></disk>
+</devices></domain>"""
+
+
+def test_which_disks_can_be_copied_and_which_images_have_to_be_there() -> None:
+    sizes = {"vda": (10, 4), "vdb": None}
+    found = needs(DOMAIN_WITH_DISKS, sizes=lambda device: sizes[device])
+    assert found.copyable == (
+        CopyableDisk(device="vda", path="/srv/a", format="qcow2", capacity_bytes=10, stored_bytes=4),
+    )
+    assert needs(DOMAIN_WITH_DISKS).copyable == ()
+    assert set(found.images) == {f"/srv/{name}" for name in ("a", "c", "d", "e", "f", "h.iso")} | {
+        "/dev/vg/b",
+        "images/i",
+    }
+
+
+def test_a_domain_that_cannot_be_read_is_held_whatever_libvirt_lets_leave() -> None:
+    bound = (Bound(kind="setting", why="its description cannot be read"),)
+    here = replace(FULL, domains=(Needs(name="a", uuid="1", unread=True, bound=bound), replace(ALL, uuid="2")))
+    found = judge({"h1": HostRecord(at=1.0, facts=here, verdicts=RUNS, words={"1": None, "2": None})})
+    assert found.holds == {"1": (Hold(kind=Holder.SETTING, why="its description cannot be read"),)}

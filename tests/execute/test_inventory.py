@@ -1,20 +1,21 @@
-"""What hosts say is looked at beside the cycles: once, again after a while, and when something has come to them."""
+"""What hosts report is read beside the cycles: once, again after a while, and when something has come to them."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from builders import FakeClock
 from virtpoise_balancer.errors import LibvirtError, StoreError
 from virtpoise_balancer.execute import inventory as inventory_module
-from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.facts import Bound, CopyableDisk, Hardware, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.inventory import Inventory, facts_of
 from virtpoise_balancer.knowledge.store import Store
@@ -46,8 +47,11 @@ class Said:
     asked: list[tuple[str, str]] = field(default_factory=list)
     lacking: set[tuple[str, str]] = field(default_factory=set)  # host and CPU
     bound: dict[str, Bound] = field(default_factory=dict)
-    wordless: set[str] = field(default_factory=set)  # domains of which libvirt says nothing
+    wordless: set[str] = field(default_factory=set)  # libvirt reports nothing of these domains
     leaves: list[str] = field(default_factory=list)  # domains that were asked about
+    absent: set[tuple[str, str]] = field(default_factory=set)  # host and image
+    unpooled: set[str] = field(default_factory=set)  # images of which no pool tells
+    sought: list[tuple[str, str]] = field(default_factory=list)
 
     def facts(self, host: str) -> HostFacts:
         self.looked.append(host)
@@ -55,9 +59,15 @@ class Said:
             raise LibvirtError("no")
         return self.facts_of[host]
 
-    def leaving(self, _host: str, uuids: Sequence[str]) -> dict[str, Bound | None]:
+    def leaving(
+        self, _host: str, uuids: Sequence[str], _copyable: Mapping[str, Sequence[str]]
+    ) -> dict[str, Bound | None]:
         self.leaves += uuids
         return {uuid: self.bound.get(uuid) for uuid in uuids if uuid not in self.wordless}
+
+    def present(self, host: str, images: Sequence[str]) -> dict[str, bool]:
+        self.sought += [(host, image) for image in images]
+        return {image: (host, image) not in self.absent for image in images if image not in self.unpooled}
 
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         self.asked += [(host, str(kind.cpu)) for kind in kinds]
@@ -311,3 +321,76 @@ def test_a_host_with_a_busy_domain_is_looked_at_again_soon() -> None:
     scene.clock.at += 60
     assert scene.keep_up(h1=("a",)) == ["h1"]
     assert scene.inventory.facts(("h1",)).holds == {}
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def with_image(uuid: str, image: str) -> Needs:
+    return replace(guest(uuid), images=(image,))
+
+
+def test_before_a_move_its_destination_is_asked_for_its_images_once_for_each_look() -> None:
+    said = Said({"h1": facts(with_image("a", "/srv/a"), with_image("b", "/srv/b")), "h2": facts(), "h3": facts()})
+    scene = Scene(said)
+    scene.keep_up(h1=("a", "b"), h2=(), h3=())
+    said.absent.add(("h2", "/srv/a"))
+    assert not scene.inventory.facts(("h1", "h2", "h3")).forbid("a", "h2")
+    for _ in range(2):
+        scene.inventory.ask([MOVE], skip=(), acts=True)
+    assert said.sought == [("h2", "/srv/a")]
+    found = scene.inventory.facts()
+    assert [found.forbid("a", "h2"), found.forbid("a", "h3"), found.forbid("b", "h2")] == [True, False, False]
+
+
+def test_an_image_that_has_come_since_is_found_at_the_next_look() -> None:
+    said = Said({"h1": facts(with_image("a", "/srv/a")), "h2": facts()}, absent={("h2", "/srv/a")})
+    scene = Scene(said)
+    scene.keep_up(h1=("a",), h2=())
+    scene.inventory.ask([MOVE], skip=(), acts=True)
+    assert scene.inventory.facts(("h1", "h2")).forbid("a", "h2")
+    said.absent.clear()
+    scene.clock.at += 60
+    scene.inventory.ask([MOVE], skip=(), acts=True)
+    assert not scene.inventory.facts().forbid("a", "h2")
+
+
+def test_an_image_of_which_no_pool_tells_stands_against_nothing() -> None:
+    said = Said({"h1": facts(with_image("a", "/srv/a")), "h2": facts()}, unpooled={"/srv/a"})
+    scene = Scene(said)
+    scene.keep_up(h1=("a",), h2=())
+    scene.inventory.ask([MOVE], skip=(), acts=True)
+    scene.inventory.ask([MOVE], skip=(), acts=True)
+    assert said.sought == [("h2", "/srv/a")]
+    assert not scene.inventory.facts(("h1", "h2")).forbid("a", "h2")
+
+
+def test_images_of_domains_that_are_gone_are_not_asked_for_again() -> None:
+    said = Said({"h1": facts(with_image("a", "/srv/a")), "h2": facts()}, absent={("h2", "/srv/a")})
+    scene = Scene(said)
+    scene.keep_up(h1=("a",), h2=())
+    scene.inventory.ask([MOVE], skip=(), acts=True)
+    said.facts_of["h1"] = facts()
+    said.sought.clear()
+    scene.inventory.look("h1")
+    scene.inventory.look("h2")
+    assert said.sought == []
+
+
+def test_what_a_disk_has_stored_by_now_is_no_reason_to_ask_again_whether_its_domain_may_leave() -> None:
+    disk = CopyableDisk(device="vda", path="/srv/a", format="raw", capacity_bytes=9, stored_bytes=1)
+    said = Said({"h1": facts(replace(guest("a"), copyable=(disk,)))})
+    scene = Scene(said)
+    scene.inventory.look("h1")
+    said.facts_of["h1"] = facts(replace(guest("a"), copyable=(replace(disk, stored_bytes=2),)))
+    scene.inventory.look("h1")
+    assert said.leaves == ["a"]
+
+
+def test_a_host_that_cannot_be_read_is_told_of_once() -> None:
+    scene = Scene(Said({"h1": facts(guest("u1"))}, refused={"h1"}))
+    with capture_logs() as told:
+        for _ in range(3):
+            scene.keep_up(h1=("u1",))
+            scene.clock.at += 301
+    assert [one["log_level"] for one in told] == ["warning", "debug", "debug"]

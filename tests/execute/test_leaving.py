@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import libvirt
 import pytest
 
@@ -17,10 +20,12 @@ def failed(code: int, text: str) -> libvirt.libvirtError:
 
 
 class Answering:
-    """A domain, and the daemon of its host."""
+    """A domain, and the daemon of its host. ``local``: the disks with a copy of which it may leave."""
 
-    def __init__(self, error: libvirt.libvirtError, job: int = libvirt.VIR_DOMAIN_JOB_NONE) -> None:
-        self.error, self.job = error, job
+    def __init__(
+        self, error: libvirt.libvirtError, job: int = libvirt.VIR_DOMAIN_JOB_NONE, local: tuple[str, ...] = ()
+    ) -> None:
+        self.error, self.job, self.local = error, job, set(local)
 
     def lookupByUUIDString(self, _uuid: str) -> Answering:  # noqa: N802
         return self
@@ -28,8 +33,12 @@ class Answering:
     def jobInfo(self) -> tuple[int]:  # noqa: N802
         return (self.job,)
 
-    def migrateToURI3(self, uri: str, _parameters: object, _flags: int) -> None:  # noqa: N802
+    def migrateToURI3(self, uri: str, parameters: Mapping[str, Any], flags: int) -> None:  # noqa: N802
         assert "virtpoise-nowhere" in uri
+        copied = parameters.get(libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS, [])
+        assert bool(copied) == bool(flags & libvirt.VIR_MIGRATE_NON_SHARED_DISK)
+        if self.local and self.local <= set(copied):
+            raise NOWHERE
         raise self.error
 
 
@@ -52,21 +61,49 @@ NOWHERE = failed(
     ],
 )  # fmt: skip
 def test_why_it_may_not(code: int, text: str, kind: str) -> None:
-    assert leaving(Answering(failed(code, text)), ["a"]) == {"a": Bound(kind=kind, why=text)}
+    assert leaving(Answering(failed(code, text)), ["a"], {}) == {"a": Bound(kind=kind, why=text)}
 
 
 @pytest.mark.parametrize(
     "error", [NOWHERE, failed(libvirt.VIR_ERR_XML_ERROR, "XML error: unexpected root element <virtpoise-nowhere>")]
 )
 def test_it_may(error: libvirt.libvirtError) -> None:
-    assert leaving(Answering(error), ["a"]) == {"a": None}
+    assert leaving(Answering(error), ["a"], {}) == {"a": None}
 
 
 def test_a_job_holds_it() -> None:
-    found = leaving(Answering(NOWHERE, libvirt.VIR_DOMAIN_JOB_UNBOUNDED), ["a"])
+    found = leaving(Answering(NOWHERE, libvirt.VIR_DOMAIN_JOB_UNBOUNDED), ["a"], {})
     assert found == {"a": Bound(kind="job", why="another job works on it")}
 
 
 def test_what_else_libvirt_says_is_not_about_the_domain() -> None:
-    assert leaving(Answering(failed(libvirt.VIR_ERR_OPERATION_TIMEOUT, "state change lock")), ["a"]) == {}
-    assert leaving(Answering(failed(libvirt.VIR_ERR_ACCESS_DENIED, "access denied")), ["a"]) == {}
+    assert leaving(Answering(failed(libvirt.VIR_ERR_OPERATION_TIMEOUT, "state change lock")), ["a"], {}) == {}
+    assert leaving(Answering(failed(libvirt.VIR_ERR_ACCESS_DENIED, "access denied")), ["a"], {}) == {}
+
+
+UNSAFE = failed(libvirt.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration: Migration without shared storage is unsafe")
+CACHED = failed(
+    libvirt.VIR_ERR_MIGRATE_UNSAFE,
+    "Unsafe migration: Migration may lead to data corruption if disks use cache other than none or directsync",
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "local", "copyable", "cured_by"),
+    [
+        (UNSAFE, ("vda",), ("vda",), ("vda",)),
+        (UNSAFE, ("vdb",), ("vda", "vdb", "vdc"), ("vdb",)),
+        (UNSAFE, ("vda", "vdc"), ("vda", "vdb", "vdc"), ("vda", "vdc")),
+        (UNSAFE, ("vda", "sda"), ("vda",), ()),
+        (UNSAFE, ("vda",), (), ()),
+        (CACHED, ("vda",), ("vda",), ()),
+    ],
+    ids=["alone", "one-of-three", "two-of-three", "another-is-local-too", "copies-are-not-wanted", "shared-but-cached"],
+)
+def test_which_disks_have_to_be_copied(
+    error: libvirt.libvirtError, local: tuple[str, ...], copyable: tuple[str, ...], cured_by: tuple[str, ...]
+) -> None:
+    """Never one that lies on shared storage: its copy would be written over itself."""
+    found = leaving(Answering(error, local=local), ["a"], {"a": copyable})["a"]
+    assert found is not None
+    assert (found.kind, found.cured_by) == ("storage", cured_by)

@@ -13,7 +13,7 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
-from virtpoise_balancer.model import Cause, Move, PredictedLoads, Prediction, Progress
+from virtpoise_balancer.model import Cause, DiskCopy, JournalEntry, Move, PredictedLoads, Prediction, Progress
 from worlds import World
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
@@ -85,7 +85,7 @@ def test_a_migration_of_others_to_or_from_one_of_the_hosts_is_an_obstacle(world:
     with world.hosts.migration("theirs", "h3", host, None):
         world.advance(5.0)
         assert world.places("theirs") == {"h3": "running", host: "migrating"}
-        assert obstacle(world) == f"{host} takes part in a migration of theirs that is not ours"
+        assert obstacle(world) == f"{host} takes part in a migration of theirs that this balancer did not begin"
         assert world.do(lambda: migrator(world).obstacle(MOVE, {"theirs"})) is None
     world.advance(30.0)
     assert obstacle(world) is None
@@ -97,7 +97,9 @@ def test_what_libvirt_does_not_answer_is_no_error_of_ours(world: World, host: st
     assert request(world).why == "connection closed due to keepalive timeout"
 
 
-@pytest.mark.parametrize(("timeout", "stop", "why"), [(20, False, "longer than 20 s"), (600, True, "told to stop")])
+@pytest.mark.parametrize(
+    ("timeout", "stop", "why"), [(20, False, "longer than 20 s"), (600, True, "the balancer was stopping")]
+)
 def test_a_migration_past_its_bound_is_aborted(world: World, timeout: float, stop: bool, why: str) -> None:
     world.copy_takes(1e6)
     requested = request(world, timeout, stop=stop)
@@ -263,3 +265,63 @@ def test_small_domains_and_silent_hosts_are_not_measured(world: World) -> None:
     assert world.do(lambda: migrator(world).measure(move, 0)).why is not None
     world.stop("h1")
     assert world.do(lambda: migrator(world).measure(move, 0)) == WriteRate()
+
+
+# --- disks that are copied --------------------------------------------------------------------------------------------
+
+MIB = 2**20
+DISK = DiskCopy(device="vda", path="/srv/a", format="raw", capacity_bytes=2**34, stored_bytes=1600 * MIB)
+COPYING = replace(MOVE, copies=(DISK,))
+
+
+def request_copy(world: World, timeout: float = 600) -> Requested:
+    return world.do(lambda: migrator(world, timeout).request(COPYING, lambda _: None, threading.Event()))
+
+
+def test_room_is_made_before_disks_are_copied(world: World) -> None:
+    requested = request_copy(world)
+    assert (requested.why, requested.made_room) == (None, ("/srv/a",))
+    assert world.model.machines["h2"].images == {"/srv/a"}
+
+
+def test_what_is_there_already_is_never_written_to(world: World) -> None:
+    world.model.machines["h2"].images = {"/srv/a"}
+    requested = request_copy(world)
+    assert (requested.cause, requested.made_room, world.answering.requests) == (Cause.REFUSED, (), [])
+    assert requested.why == "no room for a copy of its disks: storage volume '/srv/a' exists already"
+
+
+def test_a_migration_may_take_longer_by_the_bytes_of_its_disks(world: World) -> None:
+    """At 16 MiB/s, 1,600 MiB take 100 s."""
+    world.copy_takes(100.0)
+    assert request_copy(world, timeout=5).why is None
+    world.put("u", "h2", Presence.ABSENT)
+    world.put("u", "h1")
+    world.model.machines["h2"].images.clear()
+    world.copy_takes(200.0)
+    assert request_copy(world, timeout=5).why == "aborted: longer than 105 s"
+
+
+def test_the_job_tells_of_its_disks_where_the_move_does_not(world: World) -> None:
+    """After a restart only the source knows how much it copies."""
+    entry = JournalEntry(id=1, move=MOVE, began=world.clock.now())
+    world.copy_takes(100.0)
+    world.answering.disk_bytes = 1600 * MIB
+    with_job = world.hosts.migration("u", "h1", "h2", None)
+
+    def watch() -> list[Requested]:
+        noted: list[Requested] = []
+        with with_job:
+            migrator(world, 5).watch_over(entry, lambda: True, noted.append, threading.Event())
+        return noted
+
+    assert world.do(watch) == []
+
+
+def test_what_a_failed_migration_has_copied_is_deleted_unless_a_domain_has_it(world: World) -> None:
+    world.model.machines["h2"].images = {"/srv/a", "/srv/b"}
+    world.do(lambda: migrator(world).discard(COPYING, ["/srv/a"]))
+    assert world.model.machines["h2"].images == {"/srv/b"}
+    world.put("u", "h2", Presence.PAUSED)
+    world.do(lambda: migrator(world).discard(COPYING, ["/srv/b"]))
+    assert world.model.machines["h2"].images == {"/srv/b"}

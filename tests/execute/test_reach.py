@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,6 +16,7 @@ from virtpoise_balancer.execute import reach as reach_module
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.model import HostState, Policy, Reason, UnknownKind
 from virtpoise_balancer.plan import plan
+from virtpoise_balancer.threads import SystemThreads, Thread
 
 PATIENCE_SECONDS = 5.0
 
@@ -50,18 +52,18 @@ def test_a_host_that_does_not_answer_is_silent_until_it_answers_again(monkeypatc
     assert reach.silence() == Silence()
     reach.ask(("h1", "h2"))
     assert reach.silence() == Silence(silent={"h2": "Connection refused"}, answered=True)
-    assert reach.heard()["h1"].active_domains == 3
-    assert reach.heard()["h2"].active_domains is None
+    assert reach.answers()["h1"].active_domains == 3
+    assert reach.answers()["h2"].active_domains is None
     libvirt.refused.clear()
     libvirt.asked.clear()
     reach.keep_up(("h1", "h2"))  # it was asked a moment ago
     assert libvirt.asked == []
     monkeypatch.setattr(reach_module, "_AGAIN_SECONDS", 0.0)
     reach.keep_up(("h1", "h2", "h3"))
-    wait_until(lambda: reach.heard().keys() == {"h1", "h2", "h3"} and not reach.silence().silent)
+    wait_until(lambda: reach.answers().keys() == {"h1", "h2", "h3"} and not reach.silence().silent)
     assert sorted(libvirt.asked) == ["h2", "h3"]  # who answers is not asked again
     reach.forget_others({"h1"})
-    assert reach.heard().keys() == {"h1"}
+    assert reach.answers().keys() == {"h1"}
 
 
 def test_a_host_that_hangs_is_asked_one_question_and_holds_up_nobody() -> None:
@@ -69,12 +71,12 @@ def test_a_host_that_hangs_is_asked_one_question_and_holds_up_nobody() -> None:
     reach = Reach(libvirt.active_domains)
     for _ in range(20):
         reach.keep_up(("h1", "h2"), closely=("h2",))
-    wait_until(lambda: "h1" in reach.heard())
+    wait_until(lambda: "h1" in reach.answers())
     assert libvirt.asked.count("h2") == 1
-    assert "h2" not in reach.heard()
+    assert "h2" not in reach.answers()
     libvirt.hanging["h2"].set()
     reach.ask(["h2"])
-    assert reach.heard()["h2"].active_domains == 3
+    assert reach.answers()["h2"].active_domains == 3
 
 
 def test_a_mistake_in_asking_is_no_answer() -> None:
@@ -109,3 +111,22 @@ def test_a_balancer_that_only_recommends_and_reaches_no_libvirt_goes_by_promethe
     assert not any(h.known for h in with_silence(BUSY, nobody, acts=True).hosts)
     some = Silence(silent={"h2": "no answer"}, answered=True)
     assert [h.known for h in with_silence(BUSY, some, acts=False).hosts] == [True, False, True]
+
+
+def test_any_number_of_hosts_is_asked_by_a_bounded_number_of_threads() -> None:
+    class Counted(SystemThreads):
+        started = 0
+
+        def start(self, work: Callable[[], object], name: str, *, daemon: bool = True) -> Thread:
+            self.started += 1
+            return super().start(work, name, daemon=daemon)
+
+    hosts, go_on, threads = [f"h{n}" for n in range(2000)], threading.Event(), Counted()
+    libvirt = Libvirt(hanging=dict.fromkeys(hosts, go_on))
+    reach = Reach(libvirt.active_domains, threads=threads)
+    reach.keep_up(hosts)
+    reach.keep_up([*hosts, "other"])
+    go_on.set()
+    wait_until(lambda: reach.answers().keys() == {*hosts, "other"})
+    assert sorted(libvirt.asked) == sorted({*hosts, "other"}), "each once"
+    assert threads.started == 32

@@ -551,7 +551,10 @@ def test_when_the_balancer_ends_a_migration_of_an_earlier_process_ends_like_its_
     if copy_seconds:
         assert (first.result, world.places("a")) == ("done", {"h2": "running"})
     else:
-        assert (first.result, first.why) == ("failed", "aborted: told to stop: running on h1, absent on h2")
+        assert (first.result, first.why) == (
+            "failed",
+            "aborted: the balancer was stopping: running on h1, absent on h2",
+        )
         assert (balancer.causes, world.places("a")) == ([Cause.STOPPED], {"h1": "running"})
 
 

@@ -79,13 +79,13 @@ def test_a_host_without_memory_left_is_told_so_and_its_domains_are_not_judged_by
     (standing, *_) = why("h1", small).reasons
     assert standing == (
         "h1 is at 30% CPU, below the threshold of 80%; "
-        "its memory is at 95%, 3 consecutive samples at or above 90% (3 make it a problem)."
+        "its memory use is at 95%, 3 consecutive samples at or above 90% (3 make it a problem)."
     )
     assert why("h1", small).verdict == "h1 is overloaded, so it is not a destination."
     for name in ("lazy", "idle"):
         assert wording.reason(Reason.LEAST_GAIN) not in " ".join(why(name, small).reasons).lower()
     calm = replace(small, hosts=(replace(full, memory_ratio_window=(0.95,)), small.hosts[1]))
-    assert "memory is at 95%, 1 sample at or above 90%" in " ".join(why("idle", calm).reasons)
+    assert "memory use is at 95%, 1 sample at or above 90%" in " ".join(why("idle", calm).reasons)
     assert "memory" not in why("h1", small, replace(POLICY, strategy="thesis")).reasons[0]
 
 

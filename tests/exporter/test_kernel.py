@@ -248,8 +248,8 @@ class TestChoice:
         self, recorded: Recorded, procfs: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO", "virtpoise_exporter")
-        self.choice(recorded, None).tell()
-        self.choice(recorded, procfs).tell()
+        self.choice(recorded, None).log_choice()
+        self.choice(recorded, procfs).log_choice()
         assert caplog.messages == [
             "the domains' usage is read from source libvirt: libvirt is on another machine",
             "the domains' usage is read from source kernel: no domain's process has been seen yet",
@@ -259,7 +259,7 @@ class TestChoice:
         caplog.set_level("INFO", "virtpoise_exporter")
         choice = self.choice(recorded, procfs)
         choice.follow(recorded.inventory.domains)
-        choice.tell()
+        choice.log_choice()
         assert caplog.messages == ["the domains' usage is read from source kernel: the domains' processes can be read"]
 
     def test_libvirt_for_another_machine(self, recorded: Recorded) -> None:

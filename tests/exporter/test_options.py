@@ -83,6 +83,10 @@ def test_a_speed_is_given_in_megabits() -> None:
         ["--cpu.speed", "nan"],
         ["--cpu.speed", "-1"],
         ["--log.level", "loud"],
+        ["--web.config.file", ""],
+        ["--web.config.file", "a", "--web.config.file=b"],
+        ["--log.level", "info", "--log.level", "info"],
+        ["--network.speed", "eth0=1", "--network.speed", "eth0=2"],
     ],
 )
 def test_a_wrong_flag_is_named(flags: list[str]) -> None:

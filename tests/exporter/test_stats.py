@@ -79,7 +79,7 @@ def daemon() -> Iterator[MakeDaemon]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(stats, "STATS_PATIENCE_SECONDS", 0.2)
 
 
 def test_all_domains_are_answered_for(daemon: MakeDaemon, some: list[Domain]) -> None:

@@ -533,11 +533,23 @@ def test_configured_headers_are_sent(tmp_path: Path) -> None:
         ("rate_limit: {interval: 1s, burst: 0}", "rate_limit.burst: expected a whole number"),
         ("http_server_config: {headers: {Server: x}}", "http_server_config.headers.Server: expected one of"),
         ("http_server_config: {http2: 3}", "http_server_config.http2: expected true or false"),
+        (
+            "basic_auth_users: {a: HASH}\nbasic_auth_users: {}",
+            "basic_auth_users: expected each key once, got it again in line 2 (first in 1)",
+        ),
+        ("basic_auth_users: {a: HASH, a: HASH}", "basic_auth_users.a: expected each key once"),
+        ("rate_limit: {interval: 1h}\n'rate_limit':", "rate_limit: expected each key once"),
+        ("basic_auth_users: &a {b: *a, c: 1, c: 2}", "basic_auth_users.c: expected each key once"),
+        ("basic_auth_users: false", "basic_auth_users: expected keys and values"),
+        ("basic_auth_users: []", "basic_auth_users: expected keys and values"),
+        ("tls_server_config: 0", "tls_server_config: expected keys and values"),
+        ("rate_limit: ''", "rate_limit: expected keys and values"),
+        ("false", "the file: expected keys and values"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_field(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(UsageError) as raised:
-        load(write(tmp_path, text))
+        load(write(tmp_path, text.replace("HASH", SECRET)))
     message = str(raised.value)
     assert told in message
     assert "\n" not in message
@@ -553,6 +565,8 @@ def test_a_wrong_file_is_refused_with_its_field(tmp_path: Path, text: str, told:
             "  client_auth_type: RequireAndVerifyClientCert\n",
             "tls_server_config.client_ca_file: expected a file's path",
         ),
+        ("  client_auth_type: off\n", "tls_server_config.client_auth_type: expected one of"),
+        ("  client_allowed_sans: false\n", "tls_server_config.client_allowed_sans: expected a list of names"),
         ("  client_allowed_sans: [a]\n", "tls_server_config.client_allowed_sans: expected client_auth_type"),
     ],
 )

@@ -19,6 +19,7 @@ class Attacked:
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process, self._log = process, log
+        self.pid = process.pid
         assert process.stdout is not None
         self.port = int(process.stdout.readline())
 

@@ -117,6 +117,13 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
             {"metric": {"instance": "h1"}, "value": [1, "1"]},
         )
     ),
+    "nul-in-label": lambda: whole(
+        result(
+            {"metric": {"instance": "h1", "domain": "vm\0x"}, "value": [1, "1"]},
+            {"metric": {"instance": "h1", "name\0": "vm"}, "value": [1, "1"]},
+            {"metric": {"instance": "h1", "domain": "vm\\u0000"}, "value": [1, "1"]},
+        )
+    ),
     "controls-in-error": lambda: whole(b'{"status":"error","error":"\\u001b[2J\\u202e\\nforged=1"}'),
     "not-utf8": lambda: whole(BEFORE + b'{"metric":{"a":"\xff\xfe"},"value":[1,"1"]}' + AFTER),
 }

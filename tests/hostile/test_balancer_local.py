@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -22,7 +23,7 @@ from virtpoise_balancer.command import client
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.tokens import ROLES, new_token, read_tokens
-from virtpoise_balancer.web.connections import place_of
+from virtpoise_balancer.web.connections import Connections, Place, place_of
 from virtpoise_balancer.web.guard import counted_for
 from virtpoise_balancer.web.server import listen_locally
 
@@ -250,6 +251,94 @@ def test_a_certificate_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 def test_connections_requests_and_listeners_count_for_one_place(address: str, place: str) -> None:
     connection = HTTPConnection({"type": "http", "client": (address, 1), "headers": []})
     assert place_of(address) == counted_for(connection) == place
+
+
+class Ended(list[str]):
+    """Who was ended, in this order."""
+
+    def take(self, connections: Connections, who: str, address: str, *, busy: bool = False) -> Place | None:
+        place = connections.take(address, lambda: self.append(who))
+        if place is not None and busy:
+            place.new = False
+            place.works()
+        return place
+
+
+async def _handshakes(ended: Ended) -> None:
+    connections = Connections(tls=True, most_new=8, most_new_per_address=6)
+    kept = ended.take(connections, "kept", "10.0.0.1")
+    assert kept is not None
+    kept.new = False
+    ended.take(connections, "honest", "10.0.0.1")
+    for number in range(20):
+        ended.take(connections, f"{number}", f"10.0.0.{66 + number % 2}")
+
+
+def test_half_open_handshakes_of_some_addresses_end_none_of_another() -> None:
+    ended = Ended()
+    asyncio.run(_handshakes(ended))
+    assert ended == [str(number) for number in range(13)]  # seven are left, and the honest one
+
+
+async def _one_address(ended: Ended) -> None:
+    connections = Connections(tls=True, most_new=8, most_new_per_address=6)
+    for number in range(8):
+        ended.take(connections, f"{number}", "10.0.0.66")
+
+
+def test_an_address_has_handshakes_of_its_own_number_only() -> None:
+    ended = Ended()
+    asyncio.run(_one_address(ended))
+    assert ended == ["0", "1"]
+
+
+async def _many_addresses(ended: Ended) -> None:
+    connections = Connections(tls=True, most_new=8)
+    first = ended.take(connections, "kept", "10.0.0.1")
+    assert first is not None
+    first.new = False
+    for number in range(10):
+        ended.take(connections, f"{number}", f"10.0.1.{number}")
+    ended.take(connections, "honest", "10.0.0.1")
+    ended.take(connections, "last", "10.0.2.1")
+
+
+def test_of_handshakes_of_one_an_address_the_oldest_ends() -> None:
+    ended = Ended()
+    asyncio.run(_many_addresses(ended))
+    assert ended == ["0", "1", "2", "3"]
+
+
+async def _burst(ended: Ended) -> None:
+    connections = Connections(tls=False)
+    for number in range(100):
+        ended.take(connections, f"{number}", "10.0.0.1")
+
+
+def test_without_tls_as_many_connections_come_at_once_as_there_are_places() -> None:
+    ended = Ended()
+    asyncio.run(_burst(ended))
+    assert ended == []
+
+
+async def _answers(ended: Ended) -> list[Place | None]:
+    connections = Connections(tls=True, most=8, most_per_address=4)
+    for number in range(8):
+        ended.take(connections, f"{number}", f"10.0.0.{66 + number % 2}", busy=True)
+    return [
+        ended.take(connections, "honest", "10.0.0.1", busy=True),
+        ended.take(connections, "another of a crowd", "10.0.0.66", busy=True),
+        ended.take(connections, "honest again", "10.0.0.2", busy=True),
+    ]
+
+
+def test_answers_that_some_addresses_wait_for_keep_out_no_other_address() -> None:
+    ended = Ended()
+    first, crowd, again = asyncio.run(_answers(ended))
+    assert first is not None
+    assert crowd is None  # it has as many as the other
+    assert again is not None
+    assert ended == ["0", "1"]
 
 
 @pytest.fixture

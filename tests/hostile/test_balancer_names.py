@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,49 @@ def test_root_takes_no_secret_that_another_user_placed_in_a_shared_folder(tmp_pa
     os.chown(path, 65534, 65534)
     with pytest.raises(BadInput, match="other users may write to its folder"):
         read_secret(path, "web.token_file")
+
+
+def test_each_folder_on_the_way_to_a_secret_counts_also_by_way_of_a_link(tmp_path: Path) -> None:
+    shared, secrets = tmp_path / "shared", tmp_path / "secrets"
+    shared.mkdir()
+    secrets.mkdir(0o700)
+    path = secrets / "token"
+    path.write_text("secret")
+    path.chmod(0o600)
+    (shared / "token").symlink_to(path)
+    (tmp_path / "there").symlink_to(shared)
+    (shared / "round").symlink_to("round")
+    for named in (shared / "token", tmp_path / "there" / "token", shared / ".." / "shared" / "token"):
+        shared.chmod(0o755)
+        assert read_secret(named, "web.token_file") == "secret"
+        shared.chmod(0o777)
+        with pytest.raises(BadInput, match=f"other users may write to its folder; chmod o-w {shared}"):
+            read_secret(named, "web.token_file")
+    with pytest.raises(BadInput, match="Too many levels of symbolic links"):
+        read_secret(shared / "round", "web.token_file")
+    tmp_path.chmod(0o777)
+    with pytest.raises(BadInput, match=f"other users may write to its folder; chmod o-w {tmp_path}$"):
+        read_secret(path, "web.token_file")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_secret_that_a_group_of_others_may_read_is_refused() -> None:
+    code = (
+        "import os, sys, pathlib\nfrom virtpoise_balancer.secret_files import read_secret\n"
+        "os.setgroups([]); os.setgid(12345); os.setuid(12345)\n"
+        "print(read_secret(pathlib.Path(sys.argv[1]), 'web.token_file'))"
+    )
+    with tempfile.TemporaryDirectory(dir="/var/lib") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        path = folder / "token"
+        path.write_text("secret")
+        path.chmod(0o640)
+
+        def told(group: int) -> str:
+            os.chown(path, 12345, group)
+            done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+            return (done.stdout + done.stderr).splitlines()[-1]
+
+        assert told(12345) == "secret"
+        assert told(100).endswith("a group that its reader is not in may read it (gid 100); chmod g-r")

@@ -108,7 +108,15 @@ def test_a_reply_in_bad_faith_is_refused_in_one_line_in_time_and_in_bounded_memo
 
 @pytest.mark.parametrize(
     ("attack", "series"),
-    [("honest", 1), ("most", 149_001), ("too-long", 1), ("not-finite", 0), ("long-number", 0), ("long-label", 1)],
+    [
+        ("honest", 1),
+        ("most", 149_001),
+        ("too-long", 1),
+        ("not-finite", 0),
+        ("long-number", 0),
+        ("long-label", 1),
+        ("nul-in-label", 1),
+    ],
 )
 def test_what_is_wrong_with_one_series_harms_that_series_alone(attack: str, series: int) -> None:
     asked = ask(attack)
@@ -118,3 +126,5 @@ def test_what_is_wrong_with_one_series_harms_that_series_alone(attack: str, seri
     assert asked.cpu_seconds < TIMEOUT_SECONDS + LATE_SECONDS  # how long that takes is up to the machine
     if attack == "long-label":
         assert asked.warnings == ["1 series have a label of more than 1024 characters and are left out"]
+    if attack == "nul-in-label":
+        assert asked.warnings == ["2 series have a label with a NUL and are left out"]

@@ -1,6 +1,9 @@
 """Who holds a connection to the exporter, and who may have written its files."""
 
 import os
+import subprocess
+import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -37,6 +40,18 @@ def test_the_oldest_of_the_address_with_most_connections_makes_room() -> None:
     assert enter(door, "10.0.0.7")[0]
     assert [task.ended for task in rude] == [True] + [False] * 6
     assert not any(task.ended for task in polite)
+
+
+def test_of_addresses_with_as_many_connections_the_one_that_waited_longest_makes_room() -> None:
+    """Many addresses with one connection each do not end the one that is getting an answer."""
+    door = Door(10, 8, 1000)
+    scraper, scraping = enter(door, "10.0.0.1")
+    assert scraper
+    crowd = [enter(door, f"10.9.9.{number}")[1] for number in range(9)]
+    door.move(scraper, Stage.WORKING)
+    crowd += [enter(door, f"10.9.8.{number}")[1] for number in range(9)]
+    assert not scraping.ended
+    assert [task.ended for task in crowd] == [True] * 9 + [False] * 9
 
 
 def test_an_address_takes_its_own_places_only() -> None:
@@ -112,6 +127,9 @@ def test_there_are_never_more_than_there_are_places(steps: list[tuple[int, int, 
         ("::ffff:10.0.0.1", "10.0.0.1"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
+        ("127.0.0.9", "loopback"),
+        ("::ffff:127.0.0.1", "loopback"),
+        ("::1", "loopback"),
         ("", ""),
     ],
 )
@@ -159,6 +177,59 @@ def test_a_folder_that_others_may_write_is_refused(config: Path) -> None:
         load(config)
     config.parent.chmod(0o1777)  # as /tmp: there no user may replace another's file
     load(config)
+
+
+def test_each_folder_on_the_way_counts_also_by_way_of_a_link(config: Path) -> None:
+    top = config.parent.parent
+    shared = top / "shared"
+    shared.mkdir()
+    link = shared / "web.yml"
+    link.symlink_to(config)
+    (top / "there").symlink_to(shared)
+    (shared / "round").symlink_to("round")
+    for path in (link, top / "there" / "web.yml", shared / ".." / "shared" / "web.yml"):
+        shared.chmod(0o755)
+        load(path)
+        shared.chmod(0o777)
+        with pytest.raises(UsageError, match=f"{shared}: mode 0777, expected a folder that only its owner may write"):
+            load(path)
+    with pytest.raises(UsageError, match="Too many levels of symbolic links"):
+        load(shared / "round")
+    top.chmod(0o777)
+    with pytest.raises(UsageError, match=f"{top}: mode 0777, expected a folder that only its owner may write"):
+        load(config)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
+def test_a_link_that_another_user_placed_in_a_shared_folder_is_refused(config: Path) -> None:
+    shared = config.parent.parent / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    link = shared / "web.yml"
+    link.symlink_to(config)
+    load(link)
+    os.lchown(link, 12345, 12345)
+    with pytest.raises(UsageError, match="owned by user 12345, expected root or user 0"):
+        load(link)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_secret_that_a_group_of_others_may_read_is_refused() -> None:
+    code = (
+        "import os, sys, pathlib\nfrom virtpoise_exporter.web.files import check_secret\n"
+        "os.setgroups([]); os.setgid(12345); os.setuid(12345)\n"
+        "check_secret(pathlib.Path(sys.argv[1])); print('taken')"
+    )
+    with tempfile.NamedTemporaryFile(dir="/var/lib") as file:
+
+        def told(group: int) -> str:
+            os.chown(file.name, 12345, group)
+            Path(file.name).chmod(0o640)
+            done = subprocess.run([sys.executable, "-c", code, file.name], capture_output=True, text=True)
+            return (done.stdout + done.stderr).splitlines()[-1]
+
+        assert told(12345) == "taken"
+        assert told(100).endswith("mode 0640, expected a file of a group of the exporter's user (chmod g-r)")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")

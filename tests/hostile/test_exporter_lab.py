@@ -5,11 +5,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from exporter.exporter_watch import CPU, Scrape, Watcher
 from exporter.test_lab import UP, await_scrape, libvirtd, pid_of, signal_in
+from hostile.descriptions import ODD, huge
+from virtpoise_balancer.execute.worker import probe
 from virtpoise_lab import requirements
 from virtpoise_lab.host import Host
 from virtpoise_lab.lab import Lab
@@ -18,6 +21,7 @@ from virtpoise_lab.model import DomainSpec
 pytestmark = [pytest.mark.lab, pytest.mark.second_lab, pytest.mark.hostile]
 
 PORT = 9807
+MOST_MIB = 40
 NAMES = {f"p{number}" for number in range(1, 6)}
 RUNNING = "virtpoise_domain_running"
 STALE = ("virtpoise_exporter_stale_domains", 'collector="libvirt"')
@@ -84,6 +88,67 @@ def test_a_title_of_any_bytes_hides_no_domain(lab: Lab, title: str) -> None:
         virsh(host, "desc", "p2", "--live", "--title", "good")
     assert all(complete(one) for one in watcher.scrapes)
     assert all("p2" in one.domains("virtpoise_domain_vcpus") for one in watcher.scrapes)
+
+
+@contextmanager
+def started(host: Host, name: str, metadata: str) -> Iterator[None]:
+    """A domain with this metadata, as its owner may define it."""
+    xml = re.sub(r"<uuid>.*?</uuid>|<mac [^>]*>", "", virsh(host, "dumpxml", "--inactive", "p1").stdout.decode())
+    xml = xml.replace("<name>p1<", f"<name>{name}<").replace("<memory ", f"<metadata>{metadata}</metadata><memory ", 1)
+    document = f"<!DOCTYPE domain [<!ENTITY foo 'bar'>]>{xml}"
+    host.run(["tee", "/run/odd.xml"], input=document.encode(), stdout=subprocess.DEVNULL)
+    virsh(host, "define", "/run/odd.xml")
+    try:
+        virsh(host, "start", "--paused", name)
+        yield
+    finally:
+        virsh(host, "destroy", name, check=False)
+        virsh(host, "undefine", name)
+
+
+def asked_by_the_balancer(host: Host) -> dict[str, list[str]]:
+    """By name, what holds the host's domains, as a worker of the balancer reads it."""
+    found = probe.facts(host.connection()).domains
+    return {one.name: [bound.why for bound in one.bound] for one in found}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ODD if "entity" not in kind])  # with one libvirt starts no domain
+def test_metadata_that_expat_refuses_hides_neither_its_domain_nor_its_host(lab: Lab, kind: str) -> None:
+    host = lab.host("h1")
+    own = "<p:placement xmlns:p='urn:virtpoise:1'><apart>db</apart></p:placement>"
+    with started(host, "odd", f"<o:other xmlns:o='urn:other'>{ODD[kind]}</o:other>{own}"):
+        await_scrape(
+            host.address,
+            PORT,
+            lambda one: (
+                {"odd", *NAMES} <= one.domains("virtpoise_domain_vcpus")
+                and one.domains("virtpoise_domain_placement") == {"odd"}
+            ),
+        )
+        virsh(host, "resume", "odd")
+        assert asked_by_the_balancer(host) == {"odd": []}
+
+
+def test_megabytes_of_metadata_cost_little_and_hide_no_other_domain(lab: Lab) -> None:
+    """libvirt indents what it writes, so that this comes near the 4 MiB of its messages."""
+    host = lab.host("h1")
+    metadata = huge("attributes").partition("<metadata>")[2]
+    before = memory_of_exporter(host)
+    with started(host, "huge", metadata[: 3 * 2**19].rpartition("<")[0] + "</x:m>"):
+        await_scrape(host.address, PORT, lambda one: {"huge", *NAMES} <= one.domains("virtpoise_domain_vcpus"))
+        virsh(host, "resume", "huge")
+        assert len(host.connection().lookupByName("huge").XMLDesc()) > 2 * 2**20
+        assert asked_by_the_balancer(host) == {"huge": []}
+    after = memory_of_exporter(host)
+    print(f"the exporter's most memory: {before} MiB before, {after} MiB after")
+    assert after - before < MOST_MIB
+
+
+def memory_of_exporter(host: Host) -> int:
+    """The most memory that it had, in MiB."""
+    found = host.run(["pgrep", "-f", "virtpoise_exporter"], capture_output=True, text=True).stdout.split()
+    status = host.run(["cat", f"/proc/{found[0]}/status"], capture_output=True, text=True).stdout
+    return int(re.findall(r"VmHWM:\s*(\d+)", status)[0]) // 1024
 
 
 def test_a_slow_hook_of_one_domain_hides_no_other(lab: Lab) -> None:

@@ -21,12 +21,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.formats import read_snapshot, write_plan, write_snapshot
+from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Policy
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.observe import Observer
 from virtpoise_balancer.monitor.queries import QUERIES
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.plan import plan
+from virtpoise_lab.postgresql import Server
 from web.serving import Balancer, small
 
 pytestmark = pytest.mark.hostile
@@ -59,7 +61,10 @@ def honest() -> dict[str, list[Series]]:
             values |= {"domain_cpu_cores": load * 2, "domain_memory_resident_bytes": GIB / 2}
             del values["domain_paused"]
             for name, value in values.items():
-                more = {"rule": "prefer", "value": "h2"} if name == "domain_placement" else {}
+                more = {
+                    "domain_placement": {"rule": "prefer", "value": "h2"},
+                    "domain_hugepages_bytes": {"size": "2097152"},
+                }.get(name, {})
                 found[name].append(Series({**labels, **more}, ((NOW, value),)))
     return found
 
@@ -154,10 +159,13 @@ class Running:
         return self.session.get(self.url + path, timeout=30)
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("mangled")
-    balancer = Balancer(folder, small(), Web.model_validate({"listen_address": "127.0.0.1:0"}))
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder, store = tmp_path_factory.mktemp("mangled"), None
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("postgresql")
+        store = Store.open(server.new_database(), password_file=server.password_file)
+    balancer = Balancer(folder, small(), Web.model_validate({"listen_address": "127.0.0.1:0"}), store=store)
     with balancer.served() as url, requests.Session() as session:
         session.trust_env = False
         session.headers["Connection"] = "close"  # an idle one may be closed between two examples
@@ -175,6 +183,10 @@ def look(found: Mapping[str, list[Series]]) -> Observer:
         matchers="",
         admits=lambda _name: True,
     )
+
+
+def test_the_honest_answers_have_a_plan() -> None:
+    assert plan(look(HONEST).observe(NOW).snapshot, Policy()).moves
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

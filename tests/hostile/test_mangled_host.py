@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.recording import RECORDED
+from virtpoise_balancer.execute.worker.needs import needs
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family, render
 from virtpoise_exporter.kernel.netdev import parse_default_route, parse_netdev
@@ -48,6 +49,7 @@ def one_process(name: str) -> bytes:
 
 READERS: dict[str, tuple[Callable[[bytes], object], bytes, tuple[type[Exception], ...]]] = {
     "domain": (of_text(domain_facts), DOMAIN, (ParseError, ValueError)),
+    "needs": (of_text(needs), DOMAIN, (ParseError, ValueError)),
     "network": (of_text(network_forward), NETWORK, (ParseError,)),
     "host": (of_text(host_cpu), HOST, (ParseError,)),
     "stat": (parse_stat, one_process("1*/stat"), (ValueError, IndexError)),

@@ -14,3 +14,11 @@ def memory_max_mib(daemon: str) -> int:
     found = re.search(r"^MemoryMax=(\d+)([MG])$", unit.read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * (1024 if found[2] == "G" else 1)
+
+
+def tasks_max(daemon: str) -> int:
+    """How many processes and threads it may have. ``daemon``: balancer or exporter."""
+    (unit,) = (ROOT / daemon).glob("*.service")
+    found = re.search(r"^TasksMax=(\d+)$", unit.read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from installed.installation import GUESTS, HOSTS, Installation
+from installed.installation import GUESTS, HOSTS, MANAGERS, Installation
 from installed.manual import ROOT, Administrator, build
 from virtpoise_lab import artefacts
 from virtpoise_lab import domain as domains
@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Exporters on both Debians, the balancer on the newer one."""
+    """Exporters and balancers on both Debians."""
     if os.geteuid() != 0:
         pytest.skip("machines are booted by root")
     boot = tmp_path_factory.mktemp("boot")
@@ -51,7 +51,7 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     shutil.copy(artefacts.initramfs(), boot / "initramfs")
     shutil.copy(wheel, boot)
     boot.chmod(0o755)  # QEMU reads it as a user of its own
-    suites = {**HOSTS, "manager": "trixie"}
+    suites = {**HOSTS, **MANAGERS}
     with fleet(
         [
             Site(
@@ -74,11 +74,14 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for host in HOSTS:
             machines[host].run("virsh capabilities >/dev/null")  # libvirt's first answer takes long on a busy CPU
         administrator = Administrator([machines[name] for name in HOSTS], machines["manager"])
-        for section in ("On every host", "On the balancer's machine", "SSH keys", "Prometheus"):
-            administrator.type(section)
-        _wait_for_figures(machines["manager"])
-        for section in ("The balancer", "First steps"):
-            administrator.type(section)
+        older = [machines["older"]]
+        administrator.type("On every host")
+        for section in ("On the balancer's machine", "SSH keys", "Prometheus"):
+            administrator.type(section, also=older)
+        for manager in MANAGERS:
+            _wait_for_figures(machines[manager])
+        administrator.type("The balancer", also=older)
+        administrator.type("First steps")
         yield Installation(machines, administrator)
 
 

@@ -8,15 +8,8 @@ from virtpoise_lab.machines.machine import Machine
 # kvm3 has the newer Debian, and a guest of a machine type that the older one's QEMU knows.
 HOSTS = {"kvm1": "bookworm", "kvm2": "bookworm", "kvm3": "trixie"}
 GUESTS = {"vm1": "kvm1", "vm2": "kvm1", "vm3": "kvm2", "vm4": "kvm3"}
-# The manager has none of its own.
-LIBVIRT = (
-    "libvirtd.service",
-    "libvirtd.socket",
-    "libvirtd-ro.socket",
-    "libvirtd-admin.socket",
-    "libvirt-guests.service",
-)
-
+# The balancer's machine, and another one with the older Debian.
+MANAGERS = {"manager": "trixie", "older": "bookworm"}
 
 _MIGRATE = """
 import sys
@@ -57,7 +50,7 @@ with Workers() as workers:
 
 @dataclass(frozen=True)
 class Installation:
-    """kvm1, kvm2, kvm3 and manager, installed up to the page's first steps."""
+    """kvm1, kvm2, kvm3 and manager, installed up to the page's first steps; and older, where only the mode was left."""
 
     machines: dict[str, Machine]
     administrator: Administrator
@@ -65,6 +58,10 @@ class Installation:
     @property
     def manager(self) -> Machine:
         return self.machines["manager"]
+
+    @property
+    def older(self) -> Machine:
+        return self.machines["older"]
 
     def guests(self) -> dict[str, str]:
         """Where each domain runs: the host by the domain's name."""

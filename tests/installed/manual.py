@@ -57,15 +57,18 @@ class Administrator:
     _keys: list[str] = field(default_factory=list)
     _host_keys: list[str] = field(default_factory=list)
 
-    def type(self, section: str) -> str:
-        """Types all blocks of a section, and returns what the machines printed. LabError when a command fails."""
+    def type(self, section: str, also: Sequence[Machine] = ()) -> str:
+        """Types all blocks of a section, and returns what the machines printed. LabError when a command fails.
+
+        ``also``: machines on which those of the manager are typed, too.
+        """
         wanted = [block for block in blocks() if block.section == section]
         assert wanted, f"no section {section} with commands"
         self.typed.add(section)
-        return "".join(self._type(block) for block in wanted)
+        return "".join(self._type(block, also) for block in wanted)
 
-    def _type(self, block: Block) -> str:
-        machines = {"hosts": self.hosts, "manager": [self.manager]}[block.where]
+    def _type(self, block: Block, also: Sequence[Machine]) -> str:
+        machines = {"hosts": self.hosts, "manager": [self.manager, *also]}[block.where]
         if block.file is not None:
             for machine in machines:
                 redirect = ">>" if block.append else ">"

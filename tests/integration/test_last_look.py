@@ -148,7 +148,7 @@ def test_a_migration_of_others_to_the_destination_holds_a_move_back(lab: Lab, ho
         wait_until(lambda: hosts.between_hosts("h2") == ((theirs, "vm2"),), 20, "the other domain on its way")
         assert hosts.between_hosts("h3") == ()
         assert make(lab, hosts, "h2") == MigrationOutcome(
-            result=Result.SKIPPED, why="h2 takes part in a migration of vm2 that is not ours"
+            result=Result.SKIPPED, why="h2 takes part in a migration of vm2 that this balancer did not begin"
         )
         hosts.abort("h3", theirs)
         assert other.ended(30)

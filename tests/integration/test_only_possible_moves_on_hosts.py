@@ -18,7 +18,7 @@ from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
 from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.model import Policy, Reason, Snapshot, Trigger
+from virtpoise_balancer.model import Move, Policy, PredictedLoads, Prediction, Reason, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 from virtpoise_lab.lab import Lab
@@ -32,10 +32,30 @@ DISK = (
     "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/run/local.img'/>"
     "<target dev='vda' bus='virtio'/></disk>"
 )
+CD = (
+    "<disk type='{0}' device='cdrom'><driver name='qemu' type='raw'/><source {1}/>"
+    "<target dev='sda' bus='ide'/><readonly/></disk>"
+)
+POOL = "<pool type='dir'><name>{0}</name><target><path>/run/{0}</path></target></pool>"
+IMAGE = "/run/images/cd.iso"
+CPU = "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>Penryn</model></cpu>"
 EMULATOR = "/run/another-qemu"
+# Has a libvirt forget a model of a CPU, as an older one does not know it.
+FORGET = r"""
+cp -r /usr/share/libvirt/cpu_map /run/cpu_map
+rm /run/cpu_map/x86_Penryn.xml
+sed -i /x86_Penryn/d /run/cpu_map/index.xml
+mount --bind /run/cpu_map /usr/share/libvirt/cpu_map
+kill -9 $(cat /run/libvirtd.pid)
+"""
 # By domain: why libvirt migrates it to which hosts, and what it says then.
 REFUSED = {
     "net": {"h3": (Reason.LACKS_NETWORK, "network prod", "prod")},
+    "bridge": {"h3": (Reason.LACKS_NETWORK, "bridge br1", "br1")},
+    "pool": {"h3": (Reason.LACKS_STORAGE, "storage pool isos", "isos")},
+    "volume": {"h3": (Reason.LACKS_STORAGE, "volume images/cd.iso", "cd.iso")},
+    "file": {"h3": (Reason.LACKS_STORAGE, IMAGE, "cd.iso")},
+    "cpu": {"h3": (Reason.LACKS_CPU, "Penryn", "Penryn")},
     "machine": {"h3": (Reason.LACKS_MACHINE, EMULATOR, "another-qemu")},
     "device": dict.fromkeys(("h2", "h3"), (Reason.HELD_DEVICE, "ivshmem", "ivshmem")),
     "disk": dict.fromkeys(("h2", "h3"), (Reason.HELD_STORAGE, "unsafe", "unsafe")),
@@ -82,11 +102,25 @@ def scene(pool: Pools) -> Iterator[Hosts]:
         for name in ("h1", "h2"):
             lab.host(name).connection().networkCreateXML(NETWORK)
             lab.host(name).run(["ln", "-s", "/usr/bin/qemu-system-x86_64", EMULATOR], check=True)
+            lab.host(name).run(["ip", "link", "add", "br1", "type", "bridge"], check=True)
+        forget_a_cpu(lab, "h3")
+        for name in NAMES:
+            lab.host(name).run(["mkdir", "/run/images", "/run/isos"], check=True)
+            if name != "h3":
+                lab.host(name).run(["truncate", "-s", "1M", IMAGE, "/run/isos/cd.iso"], check=True)
+                lab.host(name).connection().storagePoolCreateXML(POOL.format("isos"))
+            lab.host(name).connection().storagePoolCreateXML(POOL.format("images"))
         lab.host("h1").run(["truncate", "-s", "16M", "/run/local.img"], check=True)
         like = described(lab)
         start(lab, like, "fit")
         on_network = (r"<interface type=.bridge.>", "<interface type='network'>")
         start(lab, like, "net", "", on_network, (r"<source bridge=.br0./>", "<source network='prod'/>"))
+        on_br1 = (r"<source bridge=.br0./>", "<source bridge='br1'/>")
+        start(lab, like, "bridge", "", on_br1)
+        start(lab, like, "pool", CD.format("volume", "pool='isos' volume='cd.iso'"))
+        start(lab, like, "volume", CD.format("volume", "pool='images' volume='cd.iso'"))
+        start(lab, like, "file", CD.format("file", f"file='{IMAGE}'"))
+        start(lab, like, "cpu", "", (r"(?s)<cpu .*?</cpu>", CPU))
         start(lab, like, "machine", "", (r"<emulator>.*?</emulator>", f"<emulator>{EMULATOR}</emulator>"))
         start(lab, like, "device", SHARED_MEMORY)
         start(lab, like, "disk", DISK)
@@ -103,7 +137,21 @@ def scene(pool: Pools) -> Iterator[Hosts]:
         for _ in range(2):  # the domains' hardware is known once their host was looked at
             for name in NAMES:
                 inventory.look(name)
+        inventory.ask([to(lab, name, there) for name in REFUSED for there in ("h2", "h3")], skip=(), acts=True)
         yield Hosts(lab, hosts, inventory)
+
+
+def to(lab: Lab, name: str, destination: str) -> Move:
+    uuid = lab.host("h1").connection().lookupByName(name).UUIDString()
+    loads = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
+    return Move(domain=name, uuid=uuid, source="h1", destination=destination, predicted=loads)
+
+
+def forget_a_cpu(lab: Lab, name: str) -> None:
+    host = lab.host(name)
+    host.disconnect()
+    host.run(["sh", "-ec", FORGET], check=True)
+    host.start_libvirtd()
 
 
 def seen(scene: Hosts) -> Snapshot:

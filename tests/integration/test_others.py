@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,22 @@ from virtpoise_lab.balancer import Balancer
 pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
 
 
-def others(balancer: Balancer) -> list[tuple[str, str, str | None, str | None]]:
+Change = tuple[str, str, str | None, str | None]
+
+
+def others(balancer: Balancer) -> list[Change]:
     """What is not the balancer's, as its command shows it; oldest first."""
     found = json.loads(balancer.run("history", "--others", "--output", "json").stdout)
-    return [(one["kind"], one["domain"], one["source"], one["destination"]) for one in reversed(found)]
+    return [_change(one) for one in reversed(found)]
+
+
+def seen(balancer: Balancer) -> list[Change]:
+    """The same, as its API returns it: waiting with a command takes a whole CPU to start it again and again."""
+    return [_change(one) for one in balancer.others()]
+
+
+def _change(found: dict[str, Any]) -> Change:
+    return found["kind"], found["domain"], found["source"], found["destination"]
 
 
 def test_what_an_administrator_does_is_recognised_and_its_hosts_rest(pool: Pools) -> None:
@@ -27,13 +40,13 @@ def test_what_an_administrator_does_is_recognised_and_its_hosts_rest(pool: Pools
     here, there = (group.lab.host(name) for name in ("h1", "h2"))
     flags = ["--live", "--p2p", "--persistent", "--undefinesource"]
     subprocess.run(["virsh", "-q", "-c", here.uri, "migrate", *flags, "vm1", there.uri], check=True, timeout=60)
-    status = group.wait("a sentence that says so", lambda now: "not ours" in now["sentence"])
-    assert status["sentence"].endswith("; not ours: vm1 was migrated from h1 to h2")
+    status = group.wait("a sentence that says so", lambda now: "changed by others" in now["sentence"])
+    assert status["sentence"].endswith("; changed by others: vm1 was migrated from h1 to h2")
     stopped = here.connection().lookupByName("vm2")
     stopped.destroy()
-    group.wait("the stop", lambda _: ("stopped", "vm2", "h1", None) in others(group.balancer))
+    group.wait("the stop", lambda _: ("stopped", "vm2", "h1", None) in seen(group.balancer))
     stopped.create()
-    group.wait("the start", lambda _: ("started", "vm2", None, "h1") in others(group.balancer))
+    group.wait("the start", lambda _: ("started", "vm2", None, "h1") in seen(group.balancer))
     assert others(group.balancer) == [
         ("migrated", "vm1", "h1", "h2"),
         ("stopped", "vm2", "h1", None),

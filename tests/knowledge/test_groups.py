@@ -13,7 +13,7 @@ from builders import FakeClock, domain, group, host, thesis_policy
 from storing import BY_OTHERS, SIGHTINGS, record
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
 from virtpoise_balancer.knowledge.leader import FileLock
-from virtpoise_balancer.knowledge.records import Action, Changes, Look, Memory, NewCycle, Setting
+from virtpoise_balancer.knowledge.records import Action, Changes, Look, Memory, NewCycle, OverrideValue
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import MigrationOutcome, Plan, Result
 from virtpoise_balancer.plan import plan
@@ -21,7 +21,7 @@ from virtpoise_lab.postgresql import Server
 
 BOTH = ("blue", "red")
 DONE = MigrationOutcome(result=Result.DONE, seconds=6.0, transferred_bytes=1000)
-PAUSED = Setting(value="yes", instead_of="no", at=900.0, who="alice")
+PAUSED = OverrideValue(value="yes", instead_of="no", at=900.0, who="alice")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -94,7 +94,7 @@ def test_a_drain_and_a_history_follow_the_host(store: Store) -> None:
 def test_what_was_set_before_there_were_groups_counts_for_each_of_them(store: Store, tmp_path: Path) -> None:
     filled(store)
     blue, red = (store.of_group(name, BOTH) for name in BOTH)
-    blue.override("paused", Setting(value="yes", instead_of="no", at=950.0, who="bob"))
+    blue.override("paused", OverrideValue(value="yes", instead_of="no", at=950.0, who="bob"))
     lead(blue, tmp_path)
     own, handed_down = remembered(blue), remembered(red)
     assert own.orders.overrides.paused is not None

@@ -19,7 +19,7 @@ from virtpoise_balancer.analyse.learned import Learned, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sightings
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.knowledge.records import Changes, EndedPlan, Look, NewCycle, Setting
+from virtpoise_balancer.knowledge.records import Changes, EndedPlan, Look, NewCycle, OverrideValue
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
@@ -346,7 +346,7 @@ def test_the_last_look_before_a_move_remembers_what_a_cycle_does_of_all_that_dec
     )
     store.commit(changes, 1010.0)
     store.order_drain("h1", draining=True)
-    store.override("mode", Setting(value="automatic", instead_of="recommend", at=1.0, who="alice"))
+    store.override("mode", OverrideValue(value="automatic", instead_of="recommend", at=1.0, who="alice"))
     look = store.recall_for_look(ended_since=0, judged_since=0)
     memory = store.recall(moved_since=0, ended_since=0, judged_since=0)
     for name in ("orders", "backoffs", "watched", "commitments", "brake", "track_record", "others"):

@@ -37,7 +37,7 @@ def test_all_queries_of_a_look_are_evaluated_the_delay_before_now(tmp_path: Path
 
 
 def test_victoria_metrics_shows_all_hosts_with_the_delay_of_its_defaults(tmp_path: Path) -> None:
-    """Without it, the server answers for an earlier time than it is asked for, and its clock seems to be behind."""
+    """Without it, the server answers for an earlier time than the query has, and its clock seems to be behind."""
     shift = time.time() - 30 - END
     text = re.sub(r" ([0-9.]+)$", lambda at: f" {float(at[1]) + shift}", exposition(), flags=re.MULTILINE)
     with filled_victoria_metrics(text, tmp_path, VICTORIA_METRICS) as url:

@@ -24,7 +24,7 @@ PROMETHEUS = Path(os.environ.get("VIRTPOISE_CACHE", "/var/cache/virtpoise-lab"))
 PATIENCE_SECONDS = 60.0
 SCRAPE_SECONDS = 0.5
 
-pytestmark = pytest.mark.skipif(not PROMETHEUS.exists(), reason=f"no {PROMETHEUS}")
+pytestmark = [pytest.mark.early, pytest.mark.skipif(not PROMETHEUS.exists(), reason=f"no {PROMETHEUS}")]
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 
 from builders import domain, group, host
 from virtpoise_balancer.analyse.drains import DrainOrder
-from virtpoise_balancer.analyse.learned import after_orders
+from virtpoise_balancer.analyse.learned import attempts_after_orders
 from virtpoise_balancer.explain.explain import explain
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import (
@@ -100,8 +100,8 @@ def test_a_drain_does_not_send_it_there_either_until_it_is_ordered_anew() -> Non
     assert went(seen) == []
     for at, kept in ((899.0, (TO_H2,)), (901.0, ())):
         orders = {"h1": DrainOrder(host="h1", draining=True, at=at)}
-        assert after_orders((TO_H2,), seen, orders) == kept
-    assert after_orders((TO_H2,), seen, {"h1": DrainOrder(host="h1", draining=False, at=901.0)}) == (TO_H2,)
+        assert attempts_after_orders((TO_H2,), seen, orders) == kept
+    assert attempts_after_orders((TO_H2,), seen, {"h1": DrainOrder(host="h1", draining=False, at=901.0)}) == (TO_H2,)
 
 
 def test_attempts_are_in_the_file_of_a_snapshot_and_a_file_without_them_is_read() -> None:

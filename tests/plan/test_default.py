@@ -77,6 +77,17 @@ def test_the_cheapest_domain_that_suffices_is_moved_to_the_emptiest_host() -> No
     assert reasons(made, "small") == {Reason.NOT_NEEDED}
 
 
+@pytest.mark.parametrize(("consecutive", "moved"), [(2, True), (5, False)])
+def test_how_far_back_a_destinations_memory_counts_is_set_for_memory(consecutive: int, moved: bool) -> None:
+    """A domain that left a while ago fills its host's memory no more, however long the CPU's trigger waits."""
+    emptied = host("h2", *(0.2,) * 9, memory_ratio=0.3, memory_ratio_window=(0.95, 0.95, 0.3, 0.3, 0.3))
+    patient = replace(
+        POLICY, cpu=Trigger(threshold=0.8, consecutive=9), memory=replace(POLICY.memory, consecutive=consecutive)
+    )
+    made = plan(group(host("h1", *(0.9,) * 9), emptied, domain("a", "h1", 2.4)), patient)
+    assert bool(made.moves) is moved
+
+
 def test_one_low_sample_makes_no_room() -> None:
     members = (host("h1", 0.9, 0.9), domain("a", "h1", 4.0))
     assert not plan(group(*members, host("h2", 0.75, 0.0)), POLICY).moves
@@ -186,7 +197,7 @@ def test_an_uplink_is_reckoned_with_at_both_ends_of_what_a_domain_may_send() -> 
     free = host("h2", 0.2, 0.2, uplink_bytes_per_second=100e6)
     made = plan(group(hot, free, domain("a", "h1", tx_bytes_per_second=12e6)), POLICY)
     assert not made.solved  # 9 % at least leave, which is less than 10 %
-    assert refusal(made, Reason.UNSOLVED).detail["upper_ratio"] == pytest.approx(0.86)
+    assert refusal(made, Reason.UNSOLVED).detail["tx_upper_ratio"] == pytest.approx(0.86)
 
 
 @pytest.mark.parametrize("way", ["rx", "tx"])
@@ -741,7 +752,7 @@ def test_a_rule_that_cannot_be_repaired_is_named_but_no_attempt() -> None:
         ),
         (
             Policy(strategy="thesis", cpu=Trigger(threshold=0.6, consecutive=1)),
-            "a sample at or above a threshold (CPU 60%)",
+            "1 sample at or above a threshold (CPU 60%)",
         ),
     ],
 )
@@ -753,14 +764,18 @@ def test_a_plan_of_a_calm_group_names_all_that_is_watched(policy: Policy, summar
 def test_the_summary_names_the_problem() -> None:
     calm = group(host("h1", 0.4, 0.4), host("h2", 0.1, 0.1), A)
     made = plan(calm, replace(POLICY, rules=(rule("never_on", "a", hosts=("h1",)),), repair_rules=True))
-    assert made.summary == "a rule is broken on h1: move a to h2 (h1 is predicted at 15%)"
+    assert made.summary == "a rule is broken on h1: move a to h2"
     uneven = group(host("h1", 0.7, 0.7), host("h2", 0.1, 0.1), A)
     made = plan(uneven, replace(POLICY, imbalance=Imbalance(deviation_ratio=0.2)))
-    assert made.summary == "the group is uneven and h1 its busiest host: move a to h2 (h1 is predicted at 45%)"
+    assert (
+        made.summary == "the group is uneven and h1 its busiest host: move a to h2 (h1's CPU load is predicted at 45%)"
+    )
     made = plan(group(HOT, host("h2", 0.1, 0.1), A), POLICY)
-    assert made.summary == "h1 is overloaded (cpu 90%, 2 consecutive samples): move a to h2 (h1 is predicted at 65%)"
+    assert made.summary == (
+        "h1 is overloaded (CPU load 90%, 2 consecutive samples): move a to h2 (h1's CPU load is predicted at 65%)"
+    )
     made = plan(group(replace(HOT, state=HostState.DRAINING), host("h2", 0.1, 0.1), A), POLICY)
-    assert made.summary == "h1 is draining: move a to h2 (h1 is predicted at 65%)"
+    assert made.summary == "h1 is draining: move a to h2"
 
 
 def test_each_domain_of_a_bundle_that_nobody_takes_has_a_reason() -> None:

@@ -21,6 +21,7 @@ from random_groups import (
     random_group,
     settled,
     varied_group,
+    zoned_group,
 )
 from virtpoise_balancer.model import Domain, HostState, Plan, Policy, Resource, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
@@ -49,6 +50,14 @@ def test_no_beginning_of_a_plan_breaks_a_rule_or_a_limit(seed: int) -> None:
 @settings(deadline=None, max_examples=30)
 def test_no_beginning_does_where_domains_wait_and_hosts_and_uplinks_differ(seed: int) -> None:
     snapshot, policy = varied_group(seed)
+    _, faults = carry_out(snapshot, policy, plan(snapshot, policy))
+    assert faults == []
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=20)
+def test_no_beginning_does_where_rules_are_over_racks_and_memory_is_in_huge_pages_or_promised(seed: int) -> None:
+    snapshot, policy = zoned_group(seed)
     _, faults = carry_out(snapshot, policy, plan(snapshot, policy))
     assert faults == []
 

@@ -10,24 +10,29 @@ import numpy as np
 import pytest
 
 from invariants import check_group, check_search_state, check_source, check_trial
-from random_groups import partly_unknown, random_group, varied_group
+from random_groups import partly_unknown, random_group, varied_group, zoned_group
 from virtpoise_balancer.model import Domain, Host, Policy, Snapshot
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
+from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.residents import predict_together
+from virtpoise_balancer.plan.default.search import Budget, Pending, Search
+from virtpoise_balancer.plan.default.search import _Best as Best
 from virtpoise_balancer.plan.default.search_state import SearchState
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.problems import find
 
-SEEDS = range(24)
+SEEDS = range(30)
 
 
 def with_one_under_way(seed: int) -> tuple[Snapshot, Policy]:
-    """A random group, every second with unequal hosts, every third with a migration under way."""
-    snapshot, policy = (random_group, varied_group, random_group, partly_unknown)[seed % 4](seed)
+    """A random group, most with unequal hosts, some in racks and with huge pages, every third with a migration under
+    way.
+    """
+    snapshot, policy = (random_group, varied_group, zoned_group, partly_unknown, zoned_group)[seed % 5](seed)
     if seed % 3:
         return snapshot, policy
     rng = random.Random(seed)
@@ -93,6 +98,44 @@ def test_the_search_and_the_trial_agree_on_what_adds_up(seed: int) -> None:
         check_search_state(state)
     for host, use in before.items():
         assert state.use[host] == pytest.approx(use, abs=1e-12)
+
+
+class CheckedState(SearchState):
+    """Checks itself after every step that is made or taken back."""
+
+    def put(self, candidate: Candidate, host: int) -> None:
+        super().put(candidate, host)
+        check_search_state(self)
+
+    def take_back(self) -> None:
+        super().take_back()
+        check_search_state(self)
+
+
+class CheckedSearch(Search):
+    """Checks the invariants that the search's docstring names."""
+
+    def __init__(self, trial: Trial, sources: list[Source], budget: Budget) -> None:
+        super().__init__(trial, sources, budget)
+        self.state = CheckedState(trial, sources)
+
+    def _place(self, pending: Pending, ejections: int, weight: float, best: Best) -> None:
+        steps, use, bound = list(self.state.steps), {h: list(u) for h, u in self.state.use.items()}, best.bound
+        super()._place(pending, ejections, weight, best)
+        assert self.state.steps == steps, "what was tried is taken back"
+        assert all(self.state.use[host] == pytest.approx(before, abs=1e-9) for host, before in use.items())
+        assert best.bound <= bound, "the best so far only gets lighter"
+        assert (best.weight is None) or best.weight == best.bound
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_search_leaves_its_state_as_it_was_and_its_best_only_gets_lighter(seed: int) -> None:
+    trial, sources = begun(seed)
+    found = CheckedSearch(trial, sources, Budget(60)).run(None, 0.0)
+    if found is not None:
+        end = trial.replayed(found.steps)
+        assert end is not None, "each step of the result is legal when it is made"
+        check_trial(end)
 
 
 def trial_after(state: SearchState) -> Trial:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+import virtpoise_balancer.plan.default
 from builders import domain, group, host
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.explain import wording
@@ -14,7 +16,7 @@ from virtpoise_balancer.knowledge.documents import pack_inputs, unpack_inputs
 from virtpoise_balancer.knowledge.records import Inputs
 from virtpoise_balancer.model import Placement, Policy, Reason, Rule, Trigger
 from virtpoise_balancer.plan import plan
-from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, Kind, kinds
+from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, Kind, kinds, of_shape
 from virtpoise_exporter.virt.xml import domain_facts
 
 EXAMPLE = Path(__file__).parents[2] / "balancer/virtpoise.example.yml"
@@ -24,6 +26,18 @@ POLICY = Policy(cpu=Trigger(consecutive=2))
 def test_the_example_explains_each_kind() -> None:
     lines = EXAMPLE.read_text(encoding="utf-8").split("#- name: databases-apart")[1].split("#kind:")[0]
     assert [name for name in KINDS if name not in lines] == []
+
+
+def test_each_file_is_a_kind_and_takes_effect_by_being_there() -> None:
+    files = {path.stem for path in Path(next(iter(kinds.__path__))).glob("*.py")} - {"__init__"}
+    assert set(KINDS) == files
+
+
+def test_the_planner_names_no_kind() -> None:
+    """So that a kind is planned by what it answers, and a new one as the others."""
+    names = re.compile("|".join([r"rules\.kinds", *(f'"{name}"' for name in KINDS)]))
+    planner = Path(virtpoise_balancer.plan.default.__path__[0])
+    assert [path.name for path in planner.glob("*.py") if names.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_what_a_domains_metadata_asks_for_arrives_from_the_exporter_in_the_plan() -> None:
@@ -40,7 +54,7 @@ def test_what_a_domains_metadata_asks_for_arrives_from_the_exporter_in_the_plan(
     )
 
 
-@pytest.mark.parametrize("kind", kinds(GroupKind), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", of_shape(GroupKind), ids=lambda kind: kind.name)
 def test_an_empty_host_takes_any_one_domain_and_more_are_never_easier(kind: GroupKind) -> None:
     """The planner counts on both: it looks only at hosts that have some of the domains, and stops at the first too
     many.
@@ -74,5 +88,5 @@ def test_of_two_hosts_the_one_that_keeps_more_soft_rules_is_taken() -> None:
 
 def test_a_stored_policy_with_a_kind_of_a_newer_version_is_refused_in_one_line() -> None:
     policy = replace(POLICY, rules=(Rule(name="r", kind="newer", domains=("a",)),))
-    with pytest.raises(BadInput, match=r"^plan 7: policy\.rules\.0\.kind: expected one of together, .*, got 'newer'$"):
+    with pytest.raises(BadInput, match=r"^plan 7: policy\.rules\.0\.kind: expected one of apart, .*, got 'newer'$"):
         unpack_inputs(pack_inputs(Inputs(snapshot=group(host("h1", 0.1)), policy=policy, version="9")), "plan 7")

@@ -17,7 +17,7 @@ from random_groups import carry_out, random_group, varied_group
 from virtpoise_balancer.formats import read_plan, write_plan
 from virtpoise_balancer.model import Policy, Reason, Rule, Trigger
 from virtpoise_balancer.plan import plan, predict
-from virtpoise_balancer.plan.subset import choice, needs, part
+from virtpoise_balancer.plan.subset import choice_of, part, why_not_alone
 
 GIB = 2**30
 
@@ -48,8 +48,8 @@ def test_moves_that_have_what_they_need_are_legal_without_the_others(seed: int, 
     by_uuid = {move.uuid: move for move in made.moves}
     while more := {uuid for one in wanted for uuid in by_uuid[one].needs} - wanted:
         wanted |= more
-    choices = {choice(move) for move in made.moves if move.uuid in wanted}
-    assert needs(made, choices) is None
+    choices = {choice_of(move) for move in made.moves if move.uuid in wanted}
+    assert why_not_alone(made, choices) is None
     assert carry_out(snapshot, policy, part(made, choices, snapshot, policy))[1] == []
 
 
@@ -66,8 +66,8 @@ def test_what_makes_room_is_needed() -> None:
         Policy(cpu=Trigger(threshold=0.8, consecutive=2)),
     )
     assert {move.domain: move.needs for move in made.moves} == {"b": (), "a": ("uuid-of-b",)}
-    assert needs(made, {("uuid-of-a", "h2")}) == "a to h2 counts on b to h3, which comes before it"
-    assert needs(made, {("uuid-of-b", "h3")}) is None
+    assert why_not_alone(made, {("uuid-of-a", "h2")}) == "a to h2 counts on b to h3, which comes before it"
+    assert why_not_alone(made, {("uuid-of-b", "h3")}) is None
 
 
 @pytest.mark.parametrize("strategy", ["default", "thesis"])
@@ -78,7 +78,7 @@ def test_a_part_is_predicted_without_the_rest(strategy: str) -> None:
     policy = Policy(strategy=strategy, cpu=Trigger(threshold=0.6))  # type: ignore[arg-type]
     made = plan(snapshot, policy)
     first, second, *_ = made.moves
-    (alone,) = part(made, {choice(second)}, snapshot, policy).moves
+    (alone,) = part(made, {choice_of(second)}, snapshot, policy).moves
     assert alone.predicted.source.cpu_ratio > second.predicted.source.cpu_ratio + 0.05
     assert alone.predicted.destination.cpu_ratio < second.predicted.destination.cpu_ratio - 0.05
     assert alone.destination_score == pytest.approx(first.destination_score, abs=1e-6)
@@ -121,6 +121,8 @@ def test_the_destinations_score_falls_with_each_move_to_it(strategy: str) -> Non
     made = plan(snapshot, Policy(strategy=strategy, cpu=Trigger(threshold=0.6)))  # type: ignore[arg-type]
     scores = [made.scores.hosts["h2"], *(move.destination_score for move in made.moves)]
     assert len(scores) > 2
+    assert [move.destination_score_before for move in made.moves] == scores[:-1]
+    assert [move.domain_score for move in made.moves] == [made.scores.domains[move.domain] for move in made.moves]
     assert all(after is not None and before is not None and after < before for before, after in pairwise(scores))
 
 
@@ -149,14 +151,14 @@ def test_a_bundle_is_needed_as_a_whole() -> None:
         Policy(rules=(Rule(name="pair", kind="together", domains=("a", "b")),)),
     )
     assert {move.domain: move.needs for move in made.moves} == {"a": ("uuid-of-b",), "b": ("uuid-of-a",)}
-    assert needs(made, {("uuid-of-a", "h2")}) == "a to h2 goes together with b to h2"
+    assert why_not_alone(made, {("uuid-of-a", "h2")}) == "a to h2 goes together with b to h2"
 
 
 def test_a_plan_of_an_earlier_version_is_read() -> None:
     made = plan(*random_group(1))
     written = json.loads(write_plan(made))
     for move in written["moves"]:
-        del move["needs"], move["destination_score"]
+        del move["needs"], move["destination_score"], move["destination_score_before"], move["domain_score"]
     for refusal in written["refusals"]:
         del refusal["uuid"]
     read = read_plan(json.dumps(written), "old.json")

@@ -114,7 +114,7 @@ def test_no_attempt_while_alone_in_the_group() -> None:
     made = plan(group(host("s1", 0.9, 0.9), domain("a", "s1", 4.0)), thesis_policy())
     assert (made.moves, made.attempts, made.solved) == ((), (), False)
     assert [(r.host, r.reason) for r in made.refusals] == [("s1", Reason.ALONE)]
-    assert made.summary == "s1 is overloaded (cpu 90%, 2 consecutive samples) and has no other host to move to"
+    assert made.summary == "s1 is overloaded (CPU load 90%, 2 consecutive samples) and has no other host to move to"
 
 
 def test_no_attempt_during_a_penalty() -> None:

@@ -27,10 +27,10 @@ from virtpoise_balancer.config import read_config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError
 from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.knowledge.leader import FileLock
-from virtpoise_balancer.knowledge.records import Setting
+from virtpoise_balancer.knowledge.records import OverrideValue
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Entries, Plan, Policy, SampleTimes, Snapshot
-from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.monitor.targets import RefusedTarget, RefusedTargets, TargetRefusal
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.service import changes, turns, wiring
@@ -84,8 +84,8 @@ class Hosts:
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
         return self.observe(now)
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
-        return Loads({})
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
+        return MeasuredLoads({})
 
     def active_domains(self, host: str) -> int:
         self.libvirt.wait(HELD_SECONDS)
@@ -201,7 +201,9 @@ def test_a_reload_takes_the_new_threshold_from_the_next_cycle_on(tmp_path: Path,
         reload()
         log.wait_for("the configuration was read again")
         assert hosts.dropped == ["policy of the configuration changed after it was planned"]
-        assert log.wait_for("result=").startswith("h1 is overloaded (cpu 70%, 3 consecutive samples): move a to h2")
+        assert log.wait_for("result=").startswith(
+            "h1 is overloaded (CPU load 70%, 3 consecutive samples): move a to h2"
+        )
 
     while_it_runs(Daemon(write(tmp_path)), act)
 
@@ -462,7 +464,7 @@ def test_without_names_of_hosts_nothing_is_moved_whoever_set_the_mode(tmp_path: 
     with closing(
         wiring.make_store(read_config(path), lambda _row: None)
     ) as store:  # by an order, of before there was the key
-        store.override("mode", Setting(value="automatic", instead_of="recommend", at=0.0, who="alice"))
+        store.override("mode", OverrideValue(value="automatic", instead_of="recommend", at=0.0, who="alice"))
     hosts.seen = group(host("h1", 0.9, 0.9, 0.9), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 1.0))
 
     def act() -> None:

@@ -28,7 +28,7 @@ from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.execute import executor, migrate
 from virtpoise_balancer.execute.executor import InFlight, Recheck
 from virtpoise_balancer.model import Entries, Move, SampleTimes, Snapshot, UnknownKind
-from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.service.daemon import Daemon
 
@@ -65,8 +65,8 @@ class OneGroup:
     def members(self, now: float) -> frozenset[str]:
         return frozenset(one.name for one in self.observe(now).snapshot.hosts)
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
-        return Loads({})
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
+        return MeasuredLoads({})
 
     def active_domains(self, host: str) -> int:
         return 1

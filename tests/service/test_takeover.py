@@ -13,6 +13,8 @@ import pytest
 from virtpoise_lab.contenders import ACTS, ACTS_NO_LONGER, WAITS, Contender, no_hosts
 from virtpoise_lab.postgresql import Server
 
+pytestmark = pytest.mark.early
+
 INTERVAL_SECONDS = 5.0
 
 

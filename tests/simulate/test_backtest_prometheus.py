@@ -150,7 +150,7 @@ def test_the_past_is_played_without_and_with_a_balancer(config: Path, capsys: py
     courses = found["courses"]
     assert isinstance(courses, dict)
     without, balanced = courses["without"], courses["with virtpoise"]
-    # h1 is at 98 % for two hours, of which the first samples are mixed
+    # h1 is at 98 % for two hours; the first samples are mixed
     assert without["lower"]["overload_by_resource"] == {"cpu": pytest.approx(120, abs=3)}
     assert balanced["lower"]["overload_host_minutes"] < 10
     assert balanced["lower"]["moves"] >= 1

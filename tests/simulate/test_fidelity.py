@@ -21,7 +21,7 @@ from virtpoise_balancer.plan import plan
 from virtpoise_balancer.service import wiring
 from virtpoise_balancer.simulate.observer import SimulatedObserver
 from virtpoise_balancer.simulate.scenario import Scenario
-from virtpoise_balancer.simulate.staged import Staged
+from virtpoise_balancer.simulate.staged import StagedScenario
 from virtpoise_balancer.simulate.world import World
 
 pytestmark = pytest.mark.skipif(not (BIN / "promtool").exists(), reason="scripts/setup has not fetched Prometheus")
@@ -45,7 +45,7 @@ SCENE = {
 
 
 class PastClient(PrometheusClient):
-    """A client whose server's clock shows what is asked for."""
+    """A client whose server's clock shows the time of the query."""
 
     at = 0.0
 
@@ -64,7 +64,7 @@ class Played:
 def play(start: float) -> tuple[str, dict[float, Snapshot]]:
     """The scene's counters as OpenMetrics, shifted to ``start``, and what the simulated observer saw at each step."""
     scenario = Scenario.model_validate(SCENE)
-    script = Staged(scenario, 5, Path())
+    script = StagedScenario(scenario, 5, Path())
     fleet = script.fleet
     world, policy = World(fleet, STEP), scenario.config.policy
     observer = SimulatedObserver(

@@ -13,7 +13,7 @@ from virtpoise_balancer.simulate.figures import RunFigures
 from virtpoise_balancer.simulate.loop import Course, StepOutcome, play
 from virtpoise_balancer.simulate.outcome import play_scenario
 from virtpoise_balancer.simulate.scenario import Scenario
-from virtpoise_balancer.simulate.staged import Staged
+from virtpoise_balancer.simulate.staged import StagedScenario
 
 HERE = Path(__file__).parent
 NOISY = {"shape": "wandering", "mean_cores": 1.2, "deviation_ratio": 0.35, "memory_minutes": 4}
@@ -32,7 +32,7 @@ def scenario(**changes: Any) -> Scenario:
 
 
 def balanced(of: Scenario, seed: int = 1, *, skips: bool = True) -> tuple[RunFigures, list[StepOutcome]]:
-    script = Staged(of, seed, HERE)
+    script = StagedScenario(of, seed, HERE)
     course = Course(fleet=script.fleet, start=script.start, config=of.config.config, skips=skips)
     looks = [look for (look,) in play([course], ([demand] for demand in script))]
     figures = course.figures()
@@ -208,7 +208,7 @@ def test_a_move_back_and_a_domain_moved_twice_are_counted() -> None:
 def test_thresholds_of_the_configuration_are_those_of_the_figures() -> None:
     of = scenario()
     lower = replace(of.config.policy, cpu=replace(of.config.policy.cpu, threshold=0.3, recovery=0.2))
-    script, config = Staged(of, 1, HERE), of.config.config.model_copy(update={"policy": lower})
+    script, config = StagedScenario(of, 1, HERE), of.config.config.model_copy(update={"policy": lower})
     alone = Course(fleet=script.fleet, start=script.start, config=config, balances=False)
     assert len([*play([alone], ([demand] for demand in script))]) == 360
     assert alone.figures().overload_by_resource == {"cpu": pytest.approx(180)}

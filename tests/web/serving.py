@@ -33,9 +33,11 @@ POLICY = Policy()
 class Balancer:
     """A balancer without a clock: ``cycle()`` runs one cycle over ``watching.seen`` and shows it."""
 
-    def __init__(self, folder: Path, snapshot: Snapshot, web: Web, policy: Policy = POLICY) -> None:
+    def __init__(
+        self, folder: Path, snapshot: Snapshot, web: Web, policy: Policy = POLICY, store: Store | None = None
+    ) -> None:
         self.watching, self.acting = Watching(snapshot, age_seconds=2.0), Taking()
-        self.store = Store.open(f"sqlite:///{folder}/state.db")
+        self.store = store or Store.open(f"sqlite:///{folder}/state.db")
         self.config = Config(web=web, policy=policy)
         self.loop = Cycle(
             observer=self.watching,
@@ -73,12 +75,14 @@ class Balancer:
     def cycle(self) -> None:
         now = time.time()
         report = self.loop.run(now)
-        self.published.state = state_after(report, self.config, now, before=self.published.state, leads=True, heard={})
+        self.published.state = state_after(
+            report, self.config, now, before=self.published.state, leads=True, host_answers={}
+        )
 
     @contextmanager
     def served(self) -> Iterator[str]:
         """The page's address while it is served."""
-        self.server = WebServer(make_app(self.context), self.config.web)
+        self.server = WebServer.open(make_app(self.context), self.config.web)
         self.server.start()
         try:
             yield f"http://127.0.0.1:{self.server.port}"

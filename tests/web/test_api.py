@@ -29,7 +29,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from builders import domain, due_prediction, group, host, thesis_policy
+from builders import FakeClock, domain, due_prediction, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
@@ -41,8 +41,8 @@ from virtpoise_balancer.config import Config, Libvirt, Web
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.errors import BadInput, Refused
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.execute.reach import Heard
-from virtpoise_balancer.knowledge.records import Changes, Setting
+from virtpoise_balancer.execute.reach import HostAnswer
+from virtpoise_balancer.knowledge.records import Changes, OverrideValue
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     BlackoutWindow,
@@ -198,9 +198,10 @@ def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
     client: TestClient, published: Published, store: Store
 ) -> None:
     after_a_cycle(published, store)
-    published.cycle_ended = time.monotonic() - 59
+    published.clock = clock = FakeClock(published.cycle_ended)
+    clock.sleep(59)
     assert client.get("/-/healthy").status_code == 200
-    published.cycle_ended = time.monotonic() - 100
+    clock.sleep(41)
     for path in ("/-/healthy", "/-/ready"):
         answer = client.get(path)
         assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
@@ -210,8 +211,10 @@ def test_libvirt_that_does_not_answer_is_shown_everywhere(
     client: TestClient, published: Published, store: Store
 ) -> None:
     after_a_cycle(published, store)
-    silent = Heard(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
-    published.state = replace(published.state, heard={"h1": Heard(asked_at=1001.0, active_domains=2), "h2": silent})
+    silent = HostAnswer(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
+    published.state = replace(
+        published.state, host_answers={"h1": HostAnswer(asked_at=1001.0, active_domains=2), "h2": silent}
+    )
     assert client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on h2.\n"
     assert metric(client, "virtpoise_host_libvirt_answers") == {("h1",): 1.0, ("h2",): 0.0}
     assert (
@@ -220,7 +223,7 @@ def test_libvirt_that_does_not_answer_is_shown_everywhere(
     )
     found = {host["name"]: (host["active_domains"], host["asked_at"]) for host in client.get("/api/v1/hosts").json()}
     assert found == {"h1": (2, 1001.0), "h2": (None, 1000.0), "h3": (None, None)}
-    published.state = replace(published.state, heard={"h1": silent, "h2": silent})
+    published.state = replace(published.state, host_answers={"h1": silent, "h2": silent})
     answer = client.get("/-/ready")
     assert (answer.status_code, answer.text) == (
         503,
@@ -288,8 +291,8 @@ def test_the_age_of_the_figures_grows_while_cycles_fail(client: TestClient, publ
     assert newest_figures(at, None, now=1100.0) == at
     assert newest_figures(at, replace(seen, age_seconds=500.0), now=1100.0) == at
     assert newest_figures(None, None, now=1100.0) == 1100.0, "with none ever seen they are missing since the first look"
-    published.state = replace(published.state, figures_at=time.time() - 300)
-    assert metric(client, "virtpoise_snapshot_age_seconds")[()] == pytest.approx(300, abs=30)
+    published.state, published.clock = replace(published.state, figures_at=1700.0), FakeClock(2000.0)
+    assert metric(client, "virtpoise_snapshot_age_seconds")[()] == 300
 
 
 def test_the_oldest_migration_is_as_old_as_the_journal_has_it(
@@ -298,8 +301,9 @@ def test_the_oldest_migration_is_as_old_as_the_journal_has_it(
     assert metric(client, "virtpoise_migration_oldest_seconds") == {(): 0}
     after_a_cycle(published, store)
     (known,) = published.in_flight()
-    published.in_flight = lambda: (known, InFlight(known.move, began=time.time() - 500))
-    assert metric(client, "virtpoise_migration_oldest_seconds")[()] == pytest.approx(500, abs=30)
+    published.clock = FakeClock(2000.0)
+    published.in_flight = lambda: (known, InFlight(known.move, began=1500.0), InFlight(known.move))
+    assert metric(client, "virtpoise_migration_oldest_seconds")[()] == 500
 
 
 def test_a_domain_that_is_not_accounted_for_is_counted_and_named(
@@ -330,13 +334,56 @@ def test_a_host_without_memory_is_as_overloaded_as_one_without_cpu(
     after_a_cycle(published, store)
     full = replace(SNAPSHOT.hosts[1], memory_ratio_window=(0.5, 0.93, 0.94, 0.95))
     seen = Observation(snapshot=replace(SNAPSHOT, hosts=(SNAPSHOT.hosts[0], full)), age_seconds=1.0)
-    published.state = replace(published.state, policy=Policy(), observation=seen)
+    published.state = replace(published.state, policy=Policy(), observation=seen, plan=plan(seen.snapshot, Policy()))
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 3
-    assert "is overloaded in memory" in " ".join(client.get("/").text.split())
+    assert "is overloaded: memory use" in " ".join(client.get("/").text.split())
     status = client.get("/api/v1/status").json()["hosts"][1]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 3, 3)
-    published.state = replace(published.state, policy=POLICY)  # the strategy thesis knows CPU alone
+    # The strategy thesis knows CPU alone.
+    published.state = replace(published.state, policy=POLICY, plan=plan(seen.snapshot, POLICY))
     assert metric(client, "virtpoise_overload_consecutive")[("h2",)] == 0
+
+
+RISING = tuple(0.52 + 0.01 * step for step in range(30))
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["with-a-plan", "without"])
+def test_a_host_is_shown_as_overloaded_where_the_plan_takes_it_so(
+    client: TestClient, published: Published, planned: bool
+) -> None:
+    """By its trend a host may be overloaded before N samples are; a draining host is not, whatever its load."""
+    rising, draining = host("h1", *RISING), host("h3", 0.9, 0.9, 0.9, 0.9, state=HostState.DRAINING)
+    seen = group(rising, host("h2", 0.1, 0.1), draining, domain("a", "h1", 2.0), domain("b", "h3", 2.0))
+    made = plan(seen, Policy())
+    assert {one.host for one in made.overloaded} == {"h1"}
+    published.state = State(
+        mode="recommend",
+        leader=True,
+        policy=Policy(),
+        interval_seconds=10,
+        observation=Observation(snapshot=seen, age_seconds=1.0),
+        plan=made if planned else None,
+    )
+    shown = client.get("/api/v1/status").json()["hosts"]
+    assert [(one["name"], one["overloaded"]) for one in shown] == [("h1", True), ("h2", False), ("h3", False)]
+    assert (shown[0]["resource"], shown[0]["consecutive"], shown[0]["needed"]) == ("cpu", 2, 3)
+    page = " ".join(client.get("/").text.split())
+    assert page.count("is overloaded: CPU load 81%, 2 consecutive samples") == 1
+    assert "is overloaded: CPU load 90%" not in page
+
+
+def test_one_sample_is_one_sample(client: TestClient, published: Published) -> None:
+    quick = Policy(cpu=Trigger(consecutive=1))
+    seen = group(host("h1", 0.1, 0.9), host("h2", 0.1, 0.1), domain("a", "h1", 2.0))
+    published.state = State(
+        mode="recommend",
+        leader=True,
+        policy=quick,
+        interval_seconds=10,
+        observation=Observation(snapshot=seen, age_seconds=1.0),
+        plan=plan(seen, quick),
+    )
+    assert "is overloaded: CPU load 90%, 1 sample<" in " ".join(client.get("/").text.split())
 
 
 def test_errors_are_returned_by_pair_of_hosts(published: Published, make_context: Callable[..., Context]) -> None:
@@ -630,6 +677,7 @@ def test_an_order_that_should_not_be_is_refused_and_journalled_and_changes_nothi
         ("hosts/h9/drain", {}, 404, "h9: no such host is scraped; there are: h1, h2, h3"),
         ("hosts/h3/drain", {}, 409, "h3: Prometheus has no fresh figures of it"),
         ("mode", {"mode": "sometimes"}, 400, "the body: mode: expected 'recommend' or 'automatic', got 'sometimes'"),
+        ("mode", {"mode": 1, "why": 2}, 400, "the body: why: unknown key; mode: expected 'recommend' or 'automatic'"),
         ("plan/apply", {"moves": []}, 400, "the body: moves: expected"),
         ("plan/apply", {"moves": [{"uuid": "gone", "destination": "h2"}]}, 409, "out of date: the plan no longer has"),
     ],
@@ -879,8 +927,26 @@ def test_the_plan_has_each_destinations_score_before_and_after_the_move(
         assert float(found[0][2]) <= round((policy.cpu.threshold - then.cpu_ratio) / policy.cpu.threshold, 3)
 
 
+@pytest.mark.parametrize("strategy", ["default", "thesis"])
+def test_of_two_domains_of_one_name_each_move_shows_its_own_score(
+    client: TestClient, published: Published, strategy: str
+) -> None:
+    """The strategies score domains of different sets, so that a name alone may be another domain's."""
+    policy = replace(POLICY, strategy=strategy)  # type: ignore[arg-type]
+    twins = domain("vm", "h1", 1.6, uuid="u1"), domain("vm", "h1", 2.4, uuid="u2")
+    seen = group(host("h1", 0.95, 0.95), host("h2", 0.05, 0.05), host("h3", 0.05, 0.05), *twins)
+    made = plan(seen, policy)
+    published.state = replace(
+        published.state, policy=policy, cycle_at=1.0, observation=Observation(snapshot=seen, age_seconds=1.0), plan=made
+    )
+    assert made.moves
+    shown = re.findall(r"domain (-?[\d.]+), h", client.get("/plan").text)
+    assert shown == [f"{made.scores.domains[f'vm/{move.uuid}']:.3f}" for move in made.moves]
+    assert shown == [f"{move.domain_score:.3f}" for move in made.moves]
+
+
 def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, published: Published) -> None:
-    store.override("paused", Setting(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
+    store.override("paused", OverrideValue(value="yes", instead_of="no", at=1000.0, who="<i>eve"))
     assert client.get("/api/v1/status").json()["paused"]["who"] == "<i>eve"
     assert "Paused by &lt;i&gt;eve" in client.get("/").text
     assert metric(client, "virtpoise_paused") == {(): 1}
@@ -892,10 +958,10 @@ def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, 
 
 def test_a_port_in_use_is_an_error_of_one_line(make_context: Callable[..., Context]) -> None:
     app = make_app(make_context())
-    first = WebServer(app, Web(listen_address="127.0.0.1:0"))
+    first = WebServer.open(app, Web(listen_address="127.0.0.1:0"))
     first.start()
     with pytest.raises(BadInput, match=rf"web.listen_address: 127.0.0.1:{first.port}: Address already in use"):
-        WebServer(app, Web(listen_address=f"127.0.0.1:{first.port}"))
+        WebServer.open(app, Web(listen_address=f"127.0.0.1:{first.port}"))
     first.stop()
 
 
@@ -925,7 +991,7 @@ def test_many_readers_at_once_take_few_threads_and_each_has_its_answer() -> None
                 held.set()
         await app(scope, receive, send)
 
-    server = WebServer(counted, Web(listen_address="127.0.0.1:0"))  # type: ignore[arg-type]
+    server = WebServer.open(counted, Web(listen_address="127.0.0.1:0"))  # type: ignore[arg-type]
     server.start()
     try:
         with ThreadPoolExecutor(16) as pool:
@@ -967,7 +1033,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 def test_serves_over_tls_and_takes_a_renewed_certificate(make_context: Callable[..., Context], tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "first")
-    server = WebServer(make_app(make_context()), Web(listen_address="127.0.0.1:0", cert_file=cert, key_file=key))
+    server = WebServer.open(make_app(make_context()), Web(listen_address="127.0.0.1:0", cert_file=cert, key_file=key))
     server.start()
 
     def ask() -> int:
@@ -995,7 +1061,7 @@ def test_a_wrong_certificate_is_an_error_before_anything_listens(
     (tmp_path / "key.pem").touch(0o600)
     web = Web(cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
     with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
-        WebServer(make_app(make_context()), web)
+        WebServer.open(make_app(make_context()), web)
 
 
 def test_refused_targets_are_shown_everywhere_and_escaped(
@@ -1015,7 +1081,7 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
     page = client.get("/").text
     assert r"target &#39;&lt;script&gt;alert(1)&lt;/script&gt;\x1b[2J\u202e&#39; is refused as a host" in page
     assert "<script>alert" not in page
-    terminal.status(found)
+    terminal.show_status(found)
     printed = capsys.readouterr().out
     assert "refused target" in printed
     assert "\x1b[2J" not in printed
@@ -1028,8 +1094,8 @@ def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count
     after_a_cycle(published, store)
     policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=SpaceTrigger(threshold=0.9, consecutive=2))
     full = replace(host("h1", 0.5, 0.7, 0.7, 0.7), memory_ratio_window=(0.5, 0.95, 0.95))
-    seen = Observation(snapshot=replace(SNAPSHOT, hosts=(full,)), age_seconds=1.0)
-    published.state = replace(published.state, policy=policy, observation=seen)
+    seen = Observation(snapshot=group(full), age_seconds=1.0)
+    published.state = replace(published.state, policy=policy, observation=seen, plan=None)
     (status,) = client.get("/api/v1/status").json()["hosts"]
     assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)
 
@@ -1047,7 +1113,7 @@ def test_the_brake_is_shown_with_its_reason_and_a_person_releases_it(
     assert "Release the brake" in page
     assert metric(client, "virtpoise_brake") == {("migrations",): 1, ("others",): 0, ("predictions",): 0}
     assert metric(client, "virtpoise_mode") == {("automatic",): 0, ("recommend",): 1}
-    terminal.status(status)
+    terminal.show_status(status)
     assert client.post("/api/v1/release", json={}, headers=WITH_TOKEN).status_code == 200
     assert client.get("/api/v1/status").json()["brake"] is None, "at once, not with the next cycle"
     assert metric(client, "virtpoise_brake") == {("migrations",): 0, ("others",): 0, ("predictions",): 0}
@@ -1062,4 +1128,4 @@ def test_a_blackout_is_shown_with_its_window_and_its_end(client: TestClient, pub
     assert (status["mode"], status["blackout"]["windows"], status["blackout"]["until"]) == ("automatic", ["day"], 2e9)
     assert "No migration begins until 18:00 (window day)" in client.get("/").text
     assert metric(client, "virtpoise_blackout") == {("day",): 1, ("night",): 0}
-    terminal.status(status)
+    terminal.show_status(status)

@@ -16,7 +16,7 @@ from pytest_httpserver import HTTPServer
 from builders import domain, group, host
 from storing import record
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.model import MigrationOutcome, Move, Progress, Result, Rule
+from virtpoise_balancer.model import MigrationOutcome, Move, Progress, Result, Rule, Trigger
 from web.conftest import Watched, make_balancer
 from web.serving import POLICY, TOKEN, Balancer, large
 
@@ -57,7 +57,7 @@ def test_every_page_is_quiet_keeps_to_itself_and_shows_hostile_names_as_text(sho
 def test_the_overview_says_what_is_wrong_and_what_would_be_done(show: Show, balancer: Balancer) -> None:
     page = show(balancer).open()
     expect(page.locator("h1")).to_contain_text("h1 is overloaded")
-    expect(page.locator(".attention li")).to_contain_text(["h1 is overloaded: 88%", "h4 is unknown"])
+    expect(page.locator(".attention li")).to_contain_text(["h1 is overloaded: CPU load 88%", "h4 is unknown"])
     expect(page.locator("#host-h1 .tag")).to_have_text("overloaded")
     page.get_by_role("link", name="See the plan").click()
     move = first_move(balancer)
@@ -83,6 +83,17 @@ def test_it_is_live_and_leaves_alone_what_its_reader_does(show: Show, balancer: 
     expect(page.locator("#host-h5")).to_be_hidden()  # it came, and the filter holds
     expect(page.locator("#filter")).to_be_focused()
     assert page.evaluate("window.notReloaded")
+
+
+def test_history_shows_what_the_cycles_did(show: Show, tmp_path: Path) -> None:
+    busy = group(host("h1", 0.5, 0.88), host("h2", 0.1, 0.1), domain("vm", "h1", 1.0, uuid="u"))
+    balancer = make_balancer(tmp_path, busy, replace(POLICY, cpu=Trigger(threshold=0.8, consecutive=1)))
+    balancer.cycle()
+    watched = show(balancer)
+    expect(watched.open().locator(".attention li")).to_contain_text(["h1 is overloaded: CPU load 88%, 1 sample"])
+    row = watched.open("/history").locator("#all-cycles tbody tr")
+    expect(row).to_have_count(1)  # for both cycles
+    expect(row.locator("td")).to_contain_text(["", "", "2", "recommended", "h1 is overloaded (cpu 88%, 1 sample)"])
 
 
 def test_open_details_and_choices_outlive_an_update(show: Show, balancer: Balancer) -> None:

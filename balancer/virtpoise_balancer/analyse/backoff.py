@@ -1,9 +1,9 @@
-"""Back-off of a host: from when its readings count, and its penalty after attempts that did not solve its problem.
+"""Back-off of a host: from when its samples count, and its penalty after attempts that did not solve its problem.
 
 Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``. Every further failed
-attempt adds ``step_seconds``. One reading below the threshold cancels the penalty, and the next one has the initial
-length again. The strategy ``thesis`` watches only the CPU; for other strategies every watched resource must be below
-its threshold.
+attempt adds ``step_seconds``. One sample below the threshold cancels the penalty, and the next one has the initial
+length again. Which resources are watched, and whether only the newest sample counts, depends on the strategy
+(``StrategyTraits``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from virtpoise_balancer.model import Host, HostState, Penalty, Plan, Policy, Pro
 class Backoff:
     """What a cycle remembers of a host. Times in Unix seconds.
 
-    ``counted_from``: readings before it do not count towards N. ``failures``: failed attempts since the last reading
+    ``counted_from``: samples before it do not count towards N. ``failures``: failed attempts since the last sample
     below the threshold.
     """
 
@@ -86,7 +86,7 @@ def after_plan(
 
 
 class LoadChange(Protocol):
-    """What changes the load of hosts, by us or by others."""
+    """A change of the load of hosts, made by the balancer or by others."""
 
     @property
     def hosts(self) -> tuple[str, ...]: ...
@@ -111,15 +111,14 @@ def after_changes(backoffs: Backoffs, changes: Iterable[LoadChange], times: Samp
 
 
 def relieved(backoff: Backoff, host: Host, snapshot: Snapshot, policy: Policy) -> Backoff:
-    """The back-off after a look at the readings: a reading below the threshold since the penalty began cancels it.
+    """The back-off after a look at the samples: a sample below the threshold since the penalty began cancels it.
 
-    ``thesis`` takes any such reading of the CPU. For other strategies the newest reading of every resource must be
-    below: an idle CPU says nothing about a full memory. The penalty of a draining host does not depend on its load, so
-    only time ends it.
+    Every watched resource must be below its own: an idle CPU says nothing about a full memory. The penalty of a
+    draining host does not depend on its load, so only time ends it.
     """
     if backoff.penalty_from is None or host.state is HostState.DRAINING:
         return backoff
-    looked_back = len(host.cpu_ratio) if policy.strategy == "thesis" else min(len(host.cpu_ratio), 1)
+    looked_back = min(len(host.cpu_ratio), 1) if policy.traits.newest_sample_alone else len(host.cpu_ratio)
     dipped = any(
         snapshot.time - (age + 1) * snapshot.step_seconds >= backoff.penalty_from
         and all(readings[-1 - age] < trigger.threshold for _, trigger, readings in watched(host, policy))

@@ -25,6 +25,8 @@ _MIB = 1 << 20
 
 
 class Feasibility(StrEnum):
+    """Whether a migration can end while its guest writes to its memory."""
+
     FEASIBLE = "feasible"
     THROTTLED = "feasible with auto-converge"
     NOT = "not feasible"
@@ -39,7 +41,7 @@ def feasibility(dirty_bytes_per_second: float, bytes_per_second: float, *, throt
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Progress:
     """What is judged of a progress: the pass, seconds and bytes."""
 
     number: int
@@ -52,7 +54,7 @@ class _Look:
 class _Pass:
     """The beginning of a pass: the first look at it, and how much it had to copy, at least and at most."""
 
-    seen: _Look
+    seen: _Progress
     least: int
     most: int
 
@@ -62,12 +64,12 @@ class Convergence:
     """Takes the progress of one migration, look after look. ``throttles``: QEMU may throttle the guest."""
 
     throttles: bool
-    _last: _Look | None = None
+    _last: _Progress | None = None
     _passes: deque[_Pass] = field(default_factory=deque)
 
     def hopeless(self, progress: Progress) -> str | None:
         """Why the migration does not end, in words; None while it may."""
-        last, now = self._last, _look(progress)
+        last, now = self._last, _judged(progress)
         self._last = now
         if last is None or now is None or now.number <= max(last.number, 1):
             return None
@@ -85,15 +87,15 @@ class Convergence:
         return None if after < before * _NOT_SHRUNK else _in_words(passes[0].seen, now, progress, after)
 
 
-def _look(progress: Progress) -> _Look | None:
+def _judged(progress: Progress) -> _Progress | None:
     """None where libvirt leaves out a figure that is needed."""
     number, copied, remaining = progress.passes, progress.processed_bytes, progress.remaining_bytes
     if number is None or copied is None or remaining is None:
         return None
-    return _Look(number, progress.elapsed_seconds, copied, remaining)
+    return _Progress(number, progress.elapsed_seconds, copied, remaining)
 
 
-def _begun(last: _Look, now: _Look) -> _Pass:
+def _begun(last: _Progress, now: _Progress) -> _Pass:
     """The pass that ``now`` is the first look at. What was copied since the last look ended the pass before it, and
     began this one.
     """
@@ -104,11 +106,11 @@ def _begun(last: _Look, now: _Look) -> _Pass:
     return _Pass(now, now.remaining, now.remaining + copied)
 
 
-def _long_enough(first: _Look, last: _Look) -> bool:
+def _long_enough(first: _Progress, last: _Progress) -> bool:
     return last.number - first.number >= _PASSES and last.seconds - first.seconds >= _SECONDS
 
 
-def _in_words(first: _Look, last: _Look, progress: Progress, remaining: int) -> str:
+def _in_words(first: _Progress, last: _Progress, progress: Progress, remaining: int) -> str:
     copied = (last.copied - first.copied) / (last.seconds - first.seconds) / _MIB
     dirtied = progress.dirty_bytes_per_second
     written = "" if dirtied is None else f"{dirtied / _MIB:.1f} MiB/s written, "

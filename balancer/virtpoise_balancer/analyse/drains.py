@@ -25,6 +25,7 @@ DrainOrders = Mapping[str, DrainOrder]
 
 
 def is_draining(host: str, orders: DrainOrders) -> bool:
+    """Whether the newest order about the host is to drain it."""
     order = orders.get(host)
     return order is not None and order.draining
 

@@ -10,10 +10,11 @@ from virtpoise_balancer.model import Domain, Facts, Host, Snapshot
 
 
 def with_facts(snapshot: Snapshot, facts: Facts) -> Snapshot:
-    """The snapshot with what hosts lack, and what domains require and are held by. Of what nothing is known it keeps
-    what it has.
+    """The snapshot with what hosts lack, what domains require and are held by, and what has to be copied of them.
+
+    Of what nothing is known it keeps what it has.
     """
-    if not facts.lacks and not facts.holds:
+    if not facts.lacks and not facts.holds and not facts.copies:
         return snapshot
     of_host: Callable[[Host], Host] = partial(_of_host, facts=facts)
     of_domain: Callable[[Domain], Domain] = partial(_of_domain, facts=facts)
@@ -26,6 +27,12 @@ def _of_host(host: Host, facts: Facts) -> Host:
 
 def _of_domain(domain: Domain, facts: Facts) -> Domain:
     requires, holds = facts.requires.get(domain.uuid), facts.holds.get(domain.uuid)
-    if requires is None and holds is None:
+    copies = facts.copies.get(domain.uuid)
+    if requires is None and holds is None and copies is None:
         return domain
-    return replace(domain, requires=requires or domain.requires, holds=holds or domain.holds)
+    return replace(
+        domain,
+        requires=requires or domain.requires,
+        holds=holds or domain.holds,
+        copies=copies or domain.copies,
+    )

@@ -12,7 +12,7 @@ from virtpoise_balancer.model import Domain, FailedAttempts, LinkSpeed, Residual
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class PastMoves:
     """The migrations of one domain that were done in the remembered time.
 
     ``last``: when the newest ended (Unix seconds).
@@ -29,7 +29,7 @@ class Learned:
     ``dirtying``: bytes of memory written per second. ``residuals``, ``links`` and ``attempts``: as in the Snapshot.
     """
 
-    moved: Mapping[str, Moved] = field(default_factory=dict)
+    moved: Mapping[str, PastMoves] = field(default_factory=dict)
     dirtying: Mapping[str, float] = field(default_factory=dict)
     residuals: tuple[Residual, ...] = ()
     links: tuple[LinkSpeed, ...] = ()
@@ -37,6 +37,7 @@ class Learned:
 
 
 def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
+    """The snapshot with what is known of each host and domain from earlier migrations."""
     return replace(
         snapshot,
         domains=tuple(_with_learned(domain, learned) for domain in snapshot.domains),
@@ -46,7 +47,7 @@ def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
     )
 
 
-def after_orders(
+def attempts_after_orders(
     attempts: Iterable[FailedAttempts], snapshot: Snapshot, orders: DrainOrders
 ) -> tuple[FailedAttempts, ...]:
     """Without the failures before an order to drain the domain's host: whoever gave it has mended what was wrong."""

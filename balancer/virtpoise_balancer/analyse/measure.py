@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from virtpoise_balancer.model import Role
+from virtpoise_balancer.model import PredictionVerdict, Role
 
 _FEWEST_READINGS = 3
 
@@ -37,9 +36,12 @@ class DuePrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """``verdict``: measured, disturbed or no_data; ``ratio`` and ``error`` (ratio - predicted) only when measured."""
+    """What a prediction is compared with.
 
-    verdict: Literal["measured", "disturbed", "no_data"]
+    ``ratio`` and ``error`` (ratio - predicted) only when measured.
+    """
+
+    verdict: PredictionVerdict
     window: tuple[float, float] | None = None
     ratio: float | None = None
     error: float | None = None
@@ -47,7 +49,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``value(t) = at_mean + slope * (t - mean)``: a least-squares line, in a form that is exact for Unix times."""
+    """A least-squares line, in a form that is exact for Unix times: ``value(t) = at_mean + slope * (t - mean)``."""
 
     mean: float
     at_mean: float
@@ -57,7 +59,7 @@ class Line:
         return self.at_mean + self.slope * (at - self.mean)
 
 
-def fit(samples: Sequence[tuple[float, float]]) -> Line:
+def fit_line(samples: Sequence[tuple[float, float]]) -> Line:
     """The least-squares line through (time, value) samples; level when they are all of one time."""
     mean = sum(t for t, _ in samples) / len(samples)
     level = sum(v for _, v in samples) / len(samples)
@@ -78,12 +80,12 @@ def window(due: DuePrediction, settle_seconds: float, window_seconds: float) -> 
 def measure(
     due: DuePrediction, window: tuple[float, float], samples: Sequence[tuple[float, float]], step_seconds: float
 ) -> Measured:
-    """The verdict on a prediction, from the host's readings within the window."""
+    """The verdict on a prediction, from the host's samples within the window."""
     start, end = window
     inside = [(t, ratio) for t, ratio in samples if start <= t <= end]
     if due.disturbed_from is not None and end - start < (_FEWEST_READINGS - 1) * step_seconds:
         return Measured(verdict="disturbed")
     if len(inside) < _FEWEST_READINGS:
         return Measured(verdict="no_data", window=window)
-    ratio = fit(inside).value((start + end) / 2)
+    ratio = fit_line(inside).value((start + end) / 2)
     return Measured(verdict="measured", window=window, ratio=ratio, error=ratio - due.predicted)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from virtpoise_balancer.analyse.commitments import Commitment, shows_from
-from virtpoise_balancer.analyse.learned import Moved
+from virtpoise_balancer.analyse.learned import PastMoves
 from virtpoise_balancer.analyse.measure import DuePrediction
 from virtpoise_balancer.model import DomainState, Result, SampleTimes, Snapshot
 
@@ -33,8 +33,9 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OthersChange:
-    """A change that is not ours. ``before``: the last look that shows it not yet; ``at``: the first that does (Unix
-    seconds).
+    """A migration, start or stop by others.
+
+    ``before``: the last look without it; ``at``: the first with it (Unix seconds).
 
     ``source``: None of a start; ``destination``: None of a stop.
     """
@@ -81,7 +82,10 @@ class Sightings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """``sightings``: to be remembered. ``changes``: what others did since the look before."""
+    """The outcome of comparing two looks.
+
+    ``sightings``: to be remembered. ``changes``: what others did since the look before.
+    """
 
     sightings: Sightings
     changes: tuple[OthersChange, ...] = ()
@@ -172,21 +176,24 @@ class _Journal:
         return any(True for _ in self._since(uuid, seen))
 
     def explains(self, uuid: str, host: str, seen: float) -> bool:
-        """Whether the domain is on this host because of a move of ours. One that failed may leave it on its source."""
+        """Whether the domain is on this host because of a move of the balancer.
+
+        One that failed may leave it on its source.
+        """
         return any(
             host == one.destination or (host == one.source and one.result is not Result.DONE)
             for one in self._since(uuid, seen)
         )
 
     def has_left(self, uuid: str, host: str, seen: float) -> bool:
-        """Whether a move of ours has taken the domain away from this host since it was seen there.
+        """Whether a move of the balancer has taken the domain away from this host since it was seen there.
 
         A stuck exporter goes on showing it.
         """
         return any(one.result is Result.DONE and one.source == host for one in self._since(uuid, seen))
 
     def may_be_outdated(self, uuid: str, host: str, last_host: str, now: float | None) -> bool:
-        """Whether the domain is seen on the source of a done move of ours because that sample is from before its end.
+        """Whether a domain on the source of a done move of the balancer is shown there by a sample from before its end.
 
         ``last_host``: where it was seen before. An incoming domain shows on its destination before it has left.
         ``now``: None while that host is unknown. Then nothing contradicts the source's exporter, which may be stuck.
@@ -238,13 +245,13 @@ def as_commitments(changes: Iterable[OthersChange]) -> tuple[Commitment, ...]:
     )
 
 
-def with_moved(moved: Mapping[str, Moved], changes: Iterable[OthersChange]) -> dict[str, Moved]:
+def with_moved(moved: Mapping[str, PastMoves], changes: Iterable[OthersChange]) -> dict[str, PastMoves]:
     """When domains were last moved, by whomever: what a person has just moved stays where it was put."""
     merged = dict(moved)
     for one in changes:
         if one.kind is ChangeKind.MIGRATED:
-            before = merged.get(one.uuid, Moved(times=0, last=one.at))
-            merged[one.uuid] = Moved(times=before.times + 1, last=max(before.last, one.at))
+            before = merged.get(one.uuid, PastMoves(times=0, last=one.at))
+            merged[one.uuid] = PastMoves(times=before.times + 1, last=max(before.last, one.at))
     return merged
 
 

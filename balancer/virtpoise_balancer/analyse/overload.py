@@ -1,4 +1,4 @@
-"""Which hosts have had N consecutive samples at or above their threshold.
+"""How many consecutive samples of a host count as at or above a threshold, and since when a host has company.
 
 Source: thesis §4.4.4. Every step a host's load is at or above the threshold counts; one below it starts again from 0.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from virtpoise_balancer.model import Host, HostState, Overload, Policy, Snapshot, Trigger
+from virtpoise_balancer.model import Host, HostState, Snapshot, Trigger
 
 
 def consecutive(host: Host, trigger: Trigger, snapshot: Snapshot, readings: Sequence[float] | None = None) -> int:
@@ -25,20 +25,6 @@ def consecutive(host: Host, trigger: Trigger, snapshot: Snapshot, readings: Sequ
             break
         count += 1
     return count
-
-
-def overloaded(snapshot: Snapshot, policy: Policy) -> tuple[Overload, ...]:
-    """The active hosts with at least N consecutive samples at or above the CPU threshold, the most loaded first; ties
-    by name.
-    """
-    found = [
-        Overload(host=host.name, ratio=host.load, consecutive=count)
-        for host in snapshot.hosts
-        if host.known
-        and host.state is HostState.ACTIVE
-        and (count := consecutive(host, policy.cpu, snapshot)) >= policy.cpu.consecutive
-    ]
-    return tuple(sorted(found, key=lambda overload: (-overload.ratio, overload.host)))
 
 
 def accompanied_since(snapshot: Snapshot) -> dict[str, float | None]:

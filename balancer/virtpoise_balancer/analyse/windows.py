@@ -18,15 +18,15 @@ def by_length(windows: Sequence[Sequence[float]], most: int) -> Iterator[tuple[N
     for length in np.unique(lengths[lengths > 0]).tolist():
         rows = np.flatnonzero(lengths == length)
         some = windows if len(rows) == len(windows) else [windows[row] for row in rows.tolist()]
-        readings = chain.from_iterable(map(itemgetter(slice(-length, None)), some))
-        yield rows, np.fromiter(readings, np.float64, len(rows) * length).reshape(-1, length)
+        samples = chain.from_iterable(map(itemgetter(slice(-length, None)), some))
+        yield rows, np.fromiter(samples, np.float64, len(rows) * length).reshape(-1, length)
 
 
 def newest(windows: Sequence[Sequence[float]], count: int) -> Floats:
     """The newest ``count`` samples of each window (windows x samples), NaN before the first of a shorter one."""
     known = list(by_length(windows, count))
-    longest = max((readings.shape[1] for _, readings in known), default=0)
+    longest = max((samples.shape[1] for _, samples in known), default=0)
     result = np.full((len(windows), longest), np.nan)
-    for rows, readings in known:
-        result[rows, longest - readings.shape[1] :] = readings
+    for rows, samples in known:
+        result[rows, longest - samples.shape[1] :] = samples
     return result

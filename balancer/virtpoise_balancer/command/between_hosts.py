@@ -10,10 +10,20 @@ from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.errors import LibvirtError, LibvirtSilent
 from virtpoise_balancer.execute.facts import HostFacts
 from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.incompatible import HostRecord, kinds_of
+from virtpoise_balancer.model import Facts, Need
 
 _MOST_NAMED = 3
 
 _T = TypeVar("_T")
+
+_REMEDIES = {
+    Need.CPU: "give {domain} a CPU model that both have (virsh cpu-baseline), or keep it off {destination} with a rule",
+    Need.MACHINE: "a newer QEMU on {destination}, or an older machine type for {domain}",
+    Need.NETWORK: "make it on {destination}, too: virsh net-define and net-start, nwfilter-define, or the bridge itself",
+    Need.STORAGE: "make it on {destination}, too: virsh pool-define and pool-start, secret-define and secret-set-value",
+    Need.PINS: "bind {domain} to what both have (virsh vcpupin, emulatorpin, numatune), or keep it off {destination}",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +31,7 @@ class BetweenHosts:
     """Asks about pairs of hosts. A host that stops answering is asked nothing more: each question would wait for its
     whole deadline.
 
-    ``known``: the facts of the hosts that have answered so far; ``peer_uri_of``: by which URI hosts reach a host. Safe
+    ``known``: what the hosts that have answered so far report; ``peer_uri_of``: by which URI hosts reach a host. Safe
     to use from several threads.
     """
 
@@ -30,10 +40,18 @@ class BetweenHosts:
     peer_uri_of: Callable[[str], str]
     _silent: dict[str, str] = field(default_factory=dict)  # why, by host
 
-    def findings(self, source: str, destinations: Iterable[str]) -> list[Finding]:
-        return [self._finding(source, destination) for destination in destinations]
+    def record(self, host: str) -> HostRecord:
+        """What the host reports of itself, and whether it has the hardware of the domains of all hosts."""
+        kinds = kinds_of(self.known.values())
+        answer = self._answer(host, lambda: self.hosts.verdicts(host, list(kinds.values())))
+        verdicts = {} if isinstance(answer, LibvirtError) else dict(zip(kinds, answer, strict=True))
+        return HostRecord(at=0.0, facts=self.known[host], verdicts=verdicts)
 
-    def _finding(self, source: str, destination: str) -> Finding:
+    def findings(self, source: str, destinations: Iterable[str], facts: Facts) -> list[Finding]:
+        """One for each destination. ``facts``: what stands against migrations, by the records of all hosts."""
+        return [self._finding(source, destination, facts) for destination in destinations]
+
+    def _finding(self, source: str, destination: str, facts: Facts) -> Finding:
         here, there = self.known[source], self.known[destination]
         # The destination first. A source that waits for a silent one holds the domain that it was asked to migrate.
         paths = sorted({path for domain in here.domains for path in domain.disks})
@@ -50,10 +68,12 @@ class BetweenHosts:
                     remedy=f"on {host}: systemctl status libvirtd; then ask again",
                 )
         known_cpu = None if isinstance(cpu, LibvirtError) else cpu
-        return judge_pair(source, destination, here, there, way, known_cpu, unseen, self.peer_uri_of(destination))
+        return judge_pair(
+            source, destination, here, there, facts, way, known_cpu, unseen, self.peer_uri_of(destination)
+        )
 
     def _way(self, source: str, destination: str) -> str | LibvirtError | None:
-        """As ``judge_pair`` takes it."""
+        """The destination's URI as the source would use it, why there is none, or None, as ``judge_pair`` takes it."""
         if destination in self._silent or source in self._silent:
             return None
         try:
@@ -84,6 +104,7 @@ def judge_pair(
     destination: str,
     here: HostFacts,
     there: HostFacts,
+    facts: Facts,
     way: str | LibvirtError | None,
     cpu: bool | None,
     unseen: Sequence[str] | LibvirtError,
@@ -91,9 +112,10 @@ def judge_pair(
 ) -> Finding:
     """One line on migrating from one host to another: the first thing that stands in the way.
 
-    ``way``: why the source does not reach the destination, None if it does, a LibvirtError where it cannot be asked;
-    ``cpu``: whether the destination's CPU can do what the source's can; ``unseen``: disks that are in none of the
-    destination's pools, a LibvirtError where those cannot be asked; ``peer_uri``: by which hosts reach the destination.
+    ``facts``: what stands against migrations; ``way``: why the source does not reach the destination, None if it does,
+    a LibvirtError where it cannot be asked; ``cpu``: whether the destination's CPU can do what the source's can;
+    ``unseen``: disks that are in none of the destination's pools, a LibvirtError where those cannot be asked;
+    ``peer_uri``: by which hosts reach the destination.
     """
     subject = f"{source} → {destination}"
     if here.uuid is not None and here.uuid == there.uuid:
@@ -111,20 +133,13 @@ def judge_pair(
             remedy=f"on {source}, as root: virsh -c {peer_uri} list (keys, certificates, names, firewall)",
         )
     for domain in here.domains:
-        if domain.machine is not None and there.machines and domain.machine not in there.machines:
-            remedy = f"a newer QEMU on {destination}, or an older machine type for {domain.name}"
-            return _lacks(subject, domain.name, f"machine type {domain.machine}", remedy)
-        for needed, present, what, remedy in (
-            (domain.networks, there.networks, "network {}", "virsh net-define and net-start"),
-            (domain.pools, there.pools, "storage pool {}", "virsh pool-define and pool-start"),
-            (domain.secrets, there.secrets, "secret {} to open a disk", "virsh secret-define and secret-set-value"),
-        ):
-            if present is not None and (missing := [name for name in needed if name not in present]):
-                return _lacks(subject, domain.name, what.format(missing[0]), f"{remedy} it on {destination}")
-        # A libvirt that does not list its own host's bridges says nothing of the other's.
-        listed = here.devices & set(domain.bridges) if here.devices is not None else ()
-        if there.devices is not None and (absent := sorted(set(listed) - there.devices)):
-            return _lacks(subject, domain.name, f"bridge {absent[0]}", f"make the bridge on {destination}, too")
+        for requirement in facts.missing(domain.uuid, destination):
+            return Finding(
+                subject=subject,
+                verdict=Severity.BAD,
+                text=f"{domain.name} needs {requirement.name}, which is not there",
+                remedy=_REMEDIES[requirement.kind].format(domain=domain.name, destination=destination),
+            )
     if cpu is False:
         return Finding(
             subject=subject,
@@ -159,11 +174,6 @@ def judge_pair(
     return Finding(subject=subject, verdict=Severity.GOOD, text=f"reached{known}")
 
 
-def _lacks(subject: str, domain: str, what: str, remedy: str) -> Finding:
-    return Finding(
-        subject=subject, verdict=Severity.BAD, text=f"{domain} needs {what}, which is not there", remedy=remedy
-    )
-
-
 def version(number: int) -> str:
+    """A version as libvirt counts it, in its usual form: "10.0.0"."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,4 +1,4 @@
-"""Whether the balancer can use a configuration: looked at as the user that it runs as, since root may read more."""
+"""Whether the balancer can use a configuration: checked as the user that it runs as, since root may read more."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from virtpoise_balancer.command.finding import Finding, Severity
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError, NoStore, VirtpoiseError
 from virtpoise_balancer.execute.facts import HostFacts
+from virtpoise_balancer.execute.incompatible import judge
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.monitor.health import PrometheusHealth, exporter_health, prometheus_health
 from virtpoise_balancer.monitor.observe import Observation
@@ -31,10 +32,11 @@ from virtpoise_balancer.tokens import read_tokens
 
 _AT_ONCE = 16
 
-Told = Callable[[str, float, float], None]
+# Called while hosts are asked: what is being done, how many are done, and how many there are.
+ShowProgress = Callable[[str, float, float], None]
 
 
-def examine(every: Sequence[Config], only: Sequence[str], told: Told) -> Iterator[Finding]:
+def examine(every: Sequence[Config], only: Sequence[str], show_progress: ShowProgress) -> Iterator[Finding]:
     """All findings, as they come. Those of a group begin with its name; what the groups share is examined once.
 
     ``every``: the configuration of each group that is asked about. ``only``: these hosts, each with every other; by
@@ -43,7 +45,7 @@ def examine(every: Sequence[Config], only: Sequence[str], told: Told) -> Iterato
     yield from _own(every)
     seen: list[Observation] = []
     for config in every:
-        for one in _examine_group(config, only, told, seen):
+        for one in _examine_group(config, only, show_progress, seen):
             yield replace(one, subject=f"{config.group}: {one.subject}") if config.group else one
     # What is configured for all groups is judged by all: an entry may be a host of any of them.
     if len(seen) == len(every[0].all_groups):
@@ -51,7 +53,9 @@ def examine(every: Sequence[Config], only: Sequence[str], told: Told) -> Iterato
         yield from judge_common_rules(every, seen)
 
 
-def _examine_group(config: Config, only: Sequence[str], told: Told, answers: list[Observation]) -> Iterator[Finding]:
+def _examine_group(
+    config: Config, only: Sequence[str], show_progress: ShowProgress, answers: list[Observation]
+) -> Iterator[Finding]:
     """The findings of one group; what Prometheus has of it is added to ``answers``."""
     observer, now = wiring.make_observer(config), time.time()
     targets = AdmittedTargets(observer.admits)
@@ -81,7 +85,7 @@ def _examine_group(config: Config, only: Sequence[str], told: Told, answers: lis
         if not only or host.name in only:
             yield judge_exporter(host, health, exporters, SOURCES[config.prometheus.source])
             yield from judge_uplinks(host)
-    yield from _libvirt(config, [host.name for host in hosts], set(only), told)
+    yield from _libvirt(config, [host.name for host in hosts], set(only), show_progress)
 
 
 # --- the balancer's own
@@ -150,11 +154,12 @@ def _no_store(config: Config) -> Finding:
 
 
 def judge_prometheus(config: Config, health: PrometheusHealth, seen: Observation) -> Iterator[Finding]:
+    """Whether Prometheus answers, has the right time and has figures of the hosts."""
     version = f"version {health.version}" if health.version else "it does not report its version"
     yield Finding(subject="Prometheus", verdict=Severity.GOOD, text=f"{config.prometheus.url} answers, {version}")
     ahead = health.ahead_seconds
     if ahead is None:
-        yield Finding(subject="clock of Prometheus", verdict=Severity.NOT_KNOWN, text="it does not tell the time")
+        yield Finding(subject="clock of Prometheus", verdict=Severity.NOT_KNOWN, text="it does not report the time")
     elif abs(ahead) > MOST_AHEAD_SECONDS:
         yield Finding(
             subject="clock of Prometheus",
@@ -219,6 +224,7 @@ def judge_hosts(every: Sequence[Config], names: Collection[str]) -> Iterator[Fin
 
 
 def judge_refused(target: RefusedTarget) -> Finding:
+    """One line on a target that is not taken for a host."""
     remedies = {
         TargetRefusal.NOT_A_HOST: "have Prometheus set instance to the host's name, and see who else can set it",
         TargetRefusal.NOT_ADMITTED: "if it is a host of the group, add it to libvirt.hosts or libvirt.pattern",
@@ -235,7 +241,7 @@ def judge_refused(target: RefusedTarget) -> Finding:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -> Iterator[Finding]:
+def _libvirt(config: Config, names: Sequence[str], only: set[str], show_progress: ShowProgress) -> Iterator[Finding]:
     known: dict[str, HostFacts] = {}
     with Workers() as workers, ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         asked = wiring.make_hosts(config, workers)
@@ -247,7 +253,7 @@ def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -
                 return str(error)
 
         for number, (name, answer) in enumerate(zip(names, pool.map(ask, names), strict=True), 1):
-            told("asks each host's libvirt", number, len(names))
+            show_progress("asks each host's libvirt", number, len(names))
             if isinstance(answer, HostFacts):
                 known[name] = answer
             if not only or name in only or isinstance(answer, str):
@@ -261,14 +267,15 @@ def _libvirt(config: Config, names: Sequence[str], only: set[str], told: Told) -
         }
         total, done = sum(len(others) for others in pairs.values()), 0
         between = BetweenHosts(hosts=asked, known=known, peer_uri_of=config.libvirt.peer_uri_of)
-        for findings in pool.map(lambda source: between.findings(source, pairs[source]), known):
+        facts = judge(dict(zip(known, pool.map(between.record, known), strict=True)))
+        for findings in pool.map(lambda source: between.findings(source, pairs[source], facts), known):
             done += len(findings)
-            told("asks each host for every other", done, total)
+            show_progress("asks each host for every other", done, total)
             yield from findings
 
 
 def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
-    """``answer``: the host's answer, or why there is none."""
+    """Whether the host's libvirt can be used. ``answer``: its answer, or why there is none."""
     if isinstance(answer, str):
         return Finding(
             subject=f"libvirt of {name}",

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
+    """How a finding is shown, and whether doctor exits with an error."""
+
     GOOD = "good"
     WARNING = "warning"
     BAD = "bad"
@@ -15,7 +17,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line: what was looked at, how it is, and, where something is wrong, what to do."""
+    """One line of a check: its subject, the verdict, and what to do if something is wrong."""
 
     subject: str
     verdict: Severity

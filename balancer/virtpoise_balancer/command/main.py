@@ -109,7 +109,7 @@ def doctor(
     if output == "json":
         terminal.as_json([terminal.plain(finding) for finding in findings])
     else:
-        terminal.findings(findings)
+        terminal.show_findings(findings)
     if any(finding.verdict is Severity.BAD for finding in findings):
         raise typer.Exit(EXIT_NO)
 
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Standard error has one line for each mistake of the user."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        # The last one would count without a word, and an order be followed for one group alone.
+        # The last one would count without an error, and an order be followed for one group alone.
         if sum(_GROUP.match(one) is not None for one in given) > 1:
             raise BadInput("--group: expected once")
         code = app(args=given, prog_name="virtpoise", standalone_mode=False)

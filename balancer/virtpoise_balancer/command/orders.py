@@ -67,7 +67,7 @@ def apply(
     if not chosen:
         print_out("The plan has no moves: nothing to apply.")
         return
-    terminal.moves(chosen)
+    terminal.show_moves(chosen)
     if not yes and not typer.confirm("Make these moves?"):
         raise Refused("not confirmed, nothing was changed")
 
@@ -205,13 +205,10 @@ def _by() -> By:
 
 def _recommended(settings: Config) -> Sequence[Move]:
     """The moves of the running balancer's plan."""
-    import json
-
     from virtpoise_balancer.command import client
-    from virtpoise_balancer.formats import read_plan
 
-    plan = client.get(settings, "plan")["plan"]
-    return read_plan(json.dumps(plan), "the balancer's plan").moves if plan else ()
+    plan = client.plan_in(client.get(settings, "plan"))
+    return plan.moves if plan else ()
 
 
 def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:

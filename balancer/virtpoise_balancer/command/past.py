@@ -15,7 +15,7 @@ from virtpoise_balancer.errors import Refused
 if TYPE_CHECKING:
     from virtpoise_balancer.analyse.others import OthersChange
     from virtpoise_balancer.command.options import Output
-    from virtpoise_balancer.control.replay import Replay
+    from virtpoise_balancer.control.replay import ReplayedPlan
     from virtpoise_balancer.knowledge.records import CycleRecord, PastPlan, PlanRecord
     from virtpoise_balancer.knowledge.store import Store
     from virtpoise_balancer.model import Move, Plan
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 HistoryKind = Literal["migrations", "orders", "cycles", "others", "plans"]
 
 
-def show_history(store: Store, kind: HistoryKind, limit: int, output: Output) -> None:
+def show_records(store: Store, kind: HistoryKind, limit: int, output: Output) -> None:
     """Print the newest records of a kind, newest first."""
     kinds: Mapping[HistoryKind, tuple[Callable[[int], Sequence[Any]], Callable[[Any], None]]] = {
-        "migrations": (store.history, terminal.history),
-        "orders": (store.actions, terminal.orders),
+        "migrations": (store.history, terminal.show_history),
+        "orders": (store.actions, terminal.show_orders),
         "cycles": (store.cycles, _cycles),
         "others": (store.others, _others),
         "plans": (store.plans, _plans),
@@ -91,10 +91,10 @@ def _why(past: PastPlan) -> None:
     console.print(Text(f"Plan {one.id}, made at {terminal.when(one.made)} by the strategy {one.strategy}."))
     if one.moves:
         console.print(Text("Its moves were carried out." if one.acted else "Its moves were only recommended."))
-    terminal.plan(past.plan)
+    terminal.show_plan(past.plan)
     if past.migrations:
         console.print(Text("How each move went:"))
-        terminal.history(past.migrations[::-1])
+        terminal.show_history(past.migrations[::-1])
     if one.replayable:
         console.print(Text(f"To make it again: virtpoise plan --replay {one.id}"))
 
@@ -107,7 +107,7 @@ def _why_json(past: PastPlan) -> dict[str, Any]:
     }
 
 
-def make_again(store: Store, plan_id: int) -> Replay:
+def make_again(store: Store, plan_id: int) -> ReplayedPlan:
     """NotKnown when there is no such plan, Refused when what it was made from is not kept any more."""
     from virtpoise_balancer import __version__
     from virtpoise_balancer.control.replay import replay
@@ -121,9 +121,10 @@ def make_again(store: Store, plan_id: int) -> Replay:
     return replay(past.plan, inputs, __version__)
 
 
-def replayed(plan_id: int, found: Replay) -> None:
+def replayed(plan_id: int, found: ReplayedPlan) -> None:
+    """Print how a plan that was made again differs from the stored one."""
     console = Console()
-    terminal.plan(found.plan)
+    terminal.show_plan(found.plan)
     if found.same:
         console.print(
             Text(f"Plan {plan_id}, made again from the same figures and policy: the same outcome.", style="green")
@@ -136,7 +137,8 @@ def replayed(plan_id: int, found: Replay) -> None:
             console.print(Text(f"  {text}: {_named(move)}"))
 
 
-def replayed_json(plan_id: int, found: Replay) -> dict[str, Any]:
+def replayed_json(plan_id: int, found: ReplayedPlan) -> dict[str, Any]:
+    """What `replayed` prints, as JSON."""
     return {
         "id": plan_id,
         "same": found.same,

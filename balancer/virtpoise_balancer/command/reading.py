@@ -42,7 +42,7 @@ def snapshot(config: ConfigOption = DEFAULT_CONFIG, group: GroupOption = None, o
     if output == "json":
         terminal.print_json(write_snapshot(seen))
     else:
-        terminal.snapshot(seen)
+        terminal.show_snapshot(seen)
 
 
 @app.command(
@@ -86,7 +86,7 @@ def plan(
     if output == "json":
         terminal.print_json(write_plan(made))
     else:
-        terminal.plan(made)
+        terminal.show_plan(made)
     if not made.solved:
         raise typer.Exit(EXIT_NO)
 
@@ -128,7 +128,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, group: GroupOption = None, out
     for name, one in found.items():
         if len(every) > 1:
             print_out(f"group {name}:")
-        terminal.status(one)
+        terminal.show_status(one)
 
 
 @app.command(epilog="Examples: virtpoise explain vm1 | virtpoise explain h2 --snapshot cluster.json")
@@ -158,7 +158,7 @@ def explain(
     if output == "json":
         terminal.as_json([terminal.plain(explanation) for explanation in explanations])
     else:
-        terminal.explanations(explanations)
+        terminal.show_explanations(explanations)
 
 
 @app.command(
@@ -213,6 +213,6 @@ def history(
         if why is not None:
             past.show_why(store, why, output)
         else:
-            past.show_history(store, chosen[0] if chosen else "migrations", limit, output)
+            past.show_records(store, chosen[0] if chosen else "migrations", limit, output)
     finally:
         store.close()

@@ -48,6 +48,7 @@ class Console(RichConsole):
 
 
 def as_json(value: Any) -> None:
+    """Print a value as JSON."""
     print_json(json.dumps(value, indent=1, ensure_ascii=False))
 
 
@@ -71,10 +72,12 @@ def _load_bar(ratio: float | None, threshold: float) -> Text:
 
 
 def when(at: float) -> str:
+    """A time (Unix seconds) as local date and time."""
     return datetime.fromtimestamp(at).strftime("%m-%d %H:%M:%S")
 
 
 def make_table(*columns: str) -> Table:
+    """An empty table with these columns, in the style of all commands."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -82,6 +85,7 @@ def make_table(*columns: str) -> Table:
 
 
 def cells(*values: object) -> list[Text]:
+    """The cells of a row; what cannot be shown is escaped."""
     return [value if isinstance(value, Text) else Text(visible(str(value))) for value in values]
 
 
@@ -90,7 +94,8 @@ def plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def snapshot(seen: Snapshot) -> None:
+def show_snapshot(seen: Snapshot) -> None:
+    """Print the hosts and domains of a snapshot as tables."""
     console = Console()
     hosts = make_table("host", "state", "CPUs", "load", "memory", "of", "domains")
     for host in seen.hosts:
@@ -106,13 +111,14 @@ def snapshot(seen: Snapshot) -> None:
     console.print(domains)
 
 
-def plan(made: Plan) -> None:
+def show_plan(made: Plan) -> None:
+    """Print a plan: its summary, its moves and what it refused."""
     console = Console()
     console.print(Text(made.summary))
     for note in made.notes:
         console.print(Text(f"note: {note}"))
     if made.moves:
-        moves(made.moves)
+        show_moves(made.moves)
     if made.refusals:
         table = make_table("refused domain", "host", "why")
         for refusal in made.refusals[:_MOST_REFUSALS]:
@@ -122,7 +128,8 @@ def plan(made: Plan) -> None:
             console.print(f"and {len(made.refusals) - _MOST_REFUSALS} more: see --output json")
 
 
-def moves(made: Sequence[Move]) -> None:
+def show_moves(made: Sequence[Move]) -> None:
+    """Print moves as a table, with the predicted loads."""
     table = make_table("domain", "from", "to", "predicted source", "predicted destination", "why")
     for move in made:
         table.add_row(
@@ -138,7 +145,8 @@ def moves(made: Sequence[Move]) -> None:
     Console().print(table)
 
 
-def explanations(found: Sequence[Explanation]) -> None:
+def show_explanations(found: Sequence[Explanation]) -> None:
+    """Print each explanation: the verdict, the reasons, and the destinations of a domain."""
     console = Console()
     for one in found:
         console.print(Text(one.verdict, style="bold"))
@@ -154,7 +162,8 @@ def explanations(found: Sequence[Explanation]) -> None:
                 console.print(f"and {len(one.destinations) - _MOST_DESTINATIONS} more: see --output json")
 
 
-def status(found: dict[str, Any]) -> None:
+def show_status(found: dict[str, Any]) -> None:
+    """Print the status that the API returns."""
     console = Console()
     acting = "active" if found["leader"] else "standby, another balancer is active"
     if found["paused"]:
@@ -193,14 +202,16 @@ def status(found: dict[str, Any]) -> None:
     console.print(Text(found["sentence"]))
 
 
-def history(records: Sequence[MigrationRecord]) -> None:
+def show_history(records: Sequence[MigrationRecord]) -> None:
+    """Print migrations as a table, with their predictions and measurements."""
     if records:
         Console().print(history_table(records))
     else:
         Console().print("No migrations yet.")
 
 
-def orders(records: Sequence[Action]) -> None:
+def show_orders(records: Sequence[Action]) -> None:
+    """Print orders as a table."""
     if not records:
         Console().print("No orders yet.")
         return
@@ -213,7 +224,7 @@ def orders(records: Sequence[Action]) -> None:
     Console().print(table)
 
 
-def ends(moves: Sequence[tuple[Move, Mapping[str, Any] | None]]) -> None:
+def show_ends(moves: Sequence[tuple[Move, Mapping[str, Any] | None]]) -> None:
     """How each move ended, from its record of the history; None: the history no longer holds it."""
     table = make_table("domain", "from", "to", "result", "took", "downtime")
     for move, record in moves:
@@ -271,7 +282,7 @@ def _prediction(prediction: PredictionRecord | None) -> str:
 _SEVERITIES = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red"), "not known": ("?", "dim")}
 
 
-def findings(found: Sequence[Finding]) -> None:
+def show_findings(found: Sequence[Finding]) -> None:
     """One line for each finding, with its remedy if it has one."""
     console = Console()
     for one in found:

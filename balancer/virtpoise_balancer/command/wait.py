@@ -32,7 +32,7 @@ def until_ended(settings: Config, moves: Sequence[Move], after: int) -> bool:
             bar(*_progress(settings, left))
             time.sleep(_POLL_SECONDS)
     ended = [(move, records.get((move.uuid, move.destination))) for move in moves]
-    terminal.ends(ended)
+    terminal.show_ends(ended)
     return all(record is not None and record["result"] == "done" for _, record in ended)
 
 

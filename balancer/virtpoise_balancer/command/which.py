@@ -28,7 +28,7 @@ def settings_of_each(path: Path, group: str | None) -> tuple[Config, ...]:
 
 
 def settings_of_one(path: Path, group: str | None) -> Config:
-    """The own configuration of a group, which must be named where there are several. BadInput when it is not."""
+    """The configuration of one group. BadInput when there are several and none is named."""
     found = settings_of_each(path, group)
     if len(found) > 1:
         raise BadInput(f"--group: expected one of {', '.join(one.group for one in found)}")

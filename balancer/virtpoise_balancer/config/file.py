@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from virtpoise_balancer.config.schema import Config
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.formats import problems
+from virtpoise_balancer.formats import kind_of, problems
 from virtpoise_balancer.secret_files import check_secret
 from virtpoise_balancer.tokens import read_tokens
 from virtpoise_balancer.visible import visible
@@ -20,6 +20,8 @@ from virtpoise_balancer.visible import visible
 # The most values of a configuration; what an alias stands for counts each time. Ten rules for each of 1,000 hosts have
 # a fifth of it.
 _MOST_VALUES = 1_000_000
+# What PyYAML quotes of the file, such as the name of an alias: a secret may begin with its asterisk.
+_OF_FILE = re.compile("'[^<'][^']+'")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -46,6 +48,7 @@ def read_config(path: Path) -> Config:
 
 
 def parse_config(text: str, source: str) -> Config:
+    """The configuration in the text. BadInput names the source and each wrong key."""
     values, mistakes = parse_values(text, source, "sections such as `policy:`")
     try:
         config = Config.model_validate(values)
@@ -65,7 +68,7 @@ def read_values(path: Path, expected: str) -> tuple[dict[Any, Any], list[str]]:
 
 
 def parse_values(text: str, source: str, expected: str) -> tuple[dict[Any, Any], list[str]]:
-    """The same of a text. ``source``: names it in a BadInput."""
+    """The values of a text, and what is wrong with them. ``source``: names the text in a BadInput."""
     try:
         values, mistakes = _yaml(text)
     except _Endless as error:
@@ -78,11 +81,12 @@ def parse_values(text: str, source: str, expected: str) -> tuple[dict[Any, Any],
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or (str(error) or "unreadable").splitlines()[0]
+        problem = _OF_FILE.sub("'...'", problem)
         raise BadInput(f"{source}: expected YAML: {problem}{where}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise BadInput(f"{source}: expected {expected}, got {values!r}"[:200])
+        raise BadInput(f"{source}: expected {expected}, got {kind_of(values)}")
     return values, mistakes
 
 
@@ -115,7 +119,7 @@ def _yaml(text: str) -> tuple[Any, list[str]]:
             raise _Endless([visible(line) for line in endless])
         mistakes = [visible(line) for line in _mistakes(node, "", set())]
         return (None if node is None else loader.construct_document(node)), mistakes
-    except (AttributeError, LookupError, TypeError) as error:  # PyYAML takes a tag's word for what its value is
+    except (AttributeError, LookupError, TypeError) as error:  # PyYAML trusts a tag on what its value is
         raise ValueError("a value is not of the kind that its tag (such as !!timestamp) says") from error
     finally:
         loader.dispose()

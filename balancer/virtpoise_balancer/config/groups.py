@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator
 
@@ -12,13 +13,17 @@ from virtpoise_balancer.blackout import window_problems
 from virtpoise_balancer.config.libvirt import Libvirt
 from virtpoise_balancer.config.migration import Migration
 from virtpoise_balancer.config.section import Section, inconsistent
-from virtpoise_balancer.model import Mode, Policy, policy_problems
+from virtpoise_balancer.hosts import of_pattern
+from virtpoise_balancer.model import Mode, Policy, Reserve, Rule, policy_problems
 from virtpoise_balancer.monitor.matchers import read_matchers
 from virtpoise_balancer.rules.check import rule_problems
 from virtpoise_balancer.visible import shown
 
 # What a group may have of its own. The rest is common.
 OWN = ("mode", "policy", "libvirt", "migration")
+
+
+_Named = TypeVar("_Named", Rule, Reserve)
 
 
 def _group_name(name: str) -> str:
@@ -34,9 +39,14 @@ def _some_matchers(text: str) -> str:
 
 
 def consistent_policy(policy: Policy) -> Policy:
+    """The policy, if it does not contradict itself, with IPv6 addresses of hosts in their shortest form."""
     if found := [*policy_problems(policy), *rule_problems(policy), *window_problems(policy)]:
         raise inconsistent(found)
-    return policy
+    return replace(policy, rules=_shortest(policy.rules), reserve=_shortest(policy.reserve))
+
+
+def _shortest(entries: tuple[_Named, ...]) -> tuple[_Named, ...]:
+    return tuple(replace(one, hosts=tuple(map(of_pattern, one.hosts))) for one in entries)
 
 
 GroupName = Annotated[str, AfterValidator(_group_name)]
@@ -64,7 +74,7 @@ def completed(values: Any) -> Any:
 
 
 def _merged(common: Any, own: Any) -> Any:
-    """``own`` over ``common``, key by key; a list or a plain value replaces the other."""
+    """The configuration of a group: ``own`` over ``common``, key by key; a list or a plain value replaces the other."""
     if not isinstance(common, Mapping) or not isinstance(own, Mapping):
         return own
     return {**common, **{key: _merged(common.get(key), value) for key, value in own.items()}}

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from virtpoise_balancer.config.section import HostName, Seconds, Section
 from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, matcher, uri_of
+from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, matcher, of_pattern, uri_of
 from virtpoise_balancer.model import Name
 from virtpoise_balancer.visible import shown
 
@@ -23,13 +23,17 @@ def _patterns(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _shortest(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(of_pattern, patterns))
+
+
 class Libvirt(Section):
     """How the balancer, and the hosts among themselves, reach a host."""
 
     uri: Annotated[str, AfterValidator(check_template)] = "qemu+ssh://{host}/system"
     host_uri: Annotated[str, AfterValidator(check_template)] | None = None
     hosts: dict[HostName, Annotated[str, AfterValidator(check_uri)]] = Field(default_factory=dict)
-    pattern: Annotated[tuple[Name, ...], BeforeValidator(_patterns)] = ()
+    pattern: Annotated[tuple[Name, ...], BeforeValidator(_patterns), AfterValidator(_shortest)] = ()
     connect_timeout_seconds: Seconds = 10.0
 
     @property
@@ -41,7 +45,7 @@ class Libvirt(Section):
 
     @property
     def only_recommends(self) -> str | None:
-        """Why no move may be made without a person's word, or None."""
+        """Why no move may be made without a person's approval, or None."""
         return None if self.names_hosts else f"libvirt.pattern: {_WHICH_HOSTS}"
 
     def admission(self) -> Callable[[str], bool]:

@@ -57,6 +57,7 @@ class Migration(Section):
     auto_converge: bool = True
     throttle_initial_ratio: _Throttled = 0.2
     throttle_increment_ratio: _Throttled = 0.1
+    copy_storage: bool = False
     bandwidth_mib_per_second: _Bandwidth | None = None
     bandwidth_windows: tuple[BandwidthWindow, ...] = ()
     stop_grace_seconds: Seconds = 60.0

@@ -40,6 +40,7 @@ def http_url(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
+    """Whether the host is this machine: a loopback address or localhost."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

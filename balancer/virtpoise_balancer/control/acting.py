@@ -1,4 +1,4 @@
-"""Whether plans are carried out without a person's word now, and what keeps the balancer from it. Pure."""
+"""Whether plans are carried out without a person's approval now, and what keeps the balancer from it. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Standing:
     """How the balancer stands at one moment.
 
     ``mode``: in force. ``brake``: in force. ``pulled``: whether it is not in the store yet. ``held``: why no move
-    begins without a person's word, or None: the balancer acts. ``blackout``: what keeps mode automatic from beginning
-    moves for a time. ``prefix``: how a cycle's sentence begins.
+    begins without a person's approval, or None: the balancer acts. ``blackout``: what keeps mode automatic from
+    beginning moves for a time. ``prefix``: how a cycle's sentence begins.
     """
 
     mode: Mode = "recommend"
@@ -39,7 +39,9 @@ def standing(
     *,
     only_recommends: str | None = None,
 ) -> Standing:
-    """``configured``: the mode of the configuration; ``only_recommends``: why no move may be made automatically.
+    """Whether plans are carried out now, by mode, brake, pause and blackout.
+
+    ``configured``: the mode of the configuration; ``only_recommends``: why no move may be made automatically.
 
     The brake is judged only while the mode is automatic: a person who applies plans judges for themselves.
     """

@@ -36,10 +36,10 @@ from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
-from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
-# How often a plan is made anew in a cycle, since hosts would refuse some of its moves, and for how long.
+# How often a cycle plans again since hosts would refuse some moves, and for how long.
 _MOST_PLANS = 10
 _MOST_ASKING_SECONDS = 5.0
 # Why a move that waits is withdrawn, for the journal.
@@ -52,8 +52,8 @@ class Report:
 
     ``observation``: with all that is remembered put into its snapshot. ``predictions``: those without a verdict.
     ``unsettled``: domains that keep all action off their hosts. ``standing``: whether plans are carried out without a
-    person's word. ``others``: changes that this cycle saw and that are not ours. ``broken``: rows of the store that
-    were left out.
+    person's approval. ``others``: changes by others that this cycle saw. ``broken``: rows of the store that were left
+    out.
     """
 
     result: CycleResult
@@ -82,7 +82,7 @@ class GroupObserver(Protocol):
         """Only these hosts and their domains."""
         ...
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
         """What the hosts' load was in these windows."""
         ...
 
@@ -168,7 +168,7 @@ class Cycle:
     def _decide_on_possible(self, situation: Situation) -> tuple[Situation, Decision]:
         """The decision, and what it was made on: both hosts of each move were asked whether libvirt would make it.
 
-        Where it would not, that is a fact, and all is decided anew, some times at most; whatever is planned last is
+        Where it would not, that is a fact, and the cycle decides again, a few times at most; what is planned last is
         asked again before it begins.
         """
         decision = decide(situation)
@@ -185,7 +185,7 @@ class Cycle:
         """The facts once both hosts of each move were asked, if they forbid one of the moves."""
         self.possible.ask(moves, skip=situation.silence.silent, acts=situation.acts)
         facts = self.possible.facts()
-        return facts if any(facts.forbid(move.uuid, move.destination) for move in moves) else None
+        return facts if any(facts.forbid(move.uuid, move.destination, move.copies) for move in moves) else None
 
     def apply(self, wanted: Set[Choice], now: float) -> Plan:
         """Make these moves of the plan, as it is on a fresh look, and return them.
@@ -242,7 +242,7 @@ class Cycle:
         return replace(snapshot, habits=self.habits.habits())
 
     def _recall(self, now: float, hosts: Collection[str]) -> Memory:
-        """``hosts``: those that the group has now."""
+        """What the store remembers, the libvirts' facts included. ``hosts``: those that the group has now."""
         memory = recall(self.store, self.policy, self.observer.sample_times, now, hosts)
         return replace(memory, facts=self.possible.facts(hosts))
 

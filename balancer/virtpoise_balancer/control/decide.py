@@ -22,7 +22,7 @@ from virtpoise_balancer.analyse.backoff import (
 from virtpoise_balancer.analyse.commitments import shows_from, with_commitments, with_migrating
 from virtpoise_balancer.analyse.drains import with_drains
 from virtpoise_balancer.analyse.facts import with_facts
-from virtpoise_balancer.analyse.learned import after_orders, with_learned
+from virtpoise_balancer.analyse.learned import attempts_after_orders, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, measure
 from virtpoise_balancer.analyse.membership import with_shared
 from virtpoise_balancer.analyse.others import as_commitments, compare, counting, with_moved
@@ -37,15 +37,17 @@ from virtpoise_balancer.model import Move, Plan, Policy, Refusal, SampleTimes, S
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.recheck import obstacle
 from virtpoise_balancer.plan.stream import full, replaceable
-from virtpoise_balancer.plan.subset import Choice, choice, needs, part
+from virtpoise_balancer.plan.subset import Choice, choice_of, part, why_not_alone
 
 # How long a stored recommendation stands for those after it that solve the same problems.
 _RENEWED_SECONDS = 3600.0
-# How many sources with waiting moves are planned anew on their own in one cycle.
+# How many sources with waiting moves are planned again on their own in one cycle.
 _MOST_ANEW = 3
 
 
 class CycleResult(StrEnum):
+    """What a cycle came to, in one word; the label of its metric."""
+
     IDLE = "idle"
     RECOMMENDED = "recommended"
     MOVED = "moved"
@@ -67,11 +69,11 @@ class Situation:
     """All that a cycle decides on.
 
     ``seen``: the group as Prometheus has it. ``silence``: which hosts do not answer the balancer. ``unsettled``:
-    domains that keep all action off their hosts. ``standing``: whether plans are carried out without a person's word.
-    ``acts``: whether moves are made, by order or without. ``busy``: moves of earlier plans are still being made.
-    ``in_flight``: its migrations under way. ``twice``: uuids of domains that are seen on several hosts. ``look``: what
-    is seen, compared with the look before; only where a whole cycle is decided. ``times``: of the samples of ``seen``.
-    ``shared``: hosts that another group has as well, and why nothing is done with them.
+    domains that keep all action off their hosts. ``standing``: whether plans are carried out without a person's
+    approval. ``acts``: whether moves are made, by order or without. ``busy``: moves of earlier plans are still being
+    made. ``in_flight``: its migrations under way. ``twice``: uuids of domains that are seen on several hosts. ``look``:
+    what is seen, compared with the look before; only where a whole cycle is decided. ``times``: of the samples of
+    ``seen``. ``shared``: hosts that another group has as well, and why nothing is done with them.
     """
 
     now: float
@@ -142,7 +144,7 @@ def decide(situation: Situation) -> Decision:
 
 
 def _together_and_alone(sources: Collection[str]) -> list[tuple[str, ...]]:
-    """The sources that are planned anew in each trial: all, then some alone."""
+    """The sources that are planned again in each trial: all, then some alone."""
     alone: list[tuple[str, ...]] = [(source,) for source in sources]
     return [tuple(sources), *alone[:_MOST_ANEW]] if len(alone) > 1 else alone
 
@@ -164,7 +166,7 @@ def with_begun(situation: Situation, uuids: Set[str]) -> Situation:
 
 
 def _decide(situation: Situation) -> Decision:
-    """``situation``: what others changed is in it."""
+    """What the cycle does and writes. ``situation``: what others changed is in it."""
     known = bring_up_to_date(situation)
     waiting = sentences.under_way(situation.in_flight, _waiting(situation))
     if waits_for_all(situation):
@@ -199,11 +201,8 @@ def _compared(situation: Situation) -> Situation:
 
 
 def waits_for_all(situation: Situation) -> bool:
-    """Whether nothing is judged while anything is under way.
-
-    The thesis has it so; for others only the hosts concerned wait.
-    """
-    return situation.busy and situation.policy.strategy == "thesis"
+    """Whether no host is judged now, since moves are under way. For most strategies only the hosts concerned wait."""
+    return situation.busy and situation.policy.traits.one_at_a_time
 
 
 def _waiting(situation: Situation) -> int:
@@ -237,10 +236,10 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision
         return f"{sentences.under_way(situation.in_flight, _waiting(situation))}; no new plan until all have ended"
     known = bring_up_to_date(situation)
     plan = make_plan(known.snapshot, situation.policy)
-    gone = wanted - {choice(move) for move in plan.moves}
+    gone = wanted - {choice_of(move) for move in plan.moves}
     if gone:
         return sentences.out_of_date(gone, known.snapshot, plan.summary)
-    if why := needs(plan, wanted):
+    if why := why_not_alone(plan, wanted):
         return f"only together: {why}"
     chosen = part(plan, wanted, known.snapshot, situation.policy)
     sentence = sentences.with_unknown(chosen.summary, known.snapshot)
@@ -249,7 +248,7 @@ def decide_on_order(situation: Situation, wanted: Set[Choice]) -> tuple[Decision
 
 
 def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
-    """The snapshot with all that is remembered, after the plans that ended, the orders and the readings since.
+    """The snapshot with all that is remembered, after the plans that ended, the orders and the samples since.
 
     ``waiting``: moves that wait for their beginning count as well.
     """
@@ -262,7 +261,7 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     measured = tuple(
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
     )
-    attempts = after_orders(memory.learned.attempts, marked, memory.orders.drains)
+    attempts = attempts_after_orders(memory.learned.attempts, marked, memory.orders.drains)
     moved = with_moved(memory.learned.moved, memory.others)
     seen = with_learned(with_backoffs(marked, backoffs), replace(memory.learned, attempts=attempts, moved=moved))
     commitments = (*memory.commitments, *as_commitments(memory.others))
@@ -351,21 +350,22 @@ def _to_be_stored(
 
 
 def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
-    """By host. ``marked``: the snapshot with its draining hosts marked."""
+    """The back-off of each host after this cycle. ``marked``: the snapshot with its draining hosts marked."""
     memory, policy = situation.memory, situation.policy
     backoffs = dict(memory.backoffs)
-    names = [host.name for host in marked.hosts] if policy.strategy == "thesis" else []
+    alone = policy.traits.one_at_a_time
+    names = [host.name for host in marked.hosts] if alone else []
     for ended in memory.ended_plans:
         backoffs |= after_plan(
             backoffs,
             names,
             ended.plan,
-            ended.results if policy.strategy == "thesis" else ended.without_refused,
+            ended.results if alone else ended.without_refused,
             ended=ended.ended,
             counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,
         )
-    ours = memory.commitments if policy.strategy != "thesis" else ()
+    ours = () if alone else memory.commitments
     backoffs |= after_changes(backoffs, [*ours, *counting(memory.others)], situation.times)
     drains = memory.orders.drains
     backoffs = {name: after_order(backoff, drains.get(name)) for name, backoff in backoffs.items()}

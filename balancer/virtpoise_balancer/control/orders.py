@@ -14,7 +14,7 @@ from virtpoise_balancer.analyse.drains import is_draining, too_many, with_drains
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.control.acting import standing
 from virtpoise_balancer.errors import NotKnown, Refused, VirtpoiseError
-from virtpoise_balancer.knowledge.records import Action, Memory, Setting
+from virtpoise_balancer.knowledge.records import Action, Memory, OverrideValue
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import Host, HostState, Mode, Plan, Policy, Snapshot
 
@@ -49,7 +49,7 @@ def no_carrier(_wanted: Set[Choice]) -> Plan:
 class Orders:
     """Follows orders. ``look``: observes the group; ``mode``: the configured mode; ``carry_out``: makes moves of the
     plan; ``on_order``: called after each order is journalled; ``policy``: as it is now; ``only_recommends``: why no
-    move may be made without a person's word, or None.
+    move may be made without a person's approval, or None.
 
     Each method returns the answer as a sentence. It raises Refused or NotKnown when the order cannot be followed; then
     nothing was changed.
@@ -143,7 +143,7 @@ class Orders:
     def _pause(self, by: By) -> str:
         if pause := self.store.overrides().paused:
             return f"Paused already, by {pause.who}."
-        self.store.override("paused", Setting(value="yes", instead_of="no", at=self.clock.now(), who=by.who))
+        self.store.override("paused", OverrideValue(value="yes", instead_of="no", at=self.clock.now(), who=by.who))
         return "Paused: no migration begins until it is resumed; one under way goes on."
 
     def _resume(self) -> str:
@@ -158,7 +158,7 @@ class Orders:
             raise Refused(why)
         if self.store.overrides().mode_over(configured) == mode:
             return f"The mode is {mode} already."
-        setting = Setting(value=mode, instead_of=configured, at=self.clock.now(), who=by.who)
+        setting = OverrideValue(value=mode, instead_of=configured, at=self.clock.now(), who=by.who)
         self.store.override("mode", None if mode == configured else setting)
         braked = " The brake is on, so moves are only recommended: see virtpoise release." if self._brake() else ""
         return f"The mode is {mode} from the next cycle on.{braked if mode == 'automatic' else ''}"
@@ -168,7 +168,7 @@ class Orders:
         if brake is None:
             return "The brake is not on."
         now = self.clock.now()
-        self.store.release(Setting(value=brake.cause.value, instead_of="", at=now, who=by.who))
+        self.store.release(OverrideValue(value=brake.cause.value, instead_of="", at=now, who=by.who))
         return f"The brake is released; it was on because {brake.why}."
 
     def _apply(self, wanted: Set[Choice]) -> str:
@@ -192,7 +192,7 @@ class Orders:
             raise NotKnown(f"{name}: no such domain is lost or has a migration without a known end; there are: {names}")
         if len(wanted) > 1:
             raise Refused(f"{name}: several domains have this name; name one by its uuid: {', '.join(sorted(wanted))}")
-        self.store.acknowledge(wanted[0], f"ended by the word of {by.who}")
+        self.store.acknowledge(wanted[0], f"reported as ended by {by.who}")
         return f"{unsettled[wanted[0]]} is accounted for: its hosts take part again from the next cycle on."
 
     def _hint(self) -> str:

@@ -14,7 +14,7 @@ from virtpoise_balancer.plan.subset import Choice
 _MOST_CHANGES = 3  # named in a sentence
 # A figure: one or more numbers with their units, such as "90%" or "2 min 5 s". The digits of a name such as h1 are
 # none.
-_UNIT = r"(?:%|(?:ms|s|min|h|d|[KMGT]iB|B|times|readings|consecutive)\b)"
+_UNIT = r"(?:%|(?:ms|s|min|h|d|[KMGT]iB|B|(?:consecutive )?samples?)\b)"
 _FIGURE = re.compile(rf"(?<![\w.-])-?\d+(?:\.\d+)?\s?{_UNIT}(?:\s\d+(?:\.\d+)?\s?{_UNIT})*")
 
 
@@ -41,7 +41,8 @@ def under_way(in_flight: Sequence[UnderWay], waiting: int) -> str:
         if flight.progress and (done := flight.progress.copied_ratio) is not None:
             dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
             dirtied += wording.throttled(flight.progress.throttle_ratio)
-            text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
+            disks = wording.with_disks(flight.progress.disk_bytes)
+            text += f" ({done:.0%}{disks}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
         parts.append(text)
     later = f"{waiting} more {'move waits' if waiting == 1 else 'moves wait'}" if waiting else ""
     return ", ".join(filter(None, (f"migrating {', '.join(parts)}" if parts else "", later))) or "moves are being made"
@@ -60,11 +61,11 @@ def with_others(sentence: str, changes: Sequence[OthersChange]) -> str:
     if not changes:
         return sentence
     more = f" and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
-    return f"{sentence}; not ours: {', '.join(change(one) for one in changes[:_MOST_CHANGES])}{more}"
+    return f"{sentence}; changed by others: {', '.join(change(one) for one in changes[:_MOST_CHANGES])}{more}"
 
 
 def change(one: OthersChange) -> str:
-    """A change that is not ours."""
+    """A change by others in words: "a was migrated from h1 to h2"."""
     match one.kind:
         case ChangeKind.MIGRATED:
             return f"{one.domain} was migrated from {one.source} to {one.destination}"

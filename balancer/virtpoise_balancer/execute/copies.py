@@ -1,5 +1,5 @@
-"""Domains that Prometheus shows on more than one host, whoever put them there: their hosts' own libvirt is asked, and
-its word counts.
+"""Domains that Prometheus shows on more than one host, whoever put them there. Their hosts' own libvirt is
+asked, and its answer counts.
 """
 
 from __future__ import annotations
@@ -7,13 +7,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import structlog
 
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
-from virtpoise_balancer.execute.reconciler import described, presence
+from virtpoise_balancer.execute.reconciler import descriptions, presence
 from virtpoise_balancer.model import Unsettled, UnsettledKind
 from virtpoise_balancer.threads import THREADS, Thread, Threads
 
@@ -28,16 +27,30 @@ class SeenTwice:
     hosts: tuple[str, ...]
 
 
+# How many groups of hosts are asked side by side. A question takes a process that calls libvirt.
+_LANES = 4
+# A host that leaves so many questions about domains unanswered is not asked about more of them in the same turn.
+_MOST_SILENT = 3
+
+
 @dataclass(slots=True)
 class Copies:
-    """``hosts``: as configured now. Everything is keyed by the domain's uuid."""
+    """Finds out where domains really run that Prometheus shows on several hosts.
+
+    ``hosts``: as configured now. Everything is keyed by the domain's uuid. Exporters say what is seen twice, and a
+    hostile one may say it of any domain. So few questions are asked side by side, and one at a time of each host.
+    """
 
     hosts: Callable[[], Hosts]
     threads: Threads = THREADS
     _seen: dict[str, SeenTwice] = field(default_factory=dict)
     _answers: dict[str, Mapping[str, Answer]] = field(default_factory=dict)
     _described: dict[str, str] = field(default_factory=dict)  # what distinguishes those that are active twice
-    _asking: dict[str, Thread] = field(default_factory=dict)
+    _waiting: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # domains to be asked about, by hosts
+    _asking: set[str] = field(default_factory=set)  # domains that are being asked about
+    _busy: set[str] = field(default_factory=set)  # their hosts
+    _lanes: int = 0
+    _threads: list[Thread] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep_up(self, seen: Mapping[str, SeenTwice]) -> None:
@@ -49,9 +62,15 @@ class Copies:
             self._seen = standing | dict(seen)
             self._answers = {uuid: answers for uuid, answers in self._answers.items() if uuid in self._seen}
             self._described = {uuid: words for uuid, words in self._described.items() if uuid in self._seen}
+            self._waiting = {}
             for uuid, one in self._seen.items():
                 if uuid not in self._asking:
-                    self._asking[uuid] = self.threads.start(partial(self._ask, uuid, one), f"copies of {one.domain}")
+                    self._waiting.setdefault(one.hosts, []).append(uuid)
+            lanes = max(min(len(self._waiting), _LANES) - self._lanes, 0)
+            self._lanes += lanes
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+        for _ in range(lanes):
+            self._threads.append(self.threads.start(self._drain, "look for copies"))
 
     def unsettled(self) -> tuple[Unsettled, ...]:
         """Those that are active twice, or not known to be active once."""
@@ -65,26 +84,53 @@ class Copies:
 
     def wait(self, seconds: float) -> None:
         """Wait until all that is being asked has been answered, for ``seconds`` at most each."""
-        for thread in list(self._asking.values()):
+        for thread in list(self._threads):
             thread.join(seconds)
 
-    def _ask(self, uuid: str, one: SeenTwice) -> None:
-        try:
-            hosts = self.hosts()
-            answers = {host: presence(hosts, host, uuid) for host in one.hosts}
-            places = [host for host, answer in answers.items() if answer in SETTLED]
-            words = described(hosts, places, uuid) if len(places) > 1 else ""
+    def _drain(self) -> None:
+        while (turn := self._next()) is not None:
+            places, uuids = turn
+            try:
+                self._ask(places, uuids)
+            except Exception:  # the next cycle asks again
+                log.exception("hosts that seem to run the same domains could not be asked", hosts=list(places))
+            finally:
+                with self._lock:
+                    self._busy.difference_update(places)
+                    self._asking.difference_update(uuids)
+
+    def _next(self) -> tuple[tuple[str, ...], list[str]] | None:
+        """The next hosts of which none is being asked, and the domains that these seem to run."""
+        with self._lock:
+            places = next((places for places in self._waiting if self._busy.isdisjoint(places)), None)
+            if places is None:
+                self._lanes -= 1
+                return None
+            uuids = self._waiting.pop(places)
+            self._busy.update(places)
+            self._asking.update(uuids)
+            return places, uuids
+
+    def _ask(self, places: tuple[str, ...], uuids: list[str]) -> None:
+        """The hosts are asked about one domain right after each other, since it may be on its way."""
+        hosts = self.hosts()
+        silent: dict[str, list[Silent]] = {place: [] for place in places}
+        for uuid in uuids:
+            answers: dict[str, Answer] = {}
+            for place, unanswered in silent.items():
+                enough = len(unanswered) == _MOST_SILENT
+                answer = answers[place] = unanswered[-1] if enough else presence(hosts, place, uuid)
+                if isinstance(answer, Silent) and not enough:
+                    unanswered.append(answer)
+            running = [place for place, answer in answers.items() if answer in SETTLED]
+            words = descriptions(hosts, running, uuid) if len(running) > 1 else ""
             with self._lock:
-                if uuid in self._seen:
+                one = self._seen.get(uuid)
+                if one is not None:
                     self._answers[uuid] = answers
                     self._described[uuid] = words
-            if _active(answers) > 1:
-                log.error("a domain runs on more than one host", domain=one.domain, uuid=uuid, hosts=list(one.hosts))
-        except Exception:  # the next cycle asks again
-            log.exception("the hosts of a domain that is seen twice could not be asked", domain=one.domain)
-        finally:
-            with self._lock:
-                self._asking.pop(uuid, None)
+            if one is not None and len(running) > 1:
+                log.error("a domain runs on more than one host", domain=one.domain, uuid=uuid, hosts=list(places))
 
 
 def _active(answers: Mapping[str, Answer]) -> int:

@@ -7,7 +7,6 @@ does not answer; no other move waits for it.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
@@ -36,17 +36,17 @@ End = TypeVar("End", MigrationOutcome, None)
 class InFlight:
     """A migration under way.
 
-    ``began``: in Unix seconds, as the journal has it; ``progress`` once libvirt has reported any.
+    ``began``: in Unix seconds, as the journal has it, None where it does not; ``progress`` once libvirt has reported
+    any.
     """
 
     move: Move
     progress: Progress | None = None
-    began: float = field(default_factory=time.time)
+    began: float | None = None
 
-    @property
-    def seconds(self) -> float:
-        """For how long it has been under way."""
-        return max(time.time() - self.began, 0.0)
+    def seconds(self, now: float) -> float:
+        """The seconds since it began; 0 where its beginning is not known."""
+        return 0.0 if self.began is None else max(now - self.began, 0.0)
 
 
 # Looks at the world again before a move: why it must not be made now, or None.
@@ -74,8 +74,9 @@ class Executor(Protocol):
         ...
 
     def withdraw(self, uuids: Set[str], why: str, /) -> bool:
-        """Begin none of these domains' moves, all of which wait. Returns whether it is so: not if one of them has
-        begun, and then all stay. ``why``: for the journal.
+        """Withdraw the moves of these domains, if all of them wait.
+
+        Returns whether they were withdrawn: if one of them has begun, all stay. ``why``: for the journal.
         """
         ...
 
@@ -89,6 +90,7 @@ class LibvirtExecutor:
     ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
     limits: Limits = field(default_factory=Limits)  # for the moves of all plans together
     threads: Threads = THREADS
+    clock: Clock = SYSTEM
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
     _looking: Lock = field(init=False)  # one move begins at a time
@@ -104,10 +106,7 @@ class LibvirtExecutor:
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
-        others = (
-            InFlight(entry.move, progress, entry.began or time.time())
-            for entry, progress in self.reconciler.under_way()
-        )
+        others = (InFlight(entry.move, progress, entry.began) for entry, progress in self.reconciler.under_way())
         return (*self._in_flight.copy().values(), *others)
 
     @property
@@ -135,7 +134,7 @@ class LibvirtExecutor:
         """
         with self._lock:
             if self.stop.is_set():
-                self._end_waiting(dict.fromkeys(self._items, "told to stop"))
+                self._end_waiting(dict.fromkeys(self._items, "the balancer was stopping"))
             for id_, missing in hopeless(self._items.values()).items():
                 self._end_waiting({id_: counts_on(missing)})
             others = [(entry.move.source, entry.move.destination) for entry, _ in self.reconciler.under_way()]
@@ -161,8 +160,8 @@ class LibvirtExecutor:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
-        until = None if seconds is None else time.monotonic() + seconds
-        while (left := None if until is None else until - time.monotonic()) is None or left > 0:
+        until = None if seconds is None else self.clock.monotonic() + seconds
+        while (left := None if until is None else until - self.clock.monotonic()) is None or left > 0:
             with self._lock:  # where one move ends the next begins before the lock is free
                 thread = next(iter(self._threads.values()), None)
             if thread is None:
@@ -219,7 +218,10 @@ class LibvirtExecutor:
                 self._start(id_, partial(self._skip, why=why))
 
     def _start(self, id_: int, act: Callable[[int, Move], bool]) -> None:
-        """Take a move out of those that wait, and act on it beside the others. ``act`` returns whether it was made."""
+        """Take a move out of those that wait, and act on it in a thread of its own.
+
+        ``act`` returns whether it was made.
+        """
         item = self._items[id_] = replace(self._items[id_], stage=Stage.BEGUN)
         work = partial(self._act, item, act)
         try:
@@ -316,6 +318,9 @@ class LibvirtExecutor:
         if isinstance(found, StillOpen):
             log.warning("a migration has no known end yet", domain=entry.move.domain, why=found.text)
             return False
+        # A request without an answer may still be carried out, and then needs them.
+        if requested.made_room and requested.answered and found.result is Result.FAILED and not found.lost:
+            self.migrator.discard(entry.move, requested.made_room)
         return found.result is Result.DONE
 
     def _hand_over(self, ask: Callable[[], End | StillOpen], lets_go: Callable[[StillOpen], bool]) -> End | StillOpen:

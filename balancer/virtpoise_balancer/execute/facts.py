@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
+
+# An IP address, as far as no DNS name looks like it.
+_ADDRESS = re.compile(r"[0-9.]+|.*:.*")
 
 
 class Presence(StrEnum):
@@ -49,7 +54,7 @@ def _key(kind: Hardware) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareVerdict:
-    """libvirt's word on whether a host has a kind of hardware; None where it gives none."""
+    """Whether a host has a kind of hardware, as libvirt reports it; None where it does not."""
 
     machine: bool | None = None
     cpu: bool | None = None
@@ -57,29 +62,83 @@ class HardwareVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """Why libvirt migrates a domain nowhere now. ``kind``: a value of model's Holder."""
+    """Why libvirt refuses to migrate a domain now, whatever the destination. ``kind``: a value of model's Holder.
+
+    ``cured_by``: the disks, by their devices in the guest, with a copy of which libvirt would migrate it; empty where
+    that helps nothing or was not asked.
+    """
 
     kind: str
     why: str
+    cured_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """An active storage pool. ``target``: the folder in which its volumes are.
+
+    ``source``: what tells its storage from that of other pools of its type, None where that cannot be known (a folder
+    may be shared). ``free_bytes``: None where it was not asked.
+    """
+
+    type: str = "dir"
+    target: str | None = None
+    source: str | None = None
+    free_bytes: int | None = None
+
+    def differs(self, other: Pool) -> bool:
+        """Whether the two are known to stand on different storage.
+
+        A server of network storage may have several names, so of a full name its first part counts, and of an address
+        nothing.
+        """
+        if self.type != other.type or self.source is None or other.source is None:
+            return False
+        (here, one), (there, another) = _server(self.source), _server(other.source)
+        return one != another or (here != there and not _ADDRESS.fullmatch(here) and not _ADDRESS.fullmatch(there))
+
+
+def _server(source: str) -> tuple[str, str]:
+    """The server and the rest of "SERVER:/FOLDER"; no server where it is no such thing."""
+    server, colon, folder = source.partition(":/")
+    if not colon:
+        return "", source
+    return server if _ADDRESS.fullmatch(server) else server.partition(".")[0], folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyableDisk:
+    """A disk that libvirt can copy along with its domain. ``device``: in the guest; ``path``: on its host.
+
+    ``format``: of the image; ``capacity_bytes``: what it may come to take; ``stored_bytes``: what it takes now.
+    """
+
+    device: str
+    path: str
+    format: str
+    capacity_bytes: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What a running domain needs on any host it is moved to.
 
-    ``disks``: files and block devices by their paths; ``pools``: those from which disks come as volumes; ``secrets``:
+    ``disks``: files and block devices by their paths; ``pools``: those from which disks come as volumes; ``images``:
+    what of both has to be there, volumes as "POOL/VOLUME"; ``copyable``: only where disks may be copied; ``secrets``:
     what disks over a network (rbd, iscsi) are opened with, by uuid or usage; ``unlocked``: disks it writes to that are
     no image files, so that QEMU does not lock them against other hosts, and that no lease protects, by their devices in
     the guest. ``devices``: of the host's network, bridges not included; ``filters``: libvirt's network filters.
     ``cpus``, ``nodes``: CPUs and NUMA nodes of the host that it is bound to, by their numbers. ``bound``: what keeps it
-    where it is.
+    where it is. ``unread``: its description could not be read, so the rest is not known.
     """
 
     name: str
     uuid: str = ""
     hardware: Hardware | None = None
-    machine: str | None = None  # its machine type, as QEMU names it
     disks: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    copyable: tuple[CopyableDisk, ...] = ()
     unlocked: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -90,17 +149,20 @@ class Needs:
     cpus: tuple[int, ...] = ()
     nodes: tuple[int, ...] = ()
     bound: tuple[Bound, ...] = ()
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor *
+    """What a host's libvirt reports of the host.
+
+    ``cpu``: the host's own CPU as libvirt describes it, XML; versions as libvirt counts them (major * 10^6 + minor *
     10^3 + release).
 
-    ``uuid``: by which libvirt tells hosts apart; ``machines``: the machine types that its hypervisor has, and their
-    short names; ``networks`` and ``pools`` are the active ones; ``secrets`` by uuid and usage; all None where libvirt
-    does not list them now. ``cpus``: those online; ``nodes``: of NUMA. ``may_abort``: whether libvirt's access control
-    lets the account that asks abort a migration, None where no domain runs or it cannot be found out.
+    ``uuid``: by which libvirt tells hosts apart; ``networks`` and ``pools`` (by name) are the active ones; ``secrets``
+    by uuid and usage; all None where libvirt does not list them now. ``cpus``: those online; ``nodes``: of NUMA.
+    ``may_abort``: whether libvirt's access control lets the account that asks abort a migration, None where no domain
+    runs or it is not found out.
     """
 
     libvirt_version: int
@@ -108,10 +170,9 @@ class HostFacts:
     cpu: str | None
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
     uuid: str | None = None
-    machines: frozenset[str] = frozenset()
     networks: frozenset[str] | None = frozenset()
     filters: frozenset[str] | None = frozenset()
-    pools: frozenset[str] | None = frozenset()
+    pools: Mapping[str, Pool] | None = field(default_factory=dict)
     secrets: frozenset[str] | None = frozenset()
     cpus: frozenset[int] | None = None
     nodes: frozenset[int] | None = None

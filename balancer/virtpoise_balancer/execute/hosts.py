@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Presence
-from virtpoise_balancer.model import Progress
+from virtpoise_balancer.model import DiskCopy, Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,9 @@ class RunningMigration(Protocol):
 
     @property
     def waited_seconds(self) -> float | None:
-        """For how long the domain waited on its destination to be started there, once it has ended; None where that was
-        not seen.
+        """The seconds that the domain waited on its destination to be started there, once the migration has ended.
+
+        None where that was not seen.
         """
         ...
 
@@ -70,9 +71,16 @@ class Hosts(Protocol):
         ...
 
     def migration(
-        self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
+        self,
+        uuid: str,
+        source: str,
+        destination: str,
+        bandwidth_mib_per_second: int | None,
+        copies: Sequence[DiskCopy] = (),
     ) -> AbstractContextManager[RunningMigration]:
         """Ask for a migration. It goes on when the block is left before it has ended; the domain then arrives paused.
+
+        ``copies``: the disks that are copied into volumes which ``make_room`` has created.
 
         Otherwise it is started on the destination once libvirt has reported that the source has given it up.
         """
@@ -113,14 +121,33 @@ class Hosts(Protocol):
         """What decides whether domains can be migrated from and to the host."""
         ...
 
-    def leaving(self, host: str, uuids: Sequence[str]) -> Mapping[str, Bound | None]:
-        """libvirt's word on whether it would let each of the domains leave the host, whatever their destination: why
-        not, or None. What it does not say now is left out.
+    def leaving(
+        self, host: str, uuids: Sequence[str], copyable: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, Bound | None]:
+        """By uuid, why libvirt would not let the domain leave the host, whatever the destination, or None.
+
+        Domains of which libvirt reports nothing now are left out. ``copyable``: by uuid, the devices of the disks that
+        may be copied with it.
         """
         ...
 
+    def present(self, host: str, images: Sequence[str]) -> Mapping[str, bool]:
+        """Whether the host has these images (``Needs.images``); what its storage pools do not tell is left out."""
+        ...
+
+    def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
+        """Create an empty volume for each disk, and return the volumes' paths; all or none.
+
+        LibvirtError where there is no room, or something is there already: that is never written to.
+        """
+        ...
+
+    def discard(self, host: str, uuid: str, paths: Sequence[str]) -> None:
+        """Delete volumes that ``make_room`` has created for the domain. LibvirtError where a domain may use one."""
+        ...
+
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
-        """libvirt's word on whether the host has each of these kinds of hardware."""
+        """Whether the host has each of these kinds of hardware, as its libvirt reports it."""
         ...
 
     def reaches(self, host: str, destination: str) -> str | None:

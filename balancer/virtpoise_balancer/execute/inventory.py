@@ -1,4 +1,4 @@
-"""What the hosts' libvirt daemons say of hosts and domains, looked at beside the cycles and remembered.
+"""What the hosts' libvirt daemons report of hosts and domains, read beside the cycles and remembered.
 
 A look at a host reads the live descriptions of its domains. It is made when the host is new, when a domain has come to
 it, and once in an hour; each kind of hardware is asked about once for each host (docs/decisions/0047).
@@ -31,7 +31,7 @@ _AGAIN_SECONDS = 3600.0
 _AFTER_FAILURE_SECONDS = 300.0
 # How long after a look a domain that it did not show has the host looked at again.
 _NEWCOMER_SECONDS = 30.0
-# After which time a host whose domain is busy with a job is looked at again.
+# After which time a host whose domain is busy with a job is read again.
 _BUSY_SECONDS = 60.0
 # Before a move: how old what its hosts said may be where moves are made and where they are recommended, for how long
 # they are waited for in all, and how many are asked side by side.
@@ -39,7 +39,7 @@ _NEW_SECONDS = 30.0
 _NEW_TO_RECOMMEND_SECONDS = 600.0
 _MOST_WAIT_SECONDS = 5.0
 _LANES_NOW = 16
-# How many hosts are looked at side by side where no one waits. A look takes some 50 ms of CPU time of this machine.
+# How many hosts are read at the same time where no one waits. A look takes some 50 ms of CPU time of this machine.
 _LANES = 4
 
 _RECORD = TypeAdapter(HostRecord)
@@ -51,7 +51,7 @@ def facts_of(documents: Mapping[str, str]) -> Facts:
 
 
 def _unpack(documents: Mapping[str, str]) -> dict[str, HostRecord]:
-    """One that cannot be read, such as that of another version, is left out: the host is looked at again."""
+    """The records in the documents, by host. One that cannot be read, such as that of another version, is left out."""
     records = {}
     for host, document in documents.items():
         try:
@@ -63,7 +63,9 @@ def _unpack(documents: Mapping[str, str]) -> dict[str, HostRecord]:
 
 @dataclass(slots=True)
 class Inventory:
-    """``remember`` takes a host and a document; ``recall`` gives the documents of all hosts. Both may raise
+    """Keeps what the hosts' libvirt daemons report.
+
+    ``remember`` takes a host and a document; ``recall`` gives the documents of all hosts. Both may raise
     VirtpoiseError: then only this process knows.
     """
 
@@ -75,10 +77,11 @@ class Inventory:
     _records: dict[str, HostRecord] = field(default_factory=dict)
     _asked_at: dict[str, float] = field(default_factory=dict)  # when a host was last asked, monotonic
     _failed: set[str] = field(default_factory=set)  # hosts that did not answer then
+    _asked_images: dict[str, set[str]] = field(default_factory=dict)  # by host, since it was looked at
     _queue: dict[str, None] = field(default_factory=dict)  # hosts to be looked at, in order
     _lanes: int = 0
     _recalled: dict[str, str] | None = None  # documents of hosts that were not in the group yet
-    _facts: Facts | None = None  # None: to be judged anew
+    _facts: Facts | None = None  # None: to be judged again
     _kinds: dict[str, Hardware] = field(default_factory=dict)  # of all domains, by key; each is kept once
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -93,7 +96,7 @@ class Inventory:
             return self._facts
 
     def keep_up(self, seen: Mapping[str, Collection[str]]) -> None:
-        """Have looked at, beside the caller, what is not known. ``seen``: by host that answers, the uuids of its
+        """Read what is not known yet, in threads of its own. ``seen``: by host that answers, the uuids of its
         running domains.
         """
         with self._lock:
@@ -109,7 +112,7 @@ class Inventory:
             self.threads.start(self._drain, "look at hosts")
 
     def doubt(self) -> None:
-        """Have all hosts looked at again from the next ``keep_up`` on."""
+        """Let the next ``keep_up`` and later ones read all hosts again."""
         with self._lock:
             self._asked_at.clear()
             self._failed.clear()
@@ -137,6 +140,8 @@ class Inventory:
         # Both hosts are known only now, and so whether the one was asked for the hardware of the other's domain.
         lacking = sorted({move.destination for move in moves if self._lacks_verdict(move)} - set(skip))
         self._side_by_side(lacking, lambda host: self._try(host, self._complete), until)
+        unseen = {host: images for host, images in self._unseen(moves).items() if host not in skip}
+        self._side_by_side(unseen, lambda host: self._ask_for(host, unseen[host]), until)
 
     def look_again(self, hosts: Collection[str]) -> None:
         """Look at these hosts now: something went otherwise than expected. Returns within a bounded time."""
@@ -155,17 +160,21 @@ class Inventory:
         hosts = self.hosts()
         facts = self._shared(hosts.facts(host))
         before, kinds = self._records.get(host), self._known_kinds()
-        # A host that has become another one, by an upgrade or by its firmware, is asked anew.
+        # A host that has become another one, by an upgrade or by its firmware, is asked again.
         same = before is not None and _is_same(before, facts)
         known = {key: one for key, one in before.verdicts.items() if key in kinds} if before and same else {}
         words = {uuid: word for uuid, word in _still_said(before, facts).items() if uuid not in doubted}
         silent = [domain.uuid for domain in facts.domains if domain.uuid and domain.uuid not in words]
+        copyable = {one.uuid: [disk.device for disk in one.copyable] for one in facts.domains if one.copyable}
         record = HostRecord(
             at=self.clock.now(),
             facts=facts,
             verdicts=known | self._verdicts(host, kinds, known),
-            words={**words, **(hosts.leaving(host, silent) if silent else {})},
+            words={**words, **(hosts.leaving(host, silent, copyable) if silent else {})},
+            images=self._present(host, self._wanted(before.images)) if before and before.images else {},
         )
+        with self._lock:
+            self._asked_images[host] = set(record.images)
         self._keep(host, record)
         return record
 
@@ -177,10 +186,45 @@ class Inventory:
         more = self._verdicts(host, self._known_kinds(), record.verdicts)
         self._keep(host, replace(record, verdicts={**record.verdicts, **more}))
 
+    def _unseen(self, moves: Sequence[Move]) -> dict[str, set[str]]:
+        """By destination of a move, the images of its domains for which it was not asked since it was looked at."""
+        found: dict[str, set[str]] = {}
+        with self._lock:
+            for move in moves:
+                here = self._records.get(move.source)
+                if here is None or move.destination not in self._records:
+                    continue
+                asked = self._asked_images.get(move.destination, set())
+                images = {one for domain in here.facts.domains if domain.uuid == move.uuid for one in domain.images}
+                if images - asked:
+                    found.setdefault(move.destination, set()).update(images - asked)
+        return found
+
+    def _ask_for(self, host: str, images: Collection[str]) -> None:
+        """Ask the host whether it has these images."""
+        answers = self._present(host, images)
+        with self._lock:
+            self._asked_images.setdefault(host, set()).update(images)
+            record = self._records.get(host)
+        if record is not None and answers:
+            self._keep(host, replace(record, images={**record.images, **answers}))
+
+    def _present(self, host: str, images: Collection[str]) -> Mapping[str, bool]:
+        """The host's word on whether it has these images; none where it does not answer: its storage may hang."""
+        with contextlib.suppress(LibvirtError):
+            return self.hosts().present(host, sorted(images)) if images else {}
+        return {}
+
+    def _wanted(self, images: Collection[str]) -> set[str]:
+        """Those of the images that a domain of the group has."""
+        with self._lock:
+            domains = [domain for record in self._records.values() for domain in record.facts.domains]
+        return {image for domain in domains for image in domain.images if image in images}
+
     def _verdicts(
         self, host: str, kinds: Mapping[str, Hardware], known: Mapping[str, HardwareVerdict]
     ) -> dict[str, HardwareVerdict]:
-        """The host's word on those of the kinds that are not known, by key."""
+        """What the host reports on those of the kinds that are not known, by key."""
         asked = sorted(kinds.keys() - known.keys())
         answers = self.hosts().verdicts(host, [kinds[key] for key in asked]) if asked else ()
         return dict(zip(asked, answers, strict=True))
@@ -239,9 +283,10 @@ class Inventory:
             ask(host)
             failed = False
         except LibvirtError as error:
-            log.debug("a host's facts are not known", host=host, why=str(error))
+            tell = log.debug if host in self._failed else log.warning  # once: until then moves may be planned in vain
+            tell("a host's facts are not known", host=host, why=str(error))
         except Exception:
-            log.exception("a host's facts are not known for an unforeseen reason", host=host)
+            log.exception("a host's facts could not be read", host=host)
         with self._lock:
             self._asked_at[host] = self.clock.monotonic()
             (self._failed.add if failed else self._failed.discard)(host)
@@ -302,16 +347,15 @@ def _still_said(before: HostRecord | None, facts: HostFacts) -> dict[str, Bound 
     """The domains that may leave as they did at the look before: those that are what they were then."""
     if before is None:
         return {}
-    then = {domain.uuid: domain for domain in before.facts.domains}
+    then = {domain.uuid: replace(domain, copyable=()) for domain in before.facts.domains}
     return {
         domain.uuid: None
         for domain in facts.domains
-        if domain == then.get(domain.uuid) and before.words.get(domain.uuid, domain) is None
+        if replace(domain, copyable=()) == then.get(domain.uuid) and before.words.get(domain.uuid, domain) is None
     }
 
 
 def _is_same(before: HostRecord, facts: HostFacts) -> bool:
     return all(
-        getattr(before.facts, name) == getattr(facts, name)
-        for name in ("libvirt_version", "hypervisor_version", "cpu", "machines")
+        getattr(before.facts, name) == getattr(facts, name) for name in ("libvirt_version", "hypervisor_version", "cpu")
     )

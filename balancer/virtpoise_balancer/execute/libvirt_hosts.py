@@ -16,7 +16,7 @@ from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Worker, Workers
 from virtpoise_balancer.hosts import in_uri
-from virtpoise_balancer.model import Progress
+from virtpoise_balancer.model import MOST_BYTES, DiskCopy, Progress
 
 # What libvirt may take to answer a question while a migration runs (calls wait for the job's lock).
 _ANSWER_SECONDS = 30.0
@@ -32,6 +32,7 @@ _FACTS = TypeAdapter(HostFacts)
 _PRESENCE = TypeAdapter(Presence)
 _NAMED: TypeAdapter[tuple[tuple[str, str], ...]] = TypeAdapter(tuple[tuple[str, str], ...])
 _WAY: TypeAdapter[tuple[bool, str | None]] = TypeAdapter(tuple[bool, str | None])
+_PRESENT: TypeAdapter[dict[str, bool]] = TypeAdapter(dict[str, bool])
 _WORDS_OF: TypeAdapter[dict[str, Bound | None]] = TypeAdapter(dict[str, Bound | None])
 _VERDICTS: TypeAdapter[tuple[HardwareVerdict, ...]] = TypeAdapter(tuple[HardwareVerdict, ...])
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
@@ -66,10 +67,12 @@ class _Called:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtHosts:
-    """``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts.
+    """Hosts as their libvirt daemons see them, asked in worker processes.
+
+    ``uri_of``: a host's address for the balancer, ``peer_uri_of``: for the other hosts.
 
     ``address_of``: its address on the network of migrations, or None where it names one itself. ``transfer``: how
-    domains are migrated.
+    domains are migrated; ``copies``: whether disks may be copied with them.
     """
 
     uri_of: Callable[[str], str]
@@ -77,6 +80,7 @@ class LibvirtHosts:
     address_of: Callable[[str], str | None]
     transfer: Transfer
     connect_timeout_seconds: float
+    copies: bool = False
     workers: Workers = field(repr=False)
 
     def active_domains(self, host: str) -> int:
@@ -100,6 +104,7 @@ class LibvirtHosts:
             remaining_bytes=_number(job, "data_remaining"),
             dirty_bytes_per_second=None if pages is None else float(pages * (_number(job, "memory_page_size") or 4096)),
             passes=_number(job, "memory_iteration"),
+            disk_bytes=_number(job, "disk_total"),
             throttle_ratio=min(_number(job, "auto_converge_throttle") or 0, 100) / 100,
         )
 
@@ -114,7 +119,12 @@ class LibvirtHosts:
 
     @contextmanager
     def migration(
-        self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
+        self,
+        uuid: str,
+        source: str,
+        destination: str,
+        bandwidth_mib_per_second: int | None,
+        copies: Sequence[DiskCopy] = (),
     ) -> Iterator[RunningMigration]:
         uri = self.uri_of(source)
         address = self.address_of(destination)
@@ -122,7 +132,8 @@ class LibvirtHosts:
         arguments = (uuid, self.peer_uri_of(destination), self.uri_of(destination), memory_to)
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
-            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, asdict(self.transfer)))
+            copied = [one.device for one in copies]
+            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, asdict(self.transfer), copied))
             yield _Called(worker)
 
     def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
@@ -147,10 +158,21 @@ class LibvirtHosts:
         return self._ask(_WORDS, host, "describe", uuid)
 
     def facts(self, host: str) -> HostFacts:
-        return self._ask(_FACTS, host, "facts")
+        return self._ask(_FACTS, host, "facts", self.copies)
 
-    def leaving(self, host: str, uuids: Sequence[str]) -> Mapping[str, Bound | None]:
-        return self._ask(_WORDS_OF, host, "leaving", tuple(uuids), seconds=_PROBE_SECONDS)
+    def leaving(
+        self, host: str, uuids: Sequence[str], copyable: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, Bound | None]:
+        return self._ask(_WORDS_OF, host, "leaving", tuple(uuids), copyable, seconds=_PROBE_SECONDS)
+
+    def present(self, host: str, images: Sequence[str]) -> Mapping[str, bool]:
+        return self._ask(_PRESENT, host, "present", tuple(images), seconds=_PROBE_SECONDS)
+
+    def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
+        return self._ask(_PATHS, host, "make_room", [asdict(one) for one in copies], seconds=_PROBE_SECONDS)
+
+    def discard(self, host: str, uuid: str, paths: Sequence[str]) -> None:
+        self._ask(_NOTHING, host, "discard", uuid, tuple(paths), seconds=_PROBE_SECONDS)
 
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         found = self._ask(_VERDICTS, host, "verdicts", [asdict(kind) for kind in kinds], seconds=_PROBE_SECONDS)
@@ -196,5 +218,6 @@ class LibvirtHosts:
 
 
 def _number(job: _Job, key: str) -> int | None:
+    """None also for a number that no migration comes near, and no database keeps."""
     value = job.get(key)
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value <= MOST_BYTES else None

@@ -5,7 +5,7 @@ time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -17,7 +17,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts, RunningMigration
 from virtpoise_balancer.execute.reconcile import Silent
 from virtpoise_balancer.execute.reconciler import Requested, running_job
-from virtpoise_balancer.model import Cause, JournalEntry, Move, Progress
+from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Cause, JournalEntry, Move, Progress
 from virtpoise_balancer.visible import visible
 
 log = structlog.get_logger()
@@ -28,13 +28,13 @@ ABORT_SECONDS = 60.0
 
 # A domain whose memory is copied faster than this is tried without a look at how fast it writes; it is aborted soon.
 _LEAST_SECONDS = 10.0
-# Where nothing is known of the uplinks: 1 Gbit/s.
-_ASSUMED_BYTES_PER_SECOND = 125e6
+# Disks that are copied more slowly than this are given up, or than half of the bandwidth limit if that is less.
+_SLOWEST_COPY_MIB_PER_SECOND = 16.0
 _MIB = 1 << 20
 _MOST_SHOWN = 100  # characters of a name
 
 # When a migration's job may begin, from when the journal has it. The last looks lie between, and hosts may be slow to
-# answer these. libvirt's clock is not ours.
+# answer these. libvirt's clock is not this machine's.
 _JOB_LATE_SECONDS = 120.0
 
 Watch = Callable[[Progress], None]
@@ -101,7 +101,7 @@ class Migrator:
         for host, found in between.items():
             for uuid, name in found:
                 if uuid not in ours:
-                    return f"{host} takes part in a migration of {visible(name[:_MOST_SHOWN])} that is not ours"
+                    return f"{host} takes part in a migration of {visible(name[:_MOST_SHOWN])} that this balancer did not begin"
         return None
 
     def measure(self, move: Move, beside: int) -> WriteRate:
@@ -112,7 +112,7 @@ class Migrator:
         limit = self.bandwidth(self.clock.now())
         link = None if move.link_bytes_per_second is None else move.link_bytes_per_second / (beside + 1)
         known = [speed for speed in (link, limit and limit * _MIB) if speed]
-        least = min(known, default=_ASSUMED_BYTES_PER_SECOND) * _LEAST_SECONDS
+        least = min(known, default=ASSUMED_BYTES_PER_SECOND) * _LEAST_SECONDS
         try:
             written = self.hosts.dirty_rate(move.source, move.uuid, int(least))
         except LibvirtError:
@@ -123,7 +123,9 @@ class Migrator:
         figures = (
             f"it writes {written / _MIB:.0f} MiB/s to its memory, and at most {min(known) / _MIB:.0f} MiB/s are copied"
         )
-        log.info("looked how fast a domain writes", domain=move.domain, found=found.value, figures=figures)
+        log.info(
+            "measured how fast a domain writes to its memory", domain=move.domain, found=found.value, figures=figures
+        )
         why = f"it would not converge: {figures}" if found is Feasibility.NOT else None
         return WriteRate(dirty_bytes_per_second=written, why=why)
 
@@ -134,6 +136,10 @@ class Migrator:
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()
+        try:
+            made_room = self.hosts.make_room(move.destination, move.copies) if move.copies else ()
+        except LibvirtError as error:
+            return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
         why, cause, answered, waited = self._run(move, seen, stop, began)
         if cause is Cause.ERROR and answered and not seen.copied:
             cause = Cause.REFUSED
@@ -144,7 +150,16 @@ class Migrator:
             waited_seconds=waited,
             seconds=self.clock.monotonic() - began,
             dirty_bytes_per_second=seen.dirty_bytes_per_second,
+            made_room=made_room,
         )
+
+    def discard(self, move: Move, volumes: Sequence[str]) -> None:
+        """Delete the volumes that were created for a migration which has failed. Never raises for what libvirt says."""
+        try:
+            self.hosts.discard(move.destination, move.uuid, volumes)
+        except LibvirtError as error:
+            where = {"host": move.destination, "volumes": list(volumes)}
+            log.warning("what a failed migration has copied is left", domain=move.domain, why=str(error), **where)
 
     def _run(
         self, move: Move, watch: Watch, stop: threading.Event, began: float
@@ -154,7 +169,7 @@ class Migrator:
         """
         bandwidth = self.bandwidth(self.clock.now())
         try:
-            with self.hosts.migration(move.uuid, move.source, move.destination, bandwidth) as migration:
+            with self.hosts.migration(move.uuid, move.source, move.destination, bandwidth, move.copies) as migration:
                 beyond = self._beyond_bounds(move, self._until_answered(move, migration, began), watch, stop, bandwidth)
                 if beyond is None:
                     cause = Cause.STOPPED if stop.is_set() else Cause.ERROR
@@ -176,7 +191,7 @@ class Migrator:
     ) -> None:
         """Watch a migration that no request of this process waits for, with the bounds that ``request`` has.
 
-        Returns when its job has ended or is not ours, when ``goes_on`` is False, or when it was to be aborted and does
+        Returns when its job has ended or is another's, when ``goes_on`` is False, or when it was to be aborted and does
         not end. ``note``: takes why it is aborted, before it is.
         """
         move, began = entry.move, entry.began or self.clock.now()
@@ -209,18 +224,21 @@ class Migrator:
         """
         convergence = Convergence(throttles=self.throttles)
         stop_at: float | None = None
+        copied = sum(one.stored_bytes for one in move.copies)
         for seconds, progress in looks:
             if progress is not None:
                 watch(progress)
                 if why := convergence.hopeless(progress):
                     return why, Cause.SLOW
-            if seconds >= self.timeout_seconds:
-                return f"longer than {self.timeout_seconds:g} s", Cause.SLOW
+            copied = max(copied, progress.disk_bytes or 0) if progress else copied
+            longest = self.timeout_seconds + _seconds_to_copy(copied, bandwidth)
+            if seconds >= longest:
+                return f"longer than {longest:g} s", Cause.SLOW
             now = self.clock.monotonic()
             if stop_at is None and stop.is_set():
                 stop_at = now + self.stop_grace_seconds
             if stop_at is not None and now >= stop_at:
-                return "told to stop", Cause.STOPPED
+                return "the balancer was stopping", Cause.STOPPED
             bandwidth = self._limited(move, bandwidth)
         return None
 
@@ -248,7 +266,7 @@ class Migrator:
         """Whether the job is that of a migration that was journalled as begun at ``began`` (Unix seconds): a person's
         job is not to be aborted.
 
-        One that seems older is ours as well: the domain had no job when it was asked for, so the clock has been set
+        One that seems older is the same: the domain had no job when it was asked for, so the clock has been set
         back since.
         """
         return self.clock.now() - progress.elapsed_seconds <= began + _JOB_LATE_SECONDS
@@ -271,6 +289,12 @@ class Migrator:
             log.warning("a migration could not be aborted", domain=move.domain, source=move.source, why=str(error))
             return str(error)
         return None
+
+
+def _seconds_to_copy(disk_bytes: int, bandwidth: int | None) -> float:
+    """How much longer a migration may take that copies so much of its disks. ``bandwidth``: its limit in MiB/s."""
+    slowest = _SLOWEST_COPY_MIB_PER_SECOND if bandwidth is None else min(_SLOWEST_COPY_MIB_PER_SECOND, bandwidth / 2)
+    return round(disk_bytes / (slowest * _MIB))
 
 
 def _refused(why: str, refused: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.clock import SYSTEM, Clock
@@ -14,11 +13,12 @@ from virtpoise_balancer.threads import THREADS, Event, Threads
 
 # How long after its last answer a silent host is asked again.
 _AGAIN_SECONDS = 10.0
-_ASK_AT_ONCE = 32
+# How many hosts are asked side by side. Prometheus says how many there are.
+_LANES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class HostAnswer:
     """A host's last answer. ``asked_at``: when it was asked, in Unix seconds. ``why``: why it did not answer, or empty.
 
     ``active_domains``: how many domains its libvirt has in any state but shut off; None when it did not answer.
@@ -39,11 +39,12 @@ class Reach:
     ask_host: Callable[[str], int]
     clock: Clock = SYSTEM
     threads: Threads = THREADS
-    _heard: dict[str, Heard] = field(default_factory=dict)
+    _answers: dict[str, HostAnswer] = field(default_factory=dict)
     _answered_at: dict[str, float] = field(default_factory=dict)  # when the last question ended, monotonic
     _under_way: dict[str, Event] = field(default_factory=dict)  # set when the question has been answered
+    _waiting: list[str] = field(default_factory=list)  # hosts that are to be asked, in order
+    _lanes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ASK_AT_ONCE))
 
     def keep_up(self, hosts: Collection[str], closely: Collection[str] = ()) -> None:
         """Ask in the background what is not known: new hosts, silent ones again, and in any case those to be watched
@@ -56,15 +57,15 @@ class Reach:
             due = [
                 host
                 for host in hosts
-                if (heard := self._heard.get(host)) is None
-                or (heard.why and now - self._answered_at[host] >= _AGAIN_SECONDS)
+                if (answer := self._answers.get(host)) is None
+                or (answer.why and now - self._answered_at[host] >= _AGAIN_SECONDS)
             ]
         self._begin(sorted({*due, *closely}))  # in one order in every process
 
     def forget_others(self, hosts: Collection[str]) -> None:
         """Forget all but these hosts."""
         with self._lock:
-            for known in (self._heard, self._answered_at):
+            for known in (self._answers, self._answered_at):
                 for gone in known.keys() - set(hosts):
                     del known[gone]
 
@@ -73,42 +74,56 @@ class Reach:
         for answered in self._begin(hosts):
             answered.wait()
 
-    def heard(self) -> Mapping[str, Heard]:
+    def answers(self) -> Mapping[str, HostAnswer]:
         with self._lock:
-            return dict(self._heard)
+            return dict(self._answers)
 
     def silence(self) -> Silence:
         with self._lock:
             return Silence(
-                silent={host: heard.why for host, heard in self._heard.items() if heard.why},
-                answered=any(not heard.why for heard in self._heard.values()),
+                silent={host: answer.why for host, answer in self._answers.items() if answer.why},
+                answered=any(not answer.why for answer in self._answers.values()),
             )
 
     def _begin(self, hosts: Iterable[str]) -> list[Event]:
         """Begin to ask those that are not being asked already; for each host what is set when it has answered."""
         answers = []
-        for host in hosts:
-            with self._lock:
-                under_way = self._under_way.get(host)
-                if under_way is None:
-                    under_way = self._under_way[host] = self.threads.event()
-                    self.threads.start(partial(self._ask_one, host), f"ask {host}")
-            answers.append(under_way)
+        with self._lock:
+            for host in hosts:
+                answered = self._under_way.get(host)
+                if answered is None:
+                    answered = self._under_way[host] = self.threads.event()
+                    self._waiting.append(host)
+                answers.append(answered)
+            lanes = max(min(len(self._waiting), _LANES - self._lanes), 0)
+            self._lanes += lanes
+        for _ in range(lanes):
+            self.threads.start(self._drain, "ask hosts")
         return answers
 
+    def _drain(self) -> None:
+        while (host := self._next()) is not None:
+            self._ask_one(host)
+
+    def _next(self) -> str | None:
+        with self._lock:
+            if not self._waiting:
+                self._lanes -= 1
+                return None
+            return self._waiting.pop(0)
+
     def _ask_one(self, host: str) -> None:
-        with self._turns:
-            asked_at = self.clock.now()
-            try:
-                heard = Heard(asked_at=asked_at, active_domains=self.ask_host(host))
-            except LibvirtError as error:
-                heard = Heard(asked_at=asked_at, active_domains=None, why=str(error))
-            except Exception as error:  # whatever it was, the host has not answered
-                heard = Heard(
-                    asked_at=asked_at, active_domains=None, why=f"unforeseen: {type(error).__name__}: {error}"
-                )
+        asked_at = self.clock.now()
+        try:
+            answer = HostAnswer(asked_at=asked_at, active_domains=self.ask_host(host))
+        except LibvirtError as error:
+            answer = HostAnswer(asked_at=asked_at, active_domains=None, why=str(error))
+        except Exception as error:  # whatever it was, the host has not answered
+            answer = HostAnswer(
+                asked_at=asked_at, active_domains=None, why=f"unforeseen: {type(error).__name__}: {error}"
+            )
         now = self.clock.monotonic()
         with self._lock:
-            self._heard[host] = heard
+            self._answers[host] = answer
             self._answered_at[host] = now
             self._under_way.pop(host).set()

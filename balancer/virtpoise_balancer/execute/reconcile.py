@@ -135,8 +135,7 @@ def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str,
 
 
 def stale_copy(entry: JournalEntry, running: tuple[str, ...], *, started: bool | None) -> str | None:
-    """Of a domain that runs on both ends of its migration: the host whose copy the journal proves to be the stale one,
-    or None.
+    """The host whose copy of a domain that runs on both ends of its migration is stale, by the journal, or None.
 
     ``started``: whether the domain was started on the destination for this entry, which is done only after its source
     has given it up; None where that is not known, as after a restart.

@@ -1,8 +1,8 @@
 """Reconciles the journal with the world: asks for the end of every entry that has none, and writes it down.
 
-One way to an end for all entries: those of a plan under way, of an earlier process, of a host that was silent, of an
-error that no one foresaw. Everything here may be repeated: an end that could not be written is kept and written later,
-and a verdict that the world contradicts is corrected.
+One way to an end for all entries: of a plan under way, an earlier process, a silent host, an error that no one foresaw.
+Everything here may be repeated: an end that could not be written is kept and written later, and a verdict that the
+world contradicts is corrected.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class Journal(Protocol):
 class Requested:
     """What was seen of a request. It is no end. ``why``: what went wrong; ``answered``: libvirt has answered it.
 
-    ``over``: its job was seen and has ended, where no one waits for the answer. ``waited_seconds``: for how long the
-    domain waited on its destination to be started there.
+    ``over``: its job has ended, and no one waits for the answer. ``waited_seconds``: of the domain where it arrived.
     """
 
     why: str | None = None
@@ -83,6 +82,7 @@ class Requested:
     seconds: float | None = None
     waited_seconds: float | None = None
     dirty_bytes_per_second: float | None = None
+    made_room: tuple[str, ...] = ()  # volumes created for copies of its disks
 
 
 _NOT_SEEN = Requested(why="the end of the migration was not seen", answered=False)
@@ -90,7 +90,7 @@ _NOT_SEEN = Requested(why="the end of the migration was not seen", answered=Fals
 
 @dataclass(slots=True)
 class Reconciler:
-    """``hosts``: as configured now. ``on_end``: called after an end was written."""
+    """Finds out how migrations ended, from the hosts alone, and writes it. ``on_end``: called after that."""
 
     hosts: Callable[[], Hosts]
     journal: Journal
@@ -257,7 +257,7 @@ class Reconciler:
         except LibvirtError as error:
             text = f"{text}: {error}"
         else:
-            log.info("a domain was started where it had arrived", domain=move.domain, host=move.destination)
+            log.info("a domain was started on its destination", domain=move.domain, host=move.destination)
             self._started.add(entry.id)
             found = self._ask(entry)
             if not isinstance(found, Arrived):
@@ -293,9 +293,9 @@ class Reconciler:
         return found
 
     def _secured(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
-        """With what distinguishes the copies. Suspends the one that is proven to be stale: its disks are at stake."""
+        """What was found, with what distinguishes the copies. Suspends the stale one: its disks are at stake."""
         hosts, move = self.hosts(), entry.move
-        copies = described(hosts, found.hosts, move.uuid)
+        copies = descriptions(hosts, found.hosts, move.uuid)
         stale = stale_copy(entry, found.running, started=self._was_started(entry))
         # A failure that was taken back proves it no longer, but it was stale before.
         if stale is None and len(found.running) > 1:
@@ -374,7 +374,7 @@ def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:
         return Silent(str(error))
 
 
-def described(hosts: Hosts, places: Iterable[str], uuid: str) -> str:
+def descriptions(hosts: Hosts, places: Iterable[str], uuid: str) -> str:
     """What distinguishes the copies of a domain on these hosts, in words."""
     found = []
     for host in places:

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throttle:
-    """By how much QEMU slows a guest down that writes to its memory faster than it is copied.
+    """How much QEMU slows a guest down that writes to its memory faster than it is copied.
 
     In percent of its CPU time: at first, and by how much more each time that it does not help.
     """

@@ -41,7 +41,10 @@ _COMMAND = (sys.executable, "-P", "-m", "virtpoise_balancer.execute.worker")
 
 @dataclass(frozen=True, slots=True)
 class WorkerReply:
-    """``error``: libvirt's message, or None when the call was answered with ``value`` (plain values as in JSON)."""
+    """The answer to a call.
+
+    ``error``: libvirt's message, or None when the call was answered with ``value`` (plain values as in JSON).
+    """
 
     value: Any = None
     error: str | None = None
@@ -51,27 +54,34 @@ class Worker:
     """A child process that makes one libvirt call at a time (``worker.__main__``), and the balancer's end of its
     socket.
 
-    It is ready for requests when it is made. LibvirtError when no process can be started.
+    ``start`` makes one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], wire: socket.socket) -> None:
         self.uri = ""  # of the host it was asked about last
         self.idle_since = 0.0  # on the monotonic clock
         self.busy = False  # a request is not answered yet
         self._received = bytearray()
-        self._wire, theirs = socket.socketpair()
+        self._process, self._wire = process, wire
+
+    @classmethod
+    def start(cls) -> Worker:
+        """A new process that is ready for requests. LibvirtError when none can be started."""
+        wire, theirs = socket.socketpair()
         with theirs:
             # A process group of its own, so that the ssh that libvirt starts can be killed with it.
             try:
-                self._process = subprocess.Popen(  # noqa: S603 - a fixed command
+                process = subprocess.Popen(  # noqa: S603 - a fixed command
                     _COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
                 )
             except OSError as error:
-                self._wire.close()
+                wire.close()
                 raise LibvirtError(f"no process can be started to ask: {error.strerror}") from None
-        if self.reply(_START_SECONDS) is None:
-            self.kill()
+        worker = cls(process, wire)
+        if worker.reply(_START_SECONDS) is None:
+            worker.kill()
             raise LibvirtError(f"no process can be started to ask: it is not ready after {_START_SECONDS:g} s")
+        return worker
 
     def send(self, uri: str, call: str, arguments: Sequence[object]) -> None:
         """Send a request; the one before must have been answered."""
@@ -85,8 +95,7 @@ class Worker:
             return  # it is dead: `reply` finds out
 
     def reply(self, seconds: float) -> WorkerReply | None:
-        """The answer to the last request, or at first the word that it is ready. Waits this long; None when there is
-        none yet.
+        """The answer to the last request, or at first that it is ready. Waits this long; None when there is none yet.
 
         LibvirtError when the worker has died instead.
         """
@@ -187,7 +196,7 @@ class Workers:
                 fitting = self._idle[0]
             if fitting is not None:
                 self._idle.remove(fitting)
-        worker = fitting or Worker()
+        worker = fitting or Worker.start()
         with self._changing:
             self._lent += 1
         return worker

@@ -19,14 +19,16 @@ from virtpoise_balancer.model import (
     Policy,
     Reason,
     Refusal,
+    Resource,
     Snapshot,
     Trigger,
+    count_samples,
 )
-from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict, consider
+from virtpoise_balancer.plan import considering
+from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict
 from virtpoise_balancer.plan.problems import no_destination
 
 _MOST_PASSED_OVER = 5
-_USE = {"memory": "its memory is", "rx": "its uplink, receiving, is", "tx": "its uplink, sending, is"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +47,11 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
+    """Why a host or a domain is treated as it is.
 
-    ``destinations``: for a domain every other host, the best first. The strategy `thesis` leaves them empty.
+    ``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
+
+    ``destinations``: for a domain every other host, the best first; empty where the strategy does not answer for pairs.
     """
 
     name: str
@@ -81,15 +85,19 @@ def not_seen(snapshot: Snapshot, name: str) -> str:
 
 
 def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> Explanation:
-    considered = _considered(snapshot, policy, domain.uuid)
+    """Why the domain is migrated, or why not, with every other host as a destination."""
+    asked = considering(snapshot, policy)
+    considered = asked.of(domain.uuid) if asked else None
     move = next((move for move in plan.moves if move.uuid == domain.uuid), None)
     if move is not None:
         verdict = f"{domain.name} is to be migrated from {move.source} to {move.destination}."
         reasons = [_sentence(move.why, move.source, move.destination)] if move.why else []
-        reasons.append(
-            f"After that {move.source} is predicted at {wording.interval(move.predicted.source)} and "
-            f"{move.destination} at {wording.interval(move.predicted.destination)}."
-        )
+        reasons += [
+            f"After that the {resource.use} of {move.source} is predicted at "
+            f"{wording.interval(move.predicted.source, resource)}, and that of {move.destination} at "
+            f"{wording.interval(move.predicted.destination, resource)}."
+            for resource in plan.resources_of(move)
+        ]
     else:
         verdict = f"{domain.name} stays on {domain.host}."
         reasons = [_refused(one, domain) for one in _refusals(plan, domain, considered)]
@@ -126,11 +134,7 @@ def _refused(one: Refusal, domain: Domain) -> str:
 
 def _lacks_only_cpu(plan: Plan, host: str) -> bool:
     """Whether the host is overloaded in its CPU alone. Only then does it matter how much CPU a domain takes off it."""
-    return {overload.resource for overload in plan.overloaded if overload.host == host} == {"cpu"}
-
-
-def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
-    return consider(snapshot, policy, uuid) if policy.strategy == "default" else None
+    return {overload.resource for overload in plan.overloaded if overload.host == host} == {Resource.CPU}
 
 
 def _destinations(considered: Considerations) -> tuple[Destination, ...]:
@@ -176,6 +180,7 @@ def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) 
 
 
 def of_host(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> Explanation:
+    """Whether the host has a problem, what is done about it, and whether it is a destination."""
     leaving = [move for move in plan.moves if move.source == host.name]
     coming = [move for move in plan.moves if move.destination == host.name]
     own = [one for one in plan.refusals if one.host == host.name and one.domain is None]
@@ -216,10 +221,13 @@ def _not_taken(snapshot: Snapshot, plan: Plan, host: Host) -> list[str]:
 
 def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> list[str]:
     """Why domains that are to be migrated go to other hosts."""
-    reasons = []
+    reasons: list[str] = []
     elsewhere = [move for move in plan.moves if host.name not in (move.source, move.destination)]
+    asked = considering(snapshot, policy) if elsewhere else None
+    if asked is None:
+        return reasons
     for move in elsewhere[:_MOST_PASSED_OVER]:
-        considered = _considered(snapshot, policy, move.uuid)
+        considered = asked.of(move.uuid)
         by_name = {one.host: one for one in considered.hosts} if considered else {}
         here, there = by_name.get(host.name), by_name.get(move.destination)
         if here is None or there is None:
@@ -242,10 +250,14 @@ def _load(host: Host, policy: Policy, snapshot: Snapshot) -> str:
     state = "" if host.state is HostState.ACTIVE else f" ({host.state})"
     parts = []
     for resource, trigger, samples in watched(host, policy):
-        use = f"{_USE[resource]} at" if resource in _USE else f"{host.name}{state} is at"
-        now = f"{use} {wording.percent(samples[-1])}{'' if resource in _USE else ' CPU'}"
-        if resource not in _USE or samples[-1] >= trigger.threshold:
-            parts.append(_against(now, trigger, host, samples, snapshot))
+        now = wording.percent(samples[-1])
+        if resource is Resource.CPU:
+            use = f"{host.name}{state} is at {now} CPU"
+        elif samples[-1] >= trigger.threshold:
+            use = f"its {resource.use} is at {now}"
+        else:
+            continue
+        parts.append(_against(use, trigger, host, samples, snapshot))
     return "; ".join(parts)
 
 
@@ -255,8 +267,7 @@ def _against(use: str, trigger: Trigger, host: Host, samples: Sequence[float], s
     threshold = wording.percent(trigger.threshold)
     if count == 0:
         return f"{use}, below the threshold of {threshold}" if samples[-1] < trigger.threshold else use
-    times = "1 sample" if count == 1 else f"{count} consecutive samples"
-    return f"{use}, {times} at or above {threshold} ({trigger.consecutive} make it a problem)"
+    return f"{use}, {count_samples(count)} at or above {threshold} ({trigger.consecutive} make it a problem)"
 
 
 def _sentence(text: str, *names: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from types import MappingProxyType
 
-from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal
+from virtpoise_balancer.model import Detail, Move, Prediction, Reason, Refusal, Resource
 from virtpoise_balancer.rules import KINDS
 
 # Instead of a figure that is not known.
@@ -27,19 +27,19 @@ _REASONS: Mapping[Reason, str] = {
     Reason.DESTINATION_OVERCOMMIT: "the host would promise more memory than it may",
     Reason.DESTINATION_NETWORK: "the host's uplink would be too busy with it",
     Reason.NAME_TAKEN: "the host already has a domain of this name",
-    Reason.LACKS_CPU: "the host's CPU, by libvirt's word, cannot do what the domain's CPU needs",
+    Reason.LACKS_CPU: "libvirt reports that the host's CPU lacks what the domain's CPU needs",
     Reason.LACKS_MACHINE: "the host's hypervisor does not have the domain's kind of machine",
     Reason.LACKS_NETWORK: "the host does not have a network that the domain is on",
     Reason.LACKS_STORAGE: "the host does not have the storage that the domain is on",
     Reason.LACKS_PINS: "the host does not have the CPUs or NUMA nodes that the domain is bound to",
-    Reason.HELD_DEVICE: "libvirt migrates it nowhere because of a device",
-    Reason.HELD_STORAGE: "libvirt migrates it nowhere because of its storage",
-    Reason.HELD_SNAPSHOTS: "libvirt migrates it nowhere while it has snapshots",
-    Reason.HELD_JOB: "libvirt migrates it nowhere while it is busy with a job",
-    Reason.HELD_SETTING: "libvirt migrates it nowhere because of how it is defined",
+    Reason.HELD_DEVICE: "libvirt refuses to migrate it because of a device",
+    Reason.HELD_STORAGE: "libvirt refuses to migrate it because of its storage",
+    Reason.HELD_SNAPSHOTS: "libvirt refuses to migrate it while it has snapshots",
+    Reason.HELD_JOB: "libvirt refuses to migrate it while it is busy with a job",
+    Reason.HELD_SETTING: "libvirt refuses to migrate it because of how it is defined",
     Reason.BACKOFF: "it is in back-off there after a failed migration",
     Reason.RULE: "a placement rule forbids it",
-    Reason.NOT_RUNNING: "it is not running, or Prometheus has no fresh samples of it",
+    Reason.NOT_RUNNING: "it is paused, and only running domains are migrated",
     Reason.NOT_NEEDED: "its host needs no further move",
     Reason.MIGRATING: "it is being migrated",
     Reason.RESTING: "it was moved recently and is in its cool-down",
@@ -62,9 +62,10 @@ _FIGURES: Mapping[str, str] = {
     "rx_ratio": "receiving now {}",
     "tx_ratio": "sending now {}",
     "source_ratio": "its host is at {}",
-    "source_upper_ratio": "its host will be at most at {}",
-    "upper_ratio": "it will be at most at {}",
-    "recovery": "recovered at {}",
+    **{f"source_{one}_upper_ratio": f"its host's {one.use} will be at most at {{}}" for one in Resource},
+    **{f"{one}_upper_ratio": f"its {one.use} will be at most at {{}}" for one in Resource},
+    "own_ratio": "{} are the host's own, which no migration takes off it",
+    "recovery": "relieved at {}",
     "domain_ratio": "the domain adds {}",
     "predicted_ratio": "together {}",
     "predicted_upper_ratio": "together at most {}",
@@ -93,7 +94,6 @@ _FIGURES: Mapping[str, str] = {
     "where": "{}",
     "conflict": "{}",
     "kind": "{}",
-    "resource": "{}",
     "hosts": "other hosts: {}",
     "failures": "failures in a row: {}",
     "why": "{}",
@@ -180,13 +180,14 @@ def headline(sentence: str, names: Container[str] = ()) -> str:
     return sentence if sentence.partition(" ")[0].rstrip(":") in names else sentence[:1].upper() + sentence[1:]
 
 
-def interval(one: Prediction) -> str:
-    """The predicted CPU load with its interval, if it has one: "56% (52% to 59%)"."""
-    lower, upper = one.cpu_ratio_lower, one.cpu_ratio_upper
-    return percent(one.cpu_ratio) + (f" ({percent(lower)} to {percent(upper)})" if lower != upper else "")
+def interval(one: Prediction, resource: Resource) -> str:
+    """The predicted use of the resource with its interval, if it has one: "56% (52% to 59%)"."""
+    lower, upper = one.lower(resource), one.upper(resource)
+    return use(one.ratio(resource)) + (f" ({percent(lower)} to {percent(upper)})" if lower != upper else "")
 
 
 def percent(ratio: float | None, digits: int = 0) -> str:
+    """A ratio in percent: "47%"; "-" for None."""
     return "-" if ratio is None else f"{ratio:.{digits}%}"
 
 
@@ -201,6 +202,7 @@ def use(ratio: float | None, digits: int = 0) -> str:
 
 
 def rate(bytes_per_second: float | None) -> str:
+    """Bytes per second in binary units."""
     return UNKNOWN if bytes_per_second is None else f"{size(bytes_per_second)}/s"
 
 
@@ -230,10 +232,17 @@ def copying(move: Move) -> str:
     parts = []
     if move.cost_bytes is not None:
         takes = "" if move.seconds is None else f" in about {duration(move.seconds)}"
-        parts.append(f"about {size(move.cost_bytes)} to copy{takes}")
+        disks = ", ".join(one.device for one in move.copies)
+        of_disks = f", with its disks ({disks})" if disks else ""
+        parts.append(f"about {size(move.cost_bytes)} to copy{of_disks}{takes}")
     if move.downtime_seconds is not None:
         parts.append(f"stopped for {duration(move.downtime_seconds)}")
     return ", ".join(parts)
+
+
+def with_disks(disk_bytes: int | None) -> str:
+    """How much of its disks is copied along, as an addition to a migration's progress; empty where nothing is."""
+    return f", with {size(disk_bytes)} of disks" if disk_bytes else ""
 
 
 def throttled(ratio: float) -> str:

@@ -29,8 +29,9 @@ _END_WHEN_SILENT = text(
 
 
 class AdvisoryLock:
-    """``interval_seconds``: of the cycles. The lock is free one and a half intervals after its holder was last heard
-    of.
+    """A lock that PostgreSQL keeps for as long as the holder's session lasts. ``interval_seconds``: of the cycles.
+
+    The lock is free one and a half intervals after its holder's last sign of life.
 
     With the next cycle of whoever waits for it, that makes less than three intervals.
     """

@@ -46,6 +46,7 @@ def newest(connection: Connection, group: str, broken: list[str]) -> Brake | Non
 
 
 def pull(connection: Connection, brake: Brake, group: str) -> None:
+    """Write that the brake of the group is on."""
     connection.execute(insert(brakes).values(at=brake.at, cause=brake.cause.value, why=brake.why, group_name=group))
 
 

@@ -19,11 +19,13 @@ _MOST_KEPT = 20_000
 
 
 def newest(connection: Connection, group: str, broken: list[str]) -> NewestCycle | None:
+    """The group's newest row, or None."""
     row = _NEWEST.row(connection, broken, most=1, group=group)
     return None if row is None else NewestCycle(**fields_of(row, NewestCycle))
 
 
 def record(connection: Connection, cycle: NewCycle, group: str) -> None:
+    """Enter the cycle, or count it in the row that it extends."""
     said = {"last": cycle.at, "result": cycle.result, "sentence": cycle.sentence, "gist": cycle.gist}
     if cycle.extends is None:
         connection.execute(_ENTER, said | {"first": cycle.at, "group_name": group})
@@ -38,5 +40,6 @@ def history(connection: Connection, limit: int, group: str | None, broken: list[
 
 
 def forget(connection: Connection, before: float) -> None:
+    """Delete rows whose last cycle was before this time, and all but the newest 20,000."""
     oldest_kept = select(cycles.c.id).order_by(cycles.c.id.desc()).offset(_MOST_KEPT).limit(1).scalar_subquery()
     connection.execute(delete(cycles).where((cycles.c.last < before) | (cycles.c.id <= oldest_kept)))

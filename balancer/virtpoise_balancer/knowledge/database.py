@@ -136,7 +136,10 @@ def reason(error: BaseException) -> str:
 
 
 def make_engine(url: str, password_file: Path | None = None, **options: Any) -> Engine:
-    """``options``: further ones of SQLAlchemy. BadInput when the password's file cannot be used."""
+    """The engine for a database.
+
+    ``options``: further ones of SQLAlchemy. BadInput when the password's file cannot be used.
+    """
     address = make_url(url)
     is_sqlite = address.get_backend_name() == "sqlite"
     if is_sqlite:

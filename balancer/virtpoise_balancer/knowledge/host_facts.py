@@ -1,4 +1,4 @@
-"""What each host's libvirt said when it was last looked at: documents of ``execute``, which alone reads them."""
+"""What each host's libvirt reported at the last look: documents of ``execute``, which alone reads them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ def read(connection: Connection, broken: list[str]) -> dict[str, str]:
 
 
 def write(connection: Connection, host: str, document: str, at: float) -> None:
+    """Write what a host's libvirt reported at a look."""
     connection.execute(_THAT_OF, {"name": host})
     connection.execute(_ENTER, {"host": host, "at": at, "document": pack_text(document)})
 
 
 def forget(connection: Connection, before: float) -> None:
+    """Delete what hosts reported before this time."""
     connection.execute(delete(host_facts).where(host_facts.c.at < before))

@@ -104,7 +104,7 @@ class FileLock:
 
 @dataclass(slots=True)
 class Mistrust:
-    """Of a lock that did not keep another balancer out.
+    """Why not to trust a lock that did not keep another balancer out.
 
     Only its silence for ``silence_seconds`` ends the wait for it.
     """
@@ -142,7 +142,7 @@ def file_system(folder: Path, mountinfo: str) -> str:
 
 
 def _identity(file: Path | int | None) -> tuple[int, int] | None:
-    """The same for the same file, whatever it is called; None if there is none."""
+    """What identifies a file, whatever its name; None if there is none."""
     if file is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the newest look showed, and the changes that are not ours. Only cycles write it."""
+"""What the newest look showed, and the changes by others. Only cycles write it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sightings(connection: Connection, group: str, broken: list[str]) -> Sighting
 
 
 def record(connection: Connection, seen: Sightings, changes: Sequence[OthersChange], group: str, *, same: bool) -> None:
-    """Write a look and what it showed of others. ``same``: only its time differs from the one before."""
+    """Write a look and what others changed since the one before. ``same``: only its time differs from that one."""
     if same:
         connection.execute(_SEE_AGAIN, {"at": seen.at, "group": group})
     else:
@@ -78,6 +78,7 @@ def history(connection: Connection, limit: int, group: str | None, broken: list[
 
 
 def forget(connection: Connection, before: float) -> None:
+    """Delete changes from before this time."""
     connection.execute(delete(others).where(others.c.at < before))
 
 

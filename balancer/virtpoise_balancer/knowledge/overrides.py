@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from virtpoise_balancer.knowledge import schema
 from virtpoise_balancer.knowledge.groups import of_group
-from virtpoise_balancer.knowledge.records import STRANGER, Action, Overrides, Setting
+from virtpoise_balancer.knowledge.records import STRANGER, Action, Overrides, OverrideValue
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 
 _OF_GROUP = of_group(schema.overrides.c.group_name)
@@ -27,21 +27,22 @@ _OF_STRANGERS = Query(_NEWEST.where(schema.actions.c.who == STRANGER), "order")
 _OF_OTHERS = Query(_NEWEST.where(schema.actions.c.who != STRANGER), "order")
 # An order that is there and cannot be read counts as the more careful one; a release as none.
 _UNREADABLE = {
-    "paused": Setting(value="yes", instead_of="no", at=0.0, who="an order that cannot be read"),
-    "mode": Setting(value="recommend", instead_of="automatic", at=0.0, who="an order that cannot be read"),
+    "paused": OverrideValue(value="yes", instead_of="no", at=0.0, who="an order that cannot be read"),
+    "mode": OverrideValue(value="recommend", instead_of="automatic", at=0.0, who="an order that cannot be read"),
 }
 
 
 def read(connection: Connection, group: str, broken: list[str]) -> Overrides:
+    """The group's overrides. ``broken``: gets a line for each row that cannot be read."""
     rows = _ALL.rows(connection, broken, group=group)
     given = connection.execute(_NAMES, {"group": group}).scalars().all()
     settings = {name: setting for name, setting in _UNREADABLE.items() if name in given}
-    settings |= {row.name: Setting(**fields_of(row, Setting)) for row in rows}
+    settings |= {row.name: OverrideValue(**fields_of(row, OverrideValue)) for row in rows}
     return Overrides(**{name: settings.get(name) for name in ("paused", "mode", "released")})
 
 
 def write(
-    connection: Connection, name: Literal["paused", "mode", "released"], setting: Setting | None, group: str
+    connection: Connection, name: Literal["paused", "mode", "released"], setting: OverrideValue | None, group: str
 ) -> None:
     """Set it, or take it back with None."""
     before = (schema.overrides.c.name == name) & (schema.overrides.c.group_name == group)
@@ -51,6 +52,7 @@ def write(
 
 
 def record_action(connection: Connection, action: Action, group: str) -> None:
+    """Journal an order with its answer."""
     connection.execute(insert(schema.actions).values(asdict(action) | {"group_name": group}))
 
 
@@ -66,4 +68,5 @@ def actions(connection: Connection, limit: int, group: str | None, broken: list[
 
 
 def forget(connection: Connection, before: float) -> None:
+    """Delete orders from before this time."""
     connection.execute(delete(schema.actions).where(schema.actions.c.at < before))

@@ -79,6 +79,7 @@ def record(connection: Connection, new: NewPlan, now: float, group: str) -> int:
 
 
 def newest(connection: Connection, group: str, broken: list[str]) -> NewestPlan | None:
+    """The group's newest plan, or None."""
     row = _NEWEST.row(connection, broken, group=group)
     return None if row is None else NewestPlan(**fields_of(row, NewestPlan))
 

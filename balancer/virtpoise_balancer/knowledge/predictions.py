@@ -109,7 +109,7 @@ def due(connection: Connection, group: str, broken: list[str]) -> tuple[DuePredi
 
 
 def record_verdicts(connection: Connection, verdicts: Mapping[int, Measured]) -> None:
-    """``verdicts``: by the prediction's id."""
+    """Write how predictions compare with measurements. ``verdicts``: by the prediction's id."""
     for prediction_id, measured in verdicts.items():
         start, end = measured.window or (None, None)
         values = {
@@ -160,4 +160,5 @@ def open_ones(connection: Connection, group: str | None, broken: list[str]) -> t
 
 
 def as_record(row: Row[Any]) -> PredictionRecord:
+    """The row as a record."""
     return PredictionRecord(**fields_of(row, PredictionRecord) | {"role": Role(row.role)})

@@ -17,7 +17,7 @@ from virtpoise_balancer.plan.subset import Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class OverrideValue:
     """A value that ``who`` set ``at`` a time when the configuration said ``instead_of``."""
 
     value: str
@@ -33,9 +33,9 @@ class Overrides:
     ``released``: the last release of a brake.
     """
 
-    paused: Setting | None = None
-    mode: Setting | None = None
-    released: Setting | None = None
+    paused: OverrideValue | None = None
+    mode: OverrideValue | None = None
+    released: OverrideValue | None = None
 
     @property
     def released_at(self) -> float | None:
@@ -79,7 +79,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionRecord:
-    """A prediction and, once it has a ``verdict`` (measured, disturbed, no_data, not_moved), how it came out."""
+    """A prediction and, once it has a ``verdict`` (``PredictionVerdict``), how it came out."""
 
     host: str
     role: Role
@@ -213,8 +213,8 @@ class Memory:
     """All that a cycle reads, as it was at one moment. ``ended_plans``: those not settled yet, oldest first.
 
     ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``brake``: pulled last,
-    whether it was released or not. ``sightings``: of the newest look. ``others``: the changes of the last hours that
-    are not ours, oldest first. ``facts``: of libvirt, as they are known to whoever reads. ``broken``: one line for each
+    whether it was released or not. ``sightings``: of the newest look. ``others``: the changes by others in the last
+    hours, oldest first. ``facts``: of libvirt, as they are known to whoever reads. ``broken``: one line for each
     row that could not be read and was left out.
     """
 
@@ -289,7 +289,7 @@ class NewCycle:
 class Look:
     """What a cycle saw of the domains' places. ``same``: only its time differs from the look before.
 
-    ``changes``: those that are not ours.
+    ``changes``: those by others.
     """
 
     sightings: Sightings
@@ -316,7 +316,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """``entries``: the new plan's moves with their ids, if it is acted on.
+    """What came of writing. ``entries``: the new plan's moves with their ids, if it is acted on.
 
     ``open_predictions``: those without a verdict.
     """

@@ -23,7 +23,7 @@ def redate_before_release(connection: Connection, now: float, group: str) -> Non
 
 
 def redate(connection: Connection, now: float, group: str) -> None:
-    """The same for all that counts from its date: these, what people have ordered, and penalties."""
+    """Date to ``now`` what ``redate_before_release`` does, and orders of people and penalties as well."""
     dates = (migrations.c.ended, brakes.c.at, overrides.c.at, drains.c.at, backoffs.c.penalty_from)
     _redate(connection, now, group, dates)
 

@@ -36,7 +36,7 @@ class Query:
     """
 
     def __init__(self, statement: Select[Any] | CompoundSelect[Any], what: str) -> None:
-        """``what``: what a row is called in words, before its first column."""
+        """Prepare a query. ``what``: what a row is called in words, before its first column."""
         self._statement = statement
         self._what = what
         self._checks = tuple(_check(column) for column in statement.selected_columns)

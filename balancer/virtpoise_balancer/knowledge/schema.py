@@ -5,8 +5,9 @@ Times are Unix seconds; a ratio is 0..1. ``info``: what a column may hold, besid
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
+import sqlalchemy
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -16,20 +17,38 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
-    Text,
+    TypeDecorator,
 )
 
 from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.analyse.others import ChangeKind
-from virtpoise_balancer.model import Cause, Result, Role
+from virtpoise_balancer.model import Cause, PredictionVerdict, Result, Role
 
 metadata = MetaData()
 
-VERDICTS = ("measured", "disturbed", "no_data", "not_moved")
+VERDICTS = get_args(PredictionVerdict)
 # The last moment that a calendar can show is a little later.
 _LATEST = 2e11
+
+
+class _Escaped(TypeDecorator[str]):
+    """A text with an escape for what a database cannot keep: NUL in PostgreSQL, half a character in either."""
+
+    impl = sqlalchemy.String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:  # noqa: ARG002
+        return None if value is None else value.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+class String(_Escaped):
+    cache_ok = True
+
+
+class Text(_Escaped):
+    impl = sqlalchemy.Text
+    cache_ok = True
 
 
 def _time(name: str, **options: Any) -> Column[float]:
@@ -143,7 +162,7 @@ looks = Table(
     _group(),
 )
 
-# Changes that are not ours. Written by cycles alone.
+# Changes by others. Written by cycles alone.
 others = Table(
     "others",
     metadata,

@@ -42,10 +42,10 @@ from virtpoise_balancer.knowledge.records import (
     Memory,
     MigrationRecord,
     Overrides,
+    OverrideValue,
     PastPlan,
     PlanRecord,
     PredictionRecord,
-    Setting,
     StandingOrders,
 )
 from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Written
@@ -199,7 +199,7 @@ class Store:
     # --- facts of libvirt ---------------------------------------------------------------------------------------------
 
     def host_facts(self) -> dict[str, str]:
-        """By host, the document of what its libvirt said when it was last looked at."""
+        """By host, the document of what its libvirt reported at the last look."""
         with self._reading() as (connection, broken):
             return host_facts.read(connection, broken)
 
@@ -302,13 +302,13 @@ class Store:
         with self._reading() as (connection, broken):
             return brakes.newest(connection, self.group, broken)
 
-    def release(self, setting: Setting) -> None:
+    def release(self, setting: OverrideValue) -> None:
         """Release the brake. Nothing that was written before counts as later, whatever the clock said then."""
         with self.database.writing() as connection:
             redating.redate_before_release(connection, setting.at, self.group)
             overrides.write(connection, "released", setting, self.group)
 
-    def override(self, name: Literal["paused", "mode"], setting: Setting | None) -> None:
+    def override(self, name: Literal["paused", "mode"], setting: OverrideValue | None) -> None:
         """Set it, or take it back with None."""
         with self.database.writing() as connection:
             overrides.write(connection, name, setting, self.group)
@@ -334,7 +334,7 @@ class Store:
             return overrides.actions(connection, limit, self._shown, broken)
 
     def others(self, limit: int) -> tuple[OthersChange, ...]:
-        """The changes that are not ours."""
+        """The changes by others, the newest first."""
         with self._reading() as (connection, broken):
             return others.history(connection, limit, self._shown, broken)
 

@@ -6,9 +6,16 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
-from virtpoise_balancer.model.facts import Facts, Hold, Holder, Need, Requirement
+from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, Need, Requirement, not_copied
 from virtpoise_balancer.model.habits import SCALES_SECONDS, Habit, Habits
-from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
+from virtpoise_balancer.model.migration import (
+    WHY_LENGTH,
+    Cause,
+    MigrationOutcome,
+    PredictionVerdict,
+    Progress,
+    Result,
+)
 from virtpoise_balancer.model.plan import (
     Attempt,
     Detail,
@@ -44,7 +51,7 @@ from virtpoise_balancer.model.policy import (
     Weights,
     policy_problems,
 )
-from virtpoise_balancer.model.samples import SampleTimes
+from virtpoise_balancer.model.samples import SampleTimes, count_samples
 from virtpoise_balancer.model.snapshot import (
     NO_FIGURES,
     Domain,
@@ -64,6 +71,7 @@ from virtpoise_balancer.model.snapshot import (
     check_consistent,
 )
 from virtpoise_balancer.model.units import (
+    ASSUMED_BYTES_PER_SECOND,
     MOST_BYTES,
     MOST_COUNTED,
     MOST_CPUS,
@@ -79,6 +87,7 @@ from virtpoise_balancer.model.units import (
 )
 
 __all__ = [
+    "ASSUMED_BYTES_PER_SECOND",
     "MOST_BYTES",
     "MOST_COUNTED",
     "MOST_CPUS",
@@ -86,6 +95,7 @@ __all__ = [
     "RATIO_TOLERANCE",
     "SCALES_SECONDS",
     "STRICT",
+    "WHY_LENGTH",
     "Amount",
     "Attempt",
     "BlackoutWindow",
@@ -94,6 +104,7 @@ __all__ = [
     "Cause",
     "Count",
     "Detail",
+    "DiskCopy",
     "Domain",
     "DomainState",
     "DomainWeights",
@@ -129,6 +140,7 @@ __all__ = [
     "Policy",
     "PredictedLoads",
     "Prediction",
+    "PredictionVerdict",
     "Problem",
     "Progress",
     "Ratio",
@@ -155,5 +167,7 @@ __all__ = [
     "Weights",
     "Written",
     "check_consistent",
+    "count_samples",
+    "not_copied",
     "policy_problems",
 ]

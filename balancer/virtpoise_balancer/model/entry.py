@@ -43,7 +43,9 @@ class Written(StrEnum):
 
 
 class UnsettledKind(StrEnum):
-    MIGRATING = "migrating"  # a migration of ours goes on, though no plan is being made
+    """Why a domain keeps all action off its hosts."""
+
+    MIGRATING = "migrating"  # a migration of the balancer goes on, though no plan is being made
     UNKNOWN = "unknown"  # a host does not say where the domain is
     WAITING = "waiting"  # it stands, paused, where it has arrived, and could not be started yet
     TWICE = "twice"  # it is active on more than one host

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from virtpoise_balancer.model.units import STRICT, Name
+from virtpoise_balancer.model.units import STRICT, Bytes, Name
 
 
 class Need(StrEnum):
@@ -49,18 +49,45 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskCopy:
+    """A disk that is copied along with its domain. ``device``: in the guest; ``path``: on both hosts.
+
+    ``format``: of the image; ``capacity_bytes``: what it may come to take; ``stored_bytes``: what it takes now.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    device: Name
+    path: Name
+    format: Name
+    capacity_bytes: Bytes
+    stored_bytes: Bytes
+
+
+def not_copied(needed: Collection[DiskCopy], copies: Collection[DiskCopy]) -> bool:
+    """Whether one of the disks that have to be copied is not."""
+    return not {one.device for one in needed} <= {one.device for one in copies}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What stands against migrations in a group. What nothing is known of stands against none.
 
     ``requires``: by uuid, of what a domain needs only that which some host lacks. ``lacks``: by host, what it lacks of
-    all that is needed. ``holds``: by uuid.
+    all that is needed. ``holds``: by uuid. ``copies``: by uuid, the disks without a copy of which libvirt would migrate
+    the domain nowhere.
     """
 
     requires: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     lacks: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     holds: Mapping[str, tuple[Hold, ...]] = field(default_factory=dict)
+    copies: Mapping[str, tuple[DiskCopy, ...]] = field(default_factory=dict)
 
-    def forbid(self, uuid: str, destination: str) -> bool:
-        """Whether libvirt would refuse to migrate the domain to the host."""
+    def forbid(self, uuid: str, destination: str, copies: Collection[DiskCopy] = ()) -> bool:
+        """Whether libvirt would refuse to migrate the domain to the host, with these disks copied."""
+        lost = not_copied(self.copies.get(uuid, ()), copies)
+        return bool(lost or self.holds.get(uuid) or self.missing(uuid, destination))
+
+    def missing(self, uuid: str, destination: str) -> tuple[Requirement, ...]:
+        """What the domain needs of the host, and the host lacks."""
         lacks = self.lacks.get(destination, ())
-        return bool(self.holds.get(uuid)) or any(one in lacks for one in self.requires.get(uuid, ()))
+        return tuple(one for one in self.requires.get(uuid, ()) if one in lacks)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+# How many characters of why a migration failed are kept and shown.
+WHY_LENGTH = 200
+# How a prediction of a move came out; all but the first have no measurement.
+PredictionVerdict = Literal["measured", "disturbed", "no_data", "not_moved"]
 
 
 class Result(StrEnum):
+    """How a migration ended."""
+
     DONE = "done"
     SKIPPED = "skipped"
     FAILED = "failed"
@@ -46,7 +54,8 @@ class Progress:
     """A migration under way, as libvirt's job statistics give it.
 
     What libvirt leaves out is None. ``passes``: how often the memory has been gone through, the present time included.
-    ``throttle_ratio``: the share of its CPU time that the guest is kept from, so that it writes less.
+    ``throttle_ratio``: the share of its CPU time that the guest is kept from, so that it writes less. ``disk_bytes``:
+    what of all are disks.
     """
 
     elapsed_seconds: float
@@ -56,6 +65,7 @@ class Progress:
     dirty_bytes_per_second: float | None = None
     passes: int | None = None
     throttle_ratio: float = 0.0
+    disk_bytes: int | None = None
 
     @property
     def copied_ratio(self) -> float | None:

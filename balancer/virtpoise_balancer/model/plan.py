@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from virtpoise_balancer.model.facts import DiskCopy
 from virtpoise_balancer.model.units import Resource
 
 
@@ -83,7 +84,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overload:
-    """A host whose last ``consecutive`` readings of ``resource`` were at or above the threshold; ``ratio`` is the
+    """A host whose last ``consecutive`` samples of ``resource`` were at or above the threshold; ``ratio`` is the
     newest.
     """
 
@@ -118,6 +119,18 @@ class Prediction:
     tx_ratio_lower: float | None = None
     tx_ratio_upper: float | None = None
 
+    def ratio(self, resource: Resource) -> float | None:
+        """The expected share in use, None where the strategy does not predict it."""
+        return getattr(self, f"{resource}_ratio")  # type: ignore[no-any-return]
+
+    def lower(self, resource: Resource) -> float | None:
+        """The lower end of its interval, likewise."""
+        return getattr(self, f"{resource}_ratio_lower")  # type: ignore[no-any-return]
+
+    def upper(self, resource: Resource) -> float | None:
+        """The upper end of its interval, likewise."""
+        return getattr(self, f"{resource}_ratio_upper")  # type: ignore[no-any-return]
+
     @classmethod
     def exact(cls, cpu_ratio: float, memory_ratio: float | None = None) -> Prediction:
         """A prediction of a strategy that knows no interval."""
@@ -133,6 +146,8 @@ class PredictedLoads:
 
 
 class Problem(StrEnum):
+    """Why a host is worked on."""
+
     OVERLOAD = "overload"
     DRAIN = "drain"
     RULE = "rule"
@@ -144,16 +159,19 @@ class Move:
     """One migration. Moves of one ``wave`` may run at the same time, once all earlier waves are done; ``why`` says it
     in words.
 
-    ``cost_bytes``: what it is expected to transfer; ``link_bytes_per_second``: at most how fast, by the uplinks of its
-    hosts, where both are known. ``seconds`` and ``downtime_seconds``: how long it takes, and for how long the domain is
-    stopped, by earlier migrations between the two hosts; None without any.
+    ``copies``: the disks that are copied along. ``cost_bytes``: what it is expected to transfer, disks included;
+    ``link_bytes_per_second``: at most how fast, by the uplinks of its hosts, where both are known. ``seconds`` and
+    ``downtime_seconds``: how long it takes, and for how long the domain is stopped, by earlier migrations between the
+    two hosts; None without any.
 
     Moves with the same ``bundle`` belong together: all of them or none.
 
     ``needs``: uuids of the domains whose moves this one depends on: earlier ones that leave its destination, which make
     room there, and all others of its bundle. It must not be made without them. ``problem``: what it solves on its
     source; None where it makes room for another. ``destination_score``: the strategy's score of the destination after
-    this move and all before it, comparable to ``Plan.scores.hosts``. Plans of earlier versions have neither.
+    this move and all before it, comparable to ``Plan.scores.hosts``; ``destination_score_before``: the same without
+    this move. ``domain_score``: that of the domain, comparable to ``Plan.scores.domains``. Plans of earlier versions
+    have none of them.
 
     ``saved_minutes``: what all moves that relieve the source are expected to save within the next hour, and
     ``cost_minutes``: what they cost, both in minutes of one host; None where that was not weighed.
@@ -173,9 +191,12 @@ class Move:
     bundle: str | None = None
     needs: tuple[str, ...] = ()
     problem: Problem | None = None
+    domain_score: float | None = None
+    destination_score_before: float | None = None
     destination_score: float | None = None
     saved_minutes: float | None = None
     cost_minutes: float | None = None
+    copies: tuple[DiskCopy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,3 +233,8 @@ class Plan:
     refusals: tuple[Refusal, ...] = ()
     scores: Scores = Scores()
     notes: tuple[str, ...] = ()
+
+    def resources_of(self, move: Move) -> tuple[Resource, ...]:
+        """What the move's source is overloaded in; the CPU where it is moved for another reason."""
+        found = tuple(one.resource for one in self.overloaded if one.host == move.source)
+        return found or (Resource.CPU,)

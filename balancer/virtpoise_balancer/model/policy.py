@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from virtpoise_balancer.model.units import MOST_BYTES, STRICT, Amount, Count, Name, Resource, Threshold
 
+# How plans are made; ``plan.STRATEGIES`` has the functions, ``_TRAITS`` what each asks of the rest.
+StrategyName = Literal["default", "thesis"]
 # What the balancer does with a plan: leave it to a person, or carry it out.
 Mode = Literal["recommend", "automatic"]
 
@@ -93,6 +95,8 @@ class DomainWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
+    """The weights of the scores of hosts and domains (docs/scoring.md)."""
+
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     host: HostWeights = HostWeights()
     domain: DomainWeights = DomainWeights()
@@ -190,9 +194,9 @@ class Imbalance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """How many steps ahead a host's load is forecast from its readings; 0: none.
+    """How many steps ahead a host's load is forecast from its samples; 0: none.
 
-    Used only where it did better than the last reading.
+    Used only where it did better than the last sample.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -247,7 +251,7 @@ class Policy:
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
-    strategy: Literal["default", "thesis"] = "default"
+    strategy: StrategyName = "default"
     cpu: Trigger = Trigger()
     memory: SpaceTrigger = SpaceTrigger()
     network: SpaceTrigger = SpaceTrigger()
@@ -273,11 +277,37 @@ class Policy:
     windows: tuple[BlackoutWindow, ...] = ()
     drains: DrainLimit | None = None
 
+    @property
+    def traits(self) -> StrategyTraits:
+        """What the strategy asks of all that stands around it."""
+        return _TRAITS[self.strategy]
+
     def trigger(self, resource: Resource) -> Trigger:
         """When a resource is a problem; both directions of an uplink share one trigger."""
         if resource is Resource.CPU:
             return self.cpu
         return self.memory if resource is Resource.MEMORY else self.network
+
+
+class StrategyTraits(NamedTuple):
+    """In what the strategies differ outside of their plans.
+
+    ``watched``: the resources that can be a problem of a host. ``one_at_a_time``: while moves are under way no host is
+    judged, and moves are made one after another; otherwise only the hosts concerned wait. ``newest_sample_alone``: only
+    the newest sample can end a host's back-off, since it must be low for every watched resource; otherwise any sample
+    since the back-off began. ``forecasts``: a trend may stand for samples that are missing to an overload.
+    """
+
+    watched: tuple[Resource, ...] = tuple(Resource)
+    one_at_a_time: bool = False
+    newest_sample_alone: bool = True
+    forecasts: bool = True
+
+
+_TRAITS: Mapping[StrategyName, StrategyTraits] = {
+    "default": StrategyTraits(),
+    "thesis": StrategyTraits(watched=(Resource.CPU,), one_at_a_time=True, newest_sample_alone=False, forecasts=False),
+}
 
 
 def policy_problems(policy: Policy) -> Iterator[str]:

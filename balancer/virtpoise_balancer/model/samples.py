@@ -1,4 +1,4 @@
-"""When the samples of a look were taken."""
+"""When the samples of a look were taken, and how a number of them is written."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ class SampleTimes:
     reach_back_seconds: float
     samples: int
     delay_seconds: float = 0.0
+
+
+def count_samples(number: int) -> str:
+    """The number of consecutive samples in words: "1 sample", "3 consecutive samples"."""
+    return "1 sample" if number == 1 else f"{number} consecutive samples"

@@ -10,12 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from virtpoise_balancer.model.facts import Hold, Requirement
+from virtpoise_balancer.model.facts import DiskCopy, Hold, Requirement
 from virtpoise_balancer.model.habits import Habits
 from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio, Resource
 
 
 class HostState(StrEnum):
+    """What is done with a host."""
+
     ACTIVE = "active"
     DRAINING = "draining"
     STANDBY = "standby"
@@ -24,6 +26,8 @@ class HostState(StrEnum):
 
 
 class DomainState(StrEnum):
+    """What a domain does, as libvirt reports it."""
+
     RUNNING = "running"
     PAUSED = "paused"
     SHUTOFF = "shutoff"
@@ -194,7 +198,7 @@ class Domain:
     that is remembered.
 
     ``requires``: what it needs of a host, as far as some host lacks it; ``holds``: why libvirt would migrate it nowhere
-    now. Of what nothing is known nothing is listed.
+    now; ``copies``: the disks that a migration would have to copy. Of what nothing is known nothing is listed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -222,11 +226,17 @@ class Domain:
     placement: Placement | None = None
     requires: tuple[Requirement, ...] = ()
     holds: tuple[Hold, ...] = ()
+    copies: tuple[DiskCopy, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def copied_bytes(self) -> int:
+        """What a migration would copy of its disks."""
+        return sum(one.stored_bytes for one in self.copies) if self.copies else 0
+
+    @property
     def used_cores(self) -> float | None:
-        """``cpu_cores`` where it is known: not of a paused domain, which may be one whose figures are missing."""
+        """The cores that it uses, None of a paused domain, whose figures may only be missing."""
         return None if self.state is DomainState.PAUSED else self.cpu_cores
 
     @property
@@ -236,7 +246,7 @@ class Domain:
 
     @property
     def promised_bytes(self) -> int | None:
-        """The ordinary memory that it may come to use without a word to its host: that of its maximum.
+        """The ordinary memory that it may come to use without its host being asked: that of its maximum.
 
         None where neither its memory nor its maximum is known.
         """

@@ -23,6 +23,9 @@ Amount = Annotated[float, Ge(0)]
 Bytes = Annotated[int, Ge(0)]
 Threshold = Annotated[float, Gt(0), Le(1)]
 
+# The speed of a network card or a migration of which nothing is known: 1 Gbit/s.
+ASSUMED_BYTES_PER_SECOND = 125e6
+
 # A ratio measured from two samples may pass 1 by the jitter of their times; anything further is a broken query.
 RATIO_TOLERANCE = 1.05
 Ratio = Annotated[float, Ge(0), Le(RATIO_TOLERANCE)]
@@ -32,18 +35,23 @@ class Resource(StrEnum):
     """What a host can run short of. ``rx`` and ``tx`` are its busiest uplink, received and sent.
 
     ``row``: where the resource stands in arrays of resources x hosts, and in columns of domains x resources.
+    ``label``: what people call it; both directions of an uplink have one. ``use``: its use in words.
     """
 
     row: int
+    label: str
+    use: str
 
-    CPU = "cpu"
-    MEMORY = "memory"
-    RX = "rx"
-    TX = "tx"
+    CPU = "cpu", "CPU", "CPU load"
+    MEMORY = "memory", "memory", "memory use"
+    RX = "rx", "uplink", "incoming traffic"
+    TX = "tx", "uplink", "outgoing traffic"
 
-    def __new__(cls, value: str) -> Resource:
+    def __new__(cls, value: str, label: str, use: str) -> Resource:
         """The member, numbered in the order of definition."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.row = len(cls.__members__)
+        member.label = label
+        member.use = use
         return member

@@ -52,7 +52,7 @@ class Keeper:
     _keys: dict[Key, Key] = field(default_factory=dict)
 
     def keep(self, name: str, answer: QueryAnswer) -> Extract:
-        """``name``: of the query."""
+        """What the look needs of the answer. ``name``: of the query."""
         if name in FIGURES:
             return Extract(figures=self._figures(answer.series), warnings=answer.warnings)
         if name in BY_UPLINK:

@@ -47,7 +47,7 @@ class QueryAnswer:
 
 _T = TypeVar("_T")
 # Reads the content of a reply.
-_Reader = Callable[[bytes], Read]
+_ReadReply = Callable[[bytes], Read]
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class PrometheusClient:
             raise failures[0]
         return {name: answer.result() for name, answer in asked.items()}
 
-    def _ask(self, path: str, form: dict[str, str], read: _Reader) -> QueryAnswer:
+    def _ask(self, path: str, form: dict[str, str], read: _ReadReply) -> QueryAnswer:
         deadline = time.monotonic() + self.timeout_seconds
         pause = _RETRY_FIRST_SECONDS
         first: MonitorError | None = None
@@ -134,7 +134,7 @@ class PrometheusClient:
                 time.sleep(wait)
                 pause *= 2
 
-    def _ask_once(self, path: str, form: dict[str, str], deadline: float, read: _Reader) -> QueryAnswer:
+    def _ask_once(self, path: str, form: dict[str, str], deadline: float, read: _ReadReply) -> QueryAnswer:
         left = max(deadline - time.monotonic(), 0.001)
         form = {**form, "timeout": f"{max(1, round(left * 1000))}ms"}
         response = self._http.exchange("POST", path, left, form)

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from functools import partial
 
+from virtpoise_balancer.hosts import of_pattern
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, HugePages, Placement
 from virtpoise_balancer.monitor.answers import Key
 from virtpoise_balancer.monitor.replies import Series
@@ -18,6 +19,7 @@ from virtpoise_balancer.monitor.targets import host_of
 
 # What a domain's metadata may name several of; `ignore` stands alone.
 _PLACEMENT_LISTS = frozenset(one.name for one in fields(Placement)) - {"ignore"}
+_OF_HOSTS = frozenset({"only_on", "never_on", "prefer"})
 # A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is
 # no figure.
 _CPU_TOLERANCE = 2.0
@@ -25,6 +27,17 @@ _CPU_TOLERANCE = 2.0
 _MOST_UPLINK_RATIO = 1000.0
 _MOST_BYTES_PER_SECOND = 1e13
 _LONGEST_SIZE = 20
+# Of a domain's name, which is that of its files, and of what stands for its uuid. No database indexes much longer ones.
+_LONGEST_NAME = 255
+
+
+def nameable(answer: Sequence[Series]) -> list[Series]:
+    """The series of domains that have a name and a uuid. Without the others, the list of their host does not stand."""
+    return [series for series in answer if all(0 < len(text) <= _LONGEST_NAME for text in _names(series))]
+
+
+def _names(series: Series) -> tuple[str, str]:
+    return series.labels.get("uuid", ""), series.labels.get("domain", "")
 
 
 def read_domains(
@@ -32,8 +45,8 @@ def read_domains(
 ) -> tuple[list[Domain], dict[str, tuple[str, ...]]]:
     """The domains by name, and the hosts of each that runs on more than one, by uuid.
 
-    ``answers``: the series of each query, by its name; ``figures``: the values of each query of which no series are
-    kept; ``hosts``: by name. Domains of unknown hosts are left out.
+    ``answers``: the series of each query, by its name, those of running domains ``nameable``; ``figures``: the values
+    of each query of which no series are kept; ``hosts``: by name. Domains of unknown hosts are left out.
     """
     hugepages = _hugepages(answers["domain_hugepages_bytes"])
     placements = _placements(answers["domain_placement"])
@@ -47,8 +60,8 @@ def read_domains(
         return -series.value, (host, series.labels.get("uuid", "")) not in paused, host
 
     for series in sorted(answers["domain_running"], key=order):
-        host, uuid, name = host_of(series), series.labels.get("uuid", ""), series.labels.get("domain", "")
-        if host in hosts and hosts[host].known and uuid and name:
+        host, (uuid, name) = host_of(series), _names(series)
+        if host in hosts and hosts[host].known:
             listed.setdefault(uuid, []).append((host, name))
             running.setdefault(uuid, set()).update([host] if series.value == 1 else [])
     reader = _Reader(
@@ -91,6 +104,7 @@ def _placements(answer: Sequence[Series]) -> dict[Key, Placement]:
     for series in answer:
         rule, value = series.labels.get("rule", "").replace("-", "_"), series.labels.get("value", "")
         if (rule in _PLACEMENT_LISTS and value) or rule == "ignore":
+            value = of_pattern(value) if rule in _OF_HOSTS else value
             asked.setdefault((host_of(series), series.labels.get("uuid", "")), {}).setdefault(rule, set()).add(value)
     return {
         key: Placement(

@@ -24,6 +24,8 @@ _OF_ANY_KIND = ("host_sample_time", "host_libvirt_up", "domain_running")
 _OF_ONE_TARGET = (*_OF_ANY_KIND, "domain_paused", *sorted(COUNTING))
 # The most domains of one host, in all states. No libvirt host comes near.
 MOST_DOMAINS = 10_000
+# The most domains of one host that may seem to run on others as well: so many may be on their way between two scrapes.
+MOST_CLAIMED = 10
 # One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
 _CPU_SPEEDS = (0.01, 100.0)
 # A terabyte a second. An uplink that does not know its speed reports -1, or that as an unsigned number (65,535 or
@@ -33,7 +35,7 @@ _SPEEDS_OF_NONE = (65_535 * 125_000, 4_294_967_295 * 125_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class HostFigures:
     """One host's plain figures, as Prometheus gave them; None: it gave none."""
 
     cpus: float | None
@@ -110,7 +112,43 @@ def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
     return None
 
 
-def of_figures(figures: Figures) -> Unknown | None:
+def of_claims(running: Sequence[Series], known: AbstractSet[str]) -> dict[str, Unknown]:
+    """Doubt about each of these hosts that claims to run many domains of others.
+
+    ``running``: the series of domains; ``known``: the hosts that are not in doubt yet. Of lists that contradict each
+    other, the one that contradicts most is doubted first, and no longer held against the others; all of them, where
+    several contradict as much.
+    """
+    first: dict[str, str] = {}
+    hosts_of: dict[str, set[str]] = {}
+    for series in running:
+        if series.value == 1 and (host := _host(series)) in known:
+            uuid = series.labels.get("uuid", "")
+            if first.setdefault(uuid, host) != host:
+                hosts_of.setdefault(uuid, {first[uuid]}).add(host)
+    found: dict[str, Unknown] = {}
+    while True:
+        claimed = Counter(host for hosts in hosts_of.values() for host in hosts)
+        most = max(claimed.values(), default=0)
+        if most <= MOST_CLAIMED:
+            return found
+        for host in sorted(claimed):
+            if claimed[host] == most:
+                others = Counter(other for hosts in hosts_of.values() if host in hosts for other in hosts - {host})
+                found[host] = _of_claims(most, others)
+        hosts_of = {uuid: left for uuid, hosts in hosts_of.items() if len(left := hosts - found.keys()) > 1}
+
+
+def _of_claims(claimed: int, others: Counter[str]) -> Unknown:
+    names = sorted(others, key=lambda host: (-others[host], host))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return Unknown(
+        kind=UnknownKind.DOMAINS,
+        text=f"its list of domains does not stand: {claimed} of them run on {', '.join(names[:3])}{more} as well",
+    )
+
+
+def of_figures(figures: HostFigures) -> Unknown | None:
     """Doubt about a host with such figures: one that is missing, or that no host has."""
     for what, value, least, most in (
         ("number of CPUs", figures.cpus, 1.0, float(MOST_CPUS)),
@@ -158,7 +196,7 @@ def targets_by_host(
 
 
 def copies_by_host(times: Sequence[Series], at: float, stale_seconds: float) -> dict[str, Unknown]:
-    """Doubt about each host of which one target has several series now: several Prometheus servers scrape it.
+    """Doubt about each host whose target has several series now: several Prometheus servers scrape it.
 
     ``times``: of the newest samples. Figures that add up over series would count such a host twice.
     """

@@ -52,7 +52,8 @@ _MOST_SHOWN = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrometheusHealth:
-    """``ahead_seconds``: its clock against ours, to the second; None where it does not tell.
+    """What Prometheus reports of itself. ``ahead_seconds``: its clock against this machine's, to the second; None
+    where it is unknown.
 
     ``errors``: of its scrapes, by host.
     """
@@ -76,7 +77,10 @@ class ExporterHealth:
 def prometheus_health(
     client: PrometheusClient, matchers: str, targets: AdmittedTargets, now: float
 ) -> PrometheusHealth:
-    """``matchers``: PromQL label matchers of the hosts' targets. MonitorError when Prometheus cannot be asked."""
+    """Prometheus' version, clock and errors of scrapes. MonitorError when it cannot be asked.
+
+    ``matchers``: PromQL label matchers of the hosts' targets.
+    """
     build = _get(client, "/api/v1/status/buildinfo")
     answered_at = _date(build)
     down = {
@@ -140,7 +144,7 @@ def _read(client: PrometheusClient, response: Reply, form: type[_R]) -> _R:
 
 
 def _date(response: Reply) -> float | None:
-    """When the server says that it answered, in Unix seconds, to the second."""
+    """When the server answered by its own clock (Unix seconds), to the second."""
     try:
         return parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
     except (ValueError, TypeError, OverflowError, OSError):  # none, or nonsense

@@ -31,7 +31,7 @@ _AT_THE_END = " @ end()"
 # How often it is asked which hosts and domains there are.
 _INVENTORY_SECONDS = 3600.0
 _INVENTORY_STEPS = 250
-# A shorter time is looked at this often in all.
+# How many looks a shorter time has in all.
 _SHORT_SECONDS, _LOOKS = 4 * 3600.0, 8
 _SIZES = ("host_cpus", "host_memory_bytes", "host_uplink_bytes_per_second", "domain_vcpus", "domain_memory_bytes")
 # How many times in a part it is asked where domains run.
@@ -44,7 +44,7 @@ _TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastHost:
-    """``link_bytes_per_second``: of its fastest uplink, None where it is unknown."""
+    """What does not change of a recorded host. ``link_bytes_per_second``: of its fastest uplink, None if unknown."""
 
     name: Name
     cpus: Count
@@ -54,6 +54,8 @@ class PastHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastDomain:
+    """What does not change of a recorded domain."""
+
     name: Name
     uuid: Name
     vcpus: Count
@@ -108,7 +110,10 @@ class _Carried:
 
 @dataclass(slots=True, kw_only=True)
 class History:
-    """``observer``: knows queries, matchers and hosts of the group. ``step_seconds``: between two figures."""
+    """Reads a group's past from Prometheus.
+
+    ``observer``: has its queries, matchers and hosts. ``step_seconds``: between two figures.
+    """
 
     observer: Observer
     step_seconds: float

@@ -32,11 +32,11 @@ def _by_host(answer: Sequence[Series]) -> dict[str, float]:
     return {host_of(series): series.value for series in answer}
 
 
-def trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, tuple[float, ...]]:
-    """By host, the readings that end at ``at`` without a gap or a figure out of range, oldest first."""
-    grid = [at - back * step for back in range(max((len(one.samples) for one in readings), default=0))][::-1]
+def trailing(answer: Sequence[Series], at: float, step: float) -> dict[str, tuple[float, ...]]:
+    """By host, the samples that end at ``at`` without a gap or a figure out of range, oldest first."""
+    grid = [at - back * step for back in range(max((len(one.samples) for one in answer), default=0))][::-1]
     found: dict[str, tuple[float, ...]] = {}
-    for series in readings:
+    for series in answer:
         ratios = tuple([ratio for _, ratio in series.samples])
         on_the_grid = [at_step for at_step, _ in series.samples] == grid[len(grid) - len(ratios) :]
         if not on_the_grid or min(ratios, default=-1.0) < 0 or not is_ratio(max(ratios)):
@@ -48,7 +48,7 @@ def trailing(readings: Sequence[Series], at: float, step: float) -> dict[str, tu
 
 
 def _run(series: Series, at: float, step: float) -> tuple[float, ...]:
-    """The readings of one series that has gaps or figures out of range, looked at one by one."""
+    """The newest samples of one series without a gap or a figure out of range, each sample checked by itself."""
     run: list[float] = []
     for back, (at_step, ratio) in enumerate(reversed(series.samples)):
         if abs(at_step - (at - back * step)) > step / 2 or not is_ratio(ratio):
@@ -58,6 +58,7 @@ def _run(series: Series, at: float, step: float) -> tuple[float, ...]:
 
 
 def is_ratio(value: float) -> bool:
+    """Whether the value can be a ratio that was measured: finite, and at most a little above 1."""
     return 1 - RATIO_TOLERANCE <= value <= RATIO_TOLERANCE
 
 
@@ -92,14 +93,15 @@ def read_hosts(
     hugepages = _hugepages_free(answers["host_hugepages_free"])
     of_target = {host_of(series): series for series in answers["host_cpus"]}
     labels = {name: labels_of(series) for name, series in of_target.items()}
-    readings, memory_readings, rx, tx = (windows[name] for name in WINDOWS)
+    cpu_ratios, memory_ratios, rx, tx = (windows[name] for name in WINDOWS)
     hosts: dict[str, Host] = {}
+    figures_of: dict[str, doubt.HostFigures] = {}
     ages: list[float] = []
     for name in sorted(cpus.keys() | memory.keys()):
         age = at - sampled.get(name, -math.inf)
         if math.isfinite(age):
             ages.append(age)
-        figures = doubt.Figures(
+        figures = figures_of[name] = doubt.HostFigures(
             cpus=cpus.get(name),
             cpu_speed=speed.get(name),
             memory_bytes=memory.get(name),
@@ -113,7 +115,7 @@ def read_hosts(
             or doubt.of_lists(lists.get(name, doubt.NOTHING_LISTED), replaced)
             or doubt.of_figures(figures)
             or doubt.of_labels(of_target[name].labels)
-            or (None if readings.get(name) else NO_FIGURES)
+            or (None if cpu_ratios.get(name) else NO_FIGURES)
         )
         hosts[name] = (
             _unknown(name, unknown, figures, labels.get(name, {}))
@@ -122,19 +124,22 @@ def read_hosts(
                 name=name,
                 cpus=int(cpus[name]),
                 cpu_speed=speed.get(name, 1.0),
-                cpu_ratio=readings[name],
+                cpu_ratio=cpu_ratios[name],
                 memory_bytes=int(memory[name]),
                 memory_used_bytes=int(memory[name]) - int(available[name]),
                 hugepages_free=hugepages.get(name, ()),
                 rx_ratio=rx[name][-1] if rx.get(name) else None,
                 tx_ratio=tx[name][-1] if tx.get(name) else None,
-                memory_ratio_window=memory_readings.get(name, ()),
+                memory_ratio_window=memory_ratios.get(name, ()),
                 rx_ratio_window=rx.get(name, ()),
                 tx_ratio_window=tx.get(name, ()),
                 uplink_bytes_per_second=uplink.get(name) or None,
                 labels=labels.get(name, {}),
             )
         )
+    known = {name for name, host in hosts.items() if host.known}
+    for name, unknown in doubt.of_claims(answers["domain_running"], known).items():
+        hosts[name] = _unknown(name, unknown, figures_of[name], labels.get(name, {}))
     return hosts, min(ages, default=None)
 
 
@@ -149,7 +154,7 @@ def _hugepages_free(answer: Sequence[Series]) -> dict[str, tuple[HugePages, ...]
     return {host: tuple(sorted(pages, key=lambda one: one.page_bytes)) for host, pages in found.items()}
 
 
-def _unknown(name: str, unknown: Unknown, figures: doubt.Figures, labels: Mapping[str, str]) -> Host:
+def _unknown(name: str, unknown: Unknown, figures: doubt.HostFigures, labels: Mapping[str, str]) -> Host:
     """An unknown host, with its size where that figure can be right."""
     return Host(
         name=name,

@@ -98,7 +98,7 @@ def _one_line(text: str, field: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """``content``: decompressed; ``reason``: the text of the status."""
+    """A server's reply. ``content``: decompressed; ``reason``: the text of the status."""
 
     status: int
     reason: str

@@ -21,14 +21,14 @@ EXAMPLE = 'job="virtpoise-exporter"'
 
 
 def label_name(text: str) -> str:
-    """The text, if it is the name of a label that a target may have. ValueError that says what was expected."""
+    """The text, if it is the name of a label that a target may have. ValueError with what was expected."""
     if not re.fullmatch(_LABEL, text) or text in ("__name__", "instance", "job"):
         raise ValueError(f"the name of a label, like replica, other than instance and job, got {text[:40]!r}")
     return text
 
 
 def read_matchers(text: str) -> str:
-    """The matchers, ready to stand between the braces of a selector. ValueError that says what was expected.
+    """The matchers, ready to stand between the braces of a selector. ValueError with what was expected.
 
     An empty text matches every target.
     """

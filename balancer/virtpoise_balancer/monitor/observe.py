@@ -22,7 +22,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor.answers import FIGURES, Extract, Keeper, by_device, uplink_figures
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
-from virtpoise_balancer.monitor.domain_figures import read_domains
+from virtpoise_balancer.monitor.domain_figures import nameable, read_domains
 from virtpoise_balancer.monitor.host_figures import WINDOWS, is_ratio, read_hosts, trailing
 from virtpoise_balancer.monitor.queries import (
     BY_UPLINK,
@@ -78,7 +78,7 @@ class HostWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class Loads:
+class MeasuredLoads:
     """The load samples in windows, as (Unix seconds, ratio), and what Prometheus warned of.
 
     A window without an entry was not answered; one of a host that is not known has no samples.
@@ -90,7 +90,7 @@ class Loads:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """Looks at the group. ``step_seconds``: between two readings. ``consecutive``: the N that domains' figures are
+    """Looks at the group. ``step_seconds``: between two samples. ``consecutive``: the N that domains' figures are
     averaged over.
 
     ``source``: the exporters that are asked; ``queries``: the configuration's own, by name. ``matchers``: PromQL label
@@ -124,7 +124,10 @@ class Observer:
 
     @property
     def sample_times(self) -> SampleTimes:
-        """Of each look. A sample may reach back before its step, since ``rate()`` needs two scrapes."""
+        """The times of the samples that each look takes.
+
+        A sample may reach back before its step, since ``rate()`` needs two scrapes.
+        """
         return SampleTimes(
             step_seconds=self.step_seconds,
             reach_back_seconds=self.ranges.reading - self.step_seconds,
@@ -154,7 +157,7 @@ class Observer:
         return self.source.foreign | self.queries.keys()
 
     def observe(self, now: float) -> Observation:
-        """The group at ``now``, or the delay before it; readings lie on the grid of whole steps, so every balancer sees
+        """The group at ``now``, or the delay before it; samples lie on the grid of whole steps, so every balancer sees
         the same ones. MonitorError.
 
         ClockError where ``now`` is not what Prometheus' own clock shows.
@@ -163,7 +166,7 @@ class Observer:
             return self._look(now, None)
 
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
-        """The same of these hosts and their domains alone. MonitorError."""
+        """What is observed of these hosts and their domains alone. MonitorError when Prometheus cannot be asked."""
         return self._look(now, hosts)
 
     def members(self, now: float) -> frozenset[str]:
@@ -174,7 +177,7 @@ class Observer:
         return frozenset(map(host_of, AdmittedTargets(self.admits).of_hosts(answer.series)))
 
     def _look(self, now: float, hosts: Collection[str] | None) -> Observation:
-        """``hosts``: None for all."""
+        """The snapshot of these hosts (None: of all), and what was wrong with the answers."""
         self._check_clock(now)
         at = self._at(now)
         start = at - (self.sample_times.samples - 1) * self.step_seconds
@@ -183,6 +186,7 @@ class Observer:
         answers: dict[str, Sequence[Series]] = dict.fromkeys(QUERIES, ())
         answers |= {name: kept.series for name, kept in found.items()}
         answers["host_cpus"] = [without(self.replica_label, one) for one in answers["host_cpus"]]
+        answers["domain_running"] = nameable(answers["domain_running"])
         windows = {name: trailing(answers[name], at, self.step_seconds) for name in WINDOWS}
         seen, age = read_hosts(answers, windows, at, self.ranges.stale, self._replaced)
         figures = {name: found[name].figures if name in found else {} for name in FIGURES - set(BY_UPLINK.values())}
@@ -208,15 +212,15 @@ class Observer:
         of_all = self._of_one_replica(at)
         matchers = of_all if hosts is None else narrowed(of_all, hosts)
         instants = self._queries((name for name in needed if name not in WINDOWS), matchers)
-        readings = self._queries(WINDOWS, matchers)
+        windowed = self._queries(WINDOWS, matchers)
         if hosts is not None:
             found = self.client.instant_each(instants, at)
-            found |= self.client.range_each(readings, start, at, self.step_seconds)
+            found |= self.client.range_each(windowed, start, at, self.step_seconds)
             return {name: keeper.keep(name, answer).of(hosts) for name, answer in found.items()}
 
         def ask(name: str) -> Extract:
-            if name in readings:
-                return keeper.keep(name, self.client.range(readings[name], start, at, self.step_seconds))
+            if name in windowed:
+                return keeper.keep(name, self.client.range(windowed[name], start, at, self.step_seconds))
             if name in OF_THE_PAST and name not in self._replaced:
                 return keeper.keep(name, self._past(name, at, step, matchers, keeper))
             return keeper.keep(name, self.client.instant(instants[name], at))
@@ -227,7 +231,7 @@ class Observer:
             return ask(name)
 
         step = math.floor(at / self.ranges.resolution)
-        asked = [name for name in needed if name in instants or name in readings]
+        asked = [name for name in needed if name in instants or name in windowed]
         dearest_first = dict.fromkeys((*(name for name in DEAREST if name in asked), *asked))
         answered = self.client.side_by_side({name: partial(of_look, name) for name in dearest_first})
         return {name: answered[name] for name in asked}
@@ -256,8 +260,8 @@ class Observer:
             f"this machine's clock is {apart} that of Prometheus at {self.client.url}, so no figure can be dated"
         )
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
-        """The readings of the hosts in their windows, without those that are out of range: one query for all that lie
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
+        """The samples of the hosts in their windows, without those that are out of range: one query for all that lie
         near each other. MonitorError when none can be had.
         """
         samples: dict[HostWindow, tuple[tuple[float, float], ...]] = {}
@@ -265,7 +269,7 @@ class Observer:
         failure: MonitorError | None = None
         for near in _near(windows):
             try:
-                answer = self._readings(near)
+                answer = self._samples_in(near)
             except MonitorError as error:
                 failure = error
                 continue
@@ -274,9 +278,9 @@ class Observer:
             samples |= {one: _within_window(of_hosts, one) for one in near}
         if failure and not samples:
             raise failure
-        return Loads(samples, tuple(dict.fromkeys(warnings)))
+        return MeasuredLoads(samples, tuple(dict.fromkeys(warnings)))
 
-    def _readings(self, windows: Sequence[HostWindow]) -> QueryAnswer:
+    def _samples_in(self, windows: Sequence[HostWindow]) -> QueryAnswer:
         """The loads of all hosts of the windows, from the first beginning to the last end."""
         first = math.ceil(min(one.start for one in windows) / self.step_seconds) * self.step_seconds
         last = max(first, *(one.end for one in windows))
@@ -285,11 +289,11 @@ class Observer:
         return self.client.range(query, first, last, self.step_seconds)
 
 
-def _within_window(readings: Sequence[Series], window: HostWindow) -> tuple[tuple[float, float], ...]:
-    """The host's readings in its window. None where two targets of its name have some there: one may be another's."""
+def _within_window(answer: Sequence[Series], window: HostWindow) -> tuple[tuple[float, float], ...]:
+    """The host's samples in its window. None where two targets of its name have some there: one may be another's."""
     of_targets = [
         [(at, max(ratio, 0.0)) for at, ratio in series.samples if window.start <= at <= window.end and is_ratio(ratio)]
-        for series in readings
+        for series in answer
         if host_of(series) == window.host
     ]
     found = [samples for samples in of_targets if samples]

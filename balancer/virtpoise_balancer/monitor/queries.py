@@ -162,7 +162,7 @@ STALE_SCRAPES = 3.5
 _NUMBERS = ("saturation", "lag", "stale")
 
 # Each sum of traffic by uplink, and the part of these uplinks that is made of it and of `host_uplink_bytes_per_second`.
-# So the parts are asked for only where one of these queries is the configuration's own.
+# So the parts are queried only where one of these queries is the configuration's own.
 BY_UPLINK = {"domain_rx_bytes_per_second": "domain_rx_ratio", "domain_tx_bytes_per_second": "domain_tx_ratio"}
 
 # Those that take Prometheus longest. They are asked first, so that nothing waits for them alone in the end.

@@ -1,4 +1,4 @@
-"""Several Prometheus servers that scrape the same targets, told apart by a label of their series."""
+"""Several Prometheus servers that scrape the same targets, distinguished by a label of their series."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reads the JSON of Prometheus' replies: of an instant query a vector, of a range query a matrix.
 
 Nothing in a reply is trusted. It is first read in the form that it should have. Only where one series departs from that
-is each looked at by itself, which takes several times as long.
+is each read by itself, which takes several times as long.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ MOST_SERIES = 150_000
 MOST_SAMPLES = 4_000_000
 # Of one label's value: libvirt's names and uuids are far shorter.
 MOST_LABEL = 1024
+# The character that no name has, and that PostgreSQL cannot keep. Prometheus takes it in a label's value. In JSON it is
+# always written like this.
+_NUL, _NUL_IN_JSON = "\0", b"\\u0000"
 
 # [Unix seconds, value as text], as https://prometheus.io/docs/prometheus/latest/querying/api/ defines it.
 _Sample = tuple[float, float]
@@ -29,7 +32,7 @@ _ABOUT_THE_QUERY = "PromQL "
 
 
 class BadReply(ValueError):
-    """The reply is none of Prometheus, or not the one that was asked for; the message says what was expected."""
+    """The reply is not valid JSON of Prometheus, or answers another query; the message has what was expected."""
 
 
 class Series(msgspec.Struct, frozen=True, gc=False):
@@ -102,15 +105,15 @@ class _Reply(msgspec.Struct):
 
 
 class _VectorReply(_Reply):
-    data: _Vector | None = None
+    data: _Vector = msgspec.field(default_factory=lambda: _Vector("", []))
 
 
 class _MatrixReply(_Reply):
-    data: _Matrix | None = None
+    data: _Matrix = msgspec.field(default_factory=lambda: _Matrix("", []))
 
 
 class _AnyReply(_Reply):
-    data: _AnyResult | None = None
+    data: _AnyResult = msgspec.field(default_factory=lambda: _AnyResult("", []))
 
 
 class _HeadReply(_Reply):
@@ -129,14 +132,13 @@ def read_vector(content: bytes) -> Read:
     BadReply.
     """
     try:
+        if _NUL_IN_JSON in content:
+            return _one_by_one(content, "vector")
         reply = _VECTOR.decode(content)
     except (msgspec.MsgspecError, RecursionError) as error:
         return _one_by_one(content, "vector", error)
-    if reply.data is None or reply.status == "error":
-        return _refused(reply)
-    _check(reply.data, "vector")
-    if missing := _missing(reply):
-        return Read(missing=missing)
+    if no_answer := _no_answer(reply, reply.data, "vector"):
+        return no_answer
     found = [
         Series(one.metric, (value,))
         for one in reply.data.result
@@ -148,14 +150,13 @@ def read_vector(content: bytes) -> Read:
 def read_matrix(content: bytes) -> Read:
     """The reply to a range query, likewise. BadReply."""
     try:
+        if _NUL_IN_JSON in content:
+            return _one_by_one(content, "matrix")
         reply = _MATRIX.decode(content)
     except (msgspec.MsgspecError, RecursionError) as error:
         return _one_by_one(content, "matrix", error)
-    if reply.data is None or reply.status == "error":
-        return _refused(reply)
-    _check(reply.data, "matrix")
-    if missing := _missing(reply):
-        return Read(missing=missing)
+    if no_answer := _no_answer(reply, reply.data, "matrix"):
+        return no_answer
     if sum(len(one.values) for one in reply.data.result) > MOST_SAMPLES:
         raise BadReply(f"expected at most {MOST_SAMPLES} samples")
     found = []
@@ -166,37 +167,37 @@ def read_matrix(content: bytes) -> Read:
     return Read(tuple(found), reply.warnings)
 
 
-def _check(data: _Vector | _Matrix | _AnyResult, kind: str) -> None:
+def _no_answer(reply: _Reply, data: _Vector | _Matrix | _AnyResult, kind: str) -> Read | None:
+    """Why the reply is no answer, or None where it is one. BadReply."""
+    if reply.status == "error":
+        return Read(error=reply.error or "it does not say why")
     if data.resultType != kind:
         raise BadReply(f"expected a {kind}")
     if len(data.result) > MOST_SERIES:
         raise BadReply(f"expected at most {MOST_SERIES} series")
+    partial = (one for one in reply.warnings if not one.startswith(_ABOUT_THE_QUERY))
+    missing = next(partial, "isPartial" if reply.isPartial else None)
+    return None if missing is None else Read(missing=missing)
 
 
-def _missing(reply: _Reply) -> str | None:
-    found = (one for one in reply.warnings if not one.startswith(_ABOUT_THE_QUERY))
-    return next(found, "isPartial" if reply.isPartial else None)
-
-
-def _refused(reply: _Reply) -> Read:
-    return Read(error=reply.error or "no data")
-
-
-def _one_by_one(content: bytes, kind: str, first: Exception) -> Read:
-    """The reply whose series are looked at one by one. One with an absurdly long label is left out, and warned of."""
+def _one_by_one(content: bytes, kind: str, first: Exception | None = None) -> Read:
+    """The reply, each of its series read by itself. One with a label that is absurdly long, or that has a NUL, is left
+    out, with a warning. ``first``: why the reply has not the form that it should have.
+    """
     try:
         reply = _ANY.decode(content)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadReply(_why(content, kind, error, first)) from None
-    if reply.data is None or reply.status == "error":
-        return _refused(reply)
-    _check(reply.data, kind)
-    if missing := _missing(reply):
-        return Read(missing=missing)
-    found, long = [], 0
+    if no_answer := _no_answer(reply, reply.data, kind):
+        return no_answer
+    found, long, nul = [], 0, 0
     for one in reply.data.result:
-        if max(map(len, (*one.metric, *one.metric.values())), default=0) > MOST_LABEL:
+        texts = (*one.metric, *one.metric.values())
+        if max(map(len, texts), default=0) > MOST_LABEL:
             long += 1
+            continue
+        if any(_NUL in text for text in texts):
+            nul += 1
             continue
         values = [one.value] if one.value is not None else one.values
         samples = tuple([(at, number) for at, text in values if isfinite(number := _number(text))])
@@ -205,6 +206,8 @@ def _one_by_one(content: bytes, kind: str, first: Exception) -> Read:
     warnings = reply.warnings
     if long:
         warnings = [*warnings, f"{long} series have a label of more than {MOST_LABEL} characters and are left out"]
+    if nul:
+        warnings = [*warnings, f"{nul} series have a label with a NUL and are left out"]
     return Read(tuple(found), warnings)
 
 
@@ -215,12 +218,13 @@ def _number(text: str) -> float:
         raise BadReply(f"expected a number, got {text[:40]!r}") from None
 
 
-def _why(content: bytes, kind: str, error: Exception, first: Exception) -> str:
+def _why(content: bytes, kind: str, error: Exception, first: Exception | None) -> str:
     """What is wrong with a reply that has no form at all."""
     if isinstance(error, RecursionError):
         return "expected JSON, and less deeply nested"
     if not isinstance(error, msgspec.ValidationError):
         return f"expected JSON: {error}"
+    first = first or error
     try:
         data: Any = _HEAD.decode(content).data
     except (msgspec.MsgspecError, RecursionError):

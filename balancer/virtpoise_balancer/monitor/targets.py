@@ -21,13 +21,15 @@ _NOT_ADMITTED = "not in libvirt.hosts, and does not fit libvirt.pattern and libv
 
 
 class TargetRefusal(StrEnum):
+    """Why a target is not taken for a host."""
+
     NOT_A_HOST = "not_a_host"
     NOT_ADMITTED = "not_admitted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedTarget:
-    """``instance``: the target's label as it can be shown (printable ASCII, cut)."""
+    """A target that is not taken for a host. ``instance``: its label as it can be shown (printable ASCII, cut)."""
 
     instance: str
     reason: TargetRefusal
@@ -42,7 +44,7 @@ class RefusedTargets:
     named: tuple[RefusedTarget, ...] = ()
 
     def __str__(self) -> str:
-        """In one line, for the log; empty without any."""
+        """The counts and the first labels in one line, for the log; empty without any."""
         names = ", ".join(f"'{one.instance}' ({one.why})" for one in self.named)
         more = sum(self.counts.values()) - len(self.named)
         return f"{names} and {more} more" if more else names

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
-from virtpoise_balancer.analyse.overload import overloaded
 from virtpoise_balancer.analyse.triggers import watched
 from virtpoise_balancer.model import (
     Domain,
@@ -29,8 +28,11 @@ _CLOSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Problems:
-    """``attempt``: what to work on, drains first, since they are orders. ``held``: why the others must wait."""
+class FoundProblems:
+    """The problems of a group.
+
+    ``attempt``: what to work on, drains first, since they are orders. ``held``: why the others must wait.
+    """
 
     overloaded: tuple[Overload, ...]
     attempt: tuple[tuple[Host, Problem], ...]
@@ -45,17 +47,14 @@ class Problems:
 def find(
     snapshot: Snapshot,
     policy: Policy,
-    found: tuple[Overload, ...] | None = None,
+    found: tuple[Overload, ...],
     busy: Mapping[str, str] | None = None,
-) -> Problems:
+) -> FoundProblems:
     """The problems of the snapshot.
 
-    ``found``: the overloads, where they are not those of the CPU alone. ``busy``: the hosts ``concerned``, where the
-    caller has them already.
+    ``found``: the overloads. ``busy``: the hosts ``concerned``, where the caller has them already.
     """
     hosts = {host.name: host for host in snapshot.hosts}
-    if found is None:
-        found = overloaded(snapshot, policy)
     draining = {
         host.name
         for host in snapshot.hosts
@@ -79,7 +78,7 @@ def find(
         and host.known
         and host.state is HostState.ACTIVE
         and host.name not in counted
-        and any(readings[-1] >= trigger.threshold for _, trigger, readings in watched(host, policy))
+        and any(samples[-1] >= trigger.threshold for _, trigger, samples in watched(host, policy))
     )
     if busy is None:
         busy = concerned(snapshot.migrating)
@@ -93,7 +92,7 @@ def find(
             held.append(refusal)
         else:
             attempt.append((host, problem))
-    return Problems(found, tuple(attempt), tuple(held))
+    return FoundProblems(found, tuple(attempt), tuple(held))
 
 
 def concerned(migrating: Iterable[Domain]) -> dict[str, str]:

@@ -22,7 +22,7 @@ Stock = int
 PROMISED: Stock = 0
 
 
-def needs(domains: Iterable[Domain], policy: Policy) -> Mapping[Stock, float]:
+def taken_by(domains: Iterable[Domain], policy: Policy) -> Mapping[Stock, float]:
     """What the domains take of each stock, in bytes; infinite where that is not known."""
     found: dict[Stock, float] = {}
     for domain in domains:
@@ -59,7 +59,7 @@ def _promised(domain: Domain) -> float:
     return math.inf if (promised := domain.promised_bytes) is None else promised
 
 
-def refusal(stock: Stock, need: float, left: float) -> tuple[Reason, Detail]:
+def why_too_little(stock: Stock, need: float, left: float) -> tuple[Reason, Detail]:
     """Why a host whose stock has too little left does not take a domain, with the figures in bytes that are known."""
     figures: dict[str, int | str] = {}
     if math.isfinite(need):

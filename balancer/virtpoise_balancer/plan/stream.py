@@ -17,6 +17,8 @@ from virtpoise_balancer.model import Limits, Move, Policy
 
 
 class Stage(StrEnum):
+    """How far a move of the stream has come."""
+
     WAITING = "waiting"
     BEGUN = "begun"
     DONE = "done"
@@ -41,12 +43,12 @@ class Item:
 
 
 # A migration's source and destination.
-Ends = tuple[str, str]
+HostPair = tuple[str, str]
 
 
 def limits_of(policy: Policy) -> Limits:
-    """How many migrations may be under way at once. The thesis makes one after another."""
-    return Limits(total=1) if policy.strategy == "thesis" else policy.limits
+    """How many migrations may be under way at once."""
+    return Limits(total=1) if policy.traits.one_at_a_time else policy.limits
 
 
 def hopeless(items: Iterable[Item]) -> dict[int, Move]:
@@ -73,7 +75,7 @@ def withdrawable(items: Iterable[Item], uuids: Set[str]) -> tuple[Item, ...]:
     return ours if all_wait else ()
 
 
-def ready(items: Iterable[Item], limits: Limits, others: Sequence[Ends] = ()) -> tuple[int, ...]:
+def ready(items: Iterable[Item], limits: Limits, others: Sequence[HostPair] = ()) -> tuple[int, ...]:
     """The ids of the waiting moves that may begin now, all at once.
 
     ``others``: migrations under way that are not among them.
@@ -125,7 +127,7 @@ def full(commitments: Collection[Commitment], limits: Limits) -> frozenset[str]:
 
 
 def replaceable(commitments: Collection[Commitment], limits: Limits) -> Mapping[str, tuple[Commitment, ...]]:
-    """By source, its waiting moves, where one of them waits for its turn at a destination and all may be planned anew.
+    """By source, its waiting moves, where one of them waits for its turn at a destination and all may be planned again.
 
     They may not while anything else is on its way from or to the source, or where another waiting move may make room
     for them.

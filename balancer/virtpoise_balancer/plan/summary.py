@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from virtpoise_balancer.model import Attempt, Move, Overload, Policy, Problem, Reason, Refusal
+from virtpoise_balancer.model import (
+    Attempt,
+    Move,
+    Overload,
+    Policy,
+    Prediction,
+    Problem,
+    Reason,
+    Refusal,
+    Resource,
+    count_samples,
+)
+
+# Problems that are no use of a resource.
+_NO_LEVEL = (Problem.DRAIN, Problem.RULE)
 
 
 def summarise(
@@ -15,15 +29,23 @@ def summarise(
     moves: Sequence[Move],
     held: Sequence[Refusal],
     unrepaired: Sequence[str] = (),
+    unsolved: Sequence[Refusal] = (),
 ) -> str:
-    """The sentence for a plan of these parts. ``unrepaired``: the broken rules that should be repaired and are not."""
+    """The sentence for a plan of these parts.
+
+    ``unrepaired``: the broken rules that should be repaired and are not. ``unsolved``: refusals, among them what hosts
+    lack that are not relieved.
+    """
     if not attempts and not held and not unrepaired:
         return _idle(policy)
-    found = {overload.host: overload for overload in overloaded}
+    found: dict[str, list[Overload]] = defaultdict(list)
+    for overload in overloaded:
+        found[overload.host].append(overload)
+    short = {str(one.host): one for one in unsolved if one.reason is Reason.UNSOLVED}
     leaving: dict[str, list[Move]] = defaultdict(list)
     for move in moves:
         leaving[move.source].append(move)
-    parts = [_attempt(attempt, found, leaving[attempt.host]) for attempt in attempts]
+    parts = [_attempt(one, found, leaving[one.host], short.get(one.host)) for one in attempts]
     parts += [_held(refusal, found) for refusal in held]
     parts += [f"the rule {rule} stays broken" for rule in dict.fromkeys(unrepaired)]
     return "; ".join(parts)
@@ -31,9 +53,7 @@ def summarise(
 
 def _idle(policy: Policy) -> str:
     """Why nothing is done: what was watched, with the threshold of each resource."""
-    watched = {"CPU": policy.cpu}
-    if policy.strategy != "thesis":
-        watched |= {"memory": policy.memory, "uplink": policy.network}
+    watched = {resource.label: policy.trigger(resource) for resource in policy.traits.watched}
     counts = {trigger.consecutive for trigger in watched.values()}
     if len(counts) > 1:
         levels = [f"{name}: {one.consecutive} at {one.threshold:.0%}" for name, one in watched.items()]
@@ -41,36 +61,57 @@ def _idle(policy: Policy) -> str:
             f"no host has had enough consecutive samples at or above a threshold ({', '.join(levels)}); nothing to do"
         )
     count = counts.pop()
-    samples = "a sample" if count == 1 else f"{count} consecutive samples"
     levels = [f"{name} {one.threshold:.0%}" for name, one in watched.items()]
-    return f"no host has had {samples} at or above a threshold ({', '.join(levels)}); nothing to do"
+    return f"no host has had {count_samples(count)} at or above a threshold ({', '.join(levels)}); nothing to do"
 
 
-def _problem(host: str, problem: Problem, overloads: Mapping[str, Overload]) -> str:
+def _problem(host: str, problem: Problem, overloads: Mapping[str, Sequence[Overload]]) -> str:
     if problem is Problem.RULE:
         return f"a rule is broken on {host}"
     if problem is Problem.IMBALANCE:
         return f"the group is uneven and {host} its busiest host"
     if problem is Problem.DRAIN:
         return f"{host} is draining"
-    overload = overloads[host]
-    return (
-        f"{host} is overloaded ({overload.resource} {overload.ratio:.0%}, {overload.consecutive} consecutive samples)"
-    )
+    levels = ", ".join(f"{one.resource.use} {one.ratio:.0%}" for one in overloads[host])
+    return f"{host} is overloaded ({levels}, {count_samples(min(one.consecutive for one in overloads[host]))})"
 
 
-def _attempt(attempt: Attempt, overloads: Mapping[str, Overload], moves: Sequence[Move]) -> str:
+def _attempt(
+    attempt: Attempt,
+    overloads: Mapping[str, Sequence[Overload]],
+    moves: Sequence[Move],
+    unsolved: Refusal | None,
+) -> str:
     problem = _problem(attempt.host, attempt.problem, overloads)
     if not moves:
-        return f"{problem} and no domain can be moved to another host"
-    listed = ", ".join(f"{move.domain} to {move.destination}" for move in moves[:5])
-    more = f" and {len(moves) - 5} more" if len(moves) > 5 else ""
-    last = moves[-1].predicted.source.cpu_ratio
-    unsolved = "" if attempt.solved else ", which does not solve it"
-    return f"{problem}: move {listed}{more} ({attempt.host} is predicted at {last:.0%}{unsolved})"
+        made = f"{problem} and no domain can be moved to another host"
+    else:
+        listed = ", ".join(f"{move.domain} to {move.destination}" for move in moves[:5])
+        more = f" and {len(moves) - 5} more" if len(moves) > 5 else ""
+        about = [one.resource for one in overloads.get(attempt.host, ())] or [Resource.CPU]
+        end = "" if attempt.problem in _NO_LEVEL else _end(attempt.host, moves[-1].predicted.source, about)
+        parts = [part for part in (end, "" if attempt.solved else "which does not solve it") if part]
+        made = f"{problem}: move {listed}{more}" + (f" ({', '.join(parts)})" if parts else "")
+    return ", ".join([made, *_rest(unsolved)])
 
 
-def _held(refusal: Refusal, overloads: Mapping[str, Overload]) -> str:
+def _end(host: str, predicted: Prediction, resources: Sequence[Resource]) -> str:
+    """What the host's use of these resources comes to: "h1's CPU load is predicted at 55%, its memory use at 80%"."""
+    known = [(one, ratio) for one in resources if (ratio := predicted.ratio(one)) is not None]
+    first = [f"{host}'s {one.use} is predicted at {ratio:.0%}" for one, ratio in known[:1]]
+    return ", ".join(first + [f"its {one.use} at {ratio:.0%}" for one, ratio in known[1:]])
+
+
+def _rest(unsolved: Refusal | None) -> Iterator[str]:
+    """What stays of a problem that no move takes away."""
+    detail = unsolved.detail if unsolved else {}
+    if own := detail.get("own_ratio"):
+        yield f"{own:.0%} are the host's own"
+    if left := detail.get("domains_left"):
+        yield f"{left} domain{' stays' if left == 1 else 's stay'}"
+
+
+def _held(refusal: Refusal, overloads: Mapping[str, Sequence[Overload]]) -> str:
     host = str(refusal.host)
     if refusal.reason is Reason.ALONE:
         problem = Problem.OVERLOAD if host in overloads else Problem.DRAIN

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import (
     Attempt,
     Domain,
@@ -70,7 +71,7 @@ class _Server:
         self.memory_used_bytes += domain.ordinary_bytes
         self.active += 1
         self.names.add(domain.name)
-        for stock, need in stocks.needs([domain], policy).items():
+        for stock, need in stocks.taken_by([domain], policy).items():
             self.free[stock] -= need
 
     def leave(self, domain: Domain, load: float) -> None:
@@ -103,7 +104,7 @@ def generated_load(domain: Domain, host: Host) -> float:
 
 def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     """The plan for the first problem of the snapshot for which anything can be moved."""
-    problems = find(snapshot, policy)
+    problems = find(snapshot, policy, overloads(snapshot, policy))
     servers = _servers(snapshot, policy)
     closed = [refusal for host in snapshot.hosts if (refusal := no_destination(host))]
     refusals = list(problems.held)
@@ -143,7 +144,14 @@ def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[
         domain, source = domains[move.uuid], servers[move.source]
         load = generated_load(domain, source.host)
         alone = _assign(domain, load, source, servers[move.destination], policy)
-        made.append(replace(move, predicted=alone.predicted, destination_score=alone.destination_score))
+        made.append(
+            replace(
+                move,
+                predicted=alone.predicted,
+                destination_score_before=alone.destination_score_before,
+                destination_score=alone.destination_score,
+            )
+        )
     return tuple(made)
 
 
@@ -200,7 +208,7 @@ def _destinations(servers: dict[str, _Server], source: str | None) -> list[_Serv
 
 
 def _scores(snapshot: Snapshot, policy: Policy, servers: dict[str, _Server], *, source: str | None) -> Scores:
-    """Of the possible destinations and of the source's domains; of all while no host has a problem."""
+    """The scores of the possible destinations and of the source's domains; of all while no host has a problem."""
     domains = [d for d in _running(snapshot.domains) if d.host in servers and source in (None, d.host)]
     repeated = {name for name, count in Counter(d.name for d in domains).items() if count > 1}
     return Scores(
@@ -273,9 +281,9 @@ def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Re
     if lacks := lacking(server.host, [domain]):
         reason, detail = lacks
         return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
-    for stock, need in stocks.needs([domain], policy).items():
+    for stock, need in stocks.taken_by([domain], policy).items():
         if server.free[stock] < need:
-            reason, detail = stocks.refusal(stock, need, server.free[stock])
+            reason, detail = stocks.why_too_little(stock, need, server.free[stock])
             return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
     predicted, threshold = server.load + load, policy.cpu.threshold
     if predicted < threshold:
@@ -290,6 +298,7 @@ def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Re
 
 
 def _assign(domain: Domain, load: float, source: _Server, destination: _Server, policy: Policy) -> Move:
+    before = destination.score(policy.weights.host)
     source.leave(domain, load)
     destination.take(domain, load, policy)
     return Move(
@@ -298,5 +307,7 @@ def _assign(domain: Domain, load: float, source: _Server, destination: _Server, 
         source=source.host.name,
         destination=destination.host.name,
         predicted=PredictedLoads(source=source.prediction(), destination=destination.prediction()),
+        domain_score=domain_score(domain, load, policy.weights.domain),
+        destination_score_before=before,
         destination_score=destination.score(policy.weights.host),
     )

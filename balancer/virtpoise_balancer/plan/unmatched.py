@@ -1,4 +1,4 @@
-"""What a policy names and the group has not: a rule that fits no domain or no host does nothing, and says so."""
+"""What a policy names and the group does not have: a rule that fits no domain or no host does nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from virtpoise_balancer.analyse.reserve import fits
 from virtpoise_balancer.model import DomainState, Policy, Reserve, Snapshot
-from virtpoise_balancer.rules import GroupKind, kinds
+from virtpoise_balancer.rules import GroupKind, of_shape
 from virtpoise_balancer.rules.glob import WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
@@ -64,6 +64,7 @@ def _without_hint(note: str) -> str:
 
 
 def fits_none(pattern: str, names: Collection[str]) -> bool:
+    """Whether the pattern fits none of the names."""
     return not any(map(glob(pattern), names)) if WILDCARDS.search(pattern) else pattern not in names
 
 
@@ -116,7 +117,7 @@ def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     for domain in filter(attrgetter("placement"), snapshot.domains):
         if (asked := domain.placement) is None or domain.state is DomainState.SHUTOFF:
             continue
-        for kind in kinds(GroupKind):
+        for kind in of_shape(GroupKind):
             for name in kind.asked(asked):
                 if (kind.name, name) not in groups:
                     yield f"the metadata of {domain.name!r} names the group {name!r}: the policy has no {kind.name} rule of this name"

@@ -1,38 +1,33 @@
-"""The kinds of placement rules, one file each: which hosts a rule allows, where it is broken, why, and in which words.
+"""The kinds of placement rules: which hosts a rule allows, where it is broken, why, and in which words.
 
-``base`` has what they share. A kind takes effect by its entry here.
+``base`` has what they share. A kind takes effect by its file in ``rules/kinds``.
 """
 
 from collections.abc import MutableMapping
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import TypeVar
 
-from virtpoise_balancer.rules.apart import APART
+from virtpoise_balancer.rules import kinds
 from virtpoise_balancer.rules.base import GroupKind, HoldKind, HostKind, Kind
-from virtpoise_balancer.rules.ignore import IGNORE
-from virtpoise_balancer.rules.never_on import NEVER_ON
-from virtpoise_balancer.rules.only_on import ONLY_ON
-from virtpoise_balancer.rules.prefer import PREFER
-from virtpoise_balancer.rules.together import TOGETHER
-
-# By the name in the configuration.
-KINDS: MutableMapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        TOGETHER,
-        APART,
-        ONLY_ON,
-        NEVER_ON,
-        PREFER,
-        IGNORE,
-    )
-}
 
 _Shape = TypeVar("_Shape", bound=Kind)
 
 
-def kinds(shape: type[_Shape]) -> list[_Shape]:
+def _found() -> dict[str, Kind]:
+    """The kinds that the files in ``kinds`` define, sorted by name."""
+    files = [import_module(f"{kinds.__name__}.{one.name}") for one in iter_modules(kinds.__path__)]
+    objects = [thing for file in files for thing in vars(file).values() if isinstance(thing, Kind)]
+    return {kind.name: kind for kind in sorted(objects, key=lambda kind: kind.name)}
+
+
+# By the name in the configuration, sorted.
+KINDS: MutableMapping[str, Kind] = _found()
+
+
+def of_shape(shape: type[_Shape]) -> list[_Shape]:
     """The kinds of one shape."""
     return [kind for kind in KINDS.values() if isinstance(kind, shape)]
 
 
-__all__ = ["KINDS", "GroupKind", "HoldKind", "HostKind", "Kind", "kinds"]
+__all__ = ["KINDS", "GroupKind", "HoldKind", "HostKind", "Kind", "of_shape"]

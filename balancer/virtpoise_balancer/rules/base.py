@@ -84,10 +84,13 @@ class GroupKind(Kind):
     """A rule about several domains and how many of them are on one host.
 
     ``attracts``: whether they are wanted on one host. Where such a rule is hard, those on one host move together.
+    ``for_one``: how a rule binds a domain that asks for it in its own metadata, and no other: as a rule about the hosts
+    where the others are. None: metadata cannot ask for it.
     """
 
     least_domains = 2
     attracts = False
+    for_one: HostKind | None = None
 
     def allows(self, there: int, arriving: int = 1) -> bool:
         """Whether a host with ``there`` of the domains may take ``arriving`` more.
@@ -105,7 +108,10 @@ class GroupKind(Kind):
         return {**self.why(rule), "there": there} if self.reason is Reason.RULE else self.why(rule)
 
     def kept(self, there: int, size: int) -> bool:
-        """Whether the rule is kept by one of its ``size`` domains on a host with ``there`` of the others."""
+        """Whether a domain of the rule keeps it on a host that has ``there`` of the rule's other domains.
+
+        ``size``: how many domains the rule is about.
+        """
         return self.allows(there)
 
     def liking(self, there: int, arriving: int, *, hard: bool) -> float:

@@ -9,7 +9,7 @@ from virtpoise_balancer.rules import KINDS, GroupKind
 
 
 def rule_problems(policy: Policy) -> Iterator[str]:
-    """A line for each rule that says nothing: the field, and what was expected."""
+    """A line for each rule that has no effect: the field, and what was expected."""
     names: set[str] = set()
     for i, rule in enumerate(policy.rules):
         if rule.name in names:

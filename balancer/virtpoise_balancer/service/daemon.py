@@ -93,7 +93,7 @@ class Daemon:
                 self._end()
 
     def stop(self) -> None:
-        """As SIGTERM does."""
+        """Stop the balancer, as SIGTERM does."""
         self._stop.set()
 
     def _open(self) -> None:
@@ -118,7 +118,7 @@ class Daemon:
             every=lambda: [group.context for group in self._groups],
         )
         self._groups = tuple(ServedGroup(start, common) for start in starts)
-        self._web = WebServer(make_app(*(group.context for group in self._groups)), self._config.web)
+        self._web = WebServer.open(make_app(*(group.context for group in self._groups)), self._config.web)
 
     def _end(self) -> None:
         # systemd must not cut off what the configuration gives time for: the unit's TimeoutStopSec is for the defaults.
@@ -235,7 +235,7 @@ class Daemon:
     # --- at the start -------------------------------------------------------------------------------------------------
 
     def _check_reachable(self, groups: Sequence[GroupAtStart]) -> None:
-        """BadInput when no group can be looked at. One that cannot be is reported, and the others go on.
+        """Log each group that cannot be observed yet. BadInput when none can.
 
         While a migration has no known end, Prometheus may be away: its domain may wait on its destination to be
         started.
@@ -246,11 +246,11 @@ class Daemon:
             try:
                 group.check_reachable(self._clock.now())
             except ClockError as error:  # at boot the clock may be wrong for a while; each cycle looks again
-                log.warning("nothing can be done yet", why=str(error), **about)
+                log.warning("waiting: no cycle can run yet", why=str(error), **about)
             except BadInput as error:
                 failures.append(str(error))
                 if len(groups) > 1:
-                    log.warning("nothing can be done yet", why=str(error), **about)
+                    log.warning("waiting: no cycle can run yet", why=str(error), **about)
             except VirtpoiseError as error:
                 failures.append(f"prometheus.url: {error}")
                 if self._has_open_migrations():
@@ -258,7 +258,7 @@ class Daemon:
                     why = "nothing is planned yet; migrations without a known end are looked after"
                     log.warning(why, why=str(error), **about)
                 elif len(groups) > 1:
-                    log.warning("nothing can be done yet", why=str(error), **about)
+                    log.warning("waiting: no cycle can run yet", why=str(error), **about)
         if len(failures) == len(groups):
             raise BadInput(failures[0])
 

@@ -84,7 +84,7 @@ class ServedGroup:
         clock, workers = common.clock, common.workers
         self.store = common.store.of_group(self.name, self.config.all_groups)
         self._observer = wiring.make_observer(self.config)
-        self.published = Published(first_state(self.config))
+        self.published = Published(first_state(self.config), clock=clock)
         self.metrics = Metrics(self.published, of_process=not self.name)
         self._accounts = wiring.make_accounts(lambda: self.config, workers, self.store, clock, self._migration_ended)
         self._inventory = wiring.make_inventory(lambda: self.config, workers, self.store, clock)

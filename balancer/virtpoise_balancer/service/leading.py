@@ -18,7 +18,7 @@ _SILENT_INTERVALS = 3
 
 
 class Leadership:
-    """``leads``: whether this balancer acts, as of the newest ``why_not``."""
+    """Whether this balancer is the active one, and what that costs. ``leads``: as of the newest ``why_not``."""
 
     def __init__(self, lock: LeaderLock, interval_seconds: float, clock: Clock) -> None:
         self.leads = False
@@ -62,7 +62,7 @@ class Leadership:
         return None
 
     def step_down(self, why: str) -> str:
-        """Stop acting; the sentence that says so.
+        """Stop acting. Returns a sentence about it.
 
         What runs already goes on, and whoever acts next finds it in the journal.
         """

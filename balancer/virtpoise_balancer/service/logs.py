@@ -12,6 +12,7 @@ from virtpoise_balancer.visible import visible
 
 
 def set_up(level: str, style: Literal["logfmt", "json"]) -> None:
+    """Log to standard error from this level on, in this style."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if style == "json"

@@ -16,6 +16,7 @@ _MOST_LINES = 20
 
 
 def migration_ended(move: Move, outcome: MigrationOutcome) -> None:
+    """Log how a migration ended, with its figures."""
     figures = {
         "domain": move.domain,
         "source": move.source,
@@ -33,16 +34,17 @@ def others_changed(changes: Sequence[OthersChange]) -> None:
     """Log what others did; of many starts and stops only the number."""
     for one in changes[:_MOST_LINES]:
         log.info(
-            f"not ours: a domain was {one.kind.value}",
+            f"changed by others: a domain was {one.kind.value}",
             domain=one.domain,
             source=one.source,
             destination=one.destination,
         )
     if len(changes) > _MOST_LINES:
-        log.info("not ours: there were further changes", changes=len(changes) - _MOST_LINES)
+        log.info("changed by others: there were further changes", changes=len(changes) - _MOST_LINES)
 
 
 def ordered(action: Action) -> None:
+    """Log an order with who gave it and the answer."""
     level = log.info if action.accepted else log.warning
     level(
         "an order was followed" if action.accepted else "an order was refused",

@@ -16,7 +16,7 @@ class Roster:
     _members: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def keep_up(self, ask: Mapping[str, Callable[[], frozenset[str]]]) -> None:
-        """``ask``: for the names of each group's hosts. Of one group alone nothing need be asked."""
+        """Ask for the names of each group's hosts by ``ask``; with one group alone nothing is asked."""
         if len(ask) < 2:
             return
         for name, members in ask.items():

@@ -13,7 +13,7 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.control.decide import CycleResult
 from virtpoise_balancer.errors import Deposed, Refused, StoreError
-from virtpoise_balancer.execute.reach import Heard, Reach
+from virtpoise_balancer.execute.reach import HostAnswer, Reach
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import DomainState, Plan, UnknownKind
 from virtpoise_balancer.plan.subset import Choice
@@ -40,9 +40,9 @@ def first_state(config: Config, *, leader: bool = False) -> State:
 
 
 def state_after(
-    report: Report, config: Config, now: float, *, before: State, leads: bool, heard: Mapping[str, Heard]
+    report: Report, config: Config, now: float, *, before: State, leads: bool, host_answers: Mapping[str, HostAnswer]
 ) -> State:
-    """What is shown once a cycle has ended. ``before``: what was shown until now. ``heard``: as of State."""
+    """The state to be published once a cycle has ended. ``before``: the state so far. ``host_answers``: as in State."""
     return replace(
         first_state(config, leader=leads),
         cycle_at=now,
@@ -58,7 +58,7 @@ def state_after(
         brake=report.standing.brake,
         blackout=report.standing.blackout,
         broken=report.broken,
-        heard=heard,
+        host_answers=host_answers,
     )
 
 
@@ -181,7 +181,7 @@ class Turns:
             now,
             before=self.published.state,
             leads=self.leadership.leads,
-            heard=self.reach.heard(),
+            host_answers=self.reach.answers(),
         )
         self.settle()
         self._cycles += 1
@@ -199,8 +199,8 @@ class Turns:
         reachable = [host.name for host in hosts if not (unknown := host.why_unknown) or unknown.kind in _STILL_ASKED]
         self.reach.forget_others({host.name for host in hosts} | draining)
         self.reach.keep_up(reachable, closely=draining)
-        heard = self.reach.heard()
-        running: dict[str, list[str]] = {name: [] for name in reachable if name in heard and not heard[name].why}
+        answers = self.reach.answers()
+        running: dict[str, list[str]] = {name: [] for name in reachable if name in answers and not answers[name].why}
         for domain in snapshot.domains:
             if domain.host in running and domain.state is DomainState.RUNNING:
                 running[domain.host].append(domain.uuid)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # a command that needs one part must not wait for the others 
 
 
 def make_observer(config: Config) -> Observer:
+    """The observer of a group, with the configured queries and hosts."""
     from virtpoise_balancer.monitor.client import PrometheusClient
     from virtpoise_balancer.monitor.observe import Observer
     from virtpoise_balancer.monitor.sources import SOURCES
@@ -111,6 +112,7 @@ def make_lock(config: Config) -> LeaderLock:
 
 
 def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
+    """The hosts' libvirt daemons, with the configured addresses and timeouts."""
     from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
 
     return LibvirtHosts(
@@ -119,6 +121,7 @@ def make_hosts(config: Config, workers: Workers) -> LibvirtHosts:
         address_of=config.migration.address_of,
         transfer=_transfer(config.migration),
         connect_timeout_seconds=config.libvirt.connect_timeout_seconds,
+        copies=config.migration.copy_storage,
         workers=workers,
     )
 
@@ -142,6 +145,7 @@ def _transfer(migration: Migration) -> Transfer:
 
 
 def make_migrator(config: Config, workers: Workers) -> Migrator:
+    """What makes one migration, with the configured bounds."""
     from virtpoise_balancer.execute.migrate import Migrator
 
     return Migrator(
@@ -160,7 +164,7 @@ def make_accounts(
     clock: Clock,
     on_end: Callable[[Move, MigrationOutcome], None],
 ) -> LibvirtAccounts:
-    """``config``: as it is now."""
+    """What accounts for migrations and copies. ``config``: the current configuration at each call."""
     from virtpoise_balancer.execute.accounts import LibvirtAccounts
     from virtpoise_balancer.execute.copies import Copies
     from virtpoise_balancer.execute.reconciler import Reconciler
@@ -174,6 +178,7 @@ def make_accounts(
 def make_executor(
     config: Config, workers: Workers, accounts: LibvirtAccounts, reach: Reach, inventory: Inventory
 ) -> LibvirtExecutor:
+    """What carries out the moves of plans, within the policy's limits."""
     from virtpoise_balancer.execute.executor import LibvirtExecutor
     from virtpoise_balancer.plan.stream import limits_of
 
@@ -182,18 +187,24 @@ def make_executor(
         silent = reach.silence().silent
         inventory.look_again([host for host in hosts if host not in silent])
 
-    return LibvirtExecutor(make_migrator(config, workers), accounts.reconciler, ask, limits=limits_of(config.policy))
+    return LibvirtExecutor(
+        make_migrator(config, workers),
+        accounts.reconciler,
+        ask,
+        limits=limits_of(config.policy),
+        clock=accounts.reconciler.clock,
+    )
 
 
 def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
-    """``config``: as it is now."""
+    """What asks hosts whether they answer. ``config``: the current configuration at each call."""
     from virtpoise_balancer.execute.reach import Reach
 
     return Reach(lambda host: make_hosts(config(), workers).active_domains(host))
 
 
 def make_inventory(config: Callable[[], Config], workers: Workers, store: Store, clock: Clock) -> Inventory:
-    """``config``: as it is now."""
+    """What keeps what hosts' libvirt daemons report. ``config``: the current configuration at each call."""
     from virtpoise_balancer.execute.inventory import Inventory
 
     return Inventory(
@@ -211,7 +222,7 @@ def make_cycle(
     shared: Callable[[], Mapping[str, str]] = dict,
     possible: Possible | None = None,
 ) -> Cycle:
-    """``shared``, ``possible``: as of Cycle."""
+    """The cycle of a group. ``shared``, ``possible``: as in Cycle."""
     from virtpoise_balancer.control.cycle import Cycle, NothingKnown
 
     return Cycle(

@@ -1,6 +1,6 @@
 """The balancer's own cycle on simulated or recorded hosts and virtual time.
 
-    Scenario or Recording ──▶ Demand: what each step asks of the hosts, whatever the balancer does
+    Scenario or Recording ──▶ StepDemand: what each step asks of the hosts, whatever the balancer does
                                 │
     Course: ──▶ World ──▶ SimulatedObserver ──▶ control.Cycle ──▶ SimulatedExecutor ──▶ World
                 │

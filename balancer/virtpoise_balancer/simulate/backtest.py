@@ -18,7 +18,7 @@ from virtpoise_balancer.model import Policy, Resource, Trigger
 from virtpoise_balancer.monitor.history import Part, PastGroup
 from virtpoise_balancer.simulate.loop import Course, StepOutcome, play
 from virtpoise_balancer.simulate.recording import demands, fleet_of
-from virtpoise_balancer.simulate.script import Demand
+from virtpoise_balancer.simulate.script import StepDemand
 from virtpoise_balancer.simulate.tables import Bracket
 
 WITHOUT = "without"
@@ -32,7 +32,9 @@ _WORST_HOURS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstHour:
-    """``start``: Unix seconds. ``minutes``: of hosts over a threshold without the balancer. ``hosts``: the worst ones.
+    """The hour of a backtest with the most overload.
+
+    ``start``: Unix seconds. ``minutes``: of hosts over a threshold without the balancer. ``hosts``: the worst ones.
 
     ``loads``: by course, the CPU load of these hosts (hosts x steps), with the least demand.
     """
@@ -162,7 +164,7 @@ class _Play:
             judge=first.policy,
         )
 
-    def _steps(self, parts: Iterable[Part], names: int, *, bracketed: bool) -> Iterator[list[Demand]]:
+    def _steps(self, parts: Iterable[Part], names: int, *, bracketed: bool) -> Iterator[list[StepDemand]]:
         fleet, step = fleet_of(self.inventory, hidden=False), self.inventory.step_seconds
         at = self.inventory.start
         for part in parts:

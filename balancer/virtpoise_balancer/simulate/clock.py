@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class VirtualClock:
-    """``at``: Unix seconds, set by the loop."""
+    """A clock that stands until the loop sets it. ``at``: Unix seconds."""
 
     at: float
 

@@ -33,7 +33,9 @@ class _Migration:
 
 @dataclass(slots=True)
 class SimulatedExecutor:
-    """``timeout_seconds``: after that a migration is aborted. ``bandwidth``: the limit in bytes per second at a time in
+    """Carries out moves in the simulated world.
+
+    ``timeout_seconds``: after that a migration is aborted. ``bandwidth``: the limit in bytes per second at a time in
     Unix seconds, or None. ``on_end``: called with each move that has ended, right before its domain changes its place.
     """
 

@@ -12,9 +12,10 @@ from virtpoise_balancer.model import Reason
 from virtpoise_balancer.simulate.figures import RunFigures
 
 
-class Bounds(Section):
-    """``exactly``, or between ``least`` and ``most``. ``most_of_without``: at most this many times what it is without
-    the balancer.
+class FigureBounds(Section):
+    """What a figure must be: ``exactly``, or between ``least`` and ``most``.
+
+    ``most_of_without``: at most this many times what it is without the balancer.
     """
 
     exactly: float | None = None
@@ -23,7 +24,7 @@ class Bounds(Section):
     most_of_without: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Bounds:
+    def _says_something(self) -> FigureBounds:
         if not self.model_fields_set:
             raise ValueError("one of exactly, least, most, most_of_without")
         return self
@@ -51,22 +52,22 @@ class Relief(Section):
 class Expectations(Section):
     """Bounds of figures by their names (``RunFigures``). ``refusals``: by reason. ``relieved``: of each overload."""
 
-    overload_host_minutes: Bounds | None = None
-    longest_overload_minutes: Bounds | None = None
-    waited_core_hours: Bounds | None = None
-    moves: Bounds | None = None
-    gib: Bounds | None = None
-    failed_moves: Bounds | None = None
-    skipped_moves: Bounds | None = None
-    moved_more_than_once: Bounds | None = None
-    back_and_forths: Bounds | None = None
-    pushed_over: Bounds | None = None
-    rules_broken: Bounds | None = None
-    left_on_drained_hosts: Bounds | None = None
-    failed_cycles: Bounds | None = None
-    brakes_pulled: Bounds | None = None
-    overload_by_resource: Mapping[str, Bounds] = Field(default_factory=dict)
-    refusals: Mapping[Reason, Bounds] = Field(default_factory=dict)
+    overload_host_minutes: FigureBounds | None = None
+    longest_overload_minutes: FigureBounds | None = None
+    waited_core_hours: FigureBounds | None = None
+    moves: FigureBounds | None = None
+    gib: FigureBounds | None = None
+    failed_moves: FigureBounds | None = None
+    skipped_moves: FigureBounds | None = None
+    moved_more_than_once: FigureBounds | None = None
+    back_and_forths: FigureBounds | None = None
+    pushed_over: FigureBounds | None = None
+    rules_broken: FigureBounds | None = None
+    left_on_drained_hosts: FigureBounds | None = None
+    failed_cycles: FigureBounds | None = None
+    brakes_pulled: FigureBounds | None = None
+    overload_by_resource: Mapping[str, FigureBounds] = Field(default_factory=dict)
+    refusals: Mapping[Reason, FigureBounds] = Field(default_factory=dict)
     relieved: Relief | None = None
 
 
@@ -75,7 +76,7 @@ def failures(expected: Expectations, found: RunFigures, without: RunFigures) -> 
     lines: list[str] = []
     for name in Expectations.model_fields:
         bounds = getattr(expected, name)
-        if isinstance(bounds, Bounds):
+        if isinstance(bounds, FigureBounds):
             lines += _lines(name, bounds, getattr(found, name), getattr(without, name))
         elif isinstance(bounds, Mapping):
             for key, one in bounds.items():
@@ -91,6 +92,6 @@ def failures(expected: Expectations, found: RunFigures, without: RunFigures) -> 
     return lines
 
 
-def _lines(name: str, bounds: Bounds, value: float, without: float) -> Iterator[str]:
+def _lines(name: str, bounds: FigureBounds, value: float, without: float) -> Iterator[str]:
     for wanted in bounds.broken(value, without):
         yield f"{name}: expected {wanted}, got {value:.6g}"

@@ -30,7 +30,7 @@ class RunFigures:
     domain to a host that it was moved away from. ``pushed_over``: moves that brought their destination over a
     threshold. ``rules_broken``: domains that are where a rule does not want them, at the end. ``refusals``: by reason,
     of the plans that attempted something. ``not_followed``: what others did with domains that the balancer had moved.
-    ``brakes_pulled``: how often the balancer stopped to act by itself; nobody releases it. ``sentences``: of failed
+    ``brakes_pulled``: how often its brake was pulled; no one releases it. ``sentences``: of failed
     cycles and brakes, the first few.
     """
 
@@ -110,9 +110,8 @@ class Tally:
     def __post_init__(self) -> None:
         self.over = np.zeros(len(Resource))
         self._spell = np.zeros(self.fleet.hosts)
-        watched = (Resource.CPU,) if self.policy.strategy == "thesis" else tuple(Resource)
         self._thresholds = np.full(len(Resource), np.inf)
-        for resource in watched:
+        for resource in self.policy.traits.watched:
             self._thresholds[resource.row] = self.policy.trigger(resource).threshold
 
     def step(self, measured: StepFigures) -> Mask:

@@ -20,11 +20,11 @@ from virtpoise_balancer.simulate.executor import SimulatedExecutor
 from virtpoise_balancer.simulate.figures import RunFigures, Tally
 from virtpoise_balancer.simulate.observer import SimulatedObserver
 from virtpoise_balancer.simulate.quiet import Quiet
-from virtpoise_balancer.simulate.script import Demand, Fleet, Order
+from virtpoise_balancer.simulate.script import Fleet, ScriptedOrder, StepDemand
 from virtpoise_balancer.simulate.world import World, names
 
 _MIB = 1 << 20
-# How often the store forgets, in cycles, and how much it keeps of plans: nobody makes them again.
+# How often the store forgets, in cycles, and how much it keeps of plans, which are not made again.
 _FORGET_EVERY = 100
 _KEEP_BYTES = 4 * _MIB
 _T = TypeVar("_T")
@@ -85,7 +85,7 @@ class Course:
         if self.balances:
             self._balancer = _Balancer(self.world, self._observer, self._clock, config, self._ended, skips=self.skips)
 
-    def step(self, number: int, demand: Demand, *, changes_next: bool) -> StepOutcome:
+    def step(self, number: int, demand: StepDemand, *, changes_next: bool) -> StepOutcome:
         """Play a step. ``changes_next``: whether others do something in the next one."""
         world, step, balancer = self.world, self.config.interval_seconds, self._balancer
         began = self.start + number * step
@@ -122,7 +122,7 @@ class Course:
             left = int(np.isin(self.world.at, numbers).sum())
         return self.tally.figures(rules_broken=broken, left_on_drained_hosts=left, not_followed=self.world.ignored)
 
-    def _order(self, order: Order) -> None:
+    def _order(self, order: ScriptedOrder) -> None:
         (self.draining.add if order.draining else self.draining.discard)(order.host)
         if self._balancer:
             self._balancer.store.order_drain(order.host, draining=order.draining)
@@ -197,7 +197,7 @@ class _Balancer:
         return report
 
 
-def play(courses: Sequence[Course], steps: Iterable[Sequence[Demand]]) -> Iterator[list[StepOutcome]]:
+def play(courses: Sequence[Course], steps: Iterable[Sequence[StepDemand]]) -> Iterator[list[StepOutcome]]:
     """The looks of all courses after each step. ``steps``: what each step asks of each course.
 
     What others do is the same in all of them.

@@ -21,7 +21,7 @@ from virtpoise_balancer.model import (
     SampleTimes,
     Snapshot,
 )
-from virtpoise_balancer.monitor.observe import HostWindow, Loads, Observation
+from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.simulate.contention import Whole
 from virtpoise_balancer.simulate.script import Fleet
 from virtpoise_balancer.simulate.world import StepFigures
@@ -129,9 +129,9 @@ class SimulatedObserver:
     def observe_hosts(self, hosts: Collection[str], _now: float) -> Observation:
         return Observation(snapshot=self._snapshot(hosts), age_seconds=0.0)
 
-    def loads(self, windows: Collection[HostWindow]) -> Loads:
+    def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
         number = {name: at for at, name in enumerate(self.fleet.host_names)}
-        return Loads(
+        return MeasuredLoads(
             {
                 one: tuple(
                     (time, float(reading[Resource.CPU.row, number[one.host]]))

@@ -11,7 +11,7 @@ from virtpoise_balancer.simulate.expect import failures
 from virtpoise_balancer.simulate.figures import RunFigures, together
 from virtpoise_balancer.simulate.loop import Course, play
 from virtpoise_balancer.simulate.scenario import Scenario
-from virtpoise_balancer.simulate.staged import Staged
+from virtpoise_balancer.simulate.staged import StagedScenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def play_scenario(
         )
     each = []
     for seed in range(first_seed, first_seed + scenario.seeds):
-        script = Staged(scenario, seed, folder)
+        script = StagedScenario(scenario, seed, folder)
         courses = [
             Course(fleet=script.fleet, start=script.start, config=settings, balances=balances, skips=skips)
             for balances in (False, True)

@@ -18,13 +18,13 @@ from virtpoise_balancer.model import Resource, SampleTimes
 
 # After a longer gap a cycle does not compare what it sees with what was seen before.
 _LONGEST_SECONDS = 1800.0
-# For how many steps a change is looked at: a domain that is seen nowhere counts as stopped after three.
+# How many steps a change is followed: a domain that is seen nowhere counts as stopped after three.
 _STEPS = 5
 
 
 @dataclass(slots=True)
 class Quiet:
-    """``skips``: whether any cycle is left out at all."""
+    """Which cycles nothing can come of, so that they need not run. ``skips``: whether any is left out at all."""
 
     config: Config
     times: SampleTimes

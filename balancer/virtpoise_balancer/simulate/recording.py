@@ -19,10 +19,10 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.formats import first_problem
+from virtpoise_balancer.formats import in_one_line
 from virtpoise_balancer.monitor.history import Part, PastGroup
 from virtpoise_balancer.simulate.contention import on_hosts
-from virtpoise_balancer.simulate.script import Demand, Fleet
+from virtpoise_balancer.simulate.script import Fleet, StepDemand
 
 _FORMAT = "virtpoise/recording/1"
 _HEAD = "recording.json"
@@ -92,7 +92,7 @@ class RecordingFile:
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be read: {error.strerror}") from None
         except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
-            why = first_problem(error) if isinstance(error, ValidationError) else "it is damaged, or something else"
+            why = in_one_line(error) if isinstance(error, ValidationError) else "it is damaged, or something else"
             raise BadInput(f"{self.path}: expected a recording ({_FORMAT}): {why}") from None
 
     def parts(self) -> Iterator[Part]:
@@ -134,7 +134,10 @@ def _part(packed: bytes, inventory: PastGroup) -> Part:
 
 
 def fleet_of(inventory: PastGroup, *, hidden: bool) -> Fleet:
-    """``hidden``: domains want what they ran and waited for, and lose what they do not get."""
+    """The recorded hosts and domains as a fleet to simulate.
+
+    ``hidden``: domains want what they ran and waited for, and lose what they do not get.
+    """
     hosts, domains = inventory.hosts, inventory.domains
     return Fleet(
         host_names=tuple(one.name for one in hosts),
@@ -150,7 +153,7 @@ def fleet_of(inventory: PastGroup, *, hidden: bool) -> Fleet:
     )
 
 
-def demands(part: Part, fleet: Fleet, *, hidden: bool) -> Iterable[Demand]:
+def demands(part: Part, fleet: Fleet, *, hidden: bool) -> Iterable[StepDemand]:
     """What each step of a part asks of the group. ``hidden``: as of ``fleet_of``."""
     nothing = np.zeros(fleet.domains)
     up = np.ones(fleet.hosts, dtype=np.bool_)
@@ -162,7 +165,7 @@ def demands(part: Part, fleet: Fleet, *, hidden: bool) -> Iterable[Demand]:
         held = on_hosts(place, part.held_bytes * runs, fleet.hosts)
         busy = np.where(seen, part.cpu_ratio[step], 0.0) * fleet.cpus
         memory = np.nan_to_num(part.memory_ratio[step]) * fleet.host_memory_bytes
-        yield Demand(
+        yield StepDemand(
             cores=np.minimum(ran + part.delay[step], fleet.vcpus) if hidden else ran,
             memory_bytes=part.held_bytes,
             rx=nothing,

@@ -91,7 +91,7 @@ class DomainEntry(Section):
 
 
 class _Event(Section):
-    """From ``at_minutes`` on, for good or for ``for_minutes``."""
+    """What happens from ``at_minutes`` on, for good or for ``for_minutes``."""
 
     at_minutes: Minutes = 0.0
     for_minutes: LongMinutes | None = None
@@ -185,7 +185,10 @@ class Settings(Section):
 
 
 class Scenario(Section):
-    """``about``: what it shows. ``seeds``: how often it is played, with the seeds 1, 2 and so on; figures add up."""
+    """A simulation: hosts, domains, events and what is expected.
+
+    ``about``: what it shows. ``seeds``: how often it is played, with the seeds 1, 2 and so on; figures add up.
+    """
 
     name: _Name
     about: str = ""

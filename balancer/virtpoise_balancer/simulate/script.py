@@ -40,7 +40,7 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class ScriptedOrder:
     """What a person orders: a host's drain, or its end."""
 
     host: str
@@ -56,7 +56,7 @@ class Failing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class StepDemand:
     """What one step asks of the group.
 
     ``cores``: what each domain wants. ``memory_bytes``: what it holds. ``rx`` and ``tx``: its traffic in bytes per
@@ -75,5 +75,5 @@ class Demand:
     own_memory_bytes: Floats
     up: Mask
     seen: Mask
-    orders: tuple[Order, ...] = ()
+    orders: tuple[ScriptedOrder, ...] = ()
     failing: tuple[Failing, ...] = field(default=())

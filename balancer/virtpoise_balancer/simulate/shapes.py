@@ -38,7 +38,7 @@ class Grid:
 
 
 class Constant(Section):
-    """The same all the time."""
+    """A constant load."""
 
     shape: Literal["constant"]
     cores: Cores
@@ -48,7 +48,7 @@ class Constant(Section):
 
 
 class StepChange(Section):
-    """``cores`` at first, ``to_cores`` from ``at_minutes`` on, for good or for ``for_minutes``."""
+    """A load of ``cores`` at first, of ``to_cores`` from ``at_minutes`` on, for good or for ``for_minutes``."""
 
     shape: Literal["step"]
     cores: Cores = 0.0
@@ -102,7 +102,9 @@ class Wandering(Section):
 
 
 class Spike(Section):
-    """``cores``, and ``peak_cores`` for ``for_minutes``, once in ``every_minutes``, at a moment of chance in each."""
+    """A load of ``cores``, and of ``peak_cores`` for ``for_minutes``, once in ``every_minutes``, at a moment of chance
+    in each.
+    """
 
     shape: Literal["spike"]
     cores: Cores = 0.0

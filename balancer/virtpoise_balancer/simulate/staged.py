@@ -23,7 +23,7 @@ from virtpoise_balancer.simulate.scenario import (
     Scenario,
     Stopped,
 )
-from virtpoise_balancer.simulate.script import Demand, Failing, Fleet, Order
+from virtpoise_balancer.simulate.script import Failing, Fleet, ScriptedOrder, StepDemand
 from virtpoise_balancer.simulate.shapes import Grid, Leak
 
 _GIB, _MIB = 2**30, 2**20
@@ -32,7 +32,7 @@ _BEGAN = 1_700_352_000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedScenario:
     """A scenario with its loads drawn by a seed. ``folder``: of its file."""
 
     scenario: Scenario
@@ -92,7 +92,7 @@ class Staged:
     def __len__(self) -> int:
         return self.scenario.steps
 
-    def __iter__(self) -> Iterator[Demand]:
+    def __iter__(self) -> Iterator[StepDemand]:
         number = {name: at for at, name in enumerate(self.fleet.domain_names)}
         host = {name: at for at, name in enumerate(self.fleet.host_names)}
         own = np.array([one.own_cores for one in self.scenario.hosts for _ in one.names])
@@ -122,9 +122,9 @@ class Staged:
                     case _:
                         pass
             wanted = {event.host for event in now if isinstance(event, Drain)}
-            orders = [Order(host=name, draining=name in wanted) for name in sorted(wanted ^ draining)]
+            orders = [ScriptedOrder(host=name, draining=name in wanted) for name in sorted(wanted ^ draining)]
             draining = wanted
-            yield Demand(
+            yield StepDemand(
                 cores=self._cores[step],
                 memory_bytes=self._memory if self._memory.ndim == 1 else self._memory[step],
                 rx=traffic[0],

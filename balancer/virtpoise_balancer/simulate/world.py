@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
-from virtpoise_balancer.model import Resource
+from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Resource
 from virtpoise_balancer.simulate.contention import BACKLOG_SECONDS, Whole, on_hosts, share
-from virtpoise_balancer.simulate.script import Demand, Fleet
+from virtpoise_balancer.simulate.script import Fleet, StepDemand
 
 # What a migration takes of the CPUs of its two hosts (docs/migrations.md): 0.1 s on the source for 143 MiB, and on the
-# destination 0.7 s in all, most of which is the start of a QEMU.
+# destination 0.7 s in all, mostly for the start of a QEMU.
 _CORE_SECONDS_PER_BYTE = 0.1 / (143 * 2**20)
 _START_CORE_SECONDS = 0.6
 # What it takes besides the copy.
 SETUP_SECONDS = 1.0
-# The speed of a migration where the uplinks of its hosts are unknown: 1 Gbit/s.
-_ASSUMED_BYTES_PER_SECOND = 125e6
 # The share of an uplink that a migration gets to copy with.
 _LINK_SHARE = 0.9
 _DIGITS = 9
@@ -60,7 +58,7 @@ class StepFigures:
 
 @dataclass(slots=True)
 class World:
-    """One group as one balancer has it. Others move, start and stop domains as the demand says. What our balancer has
+    """One group as one balancer has it. Others move, start and stop domains as the demand says. What the balancer has
     moved away is not moved by them.
 
     ``copying``: by the migration's id.
@@ -72,7 +70,7 @@ class World:
     moved: Mask = field(init=False)  # domains that are not where others have put them
     copying: dict[int, Copying] = field(default_factory=dict)
     ignored: int = 0  # moves of others that were not followed
-    demand: Demand = field(init=False)
+    demand: StepDemand = field(init=False)
     _home: Whole = field(init=False)
     _backlog: Floats = field(init=False)  # core seconds
     _run: Floats = field(init=False)  # core seconds in this step, as the next ones
@@ -95,7 +93,7 @@ class World:
 
     # --- what others do -----------------------------------------------------------------------------------------------
 
-    def begin(self, demand: Demand) -> bool:
+    def begin(self, demand: StepDemand) -> bool:
         """Begin a step. Whether others change where a domain is."""
         self.demand = demand
         changed = np.flatnonzero(demand.home != self._home)
@@ -132,7 +130,7 @@ class World:
         for one in self.copying.values():
             links = [self.fleet.link_bytes_per_second[host] / ends[host] for host in (one.source, one.destination)]
             known = [speed * _LINK_SHARE for speed in links if not math.isnan(speed)]
-            one.speed = min([*known, *([limit] if limit else [])], default=_ASSUMED_BYTES_PER_SECOND)
+            one.speed = min([*known, *([limit] if limit else [])], default=ASSUMED_BYTES_PER_SECOND)
 
     def left_seconds(self, one: Copying) -> float:
         """How long the migration will take from now; infinity for one that does not converge."""

@@ -69,7 +69,7 @@ def _of_group(context: Context) -> list[Route]:
 
 
 def _metrics(registry: CollectorRegistry, context: Context) -> Route:
-    """``context``: of any group; it keeps the answer for all who ask at once."""
+    """The route of /metrics. ``context``: of any group; it keeps the answer for all who ask at once."""
 
     def written() -> KeptAnswer:
         return KeptAnswer(generate_latest(registry), CONTENT_TYPE_LATEST)
@@ -146,7 +146,7 @@ def _of(context: Context) -> str:
 
 def _why_not_ready(context: Context) -> str | None:
     state = context.published.state
-    if state.silent and len(state.silent) == len(state.heard) and context.published.mode == "automatic":
+    if state.silent and len(state.silent) == len(state.host_answers) and context.published.mode == "automatic":
         return f"No host's libvirt{_of(context)} answers the balancer, so nothing can be moved.\n"
     return None
 

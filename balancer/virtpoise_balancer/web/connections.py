@@ -1,7 +1,8 @@
 """Bounds of open connections: how many in all and from one address, and how long each may wait, send or not read.
 
 A connection that waits (for TLS, for a request, for the next one) gives way to a newer one, so silent clients cannot
-keep others out. Those that are being answered do not give way.
+keep others out. The address with the most connections makes room, also of those that are being answered: clients of one
+address cannot keep out another.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 256
 MOST_PER_ADDRESS = 128
-# Whose handshake of TLS is not complete.
+# Whose handshake of TLS is not complete, in all and of one address.
 MOST_SHAKING_HANDS = 48
+MOST_SHAKING_HANDS_PER_ADDRESS = 24
 # asyncio holds a buffer of 256 KiB for each connection with TLS, and frees those of unfinished handshakes late. A
 # record has 16 KiB.
 asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
@@ -29,6 +31,13 @@ asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
 REQUEST_SECONDS = 10.0
 # To read what fills the buffers of an answer.
 READING_SECONDS = 10.0
+# The kernel's queue, and how many of it are accepted before others have their turn: who stands behind a flood in the
+# queue does not wait until each of it was answered.
+QUEUED = 1024
+ACCEPTED_AT_ONCE = 16
+# What the kernel holds of requests and of answers for a connection, which would be megabytes; it takes twice as much.
+RECEIVED_BYTES = 32 * 1024
+SENT_BYTES = 128 * 1024
 _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
@@ -42,10 +51,13 @@ class Peer:
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """One open connection. ``busy``: it is being answered and reads; ``new``: it has not shaken hands."""
+    """One open connection. ``busy``: it is being answered and reads; ``new``: it has not shaken hands; ``number``: an
+    older one has a lower one.
+    """
 
     address: str
     end: Callable[[], None]
+    number: int = 0
     busy: bool = False
     new: bool = True
     timer: asyncio.TimerHandle | None = None
@@ -76,31 +88,54 @@ class Place:
 
 @dataclass(slots=True)
 class Connections:
-    """All open connections of a server, by address, the oldest first. Used in the server's thread alone."""
+    """All open connections of a server, by address, the oldest first. Used in the server's thread alone.
 
+    ``tls``: they shake hands. Without it, all that come at once are served.
+    """
+
+    tls: bool
     most: int = MOST_CONNECTIONS
     most_per_address: int = MOST_PER_ADDRESS
     most_new: int = MOST_SHAKING_HANDS
+    most_new_per_address: int = MOST_SHAKING_HANDS_PER_ADDRESS
     _places: dict[str, dict[Place, None]] = field(default_factory=dict)
     _count: int = 0
+    _taken: int = 0
 
     def take(self, address: str, end: Callable[[], None]) -> Place | None:
-        """A place for a new connection, made by ending one that waits if need be. None when all others are busy."""
-        new = [place for places in self._places.values() for place in places if place.new]
-        if len(new) >= self.most_new:
-            self._end(new[0])
+        """A place for a new connection, made by ending another one if need be.
+
+        None when those of its own address are all busy and no other address has more.
+        """
+        self._limit_new(address)
         own = self._places.get(address, {})
         if len(own) >= self.most_per_address and not self._make_room(own):
             return None
-        if self._count >= self.most and not any(
-            self._make_room(places) for places in sorted(self._places.values(), key=len, reverse=True)
-        ):
+        if self._count >= self.most and not self._make_room_for(address):
             return None
-        place = Place(address, end)
+        self._taken += 1
+        place = Place(address, end, self._taken, new=self.tls)
         self._places.setdefault(address, {})[place] = None
         self._count += 1
         place.waits(REQUEST_SECONDS)
         return place
+
+    def _limit_new(self, address: str) -> None:
+        """Ends the oldest handshake of this address, or of the one with most, where there is no room for another."""
+        by_address = ([place for place in places if place.new] for places in self._places.values())
+        new = {places[0].address: places for places in by_address if places}
+        if len(new.get(address, ())) >= self.most_new_per_address:
+            self._end(new[address][0])
+        elif sum(map(len, new.values())) >= self.most_new:
+            self._end(max(new.values(), key=lambda places: (len(places), -places[0].number))[0])
+
+    def _make_room_for(self, address: str) -> bool:
+        """Whether room was made by the address that has most."""
+        crowd = max(self._places.values(), key=len)
+        if len(crowd) > len(self._places.get(address, {})) + 1:
+            self._end(next((place for place in crowd if not place.busy), next(iter(crowd))))
+            return True
+        return any(self._make_room(places) for places in sorted(self._places.values(), key=len, reverse=True))
 
     def give_back(self, place: Place) -> None:
         """The connection has ended. It may be reported more than once."""
@@ -128,6 +163,10 @@ class Listener(socket.socket):
     """A listening socket that accepts within the bounds."""
 
     connections: Connections
+
+    def listen(self, _backlog: int = QUEUED, /) -> None:
+        """The server asks for a queue as long as it accepts at once."""
+        super().listen(QUEUED)
 
     def accept(self) -> tuple[socket.socket, Any]:
         accepted, address = super().accept()
@@ -177,7 +216,7 @@ def place_of(address: str) -> str:
 
 
 def peer_of(connected: Any) -> Peer:
-    """``connected``: a Unix socket."""
+    """The process at the other end of a connected Unix socket."""
     _, uid, gid = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     return Peer(uid=uid, gid=gid)
 
@@ -194,9 +233,14 @@ class BoundedProtocol(H11Protocol):
             self.app_state = {**self.app_state, "peer": peer_of(connected)}
         self._place = getattr(getattr(connected, "_sock", None), "place", None)
         if self._place is not None:
-            self._place.end = transport.abort
+            self._place.end = self._cut_off
             self._place.new = False
             self._place.waits(REQUEST_SECONDS)
+
+    def _cut_off(self) -> None:
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # what is still sent would be an error
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

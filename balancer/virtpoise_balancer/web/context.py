@@ -21,7 +21,9 @@ MOST_RECORDS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """``config``: the current configuration; ``reload``: read it again before the next cycle; ``stopping``: whether the
+    """What the routes of a group need.
+
+    ``config``: the current configuration; ``reload``: read it again before the next cycle; ``stopping``: whether the
     server is shutting down. ``group``: whose all this is; empty where the configuration has no groups. ``every``: the
     contexts of all groups, in the order of the configuration.
     """

@@ -155,6 +155,7 @@ class Gate:
 
 
 def is_loopback(address: str) -> bool:
+    """Whether the address is one of this machine's loopback addresses."""
     try:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
@@ -244,7 +245,7 @@ class Guard:
 
 
 def _kind(connection: HTTPConnection) -> str:
-    """Of a request: each kind has a pace of its own, so that a flood of one leaves the others alone."""
+    """The kind of a request. Each kind has a pace of its own, so that a flood of one leaves the others alone."""
     if connection.scope["method"] not in ("GET", "HEAD"):
         return "orders"
     return "metrics" if connection.scope["path"] in _WATCHED else "reading"
@@ -257,7 +258,7 @@ def counted_for(connection: HTTPConnection) -> str:
 
 
 def refused(error: Forbidden) -> Response:
-    """The answer to what is not even looked at."""
+    """The response to a request that is refused before it is read."""
     headers = {}
     if error.status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = f'{error.challenge} realm="virtpoise"'

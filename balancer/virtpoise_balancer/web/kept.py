@@ -6,6 +6,7 @@ made; what was written for a state is kept as long as that state is the newest.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import threading
 import time
@@ -22,6 +23,8 @@ _SLICE_BYTES = 1 << 16
 _LEAST_PACKED_BYTES = 1000
 _LONGEST_PAUSE_SECONDS = 0.5
 _FRESH_SECONDS = 1.0
+# Characters of a query's argument that distinguish answers; no valid one is longer.
+LONGEST_ARGUMENT = 8
 
 
 @dataclass(slots=True)
@@ -57,6 +60,8 @@ class Sliced(Response):
             part = body[start : start + _SLICE_BYTES]
             more = start + _SLICE_BYTES < len(body)
             await send({"type": "http.response.body", "body": part, "more_body": more})
+            # Others have their turn, and it is noticed when the client has gone: each further slice would be an error.
+            await asyncio.sleep(0)
 
 
 class Kept:

@@ -23,7 +23,7 @@ _MOST_PER_ADDRESS = 64
 
 
 class Live:
-    """``cycle`` events after each cycle and each order, ``flights`` events while migrations run."""
+    """Sends server-sent events: ``cycle`` after each cycle and each order, ``flights`` while migrations run."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

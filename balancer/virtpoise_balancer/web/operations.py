@@ -69,6 +69,8 @@ class ApplyBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModeBody:
+    """The body of an order to change the mode."""
+
     __pydantic_config__ = STRICT
     mode: Mode
 
@@ -92,7 +94,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """``run`` takes the request, and for an order also the body and who gives it; an order returns a sentence.
+    """One operation of the API, from which its route and its OpenAPI description are made.
+
+    ``run`` takes the request, and for an order also the body and who gives it; an order returns a sentence.
 
     ``role``: what a token needs; ``until_changed``: whether the answer depends on the published state alone.
     """

@@ -13,6 +13,7 @@ import socket
 import ssl
 import stat
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +25,17 @@ from starlette.applications import Starlette
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.secret_files import check_secret
-from virtpoise_balancer.web.connections import BoundedProtocol, Connections, Listener
+from virtpoise_balancer.web.connections import (
+    ACCEPTED_AT_ONCE,
+    RECEIVED_BYTES,
+    SENT_BYTES,
+    BoundedProtocol,
+    Connections,
+    Listener,
+)
 
 log = structlog.get_logger()
 
-_BACKLOG = 128
 _GRACE_SECONDS = 1
 _KEEP_ALIVE_SECONDS = 5
 _MOST_HEAD_BYTES = 16 * 1024
@@ -37,29 +44,40 @@ _MOST_READERS = 8
 
 
 class WebServer:
-    """BadInput if the address is not available, or the certificate and its key cannot be used."""
+    """Serves the page and the API in a thread of its own. ``open`` makes one."""
 
-    def __init__(self, app: Starlette, web: Web) -> None:
-        self._web = web
+    def __init__(self, web: Web, config: uvicorn.Config, serving: Sequence[tuple[uvicorn.Server, Listener]]) -> None:
+        """A server that is ready to start.
+
+        ``config``: with the certificate. ``serving``: the servers with their sockets, the first of the network.
+        """
+        self._web, self._config, self._serving = web, config, serving
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
+
+    @classmethod
+    def open(cls, app: Starlette, web: Web) -> WebServer:
+        """The server, with its certificate read and its sockets open. BadInput if the address is not available, or the
+        certificate and its key cannot be used.
+        """
         # What it would log is what strangers send.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        self._config = _config(app, ssl_certfile=web.cert_file, ssl_keyfile=web.key_file)
+        config = _config(app, ssl_certfile=web.cert_file, ssl_keyfile=web.key_file)
         if web.key_file is not None:
             check_secret(web.key_file, "web.key_file")
         try:
-            self._config.load()
+            config.load()
         except (OSError, ssl.SSLError) as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
-        self._socket = listen(web.listen_address)
-        self._serving = [(uvicorn.Server(self._config), self._socket)]
+        listening = listen(web.listen_address, tls=web.cert_file is not None)
         try:
             local = listen_locally(web)
         except BadInput:
-            self._socket.close()
+            listening.close()
             raise
+        serving = [(uvicorn.Server(config), listening)]
         if local is not None:
-            self._serving.append((uvicorn.Server(_config(app)), local))
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
+            serving.append((uvicorn.Server(_config(app)), local))
+        return cls(web, config, serving)
 
     async def _serve(self) -> None:
         to_thread.current_default_thread_limiter().total_tokens = _MOST_READERS
@@ -67,7 +85,7 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        return int(self._socket.getsockname()[1])
+        return int(self._serving[0][1].getsockname()[1])
 
     def start(self) -> None:
         self._thread.start()
@@ -109,7 +127,7 @@ def _config(app: Starlette, **tls: Any) -> uvicorn.Config:
         lifespan="off",
         server_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         h11_max_incomplete_event_size=_MOST_HEAD_BYTES,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -117,15 +135,18 @@ def _config(app: Starlette, **tls: Any) -> uvicorn.Config:
     )
 
 
-def listen(address: str) -> Listener:
+def listen(address: str, *, tls: bool) -> Listener:
     """A listening socket at a host and a port. BadInput when there can be none."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named as TCP, asyncio sends each answer at once; otherwise an answer in two writes waits 40 ms for an
     # acknowledgement.
     listening = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.connections = Connections()
+    listening.connections = Connections(tls=tls)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Its connections inherit them.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_BYTES)
     try:
         # Resolved, so that an IPv6 address keeps its zone.
         found = socket.getaddrinfo(host.strip("[]"), int(port), family, socket.SOCK_STREAM)
@@ -148,7 +169,7 @@ def listen_locally(web: Web) -> Listener | None:
         why = error.strerror if isinstance(error, OSError) else f"there is no group {web.socket_group}"
         if {"socket", "socket_group"} & web.model_fields_set:
             raise BadInput(f"web.socket: {web.socket}: {why}") from None
-        log.info("no socket for local commands", path=str(web.socket), why=why)
+        log.info("the socket for local commands cannot be opened", path=str(web.socket), why=why)
         return None
 
 
@@ -157,7 +178,7 @@ def _listen_at(path: Path, group: str | None) -> Listener:
         raise OSError(errno.EPERM, "other users may write to its folder")
     _remove_stale(path)
     listening = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
-    listening.connections = Connections()
+    listening.connections = Connections(tls=False)
     try:
         before = os.umask(0o177)
         try:

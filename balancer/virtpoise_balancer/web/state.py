@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
 from virtpoise_balancer.analyse.overload import consecutive
-from virtpoise_balancer.analyse.triggers import watched
+from virtpoise_balancer.analyse.triggers import overloads, watched
 from virtpoise_balancer.blackout import Blackout
+from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.execute.executor import InFlight
-from virtpoise_balancer.execute.reach import Heard
-from virtpoise_balancer.knowledge.records import Overrides, PredictionRecord, Setting
+from virtpoise_balancer.execute.reach import HostAnswer
+from virtpoise_balancer.knowledge.records import Overrides, OverrideValue, PredictionRecord
 from virtpoise_balancer.model import (
     Domain,
     DomainState,
     Host,
     HostState,
     Mode,
+    Overload,
     Plan,
     Policy,
     Progress,
@@ -41,8 +43,8 @@ class State:
 
     ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
     ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action
-    off their hosts; ``brake`` and ``blackout``: as the newest cycle found them; ``heard``: the last answer of each
-    host's libvirt to the balancer.
+    off their hosts; ``brake`` and ``blackout``: as the newest cycle found them; ``host_answers``: the last answer of
+    each host's libvirt to the balancer.
     """
 
     mode: Mode
@@ -62,12 +64,12 @@ class State:
     brake: Brake | None = None
     blackout: Blackout | None = None
     broken: tuple[str, ...] = ()
-    heard: Mapping[str, Heard] = field(default_factory=dict)
+    host_answers: Mapping[str, HostAnswer] = field(default_factory=dict)
 
     @property
     def silent(self) -> Mapping[str, str]:
         """Why, by host, of those whose libvirt does not answer the balancer."""
-        return {host: heard.why for host, heard in self.heard.items() if heard.why}
+        return {host: answer.why for host, answer in self.host_answers.items() if answer.why}
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -83,20 +85,22 @@ class Published:
     """The state that all readers share.
 
     ``in_flight`` and ``overrides`` are called at each reading: they change between cycles. ``cycle_ended``: when the
-    newest cycle ended, or the balancer started, on the monotonic clock.
+    newest cycle ended, or the balancer started, on the monotonic clock. ``clock``: by which ages are judged.
     """
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
     overrides: Callable[[], Overrides] = Overrides
-    cycle_ended: float = field(
-        default_factory=time.monotonic
-    )  # on the monotonic clock; before the first cycle: the start
+    clock: Clock = SYSTEM
+    cycle_ended: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cycle_ended = self.clock.monotonic()
 
     @property
     def stalled_seconds(self) -> float | None:
-        """For how long no cycle has ended, if that is too long: several intervals, and a minute at least; else None."""
-        since = time.monotonic() - self.cycle_ended
+        """The seconds since the last cycle ended, if that is too long: several intervals, and a minute at least."""
+        since = self.clock.monotonic() - self.cycle_ended
         return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
     @property
@@ -120,8 +124,9 @@ class HostStatus:
     had in any state but shut off at ``asked_at`` (Unix seconds), when the balancer queried it last; None if it did not
     answer. Draining hosts are queried in each cycle, others when they are new or did not answer.
 
+    ``overloaded``: the newest plan takes it as overloaded; while there is no plan, the newest samples make it so.
     ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
-    ``resource``: the one nearest to a problem.
+    fewer are enough on a host whose load rises. ``resource``: the one nearest to a problem; ``ratio``: its newest.
     """
 
     name: str
@@ -135,22 +140,14 @@ class HostStatus:
     memory_ratio: float | None
     rx_ratio: float | None
     tx_ratio: float | None
+    overloaded: bool
     resource: Resource
+    ratio: float | None
     consecutive: int
     needed: int
     penalty_seconds: float
     failures: int
     domains: tuple[str, ...]
-
-    @property
-    def overloaded(self) -> bool:
-        return self.consecutive >= self.needed
-
-    @property
-    def worst_ratio(self) -> float | None:
-        """The newest ratio of ``resource``."""
-        ratios = {"cpu": self.cpu_ratio, "memory": self.memory_ratio, "rx": self.rx_ratio, "tx": self.tx_ratio}
-        return ratios[self.resource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +171,8 @@ class Status:
     """
 
     mode: Mode
-    mode_set: Setting | None
-    paused: Setting | None
+    mode_set: OverrideValue | None
+    paused: OverrideValue | None
     brake: Brake | None
     blackout: Blackout | None
     leader: bool
@@ -213,54 +210,62 @@ def domains_by_host(snapshot: Snapshot | None) -> dict[str, list[Domain]]:
     return found
 
 
-def host_status(state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain]) -> HostStatus:
-    """``domains``: those on the host."""
-    backoff, heard = state.backoffs.get(host.name), state.heard.get(host.name)
-    resource, count, needed = _nearest_to_problem(state.policy, snapshot, host)
-    return HostStatus(
-        name=host.name,
-        state=host.state,
-        why_unknown=host.why_unknown.text if host.why_unknown else None,
-        draining=is_draining(host.name, state.drains),
-        active_domains=heard.active_domains if heard else None,
-        asked_at=heard.asked_at if heard else None,
-        cpus=host.cpus,
-        cpu_ratio=host.load if host.known else None,
-        memory_ratio=host.memory_ratio if host.known else None,
-        rx_ratio=host.rx_ratio if host.known else None,
-        tx_ratio=host.tx_ratio if host.known else None,
-        resource=resource,
-        consecutive=count,
-        needed=needed,
-        penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
-        failures=backoff.failures if backoff else 0,
-        domains=tuple(sorted(domain.name for domain in domains)),
-    )
-
-
-def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> tuple[Resource, int, int]:
-    """The resource that has the largest share of the consecutive samples that make a problem, their number, and how
-    many do.
-    """
-    counts: list[tuple[Resource, int, int]] = [
-        (resource, consecutive(host, trigger, snapshot, samples), trigger.consecutive)
-        for resource, trigger, samples in (watched(host, policy) if host.known else ())
-    ]
-    return max(
-        counts, key=lambda one: one[1] / one[2], default=(Resource.CPU, 0, policy.cpu.consecutive)
-    )  # the first of equals
-
-
 def host_statuses(state: State) -> tuple[HostStatus, ...]:
     """All hosts in the snapshot's order; empty before the first snapshot."""
     snapshot = state.snapshot
     if snapshot is None:
         return ()
     domains = domains_by_host(snapshot)
-    return tuple(host_status(state, snapshot, host, domains.get(host.name, ())) for host in snapshot.hosts)
+    found = overloads(snapshot, state.policy) if state.plan is None else state.plan.overloaded
+    worst = {one.host: one for one in reversed(found)}  # of a host's: the furthest above its threshold
+    return tuple(
+        _host_status(state, snapshot, host, domains.get(host.name, ()), worst.get(host.name)) for host in snapshot.hosts
+    )
+
+
+def _host_status(
+    state: State, snapshot: Snapshot, host: Host, domains: Iterable[Domain], overload: Overload | None
+) -> HostStatus:
+    """What page, API and metrics show of the host. ``domains``: those on it."""
+    backoff, answer = state.backoffs.get(host.name), state.host_answers.get(host.name)
+    nearest = overload or _nearest_to_problem(state.policy, snapshot, host)
+    return HostStatus(
+        name=host.name,
+        state=host.state,
+        why_unknown=host.why_unknown.text if host.why_unknown else None,
+        draining=is_draining(host.name, state.drains),
+        active_domains=answer.active_domains if answer else None,
+        asked_at=answer.asked_at if answer else None,
+        cpus=host.cpus,
+        cpu_ratio=host.load if host.known else None,
+        memory_ratio=host.memory_ratio if host.known else None,
+        rx_ratio=host.rx_ratio if host.known else None,
+        tx_ratio=host.tx_ratio if host.known else None,
+        overloaded=overload is not None,
+        resource=nearest.resource if nearest else Resource.CPU,
+        ratio=nearest.ratio if nearest else None,
+        consecutive=nearest.consecutive if nearest else 0,
+        needed=state.policy.trigger(nearest.resource if nearest else Resource.CPU).consecutive,
+        penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
+        failures=backoff.failures if backoff else 0,
+        domains=tuple(sorted(domain.name for domain in domains)),
+    )
+
+
+def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> Overload | None:
+    """What has the largest share of the consecutive samples that make an overload, the first of equals; None for a
+    host that is unknown.
+    """
+    counts = [
+        (count / trigger.consecutive, Overload(host=host.name, resource=one, ratio=samples[-1], consecutive=count))
+        for one, trigger, samples in (watched(host, policy) if host.known else ())
+        for count in (consecutive(host, trigger, snapshot, samples),)
+    ]
+    return max(counts, key=itemgetter(0))[1] if counts else None
 
 
 def flights(published: Published) -> tuple[Flight, ...]:
+    """The running migrations with their progress."""
     return tuple(
         Flight(
             domain=one.move.domain,
@@ -274,6 +279,7 @@ def flights(published: Published) -> tuple[Flight, ...]:
 
 
 def status(published: Published) -> Status:
+    """What GET /api/v1/status returns."""
     state = published.state
     overrides = published.overrides()
     return Status(

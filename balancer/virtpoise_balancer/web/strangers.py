@@ -23,7 +23,9 @@ class _Refused:
 
 @dataclass(slots=True)
 class Strangers:
-    """``write(action, target, origin, answer)`` journals; ``count(action)`` counts every one.
+    """Journals refused orders of clients without a valid token, at most a few a minute for each address.
+
+    ``write(action, target, origin, answer)`` journals; ``count(action)`` counts every one.
 
     The first of an address is journalled at once; how many followed in that minute, with the next order that is refused
     or when ``settle`` is called.

@@ -16,7 +16,7 @@ from virtpoise_exporter.virt.stats import Ask
 
 GROUPS = libvirt.VIR_DOMAIN_STATS_BALLOON
 _KIB = 1024
-# by libvirt's key: the metric, and what one of its unit is in ours
+# by libvirt's key: the metric, and by how much libvirt's figure is multiplied
 _METRICS = {
     "usable": (metrics.DOMAIN_MEMORY_USABLE, _KIB),
     "unused": (metrics.DOMAIN_MEMORY_UNUSED, _KIB),
@@ -40,7 +40,7 @@ class BalloonCollector:
     name = "balloon"
 
     def __init__(self, link: Link, ask: Ask, clock: Clock = SYSTEM) -> None:
-        """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
+        """Collect balloon statistics. ``ask`` returns libvirt's statistics of the group ``GROUPS``."""
         self._clock = clock
         self.facts = SlowFacts(
             self.name, link, ask, lambda domain: domain.facts.balloon_period_seconds > 0, _parse, clock

@@ -16,7 +16,7 @@ from virtpoise_exporter.virt.stats import Ask
 
 GROUPS = libvirt.VIR_DOMAIN_STATS_BLOCK
 _NANOSECOND = 1e-9
-# by libvirt's key: the metric, and what one of its unit is in ours
+# by libvirt's key: the metric, and by how much libvirt's figure is multiplied
 _METRICS: dict[str, tuple[Metric, float]] = {
     "rd.bytes": (metrics.DOMAIN_BLOCK_READ, 1),
     "wr.bytes": (metrics.DOMAIN_BLOCK_WRITTEN, 1),
@@ -36,7 +36,7 @@ class BlockCollector:
     name = "block"
 
     def __init__(self, link: Link, ask: Ask, clock: Clock = SYSTEM) -> None:
-        """``ask`` returns libvirt's statistics of the group ``GROUPS``."""
+        """Collect block statistics. ``ask`` returns libvirt's statistics of the group ``GROUPS``."""
         self.facts = SlowFacts(self.name, link, ask, lambda domain: bool(domain.facts.disks), _parse, clock)
 
     def start(self) -> None:

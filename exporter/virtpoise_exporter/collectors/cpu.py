@@ -13,7 +13,7 @@ _RESET_TICKS = 3 * TICKS  # a counter that falls by more was reset
 
 
 class CpuCollector:
-    """``/proc/stat``: the sum over the CPUs, each followed by itself."""
+    """CPU time of the host from ``/proc/stat``: the sum over the CPUs, each followed by itself."""
 
     name = "cpu"
 
@@ -34,8 +34,8 @@ class CpuTimes:
     """The ticks of all CPUs in each mode, which never fall.
 
     The kernel's own sum is not used. It loses the idle time of a CPU that goes offline, and many kernels begin that
-    time anew when the CPU comes back. Prometheus would take the fall for a counter reset, and so for a host whose
-    CPUs were idle for hours within one scrape.
+    time again from zero when the CPU comes back. Prometheus would take the fall for a counter reset, and so for a host
+    whose CPUs were idle for hours within one scrape.
 
     The kernel also lets idle and iowait fall by a few ticks (proc(5)). Such a counter stands still until it catches up.
     """

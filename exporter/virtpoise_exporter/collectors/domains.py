@@ -51,7 +51,7 @@ class DomainsCollector:
             return [source_info]
         active = [domain for domain in inventory.domains if domain.active]
         usages = self._choice.read(active, seconds)
-        short = self._lives.short(active, {uuid: _told(usage) for uuid, usage in usages.items()})
+        short = self._lives.short(active, {uuid: _reported(usage) for uuid, usage in usages.items()})
         complete = {uuid for uuid, usage in usages.items() if uuid not in short and _has_cpu_time(usage)}
         stale = self._staleness.judge(active, complete, self._clock.monotonic())
         return [source_info, *_usage(active, usages), *self._traffic(inventory, active, usages), *stale]
@@ -103,14 +103,14 @@ def _usage(active: Sequence[Domain], usages: Mapping[str, Usage]) -> list[Family
     return [cpu, vcpu, delay, resident]
 
 
-def _told(usage: Usage) -> list[Figure]:
-    told = [("traffic", device) for device in usage.traffic]
+def _reported(usage: Usage) -> list[Figure]:
+    reported = [("traffic", device) for device in usage.traffic]
     if usage.cpu_seconds is not None:
-        told.append(("cpu", ""))
+        reported.append(("cpu", ""))
     if usage.vcpu_seconds is not None:
-        told.append(("vcpu", ""))
+        reported.append(("vcpu", ""))
     if usage.cpu_delay_seconds is not None:
-        told.append(("delay", ""))
+        reported.append(("delay", ""))
     if usage.resident_bytes is not None:
-        told.append(("resident", ""))
-    return told
+        reported.append(("resident", ""))
+    return reported

@@ -10,7 +10,7 @@ from virtpoise_exporter.kernel.meminfo import parse_meminfo
 
 
 class MemoryCollector:
-    """``/proc/meminfo``, and the cache of ZFS.
+    """Memory of the host from ``/proc/meminfo``, and the cache of ZFS.
 
     The kernel does not count ZFS' cache (ARC) as available, though ZFS gives it back down to its minimum when memory
     becomes scarce.

@@ -17,7 +17,9 @@ _NODE = re.compile(r"node(\d+)")
 
 
 class NumaCollector:
-    """``/sys/devices/system/node``; on a kernel without NUMA the huge pages alone, as those of node 0.
+    """Memory, CPUs and huge pages of each NUMA node from ``/sys/devices/system/node``.
+
+    On a kernel without NUMA the huge pages alone, as those of node 0.
 
     A file that cannot be read takes no figure of another file.
     """

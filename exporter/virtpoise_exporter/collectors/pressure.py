@@ -13,7 +13,7 @@ _LINE = re.compile(r"(some|full) (?:.* )?total=([0-9]{1,20})$")
 
 
 class PressureCollector:
-    """``/proc/pressure``; empty, without a failure, on a kernel without it."""
+    """Pressure stall information from ``/proc/pressure``; empty, without a failure, on a kernel without it."""
 
     name = "pressure"
 

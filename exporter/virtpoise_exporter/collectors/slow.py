@@ -26,7 +26,7 @@ class _Round:
     """The answers of one round. ``short`` holds the uuids of domains that reported less than before."""
 
     asked_at: float = float("-inf")
-    told: Mapping[tuple[str, int], Mapping[Figure, float]] = field(default_factory=dict)
+    reported: Mapping[tuple[str, int], Mapping[Figure, float]] = field(default_factory=dict)
     short: frozenset[str] = frozenset()
 
 
@@ -42,7 +42,9 @@ class SlowFacts:
         parse: Callable[[Mapping[str, Any]], Mapping[Figure, float]],
         clock: Clock,
     ) -> None:
-        """``ask`` asks libvirt for one group of statistics. ``concerns`` selects the domains that have such facts.
+        """Collect statistics that libvirt is slow to give.
+
+        ``ask`` asks libvirt for one group of statistics. ``concerns`` selects the domains that have such facts.
         ``parse`` takes the figures out of a domain's keys.
         """
         self._name = name
@@ -68,11 +70,11 @@ class SlowFacts:
         began = self._clock.monotonic()
         domains = self._concerned(inventory.domains)
         answer = self._ask(domains, _LEAST_PACE_SECONDS)
-        told = {uuid: self._parse(stats) for uuid, stats in answer.stats.items()}
-        short = self._lives.short(domains, told)
+        reported = {uuid: self._parse(stats) for uuid, stats in answer.stats.items()}
+        short = self._lives.short(domains, reported)
         self.pace = min(_MOST_PACE_SECONDS, max(_LEAST_PACE_SECONDS, _PACE_PER_SECOND * answer.seconds))
         self._last = _Round(
-            began, {(domain.uuid, domain.id): told.get(domain.uuid, {}) for domain in domains}, frozenset(short)
+            began, {(domain.uuid, domain.id): reported.get(domain.uuid, {}) for domain in domains}, frozenset(short)
         )
         return _LEAST_PACE_SECONDS if short or not answer.complete else self.pace
 
@@ -91,7 +93,7 @@ class SlowFacts:
             last = _Round()
         else:
             age.add(now - last.asked_at, self._name)
-        found = {domain.uuid for domain in domains if show(domain, last.told.get((domain.uuid, domain.id), {}))}
+        found = {domain.uuid for domain in domains if show(domain, last.reported.get((domain.uuid, domain.id), {}))}
         return [age, *self._staleness.judge(domains, found - last.short, now)]
 
     def _concerned(self, domains: Sequence[Domain]) -> list[Domain]:

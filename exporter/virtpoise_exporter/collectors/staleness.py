@@ -20,11 +20,11 @@ class Lives:
     def __init__(self) -> None:
         self._had: dict[tuple[str, int], frozenset[Figure]] = {}
 
-    def short(self, domains: Iterable[Domain], told: Mapping[str, Collection[Figure]]) -> set[str]:
+    def short(self, domains: Iterable[Domain], reported: Mapping[str, Collection[Figure]]) -> set[str]:
         """The uuids of the ``domains`` that lack a figure they had before, of a device that they still have."""
         had, short = {}, set()
         for domain in domains:
-            life, now = (domain.uuid, domain.id), frozenset(told.get(domain.uuid, ()))
+            life, now = (domain.uuid, domain.id), frozenset(reported.get(domain.uuid, ()))
             missing = self._had.get(life, now) - now
             if missing:
                 devices = {"", *domain.facts.disks, *(nic.device for nic in domain.facts.nics)}

@@ -1,4 +1,4 @@
-"""``/proc/meminfo`` (proc(5))."""
+"""Reads ``/proc/meminfo`` (proc(5))."""
 
 
 def parse_meminfo(text: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ _VCPU = re.compile(r"(CPU \d+|ALL CPUs)/")  # QEMU's names of vCPU threads, whic
 
 @dataclass(frozen=True, slots=True)
 class ProcessStat:
-    """``/proc/PID/stat``: CPU time of all threads, living and ended; threads now; resident memory."""
+    """The figures of ``/proc/PID/stat``: CPU time of all threads, living and ended; threads now; resident memory."""
 
     cpu_seconds: float
     threads: int
@@ -34,7 +34,7 @@ def parse_stat(text: bytes) -> ProcessStat:
 
 
 def parse_schedstat(text: bytes) -> tuple[int, int] | None:
-    """``/proc/PID/task/TID/schedstat``: nanoseconds on a CPU, nanoseconds waiting for one.
+    """Nanoseconds on a CPU and nanoseconds waiting for one, from ``/proc/PID/task/TID/schedstat``.
 
     None on a kernel that keeps no such statistics and writes ``0 0 0`` (built without CONFIG_SCHEDSTATS, and with
     delay accounting off): a thread that has a name has run.

@@ -16,6 +16,7 @@ import libvirt
 from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.model import Domain, HostFacts, Inventory
+from virtpoise_exporter.virt.questions import text_of
 from virtpoise_exporter.virt.session import RELIST_SECONDS, Session
 
 FRESH_SECONDS = 2 * RELIST_SECONDS
@@ -86,7 +87,7 @@ class Link:
                 self._session = Session(self.uri, host, self._take, self._lost.set, self._clock)
                 self._session.run()
             except libvirt.libvirtError as error:
-                reason = error.get_error_message() or str(error)
+                reason = text_of(error.get_error_message) or str(error)
                 if reason.startswith(_UNKNOWN):
                     reason += ": make a user and a group of the exporter's numbers on the host"
             except Exception as error:  # no answer of libvirt may end this thread

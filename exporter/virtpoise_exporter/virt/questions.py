@@ -17,6 +17,10 @@ PATIENCE_SECONDS = 1.0
 _MOST_HELD = 3
 
 
+# What libvirt-python raises in place of an error of libvirt whose message is not UTF-8, as one with a domain's name.
+UNREADABLE = (SystemError, UnicodeDecodeError)
+
+
 class HeldUpError(Exception):
     """libvirt does not answer this question now."""
 

@@ -15,7 +15,7 @@ import libvirt
 from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.model import Domain, Facts, Forward, HostFacts, Inventory
-from virtpoise_exporter.virt.questions import HeldUpError, Questions, text_of
+from virtpoise_exporter.virt.questions import UNREADABLE, HeldUpError, Questions, text_of
 from virtpoise_exporter.virt.xml import domain_facts, host_cpu, network_forward
 
 _T = TypeVar("_T")
@@ -66,7 +66,7 @@ class Session:
         lost: Callable[[], None],
         clock: Clock = SYSTEM,
     ) -> None:
-        """``host`` is what was last known of it.
+        """Keep a connection to libvirt. ``host`` is what was last known of it.
 
         ``take`` is called with each list, ``lost`` when the connection ends.
         """
@@ -224,7 +224,7 @@ class Session:
             return HELD
         try:
             return questions.ask(uuid, lambda: question(handle))
-        except (HeldUpError, libvirt.libvirtError) as error:
+        except (HeldUpError, libvirt.libvirtError, *UNREADABLE) as error:
             log.debug("libvirt does not answer about domain %s: %r", uuid, error)
             return HELD
 
@@ -279,7 +279,7 @@ class Session:
                     f"network {name}", lambda: text_of(lambda: self._second.networkLookupByName(name).XMLDesc(0))
                 )
             )
-        except (libvirt.libvirtError, HeldUpError, ParseError, UnicodeEncodeError) as error:
+        except (libvirt.libvirtError, HeldUpError, ParseError, UnicodeEncodeError, *UNREADABLE) as error:
             log.debug("no XML of network %s: %s", name, error)
             return self._networks[name][1] if name in self._networks else Forward()
 
@@ -328,7 +328,11 @@ def _host_facts(connection: Any, last: HostFacts, complain: Callable[[str], None
         nonlocal complete
         try:
             return question()
-        except (libvirt.libvirtError, ParseError) as error:  # QEMU is being upgraded, or is not in its usual place
+        except (
+            libvirt.libvirtError,
+            ParseError,
+            *UNREADABLE,
+        ) as error:  # QEMU is being upgraded, or is not in its usual place
             complain(f"libvirt answers, but not about {what}: {error}")
             complete = False
             return None

@@ -27,7 +27,7 @@ class LibvirtSource:
     name = "libvirt"
 
     def __init__(self, ask: Ask) -> None:
-        """``ask`` returns libvirt's statistics of the groups ``GROUPS``."""
+        """Read domains from libvirt alone. ``ask`` returns libvirt's statistics of the groups ``GROUPS``."""
         self._ask = ask
         self._sums: dict[tuple[str, int], VcpuSums] = {}
         self._summing = threading.Lock()

@@ -1,4 +1,4 @@
-"""Statistics from libvirt, asked so that no domain can hold up the others.
+"""Statistics from libvirt, asked for so that a domain that hangs delays no other domain.
 
 libvirt answers a question about many domains one by one. NOWAIT makes it skip a domain that is busy with another
 question. A domain whose QEMU does not answer is not busy until it is asked. Then that question hangs as long as QEMU
@@ -20,9 +20,10 @@ import libvirt
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
+from virtpoise_exporter.virt.questions import UNREADABLE
 
 _AT_ONCE = 25  # domains in one question: some 0.2 s where nothing hangs
-PATIENCE_SECONDS = 1.0
+STATS_PATIENCE_SECONDS = 1.0
 # libvirtd works on five questions of a client at once (max_client_requests) and then reads nothing more from it, not
 # even keepalives. The fifth is left for the list of domains.
 _MOST_AT_ONCE = 4
@@ -96,7 +97,7 @@ class Stats:
                 handles = [handle for handle in handles if handle.UUIDString() not in held]
                 if not handles:
                     return Answer(complete=False)
-            except (libvirt.libvirtError, UnicodeDecodeError) as error:
+            except (libvirt.libvirtError, *UNREADABLE) as error:
                 log.debug("no statistics of %d domains: %s", len(handles), error)
                 return self._halves(groups, domains, until)
         return None
@@ -107,7 +108,7 @@ class Stats:
             return Answer(complete=False)
         middle = len(domains) // 2
         answers = [self._ask_some(groups, half, until) for half in (domains[:middle], domains[middle:])]
-        stats = {uuid: told for answer in answers if answer for uuid, told in answer.stats.items()}
+        stats = {uuid: one for answer in answers if answer for uuid, one in answer.stats.items()}
         return Answer(stats, sum(answer.seconds for answer in answers if answer), complete=False)
 
     def _run(self, groups: int, handles: Sequence[Any], future: Future[Mapping[str, Mapping[str, Any]]]) -> None:
@@ -125,4 +126,4 @@ class Stats:
 
 
 def _patience(until: float) -> float:
-    return min(PATIENCE_SECONDS, max(0.0, until - time.monotonic()))
+    return min(STATS_PATIENCE_SECONDS, max(0.0, until - time.monotonic()))

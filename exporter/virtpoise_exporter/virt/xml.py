@@ -1,10 +1,12 @@
 """What libvirt's XML says of a domain and of a host. Pure.
 
-The XML comes from libvirtd, which wrote it itself from its own model: no document type, no entities.
+The XML comes from libvirtd, which wrote it itself from its own model: no document type, no entities. Only the metadata
+is written by others: libvirt passes on what it was given, up to 4 MiB. So it is cut out before the rest is parsed.
 Formats: https://libvirt.org/formatdomain.html, https://libvirt.org/formatcaps.html
 """
 
 import re
+from contextlib import suppress
 from itertools import islice
 from xml.etree import ElementTree
 
@@ -17,6 +19,9 @@ _PLACEMENT_RULES = ("together", "apart", "only-on", "never-on", "prefer", "ignor
 _MOST_RULES = 16
 _LONGEST_VALUE = 128
 _MOST_NODES = 1024
+# Beyond these a description, or what its metadata says of placement, is not parsed: a tree takes 50 times its text.
+_MOST_DESCRIPTION = 2**20
+_MOST_PLACEMENT = 2**16
 
 _UNITS = {
     "bytes": 1,
@@ -41,8 +46,47 @@ def _parse(xml: str) -> ElementTree.Element:
     return ElementTree.fromstring(_NO_XML.sub("\ufffd", xml))  # noqa: S314
 
 
+_METADATA = re.compile(r"<metadata(?=[\s/>])[^>]*>")
+_PLACEMENT = re.compile(rf"<((?:[\w.-]+:)?placement)\s[^<>]{{0,1000}}[\"']{_PLACEMENT_NAMESPACE}[\"'][^<>]*>")
+
+
+def _cut(xml: str) -> tuple[str, str]:
+    """A description without its metadata, and the metadata. These end with the last such tag: one inside may be a
+    text.
+    """
+    begin = _METADATA.search(xml)
+    if begin is None:
+        return xml, ""
+    last = xml.rfind("</metadata>", begin.end())
+    end = begin.end() if last < 0 else last + len("</metadata>")
+    return xml[: begin.start()] + xml[end:], xml[begin.start() : end]
+
+
+def _own(metadata: str) -> ElementTree.Element | None:
+    """The element <placement> of the metadata. Raises ParseError, ValueError.
+
+    libvirt keeps what expat refuses (a prefix that nothing declares, an attribute twice, an entity). Where others wrote
+    such a thing, or very much, the element is read by itself.
+    """
+    if _PLACEMENT_NAMESPACE not in metadata:
+        return None
+    if len(metadata) <= _MOST_PLACEMENT:
+        with suppress(ElementTree.ParseError):
+            return _parse(metadata).find(f"{{{_PLACEMENT_NAMESPACE}}}placement")
+    begin = _PLACEMENT.search(metadata)
+    if begin is None:
+        raise ValueError("its metadata cannot be read")
+    end = begin.end() if begin[0].endswith("/>") else metadata.find(f"</{begin[1]}>", begin.end()) + len(begin[1]) + 3
+    if end - begin.start() > _MOST_PLACEMENT:
+        raise ValueError(f"its <placement> has more than {_MOST_PLACEMENT} characters")
+    return _parse(metadata[begin.start() : end])
+
+
 def domain_facts(xml: str) -> Facts:
     """The facts of a domain; 0 or empty where the XML has nothing. Raises ParseError, ValueError."""
+    xml, metadata = _cut(xml)
+    if len(xml) > _MOST_DESCRIPTION:
+        raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
     root = _parse(xml)
     return Facts(
         vcpus=_vcpus(root.find("vcpu")),
@@ -52,7 +96,7 @@ def domain_facts(xml: str) -> Facts:
         balloon_period_seconds=_period(root.find("devices/memballoon/stats")),
         memory_maximum_bytes=_memory(root.find("memory")),
         hugepages=_hugepages(root),
-        placement=_placement(root.find(f"metadata/{{{_PLACEMENT_NAMESPACE}}}placement")),
+        placement=_placement(_own(metadata)),
     )
 
 
@@ -68,7 +112,7 @@ def host_cpu(capabilities: str) -> tuple[str, str, str]:
 
 def network_forward(xml: str) -> Forward:
     """How a libvirt network leaves the host (https://libvirt.org/formatnetwork.html#connectivity)."""
-    forward = _parse(xml).find("forward")
+    forward = _parse(_cut(xml)[0]).find("forward")
     if forward is None:
         return Forward()
     interface = forward.find("interface")

@@ -62,8 +62,8 @@ class Door:
         """
         place = place_of(address)
         while crowded := self._crowded(place, places):
-            worst = min((guest for guest in self._guests if guest.address == crowded), key=_worth)
-            if worst.stage is Stage.WORKING and crowded == place:
+            worst = min((guest for guest in self._guests if guest.address in crowded), key=_worth)
+            if worst.stage is Stage.WORKING and worst.address == place:
                 return None
             self._end(worst)
         guest = Guest(place, ending, places)
@@ -71,16 +71,17 @@ class Door:
         self.move(guest, Stage.WAITING)
         return guest
 
-    def _crowded(self, place: str, places: int) -> str:
-        """The address that has to make room for a new connection; empty if there is room."""
+    def _crowded(self, place: str, places: int) -> set[str]:
+        """The addresses of which one has to make room for a new connection; none if there is room."""
         taken: dict[str, int] = {}
         for guest in self._guests:
             taken[guest.address] = taken.get(guest.address, 0) + guest.places
         if taken.get(place, 0) + places > self._most_of_one:
-            return place
+            return {place}
         if sum(taken.values()) + places > self._most:
-            return max(taken, key=lambda one: (taken[one], one == place))
-        return ""
+            most = max(taken.values())
+            return {place} if taken.get(place, 0) == most else {one for one, count in taken.items() if count == most}
+        return set()
 
     def move(self, guest: Guest, stage: Stage, unread_bytes: int = 0) -> None:
         """Notes that the connection got on, and what it is doing now.
@@ -116,13 +117,14 @@ def _worth(guest: Guest) -> tuple[bool, int]:
 
 
 def place_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, also if it is written as IPv6, or the /64 that a client has."""
+    """What counts as one address: this machine, an IPv4 address, also if it is written as IPv6, or the /64 that a
+    client has.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if parsed.version == 4:
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((parsed, 64), strict=False))
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    if parsed.is_loopback:  # it has 16 million addresses, and each local user can use them all
+        return "loopback"
+    return str(parsed) if parsed.version == 4 else str(ipaddress.IPv6Network((parsed, 64), strict=False))

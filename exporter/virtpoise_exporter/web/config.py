@@ -6,7 +6,7 @@ web-config``). What this exporter cannot honour is refused rather than ignored.
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,16 +65,52 @@ def load(path: Path) -> WebConfig:
 
     reader = _Reader(path)
     try:
-        content = yaml.safe_load(read_trusted(path).decode())
+        content = _parsed(read_trusted(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--web.config.file {path}: {getattr(error, 'strerror', None) or error}") from None
+    except UsageError as error:
+        raise UsageError(f"--web.config.file {path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise UsageError(f"--web.config.file {path}: expected YAML, but there is an error{where}") from None
     except (ValueError, RecursionError, AttributeError, LookupError, TypeError):  # what PyYAML makes of a wrong tag
         raise UsageError(f"--web.config.file {path}: expected YAML without tags or dates that are none") from None
-    return reader.read({} if content is None else content)
+    return reader.read(content)
+
+
+def _parsed(text: str) -> Any:
+    """The values. Raises UsageError for a key that stands twice: the second would take the place of the first, and
+    with it of the passwords.
+    """
+    import yaml
+
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        for mistake in _repeated(node, "", set()):
+            raise UsageError(mistake)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _repeated(node: Any, path: str, seen: set[int]) -> Iterator[str]:
+    """A line for each key that stands twice in its mapping. ``seen``: nodes that were looked at, by their ``id``."""
+    if node is None or id(node) in seen:  # an alias, which may lead to itself
+        return
+    seen.add(id(node))
+    if node.id == "sequence":
+        for value in node.value:
+            yield from _repeated(value, path, seen)
+    elif node.id == "mapping":
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                yield f"{path}{name}: expected each key once, got it again in line {line} (first in {lines[name]})"
+            lines[name] = line
+            yield from _repeated(value, f"{path}{name}.", seen)
 
 
 class _Reader:
@@ -84,16 +120,16 @@ class _Reader:
 
     def read(self, content: Any) -> WebConfig:
         top = self._section("", content, ("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit"))
-        http = self._section("http_server_config", top.get("http_server_config") or {}, ("http2", "headers"))
+        http = self._section("http_server_config", top.get("http_server_config"), ("http2", "headers"))
         if not isinstance(http.get("http2", True), bool):  # only ever offered, and never by this exporter
             raise self._error("http_server_config.http2", "expected true or false")
-        tls, sans = self._tls(top.get("tls_server_config") or {})
+        tls, sans = self._tls(top.get("tls_server_config"))
         return WebConfig(
             tls=tls,
             allowed_sans=sans,
-            users=self._users(top.get("basic_auth_users") or {}),
-            headers=self._headers(http.get("headers") or {}),
-            rate_limit=self._rate_limit(top.get("rate_limit") or {}),
+            users=self._users(top.get("basic_auth_users")),
+            headers=self._headers(http.get("headers")),
+            rate_limit=self._rate_limit(top.get("rate_limit")),
             files=tuple(self._files),
         )
 
@@ -122,7 +158,7 @@ class _Reader:
                 context.load_verify_locations(authority)
             except (OSError, ssl.SSLError) as error:
                 raise self._error(f"{name}.client_ca_file", f"expected certificates: {error}") from None
-        sans = section.get("client_allowed_sans") or []
+        sans = [] if section.get("client_allowed_sans") is None else section["client_allowed_sans"]
         if not isinstance(sans, list) or not all(isinstance(san, str) for san in sans):
             raise self._error(f"{name}.client_allowed_sans", "expected a list of names")
         if sans and context.verify_mode != ssl.CERT_REQUIRED:
@@ -164,6 +200,9 @@ class _Reader:
         return RateLimit(interval, burst) if interval > 0 else None
 
     def _mapping(self, name: str, content: Any) -> dict[str, Any]:
+        """The keys and values; none where the field is empty. What is false, 0 or a list is not empty."""
+        if content is None:
+            return {}
         if not isinstance(content, dict):
             raise self._error(name or "the file", "expected keys and values")
         return content
@@ -191,7 +230,9 @@ class _Reader:
         return path
 
     def _one_of(self, section: dict[str, Any], field_name: str, choices: Mapping[str, _T], default: str) -> _T:
-        value = section.get(field_name.rpartition(".")[2]) or default
+        value = section.get(field_name.rpartition(".")[2])
+        if value is None or value == "":  # as exporter-toolkit has it
+            return choices[default]
         if not isinstance(value, str) or value not in choices:
             raise self._error(field_name, f"expected one of {', '.join(choices)}")
         return choices[value]

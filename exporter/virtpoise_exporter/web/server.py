@@ -10,15 +10,15 @@ import asyncio.sslproto
 import socket
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 
 from virtpoise_exporter import __version__, exposition
 from virtpoise_exporter.errors import UsageError
 from virtpoise_exporter.log import log
 from virtpoise_exporter.web.admission import Door, Guest, Stage
-from virtpoise_exporter.web.auth import Gate
+from virtpoise_exporter.web.auth import Gate, parse_basic
 from virtpoise_exporter.web.config import RateLimit, Watched, WebConfig
 from virtpoise_exporter.web.http import (
     BadRequestError,
@@ -30,6 +30,7 @@ from virtpoise_exporter.web.http import (
     render_head,
 )
 from virtpoise_exporter.web.shared import SharedScrapes
+from virtpoise_exporter.web.turns import Turns
 
 # Of connections without TLS, which cost some 50 KB. One with TLS costs up to 2 MB while it shakes hands and takes the
 # place of eight: 32 of them stay below half of the unit's MemoryMax.
@@ -40,7 +41,6 @@ _PLACES_WITH_TLS = 8
 # record has 16 KiB.
 asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
 MOST_UNREAD_BYTES = 8 * 1024 * 1024
-_MOST_VERIFYING = 16
 _MOST_HEAD_BYTES = 16 * 1024
 _PART_BYTES = 64 * 1024  # of an answer is copied at a time for a client that reads slowly
 _KERNEL_BUFFER_BYTES = 128 * 1024  # for each direction of a connection; the kernel would take megabytes
@@ -86,13 +86,12 @@ class Server:
     """Serves /metrics, /-/healthy, /-/ready, /-/reload and a landing page on sockets that listen already."""
 
     def __init__(self, scrape: Callable[[float], bytes], watched: Watched) -> None:
-        """``scrape`` returns an exposition within the number of seconds that it is called with."""
+        """Serve scrapes. ``scrape`` returns an exposition within the number of seconds that it is called with."""
         self._scrapes = SharedScrapes(scrape)
         self._watched = watched
         self._gate = Gate()
         self._bucket = _Bucket()
-        self._verifier = ThreadPoolExecutor(1, thread_name_prefix="verify")
-        self._verifying = 0
+        self._turns = Turns()
         self._door = Door(MOST_CONNECTIONS, MOST_OF_AN_ADDRESS, MOST_UNREAD_BYTES)
         self._tasks: set[asyncio.Task[None]] = set()
         self._complained = ""
@@ -173,7 +172,10 @@ class Server:
                 writer.close()
 
     async def _answer_all(self, guest: Guest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one request after the other. A client that sends the next before it has an answer gets no more."""
+        """Answer the requests of a connection in turn.
+
+        A client that sends the next before it has an answer gets no more.
+        """
         patience = HEAD_SECONDS
         keep_alive = True
         while keep_alive:
@@ -193,7 +195,7 @@ class Server:
                 response, with_body = _text(HTTPStatus.BAD_REQUEST, str(error)), True
             else:
                 self._door.move(guest, Stage.WORKING)
-                response = await self._answer(request)
+                response = await self._answer(request, guest.address)
                 keep_alive, with_body = request.keep_alive and not rest, request.method != "HEAD"
             await self._send(guest, writer, response, keep_alive=keep_alive, with_body=with_body)
             patience = _IDLE_SECONDS
@@ -215,13 +217,13 @@ class Server:
                 self._door.move(guest, Stage.SENDING, len(body) - start)  # who reads slowly is not who reads nothing
             await writer.drain()
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, address: str) -> Response:
         began = time.monotonic()
         config = self._watched.current()
         if config.rate_limit and not self._bucket.take(config.rate_limit, began):
             return _with(_text(HTTPStatus.TOO_MANY_REQUESTS), config)
         if config.users:
-            welcome = await self._may_enter(config.users, request)
+            welcome = await self._may_enter(config.users, request, address)
             if welcome is None:
                 return _with(_text(HTTPStatus.SERVICE_UNAVAILABLE, "too many passwords at once"), config)
             if not welcome:
@@ -244,22 +246,17 @@ class Server:
             case _:
                 return _with(_text(HTTPStatus.NOT_FOUND), config)
 
-    async def _may_enter(self, users: Mapping[str, str], request: Request) -> bool | None:
-        """Whether the request carries a user and the right password; None if too many requests wait to be verified.
+    async def _may_enter(self, users: Mapping[str, str], request: Request, address: str) -> bool | None:
+        """Whether the request carries a user and the right password; None if too many of this address are verified.
 
-        Credentials that were verified before do not wait: guessing clients cannot lock out Prometheus.
+        Credentials that were verified before do not wait.
         """
         authorization = request.headers.get("authorization", "")
+        if parse_basic(authorization) is None:  # there is nothing to verify
+            return False
         if self._gate.remembers(users, authorization):
             return True
-        if self._verifying >= _MOST_VERIFYING:
-            return None
-        self._verifying += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._verifier, self._gate.verify, users, authorization)
-        finally:
-            self._verifying -= 1
+        return await self._turns.verify(address, partial(self._gate.verify, users, authorization))
 
     async def _metrics(self, request: Request, began: float) -> Response:
         compressed = accepts_gzip(request)

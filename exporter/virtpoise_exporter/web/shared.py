@@ -21,14 +21,14 @@ class _Waiting:
 
 
 class SharedScrapes:
-    """At most four scrapes at a time. Who asks while these run shares the next one with all others who do.
+    """Runs at most four scrapes at a time. Clients that ask while these run share the next one.
 
     Only clients whose deadlines are alike share a scrape (within a factor of two): an impatient one cuts no other
     client's scrape short.
     """
 
     def __init__(self, scrape: Callable[[float], bytes]) -> None:
-        """``scrape`` returns an exposition within the number of seconds that it is called with."""
+        """Share scrapes. ``scrape`` returns an exposition within the number of seconds that it is called with."""
         self._scrape = scrape
         self._threads = ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="scrape")
         self._waiting: dict[int, _Waiting] = {}

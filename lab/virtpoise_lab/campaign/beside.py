@@ -38,7 +38,10 @@ def configured(still: str) -> str:
 
 
 def set_up(run: Run, random: Random, limit: float) -> None:
-    """``limit``: the cores that a host may use. The first of these hosts uses more."""
+    """Make the second group's hosts and domains.
+
+    ``limit``: the cores that a host may use. The first of these hosts uses more.
+    """
     for host in _HOSTS:
         run.world.machines[host] = Machine(host, group=BESIDE)
         wanted = limit * (random.uniform(1.05, 1.2) if host == _HOSTS[0] else random.uniform(0.15, 0.45))

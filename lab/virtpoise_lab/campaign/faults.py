@@ -124,7 +124,7 @@ def _suspend(run: Run, met: Met, seconds: float) -> None:
 
 
 def _resume(run: Run, uuid: str, host: str) -> None:
-    """Where it was suspended, or else where it has gone to."""
+    """Resume the domain on the host where it was suspended, or else where it has gone to."""
     run.note(f"an administrator resumes {uuid}")
     found = run.world.active_on(uuid)
     for where in [host] if host in found else found:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import HostFacts, Presence
 from virtpoise_balancer.execute.hosts import Completed
-from virtpoise_balancer.model import Progress
+from virtpoise_balancer.model import DiskCopy, Progress
 from virtpoise_lab.campaign.kernel import VirtualProcess
 from virtpoise_lab.campaign.migration import KEEPALIVE_SECONDS, Job, Step, migrate
 from virtpoise_lab.campaign.world import ACTIVE, SILENCE_SECONDS, WE, World
@@ -114,11 +114,18 @@ class ModelHosts:
 
     @contextmanager
     def migration(
-        self, uuid: str, source: str, destination: str, bandwidth_mib_per_second: int | None
+        self,
+        uuid: str,
+        source: str,
+        destination: str,
+        bandwidth_mib_per_second: int | None,
+        copies: Sequence[DiskCopy] = (),
     ) -> Iterator[ModelRequest]:
         self.process.check()
         self.on_request(self.process, uuid, source, destination)
         world = self.world
+        if missing := {one.path for one in copies} - world.machines[destination].images:
+            raise AssertionError(f"{destination} has no room for {sorted(missing)}")
         request = ModelRequest(self, uuid, source, destination, None, world.kernel.at)
         if world.reachable(WE, source):
             request.arrive()
@@ -162,6 +169,26 @@ class ModelHosts:
 
     def describe(self, host: str, uuid: str) -> str:
         return f"{self.presence(host, uuid)}, 3 s of CPU time"
+
+    def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
+        images, paths = self.world.machines[host].images, tuple(one.path for one in copies)
+
+        def do() -> None:
+            if taken := images.intersection(paths):
+                raise LibvirtError(f"storage volume '{sorted(taken)[0]}' exists already")
+            images.update(paths)
+
+        self._do(host, do)
+        return paths
+
+    def discard(self, host: str, uuid: str, paths: Sequence[str]) -> None:
+        def do() -> None:
+            copy = self.world.machines[host].copies.get(uuid)
+            if copy is not None and copy.state in ACTIVE:
+                raise LibvirtError(f"{uuid} is active here")
+            self.world.machines[host].images.difference_update(paths)
+
+        self._do(host, do)
 
     def facts(self, host: str) -> HostFacts:
         raise NotImplementedError

@@ -27,7 +27,7 @@ _SLACK_CORES = 1e-6
 
 @dataclass
 class Oracle:
-    """``violations``: what was wrong, in words."""
+    """Judges a run after each event. ``violations``: what was wrong, in words."""
 
     run: Run
     threshold_ratio: float
@@ -157,7 +157,7 @@ class Oracle:
             self._what_is_shown(part, began)
 
     def _what_is_shown(self, part: Part, began: set[float | None]) -> None:
-        """``began``: when the migrations began that are open in the journal."""
+        """Check what the balancer shows. ``began``: when the migrations began that are open in the journal."""
         run = self.run
         brake = part.published.state.brake
         if brake and run.kernel.at - self._released.get(brake.at, run.kernel.at) > 2 * self.interval_seconds:
@@ -190,7 +190,7 @@ class Oracle:
             self._wrong(f"{host} has long been silent, and no alert says so")
 
     def _no_verdict_while_a_job_runs(self, entries: list[Entry]) -> None:
-        """A migration of ours that goes on is open in the journal, or opened again soon."""
+        """A migration of the balancer that goes on is open in the journal, or opened again soon."""
         newest = {(one.uuid, one.source, one.destination): one for one in entries}
         for job in self.run.world.jobs:
             entry = newest.get((job.uuid, job.source, job.destination))
@@ -276,7 +276,7 @@ class Oracle:
         )
 
     def _left_definitions(self, uuid: str, journal: list[Entry]) -> set[str]:
-        """The hosts where a failed migration of ours has left its definition, as the journal says.
+        """The hosts where a failed migration of the balancer has left its definition, as the journal says.
 
         The host had finished it and lost its power before the source heard of that. A person must remove it: the
         balancer cannot know whether it was there before.

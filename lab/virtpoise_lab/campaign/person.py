@@ -21,7 +21,7 @@ _AGAIN_SECONDS = 15.0
 
 @dataclass(frozen=True, eq=False)
 class _Order:
-    """``until_followed``: it is given again and again."""
+    """An order of the person. ``until_followed``: it is given again and again."""
 
     give: Callable[[Orders], str]
     until_followed: bool
@@ -29,7 +29,7 @@ class _Order:
 
 @dataclass(eq=False)
 class Person:
-    """``no_drain_before``: the drain is taken back for so long."""
+    """A person who gives orders. ``no_drain_before``: until then no drain is ordered, since one was taken back."""
 
     run: Run
     no_drain_before: float = 0.0

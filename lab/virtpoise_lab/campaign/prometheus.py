@@ -55,7 +55,9 @@ class Scrape:
 
 @dataclass
 class Prometheus:
-    """``dead``, ``behind_seconds``, ``slow_seconds``, ``blind``: faults of the server.
+    """A Prometheus on virtual time.
+
+    ``dead``, ``behind_seconds``, ``slow_seconds``, ``blind``: faults of the server.
 
     ``exporters``: of exporters, by host.
     """

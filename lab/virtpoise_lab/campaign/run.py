@@ -44,7 +44,7 @@ _IN_MEMORY = "/dev/shm"
 
 @cache
 def _config(timeout_seconds: float, groups: str) -> Config:
-    """``groups``: their section, if there are any."""
+    """The balancer's configuration. ``groups``: their section, if there are any."""
     return parse_config(
         f"""
 mode: automatic
@@ -115,7 +115,9 @@ class Figures:
 
 @dataclass(eq=False)
 class Run:
-    """``names``: of the faults; None for some that the seed chooses. ``groups``: how many; None for as many as the seed
+    """One run of the campaign on virtual time.
+
+    ``names``: of the faults; None for some that the seed chooses. ``groups``: how many; None for as many as the seed
     chooses, if it chooses the faults as well, and else one.
 
     ``group``: the name of the one that the faults meet. ``still``: why the other one stands still, or empty.
@@ -268,7 +270,7 @@ class Run:
         self.kernel.run(self.kernel.at + 5 * INTERVAL_SECONDS)
 
     def _settle_migrations(self) -> None:
-        """Until no migration is under way or about to begin, nor has been for a while."""
+        """Wait until no migration is under way or about to begin, nor has been for a while."""
         for _ in range(20):
             if not self.oracle.something_is_being_made():
                 return

@@ -52,7 +52,7 @@ class Straight:
         self._dialect = dialect
 
     def execute(self, statement: Any, values: Any = None) -> Any:
-        """``values``: of one row, or a list of several."""
+        """Execute a statement. ``values``: of one row, or a list of several."""
         try:
             if isinstance(values, list):
                 return [self._execute(statement, one) for one in values]

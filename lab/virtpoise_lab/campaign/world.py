@@ -70,12 +70,15 @@ class Machine:
     strange_at: float = 0.0  # when something last happened to a domain here that no job of ours did
     late: list[Callable[[], None]] = field(default_factory=list)
     copies: dict[str, Copy] = field(default_factory=dict)
+    images: set[str] = field(default_factory=set)  # paths of disk images that are here
     stuck: set[str] = field(default_factory=set)  # domains whose QEMU here is stopped: it copies nothing
 
 
 @dataclass(eq=False)
 class World:
-    """``perform_seconds``: what copying a domain takes.
+    """The hosts and their domains on virtual time.
+
+    ``perform_seconds``: what copying a domain takes.
 
     ``note``: called with each thing that happens, for the trace.
     """

@@ -16,7 +16,7 @@ _INSIDE = "VIRTPOISE_CHAOS_INSIDE"  # the name of the campaign's own lab
 if _INSIDE in os.environ:  # read when the lab is imported
     os.environ["VIRTPOISE_LAB"] = os.environ[_INSIDE]
 
-from virtpoise_lab import requirements, state  # noqa: E402
+from virtpoise_lab import processes, requirements, state  # noqa: E402
 from virtpoise_lab.chaos.faults import FAULTS  # noqa: E402
 from virtpoise_lab.chaos.plan import Plan, draw  # noqa: E402
 from virtpoise_lab.chaos.run import Outcome, play  # noqa: E402
@@ -67,9 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(missing)
     if _INSIDE not in os.environ:
         os.environ[_INSIDE] = f"{state.NAME}-chaos"
-        inside = 'ip link set lo up; exec "$@"'
         again = [sys.executable, "-m", "virtpoise_lab.chaos", *(sys.argv[1:] if arguments is None else arguments)]
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, "sh", *again])
+        processes.go_on_in_own_network(again)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return _campaign(plans, options.keep, as_json=options.output == "json", trace=options.trace)

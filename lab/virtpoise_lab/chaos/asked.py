@@ -1,4 +1,4 @@
-"""libvirt's own word about the domains, by fresh connections, and with patience that ends."""
+"""What libvirt itself reports of the domains, by fresh connections and within a bounded time."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def slow(plain: Answer) -> Answer:
 
 
 def behind(plain: Answer) -> Answer:
-    """As a Prometheus whose clock and figures are an hour behind."""
+    """The answer of a Prometheus whose clock and figures are an hour behind."""
 
     def ask(path: str, form: Mapping[str, str]) -> bytes:
         if not form:  # no query
@@ -137,17 +137,17 @@ def garbage(_plain: Answer) -> Answer:
 
 
 def without_domains(host: str, plain: Answer) -> Answer:
-    """As an exporter that finds no domain on its host, and counts none."""
+    """The answer of an exporter that finds no domain on its host, and counts none."""
     return _changed(host, plain, lambda line: "" if line.startswith("virtpoise_domain") else line)
 
 
 def miscounted(host: str, plain: Answer) -> Answer:
-    """As an exporter that counts domains, and lists none."""
+    """The answer of an exporter that counts domains, and lists none."""
     return _changed(host, plain, lambda line: "" if line.startswith("virtpoise_domain_") else line)
 
 
 def lies(host: str, plain: Answer) -> Answer:
-    """As an exporter with figures that cannot be."""
+    """The answer of an exporter with figures that cannot be."""
     figures = {"virtpoise_host_cpus": "65536", "virtpoise_host_memory_available_bytes": "1e18"}
 
     def change(line: str) -> str:

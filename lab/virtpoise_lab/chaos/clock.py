@@ -15,7 +15,10 @@ _NANOSECONDS = 1_000_000_000
 
 
 class Clock:
-    """``file``: what the processes read that have ``environment``. They start with the machine's own time."""
+    """A clock that can be stepped.
+
+    ``file``: read by the processes that have ``environment``. They start with the machine's own time.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -30,7 +33,7 @@ class Clock:
 
     @contextmanager
     def stepped(self, seconds: float) -> Iterator[None]:
-        """In the block, the clock is ahead by so many seconds, or behind where they are negative."""
+        """Set the clock ahead by ``seconds`` within the block; negative seconds set it back."""
         self._step(seconds)
         try:
             yield

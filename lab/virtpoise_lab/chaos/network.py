@@ -38,7 +38,7 @@ class Network:
         for a, b in self._cut:
             for here, there in ((a, b), (b, a)):
                 where, link, _ = self._end(here)
-                with suppress(LabError):  # it has been learned anew
+                with suppress(LabError):  # it has been learned again
                     ip(where, f"neigh del {self._end(there)[2]} dev {link}")
         self._cut.clear()
 

@@ -1,4 +1,4 @@
-"""Judges a run by what was seen from outside: libvirt's and QEMU's word, the journal, the alerts. Pure."""
+"""Judges a run by what was seen from outside: the state in libvirt and QEMU, the journal, the alerts. Pure."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _MOST_THREADS, _MOST_DESCRIPTORS, _MOST_ASKING = 30, 80, 8
 
 @dataclass(frozen=True)
 class Held:
-    """Of a balancer's process: its threads and its descriptors. ``asking``: its children; each asks a host."""
+    """What a balancer's process holds: its threads and its descriptors. ``asking``: its children; each asks a host."""
 
     threads: int
     descriptors: int
@@ -144,7 +144,7 @@ def _process(facts: Facts) -> Iterator[str]:
     yield from facts.died
     for status in facts.exits:
         if status != 0:
-            yield f"a balancer that was told to stop ended with status {status}"
+            yield f"a balancer that was stopped ended with status {status}"
     for line in facts.tracebacks:
         yield f"a traceback in the balancer's log: {line}"
     if facts.held is not None and facts.held.threads > _MOST_THREADS:
@@ -156,7 +156,7 @@ def _process(facts: Facts) -> Iterator[str]:
 
 
 def _pushed_over(facts: Facts) -> Iterator[str]:
-    """A move of ours whose destination had no room for it below the threshold."""
+    """A move of the balancer whose destination had no room for it below the threshold."""
     entries = facts.end.entries if facts.end else ()
     names = {uuid: name for name, uuid in facts.uuids.items()}
     for entry in entries:
@@ -289,7 +289,7 @@ def after_healing(facts: Facts, look: Look) -> Iterator[str]:
 
 
 def _lost(facts: Facts, look: Look, name: str) -> bool:
-    """Whether it ended in a migration of ours, by no person's word."""
+    """Whether it ended in a migration of the balancer and not by a person's order."""
     if active(look.places, name) or name in facts.touched:
         return False
     there = [any(domain == name for domain, _ in states) for _, states in facts.changes]

@@ -126,7 +126,7 @@ class Run:
         self.warm.stack.scrape_balancers(*(one.address for one in self._balancers))
 
     def active_on(self, domain: str) -> list[str]:
-        """Where a QEMU of the domain is that could run on, by its own word."""
+        """The hosts with a QEMU of the domain that could run on, as QEMU reports it."""
         states = self.watch.now.items()
         return [host for (name, host), now in states if name == domain and now in ("running", "paused")]
 

@@ -70,7 +70,7 @@ def _share_done(progress: Status | None) -> float:
 
 
 class Lines:
-    """For a log or a pipe: a line for each event and for each cycle of the balancer."""
+    """The view for a log or a pipe: a line for each event and for each cycle of the balancer."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -107,7 +107,7 @@ class Lines:
 
 
 class Live:
-    """For a terminal: the load of each host, the balancer's sentence and the migration's progress."""
+    """The view for a terminal: the load of each host, the balancer's sentence and the migration's progress."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()

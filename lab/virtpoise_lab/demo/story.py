@@ -73,7 +73,11 @@ def run(view: View, *, keep: bool) -> int:
 
 
 def _play(view: View, lab: Lab, stack: Stack, balancer: Balancer, steady: float) -> bool:
-    """``steady``: from when on (Unix seconds) what the balancer sees has nothing of the guests' boot in it."""
+    """Play the demo.
+
+    Returns whether it went as it should. ``steady``: from when on (Unix seconds) what the balancer sees has nothing of
+    the guests' boot in it.
+    """
     _watch(
         view,
         balancer,

@@ -120,7 +120,7 @@ class Machine:
         self._room.give(f"eth-{self.name}", self._leader)
 
     def wait(self) -> None:
-        """Until the machine has booted. LabError when it ends before or takes too long."""
+        """Wait until the machine has booted. LabError when it ends before or takes too long."""
 
         def up() -> bool:
             self._check()

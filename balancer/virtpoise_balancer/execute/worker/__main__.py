@@ -23,8 +23,8 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from virtpoise_balancer.execute.worker import domains, leaving, migration, probe
-from virtpoise_balancer.execute.worker.connection import Connection, message, prepare
+from virtpoise_balancer.execute.worker import domains, leaving, migration, probe, storage
+from virtpoise_balancer.execute.worker.connection import LibvirtConnection, message, prepare
 
 _CALLS: Mapping[str, Callable[..., object]] = {
     "connect": lambda _connection: None,
@@ -47,6 +47,9 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "verdicts": probe.verdicts,
     "runs_cpu": probe.runs_cpu,
     "unseen": probe.unseen,
+    "present": storage.present,
+    "make_room": storage.make_room,
+    "discard": storage.discard,
 }
 
 
@@ -60,7 +63,7 @@ def main() -> None:
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     with socket.socket(fileno=0) as wire:
         threading.Thread(target=_read, args=(wire, requests), name="requests", daemon=True).start()
-        connection = Connection()
+        connection = LibvirtConnection()
         reply = b"{}"
         while True:
             try:
@@ -82,11 +85,13 @@ def _end() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _reply(connection: Connection, request: Mapping[str, Any]) -> bytes:
+def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
     try:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
     except libvirt.libvirtError as error:
         return json.dumps({"error": message(error)}).encode()
+    except storage.StorageError as error:
+        return json.dumps({"error": str(error)}).encode()
     except ElementTree.ParseError as error:
         return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()
     except Exception as error:  # one host's odd answer ends no worker

@@ -12,6 +12,8 @@ import libvirt
 _KEEPALIVE_SECONDS = 5
 _KEEPALIVE_COUNT = 4
 _MOST_MESSAGE = 1000
+# What libvirt-python raises in place of an error of libvirt whose message is not UTF-8, as one with a domain's name.
+UNREADABLE = (SystemError, UnicodeDecodeError)
 # What may stand in XML: https://www.w3.org/TR/xml/#charsets
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -29,7 +31,7 @@ def prepare() -> None:
     threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
 
 
-class Connection:
+class LibvirtConnection:
     """Opened when it is needed, and kept until another host is asked or it dies.
 
     A worker makes one call at a time, so no connection is ever closed with a call under way.

@@ -7,6 +7,7 @@ import contextlib
 import libvirt
 
 from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, text_of
 
 _WHY_OFF = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: Presence.SHUT_OFF,
@@ -62,10 +63,10 @@ def between_hosts(connection: libvirt.virConnect) -> list[tuple[str, str]]:
     """
     found = []
     for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PAUSED):
-        with contextlib.suppress(libvirt.libvirtError):  # it is gone by now
+        with contextlib.suppress(libvirt.libvirtError, *UNREADABLE):  # it is gone by now
             state, reason = domain.state()
             if state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_BY_A_MIGRATION:
-                found.append((domain.UUIDString(), domain.name()))
+                found.append((domain.UUIDString(), text_of(domain.name)))
     return found
 
 

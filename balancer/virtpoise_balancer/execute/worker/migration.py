@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import libvirt
 
 from virtpoise_balancer.execute.transfer import Throttle, Transfer
-from virtpoise_balancer.execute.worker.connection import Connection
+from virtpoise_balancer.execute.worker.connection import LibvirtConnection, text_of
 from virtpoise_balancer.execute.worker.domains import resume
 
 FLAGS = (
@@ -38,10 +38,12 @@ def migrate(
     address: str | None,
     bandwidth_mib_per_second: int | None,
     transfer: Mapping[str, Any],
+    copied: Sequence[str],
 ) -> float | None:
     """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended. ``target``: the
     destination's address for the source's daemon; ``watched``: the same for this process. ``address``: the URI that
     the domain's memory is sent to; None: the destination names one. ``transfer``: the fields of a Transfer.
+    ``copied``: the disks that are copied, by their devices in the guest; their volumes are there already.
 
     Peer-to-peer, so that the source's daemon drives it and it goes on when this process dies; persistent on the
     destination and undefined on the source, so that no stale definition stays behind
@@ -53,11 +55,14 @@ def migrate(
     throttle = transfer["throttle"]
     how = Transfer(**{**transfer, "throttle": None if throttle is None else Throttle(**throttle)})
     flags, parameters = _as_libvirt_has_it(how)
+    if copied:
+        flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
+        parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(copied)
     if bandwidth_mib_per_second is not None:
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = bandwidth_mib_per_second
     if address is not None:
         parameters[libvirt.VIR_MIGRATE_PARAM_URI] = address
-    there = Connection()
+    there = LibvirtConnection()
     arrived: list[float] = []
 
     moving = connection.lookupByUUIDString(uuid)
@@ -90,7 +95,7 @@ def dirty_rate(connection: libvirt.virConnect, uuid: str, least_bytes: int) -> f
     domain = connection.lookupByUUIDString(uuid)
     if domain.info()[2] << 10 < least_bytes:
         return None
-    ring = "<dirty-ring state='on'" in domain.XMLDesc()
+    ring = "<dirty-ring state='on'" in text_of(domain.XMLDesc)
     mode = libvirt.VIR_DOMAIN_DIRTYRATE_MODE_DIRTY_RING if ring else libvirt.VIR_DOMAIN_DIRTYRATE_MODE_PAGE_SAMPLING
     domain.startDirtyRateCalc(_MEASURED_SECONDS, mode)
     deadline = time.monotonic() + _MEASURED_SECONDS + _MEASURING_TAKES_SECONDS
@@ -108,10 +113,10 @@ def set_bandwidth(connection: libvirt.virConnect, uuid: str, bandwidth_mib_per_s
     connection.lookupByUUIDString(uuid).migrateSetMaxSpeed(limit)
 
 
-def _as_libvirt_has_it(how: Transfer) -> tuple[int, dict[str, str | int]]:
+def _as_libvirt_has_it(how: Transfer) -> tuple[int, dict[str, str | int | list[str]]]:
     """The flags and the parameters that libvirt takes for it."""
     flags = FLAGS
-    parameters: dict[str, str | int] = {}
+    parameters: dict[str, str | int | list[str]] = {}
     if how.encrypted:
         flags |= libvirt.VIR_MIGRATE_TLS
     if how.connections > 1:

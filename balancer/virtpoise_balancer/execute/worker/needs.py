@@ -6,31 +6,60 @@ Nothing is asked, so that this is tested without libvirt. The conditions are tho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
-from virtpoise_balancer.execute.facts import Bound, Hardware, Needs
+from virtpoise_balancer.execute.facts import Bound, CopyableDisk, Hardware, Needs
 
 # What of a CPU's definition decides where it fits. The rest (topology, caches, microcode) is the guest's own.
 _OF_CPU = ("arch", "model", "vendor", "feature")
 _MOST_CPUS = 8192
+# A description of more characters is not parsed: a tree takes 50 times its text.
+_MOST_DESCRIPTION = 2**20
+_METADATA = re.compile(r"<metadata(?=[\s/>])[^>]*>")
 
 
-def needs(description: str, own_cpu: str | None = None, snapshots: int = 0) -> Needs:
-    """What the domain with this live description, XML, needs. ``own_cpu``: the host's own, as ``plain_cpu`` has it."""
+def _without_metadata(description: str) -> str:
+    """The description without what others wrote into it: libvirt keeps there what cannot be parsed, and up to 4 MiB.
+
+    It ends with the last such tag: one inside may be a text.
+    """
+    begin = _METADATA.search(description)
+    if begin is None:
+        return description
+    last = description.rfind("</metadata>", begin.end())
+    return description[: begin.start()] + description[begin.end() if last < 0 else last + len("</metadata>") :]
+
+
+def needs(
+    description: str,
+    own_cpu: str | None = None,
+    snapshots: int = 0,
+    sizes: Callable[[str], tuple[int, int] | None] | None = None,
+) -> Needs:
+    """What the domain with this live description, XML, needs. ``own_cpu``: the host's own, as ``plain_cpu`` has it.
+
+    ``sizes``: of a disk, by its device, what it may come to take and what it takes now, in bytes, or None where libvirt
+    does not say; None: disks are not to be copied. ParseError, ValueError.
+    """
+    description = _without_metadata(description)
+    if len(description) > _MOST_DESCRIPTION:
+        raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
     root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
     disk_sources = root.findall("./devices/disk/source")
-    # Told of the disk or of its source, and since the first is the older way libvirt may tell both.
+    # An attribute of the disk or of its source; libvirt may write both, since the first is the older way.
     secrets = [*root.findall("./devices/disk/auth/secret"), *root.findall("./devices/disk/source/auth/secret")]
     sources = root.findall("./devices/interface/source")
     return Needs(
         name=root.findtext("name") or "?",
         uuid=root.findtext("uuid") or "",
         hardware=_hardware(root, own_cpu),
-        machine=kind.get("machine") if (kind := root.find("./os/type")) is not None else None,
         unlocked=() if root.find("./devices/lease") is not None else tuple(_unlocked(root)),
         disks=tuple(path for source in disk_sources if (path := source.get("file") or source.get("dev")) is not None),
         pools=tuple(sorted({pool for source in disk_sources if (pool := source.get("pool"))})),
+        images=tuple(_images(root)),
+        copyable=() if sizes is None else tuple(_copyable(root, sizes)),
         secrets=tuple(sorted({name for secret in secrets if (name := secret.get("uuid") or secret.get("usage"))})),
         networks=tuple(sorted({name for source in sources if (name := source.get("network"))})),
         bridges=tuple(
@@ -78,6 +107,44 @@ def _hardware(root: ET.Element, own_cpu: str | None) -> Hardware | None:
         cpu=own_cpu if own else plain_cpu(cpu),
         own_cpu=own,
     )
+
+
+def _images(root: ET.Element) -> Iterator[str]:
+    """The files, devices and volumes without which the domain does not start; that of a CD drive may be optional."""
+    for source in root.findall("./devices/disk/source"):
+        path, pool, volume = source.get("file") or source.get("dev"), source.get("pool"), source.get("volume")
+        if source.get("startupPolicy", "mandatory") != "mandatory":
+            continue
+        if pool and volume:
+            yield f"{pool}/{volume}"
+        elif path is not None and path.startswith("/"):
+            yield path
+
+
+def _whole_disks(root: ET.Element) -> Iterator[ET.Element]:
+    """The disks that can be copied: the domain alone writes to them, and they are whole images by themselves."""
+    for disk in root.findall("./devices/disk"):
+        source, chain = disk.find("source"), disk.find("backingStore")
+        whole = chain is None or chain.get("type") is None
+        special = ("readonly", "shareable", "transient", "mirror", "encryption", "source/encryption", "source/slices")
+        if (
+            source is not None
+            and whole
+            and disk.get("device", "disk") == "disk"
+            and disk.get("type") in ("file", "block")
+            and not any(disk.find(name) is not None for name in special)
+        ):
+            yield disk
+
+
+def _copyable(root: ET.Element, sizes: Callable[[str], tuple[int, int] | None]) -> Iterator[CopyableDisk]:
+    for disk in _whole_disks(root):
+        source, driver, device = disk.find("source"), disk.find("driver"), _target(disk)
+        path = None if source is None else source.get("file") or source.get("dev")
+        if path is not None and (size := sizes(device)) is not None:
+            capacity, stored = size
+            kind = "raw" if driver is None else driver.get("type", "raw")
+            yield CopyableDisk(device=device, path=path, format=kind, capacity_bytes=capacity, stored_bytes=stored)
 
 
 def _unlocked(root: ET.Element) -> Iterator[str]:

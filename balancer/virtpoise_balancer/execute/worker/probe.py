@@ -15,9 +15,10 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import HardwareVerdict, HostFacts, Needs
-from virtpoise_balancer.execute.worker.connection import message, text_of
+from virtpoise_balancer.execute.facts import Bound, HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
 from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
+from virtpoise_balancer.execute.worker.storage import pools
 
 _NO_DOMAIN = "<virtpoise-doctor/>"
 # What the source says of that description, once it has reached the destination.
@@ -34,6 +35,8 @@ _NO_CONNECTION = (
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
 _MOST_ASKED = 5
+# What libvirt says of a domain that is not there, or does not run, by now.
+_ENDED = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
 # What a host says that does not have a QEMU of that name, or a QEMU without the machine type or without KVM; and one
 # whose libvirt does not know the model of the CPU.
 _NO_SUCH_MACHINE = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
@@ -48,11 +51,10 @@ _MOST_TRIES = 12
 _RETRY_SECONDS = 15.0
 
 
-def facts(connection: libvirt.virConnect) -> HostFacts:
-    """The facts about the host, and what its running domains need."""
+def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
+    """The facts about the host, and what its running domains need. ``copies``: with what it takes to copy disks."""
     capabilities = ET.fromstring(text_of(connection.getCapabilities))  # noqa: S314 - from the host's own libvirt
     cpu = capabilities.find("./host/cpu")
-    machines = [name for one in capabilities.iter("machine") for name in (one.text, one.get("canonical")) if name]
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
     own = plain_cpu(cpu)
     return HostFacts(
@@ -61,16 +63,10 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
         cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
         devices=_devices(connection),
         uuid=capabilities.findtext("./host/uuid"),
-        machines=frozenset(machines),
         networks=_listed(
             lambda: [text_of(one.name) for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
         ),
-        pools=_listed(
-            lambda: [
-                text_of(one.name)
-                for one in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-            ]
-        ),
+        pools=pools(connection, free=copies),
         secrets=_listed(
             lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), text_of(one.usageID))]
         ),
@@ -82,7 +78,7 @@ def facts(connection: libvirt.virConnect) -> HostFacts:
             for number in numbers(cell.get("id", ""))
         )
         or None,
-        domains=tuple(_needs(running, own)),
+        domains=tuple(_needs(running, own, copies=copies)),
         may_abort=_may_abort(running[0]) if running else None,
     )
 
@@ -128,7 +124,10 @@ def runs_cpu(connection: libvirt.virConnect, cpu: str) -> bool | None:
 
 
 def verdicts(connection: libvirt.virConnect, kinds: Sequence[Mapping[str, Any]]) -> list[HardwareVerdict]:
-    """libvirt's word on whether this host has each of these kinds of hardware. ``kinds``: the fields of Hardware."""
+    """Whether this host has each of these kinds of hardware, as libvirt reports it.
+
+    ``kinds``: the fields of Hardware.
+    """
     return [_verdict(connection, kind) for kind in kinds]
 
 
@@ -180,25 +179,46 @@ def _may_abort(domain: libvirt.virDomain) -> bool | None:
             return False
         # A domain without a definition has no autostart.
         return True if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID else None
+    except UNREADABLE:
+        return None
     return True
 
 
 def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
     """The host's network devices, as libvirt's interface driver finds them now; None where it has none.
 
-    Its driver for node devices knows those alone that udev has told it of: without udev it lists no bridge.
+    A bridge that joins nothing yet is inactive to libvirt, and domains join it all the same. Its driver for node
+    devices knows only those that udev has reported: without udev it lists no bridge.
     """
     try:
-        found = connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)
+        found = connection.listAllInterfaces()
         return frozenset(text_of(one.name) for one in found)
-    except libvirt.libvirtError:
+    except (libvirt.libvirtError, *UNREADABLE):
         return None
 
 
-def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None) -> Iterator[Needs]:
+def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies: bool = False) -> Iterator[Needs]:
     for domain in running:
-        with contextlib.suppress(libvirt.libvirtError):  # it has ended by now
-            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain))
+
+        def sizes(device: str, of: libvirt.virDomain = domain) -> tuple[int, int] | None:
+            with contextlib.suppress(libvirt.libvirtError):
+                capacity, stored, _ = of.blockInfo(device)
+                return capacity, min(stored, capacity)
+            return None
+
+        try:
+            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain), sizes if copies else None)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in _ENDED:  # such as one that is too large for libvirt's messages
+                yield _unread(domain)
+        except (ET.ParseError, ValueError, *UNREADABLE):
+            yield _unread(domain)
+
+
+def _unread(domain: libvirt.virDomain) -> Needs:
+    """It stays where it is: what it needs is not known."""
+    why = Bound(kind="setting", why="its description cannot be read")
+    return Needs(name=text_of(domain.name), uuid=domain.UUIDString(), bound=(why,), unread=True)
 
 
 def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:
@@ -212,7 +232,7 @@ def _cpus(connection: libvirt.virConnect) -> frozenset[int] | None:
 def _snapshots(domain: libvirt.virDomain) -> int:
     try:
         return int(domain.snapshotNum())
-    except libvirt.libvirtError:
+    except (libvirt.libvirtError, *UNREADABLE):
         return 0
 
 
@@ -224,3 +244,5 @@ def _listed(names: Callable[[], Iterable[str]]) -> frozenset[str] | None:
         return frozenset(name for name in names() if name)
     except libvirt.libvirtError as error:
         return frozenset() if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None
+    except UNREADABLE:
+        return None

@@ -40,7 +40,7 @@ def balance(trial: Trial, wanted: Imbalance) -> list[Attempt]:
 
 
 def _best_step(trial: Trial, load: Floats, counted: np.ndarray, deviation: float, least_gain: float) -> Step | None:
-    """From the busiest host, the candidate and destination that lower the deviation most, by at least the gain."""
+    """The move off the busiest host that lowers the deviation most, or None if none lowers it by ``least_gain``."""
     group = trial.group
     source = int(counted[load[counted].argmax()])
     best: tuple[float, Candidate, int] | None = None

@@ -15,7 +15,7 @@ from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
 from virtpoise_balancer.plan.possible import holding
-from virtpoise_balancer.plan.stocks import Stock, needs
+from virtpoise_balancer.plan.stocks import Stock, taken_by
 
 # The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
 # guest.
@@ -75,13 +75,13 @@ class Movable:
 
 def transfer_bytes(domain: Domain, policy: Policy, bytes_per_second: float | None = None) -> float:
     """The bytes that a live migration transfers: the memory, and in each further round what was dirtied in the last (a
-    geometric series).
+    geometric series). And the disks that are copied along.
     """
     if not domain.dirty_bytes_per_second:
-        return domain.memory_bytes
+        return domain.memory_bytes + domain.copied_bytes
     speed = bytes_per_second or policy.migration.bytes_per_second
     dirty = min(domain.dirty_bytes_per_second / speed, _MOST_DIRTY_SHARE)
-    return domain.memory_bytes / (1 - dirty)
+    return domain.memory_bytes / (1 - dirty) + domain.copied_bytes
 
 
 def resting_seconds(domain: Domain, group: Group) -> float:
@@ -222,7 +222,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else total(residents.arrival, rows),
         margin=residents.margin,
         allowed=allowed_hosts(group, domains),
-        needs=needs(domains, group.policy),
+        needs=taken_by(domains, group.policy),
     )
 
 

@@ -1,4 +1,4 @@
-"""What both hosts of each move are predicted to use, one move after the other."""
+"""The predicted use of both hosts of each move, in the order of the moves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _HostUse:
     shares: dict[Resource, _Interval] = field(default_factory=dict)
 
     def copy(self) -> _HostUse:
-        """The same, not changed by later moves."""
+        """A copy that later moves do not change."""
         return _HostUse(self.residents, self.present.copy(), list(self.arrivals), dict(self.shares))
 
 
@@ -118,7 +118,7 @@ class _Uses:
         self._change(use, home, row, 1)
 
     def _change(self, use: _HostUse, home: Residents, row: int, sign: int) -> None:
-        """``sign``: 1 where the domain arrives, -1 where it leaves.
+        """Add the domain to the host's use, or take it off. ``sign``: 1 where the domain arrives, -1 where it leaves.
 
         At least the resident part of its memory arrives, or leaves, and at most all that is assigned.
         """

@@ -73,13 +73,13 @@ def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
 def contradictions(group: Group) -> list[Refusal]:
     """One for each domain whose hard rules cannot all be kept, wherever the domains are."""
     rules = group.rules
-    told = {**rules.crowded, **rules.conflicts}
-    if not told:
+    why = {**rules.crowded, **rules.conflicts}
+    if not why:
         return []
     return [
-        Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.RULE_CONFLICT, detail={"conflict": told[d.uuid]})
+        Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.RULE_CONFLICT, detail={"conflict": why[d.uuid]})
         for d in sorted(group.snapshot.domains, key=lambda d: (d.name, d.uuid))
-        if d.uuid in told
+        if d.uuid in why
     ]
 
 

@@ -14,14 +14,12 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
 from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, predict
-from virtpoise_balancer.model import Domain, Host
+from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Domain, Host
 
-# The assumed speed of an uplink of unknown speed (1 Gbit/s). It cancels out in ratios between such uplinks.
-UPLINK_BYTES_PER_SECOND = 125e6
 # How far a domain's traffic may differ from what was measured, as a share of it.
 TRAFFIC_DOUBT = 0.25
 # The most hosts in one batch of predictions.
-TOGETHER = 64
+BATCH_HOSTS = 64
 # The largest host of a batch (cases x domains). Batches are padded to their largest host, so a larger one is predicted
 # alone.
 _MOST_TOGETHER = 4_000
@@ -74,7 +72,7 @@ class Residents:
     @cached_property
     def traffic(self) -> Floats:
         """What each receives and sends, as measured, in bytes per second (domains x 2)."""
-        uplink = self.host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND
+        uplink = self.host.uplink_bytes_per_second or ASSUMED_BYTES_PER_SECOND
         measured = [
             (
                 max(domain.rx_bytes_per_second or 0.0, (domain.rx_ratio or 0.0) * uplink),
@@ -157,8 +155,8 @@ def predict_together(asked: Iterable[tuple[Residents, Mask]]) -> None:
     few = [one for one in batch if one[1].size <= _MOST_TOGETHER and one[0].number not in large]
     few.sort(key=lambda one: (one[0].host.cpus, *one[1].shape))
     for cpus, alike in groupby(few, key=lambda one: one[0].host.cpus):
-        while together := list(islice(alike, TOGETHER)):
-            _predict_together(cpus, together)
+        while together := list(islice(alike, BATCH_HOSTS)):
+            _predict_batch(cpus, together)
 
 
 def _predict_at_once(residents: Residents, asked: Sequence[Mask]) -> None:
@@ -170,7 +168,7 @@ def _predict_at_once(residents: Residents, asked: Sequence[Mask]) -> None:
         residents.keep(present, Load(predicted.ratio[cases], predicted.spread[cases], predicted.wanted[cases]))
 
 
-def _predict_together(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
+def _predict_batch(cpus: int, asked: Sequence[tuple[Residents, Mask]]) -> None:
     there = np.zeros((len(asked), *np.max([present.shape for _, present in asked], axis=0)))
     for host, (_, present) in enumerate(asked):
         there[host, : len(present), : present.shape[1]] = present

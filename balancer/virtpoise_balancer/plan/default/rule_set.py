@@ -14,16 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtpoise_balancer.model import Domain, DomainState, Host, Rule
-from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, HostKind, kinds
+from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, HostKind, of_shape
 from virtpoise_balancer.rules.glob import WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
-from virtpoise_balancer.rules.never_on import NEVER_ON
-from virtpoise_balancer.rules.only_on import ONLY_ON
 
 # What counts of a domain's own metadata. Whoever may edit a domain writes it, and each plan reads it.
 _MOST_HOSTS = 16
 _LONGEST_HOST = 128
 _MOST_WILDCARDS = 8
+
+
+class _Nowhere(HostKind):
+    """What binds a domain whose metadata asks for more than counts."""
+
+    name = "metadata"
+
+    def allows(self, named: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return np.zeros_like(named)
+
+
+_NOWHERE = _Nowhere()
 # Of a rule about several domains: its name, its kind, and whether it is hard.
 _Key = tuple[str, GroupKind, bool]
 
@@ -92,7 +102,7 @@ class RuleSet:
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def kept(self, tie: Tie) -> NDArray[np.bool_]:
-        """For each host whether the rule is kept there."""
+        """Whether the rule is kept on each host (hosts)."""
         key = (tie.kind.name, tie.hosts)
         mask = self._kept.get(key)
         if mask is None:
@@ -100,7 +110,7 @@ class RuleSet:
         return mask
 
     def _named(self, patterns: Sequence[str]) -> NDArray[np.bool_]:
-        """For each host whether one of the patterns fits."""
+        """Whether one of the patterns fits each host (hosts)."""
         if not self._numbers:
             self._numbers.update({name: number for number, name in enumerate(self.host_names)})
         named = np.zeros(len(self.host_names), dtype=np.bool_)
@@ -112,7 +122,7 @@ class RuleSet:
         return named
 
     def allowed(self, uuid: str) -> NDArray[np.bool_] | None:
-        """For each host whether the domain's hard rules about hosts let it be there; None: everywhere."""
+        """Whether the domain's hard rules about hosts allow each host (hosts); None: all are allowed."""
         mask: NDArray[np.bool_] | None = None
         for tie in self.ties_of.get(uuid, ()):
             if tie.binding:
@@ -190,7 +200,7 @@ def gather(
             if fits(domain.name):
                 apply(rule, domain.uuid)
     if metadata:
-        holding = kinds(HoldKind)
+        holding = of_shape(HoldKind)
         groups = {(rule.name, rule.kind): rule for rule in rules}
         host_of = {domain.uuid: domain.host for domain in domains}
         labels_of = {host.name: host.labels for host in hosts}
@@ -246,14 +256,14 @@ def _asked(
     asked = domain.placement
     if asked is None or _kept_together(domain.uuid, members):  # what binds this domain would bind those with it
         return
-    hosts_of = {kind: hosts for kind in kinds(HostKind) if (hosts := kind.asked(asked))}
+    hosts_of = {kind: hosts for kind in of_shape(HostKind) if (hosts := kind.asked(asked))}
     if too_much := _too_much([host for hosts in hosts_of.values() for host in hosts]):
-        yield Tie(f"metadata ({too_much})", ONLY_ON, True, ())
+        yield Tie(f"metadata ({too_much})", _NOWHERE, True, ())
         return
     for kind, hosts in hosts_of.items():
         yield Tie("metadata", kind, True, hosts)
-    for group_kind in kinds(GroupKind):
-        for name in group_kind.asked(asked):
+    for group_kind in of_shape(GroupKind):
+        for name in group_kind.asked(asked) if group_kind.for_one else ():
             if (rule := groups.get((name, group_kind.name))) is None:
                 continue
             others = members.get((name, group_kind, rule.hard), set()) - {domain.uuid}
@@ -262,9 +272,8 @@ def _asked(
                 zone for zone, count in sorted(there.items()) if group_kind.attracts or not group_kind.allows(count)
             ]
             at = [pattern for zone in full for pattern in _patterns(zone, rule.over, labels_of)]
-            if at:
-                about_hosts = ONLY_ON if group_kind.attracts else NEVER_ON
-                yield Tie(f"metadata:{name}", about_hosts, rule.hard, tuple(at))
+            if at and group_kind.for_one:
+                yield Tie(f"metadata:{name}", group_kind.for_one, rule.hard, tuple(at))
 
 
 def _too_much(hosts: Sequence[str]) -> str | None:
@@ -284,7 +293,7 @@ def _zone(host: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]
 
 
 def _patterns(zone: str, over: str | None, labels_of: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Patterns that fit all hosts of the zone, and no other."""
+    """The patterns that fit exactly the hosts of the zone."""
     if over is None:
         return [_literal(zone)]
     if zone:
@@ -304,7 +313,7 @@ def _literal(name: str) -> str:
 
 
 def _conflicts(rules: RuleSet) -> dict[str, str]:
-    """By uuid: the domain's hard rules cannot all be kept, wherever it is."""
+    """By uuid of a domain whose hard rules no host can keep: why."""
     conflicts: dict[str, str] = {}
     for uuid in sorted(rules.ties_of.keys() | rules.bonds_of.keys()):
         bundle = sorted(rules.bundle_of(uuid))
@@ -328,7 +337,7 @@ def _conflicts(rules: RuleSet) -> dict[str, str]:
 
 
 def _crowded(rules: RuleSet) -> dict[str, str]:
-    """By uuid: a rule has more domains than it allows on the hosts on which any of them may be."""
+    """By uuid of a domain whose rule has more domains than its hosts can hold: why."""
     crowded: dict[str, str] = {}
     for bond in rules.bonds:
         size = len(bond.members)
@@ -339,10 +348,10 @@ def _crowded(rules: RuleSet) -> dict[str, str]:
         masks = [mask for mask in allowed if mask is not None]
         places = len(np.unique(zones[np.logical_or.reduce(masks)] if len(masks) == len(allowed) else zones))
         if size > places * bond.kind.most(size):
-            told = bond.kind.crowded(bond.name, size, places)
+            why = bond.kind.crowded(bond.name, size, places)
             if bond.over is not None:
-                told += f", counted by their label {bond.over}"
-            crowded |= dict.fromkeys(sorted(bond.members - crowded.keys()), told)
+                why += f", counted by their label {bond.over}"
+            crowded |= dict.fromkeys(sorted(bond.members - crowded.keys()), why)
     return crowded
 
 

@@ -97,7 +97,7 @@ class Search:
     """One search; see the module for the algorithm."""
 
     def __init__(self, trial: Trial, sources: Sequence[Source], budget: Budget) -> None:
-        """``trial``: with everything placed that is not searched."""
+        """Prepare a search. ``trial``: with everything placed that is not searched."""
         # The group before the search; has the last word on each sequence. Never changed here.
         self.trial = trial
         # The hosts with a problem that must all be solved.
@@ -164,7 +164,7 @@ class Search:
         return best
 
     def _largest_first(self, candidates: list[Candidate]) -> list[Candidate]:
-        """By the largest share of any resource that a candidate takes of an average host."""
+        """The candidates by the largest share of any resource that each takes of an average host, falling."""
         limit = self.trial.group.limit[:, 0]
         unit = self.trial.group.per_unit.mean(axis=1)
         return sorted(candidates, key=lambda candidate: -float((candidate.arrival * unit / limit).max()))
@@ -188,7 +188,7 @@ class Search:
                 best.bound, best.weight, best.steps = weight, weight, list(self.state.steps)
 
     def _place_where_it_fits(self, pending: Pending, ejections: int, weight: float, best: _Best) -> list[int] | None:
-        """Place the first pending candidate on each host that takes it, and then the others.
+        """Try the first pending candidate on each host that takes it, each time with the rest of the candidates.
 
         Returns the hosts that lack only room, or None where the search is to end: the budget is spent, or the best is
         found.

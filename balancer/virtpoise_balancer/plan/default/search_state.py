@@ -29,7 +29,10 @@ class SearchState:
     """
 
     def __init__(self, trial: Trial, sources: Sequence[Source]) -> None:
-        """``trial``: with everything placed that is not searched. ``sources``: what is searched."""
+        """Copy the few hosts of a search.
+
+        ``trial``: with everything placed that is not searched. ``sources``: what is searched.
+        """
         group = trial.group
         room = ((trial.limit - trial.use) / trial.limit).min(axis=0)
         hosts = [host for host in range(len(group.hosts)) if trial.open[host]]
@@ -226,7 +229,7 @@ class SearchState:
         return left
 
     def _largest(self, host: int) -> list[float]:
-        """Of each resource the most that one of the host's domains frees by leaving."""
+        """The most of each resource that one of the host's domains frees by leaving (resources)."""
         found = self._most_freed.get(host)
         if found is None:
             freed = (self._departure(one) for one in self.ejectable(host))

@@ -91,14 +91,15 @@ class Source:
         return any(refusal.reason is not Reason.MIGRATING for refusal in self.refusals)
 
     def with_small(self) -> Source | None:
-        """The same host, its candidates with the domains that gain little, or None without any."""
+        """The source with the domains that gain little as further candidates; None if there are none."""
         if not any(refusal.reason is Reason.LEAST_GAIN for refusal in self.refusals):
             return None
         return replace(self, worthwhile=False)
 
     def unrested(self) -> Source | None:
-        """The same host, its candidates with the domains that move only if nothing else helps, and those that gain
-        little, or None without any.
+        """The source with all domains as candidates that move only if nothing else helps, or that gain little.
+
+        None if there are none.
         """
         if not any(refusal.reason in (Reason.RESTING, Reason.NOT_CONVERGING) for refusal in self.refusals):
             return None
@@ -120,6 +121,13 @@ class Source:
                 domain.uuid in moved for candidate in self.candidates for domain in candidate.domains
             )
         return Residue(int(left.sum()), {resource: float(share[0]) for resource, share in shares.items()}, solved)
+
+    def own(self, resource: Resource) -> float:
+        """The share in use that is left when every running domain has gone."""
+        if resource is Resource.CPU:
+            return self.residents.own / self.residents.host.cpus
+        none = np.zeros((1, len(self.residents.running)), dtype=np.bool_)
+        return float(self.shares(none)[resource][0])
 
     @property
     def number(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from virtpoise_balancer.analyse.demand import Mask
 from virtpoise_balancer.model import (
     Attempt,
+    DomainState,
     Host,
     Move,
     Overload,
@@ -50,15 +51,15 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
     if made.solved or not group.taken.any():
         return made
     wider = _plan(group, np.zeros_like(group.taken))
-    return wider if _solved(wider) > _solved(made) else made
+    return wider if _count_solved(wider) > _count_solved(made) else made
 
 
-def _solved(made: Plan) -> int:
+def _count_solved(made: Plan) -> int:
     return sum(attempt.solved for attempt in made.attempts)
 
 
 def _plan(group: Group, left_out: Mask) -> Plan:
-    """``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
+    """The plan of the group. ``left_out``: hosts that take nothing, besides those that cannot (hosts)."""
     snapshot, policy = group.snapshot, group.policy
     found = group.overloads
     problems = find(snapshot, policy, found, group.concerned)
@@ -98,7 +99,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     return Plan(
         strategy="default",
         solved=not problems.stand and not passing and not unrepaired and all(attempt.solved for attempt in attempts),
-        summary=summarise(policy, found, attempts, moves, (*problems.held, *passing), unrepaired),
+        summary=summarise(policy, found, attempts, moves, (*problems.held, *passing), unrepaired, refusals),
         overloaded=found,
         attempts=tuple(attempts),
         moves=tuple(moves),
@@ -138,10 +139,10 @@ def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Seq
         overloads_of[overload.host].append(overload)
     hosts = [(group.index[host.name], host.name, problem) for host, problem in attempt]
     group.prepare(number for number, _, _ in hosts)
-    return [_source_of(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
+    return [_make_source(group, number, problem, overloads_of[name]) for number, name, problem in hosts]
 
 
-def _source_of(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
+def _make_source(group: Group, number: int, problem: Problem, overloads_of_it: Sequence[Overload]) -> Source:
     goals: dict[Resource, float] = {}
     if problem is Problem.OVERLOAD:
         for overload in overloads_of_it:
@@ -180,7 +181,7 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
         candidate for candidate in source.candidates if any(domain.uuid in trial.moved for domain in candidate.domains)
     ]
     resource, upper = next(iter(residue.shares.items()), (Resource.CPU, 0.0))
-    enough = {"source_upper_ratio": round(upper, 6), "recovery": source.goals.get(resource)}
+    enough = {f"source_{resource}_upper_ratio": round(upper, 6), "recovery": source.goals.get(resource)}
     for candidate in source.candidates:
         if candidate in gone:
             continue
@@ -230,10 +231,14 @@ def _missing(source: Source, residue: Residue) -> list[Refusal]:
         else:
             unit = "missing_bytes" if resource is Resource.MEMORY else "missing_bytes_per_second"
             amount = {unit: int(over / source.group.per_unit[resource.row, source.number])}
-        detail = {"resource": resource.value, "upper_ratio": round(share, 6), "recovery": goal, **amount}
+        detail = {f"{resource}_upper_ratio": round(share, 6), "recovery": goal, **amount}
+        if (own := source.own(resource)) >= goal:
+            detail["own_ratio"] = round(own, 6)
         refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail=detail))
     if not source.goals:
-        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail={"domains_left": residue.domains}))
+        paused = sum(one.state is DomainState.PAUSED for one in source.group.domains_on(source.number))
+        left = {"domains_left": residue.domains + paused}
+        refusals.append(Refusal(host=host.name, reason=Reason.UNSOLVED, detail=left))
     return refusals
 
 
@@ -248,9 +253,10 @@ def _moves(trial: Trial, sources: Mapping[int, Source], weighed: Mapping[int, Wo
     numbers = waves(ends, group.policy.limits, under_way)
     order = sorted(range(len(singles)), key=numbers.__getitem__)
     predictions = predict_moves(group, [(ends[at][0], singles[at][1], ends[at][1]) for at in order])
+    scores = _destination_scores(group, [ends[at] for at in order], predictions)
     moves = []
-    for at, predicted in zip(order, predictions, strict=True):
-        (step, _), (source, destination), domain = singles[at], ends[at], domains[at]
+    for at, predicted, (before, after) in zip(order, predictions, scores, strict=True):
+        (step, row), (source, destination), domain = singles[at], ends[at], domains[at]
         speed = group.link_speed.get(source, {}).get(destination)
         relieved, worth = sources.get(source), weighed.get(source)
         why = step.why or _why(step, predicted, sources, (singles[n][0] for n in range(at + 1, len(singles))))
@@ -267,12 +273,37 @@ def _moves(trial: Trial, sources: Mapping[int, Source], weighed: Mapping[int, Wo
                 bundle=step.candidate.name if step.candidate.moves > 1 else None,
                 needs=tuple(domains[n].uuid for n in needed[at]),
                 problem=step.problem or (relieved.problem if relieved else None),
-                destination_score=free_share(group, predicted.destination),
+                domain_score=_domain_scores(group, source)[row],
+                destination_score_before=before,
+                destination_score=after,
                 saved_minutes=worth.saved_minutes if worth else None,
                 cost_minutes=worth.cost_minutes if worth else None,
             )
         )
     return moves
+
+
+def _domain_scores(group: Group, number: int) -> list[float]:
+    """The share of their host's CPUs that its running domains want, in the order of ``Residents.running``."""
+    shares: list[float] = (group.residents(number).wants * group.per_unit[CPU, number]).tolist()
+    return shares
+
+
+def _destination_scores(
+    group: Group, ends: Sequence[tuple[int, int]], predictions: Sequence[PredictedLoads]
+) -> list[tuple[float, float]]:
+    """The free share of each move's destination before it and after it, with all moves before. ``ends``: host numbers
+    of the source and the destination.
+    """
+    free: dict[int, float] = {}
+    scores = []
+    for (source, destination), predicted in zip(ends, predictions, strict=True):
+        if destination not in free:
+            free[destination] = float(group.room(group.use[:, [destination]])[0])
+        before, after = free[destination], free_share(group, predicted.destination)
+        free[source], free[destination] = free_share(group, predicted.source), after
+        scores.append((before, after))
+    return scores
 
 
 def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[Move, ...]:
@@ -284,9 +315,10 @@ def predict(snapshot: Snapshot, policy: Policy, moves: Sequence[Move]) -> tuple[
         for move, (source, _) in zip(moves, ends, strict=True)
     ]
     predictions = predict_moves(group, [(source, row, to) for row, (source, to) in zip(rows, ends, strict=True)])
+    scores = _destination_scores(group, ends, predictions)
     return tuple(
-        replace(move, predicted=predicted, destination_score=free_share(group, predicted.destination))
-        for move, predicted in zip(moves, predictions, strict=True)
+        replace(move, predicted=predicted, destination_score_before=before, destination_score=after)
+        for move, predicted, (before, after) in zip(moves, predictions, scores, strict=True)
     )
 
 
@@ -300,8 +332,9 @@ def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], l
     name = source.residents.host.name
     if source.problem is Problem.DRAIN:
         return f"{name} is draining"
-    short = " and ".join("uplink" if r in (Resource.RX, Resource.TX) else r for r in source.goals)
-    return f"relieves {name} ({short}): its CPU load comes to at most {predicted.source.cpu_ratio_upper:.0%}"
+    uppers = [(one, upper) for one in source.goals if (upper := predicted.source.upper(one)) is not None]
+    first = [f"its {one.use} comes to at most {upper:.0%}" for one, upper in uppers[:1]]
+    return f"relieves {name}: " + " and ".join(first + [f"its {r.use} to at most {u:.0%}" for r, u in uppers[1:]])
 
 
 def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:
@@ -314,9 +347,9 @@ def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:
         return Scores()
     room = group.room(group.use.copy())
     domains = [
-        (domain, wants[row])
+        (domain, scores[row])
         for source in sources
-        for wants in [(source.residents.wants * group.per_unit[CPU, source.number]).tolist()]
+        for scores in [_domain_scores(group, source.number)]
         for candidate in source.candidates
         for row, domain in zip(candidate.rows, candidate.domains, strict=True)
     ]

@@ -14,7 +14,7 @@ from virtpoise_balancer.plan.default.candidates import Candidate, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
 from virtpoise_balancer.plan.default.source import Source
-from virtpoise_balancer.plan.stocks import Stock, needs
+from virtpoise_balancer.plan.stocks import Stock, taken_by
 
 # Two destinations count as equally near when the migration to one takes at most this many times as long as to the
 # other.
@@ -42,7 +42,7 @@ class Trial:
     """
 
     def __init__(self, group: Group, sources: Sequence[Source], closed: Mask) -> None:
-        """``sources``: hosts with a problem. ``closed``: hosts that take nothing (hosts)."""
+        """Start with no move made. ``sources``: hosts with a problem. ``closed``: hosts that take nothing (hosts)."""
         # Never changed here.
         self.group = group
         # Hosts that may take something (hosts). Never changed.
@@ -104,7 +104,7 @@ class Trial:
             memory = domain.ordinary_bytes * (1 + group.policy.migration.overhead_ratio)
             self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
             self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
-        for stock, need in needs([domain], group.policy).items():
+        for stock, need in taken_by([domain], group.policy).items():
             self._free[stock][destination] -= need
         if domain.name in group.repeated_names:
             self._names[domain.name].add(destination)
@@ -112,7 +112,7 @@ class Trial:
             self._members[number][group.rules.bonds[number].zones[destination]] += 1
 
     def copy(self) -> Trial:
-        """The same, to be changed by itself; what is never changed is shared."""
+        """A copy that can be changed by itself; what is never changed is shared."""
         other = object.__new__(Trial)
         other.group = self.group
         other.open = self.open
@@ -175,7 +175,7 @@ class Trial:
         return bool(self._allowed(candidate, self.open | self.relievable)[host]) and self.sound(candidate, host)
 
     def _allowed(self, candidate: Candidate, ok: Mask) -> Mask:
-        """``ok`` without the hosts that hard rules, names and stocks forbid; changed in place."""
+        """The hosts of ``ok`` without those that hard rules, names and stocks forbid; changed in place."""
         ok[candidate.source] = False
         if candidate.allowed is not None:
             ok &= candidate.allowed

@@ -102,8 +102,6 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
     refusal = no_destination(group.hosts[host])
     if refusal:
         return refusal.reason, refusal.detail
-    if host == candidate.source:
-        return Reason.NOT_NEEDED, {"where": "it is here"}
     if not trial.open[host] and group.taken[host]:
         return Reason.HOST_BUSY, {}
     if not trial.open[host]:
@@ -115,7 +113,7 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
         return lacks
     for stock, need in candidate.needs.items():
         if (free := float(trial.free(stock)[host])) < need:
-            return stocks.refusal(stock, need, free)
+            return stocks.why_too_little(stock, need, free)
     arriving = group.rules.bonds_among(candidate.domains)
     for domain in candidate.domains:
         if domain.name in group.repeated_names and (
@@ -173,7 +171,7 @@ def _blocked(trial: Trial, candidate: Candidate) -> Mapping[int, Reason]:
     for stock, need in candidate.needs.items():
         hosts += np.flatnonzero(trial.free(stock) < need).tolist()
     hosts += [host for domain in candidate.domains for host in group.repeated_names.get(domain.name, ())]
-    for host in sorted(set(hosts)):
+    for host in sorted(set(hosts) - {candidate.source}):
         obstacle = _obstacle(trial, candidate, host)
         if obstacle:
             blocked[host] = obstacle[0]

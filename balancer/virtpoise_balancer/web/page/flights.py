@@ -23,6 +23,7 @@ class FlightCard:
 
 
 def flight_cards(found: Sequence[Flight]) -> tuple[FlightCard, ...]:
+    """The running migrations as the page shows them."""
     return tuple(
         FlightCard(
             domain=domain_link(flight.domain, flight.uuid),
@@ -42,4 +43,5 @@ def _progress(progress: Progress | None) -> str:
     if (ratio := progress.copied_ratio) is not None:
         done = wording.percent(ratio)
     elapsed, dirtied = wording.duration(progress.elapsed_seconds), wording.dirtied(progress.dirty_bytes_per_second)
-    return f"{done}, {elapsed}{dirtied}{wording.throttled(progress.throttle_ratio)}"
+    disks = wording.with_disks(progress.disk_bytes)
+    return f"{done}{disks}, {elapsed}{dirtied}{wording.throttled(progress.throttle_ratio)}"

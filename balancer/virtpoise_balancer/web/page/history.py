@@ -1,4 +1,4 @@
-"""The page /history: the migrations with their predictions and measurements, what others did, and the orders."""
+"""The page /history: migrations with their predictions and measurements, cycles, what others did, and the orders."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _MORE = 4  # times as many at each "Show more"
 
 
 def history_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /history. With a limit that is wrong, a page that names the error."""
     try:
         most = limit(request, _AT_FIRST)
     except BadInput as error:
@@ -28,6 +29,7 @@ def history_page(writer: Writer, request: Request) -> KeptAnswer:
         "history.html",
         migrations=migrations,
         actions=store.actions(most),
+        cycles=store.cycles(_AT_FIRST),
         others=store.others(_AT_FIRST),
         more=more,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.model import DomainState, HostState, Snapshot
+from virtpoise_balancer.model import DomainState, HostState, Snapshot, count_samples
 from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.parts import (
     Anchor,
@@ -18,11 +18,10 @@ from virtpoise_balancer.web.page.parts import (
     domain_link,
     host_link,
     host_row,
-    of_resource,
     plural,
 )
 from virtpoise_balancer.web.page.writer import Writer
-from virtpoise_balancer.web.state import HostStatus, State, domains_by_host, host_status
+from virtpoise_balancer.web.state import HostStatus, State, domains_by_host, host_statuses
 
 # In a group of at most this many hosts each domain is listed; in a larger one it is only a segment of its host's bar.
 _MOST_HOSTS_WITH_DOMAINS = 60
@@ -33,7 +32,9 @@ Note = tuple[Anchor | None, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """``attention``: each with the host or domain that it is about; ``named``: whether the rows list their domains.
+    """What the page / shows.
+
+    ``attention``: each with the host or domain that it is about; ``named``: whether the rows list their domains.
 
     ``gaps``: what the exporters do not report.
     """
@@ -46,6 +47,7 @@ class Overview:
 
 
 def overview_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /, its hosts by name or, with ``?sort=load``, by load."""
     found = overview(writer.state)
     rows = found.rows if found else ()
     by_load = request.query_params.get("sort") == "load"
@@ -61,7 +63,7 @@ def overview(state: State) -> Overview | None:
         return None
     on = domains_by_host(snapshot)
     named = len(snapshot.hosts) <= _MOST_HOSTS_WITH_DOMAINS
-    statuses = [host_status(state, snapshot, host, on.get(host.name, ())) for host in snapshot.hosts]
+    statuses = host_statuses(state)
     rows = tuple(
         host_row(state.policy, host, found, on.get(host.name, ()), named=named)
         for host, found in zip(snapshot.hosts, statuses, strict=True)
@@ -115,8 +117,8 @@ def _of_host(state: State, host: HostStatus) -> Iterator[Note]:
     if host.state is not HostState.UNKNOWN and host.name in state.silent:
         yield link, f"does not answer the balancer, so no move to it is possible: {state.silent[host.name]}"
     if host.overloaded:
-        measured = f"{wording.percent(host.worst_ratio)}, {host.consecutive} consecutive samples"
-        yield link, f"is overloaded{of_resource(host)}: {measured}"
+        measured = f"{host.resource.use} {wording.percent(host.ratio)}, {count_samples(host.consecutive)}"
+        yield link, f"is overloaded: {measured}"
     if host.penalty_seconds:
         attempts = plural(host.failures, "failed attempt")
         yield link, f"is in back-off for {wording.duration(host.penalty_seconds)}, after {attempts}"
@@ -133,7 +135,7 @@ def _drained(host: HostStatus) -> str:
 
 
 def _of_group(state: State, seen: set[str]) -> Iterator[Note]:
-    """``seen``: the names of the snapshot's hosts."""
+    """What is wrong with the group as a whole. ``seen``: the names of the snapshot's hosts."""
     for name, order in sorted(state.drains.items()):
         if order.draining and name not in seen:
             yield None, f"{name} is to be drained, but is no longer seen (virtpoise undrain {name} returns it)"

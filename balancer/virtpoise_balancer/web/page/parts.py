@@ -12,12 +12,13 @@ from urllib.parse import quote
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
-from virtpoise_balancer.model import Domain, Host, HostState, Policy, Prediction
+from virtpoise_balancer.model import Domain, Host, HostState, Policy, Prediction, Resource
 from virtpoise_balancer.web.state import HostStatus
 
 # The width of a bar's drawing, in drawing units. The browser scales it.
 WIDTH = 1000
-_OF_RESOURCE = {"cpu": "", "memory": " in memory", "rx": " in its uplink", "tx": " in its uplink"}
+# The newest migrations of a host or domain that are shown.
+MOST_MIGRATIONS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class HostRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveEnd:
-    """One host of a move: its CPU load now and measured afterwards, and the prediction with its interval.
+    """One host of a move: its use of a resource now and measured afterwards, and the prediction with its interval.
 
     All are ratios.
     """
@@ -139,10 +140,12 @@ class MigrationCard:
 
 
 def host_link(name: str) -> Anchor:
+    """A link to the host's page."""
     return Anchor(name, f"/hosts/{quote(name, safe='')}")
 
 
 def domain_link(name: str, uuid: str) -> Anchor:
+    """A link to the domain's page."""
     return Anchor(name, f"/domains/{quote(uuid, safe='')}")
 
 
@@ -157,6 +160,7 @@ def clock(at: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
+    """The number with its noun: "1 domain", "3 domains"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
@@ -164,7 +168,10 @@ def plural(count: int, noun: str) -> str:
 
 
 def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Domain], *, named: bool) -> HostRow:
-    """``domains``: those on the host, shut-off ones aside; ``named``: whether each is listed with a link."""
+    """The host as a row of the overview.
+
+    ``domains``: those on the host, shut-off ones aside; ``named``: whether each is listed with a link.
+    """
     return HostRow(
         name=host.name,
         url=host_link(host.name).url,
@@ -179,9 +186,9 @@ def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
     )
 
 
-def of_resource(found: HostStatus) -> str:
+def _of_resource(found: HostStatus) -> str:
     """Which resource is overloaded or next to it, as an addition to "overloaded"; empty for CPU."""
-    return _OF_RESOURCE[found.resource]
+    return "" if found.resource is Resource.CPU else f" in its {found.resource.label}"
 
 
 def _host_tags(found: HostStatus) -> tuple[Tag, ...]:
@@ -189,9 +196,9 @@ def _host_tags(found: HostStatus) -> tuple[Tag, ...]:
     if found.state is not HostState.ACTIVE:
         tags.append(Tag("dim" if found.state is HostState.UNKNOWN else "warm", found.state.value))
     if found.overloaded:
-        tags.append(Tag("hot", f"overloaded{of_resource(found)}"))
-    elif found.consecutive:
-        tags.append(Tag("warm", f"{found.consecutive} of {found.needed}{of_resource(found)}"))
+        tags.append(Tag("hot", f"overloaded{_of_resource(found)}"))
+    elif found.consecutive and found.state is HostState.ACTIVE:
+        tags.append(Tag("warm", f"{found.consecutive} of {found.needed}{_of_resource(found)}"))
     if found.penalty_seconds:
         tags.append(Tag("warm", f"back-off {wording.duration(found.penalty_seconds)}"))
     return tuple(tags)
@@ -235,6 +242,7 @@ _RESULT_KINDS = {"done": "calm", "skipped": "dim", "failed": "hot"}
 
 
 def migration_card(record: MigrationRecord, policy: Policy) -> MigrationCard:
+    """A migration of the journal as the page shows it, with its prediction and measurement."""
     result = record.result or ("running" if record.began else "pending")
     return MigrationCard(
         id=record.id,
@@ -251,7 +259,7 @@ def migration_card(record: MigrationRecord, policy: Policy) -> MigrationCard:
 
 
 def _measured_end(one: PredictionRecord, policy: Policy) -> MoveEnd:
-    text = f"predicted {wording.percent(one.predicted, 1)}"
+    text = f"{Resource.CPU.use} predicted {wording.percent(one.predicted, 1)}"
     if one.measured is not None:
         text += f", measured {wording.percent(one.measured, 1)}"
     return MoveEnd(
@@ -278,18 +286,23 @@ def _verdict(one: PredictionRecord) -> str:
     return verdict
 
 
-def planned_end(role: str, name: str, hosts: Mapping[str, Host], predicted: Prediction, policy: Policy) -> MoveEnd:
-    """One host of a move that the plan recommends."""
+def planned_end(
+    role: str, name: str, hosts: Mapping[str, Host], predicted: Prediction, resource: Resource, policy: Policy
+) -> MoveEnd:
+    """One host of a move that the plan recommends, by the resource that it is made for."""
     host = hosts.get(name)
-    now = host.load if host is not None and host.known else None
+    ratio = predicted.ratio(resource)
+    if ratio is None:  # an uplink whose use is unknown
+        resource, ratio = Resource.CPU, predicted.cpu_ratio
+    now = host.ratio(resource) if host is not None and host.known else None
     return MoveEnd(
         role=role,
         host=host_link(name),
         now=now,
-        predicted=predicted.cpu_ratio,
-        lower=predicted.cpu_ratio_lower,
-        upper=predicted.cpu_ratio_upper,
+        predicted=ratio,
+        lower=ratio if (lower := predicted.lower(resource)) is None else lower,
+        upper=ratio if (upper := predicted.upper(resource)) is None else upper,
         measured=None,
-        threshold=policy.cpu.threshold,
-        text=f"{wording.percent(now)} now, predicted {wording.interval(predicted)}",
+        threshold=policy.trigger(resource).threshold,
+        text=f"{resource.use} {wording.use(now)} now, predicted {wording.interval(predicted, resource)}",
     )

@@ -47,7 +47,10 @@ class RefusalGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanView:
-    """``hosts`` and ``domains``: each with its score before the first move, the highest first."""
+    """What the page /plan shows.
+
+    ``hosts`` and ``domains``: each with its score before the first move, the highest first.
+    """
 
     summary: str
     solved: bool
@@ -58,6 +61,7 @@ class PlanView:
 
 
 def plan_page(writer: Writer, request: Request) -> KeptAnswer:
+    """The page /plan: the newest plan, from which a person can apply moves."""
     state = writer.state
     found = None
     if state.plan is not None and state.snapshot is not None:
@@ -66,6 +70,7 @@ def plan_page(writer: Writer, request: Request) -> KeptAnswer:
 
 
 def plan_view(plan: Plan, snapshot: Snapshot, policy: Policy) -> PlanView:
+    """The plan as the page shows it."""
     hosts = {host.name: host for host in snapshot.hosts}
     return PlanView(
         summary=wording.headline(plan.summary, hosts),
@@ -82,11 +87,8 @@ def _by_score(scores: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def _moves(plan: Plan, hosts: Mapping[str, Host], policy: Policy) -> Iterable[MoveCard]:
-    scores = dict(plan.scores.hosts)
     for move in plan.moves:
-        before = scores.get(move.destination)
-        if move.destination_score is not None:
-            scores[move.destination] = move.destination_score
+        resource = plan.resources_of(move)[0]
         yield MoveCard(
             uuid=move.uuid,
             destination_name=move.destination,
@@ -95,24 +97,22 @@ def _moves(plan: Plan, hosts: Mapping[str, Host], policy: Policy) -> Iterable[Mo
             destination=host_link(move.destination),
             why=wording.headline(move.why, hosts) if move.why else "",
             wave=move.wave,
-            scores=", ".join(_scores(plan, move, before)),
+            scores=", ".join(_scores(move)),
             cost=wording.copying(move),
             ends=(
-                planned_end("source", move.source, hosts, move.predicted.source, policy),
-                planned_end("destination", move.destination, hosts, move.predicted.destination, policy),
+                planned_end("source", move.source, hosts, move.predicted.source, resource, policy),
+                planned_end("destination", move.destination, hosts, move.predicted.destination, resource, policy),
             ),
             needs=move.needs,
         )
 
 
-def _scores(plan: Plan, move: Move, before: float | None) -> Iterable[str]:
-    """The domain's score, and the destination's before and after the move."""
-    domains = plan.scores.domains
-    score = domains.get(move.domain, domains.get(f"{move.domain}/{move.uuid}"))
-    if score is not None:
-        yield f"domain {score:.3f}"
-    if before is not None and move.destination_score is not None:
-        yield f"{move.destination} {before:.3f} → {move.destination_score:.3f}"
+def _scores(move: Move) -> Iterable[str]:
+    """The domain's score, and the destination's before and after the move; nothing for a plan that has none."""
+    if move.domain_score is not None:
+        yield f"domain {move.domain_score:.3f}"
+    if move.destination_score_before is not None and move.destination_score is not None:
+        yield f"{move.destination} {move.destination_score_before:.3f} → {move.destination_score:.3f}"
 
 
 def _refusals(refusals: Sequence[Refusal], hosts: Mapping[str, Host]) -> tuple[RefusalGroup, ...]:

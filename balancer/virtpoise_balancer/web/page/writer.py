@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.explain import wording
+from virtpoise_balancer.model import count_samples
 from virtpoise_balancer.visible import visible_lines
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.groups import group_statuses
@@ -46,6 +47,7 @@ class Writer:
             clock=clock,
             WIDTH=WIDTH,
             host_link=host_link,
+            count_samples=count_samples,
         )
         self._templates.filters.update(percent=wording.percent, size=wording.size, duration=wording.duration)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from virtpoise_balancer.model import Domain, Reason
 from virtpoise_balancer.rules.base import SOFT, GroupKind, Strays
+from virtpoise_balancer.rules.kinds.only_on import ONLY_ON
 
 
 class Together(GroupKind):
@@ -13,6 +14,7 @@ class Together(GroupKind):
     reason = Reason.RULE_TOGETHER
     wording = "an affinity rule ties it to a domain that cannot move"
     attracts = True
+    for_one = ONLY_ON
 
     def allows(self, there: int, arriving: int = 1) -> bool:
         return True

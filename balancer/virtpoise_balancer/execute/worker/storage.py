@@ -1,0 +1,171 @@
+"""Storage pools, the volumes in them, and those that a migration copies disks into."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from virtpoise_balancer.execute.facts import Pool
+from virtpoise_balancer.execute.worker.connection import text_of
+
+# Pools that list all that their folder holds, so that what they do not list is not there.
+_WHOLE_FOLDERS = ("dir", "fs", "netfs", "logical", "zfs", "vstorage")
+# In these a volume may take less than its capacity until it is written to.
+_SPARSE = ("dir", "fs", "netfs", "vstorage")
+# libvirt reads the head of each image when it refreshes a pool. A pool with more volumes is not refreshed.
+_MOST_VOLUMES = 500
+
+
+class StorageError(Exception):
+    """A refusal of what was asked for. The message is one line."""
+
+
+def pools(connection: libvirt.virConnect, *, free: bool) -> dict[str, Pool] | None:
+    """The active pools by name; None where libvirt does not list them now. ``free``: with what is free in them."""
+    try:
+        return {text_of(one.name): _pool(one, free=free) for one in _active(connection)}
+    except libvirt.libvirtError as error:
+        return {} if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None
+
+
+def present(connection: libvirt.virConnect, images: Sequence[str]) -> dict[str, bool]:
+    """Whether this host has each of these, by its pools. An image is a path, or a volume as "POOL/VOLUME".
+
+    What no pool can tell is left out. A pool that does not list an image is refreshed before it is believed, since
+    libvirt does not see what others put into it.
+    """
+    by_folder, by_name = _by_folder(connection), {text_of(one.name): one for one in _active(connection)}
+    found: dict[str, bool] = {}
+    refreshed: set[str] = set()
+    for image in images:
+        folder, name = posixpath.split(image)
+        pool = by_folder.get(folder) if image.startswith("/") else by_name.get(folder)
+        if pool is None or name.startswith("."):  # libvirt lists no hidden files
+            continue
+        try:
+            there = _has(pool, image, name)
+            if not there and folder not in refreshed and pool.numOfVolumes() <= _MOST_VOLUMES:
+                pool.refresh(0)
+                refreshed.add(folder)
+                there = _has(pool, image, name)
+            if there or folder in refreshed:
+                found[image] = there
+        except libvirt.libvirtError:
+            continue
+    return found
+
+
+def make_room(connection: libvirt.virConnect, disks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Create an empty volume for each disk, and return their paths; all of them or none.
+
+    ``disks``: the fields of a DiskCopy. StorageError or libvirtError where there is no pool or no room for one of them,
+    and above all where its path is taken: nothing that is there is ever written to.
+    """
+    created: list[str] = []
+    by_folder = _by_folder(connection)
+    try:
+        for disk in disks:
+            created.append(_create(by_folder, disk))  # noqa: PERF401 - an error must leave what was created in it
+    except BaseException:
+        _delete(connection, created)
+        raise
+    return created
+
+
+def discard(connection: libvirt.virConnect, uuid: str, paths: Sequence[str]) -> None:
+    """Delete the volumes at these paths, which were created for a migration of the domain that has failed.
+
+    StorageError where the domain, or any that is active here, may use one of them.
+    """
+    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        description = text_of(domain.XMLDesc)
+        if domain.UUIDString() == uuid or any(path in description for path in paths):
+            raise StorageError(f"{text_of(domain.name)} is active here")
+    _delete(connection, paths)
+
+
+def _create(by_folder: Mapping[str, libvirt.virStoragePool], disk: Mapping[str, Any]) -> str:
+    folder, name = posixpath.split(disk["path"])
+    capacity = int(disk["capacity_bytes"])
+    pool = by_folder.get(folder)
+    if pool is None:
+        raise StorageError(f"no storage pool is at {folder}")
+    free = pool.info()[3]
+    if free < capacity:
+        raise StorageError(
+            f"the storage pool at {folder} has {free} bytes free, and {disk['path']} may take {capacity}"
+        )
+    volume = ET.Element("volume")
+    ET.SubElement(volume, "name").text = name
+    ET.SubElement(volume, "capacity", unit="bytes").text = str(capacity)
+    if ET.fromstring(text_of(pool.XMLDesc)).get("type") in _SPARSE:  # noqa: S314 - from the host's own libvirt
+        ET.SubElement(volume, "allocation", unit="bytes").text = "0"
+    ET.SubElement(ET.SubElement(volume, "target"), "format", type=disk["format"])
+    # libvirt creates no volume where one is, or a file that it has not seen yet.
+    made = pool.createXML(ET.tostring(volume, encoding="unicode"), 0)
+    return text_of(made.path)
+
+
+def _delete(connection: libvirt.virConnect, paths: Iterable[str]) -> None:
+    for path in paths:
+        try:
+            connection.storageVolLookupByPath(path).delete(0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                raise
+
+
+def _active(connection: libvirt.virConnect) -> Iterator[libvirt.virStoragePool]:
+    yield from connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+
+
+def _by_folder(connection: libvirt.virConnect) -> dict[str, libvirt.virStoragePool]:
+    """The pools that hold all of a folder, by its path."""
+    found = {}
+    for one in _active(connection):
+        pool = _pool(one, free=False)
+        if pool.target is not None and pool.type in _WHOLE_FOLDERS:
+            found[pool.target] = one
+    return found
+
+
+def _has(pool: libvirt.virStoragePool, image: str, name: str) -> bool:
+    try:
+        volume = pool.storageVolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+            raise
+        return False
+    return not image.startswith("/") or text_of(volume.path) == image
+
+
+def _pool(one: libvirt.virStoragePool, *, free: bool) -> Pool:
+    described = ET.fromstring(text_of(one.XMLDesc))  # noqa: S314 - from the host's own libvirt
+    target = described.findtext("./target/path")
+    return Pool(
+        type=described.get("type", ""),
+        target=None if target is None else posixpath.normpath(target),
+        source=source_of(described),
+        free_bytes=one.info()[3] if free else None,
+    )
+
+
+def source_of(described: ET.Element) -> str | None:
+    """What tells a pool's storage from that of others of its type, by its description; None where nothing does."""
+    kind, source = described.get("type"), described.find("source")
+    if source is None:
+        return None
+    name, folder = source.findtext("name"), source.find("dir")
+    path = "" if folder is None else folder.get("path", "")
+    if kind == "netfs":
+        server = host.get("name", "") if (host := source.find("host")) is not None else ""
+        return f"{server}:{path}"
+    if kind in ("logical", "rbd", "zfs", "vstorage", "sheepdog", "gluster"):
+        return f"{name}{path if kind == 'gluster' else ''}" if name else None
+    if kind in ("iscsi", "iscsi-direct"):
+        return device.get("path") if (device := source.find("device")) is not None else None
+    return None

@@ -1,0 +1,185 @@
+"""Storage pools: which images they hold, and the volumes that are created and deleted in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import libvirt
+import pytest
+
+from virtpoise_balancer.execute.facts import Pool
+from virtpoise_balancer.execute.worker import storage
+from virtpoise_balancer.execute.worker.storage import StorageError
+
+MISSING = (libvirt.VIR_ERR_NO_STORAGE_VOL, "Storage volume not found")
+
+
+def failed(code: int, text: str) -> libvirt.libvirtError:
+    error = libvirt.libvirtError(text)
+    error.args = (text,)
+    error.err = (code, 0, text, 0, "", "", "", 0, 0)
+    return error
+
+
+class Volume:
+    def __init__(self, pool: FakePool, name: str) -> None:
+        self.pool, self._name = pool, name
+
+    def path(self) -> str:
+        return f"{self.pool.target}/{self._name}"
+
+    def delete(self, _flags: int) -> None:
+        self.pool.listed.discard(self._name)
+        self.pool.there.discard(self._name)
+
+
+class FakePool:
+    """``there``: what its folder has; ``listed``: what libvirt knows of that."""
+
+    def __init__(self, target: str, *there: str, kind: str = "dir", listed: Sequence[str] | None = None) -> None:
+        self.target, self.kind, self.there = target, kind, set(there)
+        self.listed = set(there if listed is None else listed)
+        self.free, self.refreshed, self.many = 1 << 40, 0, 0
+        self.created: list[str] = []
+
+    def name(self) -> str:
+        return self.target.strip("/").replace("/", "-")
+
+    def XMLDesc(self) -> str:  # noqa: N802
+        return f"<pool type='{self.kind}'><target><path>{self.target}</path></target></pool>"
+
+    def info(self) -> tuple[int, int, int, int]:
+        return 2, 1 << 41, 1, self.free
+
+    def numOfVolumes(self) -> int:  # noqa: N802
+        return len(self.listed) + self.many
+
+    def refresh(self, _flags: int) -> None:
+        self.refreshed += 1
+        self.listed = set(self.there)
+
+    def storageVolLookupByName(self, name: str) -> Volume:  # noqa: N802
+        if name not in self.listed:
+            raise failed(*MISSING)
+        return Volume(self, name)
+
+    def createXML(self, text: str, _flags: int) -> Volume:  # noqa: N802
+        name = text.partition("<name>")[2].partition("</name>")[0]
+        if name in self.there:
+            raise failed(libvirt.VIR_ERR_STORAGE_VOL_EXIST, f"storage volume '{name}' exists already")
+        self.created.append(text)
+        self.there.add(name)
+        self.listed.add(name)
+        return Volume(self, name)
+
+
+class Running:
+    def __init__(self, uuid: str, disk: str) -> None:
+        self.uuid, self.disk = uuid, disk
+
+    def UUIDString(self) -> str:  # noqa: N802
+        return self.uuid
+
+    def name(self) -> str:
+        return f"name of {self.uuid}"
+
+    def XMLDesc(self) -> str:  # noqa: N802
+        return f"<domain><source file='{self.disk}'/></domain>"
+
+
+class Connection:
+    def __init__(self, *pools: FakePool, running: Sequence[Running] = ()) -> None:
+        self.all, self.running = pools, running
+
+    def listAllStoragePools(self, _flags: int) -> Sequence[FakePool]:  # noqa: N802
+        return self.all
+
+    def listAllDomains(self, _flags: int) -> Sequence[Running]:  # noqa: N802
+        return self.running
+
+    def storageVolLookupByPath(self, path: str) -> Volume:  # noqa: N802
+        for pool in self.all:
+            for name in pool.listed:
+                if f"{pool.target}/{name}" == path:
+                    return Volume(pool, name)
+        raise failed(*MISSING)
+
+
+def disk(path: str, capacity: int = 10, kind: str = "raw") -> dict[str, object]:
+    return {"device": "vda", "path": path, "format": kind, "capacity_bytes": capacity, "stored_bytes": 1}
+
+
+def test_pools_are_described_and_their_room_is_asked_for_only_where_disks_may_be_copied() -> None:
+    connection = Connection(FakePool("/srv/images"))
+    assert storage.pools(connection, free=False) == {"srv-images": Pool(target="/srv/images")}
+    assert storage.pools(connection, free=True) == {"srv-images": Pool(target="/srv/images", free_bytes=1 << 40)}
+
+
+@pytest.mark.parametrize(
+    ("image", "there"),
+    [
+        ("/srv/images/a", True),
+        ("/srv/images/new", True),
+        ("/srv/images/b", False),
+        ("srv-images/new", True),
+        ("srv-images/b", False),
+        ("other/b", None),
+        ("/srv/other/a", None),
+        ("/srv/images/deep/a", None),
+        ("/srv/images/.hidden", None),
+        ("/dev/sdb1", None),
+    ],
+)
+def test_what_a_pool_does_not_list_is_looked_for_before_it_counts_as_missing(image: str, there: bool | None) -> None:
+    """Only of a folder that is all a pool does libvirt know that something is not in it."""
+    pool = FakePool("/srv/images", "a", "new", listed=("a",))
+    found = storage.present(Connection(pool, FakePool("/dev", kind="disk")), [image])
+    assert found.get(image) is there
+
+
+def test_a_pool_is_refreshed_once_and_one_with_many_volumes_never() -> None:
+    pool = FakePool("/srv/images", "a")
+    storage.present(Connection(pool), ["/srv/images/a"])
+    assert pool.refreshed == 0
+    storage.present(Connection(pool), ["/srv/images/b", "/srv/images/c"])
+    assert pool.refreshed == 1
+    pool.many = 501
+    assert storage.present(Connection(pool), ["/srv/images/b"]) == {}
+    assert pool.refreshed == 1
+
+
+def test_room_is_made_sparsely_where_the_pool_can() -> None:
+    folder, group = FakePool("/srv/images"), FakePool("/dev/vg0", kind="logical")
+    paths = ["/srv/images/a", "/dev/vg0/b"]
+    made = storage.make_room(Connection(folder, group), [disk(paths[0], kind="qcow2"), disk(paths[1], 20)])
+    assert made == paths
+    assert '<allocation unit="bytes">0</allocation>' in folder.created[0]
+    assert '<format type="qcow2" />' in folder.created[0]
+    assert "allocation" not in group.created[0]
+    assert '<capacity unit="bytes">20</capacity>' in group.created[0]
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (disk("/srv/images/taken"), "exists already"),
+        (disk("/srv/images/b", 1 << 50), "bytes free"),
+        (disk("/elsewhere/b"), "no storage pool is at /elsewhere"),
+    ],
+    ids=["taken", "no-room", "no-pool"],
+)
+def test_where_one_disk_has_no_room_none_is_left(second: dict[str, object], why: str) -> None:
+    pool = FakePool("/srv/images", "taken", listed=())
+    with pytest.raises((StorageError, libvirt.libvirtError), match=why):
+        storage.make_room(Connection(pool), [disk("/srv/images/a"), second])
+    assert pool.there == {"taken"}
+
+
+def test_only_what_no_domain_has_is_deleted() -> None:
+    pool = FakePool("/srv/images", "a", "b")
+    storage.discard(Connection(pool), "u", ["/srv/images/a", "/srv/images/gone"])
+    assert pool.there == {"b"}
+    for running in (Running("u", "/elsewhere"), Running("v", "/srv/images/b")):
+        with pytest.raises(StorageError, match="is active here"):
+            storage.discard(Connection(pool, running=[running]), "u", ["/srv/images/b"])
+    assert pool.there == {"b"}

@@ -1,0 +1,89 @@
+"""Four hosts in two groups with one Prometheus, and a domain with a disk of its host's own in each: on a drain the one
+group has the disk copied, as its configuration says, and the other refuses with the reason.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import libvirt
+import pytest
+import requests
+
+from integration.pool import Pools
+from integration.test_groups_on_hosts import ask
+from virtpoise_lab.lab import Lab
+from virtpoise_lab.processes import wait_until
+
+pytestmark = pytest.mark.lab
+
+GROUPS = {
+    "blue": {"matchers": 'instance=~"h[12]:.*"', "migration": {"copy_storage": True}},
+    "red": {"matchers": 'instance=~"h[34]:.*"'},
+}
+POOL = "<pool type='dir'><name>images</name><target><path>/run/images</path></target></pool>"
+VOLUME = (
+    "<volume><name>{0}.img</name><capacity unit='MiB'>24</capacity><allocation>0</allocation>"
+    "<target><format type='raw'/></target></volume>"
+)
+DISK = (
+    "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/><source file='/run/images/{0}.img'/>"
+    "<target dev='vda' bus='virtio'/></disk>"
+)
+
+
+def give_a_disk(lab: Lab, name: str, host: str) -> None:
+    connection = lab.host(host).connection()
+    connection.storagePoolLookupByName("images").createXML(VOLUME.format(name))
+    junk = f"dd if=/dev/urandom of=/run/images/{name}.img bs=1M count=8 conv=notrunc 2>&1"
+    lab.host(host).run(["sh", "-ec", junk])
+    connection.lookupByName(name).attachDeviceFlags(DISK.format(name), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def sum_of(lab: Lab, host: str, name: str) -> str:
+    command = ["sha256sum", f"/run/images/{name}.img"]
+    return str(lab.host(host).run(command, stdout=subprocess.PIPE, text=True).stdout).split()[0]
+
+
+def migrations(group: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask(f"history?group={group}")
+    return found
+
+
+def test_a_drain_copies_in_the_group_that_says_so(pool: Pools) -> None:
+    group = pool({"h1": {"vm1": 5}, "h2": {}, "h3": {"vm2": 5}, "h4": {}})
+    try:
+        for name in ("h1", "h2", "h3", "h4"):
+            group.lab.host(name).run(["mkdir", "-p", "/run/images"])
+            group.lab.host(name).connection().storagePoolCreateXML(POOL)
+        give_a_disk(group.lab, "vm1", "h1")
+        give_a_disk(group.lab, "vm2", "h3")
+        group.configure(strategy="default", groups=GROUPS)
+        balancer = group.balancer
+        balancer.launch()
+
+        def answers() -> bool:
+            try:
+                return all(one["cycle_at"] for one in ask("groups"))
+            except requests.RequestException:
+                assert balancer.ended is None, balancer.last_words()
+                return False
+
+        wait_until(answers, 60, "its first cycles")
+        drained = balancer.run("drain", "h1", "--wait")
+        assert drained.returncode == 0, drained.stderr
+        (done,) = [one for one in migrations("blue") if one["result"] == "done"]
+        assert (done["domain"], done["source"], done["destination"]) == ("vm1", "h1", "h2")
+        assert done["transferred_bytes"] >= 8 * 2**20
+        assert sum_of(group.lab, "h2", "vm1") == sum_of(group.lab, "h1", "vm1")
+        balancer.run("drain", "h3")
+
+        def explained() -> str:
+            return str(balancer.run("explain", "vm2", "--group", "red").stdout)
+
+        wait_until(lambda: "without shared storage" in explained(), 60, "the reason why vm2 stays")
+        assert [one for one in migrations("red") if one["result"] == "done"] == []
+        assert group.lab.where("vm2") == "h3"
+    finally:
+        pool.close()  # no other scene has domains with disks
