@@ -600,6 +600,23 @@ def test_a_persons_job_is_not_aborted_for_an_entry_whose_migration_never_began(
     assert balancer.results == [None]
 
 
+@pytest.mark.parametrize("ends", ["after a failure", "at the stop", "while it is asked for"])
+def test_a_persons_backup_is_no_migration(balancer: Balancer, world: World, ends: str) -> None:
+    """It was taken for the migration that had failed before: the verdict was taken back, and the backup aborted."""
+    if ends == "while it is asked for":
+        world.on[Step.BEGIN] = lambda: world.back_up("a", "h1")
+    else:
+        world.after(3.0, lambda: world.abort("a"))
+    balancer.make(move("a", "h1", "h2"))
+    assert balancer.results == ["failed"]
+    world.back_up("a", "h1")
+    balancer.cycle(3 if ends == "at the stop" else 70)
+    assert (balancer.results, balancer.held, world.places("a")) == (["failed"], {}, {"h1": "running"})
+    assert "corrected" not in balancer.journal[0].why
+    world.do(lambda: balancer.executor.close(leads=True))
+    assert "a" in world.model.machines["h1"].backups
+
+
 def test_an_abort_that_is_refused_is_not_tried_in_each_cycle(
     balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,7 @@ class Migrator:
         try:
             here = self.hosts.presence(move.source, move.uuid)
             there = self.hosts.presence(move.destination, move.uuid)
-            job = self.hosts.progress(move.source, move.uuid)
+            is_worked_on = self.hosts.is_worked_on(move.source, move.uuid)
             between = {host: self.hosts.between_hosts(host) for host in (move.source, move.destination)}
         except LibvirtError as error:
             return str(error)
@@ -96,7 +96,7 @@ class Migrator:
             return f"{move.domain} is {here.value} on {move.source}, no longer running there"
         if there in (Presence.RUNNING, Presence.PAUSED, Presence.MIGRATING):
             return f"{move.domain} is already {there.value} on {move.destination}"
-        if job is not None:
+        if is_worked_on:
             return f"{move.domain} is being worked on by another job"
         for host, found in between.items():
             for uuid, name in found:

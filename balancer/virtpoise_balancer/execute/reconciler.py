@@ -367,7 +367,7 @@ def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
 
 
 def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:
-    """The domain's running job on the host, None where it has none, or that the host does not answer."""
+    """The domain's running migration on the host, None where it has none, or that the host does not answer."""
     try:
         return hosts.progress(host, uuid)
     except LibvirtError as error:
