@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.questions import confirmed, descriptions, presence
 from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
-from virtpoise_balancer.execute.reconciler import descriptions, presence
 from virtpoise_balancer.model import Unsettled, UnsettledKind
 from virtpoise_balancer.threads import THREADS, Thread, Threads
 
@@ -122,6 +122,7 @@ class Copies:
                 answer = answers[place] = unanswered[-1] if enough else presence(hosts, place, uuid)
                 if isinstance(answer, Silent) and not enough:
                     unanswered.append(answer)
+            answers = confirmed(hosts, answers, uuid)
             running = [place for place, answer in answers.items() if answer in SETTLED]
             words = descriptions(hosts, running, uuid) if len(running) > 1 else ""
             with self._lock:

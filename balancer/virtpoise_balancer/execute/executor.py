@@ -91,6 +91,7 @@ class LibvirtExecutor:
     limits: Limits = field(default_factory=Limits)  # for the moves of all plans together
     threads: Threads = THREADS
     clock: Clock = SYSTEM
+    leads: Callable[[], bool] = lambda: True  # whether this balancer acts: another one shows and watches what runs else
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
     _looking: Lock = field(init=False)  # one move begins at a time
@@ -106,8 +107,14 @@ class LibvirtExecutor:
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
+        if not self.leads():
+            return ()
         others = (InFlight(entry.move, progress, entry.began) for entry, progress in self.reconciler.under_way())
         return (*self._in_flight.copy().values(), *others)
+
+    @property
+    def _watches(self) -> bool:
+        return self.leads() and not self._gives_way
 
     @property
     def busy(self) -> bool:
@@ -193,7 +200,7 @@ class LibvirtExecutor:
         known = {entry.id for entry, _ in loose}
         self._watchers = {id_: thread for id_, thread in self._watchers.items() if id_ in known}
         for entry, progress in loose:
-            if progress is None or entry.id in self._watchers or self._gives_way:
+            if progress is None or entry.id in self._watchers or not self._watches:
                 continue
             watch = partial(self._watch_over, entry)
             try:
@@ -203,14 +210,19 @@ class LibvirtExecutor:
 
     def _watch_over(self, entry: JournalEntry) -> None:
         def goes_on() -> bool:
-            return not self._gives_way and any(one.id == entry.id for one, _ in self.reconciler.under_way())
+            return self._watches and any(one.id == entry.id for one, _ in self.reconciler.under_way())
 
         try:
-            self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry), self.stop)
+            note, check = partial(self.reconciler.requested, entry), self._check(entry)
+            self.migrator.watch_over(entry, goes_on, note, self.stop, check)
             # No move waits for this one, so a silent host is asked again.
             self._hand_over(lambda: self.reconciler.ask_now(entry) if goes_on() else None, lambda _open: False)
         except Exception:  # the reconciler goes on asking for its end
             log.exception("a migration could not be watched", domain=entry.move.domain)
+
+    def _check(self, entry: JournalEntry) -> Callable[[], None]:
+        """What raises when nothing further may be done for an entry."""
+        return lambda: self.reconciler.journal.check_newest(entry.id)
 
     def _end_waiting(self, reasons: Mapping[int, str]) -> None:
         for id_, why in reasons.items():
@@ -303,7 +315,7 @@ class LibvirtExecutor:
 
         requested = Requested(why="unforeseen", answered=False)
         try:
-            requested = self.migrator.request(entry.move, watch, self.stop)
+            requested = self.migrator.request(entry.move, watch, self.stop, self._check(entry))
         except Exception as error:  # it was asked for, or not: only the hosts know
             log.exception("a request for a migration failed in an unforeseen way", domain=entry.move.domain)
             requested = Requested(why=f"unforeseen: {type(error).__name__}: {error}", answered=False)

@@ -88,7 +88,9 @@ class ServedGroup:
         self.metrics = Metrics(self.published, of_process=not self.name)
         self._accounts = wiring.make_accounts(lambda: self.config, workers, self.store, clock, self._migration_ended)
         self._inventory = wiring.make_inventory(lambda: self.config, workers, self.store, clock)
-        self.executor = wiring.make_executor(self.config, workers, self._accounts, self.reach, self._inventory)
+        self.executor = wiring.make_executor(
+            self.config, workers, self._accounts, self.reach, self._inventory, lambda: common.leadership.leads
+        )
         self.turns = Turns(
             config=self.config,
             cycle=wiring.make_cycle(

@@ -67,7 +67,13 @@ class Part:
             clock=clock,
         )
         self.executor = LibvirtExecutor(
-            migrator, reconciler, self.reach.ask, limits=limits_of(config.policy), threads=threads, clock=clock
+            migrator,
+            reconciler,
+            self.reach.ask,
+            limits=limits_of(config.policy),
+            threads=threads,
+            clock=clock,
+            leads=lambda: balancer.leadership.leads,
         )
         cycle = wiring.make_cycle(config, self.store, self.executor, accounts, clock, self.reach, self._shared)
         self.observer = replace(
