@@ -18,6 +18,7 @@ import structlog
 
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute.answers import Elsewhere, descriptions, presence
 from virtpoise_balancer.execute.hosts import Completed, Hosts
 from virtpoise_balancer.execute.reconcile import (
     LATE_SECONDS,
@@ -109,6 +110,10 @@ class Reconciler:
     _found: dict[int, StillOpen] = field(default_factory=dict)
     _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
     _group: tuple[str, ...] = ()  # all hosts that the newest cycle knew
+    _elsewhere: Elsewhere = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._elsewhere = Elsewhere(self.hosts, self.clock, self.threads)
 
     # --- for the executor ---------------------------------------------------------------------------------------------
 
@@ -233,7 +238,10 @@ class Reconciler:
             if entry.id in self._asking or self._stop.is_set():
                 return
             work = partial(self._ask_beside, entry)
-            self._asking[entry.id] = self.threads.start(work, f"reconcile {entry.move.domain}")
+            try:
+                self._asking[entry.id] = self.threads.start(work, f"reconcile {entry.move.domain}")
+            except RuntimeError as error:  # the system has no thread left: the next cycle tries again
+                log.warning("a migration cannot be reconciled now", domain=entry.move.domain, error=str(error))
 
     def _await_answer(self, migration_id: int) -> None:
         if thread := self._asking.get(migration_id):
@@ -271,10 +279,7 @@ class Reconciler:
         there = presence(hosts, move.destination, move.uuid)
         others: dict[str, Answer] = {}
         if not isinstance(job, Progress) and is_away(here, there):
-            others = {
-                host: presence(hosts, host, move.uuid)
-                for host in sorted(set(self._group) - {move.source, move.destination})
-            }
+            others = self._elsewhere.presences(set(self._group) - {move.source, move.destination}, move.uuid)
         requested = self._requested.get(entry.id, _NOT_SEEN)
         # That it began may be dated by a clock that was ahead.
         asked_since = self._asked_since.setdefault(entry.id, self.clock.monotonic())
@@ -358,29 +363,12 @@ class Reconciler:
         return ""
 
 
-def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
-    """How the domain stands on the host, or that it does not answer."""
-    try:
-        return hosts.presence(host, uuid)
-    except LibvirtError as error:
-        return Silent(str(error))
-
-
 def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:
     """The domain's running job on the host, None where it has none, or that the host does not answer."""
     try:
         return hosts.progress(host, uuid)
     except LibvirtError as error:
         return Silent(str(error))
-
-
-def descriptions(hosts: Hosts, places: Iterable[str], uuid: str) -> str:
-    """What distinguishes the copies of a domain on these hosts, in words."""
-    found = []
-    for host in places:
-        with contextlib.suppress(LibvirtError):
-            found.append(f"On {host}: {hosts.describe(host, uuid)}")
-    return "; ".join(found)
 
 
 def _unsettled(entry: JournalEntry, found: StillOpen | None) -> Unsettled:
