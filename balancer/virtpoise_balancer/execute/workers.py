@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -214,9 +214,11 @@ class Workers:
 
     def _tidy_later(self) -> None:
         if self._tidying is None and self._idle:
-            self._tidying = threading.Timer(_IDLE_SECONDS, self._tidy)
-            self._tidying.daemon = True
-            self._tidying.start()
+            tidying = threading.Timer(_IDLE_SECONDS, self._tidy)
+            tidying.daemon = True
+            with suppress(RuntimeError):  # the system has no thread left: whoever gives one back tries again
+                tidying.start()
+                self._tidying = tidying
 
     def _tidy(self) -> None:
         """End those that were not needed for a while."""

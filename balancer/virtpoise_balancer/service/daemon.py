@@ -87,10 +87,16 @@ class Daemon:
                 )
                 notify("READY=1")
                 while not self._stop.wait(self._config.interval_seconds / 2):
-                    self._follow_clock()
-                    self._leadership.keep()
+                    self._between_cycles()
             finally:  # whatever ends it: the interpreter must not end with a move under way
                 self._end()
+
+    def _between_cycles(self) -> None:
+        try:
+            self._follow_clock()
+            self._leadership.keep()
+        except Exception:  # the cycles go on, and the next round tries again
+            log.exception("what is done between two cycles failed in an unforeseen way")
 
     def stop(self) -> None:
         """Stop the balancer, as SIGTERM does."""
@@ -128,6 +134,7 @@ class Daemon:
         if under_way := [group for group in self._groups if group.executor.in_flight]:
             grace = max(group.config.migration.stop_grace_seconds for group in under_way)
             log.info("stopping: waiting for migrations under way", seconds=grace)
+        self._store.database.hurry()
         self._scheduler.shutdown(wait=True)
         with ThreadPoolExecutor(len(self._groups)) as pool:  # all within the grace of one
             leads = self._leadership.leads
