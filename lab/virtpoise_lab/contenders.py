@@ -119,6 +119,10 @@ class Contender:
     def send(self, sent: signal.Signals) -> None:
         self._process.send_signal(sent)
 
+    def wait_for_end(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        return self._process.wait(_PATIENCE_SECONDS)
+
     def end(self) -> None:
         if self._process.poll() is None:
             self.send(signal.SIGCONT)

@@ -81,6 +81,20 @@ class Server:
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(_PATIENCE_SECONDS)
 
+    def freeze(self) -> None:
+        """Stop all its processes where they are: it answers nothing, and its machine still acknowledges what comes."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Give a signal to the server, and to all that it has begun."""
+        own = self._process.pid
+        self._process.send_signal(number)
+        for child in Path(f"/proc/{own}/task/{own}/children").read_text().split():
+            os.kill(int(child), number)
+
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.folder)

@@ -36,6 +36,7 @@ from virtpoise_balancer.model import (
     UnsettledKind,
 )
 from virtpoise_lab.campaign.migration import Step, migrate
+from virtpoise_lab.campaign.world import Machine
 from worlds import World
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
@@ -308,6 +309,24 @@ def test_a_verdict_that_the_world_contradicts_is_taken_back_and_corrected(balanc
     assert balancer.journal[1].result == "done"
     assert balancer.journal[1].why.startswith("corrected, was failed: refused")
     assert balancer.ended[-1] == ("a", Result.DONE)
+
+
+def test_a_loss_is_known_soon_while_a_rack_is_dark(
+    balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dark = tuple(f"x{number:02d}" for number in range(50))
+    for name in dark:
+        world.model.machines[name] = Machine(name)
+        world.model.stop_daemon(name)
+    monkeypatch.setattr(f"{__name__}.GROUP", (*GROUP, *dark))
+    left_by_an_earlier_process(balancer, world)
+    world.advance(5.0)
+    world.ends("a", "h1", Presence.DEFINED)  # its QEMU dies in mid-migration
+    began = world.clock.monotonic()
+    balancer.cycle()
+    assert balancer.held == {"h1": UnsettledKind.NOWHERE, "h2": UnsettledKind.NOWHERE}
+    assert world.clock.monotonic() - began <= STEP_SECONDS + 35.0
+    assert balancer.journal[0].why.endswith("active on no host; no answer from x00, x01, x02 and 47 more")
 
 
 def test_an_end_that_cannot_be_written_is_written_later_and_meanwhile_no_move_begins(

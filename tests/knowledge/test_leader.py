@@ -5,6 +5,7 @@ refused it then.
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -238,6 +239,45 @@ def test_without_the_server_nothing_is_written_and_after_its_restart_one_leads_a
         assert len(store.history(10)) == 1
 
 
+def test_a_server_that_is_frozen_loses_the_lock_within_seconds(postgresql: Server) -> None:
+    url = postgresql.new_database()
+    with closing(Store.open(url, upgrade=True, password_file=postgresql.password_file)) as store:
+        lock = AdvisoryLock(url, postgresql.password_file, 60.0)
+        assert lock.take()
+        store.lead(lock, "first")
+        store.history(1)
+        store.database.hurry()
+        postgresql.freeze()
+        try:
+            began = time.monotonic()
+            assert "does not answer within 5 s" in str(lock.lost())
+            with pytest.raises(StoreError, match=r"^state\.url: "):
+                lock.take()
+            with pytest.raises(StoreError, match=r"^state\.url: "):
+                store.history(1)
+            lock.release()
+            assert time.monotonic() - began < 25
+        finally:
+            postgresql.thaw()
+        assert lock.take()
+        lock.release()
+
+
+def test_who_waits_with_a_session_that_the_server_has_ended_asks_again_at_once(postgresql: Server) -> None:
+    url = postgresql.new_database()
+    first, second = (AdvisoryLock(url, postgresql.password_file, 60.0) for _ in range(2))
+    assert first.take()
+    assert not second.take()
+    first.release()
+    postgresql.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'virtpoise' AND pid <> pg_backend_pid()",
+        "postgres",
+    )
+    assert second.take()
+    second.release()
+
+
 def test_a_silent_holder_loses_the_lock_and_a_beating_one_keeps_it(postgresql: Server) -> None:
     url = postgresql.new_database()
     holder, other = (AdvisoryLock(url, postgresql.password_file, 1.0) for _ in range(2))
@@ -256,33 +296,28 @@ def test_a_silent_holder_loses_the_lock_and_a_beating_one_keeps_it(postgresql: S
     other.release()
 
 
-def test_writers_wait_for_each_other_under_load(postgresql: Server) -> None:
+def test_writers_wait_for_each_other_under_load(place: Place) -> None:
     """Many writers at once, among them the leader: none fails, and nothing is lost."""
-    url, failed = postgresql.new_database(), []
-    with closing(Store.open(url, upgrade=True, password_file=postgresql.password_file)) as store:
-        lock = AdvisoryLock(url, postgresql.password_file, 10.0)
-        assert lock.take()
-        store.lead(lock, "first")
+    failed: list[Exception] = []
+    store, _ = place.leader("first")
 
-        def write(number: int) -> None:
-            try:
-                with closing(Store.open(url, password_file=postgresql.password_file)) as own:
-                    for turn in range(20):
-                        own.order_drain(f"h{turn % 3}", draining=(turn + number) % 2 == 0)
-            except Exception as error:
-                failed.append(error)
+    def write(number: int, own: Store) -> None:
+        try:
+            for turn in range(20):
+                own.order_drain(f"h{turn % 3}", draining=(turn + number) % 2 == 0)
+        except Exception as error:
+            failed.append(error)
 
-        threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for turn in range(30):
-            record(store, MADE, 1000.0 + turn, acted=True)
-        for thread in threads:
-            thread.join()
-        assert failed == []
-        assert len(store.history(100)) == 30
-        assert store.lost() is None
-        lock.release()
+    threads = [threading.Thread(target=write, args=(number, place.store())) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for turn in range(30):
+        record(store, MADE, 1000.0 + turn, acted=True)
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(store.history(100)) == 30
+    assert store.lost() is None
 
 
 @pytest.mark.parametrize("way", ["nothing", "wrong file"])

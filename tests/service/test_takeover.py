@@ -4,6 +4,7 @@ comes back waits.
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -75,6 +76,22 @@ def test_while_the_database_is_away_nobody_acts_and_afterwards_one_does(tmp_path
             postgresql.start()
         first.wait_for(lambda: first.leads() or second.leads())
         assert not (first.leads() and second.leads())
+        assert "Traceback" not in first.log + second.log
+
+
+def test_a_balancer_follows_the_order_to_stop_while_its_database_is_frozen(tmp_path: Path, postgresql: Server) -> None:
+    state = {"url": postgresql.new_database(), "password_file": str(postgresql.password_file)}
+    with two(tmp_path, state) as (first, second):
+        postgresql.freeze()
+        try:
+            first.wait_for_log(ACTS_NO_LONGER)
+            began = time.monotonic()
+            for one in (first, second):
+                one.send(signal.SIGTERM)
+            assert [first.wait_for_end(), second.wait_for_end()] == [0, 0]
+            assert time.monotonic() - began < 30
+        finally:
+            postgresql.thaw()
         assert "Traceback" not in first.log + second.log
 
 

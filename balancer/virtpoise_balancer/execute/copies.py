@@ -7,14 +7,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
 from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.lanes import Lanes, Work
 from virtpoise_balancer.execute.questions import confirmed, descriptions, presence
 from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
 from virtpoise_balancer.model import Unsettled, UnsettledKind
-from virtpoise_balancer.threads import THREADS, Thread, Threads
+from virtpoise_balancer.threads import THREADS, Threads
 
 log = structlog.get_logger()
 
@@ -49,9 +51,11 @@ class Copies:
     _waiting: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # domains to be asked about, by hosts
     _asking: set[str] = field(default_factory=set)  # domains that are being asked about
     _busy: set[str] = field(default_factory=set)  # their hosts
-    _lanes: int = 0
-    _threads: list[Thread] = field(default_factory=list)
+    _lanes: Lanes = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._lanes = Lanes(self._next, _LANES, "look for copies", self.threads)
 
     def keep_up(self, seen: Mapping[str, SeenTwice]) -> None:
         """Ask, beside the cycle, about the domains seen twice now, and those that were active twice at their hosts'
@@ -66,11 +70,8 @@ class Copies:
             for uuid, one in self._seen.items():
                 if uuid not in self._asking:
                     self._waiting.setdefault(one.hosts, []).append(uuid)
-            lanes = max(min(len(self._waiting), _LANES) - self._lanes, 0)
-            self._lanes += lanes
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
-        for _ in range(lanes):
-            self._threads.append(self.threads.start(self._drain, "look for copies"))
+            waiting = len(self._waiting)
+        self._lanes.begin(waiting)
 
     def unsettled(self) -> tuple[Unsettled, ...]:
         """Those that are active twice, or not known to be active once."""
@@ -84,32 +85,29 @@ class Copies:
 
     def wait(self, seconds: float) -> None:
         """Wait until all that is being asked has been answered, for ``seconds`` at most each."""
-        for thread in list(self._threads):
-            thread.join(seconds)
+        for ended in self._lanes.running():
+            ended.wait(seconds)
 
-    def _drain(self) -> None:
-        while (turn := self._next()) is not None:
-            places, uuids = turn
-            try:
-                self._ask(places, uuids)
-            except Exception:  # the next cycle asks again
-                log.exception("hosts that seem to run the same domains could not be asked", hosts=list(places))
-            finally:
-                with self._lock:
-                    self._busy.difference_update(places)
-                    self._asking.difference_update(uuids)
-
-    def _next(self) -> tuple[tuple[str, ...], list[str]] | None:
-        """The next hosts of which none is being asked, and the domains that these seem to run."""
+    def _next(self) -> Work | None:
+        """Asks the next hosts of which none is being asked about the domains that these seem to run."""
         with self._lock:
             places = next((places for places in self._waiting if self._busy.isdisjoint(places)), None)
             if places is None:
-                self._lanes -= 1
                 return None
             uuids = self._waiting.pop(places)
             self._busy.update(places)
             self._asking.update(uuids)
-            return places, uuids
+            return partial(self._ask_beside, places, uuids)
+
+    def _ask_beside(self, places: tuple[str, ...], uuids: list[str]) -> None:
+        try:
+            self._ask(places, uuids)
+        except Exception:  # the next cycle asks again
+            log.exception("hosts that seem to run the same domains could not be asked", hosts=list(places))
+        finally:
+            with self._lock:
+                self._busy.difference_update(places)
+                self._asking.difference_update(uuids)
 
     def _ask(self, places: tuple[str, ...], uuids: list[str]) -> None:
         """The hosts are asked about one domain right after each other, since it may be on its way."""

@@ -7,7 +7,6 @@ does not answer; no other move waits for it.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
@@ -36,17 +36,17 @@ End = TypeVar("End", MigrationOutcome, None)
 class InFlight:
     """A migration under way.
 
-    ``began``: in Unix seconds, as the journal has it; ``progress`` once libvirt has reported any.
+    ``began``: in Unix seconds, as the journal has it, None where it does not; ``progress`` once libvirt has reported
+    any.
     """
 
     move: Move
     progress: Progress | None = None
-    began: float = field(default_factory=time.time)
+    began: float | None = None
 
-    @property
-    def seconds(self) -> float:
-        """The seconds since it began."""
-        return max(time.time() - self.began, 0.0)
+    def seconds(self, now: float) -> float:
+        """The seconds since it began; 0 where its beginning is not known."""
+        return 0.0 if self.began is None else max(now - self.began, 0.0)
 
 
 # Looks at the world again before a move: why it must not be made now, or None.
@@ -90,6 +90,7 @@ class LibvirtExecutor:
     ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
     limits: Limits = field(default_factory=Limits)  # for the moves of all plans together
     threads: Threads = THREADS
+    clock: Clock = SYSTEM
     leads: Callable[[], bool] = lambda: True  # whether this balancer acts: another one shows and watches what runs else
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
@@ -108,10 +109,7 @@ class LibvirtExecutor:
     def in_flight(self) -> tuple[InFlight, ...]:
         if not self.leads():
             return ()
-        others = (
-            InFlight(entry.move, progress, entry.began or time.time())
-            for entry, progress in self.reconciler.under_way()
-        )
+        others = (InFlight(entry.move, progress, entry.began) for entry, progress in self.reconciler.under_way())
         return (*self._in_flight.copy().values(), *others)
 
     @property
@@ -169,8 +167,8 @@ class LibvirtExecutor:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
-        until = None if seconds is None else time.monotonic() + seconds
-        while (left := None if until is None else until - time.monotonic()) is None or left > 0:
+        until = None if seconds is None else self.clock.monotonic() + seconds
+        while (left := None if until is None else until - self.clock.monotonic()) is None or left > 0:
             with self._lock:  # where one move ends the next begins before the lock is free
                 thread = next(iter(self._threads.values()), None)
             if thread is None:

@@ -21,8 +21,9 @@ from virtpoise_balancer.errors import LibvirtError, VirtpoiseError
 from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.incompatible import HostRecord, judge
+from virtpoise_balancer.execute.lanes import Lanes, Work
 from virtpoise_balancer.model import Facts, Move
-from virtpoise_balancer.threads import THREADS, Event, Threads
+from virtpoise_balancer.threads import THREADS, Threads
 
 log = structlog.get_logger()
 
@@ -79,11 +80,14 @@ class Inventory:
     _failed: set[str] = field(default_factory=set)  # hosts that did not answer then
     _asked_images: dict[str, set[str]] = field(default_factory=dict)  # by host, since it was looked at
     _queue: dict[str, None] = field(default_factory=dict)  # hosts to be looked at, in order
-    _lanes: int = 0
+    _lanes: Lanes = field(init=False)
     _recalled: dict[str, str] | None = None  # documents of hosts that were not in the group yet
     _facts: Facts | None = None  # None: to be judged again
     _kinds: dict[str, Hardware] = field(default_factory=dict)  # of all domains, by key; each is kept once
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self._lanes = Lanes(self._next, _LANES, "look at hosts", self.threads)
 
     def facts(self, hosts: Collection[str] = ()) -> Facts:
         """What stands against migrations, by all that is known now. ``hosts``: of the group; none: those of before."""
@@ -106,10 +110,8 @@ class Inventory:
             for host in sorted(seen):
                 if host not in self._queue and self._is_due(host, seen[host], kinds, now):
                     self._queue[host] = None
-            lanes = min(len(self._queue), _LANES) - self._lanes
-            self._lanes += max(lanes, 0)
-        for _ in range(lanes):
-            self.threads.start(self._drain, "look at hosts")
+            waiting = len(self._queue)
+        self._lanes.begin(waiting)
 
     def doubt(self) -> None:
         """Let the next ``keep_up`` and later ones read all hosts again."""
@@ -272,10 +274,6 @@ class Inventory:
         known = {domain.uuid for domain in record.facts.domains}
         return not known.issuperset(uuids) or not record.verdicts.keys() >= kinds
 
-    def _drain(self) -> None:
-        while (host := self._next()) is not None:
-            self._try(host, self.look)
-
     def _try(self, host: str, ask: Callable[[str], object]) -> None:
         """Ask the host, and note whether it answers."""
         failed = True
@@ -295,29 +293,21 @@ class Inventory:
         """Ask these hosts, and return when all have answered or the time is up (monotonic)."""
         waiting = list(hosts)
 
-        def lane(done: Event) -> None:
-            while self.clock.monotonic() < until:
-                with self._lock:
-                    if not waiting:
-                        break
-                    host = waiting.pop(0)
-                ask(host)
-            done.set()
+        def take() -> Work | None:
+            return partial(ask, waiting.pop(0)) if waiting and self.clock.monotonic() < until else None
 
-        lanes = [self.threads.event() for _ in range(min(len(waiting), _LANES_NOW))]
-        for done in lanes:
-            self.threads.start(partial(lane, done), "look at hosts")
-        for done in lanes:
-            done.wait(max(until - self.clock.monotonic(), 0.0))
+        lanes = Lanes(take, _LANES_NOW, "look at hosts", self.threads)
+        lanes.begin(len(waiting))
+        for ended in lanes.running():
+            ended.wait(max(until - self.clock.monotonic(), 0.0))
 
-    def _next(self) -> str | None:
+    def _next(self) -> Work | None:
         with self._lock:
             host = next(iter(self._queue), None)
             if host is None:
-                self._lanes -= 1
-            else:
-                del self._queue[host]
-            return host
+                return None
+            del self._queue[host]
+            return partial(self._try, host, self.look)
 
     def _shared(self, facts: HostFacts) -> HostFacts:
         """The facts, with one value for each kind of hardware: a CPU's definition takes some KiB."""

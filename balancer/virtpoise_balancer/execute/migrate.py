@@ -18,7 +18,7 @@ from virtpoise_balancer.execute.hosts import Hosts, RunningMigration
 from virtpoise_balancer.execute.questions import running_job
 from virtpoise_balancer.execute.reconcile import Silent
 from virtpoise_balancer.execute.reconciler import Requested
-from virtpoise_balancer.model import Cause, JournalEntry, Move, Progress
+from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Cause, JournalEntry, Move, Progress
 from virtpoise_balancer.visible import visible
 
 log = structlog.get_logger()
@@ -31,8 +31,6 @@ ABORT_SECONDS = 60.0
 _LEAST_SECONDS = 10.0
 # Disks that are copied more slowly than this are given up, or than half of the bandwidth limit if that is less.
 _SLOWEST_COPY_MIB_PER_SECOND = 16.0
-# Where nothing is known of the uplinks: 1 Gbit/s.
-_ASSUMED_BYTES_PER_SECOND = 125e6
 _MIB = 1 << 20
 _MOST_SHOWN = 100  # characters of a name
 
@@ -115,7 +113,7 @@ class Migrator:
         limit = self.bandwidth(self.clock.now())
         link = None if move.link_bytes_per_second is None else move.link_bytes_per_second / (beside + 1)
         known = [speed for speed in (link, limit and limit * _MIB) if speed]
-        least = min(known, default=_ASSUMED_BYTES_PER_SECOND) * _LEAST_SECONDS
+        least = min(known, default=ASSUMED_BYTES_PER_SECOND) * _LEAST_SECONDS
         try:
             written = self.hosts.dirty_rate(move.source, move.uuid, int(least))
         except LibvirtError:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute.lanes import Lanes, Work
 from virtpoise_balancer.threads import THREADS, Event, Threads
 
 # How long after its last answer a silent host is asked again.
 _AGAIN_SECONDS = 10.0
 # How many hosts are asked side by side. Prometheus says how many there are.
 _LANES = 32
+# For how long an answer is waited for: a worker's start, its connection and its answer each have a limit of their own.
+_MOST_WAIT_SECONDS = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +47,11 @@ class Reach:
     _answered_at: dict[str, float] = field(default_factory=dict)  # when the last question ended, monotonic
     _under_way: dict[str, Event] = field(default_factory=dict)  # set when the question has been answered
     _waiting: list[str] = field(default_factory=list)  # hosts that are to be asked, in order
-    _lanes: int = 0
+    _lanes: Lanes = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._lanes = Lanes(self._next, _LANES, "ask hosts", self.threads)
 
     def keep_up(self, hosts: Collection[str], closely: Collection[str] = ()) -> None:
         """Ask in the background what is not known: new hosts, silent ones again, and in any case those to be watched
@@ -70,9 +77,13 @@ class Reach:
                     del known[gone]
 
     def ask(self, hosts: Iterable[str]) -> None:
-        """Ask these hosts now, all at once, and return when all have answered or were given up."""
+        """Ask these hosts now, all at once, and return when all have answered or were given up.
+
+        Within a bounded time; at once while the system has no thread for it: then ``keep_up`` asks them later.
+        """
+        until = self.clock.monotonic() + _MOST_WAIT_SECONDS
         for answered in self._begin(hosts):
-            answered.wait()
+            answered.wait(max(until - self.clock.monotonic(), 0.0))
 
     def answers(self) -> Mapping[str, HostAnswer]:
         with self._lock:
@@ -86,7 +97,10 @@ class Reach:
             )
 
     def _begin(self, hosts: Iterable[str]) -> list[Event]:
-        """Begin to ask those that are not being asked already; for each host what is set when it has answered."""
+        """Begin to ask those that are not being asked already; for each host what is set when it has answered.
+
+        None when no thread can be had: they stay in the queue.
+        """
         answers = []
         with self._lock:
             for host in hosts:
@@ -95,22 +109,12 @@ class Reach:
                     answered = self._under_way[host] = self.threads.event()
                     self._waiting.append(host)
                 answers.append(answered)
-            lanes = max(min(len(self._waiting), _LANES - self._lanes), 0)
-            self._lanes += lanes
-        for _ in range(lanes):
-            self.threads.start(self._drain, "ask hosts")
-        return answers
+            waiting = len(self._waiting)
+        return answers if self._lanes.begin(waiting) else []
 
-    def _drain(self) -> None:
-        while (host := self._next()) is not None:
-            self._ask_one(host)
-
-    def _next(self) -> str | None:
+    def _next(self) -> Work | None:
         with self._lock:
-            if not self._waiting:
-                self._lanes -= 1
-                return None
-            return self._waiting.pop(0)
+            return partial(self._ask_one, self._waiting.pop(0)) if self._waiting else None
 
     def _ask_one(self, host: str) -> None:
         asked_at = self.clock.now()

@@ -16,6 +16,9 @@ from virtpoise_balancer.model import JournalEntry, Progress, Result, UnsettledKi
 # How long after its beginning a migration may still begin, where no answer to the request was seen.
 LATE_SECONDS = 30.0
 
+# How many silent hosts a reason names.
+_MOST_NAMED = 3
+
 # Active, and not between two hosts.
 SETTLED = (Presence.RUNNING, Presence.PAUSED)
 _ACTIVE = (*SETTLED, Presence.MIGRATING)
@@ -132,7 +135,9 @@ def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str,
             if answer in (Presence.SHUT_OFF, Presence.DESTROYED):
                 return Verdict(result=Result.FAILED, places=f"{places}, {answer} on {host}")
     silent = [host for host, answer in others.items() if isinstance(answer, Silent)]
-    unheard = f"; no answer from {', '.join(silent)}" if silent else ""
+    unheard = f"; no answer from {', '.join(silent[:_MOST_NAMED])}" if silent else ""
+    if len(silent) > _MOST_NAMED:
+        unheard += f" and {len(silent) - _MOST_NAMED} more"
     return Verdict(result=Result.FAILED, places=f"{places}, active on no host{unheard}", lost=True)
 
 

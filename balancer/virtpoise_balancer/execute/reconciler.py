@@ -18,6 +18,7 @@ import structlog
 
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
+from virtpoise_balancer.execute.elsewhere import Elsewhere
 from virtpoise_balancer.execute.hosts import Completed, Hosts
 from virtpoise_balancer.execute.questions import confirmed, presence, running_job
 from virtpoise_balancer.execute.reconcile import (
@@ -114,9 +115,11 @@ class Reconciler:
     _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
     _group: tuple[str, ...] = ()  # all hosts that the newest cycle knew
     _stale: StaleCopies = field(init=False)
+    _elsewhere: Elsewhere = field(init=False)
 
     def __post_init__(self) -> None:
         self._stale = StaleCopies(lambda migration_id: self.journal.check_newest(migration_id))
+        self._elsewhere = Elsewhere(self.hosts, self.clock, self.threads)
 
     # --- for the executor ---------------------------------------------------------------------------------------------
 
@@ -243,7 +246,10 @@ class Reconciler:
             if entry.id in self._asking or self._stop.is_set():
                 return
             work = partial(self._ask_beside, entry)
-            self._asking[entry.id] = self.threads.start(work, f"reconcile {entry.move.domain}")
+            try:
+                self._asking[entry.id] = self.threads.start(work, f"reconcile {entry.move.domain}")
+            except RuntimeError as error:  # the system has no thread left: the next cycle tries again
+                log.warning("a migration cannot be reconciled now", domain=entry.move.domain, error=str(error))
 
     def _await_answer(self, migration_id: int) -> None:
         if thread := self._asking.get(migration_id):
@@ -285,11 +291,7 @@ class Reconciler:
             job = running_job(hosts, move.source, move.uuid)
         others: dict[str, Answer] = {}
         if not isinstance(job, Progress) and is_away(here, there):
-            others = {
-                host: presence(hosts, host, move.uuid)
-                for host in sorted(set(self._group) - {move.source, move.destination})
-            }
-            others = confirmed(hosts, others, move.uuid)
+            others = self._elsewhere.presences(set(self._group) - {move.source, move.destination}, move.uuid)
         requested = self._requested.get(entry.id, _NOT_SEEN)
         # That it began may be dated by a clock that was ahead.
         asked_since = self._asked_since.setdefault(entry.id, self.clock.monotonic())

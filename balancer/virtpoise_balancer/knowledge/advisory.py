@@ -14,13 +14,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from virtpoise_balancer.errors import StoreError
-from virtpoise_balancer.knowledge.database import make_engine, reason
+from virtpoise_balancer.knowledge.database import SILENT_SECONDS, make_engine, reason
+from virtpoise_balancer.knowledge.patience import Patience
 
 _KEY = 0x76697274  # "virt"
 _LEAST_SILENCE_SECONDS = 2.0
 _HELD = text(
     "SELECT count(*) FROM pg_locks"
     " WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND classid = 0 AND objid = :key AND granted"
+)
+_ANSWER_SOON = text(
+    f"SELECT set_config('statement_timeout', '{SILENT_SECONDS}s', false),"
+    f" set_config('lock_timeout', '{SILENT_SECONDS}s', false)"
 )
 # Servers before 14 do not have the setting; there TCP's own time-outs end a session whose machine is gone.
 _END_WHEN_SILENT = text(
@@ -33,11 +38,14 @@ class AdvisoryLock:
 
     The lock is free one and a half intervals after its holder's last sign of life.
 
-    With the next cycle of whoever waits for it, that makes less than three intervals.
+    With the next cycle of whoever waits for it, that makes less than three intervals. No question waits longer than
+    ``SILENT_SECONDS`` for an answer, whatever the server or the way to it does.
     """
 
     def __init__(self, url: str, password_file: Path | None, interval_seconds: float) -> None:
-        self._engine = make_engine(url, password_file, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self._engine = make_engine(
+            url, password_file, Patience(SILENT_SECONDS), poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        )
         self._silence = max(1.5 * interval_seconds, _LEAST_SILENCE_SECONDS)
         self._session: Connection | None = None
         self._held = False
@@ -49,15 +57,25 @@ class AdvisoryLock:
         with self._asking:
             if self._held:
                 return True
-            try:
-                if self._session is None:
-                    self._session = self._engine.connect()
-                    self._session.execute(_END_WHEN_SILENT, {"milliseconds": str(round(self._silence * 1000))})
-                self._held = bool(self._session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _KEY}))
-            except SQLAlchemyError as error:
-                self._end_session()  # the next call begins another one
-                raise StoreError(f"state.url: {reason(error)}") from None
-            return self._held
+            while True:
+                is_new = self._session is None
+                try:
+                    self._held = self._try()
+                except SQLAlchemyError as error:
+                    self._end_session()
+                    if is_new:
+                        raise StoreError(f"state.url: {reason(error)}") from None
+                    # The server ends the session of who was silent for too long, such as one that only waits.
+                else:
+                    return self._held
+
+    def _try(self) -> bool:
+        """Whether the lock could be taken, in a session that is made if there is none."""
+        if self._session is None:
+            self._session = self._engine.connect()
+            self._session.execute(_ANSWER_SOON)
+            self._session.execute(_END_WHEN_SILENT, {"milliseconds": str(round(self._silence * 1000))})
+        return bool(self._session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _KEY}))
 
     def lost(self) -> str | None:
         with self._asking:

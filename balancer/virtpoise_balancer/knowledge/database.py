@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from virtpoise_balancer.errors import BadInput, StoreError
+from virtpoise_balancer.knowledge.patience import Patience
 from virtpoise_balancer.knowledge.schema import metadata
 from virtpoise_balancer.secret_files import read_secret
 
@@ -20,17 +21,17 @@ _VERSION = table("alembic_version", column("version_num"))
 _WAIT_SECONDS = 30
 # Whoever loses the database must notice within seconds, and whoever is stopped in a transaction must not hold up the
 # others.
-_SILENT_SECONDS = 5
+SILENT_SECONDS = 5
 _POSTGRESQL: dict[str, Any] = {
-    "connect_timeout": _SILENT_SECONDS,
+    "connect_timeout": SILENT_SECONDS,
     "keepalives_idle": 2,
     "keepalives_interval": 1,
     "keepalives_count": 3,
-    "tcp_user_timeout": _SILENT_SECONDS * 1000,
+    "tcp_user_timeout": SILENT_SECONDS * 1000,
     "application_name": "virtpoise",
-    "options": f"-c idle_in_transaction_session_timeout={_SILENT_SECONDS}s -c lock_timeout={_WAIT_SECONDS}s"
+    "options": f"-c idle_in_transaction_session_timeout={SILENT_SECONDS}s -c lock_timeout={_WAIT_SECONDS}s"
     f" -c statement_timeout={_WAIT_SECONDS}s -c tcp_keepalives_idle=2 -c tcp_keepalives_interval=1"
-    f" -c tcp_keepalives_count=3 -c tcp_user_timeout={_SILENT_SECONDS}s",
+    f" -c tcp_keepalives_count=3 -c tcp_user_timeout={SILENT_SECONDS}s",
 }
 # An upgrade happens once, and rewrites whole tables: on a machine that is starved that takes long, and between two
 # statements as well. It is bounded so that one that hangs does not keep a standby waiting for ever.
@@ -48,7 +49,13 @@ class Database:
 
     def __init__(self, url: str, password_file: Path | None = None) -> None:
         self.url = url
-        self.engine = make_engine(url, password_file)
+        # The server's own limits come first: their words say more.
+        self._patience = Patience(_WAIT_SECONDS + SILENT_SECONDS)
+        self.engine = make_engine(url, password_file, self._patience)
+
+    def hurry(self) -> None:
+        """Wait for no server longer than a few seconds from now on: the process is to end."""
+        self._patience.seconds = SILENT_SECONDS
 
     @classmethod
     def open(cls, url: str, *, upgrade: bool, password_file: Path | None = None) -> Database:
@@ -83,7 +90,9 @@ class Database:
             if not _check(connection, self.url, upgrade=upgrade):  # another process may have been faster
                 if connection.dialect.name == "postgresql":
                     connection.execute(_MAY_TAKE_LONG)
+                before, self._patience.seconds = self._patience.seconds, _UPGRADE_SECONDS + SILENT_SECONDS
                 _upgrade(connection)
+                self._patience.seconds = before
 
     def reopen(self) -> None:
         """Drop the connections, and look at the tables again. BadInput when they are not those of this version."""
@@ -135,9 +144,10 @@ def reason(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-def make_engine(url: str, password_file: Path | None = None, **options: Any) -> Engine:
+def make_engine(url: str, password_file: Path | None, patience: Patience, **options: Any) -> Engine:
     """The engine for a database.
 
+    ``patience``: for how long a server's answer is waited for.
     ``options``: further ones of SQLAlchemy. BadInput when the password's file cannot be used.
     """
     address = make_url(url)
@@ -151,6 +161,15 @@ def make_engine(url: str, password_file: Path | None = None, **options: Any) -> 
         engine = create_engine(
             address, connect_args=_POSTGRESQL | password, pool_pre_ping=True, hide_parameters=True, **options
         )
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(_dialect: Any, _record: Any, arguments: Any, named: Any) -> Any:
+            from virtpoise_balancer.knowledge.patient import PatientConnection  # PostgreSQL's driver may be missing
+
+            connection = PatientConnection.connect(*arguments, **named)
+            connection.patience = patience
+            return connection
+
     if is_sqlite:
         # The driver begins a transaction only at the first write, and never for reads or for changes of tables. So
         # SQLAlchemy begins each one itself.

@@ -87,10 +87,16 @@ class Daemon:
                 )
                 notify("READY=1")
                 while not self._stop.wait(self._config.interval_seconds / 2):
-                    self._follow_clock()
-                    self._leadership.keep()
+                    self._between_cycles()
             finally:  # whatever ends it: the interpreter must not end with a move under way
                 self._end()
+
+    def _between_cycles(self) -> None:
+        try:
+            self._follow_clock()
+            self._leadership.keep()
+        except Exception:  # the cycles go on, and the next round tries again
+            log.exception("what is done between two cycles failed in an unforeseen way")
 
     def stop(self) -> None:
         """Stop the balancer, as SIGTERM does."""
@@ -118,7 +124,7 @@ class Daemon:
             every=lambda: [group.context for group in self._groups],
         )
         self._groups = tuple(ServedGroup(start, common) for start in starts)
-        self._web = WebServer(make_app(*(group.context for group in self._groups)), self._config.web)
+        self._web = WebServer.open(make_app(*(group.context for group in self._groups)), self._config.web)
 
     def _end(self) -> None:
         # systemd must not cut off what the configuration gives time for: the unit's TimeoutStopSec is for the defaults.
@@ -128,6 +134,7 @@ class Daemon:
         if under_way := [group for group in self._groups if group.executor.in_flight]:
             grace = max(group.config.migration.stop_grace_seconds for group in under_way)
             log.info("stopping: waiting for migrations under way", seconds=grace)
+        self._store.database.hurry()
         self._scheduler.shutdown(wait=True)
         with ThreadPoolExecutor(len(self._groups)) as pool:  # all within the grace of one
             leads = self._leadership.leads

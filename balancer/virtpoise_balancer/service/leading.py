@@ -11,6 +11,7 @@ from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import BadInput, StoreError
 from virtpoise_balancer.knowledge.leader import LeaderLock, Mistrust
 from virtpoise_balancer.knowledge.store import Store
+from virtpoise_balancer.threads import THREADS, Thread
 
 log = structlog.get_logger()
 
@@ -26,6 +27,7 @@ class Leadership:
         self._silence_seconds = _SILENT_INTERVALS * interval_seconds
         self._clock = clock
         self._mistrust: Mistrust | None = None
+        self._keeping: Thread | None = None
 
     def take_lock(self) -> bool:
         """Whether the lock is this balancer's, at the start. BadInput when nothing can be said."""
@@ -35,8 +37,12 @@ class Leadership:
             raise BadInput(str(error)) from None
 
     def keep(self) -> None:
-        """Ask for the lock between cycles, so that a slow cycle does not lose it by its silence."""
-        self._lock.lost()
+        """Ask for the lock between cycles, so that a slow cycle does not lose it by its silence.
+
+        Beside the caller, which must not wait: the answer takes a while where the database hangs.
+        """
+        if self._keeping is None or not self._keeping.is_alive():
+            self._keeping = THREADS.start(self._lock.lost, "keep the lock")
 
     def why_not(self, store: Store) -> str | None:
         """Why this balancer does not act now; None if it does.

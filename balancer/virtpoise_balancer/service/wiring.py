@@ -192,8 +192,14 @@ def make_executor(
         silent = reach.silence().silent
         inventory.look_again([host for host in hosts if host not in silent])
 
-    migrator, limits = make_migrator(config, workers), limits_of(config.policy)
-    return LibvirtExecutor(migrator, accounts.reconciler, ask, limits=limits, leads=leads)
+    return LibvirtExecutor(
+        make_migrator(config, workers),
+        accounts.reconciler,
+        ask,
+        limits=limits_of(config.policy),
+        clock=accounts.reconciler.clock,
+        leads=leads,
+    )
 
 
 def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
