@@ -187,7 +187,12 @@ def make_executor(
         silent = reach.silence().silent
         inventory.look_again([host for host in hosts if host not in silent])
 
-    return LibvirtExecutor(make_migrator(config, workers), accounts.reconciler, ask, limits=limits_of(config.policy))
+    def inquire(move: Move) -> None:
+        inventory.ask([move], skip=reach.silence().silent, acts=True)
+
+    return LibvirtExecutor(
+        make_migrator(config, workers), accounts.reconciler, ask, inquire, limits=limits_of(config.policy)
+    )
 
 
 def make_reach(config: Callable[[], Config], workers: Workers) -> Reach:
