@@ -123,7 +123,7 @@ def undefine(connection: libvirt.virConnect, uuid: str) -> None:
     """
     try:
         domain = connection.lookupByUUIDString(uuid)
-        has_variables = "<nvram" in domain.XMLDesc()
+        has_variables = "<nvram" in text_of(domain.XMLDesc)
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if has_variables else 0)
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
