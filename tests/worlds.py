@@ -159,6 +159,10 @@ class World:
         """The domain's process on this host ends, and so does a migration of it."""
         self.model.end_process(uuid, host, as_=as_, by_person=False)
 
+    def back_up(self, uuid: str, host: str) -> None:
+        """A person begins to back the domain up, which takes for ever."""
+        self.model.machines[host].backups[uuid] = self.kernel.at
+
     def abort(self, uuid: str) -> None:
         for job in self.model.running_jobs(uuid):
             job.aborted = True

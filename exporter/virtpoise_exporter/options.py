@@ -11,10 +11,10 @@ from typing import Literal, NoReturn
 from virtpoise_exporter import __version__
 from virtpoise_exporter.collectors import TOPICS
 from virtpoise_exporter.errors import UsageError
+from virtpoise_exporter.kernel.topology import BYTES_PER_MEGABIT
 from virtpoise_exporter.log import FORMATS, LEVELS
 
 _DEFAULT_ADDRESS = "127.0.0.1:9807"
-_BYTES_PER_MEGABIT = 1_000_000 / 8
 
 EXAMPLES = (
     "virtpoise-exporter --web.listen-address :9807",
@@ -181,7 +181,7 @@ def _device_speed(text: str) -> tuple[str, float]:
     device, equals, megabits = text.partition("=")
     if not device or not equals or not _positive(megabits):
         raise UsageError(f"--network.speed {text!r}: expected DEVICE=MEGABITS, e.g. eth0=10000")
-    return device, float(megabits) * _BYTES_PER_MEGABIT
+    return device, float(megabits) * BYTES_PER_MEGABIT
 
 
 def _ratio(text: str | None) -> float | None:

@@ -81,7 +81,7 @@ class Hosts:
         self.beside.append(beside)
         return self.measured
 
-    def request(self, move: Move, watch: Watch, stop: threading.Event) -> Requested:
+    def request(self, move: Move, watch: Watch, stop: threading.Event, _check: Callable[[], None]) -> Requested:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
         end = self.ends[move.uuid] = self.does(move)
         room = tuple(one.path for one in move.copies)
@@ -117,6 +117,8 @@ class Hosts:
     def check_open(self, migration_id: int) -> None:
         if migration_id in self.ended_by_another:
             raise Refused("ended meanwhile")
+
+    def check_newest(self, migration_id: int) -> None: ...
 
     def end(self, migration_id: int, move: Move, outcome: MigrationOutcome) -> None:
         self.written.append(("end", str(migration_id)))
@@ -400,12 +402,13 @@ class Hosts:
     def under_way(self): return ()
     def obstacle(self, move, ours): return None
     def measure(self, move, beside): return WriteRate()
-    def request(self, move, watch, stop):
+    def request(self, move, watch, stop, check):
         time.sleep(0.3)
         return Requested()
     def requested(self, entry, requested): pass
     def begin(self, number): print("begin", number, flush=True); return 0.0
     def check_open(self, number): pass
+    def check_newest(self, number): pass
     def settle(self, entry):
         print("end", entry.id, "done", flush=True)
         return MigrationOutcome(result=Result.DONE)

@@ -79,6 +79,11 @@ def test_another_job_or_a_silent_host_is_an_obstacle(world: World) -> None:
     assert obstacle(world) == "h2: no answer within 10 s"
 
 
+def test_a_persons_backup_is_an_obstacle(world: World) -> None:
+    world.back_up("u", "h1")
+    assert obstacle(world) == "a is being worked on by another job"
+
+
 @pytest.mark.parametrize("host", ["h1", "h2"])
 def test_a_migration_of_others_to_or_from_one_of_the_hosts_is_an_obstacle(world: World, host: str) -> None:
     world.put("theirs", "h3")

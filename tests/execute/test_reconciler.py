@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from builders import FakeClock
 from storing import record
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import Deposed, LibvirtError
 from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.copies import Copies, SeenTwice
 from virtpoise_balancer.execute.executor import LibvirtExecutor
@@ -35,7 +35,7 @@ from virtpoise_balancer.model import (
     Result,
     UnsettledKind,
 )
-from virtpoise_lab.campaign.migration import Step
+from virtpoise_lab.campaign.migration import Step, migrate
 from virtpoise_lab.campaign.world import Machine
 from worlds import World
 
@@ -619,6 +619,23 @@ def test_a_persons_job_is_not_aborted_for_an_entry_whose_migration_never_began(
     assert balancer.results == [None]
 
 
+@pytest.mark.parametrize("ends", ["after a failure", "at the stop", "while it is asked for"])
+def test_a_persons_backup_is_no_migration(balancer: Balancer, world: World, ends: str) -> None:
+    """It was taken for the migration that had failed before: the verdict was taken back, and the backup aborted."""
+    if ends == "while it is asked for":
+        world.on[Step.BEGIN] = lambda: world.back_up("a", "h1")
+    else:
+        world.after(3.0, lambda: world.abort("a"))
+    balancer.make(move("a", "h1", "h2"))
+    assert balancer.results == ["failed"]
+    world.back_up("a", "h1")
+    balancer.cycle(3 if ends == "at the stop" else 70)
+    assert (balancer.results, balancer.held, world.places("a")) == (["failed"], {}, {"h1": "running"})
+    assert "corrected" not in balancer.journal[0].why
+    world.do(lambda: balancer.executor.close(leads=True))
+    assert "a" in world.model.machines["h1"].backups
+
+
 def test_an_abort_that_is_refused_is_not_tried_in_each_cycle(
     balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -677,3 +694,132 @@ def test_a_job_that_goes_on_when_its_watch_ends_is_asked_about_in_cycles_only(
     asked.clear()
     world.advance(STEP_SECONDS - 1.0)
     assert asked == []
+
+
+def slow_answer(world: World, host: str, meanwhile: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next answer about a domain from this host takes 12 s, in which something happens."""
+    presence = type(world.answering).presence
+    waiting = [meanwhile]
+
+    def slow(asked: str, uuid: str) -> Presence:
+        if asked == host and waiting:
+            waiting.pop()()
+            world.kernel.sleep(12.0)
+        return presence(world.answering, asked, uuid)
+
+    monkeypatch.setattr(world.answering, "presence", slow)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_only_copy_is_never_suspended_when_it_moved_between_two_answers(
+    balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """The source was asked before it was migrated, and the destination after that: both said that it runs."""
+    world.after(3.0, lambda: world.abort("a"))
+    balancer.make(move("a", "h1", "h2"))
+    assert balancer.results == ["failed"]
+    world.copy_takes(2.0)
+
+    def again() -> None:
+        if ours:
+            made = Plan(
+                strategy="default", solved=True, summary="", overloaded=(), moves=(move("a", "h1", "h2"),), refusals=()
+            )
+            balancer.executor.carry_out(record(balancer.store, made, world.clock.now(), acted=True), lambda _move: None)
+        else:
+            migrate(world.model, "a", "h1", "h2", ours=False)
+
+    suspended: list[str] = []
+    monkeypatch.setattr(world.answering, "suspend", lambda host, _uuid: suspended.append(host))
+    slow_answer(world, "h2", again, monkeypatch)
+    balancer.cycle(3)
+    assert (suspended, world.places("a"), balancer.held) == ([], {"h2": "running"}, {})
+
+
+def test_a_copy_is_not_suspended_when_the_other_one_does_not_run_any_more(
+    balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.after(3.0, lambda: world.abort("a"))
+    balancer.make(move("a", "h1", "h2"))
+    world.put("a", "h2")
+    describe = type(world.answering).describe
+
+    def dies(host: str, uuid: str) -> str:
+        world.put("a", "h1", Presence.DEFINED)
+        return describe(world.answering, host, uuid)
+
+    monkeypatch.setattr(world.answering, "describe", dies)
+    balancer.cycle()
+    assert world.places("a") == {"h1": "defined", "h2": "running"}
+
+
+def test_a_copy_that_was_suspended_while_the_other_one_came_to_it_goes_on(
+    balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.after(3.0, lambda: world.abort("a"))
+    balancer.make(move("a", "h1", "h2"))
+    world.put("a", "h2")
+    suspend = type(world.answering).suspend
+
+    def late(host: str, uuid: str) -> None:
+        world.put("a", "h1", Presence.ABSENT)
+        suspend(world.answering, host, uuid)
+
+    monkeypatch.setattr(world.answering, "suspend", late)
+    balancer.cycle()
+    assert world.places("a") == {"h2": "running"}
+
+
+def test_a_suspended_copy_that_is_the_only_one_left_is_shown_and_left_to_a_person(
+    balancer: Balancer, world: World
+) -> None:
+    """The other one may have crashed, and its disks have gone on since: nobody but a person resumes this one."""
+    world.after(3.0, lambda: world.abort("a"))
+    balancer.make(move("a", "h1", "h2"))
+    world.put("a", "h2")
+    balancer.cycle()
+    assert world.places("a") == {"h1": "running", "h2": "paused"}
+    world.put("a", "h1", Presence.DEFINED)
+    balancer.cycle(3)
+    assert world.places("a") == {"h1": "defined", "h2": "paused"}
+    (one,) = balancer.accounts.unsettled(balancer.store.watched())
+    assert (one.kind, one.hosts) == (UnsettledKind.WAITING, ("h1", "h2"))
+    assert one.text == "a was suspended on h2 as a stale copy, and is now active nowhere else"
+    world.put("a", "h2")
+    balancer.cycle()
+    assert balancer.held == {}
+
+
+@pytest.mark.parametrize("act", ["resume", "abort"])
+def test_a_balancer_that_another_one_has_deposed_does_nothing_more_to_hosts(
+    balancer: Balancer, world: World, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    world.copy_takes(25.0 if act == "resume" else 1e9)
+    left_by_an_earlier_process(balancer, world)
+    balancer.cycle(2)
+    assert len(balancer.executor.in_flight) == 1
+
+    def deposed(*_: object) -> None:
+        raise Deposed("another balancer acts")
+
+    for name in ("begin", "end", "reopen", "check_open", "check_newest"):
+        monkeypatch.setattr(balancer.store, name, deposed)
+    acts: list[str] = []
+    for name in ("resume", "undefine", "suspend", "abort", "set_bandwidth"):
+        monkeypatch.setattr(world.answering, name, lambda *_, name=name: acts.append(name))
+    if act == "resume":
+        world.advance(100.0)
+    else:
+        world.do(lambda: balancer.executor.close(leads=True))
+    assert acts == []
+
+
+def test_a_balancer_that_does_not_act_shows_no_migration_and_watches_none(balancer: Balancer, world: World) -> None:
+    world.copy_takes(1e9)
+    left_by_an_earlier_process(balancer, world)
+    balancer.cycle(2)
+    assert len(balancer.executor.in_flight) == 1
+    balancer.executor.leads = lambda: False
+    world.advance(700.0)
+    assert not balancer.executor.in_flight
+    assert len([*world.model.running_jobs("a")]) == 1, "the balancer that acts now watches it"

@@ -7,13 +7,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import virtpoise_balancer
 from random_groups import random_group, varied_group
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.model import Detail, Move, Plan, PredictedLoads, Prediction, Reason, Refusal, Resource, Snapshot
+from virtpoise_balancer.model import (
+    Detail,
+    Move,
+    Plan,
+    PredictedLoads,
+    Prediction,
+    PredictionVerdict,
+    Reason,
+    Refusal,
+    Resource,
+    Snapshot,
+)
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 
@@ -78,6 +90,13 @@ def test_every_number_of_a_plan_has_a_wording(make: object, strategy: str) -> No
         seen |= {key for detail in details(made, snapshot) for key in detail}
     assert len(seen) > 5
     assert [key for key in sorted(seen) if not wording.is_worded(key)] == []
+
+
+@pytest.mark.parametrize("verdict", [None, *(one for one in get_args(PredictionVerdict) if one != "measured")])
+def test_each_verdict_without_a_measurement_has_a_wording(verdict: str | None) -> None:
+    assert wording.unmeasured(verdict) in {"not measured yet", "not moved"} or wording.unmeasured(verdict).startswith(
+        "not measured, "
+    )
 
 
 def test_what_a_cheaper_move_costs_is_said_in_words() -> None:

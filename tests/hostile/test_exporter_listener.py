@@ -90,7 +90,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
 
 TLS = "tls_server_config: {cert_file: s.crt, key_file: s.key}\n"
 # Each scrape comes from another user: none of their passwords was verified before.
-HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(10)).decode()
+HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(8)).decode()
 USERS = "basic_auth_users:\n" + "".join(f"  user{number}: {HASH}\n" for number in range(flooding.SCRAPES))
 
 

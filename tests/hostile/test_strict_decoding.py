@@ -119,14 +119,14 @@ def test_the_thread_that_lists_domains_survives_an_error_that_cannot_be_read(mon
     def refuse(*_arguments: object) -> Session:
         raise Refused("no")
 
-    def tired(_seconds: float) -> None:
+    written: list[str] = []
+
+    def write(text: str, *given: object) -> None:  # the log's format escapes the byte
+        written.append(text % given)
         raise Ended
 
-    written: list[str] = []
-    log = SimpleNamespace(warning=lambda text, *given: written.append(text % given))  # its format escapes the byte
-    monkeypatch.setattr("virtpoise_exporter.virt.link.log", log)
+    monkeypatch.setattr("virtpoise_exporter.virt.link.log", SimpleNamespace(warning=write))
     monkeypatch.setattr("virtpoise_exporter.virt.link.Session", refuse)
-    monkeypatch.setattr("virtpoise_exporter.virt.link.time", SimpleNamespace(sleep=tired))
     with pytest.raises(Ended):
         Link("qemu:///system", lambda _: None)._run()
     assert written == ["libvirt at qemu:///system is gone, trying again: caf\udce9"]

@@ -231,17 +231,6 @@ class Pool:
     def _wait_past(self, cycle_at: float | None) -> dict[str, Any]:
         return self.wait("next cycle", lambda now: now["cycle_at"] != cycle_at, 30)
 
-    def wait_samples(self, host: str, reached: Callable[[float], bool], seconds: float = 60) -> float:
-        """Wait until the balancer's newest reading of the host is as wanted; the reading."""
-
-        def newest(status: dict[str, Any]) -> float | None:
-            return next((h["cpu_ratio"] for h in status["hosts"] if h["name"] == host), None)
-
-        status = self.wait(
-            f"such a reading of {host}", lambda now: (r := newest(now)) is not None and reached(r), seconds
-        )
-        return float(newest(status) or 0.0)
-
     def _open(self) -> bool:
         return any(record["result"] is None for record in self.balancer.history())
 

@@ -145,7 +145,7 @@ def test_an_aborted_copy_leaves_the_domain_where_it_is_and_its_volume_is_deleted
 
     requested = migrator.request(move, watch, stop)
     assert half.is_set()
-    assert (requested.why, requested.made_room) == ("aborted: told to stop", ("/run/images/aborted.img",))
+    assert (requested.why, requested.made_room) == ("aborted: the balancer was stopping", ("/run/images/aborted.img",))
     assert scene.runs_on("aborted") == ["h1"]
     assert scene.has("h2", "aborted"), "libvirt leaves what it has copied"
     migrator.discard(move, requested.made_room)

@@ -69,6 +69,8 @@ class Ends:
 
     def check_open(self, migration_id: int) -> None: ...
 
+    def check_newest(self, migration_id: int) -> None: ...
+
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         self.outcome = outcome
         return Written.ENDED

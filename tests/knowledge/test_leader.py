@@ -85,6 +85,7 @@ def test_what_an_earlier_leader_still_writes_is_refused_in_words_and_changes_not
     monkeypatch.setattr(lock, "lost", lambda: None)  # it believes that it holds the lock
     for act in (
         lambda: old.begin(migration_id),
+        lambda: old.check_newest(migration_id),
         lambda: old.end(migration_id, MigrationOutcome(result=Result.FAILED)),
         lambda: record(old, MADE, 1010.0, acted=True),
         lambda: old.forget(1e10, keep_days=1, keep_bytes=1),

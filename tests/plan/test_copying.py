@@ -63,6 +63,7 @@ def test_where_nothing_else_helps_its_disks_are_copied(policy: Policy) -> None:
     made = plan(group(*HOSTS, local("a", "h1", 3.0)), policy)
     assert (set(where(made)), made.solved) == ({"a"}, True)
     assert [one.device for one in made.moves[0].copies] == ["vda"]
+    assert made.moves[0].why.endswith("its disks are copied (vda: 10.0 GiB)")
 
 
 def test_the_bytes_of_disks_are_its_price() -> None:

@@ -77,6 +77,17 @@ def test_the_cheapest_domain_that_suffices_is_moved_to_the_emptiest_host() -> No
     assert reasons(made, "small") == {Reason.NOT_NEEDED}
 
 
+@pytest.mark.parametrize(("consecutive", "moved"), [(2, True), (5, False)])
+def test_how_far_back_a_destinations_memory_counts_is_set_for_memory(consecutive: int, moved: bool) -> None:
+    """A domain that left a while ago fills its host's memory no more, however long the CPU's trigger waits."""
+    emptied = host("h2", *(0.2,) * 9, memory_ratio=0.3, memory_ratio_window=(0.95, 0.95, 0.3, 0.3, 0.3))
+    patient = replace(
+        POLICY, cpu=Trigger(threshold=0.8, consecutive=9), memory=replace(POLICY.memory, consecutive=consecutive)
+    )
+    made = plan(group(host("h1", *(0.9,) * 9), emptied, domain("a", "h1", 2.4)), patient)
+    assert bool(made.moves) is moved
+
+
 def test_one_low_sample_makes_no_room() -> None:
     members = (host("h1", 0.9, 0.9), domain("a", "h1", 4.0))
     assert not plan(group(*members, host("h2", 0.75, 0.0)), POLICY).moves

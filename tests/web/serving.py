@@ -82,7 +82,7 @@ class Balancer:
     @contextmanager
     def served(self) -> Iterator[str]:
         """The page's address while it is served."""
-        self.server = WebServer(make_app(self.context), self.config.web)
+        self.server = WebServer.open(make_app(self.context), self.config.web)
         self.server.start()
         try:
             yield f"http://127.0.0.1:{self.server.port}"

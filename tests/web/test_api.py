@@ -29,7 +29,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from builders import domain, due_prediction, group, host, thesis_policy
+from builders import FakeClock, domain, due_prediction, group, host, thesis_policy
 from storing import record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
@@ -198,9 +198,10 @@ def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
     client: TestClient, published: Published, store: Store
 ) -> None:
     after_a_cycle(published, store)
-    published.cycle_ended = time.monotonic() - 59
+    published.clock = clock = FakeClock(published.cycle_ended)
+    clock.sleep(59)
     assert client.get("/-/healthy").status_code == 200
-    published.cycle_ended = time.monotonic() - 100
+    clock.sleep(41)
     for path in ("/-/healthy", "/-/ready"):
         answer = client.get(path)
         assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
@@ -290,8 +291,8 @@ def test_the_age_of_the_figures_grows_while_cycles_fail(client: TestClient, publ
     assert newest_figures(at, None, now=1100.0) == at
     assert newest_figures(at, replace(seen, age_seconds=500.0), now=1100.0) == at
     assert newest_figures(None, None, now=1100.0) == 1100.0, "with none ever seen they are missing since the first look"
-    published.state = replace(published.state, figures_at=time.time() - 300)
-    assert metric(client, "virtpoise_snapshot_age_seconds")[()] == pytest.approx(300, abs=30)
+    published.state, published.clock = replace(published.state, figures_at=1700.0), FakeClock(2000.0)
+    assert metric(client, "virtpoise_snapshot_age_seconds")[()] == 300
 
 
 def test_the_oldest_migration_is_as_old_as_the_journal_has_it(
@@ -300,8 +301,9 @@ def test_the_oldest_migration_is_as_old_as_the_journal_has_it(
     assert metric(client, "virtpoise_migration_oldest_seconds") == {(): 0}
     after_a_cycle(published, store)
     (known,) = published.in_flight()
-    published.in_flight = lambda: (known, InFlight(known.move, began=time.time() - 500))
-    assert metric(client, "virtpoise_migration_oldest_seconds")[()] == pytest.approx(500, abs=30)
+    published.clock = FakeClock(2000.0)
+    published.in_flight = lambda: (known, InFlight(known.move, began=1500.0), InFlight(known.move))
+    assert metric(client, "virtpoise_migration_oldest_seconds")[()] == 500
 
 
 def test_a_domain_that_is_not_accounted_for_is_counted_and_named(
@@ -956,10 +958,10 @@ def test_a_pause_is_shown_with_who_ordered_it(client: TestClient, store: Store, 
 
 def test_a_port_in_use_is_an_error_of_one_line(make_context: Callable[..., Context]) -> None:
     app = make_app(make_context())
-    first = WebServer(app, Web(listen_address="127.0.0.1:0"))
+    first = WebServer.open(app, Web(listen_address="127.0.0.1:0"))
     first.start()
     with pytest.raises(BadInput, match=rf"web.listen_address: 127.0.0.1:{first.port}: Address already in use"):
-        WebServer(app, Web(listen_address=f"127.0.0.1:{first.port}"))
+        WebServer.open(app, Web(listen_address=f"127.0.0.1:{first.port}"))
     first.stop()
 
 
@@ -989,7 +991,7 @@ def test_many_readers_at_once_take_few_threads_and_each_has_its_answer() -> None
                 held.set()
         await app(scope, receive, send)
 
-    server = WebServer(counted, Web(listen_address="127.0.0.1:0"))  # type: ignore[arg-type]
+    server = WebServer.open(counted, Web(listen_address="127.0.0.1:0"))  # type: ignore[arg-type]
     server.start()
     try:
         with ThreadPoolExecutor(16) as pool:
@@ -1031,7 +1033,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 def test_serves_over_tls_and_takes_a_renewed_certificate(make_context: Callable[..., Context], tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "first")
-    server = WebServer(make_app(make_context()), Web(listen_address="127.0.0.1:0", cert_file=cert, key_file=key))
+    server = WebServer.open(make_app(make_context()), Web(listen_address="127.0.0.1:0", cert_file=cert, key_file=key))
     server.start()
 
     def ask() -> int:
@@ -1059,7 +1061,7 @@ def test_a_wrong_certificate_is_an_error_before_anything_listens(
     (tmp_path / "key.pem").touch(0o600)
     web = Web(cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
     with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
-        WebServer(make_app(make_context()), web)
+        WebServer.open(make_app(make_context()), web)
 
 
 def test_refused_targets_are_shown_everywhere_and_escaped(

@@ -14,9 +14,8 @@ from enum import StrEnum
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
-from virtpoise_balancer.model import BrakeBounds, Result
+from virtpoise_balancer.model import WHY_LENGTH, BrakeBounds, Result
 
-_WHY_LENGTH = 200
 _MOST_NAMED = 3
 # For how long after a migration another one of the same domain is taken to undo it.
 _UNDONE_SECONDS = 3600.0
@@ -103,7 +102,7 @@ def _failing(migrations: Sequence[EndedMigration], bounds: BrakeBounds) -> str |
     last = sorted(failed, key=lambda one: one.ended)[-1]  # the last one of equals
     return (
         f"the newest migration of {len(failed)} of {len(newest)} domains failed, "
-        f"the last one of {last.domain} to {last.destination}: {last.why[:_WHY_LENGTH]}"
+        f"the last one of {last.domain} to {last.destination}: {last.why[:WHY_LENGTH]}"
     )
 
 

@@ -120,7 +120,16 @@ class Demands:
             all_on_off=cpus,
             all_catching_up=cores,
         )
-        return cls(columns(used, vcpus, lower, cores, upper, runnable, on_off, *sums))
+        table = np.empty((*used.shape, _COLUMNS))
+        table[..., _Column.USED] = used
+        table[..., _Column.VCPUS] = vcpus
+        table[..., _Column.LOWER] = lower
+        table[..., _Column.CORES] = cores
+        table[..., _Column.UPPER] = upper
+        table[..., _Column.RUNNABLE] = runnable
+        table[..., _Column.ON_OFF] = on_off
+        table[..., _FIRST_SUM:] = np.stack(sums, axis=-1)
+        return cls(table)
 
     @classmethod
     def stacked(cls, hosts: Sequence[Demands]) -> Demands:
@@ -246,14 +255,6 @@ def estimate(hosts: Sequence[Sequence[Domain]], *, cpus: int, load: Floats, satu
     return Demands.of(run, vcpus, lower, cores, upper, _runnable(run, delay, vcpus), on_off)
 
 
-def columns(*properties: Floats) -> Floats:
-    """Properties of domains side by side (domains x properties); more axes of the domains come before these."""
-    table = np.empty((*properties[0].shape, len(properties)))
-    for column, values in enumerate(properties):
-        table[..., column] = values
-    return table
-
-
 def residence(counts: Sequence[int]) -> Floats:
     """Which domains are on which host, 1 or 0 (hosts x domains).
 
@@ -347,7 +348,7 @@ def busy_cpus(cpus: int, probability: Floats, vcpus: Floats, there: Floats) -> F
     result is the mean of N.
     """
     runnable = probability * vcpus
-    added = there @ columns(runnable, runnable * (1 - probability), vcpus)
+    added = there @ np.stack((runnable, runnable * (1 - probability), vcpus), axis=-1)
     mean: Floats = added[..., 0]
     never = mean + _NEVER_DEVIATIONS * np.sqrt(added[..., 1]) < cpus
     if never.all():

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from virtpoise_balancer.model import Role
+from virtpoise_balancer.model import PredictionVerdict, Role
 
 _FEWEST_READINGS = 3
 
@@ -39,10 +38,10 @@ class DuePrediction:
 class Measured:
     """What a prediction is compared with.
 
-    ``verdict``: measured, disturbed or no_data. ``ratio`` and ``error`` (ratio - predicted) only when measured.
+    ``ratio`` and ``error`` (ratio - predicted) only when measured.
     """
 
-    verdict: Literal["measured", "disturbed", "no_data"]
+    verdict: PredictionVerdict
     window: tuple[float, float] | None = None
     ratio: float | None = None
     error: float | None = None

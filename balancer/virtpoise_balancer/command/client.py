@@ -14,12 +14,15 @@ import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput, NotKnown, Refused, VirtpoiseError
 from virtpoise_balancer.tokens import USER_HEADER, own_token, user_name
+
+if TYPE_CHECKING:  # most commands need no plan, and start faster without
+    from virtpoise_balancer.model import Plan
 
 _TIMEOUT_SECONDS = 60.0  # an order is checked against fresh data before it is answered
 _MOST_BYTES = 256 * 2**20
@@ -81,6 +84,13 @@ def _first_of(file: Path) -> bytes:
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     _, _, rest = file.read_text("ascii", "replace").partition(begin)
     return ssl.PEM_cert_to_DER_cert(f"{begin}{rest.partition(end)[0]}{end}")
+
+
+def plan_in(reply: Any) -> Plan | None:
+    """The plan in the balancer's answer to ``plan``, or None while it has none."""
+    from virtpoise_balancer.formats import read_plan
+
+    return read_plan(json.dumps(reply["plan"]), "the balancer's plan") if reply["plan"] else None
 
 
 def get(config: Config, path: str, timeout_seconds: float = 5.0) -> Any:

@@ -5,7 +5,6 @@ The running balancer asks that libvirt, since whoever types the command may have
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from virtpoise_balancer.command import client, terminal
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import Refused, VirtpoiseError
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.formats import read_plan
+from virtpoise_balancer.model import Plan
 
 _MOST_NAMED = 5
 
@@ -62,7 +61,7 @@ def look(ask: Callable[[str], Any], host: str, since: float) -> DrainProgress:
         if status["cycle_at"] is None or status["cycle_at"] <= since:
             return DrainProgress(left=None, waits="waits for the balancer's next cycle")
         found = ask(f"hosts/{quote(host, safe='')}")["status"]
-        plan = ask("plan")["plan"]
+        plan = client.plan_in(ask("plan"))
     except VirtpoiseError as error:
         return DrainProgress(left=None, waits=f"waits: {error}")
     if not found["draining"]:
@@ -80,9 +79,7 @@ def look(ask: Callable[[str], Any], host: str, since: float) -> DrainProgress:
     return DrainProgress(left=left, waits=_waits(status, found, plan, flights))
 
 
-def _waits(
-    status: Mapping[str, Any], host: Mapping[str, Any], plan: Mapping[str, Any] | None, flights: Sequence[str]
-) -> str:
+def _waits(status: Mapping[str, Any], host: Mapping[str, Any], plan: Plan | None, flights: Sequence[str]) -> str:
     """What a drain that is not done waits for."""
     if flights:
         return f"{_names(flights)} migrating"
@@ -94,8 +91,7 @@ def _waits(
         return f"waits for a person, since the brake is on: {status['brake']['why']}; `virtpoise release` ends it"
     if status["blackout"]:
         return f"waits: no migration begins {status['blackout']['text']}; `virtpoise apply` goes ahead"
-    made = read_plan(json.dumps(plan), "the balancer's plan") if plan else None
-    leaving = {move.uuid: move.domain for move in made.moves if move.source == host["name"]} if made else {}
+    leaving = {move.uuid: move.domain for move in plan.moves if move.source == host["name"]} if plan else {}
     moves = list(leaving.values())
     if moves and status["mode"] != "automatic":
         return (
@@ -104,7 +100,7 @@ def _waits(
         )
     stays = {
         one.uuid or one.domain: f"{one.domain} stays: {wording.refusal(one)}"
-        for one in (made.refusals if made else ())
+        for one in (plan.refusals if plan else ())
         if one.domain in host["domains"] and one.uuid not in leaving and one.host in (None, host["name"])
     }
     if stays and not moves:

@@ -205,13 +205,10 @@ def _by() -> By:
 
 def _recommended(settings: Config) -> Sequence[Move]:
     """The moves of the running balancer's plan."""
-    import json
-
     from virtpoise_balancer.command import client
-    from virtpoise_balancer.formats import read_plan
 
-    plan = client.get(settings, "plan")["plan"]
-    return read_plan(json.dumps(plan), "the balancer's plan").moves if plan else ()
+    plan = client.plan_in(client.get(settings, "plan"))
+    return plan.moves if plan else ()
 
 
 def _chosen(recommended: Sequence[Move], domains: Sequence[str]) -> list[Move]:

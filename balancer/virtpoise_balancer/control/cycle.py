@@ -10,6 +10,7 @@ from typing import Protocol
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.commitments import remembered_since
 from virtpoise_balancer.analyse.drains import DrainOrder, of_group
+from virtpoise_balancer.analyse.habits import HabitBook, Readings, readings
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
 from virtpoise_balancer.analyse.silence import Silence
@@ -114,6 +115,8 @@ class NothingKnown:
 class Cycle:
     """The parts of the loop. What it remembers from one turn to the next is in the store alone.
 
+    But for ``habits``: what domains usually use. They are learned anew after a start.
+
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
     well, and why nothing is done with them. ``possible``: what libvirt would refuse.
@@ -131,6 +134,7 @@ class Cycle:
     shared: Callable[[], Mapping[str, str]] = dict
     possible: Possible = field(default_factory=NothingKnown)
     accounts: Accounts = field(default_factory=NoAccounts)
+    habits: HabitBook = field(default_factory=HabitBook)
 
     def run(self, now: float) -> Report:
         """One turn at ``now`` (Unix seconds)."""
@@ -138,6 +142,8 @@ class Cycle:
             seen = self.observer.observe(now)
         except MonitorError as error:
             return self.failed(f"nothing is done: {error}", now)
+        self.remember(seen.snapshot.time, readings(seen.snapshot))
+        seen = replace(seen, snapshot=self._with_habits(seen.snapshot))
         hosts = _known(seen.snapshot)
         self.store.adopt(hosts)
         busy = self.executor.busy
@@ -187,6 +193,7 @@ class Cycle:
         Refused when they are not all in it any more.
         """
         seen = self.observer.observe(now)
+        seen = replace(seen, snapshot=self._with_habits(seen.snapshot))
         busy = self.executor.busy
         memory = self._recall(now, _known(seen.snapshot))
         known = self._standing(memory, now)
@@ -222,6 +229,17 @@ class Cycle:
         memory = replace(memory, facts=self.possible.facts())
         situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
         return why_not_now(situation, move, ordered=ordered)
+
+    def remember(self, at: float, read: Readings) -> None:
+        """Take in what domains use at this time (Unix seconds)."""
+        self.habits.update(at, read, self.policy.cpu.consecutive * self.observer.sample_times.step_seconds)
+
+    def _with_habits(self, snapshot: Snapshot) -> Snapshot:
+        """With the habits of the domains where a plan may need them: a host is overloaded."""
+        threshold = self.policy.cpu.threshold
+        if not any(host.known and host.load >= threshold for host in snapshot.hosts):
+            return snapshot
+        return replace(snapshot, habits=self.habits.habits())
 
     def _recall(self, now: float, hosts: Collection[str]) -> Memory:
         """What the store remembers, the libvirts' facts included. ``hosts``: those that the group has now."""

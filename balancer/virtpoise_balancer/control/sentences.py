@@ -41,7 +41,8 @@ def under_way(in_flight: Sequence[UnderWay], waiting: int) -> str:
         if flight.progress and (done := flight.progress.copied_ratio) is not None:
             dirtied = wording.dirtied(flight.progress.dirty_bytes_per_second)
             dirtied += wording.throttled(flight.progress.throttle_ratio)
-            text += f" ({done:.0%}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
+            disks = wording.with_disks(flight.progress.disk_bytes)
+            text += f" ({done:.0%}{disks}, {flight.progress.elapsed_seconds:.0f} s{dirtied})"
         parts.append(text)
     later = f"{waiting} more {'move waits' if waiting == 1 else 'moves wait'}" if waiting else ""
     return ", ".join(filter(None, (f"migrating {', '.join(parts)}" if parts else "", later))) or "moves are being made"

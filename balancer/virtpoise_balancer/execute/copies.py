@@ -11,9 +11,9 @@ from functools import partial
 
 import structlog
 
-from virtpoise_balancer.execute.answers import descriptions, presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.lanes import Lanes, Work
+from virtpoise_balancer.execute.questions import confirmed, descriptions, presence
 from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
 from virtpoise_balancer.model import Unsettled, UnsettledKind
 from virtpoise_balancer.threads import THREADS, Threads
@@ -120,6 +120,7 @@ class Copies:
                 answer = answers[place] = unanswered[-1] if enough else presence(hosts, place, uuid)
                 if isinstance(answer, Silent) and not enough:
                     unanswered.append(answer)
+            answers = confirmed(hosts, answers, uuid)
             running = [place for place, answer in answers.items() if answer in SETTLED]
             words = descriptions(hosts, running, uuid) if len(running) > 1 else ""
             with self._lock:

@@ -7,7 +7,6 @@ does not answer; no other move waits for it.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
@@ -36,17 +36,17 @@ End = TypeVar("End", MigrationOutcome, None)
 class InFlight:
     """A migration under way.
 
-    ``began``: in Unix seconds, as the journal has it; ``progress`` once libvirt has reported any.
+    ``began``: in Unix seconds, as the journal has it, None where it does not; ``progress`` once libvirt has reported
+    any.
     """
 
     move: Move
     progress: Progress | None = None
-    began: float = field(default_factory=time.time)
+    began: float | None = None
 
-    @property
-    def seconds(self) -> float:
-        """The seconds since it began."""
-        return max(time.time() - self.began, 0.0)
+    def seconds(self, now: float) -> float:
+        """The seconds since it began; 0 where its beginning is not known."""
+        return 0.0 if self.began is None else max(now - self.began, 0.0)
 
 
 # Looks at the world again before a move: why it must not be made now, or None.
@@ -91,6 +91,8 @@ class LibvirtExecutor:
     inquire: Callable[[Move], None] = lambda _move: None  # what both hosts of a move have against it; in bounded time
     limits: Limits = field(default_factory=Limits)  # for the moves of all plans together
     threads: Threads = THREADS
+    clock: Clock = SYSTEM
+    leads: Callable[[], bool] = lambda: True  # whether this balancer acts: another one shows and watches what runs else
     stop: threading.Event = field(default_factory=threading.Event)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)  # by the id in the journal
     _looking: Lock = field(init=False)  # one move begins at a time
@@ -106,11 +108,14 @@ class LibvirtExecutor:
 
     @property
     def in_flight(self) -> tuple[InFlight, ...]:
-        others = (
-            InFlight(entry.move, progress, entry.began or time.time())
-            for entry, progress in self.reconciler.under_way()
-        )
+        if not self.leads():
+            return ()
+        others = (InFlight(entry.move, progress, entry.began) for entry, progress in self.reconciler.under_way())
         return (*self._in_flight.copy().values(), *others)
+
+    @property
+    def _watches(self) -> bool:
+        return self.leads() and not self._gives_way
 
     @property
     def busy(self) -> bool:
@@ -163,8 +168,8 @@ class LibvirtExecutor:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until no moves are being made, for ``seconds`` at most. Whether that came."""
-        until = None if seconds is None else time.monotonic() + seconds
-        while (left := None if until is None else until - time.monotonic()) is None or left > 0:
+        until = None if seconds is None else self.clock.monotonic() + seconds
+        while (left := None if until is None else until - self.clock.monotonic()) is None or left > 0:
             with self._lock:  # where one move ends the next begins before the lock is free
                 thread = next(iter(self._threads.values()), None)
             if thread is None:
@@ -196,7 +201,7 @@ class LibvirtExecutor:
         known = {entry.id for entry, _ in loose}
         self._watchers = {id_: thread for id_, thread in self._watchers.items() if id_ in known}
         for entry, progress in loose:
-            if progress is None or entry.id in self._watchers or self._gives_way:
+            if progress is None or entry.id in self._watchers or not self._watches:
                 continue
             watch = partial(self._watch_over, entry)
             try:
@@ -206,14 +211,19 @@ class LibvirtExecutor:
 
     def _watch_over(self, entry: JournalEntry) -> None:
         def goes_on() -> bool:
-            return not self._gives_way and any(one.id == entry.id for one, _ in self.reconciler.under_way())
+            return self._watches and any(one.id == entry.id for one, _ in self.reconciler.under_way())
 
         try:
-            self.migrator.watch_over(entry, goes_on, partial(self.reconciler.requested, entry), self.stop)
+            note, check = partial(self.reconciler.requested, entry), self._check(entry)
+            self.migrator.watch_over(entry, goes_on, note, self.stop, check)
             # No move waits for this one, so a silent host is asked again.
             self._hand_over(lambda: self.reconciler.ask_now(entry) if goes_on() else None, lambda _open: False)
         except Exception:  # the reconciler goes on asking for its end
             log.exception("a migration could not be watched", domain=entry.move.domain)
+
+    def _check(self, entry: JournalEntry) -> Callable[[], None]:
+        """What raises when nothing further may be done for an entry."""
+        return lambda: self.reconciler.journal.check_newest(entry.id)
 
     def _end_waiting(self, reasons: Mapping[int, str]) -> None:
         for id_, why in reasons.items():
@@ -307,7 +317,7 @@ class LibvirtExecutor:
 
         requested = Requested(why="unforeseen", answered=False)
         try:
-            requested = self.migrator.request(entry.move, watch, self.stop)
+            requested = self.migrator.request(entry.move, watch, self.stop, self._check(entry))
         except Exception as error:  # it was asked for, or not: only the hosts know
             log.exception("a request for a migration failed in an unforeseen way", domain=entry.move.domain)
             requested = Requested(why=f"unforeseen: {type(error).__name__}: {error}", answered=False)

@@ -63,7 +63,14 @@ class Hosts(Protocol):
         ...
 
     def progress(self, host: str, uuid: str) -> Progress | None:
-        """The figures of the domain's running job on this host; None when there is no job."""
+        """The figures of the domain's running migration on this host; None when there is none.
+
+        A backup or a dump is none.
+        """
+        ...
+
+    def is_worked_on(self, host: str, uuid: str) -> bool:
+        """Whether the domain has a running job on this host, of whatever kind and whoever asked for it."""
         ...
 
     def completed(self, host: str, uuid: str) -> Completed:
@@ -98,7 +105,7 @@ class Hosts(Protocol):
         ...
 
     def abort(self, host: str, uuid: str) -> None:
-        """Abort the domain's running job on this host."""
+        """Abort the domain's migration from this host. Any other job is left alone, which is a LibvirtError."""
         ...
 
     def undefine(self, host: str, uuid: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import posixpath
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -65,7 +65,7 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
     """
     lackers: dict[Requirement, frozenset[str]] = {}
     copies: dict[str, tuple[DiskCopy, ...]] = {}
-    asked = _Asked.of(records.values())
+    asked = _Asked.of(records)
     requires: dict[str, tuple[Requirement, ...]] = {}
     holds: dict[str, tuple[Hold, ...]] = {}
     of_kind: dict[object, list[Requirement]] = {}  # most domains need what others need
@@ -77,7 +77,7 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
                 of_kind[kind] = []
                 for requirement, lacks in _requirements(domain, record.facts, copied, asked):
                     if requirement not in lackers:
-                        lackers[requirement] = frozenset(host for host, there in records.items() if lacks(there))
+                        lackers[requirement] = lacks if isinstance(lacks, frozenset) else _all_that(lacks, records)
                     if lackers[requirement]:
                         of_kind[kind].append(requirement)
             fitting = (one for one in of_kind[kind] if name not in lackers[one] or one.name.startswith(_PLACE))
@@ -106,15 +106,22 @@ def _hold(one: Bound) -> Hold:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What hosts have said of other hosts' images: those that some host lacks, and those that some host has."""
+    """What hosts have said of other hosts' images: by image, the hosts that lack it, and those that have it."""
 
-    missing: Set[str]
-    present: Set[str]
+    missing: Mapping[str, frozenset[str]]
+    present: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, records: Iterable[HostRecord]) -> _Asked:
-        answers = [(image, there) for record in records for image, there in record.images.items()]
-        return cls({image for image, there in answers if not there}, {image for image, there in answers if there})
+    def of(cls, records: Mapping[str, HostRecord]) -> _Asked:
+        hosts: dict[bool, dict[str, set[str]]] = {False: {}, True: {}}
+        for host, record in records.items():
+            for image, there in record.images.items():
+                hosts[there].setdefault(image, set()).add(host)
+        return cls(*({image: frozenset(names) for image, names in found.items()} for found in hosts.values()))
+
+
+def _all_that(lacks: _Lacks, records: Mapping[str, HostRecord]) -> frozenset[str]:
+    return frozenset(host for host, there in records.items() if lacks(there))
 
 
 def _copies(domain: Needs, record: HostRecord, asked: _Asked) -> tuple[DiskCopy, ...]:
@@ -152,9 +159,8 @@ def _kind(domain: Needs, here: HostFacts, copied: tuple[DiskCopy, ...], asked: _
         tuple(filter(listed.__contains__, domain.bridges)),
         tuple(filter(listed.__contains__, domain.devices)),
         tuple(_pools(domain, here)),
-        tuple(_missing(domain, copied, asked)),
-        tuple(_places(copied)),
-        tuple(_taken(copied, asked)),
+        tuple(_missing(domain, copied, asked)) if asked.missing else (),
+        (*_places(copied), *_taken(copied, asked)) if copied else (),
         domain.secrets,
         domain.cpus,
         domain.nodes,
@@ -163,7 +169,7 @@ def _kind(domain: Needs, here: HostFacts, copied: tuple[DiskCopy, ...], asked: _
 
 def _requirements(
     domain: Needs, here: HostFacts, copied: tuple[DiskCopy, ...], asked: _Asked
-) -> Iterator[tuple[Requirement, _Lacks]]:
+) -> Iterator[tuple[Requirement, _Lacks | frozenset[str]]]:
     if domain.hardware is not None:
         yield from _of_hardware(domain.hardware)
     for network in domain.networks:
@@ -180,13 +186,13 @@ def _requirements(
         yield Requirement(kind=Need.STORAGE, name=named), lacks
     for image in _missing(domain, copied, asked):
         what = "" if image.startswith("/") else "volume "
-        yield Requirement(kind=Need.STORAGE, name=f"{what}{image} of a disk"), partial(_said, image, False)
+        yield Requirement(kind=Need.STORAGE, name=f"{what}{image} of a disk"), asked.missing[image]
     for folder, tenths in _places(copied):
         place = f"{_PLACE} in a storage pool at {folder} with {tenths / 10:g} GiB free"
         yield Requirement(kind=Need.STORAGE, name=place), partial(_lacks_place, folder, tenths * _GIB // 10)
     for path in _taken(copied, asked):
         place = f"{_PLACE} at {path}, where nothing is yet"
-        yield Requirement(kind=Need.STORAGE, name=place), partial(_said, path, True)
+        yield Requirement(kind=Need.STORAGE, name=place), asked.present[path]
     for secret in domain.secrets:
         yield Requirement(kind=Need.STORAGE, name=f"secret {secret} of a disk"), partial(_lacks, "secrets", secret)
     for what, numbers, of_host in (("CPU", domain.cpus, "cpus"), ("NUMA node", domain.nodes, "nodes")):
@@ -212,17 +218,17 @@ def _pools(domain: Needs, here: HostFacts) -> Iterator[tuple[str, Pool]]:
     where it is known what the pool stands on.
     """
     pools = here.pools or {}
-    folders = {posixpath.dirname(path) for path in domain.disks}
-    by_path = {name for name, pool in pools.items() if pool.source is not None and pool.target in folders}
-    for name in sorted(by_path | set(domain.pools)):
+    known = [name for name, pool in pools.items() if pool.source is not None]
+    folders = {posixpath.dirname(path) for path in domain.disks} if known else ()
+    names = {*domain.pools, *(name for name in known if pools[name].target in folders)}
+    for name in sorted(names):
         yield name, pools.get(name, Pool())
 
 
 def _missing(domain: Needs, copied: tuple[DiskCopy, ...], asked: _Asked) -> Iterator[str]:
     """Its images that some host lacks, without those that are copied."""
-    if asked.missing:
-        paths = {one.path for one in copied}
-        yield from (image for image in domain.images if image in asked.missing and image not in paths)
+    paths = {one.path for one in copied}
+    yield from (image for image in domain.images if image in asked.missing and image not in paths)
 
 
 def _places(copied: tuple[DiskCopy, ...]) -> Iterator[tuple[str, int]]:
@@ -248,11 +254,6 @@ def _lacks_pool(name: str, here: Pool, there: HostRecord, *, by_name: bool) -> b
     if other is None and not by_name:
         other = next((one for one in pools.values() if one.target == here.target), None)
     return by_name or None if other is None else here.differs(other)
-
-
-def _said(image: str, wrong: bool, there: HostRecord) -> bool | None:
-    """Whether the host has said this of the image."""
-    return None if image not in there.images else there.images[image] is wrong
 
 
 def _lacks_place(folder: str, needed: int, there: HostRecord) -> bool | None:

@@ -35,6 +35,7 @@ _WAY: TypeAdapter[tuple[bool, str | None]] = TypeAdapter(tuple[bool, str | None]
 _PRESENT: TypeAdapter[dict[str, bool]] = TypeAdapter(dict[str, bool])
 _WORDS_OF: TypeAdapter[dict[str, Bound | None]] = TypeAdapter(dict[str, Bound | None])
 _VERDICTS: TypeAdapter[tuple[HardwareVerdict, ...]] = TypeAdapter(tuple[HardwareVerdict, ...])
+_YES: TypeAdapter[bool] = TypeAdapter(bool)
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _RATE: TypeAdapter[float | None] = TypeAdapter(Annotated[float, Ge(0)] | None)
@@ -93,7 +94,7 @@ class LibvirtHosts:
         return self._ask(_NAMED, host, "between_hosts")
 
     def progress(self, host: str, uuid: str) -> Progress | None:
-        job = self._ask(_JOB, host, "job", uuid, what="job statistics")
+        job = self._ask(_JOB, host, "migration_job", uuid, what="job statistics")
         if job is None:
             return None
         pages = _number(job, "memory_dirty_rate")
@@ -107,6 +108,9 @@ class LibvirtHosts:
             disk_bytes=_number(job, "disk_total"),
             throttle_ratio=min(_number(job, "auto_converge_throttle") or 0, 100) / 100,
         )
+
+    def is_worked_on(self, host: str, uuid: str) -> bool:
+        return self._ask(_YES, host, "is_worked_on", uuid, what="job statistics")
 
     def completed(self, host: str, uuid: str) -> Completed:
         job = self._ask(_JOB, host, "completed_job", uuid, what="job statistics") or {}

@@ -12,12 +12,13 @@ import structlog
 
 from virtpoise_balancer.analyse.convergence import Convergence, Feasibility, feasibility
 from virtpoise_balancer.clock import SYSTEM, Clock
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts, RunningMigration
+from virtpoise_balancer.execute.questions import running_job
 from virtpoise_balancer.execute.reconcile import Silent
-from virtpoise_balancer.execute.reconciler import Requested, running_job
-from virtpoise_balancer.model import Cause, JournalEntry, Move, Progress
+from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Cause, JournalEntry, Move, Progress
 from virtpoise_balancer.visible import visible
 
 log = structlog.get_logger()
@@ -30,8 +31,6 @@ ABORT_SECONDS = 60.0
 _LEAST_SECONDS = 10.0
 # Disks that are copied more slowly than this are given up, or than half of the bandwidth limit if that is less.
 _SLOWEST_COPY_MIB_PER_SECOND = 16.0
-# Where nothing is known of the uplinks: 1 Gbit/s.
-_ASSUMED_BYTES_PER_SECOND = 125e6
 _MIB = 1 << 20
 _MOST_SHOWN = 100  # characters of a name
 
@@ -90,7 +89,7 @@ class Migrator:
         try:
             here = self.hosts.presence(move.source, move.uuid)
             there = self.hosts.presence(move.destination, move.uuid)
-            job = self.hosts.progress(move.source, move.uuid)
+            is_worked_on = self.hosts.is_worked_on(move.source, move.uuid)
             between = {host: self.hosts.between_hosts(host) for host in (move.source, move.destination)}
         except LibvirtError as error:
             return str(error)
@@ -98,7 +97,7 @@ class Migrator:
             return f"{move.domain} is {here.value} on {move.source}, no longer running there"
         if there in (Presence.RUNNING, Presence.PAUSED, Presence.MIGRATING):
             return f"{move.domain} is already {there.value} on {move.destination}"
-        if job is not None:
+        if is_worked_on:
             return f"{move.domain} is being worked on by another job"
         for host, found in between.items():
             for uuid, name in found:
@@ -114,7 +113,7 @@ class Migrator:
         limit = self.bandwidth(self.clock.now())
         link = None if move.link_bytes_per_second is None else move.link_bytes_per_second / (beside + 1)
         known = [speed for speed in (link, limit and limit * _MIB) if speed]
-        least = min(known, default=_ASSUMED_BYTES_PER_SECOND) * _LEAST_SECONDS
+        least = min(known, default=ASSUMED_BYTES_PER_SECOND) * _LEAST_SECONDS
         try:
             written = self.hosts.dirty_rate(move.source, move.uuid, int(least))
         except LibvirtError:
@@ -131,10 +130,12 @@ class Migrator:
         why = f"it would not converge: {figures}" if found is Feasibility.NOT else None
         return WriteRate(dirty_bytes_per_second=written, why=why)
 
-    def request(self, move: Move, watch: Watch, stop: threading.Event) -> Requested:
+    def request(
+        self, move: Move, watch: Watch, stop: threading.Event, check: Callable[[], None] = lambda: None
+    ) -> Requested:
         """Ask for the migration, and wait until that was answered or given up.
 
-        Never raises for what libvirt says or does not say.
+        Never raises for what libvirt says or does not say. ``check``: raises when nothing further may be done to it.
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()
@@ -142,7 +143,7 @@ class Migrator:
             made_room = self.hosts.make_room(move.destination, move.copies) if move.copies else ()
         except LibvirtError as error:
             return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
-        why, cause, answered, waited = self._run(move, seen, stop, began)
+        why, cause, answered, waited = self._run(move, seen, stop, began, check)
         if cause is Cause.ERROR and answered and not seen.copied:
             cause = Cause.REFUSED
         return Requested(
@@ -164,7 +165,7 @@ class Migrator:
             log.warning("what a failed migration has copied is left", domain=move.domain, why=str(error), **where)
 
     def _run(
-        self, move: Move, watch: Watch, stop: threading.Event, began: float
+        self, move: Move, watch: Watch, stop: threading.Event, began: float, check: Callable[[], None]
     ) -> tuple[str | None, Cause | None, bool, float | None]:
         """What went wrong and what that teaches, or None; whether libvirt has answered the request; how long the domain
         waited to start.
@@ -172,12 +173,14 @@ class Migrator:
         bandwidth = self.bandwidth(self.clock.now())
         try:
             with self.hosts.migration(move.uuid, move.source, move.destination, bandwidth, move.copies) as migration:
-                beyond = self._beyond_bounds(move, self._until_answered(move, migration, began), watch, stop, bandwidth)
+                beyond = self._beyond_bounds(
+                    move, self._until_answered(move, migration, began), watch, stop, bandwidth, check
+                )
                 if beyond is None:
                     cause = Cause.STOPPED if stop.is_set() else Cause.ERROR
                     return migration.error, cause if migration.error else None, True, migration.waited_seconds
                 why, cause = beyond
-                refused = self._abort(move)
+                refused = self._abort(move, check)
                 if not migration.ended(ABORT_SECONDS):
                     after = f"and libvirt has not ended it after {ABORT_SECONDS:g} s more"
                     return _refused(why, refused) if refused else f"aborted: {why}, {after}", cause, False, None
@@ -189,17 +192,22 @@ class Migrator:
             return str(error), Cause.STOPPED if stop.is_set() else Cause.ERROR, False, None
 
     def watch_over(
-        self, entry: JournalEntry, goes_on: Callable[[], bool], note: Callable[[Requested], None], stop: threading.Event
+        self,
+        entry: JournalEntry,
+        goes_on: Callable[[], bool],
+        note: Callable[[Requested], None],
+        stop: threading.Event,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Watch a migration that no request of this process waits for, with the bounds that ``request`` has.
 
         Returns when its job has ended or is another's, when ``goes_on`` is False, or when it was to be aborted and does
-        not end. ``note``: takes why it is aborted, before it is.
+        not end. ``note``: takes why it is aborted, before it is. ``check``: as in ``request``.
         """
         move, began = entry.move, entry.began or self.clock.now()
         seen = _Seen(lambda _progress: None)
         looks = self._until_job_ends(move, began, goes_on)
-        beyond = self._beyond_bounds(move, looks, seen, stop, self.bandwidth(began))
+        beyond = self._beyond_bounds(move, looks, seen, stop, self.bandwidth(began), check)
         if beyond is None:
             return
         why, cause = beyond
@@ -207,7 +215,7 @@ class Migrator:
             why=f"aborted: {why}", cause=cause, answered=False, dirty_bytes_per_second=seen.dirty_bytes_per_second
         )
         note(requested)
-        if refused := self._abort(move):
+        if refused := self._abort(move, check):
             note(replace(requested, why=_refused(why, refused)))
             return
         until = self.clock.monotonic() + ABORT_SECONDS
@@ -218,7 +226,13 @@ class Migrator:
             note(replace(requested, over=True))
 
     def _beyond_bounds(
-        self, move: Move, looks: Iterable[_Look], watch: Watch, stop: threading.Event, bandwidth: int | None
+        self,
+        move: Move,
+        looks: Iterable[_Look],
+        watch: Watch,
+        stop: threading.Event,
+        bandwidth: int | None,
+        check: Callable[[], None],
     ) -> tuple[str, Cause] | None:
         """Why the migration is to be aborted, and what that teaches; None when it has ended before, with its ``looks``.
 
@@ -241,7 +255,7 @@ class Migrator:
                 stop_at = now + self.stop_grace_seconds
             if stop_at is not None and now >= stop_at:
                 return "the balancer was stopping", Cause.STOPPED
-            bandwidth = self._limited(move, bandwidth)
+            bandwidth = self._limited(move, bandwidth, check)
         return None
 
     def _until_answered(self, move: Move, migration: RunningMigration, began: float) -> Iterator[_Look]:
@@ -273,21 +287,23 @@ class Migrator:
         """
         return self.clock.now() - progress.elapsed_seconds <= began + _JOB_LATE_SECONDS
 
-    def _limited(self, move: Move, bandwidth: int | None) -> int | None:
+    def _limited(self, move: Move, bandwidth: int | None, check: Callable[[], None]) -> int | None:
         """The bandwidth limit from now on. ``bandwidth``: the one so far."""
         wanted = self.bandwidth(self.clock.now())
         if wanted != bandwidth:
             try:
+                check()
                 self.hosts.set_bandwidth(move.source, move.uuid, wanted)
-            except LibvirtError:
+            except (LibvirtError, Refused, StoreError):
                 return bandwidth  # the next look tries again
         return wanted
 
-    def _abort(self, move: Move) -> str | None:
+    def _abort(self, move: Move, check: Callable[[], None]) -> str | None:
         """Why it was not aborted, or None: it has ended by itself, as the wait that follows shows, or may not be."""
         try:
+            check()
             self.hosts.abort(move.source, move.uuid)
-        except LibvirtError as error:
+        except (LibvirtError, Refused, StoreError) as error:
             log.warning("a migration could not be aborted", domain=move.domain, source=move.source, why=str(error))
             return str(error)
         return None

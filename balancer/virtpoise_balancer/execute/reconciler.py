@@ -10,27 +10,28 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 import structlog
 
 from virtpoise_balancer.clock import Clock
-from virtpoise_balancer.errors import LibvirtError
-from virtpoise_balancer.execute.answers import Elsewhere, descriptions, presence
+from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
+from virtpoise_balancer.execute.elsewhere import Elsewhere
 from virtpoise_balancer.execute.hosts import Completed, Hosts
+from virtpoise_balancer.execute.questions import confirmed, presence, running_job
 from virtpoise_balancer.execute.reconcile import (
     LATE_SECONDS,
+    SETTLED,
     Answer,
     Arrived,
-    Silent,
     StillOpen,
     Verdict,
     is_away,
     reconcile,
-    stale_copy,
 )
+from virtpoise_balancer.execute.stale import StaleCopies
 from virtpoise_balancer.model import (
     Cause,
     JournalEntry,
@@ -58,6 +59,10 @@ class Journal(Protocol):
 
     def check_open(self, migration_id: int) -> None:
         """Refused when it has an end, or when another balancer acts."""
+        ...
+
+    def check_newest(self, migration_id: int) -> None:
+        """Refused when a later migration of its domain has begun, or when another balancer acts: before each act."""
         ...
 
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
@@ -104,15 +109,16 @@ class Reconciler:
     _asking: dict[int, Thread] = field(default_factory=dict)
     _requested: dict[int, Requested] = field(default_factory=dict)
     _started: set[int] = field(default_factory=set)  # entries whose domain was started on its destination by `_start`
-    _suspended: dict[int, str] = field(default_factory=dict)  # where the stale copy of an entry was suspended
     _unwritten: dict[int, tuple[Move, MigrationOutcome]] = field(default_factory=dict)
     _asked_since: dict[int, float] = field(default_factory=dict)  # on the monotonic clock, by the id in the journal
     _found: dict[int, StillOpen] = field(default_factory=dict)
     _open: dict[int, JournalEntry] = field(default_factory=dict)  # of the newest cycle
     _group: tuple[str, ...] = ()  # all hosts that the newest cycle knew
+    _stale: StaleCopies = field(init=False)
     _elsewhere: Elsewhere = field(init=False)
 
     def __post_init__(self) -> None:
+        self._stale = StaleCopies(lambda migration_id: self.journal.check_newest(migration_id))
         self._elsewhere = Elsewhere(self.hosts, self.clock, self.threads)
 
     # --- for the executor ---------------------------------------------------------------------------------------------
@@ -138,6 +144,8 @@ class Reconciler:
     def settle(self, entry: JournalEntry) -> MigrationOutcome | StillOpen:
         """Ask the world once; write the end if there is one."""
         found = self._ask(entry)
+        if not isinstance(found, StillOpen):
+            found = self._stale.only_copy(self.hosts(), entry) or found
         if isinstance(found, Arrived):
             found = self._start(entry)
         if isinstance(found, StillOpen):
@@ -158,7 +166,7 @@ class Reconciler:
         if not outcome.lost:  # what libvirt has answered still counts when the domain is found again
             self._requested.pop(migration_id, None)
         self._started.discard(migration_id)
-        self._suspended.pop(migration_id, None)
+        self._stale.forget(migration_id)
         self._found.pop(migration_id, None)
         self._open.pop(migration_id, None)
         if written is Written.CORRECTED:
@@ -261,8 +269,9 @@ class Reconciler:
         move = entry.move
         text = f"{move.domain} waits on {move.destination} to be started"
         try:
+            self.journal.check_newest(entry.id)
             self.hosts().resume(move.destination, move.uuid)
-        except LibvirtError as error:
+        except (LibvirtError, Refused, StoreError) as error:
             text = f"{text}: {error}"
         else:
             log.info("a domain was started on its destination", domain=move.domain, host=move.destination)
@@ -277,6 +286,9 @@ class Reconciler:
         job = running_job(hosts, move.source, move.uuid)
         here = presence(hosts, move.source, move.uuid)
         there = presence(hosts, move.destination, move.uuid)
+        if here in SETTLED and there in SETTLED:
+            here = confirmed(hosts, {move.source: here, move.destination: there}, move.uuid)[move.source]
+            job = running_job(hosts, move.source, move.uuid)
         others: dict[str, Answer] = {}
         if not isinstance(job, Progress) and is_away(here, there):
             others = self._elsewhere.presences(set(self._group) - {move.source, move.destination}, move.uuid)
@@ -289,34 +301,13 @@ class Reconciler:
 
     def _keep_open(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
         if found.kind is UnsettledKind.TWICE:
-            found = self._secured(entry, found)
+            found = self._stale.secured(self.hosts(), entry, found, started=self._was_started(entry))
         self._found[entry.id] = found
-        contradicts = found.progress is not None or found.kind is UnsettledKind.TWICE
+        contradicts = found.progress is not None or found.kind in (UnsettledKind.TWICE, UnsettledKind.WAITING)
         if entry.result is not None and not entry.lost and contradicts:
             log.warning("the end of a migration is taken back", domain=entry.move.domain, why=found.text)
             self.journal.reopen(entry.id, found.text)
         return found
-
-    def _secured(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
-        """What was found, with what distinguishes the copies. Suspends the stale one: its disks are at stake."""
-        hosts, move = self.hosts(), entry.move
-        copies = descriptions(hosts, found.hosts, move.uuid)
-        stale = stale_copy(entry, found.running, started=self._was_started(entry))
-        # A failure that was taken back proves it no longer, but it was stale before.
-        if stale is None and len(found.running) > 1:
-            stale = self._suspended.get(entry.id)
-        if stale is not None:
-            kept = move.destination if stale == move.source else move.source
-            try:
-                hosts.suspend(stale, move.uuid)
-            except LibvirtError as error:
-                copies += f". The copy on {stale} is stale, and cannot be suspended: {error}"
-            else:
-                log.error("the stale copy of a domain was suspended", domain=move.domain, host=stale, goes_on=kept)
-                self._suspended[entry.id] = stale
-        if entry.id in self._suspended:
-            copies += f". The copy on {self._suspended[entry.id]} is stale, and was suspended"
-        return replace(found, text=f"{found.text}. {copies}")
 
     def _was_started(self, entry: JournalEntry) -> bool | None:
         """Whether this process has started the domain on its destination; None where that is not certain."""
@@ -332,7 +323,7 @@ class Reconciler:
         requested = self._requested.get(entry.id, _NOT_SEEN)
         figures, why = Completed(), ""
         if verdict.result is Result.DONE:
-            why = self._tidied(move, verdict)
+            why = self._tidied(entry, verdict)
             with contextlib.suppress(LibvirtError):
                 figures = self.hosts().completed(move.destination, move.uuid)
         else:
@@ -349,26 +340,20 @@ class Reconciler:
             lost=verdict.lost,
         )
 
-    def _tidied(self, move: Move, verdict: Verdict) -> str:
+    def _tidied(self, entry: JournalEntry, verdict: Verdict) -> str:
         """What is not as it should be after a done migration, or nothing.
 
         An old definition could be started a second time.
         """
         if not verdict.leftover:
             return ""
+        move = entry.move
         try:
+            self.journal.check_newest(entry.id)
             self.hosts().undefine(move.source, move.uuid)
-        except LibvirtError as error:
+        except (LibvirtError, Refused, StoreError) as error:
             return f"its definition is still on {move.source}: {error}"
         return ""
-
-
-def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:
-    """The domain's running job on the host, None where it has none, or that the host does not answer."""
-    try:
-        return hosts.progress(host, uuid)
-    except LibvirtError as error:
-        return Silent(str(error))
 
 
 def _unsettled(entry: JournalEntry, found: StillOpen | None) -> Unsettled:

@@ -54,27 +54,34 @@ class Worker:
     """A child process that makes one libvirt call at a time (``worker.__main__``), and the balancer's end of its
     socket.
 
-    It is ready for requests when it is made. LibvirtError when no process can be started.
+    ``start`` makes one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], wire: socket.socket) -> None:
         self.uri = ""  # of the host it was asked about last
         self.idle_since = 0.0  # on the monotonic clock
         self.busy = False  # a request is not answered yet
         self._received = bytearray()
-        self._wire, theirs = socket.socketpair()
+        self._process, self._wire = process, wire
+
+    @classmethod
+    def start(cls) -> Worker:
+        """A new process that is ready for requests. LibvirtError when none can be started."""
+        wire, theirs = socket.socketpair()
         with theirs:
             # A process group of its own, so that the ssh that libvirt starts can be killed with it.
             try:
-                self._process = subprocess.Popen(  # noqa: S603 - a fixed command
+                process = subprocess.Popen(  # noqa: S603 - a fixed command
                     _COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
                 )
             except OSError as error:
-                self._wire.close()
+                wire.close()
                 raise LibvirtError(f"no process can be started to ask: {error.strerror}") from None
-        if self.reply(_START_SECONDS) is None:
-            self.kill()
+        worker = cls(process, wire)
+        if worker.reply(_START_SECONDS) is None:
+            worker.kill()
             raise LibvirtError(f"no process can be started to ask: it is not ready after {_START_SECONDS:g} s")
+        return worker
 
     def send(self, uri: str, call: str, arguments: Sequence[object]) -> None:
         """Send a request; the one before must have been answered."""
@@ -189,7 +196,7 @@ class Workers:
                 fitting = self._idle[0]
             if fitting is not None:
                 self._idle.remove(fitting)
-        worker = fitting or Worker()
+        worker = fitting or Worker.start()
         with self._changing:
             self._lent += 1
         return worker

@@ -24,8 +24,8 @@ from virtpoise_balancer.model import (
     Trigger,
     count_samples,
 )
-from virtpoise_balancer.plan.copying import held_back
-from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict, consider
+from virtpoise_balancer.plan import considering
+from virtpoise_balancer.plan.default.consider import Considerations, RuleVerdict
 from virtpoise_balancer.plan.problems import no_destination
 
 _MOST_PASSED_OVER = 5
@@ -51,7 +51,7 @@ class Explanation:
 
     ``kind``: host or domain; ``verdict``: one sentence; ``reasons``: the sentences behind it.
 
-    ``destinations``: for a domain every other host, the best first. The strategy `thesis` leaves them empty.
+    ``destinations``: for a domain every other host, the best first; empty where the strategy does not answer for pairs.
     """
 
     name: str
@@ -86,7 +86,8 @@ def not_seen(snapshot: Snapshot, name: str) -> str:
 
 def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) -> Explanation:
     """Why the domain is migrated, or why not, with every other host as a destination."""
-    considered = _considered(snapshot, policy, domain.uuid)
+    asked = considering(snapshot, policy)
+    considered = asked.of(domain.uuid) if asked else None
     move = next((move for move in plan.moves if move.uuid == domain.uuid), None)
     if move is not None:
         verdict = f"{domain.name} is to be migrated from {move.source} to {move.destination}."
@@ -134,10 +135,6 @@ def _refused(one: Refusal, domain: Domain) -> str:
 def _lacks_only_cpu(plan: Plan, host: str) -> bool:
     """Whether the host is overloaded in its CPU alone. Only then does it matter how much CPU a domain takes off it."""
     return {overload.resource for overload in plan.overloaded if overload.host == host} == {Resource.CPU}
-
-
-def _considered(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
-    return consider(held_back(snapshot), policy, uuid) if policy.strategy == "default" else None
 
 
 def _destinations(considered: Considerations) -> tuple[Destination, ...]:
@@ -224,10 +221,13 @@ def _not_taken(snapshot: Snapshot, plan: Plan, host: Host) -> list[str]:
 
 def _passed_over(snapshot: Snapshot, policy: Policy, plan: Plan, host: Host) -> list[str]:
     """Why domains that are to be migrated go to other hosts."""
-    reasons = []
+    reasons: list[str] = []
     elsewhere = [move for move in plan.moves if host.name not in (move.source, move.destination)]
+    asked = considering(snapshot, policy) if elsewhere else None
+    if asked is None:
+        return reasons
     for move in elsewhere[:_MOST_PASSED_OVER]:
-        considered = _considered(snapshot, policy, move.uuid)
+        considered = asked.of(move.uuid)
         by_name = {one.host: one for one in considered.hosts} if considered else {}
         here, there = by_name.get(host.name), by_name.get(move.destination)
         if here is None or there is None:

@@ -13,6 +13,7 @@ UNKNOWN = "unknown"
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
+    Reason.NOT_WORTH: "is overloaded, but not expected to be for so long that moves are worth what they cost",
     Reason.WAITING: "waits until what is under way has ended",
     Reason.HOST_UNKNOWN: "the host is unknown, so nothing is migrated to or from it",
     Reason.HOST_DRAINING: "the host is being drained, so it takes no domains",
@@ -79,6 +80,8 @@ _FIGURES: Mapping[str, str] = {
     "free_bytes": "{} free",
     "domains_left": "domains that stay: {}",
     "cost_bytes": "it would copy {}",
+    "saved_minutes": "moves would save {} minutes of overload within an hour",
+    "cost_minutes": "they would cost {}",
     "least_cost_bytes": "a domain that is moved instead copies {}",
     "destination": "to {}",
     "cpus": "the host has {} CPUs",
@@ -235,6 +238,11 @@ def copying(move: Move) -> str:
     if move.downtime_seconds is not None:
         parts.append(f"stopped for {duration(move.downtime_seconds)}")
     return ", ".join(parts)
+
+
+def with_disks(disk_bytes: int | None) -> str:
+    """How much of its disks is copied along, as an addition to a migration's progress; empty where nothing is."""
+    return f", with {size(disk_bytes)} of disks" if disk_bytes else ""
 
 
 def throttled(ratio: float) -> str:

@@ -88,6 +88,13 @@ def check_open(connection: Connection, migration_id: int) -> None:
         raise Refused(f"the journal has this migration as ended ({found.result}: {found.why})")
 
 
+def check_newest(connection: Connection, migration_id: int) -> None:
+    """Refused when a later migration of its domain has begun: what the hosts show is the work of that one."""
+    found = _ONE.row(connection, [], migration_id=migration_id)
+    if found is not None and _has_moved_on(connection, found.uuid, migration_id):
+        raise Refused(f"the next migration of {found.domain} has begun")
+
+
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
     """Write the end of a migration, or correct the one that was written before.
 

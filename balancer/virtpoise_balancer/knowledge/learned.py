@@ -15,7 +15,7 @@ from virtpoise_balancer.knowledge.groups import of_group_or_before
 from virtpoise_balancer.knowledge.predictions import MEASURED
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations, predictions
-from virtpoise_balancer.model import Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
+from virtpoise_balancer.model import WHY_LENGTH, Cause, FailedAttempts, LinkSpeed, Residual, Result, Role
 
 # For each role and regime. More would not make an interval better, but each cycle slower.
 _RESIDUALS_KEPT = 200
@@ -24,9 +24,8 @@ _MIGRATIONS_WEIGHED = 2000
 _MIGRATIONS_OF_A_LINK = 20
 # How long the rate counts at which a domain wrote to its memory.
 _DIRTYING_COUNTS_SECONDS = 7 * 86400.0
-# How long a failure counts, and how much of its reason is kept.
+# How long a failure counts.
 _FAILURES_COUNT_SECONDS = 7 * 86400.0
-_WHY_LENGTH = 200
 
 _DONE = migrations.c.result == Result.DONE.value
 # A failure teaches if the migration began and no one stopped it. So does what kept it from beginning: what a host had
@@ -185,6 +184,6 @@ def _attempts(connection: Connection, now: float, broken: list[str]) -> tuple[Fa
             destination=to,
             failures=earlier.failures + 1 if earlier else 1,
             failed_at=row.ended,
-            why=row.why[:_WHY_LENGTH],
+            why=row.why[:WHY_LENGTH],
         )
     return tuple(found.values())

@@ -79,7 +79,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionRecord:
-    """A prediction and, once it has a ``verdict`` (measured, disturbed, no_data, not_moved), how it came out."""
+    """A prediction and, once it has a ``verdict`` (``PredictionVerdict``), how it came out."""
 
     host: str
     role: Role

@@ -5,7 +5,7 @@ Times are Unix seconds; a ratio is 0..1. ``info``: what a column may hold, besid
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy
 from sqlalchemy import (
@@ -23,11 +23,11 @@ from sqlalchemy import (
 
 from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.analyse.others import ChangeKind
-from virtpoise_balancer.model import Cause, Result, Role
+from virtpoise_balancer.model import Cause, PredictionVerdict, Result, Role
 
 metadata = MetaData()
 
-VERDICTS = ("measured", "disturbed", "no_data", "not_moved")
+VERDICTS = get_args(PredictionVerdict)
 # The last moment that a calendar can show is a little later.
 _LATEST = 2e11
 

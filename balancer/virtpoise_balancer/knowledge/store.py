@@ -24,6 +24,7 @@ from virtpoise_balancer.knowledge import (
     host_facts,
     journal,
     learned,
+    orders,
     others,
     overrides,
     plans,
@@ -127,7 +128,7 @@ class Store:
         with self.database.reading() as connection:
             now = self.clock.now()
             return Memory(
-                orders=_standing_orders(connection, self.group, broken),
+                orders=orders.standing(connection, self.group, broken),
                 backoffs=backoffs.read(connection, broken),
                 learned=learned.read(connection, moved_since, now, self.group, broken),
                 ended_plans=plans.ended(connection, self.group, broken),
@@ -152,7 +153,7 @@ class Store:
         with self.database.reading() as connection:
             now = self.clock.now()
             return Memory(
-                orders=_standing_orders(connection, self.group, broken),
+                orders=orders.standing(connection, self.group, broken),
                 backoffs=backoffs.read(connection, broken),
                 learned=learned.read_for_look(connection, now, self.group, broken),
                 watched=journal.watched(connection, now, self.group, broken),
@@ -225,9 +226,8 @@ class Store:
         if why := self._lead.lock.lost():
             return why
         leader = self.leader()
-        return (
-            None if leader and leader.term == self._lead.term else f"{leader.holder if leader else 'another one'} acts"
-        )
+        is_ours = leader and leader.term == self._lead.term
+        return None if is_ours else f"{leader.holder if leader else 'another one'} acts"
 
     def leader(self) -> Leader | None:
         """The newest leader, whether it is still there or not."""
@@ -258,6 +258,13 @@ class Store:
         """Refused unless the migration has no end, Deposed unless this balancer acts."""
         with self._leading() as connection:
             journal.check_open(connection, migration_id)
+
+    def check_newest(self, migration_id: int) -> None:
+        """Refused when a later migration of its domain has begun, Deposed unless this balancer acts. Writes nothing."""
+        if self._lead.lock is not None and (why := self.lost()):
+            raise Deposed(why)
+        with self.database.reading() as connection:
+            journal.check_newest(connection, migration_id)
 
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         """The end of a journalled migration is known now; what that changed."""
@@ -291,7 +298,7 @@ class Store:
 
     def standing_orders(self) -> StandingOrders:
         with self._reading() as (connection, broken):
-            return _standing_orders(connection, self.group, broken)
+            return orders.standing(connection, self.group, broken)
 
     def overrides(self) -> Overrides:
         with self._reading() as (connection, broken):
@@ -359,9 +366,8 @@ class Store:
             if found is None:
                 raise NotKnown(f"{plan_id}: no plan with this id is stored; virtpoise history --plans lists them")
             record, plan = found
-            return PastPlan(
-                record=record, plan=plan, migrations=journal.history(connection, None, broken, plan_id=plan_id)
-            )
+            migrations = journal.history(connection, None, broken, plan_id=plan_id)
+            return PastPlan(record=record, plan=plan, migrations=migrations)
 
     def inputs(self, plan_id: int) -> Inputs | None:
         """What a plan was made from; None once it is not kept any more. BadInput when it cannot be read."""
@@ -377,12 +383,11 @@ class Store:
     @contextmanager
     def _leading(self) -> Iterator[Connection]:
         """A transaction of the balancer that acts. Deposed when this one does not any more; then nothing is written."""
-        lead = self._lead
-        if lead.lock is not None and (why := lead.lock.lost()):
+        if self._lead.lock is not None and (why := self._lead.lock.lost()):
             raise Deposed(why)
         with self.database.writing() as connection:
-            if lead.term is not None:
-                fence.check(connection, lead.term, self.clock.now())
+            if self._lead.term is not None:
+                fence.check(connection, self._lead.term, self.clock.now())
             yield connection
 
     @contextmanager
@@ -393,7 +398,3 @@ class Store:
             yield connection, broken
         for row in dict.fromkeys(broken):
             self._left_out(row)
-
-
-def _standing_orders(connection: Connection, group: str, broken: list[str]) -> StandingOrders:
-    return StandingOrders(overrides=overrides.read(connection, group, broken), drains=drains.read(connection, broken))

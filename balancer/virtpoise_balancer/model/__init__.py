@@ -7,7 +7,15 @@ border (``formats``, ``config``), so that a range is written once.
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
 from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, Need, Requirement, not_copied
-from virtpoise_balancer.model.migration import Cause, MigrationOutcome, Progress, Result
+from virtpoise_balancer.model.habits import SCALES_SECONDS, Habit, Habits
+from virtpoise_balancer.model.migration import (
+    WHY_LENGTH,
+    Cause,
+    MigrationOutcome,
+    PredictionVerdict,
+    Progress,
+    Result,
+)
 from virtpoise_balancer.model.plan import (
     Attempt,
     Detail,
@@ -63,6 +71,7 @@ from virtpoise_balancer.model.snapshot import (
     check_consistent,
 )
 from virtpoise_balancer.model.units import (
+    ASSUMED_BYTES_PER_SECOND,
     MOST_BYTES,
     MOST_COUNTED,
     MOST_CPUS,
@@ -78,12 +87,15 @@ from virtpoise_balancer.model.units import (
 )
 
 __all__ = [
+    "ASSUMED_BYTES_PER_SECOND",
     "MOST_BYTES",
     "MOST_COUNTED",
     "MOST_CPUS",
     "NO_FIGURES",
     "RATIO_TOLERANCE",
+    "SCALES_SECONDS",
     "STRICT",
+    "WHY_LENGTH",
     "Amount",
     "Attempt",
     "BlackoutWindow",
@@ -100,6 +112,8 @@ __all__ = [
     "Entries",
     "Facts",
     "FailedAttempts",
+    "Habit",
+    "Habits",
     "Hold",
     "Holder",
     "Host",
@@ -126,6 +140,7 @@ __all__ = [
     "Policy",
     "PredictedLoads",
     "Prediction",
+    "PredictionVerdict",
     "Problem",
     "Progress",
     "Ratio",

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+# How many characters of why a migration failed are kept and shown.
+WHY_LENGTH = 200
+# How a prediction of a move came out; all but the first have no measurement.
+PredictionVerdict = Literal["measured", "disturbed", "no_data", "not_moved"]
 
 
 class Result(StrEnum):

@@ -18,6 +18,7 @@ class Reason(StrEnum):
     ALONE = "alone"
     PENALTY = "penalty"
     WAITING = "waiting"
+    NOT_WORTH = "not_worth"
     # a host that is no destination
     HOST_UNKNOWN = "host_unknown"
     HOST_DRAINING = "host_draining"
@@ -171,6 +172,9 @@ class Move:
     this move and all before it, comparable to ``Plan.scores.hosts``; ``destination_score_before``: the same without
     this move. ``domain_score``: that of the domain, comparable to ``Plan.scores.domains``. Plans of earlier versions
     have none of them.
+
+    ``saved_minutes``: what all moves that relieve the source are expected to save within the next hour, and
+    ``cost_minutes``: what they cost, both in minutes of one host; None where that was not weighed.
     """
 
     domain: str
@@ -190,6 +194,8 @@ class Move:
     domain_score: float | None = None
     destination_score_before: float | None = None
     destination_score: float | None = None
+    saved_minutes: float | None = None
+    cost_minutes: float | None = None
     copies: tuple[DiskCopy, ...] = ()
 
 

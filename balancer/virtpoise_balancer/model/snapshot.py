@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt
 
 from virtpoise_balancer.model.facts import DiskCopy, Hold, Requirement
+from virtpoise_balancer.model.habits import Habits
 from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio, Resource
 
 
@@ -310,7 +311,7 @@ class FailedAttempts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions, the speed of
-    ``links``, and the ``attempts`` that failed.
+    ``links``, and the ``attempts`` that failed. ``habits``: what domains usually use.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -322,6 +323,7 @@ class Snapshot:
     residuals: tuple[Residual, ...] = ()
     links: tuple[LinkSpeed, ...] = ()
     attempts: tuple[FailedAttempts, ...] = ()
+    habits: Habits | None = None
 
     @property
     def migrating(self) -> tuple[Domain, ...]:

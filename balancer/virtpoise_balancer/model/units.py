@@ -23,6 +23,9 @@ Amount = Annotated[float, Ge(0)]
 Bytes = Annotated[int, Ge(0)]
 Threshold = Annotated[float, Gt(0), Le(1)]
 
+# The speed of a network card or a migration of which nothing is known: 1 Gbit/s.
+ASSUMED_BYTES_PER_SECOND = 125e6
+
 # A ratio measured from two samples may pass 1 by the jitter of their times; anything further is a broken query.
 RATIO_TOLERANCE = 1.05
 Ratio = Annotated[float, Ge(0), Le(RATIO_TOLERANCE)]

@@ -9,6 +9,7 @@ from virtpoise_balancer.garbage import no_collections
 from virtpoise_balancer.model import LinkSpeed, Move, Plan, Policy, Refusal, Snapshot, not_copied
 from virtpoise_balancer.plan import copying, default, thesis
 from virtpoise_balancer.plan.copying import plan_sparingly
+from virtpoise_balancer.plan.default.consider import Considering
 from virtpoise_balancer.plan.unmatched import notes
 
 
@@ -17,16 +18,18 @@ class Strategy(NamedTuple):
 
     ``plan``: what to do about a snapshot. ``predict``: some moves of such a plan, with what each leaves on its hosts if
     these alone are made in this order. ``refusal``: why the destination of one of its moves would not take the domain
-    now, or None; both hosts are known, and the domain runs on the source.
+    now, or None; both hosts are known, and the domain runs on the source. ``considering``: what answers for any domain
+    and any host; None: the strategy has no such answer.
     """
 
     plan: Callable[[Snapshot, Policy], Plan]
     predict: Callable[[Snapshot, Policy, Sequence[Move]], tuple[Move, ...]]
     refusal: Callable[[Snapshot, Policy, Move], Refusal | None]
+    considering: Callable[[Snapshot, Policy], Considering] | None = None
 
 
 STRATEGIES = {
-    "default": Strategy(default.plan, default.predict, default.refusal),
+    "default": Strategy(default.plan, default.predict, default.refusal, Considering),
     "thesis": Strategy(thesis.plan, thesis.predict, thesis.refusal),
 }
 
@@ -45,7 +48,7 @@ def _plan(snapshot: Snapshot, policy: Policy) -> Plan:
     links = {(link.source, link.destination): link for link in snapshot.links}
     moves = tuple(_with_link(move, uplinks, links.get((move.source, move.destination))) for move in made.moves)
     if copies:
-        moves = tuple(replace(move, copies=copies.get(move.uuid, ())) for move in moves)
+        moves = tuple(copying.with_copies(move, copies.get(move.uuid, ())) for move in moves)
     return replace(made, moves=moves, notes=notes(snapshot, policy))
 
 
@@ -73,3 +76,9 @@ def refusal(snapshot: Snapshot, policy: Policy, move: Move) -> Refusal | None:
     if domain is not None and not_copied(domain.copies, move.copies):  # that was not known when it was planned
         return copying.refusal(domain)
     return STRATEGIES[policy.strategy].refusal(snapshot, policy, move)
+
+
+def considering(snapshot: Snapshot, policy: Policy) -> Considering | None:
+    """What answers for any domain and any host, or None where the policy's strategy has no such answer."""
+    of = STRATEGIES[policy.strategy].considering
+    return None if of is None else of(copying.held_back(snapshot), policy)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from operator import attrgetter
 
-from virtpoise_balancer.model import Domain, Hold, Holder, HostState, Plan, Policy, Problem, Refusal, Snapshot
+from virtpoise_balancer.model import (
+    DiskCopy,
+    Domain,
+    Hold,
+    Holder,
+    HostState,
+    Move,
+    Plan,
+    Policy,
+    Problem,
+    Refusal,
+    Snapshot,
+)
 from virtpoise_balancer.plan.possible import holding
 
 _Plan = Callable[[Snapshot, Policy], Plan]
@@ -43,6 +55,14 @@ def refusal(domain: Domain) -> Refusal | None:
     return holding(replace(domain, holds=(_hold(domain),))) if domain.copies else None
 
 
+def with_copies(move: Move, copies: tuple[DiskCopy, ...]) -> Move:
+    """The move with the disks that are copied along, which its reason tells as well."""
+    if not copies:
+        return move
+    told = f"its disks are copied ({_disks(copies)})"
+    return replace(move, copies=copies, why=f"{move.why}; {told}" if move.why else told)
+
+
 def _draining(snapshot: Snapshot) -> Set[str]:
     return {host.name for host in snapshot.hosts if host.state is HostState.DRAINING}
 
@@ -56,9 +76,12 @@ def _holding_back(snapshot: Snapshot, but_on: Set[str]) -> Snapshot:
 
 
 def _hold(domain: Domain) -> Hold:
-    disks = ", ".join(one.device for one in domain.copies)
-    size = f"{domain.copied_bytes / _GIB:.1f} GiB"
-    return Hold(kind=Holder.STORAGE, why=f"its disks would have to be copied ({disks}: {size})")
+    return Hold(kind=Holder.STORAGE, why=f"its disks would have to be copied ({_disks(domain.copies)})")
+
+
+def _disks(copies: Sequence[DiskCopy]) -> str:
+    stored = sum(one.stored_bytes for one in copies)
+    return f"{', '.join(one.device for one in copies)}: {stored / _GIB:.1f} GiB"
 
 
 def _solved(made: Plan) -> int:

@@ -118,4 +118,10 @@ def _held(refusal: Refusal, overloads: Mapping[str, Sequence[Overload]]) -> str:
         return f"{_problem(host, problem, overloads)} and has no other host to move to"
     if refusal.reason is Reason.WAITING:
         return f"{host} waits for {refusal.detail['until']}"
+    if refusal.reason is Reason.NOT_WORTH:
+        saved, cost = refusal.detail["saved_minutes"], refusal.detail["cost_minutes"]
+        return (
+            f"{_problem(host, Problem.OVERLOAD, overloads)}, and what could leave it would save {saved:.1f} minutes of "
+            f"overload within an hour and cost {cost:.1f}"
+        )
     return f"{host} waits {refusal.detail['seconds_left']:.0f} s more after an attempt that did not solve its problem"

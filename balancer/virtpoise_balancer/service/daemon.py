@@ -124,7 +124,7 @@ class Daemon:
             every=lambda: [group.context for group in self._groups],
         )
         self._groups = tuple(ServedGroup(start, common) for start in starts)
-        self._web = WebServer(make_app(*(group.context for group in self._groups)), self._config.web)
+        self._web = WebServer.open(make_app(*(group.context for group in self._groups)), self._config.web)
 
     def _end(self) -> None:
         # systemd must not cut off what the configuration gives time for: the unit's TimeoutStopSec is for the defaults.

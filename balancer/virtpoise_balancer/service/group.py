@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from virtpoise_balancer.analyse.membership import with_shared
 from virtpoise_balancer.analyse.silence import with_silence
@@ -84,11 +84,13 @@ class ServedGroup:
         clock, workers = common.clock, common.workers
         self.store = common.store.of_group(self.name, self.config.all_groups)
         self._observer = wiring.make_observer(self.config)
-        self.published = Published(first_state(self.config))
+        self.published = Published(first_state(self.config), clock=clock)
         self.metrics = Metrics(self.published, of_process=not self.name)
         self._accounts = wiring.make_accounts(lambda: self.config, workers, self.store, clock, self._migration_ended)
         self._inventory = wiring.make_inventory(lambda: self.config, workers, self.store, clock)
-        self.executor = wiring.make_executor(self.config, workers, self._accounts, self.reach, self._inventory)
+        self.executor = wiring.make_executor(
+            self.config, workers, self._accounts, self.reach, self._inventory, lambda: common.leadership.leads
+        )
         self.turns = Turns(
             config=self.config,
             cycle=wiring.make_cycle(
@@ -158,7 +160,7 @@ class ServedGroup:
         self.executor.migrator = wiring.make_migrator(config, self._common.workers)
         self.executor.limits = limits_of(config.policy)
         self.turns.config = config
-        self.turns.cycle = wiring.make_cycle(
+        made = wiring.make_cycle(
             config,
             self.store,
             self.executor,
@@ -168,6 +170,7 @@ class ServedGroup:
             self._shared,
             self._inventory,
         )
+        self.turns.cycle = replace(made, habits=self.turns.cycle.habits)
 
     def _shared(self) -> dict[str, str]:
         return dict(self._common.roster.shared(self.name))

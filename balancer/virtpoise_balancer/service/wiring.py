@@ -176,7 +176,12 @@ def make_accounts(
 
 
 def make_executor(
-    config: Config, workers: Workers, accounts: LibvirtAccounts, reach: Reach, inventory: Inventory
+    config: Config,
+    workers: Workers,
+    accounts: LibvirtAccounts,
+    reach: Reach,
+    inventory: Inventory,
+    leads: Callable[[], bool],
 ) -> LibvirtExecutor:
     """What carries out the moves of plans, within the policy's limits."""
     from virtpoise_balancer.execute.executor import LibvirtExecutor
@@ -191,7 +196,13 @@ def make_executor(
         inventory.ask([move], skip=reach.silence().silent, acts=True)
 
     return LibvirtExecutor(
-        make_migrator(config, workers), accounts.reconciler, ask, inquire, limits=limits_of(config.policy)
+        make_migrator(config, workers),
+        accounts.reconciler,
+        ask,
+        inquire,
+        limits=limits_of(config.policy),
+        clock=accounts.reconciler.clock,
+        leads=leads,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.habits import Readings
 from virtpoise_balancer.model import (
     NO_FIGURES,
     Domain,
@@ -102,6 +103,26 @@ class SimulatedObserver:
         """The newest samples (resources x hosts), NaN where there is none."""
         return self._readings[-1]
 
+    def readings(self) -> Readings:
+        """What the running domains use of which there are figures."""
+        if self._newest is None:
+            raise AssertionError("nothing was measured yet")
+        counted, cores, _ = self._used()
+        at = self._newest.at
+        listed = np.flatnonzero((at >= 0) & self._newest.figures[at] & (counted > 0))
+        return Readings(tuple(self.fleet.uuids[number] for number in listed), at[listed], cores[listed])
+
+    def _used(self) -> tuple[Floats, Floats, Floats]:
+        """In how many steps each domain was measured where it is, what it ran in them and waited (domains)."""
+        newest = list(self._where)[-len(self._weights) - 1 :]
+        where = np.stack(newest)
+        there = where == where[-1]
+        whole = there[1:] & there[:-1]  # the step in which a domain arrives is not all its own
+        there = (np.concatenate((there[:1], whole)) if len(where) > 1 else there)[-len(self._weights) :]
+        weights = self._weights[-len(there) :, np.newaxis] * there
+        run, delay = (np.stack(list(one)[-len(there) :]) for one in (self._run, self._delay))
+        return there.sum(axis=0), _mean(run, weights), _mean(delay, weights)
+
     def observe(self, _now: float) -> Observation:
         return Observation(snapshot=self._snapshot(None), age_seconds=0.0)
 
@@ -172,11 +193,7 @@ class SimulatedObserver:
         there = where == at
         whole = there[1:] & there[:-1]  # the step in which a domain arrives is not all its own
         there = np.concatenate((there[:1], whole)) if len(where) > 1 else there
-        weights = self._weights[-len(where) :, np.newaxis]
-        n = len(weights)
-        counted = there[-n:].sum(axis=0)
-        cores = _mean(run[-n:], weights * there[-n:])
-        waited = _mean(delay[-n:], weights * there[-n:])
+        counted, cores, waited = self._used()
         calm = np.stack(list(self._calm)) * there
         calm_steps = calm.sum(axis=0)
         usual, usually_waited = _mean(run, calm), _mean(delay, calm)

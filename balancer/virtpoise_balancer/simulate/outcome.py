@@ -33,6 +33,7 @@ def play_scenario(
     *,
     config: Config | None = None,
     skips: bool = True,
+    first_seed: int = 1,
     progress: Callable[[str, float, float], None] = lambda _text, _done, _all: None,
 ) -> Outcome:
     """What came of the scenario. ``config``: instead of its own, but for the interval. ``folder``: of its file."""
@@ -42,13 +43,13 @@ def play_scenario(
             update={name: getattr(config, name) for name in ("policy", "migration", "measurement")}
         )
     each = []
-    for seed in range(1, scenario.seeds + 1):
+    for seed in range(first_seed, first_seed + scenario.seeds):
         script = StagedScenario(scenario, seed, folder)
         courses = [
             Course(fleet=script.fleet, start=script.start, config=settings, balances=balances, skips=skips)
             for balances in (False, True)
         ]
-        done = len(script) * (seed - 1)
+        done = len(script) * (seed - first_seed)
         for step, _ in enumerate(play(courses, ([demand, demand] for demand in script)), 1):
             progress(scenario.name, done + step, len(script) * scenario.seeds)
         each.append((seed, courses[0].figures(), courses[1].figures()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
-from virtpoise_balancer.model import Resource
+from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Resource
 from virtpoise_balancer.simulate.contention import BACKLOG_SECONDS, Whole, on_hosts, share
 from virtpoise_balancer.simulate.script import Fleet, StepDemand
 
@@ -19,8 +19,6 @@ _CORE_SECONDS_PER_BYTE = 0.1 / (143 * 2**20)
 _START_CORE_SECONDS = 0.6
 # What it takes besides the copy.
 SETUP_SECONDS = 1.0
-# The speed of a migration where the uplinks of its hosts are unknown: 1 Gbit/s.
-_ASSUMED_BYTES_PER_SECOND = 125e6
 # The share of an uplink that a migration gets to copy with.
 _LINK_SHARE = 0.9
 _DIGITS = 9
@@ -132,7 +130,7 @@ class World:
         for one in self.copying.values():
             links = [self.fleet.link_bytes_per_second[host] / ends[host] for host in (one.source, one.destination)]
             known = [speed * _LINK_SHARE for speed in links if not math.isnan(speed)]
-            one.speed = min([*known, *([limit] if limit else [])], default=_ASSUMED_BYTES_PER_SECOND)
+            one.speed = min([*known, *([limit] if limit else [])], default=ASSUMED_BYTES_PER_SECOND)
 
     def left_seconds(self, one: Copying) -> float:
         """How long the migration will take from now; infinity for one that does not converge."""

@@ -20,7 +20,7 @@ from virtpoise_balancer.formats import in_one_line
 from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import Context
 from virtpoise_balancer.web.guard import Forbidden, refused
-from virtpoise_balancer.web.kept import KeptAnswer
+from virtpoise_balancer.web.kept import LONGEST_ARGUMENT, KeptAnswer
 from virtpoise_balancer.web.operations import Operation, OrderAnswer, operations
 
 log = structlog.get_logger()
@@ -28,7 +28,6 @@ log = structlog.get_logger()
 _MOST_BODY_BYTES = 1 << 20
 _BODY_SECONDS = 10.0
 _MOST_ORDERS = 8  # that are followed at once; others wait
-_LONGEST_KEY = 8
 
 
 def routes(context: Context) -> list[Route]:
@@ -53,7 +52,7 @@ def _reading(context: Context, operation: Operation) -> Callable[[Request], Resp
         def write() -> KeptAnswer:
             return KeptAnswer(adapter.dump_json(operation.run(request)), "application/json")
 
-        key = (request.url.path, request.query_params.get("limit", "")[:_LONGEST_KEY])
+        key = (request.url.path, request.query_params.get("limit", "")[:LONGEST_ARGUMENT])
         try:
             return context.kept.get(key, write, until_changed=operation.until_changed).answer(request)
         except VirtpoiseError as error:

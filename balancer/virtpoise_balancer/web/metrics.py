@@ -221,7 +221,7 @@ class _StateCollector(Collector):
             yield _single(
                 "virtpoise_snapshot_age_seconds",
                 "Age of the newest sample of any host that was ever seen. It grows while cycles fail.",
-                max(time.time() - state.figures_at, 0.0),
+                max(self._published.clock.now() - state.figures_at, 0.0),
             )
         yield self._unaccounted()
         yield self._draining()
@@ -232,12 +232,12 @@ class _StateCollector(Collector):
 
     def _in_flight(self) -> Iterator[Metric]:
         """In total and by host: a migration fills the uplinks of its two hosts."""
-        flights = self._published.in_flight()
+        flights, now = self._published.in_flight(), self._published.clock.now()
         yield _single("virtpoise_migrations_in_flight", "Running migrations.", len(flights))
         yield _single(
             "virtpoise_migration_oldest_seconds",
             "How long the oldest running migration has taken so far; 0 without one.",
-            max((flight.seconds for flight in flights), default=0.0),
+            max((flight.seconds(now) for flight in flights), default=0.0),
         )
         ends = Tally(host for flight in flights for host in (flight.move.source, flight.move.destination))
         snapshot = self._published.state.snapshot

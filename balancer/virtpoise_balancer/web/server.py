@@ -13,6 +13,7 @@ import socket
 import ssl
 import stat
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,29 +44,40 @@ _MOST_READERS = 8
 
 
 class WebServer:
-    """BadInput if the address is not available, or the certificate and its key cannot be used."""
+    """Serves the page and the API in a thread of its own. ``open`` makes one."""
 
-    def __init__(self, app: Starlette, web: Web) -> None:
-        self._web = web
+    def __init__(self, web: Web, config: uvicorn.Config, serving: Sequence[tuple[uvicorn.Server, Listener]]) -> None:
+        """A server that is ready to start.
+
+        ``config``: with the certificate. ``serving``: the servers with their sockets, the first of the network.
+        """
+        self._web, self._config, self._serving = web, config, serving
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
+
+    @classmethod
+    def open(cls, app: Starlette, web: Web) -> WebServer:
+        """The server, with its certificate read and its sockets open. BadInput if the address is not available, or the
+        certificate and its key cannot be used.
+        """
         # What it would log is what strangers send.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        self._config = _config(app, ssl_certfile=web.cert_file, ssl_keyfile=web.key_file)
+        config = _config(app, ssl_certfile=web.cert_file, ssl_keyfile=web.key_file)
         if web.key_file is not None:
             check_secret(web.key_file, "web.key_file")
         try:
-            self._config.load()
+            config.load()
         except (OSError, ssl.SSLError) as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
-        self._socket = listen(web.listen_address, tls=web.cert_file is not None)
-        self._serving = [(uvicorn.Server(self._config), self._socket)]
+        listening = listen(web.listen_address, tls=web.cert_file is not None)
         try:
             local = listen_locally(web)
         except BadInput:
-            self._socket.close()
+            listening.close()
             raise
+        serving = [(uvicorn.Server(config), listening)]
         if local is not None:
-            self._serving.append((uvicorn.Server(_config(app)), local))
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
+            serving.append((uvicorn.Server(_config(app)), local))
+        return cls(web, config, serving)
 
     async def _serve(self) -> None:
         to_thread.current_default_thread_limiter().total_tokens = _MOST_READERS
@@ -73,7 +85,7 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        return int(self._socket.getsockname()[1])
+        return int(self._serving[0][1].getsockname()[1])
 
     def start(self) -> None:
         self._thread.start()

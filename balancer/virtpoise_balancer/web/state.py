@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -13,6 +12,7 @@ from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import overloads, watched
 from virtpoise_balancer.blackout import Blackout
+from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import HostAnswer
 from virtpoise_balancer.knowledge.records import Overrides, OverrideValue, PredictionRecord
@@ -85,20 +85,22 @@ class Published:
     """The state that all readers share.
 
     ``in_flight`` and ``overrides`` are called at each reading: they change between cycles. ``cycle_ended``: when the
-    newest cycle ended, or the balancer started, on the monotonic clock.
+    newest cycle ended, or the balancer started, on the monotonic clock. ``clock``: by which ages are judged.
     """
 
     state: State
     in_flight: Callable[[], tuple[InFlight, ...]] = tuple
     overrides: Callable[[], Overrides] = Overrides
-    cycle_ended: float = field(
-        default_factory=time.monotonic
-    )  # on the monotonic clock; before the first cycle: the start
+    clock: Clock = SYSTEM
+    cycle_ended: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cycle_ended = self.clock.monotonic()
 
     @property
     def stalled_seconds(self) -> float | None:
         """The seconds since the last cycle ended, if that is too long: several intervals, and a minute at least."""
-        since = time.monotonic() - self.cycle_ended
+        since = self.clock.monotonic() - self.cycle_ended
         return since if since > max(_STALLED_INTERVALS * self.state.interval_seconds, _STALLED_SECONDS) else None
 
     @property

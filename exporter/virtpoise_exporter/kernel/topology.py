@@ -21,7 +21,7 @@ from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.model import Forward, Nic
 
 _REFRESH_SECONDS = 15.0
-_BYTES_PER_MEGABIT = 1_000_000 / 8
+BYTES_PER_MEGABIT = 1_000_000 / 8
 _UNKNOWN_SPEEDS = (0xFFFF, 0xFFFFFFFF)
 
 
@@ -185,7 +185,7 @@ def parse_speed(text: str) -> float | None:
         megabits = int(text)
     except ValueError:
         return None
-    return None if megabits <= 0 or megabits in _UNKNOWN_SPEEDS else megabits * _BYTES_PER_MEGABIT
+    return None if megabits <= 0 or megabits in _UNKNOWN_SPEEDS else megabits * BYTES_PER_MEGABIT
 
 
 def _text(path: Path) -> str:

@@ -56,7 +56,7 @@ class Part:
         threads, hosts = VirtualThreads(balancer.kernel, balancer.process), cast(Hosts, balancer.hosts)
         self.store = balancer.store.of_group(config.group, config.all_groups)
         self.reach = Reach(balancer.hosts.active_domains, clock=clock, threads=threads)
-        self.published = Published(first_state(config))
+        self.published = Published(first_state(config), clock=clock)
         self.metrics = Metrics(self.published)
         reconciler = Reconciler(lambda: hosts, self.store, self._ended, clock, threads=threads)
         accounts = LibvirtAccounts(reconciler, Copies(lambda: hosts, threads=threads))
@@ -67,7 +67,13 @@ class Part:
             clock=clock,
         )
         self.executor = LibvirtExecutor(
-            migrator, reconciler, self.reach.ask, limits=limits_of(config.policy), threads=threads
+            migrator,
+            reconciler,
+            self.reach.ask,
+            limits=limits_of(config.policy),
+            threads=threads,
+            clock=clock,
+            leads=lambda: balancer.leadership.leads,
         )
         cycle = wiring.make_cycle(config, self.store, self.executor, accounts, clock, self.reach, self._shared)
         self.observer = replace(

@@ -108,6 +108,9 @@ class ModelHosts:
                 )
         return None
 
+    def is_worked_on(self, host: str, uuid: str) -> bool:
+        return self.progress(host, uuid) is not None or uuid in self.world.machines[host].backups
+
     def completed(self, host: str, uuid: str) -> Completed:
         self._reach(host)
         return Completed(seconds=self.world.perform_seconds, downtime_seconds=0.1, transferred_bytes=2**30)
@@ -145,6 +148,8 @@ class ModelHosts:
 
     def abort(self, host: str, uuid: str) -> None:
         def do() -> None:
+            if uuid in self.world.machines[host].backups:
+                raise LibvirtError("abort: the domain's job is no migration")
             for job in self.world.running_jobs(uuid):
                 if job.source == host:
                     job.aborted = True

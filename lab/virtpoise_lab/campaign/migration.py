@@ -88,6 +88,8 @@ class Job:
             or self.world.places(uuid)[source] is not Presence.RUNNING
         ):
             raise Gone("domain is not running")
+        if uuid in self.world.machines[source].backups:
+            raise Gone("cannot acquire state change lock: a backup runs")
         others = [other for other in self.world.running_jobs(uuid) if other is not self and other.step > Step.BEGIN]
         if any(other.source == source or not other.arrived for other in others):
             raise Gone("another job is active")

@@ -71,6 +71,7 @@ class Machine:
     late: list[Callable[[], None]] = field(default_factory=list)
     copies: dict[str, Copy] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)  # paths of disk images that are here
+    backups: dict[str, float] = field(default_factory=dict)  # domains that a person backs up, and since when
     stuck: set[str] = field(default_factory=set)  # domains whose QEMU here is stopped: it copies nothing
 
 

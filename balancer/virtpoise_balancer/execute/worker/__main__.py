@@ -31,7 +31,8 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "active_domains": domains.active_domains,
     "presence": domains.presence,
     "between_hosts": domains.between_hosts,
-    "job": domains.job,
+    "migration_job": domains.migration_job,
+    "is_worked_on": domains.is_worked_on,
     "completed_job": domains.completed_job,
     "migrate": migration.migrate,
     "dirty_rate": migration.dirty_rate,
@@ -90,7 +91,7 @@ def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
     except libvirt.libvirtError as error:
         return json.dumps({"error": message(error)}).encode()
-    except storage.StorageError as error:
+    except (storage.StorageError, domains.NoMigration) as error:
         return json.dumps({"error": str(error)}).encode()
     except ElementTree.ParseError as error:
         return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 import libvirt
 
@@ -32,6 +33,10 @@ _MIGRATIONS = {
     libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: "a migration to here",
     libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: "a migration away",
 }
+
+
+class NoMigration(Exception):
+    """The domain has a job, but that is no migration."""
 
 
 def active_domains(connection: libvirt.virConnect) -> int:
@@ -82,6 +87,22 @@ def job(connection: libvirt.virConnect, uuid: str) -> dict[str, object] | None:
     return None if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE else stats
 
 
+def is_migration(stats: Mapping[str, object]) -> bool:
+    """Whether the statistics are those of a migration. Others are backups, dumps or snapshots: a person's jobs."""
+    return stats.get("operation", libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT) in _MIGRATIONS
+
+
+def migration_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object] | None:
+    """libvirt's statistics of the domain's running migration; None when there is none, whatever else works on it."""
+    stats = job(connection, uuid)
+    return stats if stats is not None and is_migration(stats) else None
+
+
+def is_worked_on(connection: libvirt.virConnect, uuid: str) -> bool:
+    """Whether the domain has a running job here, of whatever kind."""
+    return job(connection, uuid) is not None
+
+
 def completed_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object]:
     """libvirt's statistics of the domain's last migration to this host."""
     stats: dict[str, object] = connection.lookupByUUIDString(uuid).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
@@ -112,8 +133,11 @@ def describe(connection: libvirt.virConnect, uuid: str) -> str:
 
 
 def abort(connection: libvirt.virConnect, uuid: str) -> None:
-    """Abort the domain's running job."""
-    connection.lookupByUUIDString(uuid).abortJob()
+    """Abort the domain's migration. NoMigration where another job works on it, which is not touched."""
+    domain = connection.lookupByUUIDString(uuid)
+    if not is_migration(domain.jobStats()):
+        raise NoMigration("abort: the domain's job is no migration")
+    domain.abortJob()
 
 
 def undefine(connection: libvirt.virConnect, uuid: str) -> None:

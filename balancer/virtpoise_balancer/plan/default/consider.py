@@ -47,7 +47,6 @@ class Considerations:
     """One domain, and each other host as its destination.
 
     ``held``: why it could not leave its host, or None. The cores are the estimate of its demand with both ends.
-    ``on_off_ratio``: how far it is taken for a guest of a fixed rate, which loses what it cannot run.
     """
 
     domain: str
@@ -57,58 +56,68 @@ class Considerations:
     demand_cores: float
     demand_lower_cores: float
     demand_upper_cores: float
-    on_off_ratio: float
     gain_ratio: float
     hosts: tuple[Considered, ...]
 
 
-def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
-    """The answers for one domain, or None if it does not run or its host is unknown."""
-    domain = next((one for one in snapshot.domains if one.uuid == uuid), None)
-    if domain is None or domain.state is not DomainState.RUNNING:
-        return None
-    group = Group(snapshot, policy)
-    number = group.index[domain.host]
-    if not group.hosts[number].known:
-        return None
-    found = group.overloads
-    sources = sources_of(group, find(snapshot, policy, found).attempt, found)
-    trial = Trial(group, sources, closed_hosts(group, found))
-    residents = group.residents(number)
-    row = residents.running.index(domain)
-    choice = movable(group, number)
-    candidate = next((one for one in choice.candidates if domain in one.domains), None) or candidate_of(
-        group, residents, [row]
-    )
-    after = trial.after(candidate)
-    group.prepare(host for host in range(len(group.hosts)) if may_be_more(trial, candidate, host, after[:, host]))
-    considered = []
-    for host, one in enumerate(group.hosts):
-        if host == number:
-            continue
-        said = check_host(trial, candidate, host, after)
-        considered.append(
-            Considered(
-                host=one.name,
-                reason=said.reason,
-                room_ratio=said.room,
-                detail=said.detail,
-                rules=_rules(trial, domain, host),
-            )
+class Considering:
+    """A snapshot under a policy, to be asked about its domains."""
+
+    def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
+        self._snapshot = snapshot
+        self._group = group = Group(snapshot, policy)
+        found = group.overloads
+        sources = sources_of(group, find(snapshot, policy, found, group.concerned).attempt, found)
+        self._trial = Trial(group, sources, closed_hosts(group, found))
+
+    def of(self, uuid: str) -> Considerations | None:
+        """The answers for one domain, or None if it does not run or its host is unknown."""
+        group, trial = self._group, self._trial
+        domain = next((one for one in self._snapshot.domains if one.uuid == uuid), None)
+        if domain is None or domain.state is not DomainState.RUNNING:
+            return None
+        number = group.index[domain.host]
+        if not group.hosts[number].known:
+            return None
+        residents = group.residents(number)
+        row = residents.running.index(domain)
+        choice = movable(group, number)
+        candidate = next((one for one in choice.candidates if domain in one.domains), None) or candidate_of(
+            group, residents, [row]
         )
-    demands = residents.demands
-    return Considerations(
-        domain=domain.name,
-        uuid=uuid,
-        host=domain.host,
-        held=next((one for one in choice.refusals if one.uuid == uuid), None),
-        demand_cores=float(demands.cores[row]),
-        demand_lower_cores=float(demands.lower[row]),
-        demand_upper_cores=float(demands.upper[row]),
-        on_off_ratio=float(demands.on_off[row]),
-        gain_ratio=float(residents.wants[row] * group.per_unit[CPU, number]),
-        hosts=tuple(considered),
-    )
+        after = trial.after(candidate)
+        group.prepare(host for host in range(len(group.hosts)) if may_be_more(trial, candidate, host, after[:, host]))
+        considered = []
+        for host, one in enumerate(group.hosts):
+            if host == number:
+                continue
+            said = check_host(trial, candidate, host, after)
+            considered.append(
+                Considered(
+                    host=one.name,
+                    reason=said.reason,
+                    room_ratio=said.room,
+                    detail=said.detail,
+                    rules=_rules(trial, domain, host),
+                )
+            )
+        demands = residents.demands
+        return Considerations(
+            domain=domain.name,
+            uuid=uuid,
+            host=domain.host,
+            held=next((one for one in choice.refusals if one.uuid == uuid), None),
+            demand_cores=float(demands.cores[row]),
+            demand_lower_cores=float(demands.lower[row]),
+            demand_upper_cores=float(demands.upper[row]),
+            gain_ratio=float(residents.wants[row] * group.per_unit[CPU, number]),
+            hosts=tuple(considered),
+        )
+
+
+def consider(snapshot: Snapshot, policy: Policy, uuid: str) -> Considerations | None:
+    """The answers for one domain alone."""
+    return Considering(snapshot, policy).of(uuid)
 
 
 def _rules(trial: Trial, domain: Domain, host: int) -> tuple[RuleVerdict, ...]:

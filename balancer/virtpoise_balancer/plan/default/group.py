@@ -20,6 +20,7 @@ from virtpoise_balancer.analyse.prediction import corrections, own_cores
 from virtpoise_balancer.analyse.triggers import ahead, overloads
 from virtpoise_balancer.analyse.windows import newest
 from virtpoise_balancer.model import (
+    ASSUMED_BYTES_PER_SECOND,
     Detail,
     Domain,
     DomainState,
@@ -34,7 +35,7 @@ from virtpoise_balancer.model import (
     Role,
     Snapshot,
 )
-from virtpoise_balancer.plan.default.residents import BATCH_HOSTS, UPLINK_BYTES_PER_SECOND, Residents
+from virtpoise_balancer.plan.default.residents import BATCH_HOSTS, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
 from virtpoise_balancer.plan.possible import offers
 from virtpoise_balancer.plan.problems import concerned, no_destination
@@ -89,7 +90,8 @@ class Group:
             if policy.rules or placed
             else RuleSet(self._each("name"), self._each("labels"))
         )
-        uplinks = [speed or UPLINK_BYTES_PER_SECOND for speed in self._each("uplink_bytes_per_second")]
+        # The assumed speed cancels out in ratios between uplinks of which none is known.
+        uplinks = [speed or ASSUMED_BYTES_PER_SECOND for speed in self._each("uplink_bytes_per_second")]
         there = {
             Resource.CPU: self.cpus * np.array(self._each("cpu_speed"), dtype=np.float64),
             Resource.MEMORY: self._each("memory_bytes"),
@@ -132,17 +134,17 @@ class Group:
     def _use(self) -> tuple[Floats, Floats]:
         """The CPU load over the last N samples (hosts), and the share in use at the upper end (resources x hosts).
 
-        A destination counts with its highest recent sample, or with its forecast if that is higher: one low sample
-        makes no room. NaN: the use of a known host's uplink is unknown.
+        N is the resource's own. A destination counts with its highest recent sample, or with its forecast if that is
+        higher: one low sample makes no room. NaN: the use of a known host's uplink is unknown.
         """
-        count = self.policy.cpu.consecutive
-        cpu = newest(self._each("cpu_ratio"), count)
+        cpu = newest(self._each("cpu_ratio"), self.policy.cpu.consecutive)
         level = np.nansum(cpu, axis=1) / np.maximum(np.isfinite(cpu).sum(axis=1), 1)
-        use = [np.fmax(_highest(cpu), self.ahead)]
+        use = np.empty((len(Resource), len(self.hosts)))
+        use[CPU] = np.fmax(_highest(cpu), self.ahead)
         for resource, window in _WINDOWS.items():
             now = np.array(self._each(f"{resource}_ratio"), dtype=np.float64)
-            recent = newest(self._each(window), count)
-            use.append(np.fmax(now, _highest(recent)))
+            recent = newest(self._each(window), self.policy.trigger(resource).consecutive)
+            use[resource.row] = np.fmax(now, _highest(recent))
         return np.where(self._known, level, 0.0), np.where(self._known, use, np.inf)
 
     @cached_property

@@ -14,10 +14,8 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
 from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, predict
-from virtpoise_balancer.model import Domain, Host
+from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Domain, Host
 
-# The assumed speed of an uplink of unknown speed (1 Gbit/s). It cancels out in ratios between such uplinks.
-UPLINK_BYTES_PER_SECOND = 125e6
 # How far a domain's traffic may differ from what was measured, as a share of it.
 TRAFFIC_DOUBT = 0.25
 # The most hosts in one batch of predictions.
@@ -74,7 +72,7 @@ class Residents:
     @cached_property
     def traffic(self) -> Floats:
         """What each receives and sends, as measured, in bytes per second (domains x 2)."""
-        uplink = self.host.uplink_bytes_per_second or UPLINK_BYTES_PER_SECOND
+        uplink = self.host.uplink_bytes_per_second or ASSUMED_BYTES_PER_SECOND
         measured = [
             (
                 max(domain.rx_bytes_per_second or 0.0, (domain.rx_ratio or 0.0) * uplink),

@@ -34,6 +34,7 @@ from virtpoise_balancer.plan.default.repair import broken_rules, contradictions,
 from virtpoise_balancer.plan.default.source import Residue, Source, residues
 from virtpoise_balancer.plan.default.trial import Step, Trial
 from virtpoise_balancer.plan.default.why_not import nowhere
+from virtpoise_balancer.plan.default.worth import Prospects, Worth
 from virtpoise_balancer.plan.problems import find
 from virtpoise_balancer.plan.summary import summarise
 from virtpoise_balancer.plan.waves import needs, waves
@@ -63,13 +64,24 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     found = group.overloads
     problems = find(snapshot, policy, found, group.concerned)
     sources = sources_of(group, problems.attempt, found)
-    trial, sources = _solve(Trial(group, sources, closed_hosts(group, found) | left_out), sources)
+    prospects = Prospects(group)
+    sources, passing = _lasting(prospects, sources)
+    closed = closed_hosts(group, found) | left_out
+    while True:
+        trial, solved = _solve(Trial(group, sources, closed), sources)
+        weighed = prospects.weighed(solved, trial.steps)
+        poor = {number: worth for number, worth in weighed.items() if not worth.pays}
+        if not poor:
+            break
+        passing += [_passing(group, number, worth) for number, worth in poor.items()]
+        sources = [source for source in sources if source.number not in poor]
+    sources = solved
     ends = residues(sources, trial.moved)
     attempts = [
         Attempt(host=source.residents.host.name, problem=source.problem, solved=residue.solved)
         for source, residue in zip(sources, ends, strict=True)
     ]
-    refusals = list(problems.held)
+    refusals = [*problems.held, *passing]
     for source, residue in zip(sources, ends, strict=True):
         refusals += _stayed(source, trial, residue)
     if policy.repair_rules:
@@ -83,17 +95,34 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     broken = broken_rules(trial)
     refusals += rule_refusals(trial, broken)
     unrepaired = [one.rule for one in broken] if policy.repair_rules else []
-    moves = _moves(trial, {source.number: source for source in sources})
+    moves = _moves(trial, {source.number: source for source in sources}, weighed)
     return Plan(
         strategy="default",
-        solved=not problems.stand and not unrepaired and all(attempt.solved for attempt in attempts),
-        summary=summarise(policy, found, attempts, moves, problems.held, unrepaired, refusals),
+        solved=not problems.stand and not passing and not unrepaired and all(attempt.solved for attempt in attempts),
+        summary=summarise(policy, found, attempts, moves, (*problems.held, *passing), unrepaired, refusals),
         overloaded=found,
         attempts=tuple(attempts),
         moves=tuple(moves),
         refusals=tuple(refusals),
         scores=_scores(group, trial, sources),
     )
+
+
+def _lasting(prospects: Prospects, sources: Sequence[Source]) -> tuple[list[Source], list[Refusal]]:
+    """The sources of which something may be worth moving, and why the others wait."""
+    concerned = [source for source in sources if prospects.concern(source)]
+    prospects.prepare(source.number for source in concerned)
+    weighed = {source.number: prospects.at_most(source) for source in concerned}
+    poor = {number: worth for number, worth in weighed.items() if not worth.pays}
+    return (
+        [source for source in sources if source.number not in poor],
+        [_passing(source.group, source.number, poor[source.number]) for source in sources if source.number in poor],
+    )
+
+
+def _passing(group: Group, number: int, worth: Worth) -> Refusal:
+    detail = {"saved_minutes": round(worth.saved_minutes, 3), "cost_minutes": round(worth.cost_minutes, 3)}
+    return Refusal(host=group.hosts[number].name, reason=Reason.NOT_WORTH, detail=detail)
 
 
 def closed_hosts(group: Group, found: Sequence[Overload]) -> Mask:
@@ -213,7 +242,7 @@ def _missing(source: Source, residue: Residue) -> list[Refusal]:
     return refusals
 
 
-def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
+def _moves(trial: Trial, sources: Mapping[int, Source], weighed: Mapping[int, Worth]) -> list[Move]:
     """The steps as moves in the order of their waves, each with what it leaves on both hosts and why it is made."""
     group = trial.group
     singles = [(step, row) for step in trial.steps for row in step.candidate.rows]
@@ -229,7 +258,8 @@ def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
     for at, predicted, (before, after) in zip(order, predictions, scores, strict=True):
         (step, row), (source, destination), domain = singles[at], ends[at], domains[at]
         speed = group.link_speed.get(source, {}).get(destination)
-        relieved = sources.get(source)
+        relieved, worth = sources.get(source), weighed.get(source)
+        why = step.why or _why(step, predicted, sources, (singles[n][0] for n in range(at + 1, len(singles))))
         moves.append(
             Move(
                 domain=domain.name,
@@ -238,7 +268,7 @@ def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
                 destination=group.hosts[destination].name,
                 predicted=predicted,
                 wave=numbers[at],
-                why=step.why or _why(step, predicted, sources, (singles[n][0] for n in range(at + 1, len(singles)))),
+                why=f"{why}; {worth.text}" if worth else why,
                 cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
                 bundle=step.candidate.name if step.candidate.moves > 1 else None,
                 needs=tuple(domains[n].uuid for n in needed[at]),
@@ -246,6 +276,8 @@ def _moves(trial: Trial, sources: Mapping[int, Source]) -> list[Move]:
                 domain_score=_domain_scores(group, source)[row],
                 destination_score_before=before,
                 destination_score=after,
+                saved_minutes=worth.saved_minutes if worth else None,
+                cost_minutes=worth.cost_minutes if worth else None,
             )
         )
     return moves

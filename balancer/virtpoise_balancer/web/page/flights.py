@@ -43,4 +43,5 @@ def _progress(progress: Progress | None) -> str:
     if (ratio := progress.copied_ratio) is not None:
         done = wording.percent(ratio)
     elapsed, dirtied = wording.duration(progress.elapsed_seconds), wording.dirtied(progress.dirty_bytes_per_second)
-    return f"{done}, {elapsed}{dirtied}{wording.throttled(progress.throttle_ratio)}"
+    disks = wording.with_disks(progress.disk_bytes)
+    return f"{done}{disks}, {elapsed}{dirtied}{wording.throttled(progress.throttle_ratio)}"

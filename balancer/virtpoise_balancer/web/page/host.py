@@ -13,11 +13,10 @@ from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import Domain, DomainState, Host, Plan, Policy, Refusal
 from virtpoise_balancer.web.detail import host_detail, seen
 from virtpoise_balancer.web.kept import KeptAnswer
-from virtpoise_balancer.web.page.parts import WIDTH, Anchor, domain_link, host_row, migration_card
+from virtpoise_balancer.web.page.parts import MOST_MIGRATIONS, WIDTH, Anchor, domain_link, host_row, migration_card
 from virtpoise_balancer.web.page.writer import Writer
 from virtpoise_balancer.web.state import domains_by_host
 
-_MOST_MIGRATIONS = 20
 _CURVE_HEIGHT = 200
 
 
@@ -55,7 +54,7 @@ def host_page(writer: Writer, request: Request) -> KeptAnswer:
     snapshot = seen(state)
     host = next(one for one in snapshot.hosts if one.name == detail.status.name)
     domains = domains_by_host(snapshot).get(host.name, [])
-    history = writer.context.store.history(_MOST_MIGRATIONS, host=host.name)
+    history = writer.context.store.history(MOST_MIGRATIONS, host=host.name)
     return writer.page(
         request,
         "host.html",

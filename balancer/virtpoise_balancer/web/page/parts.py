@@ -17,6 +17,8 @@ from virtpoise_balancer.web.state import HostStatus
 
 # The width of a bar's drawing, in drawing units. The browser scales it.
 WIDTH = 1000
+# The newest migrations of a host or domain that are shown.
+MOST_MIGRATIONS = 20
 
 
 @dataclass(frozen=True, slots=True)

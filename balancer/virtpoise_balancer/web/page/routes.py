@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from virtpoise_balancer.web.context import Context
-from virtpoise_balancer.web.kept import KeptAnswer
+from virtpoise_balancer.web.kept import LONGEST_ARGUMENT, KeptAnswer
 from virtpoise_balancer.web.page.domain import domain_page
 from virtpoise_balancer.web.page.history import history_page
 from virtpoise_balancer.web.page.host import host_page
@@ -19,19 +19,17 @@ from virtpoise_balancer.web.page.plan import plan_page
 from virtpoise_balancer.web.page.runbooks import RunbookPages
 from virtpoise_balancer.web.page.writer import Writer
 
-_LONGEST_KEY = 8
-
 
 def routes(context: Context) -> list[Route]:
     """One for each page, and one for the files that pages load."""
     writer = Writer(context)
-    runbooks = RunbookPages(writer)
+    runbooks = RunbookPages.read(writer)
 
     def page(write: Callable[[Request], KeptAnswer], *, until_changed: bool = True) -> Callable[[Request], Response]:
         """The page, written once for all readers who see the same."""
 
         def endpoint(request: Request) -> Response:
-            asked = tuple(request.query_params.get(name, "")[:_LONGEST_KEY] for name in ("sort", "limit"))
+            asked = tuple(request.query_params.get(name, "")[:LONGEST_ARGUMENT] for name in ("sort", "limit"))
             key = (request.url.path, asked, writer.closed(request))
             return context.kept.get(key, partial(write, request), until_changed=until_changed).answer(request)
 

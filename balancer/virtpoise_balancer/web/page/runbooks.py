@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 
 from markdown_it import MarkdownIt
@@ -15,10 +16,15 @@ from virtpoise_balancer.web.page.writer import Writer
 class RunbookPages:
     """The runbooks of the folder alerts/runbooks, which the package carries."""
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    def __init__(self, writer: Writer, runbooks: Mapping[str, str]) -> None:
+        """The pages of these texts, by the names of their files."""
+        self._writer, self._runbooks = writer, runbooks
+
+    @classmethod
+    def read(cls, writer: Writer) -> RunbookPages:
+        """The pages of the files in the package."""
         folder = files("virtpoise_balancer.web") / "runbooks"
-        self._runbooks = {one.name: one.read_text(encoding="utf-8") for one in folder.iterdir()}
+        return cls(writer, {one.name: one.read_text(encoding="utf-8") for one in folder.iterdir()})
 
     def index(self, request: Request) -> KeptAnswer:
         return self._writer.page(request, "runbooks.html", names=sorted(self._runbooks))

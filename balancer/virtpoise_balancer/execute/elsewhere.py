@@ -1,41 +1,23 @@
-"""What hosts say of a domain; also many of them at once, within a bounded time."""
+"""Asks many hosts at once for a domain, within a bounded time."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
 from virtpoise_balancer.clock import Clock
-from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.lanes import Lanes, Work
-from virtpoise_balancer.execute.reconcile import Answer, Silent
+from virtpoise_balancer.execute.questions import confirmed, presence
+from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
 from virtpoise_balancer.threads import Event, Threads
 
 # How many hosts are asked side by side, for all domains together, and how long their answers are waited for.
 _LANES = 32
 _MOST_WAIT_SECONDS = 30.0
-
-
-def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
-    """How the domain stands on the host, or that it does not answer."""
-    try:
-        return hosts.presence(host, uuid)
-    except LibvirtError as error:
-        return Silent(str(error))
-
-
-def descriptions(hosts: Hosts, places: Iterable[str], uuid: str) -> str:
-    """What distinguishes the copies of a domain on these hosts, in words."""
-    found = []
-    for host in places:
-        with contextlib.suppress(LibvirtError):
-            found.append(f"On {host}: {hosts.describe(host, uuid)}")
-    return "; ".join(found)
 
 
 @dataclass(slots=True)
@@ -75,7 +57,12 @@ class Elsewhere:
                 answers[place] = Silent(f"no answer within {_MOST_WAIT_SECONDS:g} s")
             silent = {place for place in events if isinstance(answers[place], Silent)}
             self._silent = self._silent - events.keys() | silent
-            return {place: answers[place] for place in sorted(events)}
+            found = {place: answers[place] for place in sorted(events)}
+        active = [place for place, answer in found.items() if answer in SETTLED]
+        if len(active) > 1:  # they answered in no order: the domain may have gone from one to another meanwhile
+            found |= {place: presence(self.hosts(), place, uuid) for place in active}
+            found = confirmed(self.hosts(), found, uuid)
+        return found
 
     def _next(self) -> Work | None:
         with self._lock:

@@ -1,0 +1,45 @@
+"""Questions to hosts about one domain, in which a host that does not answer is an answer as well."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+
+from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
+from virtpoise_balancer.model import Progress
+
+
+def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
+    """How the domain stands on the host, or that it does not answer."""
+    try:
+        return hosts.presence(host, uuid)
+    except LibvirtError as error:
+        return Silent(str(error))
+
+
+def confirmed(hosts: Hosts, answers: Mapping[str, Answer], uuid: str) -> dict[str, Answer]:
+    """The answers of hosts that were asked in this order, with later ones where several have the domain active.
+
+    While the last of these answered, the domain may have gone there from one that was asked before.
+    """
+    active = [host for host, answer in answers.items() if answer in SETTLED]
+    return {**answers, **{host: presence(hosts, host, uuid) for host in active[:-1]}}
+
+
+def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:
+    """The domain's running migration on the host, None where it has none, or that the host does not answer."""
+    try:
+        return hosts.progress(host, uuid)
+    except LibvirtError as error:
+        return Silent(str(error))
+
+
+def descriptions(hosts: Hosts, places: Iterable[str], uuid: str) -> str:
+    """What distinguishes the copies of a domain on these hosts, in words."""
+    found = []
+    for host in places:
+        with contextlib.suppress(LibvirtError):
+            found.append(f"On {host}: {hosts.describe(host, uuid)}")
+    return "; ".join(found)

@@ -1,0 +1,210 @@
+"""What moves are worth: the overload that they are expected to save within an hour, against what they cost.
+
+Both are in minutes of one host. A minute in which a host is over its threshold is one, and more by how far it is over.
+A migration occupies two hosts, which are taken to be as badly off as if they were overloaded. Where the overload will
+have ended by itself, it may have to be taken back: then it costs twice.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.habits import LEAST_AGE_SECONDS
+from virtpoise_balancer.analyse.outlook import TIMES, Outlook, minutes, outlook, overload_chances
+from virtpoise_balancer.model import SCALES_SECONDS, Habits, Resource
+from virtpoise_balancer.plan.default.candidates import Candidate, transfer_bytes
+from virtpoise_balancer.plan.default.group import CPU, Group
+from virtpoise_balancer.plan.default.source import Source
+from virtpoise_balancer.plan.default.trial import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What moves save and what they cost, in minutes of one host."""
+
+    saved_minutes: float
+    cost_minutes: float
+
+    @property
+    def pays(self) -> bool:
+        return self.saved_minutes > self.cost_minutes
+
+    @property
+    def text(self) -> str:
+        saved, cost = f"{self.saved_minutes:.1f}", f"{self.cost_minutes:.1f}"
+        return f"what leaves it is expected to save {saved} minutes of overload within an hour and costs {cost}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What a host's domains will want, as a share of its CPUs: the mean and variance at each time ahead, and in the
+    end those of the long run.
+    """
+
+    mean: Floats
+    variance: Floats
+
+
+_NO_DOMAINS = Outlook(np.zeros((0, len(TIMES))), np.zeros((0, len(TIMES))), np.zeros(0), np.zeros(0))
+
+
+class Prospects:
+    """What the hosts of a group have ahead of them. Computed on demand."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._outlooks: dict[int, Outlook] = {}
+        self._loads: dict[int, _Load] = {}
+
+    def concern(self, source: Source) -> bool:
+        """Whether it is weighed what relieves the host: only the CPU is short, and domains of it have habits."""
+        habits = self._group.snapshot.habits
+        if habits is None or source.goals.keys() != {Resource.CPU}:
+            return False
+        known = (habits.of_domains.get(domain.uuid) for domain in source.residents.running)
+        return any(one is not None and one.age_seconds >= LEAST_AGE_SECONDS for one in known)
+
+    def weighed(self, sources: Iterable[Source], steps: Sequence[Step]) -> dict[int, Worth]:
+        """By number of each host of which it is weighed what leaves it, what its steps are worth."""
+        leave = {step.candidate.source for step in steps}
+        concerned = [source for source in sources if source.number in leave and self.concern(source)]
+        if concerned:
+            self.prepare(end for step in steps for end in (step.candidate.source, step.destination))
+        return {source.number: self.worth(source, steps) for source in concerned}
+
+    def worth(self, source: Source, steps: Sequence[Step]) -> Worth:
+        """What the steps that relieve a host are worth, those included that make room for it."""
+        ours = [step for step in steps if step.candidate.source == source.number]
+        takers = {step.destination for step in ours}
+        ours += [step for step in steps if step.candidate.source in takers]
+        seconds = sum(map(self.seconds, ours))
+        saved, later = 0.0, self._known_minutes([step.candidate for step in ours])
+        for host in sorted({end for step in ours for end in (step.candidate.source, step.destination)}):
+            leaving = [step.candidate for step in ours if step.candidate.source == host]
+            coming = [step.candidate for step in ours if step.destination == host]
+            before, after = self._load(host), self._with(host, leaving, coming)
+            less = self._overload(before) - self._overload(after)
+            saved += minutes(less[:-1], seconds) + later * float(less[-1])
+        return Worth(saved, self._cost(source, seconds))
+
+    def at_most(self, source: Source) -> Worth:
+        """The most that relieving the host can be worth."""
+        seconds = min((self.seconds_of(candidate) for candidate in source.candidates), default=0.0)
+        overload = self._overload(self._load(source.number))
+        later = self._known_minutes(source.candidates) * float(overload[-1])
+        return Worth(minutes(overload[:-1], seconds) + later, self._cost(source, seconds))
+
+    def seconds(self, step: Step) -> float:
+        return self.seconds_of(
+            step.candidate, self._group.link_speed.get(step.candidate.source, {}).get(step.destination)
+        )
+
+    def seconds_of(self, candidate: Candidate, speed: float | None = None) -> float:
+        """How long its migrations take, one after the other."""
+        speed = speed or self._fastest(candidate.source)
+        return sum(transfer_bytes(domain, self._group.policy, speed) for domain in candidate.domains) / speed
+
+    def _fastest(self, host: int) -> float:
+        speeds = self._group.speeds(host)
+        return self._group.policy.migration.bytes_per_second if speeds is None else float(speeds.max())
+
+    def _overload(self, load: _Load) -> Floats:
+        """How badly off the host is at each time and in the long run: 1 while it is over its threshold, and by how much
+        it is.
+        """
+        chance, excess = overload_chances(load.mean, load.variance, self._group.policy.cpu.threshold)
+        return chance + excess
+
+    def _known_minutes(self, candidates: Sequence[Candidate]) -> float:
+        """For how long what is usual is taken to stay so: as long as the domains were watched, at most for the longest
+        of their means.
+        """
+        habits = self._group.snapshot.habits or Habits()
+        ages = [
+            habits.of_domains[d.uuid].age_seconds if d.uuid in habits.of_domains else 0.0
+            for one in candidates
+            for d in one.domains
+        ]
+        return min(max(ages, default=0.0), SCALES_SECONDS[-1]) / 60
+
+    def _cost(self, source: Source, seconds: float) -> float:
+        """Two hosts for this time; the more likely the overload ends by itself, the more likely it is that all is taken
+        back.
+        """
+        load = self._load(source.number)
+        chance, _ = overload_chances(load.mean, load.variance, self._group.policy.cpu.threshold)
+        passes = 1 - float(chance[-2])
+        return 2 * seconds / 60 * (1 + passes)
+
+    def _with(self, host: int, leaving: Iterable[Candidate], coming: Iterable[Candidate]) -> _Load:
+        """The load of the host after some domains have left it and others have come."""
+        load, unit = self._load(host), float(self._group.per_unit[CPU, host])
+        mean, variance = load.mean.copy(), load.variance.copy()
+        for sign, candidates in ((-1, leaving), (1, coming)):
+            for candidate in candidates:
+                means, variances = _with_usual(self._outlook(candidate.source))
+                rows = list(candidate.rows)
+                mean += sign * means[rows].sum(axis=0) * unit
+                variance += sign * variances[rows].sum(axis=0) * unit**2
+        return _Load(np.maximum(mean, 0.0), np.maximum(variance, 0.0))
+
+    @cached_property
+    def _coming(self) -> Mapping[int, list[tuple[int, int]]]:
+        """By host, the domains that are on their way to it: their host, and their row there."""
+        group, found = self._group, defaultdict(list)
+        for domain in group.under_way:
+            home, to = group.index[domain.host], group.index.get(domain.migrating_to or "")
+            if to is not None and group.hosts[home].known and domain in group.residents(home).running:
+                found[to].append((home, group.residents(home).running.index(domain)))
+        return found
+
+    def _outlook(self, host: int) -> Outlook:
+        if host not in self._outlooks:
+            self.prepare([host])
+        return self._outlooks[host]
+
+    def prepare(self, wanted: Iterable[int]) -> None:
+        """Compute what these hosts have ahead of them together, which is much quicker. Results do not change."""
+        group, habits = self._group, self._group.snapshot.habits or Habits()
+        missing = sorted(set(wanted) - self._outlooks.keys())
+        group.prepare(missing)
+        here = [group.residents(number) for number in missing]
+        counts = [len(residents.running) for residents in here]
+        if not any(counts):
+            self._outlooks |= dict.fromkeys(missing, _NO_DOMAINS)
+            return
+        now = [(one.demands.cores if one.saturated else one.demands.used) * one.host.cpu_speed for one in here]
+        uuids = [domain.uuid for residents in here for domain in residents.running]
+        found = outlook(np.concatenate(now), uuids, np.repeat(np.arange(len(here)), counts), habits)
+        begin = 0
+        for number, count in zip(missing, counts, strict=True):
+            rows = slice(begin, begin := begin + count)
+            self._outlooks[number] = Outlook(
+                found.mean[rows], found.variance[rows], found.usual[rows], found.usual_variance[rows]
+            )
+
+    def _load(self, host: int) -> _Load:
+        """The load of the host with the domains that are on their way to it, without those that leave."""
+        if host not in self._loads:
+            residents, group = self._group.residents(host), self._group
+            unit = float(group.per_unit[CPU, host])
+            means, variances = _with_usual(self._outlook(host))
+            stay = ~residents.leaving
+            mean = residents.own * residents.host.cpu_speed + means[stay].sum(axis=0)
+            variance = variances[stay].sum(axis=0)
+            for home, row in self._coming.get(host, ()):
+                means, variances = _with_usual(self._outlook(home))
+                mean, variance = mean + means[row], variance + variances[row]
+            self._loads[host] = _Load(mean * unit, variance * unit**2)
+        return self._loads[host]
+
+
+def _with_usual(one: Outlook) -> tuple[Floats, Floats]:
+    """Means and variances at each time, and in the long run (domains x times + 1)."""
+    return np.column_stack((one.mean, one.usual)), np.column_stack((one.variance, one.usual_variance))

@@ -1,0 +1,129 @@
+"""Moves are made where what they are expected to save exceeds what they cost; without a history all is as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders import domain, group, host, where
+from random_groups import random_group, varied_group
+from virtpoise_balancer.analyse.habits import HabitBook, Readings
+from virtpoise_balancer.explain import wording
+from virtpoise_balancer.formats import read_snapshot, write_snapshot
+from virtpoise_balancer.model import Habit, Habits, Plan, Policy, Problem, Reason, Snapshot
+from virtpoise_balancer.plan import plan
+
+GIB = 2**30
+STEP = 10.0
+
+
+def with_history(snapshot: Snapshot, usual: dict[str, float], deviation: float, *, steps: int = 1440) -> Snapshot:
+    """The snapshot after hours in which its domains wandered about what is usual, and then what it says itself."""
+    random = np.random.default_rng(1)
+    uuids = tuple(one.uuid for one in snapshot.domains)
+    hosts = np.array([[one.name for one in snapshot.hosts].index(domain.host) for domain in snapshot.domains])
+    means = np.array([usual[one.name] for one in snapshot.domains])
+    now = np.array([one.cpu_cores for one in snapshot.domains])
+    kept = np.exp(-STEP / 120)
+    state, book = random.normal(size=len(uuids)), HabitBook()
+    for step in range(steps):
+        state = kept * state + random.normal(0, np.sqrt(1 - kept**2), len(uuids))
+        book.update(step * STEP, Readings(uuids, hosts, np.maximum(means + deviation * state, 0.0)), 30.0)
+    for step in range(steps, steps + 4):
+        book.update(step * STEP, Readings(uuids, hosts, now), 30.0)
+    return replace(snapshot, habits=book.habits())
+
+
+def even(cores: float = 1.2) -> Snapshot:
+    """Four hosts with five domains each; the first host is over its threshold."""
+    of_hosts = [cores, 0.85, 0.85, 0.85]
+    domains = [
+        domain(f"vm{number}{at}", f"h{number}", of_hosts[number], uuid=f"vm{number}{at}", vcpus=4, memory_bytes=4 * GIB)
+        for number in range(4)
+        for at in range(5)
+    ]
+    hosts = [host(f"h{number}", *[of_hosts[number] * 5 / 8] * 6, memory_bytes=64 * GIB) for number in range(4)]
+    return group(*(replace(one, cpu_ratio=one.cpu_ratio) for one in hosts), *domains)
+
+
+def not_worth(made: Plan) -> list[str]:
+    return [str(one.host) for one in made.refusals if one.reason is Reason.NOT_WORTH]
+
+
+def test_what_wanders_about_the_same_mean_is_left_alone() -> None:
+    snapshot = even(cores=1.3)
+    usual = {one.name: 1.0 for one in snapshot.domains}
+    assert plan(snapshot, Policy()).moves
+    made = plan(with_history(snapshot, usual, 0.35), Policy())
+    assert (made.moves, not_worth(made), made.attempts, made.solved) == ((), ["h0"], (), False)
+    assert "would save" in made.summary
+
+
+def test_a_lasting_step_is_relieved_and_the_move_says_what_it_saves_and_costs() -> None:
+    snapshot = even(cores=1.3)
+    usual = {one.name: 0.85 for one in snapshot.domains}
+    made = plan(with_history(snapshot, usual, 0.05), Policy())
+    assert where(made) == where(plan(snapshot, Policy()))
+    for move in made.moves:
+        assert move.saved_minutes is not None
+        assert 30 < move.saved_minutes < 65
+        assert move.cost_minutes is not None
+        assert 1 < move.cost_minutes < 8
+        assert "is expected to save" in move.why
+
+
+def test_a_refusal_has_both_numbers_and_a_wording() -> None:
+    snapshot = with_history(even(cores=1.3), dict.fromkeys((one.name for one in even().domains), 1.0), 0.35)
+    (refusal,) = (one for one in plan(snapshot, Policy()).refusals if one.reason is Reason.NOT_WORTH)
+    assert refusal.detail.keys() == {"saved_minutes", "cost_minutes"}
+    assert float(refusal.detail["saved_minutes"] or 0) <= float(refusal.detail["cost_minutes"] or 0)
+    assert wording._REASONS[Reason.NOT_WORTH]
+
+
+def test_a_drain_and_a_memory_problem_are_not_weighed() -> None:
+    snapshot = with_history(even(cores=1.3), dict.fromkeys((one.name for one in even().domains), 1.0), 0.35)
+    full = [
+        replace(one, memory_used_bytes=int(0.95 * one.memory_bytes), memory_ratio_window=(0.95,) * 6)
+        if one.name == "h0"
+        else one
+        for one in snapshot.hosts
+    ]
+    made = plan(replace(snapshot, hosts=tuple(full)), Policy())
+    assert made.moves
+    assert all(move.saved_minutes is None and move.problem is Problem.OVERLOAD for move in made.moves)
+
+
+@given(st.integers(0, 100_000), st.sampled_from([random_group, varied_group]), st.booleans())
+@settings(deadline=None, max_examples=25)
+def test_without_a_history_the_plan_is_the_same(seed: int, make, young: bool) -> None:  # type: ignore[no-untyped-def]
+    snapshot, policy = make(seed)
+    habit = Habit(age_seconds=200, means=(0.1,) * 5, deviations=(0.3,) * 5)
+    known = Habits(of_domains={one.uuid: habit for one in snapshot.domains} if young else {})
+    assert plan(replace(snapshot, habits=known), policy) == plan(snapshot, policy)
+
+
+@given(st.integers(0, 100_000))
+@settings(deadline=None, max_examples=15)
+def test_what_is_not_worth_it_leaves_the_rest_of_the_plan_legal_and_every_move_pays(seed: int) -> None:
+    from random_groups import carry_out
+
+    snapshot, policy = random_group(seed)
+    rng = np.random.default_rng(seed)
+    usual = {one.name: one.cpu_cores * rng.choice([0.5, 1.0]) for one in snapshot.domains}
+    known = with_history(snapshot, usual, 0.1, steps=200)
+    made = plan(known, policy)
+    assert carry_out(known, policy, made)[1] == []
+    weighed = [move for move in made.moves if move.saved_minutes is not None and move.cost_minutes is not None]
+    assert all(move.saved_minutes > move.cost_minutes for move in weighed)  # type: ignore[operator]
+    relieved = {attempt.host for attempt in made.attempts}
+    assert relieved.isdisjoint(not_worth(made))
+
+
+def test_a_saved_snapshot_comes_to_the_same_plan() -> None:
+    snapshot = with_history(even(cores=1.3), dict.fromkeys((one.name for one in even().domains), 0.9), 0.2)
+    again = read_snapshot(write_snapshot(snapshot), "file")
+    assert again.habits == snapshot.habits
+    assert plan(again, Policy()) == plan(snapshot, Policy())
