@@ -428,6 +428,26 @@ def test_moves_under_way_end_in_good_order_when_the_interpreter_ends_before_them
     assert told in (in_order, in_order[:2])
 
 
+def test_a_host_that_hangs_when_it_is_asked_about_a_move_holds_up_no_other_move() -> None:
+    hosts, other = Hosts(), threading.Event()
+    made = executor(hosts)
+
+    def inquire(move: Move) -> None:
+        if move.domain == "a":
+            assert other.wait(5)
+
+    def look(move: Move) -> str | None:
+        if move.domain == "b":
+            other.set()
+        return None
+
+    made.inquire = inquire
+    made.carry_out(list(enumerate((move("a", "h1", "h2"), move("b", "h3", "h4")))), look)
+    assert made.wait(10)
+    assert {domain: one.result for domain, one in hosts.outcomes.items()} == {"a": Result.DONE, "b": Result.DONE}
+    assert [number for what, number in hosts.written if what == "begin"] == ["1", "0"]
+
+
 def test_a_domain_that_would_not_converge_is_not_migrated_and_that_is_remembered() -> None:
     hosts = Hosts(measured=WriteRate(dirty_bytes_per_second=2e8, why="it would not converge"))
     carry_out(hosts, move("a", "h1", "h2"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -301,6 +302,24 @@ def test_a_host_is_waited_for_no_longer_than_a_while(monkeypatch: pytest.MonkeyP
     scene.inventory.ask([MOVE], skip=(), acts=True)
     assert time.monotonic() - began < 5.0
     assert scene.inventory.facts(("h1", "h2")) == Facts()
+
+
+def test_a_host_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory_module, "_MOST_WAIT_SECONDS", 0.05)
+    go_on = threading.Event()
+
+    class Hanging(Said):
+        def facts(self, host: str) -> HostFacts:
+            found = super().facts(host)
+            assert host == "h1" or go_on.wait(5)
+            return found
+
+    said = Hanging({"h1": facts(guest("a")), "h2": facts()})
+    inventory = Inventory(lambda: cast(Hosts, said))
+    for _ in range(5):
+        inventory.ask([MOVE], skip=(), acts=True)
+    assert sorted(said.looked) == ["h1", "h2"]
+    go_on.set()
 
 
 def test_after_a_refusal_both_hosts_are_asked_again() -> None:

@@ -479,3 +479,27 @@ def test_how_a_domain_stands_on_a_host() -> None:
     assert domains.migration_job(connection, UUID) is None
     assert not domains.is_worked_on(connection, UUID)
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("xml", "flags"),
+    [("<domain/>", 0), ("<domain><os><nvram>/v/a.fd</nvram></os></domain>", libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)],
+    ids=["bios", "uefi"],
+)
+def test_the_definition_of_a_uefi_domain_is_removed_and_its_variables_stay(xml: str, flags: int) -> None:
+    """As libvirt has it: without a word on the variables it refuses."""
+    given: list[int] = []
+
+    class Domain:
+        def XMLDesc(self) -> str:  # noqa: N802  # libvirt's name
+            return xml
+
+        def undefineFlags(self, flags: int) -> None:  # noqa: N802  # libvirt's name
+            given.append(flags)
+
+    class Connection:
+        def lookupByUUIDString(self, _uuid: str) -> Domain:  # noqa: N802  # libvirt's name
+            return Domain()
+
+    domains.undefine(cast(libvirt.virConnect, Connection()), UUID)
+    assert given == [flags]

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partialmethod
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
@@ -36,6 +38,7 @@ from virtpoise_balancer.plan import plan
 from virtpoise_balancer.service import changes, turns, wiring
 from virtpoise_balancer.service import daemon as daemon_module
 from virtpoise_balancer.service.daemon import Daemon
+from virtpoise_balancer.service.leading import Leadership
 
 PATIENCE_SECONDS = 60.0
 HELD_SECONDS = 5.0  # for which Prometheus and libvirt hang at most
@@ -480,3 +483,17 @@ def write_without_pattern(folder: Path) -> Path:
     path = write(folder, mode="automatic")
     path.write_text(path.read_text().replace("libvirt: {pattern: 'h*'}\n", ""))
     return path
+
+
+def test_what_fails_between_two_cycles_ends_neither_the_balancer_nor_the_rest(tmp_path: Path) -> None:
+    kept: list[str] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError("x")
+
+    daemon = Daemon(tmp_path / "virtpoise.yml")
+    daemon._follow_clock = fail  # type: ignore[method-assign]
+    daemon._leadership = cast(Leadership, SimpleNamespace(keep=lambda: kept.append("the lock")))
+    daemon._between_cycles()
+    daemon._between_cycles()
+    assert kept == ["the lock", "the lock"]

@@ -212,6 +212,7 @@ class Cycle:
     def obstacle(self, move: Move, *, ordered: bool) -> str | None:
         """Why a planned move must not begin now, on a fresh look at the hosts that it concerns; None when it may.
 
+        Asks no host: one move is looked at after the other, and the executor has asked both hosts before.
         ``ordered``: a person chose the move.
         """
         now = self.clock.now()
@@ -225,7 +226,6 @@ class Cycle:
         except MonitorError as error:
             return str(error)
         known = self._standing(memory, now)
-        self.possible.ask([move], skip=self.silence().silent, acts=True)
         memory = replace(memory, facts=self.possible.facts())
         situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
         return why_not_now(situation, move, ordered=ordered)

@@ -88,6 +88,7 @@ class LibvirtExecutor:
     migrator: Migrator
     reconciler: Reconciler
     ask: Callable[[Sequence[str]], None]  # whether these hosts answer: they are asked, and the answers are kept
+    inquire: Callable[[Move], None] = lambda _move: None  # what both hosts of a move have against it; in bounded time
     limits: Limits = field(default_factory=Limits)  # for the moves of all plans together
     threads: Threads = THREADS
     clock: Clock = SYSTEM
@@ -266,6 +267,7 @@ class LibvirtExecutor:
         """Make the move, unless something is against it. Whether the domain is where it should go."""
         if not self.reconciler.can_write:
             return self._skip(migration_id, move, "the store cannot be written: no move begins")
+        self._against(move, lambda: self.inquire(move))  # before the lock: a host that hangs holds up no other move
         with self._looking:  # of two moves to one host the second look must count the first
             try:
                 began = self.reconciler.journal.begin(migration_id)

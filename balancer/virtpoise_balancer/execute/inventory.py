@@ -38,7 +38,7 @@ _BUSY_SECONDS = 60.0
 # they are waited for in all, and how many are asked side by side.
 _NEW_SECONDS = 30.0
 _NEW_TO_RECOMMEND_SECONDS = 600.0
-_MOST_WAIT_SECONDS = 5.0
+_MOST_WAIT_SECONDS = 2.0
 _LANES_NOW = 16
 # How many hosts are read at the same time where no one waits. A look takes some 50 ms of CPU time of this machine.
 _LANES = 4
@@ -78,6 +78,7 @@ class Inventory:
     _records: dict[str, HostRecord] = field(default_factory=dict)
     _asked_at: dict[str, float] = field(default_factory=dict)  # when a host was last asked, monotonic
     _failed: set[str] = field(default_factory=set)  # hosts that did not answer then
+    _asking: dict[str, float] = field(default_factory=dict)  # by host that is asked: until when it is waited for
     _asked_images: dict[str, set[str]] = field(default_factory=dict)  # by host, since it was looked at
     _queue: dict[str, None] = field(default_factory=dict)  # hosts to be looked at, in order
     _lanes: Lanes = field(init=False)
@@ -121,6 +122,8 @@ class Inventory:
 
     def ask(self, moves: Sequence[Move], *, skip: Collection[str], acts: bool) -> None:
         """Ask both hosts of each move, unless what they said is new enough. Returns within a bounded time.
+
+        A host that hangs is waited for once, not again before it has answered.
 
         ``skip``: hosts that do not answer. ``acts``: the moves are about to be made.
         """
@@ -290,11 +293,25 @@ class Inventory:
             (self._failed.add if failed else self._failed.discard)(host)
 
     def _side_by_side(self, hosts: Collection[str], ask: Callable[[str], None], until: float) -> None:
-        """Ask these hosts, and return when all have answered or the time is up (monotonic)."""
-        waiting = list(hosts)
+        """Ask these hosts, and return when all have answered or the time is up (monotonic).
+
+        Not those that were waited for in vain and have not answered yet.
+        """
+        now = self.clock.monotonic()
+        with self._lock:
+            waiting = [host for host in hosts if now < self._asking.get(host, math.inf)]
+
+        def ask_one(host: str) -> None:
+            with self._lock:
+                self._asking.setdefault(host, until)
+            try:
+                ask(host)
+            finally:
+                with self._lock:
+                    self._asking.pop(host, None)
 
         def take() -> Work | None:
-            return partial(ask, waiting.pop(0)) if waiting and self.clock.monotonic() < until else None
+            return partial(ask_one, waiting.pop(0)) if waiting and self.clock.monotonic() < until else None
 
         lanes = Lanes(take, _LANES_NOW, "look at hosts", self.threads)
         lanes.begin(len(waiting))

@@ -92,11 +92,11 @@ class Daemon:
                 self._end()
 
     def _between_cycles(self) -> None:
-        try:
-            self._follow_clock()
-            self._leadership.keep()
-        except Exception:  # the cycles go on, and the next round tries again
-            log.exception("what is done between two cycles failed in an unforeseen way")
+        for act in (self._follow_clock, self._leadership.keep):
+            try:
+                act()
+            except Exception:  # the cycles go on, and the next round tries again
+                log.exception("what is done between two cycles failed in an unforeseen way")
 
     def stop(self) -> None:
         """Stop the balancer, as SIGTERM does."""

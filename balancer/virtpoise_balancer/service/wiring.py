@@ -192,10 +192,14 @@ def make_executor(
         silent = reach.silence().silent
         inventory.look_again([host for host in hosts if host not in silent])
 
+    def inquire(move: Move) -> None:
+        inventory.ask([move], skip=reach.silence().silent, acts=True)
+
     return LibvirtExecutor(
         make_migrator(config, workers),
         accounts.reconciler,
         ask,
+        inquire,
         limits=limits_of(config.policy),
         clock=accounts.reconciler.clock,
         leads=leads,

@@ -141,9 +141,14 @@ def abort(connection: libvirt.virConnect, uuid: str) -> None:
 
 
 def undefine(connection: libvirt.virConnect, uuid: str) -> None:
-    """Remove the domain's definition from this host; one that is gone already is no error."""
+    """Remove the domain's definition from this host; one that is gone already is no error.
+
+    libvirt wants to be told what becomes of a UEFI domain's file of variables. It stays: hosts may share it.
+    """
     try:
-        connection.lookupByUUIDString(uuid).undefine()
+        domain = connection.lookupByUUIDString(uuid)
+        has_variables = "<nvram" in text_of(domain.XMLDesc)
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if has_variables else 0)
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
             raise
