@@ -111,8 +111,11 @@ class Prospects:
         return sum(transfer_bytes(domain, self._group.policy, speed) for domain in candidate.domains) / speed
 
     def _fastest(self, host: int) -> float:
+        """As fast as was measured from the host, or as its uplink is, if that is known."""
         speeds = self._group.speeds(host)
-        return self._group.policy.migration.bytes_per_second if speeds is None else float(speeds.max())
+        if speeds is not None:
+            return float(speeds.max())
+        return self._group.hosts[host].uplink_bytes_per_second or self._group.policy.migration.bytes_per_second
 
     def _overload(self, load: _Load) -> Floats:
         """How badly off the host is at each time and in the long run: 1 while it is over its threshold, and by how much
