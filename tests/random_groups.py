@@ -131,13 +131,11 @@ def zoned_group(seed: int) -> tuple[Snapshot, Policy]:
     names = [domain.name for domain in domains]
     rules: list[Rule] = []
     for number in range(rng.randint(1, 3)):
-        kind = rng.choice(("together", "apart", "apart"))
         picked: dict[str, list[str]] = {}
         for domain in rng.sample(domains, min(6, len(names))):
             picked.setdefault(racks[domain.host], []).append(domain.name)
-        members = max(picked.values(), key=len)[:3] if kind == "together" else [each[0] for each in picked.values()]
-        name, hard = f"over{number}", rng.random() < 0.8
-        rules.append(Rule(name=name, kind=kind, domains=tuple(members), over="rack", hard=hard))
+        members, hard = [each[0] for each in picked.values()], rng.random() < 0.8
+        rules.append(Rule(name=f"over{number}", kind="apart", domains=tuple(members), over="rack", hard=hard))
     overcommit = Overcommit(memory_ratio=rng.choice((0.8, 1.0, 1.5))) if rng.random() < 0.7 else None
     made = replace(policy, rules=(*policy.rules, *rules), overcommit=overcommit)
     return replace(snapshot, hosts=hosts, domains=domains), made

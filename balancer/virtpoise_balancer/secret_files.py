@@ -97,7 +97,7 @@ def _folder_problem(folder: Path, entry: Path) -> str | None:
     found, owner = folder.stat(), entry.lstat().st_uid
     own = found.st_uid in (0, os.geteuid())
     if found.st_mode & stat.S_ISVTX and own:  # as /tmp: only a file's owner renames or deletes it
-        return None if owner in (0, os.geteuid()) else f"{entry} belongs to another user (uid {owner})"
+        return None if owner in (0, os.geteuid()) else f"another user (uid {owner}) may replace {entry}"
     if found.st_mode & stat.S_IWOTH:
         return f"other users may write to its folder; chmod o-w {folder}"
     if found.st_mode & stat.S_IWGRP and found.st_gid != 0:

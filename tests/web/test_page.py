@@ -93,7 +93,7 @@ def test_history_shows_what_the_cycles_did(show: Show, tmp_path: Path) -> None:
     expect(watched.open().locator(".attention li")).to_contain_text(["h1 is overloaded: CPU load 88%, 1 sample"])
     row = watched.open("/history").locator("#all-cycles tbody tr")
     expect(row).to_have_count(1)  # for both cycles
-    expect(row.locator("td")).to_contain_text(["", "", "2", "recommended", "h1 is overloaded (cpu 88%, 1 sample)"])
+    expect(row.locator("td")).to_contain_text(["", "", "2", "recommended", "h1 is overloaded (CPU load 88%, 1 sample)"])
 
 
 def test_open_details_and_choices_outlive_an_update(show: Show, balancer: Balancer) -> None:
