@@ -127,7 +127,7 @@ class Libvirt:
     # --- the referee --------------------------------------------------------------------------------------------------
 
     def refuses(self, uuid: str, destination: str) -> str | None:
-        """Why a migration of the domain would be refused, or None. Images of which no pool tells count as there."""
+        """Why a migration of the domain would be refused, or None. Images in no pool's folder count as there."""
         guest, there = self.guests[uuid], self.hosts[destination]
         here = self.hosts[guest.host]
         for refused, why in (

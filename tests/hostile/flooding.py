@@ -1,4 +1,4 @@
-"""A flood from several addresses, and what an honest client gets meanwhile."""
+"""A flood from several addresses, and what an honest client gets during it."""
 
 from __future__ import annotations
 

@@ -42,8 +42,9 @@ _ROWS = 6 + 2 * len(SCALES)
 
 
 def known_scales(age: Floats) -> Mask:
-    """Of which scales it is known how far means over them usually are off: those that passed some times (domains x
-    scales). ``age``: domains x 1, in seconds.
+    """Whether a scale has passed often enough that its usual deviation is known (domains x scales).
+
+    ``age``: domains x 1, in seconds.
     """
     known: Mask = age >= _TIMES * SCALES
     return known

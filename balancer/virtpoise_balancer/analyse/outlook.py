@@ -42,7 +42,7 @@ _LIVES = np.array([15.0, *SCALES])
 _NOTHING = 1e9
 # What is left of each part after each time (times x lives). What changes more slowly than the horizon lasts.
 _KEPT = np.where(_LIVES < HORIZON_SECONDS, np.exp(-TIMES[:, np.newaxis] / _LIVES), 1.0)
-# How often the parts are fitted anew to the deviations. More changes nothing that matters.
+# How many times the parts are fitted to the deviations. More changes nothing that matters.
 _FITS = 20
 
 

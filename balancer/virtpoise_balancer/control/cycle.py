@@ -115,7 +115,7 @@ class NothingKnown:
 class Cycle:
     """The parts of the loop. What it remembers from one turn to the next is in the store alone.
 
-    But for ``habits``: what domains usually use. They are learned anew after a start.
+    Except ``habits``, what domains usually use: they are learned again after each start.
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as

@@ -31,7 +31,7 @@ class SeenTwice:
 
 # How many groups of hosts are asked side by side. A question takes a process that calls libvirt.
 _LANES = 4
-# A host that leaves so many questions about domains unanswered is not asked about more of them in the same turn.
+# After this number of unanswered questions about domains a host is asked no more of them in the same turn.
 _MOST_SILENT = 3
 
 
@@ -89,7 +89,7 @@ class Copies:
             ended.wait(seconds)
 
     def _next(self) -> Work | None:
-        """Asks the next hosts of which none is being asked about the domains that these seem to run."""
+        """Asks the next free hosts about the domains that they seem to run."""
         with self._lock:
             places = next((places for places in self._waiting if self._busy.isdisjoint(places)), None)
             if places is None:

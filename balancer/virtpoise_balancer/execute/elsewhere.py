@@ -59,7 +59,7 @@ class Elsewhere:
             self._silent = self._silent - events.keys() | silent
             found = {place: answers[place] for place in sorted(events)}
         active = [place for place, answer in found.items() if answer in SETTLED]
-        if len(active) > 1:  # they answered in no order: the domain may have gone from one to another meanwhile
+        if len(active) > 1:  # they answered in no order: the domain may have gone from one to another
             found |= {place: presence(self.hosts(), place, uuid) for place in active}
             found = confirmed(self.hosts(), found, uuid)
         return found

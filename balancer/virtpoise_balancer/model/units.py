@@ -23,7 +23,7 @@ Amount = Annotated[float, Ge(0)]
 Bytes = Annotated[int, Ge(0)]
 Threshold = Annotated[float, Gt(0), Le(1)]
 
-# The speed of a network card or a migration of which nothing is known: 1 Gbit/s.
+# Stands for the unknown speed of a network card or a migration: 1 Gbit/s.
 ASSUMED_BYTES_PER_SECOND = 125e6
 
 # A ratio measured from two samples may pass 1 by the jitter of their times; anything further is a broken query.

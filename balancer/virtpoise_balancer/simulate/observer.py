@@ -104,7 +104,7 @@ class SimulatedObserver:
         return self._readings[-1]
 
     def readings(self) -> Readings:
-        """What the running domains use of which there are figures."""
+        """What the running domains with figures use."""
         if self._newest is None:
             raise AssertionError("nothing was measured yet")
         counted, cores, _ = self._used()

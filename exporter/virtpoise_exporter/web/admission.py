@@ -72,7 +72,7 @@ class Door:
         return guest
 
     def _crowded(self, place: str, places: int) -> set[str]:
-        """The addresses of which one has to make room for a new connection; none if there is room."""
+        """The addresses among which one has to make room for a new connection; none if there is room."""
         taken: dict[str, int] = {}
         for guest in self._guests:
             taken[guest.address] = taken.get(guest.address, 0) + guest.places

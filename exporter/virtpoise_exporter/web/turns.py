@@ -11,7 +11,7 @@ _Asked = tuple[Callable[[], bool], "asyncio.Future[bool]"]
 
 
 class Turns:
-    """One thread that verifies. Who guesses passwords waits for its own guesses, and nobody else does."""
+    """One thread that verifies. Who guesses passwords waits for its own guesses; other addresses do not."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="verify")

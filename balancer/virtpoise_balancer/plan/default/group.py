@@ -90,7 +90,7 @@ class Group:
             if policy.rules or placed
             else RuleSet(self._each("name"), self._each("labels"))
         )
-        # The assumed speed cancels out in ratios between uplinks of which none is known.
+        # Where no uplink's speed is known, the assumed one cancels out in their ratios.
         uplinks = [speed or ASSUMED_BYTES_PER_SECOND for speed in self._each("uplink_bytes_per_second")]
         there = {
             Resource.CPU: self.cpus * np.array(self._each("cpu_speed"), dtype=np.float64),

@@ -109,7 +109,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
 
 
 def _lasting(prospects: Prospects, sources: Sequence[Source]) -> tuple[list[Source], list[Refusal]]:
-    """The sources of which something may be worth moving, and why the others wait."""
+    """The sources that may be worth relieving, and why the others wait."""
     concerned = [source for source in sources if prospects.concern(source)]
     prospects.prepare(source.number for source in concerned)
     weighed = {source.number: prospects.at_most(source) for source in concerned}

@@ -71,7 +71,7 @@ class Prospects:
         return any(one is not None and one.age_seconds >= LEAST_AGE_SECONDS for one in known)
 
     def weighed(self, sources: Iterable[Source], steps: Sequence[Step]) -> dict[int, Worth]:
-        """By number of each host of which it is weighed what leaves it, what its steps are worth."""
+        """What the steps of each weighed source are worth, by the number of its host."""
         leave = {step.candidate.source for step in steps}
         concerned = [source for source in sources if source.number in leave and self.concern(source)]
         if concerned:
