@@ -54,6 +54,21 @@ class Answering:
         )
 
 
+def test_a_host_that_hangs_keeps_no_other_one_waiting() -> None:
+    hangs, go_on, other = threading.Event(), threading.Event(), threading.Event()
+
+    def ask(host: str) -> int:
+        (hangs if host == "hung" else other).set()
+        return int(host == "hung" and go_on.wait(30))
+
+    reach = Reach(ask)
+    reach.keep_up(["hung"])
+    assert hangs.wait(10)
+    reach.keep_up(["hung", "other"])
+    assert other.wait(10)
+    go_on.set()
+
+
 def test_all_hosts_are_asked_once_there_are_threads_again() -> None:
     threads, asked = Scarce(), list[str]()
 

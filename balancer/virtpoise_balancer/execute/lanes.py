@@ -34,7 +34,8 @@ class Lanes:
     def begin(self, waiting: int) -> bool:
         """Start the threads for ``waiting`` pieces of work. Returns whether any works on them."""
         with self._lock:
-            lanes = [self.threads.event() for _ in range(min(waiting, self.most) - len(self._running))]
+            # Those that run may all hang: none of them counts as free.
+            lanes = [self.threads.event() for _ in range(min(waiting, self.most - len(self._running)))]
             self._running += lanes
         for number, ended in enumerate(lanes):
             try:
