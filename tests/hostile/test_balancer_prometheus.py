@@ -90,7 +90,7 @@ def ask(attack: str) -> Asked:
         ("too-short", "cannot be asked"),
         ("redirect", "does not answer as Prometheus does (302"),
         ("million-series", "expected at most 150000 series"),
-        ("deep", "Expected `object | null`, got `array`"),
+        ("deep", "Expected `object`, got `array`"),
         ("bare-nan", "does not answer as Prometheus does"),
         ("controls-in-error", "refused 'up': \\x1b[2J\\u202e\\nforged=1"),
         ("not-utf8", "does not answer as Prometheus does"),
