@@ -21,6 +21,8 @@ SCALES = np.array(SCALES_SECONDS)
 _MEMORIES = np.maximum(SCALES[-1], 16 * SCALES)
 # What is further off than this many usual deviations does not belong to what is usual.
 UNUSUAL = 5.0
+# The digits after the point of cores and seconds in a snapshot.
+_DIGITS = 4
 # The least usual deviation, in cores: less is noise of the measurement.
 LEAST_DEVIATION_CORES = 0.01
 # A domain that was not seen for longer is forgotten.
@@ -162,13 +164,13 @@ class HabitBook:
 
     def habits(self) -> Habits:
         """The habits of all domains, as a snapshot carries them."""
-        table = self._table
+        table = self._table.round(_DIGITS)  # what is stored with each plan is not made of noise
         excursions = self._time - table[_SINCE]
         rows = zip(
             self._uuids,
             table[_AGE].tolist(),
             table[_MEANS].T.tolist(),
-            np.sqrt(table[_VARIANCES]).T.tolist(),
+            np.sqrt(self._table[_VARIANCES]).round(_DIGITS).T.tolist(),
             excursions.tolist(),
             table[_BEFORE].tolist(),
             strict=True,
