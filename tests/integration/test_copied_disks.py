@@ -13,6 +13,7 @@ import libvirt
 import pytest
 
 from builders import domain, group, host
+from integration.local_disks import DISK, POOL, create_image
 from integration.pool import Pools
 from integration.test_only_possible_moves_on_hosts import described, start
 from virtpoise_balancer.analyse.facts import with_facts
@@ -30,15 +31,6 @@ from virtpoise_lab.model import DomainSpec
 pytestmark = pytest.mark.lab
 NAMES = ("h1", "h2", "h3")
 POLICY = Policy(cpu=Trigger(threshold=0.7, consecutive=2))
-POOL = "<pool type='dir'><name>images</name><target><path>/run/images</path></target></pool>"
-VOLUME = (
-    "<volume><name>{0}.img</name><capacity unit='MiB'>24</capacity><allocation>0</allocation>"
-    "<target><format type='raw'/></target></volume>"
-)
-DISK = (
-    "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/><source file='/run/images/{0}.img'/>"
-    "<target dev='vda' bus='virtio'/></disk>"
-)
 MIB = 2**20
 
 
@@ -92,12 +84,9 @@ def scene(pool: Pools) -> Iterator[Hosts]:
         for name in ("h1", "h2"):
             lab.host(name).run(["mkdir", "/run/images"])
             lab.host(name).connection().storagePoolCreateXML(POOL)
-        images = lab.host("h1").connection().storagePoolLookupByName("images")
         like = described(lab)
         for guest in ("moved", "aborted", "taken"):
-            images.createXML(VOLUME.format(guest))
-            junk = f"dd if=/dev/urandom of=/run/images/{guest}.img bs=1M count=16 conv=notrunc 2>&1"
-            lab.host("h1").run(["sh", "-ec", junk])
+            create_image(lab, "h1", guest, 16)
             start(lab, like, guest, DISK.format(guest))
         uris = {host.name: host.uri for host in lab.hosts}
         hosts = LibvirtHosts(

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from integration.pool import Pools
-from virtpoise_lab.balancer import ADDRESS
+from virtpoise_lab.balancer import ADDRESS, Balancer
 from virtpoise_lab.processes import wait_until
 
 pytestmark = pytest.mark.lab
@@ -29,11 +29,8 @@ def moves(group: str) -> list[tuple[str, str]]:
     return [(one["source"], one["destination"]) for one in found if one["result"] == "done"]
 
 
-def test_each_group_is_relieved_inside_and_none_waits_for_another(pool: Pools) -> None:
-    group = pool({"h1": {"vm1": 35, "vm2": 35}, "h2": {}, "h3": {"vm3": 35, "vm4": 35}, "h4": {}})
-    groups = {name: {"matchers": matchers} for name, matchers in MATCHERS.items()}
-    group.configure(strategy="default", groups=groups)
-    balancer = group.balancer
+def launch(balancer: Balancer) -> None:
+    """Start it, and wait for the first cycle of each group."""
     balancer.launch()
 
     def answers() -> bool:
@@ -44,6 +41,14 @@ def test_each_group_is_relieved_inside_and_none_waits_for_another(pool: Pools) -
             return False
 
     wait_until(answers, 60, "its first cycles")
+
+
+def test_each_group_is_relieved_inside_and_none_waits_for_another(pool: Pools) -> None:
+    group = pool({"h1": {"vm1": 35, "vm2": 35}, "h2": {}, "h3": {"vm3": 35, "vm4": 35}, "h4": {}})
+    groups = {name: {"matchers": matchers} for name, matchers in MATCHERS.items()}
+    group.configure(strategy="default", groups=groups)
+    balancer = group.balancer
+    launch(balancer)
     wait_until(lambda: all(map(moves, ("blue", "red"))), 120, "a migration in each group")
     assert set(moves("blue")) == {("h1", "h2")}
     assert set(moves("red")) == {("h3", "h4")}

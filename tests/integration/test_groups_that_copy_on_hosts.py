@@ -9,10 +9,10 @@ from typing import Any
 
 import libvirt
 import pytest
-import requests
 
+from integration.local_disks import DISK, POOL, create_image
 from integration.pool import Pools
-from integration.test_groups_on_hosts import ask
+from integration.test_groups_on_hosts import ask, launch
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.processes import wait_until
 
@@ -22,23 +22,11 @@ GROUPS = {
     "blue": {"matchers": 'instance=~"h[12]:.*"', "migration": {"copy_storage": True}},
     "red": {"matchers": 'instance=~"h[34]:.*"'},
 }
-POOL = "<pool type='dir'><name>images</name><target><path>/run/images</path></target></pool>"
-VOLUME = (
-    "<volume><name>{0}.img</name><capacity unit='MiB'>24</capacity><allocation>0</allocation>"
-    "<target><format type='raw'/></target></volume>"
-)
-DISK = (
-    "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/><source file='/run/images/{0}.img'/>"
-    "<target dev='vda' bus='virtio'/></disk>"
-)
 
 
 def give_a_disk(lab: Lab, name: str, host: str) -> None:
-    connection = lab.host(host).connection()
-    connection.storagePoolLookupByName("images").createXML(VOLUME.format(name))
-    junk = f"dd if=/dev/urandom of=/run/images/{name}.img bs=1M count=8 conv=notrunc 2>&1"
-    lab.host(host).run(["sh", "-ec", junk])
-    connection.lookupByName(name).attachDeviceFlags(DISK.format(name), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    create_image(lab, host, name, 8)
+    lab.host(host).connection().lookupByName(name).attachDeviceFlags(DISK.format(name), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def sum_of(lab: Lab, host: str, name: str) -> str:
@@ -61,16 +49,7 @@ def test_a_drain_copies_in_the_group_that_says_so(pool: Pools) -> None:
         give_a_disk(group.lab, "vm2", "h3")
         group.configure(strategy="default", groups=GROUPS)
         balancer = group.balancer
-        balancer.launch()
-
-        def answers() -> bool:
-            try:
-                return all(one["cycle_at"] for one in ask("groups"))
-            except requests.RequestException:
-                assert balancer.ended is None, balancer.last_words()
-                return False
-
-        wait_until(answers, 60, "its first cycles")
+        launch(balancer)
         drained = balancer.run("drain", "h1", "--wait")
         assert drained.returncode == 0, drained.stderr
         (done,) = [one for one in migrations("blue") if one["result"] == "done"]
