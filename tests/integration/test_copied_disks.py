@@ -13,6 +13,7 @@ import libvirt
 import pytest
 
 from builders import domain, group, host
+from integration.lab_hosts import hosts_of
 from integration.local_disks import DISK, POOL, create_image
 from integration.pool import Pools
 from integration.test_only_possible_moves_on_hosts import described, start
@@ -21,7 +22,6 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
 from virtpoise_balancer.execute.migrate import Migrator
-from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import Move, Policy, Progress, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
@@ -88,16 +88,7 @@ def scene(pool: Pools) -> Iterator[Hosts]:
         for guest in ("moved", "aborted", "taken"):
             create_image(lab, "h1", guest, 16)
             start(lab, like, guest, DISK.format(guest))
-        uris = {host.name: host.uri for host in lab.hosts}
-        hosts = LibvirtHosts(
-            uri_of=uris.__getitem__,
-            peer_uri_of=uris.__getitem__,
-            address_of=lambda _host: None,
-            transfer=Transfer(),
-            connect_timeout_seconds=10,
-            copies=True,
-            workers=workers,
-        )
+        hosts = hosts_of(lab, workers, copies=True)
         yield Hosts(lab, hosts, Inventory(lambda: hosts))
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import libvirt
 import pytest
 
+from integration.lab_hosts import hosts_of
 from integration.pool import Pools
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconciler import Reconciler
-from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import (
     JournalEntry,
@@ -47,16 +47,8 @@ def lab(pool: Pools) -> Iterator[Lab]:
 
 @pytest.fixture
 def hosts(lab: Lab) -> Iterator[LibvirtHosts]:
-    uris = {host.name: host.uri for host in lab.hosts}
     with Workers() as workers:
-        yield LibvirtHosts(
-            uri_of=uris.__getitem__,
-            peer_uri_of=uris.__getitem__,
-            address_of=lambda _host: None,
-            transfer=Transfer(),
-            connect_timeout_seconds=10,
-            workers=workers,
-        )
+        yield hosts_of(lab, workers)
 
 
 class Ends:

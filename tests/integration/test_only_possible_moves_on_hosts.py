@@ -11,12 +11,12 @@ import libvirt
 import pytest
 
 from builders import domain, group, host
+from integration.lab_hosts import hosts_of
 from integration.pool import Pools
 from virtpoise_balancer.analyse.facts import with_facts
 from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict
 from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
-from virtpoise_balancer.execute.transfer import Transfer
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import Move, Policy, PredictedLoads, Prediction, Reason, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
@@ -124,15 +124,7 @@ def scene(pool: Pools) -> Iterator[Hosts]:
         start(lab, like, "machine", "", (r"<emulator>.*?</emulator>", f"<emulator>{EMULATOR}</emulator>"))
         start(lab, like, "device", SHARED_MEMORY)
         start(lab, like, "disk", DISK)
-        uris = {host.name: host.uri for host in lab.hosts}
-        hosts = LibvirtHosts(
-            uri_of=uris.__getitem__,
-            peer_uri_of=uris.__getitem__,
-            address_of=lambda _host: None,
-            transfer=Transfer(),
-            connect_timeout_seconds=10,
-            workers=workers,
-        )
+        hosts = hosts_of(lab, workers)
         inventory = Inventory(lambda: hosts)
         for _ in range(2):  # the domains' hardware is known once their host was looked at
             for name in NAMES:
