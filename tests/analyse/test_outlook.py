@@ -50,7 +50,7 @@ def test_without_a_history_the_present_lasts() -> None:
 def test_what_wanders_is_forecast_without_bias_and_nearly_as_surely_as_it_says(
     memory_minutes: float, held: float
 ) -> None:
-    """Of a memory of half an hour four hours show little, so that intervals are too narrow."""
+    """Four hours show little of a memory of half an hour, so that intervals are too narrow."""
     steps, places = 1440, [2, 4, 6, 7]
     later = [round(TIMES[at] / STEP) for at in places]
     cores = wandering(memory_minutes, steps + max(later), 400, seed=3)

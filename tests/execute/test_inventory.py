@@ -51,7 +51,7 @@ class Said:
     wordless: set[str] = field(default_factory=set)  # libvirt reports nothing of these domains
     leaves: list[str] = field(default_factory=list)  # domains that were asked about
     absent: set[tuple[str, str]] = field(default_factory=set)  # host and image
-    unpooled: set[str] = field(default_factory=set)  # images of which no pool tells
+    unpooled: set[str] = field(default_factory=set)  # images in no pool's folder
     sought: list[tuple[str, str]] = field(default_factory=list)
 
     def facts(self, host: str) -> HostFacts:

@@ -773,7 +773,7 @@ def test_a_copy_that_was_suspended_while_the_other_one_came_to_it_goes_on(
 def test_a_suspended_copy_that_is_the_only_one_left_is_shown_and_left_to_a_person(
     balancer: Balancer, world: World
 ) -> None:
-    """The other one may have crashed, and its disks have gone on since: nobody but a person resumes this one."""
+    """The other one may have crashed, and its disks have gone on since: only a person resumes this one."""
     world.after(3.0, lambda: world.abort("a"))
     balancer.make(move("a", "h1", "h2"))
     world.put("a", "h2")

@@ -27,7 +27,7 @@ MOST_THREADS = 4
 
 
 def group(hosts: Sequence[str], domains: int, claims: Mapping[str, Sequence[str]]) -> Observation:
-    """What is seen of hosts with so many domains each. ``claims``: by host, what it lists beside its own."""
+    """What is seen of hosts with some domains each. ``claims``: by host, what it lists beside its own."""
     found: dict[str, list[Series]] = {name: [] for name in HONEST}
     for host in hosts:
         own = [f"{host}-{number}" for number in range(domains)]
@@ -94,7 +94,7 @@ class Counted(SystemThreads):
 
 
 class Hanging:
-    """Hosts of which those in ``hang`` do not answer until ``go_on``, and then not in time."""
+    """Hosts; those in ``hang`` do not answer until ``go_on``, and then not in time."""
 
     def __init__(self, *hang: str) -> None:
         self.hang, self.go_on, self.met = hang, threading.Event(), threading.Event()

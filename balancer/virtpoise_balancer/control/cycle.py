@@ -212,7 +212,7 @@ class Cycle:
     def obstacle(self, move: Move, *, ordered: bool) -> str | None:
         """Why a planned move must not begin now, on a fresh look at the hosts that it concerns; None when it may.
 
-        Asks no host: one move is looked at after the other, and the executor has asked both hosts before.
+        Asks no host: the executor has done so before, and only one move at a time gets here.
         ``ordered``: a person chose the move.
         """
         now = self.clock.now()

@@ -24,7 +24,7 @@ _OF_ANY_KIND = ("host_sample_time", "host_libvirt_up", "domain_running")
 _OF_ONE_TARGET = (*_OF_ANY_KIND, "domain_paused", *sorted(COUNTING))
 # The most domains of one host, in all states. No libvirt host comes near.
 MOST_DOMAINS = 10_000
-# The most domains of one host that may seem to run on others as well: so many may be on their way between two scrapes.
+# The most domains of one host that may seem to run on others as well, since they move between two scrapes.
 MOST_CLAIMED = 10
 # One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
 _CPU_SPEEDS = (0.01, 100.0)
