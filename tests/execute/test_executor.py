@@ -87,7 +87,7 @@ class Hosts:
         room = tuple(one.path for one in move.copies)
         return Requested(why=None if end is DONE else "it broke", answered=self.answers, made_room=room)
 
-    def discard(self, _move: Move, volumes: Sequence[str]) -> None:
+    def discard(self, _move: Move, volumes: Sequence[str], _check: Callable[[], None]) -> None:
         self.discarded += volumes
 
     def settle(self, entry: JournalEntry) -> MigrationOutcome | StillOpen:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import Deposed, LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
@@ -330,3 +330,18 @@ def test_what_a_failed_migration_has_copied_is_deleted_unless_a_domain_has_it(wo
     world.put("u", "h2", Presence.PAUSED)
     world.do(lambda: migrator(world).discard(COPYING, ["/srv/b"]))
     assert world.model.machines["h2"].images == {"/srv/b"}
+
+
+def test_a_balancer_that_was_deposed_neither_migrates_into_its_volumes_nor_deletes_them(world: World) -> None:
+    """To make room takes a while, and so does a copy."""
+
+    def deposed() -> None:
+        raise Deposed("another one acts")
+
+    requested = world.do(
+        lambda: migrator(world).request(COPYING, lambda _: None, threading.Event(), deposed),
+    )
+    assert (requested.why, requested.made_room) == ("this balancer no longer acts: another one acts", ("/srv/a",))
+    assert world.answering.requests == []
+    world.do(lambda: migrator(world).discard(COPYING, requested.made_room, deposed))
+    assert world.model.machines["h2"].images == {"/srv/a"}

@@ -334,7 +334,7 @@ class LibvirtExecutor:
             return False
         # A request without an answer may still be carried out, and then needs them.
         if requested.made_room and requested.answered and found.result is Result.FAILED and not found.lost:
-            self.migrator.discard(entry.move, requested.made_room)
+            self.migrator.discard(entry.move, requested.made_room, self._check(entry))
         return found.result is Result.DONE
 
     def _hand_over(self, ask: Callable[[], End | StillOpen], lets_go: Callable[[StillOpen], bool]) -> End | StillOpen:

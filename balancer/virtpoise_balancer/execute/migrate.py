@@ -143,6 +143,11 @@ class Migrator:
             made_room = self.hosts.make_room(move.destination, move.copies) if move.copies else ()
         except LibvirtError as error:
             return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
+        try:
+            if made_room:  # that took a while, in which another balancer may have begun to act
+                check()
+        except (Refused, StoreError) as error:
+            return Requested(why=str(error), cause=Cause.REFUSED, seconds=0.0, made_room=made_room)
         why, cause, answered, waited = self._run(move, seen, stop, began, check)
         if cause is Cause.ERROR and answered and not seen.copied:
             cause = Cause.REFUSED
@@ -156,11 +161,15 @@ class Migrator:
             made_room=made_room,
         )
 
-    def discard(self, move: Move, volumes: Sequence[str]) -> None:
-        """Delete the volumes that were created for a migration which has failed. Never raises for what libvirt says."""
+    def discard(self, move: Move, volumes: Sequence[str], check: Callable[[], None] = lambda: None) -> None:
+        """Delete the volumes that were created for a migration which has failed. Never raises for what libvirt says.
+
+        ``check``: as in ``request``.
+        """
         try:
+            check()
             self.hosts.discard(move.destination, move.uuid, volumes)
-        except LibvirtError as error:
+        except (LibvirtError, Refused, StoreError) as error:
             where = {"host": move.destination, "volumes": list(volumes)}
             log.warning("what a failed migration has copied is left", domain=move.domain, why=str(error), **where)
 
