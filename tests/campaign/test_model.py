@@ -116,11 +116,16 @@ def test_a_seed_always_plays_the_same() -> None:
     assert play(3) == play(3)
 
 
-def test_a_seed_plays_the_same_in_each_process() -> None:
+@pytest.mark.parametrize(
+    ("seed", "faults"),
+    [(247, ["second-balancer"]), (2, ["facts-old", "storage-taken"]), (4, ["administrator-insists"])],
+    ids=["hosts", "facts", "answers"],
+)
+def test_a_seed_plays_the_same_in_each_process(seed: int, faults: list[str]) -> None:
     """The order of a set of names differs from one process to the next. In seed 247 it once decided who was asked
     first.
     """
-    play_it = "from virtpoise_lab.campaign.run import play; print(*play(247, ['second-balancer']).trace, sep='\\n')"
+    play_it = f"from virtpoise_lab.campaign.run import play; print(*play({seed}, {faults}).trace, sep='\\n')"
     played = (
         subprocess.run(
             [sys.executable, "-c", play_it],
