@@ -52,11 +52,13 @@ def _insist(run: Run, _met: Met, _seconds: float) -> None:
     """A person ends the next migration and makes it by hand, to a host that answers late; takes the domain back, and so
     on.
     """
-    begun = False
+    begun, until = False, run.kernel.at + LONG_SECONDS
+    run.faulty_until(until)
 
     def on_step(job: Job) -> None:
         nonlocal begun
-        if job.ours and job.step is Step.PERFORM and job.source in run.hosts and not begun:
+        met = job.ours and job.step is Step.PERFORM and job.source in run.hosts
+        if met and not begun and run.kernel.at < until:
             begun = True
             run.note(f"an administrator aborts the migration of {job.uuid}, and makes it by hand")
             run.world.guests[job.uuid].touched = job.aborted = True
