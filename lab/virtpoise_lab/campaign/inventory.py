@@ -44,7 +44,7 @@ def _needs(world: World, uuid: str) -> Needs:
 
 def words_on(world: World, host: str, uuids: Iterable[str]) -> Mapping[str, Bound | None]:
     """By uuid, why libvirt would not let the domain leave the host, or None."""
-    machine, words = world.machines[host], {}
+    machine, words = world.machines[host], dict[str, Bound | None]()
     for uuid in uuids:
         if uuid not in machine.copies:
             continue
