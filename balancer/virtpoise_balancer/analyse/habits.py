@@ -64,7 +64,7 @@ class Readings:
 class HabitBook:
     """What is known of each domain, and how long excursions lasted: times in which one was far off what is usual.
 
-    ``update`` with each look, in the order of time.
+    ``update`` with each look, in the order of time. ``time``: of the newest one, in Unix seconds; 0 before any.
     """
 
     def __init__(self) -> None:
@@ -77,17 +77,17 @@ class HabitBook:
         # By scale, the mean square of what the domains of a host are off together, and the mean sum of their squares.
         self._together, self._alone = np.zeros((2, len(SCALES)))
         self._age = 0.0
-        self._time = 0.0
+        self.time = 0.0
 
     def update(self, now: float, read: Readings, reading_seconds: float) -> None:
         """Take readings in, each over ``reading_seconds`` until ``now`` (Unix seconds).
 
         A reading that is no newer than the last one is left out.
         """
-        kept = math.exp(-max(now - self._time, 0.0) / _EXCURSIONS_COUNT_SECONDS)
+        kept = math.exp(-max(now - self.time, 0.0) / _EXCURSIONS_COUNT_SECONDS)
         self._lasted *= kept
         self._ended *= kept
-        self._time = max(now, self._time)
+        self.time = max(now, self.time)
         rows, hosts, cores = self._rows(now, read.uuids), read.hosts, read.cores
         table = self._table[:, rows]
         passed = np.minimum(now - table[_SEEN], reading_seconds)
@@ -165,7 +165,7 @@ class HabitBook:
     def habits(self) -> Habits:
         """The habits of all domains, as a snapshot carries them."""
         table = self._table.round(_DIGITS)  # what is stored with each plan is not made of noise
-        excursions = self._time - table[_SINCE]
+        excursions = self.time - table[_SINCE]
         rows = zip(
             self._uuids,
             table[_AGE].tolist(),
