@@ -81,13 +81,27 @@ class Hosts:
         self.beside.append(beside)
         return self.measured
 
-    def request(self, move: Move, watch: Watch, stop: threading.Event, _check: Callable[[], None]) -> Requested:
+    def request(
+        self,
+        move: Move,
+        watch: Watch,
+        stop: threading.Event,
+        _check: Callable[[], None],
+        note: Callable[[Sequence[str]], None],
+    ) -> Requested:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
         end = self.ends[move.uuid] = self.does(move)
         room = tuple(one.path for one in move.copies)
+        note(room)
         return Requested(why=None if end is DONE else "it broke", answered=self.answers, made_room=room)
 
-    def discard(self, _move: Move, volumes: Sequence[str]) -> None:
+    @property
+    def volumes(self) -> Hosts:
+        return self
+
+    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
+
+    def discard(self, _entry: JournalEntry, volumes: Sequence[str]) -> None:
         self.discarded += volumes
 
     def settle(self, entry: JournalEntry) -> MigrationOutcome | StillOpen:

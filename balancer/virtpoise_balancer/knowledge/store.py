@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,15 +189,9 @@ class Store:
         """Drop what is older than ``keep_days``, and of the plans the oldest beyond ``keep_bytes``."""
         before = now - keep_days * _DAY_SECONDS
         with self._leading() as connection:
-            cycles.forget(connection, before)
             plans.forget(connection, before, keep_bytes)
-            overrides.forget(connection, before)
-            drains.forget(connection, before)
-            brakes.forget(connection, before)
-            others.forget(connection, before)
-            host_facts.forget(connection, before)
-
-    # --- facts of libvirt ---------------------------------------------------------------------------------------------
+            for what in (cycles, overrides, drains, brakes, others, host_facts):
+                what.forget(connection, before)
 
     def host_facts(self) -> dict[str, str]:
         """By host, the document of what its libvirt reported at the last look."""
@@ -237,9 +231,7 @@ class Store:
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     def adopt(self, hosts: Collection[str]) -> int:
-        """Account for the migrations from or to these hosts, which are this group's, that belong to a group that is not
-        configured any more. How many there were.
-        """
+        """Account for the migrations from or to these hosts of groups that are not configured any more: how many."""
         if not self._lead.strays:
             return 0
         with self._leading() as connection:
@@ -266,6 +258,16 @@ class Store:
         with self.database.reading() as connection:
             journal.check_newest(connection, migration_id)
 
+    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None:
+        """The volumes that were created for a migration and are to be deleted if it fails; none: nothing is."""
+        with self._leading() as connection:
+            journal.note_volumes(connection, migration_id, volumes)
+
+    def check_volumes(self, migration_id: int) -> None:
+        """Refused when a later migration may create the same volumes, Deposed unless this balancer acts."""
+        with self._leading() as connection:
+            journal.check_volumes(connection, migration_id)
+
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         """The end of a journalled migration is known now; what that changed."""
         with self._leading() as connection:
@@ -287,10 +289,7 @@ class Store:
             return journal.watched(connection, self.clock.now(), None if in_all_groups else self.group, broken)
 
     def acknowledge(self, uuid: str, why: str) -> bool:
-        """A person has accounted for a domain that was lost, or whose migration has no known end.
-
-        Whether there was one.
-        """
+        """A person has accounted for a domain that was lost or whose migration has no known end: if there was one."""
         with self.database.writing() as connection:
             return journal.acknowledge(connection, uuid, why, self.clock.now())
 
