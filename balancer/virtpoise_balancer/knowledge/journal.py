@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, String, bindparam, insert, select, update
 
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.errors import Refused
@@ -17,7 +17,16 @@ from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations
-from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Move, Result, Written
+from virtpoise_balancer.model import (
+    Entries,
+    JournalEntry,
+    MigrationOutcome,
+    Move,
+    Result,
+    Unsettled,
+    UnsettledKind,
+    Written,
+)
 
 # How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out
 # after all.
@@ -36,6 +45,15 @@ _WATCHED = Query(
     .where(
         _WITHOUT_END | migrations.c.lost | (_FAILED & (_ENDED_LATELY | migrations.c.volumes.is_not(None))),
         of_group(migrations.c.group_name),
+    )
+    .order_by(migrations.c.id),
+    "migration",
+)
+_ELSEWHERE = Query(
+    select(migrations)
+    .where(
+        (migrations.c.began.is_not(None) & _WITHOUT_END) | migrations.c.lost,
+        migrations.c.group_name != bindparam("group", type_=String),
     )
     .order_by(migrations.c.id),
     "migration",
@@ -225,6 +243,20 @@ def commitments(connection: Connection, ended_since: float, group: str, broken: 
     """The moves that have not ended, and the migrations that ended after ``ended_since``; oldest first."""
     rows = _COMMITMENTS.rows(connection, broken, since=ended_since, group=group)
     return tuple(Commitment(**fields_of_commitment(row)) for row in rows)
+
+
+def elsewhere(connection: Connection, group: str, broken: list[str]) -> tuple[Unsettled, ...]:
+    """The migrations of other groups that keep all action off their hosts: those without an end, and lost domains."""
+    found = []
+    for row in _ELSEWHERE.rows(connection, broken, group=group):
+        way = f"the migration of {row.domain} from {row.source} to {row.destination}"
+        kind, text = UnsettledKind.MIGRATING, f"{way} is under way"
+        if row.lost:
+            kind, text = UnsettledKind.NOWHERE, f"{row.domain} runs nowhere since {way}"
+        of = f" in the group {row.group_name}" if row.group_name else ""
+        hosts = (row.source, row.destination)
+        found.append(Unsettled(domain=row.domain, uuid=row.uuid, hosts=hosts, kind=kind, text=f"{text}{of}"))
+    return tuple(found)
 
 
 def fields_of_commitment(row: Row[Any]) -> dict[str, Any]:

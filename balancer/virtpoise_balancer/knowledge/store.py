@@ -139,6 +139,7 @@ class Store:
                 track_record=brakes.track_record(connection, judged_since, self.group, broken),
                 sightings=others.sightings(connection, self.group, broken),
                 others=others.lately(connection, now, self.group, broken),
+                elsewhere=journal.elsewhere(connection, self.group, broken),
                 newest_plan=plans.newest(connection, self.group, broken),
                 newest_cycle=cycles.newest(connection, self.group, broken),
                 broken=tuple(dict.fromkeys(broken)),
@@ -161,6 +162,7 @@ class Store:
                 brake=brakes.newest(connection, self.group, broken),
                 track_record=brakes.track_record(connection, judged_since, self.group, broken),
                 others=others.lately(connection, now, self.group, broken),
+                elsewhere=journal.elsewhere(connection, self.group, broken),
                 broken=tuple(dict.fromkeys(broken)),
             )
 
@@ -173,16 +175,15 @@ class Store:
             backoffs.write(connection, changes.backoffs)
             if changes.brake is not None:
                 brakes.pull(connection, changes.brake, self.group)
-            if changes.look is not None:
-                look = changes.look
+            if (look := changes.look) is not None:
                 others.record(connection, look.sightings, look.changes, self.group, same=look.same)
             if changes.cycle is not None:
                 cycles.record(connection, changes.cycle, self.group)
             if changes.plan is not None:
                 plan_id = plans.record(connection, changes.plan, now, self.group)
                 if changes.plan.acted:
-                    moves = changes.plan.plan.moves
-                    entries = journal.enter(connection, plan_id, moves, now, self._lead.term, self.group)
+                    moves, term = changes.plan.plan.moves, self._lead.term
+                    entries = journal.enter(connection, plan_id, moves, now, term, self.group)
             return Committed(entries=entries, open_predictions=predictions.open_ones(connection, self.group, []))
 
     def forget(self, now: float, *, keep_days: int, keep_bytes: int) -> None:
