@@ -50,12 +50,13 @@ class Lists:
     """What libvirt says about one host's domains.
 
     ``up``: whether libvirt answers the exporter. ``counted`` and ``listed``: active and inactive domains. None: no
-    figure.
+    figure. ``odd``: the figure of a domain that neither runs (1) nor does not (0).
     """
 
     up: float | None
     counted: tuple[float | None, float | None]
     listed: tuple[int, int]
+    odd: float | None = None
 
 
 NOTHING_LISTED = Lists(up=None, counted=(None, None), listed=(0, 0))
@@ -99,6 +100,8 @@ def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
         return Unknown(kind=UnknownKind.LIBVIRT, text="its libvirt does not answer its exporter")
     if sum(lists.listed) > MOST_DOMAINS:
         return _absurd("number of domains", sum(lists.listed))
+    if lists.odd is not None:
+        return _absurd("list of domains, where 1 is one that runs and 0 one that does not,", lists.odd)
     if not own_list and not replaced & COUNTING:
         return None
     for what, counted, listed in zip(("active", "inactive"), lists.counted, lists.listed, strict=True):
@@ -234,11 +237,13 @@ def lists_by_host(answers: Mapping[str, Sequence[Series]]) -> dict[str, Lists]:
         if (key := (_host(series), series.labels.get("uuid", ""))) in listed
     }
     numbers = Counter((host, is_active) for (host, _), is_active in listed.items())
+    odd = {_host(series): series.value for series in answers["domain_running"] if series.value not in (0, 1)}
     return {
         host: Lists(
             up=up.get(host),
             counted=(active.get(host), inactive.get(host)),
             listed=(numbers[host, True], numbers[host, False]),
+            odd=odd.get(host),
         )
         for host in up.keys() | active.keys() | inactive.keys() | {host for host, _ in listed}
     }
