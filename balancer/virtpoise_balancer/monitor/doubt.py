@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from virtpoise_balancer.hosts import of_instance
+from virtpoise_balancer.hosts import folded, of_instance
 from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import MOST_LABELS
@@ -182,7 +182,7 @@ def targets_by_host(
     ``replaced``: the queries that another exporter answers. Exporters of different kinds may share a host (one for
     its figures, one for its domains), so each of these is held against itself alone. All others are answered by
     virtpoise's exporter, one a host: what one target lists and another one counts is no list. A target that disappeared
-    is recognised by the age of its samples.
+    is recognised by the age of its samples. Two names that differ in upper and lower case alone are one host.
     """
     gone = {_target(one) for one in answers["host_sample_time"] if at - one.value > stale_seconds}
     own = [query for query in _OF_ONE_TARGET if query not in replaced]
@@ -195,7 +195,10 @@ def targets_by_host(
         for host, targets in now.items():
             if len(targets) > len(found.get(host, ())):
                 found[host] = targets
-    return found
+    together: dict[str, set[tuple[str, str]]] = {}
+    for host, targets in found.items():
+        together.setdefault(folded(host), set()).update(targets)
+    return {host: together[folded(host)] for host in found}
 
 
 def copies_by_host(times: Sequence[Series], at: float, stale_seconds: float) -> dict[str, Unknown]:
