@@ -183,3 +183,12 @@ def test_only_what_no_domain_has_is_deleted() -> None:
         with pytest.raises(StorageError, match="is active here"):
             storage.discard(Connection(pool, running=[running]), "u", ["/srv/images/b"])
     assert pool.there == {"b"}
+
+
+def test_an_image_that_a_domain_has_is_found_by_a_name_that_xml_escapes() -> None:
+    name = 'R&D\'s "<1>"'
+    pool = FakePool("/srv/images", name)
+    running = Running("v", "/srv/images/R&amp;D&apos;s &quot;&lt;1&gt;&quot;")
+    with pytest.raises(StorageError, match="is active here"):
+        storage.discard(Connection(pool, running=[running]), "u", [f"/srv/images/{name}"])
+    assert pool.there == {name}

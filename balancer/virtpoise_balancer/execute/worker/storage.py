@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -83,9 +84,14 @@ def discard(connection: libvirt.virConnect, uuid: str, paths: Sequence[str]) -> 
     """
     for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
         description = text_of(domain.XMLDesc)
-        if domain.UUIDString() == uuid or any(path in description for path in paths):
+        if domain.UUIDString() == uuid or any(path in description or _in_xml(path) in description for path in paths):
             raise StorageError(f"{text_of(domain.name)} is active here")
     _delete(connection, paths)
+
+
+def _in_xml(path: str) -> str:
+    """The path as a description has it, where ``R&D`` is ``R&amp;D``."""
+    return html.escape(path).replace("&#x27;", "&apos;")
 
 
 def _create(by_folder: Mapping[str, libvirt.virStoragePool], disk: Mapping[str, Any]) -> str:
