@@ -145,6 +145,58 @@ class Hanging:
                 self.at_once[host] -= 1
 
 
+class Claiming:
+    """Hosts whose libvirt says that it runs the domains that begin with the host's name. ``says``: what those that lie
+    say of any domain, or None where they do not answer.
+    """
+
+    def __init__(self, says: Presence | None, *liars: str) -> None:
+        self.says, self.liars = says, liars
+
+    def presence(self, host: str, uuid: str) -> Presence:
+        if host not in self.liars:
+            return Presence.RUNNING if uuid.startswith(f"{host}-") else Presence.ABSENT
+        if self.says is None:
+            raise LibvirtSilent(f"{host}: no answer")
+        return self.says
+
+    def describe(self, _host: str, _uuid: str) -> str:
+        return "running, started here"
+
+
+def kept_still(hosts: Claiming, claims: Mapping[str, Sequence[str]]) -> tuple[set[str], Sequence[str]]:
+    """The hosts that nothing is done with, and the reasons. ``claims``: by liar, the hosts of which it claims one
+    domain each.
+    """
+    copies = Copies(lambda: cast(Hosts, hosts))
+    copies.keep_up(
+        {
+            f"{host}-{liar}": SeenTwice(f"of-{host}", tuple(sorted((liar, host))))
+            for liar, others in claims.items()
+            for host in others
+        }
+    )
+    copies.wait(30)
+    found = copies.unsettled()
+    assert len(found) == sum(map(len, claims.values())), "each is said, and counts for the alert"
+    return {host for one in found for host in one.hosts}, [one.text for one in found]
+
+
+@pytest.mark.parametrize("says", [Presence.RUNNING, Presence.PAUSED, None])
+def test_a_host_whose_libvirt_confirms_its_claims_keeps_two_others_still_at_most(says: Presence | None) -> None:
+    victims = [f"h{number}" for number in range(10)]
+    still, texts = kept_still(Claiming(says, "evil"), {"evil": victims})
+    assert still == {"evil"}
+    assert all(text.endswith(". evil contradicts more than 2 hosts, which go on") for text in texts)
+    assert kept_still(Claiming(says, "evil"), {"evil": victims[:2]})[0] == {"evil", "h0", "h1"}
+    assert kept_still(Claiming(says, "evil", "worse"), {"evil": victims, "worse": victims})[0] == {"evil", "worse"}
+
+
+def test_a_host_that_does_not_answer_for_its_own_domain_is_kept_still_with_the_one_that_claims_it() -> None:
+    still, _ = kept_still(Claiming(None, "evil", "h0"), {"evil": ["h0", "h1", "h2", "h3"]})
+    assert still == {"evil", "h0"}
+
+
 def test_five_thousand_claims_take_few_threads_and_hold_up_no_other_question() -> None:
     """Each took a thread, and a process with libvirt and ssh."""
     hosts, threads = Hanging("evil"), Counted()
