@@ -958,6 +958,17 @@ def test_only_the_hosts_of_an_unsettled_domain_wait(store: Store, kind: Unsettle
     assert cycle.obstacle(entries[0][1], ordered=False) == f"h3 is unknown: z is {kind}"
 
 
+def test_a_domain_that_a_host_elsewhere_claims_is_not_moved_itself(store: Store) -> None:
+    """Its own hosts go on, where the one that claims it contradicts many."""
+    cycle, _, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15), host("h4", 0.1, 0.1, 0.1))
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    move = entries[0][1]
+    assert recheck(move) is None
+    twice = replace(unsettled(UnsettledKind.TWICE, "elsewhere"), uuid=move.uuid)
+    assert replace(cycle, accounts=Open((twice,))).obstacle(move, ordered=False) == "z is twice"
+
+
 @pytest.mark.parametrize("failure", [None, "Prometheus at http://x cannot be asked"])
 def test_every_cycle_asks_for_what_is_open_also_one_without_prometheus(store: Store, failure: str | None) -> None:
     cycle, watching, acting = make(store, *BUSY)
