@@ -797,6 +797,30 @@ def test_on_loopback_however_it_is_written_another_name_is_not_answered(
     assert statuses == [200, of_others]
 
 
+def test_where_reading_is_closed_no_order_of_a_stranger_shows_which_names_there_are(
+    make_context: Callable[..., Context], published: Published, store: Store
+) -> None:
+    """A known host had 401, since its group has the order judged, and an unknown one 400."""
+    before = published.state
+    closed = make_context(read="token")
+    after_a_cycle(published, store)
+    contexts = replace(closed, group="blue"), replace(closed, group="red", published=Published(before))
+    client = TestClient(make_app(*contexts), base_url=HERE, client=("127.0.0.1", 50000))
+
+    def told(path: str, headers: dict[str, str]) -> tuple[int, str, str | None]:
+        answer = client.post(f"/api/v1/{path}", json={}, headers=headers)
+        return answer.status_code, answer.text, answer.headers.get("www-authenticate")
+
+    paths = ("hosts/h1/drain", "hosts/none/drain", "domains/none/acknowledge", "pause?group=blue", "pause?group=none")
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Origin": "https://evil.example"}):
+        assert len({told(path, headers) for path in paths}) == 1
+    assert told("hosts/none/drain", WITH_TOKEN)[:2] == (
+        400,
+        '{"error":"group: expected one of the configuration\'s, got none"}',
+    )
+    assert told("hosts/h1/drain", WITH_TOKEN)[0] == 200
+
+
 def test_every_answer_forbids_what_no_page_needs(client: TestClient, published: Published, store: Store) -> None:
     after_a_cycle(published, store)
     for path in ("/", "/plan", "/history", "/hosts/h1", "/hosts/none", "/api/v1/status", "/metrics", "/static/page.js"):

@@ -34,7 +34,7 @@ def make_app(*contexts: Context) -> Starlette:
     handlers = {StoreError: _no_store}
     common = _health(contexts)
     guard = Middleware(Guard, gate=first.gate)
-    middleware = [guard, Middleware(KnownGroup, groups=[one.group for one in contexts])]
+    middleware = [guard, Middleware(KnownGroup, groups=[one.group for one in contexts], gate=first.gate)]
     if len(contexts) == 1 and not first.group:
         return Starlette(
             routes=[*common, _metrics(first.metrics.registry, first), *_of_group(first)],
