@@ -207,6 +207,25 @@ def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
         assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
 
 
+def test_where_reading_is_closed_health_names_no_host_and_no_group(
+    make_context: Callable[..., Context], published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    silent = HostAnswer(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
+    published.state = replace(
+        published.state, host_answers={"h1": HostAnswer(asked_at=1001.0, active_domains=2), "h2": silent}
+    )
+    closed = make_context(read="token")
+    contexts = replace(closed, group="blue"), replace(closed, group="red")
+    client = TestClient(make_app(*contexts), base_url=HERE, client=("192.0.2.7", 50000))
+    assert (
+        client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on 1 of its hosts.\n"
+    )
+    published.state = replace(published.state, host_answers={"h1": silent, "h2": silent})
+    none = "No host's libvirt answers the balancer, so nothing can be moved.\n"
+    assert client.get("/-/ready").text == 2 * none
+
+
 def test_libvirt_that_does_not_answer_is_shown_everywhere(
     client: TestClient, published: Published, store: Store
 ) -> None:
