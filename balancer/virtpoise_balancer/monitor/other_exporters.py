@@ -8,8 +8,12 @@ from __future__ import annotations
 from virtpoise_balancer.monitor.queries import of_now, unsaturated
 
 # A host's exporters are targets of their own: h1:9100 and h1:9177. The label virtpoise_host is what they share, and it
-# is added beside ``instance``. No two series become one by it, which would fail a query for all hosts.
-_HOST = r"""label_replace({query}, "virtpoise_host", "$$1$$2", "instance", `([[].*[]]|[^:]*):[0-9]+|(.*)`)"""
+# is added beside ``instance``. Where two series become one by it, the query fails for all hosts. So an exporter's own
+# label of this name is dropped first.
+_HOST = (
+    r"""label_replace(max without (virtpoise_host) ({query}), "virtpoise_host", "$$1$$2", "instance", """
+    r"""`([[].*[]]|[^:]*):[0-9]+|(.*)`)"""
+)
 
 
 def _with_host(query: str) -> str:
@@ -152,8 +156,8 @@ def _count(state: str, condition: str) -> str:
 
 _TINKOFF_STATE = "libvirt_domain_info_vstate{$matchers}"
 _INOVEX_STATE = "libvirt_domain_info_state{$matchers}"
-_INOVEX_UUID = (
-    'label_replace(libvirt_domain_openstack_info{$matchers}, "uuid", "$$1", "instance_id", "(.*)")'  # of any domain
+_INOVEX_UUID = (  # of any domain
+    'label_replace(max without (uuid) (libvirt_domain_openstack_info{$matchers}), "uuid", "$$1", "instance_id", "(.*)")'
 )
 
 DEBIAN = _libvirt_exporter(
