@@ -258,7 +258,8 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     known = with_facts(with_reserve(situation.seen, situation.policy), memory.facts)
     ours = with_shared(known, situation.shared)
     heard = with_silence(ours, situation.silence, acts=situation.acts)
-    marked = with_drains(with_unsettled(heard, situation.unsettled), memory.orders.drains)
+    unsettled = (*situation.unsettled, *memory.elsewhere)
+    marked = with_drains(with_unsettled(heard, unsettled), memory.orders.drains)
     backoffs = _backoffs(situation, marked)
     measured = tuple(
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
