@@ -429,6 +429,18 @@ def test_a_migration_of_others_is_said_kept_and_lets_its_hosts_rest_until_the_fi
     assert [one for one, *_ in ends(results[1050].plan)] == ["a"]
 
 
+def test_a_drain_that_rests_after_changes_by_others_says_so(store: Store) -> None:
+    """A drain began nothing for two minutes after several migrations of others, and said "nothing to do"."""
+    seen = [host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0)]
+    cycle, watching, _ = make(store, *seen, domain("b", "h2", 0.4))
+    run(cycle, 1000.0)
+    watching.seen = group(*seen, domain("b", "h1", 0.4))
+    store.order_drain("h1", draining=True)
+    report = run(cycle, 1010.0)
+    assert report.plan.moves == ()  # type: ignore[union-attr]
+    assert report.sentence.startswith("h1 waits for figures from after the last change on it")
+
+
 def test_what_the_balancer_moves_itself_is_never_taken_for_a_change_of_others(store: Store) -> None:
     cycle, watching, acting = make(store, *BUSY)
     run(cycle, 1000.0)
@@ -907,7 +919,9 @@ def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(store: Stor
     run(cycle, 1000.0)
     ended(store, acting, 1004.0)
     acting.busy = False
-    assert run(cycle, 1010.0).plan.attempts == ()  # type: ignore[union-attr]
+    report = run(cycle, 1010.0)
+    assert report.plan.attempts == ()  # type: ignore[union-attr]
+    assert report.sentence == "h1 waits for figures from after the last change on it"  # "nothing to do" would mislead
     watching.seen = group(host("h1", 0.0, 0.0), host("h2", 0.4, 0.4), domain("a", "h2", 1.0))
     assert run(cycle, 1020.0).backoffs["h1"].penalty_until is None
 
@@ -942,6 +956,17 @@ def test_only_the_hosts_of_an_unsettled_domain_wait(store: Store, kind: Unsettle
     assert recheck(entries[0][1]) is None
     cycle = replace(cycle, accounts=Open((unsettled(kind, "h3", "h4"),)))
     assert cycle.obstacle(entries[0][1], ordered=False) == f"h3 is unknown: z is {kind}"
+
+
+def test_a_domain_that_a_host_elsewhere_claims_is_not_moved_itself(store: Store) -> None:
+    """Its own hosts go on, where the one that claims it contradicts many."""
+    cycle, _, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15), host("h4", 0.1, 0.1, 0.1))
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    move = entries[0][1]
+    assert recheck(move) is None
+    twice = replace(unsettled(UnsettledKind.TWICE, "elsewhere"), uuid=move.uuid)
+    assert replace(cycle, accounts=Open((twice,))).obstacle(move, ordered=False) == "z is twice"
 
 
 @pytest.mark.parametrize("failure", [None, "Prometheus at http://x cannot be asked"])

@@ -401,7 +401,7 @@ def test_once_it_was_told_to_stop_nothing_is_started_any_more() -> None:
 
 
 ENDS_UNDER_WAY = """
-import threading, time
+import threading
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.migrate import WriteRate
@@ -417,7 +417,7 @@ class Hosts:
     def obstacle(self, move, ours): return None
     def measure(self, move, beside): return WriteRate()
     def request(self, move, watch, stop, check):
-        time.sleep(0.3)
+        threading.main_thread().join()
         return Requested()
     def requested(self, entry, requested): pass
     def begin(self, number): print("begin", number, flush=True); return 0.0

@@ -154,6 +154,17 @@ def test_what_a_pool_does_not_list_is_looked_for_before_it_counts_as_missing(ima
     assert found.get(image) is there
 
 
+def test_a_pool_whose_error_cannot_be_read_takes_no_other() -> None:
+    """libvirt names the file that it cannot open, and libvirt-python takes only UTF-8."""
+
+    class Odd(FakePool):
+        def refresh(self, _flags: int) -> None:
+            raise SystemError("<built-in function virStoragePoolRefresh> returned a result with an exception set")
+
+    pools = Odd("/srv/odd"), FakePool("/srv/images", "a")
+    assert storage.present(Connection(*pools), ["/srv/odd/b", "/srv/images/a"]) == {"/srv/images/a": True}
+
+
 def test_a_pool_is_refreshed_once_and_one_with_many_volumes_never() -> None:
     pool = FakePool("/srv/images", "a")
     storage.present(Connection(pool), ["/srv/images/a"])

@@ -50,9 +50,8 @@ class Prometheus(Section):
         """The values with the matchers of their source and the delay of their server, where they have none."""
         if not isinstance(values, Mapping):
             return values
-        source, server = values.get("source"), values.get("server")
-        matchers = {"matchers": SOURCES[SourceName(source)].matchers} if source in [*SourceName] else {}
-        delay = {"delay_seconds": DELAY_SECONDS[ServerName(server)]} if server in [*ServerName] else {}
+        matchers = next(({"matchers": SOURCES[one].matchers} for one in SourceName if one == values.get("source")), {})
+        delay = next(({"delay_seconds": DELAY_SECONDS[one]} for one in ServerName if one == values.get("server")), {})
         return {**matchers, **delay, **values}
 
     @model_validator(mode="after")

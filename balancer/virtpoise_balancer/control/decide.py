@@ -223,6 +223,8 @@ def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | Non
     others = tuple(one for one in situation.memory.commitments if one.uuid != move.uuid)
     known = bring_up_to_date(replace(situation, memory=replace(situation.memory, commitments=others)), waiting=False)
     why = obstacle(move, known.snapshot, situation.policy)
+    if why is None:  # a look at two hosts does not show what a third one claims
+        why = next((one.text for one in situation.unsettled if one.uuid == move.uuid and one.unaccounted), None)
     return sentences.refused(why, move) if isinstance(why, Refusal) else why
 
 

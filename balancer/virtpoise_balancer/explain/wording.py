@@ -13,7 +13,7 @@ UNKNOWN = "unknown"
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
-    Reason.NOT_WORTH: "is overloaded, but not expected to be for so long that moves are worth what they cost",
+    Reason.NOT_WORTH: "its CPU load is too high, but what moves are expected to save is not worth what they cost",
     Reason.WAITING: "waits until what is under way has ended",
     Reason.HOST_UNKNOWN: "the host is unknown, so nothing is migrated to or from it",
     Reason.HOST_DRAINING: "the host is being drained, so it takes no domains",
@@ -81,7 +81,8 @@ _FIGURES: Mapping[str, str] = {
     "free_bytes": "{} free",
     "domains_left": "domains that stay: {}",
     "cost_bytes": "it would copy {}",
-    "saved_minutes": "moves would save {} minutes of overload within an hour",
+    "saved_minutes": "moves would save {} minutes of overload",
+    "added_minutes": "moves would add {} minutes of overload, on other hosts or later",
     "cost_minutes": "they would cost {}",
     "least_cost_bytes": "a domain that is moved instead copies {}",
     "destination": "to {}",

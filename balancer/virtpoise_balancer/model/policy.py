@@ -296,17 +296,21 @@ class StrategyTraits(NamedTuple):
     judged, and moves are made one after another; otherwise only the hosts concerned wait. ``newest_sample_alone``: only
     the newest sample can end a host's back-off, since it must be low for every watched resource; otherwise any sample
     since the back-off began. ``forecasts``: a trend may stand for samples that are missing to an overload.
+    ``habits``: what domains usually use decides.
     """
 
     watched: tuple[Resource, ...] = tuple(Resource)
     one_at_a_time: bool = False
     newest_sample_alone: bool = True
     forecasts: bool = True
+    habits: bool = True
 
 
 _TRAITS: Mapping[StrategyName, StrategyTraits] = {
     "default": StrategyTraits(),
-    "thesis": StrategyTraits(watched=(Resource.CPU,), one_at_a_time=True, newest_sample_alone=False, forecasts=False),
+    "thesis": StrategyTraits(
+        watched=(Resource.CPU,), one_at_a_time=True, newest_sample_alone=False, forecasts=False, habits=False
+    ),
 }
 
 

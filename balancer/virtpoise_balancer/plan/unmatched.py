@@ -10,7 +10,7 @@ from operator import attrgetter
 from virtpoise_balancer.analyse.reserve import fits
 from virtpoise_balancer.model import DomainState, Policy, Reserve, Snapshot
 from virtpoise_balancer.rules import GroupKind, of_shape
-from virtpoise_balancer.rules.glob import WILDCARDS, glob
+from virtpoise_balancer.rules.glob import UUID, WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
 # How many notes a plan carries.
@@ -86,7 +86,7 @@ def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     hosts = {host.name for host in snapshot.hosts}
     with_labels = [host.name for host in snapshot.hosts], [host.labels for host in snapshot.hosts]
     labels = {name for host in snapshot.hosts for name in host.labels}
-    domains = {domain.name for domain in snapshot.domains}
+    domains = {domain.name for domain in snapshot.domains if not UUID.fullmatch(domain.name)}
     uuids = {domain.uuid for domain in snapshot.domains}
     for rule in policy.rules:
         for pattern in rule.hosts:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from virtpoise_balancer.execute.facts import Pool
-from virtpoise_balancer.execute.worker.connection import text_of
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, text_of
 
 # Pools that list all that their folder holds, so that what they do not list is not there.
 _WHOLE_FOLDERS = ("dir", "fs", "netfs", "logical", "zfs", "vstorage")
@@ -55,7 +55,7 @@ def present(connection: libvirt.virConnect, images: Sequence[str]) -> dict[str, 
                 there = _has(pool, image, name)
             if there or folder in refreshed:
                 found[image] = there
-        except libvirt.libvirtError:
+        except (libvirt.libvirtError, *UNREADABLE):  # of a file in the pool whose name is not UTF-8, too
             continue
     return found
 
