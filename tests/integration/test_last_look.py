@@ -73,6 +73,10 @@ class Ends:
 
     def reopen(self, migration_id: int, why: str) -> None: ...
 
+    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
+
+    def check_volumes(self, migration_id: int) -> None: ...
+
 
 def make(
     lab: Lab, hosts: LibvirtHosts, destination: str, seen: list[Progress] | None = None
