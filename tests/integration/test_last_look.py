@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import libvirt
@@ -62,6 +62,10 @@ class Ends:
     def check_open(self, migration_id: int) -> None: ...
 
     def check_newest(self, migration_id: int) -> None: ...
+
+    def check_volumes(self, migration_id: int) -> None: ...
+
+    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
 
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         self.outcome = outcome

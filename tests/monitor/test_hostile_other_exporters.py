@@ -47,11 +47,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             own = {"source": source, "place": place}
             to.label = ""
             for name, domains in (("h1", "a"), ("h2", "b")):
-                add_node(to, f"{name}:9100", **own)
+                add_node(to, f"{name}:9100", source=source, place=place)
                 add_domains(to, source, {"job": "libvirt", "instance": f"{name}:9177", **own}, domains)
             for to.label in LABELS if place == "hostile" else ():
                 for to.value in ("1", "2"):
-                    add_node(to, "h3:9100", **own)
+                    add_node(to, "h3:9100", source=source, place=place)
                     add_domains(to, source, {"job": "libvirt", "instance": "h3:9177", **own}, "ce")
     with filled_prometheus(str(to), tmp_path_factory.mktemp("prometheus")) as address:
         yield address

@@ -303,6 +303,17 @@ def test_metrics_show_what_the_balancer_sees(client: TestClient, published: Publ
     assert metric(client, "virtpoise_plan_moves") == {(): 1}
 
 
+def test_a_forecast_load_is_shown_where_a_trend_is_believed(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    assert published.state.observation is not None
+    rising, level = host("h1", *(0.2 + 0.01 * at for at in range(30))), host("h2", *[0.3] * 30)
+    seen = replace(published.state.observation, snapshot=group(rising, level))
+    published.state = replace(published.state, observation=seen, policy=Policy())
+    assert metric(client, "virtpoise_host_trend_ratio") == {("h1",): pytest.approx(0.49 + 0.01 * Policy().trend.steps)}
+
+
 def test_the_age_of_the_figures_grows_while_cycles_fail(client: TestClient, published: Published) -> None:
     seen = Observation(snapshot=replace(SNAPSHOT, time=1000.0), age_seconds=2.5)
     at = newest_figures(None, seen, now=1001.0)

@@ -367,6 +367,7 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             ended=ended.ended,
             counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,
+            second_try=policy.traits.second_try,
         )
     ours = () if alone else memory.commitments
     backoffs |= after_changes(backoffs, [*ours, *counting(memory.others)], situation.times)

@@ -76,13 +76,14 @@ _FIGURES: Mapping[str, str] = {
     "missing_bytes": "{} too little",
     "missing_bytes_per_second": "{} too little",
     "page_bytes": "pages of {}",
+    "node": "on NUMA node {}",
     "need_bytes": "the domain needs {}",
     "free_bytes": "{} free",
     "domains_left": "domains that stay: {}",
     "cost_bytes": "it would copy {}",
-    "saved_minutes": "moves would save {} minutes of overload",
-    "added_minutes": "moves would add {} minutes of overload, on other hosts or later",
-    "cost_minutes": "they would cost {}",
+    "saved_minutes": "moves would save {} of overload",
+    "added_minutes": "moves would add {} of overload, on other hosts or later",
+    "cost_minutes": "they would cost {} of a host",
     "least_cost_bytes": "a domain that is moved instead copies {}",
     "destination": "to {}",
     "cpus": "the host has {} CPUs",
@@ -167,6 +168,8 @@ def _value(key: str, value: float | int | str) -> str:
         return value
     if key.endswith("_ratio") or key in _RATIOS:
         return percent(value)
+    if key.endswith("_minutes"):
+        return f"{value:.1f} minutes"
     if key.endswith("_bytes"):
         return size(value)
     if key.endswith("_bytes_per_second"):

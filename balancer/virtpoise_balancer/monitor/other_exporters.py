@@ -38,17 +38,20 @@ _ORDINARY = f"""
 _ORDINARY_NOW = _ORDINARY.format(sample="", range="").strip()
 _ORDINARY_LATELY = _ORDINARY.format(sample="last_over_time(", range="[$memory])").strip()
 # ZFS gives its cache back down to its minimum, which the kernel does not count as available.
-_AVAILABLE = """
+_WITH_CACHE = """
 (node_memory_MemAvailable_bytes{$matchers} + (
   clamp_min(node_zfs_arc_size{$matchers} - node_zfs_arc_c_min{$matchers}, 0) or 0 * node_memory_MemAvailable_bytes{$matchers}
 ))
 """.strip()
+# node_exporter reads the two one after the other, so together they may pass what there is.
+_AVAILABLE = f"({_WITH_CACHE} <= {_ORDINARY_NOW} or {_ORDINARY_NOW})"
 _CPU_RATIO = (
     '1 - sum by (instance) (rate(node_cpu_seconds_total{mode=~"idle|iowait",$matchers}[$reading]))'
     " / sum by (instance) (rate(node_cpu_seconds_total{$matchers}[$reading]))"
 )
-# Devices that know their speed. A domain's tap claims 10 Mbit/s; -1, 65,535 Mbit/s and 2^32 - 1 stand for unknown.
-_SPEED = "(((node_network_speed_bytes{$matchers} > 1.25e6) < 1e12) != 8191875000)"
+# Devices that know their speed. A domain's tap claims 10 Mbit/s; -1, 65,535 Mbit/s and 2^32 - 1 stand for unknown. A
+# container's veth claims 10,000 Mbit/s, and so does the bridge that holds it.
+_SPEED = '(((node_network_speed_bytes{device!~"veth.*|docker.*",$matchers} > 1.25e6) < 1e12) != 8191875000)'
 
 
 def _link_ratio(direction: str) -> str:

@@ -125,6 +125,6 @@ def _held(refusal: Refusal, overloads: Mapping[str, Sequence[Overload]]) -> str:
         )
         return (
             f"{_problem(host, Problem.OVERLOAD, overloads)}, and what could leave it would {comes_to} minutes of overload "
-            f"and cost {detail['cost_minutes']:.1f}"
+            f"and cost {detail['cost_minutes']:.1f} minutes of a host"
         )
     return f"{host} waits {refusal.detail['seconds_left']:.0f} s more after an attempt that did not solve its problem"

@@ -39,7 +39,7 @@ class Worth:
     @property
     def text(self) -> str:
         saved, cost = f"{self.saved_minutes:.1f}", f"{self.cost_minutes:.1f}"
-        return f"what leaves it is expected to save {saved} minutes of overload and costs {cost}"
+        return f"what leaves it is expected to save {saved} minutes of overload and costs {cost} minutes of a host"
 
 
 @dataclass(frozen=True, slots=True)
