@@ -138,7 +138,7 @@ def test_why_it_stays_is_explained() -> None:
 
 @pytest.mark.parametrize(("free", "moves"), [(39, 1), (40, 2), (None, 2)])
 def test_the_room_of_one_pool_is_not_given_away_twice(free: int | None, moves: int) -> None:
-    """Each copy may come to take 20 GiB. What is not known to be free is no obstacle: it is asked for before a move."""
+    """Each copy may come to take 20 GiB. An unknown room is no obstacle: the host is asked before a move."""
     drained = host("h1", 0.2, 0.2, state=HostState.DRAINING)
     snapshot = group(drained, host("h2", 0.1, 0.1), local("a", "h1", 0.5), local("b", "h1", 0.5, disk("vdb")))
     known = with_facts(snapshot, Facts(room={} if free is None else {"h2": {"/srv": free * GIB}}))
