@@ -785,6 +785,29 @@ def test_another_name_for_this_machine_is_not_answered_on_loopback(make_context:
     assert reach(context).post("/api/v1/pause", json={}, headers=behind).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("listen_address", "reached", "own", "of_others"),
+    [
+        ("manager:9808", "127.0.1.1", "manager:9808", 421),  # what Debian's /etc/hosts gives a machine's own name
+        ("manager:9808", "192.0.2.7", "manager:9808", 200),
+        ("LOCALHOST:9808", "127.0.0.1", "localhost:9808", 421),
+        ("[::ffff:127.0.0.1]:9808", "::ffff:127.0.0.1", "localhost", 421),
+        ("0.0.0.0:9808", "127.0.0.1", "localhost", 200),
+    ],
+)
+def test_on_loopback_however_it_is_written_another_name_is_not_answered(
+    make_context: Callable[..., Context], listen_address: str, reached: str, own: str, of_others: int
+) -> None:
+    made = make_app(make_context(listen_address=listen_address))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await made({**scope, "server": (reached, 9808)}, receive, send)
+
+    client = TestClient(app)
+    statuses = [client.get("/api/v1/status", headers={"Host": name}).status_code for name in (own, "evil.example")]
+    assert statuses == [200, of_others]
+
+
 def test_every_answer_forbids_what_no_page_needs(client: TestClient, published: Published, store: Store) -> None:
     after_a_cycle(published, store)
     for path in ("/", "/plan", "/history", "/hosts/h1", "/hosts/none", "/api/v1/status", "/metrics", "/static/page.js"):

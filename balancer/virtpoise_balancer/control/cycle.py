@@ -231,7 +231,7 @@ class Cycle:
 
     def remember(self, at: float, read: Callable[[], Readings]) -> None:
         """Keep what domains use at this time (Unix seconds), in the place of a turn."""
-        if usual.decides(self.policy):
+        if self.policy.traits.habits:
             self.habits.update(at, read(), self.policy.cpu.consecutive * self.observer.sample_times.step_seconds)
 
     def _recall(self, now: float, hosts: Collection[str]) -> Memory:

@@ -28,14 +28,9 @@ class PastObserver(Protocol):
         ...
 
 
-def decides(policy: Policy) -> bool:
-    """Whether what domains usually use decides anything."""
-    return policy.strategy == "default"
-
-
 def take_in(book: HabitBook, observer: PastObserver, seen: Snapshot, policy: Policy) -> tuple[str, ...]:
     """Keep what domains use now, and what they used while no one looked. Returns why not all of that is known."""
-    if not decides(policy):
+    if not policy.traits.habits:
         return ()
     untold: tuple[str, ...] = ()
     each = policy.cpu.consecutive * observer.sample_times.step_seconds
@@ -51,7 +46,7 @@ def take_in(book: HabitBook, observer: PastObserver, seen: Snapshot, policy: Pol
 
 def needs_habits(snapshot: Snapshot, policy: Policy) -> bool:
     """Whether a plan may need them: a host is overloaded."""
-    return decides(policy) and any(host.known and host.load >= policy.cpu.threshold for host in snapshot.hosts)
+    return policy.traits.habits and any(host.known and host.load >= policy.cpu.threshold for host in snapshot.hosts)
 
 
 def with_habits(snapshot: Snapshot, book: HabitBook, policy: Policy) -> Snapshot:

@@ -297,6 +297,7 @@ class StrategyTraits(NamedTuple):
     the newest sample can end a host's back-off, since it must be low for every watched resource; otherwise any sample
     since the back-off began. ``forecasts``: a trend may stand for samples that are missing to an overload.
     ``second_try``: a host that a first attempt relieved in part is attempted again without a back-off.
+    ``habits``: what domains usually use decides.
     """
 
     watched: tuple[Resource, ...] = tuple(Resource)
@@ -304,12 +305,18 @@ class StrategyTraits(NamedTuple):
     newest_sample_alone: bool = True
     forecasts: bool = True
     second_try: bool = True
+    habits: bool = True
 
 
 _TRAITS: Mapping[StrategyName, StrategyTraits] = {
     "default": StrategyTraits(),
     "thesis": StrategyTraits(
-        watched=(Resource.CPU,), one_at_a_time=True, newest_sample_alone=False, forecasts=False, second_try=False
+        watched=(Resource.CPU,),
+        one_at_a_time=True,
+        newest_sample_alone=False,
+        forecasts=False,
+        second_try=False,
+        habits=False,
     ),
 }
 

@@ -128,8 +128,8 @@ class Host:
 
     @property
     def memory_ratio(self) -> float:
-        """The share of its memory that is in use or reserved, 0..1."""
-        return min((self.memory_used_bytes + self.memory_reserved_bytes) / self.memory_bytes, 1.0)
+        """The share of its memory that is in use or reserved. It passes 1 where less is free than is reserved."""
+        return (self.memory_used_bytes + self.memory_reserved_bytes) / self.memory_bytes
 
     @property
     def memory_ratios(self) -> tuple[float, ...]:
@@ -137,7 +137,7 @@ class Host:
         if not self.memory_reserved_bytes:
             return self.memory_ratio_window
         reserved = self.memory_reserved_bytes / self.memory_bytes
-        return tuple(min(ratio + reserved, 1.0) for ratio in self.memory_ratio_window)
+        return tuple(ratio + reserved for ratio in self.memory_ratio_window)
 
     def ratio(self, resource: Resource) -> float | None:
         """The present share of a resource in use, None where it is unknown; of the CPU only for a host that is
