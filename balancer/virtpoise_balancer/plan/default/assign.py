@@ -13,6 +13,7 @@ import numpy as np
 
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.search import Budget, Search
+from virtpoise_balancer.plan.default.soft_rules import broken_beyond_penalties
 from virtpoise_balancer.plan.default.source import Source, predict_ahead
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
@@ -37,13 +38,14 @@ _MOST_SEARCHED = 12
 @dataclass(slots=True, eq=False)
 class Assignment:
     """Sources that were assigned together, with the steps; ``solved`` by those steps, ``best``: provably with the least
-    cost.
+    cost. ``broken``: what the steps cost for soft rules beyond the penalties of their candidates.
     """
 
     sources: list[Source]
     steps: list[Step]
     solved: bool
     best: bool
+    broken: float = 0.0
 
 
 def relieve(trial: Trial, sources: Sequence[Source]) -> tuple[Trial, set[int]]:
@@ -123,8 +125,10 @@ def _assign(trial: Trial, source: Source) -> tuple[Trial, Assignment]:
         return trial, unsolved
     nowhere: set[int] = set()
     placed = 0
+    found: tuple[Trial, Assignment] | None = None
+    bound = (0, 0.0)
     for number, option in enumerate(source.cheapest(_EXTRA_CANDIDATES, _TRIES)):
-        if placed > _MOST_PLACED:
+        if placed > _MOST_PLACED or (found and (option.moves, option.weight) >= bound):
             break
         if any(id(candidate) in nowhere for candidate in option.candidates):
             continue
@@ -132,13 +136,19 @@ def _assign(trial: Trial, source: Source) -> tuple[Trial, Assignment]:
         with_all = _place_all(trial, option.candidates)
         if with_all is not None:
             steps = with_all.steps[len(trial.steps) :]
-            return with_all, Assignment([source], steps, solved=True, best=number == 0)
+            broken = broken_beyond_penalties(trial, with_all, steps)
+            if not broken and not found:
+                return with_all, Assignment([source], steps, solved=True, best=number == 0)
+            if not found or (option.moves, option.weight + broken) < bound:
+                bound = (option.moves, option.weight + broken)
+                found = with_all, Assignment([source], steps, solved=True, best=False, broken=broken)
+            continue
         nowhere.update(
             id(candidate)
             for candidate in option.candidates
             if id(candidate) not in nowhere and trial.best(candidate) is None
         )
-    return trial, unsolved
+    return found or (trial, unsolved)
 
 
 def _place_all(trial: Trial, candidates: Sequence[Candidate]) -> Trial | None:
@@ -168,7 +178,7 @@ def _search(without: Trial, chosen: list[Assignment], budget: Budget) -> Assignm
     steps = [step for assignment in chosen for step in assignment.steps]
     if all(assignment.solved for assignment in chosen):
         moves: int | None = sum(step.candidate.moves for step in steps)
-        weight = sum(step.candidate.weight for step in steps)
+        weight = sum(step.candidate.weight for step in steps) + sum(assignment.broken for assignment in chosen)
     else:
         moves, weight = None, 0.0
     found = Search(without, sources, budget).run(moves, weight)

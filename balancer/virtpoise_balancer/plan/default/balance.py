@@ -10,6 +10,7 @@ from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Attempt, Imbalance, Problem
 from virtpoise_balancer.plan.default.candidates import Candidate, movable, relief_of
 from virtpoise_balancer.plan.default.group import CPU
+from virtpoise_balancer.plan.default.soft_rules import worse_on
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
 
@@ -40,10 +41,13 @@ def balance(trial: Trial, wanted: Imbalance) -> list[Attempt]:
 
 
 def _best_step(trial: Trial, load: Floats, counted: np.ndarray, deviation: float, least_gain: float) -> Step | None:
-    """The move off the busiest host that lowers the deviation most, or None if none lowers it by ``least_gain``."""
+    """The move off the busiest host that lowers the deviation most, or None if none lowers it by ``least_gain``.
+
+    One that breaks a soft rule only where all others gain too little.
+    """
     group = trial.group
     source = int(counted[load[counted].argmax()])
-    best: tuple[float, Candidate, int] | None = None
+    best: tuple[float, float, Candidate, int] | None = None
     size = len(counted)
     total, squares = float(load[counted].sum()), float((load[counted] ** 2).sum())
     for candidate in movable(group, source).candidates:
@@ -56,15 +60,22 @@ def _best_step(trial: Trial, load: Floats, counted: np.ndarray, deviation: float
         of_squares = squares - load[source] ** 2 + (load[source] - off) ** 2 - load**2 + (load + on) ** 2
         after = np.sqrt(np.maximum(of_squares / size - (sums / size) ** 2, 0.0))
         ok = trial.fits(candidate, trial.room(candidate))
-        if not ok.any():
-            continue
-        host = trial.first_sound(candidate, ok, -after)
-        if host is not None and (best is None or after[host] < best[0]):
-            best = (float(after[host]), candidate, host)
-    if best is None or deviation - best[0] < least_gain:
+        ok &= deviation - after >= least_gain
+        worse = worse_on(group, candidate.domains, trial.members)
+        broken = np.zeros(len(group.hosts)) if worse is None else np.maximum(worse, 0.0)
+        while ok.any():
+            least = broken.min(where=ok, initial=np.inf)
+            host = trial.first_sound(candidate, ok & (broken == least), -after)
+            if host is not None:
+                if best is None or (least, after[host]) < best[:2]:
+                    best = (float(least), float(after[host]), candidate, host)
+                break
+            ok &= broken > least
+    if best is None:
         return None
-    why = f"evens out the group: the standard deviation of its load falls from {deviation:.3f} to {best[0]:.3f}"
-    return Step(best[1], best[2], why, Problem.IMBALANCE)
+    _, after_it, chosen, destination = best
+    why = f"evens out the group: the standard deviation of its load falls from {deviation:.3f} to {after_it:.3f}"
+    return Step(chosen, destination, why, Problem.IMBALANCE)
 
 
 def _shift(load: Floats, trial: Trial, step: Step) -> None:

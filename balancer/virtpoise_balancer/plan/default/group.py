@@ -216,6 +216,30 @@ class Group:
             if not (known and host.state is HostState.ACTIVE) and (refusal := no_destination(host))
         ]
 
+    @property
+    def takers(self) -> Mask:
+        """The hosts that may take something (hosts): those whose state allows it, and that are not overloaded
+        themselves. A mask that can be changed.
+        """
+        found = np.ones(len(self.hosts), dtype=np.bool_)
+        found[[self.index[str(refusal.host)] for refusal in self.closed]] = False
+        found[[self.index[overload.host] for overload in self.overloads]] = False
+        return found
+
+    @cached_property
+    def domain_of(self) -> Mapping[str, Domain]:
+        """The domains by uuid."""
+        return {domain.uuid: domain for domain in self.snapshot.domains}
+
+    @cached_property
+    def members(self) -> Mapping[int, Mapping[int, int]]:
+        """By number of a bond and zone, how many of the bond's domains are there."""
+        domain_of, index = self.domain_of, self.index
+        return {
+            number: Counter(sorted(bond.zones[index[domain_of[uuid].host]] for uuid in bond.members))
+            for number, bond in enumerate(self.rules.bonds)
+        }
+
     @cached_property
     def concerned(self) -> Mapping[str, str]:
         """By host, the name of a domain that is on its way from or to it. While it is, the host does not judge

@@ -13,7 +13,8 @@ The algorithm
     6.     Place its candidates, the largest first, by depth-first search: each on every host that takes it, the
            emptiest first; where it does not fit and ejections are left, after one domain of that host was placed
            elsewhere.
-    7.     When all are placed, let Trial replay the sequence by the whole prediction. If legal, it is the best so far.
+    7.     When all are placed, let Trial replay the sequence by the whole prediction. If legal, and no heavier with the
+           soft rules that it breaks, it is the best so far.
     8.   If anything was found, it is the result: no smaller total has a solution.
 
 A depth-first search with one ejection, for candidates B and C (numbers: the order of the attempts)::
@@ -29,8 +30,8 @@ A depth-first search with one ejection, for candidates B and C (numbers: the ord
 Invariants
     - Each step is legal when it is made, by what adds up and by hard rules. So every prefix of a sequence is legal.
     - Where a call of ``_place`` returns, the state is as it was when it was called.
-    - The best so far only gets lighter. Without ejections all sequences of a combination weigh the same, so the first
-      ends the search.
+    - The best so far only gets lighter. Without ejections no sequence of a combination weighs less than the
+      combination, so the first that weighs no more ends the search.
 
 Bounds: a budget of checks (one candidate on one host each), never time, so that the result does not depend on the
 machine. Once it is spent, the best so far stands, or nothing.
@@ -42,9 +43,11 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import inf
 
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.search_state import SearchState
+from virtpoise_balancer.plan.default.soft_rules import broken_beyond_penalties
 from virtpoise_balancer.plan.default.source import Option, Source
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
@@ -83,12 +86,12 @@ class Found:
 class _Best:
     """The best legal placement so far of one combination of options.
 
-    ``bound``: what a placement must weigh less than. ``first``: the first one found cannot be beaten. ``weight`` None:
-    none was found.
+    ``bound``: what a placement must weigh less than. ``least``: one that weighs no more cannot be beaten. ``weight``
+    None: none was found.
     """
 
     bound: float
-    first: bool
+    least: float
     steps: list[Step] = field(default_factory=list)
     weight: float | None = None
 
@@ -153,14 +156,12 @@ class Search:
                 if self.budget.spent() or not self.state.room_for(chosen):
                     continue
                 candidates = [candidate for option in chosen for candidate in option.candidates]
-                placed = _Best(bound, first=not ejections)
+                placed = _Best(bound, least=-inf if ejections else weight)
                 pending: Pending = [(candidate, None) for candidate in self._largest_first(candidates)]
                 self._place(pending, ejections, weight, placed)
                 if placed.weight is not None:
                     bound = placed.weight
                     best = Found(total, bound, placed.steps)
-                    if not ejections:
-                        break
         return best
 
     def _largest_first(self, candidates: list[Candidate]) -> list[Candidate]:
@@ -183,9 +184,13 @@ class Search:
 
     def _keep_if_legal(self, weight: float, best: _Best) -> None:
         if weight < best.bound:
-            self.budget.checks -= _REPLAY_CHECKS * len(self.state.steps)
-            if self.trial.replayed(self.state.steps) is not None:
-                best.bound, best.weight, best.steps = weight, weight, list(self.state.steps)
+            steps = self.state.steps
+            self.budget.checks -= _REPLAY_CHECKS * len(steps)
+            replayed = self.trial.replayed(steps)
+            if replayed is not None:
+                weight += broken_beyond_penalties(self.trial, replayed, steps)
+                if weight < best.bound:
+                    best.bound, best.weight, best.steps = weight, weight, list(steps)
 
     def _place_where_it_fits(self, pending: Pending, ejections: int, weight: float, best: _Best) -> list[int] | None:
         """Try the first pending candidate on each host that takes it, each time with the rest of the candidates.
@@ -216,7 +221,7 @@ class Search:
             state.put(candidate, host)
             self._place(rest, ejections, weight, best)
             state.take_back()
-            if best.first and best.weight is not None:
+            if best.bound <= best.least:
                 return None
         return tight
 

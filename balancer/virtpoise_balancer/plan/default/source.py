@@ -271,20 +271,24 @@ class Source:
         solving = np.flatnonzero(self._reached(shares))
         if not len(solving):
             return none
-        weights = np.array([candidate.weight for candidate in self.candidates])
+        costs = np.array([candidate.cost for candidate in self.candidates], dtype=np.float64)
+        penalties = np.array([candidate.penalty for candidate in self.candidates])
+        heals = np.array([min(candidate.breaks, 0.0) for candidate in self.candidates])
         moves = np.array([candidate.moves for candidate in self.candidates])
         index = sets[solving]
-        # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled
-        # destination.
+        # Of equals the one after which most soft rules are kept that were broken; then the one that leaves the busier
+        # of both ends lowest: neither an emptied source nor a filled destination.
         resource = next(iter(self.goals))
         taken = np.array([candidate.most(resource.row) for candidate in self.candidates])
         taken *= self.group.per_unit[resource.row, self.number]
         there = self.group.least_use[resource.row] + taken[index].max(axis=1)
         busier = np.maximum(shares[resource][solving], there)
-        weight, count_of = weights[index].sum(axis=1), moves[index].sum(axis=1)
-        least = np.min(weight, where=count_of == count_of.min(), initial=np.inf)
-        priced = np.where(weight <= least * _AS_CHEAP, least, weight)
-        order = np.lexsort((busier.round(9), priced.round(), count_of))
+        cost, penalty, count_of = costs[index].sum(axis=1), penalties[index].sum(axis=1), moves[index].sum(axis=1)
+        fewest = count_of == count_of.min()
+        fewest &= penalty == penalty.min(where=fewest, initial=np.inf)
+        least = np.min(cost, where=fewest, initial=np.inf)
+        priced = np.where(cost <= least * _AS_CHEAP, least, cost)
+        order = np.lexsort((busier.round(9), heals[index].sum(axis=1), priced.round(), penalty, count_of))
         return index[order[:_MOST_OPTIONS]]
 
     def _worth_combining(self, count: int) -> NDArray[np.intp]:

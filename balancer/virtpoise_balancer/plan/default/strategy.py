@@ -66,7 +66,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     sources = sources_of(group, problems.attempt, found)
     prospects = Prospects(group)
     sources, passing = _lasting(prospects, sources)
-    closed = closed_hosts(group, found) | left_out
+    closed = ~group.takers | left_out
     while True:
         trial, solved = _solve(Trial(group, sources, closed), sources)
         weighed = prospects.weighed(solved, trial.steps)
@@ -123,14 +123,6 @@ def _lasting(prospects: Prospects, sources: Sequence[Source]) -> tuple[list[Sour
 def _passing(group: Group, number: int, worth: Worth) -> Refusal:
     detail = {"saved_minutes": round(worth.saved_minutes, 3), "cost_minutes": round(worth.cost_minutes, 3)}
     return Refusal(host=group.hosts[number].name, reason=Reason.NOT_WORTH, detail=detail)
-
-
-def closed_hosts(group: Group, found: Sequence[Overload]) -> Mask:
-    """The hosts that take nothing: those whose state forbids it, and those that are overloaded themselves."""
-    closed = np.zeros(len(group.hosts), dtype=np.bool_)
-    closed[[group.index[str(refusal.host)] for refusal in group.closed]] = True
-    closed[[group.index[overload.host] for overload in found]] = True
-    return closed
 
 
 def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Sequence[Overload]) -> list[Source]:

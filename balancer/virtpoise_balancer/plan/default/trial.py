@@ -80,11 +80,9 @@ class Trial:
         self._bonds_kept: dict[tuple[int, int, int | None], tuple[list[int], Floats]] = {}
         # By number of a bond and zone, how many of the bond's domains are there. One that was under way counts on both
         # hosts.
-        self._members: dict[int, dict[int, int]] = {n: defaultdict(int) for n in range(len(group.rules.bonds))}
-        for host in range(len(group.hosts)) if group.rules.bonds else ():
-            for domain in group.domains_on(host):
-                for number in group.rules.bonds_of.get(domain.uuid, ()):
-                    self._members[number][group.rules.bonds[number].zones[host]] += 1
+        self._members: dict[int, dict[int, int]] = {
+            number: defaultdict(int, members) for number, members in group.members.items()
+        }
         for domain in group.under_way:
             self._expect(domain)
 
