@@ -45,7 +45,11 @@ def summarise(
     leaving: dict[str, list[Move]] = defaultdict(list)
     for move in moves:
         leaving[move.source].append(move)
-    parts = [_attempt(one, found, leaving[one.host], short.get(one.host)) for one in attempts]
+    too_little = {one.host for one in unsolved if one.reason is Reason.LEAST_GAIN}
+    parts = [
+        _attempt(one, found, leaving[one.host], short.get(one.host), any_movable=one.host in too_little)
+        for one in attempts
+    ]
     parts += [_held(refusal, found) for refusal in held]
     parts += [f"the rule {rule} stays broken" for rule in dict.fromkeys(unrepaired)]
     return "; ".join(parts)
@@ -81,9 +85,13 @@ def _attempt(
     overloads: Mapping[str, Sequence[Overload]],
     moves: Sequence[Move],
     unsolved: Refusal | None,
+    *,
+    any_movable: bool,
 ) -> str:
     problem = _problem(attempt.host, attempt.problem, overloads)
-    if not moves:
+    if not moves and any_movable:
+        made = f"{problem} and each domain that can be moved would relieve it too little"
+    elif not moves:
         made = f"{problem} and no domain can be moved to another host"
     else:
         listed = ", ".join(f"{move.domain} to {move.destination}" for move in moves[:5])

@@ -22,6 +22,9 @@ from virtpoise_balancer.plan.default.trial import Step, Trial
 _EXTRA_CANDIDATES = 2
 _TRIES = 32
 _MOST_PLACED = 400
+# Of a source that cannot be solved: with up to this many candidates each move is chosen by itself. With more, moves
+# that take off half of the excess are chosen at once, since predictions of such a host take long.
+_ONE_BY_ONE = 32
 # How many destinations a source is expected to need a full prediction of.
 _LIKELY = 2
 # The budget of all searches for one plan, in checks of a candidate on a host. Each search may use half of what is left.
@@ -87,9 +90,9 @@ def relieve(trial: Trial, sources: Sequence[Source]) -> tuple[Trial, set[int]]:
 def relieve_partly(trial: Trial, source: Source) -> None:
     """Take as much off a source that cannot be solved as fits elsewhere, the candidates that relieve it most first.
 
-    What leaves it overloaded must gain something: each move takes at least the policy's least gain off the excess.
+    What leaves it overloaded must gain something: each move takes at least the least gain off the excess.
     """
-    least = source.group.policy.least_gain_ratio
+    least = source.group.least_gain(source.number)
     while True:
         left = source.left(trial.moved)
         candidates = [
@@ -102,14 +105,17 @@ def relieve_partly(trial: Trial, source: Source) -> None:
             without[case, list(candidate.rows)] = False
         missing, still = float(source.missing(left)[0]), source.missing(without)
         order = sorted(range(len(candidates)), key=lambda i: (round(float(still[i]), 9), candidates[i].weight, i))
+        gained = 0.0
         for i in order:
             if source.goals and not _gains(missing, float(still[i]), least):
-                return
+                break
             destination = trial.best(candidates[i])
             if destination is not None:
                 trial.apply(Step(candidates[i], destination))
-                break
-        else:
+                gained += missing - float(still[i])
+                if len(candidates) <= _ONE_BY_ONE or gained >= missing / 2:
+                    break
+        if trial.moved.isdisjoint(domain.uuid for one in candidates for domain in one.domains):
             return
 
 

@@ -41,12 +41,14 @@ def balance(trial: Trial, wanted: Imbalance) -> list[Attempt]:
 
 
 def _best_step(trial: Trial, load: Floats, counted: np.ndarray, deviation: float, least_gain: float) -> Step | None:
-    """The move off the busiest host that lowers the deviation most, or None if none lowers it by ``least_gain``.
+    """The move off the busiest host that lowers the deviation most, or None if none brings it and its destination
+    nearer to each other by ``least_gain``.
 
     One that breaks a soft rule only where all others gain too little.
     """
     group = trial.group
     source = int(counted[load[counted].argmax()])
+    least_gain = group.least_gain(source, least_gain)
     best: tuple[float, float, Candidate, int] | None = None
     size = len(counted)
     total, squares = float(load[counted].sum()), float((load[counted] ** 2).sum())
@@ -60,7 +62,8 @@ def _best_step(trial: Trial, load: Floats, counted: np.ndarray, deviation: float
         of_squares = squares - load[source] ** 2 + (load[source] - off) ** 2 - load**2 + (load + on) ** 2
         after = np.sqrt(np.maximum(of_squares / size - (sums / size) ** 2, 0.0))
         ok = trial.fits(candidate, trial.room(candidate))
-        ok &= deviation - after >= least_gain
+        nearer = (np.abs(load[source] - load) - np.abs(load[source] - off - load - on)) / 2
+        ok &= (nearer >= least_gain) & (after < deviation)
         worse = worse_on(group, candidate.domains, trial.members)
         broken = np.zeros(len(group.hosts)) if worse is None else np.maximum(worse, 0.0)
         while ok.any():

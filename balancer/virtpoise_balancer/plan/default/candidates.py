@@ -129,6 +129,7 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
     candidates: list[Candidate] = []
     done: set[str] = set()
     gains = (residents.wants * group.per_unit[CPU, host]).tolist()
+    least = group.least_gain(host) if least_gain else 0.0
     for row, domain in enumerate(running):
         if domain.uuid in done or domain.uuid in refusals:
             continue
@@ -150,8 +151,8 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
                     refusals.setdefault(one.uuid, bound)
                 continue
         gain = sum(gains[number] for number in rows)
-        if least_gain and gain < group.policy.least_gain_ratio:
-            detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
+        if gain < least:
+            detail = {"gain_ratio": gain, "least_gain_ratio": least}
             for one in (running[number] for number in rows):
                 refusals[one.uuid] = Refusal(
                     domain=one.name, uuid=one.uuid, host=one.host, reason=Reason.LEAST_GAIN, detail=detail

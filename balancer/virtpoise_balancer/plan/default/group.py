@@ -43,6 +43,8 @@ from virtpoise_balancer.plan.stocks import Stock, free
 
 # The rows of resources x hosts, and the columns of domains x resources.
 CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
+# What is worth a migration on any host, in its cores: on a large one a small share of its CPUs is much.
+_WORTHWHILE_CORES = 0.1
 # Where a host has the samples of each resource but the CPU.
 _WINDOWS = {Resource.MEMORY: "memory_ratios", Resource.RX: "rx_ratio_window", Resource.TX: "tx_ratio_window"}
 
@@ -125,6 +127,14 @@ class Group:
             return None
         left = one.failed_at + self.policy.backoff.seconds(one.failures) - self.snapshot.time
         return {"failures": one.failures, "seconds_left": round(left, 3), "why": one.why} if left > 0 else None
+
+    def least_gain(self, number: int, ratio: float | None = None) -> float:
+        """The share of the host's CPUs that a move must take off it at least: ``ratio``, by default the policy's.
+
+        At most what is worth a migration on any host.
+        """
+        wanted = self.policy.least_gain_ratio if ratio is None else ratio
+        return min(wanted, _WORTHWHILE_CORES / self.hosts[number].cpus)
 
     def domains_on(self, number: int) -> list[Domain]:
         """All domains of a host, in any state and any order."""

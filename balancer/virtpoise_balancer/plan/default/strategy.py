@@ -196,7 +196,7 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
             refusal = nowhere(trial, candidate)
             refusals += [replace(refusal, domain=domain.name, uuid=domain.uuid) for domain in candidate.domains]
         else:
-            least = source.group.policy.least_gain_ratio
+            least = source.group.least_gain(source.number)
             gains = {"gain_ratio": round(source.gain(candidate, trial.moved), 6), "least_gain_ratio": least}
             refusals += [
                 Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.LEAST_GAIN, detail=gains)
