@@ -70,6 +70,7 @@ _FIGURES: Mapping[str, str] = {
     "predicted_ratio": "together {}",
     "predicted_upper_ratio": "together at most {}",
     "threshold": "threshold {}",
+    "learned_ratio": "{} of it since earlier predictions were too low",
     "gain_ratio": "it would take {} off its host",
     "least_gain_ratio": "the least is {}",
     "missing_cores": "{} cores too few",

@@ -11,6 +11,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from virtpoise_balancer.analyse.calibration import FALLBACK
 from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Problem, Reason, Refusal, Resource, Role
 from virtpoise_balancer.plan.default.candidates import Candidate, movable
@@ -145,6 +146,21 @@ class Source:
         """
         load = self.residents.load(present)
         return np.minimum(load.ratio + self.above * load.spread, 1.0)
+
+    def decided_by_errors(self, moved: Set[str]) -> float:
+        """By how much earlier errors raise the upper end of its CPU load; 0 where without them no fewer of the domains
+        with these uuids would go.
+        """
+        goal = self.goals.get(Resource.CPU)
+        if goal is None or self.above <= FALLBACK:
+            return 0.0
+        gone = [one for one in self.candidates if any(domain.uuid in moved for domain in one.domains)]
+        present = np.repeat(self.left(moved), len(gone), axis=0)
+        for case, candidate in enumerate(gone):
+            present[case, list(candidate.rows)] = True
+        load = self.residents.load(present)
+        enough = load.ratio + FALLBACK * load.spread <= goal + _CLOSE
+        return float(((self.above - FALLBACK) * load.spread[enough]).max(initial=0.0))
 
     def missing(self, present: Mask) -> Floats:
         """How far the host is above its goals, as shares added up over resources (cases).

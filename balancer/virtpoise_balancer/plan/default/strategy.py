@@ -246,6 +246,7 @@ def _moves(trial: Trial, sources: Mapping[int, Source], weighed: Mapping[int, Wo
     order = sorted(range(len(singles)), key=numbers.__getitem__)
     predictions = predict_moves(group, [(ends[at][0], singles[at][1], ends[at][1]) for at in order])
     scores = _destination_scores(group, [ends[at] for at in order], predictions)
+    learned = {number: source.decided_by_errors(trial.moved) for number, source in sources.items()}
     moves = []
     for at, predicted, (before, after) in zip(order, predictions, scores, strict=True):
         (step, row), (source, destination), domain = singles[at], ends[at], domains[at]
@@ -260,7 +261,7 @@ def _moves(trial: Trial, sources: Mapping[int, Source], weighed: Mapping[int, Wo
                 destination=group.hosts[destination].name,
                 predicted=predicted,
                 wave=numbers[at],
-                why=f"{why}; {worth.text}" if worth else why,
+                why=why + _errors(learned.get(source, 0.0)) + (f"; {worth.text}" if worth else ""),
                 cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
                 bundle=step.candidate.name if step.candidate.moves > 1 else None,
                 needs=tuple(domains[n].uuid for n in needed[at]),
@@ -327,6 +328,13 @@ def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], l
     uppers = [(one, upper) for one in source.goals if (upper := predicted.source.upper(one)) is not None]
     first = [f"its {one.use} comes to at most {upper:.0%}" for one, upper in uppers[:1]]
     return f"relieves {name}: " + " and ".join(first + [f"its {r.use} to at most {u:.0%}" for r, u in uppers[1:]])
+
+
+def _errors(learned: float) -> str:
+    """What earlier errors have to do with it that this many domains are moved."""
+    return (
+        f", {learned:.0%} of it since earlier predictions were too low, without which fewer would go" if learned else ""
+    )
 
 
 def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:

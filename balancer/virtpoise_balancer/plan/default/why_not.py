@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from virtpoise_balancer.analyse.calibration import FALLBACK
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Detail, Reason, Refusal, Resource, Role
 from virtpoise_balancer.plan import stocks
@@ -81,12 +82,16 @@ def may_be_more(trial: Trial, candidate: Candidate, host: int, share: Floats) ->
 def _figures(trial: Trial, candidate: Candidate, host: int, resource: Resource, after: float) -> Detail:
     group = trial.group
     unit, threshold = float(group.per_unit[resource.row, host]), float(group.limit[resource.row, 0])
+    above = group.residents(candidate.source).above
     figures: dict[str, float | int | str | None] = {
         f"{resource}_ratio": round(float(trial.use[resource.row, host]), 6),
         "domain_ratio": round(candidate.most(resource.row) * unit, 6),
         "predicted_upper_ratio": round(after, 6),
         "threshold": threshold,
     }
+    learned = candidate.margin * (1 - FALLBACK / above) if resource is Resource.CPU and above > FALLBACK else 0.0
+    if after >= threshold > after - learned:
+        figures["learned_ratio"] = round(learned, 6)
     if after >= threshold:
         amount = (after - threshold) / unit
         if resource is Resource.CPU:
