@@ -47,6 +47,7 @@ _REASONS: Mapping[Reason, str] = {
     Reason.LEAST_GAIN: "moving it would relieve its host too little",
     Reason.RULE_CONFLICT: "its rules contradict each other",
     Reason.RULE_BROKEN: "it is where a rule does not want it",
+    Reason.SOFT_RULE_BROKEN: "it is where a soft rule would rather not have it",
     Reason.NO_DESTINATION: "no host can take it",
     Reason.COSTLIER: "moving other domains costs less",
     Reason.UNSOLVED: "the plan does not relieve the host enough",

@@ -59,6 +59,7 @@ class Reason(StrEnum):
     RULE_IGNORE = "rule_ignore"
     RULE_CONFLICT = "rule_conflict"
     RULE_BROKEN = "rule_broken"
+    SOFT_RULE_BROKEN = "soft_rule_broken"
     NO_DESTINATION = "no_destination"
     COSTLIER = "costlier"
     # a host that the plan does not relieve

@@ -107,7 +107,8 @@ class Rule:
     """Where domains may be. ``kind``: one of ``rules.KINDS``. ``domains`` and ``hosts`` are names or shell
     patterns; a domain's uuid fits as well, and so do hosts by a label, as in ``rack=r1``.
 
-    ``over``: a label of hosts, such as their rack. Hosts with the same value of it count as one.
+    ``over``: a label of hosts, such as their rack. Hosts with the same value of it count as one. ``most``: how many of
+    the domains one host may have, or one value of the label; by default one.
 
     ``hard``: never broken by a move. A soft rule is kept wherever that costs no move and leaves no overload.
     """
@@ -118,6 +119,7 @@ class Rule:
     domains: Annotated[tuple[Name, ...], MinLen(1)]
     hosts: tuple[Name, ...] = ()
     over: Name | None = None
+    most: Count | None = None
     hard: bool = True
 
 
@@ -245,9 +247,9 @@ class Policy:
     its source's load at least, unless nothing else helps. ``reserve``: the first entry that fits a host counts.
     ``overcommit``: no move brings a host above it; None: no such limit. ``saturation_ratio``: from this load on a host
     hides demand. ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains
-    only because a rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing.
-    ``windows``: when mode automatic begins no migration. ``drains``: how many hosts of a rack may
-    drain at once.
+    only because a hard rule is broken. ``repair_soft_rules``: likewise because a soft one is. ``metadata``: whether a
+    domain's own metadata binds that domain, or nothing. ``windows``: when mode automatic begins no migration.
+    ``drains``: how many hosts of a rack may drain at once.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -270,6 +272,7 @@ class Policy:
     overcommit: Overcommit | None = None
     rules: tuple[Rule, ...] = ()
     repair_rules: bool = False
+    repair_soft_rules: bool = False
     metadata: Literal["own", "ignore"] = "own"
     imbalance: Imbalance | None = None
     trend: Trend = Trend()

@@ -99,8 +99,8 @@ class _Best:
 class Search:
     """One search; see the module for the algorithm."""
 
-    def __init__(self, trial: Trial, sources: Sequence[Source], budget: Budget) -> None:
-        """Prepare a search. ``trial``: with everything placed that is not searched."""
+    def __init__(self, trial: Trial, sources: Sequence[Source], budget: Budget, also: Sequence[int] = ()) -> None:
+        """Prepare a search. ``trial``: with everything placed that is not searched. ``also``: further destinations."""
         # The group before the search; has the last word on each sequence. Never changed here.
         self.trial = trial
         # The hosts with a problem that must all be solved.
@@ -108,7 +108,7 @@ class Search:
         # Shared by all searches for one plan.
         self.budget = budget
         # The hosts after the steps that are being tried.
-        self.state = SearchState(trial, sources)
+        self.state = SearchState(trial, sources, also)
 
     def run(self, moves: int | None, weight: float) -> Found | None:
         """The best sequence that solves all sources, or None.
@@ -128,6 +128,20 @@ class Search:
                 return best
             if self.budget.checks < 0:
                 return None
+        return None
+
+    def place(self, candidate: Candidate, only: int | None = None) -> list[Step] | None:
+        """The lightest steps that place one candidate, the fewest first, with those that make room for it; or None.
+
+        ``only``: the host where it is to go; it is one of those that are searched, or nothing is found.
+        """
+        if only is not None and only not in self.state.use:
+            return None
+        for ejections in range(1, _MOST_EJECTIONS + 1):
+            best = _Best(inf, least=-inf)
+            self._place([(candidate, only)], ejections, candidate.weight, best)
+            if best.weight is not None:
+                return best.steps
         return None
 
     def _by_moves(self, source: Source) -> dict[int, list[Option]]:

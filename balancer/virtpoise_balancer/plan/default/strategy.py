@@ -84,8 +84,10 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     refusals = [*problems.held, *passing]
     for source, residue in zip(sources, ends, strict=True):
         refusals += _stayed(source, trial, residue)
-    if policy.repair_rules:
-        attempts += repair(trial, broken_rules(trial))
+    for hard, wanted in ((True, policy.repair_rules), (False, policy.repair_soft_rules)):
+        if wanted:
+            trial, repaired = repair(trial, hard=hard)
+            attempts += repaired
     if policy.imbalance is not None and not problems.attempt and not group.under_way:
         attempts += balance(trial, policy.imbalance)
     if attempts:
@@ -93,7 +95,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     named = {(one.domain, one.host) for one in refusals if one.reason is Reason.RULE_CONFLICT}
     refusals += [one for one in contradictions(group) if (one.domain, one.host) not in named]
     broken = broken_rules(trial)
-    refusals += rule_refusals(trial, broken)
+    refusals += rule_refusals(trial, [*broken, *broken_rules(trial, hard=False)])
     unrepaired = [one.rule for one in broken] if policy.repair_rules else []
     moves = _moves(trial, {source.number: source for source in sources}, weighed)
     return Plan(

@@ -202,12 +202,14 @@ class Trial:
         What they say of the candidate's own host does not count.
         """
         bond = self.group.rules.bonds[number]
-        key = (number, arriving, None if bond.over is None else candidate.source)
+        key = (number, arriving, candidate.source if bond.over is not None or bond.crowded else None)
         kept = self._bonds_kept.get(key)
         if kept is None:
             there = dict(self._others(number, candidate, arriving))
-            full = {count for count in set(there.values()) if not bond.kind.allows(count, arriving)}
-            liking = {count: bond.kind.liking(count, arriving, hard=bond.hard) for count in set(there.values())}
+            here = self._members[number].get(bond.zones[candidate.source], 0)
+            full = {count for count in set(there.values()) if not bond.takes(count, arriving, here)}
+            hard = bond.hard and not bond.crowded
+            liking = {count: bond.kind.liking(count, arriving, hard=hard) for count in set(there.values())}
             likings = np.zeros(len(self.group.hosts))
             likings[list(there)] = [liking[count] for count in there.values()]
             kept = [host for host, count in there.items() if count in full], likings

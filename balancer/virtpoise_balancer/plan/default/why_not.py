@@ -132,8 +132,9 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
             return tie.kind.reason, tie.kind.why(tie.name)
         for number in group.rules.bonds_of.get(domain.uuid, ()):
             bond = group.rules.bonds[number]
-            there = bond.there(trial.members(number), host, candidate.source, arriving[number])
-            if bond.hard and not bond.kind.allows(there, arriving[number]):
+            members = trial.members(number)
+            there = bond.there(members, host, candidate.source, arriving[number])
+            if bond.hard and not bond.takes(there, arriving[number], members.get(bond.zones[candidate.source], 0)):
                 return bond.kind.reason, bond.kind.why_full(bond.name, there)
     return None
 
