@@ -62,6 +62,7 @@ class Reason(StrEnum):
     SOFT_RULE_BROKEN = "soft_rule_broken"
     NO_DESTINATION = "no_destination"
     COSTLIER = "costlier"
+    MOVE_LIMIT = "move_limit"
     # a host that the plan does not relieve
     UNSOLVED = "unsolved"
 

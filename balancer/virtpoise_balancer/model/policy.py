@@ -125,12 +125,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many migrations may be under way at once: from one host, to one host, in all."""
+    """How many migrations may be under way at once: from one host, to one host, in all. And how many moves a plan has,
+    and how many are made within an hour, besides those of drains; None: any number.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     per_source: Count = 1
     per_destination: Count = 1
     total: Count = 4
+    per_plan: Count | None = None
+    per_hour: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,12 @@ from virtpoise_balancer.model import (
     count_samples,
 )
 
+# Why nothing is moved off a host with a problem, by the reason that domains of it have; the last that there is counts.
+_WHY_NONE = {
+    Reason.LEAST_GAIN: "each domain that can be moved would relieve it too little",
+    Reason.MOVE_LIMIT: "as many domains as the policy allows are moved already",
+}
+_NOWHERE = "no domain can be moved to another host"
 # Problems that are no use of a resource.
 _NO_LEVEL = (Problem.DRAIN, Problem.RULE)
 
@@ -45,9 +51,9 @@ def summarise(
     leaving: dict[str, list[Move]] = defaultdict(list)
     for move in moves:
         leaving[move.source].append(move)
-    too_little = {one.host for one in unsolved if one.reason is Reason.LEAST_GAIN}
+    why_none = {str(one.host): why for reason, why in _WHY_NONE.items() for one in unsolved if one.reason is reason}
     parts = [
-        _attempt(one, found, leaving[one.host], short.get(one.host), any_movable=one.host in too_little)
+        _attempt(one, found, leaving[one.host], short.get(one.host), why_none.get(one.host, _NOWHERE))
         for one in attempts
     ]
     parts += [_held(refusal, found) for refusal in held]
@@ -85,14 +91,11 @@ def _attempt(
     overloads: Mapping[str, Sequence[Overload]],
     moves: Sequence[Move],
     unsolved: Refusal | None,
-    *,
-    any_movable: bool,
+    why_none: str,
 ) -> str:
     problem = _problem(attempt.host, attempt.problem, overloads)
-    if not moves and any_movable:
-        made = f"{problem} and each domain that can be moved would relieve it too little"
-    elif not moves:
-        made = f"{problem} and no domain can be moved to another host"
+    if not moves:
+        made = f"{problem} and {why_none}"
     else:
         listed = ", ".join(f"{move.domain} to {move.destination}" for move in moves[:5])
         more = f" and {len(moves) - 5} more" if len(moves) > 5 else ""

@@ -57,7 +57,12 @@ class Kind:
 
 
 class HoldKind(Kind):
-    """A rule that keeps each of its domains where it is."""
+    """A rule that keeps each of its domains where it is.
+
+    ``binding``: whether nothing moves them; otherwise they move where nothing else helps, and in a drain.
+    """
+
+    binding = True
 
     def asks(self, placement: Placement) -> bool:
         """Whether a domain's own metadata asks for it."""

@@ -24,6 +24,8 @@ _MOST_DIRTY_SHARE = 0.9
 # The price of moving a domain that should rest, or does not converge: more bytes than all memory of a group, so that it
 # moves only if nothing else helps.
 _UNREST_BYTES = 1e16
+# That of one which is to move last, in rests: it stays even where a few that should rest have to move for it.
+_LAST_RESTS = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,6 +200,11 @@ def held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
 
 def resting(domain: Domain, group: Group) -> Refusal | None:
     """Why the domain moves only if nothing else helps, or None."""
+    if domain.uuid in group.rules.last:
+        kind, rule = group.rules.last[domain.uuid]
+        return Refusal(
+            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=kind.reason, detail=kind.why(rule)
+        )
     if domain.last_moved is None and domain.uuid not in group.failed:
         return None
     left = resting_seconds(domain, group)
@@ -220,7 +227,9 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
     speeds = group.speeds(residents.number)
     speed = None if speeds is None else float(speeds.max())  # only destinations about as near as the nearest are taken
     cost = sum(transfer_bytes(domain, group.policy, speed) for domain in domains)
-    unrest = _UNREST_BYTES * sum(resting(domain, group) is not None for domain in domains)
+    unrest = _UNREST_BYTES * sum(
+        _LAST_RESTS if domain.uuid in group.rules.last else resting(domain, group) is not None for domain in domains
+    )
     allowed = allowed_hosts(group, domains)
     breaks = broken_by_leaving(group, domains, allowed)
     return Candidate(

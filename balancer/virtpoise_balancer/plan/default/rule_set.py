@@ -94,7 +94,8 @@ class Tie:
 class RuleSet:
     """The rules as they apply to the domains of a group.
 
-    ``bonds`` and ``ties`` by domain. ``held``: the rule that keeps a domain where it is, by uuid. ``conflicts``: how
+    ``bonds`` and ``ties`` by domain. ``held``: the rule that keeps a domain where it is, by uuid. ``last``:
+    the one that has it moved only where nothing else helps. ``conflicts``: how
     the hard rules of a domain contradict each other, by uuid. ``crowded``: likewise where a rule has more domains than
     fit on the hosts; each may go where it allows.
     """
@@ -105,6 +106,7 @@ class RuleSet:
     bonds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ties_of: Mapping[str, tuple[Tie, ...]] = field(default_factory=dict)
     held: Mapping[str, tuple[HoldKind, str]] = field(default_factory=dict)
+    last: Mapping[str, tuple[HoldKind, str]] = field(default_factory=dict)
     conflicts: Mapping[str, str] = field(default_factory=dict)
     crowded: Mapping[str, str] = field(default_factory=dict)
     _kept: dict[tuple[str, tuple[str, ...]], NDArray[np.bool_]] = field(default_factory=dict)
@@ -180,6 +182,7 @@ def gather(
     members: dict[_Key, set[str]] = defaultdict(set)
     ties: dict[str, list[Tie]] = defaultdict(list)
     held: dict[str, tuple[HoldKind, str]] = {}
+    last: dict[str, tuple[HoldKind, str]] = {}
 
     def apply(rule: Rule, uuid: str) -> None:
         kind = kind_of(rule)
@@ -190,7 +193,7 @@ def gather(
         elif isinstance(kind, HostKind):
             ties[uuid].append(Tie(rule.name, kind, rule.hard, rule.hosts))
         elif isinstance(kind, HoldKind):
-            held[uuid] = (kind, rule.name)
+            (held if kind.binding else last)[uuid] = (kind, rule.name)
 
     by_name: dict[str, list[Rule]] = defaultdict(list)
     by_pattern: list[tuple[Callable[[str], bool], Rule]] = []
@@ -220,7 +223,7 @@ def gather(
                 ties[domain.uuid] += _asked(domain, groups, members, host_of, labels_of)
                 for kind in holding:
                     if kind.asks(domain.placement):
-                        held[domain.uuid] = (kind, "metadata")
+                        (held if kind.binding else last)[domain.uuid] = (kind, "metadata")
     zones = {over: _zones(over, hosts) for over in overs.values()}
     bonds = tuple(
         Bond(*key, frozenset(uuids), zones[over] if (over := overs.get(key)) else range(len(hosts)), over)
@@ -238,6 +241,7 @@ def gather(
         {uuid: tuple(numbers) for uuid, numbers in bonds_of.items()},
         {uuid: tuple(dict.fromkeys(several)) for uuid, several in ties.items() if several},
         held,
+        last,
     )
     found.conflicts = _conflicts(found)
     crowded = _crowded(found)

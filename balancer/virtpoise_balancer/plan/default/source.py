@@ -102,7 +102,11 @@ class Source:
 
         None if there are none.
         """
-        if not any(refusal.reason in (Reason.RESTING, Reason.NOT_CONVERGING) for refusal in self.refusals):
+        last = self.group.rules.last
+        if not any(
+            refusal.reason in (Reason.RESTING, Reason.NOT_CONVERGING) or refusal.uuid in last
+            for refusal in self.refusals
+        ):
             return None
         return replace(self, worthwhile=False, rested=False)
 

@@ -27,6 +27,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
 from virtpoise_balancer.plan.default.balance import balance
+from virtpoise_balancer.plan.default.bounds import bounded, left_out_refusals, moves_left
 from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.predict_moves import free_share, predict_moves
@@ -76,20 +77,31 @@ def _plan(group: Group, left_out: Mask) -> Plan:
         passing += [_passing(group, number, worth) for number, worth in poor.items()]
         sources = [source for source in sources if source.number not in poor]
     sources = solved
+    most = moves_left(group)
+    trial, left_out = bounded(trial, sources, closed, most)
     ends = residues(sources, trial.moved)
     attempts = [
         Attempt(host=source.residents.host.name, problem=source.problem, solved=residue.solved)
         for source, residue in zip(sources, ends, strict=True)
     ]
     refusals = [*problems.held, *passing]
+    waiting = {domain.uuid for step in left_out for domain in step.candidate.domains}
     for source, residue in zip(sources, ends, strict=True):
-        refusals += _stayed(source, trial, residue)
+        refusals += [one for one in _stayed(source, trial, residue) if one.uuid not in waiting]
+    begun = len(trial.steps)
+    improved: list[Attempt] = []
     for hard, wanted in ((True, policy.repair_rules), (False, policy.repair_soft_rules)):
         if wanted:
             trial, repaired = repair(trial, hard=hard)
-            attempts += repaired
+            improved += repaired
     if policy.imbalance is not None and not problems.attempt and not group.under_way:
-        attempts += balance(trial, policy.imbalance)
+        improved += balance(trial, policy.imbalance)
+    trial, too_many = bounded(trial, sources, closed, most)
+    if too_many:
+        improved = [replace(one, solved=False) for one in improved if len(trial.steps) > begun]
+    attempts += improved
+    if most is not None:
+        refusals += left_out_refusals(group, [*left_out, *too_many], most)
     if attempts:
         refusals += group.closed
     named = {(one.domain, one.host) for one in refusals if one.reason is Reason.RULE_CONFLICT}
