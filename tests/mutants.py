@@ -306,8 +306,7 @@ def _orders_are_not_read_again(patch: Patch) -> None:
 
 def _destinations_are_filled(patch: Patch) -> None:
     """All goes to the fullest host that is known, beyond its threshold."""
-    init, takers = Group.__init__, Group.takers.fget
-    assert takers is not None
+    init, takers = Group.__init__, vars(Group)["takers"].fget
 
     def only_the_fullest(self: Group) -> Any:
         mask = takers(self)

@@ -14,8 +14,8 @@ from virtpoise_balancer.plan import plan
 LAST = Rule(name="critical", kind="last", domains=("db*",))
 
 
-def sixteen(name: str, load: float, **more: object) -> Host:
-    return host(name, load, load, load, cpus=16, memory_bytes=64 * GIB, memory_used_bytes=16 * GIB, **more)
+def sixteen(name: str, load: float, state: HostState = HostState.ACTIVE) -> Host:
+    return host(name, load, load, load, cpus=16, memory_bytes=64 * GIB, memory_used_bytes=16 * GIB, state=state)
 
 
 def hot(*more: Domain, time: float = 1e6) -> Snapshot:

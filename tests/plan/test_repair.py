@@ -18,11 +18,10 @@ REPAIRED = Policy(repair_rules=True)
 APART = Rule(name="databases", kind="apart", domains=("db*",))
 
 
-def half(name: str, load: float = 0.5, rack: str = "", **more: object) -> Host:
+def half(name: str, load: float = 0.5, rack: str = "") -> Host:
     labels = {"rack": rack} if rack else {}
-    return host(
-        name, load, load, load, cpus=16, memory_bytes=64 * GIB, memory_used_bytes=16 * GIB, labels=labels, **more
-    )
+    room = host(name, load, load, load, cpus=16, memory_bytes=64 * GIB, memory_used_bytes=16 * GIB)
+    return replace(room, labels=labels)
 
 
 def databases(*counts: int) -> tuple[Domain, ...]:

@@ -11,6 +11,7 @@ from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.commitments import remembered_since
 from virtpoise_balancer.analyse.drains import DrainOrder, of_group
 from virtpoise_balancer.analyse.habits import HabitBook, Readings, readings
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
 from virtpoise_balancer.analyse.silence import Silence
@@ -35,7 +36,7 @@ from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
+from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, Resource, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
@@ -236,8 +237,11 @@ class Cycle:
 
     def _with_habits(self, snapshot: Snapshot) -> Snapshot:
         """With the habits of the domains where a plan may need them: a host is overloaded."""
-        threshold = self.policy.cpu.threshold
-        if not any(host.known and host.load >= threshold for host in snapshot.hosts):
+        common, own = self.policy.cpu.threshold, self.policy.hosts
+        if not any(
+            host.known and host.load >= (trigger_of(host, Resource.CPU, self.policy).threshold if own else common)
+            for host in snapshot.hosts
+        ):
             return snapshot
         return replace(snapshot, habits=self.habits.habits())
 

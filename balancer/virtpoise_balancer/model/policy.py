@@ -177,6 +177,29 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostLimits:
+    """Thresholds of some hosts in place of the common ones, and what moves to them must leave free.
+
+    ``hosts``: as of a reserve. ``free_cores`` and ``free_memory_bytes`` are no problem of a host that has less free: it
+    just takes nothing.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    hosts: Annotated[tuple[Name, ...], MinLen(1)]
+    cpu: Threshold | None = None
+    memory: Threshold | None = None
+    network: Threshold | None = None
+    free_cores: Amount = 0.0
+    free_memory_bytes: Annotated[int, Ge(0), Le(MOST_BYTES)] = 0
+
+    def threshold(self, resource: Resource) -> float | None:
+        """Of a resource; both directions of an uplink share one. None: the common one counts."""
+        if resource is Resource.CPU:
+            return self.cpu
+        return self.memory if resource is Resource.MEMORY else self.network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Overcommit:
     """How much memory a host may promise: ``memory_ratio`` times its own, less what is reserved.
 
@@ -248,11 +271,11 @@ class Policy:
 
     ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each
     further move of it that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off
-    its source's load at least, unless nothing else helps. ``reserve``: the first entry that fits a host counts.
-    ``overcommit``: no move brings a host above it; None: no such limit. ``saturation_ratio``: from this load on a host
-    hides demand. ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains
-    only because a hard rule is broken. ``repair_soft_rules``: likewise because a soft one is. ``metadata``: whether a
-    domain's own metadata binds that domain, or nothing. ``windows``: when mode automatic begins no migration.
+    its source's load at least, unless nothing else helps. ``reserve`` and ``hosts``: the first entry that fits a host
+    counts. ``overcommit``: no move brings a host above it; None: no such limit. ``saturation_ratio``: from this load on
+    a host hides demand. ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move
+    domains only because a hard rule is broken. ``repair_soft_rules``: likewise because a soft one is. ``metadata``:
+    whether a domain's own metadata binds that domain, or nothing. ``windows``: when mode automatic begins no migration.
     ``drains``: how many hosts of a rack may drain at once.
     """
 
@@ -273,6 +296,7 @@ class Policy:
     limits: Limits = Limits()
     migration: MigrationCost = MigrationCost()
     reserve: tuple[Reserve, ...] = ()
+    hosts: tuple[HostLimits, ...] = ()
     overcommit: Overcommit | None = None
     rules: tuple[Rule, ...] = ()
     repair_rules: bool = False
@@ -303,17 +327,21 @@ class StrategyTraits(NamedTuple):
     judged, and moves are made one after another; otherwise only the hosts concerned wait. ``newest_sample_alone``: only
     the newest sample can end a host's back-off, since it must be low for every watched resource; otherwise any sample
     since the back-off began. ``forecasts``: a trend may stand for samples that are missing to an overload.
+    ``limits_of_hosts``: hosts may have thresholds of their own.
     """
 
     watched: tuple[Resource, ...] = tuple(Resource)
     one_at_a_time: bool = False
     newest_sample_alone: bool = True
     forecasts: bool = True
+    limits_of_hosts: bool = True
 
 
 _TRAITS: Mapping[StrategyName, StrategyTraits] = {
     "default": StrategyTraits(),
-    "thesis": StrategyTraits(watched=(Resource.CPU,), one_at_a_time=True, newest_sample_alone=False, forecasts=False),
+    "thesis": StrategyTraits(
+        watched=(Resource.CPU,), one_at_a_time=True, newest_sample_alone=False, forecasts=False, limits_of_hosts=False
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.calibration import Quantiles, quantiles
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask, estimate, residence
+from virtpoise_balancer.analyse.host_limits import limit_of
 from virtpoise_balancer.analyse.prediction import corrections, own_cores
 from virtpoise_balancer.analyse.triggers import ahead, overloads
 from virtpoise_balancer.analyse.windows import newest
@@ -103,8 +104,13 @@ class Group:
         # The share of the host that one of the group's units takes (resources x hosts); above 0. Where a host's use of
         # an uplink is unknown it is 0: traffic adds nothing to what is unknown.
         self.per_unit: Floats = 1 / np.array([there[resource] for resource in Resource], dtype=np.float64)
-        # The threshold, which the use of a destination must stay below (resources x 1).
-        self.limit: Floats = np.array([[policy.trigger(resource).threshold] for resource in Resource])
+        # What the use of a destination must stay below: mostly its threshold (resources x hosts). Above 0.
+        self.limit: Floats = np.repeat(
+            np.array([[policy.trigger(resource).threshold] for resource in Resource]), len(self.hosts), axis=1
+        )
+        if policy.hosts:
+            limits = [[limit_of(host, resource, policy) for host in self.hosts] for resource in Resource]
+            self.limit = np.array(limits).reshape(self.limit.shape)
         # ``level``: the CPU load over the last N samples (hosts), 0 for unknown hosts. ``use``: the share in use, at
         # the upper end (resources x hosts), infinite for unknown hosts. Where a host's use of an uplink is unknown it
         # is 0, before the plan and after: never a problem, a limit or the scarcest resource.

@@ -283,7 +283,7 @@ def _asked(
         for name in group_kind.asked(asked) if group_kind.for_one else ():
             if (rule := groups.get((name, group_kind.name))) is None:
                 continue
-            kind_there = kind_of(rule)
+            kind_there = group_kind if rule.most is None else group_kind.at_most(rule.most)
             others = members.get((name, kind_there, rule.hard), set()) - {domain.uuid}
             there = Counter(_zone(host_of[one], rule.over, labels_of) for one in others)
             full = [

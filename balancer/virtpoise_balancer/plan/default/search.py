@@ -180,7 +180,7 @@ class Search:
 
     def _largest_first(self, candidates: list[Candidate]) -> list[Candidate]:
         """The candidates by the largest share of any resource that each takes of an average host, falling."""
-        limit = self.trial.group.limit[:, 0]
+        limit = self.trial.group.limit.min(axis=1)
         unit = self.trial.group.per_unit.mean(axis=1)
         return sorted(candidates, key=lambda candidate: -float((candidate.arrival * unit / limit).max()))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Mask
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.model import (
     Attempt,
     DomainState,
@@ -78,14 +79,14 @@ def _plan(group: Group, left_out: Mask) -> Plan:
         sources = [source for source in sources if source.number not in poor]
     sources = solved
     most = moves_left(group)
-    trial, left_out = bounded(trial, sources, closed, most)
+    trial, cut = bounded(trial, sources, closed, most)
     ends = residues(sources, trial.moved)
     attempts = [
         Attempt(host=source.residents.host.name, problem=source.problem, solved=residue.solved)
         for source, residue in zip(sources, ends, strict=True)
     ]
     refusals = [*problems.held, *passing]
-    waiting = {domain.uuid for step in left_out for domain in step.candidate.domains}
+    waiting = {domain.uuid for step in cut for domain in step.candidate.domains}
     for source, residue in zip(sources, ends, strict=True):
         refusals += [one for one in _stayed(source, trial, residue) if one.uuid not in waiting]
     begun = len(trial.steps)
@@ -101,7 +102,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
         improved = [replace(one, solved=False) for one in improved if len(trial.steps) > begun]
     attempts += improved
     if most is not None:
-        refusals += left_out_refusals(group, [*left_out, *too_many], most)
+        refusals += left_out_refusals(group, [*cut, *too_many], most)
     if attempts:
         refusals += group.closed
     named = {(one.domain, one.host) for one in refusals if one.reason is Reason.RULE_CONFLICT}
@@ -152,7 +153,7 @@ def _make_source(group: Group, number: int, problem: Problem, overloads_of_it: S
     goals: dict[Resource, float] = {}
     if problem is Problem.OVERLOAD:
         for overload in overloads_of_it:
-            goals[overload.resource] = group.policy.trigger(overload.resource).recovery_ratio
+            goals[overload.resource] = trigger_of(group.hosts[number], overload.resource, group.policy).recovery_ratio
         if Resource.CPU in goals:
             # A host on its way up is relieved of what is still to come as well, within reason.
             coming = float(group.ahead[number] - group.level[number])
@@ -306,9 +307,9 @@ def _destination_scores(
     scores = []
     for (source, destination), predicted in zip(ends, predictions, strict=True):
         if destination not in free:
-            free[destination] = float(group.room(group.use[:, [destination]])[0])
-        before, after = free[destination], free_share(group, predicted.destination)
-        free[source], free[destination] = free_share(group, predicted.source), after
+            free[destination] = float(((group.limit - group.use)[:, destination] / group.limit[:, destination]).min())
+        before, after = free[destination], free_share(group, destination, predicted.destination)
+        free[source], free[destination] = free_share(group, source, predicted.source), after
         scores.append((before, after))
     return scores
 

@@ -54,7 +54,7 @@ class Trial:
         self.use = group.use.copy()
         # What the use of a host must stay below (resources x hosts): the threshold; of a source, what it is to come
         # down to. Never changed.
-        self.limit = np.repeat(group.limit, len(group.hosts), axis=1)
+        self.limit = group.limit.copy()
         for source in sources:
             if source.goals:
                 number, residents = source.number, source.residents

@@ -47,7 +47,7 @@ def check_host(trial: Trial, candidate: Candidate, host: int, after: Floats | No
     """
     group = trial.group
     name = group.hosts[host].name
-    limit = group.limit[:, 0]
+    limit = group.limit[:, host]
     if after is None:
         after = trial.after(candidate)
     share = after[:, host].copy()
@@ -70,18 +70,18 @@ def may_be_more(trial: Trial, candidate: Candidate, host: int, share: Floats) ->
     other.
     """
     group = trial.group
-    if not (share < group.limit[:, 0]).all():
+    if not (share < group.limit[:, host]).all():
         return False
     if group.hosts[host].cpu_speed > group.hosts[candidate.source].cpu_speed:
         return True
     quantile = group.quantiles[Role.DESTINATION, group.residents(candidate.source).saturated].above
     most = float(share[CPU]) + (candidate.wants - float(candidate.arrival[CPU])) * float(group.per_unit[CPU, host])
-    return most + quantile / 4 >= float(group.limit[CPU, 0])
+    return most + quantile / 4 >= float(group.limit[CPU, host])
 
 
 def _figures(trial: Trial, candidate: Candidate, host: int, resource: Resource, after: float) -> Detail:
     group = trial.group
-    unit, threshold = float(group.per_unit[resource.row, host]), float(group.limit[resource.row, 0])
+    unit, threshold = float(group.per_unit[resource.row, host]), float(group.limit[resource.row, host])
     above = group.residents(candidate.source).above
     figures: dict[str, float | int | str | None] = {
         f"{resource}_ratio": round(float(trial.use[resource.row, host]), 6),
@@ -154,7 +154,7 @@ def nowhere(trial: Trial, candidate: Candidate) -> Refusal:
     free = np.ones(len(group.hosts), dtype=np.bool_)
     free[[candidate.source, *blocked]] = False
     counts = Counter(blocked.values())
-    first_over = (after[:, free] >= group.limit).argmax(axis=0)
+    first_over = (after[:, free] >= group.limit[:, free]).argmax(axis=0)
     for resource, reason in _FULL.items():
         counts[reason] += int((first_over == resource.row).sum())
     hosts = np.flatnonzero(free) if free.any() else np.array(sorted(blocked), dtype=np.intp)
