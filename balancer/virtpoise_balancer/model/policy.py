@@ -212,13 +212,30 @@ class Overcommit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imbalance:
-    """Also move while the standard deviation of the hosts' CPU load is above ``deviation_ratio`` and a move lowers it
-    by the gain.
+    """Also move while the standard deviation of the hosts is above ``deviation_ratio`` and a move gains enough.
+
+    ``by``: of their CPU load; of the share of their memory that is used, or promised to domains; of their number of
+    domains, or of vCPUs for each CPU, as a share of the mean of all. The least gain is that of the CPU.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    by: Literal["cpu", "memory", "promised", "domains", "vcpus"] = "cpu"
     deviation_ratio: Annotated[float, Gt(0), Lt(1)] = 0.15
     least_gain_ratio: Annotated[float, Gt(0), Lt(1)] = 0.005
+
+    @property
+    def what(self) -> str:
+        """What is to be even, in words."""
+        return _EVENED[self.by]
+
+
+_EVENED = {
+    "cpu": "load",
+    "memory": "memory use",
+    "promised": "promised memory",
+    "domains": "numbers of domains",
+    "vcpus": "vCPUs for each CPU",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,12 +91,14 @@ def _plan(group: Group, left_out: Mask) -> Plan:
         refusals += [one for one in _stayed(source, trial, residue) if one.uuid not in waiting]
     begun = len(trial.steps)
     improved: list[Attempt] = []
+    uneven = None
     for hard, wanted in ((True, policy.repair_rules), (False, policy.repair_soft_rules)):
         if wanted:
             trial, repaired = repair(trial, hard=hard)
             improved += repaired
     if policy.imbalance is not None and not problems.attempt and not group.under_way:
-        improved += balance(trial, policy.imbalance)
+        evened, uneven = balance(trial, policy.imbalance)
+        improved += evened
     trial, too_many = bounded(trial, sources, closed, most)
     if too_many:
         improved = [replace(one, solved=False) for one in improved if len(trial.steps) > begun]
@@ -114,7 +116,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     return Plan(
         strategy="default",
         solved=not problems.stand and not passing and not unrepaired and all(attempt.solved for attempt in attempts),
-        summary=summarise(policy, found, attempts, moves, (*problems.held, *passing), unrepaired, refusals),
+        summary=summarise(policy, found, attempts, moves, (*problems.held, *passing), unrepaired, refusals, uneven),
         overloaded=found,
         attempts=tuple(attempts),
         moves=tuple(moves),
