@@ -113,7 +113,7 @@ def test_an_exchange_breaks_no_soft_rule() -> None:
 def test_what_stays_uneven_is_named(by: str) -> None:
     held = [domain(f"d{n}", "h1", 2.0, placement=Placement(ignore=True)) for n in range(4)]
     made = plan(group(sixteen("h1", 0.7), sixteen("h2", 0.1), *held), even(by=by))
-    assert made.moves == made.attempts == ()
+    assert (made.moves, made.attempts) == ((), ())
     what, figure = {"cpu": ("load", "0.300"), "domains": ("numbers of domains", "1.000")}[by]
     assert made.summary == (
         f"the group stays uneven: the standard deviation of its {what} is {figure}, above 0.15, and no move lowers it enough"

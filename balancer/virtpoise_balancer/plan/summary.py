@@ -27,7 +27,7 @@ _NOWHERE = "no domain can be moved to another host"
 # Problems that are no use of a resource.
 _NO_LEVEL = (Problem.DRAIN, Problem.RULE)
 # By what a group is evened out that is a use of a resource.
-_LEVELS = (Resource.CPU.value, Resource.MEMORY.value)
+_LEVELS = {"cpu": Resource.CPU, "memory": Resource.MEMORY}
 
 
 def summarise(
@@ -106,12 +106,9 @@ def _attempt(
     else:
         listed = ", ".join(f"{move.domain} to {move.destination}" for move in moves[:5])
         more = f" and {len(moves) - 5} more" if len(moves) > 5 else ""
-        about = [one.resource for one in overloads.get(attempt.host, ())] or [Resource(by if by in _LEVELS else "cpu")]
-        end = (
-            ""
-            if attempt.problem in _NO_LEVEL or by not in _LEVELS
-            else _end(attempt.host, moves[-1].predicted.source, about)
-        )
+        about = [one.resource for one in overloads.get(attempt.host, ())] or [_LEVELS.get(by, Resource.CPU)]
+        without = attempt.problem in _NO_LEVEL or by not in _LEVELS
+        end = "" if without else _end(attempt.host, moves[-1].predicted.source, about)
         parts = [part for part in (end, "" if attempt.solved else "which does not solve it") if part]
         made = f"{problem}: move {listed}{more}" + (f" ({', '.join(parts)})" if parts else "")
     return ", ".join([made, *_rest(unsolved)])
