@@ -101,7 +101,7 @@ class Possible(Protocol):
         ...
 
     def look_soon(self, hosts: Collection[str], /) -> None:
-        """These hosts lacked what moves would need: they are looked at sooner than others, until the next call."""
+        """Look at these hosts sooner than at others, until the next call: they lacked what moves would need."""
         ...
 
 
