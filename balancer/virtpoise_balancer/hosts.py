@@ -36,7 +36,10 @@ class NotAHost(ValueError):
 
 
 def checked(name: str) -> str:
-    """The host's name or address, an IPv6 address in its shortest form. NotAHost for anything else."""
+    """The host's name or address, an IPv6 address in its shortest form. NotAHost for anything else.
+
+    An IPv4 address that is written as an IPv6 one is that IPv4 address.
+    """
     if not name or len(name) > _MOST_NAME:
         raise NotAHost("expected a DNS name or an IP address")
     if ":" in name:
@@ -57,9 +60,16 @@ def _ipv6(text: str) -> str:
         found = str(IPv6Address(address))
     except ValueError:
         raise NotAHost("expected a DNS name or an IP address") from None
+    if not percent and (mapped := IPv6Address(address).ipv4_mapped):
+        return str(mapped)
     if percent and not _ZONE.fullmatch(zone):
         raise NotAHost("expected the name of a network interface after the % of an IPv6 address")
     return f"{found}{percent}{zone}"
+
+
+def folded(name: str) -> str:
+    """What the spellings of a host's name have in common: upper and lower case are the same in DNS."""
+    return name if ":" in name else name.lower()
 
 
 @lru_cache(maxsize=1 << 16)

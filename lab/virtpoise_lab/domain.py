@@ -29,7 +29,7 @@ def xml(spec: DomainSpec, acceleration: str, share: float) -> str:
     SubElement(system, "type", arch="x86_64", machine="pc").text = "hvm"
     if not spec.paused:
         line = command_line(spec.name, spec.load, share, None if acceleration == "kvm" else tsc_khz())
-        _texts(system, kernel=f"{BOOT}/vmlinuz", initrd=f"{BOOT}/initramfs", cmdline=line)
+        _texts(system, kernel=f"{BOOT}/kernel", initrd=f"{BOOT}/initramfs", cmdline=line)
     features = SubElement(domain, "features")
     SubElement(features, "acpi")
     if acceleration == "kvm":

@@ -204,7 +204,7 @@ def prepare(spec: HostSpec) -> None:
     for file, line in _ACCOUNTS.items():
         known = Path("/etc", file).read_text()
         (own / "accounts" / file).write_text(known if "\nlibvirt-qemu:" in known else known + line)
-    shutil.copyfile(artefacts.kernel(), own / "lib" / "boot" / "vmlinuz")
+    shutil.copyfile(artefacts.kernel(), own / "lib" / "boot" / "kernel")
     shutil.copyfile(artefacts.initramfs(), own / "lib" / "boot" / "initramfs")
 
 

@@ -24,6 +24,7 @@ _PROGRAMS = {
     "nsenter": "util-linux",
     "mount": "mount",
     "gcc": "gcc",
+    "lz4": "lz4",
 }
 
 

@@ -107,6 +107,31 @@ def test_an_attempt_that_was_cut_off_earns_no_penalty_even_where_the_plan_did_no
         assert (after["h1"].penalty_until is not None) is penalised
 
 
+@pytest.mark.parametrize(
+    ("result", "failures", "until"), [(Result.DONE, 0, 1010), (Result.DONE, 1, 1210), (Result.FAILED, 0, 1200)]
+)
+def test_a_first_attempt_that_relieved_its_host_in_part_is_followed_by_another_at_once(
+    result: Result, failures: int, until: float
+) -> None:
+    seen = group(host("h1", 0.95, 0.95), host("h2", 0.4, 0.4), domain("a", "h1", 1.0), domain("b", "h1", 4.0))
+    made = plan(seen, POLICY)
+    assert not made.solved
+    before = {"h1": Backoff(host="h1", failures=failures)}
+    after = after_plan(
+        before,
+        [],
+        made,
+        (result,) * len(made.moves),
+        ended=1010.0,
+        counted_from=1015.0,
+        penalty=PENALTY,
+        second_try=True,
+    )
+    assert (after["h1"].penalty_until, after["h1"].failures) == (until, failures + 1)
+    assert Policy().traits.second_try
+    assert not POLICY.traits.second_try
+
+
 def test_a_plan_without_moves_penalises_its_host_and_leaves_the_others_alone() -> None:
     made = plan(group(host("h1", 0.9, 0.9), host("h2", 0.55, 0.55), domain("a", "h1", 3.0)), POLICY)
     after = after_plan({}, ["h1", "h2"], made, (), ended=1000.0, counted_from=1005.0, penalty=PENALTY)

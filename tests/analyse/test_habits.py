@@ -138,3 +138,19 @@ def small() -> Snapshot:
         domain("off", "h1", 1.0, uuid="off", state=DomainState.PAUSED),
     ]
     return group(host("h1", 0.5), host("h2", 0.5, cpu_speed=2.0), host("h3"), *domains)
+
+
+def test_a_peak_counts_once_it_has_ended_and_what_falls_is_none() -> None:
+    book = HabitBook()
+    now = watched(book, [1.0] * 360)
+    now = watched(book, [3.0] * 60, now)
+    assert (habit(book).peak_seconds, book.habits().peak_ratio) == (0, 0)  # it may last for good
+    now = watched(book, [1.0] * 360, now)
+    peaked = habit(book)
+    assert peaked.peak_seconds == pytest.approx(600, rel=0.01)
+    assert peaked.peak_cores == pytest.approx(2.0, rel=0.01)
+    assert book.habits().peak_ratio == pytest.approx(600 / 7800, rel=0.02)
+    assert book.habits().peak_cores == pytest.approx(2.0, rel=0.01)
+    now = watched(book, [0.1] * 60, now)
+    watched(book, [1.0] * 360, now)
+    assert habit(book).peak_seconds == pytest.approx(600, rel=0.02)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from virtpoise_balancer.analyse.habits import HabitBook, Readings
-from virtpoise_balancer.analyse.outlook import HORIZON_SECONDS, TIMES, Outlook, minutes, outlook, overload_chances
+from virtpoise_balancer.analyse.outlook import (
+    HORIZON_SECONDS,
+    TIMES,
+    Outlook,
+    minutes,
+    outlook,
+    overload_chances,
+    peaks,
+)
 from virtpoise_balancer.model import Habit, Habits
 
 STEP = 10.0
@@ -95,6 +103,17 @@ def test_an_excursion_ends_where_all_earlier_ones_did() -> None:
     assert lasts.mean[0, -1] == pytest.approx(3.0, abs=0.1)
     assert ends.mean[0, 0] == pytest.approx(3.0, abs=0.3)
     assert ends.mean[0, -1] == pytest.approx(0.5 + 0.05 * 2.5, abs=0.1)
+
+
+def test_peaks_are_those_of_the_domain_and_of_all_as_if_seen_for_a_day_more() -> None:
+    own = Habit(age_seconds=86400, means=(1.0,) * 5, deviations=(0.1,) * 5, peak_seconds=4320, peak_cores=3.0)
+    calm = Habit(age_seconds=86400, means=(1.0,) * 5, deviations=(0.1,) * 5)
+    known = Habits(of_domains={"own": own, "calm": calm}, peak_ratio=0.01, peak_cores=1.0)
+    shares, cores = peaks(["own", "calm", "new"], known)
+    assert shares == pytest.approx([0.03, 0.005, 0.01])
+    assert cores == pytest.approx([(5 * 3 + 1) / 6, 1.0, 1.0])
+    shares, cores = peaks(["own"], Habits())
+    assert (*shares, *cores) == (0.0, 0.0)
 
 
 def test_hosts_are_as_each_alone() -> None:

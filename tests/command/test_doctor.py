@@ -535,6 +535,19 @@ def test_a_description_of_any_bytes_takes_no_other_domain_and_no_host() -> None:
     assert [domain.name for domain in found] == ["caf\ufffd", "a"]
 
 
+def test_a_host_whose_qemu_libvirt_does_not_find_is_known_all_the_same() -> None:
+    """As where domains name a QEMU that is in no usual place, or while it is being upgraded."""
+
+    class WithoutQemu(Connection):
+        def getVersion(self) -> int:  # noqa: N802
+            raise failed(libvirt.VIR_ERR_INTERNAL_ERROR, "Cannot find suitable emulator for x86_64")
+
+    found = probe.facts(WithoutQemu(Running("a", REACHED)))
+    assert [domain.name for domain in found.domains] == ["a"]
+    assert judge_libvirt("h1", "qemu+ssh://h1/system", found).verdict is Severity.GOOD
+    assert pair(there=replace(HERE, hypervisor_version=None)).verdict is Severity.GOOD
+
+
 def test_a_domain_that_ends_meanwhile_takes_no_other_with_it() -> None:
     class Ended(Running):
         def XMLDesc(self) -> str:  # noqa: N802

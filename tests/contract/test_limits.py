@@ -32,6 +32,7 @@ BALANCER = {
         f"{doubt.MOST_DOMAINS:,} domains",
     ],
     "Domains of one host that others seem to run as well": [f"{doubt.MOST_CLAIMED},"],
+    "Hosts that one host contradicts, as they and it confirm": [f"{copies._MOST_CONTRADICTED}"],
     "Questions to libvirt side by side": [
         f"{copies._LANES} about domains",
         f"{inventory._LANES} for what hosts have",

@@ -171,6 +171,28 @@ def ends(plan: object) -> list[tuple[str, str, str]]:
     return [(move.domain, move.source, move.destination) for move in plan.moves]  # type: ignore[attr-defined]
 
 
+def test_a_host_that_comes_to_another_group_in_mid_migration_is_left_alone_there(store: Store) -> None:
+    blue, red = (store.of_group(name, ("blue", "red")) for name in ("blue", "red"))
+    here, _, acting = make(blue, *BUSY)
+    run(here, 1000.0)
+    begun(blue, acting, 1001.0)
+    there, _, moved = make(red, host("h2", 0.1, 0.1, 0.1), host("h3", 0.9, 0.9, 0.9), domain("c", "h3", 3.0))
+    there = replace(there, policy=STREAM)
+    report = run(there, 1010.0)
+    assert moved.taken == []
+    assert report.observation is not None
+    (unknown,) = (one.why_unknown for one in report.observation.snapshot.hosts if one.name == "h2")
+    assert unknown is not None
+    assert unknown.text == "the migration of a from h1 to h2 is under way in the group blue"
+    ((migration_id, move),) = acting.taken[0][0]
+    planned = replace(move, domain="c", uuid="uuid-of-c", source="h3", destination="h2")
+    assert there.obstacle(planned, ordered=True) == f"h2 is unknown: {unknown.text}"
+    blue.end(migration_id, MigrationOutcome(result=Result.FAILED, why="refused"))
+    run(there, 1020.0)
+    ((entries, _),) = moved.taken
+    assert [(move.domain, move.destination) for _, move in entries] == [("c", "h2")]
+
+
 def test_a_recommendation_that_waits_is_stored_once_an_hour_whichever_moves_the_noise_picks(store: Store) -> None:
     hot, quiet = (0.9, 0.9, 0.9), (0.1, 0.1, 0.1)
     cycle, watching, _ = make(store, executor=Acting(acts=False), mode="recommend")
@@ -405,6 +427,18 @@ def test_a_migration_of_others_is_said_kept_and_lets_its_hosts_rest_until_the_fi
     assert all("changed by others" not in one.sentence for one in results.values())
     assert [at for at, one in results.items() if one.result is CycleResult.MOVED] == [1050], "2 steps after 1030"
     assert [one for one, *_ in ends(results[1050].plan)] == ["a"]
+
+
+def test_a_drain_that_rests_after_changes_by_others_says_so(store: Store) -> None:
+    """A drain began nothing for two minutes after several migrations of others, and said "nothing to do"."""
+    seen = (host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
+    cycle, watching, _ = make(store, *seen, domain("b", "h2", 0.4))
+    run(cycle, 1000.0)
+    watching.seen = group(*seen, domain("b", "h1", 0.4))
+    store.order_drain("h1", draining=True)
+    report = run(cycle, 1010.0)
+    assert report.plan.moves == ()  # type: ignore[union-attr]
+    assert report.sentence.startswith("h1 waits for figures from after the last change on it")
 
 
 def test_what_the_balancer_moves_itself_is_never_taken_for_a_change_of_others(store: Store) -> None:
@@ -885,7 +919,9 @@ def test_a_drain_waits_until_the_host_was_seen_since_its_moves_ended(store: Stor
     run(cycle, 1000.0)
     ended(store, acting, 1004.0)
     acting.busy = False
-    assert run(cycle, 1010.0).plan.attempts == ()  # type: ignore[union-attr]
+    report = run(cycle, 1010.0)
+    assert report.plan.attempts == ()  # type: ignore[union-attr]
+    assert report.sentence == "h1 waits for figures from after the last change on it"  # "nothing to do" would mislead
     watching.seen = group(host("h1", 0.0, 0.0), host("h2", 0.4, 0.4), domain("a", "h2", 1.0))
     assert run(cycle, 1020.0).backoffs["h1"].penalty_until is None
 
@@ -920,6 +956,17 @@ def test_only_the_hosts_of_an_unsettled_domain_wait(store: Store, kind: Unsettle
     assert recheck(entries[0][1]) is None
     cycle = replace(cycle, accounts=Open((unsettled(kind, "h3", "h4"),)))
     assert cycle.obstacle(entries[0][1], ordered=False) == f"h3 is unknown: z is {kind}"
+
+
+def test_a_domain_that_a_host_elsewhere_claims_is_not_moved_itself(store: Store) -> None:
+    """Its own hosts go on, where the one that claims it contradicts many."""
+    cycle, _, acting = make(store, *BUSY, host("h3", 0.15, 0.15, 0.15), host("h4", 0.1, 0.1, 0.1))
+    run(cycle, 1000.0)
+    ((entries, recheck),) = acting.taken
+    move = entries[0][1]
+    assert recheck(move) is None
+    twice = replace(unsettled(UnsettledKind.TWICE, "elsewhere"), uuid=move.uuid)
+    assert replace(cycle, accounts=Open((twice,))).obstacle(move, ordered=False) == "z is twice"
 
 
 @pytest.mark.parametrize("failure", [None, "Prometheus at http://x cannot be asked"])

@@ -256,3 +256,12 @@ def test_no_more_hosts_of_a_rack_drain_at_once_than_their_share(store: Store) ->
         take.drain("c2", ALICE)
     take.undrain("a1", ALICE)
     assert take.drain("a3", ALICE).startswith("a3 drains")
+
+
+def test_a_domain_that_is_named_like_the_uuid_of_another_does_not_stand_in_its_way(store: Store) -> None:
+    first, second = MOVES.moves
+    named = replace(first, domain=second.uuid)
+    for migration_id, _ in record(store, replace(MOVES, moves=(named, second)), 1000.0, acted=True):
+        store.begin(migration_id)
+    assert orders(store).acknowledge(second.uuid, ALICE).startswith("b is accounted for")
+    assert [entry.move.uuid for entry in store.watched() if entry.is_open] == [named.uuid]

@@ -81,13 +81,27 @@ class Hosts:
         self.beside.append(beside)
         return self.measured
 
-    def request(self, move: Move, watch: Watch, stop: threading.Event, _check: Callable[[], None]) -> Requested:
+    def request(
+        self,
+        move: Move,
+        watch: Watch,
+        stop: threading.Event,
+        _check: Callable[[], None],
+        note: Callable[[Sequence[str]], None],
+    ) -> Requested:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
         end = self.ends[move.uuid] = self.does(move)
         room = tuple(one.path for one in move.copies)
+        note(room)
         return Requested(why=None if end is DONE else "it broke", answered=self.answers, made_room=room)
 
-    def discard(self, _move: Move, volumes: Sequence[str]) -> None:
+    @property
+    def volumes(self) -> Hosts:
+        return self
+
+    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
+
+    def discard(self, _entry: JournalEntry, volumes: Sequence[str]) -> None:
         self.discarded += volumes
 
     def settle(self, entry: JournalEntry) -> MigrationOutcome | StillOpen:
@@ -387,7 +401,7 @@ def test_once_it_was_told_to_stop_nothing_is_started_any_more() -> None:
 
 
 ENDS_UNDER_WAY = """
-import threading, time
+import threading
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.migrate import WriteRate
@@ -403,7 +417,7 @@ class Hosts:
     def obstacle(self, move, ours): return None
     def measure(self, move, beside): return WriteRate()
     def request(self, move, watch, stop, check):
-        time.sleep(0.3)
+        threading.main_thread().join()
         return Requested()
     def requested(self, entry, requested): pass
     def begin(self, number): print("begin", number, flush=True); return 0.0

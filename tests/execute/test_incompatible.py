@@ -56,6 +56,7 @@ def records(there: HostFacts, verdicts: dict[str, HardwareVerdict] | None = None
 def test_a_host_that_has_all_lacks_nothing() -> None:
     found = judge(records(FULL))
     assert (found.requires, found.lacks, found.holds) == ({}, {}, {})
+    assert found.nodes == {"1": (1,)}
 
 
 @pytest.mark.parametrize(

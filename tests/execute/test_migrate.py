@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 import structlog
 
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, StoreError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.migrate import Migrator, WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
@@ -323,10 +323,13 @@ def test_the_job_tells_of_its_disks_where_the_move_does_not(world: World) -> Non
     assert world.do(watch) == []
 
 
-def test_what_a_failed_migration_has_copied_is_deleted_unless_a_domain_has_it(world: World) -> None:
-    world.model.machines["h2"].images = {"/srv/a", "/srv/b"}
-    world.do(lambda: migrator(world).discard(COPYING, ["/srv/a"]))
-    assert world.model.machines["h2"].images == {"/srv/b"}
-    world.put("u", "h2", Presence.PAUSED)
-    world.do(lambda: migrator(world).discard(COPYING, ["/srv/b"]))
-    assert world.model.machines["h2"].images == {"/srv/b"}
+def test_nothing_is_asked_for_while_its_volumes_cannot_be_written_down(world: World) -> None:
+    def note(_volumes: Sequence[str]) -> None:
+        raise StoreError("the disk is full")
+
+    requested = world.do(
+        lambda: migrator(world).request(COPYING, lambda _: None, threading.Event(), lambda: None, note)
+    )
+    why = "the volumes for a copy of its disks cannot be written down: the disk is full"
+    assert (requested.why, requested.made_room) == (why, tuple(one.path for one in COPYING.copies))
+    assert world.do(lambda: world.hosts.presence("h2", "u")) is Presence.ABSENT

@@ -26,6 +26,7 @@ from virtpoise_balancer.knowledge.records import MigrationRecord
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import (
     Cause,
+    DiskCopy,
     MigrationOutcome,
     Move,
     Plan,
@@ -823,3 +824,86 @@ def test_a_balancer_that_does_not_act_shows_no_migration_and_watches_none(balanc
     world.advance(700.0)
     assert not balancer.executor.in_flight
     assert len([*world.model.running_jobs("a")]) == 1, "the balancer that acts now watches it"
+
+
+# --- what a failed copy of disks leaves -------------------------------------------------------------------------------
+
+VOLUME = "/srv/a"
+DISK = DiskCopy(device="vda", path=VOLUME, format="raw", capacity_bytes=2, stored_bytes=1)
+
+
+def left_half_copied(balancer: Balancer, world: World) -> Balancer:
+    """A balancer after one that was killed while it copied the disk of a domain; the copy failed after that."""
+    copying = replace(move("a", "h1", "h2"), copies=(DISK,))
+    plan = Plan(strategy="default", solved=True, summary="", overloaded=(), moves=(copying,), refusals=())
+    ((migration_id, _),) = record(balancer.store, plan, world.clock.now(), acted=True)
+    balancer.store.begin(migration_id)
+    balancer.store.note_volumes(migration_id, world.do(lambda: world.hosts.make_room("h2", [DISK])))
+    with world.hosts.migration("a", "h1", "h2", None, [DISK]):
+        world.advance(5.0)
+        world.abort("a")
+        world.advance(1.0)
+    again = Balancer(world, balancer.store)
+    again.cycle(6)
+    assert again.results == ["failed"]
+    assert images(world) == {VOLUME}, "the request may still be carried out"
+    return again
+
+
+def images(world: World) -> set[str]:
+    return world.model.machines["h2"].images
+
+
+def test_what_a_copy_has_left_is_deleted_once_its_failure_is_certain(balancer: Balancer, world: World) -> None:
+    again = left_half_copied(balancer, world)
+    again.cycle(30)
+    assert images(world) == set()
+    assert [entry.volumes for entry in balancer.store.watched()] == []
+
+
+def test_it_is_deleted_where_the_domain_has_moved_on(balancer: Balancer, world: World) -> None:
+    again = left_half_copied(balancer, world)
+    again.make(move("a", "h1", "h3"))
+    again.cycle(30)
+    assert (world.places("a"), images(world)) == ({"h3": "running"}, set())
+
+
+def test_it_stays_while_the_domain_runs_nowhere_or_on_its_host(balancer: Balancer, world: World) -> None:
+    again = left_half_copied(balancer, world)
+    world.ends("a", "h1", Presence.SHUT_OFF)
+    again.cycle(40)
+    assert images(world) == {VOLUME}, "whoever starts the domain may do so there"
+    world.put("a", "h1", Presence.ABSENT)
+    world.put("a", "h2")
+    again.cycle(60)
+    assert images(world) == {VOLUME}
+    assert [entry.volumes for entry in balancer.store.watched()] == []
+
+
+def test_it_stays_while_its_host_does_not_answer(balancer: Balancer, world: World) -> None:
+    again = left_half_copied(balancer, world)
+    world.stop("h2")
+    again.cycle(40)
+    assert images(world) == {VOLUME}
+    world.go_on()
+    again.cycle(61)
+    assert images(world) == set()
+
+
+def test_the_volume_of_a_copy_that_has_arrived_is_no_longer_the_journals(balancer: Balancer, world: World) -> None:
+    balancer.make(replace(move("a", "h1", "h2"), copies=(DISK,)))
+    assert (balancer.results, images(world)) == (["done"], {VOLUME})
+    balancer.cycle(60)
+    assert images(world) == {VOLUME}
+
+
+def test_nothing_is_deleted_that_the_next_migration_may_create(balancer: Balancer, world: World) -> None:
+    again = left_half_copied(balancer, world)
+    plan = Plan(strategy="default", solved=True, summary="", overloaded=(), moves=(move("a", "h1", "h2"),), refusals=())
+    ((migration_id, _),) = record(balancer.store, plan, world.clock.now(), acted=True)
+    again.reconciler.hold([migration_id])
+    again.cycle(40)
+    assert images(world) == {VOLUME}
+    balancer.store.end(migration_id, MigrationOutcome(result=Result.SKIPPED, why="its turn never came"))
+    again.cycle(61)
+    assert images(world) == set()

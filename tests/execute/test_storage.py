@@ -28,6 +28,17 @@ class Volume:
     def path(self) -> str:
         return f"{self.pool.target}/{self._name}"
 
+    def name(self) -> str:
+        return self._name
+
+    def storagePoolLookupByVolume(self) -> FakePool:  # noqa: N802
+        return self.pool
+
+    def XMLDesc(self) -> str:  # noqa: N802
+        at = self.pool.changed
+        when = f"<timestamps><ctime>{at}</ctime></timestamps>" if at is not None else ""
+        return f"<volume><target>{when}</target></volume>"
+
     def delete(self, _flags: int) -> None:
         self.pool.listed.discard(self._name)
         self.pool.there.discard(self._name)
@@ -41,6 +52,7 @@ class FakePool:
         self.listed = set(there if listed is None else listed)
         self.free, self.refreshed, self.many = 1 << 40, 0, 0
         self.created: list[str] = []
+        self.changed: float | None = None  # when its volumes have last changed
 
     def name(self) -> str:
         return self.target.strip("/").replace("/", "-")
@@ -73,9 +85,16 @@ class FakePool:
         return Volume(self, name)
 
 
-class Running:
-    def __init__(self, uuid: str, disk: str) -> None:
-        self.uuid, self.disk = uuid, disk
+class FakeDomain:
+    """``disk``: the attributes of the source of its disk, XML."""
+
+    metadata = ""
+
+    def __init__(self, uuid: str, disk: str, *, active: bool = True) -> None:
+        self.uuid, self.disk, self.active = uuid, disk, active
+
+    def isActive(self) -> int:  # noqa: N802
+        return int(self.active)
 
     def UUIDString(self) -> str:  # noqa: N802
         return self.uuid
@@ -84,18 +103,18 @@ class Running:
         return f"name of {self.uuid}"
 
     def XMLDesc(self) -> str:  # noqa: N802
-        return f"<domain><source file='{self.disk}'/></domain>"
+        return f"<domain>{self.metadata}<devices><disk><source {self.disk}/></disk></devices></domain>"
 
 
 class Connection:
-    def __init__(self, *pools: FakePool, running: Sequence[Running] = ()) -> None:
-        self.all, self.running = pools, running
+    def __init__(self, *pools: FakePool, domains: Sequence[FakeDomain] = ()) -> None:
+        self.all, self.domains = pools, domains
 
     def listAllStoragePools(self, _flags: int) -> Sequence[FakePool]:  # noqa: N802
         return self.all
 
-    def listAllDomains(self, _flags: int) -> Sequence[Running]:  # noqa: N802
-        return self.running
+    def listAllDomains(self) -> Sequence[FakeDomain]:  # noqa: N802
+        return self.domains
 
     def storageVolLookupByPath(self, path: str) -> Volume:  # noqa: N802
         for pool in self.all:
@@ -137,6 +156,17 @@ def test_what_a_pool_does_not_list_is_looked_for_before_it_counts_as_missing(ima
     assert found.get(image) is there
 
 
+def test_a_pool_whose_error_cannot_be_read_takes_no_other() -> None:
+    """libvirt names the file that it cannot open, and libvirt-python takes only UTF-8."""
+
+    class Odd(FakePool):
+        def refresh(self, _flags: int) -> None:
+            raise SystemError("<built-in function virStoragePoolRefresh> returned a result with an exception set")
+
+    pools = Odd("/srv/odd"), FakePool("/srv/images", "a")
+    assert storage.present(Connection(*pools), ["/srv/odd/b", "/srv/images/a"]) == {"/srv/images/a": True}
+
+
 def test_a_pool_is_refreshed_once_and_one_with_many_volumes_never() -> None:
     pool = FakePool("/srv/images", "a")
     storage.present(Connection(pool), ["/srv/images/a"])
@@ -175,11 +205,50 @@ def test_where_one_disk_has_no_room_none_is_left(second: dict[str, object], why:
     assert pool.there == {"taken"}
 
 
-def test_only_what_no_domain_has_is_deleted() -> None:
+def test_what_no_domain_has_is_deleted() -> None:
     pool = FakePool("/srv/images", "a", "b")
-    storage.discard(Connection(pool), "u", ["/srv/images/a", "/srv/images/gone"])
+    others = FakeDomain("v", "file='/srv/images/ab'"), FakeDomain("u", "file='/elsewhere'", active=False)
+    storage.discard(Connection(pool, domains=others), "u", ["/srv/images/a", "/srv/images/gone"])
     assert pool.there == {"b"}
-    for running in (Running("u", "/elsewhere"), Running("v", "/srv/images/b")):
-        with pytest.raises(StorageError, match="is active here"):
-            storage.discard(Connection(pool, running=[running]), "u", ["/srv/images/b"])
+
+
+@pytest.mark.parametrize(
+    ("domain", "why"),
+    [
+        (FakeDomain("u", "file='/elsewhere'"), "is active here"),
+        (FakeDomain("v", "file='/srv/images/a&amp;b'"), "has one of the volumes"),
+        (FakeDomain("v", "dev='/srv/images/a&amp;b'"), "has one of the volumes"),
+        (FakeDomain("v", "pool='srv-images' volume='a&amp;b'"), "has one of the volumes"),
+        (FakeDomain("v", "file='/srv/images/a&amp;b'", active=False), "has one of the volumes"),
+    ],
+    ids=["its-own-domain", "a-file", "a-device", "a-volume", "shut-off"],
+)
+def test_what_a_domain_may_use_is_not_deleted(domain: FakeDomain, why: str) -> None:
+    pool = FakePool("/srv/images", "a&b")
+    with pytest.raises(StorageError, match=why):
+        storage.discard(Connection(pool, domains=[domain]), "u", ["/srv/images/a&b"])
+    assert pool.there == {"a&b"}
+
+
+def test_metadata_of_another_domain_keeps_no_volume_and_gives_none_up() -> None:
+    """Its owner writes there what libvirt keeps and no parser takes, and whatever path."""
+    pool = FakePool("/srv/images", "a", "b")
+    other = FakeDomain("v", "file='/srv/images/b'")
+    other.metadata = "<metadata><y:z><source file='/srv/images/a'/></y:z></metadata>"
+    storage.discard(Connection(pool, domains=[other]), "u", ["/srv/images/a"])
     assert pool.there == {"b"}
+    with pytest.raises(StorageError, match="has one of the volumes"):
+        storage.discard(Connection(pool, domains=[other]), "u", ["/srv/images/b"])
+    assert pool.there == {"b"}
+
+
+@pytest.mark.parametrize(("changed", "stays"), [(99.5, False), (100.0, True), (None, True)])
+def test_what_has_changed_since_is_another_volume_and_stays(changed: float | None, stays: bool) -> None:
+    pool = FakePool("/srv/images", "a")
+    pool.changed = changed
+    if stays:
+        with pytest.raises(StorageError, match="has changed since"):
+            storage.discard(Connection(pool), "u", ["/srv/images/a"], 100.0)
+    else:
+        storage.discard(Connection(pool), "u", ["/srv/images/a"], 100.0)
+    assert bool(pool.there) is stays

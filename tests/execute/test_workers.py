@@ -41,10 +41,16 @@ def workers(others: None) -> Iterator[Workers]:
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
-    """The address of a host that takes connections and never answers."""
+def listening() -> Iterator[socket.socket]:
+    """A host that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
-        yield f"qemu+tcp://127.0.0.1:{server.getsockname()[1]}/system"
+        yield server
+
+
+@pytest.fixture
+def silent(listening: socket.socket) -> str:
+    """The address of a host that takes connections and never answers."""
+    return f"qemu+tcp://127.0.0.1:{listening.getsockname()[1]}/system"
 
 
 def hosts(workers: Workers, *, connect: float = 20.0, **uris: str) -> LibvirtHosts:
@@ -170,16 +176,16 @@ def test_a_host_that_hangs_holds_up_no_other(workers: Workers, silent: str) -> N
 
 @pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_worker_that_dies_is_one_error_and_the_next_question_has_another(
-    workers: Workers, silent: str, how: signal.Signals
+    workers: Workers, listening: socket.socket, silent: str, how: signal.Signals
 ) -> None:
     asked = hosts(workers, h1=silent)
     before = held()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(asked.active_domains, "h1")
-        wait_until(children)
-        time.sleep(0.3)  # until it has begun; sooner it is a death as well
+        connection, _ = listening.accept()  # it has begun
         os.kill(children().pop(), how)
         error = answer.exception(20)
+        connection.close()
     assert str(error).endswith(f"the process that asked it was ended by {how.name}")
     wait_until(lambda: no_more(before))
     assert hosts(workers, h1=ANSWERS).presence("h1", UUID) is Presence.RUNNING

@@ -114,6 +114,4 @@ def test_whoever_asks_libvirtd_is_left_room_for_the_list_of_domains(daemon: Make
 def test_where_no_room_is_left_the_rest_is_not_waited_for(daemon: MakeDaemon, some: list[Domain]) -> None:
     ask = Stats(daemon(*(str(number) for number in range(4)))).of(1)
     ask(some, 10.0)
-    began = time.monotonic()
-    assert ask(some, 60.0).stats == {}
-    assert time.monotonic() - began < 30.0  # of the 60 s that it might have waited
+    assert ask(some, 3600.0).stats == {}  # and not only after an hour

@@ -268,6 +268,11 @@ class TestRudeClients:
         assert received < 50_000_000
 
 
+def test_a_head_with_two_lengths_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="Content-Length stands twice"):
+        parse_head(b"GET / HTTP/1.1\r\nContent-Length: 5\r\ncontent-length: 0\r\n\r\n")
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_parser(raw: bytes) -> None:
     try:
@@ -523,6 +528,11 @@ def test_configured_headers_are_sent(tmp_path: Path) -> None:
         ("tls_server_config: [", "expected YAML, but there is an error in line"),
         ("rate_limit: !!timestamp x", "expected YAML without tags or dates that are none"),
         ('tls_server_config: {cert_file: "\\0"}', "tls_server_config.cert_file: expected a file's path"),
+        ('tls_server_config: {cert_file: "\\ud800"}', "tls_server_config.cert_file: expected a file's path"),
+        ("basic_auth_users: {yes: HASH}", "basic_auth_users.True: expected a user's name; put it in quotes"),
+        ("basic_auth_users: {007: HASH}", "basic_auth_users.7: expected a user's name; put it in quotes"),
+        ("rate_limit: {interval: 1s, burst: 1" + 400 * "0" + "}", "rate_limit.burst: expected a whole number"),
+        ("rate_limit: {interval: 1" + 400 * "0" + "s}", "rate_limit.interval: expected a duration"),
         ("- a", "the file: expected keys and values"),
         ("tls: {}", "tls: expected one of tls_server_config"),
         ("tls_server_config: {cert_file: x}", "tls_server_config.cert_file: "),

@@ -99,7 +99,11 @@ def run() -> Iterator[Run]:
         balancer = Balancer(lab)
         policy = {"cpu": {"threshold": THRESHOLD, "consecutive": 3}}
         balancer.configure(
-            stack.url, policy=policy, interval_seconds=2, measurement={"settle_seconds": 4, "window_seconds": 10}
+            stack.url,
+            policy=policy,
+            interval_seconds=2,
+            measurement={"settle_seconds": 4, "window_seconds": 10},
+            migration={"bandwidth_mib_per_second": 8},  # so that it lasts for some scrapes
         )
         balancer.start()
         # A migration of the balancer's first half minute is not marked: Prometheus cannot tell it from an old one.

@@ -1,4 +1,7 @@
-"""A server in a process of its own that answers Prometheus' queries in bad faith, over plain sockets."""
+"""A server in a process of its own that answers Prometheus' queries in bad faith, over plain sockets.
+
+The first part of the path that is asked for names the attack.
+"""
 
 from __future__ import annotations
 
@@ -129,20 +132,22 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
 }
 
 
-def serve(attack: str) -> None:
+def serve() -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=64)
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
     while True:
         connection, _ = listening.accept()
-        threading.Thread(target=answer, args=(connection, attack), daemon=True).start()
+        threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
 
-def answer(connection: socket.socket, attack: str) -> None:
+def answer(connection: socket.socket) -> None:
     with connection:
         try:
-            if not connection.recv(1 << 16):
+            request = connection.recv(1 << 16)
+            if not request:
                 return
+            attack = request.split(b"/", 2)[1].decode()
             for part in ATTACKS[attack]():
                 connection.sendall(part)
             while connection.recv(1 << 16):  # until the other side hangs up
@@ -152,4 +157,4 @@ def answer(connection: socket.socket, attack: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.formats import read_snapshot
 from virtpoise_balancer.secret_files import read_secret
 from virtpoise_balancer.service import logs
@@ -79,16 +81,27 @@ def test_commands_show_escapes(snapshot: Path, command: list[str]) -> None:
 
 @pytest.mark.parametrize("style", ["logfmt", "json"])
 def test_the_log_shows_escapes_on_one_line(monkeypatch: pytest.MonkeyPatch, style: str) -> None:
-    import structlog
-
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
     logs.set_up("info", style)  # type: ignore[arg-type]
-    structlog.get_logger().info(f"about {NAME}", domain=NAME, domains=[NAME])
+    structlog.get_logger().info(f"about {NAME}", domain=NAME, domains=[NAME], why=VirtpoiseError(NAME))
     structlog.reset_defaults()
     (line,) = written.getvalue().splitlines()
     assert [one for one in OBEYED if one in line] == []
-    assert line.count("owned") == 3
+    assert line.count("owned") == 4
+
+
+def test_what_a_library_logs_is_one_line_with_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As urllib3 does of headers that Prometheus' place sent, with the traceback."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    logs.set_up("info", "logfmt")
+    structlog.reset_defaults()
+    logging.getLogger("urllib3").warning("Failed to parse headers: %s", NAME, exc_info=ValueError(NAME))
+    (line,) = written.getvalue().splitlines()
+    assert [one for one in OBEYED if one in line] == []
+    assert line.count("owned") == 2
 
 
 def test_a_secret_is_read_from_a_file_that_only_its_reader_controls(tmp_path: Path) -> None:

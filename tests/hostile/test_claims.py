@@ -26,20 +26,34 @@ pytestmark = pytest.mark.hostile
 MOST_THREADS = 4
 
 
-def group(hosts: Sequence[str], domains: int, claims: Mapping[str, Sequence[str]]) -> Observation:
-    """What is seen of hosts with some domains each. ``claims``: by host, what it lists beside its own."""
+def group(
+    hosts: Sequence[str],
+    domains: int,
+    claims: Mapping[str, Sequence[str]],
+    figures: Mapping[str, Mapping[str, float]] | None = None,
+) -> Observation:
+    """What is seen of hosts with some domains each. ``claims``: by host, what it lists as running beside its own.
+
+    ``figures``: by host, what else it lists, with other figures than 1 for it; it counts them as inactive.
+    """
     found: dict[str, list[Series]] = {name: [] for name in HONEST}
     for host in hosts:
         own = [f"{host}-{number}" for number in range(domains)]
         listed = [*own, *claims.get(host, ())]
+        others = (figures or {}).get(host, {})
+        counts = {"host_domains_active": float(len(listed)), "host_domains_inactive": float(len(others))}
         instance = {"instance": f"{host}:9807", "job": "virtpoise-exporter"}
         for name, answer in HONEST.items():
             for series in answer[:1] if name.startswith("host_") else ():
-                value = {"host_domains_active": float(len(listed))}.get(name, series.value)
-                samples = tuple((at, value if name == "host_domains_active" else of) for at, of in series.samples)
+                samples = tuple((at, counts.get(name, of)) for at, of in series.samples)
                 found[name].append(Series(instance, samples))
-        for uuid in listed:
-            values = {"domain_running": 1.0, "domain_vcpus": 1.0, "domain_memory_bytes": GIB, "domain_cpu_cores": 0.01}
+        for uuid, running in {**dict.fromkeys(listed, 1.0), **others}.items():
+            values = {
+                "domain_running": running,
+                "domain_vcpus": 1.0,
+                "domain_memory_bytes": GIB,
+                "domain_cpu_cores": 0.01,
+            }
             for name, value in values.items():
                 found[name].append(Series({**instance, "uuid": uuid, "domain": uuid}, ((NOW, value),)))
     return look(found).observe(NOW)
@@ -82,6 +96,18 @@ def test_who_contradicts_most_is_in_doubt(claims: Mapping[str, Sequence[str]], d
     assert sorted(unknown(group(["h1", "h2", "h3", "h4"], 30, claims).snapshot.hosts)) == doubted
 
 
+@pytest.mark.parametrize("value", [2.0, 1.5, 0.5, -1.0])
+def test_a_host_that_says_anything_but_yes_or_no_of_others_domains_is_unknown_and_takes_none_of_them(
+    value: float,
+) -> None:
+    """Where a domain runs comes first in the list of its places, so a larger figure took it from its host."""
+    seen = group(["h1", "h2", "h3"], 30, {}, {"h3": dict.fromkeys([*own("h1", 20), *own("h2", 20)], value)})
+    assert unknown(seen.snapshot.hosts) == {
+        "h3": f"its list of domains, where 1 is one that runs and 0 one that does not, cannot be right: {value:g}"
+    }
+    assert [one.host for one in seen.snapshot.domains] == ["h1"] * 30 + ["h2"] * 30
+
+
 class Counted(SystemThreads):
     """How many threads it has started."""
 
@@ -117,6 +143,58 @@ class Hanging:
         finally:
             with self._lock:
                 self.at_once[host] -= 1
+
+
+class Claiming:
+    """Hosts whose libvirt says that it runs the domains that begin with the host's name. ``says``: what those that lie
+    say of any domain, or None where they do not answer.
+    """
+
+    def __init__(self, says: Presence | None, *liars: str) -> None:
+        self.says, self.liars = says, liars
+
+    def presence(self, host: str, uuid: str) -> Presence:
+        if host not in self.liars:
+            return Presence.RUNNING if uuid.startswith(f"{host}-") else Presence.ABSENT
+        if self.says is None:
+            raise LibvirtSilent(f"{host}: no answer")
+        return self.says
+
+    def describe(self, _host: str, _uuid: str) -> str:
+        return "running, started here"
+
+
+def kept_still(hosts: Claiming, claims: Mapping[str, Sequence[str]]) -> tuple[set[str], Sequence[str]]:
+    """The hosts that nothing is done with, and the reasons. ``claims``: by liar, the hosts of which it claims one
+    domain each.
+    """
+    copies = Copies(lambda: cast(Hosts, hosts))
+    copies.keep_up(
+        {
+            f"{host}-{liar}": SeenTwice(f"of-{host}", tuple(sorted((liar, host))))
+            for liar, others in claims.items()
+            for host in others
+        }
+    )
+    copies.wait(30)
+    found = copies.unsettled()
+    assert len(found) == sum(map(len, claims.values())), "each is said, and counts for the alert"
+    return {host for one in found for host in one.hosts}, [one.text for one in found]
+
+
+@pytest.mark.parametrize("says", [Presence.RUNNING, Presence.PAUSED, None])
+def test_a_host_whose_libvirt_confirms_its_claims_keeps_two_others_still_at_most(says: Presence | None) -> None:
+    victims = [f"h{number}" for number in range(10)]
+    still, texts = kept_still(Claiming(says, "evil"), {"evil": victims})
+    assert still == {"evil"}
+    assert all(text.endswith(". evil contradicts more than 2 hosts, which go on") for text in texts)
+    assert kept_still(Claiming(says, "evil"), {"evil": victims[:2]})[0] == {"evil", "h0", "h1"}
+    assert kept_still(Claiming(says, "evil", "worse"), {"evil": victims, "worse": victims})[0] == {"evil", "worse"}
+
+
+def test_a_host_that_does_not_answer_for_its_own_domain_is_kept_still_with_the_one_that_claims_it() -> None:
+    still, _ = kept_still(Claiming(None, "evil", "h0"), {"evil": ["h0", "h1", "h2", "h3"]})
+    assert still == {"evil", "h0"}
 
 
 def test_five_thousand_claims_take_few_threads_and_hold_up_no_other_question() -> None:

@@ -47,7 +47,7 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     if os.geteuid() != 0:
         pytest.skip("machines are booted by root")
     boot = tmp_path_factory.mktemp("boot")
-    shutil.copy(artefacts.kernel(), boot / "vmlinuz")
+    shutil.copy(artefacts.kernel(), boot / "kernel")
     shutil.copy(artefacts.initramfs(), boot / "initramfs")
     shutil.copy(wheel, boot)
     boot.chmod(0o755)  # QEMU reads it as a user of its own

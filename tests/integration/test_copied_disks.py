@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -128,12 +129,13 @@ def test_an_aborted_copy_leaves_the_domain_where_it_is_and_its_volume_is_deleted
     assert (requested.why, requested.made_room) == ("aborted: the balancer was stopping", ("/run/images/aborted.img",))
     assert scene.runs_on("aborted") == ["h1"]
     assert scene.has("h2", "aborted"), "libvirt leaves what it has copied"
-    migrator.discard(move, requested.made_room)
+    scene.hosts.discard("h2", move.uuid, requested.made_room, time.time() + 60)
     assert not scene.has("h2", "aborted")
     again = scene.planned("aborted")
     assert scene.migrator().request(again, lambda _: None, threading.Event()).why is None
     assert scene.runs_on("aborted") == ["h2"]
-    migrator.discard(move, requested.made_room)
+    with pytest.raises(LibvirtError, match="is active here"):
+        scene.hosts.discard("h2", move.uuid, requested.made_room)
     assert scene.has("h2", "aborted"), "a domain that is active has it"
 
 

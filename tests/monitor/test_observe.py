@@ -287,6 +287,19 @@ def test_a_host_that_two_targets_claim_to_be_is_unknown_and_both_are_named(
     assert why(merged(of(gone, age=200), of(now))) == ""  # it moved to the other
 
 
+@pytest.mark.parametrize(
+    ("one_way", "another"), [("kvm1:9807", "KVM1:9807"), ("[::ffff:10.0.0.1]:9807", "10.0.0.1:9807")]
+)
+def test_a_host_that_two_targets_spell_differently_is_unknown(one_way: str, another: str) -> None:
+    """It would be moved from itself to itself. DNS takes upper and lower case for the same."""
+    figures = merged(host_figures(one_way), host_figures(another))
+    hosts = observe(figures, dict.fromkeys((one_way, another), READINGS)).snapshot.hosts
+    named = ", ".join(sorted((one_way, another)))
+    assert {host.why_unknown.text if host.why_unknown else "" for host in hosts} == {
+        f"2 targets of Prometheus claim to be it: {named}"
+    }
+
+
 def test_two_exporters_of_different_kinds_may_tell_of_one_host() -> None:
     domains = merged(domain_figures("h1:9177", "a"), {"host_libvirt_up": [one(1, instance="h1:9177")]})
     seen = observe(merged(host_figures("h1:9100") | {"host_libvirt_up": []}, domains), {"h1:9100": READINGS})
@@ -683,6 +696,14 @@ class TestHugePages:
         assert snapshot.hosts[0].hugepages_free == (small, large)
         assert snapshot.domains[0].hugepages == (HugePages(page_bytes=2097152, memory_bytes=GIB),)
         assert read_snapshot(write_snapshot(snapshot), "x") == snapshot
+
+    @pytest.mark.parametrize(("node", "number"), [("1", 1), ("", None), ("one", None), ("9" * 40, None)])
+    def test_pages_of_each_node_are_told_apart(self, node: str, number: int | None) -> None:
+        figures = merged(host_figures("h1"), {})
+        size = {"instance": "h1", "size": "2097152"}
+        figures["host_hugepages_free"] = [one(3, **size, node=node), one(1, **size, node="0")]
+        (found,) = observe(figures, {"h1": READINGS}).snapshot.hosts
+        assert {pages.node: pages.memory_bytes for pages in found.hugepages_free} == {0: 2097152, number: 3 * 2097152}
 
     @pytest.mark.parametrize("running", [1.0, 0.0])
     def test_a_domain_has_its_pages_and_its_maximum_whether_it_runs_or_not(self, running: float) -> None:

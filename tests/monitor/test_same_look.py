@@ -14,6 +14,7 @@ import pytest
 
 from filled_prometheus import filled_prometheus
 from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
+from virtpoise_balancer.analyse.habits import readings
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.model import Policy, Trigger
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
@@ -228,3 +229,18 @@ def test_nothing_is_planned_from_one_group_to_another(url: str) -> None:
                 assert {move.source, move.destination} <= names
                 moves += 1
     assert moves
+
+
+def test_the_past_has_what_looks_saw_then(url: str) -> None:
+    """So a balancer that starts knows what one that has run all the time knows."""
+    looking = observer(url, AtTheEnd, END)
+    compared = 0
+    for at, read in looking.past(looking.observe(END).snapshot, END - 300):
+        then = readings(observer(url, AtTheEnd, at).observe(at).snapshot)
+        known = dict(zip(then.uuids, then.cores.tolist(), strict=True))
+        both = [
+            (known[uuid], cores) for uuid, cores in zip(read.uuids, read.cores.tolist(), strict=True) if uuid in known
+        ]
+        assert [cores for _, cores in both] == pytest.approx([cores for cores, _ in both])
+        compared += len(both)
+    assert compared > 30

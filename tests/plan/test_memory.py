@@ -74,7 +74,8 @@ class TestReserve:
         kept = full("h1", 0.5, reserved=GIB)
         assert kept.memory_ratio == pytest.approx(0.625)
         assert kept.memory_ratios == pytest.approx((0.625, 0.625))
-        assert full("h1", 0.95, reserved=GIB).memory_ratios == (1.0, 1.0)
+        beyond = full("h1", 0.95, reserved=GIB)
+        assert (beyond.memory_ratio, *beyond.memory_ratios) == pytest.approx((1.075, 1.075, 1.075))
 
     def test_a_destination_must_keep_it(self) -> None:
         """Without it the domain fits: 0.7 and an eighth stay below 0.9."""
@@ -100,6 +101,22 @@ class TestReserve:
         assert where(plan(snapshot, POLICY)) == {}
         kept = replace(POLICY, reserve=(Reserve(memory_bytes=GIB // 2, hosts=("h1",)),))
         assert where(plan(with_reserve(snapshot, kept), kept)) == {"a": "h2"}
+
+    def test_a_relief_counts_from_what_is_missing_to_the_reserve(self) -> None:
+        """7 of 8 GiB are in use and 2 are reserved: 112 %. Two guests of 1 GiB would leave 88 %, which is too much."""
+        guests = [domain(f"g{n}", "h1", 0.1, memory_bytes=GIB, memory_resident_bytes=GIB) for n in range(4)]
+        large = replace(full("h2", 0.1), memory_bytes=64 * GIB)
+        made = plan(group(full("h1", 7 / 8, reserved=2 * GIB), large, *guests), POLICY)
+        assert made.solved
+        assert len(made.moves) == 3
+        assert made.moves[-1].predicted.source.memory_ratio == pytest.approx(6 / 8)
+
+    def test_a_reserve_that_no_relief_can_keep_is_never_said_to_be_kept(self) -> None:
+        guests = [domain(f"g{n}", "h1", 0.1, memory_bytes=GIB, memory_resident_bytes=GIB) for n in range(4)]
+        policy = replace(POLICY, reserve=(Reserve(memory_bytes=12 * GIB, hosts=("h1",)),))
+        made = plan(with_reserve(group(full("h1", 0.5), full("h2", 0.1), *guests), policy), policy)
+        assert not made.solved
+        assert made.notes == ("12.0 GiB are reserved on 'h1', and it has 8.0 GiB of memory",)
 
     def test_an_entry_that_fits_no_host_is_noted(self) -> None:
         entries = Reserve(memory_bytes=1, hosts=("h*",)), Reserve(memory_bytes=1, hosts=("x*", "rack=z"))

@@ -57,6 +57,18 @@ def test_a_name_that_fits_a_rule_and_metadata_together_lead_nobody_to_a_host_of_
     assert moves(db, attacker, rules=(together,)) == {}
 
 
+@pytest.mark.parametrize("kind", ["together", "apart"])
+def test_a_domain_that_is_named_like_the_uuid_in_a_rule_is_not_in_it(kind: str) -> None:
+    """Rules list uuids so that no owner's choice of a name matters."""
+    uuid = "178a5bcc-1111-4222-8333-123456789abc"
+    listed = domain("listed", "h1", 0.1, uuid=uuid, memory_bytes=100)
+    attacker = domain(uuid, "h1" if kind == "apart" else "evil", 0.1, uuid="attacker", memory_bytes=BIG)
+    by_uuid = rule(kind, uuid, "other", name="listed")
+    assert moves(listed, attacker, rules=(by_uuid,)) == {}
+    notes = plan(group(*HOSTS, attacker), replace(POLICY, rules=(by_uuid,))).notes
+    assert f"the rule 'listed' names {uuid!r}, and no domain is called so" in notes
+
+
 def test_a_domain_joins_a_group_of_the_policy_and_itself_moves_to_keep_its_rule() -> None:
     together, apart = rule("together", "a", name="web"), rule("apart", "b", name="db")
     a, b = domain("a", "h2", 0.1, memory_bytes=100), domain("b", "h1", 0.1, memory_bytes=100)

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from virtpoise_balancer.analyse.habits import HabitBook, Readings
+from virtpoise_balancer.model import Reason, Snapshot
 from virtpoise_balancer.simulate.figures import RunFigures
 from virtpoise_balancer.simulate.loop import Course, StepOutcome, play
+from virtpoise_balancer.simulate.observer import SimulatedObserver
 from virtpoise_balancer.simulate.outcome import play_scenario
 from virtpoise_balancer.simulate.scenario import Scenario
 from virtpoise_balancer.simulate.staged import StagedScenario
+
+
+@dataclass
+class Remembering:
+    """A simulated observer that has a past, read as the balancer's own is: a reading every N steps."""
+
+    there: SimulatedObserver
+    seen: list[tuple[float, Readings]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.there, name)
+
+    def past(self, _seen: Snapshot, since: float) -> Iterator[tuple[float, Readings]]:
+        return iter(
+            [
+                one
+                for one in self.seen[:-1][::-1][self.there.consecutive - 1 :: self.there.consecutive][::-1]
+                if one[0] > since
+            ]
+        )
+
 
 HERE = Path(__file__).parent
 NOISY = {"shape": "wandering", "mean_cores": 1.2, "deviation_ratio": 0.35, "memory_minutes": 4}
@@ -162,6 +187,43 @@ def test_a_host_that_fails_takes_its_domains_with_it_and_nothing_is_moved_to_it(
     assert all(np.isnan(look.ratio[0, 0]) for look in down)
     assert all(look.report and "unknown: h1" in look.report.sentence for look in down)
     assert looks[-1].ratio[0, 0] == pytest.approx(0.375)
+
+
+def test_a_balancer_that_is_started_again_decides_as_the_one_before() -> None:
+    """After hours of noise and a step, a new balancer has the habits of the past: it plans the same, step by step."""
+    wanders = {"shape": "wandering", "mean_cores": 0.7, "deviation_ratio": 0.5, "memory_minutes": 4}
+    rise = {"shape": "step", "cores": 0.1, "to_cores": 1.4, "at_minutes": 150}
+    of = scenario(
+        duration_minutes=180,
+        config={"interval_seconds": 20},
+        domains=[
+            {"name": "vm", "count": 9, "memory_gib": 2, "vcpus": 2, "load": wanders},
+            {"name": "riser", "hosts": ["h2"], "memory_gib": 2, "vcpus": 4, "load": rise},
+        ],
+    )
+
+    def planned(again: bool, past: bool) -> list[tuple[float, str, tuple[str, ...]]]:
+        script = StagedScenario(of, 3, HERE)
+        course = Course(fleet=script.fleet, start=script.start, config=of.config.config, skips=False)
+        balancer, seen, found = course._balancer, [], []
+        assert balancer is not None
+        for number, (look,) in enumerate(play([course], ([demand] for demand in script))):
+            seen.append((look.time, balancer._observer.readings()))
+            if again and number == 420:
+                observer = Remembering(balancer._observer, seen if past else [])
+                balancer._cycle = replace(balancer._cycle, observer=observer, habits=HabitBook())
+            if look.report and look.report.plan and number > 420:
+                plan = look.report.plan
+                waits = tuple(str(one.host) for one in plan.refusals if one.reason is Reason.NOT_WORTH)
+                found.append((look.time, ",".join(f"{m.domain}>{m.destination}" for m in plan.moves), waits))
+        course.close()
+        return found
+
+    kept = planned(False, False)
+    assert any(moved for _, moved, _ in kept)
+    assert any(waits for _, _, waits in kept)
+    assert planned(True, True) == kept
+    assert planned(True, False) != kept
 
 
 def test_others_move_what_the_balancer_has_not_moved() -> None:

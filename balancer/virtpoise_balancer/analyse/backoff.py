@@ -2,8 +2,8 @@
 
 Source: thesis Table 3 and §4.4.7. After a failed attempt the host waits ``initial_seconds``. Every further failed
 attempt adds ``step_seconds``. One sample below the threshold cancels the penalty, and the next one has the initial
-length again. Which resources are watched, and whether only the newest sample counts, depends on the strategy
-(``StrategyTraits``).
+length again. Which resources are watched, whether only the newest sample counts, and whether a first attempt that
+relieved the host in part is followed by another at once, depends on the strategy (``StrategyTraits``).
 """
 
 from __future__ import annotations
@@ -36,11 +36,18 @@ class Backoff:
 Backoffs = Mapping[str, Backoff]
 
 
-def after_attempt(backoff: Backoff, *, solved: bool, now: float, counted_from: float, penalty: Penalty) -> Backoff:
-    """The back-off once an attempt has ended: N starts again, and an unsolved problem earns a penalty from ``now``."""
+def after_attempt(
+    backoff: Backoff, *, solved: bool, now: float, counted_from: float, penalty: Penalty, second_try: bool = False
+) -> Backoff:
+    """The back-off once an attempt has ended: N starts again, and an unsolved problem earns a penalty from ``now``.
+
+    ``second_try``: none for the first attempt.
+    """
     if solved:
         return replace(backoff, counted_from=counted_from)
     length = penalty.initial_seconds + backoff.failures * penalty.step_seconds
+    if second_try and not backoff.failures:
+        length = 0.0
     return replace(
         backoff,
         counted_from=counted_from,
@@ -59,6 +66,7 @@ def after_plan(
     ended: float,
     counted_from: float,
     penalty: Penalty,
+    second_try: bool = False,
 ) -> dict[str, Backoff]:
     """The back-offs that change when a plan has been carried out, by host. ``results``: of its moves, in order.
 
@@ -66,10 +74,14 @@ def after_plan(
     Not if its moves were skipped: then the attempt was cut off, and the next plan knows why. If the plan had moves, N
     starts again at ``counted_from`` for these ``hosts``. A rule or an imbalance that a plan leaves as it is earns no
     penalty unless a move failed, so that the host can still be relieved.
+
+    ``second_try``: a first attempt that moved something, and whose moves did not fail, is followed by another as soon
+    as N samples show what is left. A full host hides how much it lacks, so what it is left with may well be solved.
     """
     ends = list(zip(plan.moves, results, strict=True))
     failed = {move.source for move, result in ends if result is Result.FAILED}
     cut_off = {move.source for move, result in ends if result is Result.SKIPPED}
+    moved = {move.source for move, result in ends if result is Result.DONE} - failed
     changed: dict[str, Backoff] = {}
     if results:
         for name in hosts:
@@ -80,7 +92,12 @@ def after_plan(
         backoff = changed.get(attempt.host) or backoffs.get(attempt.host, Backoff(host=attempt.host))
         solved = (attempt.solved or attempt.host in cut_off) and attempt.host not in failed
         changed[attempt.host] = after_attempt(
-            backoff, solved=solved, now=ended, counted_from=counted_from, penalty=penalty
+            backoff,
+            solved=solved,
+            now=ended,
+            counted_from=counted_from,
+            penalty=penalty,
+            second_try=second_try and attempt.host in moved,
         )
     return changed
 

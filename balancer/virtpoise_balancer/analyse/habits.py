@@ -34,13 +34,14 @@ _TIMES = 4
 # A domain that was watched for less has no habit: what it uses now counts as lasting.
 LEAST_AGE_SECONDS = _TIMES * SCALES[0]
 # How long an excursion is remembered.
-_EXCURSIONS_COUNT_SECONDS = 7 * 86400.0
+EXCURSIONS_COUNT_SECONDS = 7 * 86400.0
 _SHORTER = np.array([0.0, *SCALES[:-1]])
 # What is kept of a domain, by row: for how long it was watched; when it was seen last, and when its excursion began
-# (Unix seconds); its longest mean before that, how far off it was since, and the last scale that it reached.
-_AGE, _SEEN, _SINCE, _BEFORE, _SIZE, _REACHED = range(6)
-_MEANS, _VARIANCES = slice(6, 6 + len(SCALES)), slice(6 + len(SCALES), 6 + 2 * len(SCALES))
-_ROWS = 6 + 2 * len(SCALES)
+# (Unix seconds); its longest mean before that, how far off it was since, the last scale that it reached, and what it
+# used more (core seconds). Of the peaks that have ended, for how long they lasted, and what was used more in them.
+_AGE, _SEEN, _SINCE, _BEFORE, _SIZE, _REACHED, _MORE, _PEAKS, _PEAKS_MORE = range(9)
+_MEANS, _VARIANCES = slice(9, 9 + len(SCALES)), slice(9 + len(SCALES), 9 + 2 * len(SCALES))
+_ROWS = 9 + 2 * len(SCALES)
 
 
 def known_scales(age: Floats) -> Mask:
@@ -64,7 +65,7 @@ class Readings:
 class HabitBook:
     """What is known of each domain, and how long excursions lasted: times in which one was far off what is usual.
 
-    ``update`` with each look, in the order of time.
+    ``update`` with each look, in the order of time. ``time``: of the newest one, in Unix seconds; 0 before any.
     """
 
     def __init__(self) -> None:
@@ -77,17 +78,18 @@ class HabitBook:
         # By scale, the mean square of what the domains of a host are off together, and the mean sum of their squares.
         self._together, self._alone = np.zeros((2, len(SCALES)))
         self._age = 0.0
-        self._time = 0.0
+        self.time = 0.0
 
     def update(self, now: float, read: Readings, reading_seconds: float) -> None:
         """Take readings in, each over ``reading_seconds`` until ``now`` (Unix seconds).
 
         A reading that is no newer than the last one is left out.
         """
-        kept = math.exp(-max(now - self._time, 0.0) / _EXCURSIONS_COUNT_SECONDS)
+        kept = math.exp(-max(now - self.time, 0.0) / EXCURSIONS_COUNT_SECONDS)
         self._lasted *= kept
         self._ended *= kept
-        self._time = max(now, self._time)
+        self._table[_PEAKS : _PEAKS_MORE + 1] *= kept
+        self.time = max(now, self.time)
         rows, hosts, cores = self._rows(now, read.uuids), read.hosts, read.cores
         table = self._table[:, rows]
         passed = np.minimum(now - table[_SEEN], reading_seconds)
@@ -108,7 +110,7 @@ class HabitBook:
         self._compare(hosts, np.sign(apart) * np.sqrt(off), float(passed.max()))
         variances += np.maximum(-np.expm1(-passed / _MEMORIES[:, np.newaxis]), whole) * (off - variances)
         table[_SEEN] = now
-        self._follow(now, table, cores, usual, unusual)
+        self._follow(now, table, passed, cores, usual, unusual)
         self._table[:, rows] = table
 
     def _compare(self, hosts: NDArray[np.intp], apart: Floats, passed: float) -> None:
@@ -119,8 +121,10 @@ class HabitBook:
         self._together += gain * (np.square(sums).sum(axis=1) - self._together)
         self._alone += gain * (np.square(apart).sum(axis=1) - self._alone)
 
-    def _follow(self, now: float, table: Floats, cores: Floats, usual: Floats, unusual: Mask) -> None:
+    def _follow(self, now: float, table: Floats, passed: Floats, cores: Floats, usual: Floats, unusual: Mask) -> None:
         """Begin, go on with and end excursions. One that lasts longer than the longest scale is what is usual now.
+
+        A *peak* is one in which more was used than before.
 
         While means still show an excursion that is over, another one is far off what was usual before it.
         """
@@ -133,9 +137,13 @@ class HabitBook:
             self._lasted[at] += reached.sum()
             self._ended[at] += (running & ~far & (lasted >= shorter) & (lasted < scale)).sum()
             table[_REACHED] = np.where(reached, at, table[_REACHED])
+        peaks = running & ~far & (lasted < SCALES[-1]) & (table[_MORE] > 0)
+        table[_PEAKS] += np.where(peaks, lasted, 0.0)
+        table[_PEAKS_MORE] += np.where(peaks, table[_MORE], 0.0)
         shows = unusual.any(axis=0)
         begins, stays = unusual[:_FRESH].any(axis=0) & ~running & far, running & far & (lasted < SCALES[-1])
         table[_SINCE] = np.where(begins, now, np.where(stays, table[_SINCE], np.nan))
+        table[_MORE] = np.where(begins | stays, np.where(stays, table[_MORE], 0.0) + passed * (cores - before), 0.0)
         table[_REACHED] = np.where(begins, -1, table[_REACHED])
         table[_BEFORE] = before
         kept = begins | stays | (shown & shows & ~(running & far))
@@ -165,7 +173,9 @@ class HabitBook:
     def habits(self) -> Habits:
         """The habits of all domains, as a snapshot carries them."""
         table = self._table.round(_DIGITS)  # what is stored with each plan is not made of noise
-        excursions = self._time - table[_SINCE]
+        excursions = self.time - table[_SINCE]
+        peaks, more = self._table[_PEAKS], self._table[_PEAKS_MORE]
+        watched = EXCURSIONS_COUNT_SECONDS * -np.expm1(-table[_AGE] / EXCURSIONS_COUNT_SECONDS)
         rows = zip(
             self._uuids,
             table[_AGE].tolist(),
@@ -173,6 +183,8 @@ class HabitBook:
             np.sqrt(self._table[_VARIANCES]).round(_DIGITS).T.tolist(),
             excursions.tolist(),
             table[_BEFORE].tolist(),
+            peaks.round(_DIGITS).tolist(),
+            (more / np.maximum(peaks, 1e-9)).round(_DIGITS).tolist(),
             strict=True,
         )
         # One that lasts for good counts beside those that were seen: nothing is certain to pass.
@@ -184,10 +196,13 @@ class HabitBook:
                     means=tuple(means),
                     deviations=tuple(off),
                     **({} if math.isnan(since) else {"excursion_seconds": max(since, 0.0), "before_cores": before}),
+                    **({"peak_seconds": peaked, "peak_cores": height} if peaked else {}),
                 )
-                for uuid, age, means, off, since, before in rows
+                for uuid, age, means, off, since, before, peaked, height in rows
             },
             ended_ratio=tuple(ended.tolist()),
+            peak_ratio=min(float(peaks.sum() / max(watched.sum(), 1e-9)), 1.0),
+            peak_cores=float(more.sum() / max(peaks.sum(), 1e-9)),
             together_ratio=tuple(np.clip(self._together / np.maximum(self._alone, 1e-12), 1.0, 1e6).tolist()),
         )
 

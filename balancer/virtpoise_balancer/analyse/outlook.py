@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.analyse.habits import (
+    EXCURSIONS_COUNT_SECONDS,
     LEAST_AGE_SECONDS,
     LEAST_DEVIATION_CORES,
     SCALES,
@@ -42,6 +43,8 @@ _LIVES = np.array([15.0, *SCALES])
 _NOTHING = 1e9
 # What is left of each part after each time (times x lives). What changes more slowly than the horizon lasts.
 _KEPT = np.where(_LIVES < HORIZON_SECONDS, np.exp(-TIMES[:, np.newaxis] / _LIVES), 1.0)
+# For how long the peaks of all domains are taken to have been seen of each.
+_OTHERS_COUNT_SECONDS = 86400.0
 # How many times the parts are fitted to the deviations. More changes nothing that matters.
 _FITS = 20
 
@@ -115,6 +118,19 @@ def outlook(cores: Floats, uuids: Sequence[str], hosts: NDArray[np.intp], known:
         for one, mean in zip(habits, means[:, -1].tolist(), strict=True)
     ]
     return _with_ends(lasting, since, np.array(before), np.array(known.ended_ratio))
+
+
+def peaks(uuids: Sequence[str], known: Habits) -> tuple[Floats, Floats]:
+    """The share of its time that each domain is in a peak, and how high that is, in cores of speed 1 (domains).
+
+    By its own past, and by that of all as if it had been watched for a day more.
+    """
+    habits = [known.of_domains.get(uuid) for uuid in uuids]
+    own = np.array([(one.age_seconds, one.peak_seconds, one.peak_cores) if one else (0.0, 0.0, 0.0) for one in habits])
+    watched, seconds, cores = own.reshape(-1, 3).T
+    others = known.peak_ratio * _OTHERS_COUNT_SECONDS
+    share = (seconds + others) / (np.minimum(watched, EXCURSIONS_COUNT_SECONDS) + _OTHERS_COUNT_SECONDS)
+    return np.minimum(share, 1.0), (seconds * cores + others * known.peak_cores) / np.maximum(seconds + others, 1e-9)
 
 
 def _on_hosts(hosts: NDArray[np.intp], amounts: Floats) -> Floats:

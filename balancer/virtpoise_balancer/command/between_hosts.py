@@ -159,7 +159,7 @@ def judge_pair(
         ("hypervisor", here.hypervisor_version, there.hypervisor_version),
         ("libvirt", here.libvirt_version, there.libvirt_version),
     ):
-        if theirs < ours:
+        if ours is not None and theirs is not None and theirs < ours:
             return Finding(
                 subject=subject,
                 verdict=Severity.WARNING,

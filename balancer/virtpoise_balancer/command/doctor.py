@@ -283,7 +283,10 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
             text=answer,
             remedy=f"try: virsh -c {uri} list; and see libvirt.uri and libvirt.hosts",
         )
-    versions = f"libvirt {version(answer.libvirt_version)}, hypervisor {version(answer.hypervisor_version)}"
+    hypervisor = answer.hypervisor_version
+    versions = (
+        f"libvirt {version(answer.libvirt_version)}, hypervisor {version(hypervisor) if hypervisor else 'unknown'}"
+    )
     if answer.may_abort is False:
         return Finding(
             subject=f"libvirt of {name}",

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file, warn_left_out
+from virtpoise_balancer.command.options import DEFAULT_CONFIG, read_file, warn_left_out, warn_unknown
 from virtpoise_balancer.command.which import settings_of_one
 from virtpoise_balancer.errors import NoStore
 
@@ -43,11 +43,18 @@ def observe_now(settings: Config) -> Snapshot:
     """
     import time
 
+    from virtpoise_balancer.analyse.habits import HabitBook
+    from virtpoise_balancer.control import usual
     from virtpoise_balancer.control.cycle import with_memory
     from virtpoise_balancer.service import wiring
 
     now, observer = time.time(), wiring.make_observer(settings)
     seen = observer.observe(now).snapshot
+    if usual.needs_habits(seen, settings.policy):
+        book = HabitBook()
+        for line in usual.take_in(book, observer, seen, settings.policy):
+            warn_unknown(line)
+        seen = usual.with_habits(seen, book, settings.policy)
     times = observer.sample_times
     return with_memory(
         seen, _memory(settings, times, now, [host.name for host in seen.hosts]), settings.policy, times, now

@@ -81,6 +81,11 @@ def warn_left_out(row: str) -> None:
     sys.stderr.write(f"virtpoise: left out: {visible_lines(row)}\n")
 
 
+def warn_unknown(line: str) -> None:
+    """Say what could not be learned, on standard error."""
+    sys.stderr.write(f"virtpoise: warning: {visible_lines(line)}\n")
+
+
 def read_file(path: Path) -> bytes:
     """The content of the file, or of standard input for ``-``. BadInput if it cannot be read."""
     try:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from virtpoise_balancer.config.section import HostName, Seconds, Section
+from virtpoise_balancer.config.section import EachHostOnce, HostName, Seconds, Section
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.hosts import NotAHost, check_template, check_uri, matcher, of_pattern, uri_of
 from virtpoise_balancer.model import Name
@@ -32,7 +32,9 @@ class Libvirt(Section):
 
     uri: Annotated[str, AfterValidator(check_template)] = "qemu+ssh://{host}/system"
     host_uri: Annotated[str, AfterValidator(check_template)] | None = None
-    hosts: dict[HostName, Annotated[str, AfterValidator(check_uri)]] = Field(default_factory=dict)
+    hosts: Annotated[dict[HostName, Annotated[str, AfterValidator(check_uri)]], EachHostOnce] = Field(
+        default_factory=dict
+    )
     pattern: Annotated[tuple[Name, ...], BeforeValidator(_patterns), AfterValidator(_shortest)] = ()
     connect_timeout_seconds: Seconds = 10.0
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from virtpoise_balancer.config.section import HostName, Seconds, Section, inconsistent
+from virtpoise_balancer.config.section import EachHostOnce, HostName, Seconds, Section, inconsistent
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.hosts import NotAHost, address_of, check_address_pattern
 from virtpoise_balancer.recurring import CRON, TIME_ZONE, bad_cron, bad_time_zone, end_of
@@ -48,7 +48,7 @@ class Migration(Section):
     timeout_seconds: Seconds = 600.0
     max_downtime_seconds: Annotated[float, Field(ge=0.001, le=2000)] = 0.3  # QEMU's own bounds
     network: Annotated[str, AfterValidator(check_address_pattern)] | None = None
-    hosts: dict[HostName, HostName] = Field(default_factory=dict)
+    hosts: Annotated[dict[HostName, HostName], EachHostOnce] = Field(default_factory=dict)
     encryption: Annotated[Literal["required", "off"], BeforeValidator(_off)] = "off"
     parallel: Annotated[int, Field(ge=1, le=255)] = 1
     compression: Annotated[Literal["off", "xbzrle", "zstd"], BeforeValidator(_off)] = "off"

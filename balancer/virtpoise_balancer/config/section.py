@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from virtpoise_balancer.formats import INCONSISTENT, SECRET
-from virtpoise_balancer.hosts import NotAHost, checked
+from virtpoise_balancer.hosts import NotAHost, checked, folded
+from virtpoise_balancer.visible import shown
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A time that can be waited for: the system's calls take no number without end.
+Seconds = Annotated[float, Field(ge=0.001, le=31 * 86400, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -34,9 +37,17 @@ def http_url(url: str) -> str:
     if "@" in (rest if separator else url).partition("/")[0] or "?" in rest or "#" in rest:
         # Addresses are logged and shown, so they hold no secret.
         raise unshown("an address without a user, a password, a query or a fragment, since it is logged and shown")
-    if scheme not in ("http", "https") or not separator or not rest.strip("/") or not url.isprintable():
+    if scheme not in ("http", "https") or not rest.strip("/") or not url.isprintable() or not _has_host(url):
         raise ValueError("an address like http://127.0.0.1:9090")
     return url.rstrip("/")
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an open bracket, or a port that is none
+        return False
 
 
 def is_loopback(host: str) -> bool:
@@ -57,6 +68,23 @@ def _host_name(name: str) -> str:
 
 
 HostName = Annotated[str, AfterValidator(_host_name)]
+
+
+def _each_once(values: Any) -> Any:
+    """The values themselves. ValueError where two of their keys are one host."""
+    names: dict[str, str] = {}
+    for key in filter(lambda one: isinstance(one, str), values if isinstance(values, Mapping) else ()):
+        try:
+            first = names.setdefault(folded(checked(key)), key)
+        except NotAHost:  # the key's own check says so
+            continue
+        if first != key:
+            raise unshown(f"each host once, got {shown(key)!r}, which is {shown(first)!r}")
+    return values
+
+
+# Before what maps hosts to something: two spellings of one name are one key.
+EachHostOnce = BeforeValidator(_each_once)
 
 
 _T = TypeVar("_T", bound="_Pair")

@@ -10,13 +10,13 @@ from typing import Protocol
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.commitments import remembered_since
 from virtpoise_balancer.analyse.drains import DrainOrder, of_group
-from virtpoise_balancer.analyse.habits import HabitBook, Readings, readings
-from virtpoise_balancer.analyse.host_limits import trigger_of
+from virtpoise_balancer.analyse.habits import HabitBook, Readings
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
 from virtpoise_balancer.analyse.silence import Silence
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Measurement
+from virtpoise_balancer.control import usual
 from virtpoise_balancer.control.acting import Standing, standing
 from virtpoise_balancer.control.decide import (
     CycleResult,
@@ -30,13 +30,14 @@ from virtpoise_balancer.control.decide import (
     why_not_now,
     with_begun,
 )
+from virtpoise_balancer.control.usual import PastObserver
 from virtpoise_balancer.errors import MonitorError, Refused
 from virtpoise_balancer.execute.accounts import Accounts, NoAccounts
 from virtpoise_balancer.execute.copies import SeenTwice
 from virtpoise_balancer.execute.executor import Executor, RecommendingExecutor
 from virtpoise_balancer.knowledge.records import Changes, Committed, Memory, PredictionRecord
 from virtpoise_balancer.knowledge.store import Store
-from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, Resource, SampleTimes, Snapshot, Unsettled
+from virtpoise_balancer.model import Facts, Mode, Move, Plan, Policy, SampleTimes, Snapshot, Unsettled
 from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.plan.subset import Choice
 
@@ -71,11 +72,8 @@ class Report:
     broken: tuple[str, ...] = ()
 
 
-class GroupObserver(Protocol):
+class GroupObserver(PastObserver, Protocol):
     """Where a cycle looks (monitor does it). All methods raise MonitorError."""
-
-    @property
-    def sample_times(self) -> SampleTimes: ...
 
     def observe(self, now: float) -> Observation: ...
 
@@ -116,7 +114,7 @@ class NothingKnown:
 class Cycle:
     """The parts of the loop. What it remembers from one turn to the next is in the store alone.
 
-    Except ``habits``, what domains usually use: they are learned again after each start.
+    Except ``habits``, what domains usually use: the first turn reads it from the past, and so does one after a pause.
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
@@ -143,8 +141,8 @@ class Cycle:
             seen = self.observer.observe(now)
         except MonitorError as error:
             return self.failed(f"nothing is done: {error}", now)
-        self.remember(seen.snapshot.time, readings(seen.snapshot))
-        seen = replace(seen, snapshot=self._with_habits(seen.snapshot))
+        untold = usual.take_in(self.habits, self.observer, seen.snapshot, self.policy)
+        seen = replace(seen, snapshot=usual.with_habits(seen.snapshot, self.habits, self.policy))
         hosts = _known(seen.snapshot)
         self.store.adopt(hosts)
         busy = self.executor.busy
@@ -163,7 +161,7 @@ class Cycle:
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
             executor.carry_out(committed.entries, partial(self.obstacle, ordered=False))
-        seen = replace(seen, warnings=tuple(dict.fromkeys((*seen.warnings, *warnings))))
+        seen = replace(seen, warnings=tuple(dict.fromkeys((*seen.warnings, *untold, *warnings))))
         return _report(decision, seen, situation, committed)
 
     def _decide_on_possible(self, situation: Situation) -> tuple[Situation, Decision]:
@@ -194,7 +192,7 @@ class Cycle:
         Refused when they are not all in it any more.
         """
         seen = self.observer.observe(now)
-        seen = replace(seen, snapshot=self._with_habits(seen.snapshot))
+        seen = replace(seen, snapshot=usual.with_habits(seen.snapshot, self.habits, self.policy))
         busy = self.executor.busy
         memory = self._recall(now, _known(seen.snapshot))
         known = self._standing(memory, now)
@@ -231,19 +229,10 @@ class Cycle:
         situation = self._situation(seen, memory, now, known, self.executor, (), busy=True)
         return why_not_now(situation, move, ordered=ordered)
 
-    def remember(self, at: float, read: Readings) -> None:
-        """Take in what domains use at this time (Unix seconds)."""
-        self.habits.update(at, read, self.policy.cpu.consecutive * self.observer.sample_times.step_seconds)
-
-    def _with_habits(self, snapshot: Snapshot) -> Snapshot:
-        """With the habits of the domains where a plan may need them: a host is overloaded."""
-        common, own = self.policy.cpu.threshold, self.policy.hosts
-        if not any(
-            host.known and host.load >= (trigger_of(host, Resource.CPU, self.policy).threshold if own else common)
-            for host in snapshot.hosts
-        ):
-            return snapshot
-        return replace(snapshot, habits=self.habits.habits())
+    def remember(self, at: float, read: Callable[[], Readings]) -> None:
+        """Keep what domains use at this time (Unix seconds), in the place of a turn."""
+        if self.policy.traits.habits:
+            self.habits.update(at, read(), self.policy.cpu.consecutive * self.observer.sample_times.step_seconds)
 
     def _recall(self, now: float, hosts: Collection[str]) -> Memory:
         """What the store remembers, the libvirts' facts included. ``hosts``: those that the group has now."""

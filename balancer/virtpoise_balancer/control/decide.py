@@ -223,6 +223,8 @@ def why_not_now(situation: Situation, move: Move, *, ordered: bool) -> str | Non
     others = tuple(one for one in situation.memory.commitments if one.uuid != move.uuid)
     known = bring_up_to_date(replace(situation, memory=replace(situation.memory, commitments=others)), waiting=False)
     why = obstacle(move, known.snapshot, situation.policy)
+    if why is None:  # a look at two hosts does not show what a third one claims
+        why = next((one.text for one in situation.unsettled if one.uuid == move.uuid and one.unaccounted), None)
     return sentences.refused(why, move) if isinstance(why, Refusal) else why
 
 
@@ -256,7 +258,8 @@ def bring_up_to_date(situation: Situation, *, waiting: bool = True) -> UpToDate:
     known = with_facts(with_reserve(situation.seen, situation.policy), memory.facts)
     ours = with_shared(known, situation.shared)
     heard = with_silence(ours, situation.silence, acts=situation.acts)
-    marked = with_drains(with_unsettled(heard, situation.unsettled), memory.orders.drains)
+    unsettled = (*situation.unsettled, *memory.elsewhere)
+    marked = with_drains(with_unsettled(heard, unsettled), memory.orders.drains)
     backoffs = _backoffs(situation, marked)
     measured = tuple(
         (one.due, measure(one.due, one.window, one.samples, marked.step_seconds)) for one in situation.windows
@@ -364,6 +367,7 @@ def _backoffs(situation: Situation, marked: Snapshot) -> dict[str, Backoff]:
             ended=ended.ended,
             counted_from=shows_from(ended.ended, situation.times),
             penalty=policy.penalty,
+            second_try=policy.traits.second_try,
         )
     ours = () if alone else memory.commitments
     backoffs |= after_changes(backoffs, [*ours, *counting(memory.others)], situation.times)

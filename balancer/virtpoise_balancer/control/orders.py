@@ -186,7 +186,8 @@ class Orders:
             for entry in self.store.watched(in_all_groups=True)
             if entry.is_open or entry.lost
         }
-        wanted = [uuid for uuid, domain in unsettled.items() if name in (uuid, domain)]
+        # Its owner may have named a domain like the uuid of another one.
+        wanted = [name] if name in unsettled else [uuid for uuid, domain in unsettled.items() if name == domain]
         if not wanted:
             names = ", ".join(sorted(unsettled.values())) or "none"
             raise NotKnown(f"{name}: no such domain is lost or has a migration without a known end; there are: {names}")

@@ -5,7 +5,8 @@ asked, and its answer counts.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,6 +32,9 @@ class SeenTwice:
 
 # How many groups of hosts are asked side by side. A question takes a process that calls libvirt.
 _LANES = 4
+# A host that contradicts more others than this is not believed against them: one that is wrong keeps few others from
+# being acted on (decision 54).
+_MOST_CONTRADICTED = 2
 # After this number of unanswered questions about domains a host is asked no more of them in the same turn.
 _MOST_SILENT = 3
 
@@ -79,9 +83,9 @@ class Copies:
             found = [
                 (uuid, one, self._answers.get(uuid), self._described.get(uuid, "")) for uuid, one in self._seen.items()
             ]
-        return tuple(
-            _unsettled(uuid, one, answers, words) for uuid, one, answers, words in found if not _is_cleared(answers)
-        )
+        open_ones = [one for one in found if not _is_cleared(one[2])]
+        doubted = _doubted([(one.hosts, answers) for _, one, answers, _ in open_ones if answers is not None])
+        return tuple(_unsettled(uuid, one, answers, words, doubted) for uuid, one, answers, words in open_ones)
 
     def wait(self, seconds: float) -> None:
         """Wait until all that is being asked has been answered, for ``seconds`` at most each."""
@@ -143,7 +147,32 @@ def _is_cleared(answers: Mapping[str, Answer] | None) -> bool:
     return _active(answers) <= 1
 
 
-def _unsettled(uuid: str, one: SeenTwice, answers: Mapping[str, Answer] | None, words: str) -> Unsettled:
+def _doubted(seen: Collection[tuple[tuple[str, ...], Mapping[str, Answer]]]) -> set[str]:
+    """The hosts that are not believed: each seems to run domains of many others, which say that they run them.
+
+    ``seen``: the hosts of each domain, and their answers. The host that contradicts most others is doubted first, and
+    no longer held against these.
+    """
+    doubted: set[str] = set()
+    while True:
+        contradicted: dict[str, set[str]] = {}
+        for hosts, answers in seen:
+            for host in hosts if doubted.isdisjoint(hosts) else ():
+                others = [other for other in hosts if other != host]
+                if all(answers.get(other) in SETTLED for other in others):
+                    contradicted.setdefault(host, set()).update(others)
+        most = max(map(len, contradicted.values()), default=0)
+        if most <= _MOST_CONTRADICTED:
+            return doubted
+        doubted |= {host for host, others in contradicted.items() if len(others) == most}
+
+
+def _unsettled(
+    uuid: str, one: SeenTwice, answers: Mapping[str, Answer] | None, words: str, doubted: AbstractSet[str]
+) -> Unsettled:
+    """What keeps the domain's hosts from being acted on; of those that are ``doubted``, these alone if the others say
+    that they run it.
+    """
     places = " and ".join(one.hosts)
     kind, text = UnsettledKind.UNKNOWN, f"{one.domain} is seen running on {places}, and not all of them have been asked"
     if answers is not None:
@@ -152,4 +181,11 @@ def _unsettled(uuid: str, one: SeenTwice, answers: Mapping[str, Answer] | None, 
         if _active(answers) > 1:
             active = " and ".join(f"{host} ({answer})" for host, answer in answers.items() if answer in SETTLED)
             kind, text = UnsettledKind.TWICE, f"{one.domain} is active on {active} at once. {words}"
-    return Unsettled(domain=one.domain, uuid=uuid, hosts=one.hosts, kind=kind, text=text)
+    hosts = one.hosts
+    if answers is not None and all(answers.get(host) in SETTLED for host in hosts if host not in doubted):
+        hosts = tuple(host for host in hosts if host in doubted) or hosts
+    if hosts != one.hosts:
+        text = (
+            f"{text.rstrip('. ')}. {' and '.join(hosts)} contradicts more than {_MOST_CONTRADICTED} hosts, which go on"
+        )
+    return Unsettled(domain=one.domain, uuid=uuid, hosts=hosts, kind=kind, text=text)

@@ -317,7 +317,8 @@ class LibvirtExecutor:
 
         requested = Requested(why="unforeseen", answered=False)
         try:
-            requested = self.migrator.request(entry.move, watch, self.stop, self._check(entry))
+            note = partial(self.reconciler.journal.note_volumes, entry.id)
+            requested = self.migrator.request(entry.move, watch, self.stop, self._check(entry), note)
         except Exception as error:  # it was asked for, or not: only the hosts know
             log.exception("a request for a migration failed in an unforeseen way", domain=entry.move.domain)
             requested = Requested(why=f"unforeseen: {type(error).__name__}: {error}", answered=False)
@@ -334,7 +335,7 @@ class LibvirtExecutor:
             return False
         # A request without an answer may still be carried out, and then needs them.
         if requested.made_room and requested.answered and found.result is Result.FAILED and not found.lost:
-            self.migrator.discard(entry.move, requested.made_room)
+            self.reconciler.volumes.discard(entry, requested.made_room)
         return found.result is Result.DONE
 
     def _hand_over(self, ask: Callable[[], End | StillOpen], lets_go: Callable[[StillOpen], bool]) -> End | StillOpen:

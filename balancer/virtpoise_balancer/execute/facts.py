@@ -166,7 +166,7 @@ class HostFacts:
     """
 
     libvirt_version: int
-    hypervisor_version: int
+    hypervisor_version: int | None  # None where libvirt does not know it
     cpu: str | None
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
     uuid: str | None = None

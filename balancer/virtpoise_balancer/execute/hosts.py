@@ -149,8 +149,10 @@ class Hosts(Protocol):
         """
         ...
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str]) -> None:
-        """Delete volumes that ``make_room`` has created for the domain. LibvirtError where a domain may use one."""
+    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
+        """Delete volumes that ``make_room`` has created for the domain. LibvirtError where a domain may use one, or one
+        has changed since ``changed_before`` (Unix seconds).
+        """
         ...
 
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:

@@ -65,6 +65,7 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
     """
     lackers: dict[Requirement, frozenset[str]] = {}
     copies: dict[str, tuple[DiskCopy, ...]] = {}
+    nodes: dict[str, tuple[int, ...]] = {}
     asked = _Asked.of(records)
     requires: dict[str, tuple[Requirement, ...]] = {}
     holds: dict[str, tuple[Hold, ...]] = {}
@@ -84,13 +85,14 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
             _put(requires, domain.uuid, tuple(fitting))
             _put(holds, domain.uuid, () if copied else tuple(map(_hold, record.bound(domain))))
             _put(copies, domain.uuid, copied)
+            _put(nodes, domain.uuid, domain.nodes)
     needed = {requirement for several in requires.values() for requirement in several}
     lacks_of: dict[str, list[Requirement]] = {}
     for requirement in sorted(needed, key=lambda one: (one.kind, one.name)):
         for host in lackers[requirement]:
             lacks_of.setdefault(host, []).append(requirement)
     lacks_in_order = {host: tuple(several) for host, several in lacks_of.items()}
-    return Facts(requires=requires, lacks=lacks_in_order, holds=holds, copies=copies)
+    return Facts(requires=requires, lacks=lacks_in_order, holds=holds, copies=copies, nodes=nodes)
 
 
 def _put(into: dict[str, tuple[_T, ...]], uuid: str, found: tuple[_T, ...]) -> None:

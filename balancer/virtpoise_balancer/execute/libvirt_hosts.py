@@ -175,8 +175,8 @@ class LibvirtHosts:
     def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
         return self._ask(_PATHS, host, "make_room", [asdict(one) for one in copies], seconds=_PROBE_SECONDS)
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str]) -> None:
-        self._ask(_NOTHING, host, "discard", uuid, tuple(paths), seconds=_PROBE_SECONDS)
+    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
+        self._ask(_NOTHING, host, "discard", uuid, tuple(paths), changed_before, seconds=_PROBE_SECONDS)
 
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         found = self._ask(_VERDICTS, host, "verdicts", [asdict(kind) for kind in kinds], seconds=_PROBE_SECONDS)

@@ -131,11 +131,18 @@ class Migrator:
         return WriteRate(dirty_bytes_per_second=written, why=why)
 
     def request(
-        self, move: Move, watch: Watch, stop: threading.Event, check: Callable[[], None] = lambda: None
+        self,
+        move: Move,
+        watch: Watch,
+        stop: threading.Event,
+        check: Callable[[], None] = lambda: None,
+        note: Callable[[Sequence[str]], None] = lambda _volumes: None,
     ) -> Requested:
         """Ask for the migration, and wait until that was answered or given up.
 
         Never raises for what libvirt says or does not say. ``check``: raises when nothing further may be done to it.
+        ``note``: takes the volumes that were created for copies of its disks, and raises StoreError or Refused when
+        they cannot be written down; then nothing is asked for.
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()
@@ -143,6 +150,12 @@ class Migrator:
             made_room = self.hosts.make_room(move.destination, move.copies) if move.copies else ()
         except LibvirtError as error:
             return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
+        if made_room:
+            try:
+                note(made_room)
+            except (Refused, StoreError) as error:
+                text = f"the volumes for a copy of its disks cannot be written down: {error}"
+                return Requested(why=text, cause=Cause.ERROR, seconds=0.0, made_room=made_room)
         why, cause, answered, waited = self._run(move, seen, stop, began, check)
         if cause is Cause.ERROR and answered and not seen.copied:
             cause = Cause.REFUSED
@@ -155,14 +168,6 @@ class Migrator:
             dirty_bytes_per_second=seen.dirty_bytes_per_second,
             made_room=made_room,
         )
-
-    def discard(self, move: Move, volumes: Sequence[str]) -> None:
-        """Delete the volumes that were created for a migration which has failed. Never raises for what libvirt says."""
-        try:
-            self.hosts.discard(move.destination, move.uuid, volumes)
-        except LibvirtError as error:
-            where = {"host": move.destination, "volumes": list(volumes)}
-            log.warning("what a failed migration has copied is left", domain=move.domain, why=str(error), **where)
 
     def _run(
         self, move: Move, watch: Watch, stop: threading.Event, began: float, check: Callable[[], None]

@@ -39,13 +39,14 @@ class Verdict:
     """How the migration ended. ``places``: where the domain is, in words.
 
     ``lost``: it is active on no host, and no one seems to have meant that. ``leftover``: its old definition is still on
-    the source.
+    the source. ``elsewhere``: it is active, and not on the destination.
     """
 
     result: Result
     places: str
     lost: bool = False
     leftover: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def reconcile(
     if here in SETTLED:
         if not spent and now - (entry.began or now) < LATE_SECONDS:
             return _open(entry, UnsettledKind.MIGRATING, f"{name} may still begin")
-        return Verdict(result=Result.FAILED, places=places)
+        return Verdict(result=Result.FAILED, places=places, elsewhere=True)
     return _away(entry, here, there, others, places)
 
 
@@ -123,7 +124,8 @@ def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str,
     result = Result.DONE if went_on else Result.FAILED
     elsewhere = [host for host, answer in others.items() if answer in _ACTIVE]
     if elsewhere:
-        return Verdict(result=result, places=f"{places}, {others[elsewhere[0]]} on {elsewhere[0]}")
+        places = f"{places}, {others[elsewhere[0]]} on {elsewhere[0]}"
+        return Verdict(result=result, places=places, elsewhere=True)
     if went_on:  # where it is now is for its next migration to say
         return Verdict(result=Result.DONE, places=places)
     if here is Presence.ABSENT and there in (Presence.SHUT_OFF, Presence.DESTROYED):

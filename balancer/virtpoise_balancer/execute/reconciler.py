@@ -32,6 +32,7 @@ from virtpoise_balancer.execute.reconcile import (
     reconcile,
 )
 from virtpoise_balancer.execute.stale import StaleCopies
+from virtpoise_balancer.execute.volumes import CreatedVolumes, VolumeJournal
 from virtpoise_balancer.model import (
     Cause,
     JournalEntry,
@@ -50,7 +51,7 @@ log = structlog.get_logger()
 NOT_BEGUN = MigrationOutcome(result=Result.SKIPPED, why="the balancer ended before the migration began")
 
 
-class Journal(Protocol):
+class Journal(VolumeJournal, Protocol):
     """Where migrations are written down (knowledge keeps it). Any of it may fail."""
 
     def begin(self, migration_id: int) -> float:
@@ -116,10 +117,12 @@ class Reconciler:
     _group: tuple[str, ...] = ()  # all hosts that the newest cycle knew
     _stale: StaleCopies = field(init=False)
     _elsewhere: Elsewhere = field(init=False)
+    volumes: CreatedVolumes = field(init=False)
 
     def __post_init__(self) -> None:
         self._stale = StaleCopies(lambda migration_id: self.journal.check_newest(migration_id))
         self._elsewhere = Elsewhere(self.hosts, self.clock, self.threads)
+        self.volumes = CreatedVolumes(self.hosts, self.journal, self.clock)
 
     # --- for the executor ---------------------------------------------------------------------------------------------
 
@@ -152,6 +155,10 @@ class Reconciler:
             return self._keep_open(entry, found)
         outcome = self._outcome(entry, found)
         self.end(entry.id, entry.move, outcome)
+        if entry.volumes and outcome.result is Result.DONE:
+            self.volumes.keep(entry)
+        elif entry.volumes:
+            self.volumes.discard_left(entry, runs_elsewhere=found.elsewhere)
         return outcome
 
     def end(self, migration_id: int, move: Move, outcome: MigrationOutcome) -> None:
@@ -199,7 +206,7 @@ class Reconciler:
         for entry in loose.values():
             if entry.began is None:
                 self.end(entry.id, entry.move, NOT_BEGUN)
-            else:
+            elif not entry.volumes or self.volumes.is_due(entry):
                 self._begin_to_ask(entry)
 
     def ask_now(self, entry: JournalEntry) -> StillOpen | None:

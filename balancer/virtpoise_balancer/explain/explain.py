@@ -170,7 +170,9 @@ def _left_alone(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) 
         unknown = (host and host.why_unknown) or NO_FIGURES
         return f"{domain.host} is unknown: {unknown.text}, so nothing is migrated from it."
     if any(overload.host == host.name for overload in plan.overloaded):
-        return f"{host.name} is overloaded, but this plan does not attempt to relieve it: {plan.summary}."
+        theirs = [one for one in plan.refusals if one.host == host.name and one.reason is Reason.NOT_WORTH]
+        why = wording.refusal(theirs[0]) if theirs else plan.summary
+        return f"{host.name} is overloaded, but this plan does not attempt to relieve it: {why}."
     if host.state is HostState.DRAINING:
         return f"{host.name} is draining, but this plan does not attempt to drain it: {plan.summary}."
     return f"{_load(host, policy, snapshot)}, so nothing has to be moved off it."

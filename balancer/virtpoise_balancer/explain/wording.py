@@ -13,7 +13,7 @@ UNKNOWN = "unknown"
 _REASONS: Mapping[Reason, str] = {
     Reason.ALONE: "there is no other active host to migrate to",
     Reason.PENALTY: "is in back-off after an attempt that did not solve its problem",
-    Reason.NOT_WORTH: "is overloaded, but not expected to be for so long that moves are worth what they cost",
+    Reason.NOT_WORTH: "its CPU load is too high, but what moves are expected to save is not worth what they cost",
     Reason.WAITING: "waits until what is under way has ended",
     Reason.HOST_UNKNOWN: "the host is unknown, so nothing is migrated to or from it",
     Reason.HOST_DRAINING: "the host is being drained, so it takes no domains",
@@ -79,13 +79,15 @@ _FIGURES: Mapping[str, str] = {
     "missing_bytes": "{} too little",
     "missing_bytes_per_second": "{} too little",
     "page_bytes": "pages of {}",
+    "node": "on NUMA node {}",
     "need_bytes": "the domain needs {}",
     "free_bytes": "{} free",
     "domains_left": "domains that stay: {}",
     "moves_left": "moves that were left: {}",
     "cost_bytes": "it would copy {}",
-    "saved_minutes": "moves would save {} minutes of overload within an hour",
-    "cost_minutes": "they would cost {}",
+    "saved_minutes": "moves would save {} of overload",
+    "added_minutes": "moves would add {} of overload, on other hosts or later",
+    "cost_minutes": "they would cost {} of a host",
     "least_cost_bytes": "a domain that is moved instead copies {}",
     "destination": "to {}",
     "cpus": "the host has {} CPUs",
@@ -170,6 +172,8 @@ def _value(key: str, value: float | int | str) -> str:
         return value
     if key.endswith("_ratio") or key in _RATIOS:
         return percent(value)
+    if key.endswith("_minutes"):
+        return f"{value:.1f} minutes"
     if key.endswith("_bytes"):
         return size(value)
     if key.endswith("_bytes_per_second"):

@@ -4,10 +4,11 @@ shows another.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, String, bindparam, insert, select, update
 
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.errors import Refused
@@ -16,7 +17,16 @@ from virtpoise_balancer.knowledge.groups import of_group
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.knowledge.rows import Query
 from virtpoise_balancer.knowledge.schema import migrations
-from virtpoise_balancer.model import Entries, JournalEntry, MigrationOutcome, Move, Result, Written
+from virtpoise_balancer.model import (
+    Entries,
+    JournalEntry,
+    MigrationOutcome,
+    Move,
+    Result,
+    Unsettled,
+    UnsettledKind,
+    Written,
+)
 
 # How long after a failure the world is still asked: a request that was stuck in a stopped daemon may be carried out
 # after all.
@@ -29,11 +39,21 @@ _WAS_MADE = migrations.c.began.is_not(None) & (
 _WITHOUT_END = migrations.c.result.is_(None)
 _ENDED_LATELY = migrations.c.began.is_not(None) & (migrations.c.ended > bindparam("since"))
 _ONE = Query(select(migrations).where(migrations.c.id == bindparam("migration_id")), "migration")
+_FAILED = migrations.c.result == Result.FAILED.value
 _WATCHED = Query(
     select(migrations)
     .where(
-        _WITHOUT_END | migrations.c.lost | ((migrations.c.result == Result.FAILED.value) & _ENDED_LATELY),
+        _WITHOUT_END | migrations.c.lost | (_FAILED & (_ENDED_LATELY | migrations.c.volumes.is_not(None))),
         of_group(migrations.c.group_name),
+    )
+    .order_by(migrations.c.id),
+    "migration",
+)
+_ELSEWHERE = Query(
+    select(migrations)
+    .where(
+        (migrations.c.began.is_not(None) & _WITHOUT_END) | migrations.c.lost,
+        migrations.c.group_name != bindparam("group", type_=String),
     )
     .order_by(migrations.c.id),
     "migration",
@@ -47,6 +67,17 @@ _MADE = Query(
     .where(migrations.c.uuid.in_(bindparam("uuids", expanding=True)), _WAS_MADE)
     .order_by(migrations.c.id),
     "migration",
+)
+# Migrations of the domain that may create the same volumes.
+_SAME_WAY = (
+    select(migrations.c.id)
+    .where(
+        migrations.c.uuid == bindparam("uuid"),
+        migrations.c.destination == bindparam("destination"),
+        migrations.c.id > bindparam("migration_id"),
+        _WITHOUT_END,
+    )
+    .limit(1)
 )
 _MADE_LATER = (
     select(migrations.c.id)
@@ -95,6 +126,33 @@ def check_newest(connection: Connection, migration_id: int) -> None:
         raise Refused(f"the next migration of {found.domain} has begun")
 
 
+def note_volumes(connection: Connection, migration_id: int, volumes: Sequence[str]) -> None:
+    """Write which volumes were created for a migration and are to be deleted if it fails."""
+    written = json.dumps([*volumes]) if volumes else None
+    connection.execute(_CHANGE, {"migration_id": migration_id, "volumes": written})
+
+
+def check_volumes(connection: Connection, migration_id: int) -> None:
+    """Refused when a later migration of the domain to the same host has no end: its volumes have the same paths."""
+    found = _ONE.row(connection, [], migration_id=migration_id)
+    if found is None:
+        raise Refused("the journal does not have this migration")
+    same = {"uuid": found.uuid, "destination": found.destination, "migration_id": migration_id}
+    if connection.execute(_SAME_WAY, same).first() is not None:
+        raise Refused(f"the next migration of {found.domain} to {found.destination} has no end")
+
+
+def _volumes(row: Row[Any], since: float) -> tuple[str, ...]:
+    """What is to be deleted, once the failure of the migration is not contradicted any more."""
+    if row.volumes is None or row.result != Result.FAILED.value or row.lost or row.ended is None or row.ended > since:
+        return ()
+    try:
+        found = json.loads(row.volumes)
+    except ValueError:
+        return ()
+    return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else ()
+
+
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
     """Write the end of a migration, or correct the one that was written before.
 
@@ -114,7 +172,7 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
         "transferred_bytes": outcome.transferred_bytes,
         "dirty_bytes_per_second": outcome.dirty_bytes_per_second,
         "lost": outcome.lost,
-    }
+    } | ({"volumes": None} if outcome.result is Result.DONE else {})
     arrived = (
         before.result == Result.FAILED.value
         and outcome.result is Result.DONE
@@ -148,12 +206,13 @@ def reopen(connection: Connection, migration_id: int, why: str) -> None:
 
 
 def watched(connection: Connection, now: float, group: str | None, broken: list[str]) -> tuple[JournalEntry, ...]:
-    """The entries that the world is asked about: without an end, with a domain that is lost, or failed a short while
-    ago.
+    """The entries that the world is asked about: without an end, with a domain that is lost, failed a short while ago,
+    or failed and with volumes that are to be deleted.
 
     The moves are read from the journal itself, not from the stored plan, so that no broken plan hides a migration.
     """
-    rows = _WATCHED.rows(connection, broken, since=now - _MAY_BE_CONTRADICTED_SECONDS, group=group)
+    since = now - _MAY_BE_CONTRADICTED_SECONDS
+    rows = _WATCHED.rows(connection, broken, since=since, group=group)
     if not rows:
         return ()
     next_sources = _next_sources(connection, list({row.uuid for row in rows}), broken)
@@ -172,9 +231,11 @@ def watched(connection: Connection, now: float, group: str | None, broken: list[
             result=_result(row),
             lost=bool(row.lost),
             left_from=left_from,
+            ended=row.ended,
+            volumes=_volumes(row, since),
         )
         for row in rows
-        if (left_from := next_sources(row.uuid, row.id)) is None or row.result is None or row.lost
+        if (left_from := next_sources(row.uuid, row.id)) is None or row.result is None or row.lost or row.volumes
     )
 
 
@@ -182,6 +243,20 @@ def commitments(connection: Connection, ended_since: float, group: str, broken: 
     """The moves that have not ended, and the migrations that ended after ``ended_since``; oldest first."""
     rows = _COMMITMENTS.rows(connection, broken, since=ended_since, group=group)
     return tuple(Commitment(**fields_of_commitment(row)) for row in rows)
+
+
+def elsewhere(connection: Connection, group: str, broken: list[str]) -> tuple[Unsettled, ...]:
+    """The migrations of other groups that keep all action off their hosts: those without an end, and lost domains."""
+    found = []
+    for row in _ELSEWHERE.rows(connection, broken, group=group):
+        way = f"the migration of {row.domain} from {row.source} to {row.destination}"
+        kind, text = UnsettledKind.MIGRATING, f"{way} is under way"
+        if row.lost:
+            kind, text = UnsettledKind.NOWHERE, f"{row.domain} runs nowhere since {way}"
+        of = f" in the group {row.group_name}" if row.group_name else ""
+        hosts = (row.source, row.destination)
+        found.append(Unsettled(domain=row.domain, uuid=row.uuid, hosts=hosts, kind=kind, text=f"{text}{of}"))
+    return tuple(found)
 
 
 def fields_of_commitment(row: Row[Any]) -> dict[str, Any]:

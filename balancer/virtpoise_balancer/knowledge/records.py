@@ -12,7 +12,19 @@ from virtpoise_balancer.analyse.drains import DrainOrders
 from virtpoise_balancer.analyse.learned import Learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import OthersChange, Sightings
-from virtpoise_balancer.model import Cause, Entries, Facts, JournalEntry, Mode, Plan, Policy, Result, Role, Snapshot
+from virtpoise_balancer.model import (
+    Cause,
+    Entries,
+    Facts,
+    JournalEntry,
+    Mode,
+    Plan,
+    Policy,
+    Result,
+    Role,
+    Snapshot,
+    Unsettled,
+)
 from virtpoise_balancer.plan.subset import Choice
 
 
@@ -214,8 +226,9 @@ class Memory:
 
     ``watched``: the migrations that the world is asked about. ``commitments``: oldest first. ``brake``: pulled last,
     whether it was released or not. ``sightings``: of the newest look. ``others``: the changes by others in the last
-    hours, oldest first. ``facts``: of libvirt, as they are known to whoever reads. ``broken``: one line for each
-    row that could not be read and was left out.
+    hours, oldest first. ``elsewhere``: what keeps other groups off hosts, which may have come to this group since.
+    ``facts``: of libvirt, as they are known to whoever reads. ``broken``: one line for each row that could not be read
+    and was left out.
     """
 
     orders: StandingOrders = StandingOrders()
@@ -229,6 +242,7 @@ class Memory:
     track_record: TrackRecord = field(default_factory=TrackRecord)
     sightings: Sightings | None = None
     others: tuple[OthersChange, ...] = ()
+    elsewhere: tuple[Unsettled, ...] = ()
     newest_plan: NewestPlan | None = None
     newest_cycle: NewestCycle | None = None
     facts: Facts = field(default_factory=Facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +139,7 @@ class Store:
                 track_record=brakes.track_record(connection, judged_since, self.group, broken),
                 sightings=others.sightings(connection, self.group, broken),
                 others=others.lately(connection, now, self.group, broken),
+                elsewhere=journal.elsewhere(connection, self.group, broken),
                 newest_plan=plans.newest(connection, self.group, broken),
                 newest_cycle=cycles.newest(connection, self.group, broken),
                 broken=tuple(dict.fromkeys(broken)),
@@ -161,6 +162,7 @@ class Store:
                 brake=brakes.newest(connection, self.group, broken),
                 track_record=brakes.track_record(connection, judged_since, self.group, broken),
                 others=others.lately(connection, now, self.group, broken),
+                elsewhere=journal.elsewhere(connection, self.group, broken),
                 broken=tuple(dict.fromkeys(broken)),
             )
 
@@ -173,31 +175,24 @@ class Store:
             backoffs.write(connection, changes.backoffs)
             if changes.brake is not None:
                 brakes.pull(connection, changes.brake, self.group)
-            if changes.look is not None:
-                look = changes.look
+            if (look := changes.look) is not None:
                 others.record(connection, look.sightings, look.changes, self.group, same=look.same)
             if changes.cycle is not None:
                 cycles.record(connection, changes.cycle, self.group)
             if changes.plan is not None:
                 plan_id = plans.record(connection, changes.plan, now, self.group)
                 if changes.plan.acted:
-                    moves = changes.plan.plan.moves
-                    entries = journal.enter(connection, plan_id, moves, now, self._lead.term, self.group)
+                    moves, term = changes.plan.plan.moves, self._lead.term
+                    entries = journal.enter(connection, plan_id, moves, now, term, self.group)
             return Committed(entries=entries, open_predictions=predictions.open_ones(connection, self.group, []))
 
     def forget(self, now: float, *, keep_days: int, keep_bytes: int) -> None:
         """Drop what is older than ``keep_days``, and of the plans the oldest beyond ``keep_bytes``."""
         before = now - keep_days * _DAY_SECONDS
         with self._leading() as connection:
-            cycles.forget(connection, before)
             plans.forget(connection, before, keep_bytes)
-            overrides.forget(connection, before)
-            drains.forget(connection, before)
-            brakes.forget(connection, before)
-            others.forget(connection, before)
-            host_facts.forget(connection, before)
-
-    # --- facts of libvirt ---------------------------------------------------------------------------------------------
+            for what in (cycles, overrides, drains, brakes, others, host_facts):
+                what.forget(connection, before)
 
     def host_facts(self) -> dict[str, str]:
         """By host, the document of what its libvirt reported at the last look."""
@@ -237,9 +232,7 @@ class Store:
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     def adopt(self, hosts: Collection[str]) -> int:
-        """Account for the migrations from or to these hosts, which are this group's, that belong to a group that is not
-        configured any more. How many there were.
-        """
+        """Account for the migrations from or to these hosts of groups that are not configured any more: how many."""
         if not self._lead.strays:
             return 0
         with self._leading() as connection:
@@ -266,6 +259,16 @@ class Store:
         with self.database.reading() as connection:
             journal.check_newest(connection, migration_id)
 
+    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None:
+        """The volumes that were created for a migration and are to be deleted if it fails; none: nothing is."""
+        with self._leading() as connection:
+            journal.note_volumes(connection, migration_id, volumes)
+
+    def check_volumes(self, migration_id: int) -> None:
+        """Refused when a later migration may create the same volumes, Deposed unless this balancer acts."""
+        with self._leading() as connection:
+            journal.check_volumes(connection, migration_id)
+
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         """The end of a journalled migration is known now; what that changed."""
         with self._leading() as connection:
@@ -287,10 +290,7 @@ class Store:
             return journal.watched(connection, self.clock.now(), None if in_all_groups else self.group, broken)
 
     def acknowledge(self, uuid: str, why: str) -> bool:
-        """A person has accounted for a domain that was lost, or whose migration has no known end.
-
-        Whether there was one.
-        """
+        """A person has accounted for a domain that was lost or whose migration has no known end: if there was one."""
         with self.database.writing() as connection:
             return journal.acknowledge(connection, uuid, why, self.clock.now())
 

@@ -19,7 +19,8 @@ class JournalEntry:
 
     ``began``: in Unix seconds, None before it begins. ``result``: None while its end is not known. ``lost``: the domain
     ran nowhere when it ended, and has not been accounted for since. ``left_from``: the source of the domain's next
-    migration that began, if any.
+    migration that began, if any. ``ended``: in Unix seconds, as far as it is known. ``volumes``: what was created for
+    copies of its disks on the destination and is to be deleted, now that the migration has failed for good.
     """
 
     id: int
@@ -28,6 +29,8 @@ class JournalEntry:
     result: Result | None = None
     lost: bool = False
     left_from: str | None = None
+    ended: float | None = None
+    volumes: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:

@@ -74,13 +74,14 @@ class Facts:
 
     ``requires``: by uuid, of what a domain needs only that which some host lacks. ``lacks``: by host, what it lacks of
     all that is needed. ``holds``: by uuid. ``copies``: by uuid, the disks without a copy of which libvirt would migrate
-    the domain nowhere.
+    the domain nowhere. ``nodes``: by uuid, the NUMA nodes that a domain's memory must come from, if not from any.
     """
 
     requires: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     lacks: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     holds: Mapping[str, tuple[Hold, ...]] = field(default_factory=dict)
     copies: Mapping[str, tuple[DiskCopy, ...]] = field(default_factory=dict)
+    nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def forbid(self, uuid: str, destination: str, copies: Collection[DiskCopy] = ()) -> bool:
         """Whether libvirt would refuse to migrate the domain to the host, with these disks copied."""

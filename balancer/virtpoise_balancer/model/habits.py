@@ -28,6 +28,8 @@ class Habit:
     usually off the one of the next shorter scale, the first off the reading.
 
     ``excursion_seconds``: for how long it has been far off ``before_cores``, its mean until then; None: it is not.
+    ``peak_seconds``: for how long it was far above it in the last week, in excursions that have ended; ``peak_cores``:
+    by how much, in the mean.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -36,6 +38,8 @@ class Habit:
     deviations: _CoresOnScales
     excursion_seconds: Amount | None = None
     before_cores: _Cores | None = None
+    peak_seconds: Amount = 0.0
+    peak_cores: _Cores = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +47,14 @@ class Habits:
     """What the domains of a group usually use, by uuid.
 
     ``ended_ratio``: the share of excursions that ended within each of ``SCALES_SECONDS``, of those that lasted as long
-    as the next shorter one. ``together_ratio``: the variance of what all domains of a host together are off, over the
+    as the next shorter one. ``peak_ratio``: the share of their time that domains are in a peak, and ``peak_cores``: how
+    high that is, in the mean. ``together_ratio``: the variance of what all domains of a host together are off, over the
     sum of their own variances, by scale: 1 where they have nothing to do with each other.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     of_domains: Mapping[Name, Habit] = field(default_factory=dict)
+    peak_ratio: Annotated[float, Ge(0), Le(1)] = 0.0
+    peak_cores: _Cores = 0.0
     ended_ratio: Annotated[tuple[Annotated[float, Ge(0), Lt(1)], ...], _EACH_SCALE] = (0.0,) * len(SCALES_SECONDS)
     together_ratio: Annotated[tuple[Annotated[float, Ge(1), Le(1e6)], ...], _EACH_SCALE] = (1.0,) * len(SCALES_SECONDS)

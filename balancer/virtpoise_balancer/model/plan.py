@@ -175,7 +175,7 @@ class Move:
     this move. ``domain_score``: that of the domain, comparable to ``Plan.scores.domains``. Plans of earlier versions
     have none of them.
 
-    ``saved_minutes``: what all moves that relieve the source are expected to save within the next hour, and
+    ``saved_minutes``: what all moves that relieve the source are expected to save, and
     ``cost_minutes``: what they cost, both in minutes of one host; None where that was not weighed.
     """
 

@@ -345,6 +345,8 @@ class StrategyTraits(NamedTuple):
     the newest sample can end a host's back-off, since it must be low for every watched resource; otherwise any sample
     since the back-off began. ``forecasts``: a trend may stand for samples that are missing to an overload.
     ``limits_of_hosts``: hosts may have thresholds of their own.
+    ``habits``: what domains usually use decides.
+    ``second_try``: a host that a first attempt relieved in part is attempted again without a back-off.
     """
 
     watched: tuple[Resource, ...] = tuple(Resource)
@@ -352,12 +354,20 @@ class StrategyTraits(NamedTuple):
     newest_sample_alone: bool = True
     forecasts: bool = True
     limits_of_hosts: bool = True
+    habits: bool = True
+    second_try: bool = True
 
 
 _TRAITS: Mapping[StrategyName, StrategyTraits] = {
     "default": StrategyTraits(),
     "thesis": StrategyTraits(
-        watched=(Resource.CPU,), one_at_a_time=True, newest_sample_alone=False, forecasts=False, limits_of_hosts=False
+        watched=(Resource.CPU,),
+        one_at_a_time=True,
+        newest_sample_alone=False,
+        forecasts=False,
+        limits_of_hosts=False,
+        habits=False,
+        second_try=False,
     ),
 }
 

@@ -61,11 +61,12 @@ NO_FIGURES = Unknown(kind=UnknownKind.STALE, text="Prometheus has no fresh figur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HugePages:
-    """Memory in static huge pages of one size."""
+    """Memory in static huge pages of one size. ``node``: the NUMA node of a host's, None where that is not known."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     page_bytes: Annotated[int, Gt(0)]
     memory_bytes: Bytes
+    node: Annotated[int, Ge(0)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +129,8 @@ class Host:
 
     @property
     def memory_ratio(self) -> float:
-        """The share of its memory that is in use or reserved, 0..1."""
-        return min((self.memory_used_bytes + self.memory_reserved_bytes) / self.memory_bytes, 1.0)
+        """The share of its memory that is in use or reserved. It passes 1 where less is free than is reserved."""
+        return (self.memory_used_bytes + self.memory_reserved_bytes) / self.memory_bytes
 
     @property
     def memory_ratios(self) -> tuple[float, ...]:
@@ -137,7 +138,7 @@ class Host:
         if not self.memory_reserved_bytes:
             return self.memory_ratio_window
         reserved = self.memory_reserved_bytes / self.memory_bytes
-        return tuple(min(ratio + reserved, 1.0) for ratio in self.memory_ratio_window)
+        return tuple(ratio + reserved for ratio in self.memory_ratio_window)
 
     def ratio(self, resource: Resource) -> float | None:
         """The present share of a resource in use, None where it is unknown; of the CPU only for a host that is
@@ -192,7 +193,7 @@ class Domain:
 
     ``memory_bytes`` is assigned to it now (0: not known, as no domain has none), ``memory_maximum_bytes`` is what its
     balloon can grow to, and ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its
-    memory that lies in static huge pages.
+    memory that lies in static huge pages. ``memory_nodes``: the NUMA nodes that its memory must come from; none: any.
 
     ``migrating_to``: the destination of a migration under way; ``recent_moves``: how often it was moved in the time
     that is remembered.
@@ -215,6 +216,7 @@ class Domain:
     memory_maximum_bytes: Bytes | None = None
     memory_resident_bytes: Bytes | None = None
     hugepages: tuple[HugePages, ...] = ()
+    memory_nodes: tuple[Annotated[int, Ge(0)], ...] = ()
     rx_bytes_per_second: Amount | None = 0.0
     tx_bytes_per_second: Amount | None = 0.0
     dirty_bytes_per_second: Amount | None = None

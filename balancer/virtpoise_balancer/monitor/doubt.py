@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from virtpoise_balancer.hosts import of_instance
+from virtpoise_balancer.hosts import folded, of_instance
 from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import MOST_LABELS
@@ -50,12 +50,13 @@ class Lists:
     """What libvirt says about one host's domains.
 
     ``up``: whether libvirt answers the exporter. ``counted`` and ``listed``: active and inactive domains. None: no
-    figure.
+    figure. ``odd``: the figure of a domain that neither runs (1) nor does not (0).
     """
 
     up: float | None
     counted: tuple[float | None, float | None]
     listed: tuple[int, int]
+    odd: float | None = None
 
 
 NOTHING_LISTED = Lists(up=None, counted=(None, None), listed=(0, 0))
@@ -99,6 +100,8 @@ def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
         return Unknown(kind=UnknownKind.LIBVIRT, text="its libvirt does not answer its exporter")
     if sum(lists.listed) > MOST_DOMAINS:
         return _absurd("number of domains", sum(lists.listed))
+    if lists.odd is not None:
+        return _absurd("list of domains, where 1 is one that runs and 0 one that does not,", lists.odd)
     if not own_list and not replaced & COUNTING:
         return None
     for what, counted, listed in zip(("active", "inactive"), lists.counted, lists.listed, strict=True):
@@ -179,7 +182,7 @@ def targets_by_host(
     ``replaced``: the queries that another exporter answers. Exporters of different kinds may share a host (one for
     its figures, one for its domains), so each of these is held against itself alone. All others are answered by
     virtpoise's exporter, one a host: what one target lists and another one counts is no list. A target that disappeared
-    is recognised by the age of its samples.
+    is recognised by the age of its samples. Two names that differ in upper and lower case alone are one host.
     """
     gone = {_target(one) for one in answers["host_sample_time"] if at - one.value > stale_seconds}
     own = [query for query in _OF_ONE_TARGET if query not in replaced]
@@ -192,7 +195,10 @@ def targets_by_host(
         for host, targets in now.items():
             if len(targets) > len(found.get(host, ())):
                 found[host] = targets
-    return found
+    together: dict[str, set[tuple[str, str]]] = {}
+    for host in found:
+        together.setdefault(folded(host), set()).update(found[host])
+    return {host: together[folded(host)] for host in found}
 
 
 def copies_by_host(times: Sequence[Series], at: float, stale_seconds: float) -> dict[str, Unknown]:
@@ -234,11 +240,13 @@ def lists_by_host(answers: Mapping[str, Sequence[Series]]) -> dict[str, Lists]:
         if (key := (_host(series), series.labels.get("uuid", ""))) in listed
     }
     numbers = Counter((host, is_active) for (host, _), is_active in listed.items())
+    odd = {_host(series): series.value for series in answers["domain_running"] if series.value not in (0, 1)}
     return {
         host: Lists(
             up=up.get(host),
             counted=(active.get(host), inactive.get(host)),
             listed=(numbers[host, True], numbers[host, False]),
+            odd=odd.get(host),
         )
         for host in up.keys() | active.keys() | inactive.keys() | {host for host, _ in listed}
     }

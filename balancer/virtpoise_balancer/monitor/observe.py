@@ -8,10 +8,11 @@ missing is listed, but not as running, so that it counts and stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from virtpoise_balancer.analyse.habits import Readings
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import ClockError, MonitorError
 from virtpoise_balancer.garbage import no_collections
@@ -24,6 +25,7 @@ from virtpoise_balancer.monitor.answers import FIGURES, Extract, Keeper, by_devi
 from virtpoise_balancer.monitor.client import PrometheusClient, QueryAnswer
 from virtpoise_balancer.monitor.domain_figures import nameable, read_domains
 from virtpoise_balancer.monitor.host_figures import WINDOWS, is_ratio, read_hosts, trailing
+from virtpoise_balancer.monitor.past import past_readings
 from virtpoise_balancer.monitor.queries import (
     BY_UPLINK,
     DEAREST,
@@ -279,6 +281,19 @@ class Observer:
         if failure and not samples:
             raise failure
         return MeasuredLoads(samples, tuple(dict.fromkeys(warnings)))
+
+    def past(self, seen: Snapshot, since: float) -> Iterator[tuple[float, Readings]]:
+        """What the domains of a look used before it, oldest first, with the time of each reading (Unix seconds).
+
+        ``since``: what is older is not asked for. MonitorError.
+        """
+        (query,) = self._queries(["domain_cpu_cores"], self._of_one_replica(seen.time)).values()
+        targets = AdmittedTargets(self.admits)
+
+        def ask(start: float, end: float, every: float) -> list[Series]:
+            return targets.of_hosts(self.client.range(query, start, end, every).series)
+
+        return past_readings(ask, seen, since, self.consecutive * self.step_seconds)
 
     def _samples_in(self, windows: Sequence[HostWindow]) -> QueryAnswer:
         """The loads of all hosts of the windows, from the first beginning to the last end."""

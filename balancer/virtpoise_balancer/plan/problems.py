@@ -55,11 +55,7 @@ def find(
     ``found``: the overloads. ``busy``: the hosts ``concerned``, where the caller has them already.
     """
     hosts = {host.name: host for host in snapshot.hosts}
-    draining = {
-        host.name
-        for host in snapshot.hosts
-        if host.state is HostState.DRAINING and host.known and _seen_since(host, snapshot)
-    }
+    draining = {host.name for host in snapshot.hosts if host.state is HostState.DRAINING and host.known}
     drains = sorted(
         {
             domain.host
@@ -87,7 +83,7 @@ def find(
     attempt: list[tuple[Host, Problem]] = []
     held = [_penalty(hosts[name], snapshot) for name in waiting]
     for host, problem in wanted:
-        refusal = _held_back(host, snapshot, busy)
+        refusal = _held_back(host, problem, snapshot, busy)
         if refusal:
             held.append(refusal)
         else:
@@ -107,19 +103,23 @@ def concerned(migrating: Iterable[Domain]) -> dict[str, str]:
     return found
 
 
-def _held_back(host: Host, snapshot: Snapshot, busy: Mapping[str, str]) -> Refusal | None:
+def _held_back(host: Host, problem: Problem, snapshot: Snapshot, busy: Mapping[str, str]) -> Refusal | None:
     if not any(other.state is HostState.ACTIVE and other.known and other.name != host.name for other in snapshot.hosts):
         return Refusal(host=host.name, reason=Reason.ALONE)
     if _in_penalty(host, snapshot):
         return _penalty(host, snapshot)
-    if host.name in busy:
-        return Refusal(host=host.name, reason=Reason.WAITING, detail={"until": f"the migration of {busy[host.name]}"})
-    return None
+    if problem is Problem.DRAIN and not _seen_since(host, snapshot):
+        return _waiting(host, "figures from after the last change on it")
+    return _waiting(host, f"the migration of {busy[host.name]}") if host.name in busy else None
+
+
+def _waiting(host: Host, until: str) -> Refusal:
+    return Refusal(host=host.name, reason=Reason.WAITING, detail={"until": until})
 
 
 def _seen_since(host: Host, snapshot: Snapshot) -> bool:
-    """Whether the host was seen since its last attempt ended: until then its domains may be listed where they no longer
-    are.
+    """Whether the host was seen since the last move or change by others on it ended: until then its domains may be
+    listed where they no longer are.
     """
     return host.counted_from is None or snapshot.time - snapshot.step_seconds >= host.counted_from
 

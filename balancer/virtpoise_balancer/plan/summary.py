@@ -138,9 +138,12 @@ def _held(refusal: Refusal, overloads: Mapping[str, Sequence[Overload]]) -> str:
     if refusal.reason is Reason.WAITING:
         return f"{host} waits for {refusal.detail['until']}"
     if refusal.reason is Reason.NOT_WORTH:
-        saved, cost = refusal.detail["saved_minutes"], refusal.detail["cost_minutes"]
+        detail = refusal.detail
+        comes_to = (
+            f"save {detail['saved_minutes']:.1f}" if "saved_minutes" in detail else f"add {detail['added_minutes']:.1f}"
+        )
         return (
-            f"{_problem(host, Problem.OVERLOAD, overloads)}, and what could leave it would save {saved:.1f} minutes of "
-            f"overload within an hour and cost {cost:.1f}"
+            f"{_problem(host, Problem.OVERLOAD, overloads)}, and what could leave it would {comes_to} minutes of overload "
+            f"and cost {detail['cost_minutes']:.1f} minutes of a host"
         )
     return f"{host} waits {refusal.detail['seconds_left']:.0f} s more after an attempt that did not solve its problem"

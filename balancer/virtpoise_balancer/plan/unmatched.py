@@ -1,4 +1,6 @@
-"""What a policy names and the group does not have: a rule that fits no domain or no host does nothing."""
+"""What a policy names and the group does not have: a rule that fits no domain or no host does nothing, and no host can
+keep more memory than it has.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,18 @@ from operator import attrgetter
 from virtpoise_balancer.analyse.reserve import fits
 from virtpoise_balancer.model import DomainState, HostLimits, Policy, Reserve, Snapshot
 from virtpoise_balancer.rules import GroupKind, of_shape
-from virtpoise_balancer.rules.glob import WILDCARDS, glob
+from virtpoise_balancer.rules.glob import UUID, WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
 # How many notes a plan carries.
 _MOST_NOTES = 50
 _HINT = " (there is "
+_GIB = 1 << 30
 
 
 def notes(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
-    """A sentence for each part of a rule and each reserve that fits nothing, and each group in a domain's metadata that
-    is no rule.
+    """A sentence for each part of a rule and each reserve that fits nothing, each host that has less memory than is
+    reserved, and each group in a domain's metadata that is no rule.
     """
     found: list[str] = []
     for note in (*_of_rules(snapshot, policy), *_of_reserve(snapshot, policy), *_of_metadata(snapshot, policy)):
@@ -84,7 +87,7 @@ def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     hosts = {host.name for host in snapshot.hosts}
     with_labels = [host.name for host in snapshot.hosts], [host.labels for host in snapshot.hosts]
     labels = {name for host in snapshot.hosts for name in host.labels}
-    domains = {domain.name for domain in snapshot.domains}
+    domains = {domain.name for domain in snapshot.domains if not UUID.fullmatch(domain.name)}
     uuids = {domain.uuid for domain in snapshot.domains}
     for rule in policy.rules:
         for pattern in rule.hosts:
@@ -106,6 +109,10 @@ def _of_reserve(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     for entry in entries:
         if not any(fits(entry, host) for host in snapshot.hosts):
             yield f"{_start_of(entry)}fits no host"
+    for host in snapshot.hosts:
+        if policy.reserve and host.known and host.memory_reserved_bytes >= host.memory_bytes:
+            reserved, memory = host.memory_reserved_bytes / _GIB, host.memory_bytes / _GIB
+            yield f"{reserved:.1f} GiB are reserved on {host.name!r}, and it has {memory:.1f} GiB of memory"
 
 
 def _start_of(entry: Reserve | HostLimits) -> str:

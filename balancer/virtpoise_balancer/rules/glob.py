@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 WILDCARDS = re.compile(r"[*?\[]")
+# What has this form in a rule is a domain's uuid and no name: else an owner could name a domain like another's uuid.
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CLASS = re.compile(r"\[(!?+)(\]?+[^\]]*)\]")
 
 

@@ -33,10 +33,17 @@ def set_up(level: str, style: Literal["logfmt", "json"]) -> None:
         cache_logger_on_first_use=False,
     )
     # Libraries log only when something is wrong. What the scheduler leaves out on purpose we log ourselves.
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="level=%(levelname)s logger=%(name)s msg=%(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("level=%(levelname)s logger=%(name)s msg=%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+
+
+class _OneLine(logging.Formatter):
+    """A library's record, which may quote what a server or a client sent, on one line, with its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def _one_line(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -47,4 +54,6 @@ def _one_line(_logger: object, _name: str, event: structlog.typing.EventDict) ->
 def _visible(value: Any) -> Any:
     if isinstance(value, str):
         return visible(value)
-    return [_visible(one) for one in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_visible(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float) else visible(str(value))

@@ -186,7 +186,7 @@ class _Balancer:
         if acts_of_others:
             self._quiet.disturb(now)
         if not self.executor.busy and self._quiet.may_skip(now, self._observer.newest):
-            self._cycle.remember(now, self._observer.readings())
+            self._cycle.remember(now, self._observer.readings)
             return None
         report = self._cycle.run(now)
         self.executor.go_on()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -141,6 +141,10 @@ class SimulatedObserver:
                 for one in windows
             }
         )
+
+    def past(self, _seen: Snapshot, _since: float) -> Iterator[tuple[float, Readings]]:
+        """Nothing: a simulation begins with what there is."""
+        return iter(())
 
     def _snapshot(self, hosts: Collection[str] | None) -> Snapshot:
         if self._newest is None:

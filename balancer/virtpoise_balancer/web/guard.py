@@ -38,7 +38,7 @@ _HEADERS = {
 _WATCHED = frozenset({"/-/healthy", "/-/ready", "/metrics"})
 _ALWAYS_READABLE = frozenset({"/-/healthy", "/-/ready"})
 _LONGEST_USER = 64
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Forbidden(VirtpoiseError):
@@ -104,6 +104,18 @@ class Gate:
         elif not self._trusts(peer):
             raise Forbidden(HTTPStatus.FORBIDDEN, "web.read: only root and the balancer's own user may read here")
 
+    def hides_names(self, connection: HTTPConnection) -> Forbidden | None:
+        """Why who orders must not learn which groups, hosts and domains there are, or None: as the order itself would
+        be refused, so that a wrong name and a right one have the same answer.
+        """
+        if self.web.read == "everyone" or connection.scope["method"] in ("GET", "HEAD"):
+            return None  # who reads has been let in
+        try:
+            self.admit(connection, "read")
+        except Forbidden as error:
+            return error
+        return None
+
     def _owner(self, headers: Headers, needed: TokenRole, *, basic: bool = False) -> str:
         """The owner of the token that came along. Forbidden unless it is known and its role suffices.
 
@@ -155,11 +167,16 @@ class Gate:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether the address is one of this machine's loopback addresses."""
+    """Whether the address is one of this machine's loopback addresses, also an IPv4 one that is written as IPv6."""
+    found = _parsed(address)
+    return found is not None and (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        return ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return False
+        return None
 
 
 def _name(host_header: str) -> str | None:
@@ -194,7 +211,8 @@ class Guard:
     every answer.
 
     On loopback it answers only to this machine's names and the external address, so that no other site's page can read
-    it by giving its own name this machine's address (DNS rebinding).
+    it by giving its own name this machine's address (DNS rebinding). Where it listens at a name, such as the host's own
+    that /etc/hosts gives a loopback address, the connection's own address says whether that is loopback.
     """
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
@@ -202,11 +220,11 @@ class Guard:
         self._gate = gate
         self._pace = Pace()
         web = gate.web
-        host = web.listen_address.rpartition(":")[0]
-        self._names: frozenset[str] | None = None
-        if is_loopback(host.strip("[]")) or host == "localhost":
-            external = urlsplit(web.external_url).hostname if web.external_url else None
-            self._names = _LOCAL_NAMES | {host} | ({external} if external else set())
+        host = web.listen_address.rpartition(":")[0].strip("[]").lower()
+        external = urlsplit(web.external_url).hostname if web.external_url else None
+        self._names = _LOCAL_NAMES | {host} | ({external} if external else set())
+        self._at_name = _parsed(host) is None
+        self._on_loopback = is_loopback(host) or host == "localhost"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -233,8 +251,7 @@ class Guard:
         await (self._refused(connection) or self._app)(scope, receive, with_headers)
 
     def _refused(self, connection: HTTPConnection) -> Response | None:
-        named = self._names is None or _peer(connection) is not None
-        if not named and _name(connection.headers.get("host", "")) not in (self._names or ()):
+        if self._is_local(connection) and _name(connection.headers.get("host", "")) not in self._names:
             return PlainTextResponse("This host name is not served here: see web.external_url.\n", 421)
         if connection.scope["method"] in ("GET", "HEAD") and connection.scope["path"] not in _ALWAYS_READABLE:
             try:
@@ -242,6 +259,13 @@ class Guard:
             except Forbidden as error:
                 return refused(error)
         return None
+
+    def _is_local(self, connection: HTTPConnection) -> bool:
+        """Whether only this machine's names are answered over this connection."""
+        if _peer(connection) is not None:
+            return False
+        reached, _ = connection.scope.get("server") or ("", None)
+        return self._on_loopback or (self._at_name and is_loopback(reached))
 
 
 def _kind(connection: HTTPConnection) -> str:

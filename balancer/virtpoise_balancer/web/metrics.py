@@ -15,6 +15,7 @@ from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
+from virtpoise_balancer.analyse.triggers import ahead
 from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
 from virtpoise_balancer.model import MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
 from virtpoise_balancer.monitor.targets import TargetRefusal
@@ -189,11 +190,8 @@ class _StateCollector(Collector):
         for name in get_args(Mode):
             mode.add_metric([name], float(name == self._published.mode))
         yield mode
-        yield _single(
-            "virtpoise_paused",
-            "1 while the balancer is paused by an order.",
-            self._published.overrides().paused is not None,
-        )
+        paused = self._published.overrides().paused is not None
+        yield _single("virtpoise_paused", "1 while the balancer is paused by an order.", paused)
         brake = GaugeMetricFamily(
             "virtpoise_brake",
             "1 while the brake is on, so that moves are only recommended, by what pulled it.",
@@ -337,7 +335,11 @@ class _StateCollector(Collector):
         answers = _by_host(
             "virtpoise_host_libvirt_answers", "Whether the host's libvirt answered the balancer's last query: 1 or 0."
         )
-        for host, figures in zip(state.observation.snapshot.hosts, host_statuses(state), strict=True):
+        trend = _by_host(
+            "virtpoise_host_trend_ratio", "CPU load that the host's trend forecasts; none where it is not believed."
+        )
+        hosts = state.observation.snapshot.hosts
+        for host, figures, forecast in zip(hosts, host_statuses(state), ahead(hosts, policy).tolist(), strict=True):
             states.add_metric([host.name, host.state.value], 1.0)  # not the others with 0: a host has one state
             for family, threshold in thresholds:
                 family.add_metric([host.name], threshold)
@@ -345,13 +347,15 @@ class _StateCollector(Collector):
             if host.known:
                 load.add_metric([host.name], host.load)
                 memory.add_metric([host.name], host.memory_ratio)
+            if forecast >= 0:  # False for NaN
+                trend.add_metric([host.name], forecast)
             if figures.penalty_seconds:
                 penalty.add_metric([host.name], figures.penalty_seconds)
             if why := host.why_unknown:
                 unknown.add_metric([host.name, why.kind.value], 1.0)
             if answer := state.host_answers.get(host.name):
                 answers.add_metric([host.name], 0.0 if answer.why else 1.0)
-        yield from (load, memory, count, penalty, states, unknown, answers)
+        yield from (load, memory, trend, count, penalty, states, unknown, answers)
         yield from (family for family, _ in thresholds)
 
     def _plan(self) -> Iterator[Metric]:
@@ -373,17 +377,13 @@ class _StateCollector(Collector):
 def _predictions(records: tuple[PredictionRecord, ...]) -> Iterator[Metric]:
     """The predictions that are not measured yet; of several for one host only the newest."""
     newest = {(record.host, record.role, record.resource): record for record in records}
-    labels = ["host", "role", "resource"]
     families = {
-        "predicted": GaugeMetricFamily(
-            "virtpoise_prediction_ratio", "Predicted use of the host after the newest migration.", labels=labels
-        ),
-        "lower": GaugeMetricFamily(
-            "virtpoise_prediction_lower_ratio", "Lower end of the prediction's interval.", labels=labels
-        ),
-        "upper": GaugeMetricFamily(
-            "virtpoise_prediction_upper_ratio", "Upper end of the prediction's interval.", labels=labels
-        ),
+        field: GaugeMetricFamily(name, text, labels=["host", "role", "resource"])
+        for field, name, text in (
+            ("predicted", "virtpoise_prediction_ratio", "Predicted use of the host after the newest migration."),
+            ("lower", "virtpoise_prediction_lower_ratio", "Lower end of the prediction's interval."),
+            ("upper", "virtpoise_prediction_upper_ratio", "Upper end of the prediction's interval."),
+        )
     }
     for key, record in sorted(newest.items()):
         for field, family in families.items():

@@ -36,6 +36,10 @@ _HEADERS = (
     "X-XSS-Protection",
 )
 _BCRYPT = re.compile(r"\$2[abxy]\$(\d\d)\$[./A-Za-z0-9]{53}")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_MOST_BURST = 1_000_000
+# No file's name has a zero byte, or half of a surrogate pair.
+_NO_PATH = re.compile("[\0\ud800-\udfff]")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -175,10 +179,12 @@ class _Reader:
             except OSError as error:
                 raise self._error("basic_auth_users", str(error)) from None
         for user, digest in self._mapping("basic_auth_users", content).items():
+            if not isinstance(user, str):  # what YAML makes of `yes` or `007` is no name that anybody gives
+                raise self._error(f"basic_auth_users.{user}", "expected a user's name; put it in quotes")
             match = _BCRYPT.fullmatch(digest) if isinstance(digest, str) else None
             if match is None or not 4 <= int(match[1]) <= 31:
                 raise self._error(f"basic_auth_users.{user}", "expected a bcrypt hash, as `htpasswd -nBC 10` makes it")
-            users[str(user)] = digest
+            users[user] = digest
         return users
 
     def _headers(self, content: Any) -> dict[str, str]:
@@ -190,12 +196,12 @@ class _Reader:
 
     def _rate_limit(self, content: Any) -> RateLimit | None:
         section = self._section("rate_limit", content, ("interval", "burst"))
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", str(section.get("interval", "0s")))
+        match = _DURATION.fullmatch(str(section.get("interval", "0s")))
         if match is None:
             raise self._error("rate_limit.interval", "expected a duration such as 500ms or 1s")
         burst = section.get("burst", 1)
-        if not isinstance(burst, int) or isinstance(burst, bool) or burst < 1:
-            raise self._error("rate_limit.burst", "expected a whole number of at least 1")
+        if not isinstance(burst, int) or isinstance(burst, bool) or not 1 <= burst <= _MOST_BURST:
+            raise self._error("rate_limit.burst", f"expected a whole number from 1 to {_MOST_BURST}")
         interval = float(match[1]) * _SECONDS[match[2]]
         return RateLimit(interval, burst) if interval > 0 else None
 
@@ -217,7 +223,7 @@ class _Reader:
     def _file(self, section: dict[str, Any], field_name: str, *, secret: bool = False) -> Path:
         """A file's path, relative to the configuration's folder."""
         value = section.get(field_name.rpartition(".")[2])
-        if not isinstance(value, str) or not value or "\0" in value:
+        if not isinstance(value, str) or not value or _NO_PATH.search(value):
             raise self._error(field_name, "expected a file's path")
         path = self._path.parent / value
         self._files.append((path, _stamp(path)))

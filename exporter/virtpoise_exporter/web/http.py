@@ -42,12 +42,15 @@ def parse_head(head: bytes) -> Request:
         raise BadRequestError("the request line is not `METHOD PATH HTTP/1.1`") from None
     if version not in ("HTTP/1.0", "HTTP/1.1") or not method.isalpha():
         raise BadRequestError("the request line is not `METHOD PATH HTTP/1.1`")
-    headers = {}
+    headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
             raise BadRequestError("a header is not `Name: value`")
-        headers[name.lower()] = value.strip()
+        name, value = name.lower(), value.strip()
+        if name == "content-length" and headers.get(name, value) != value:  # a proxy may go by the other one
+            raise BadRequestError("Content-Length stands twice")
+        headers[name] = value
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
     connection = {token.strip().lower() for token in headers.get("connection", "").split(",")}
     wants_more = "close" not in connection if version == "HTTP/1.1" else "keep-alive" in connection

@@ -186,7 +186,7 @@ class ModelHosts:
         self._do(host, do)
         return paths
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str]) -> None:
+    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
         def do() -> None:
             copy = self.world.machines[host].copies.get(uuid)
             if copy is not None and copy.state in ACTIVE:

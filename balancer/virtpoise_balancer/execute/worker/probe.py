@@ -59,7 +59,7 @@ def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
     own = plain_cpu(cpu)
     return HostFacts(
         libvirt_version=connection.getLibVersion(),
-        hypervisor_version=connection.getVersion(),
+        hypervisor_version=_hypervisor_version(connection),
         cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
         devices=_devices(connection),
         uuid=capabilities.findtext("./host/uuid"),
@@ -81,6 +81,14 @@ def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
         domains=tuple(_needs(running, own, copies=copies)),
         may_abort=_may_abort(running[0]) if running else None,
     )
+
+
+def _hypervisor_version(connection: libvirt.virConnect) -> int | None:
+    """None where libvirt finds no QEMU in its usual place: domains may name another one, or it is being upgraded."""
+    try:
+        return int(connection.getVersion())
+    except (libvirt.libvirtError, *UNREADABLE):
+        return None
 
 
 def reaches(connection: libvirt.virConnect, name: str, destination: str) -> tuple[bool, str | None]:

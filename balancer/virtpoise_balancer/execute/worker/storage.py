@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,8 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from virtpoise_balancer.execute.facts import Pool
-from virtpoise_balancer.execute.worker.connection import text_of
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, text_of
+from virtpoise_balancer.execute.worker.needs import without_metadata
 
 # Pools that list all that their folder holds, so that what they do not list is not there.
 _WHOLE_FOLDERS = ("dir", "fs", "netfs", "logical", "zfs", "vstorage")
@@ -54,7 +56,7 @@ def present(connection: libvirt.virConnect, images: Sequence[str]) -> dict[str, 
                 there = _has(pool, image, name)
             if there or folder in refreshed:
                 found[image] = there
-        except libvirt.libvirtError:
+        except (libvirt.libvirtError, *UNREADABLE):  # of a file in the pool whose name is not UTF-8, too
             continue
     return found
 
@@ -76,16 +78,32 @@ def make_room(connection: libvirt.virConnect, disks: Sequence[Mapping[str, Any]]
     return created
 
 
-def discard(connection: libvirt.virConnect, uuid: str, paths: Sequence[str]) -> None:
+def discard(
+    connection: libvirt.virConnect, uuid: str, paths: Sequence[str], changed_before: float | None = None
+) -> None:
     """Delete the volumes at these paths, which were created for a migration of the domain that has failed.
 
-    StorageError where the domain, or any that is active here, may use one of them.
+    ``changed_before``: none of them may have changed since (Unix seconds), or it is another one by now.
+
+    StorageError where the domain is active here, where any domain has one of them as a disk, and for what has changed.
     """
-    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-        description = text_of(domain.XMLDesc)
-        if domain.UUIDString() == uuid or any(path in description for path in paths):
+    volumes = [one for path in paths if (one := _volume_at(connection, path)) is not None]
+    if not volumes:
+        return
+    named = {("", path) for path in paths} | {
+        (text_of(one.storagePoolLookupByVolume().name), text_of(one.name)) for one in volumes
+    }
+    for domain in connection.listAllDomains():
+        if domain.UUIDString() == uuid and domain.isActive():
             raise StorageError(f"{text_of(domain.name)} is active here")
-    _delete(connection, paths)
+        if not named.isdisjoint(_disks(text_of(domain.XMLDesc))):
+            raise StorageError(f"{text_of(domain.name)} has one of the volumes as a disk")
+    if changed_before is not None:
+        for volume in volumes:
+            if not _changed_at(volume) < changed_before:
+                raise StorageError(f"{text_of(volume.path)} has changed since")
+    for volume in volumes:
+        volume.delete(0)
 
 
 def _create(by_folder: Mapping[str, libvirt.virStoragePool], disk: Mapping[str, Any]) -> str:
@@ -112,11 +130,31 @@ def _create(by_folder: Mapping[str, libvirt.virStoragePool], disk: Mapping[str, 
 
 def _delete(connection: libvirt.virConnect, paths: Iterable[str]) -> None:
     for path in paths:
-        try:
-            connection.storageVolLookupByPath(path).delete(0)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
-                raise
+        if (volume := _volume_at(connection, path)) is not None:
+            volume.delete(0)
+
+
+def _volume_at(connection: libvirt.virConnect, path: str) -> libvirt.virStorageVol | None:
+    try:
+        return connection.storageVolLookupByPath(path)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+            raise
+        return None
+
+
+def _disks(description: str) -> Iterator[tuple[str, str]]:
+    """What a domain's disks are on, backing images included: a path with an empty pool, or a volume with its pool."""
+    # Not what others wrote into it: libvirt keeps there what cannot be parsed, and megabytes.
+    for source in ET.fromstring(without_metadata(description)).iter("source"):  # noqa: S314 - from the host's own libvirt
+        yield "", source.get("file") or source.get("dev") or ""
+        yield source.get("pool", ""), source.get("volume", "")
+
+
+def _changed_at(volume: libvirt.virStorageVol) -> float:
+    """When the volume has last changed (Unix seconds, by its host's clock); infinite where libvirt does not say."""
+    changed = ET.fromstring(text_of(volume.XMLDesc)).findtext("./target/timestamps/ctime")  # noqa: S314 - likewise
+    return float(changed) if changed else math.inf
 
 
 def _active(connection: libvirt.virConnect) -> Iterator[libvirt.virStoragePool]:

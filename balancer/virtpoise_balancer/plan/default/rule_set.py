@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from virtpoise_balancer.model import Domain, DomainState, Host, Rule
 from virtpoise_balancer.rules import GroupKind, HoldKind, HostKind, kind_of, of_shape
-from virtpoise_balancer.rules.glob import WILDCARDS, glob
+from virtpoise_balancer.rules.glob import UUID, WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
 # What counts of a domain's own metadata. Whoever may edit a domain writes it, and each plan reads it.
@@ -206,7 +206,7 @@ def gather(
     for domain in domains:
         if domain.state is DomainState.SHUTOFF:
             continue
-        for rule in by_name.get(domain.name, ()):
+        for rule in () if UUID.fullmatch(domain.name) else by_name.get(domain.name, ()):
             apply(rule, domain.uuid)
         for rule in by_name.get(domain.uuid, ()):
             apply(rule, domain.uuid)

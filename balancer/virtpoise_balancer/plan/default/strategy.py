@@ -138,7 +138,9 @@ def _lasting(prospects: Prospects, sources: Sequence[Source]) -> tuple[list[Sour
 
 
 def _passing(group: Group, number: int, worth: Worth) -> Refusal:
-    detail = {"saved_minutes": round(worth.saved_minutes, 3), "cost_minutes": round(worth.cost_minutes, 3)}
+    saved = round(worth.saved_minutes, 3)
+    detail = {"added_minutes": -saved} if saved < 0 else {"saved_minutes": saved}
+    detail["cost_minutes"] = round(worth.cost_minutes, 3)
     return Refusal(host=group.hosts[number].name, reason=Reason.NOT_WORTH, detail=detail)
 
 

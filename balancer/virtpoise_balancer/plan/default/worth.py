@@ -1,8 +1,9 @@
-"""What moves are worth: the overload that they are expected to save within an hour, against what they cost.
+"""What moves are worth: the overload that they are expected to save, against what they cost.
 
 Both are in minutes of one host. A minute in which a host is over its threshold is one, and more by how far it is over.
-A migration occupies two hosts, which are taken to be as badly off as if they were overloaded. Where the overload will
-have ended by itself, it may have to be taken back: then it costs twice.
+A migration occupies two hosts. The destination is taken to be as badly off meanwhile as if it were overloaded. The
+source is overloaded, and what it is relieved of counts from the end on. What a move leaves behind counts as well: in
+the long run each domain has its peaks, on the host where it is then.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.analyse.habits import LEAST_AGE_SECONDS
-from virtpoise_balancer.analyse.outlook import TIMES, Outlook, minutes, outlook, overload_chances
+from virtpoise_balancer.analyse.host_limits import trigger_of
+from virtpoise_balancer.analyse.outlook import TIMES, Outlook, minutes, outlook, overload_chances, peaks
 from virtpoise_balancer.model import SCALES_SECONDS, Habits, Resource
 from virtpoise_balancer.plan.default.candidates import Candidate, transfer_bytes
 from virtpoise_balancer.plan.default.group import CPU, Group
@@ -38,17 +40,18 @@ class Worth:
     @property
     def text(self) -> str:
         saved, cost = f"{self.saved_minutes:.1f}", f"{self.cost_minutes:.1f}"
-        return f"what leaves it is expected to save {saved} minutes of overload within an hour and costs {cost}"
+        return f"what leaves it is expected to save {saved} minutes of overload and costs {cost} minutes of a host"
 
 
 @dataclass(frozen=True, slots=True)
 class _Load:
     """What a host's domains will want, as a share of its CPUs: the mean and variance at each time ahead, and in the
-    end those of the long run.
+    end those of the long run, without peaks. ``domains``: those that make it, by their home and their row there.
     """
 
     mean: Floats
     variance: Floats
+    domains: tuple[tuple[int, int], ...]
 
 
 _NO_DOMAINS = Outlook(np.zeros((0, len(TIMES))), np.zeros((0, len(TIMES))), np.zeros(0), np.zeros(0))
@@ -89,16 +92,16 @@ class Prospects:
             leaving = [step.candidate for step in ours if step.candidate.source == host]
             coming = [step.candidate for step in ours if step.destination == host]
             before, after = self._load(host), self._with(host, leaving, coming)
-            less = self._overload(before) - self._overload(after)
+            less = self._overload(host, before) - self._overload(host, after)
             saved += minutes(less[:-1], seconds) + later * float(less[-1])
-        return Worth(saved, self._cost(source, seconds))
+        return Worth(saved, seconds / 60)
 
     def at_most(self, source: Source) -> Worth:
         """The most that relieving the host can be worth."""
         seconds = min((self.seconds_of(candidate) for candidate in source.candidates), default=0.0)
-        overload = self._overload(self._load(source.number))
+        overload = self._overload(source.number, self._load(source.number))
         later = self._known_minutes(source.candidates) * float(overload[-1])
-        return Worth(minutes(overload[:-1], seconds) + later, self._cost(source, seconds))
+        return Worth(minutes(overload[:-1], seconds) + later, seconds / 60)
 
     def seconds(self, step: Step) -> float:
         return self.seconds_of(
@@ -117,12 +120,29 @@ class Prospects:
             return float(speeds.max())
         return self._group.hosts[host].uplink_bytes_per_second or self._group.policy.migration.bytes_per_second
 
-    def _overload(self, load: _Load) -> Floats:
+    def _overload(self, host: int, load: _Load) -> Floats:
         """How badly off the host is at each time and in the long run: 1 while it is over its threshold, and by how much
         it is.
+
+        In the long run each of its domains has its peaks; two at once count as one.
         """
-        chance, excess = overload_chances(load.mean, load.variance, self._group.policy.cpu.threshold)
-        return chance + excess
+        threshold = trigger_of(self._group.hosts[host], Resource.CPU, self._group.policy).threshold
+        chance, excess = overload_chances(load.mean, load.variance, threshold)
+        found = chance + excess
+        shares, cores = self._peaks_of(load.domains)
+        if shares.any():
+            heights = cores * float(self._group.per_unit[CPU, host])
+            chance, excess = overload_chances(
+                load.mean[-1] + heights, np.full(len(heights), load.variance[-1]), threshold
+            )
+            none = float(np.prod(1 - shares))
+            found[-1] = none * found[-1] + (1 - none) * float((chance + excess) @ shares) / float(shares.sum())
+        return found
+
+    def _peaks_of(self, domains: Sequence[tuple[int, int]]) -> tuple[Floats, Floats]:
+        group = self._group
+        uuids = [group.residents(home).running[row].uuid for home, row in domains]
+        return peaks(uuids, group.snapshot.habits or Habits())
 
     def _known_minutes(self, candidates: Sequence[Candidate]) -> float:
         """For how long what is usual is taken to stay so: as long as the domains were watched, at most for the longest
@@ -136,26 +156,19 @@ class Prospects:
         ]
         return min(max(ages, default=0.0), SCALES_SECONDS[-1]) / 60
 
-    def _cost(self, source: Source, seconds: float) -> float:
-        """Two hosts for this time; the more likely the overload ends by itself, the more likely it is that all is taken
-        back.
-        """
-        load = self._load(source.number)
-        chance, _ = overload_chances(load.mean, load.variance, self._group.policy.cpu.threshold)
-        passes = 1 - float(chance[-2])
-        return 2 * seconds / 60 * (1 + passes)
-
     def _with(self, host: int, leaving: Iterable[Candidate], coming: Iterable[Candidate]) -> _Load:
         """The load of the host after some domains have left it and others have come."""
         load, unit = self._load(host), float(self._group.per_unit[CPU, host])
-        mean, variance = load.mean.copy(), load.variance.copy()
+        mean, variance, domains = load.mean.copy(), load.variance.copy(), dict.fromkeys(load.domains)
         for sign, candidates in ((-1, leaving), (1, coming)):
             for candidate in candidates:
                 means, variances = _with_usual(self._outlook(candidate.source))
                 rows = list(candidate.rows)
                 mean += sign * means[rows].sum(axis=0) * unit
                 variance += sign * variances[rows].sum(axis=0) * unit**2
-        return _Load(np.maximum(mean, 0.0), np.maximum(variance, 0.0))
+                moved = dict.fromkeys((candidate.source, row) for row in rows)
+                domains = {**domains, **moved} if sign > 0 else {one: None for one in domains if one not in moved}
+        return _Load(np.maximum(mean, 0.0), np.maximum(variance, 0.0), tuple(domains))
 
     @cached_property
     def _coming(self) -> Mapping[int, list[tuple[int, int]]]:
@@ -201,10 +214,12 @@ class Prospects:
             stay = ~residents.leaving
             mean = residents.own * residents.host.cpu_speed + means[stay].sum(axis=0)
             variance = variances[stay].sum(axis=0)
-            for home, row in self._coming.get(host, ()):
+            coming = self._coming.get(host, [])
+            for home, row in coming:
                 means, variances = _with_usual(self._outlook(home))
                 mean, variance = mean + means[row], variance + variances[row]
-            self._loads[host] = _Load(mean * unit, variance * unit**2)
+            here = [(host, row) for row in np.flatnonzero(stay).tolist()]
+            self._loads[host] = _Load(mean * unit, variance * unit**2, (*here, *coming))
         return self._loads[host]
 
 

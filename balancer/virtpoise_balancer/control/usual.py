@@ -1,0 +1,59 @@
+"""What domains usually use: read from the past where no cycle looked, kept up with each look, put into a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from virtpoise_balancer.analyse.habits import HabitBook, Readings, readings
+from virtpoise_balancer.analyse.host_limits import trigger_of
+from virtpoise_balancer.errors import MonitorError
+from virtpoise_balancer.model import Policy, Resource, SampleTimes, Snapshot
+
+# What domains used is read from the past where no cycle has looked for longer.
+_PAUSE_SECONDS = 600.0
+
+
+class PastObserver(Protocol):
+    """Where the past is (monitor reads it)."""
+
+    @property
+    def sample_times(self) -> SampleTimes: ...
+
+    def past(self, seen: Snapshot, since: float, /) -> Iterator[tuple[float, Readings]]:
+        """What the domains of a look used before it, oldest first, with the time of each reading (Unix seconds).
+
+        ``since``: what is older is not asked for. MonitorError.
+        """
+        ...
+
+
+def take_in(book: HabitBook, observer: PastObserver, seen: Snapshot, policy: Policy) -> tuple[str, ...]:
+    """Keep what domains use now, and what they used while no one looked. Returns why not all of that is known."""
+    if not policy.traits.habits:
+        return ()
+    untold: tuple[str, ...] = ()
+    each = policy.cpu.consecutive * observer.sample_times.step_seconds
+    if seen.time - book.time > _PAUSE_SECONDS:
+        try:
+            for at, read in observer.past(seen, book.time):
+                book.update(at, read, each)
+        except MonitorError as error:
+            untold = (f"not all is known of what domains usually use: {error}",)
+    book.update(seen.time, readings(seen), each)
+    return untold
+
+
+def needs_habits(snapshot: Snapshot, policy: Policy) -> bool:
+    """Whether a plan may need them: a host is overloaded."""
+    common = policy.cpu.threshold
+    return policy.traits.habits and any(
+        host.known and host.load >= (trigger_of(host, Resource.CPU, policy).threshold if policy.hosts else common)
+        for host in snapshot.hosts
+    )
+
+
+def with_habits(snapshot: Snapshot, book: HabitBook, policy: Policy) -> Snapshot:
+    """With the habits of the domains where a plan may need them."""
+    return replace(snapshot, habits=book.habits()) if needs_habits(snapshot, policy) else snapshot
