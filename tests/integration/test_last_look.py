@@ -63,10 +63,6 @@ class Ends:
 
     def check_newest(self, migration_id: int) -> None: ...
 
-    def check_volumes(self, migration_id: int) -> None: ...
-
-    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
-
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         self.outcome = outcome
         return Written.ENDED

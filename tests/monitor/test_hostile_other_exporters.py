@@ -13,7 +13,7 @@ import pytest
 from filled_prometheus import filled_prometheus
 from monitor.test_sources import END, OTHERS, Exposition, Labels, add_domains, add_node, observer
 from virtpoise_balancer.model import Domain, Host
-from virtpoise_balancer.monitor.observe import Observation
+from virtpoise_balancer.monitor.observe import Observation, Observer
 from virtpoise_balancer.monitor.sources import SourceName
 
 pytestmark = pytest.mark.hostile
@@ -59,17 +59,19 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize("source", OTHERS)
 def test_the_balancer_sees_the_other_hosts_as_before(url: str, source: SourceName) -> None:
-    def seen(place: str) -> Observation:
-        found = observer(url, source)
-        return replace(found, matchers=f'{found.matchers},place="{place}"').observe(END)
-
     def of_others(observed: Observation) -> tuple[list[Host], list[Domain]]:
         snapshot = observed.snapshot
         hosts = [replace(host, labels={}) for host in snapshot.hosts if host.name in others]
         return hosts, [one for one in snapshot.domains if one.host in others]
 
+    def look(place: str) -> Observer:
+        found = observer(url, source)
+        return replace(found, matchers=f'{found.matchers},place="{place}"')
+
     others = ("h1", "h2")
-    honest = of_others(seen("honest"))
+    honest = of_others(look("honest").observe(END))
     assert [host.known for host in honest[0]] == [True, True]
     assert len(honest[1]) == 2
-    assert of_others(seen("hostile")) == honest
+    assert of_others(look("hostile").observe(END)) == honest
+    # As the look before a move has it, whose queries are asked as one.
+    assert of_others(look("hostile").observe_hosts({"h1", "h2", "h3"}, END)) == honest

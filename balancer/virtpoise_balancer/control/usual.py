@@ -47,10 +47,8 @@ def take_in(book: HabitBook, observer: PastObserver, seen: Snapshot, policy: Pol
 
 def needs_habits(snapshot: Snapshot, policy: Policy) -> bool:
     """Whether a plan may need them: a host is overloaded."""
-    common = policy.cpu.threshold
     return policy.traits.habits and any(
-        host.known and host.load >= (trigger_of(host, Resource.CPU, policy).threshold if policy.hosts else common)
-        for host in snapshot.hosts
+        host.known and host.load >= trigger_of(host, Resource.CPU, policy).threshold for host in snapshot.hosts
     )
 
 

@@ -344,18 +344,18 @@ class StrategyTraits(NamedTuple):
     judged, and moves are made one after another; otherwise only the hosts concerned wait. ``newest_sample_alone``: only
     the newest sample can end a host's back-off, since it must be low for every watched resource; otherwise any sample
     since the back-off began. ``forecasts``: a trend may stand for samples that are missing to an overload.
-    ``limits_of_hosts``: hosts may have thresholds of their own.
     ``habits``: what domains usually use decides.
     ``second_try``: a host that a first attempt relieved in part is attempted again without a back-off.
+    ``limits_of_hosts``: hosts may have thresholds of their own.
     """
 
     watched: tuple[Resource, ...] = tuple(Resource)
     one_at_a_time: bool = False
     newest_sample_alone: bool = True
     forecasts: bool = True
-    limits_of_hosts: bool = True
     habits: bool = True
     second_try: bool = True
+    limits_of_hosts: bool = True
 
 
 _TRAITS: Mapping[StrategyName, StrategyTraits] = {
@@ -365,9 +365,9 @@ _TRAITS: Mapping[StrategyName, StrategyTraits] = {
         one_at_a_time=True,
         newest_sample_alone=False,
         forecasts=False,
-        limits_of_hosts=False,
         habits=False,
         second_try=False,
+        limits_of_hosts=False,
     ),
 }
 
