@@ -63,15 +63,15 @@ class Ends:
 
     def check_newest(self, migration_id: int) -> None: ...
 
-    def check_volumes(self, migration_id: int) -> None: ...
-
-    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
-
     def end(self, migration_id: int, outcome: MigrationOutcome) -> Written:
         self.outcome = outcome
         return Written.ENDED
 
     def reopen(self, migration_id: int, why: str) -> None: ...
+
+    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
+
+    def check_volumes(self, migration_id: int) -> None: ...
 
 
 def make(

@@ -15,7 +15,7 @@ def with_facts(snapshot: Snapshot, facts: Facts) -> Snapshot:
 
     Of what nothing is known it keeps what it has.
     """
-    if not (facts.lacks or facts.holds or facts.copies or facts.nodes):
+    if not (facts.lacks or facts.holds or facts.copies or facts.nodes or facts.room):
         return snapshot
     of_host: Callable[[Host], Host] = partial(_of_host, facts=facts)
     of_domain: Callable[[Domain], Domain] = partial(_of_domain, facts=facts)
@@ -23,7 +23,10 @@ def with_facts(snapshot: Snapshot, facts: Facts) -> Snapshot:
 
 
 def _of_host(host: Host, facts: Facts) -> Host:
-    return replace(host, lacks=facts.lacks[host.name]) if host.name in facts.lacks else host
+    lacks, room = facts.lacks.get(host.name), facts.room.get(host.name)
+    if lacks is None and room is None:
+        return host
+    return replace(host, lacks=lacks or host.lacks, copy_room=room or host.copy_room)
 
 
 def _of_domain(domain: Domain, facts: Facts) -> Domain:

@@ -50,10 +50,8 @@ class Prometheus(Section):
         """The values with the matchers of their source and the delay of their server, where they have none."""
         if not isinstance(values, Mapping):
             return values
-        source = next((one for one in SourceName if one == values.get("source")), None)
-        server = next((one for one in ServerName if one == values.get("server")), None)
-        matchers = {"matchers": SOURCES[source].matchers} if source is not None else {}
-        delay = {"delay_seconds": DELAY_SECONDS[server]} if server is not None else {}
+        matchers = next(({"matchers": SOURCES[one].matchers} for one in SourceName if one == values.get("source")), {})
+        delay = next(({"delay_seconds": DELAY_SECONDS[one]} for one in ServerName if one == values.get("server")), {})
         return {**matchers, **delay, **values}
 
     @model_validator(mode="after")

@@ -87,7 +87,8 @@ class Host:
 
     ``counted_from``: samples whose step began earlier do not count towards N (an attempt ended then, or the host was
     alone). ``penalty_until``: until then the host makes no attempt. ``unknown``: why nothing is known of it; only in
-    state unknown. ``lacks``: what it is known to lack of all that the group's domains need.
+    state unknown. ``lacks``: what it is known to lack of all that the group's domains need. ``copy_room``: what is free
+    for copies of disks, in bytes by the folder of a storage pool; where that is not known, none is listed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -110,6 +111,7 @@ class Host:
     counted_from: float | None = None
     penalty_until: float | None = None
     lacks: tuple[Requirement, ...] = ()
+    copy_room: Mapping[str, Bytes] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -1,8 +1,9 @@
-"""Memory of a host that is given out in fixed amounts: static huge pages, and the ordinary memory that it may promise.
+"""What of a host is given out in fixed amounts: static huge pages, ordinary memory that it may promise, and room for
+copies of disks.
 
-A *stock* is one kind of it: the huge pages of one size, those of one NUMA node, or ``PROMISED``. Nothing about it is
-measured or uncertain, and there is no level to relieve: either the free rest of a stock suffices for what comes, or the
-host refuses it.
+A *stock* is one kind of it: the huge pages of one size, those of one NUMA node, a folder, or ``PROMISED``. Nothing
+about it is measured or uncertain, and there is no level to relieve: either the free rest of a stock suffices for what
+comes, or the host refuses it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Detail, Domain, DomainState, Host, HugePages, Policy, Reason
 
-# The size of a page in bytes, such a size with the number of a NUMA node, or ``PROMISED``. Pages of a node are in both.
-Stock = int | tuple[int, int]
+# The size of a page in bytes, such a size with the number of a NUMA node, a folder, or ``PROMISED``. A node's pages are
+# in both.
+Stock = int | tuple[int, int] | str
 # The memory that the policy lets a host promise. No page has this size.
 PROMISED: Stock = 0
 
@@ -29,6 +31,8 @@ def taken_by(domains: Iterable[Domain], policy: Policy) -> Mapping[Stock, float]
         for pages in domain.hugepages:
             for stock in _of_pages(domain, pages):
                 found[stock] = found.get(stock, 0) + pages.memory_bytes
+        for disk in domain.copies:
+            found[disk.folder] = found.get(disk.folder, 0) + disk.capacity_bytes
         if policy.overcommit is not None:
             found[PROMISED] = found.get(PROMISED, 0) + _promised(domain)
     return found
@@ -59,6 +63,9 @@ def free(hosts: Sequence[Host], domains: Sequence[Domain], policy: Policy) -> di
             for stock in of_nodes:  # where the node is not known, it may be any
                 if stock[0] == pages.page_bytes and pages.node in (None, stock[1]):
                     rest[stock][number] += pages.memory_bytes
+    for domain in filter(attrgetter("copies"), domains):
+        for folder in {disk.folder for disk in domain.copies} - rest.keys():
+            rest[folder] = np.array([host.copy_room.get(folder, math.inf) for host in hosts])
     return rest
 
 
@@ -80,6 +87,8 @@ def why_too_little(stock: Stock, need: float, left: float) -> tuple[Reason, Deta
         figures["need_bytes"] = int(need)
     if math.isfinite(left):
         figures["free_bytes"] = max(int(left), 0)
+    if isinstance(stock, str):
+        return Reason.LACKS_STORAGE, {"needs": f"room for copies of disks at {stock}", **figures}
     if isinstance(stock, tuple):
         return Reason.DESTINATION_HUGEPAGES, {"page_bytes": stock[0], "node": stock[1], **figures}
     if stock != PROMISED:
