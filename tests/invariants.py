@@ -18,7 +18,8 @@ def check_group(group: Group) -> None:
     assert [host.name for host in group.hosts] == sorted(group.index), "hosts are sorted by name"
     assert all(group.hosts[number].name == name for name, number in group.index.items())
     assert group.per_unit.shape == group.use.shape == (resources, hosts)
-    assert group.limit.shape == (resources, 1)
+    assert group.limit.shape == (resources, hosts)
+    assert (group.limit > 0).all()
     assert group.level.shape == (hosts,)
     assert np.isfinite(group.per_unit).all()
     assert (group.per_unit >= 0).all()

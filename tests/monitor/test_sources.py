@@ -316,6 +316,14 @@ def test_figures_of_a_domain(seen: Observation, source: SourceName) -> None:
         assert domain.cpu_delay_cores_unsaturated == (pytest.approx(0.2) if richer else None)
 
 
+def test_what_domains_used_before_is_read_from_either_exporter(url: str, source: SourceName, seen: Observation) -> None:
+    past = [*observer(url, source).past(seen.snapshot, END - 300)]
+    assert [at for at, _ in past] == [END - 30 * back for back in range(9, 0, -1)]
+    for _, read in past:
+        used = dict(zip(read.uuids, read.cores.tolist(), strict=True))
+        assert [used[UUIDS[name]] for name in "ab"] == pytest.approx([1.5, 1.5])
+
+
 def test_a_look_at_one_host_shows_what_the_whole_look_shows_of_it(
     url: str, source: SourceName, seen: Observation
 ) -> None:
